@@ -1,0 +1,1 @@
+"""A run put together: the only layer that knows every part."""

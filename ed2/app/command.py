@@ -1,0 +1,111 @@
+"""The command line program: `python train.py`."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from types import FrameType
+
+from ed2.errors import Ed2Error
+from ed2.settings import cli
+
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+EXIT_CODES = {"done": 0, "failed": 1}
+
+HOW_TO_START = """\
+EveryDream with a face: train Stable Diffusion on your own pictures.
+
+  python train.py --data_root PICTURES --resume_ckpt MODEL --project_name NAME
+      PICTURES  a folder of pictures with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
+      MODEL     a diffusers folder of an SD 1.x or SD 2.x model, or a checkpoint to continue
+
+  python train.py --config presets/demo.json         the demo that comes along, no card needed
+  python train.py --check --data_root PICTURES       what a run would do, and what is wrong with the pictures
+  python train.py --help                             every setting
+
+--resolution chooses the size of training; every picture keeps its shape:
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line says.
+
+    Returns:
+        0 done, 1 failed, 2 wrong settings, 3 nothing to train on, 128 + signal when stopped and saved.
+    """
+    try:
+        if not argv:
+            return _how_to_start()
+        command = cli.parse(argv)
+        if command.help:
+            print(cli.help_text())
+            return 0
+        return _check(command) if command.check else _train(command)
+    except Ed2Error as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _how_to_start() -> int:
+    from ed2.data.report import resolution_table
+
+    print(HOW_TO_START)
+    print(resolution_table())
+    return 0
+
+
+def _check(command: cli.CommandLine) -> int:
+    from ed2.app.check import checked
+
+    answer = checked(command.values, command.config, quiet=command.as_json)
+    print(json.dumps(answer.as_object(), ensure_ascii=False) if command.as_json else answer.as_text())
+    return 0
+
+
+def _train(command: cli.CommandLine) -> int:
+    print("Starting: reading the program's libraries ...", flush=True)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ed2.app.reporters import ConsoleReporter
+    from ed2.app.runner import run_training
+    from ed2.app.start import choose_start
+    from ed2.events import EventBus
+    from ed2.training.state import Controls
+
+    start = choose_start(command.values, command.config)
+    if start.is_finished:
+        print(f"{start.base.name} has all its {start.settings.run.max_epochs} epochs: raise --max_epochs to train on.")
+        return 0
+    controls, bus = Controls(), EventBus()
+    with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop):
+        bus.subscribe(console)
+        ended = run_training(start, bus=bus, controls=controls)
+    return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)
+
+
+@contextmanager
+def stopping_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
+
+    SIGHUP stays ignored where nohup has had it ignored.
+    """
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        os.write(2, b"\nStopping: the step ends and the run is saved. Once more leaves at once without saving.\n")
+        stop(number)
+
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,127 @@
+"""What a run would do, and what would stop it: known before anything is loaded, without torch."""
+
+import json
+import math
+import shutil
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import Settings
+
+PARAMETERS = {
+    "sd1": {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863},
+    "sd2": {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863},
+}
+"""Numbers of weights of each part."""
+MAX_HEADER_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """How many weights a base model has, and what could not be found out."""
+
+    family: str
+    parameters: Mapping[str, int]
+    problems: tuple[Problem, ...] = ()
+
+
+def require_writable(settings: Settings) -> None:
+    """Make the folders that the run writes to, and try to write there.
+
+    Raises:
+        SettingsError: names each setting whose folder cannot be written.
+    """
+    folders = {"logdir": Path(settings.logging.logdir)}
+    if not settings.checkpoint.no_save_ckpt:
+        folders["save_ckpt_dir"] = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
+    problems = []
+    for name, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder, prefix=".tmp-"):
+                pass
+        except OSError as error:
+            what = f"the folder {folder} cannot be written ({error.strerror or error})."
+            problems.append(Problem(name, what, "Choose another folder, or change its permissions."))
+    if problems:
+        raise SettingsError("The run has nowhere to write:", problems)
+
+
+def model_sizes(settings: Settings) -> ModelSizes:
+    """Count the weights of the base model from its files' headers; one that is not here is planned as SD 1.x."""
+    name = settings.model.resume_ckpt
+    plan = ModelSizes("sd1", PARAMETERS["sd1"])
+    if not name:
+        problem = Problem(None, "no base model is given, so an SD 1.x model is planned.", "Give one with --resume_ckpt.")
+        return ModelSizes(plan.family, plan.parameters, (problem,))
+    folder = Path(name)
+    counts = {part: _parameters_in(folder / part) for part in ("unet", "text_encoder", "vae")}
+    if not all(counts.values()):
+        problem = Problem(None, f"the base model {name} is not on this disk, so an SD 1.x model is planned.")
+        return ModelSizes(plan.family, plan.parameters, (problem,))
+    config = _json_object(folder / "unet" / "config.json")
+    return ModelSizes("sd2" if config.get("use_linear_projection") else "sd1", counts)
+
+
+def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
+    """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes.
+
+    Counted: trained parts in fp32, the others in fp16, two optimizer numbers a trained weight, and the single file.
+    """
+    parameters = sizes.parameters
+    frozen = {"vae"}
+    frozen |= {"unet"} if settings.model.disable_unet_training else set()
+    frozen |= {"text_encoder"} if settings.model.disable_textenc_training else set()
+    trained = sum(n for part, n in parameters.items() if part not in frozen)
+    rest = sum(n for part, n in parameters.items() if part in frozen)
+    folder = 4 * trained + 2 * rest + 2 * trained * _optimizer_number_bytes(settings)
+    single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
+    single *= 4 if settings.checkpoint.save_full_precision else 2
+    every = settings.checkpoint.save_every_n_epochs
+    by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
+    return {
+        "checkpoint_bytes": folder + single,
+        "checkpoints": by_epochs + 1,
+        "free_bytes": shutil.disk_usage(_existing(Path(settings.logging.logdir))).free,
+    }
+
+
+def _optimizer_number_bytes(settings: Settings) -> int:
+    if settings.optimizer.useadam8bit or settings.optimizer.optimizer == "adamw8bit":
+        return 1
+    on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
+    return 1 if settings.optimizer.optimizer is None and on_card else 4
+
+
+def _parameters_in(folder: Path) -> int:
+    """Numbers in a part's safetensors file, from its header; 0 where there is none or it is damaged."""
+    file = next((f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(".")), None)
+    if file is None:
+        return 0
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length <= MAX_HEADER_BYTES else {}
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return 0
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

@@ -1,0 +1,167 @@
+"""The run in a terminal: a progress bar and short lines; where nobody watches, lines alone."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from ed2.app.reporters.texts import described, duration, key_figures, plain, shown_path
+from ed2.events import (
+    CheckpointSaved,
+    Event,
+    MetricsLogged,
+    PhaseChanged,
+    RunEnded,
+    RunStarted,
+    SamplesMade,
+    StepDone,
+    Warned,
+)
+from ed2.sampling.pictures import SAMPLES_DIR
+from ed2.sampling.sheet import SHEET_NAME
+
+LINE_SECONDS = 10.0
+"""The longest silence between two lines where there is no progress bar."""
+
+
+@dataclass
+class ConsoleReporter:
+    """Tells a run on `stream`, with a progress bar where that is a terminal, without a control character elsewhere.
+
+    Attributes:
+        clock: seconds; for tests.
+    """
+
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    clock: Callable[[], float] = time.monotonic
+    _run: RunStarted | None = None
+    _bar: "tqdm[Any] | None" = None
+    _figures: str = ""
+    _line_at: float = 0.0
+    _first: tuple[int, float] | None = None  # step and time at the end of the first step: what the time left is told by
+
+    def __call__(self, event: Event) -> None:
+        """Tell of an event, if it is worth it."""
+        self._tell(event)
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    @singledispatchmethod
+    def _tell(self, event: Event) -> None:
+        """What is not told of below is left to the log."""
+
+    @_tell.register
+    def _(self, event: RunStarted) -> None:
+        self._run, self._first, self._line_at = event, None, self.clock()
+        self._write(described(event))
+        for note in event.notes:
+            self._write(note)
+        self._write(f"Everything is written to {shown_path(event.run_dir)}.")
+        if self.stream.isatty():
+            form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
+            self._bar = tqdm(
+                total=event.total_steps, initial=event.step, file=self.stream, dynamic_ncols=True, bar_format=form
+            )
+            self._bar.set_description_str(self._epoch_text(event.epoch))
+
+    @_tell.register
+    def _(self, event: StepDone) -> None:
+        if self._first is None:
+            self._first = event.step, self.clock()
+        if self._bar is not None:
+            self._bar.set_description_str(self._epoch_text(self._epoch_of(event)), refresh=False)
+            self._bar.update(event.step - self._bar.n)
+        elif self.clock() - self._line_at >= LINE_SECONDS:
+            self._progress_line(event.step)
+
+    @_tell.register
+    def _(self, event: MetricsLogged) -> None:
+        self._figures = key_figures(event.values) or self._figures
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._figures)
+        else:
+            self._progress_line(event.step)
+
+    @_tell.register
+    def _(self, event: PhaseChanged) -> None:
+        if self._bar is not None and self._run is not None and event.phase != "training":
+            self._bar.set_description_str(event.phase)
+
+    @_tell.register(SamplesMade)
+    @_tell.register(CheckpointSaved)
+    def _(self, event: Event) -> None:
+        self._write(described(event))
+
+    @_tell.register
+    def _(self, event: Warned) -> None:
+        self._write(f"Note: {event.text}")
+
+    @_tell.register
+    def _(self, event: RunEnded) -> None:
+        self.close()
+        self._write(described(event))
+        for label, place in self._made(event):
+            self._write(f"  {label:<12} {place}")
+
+    def _made(self, event: RunEnded) -> list[tuple[str, str]]:
+        """What there is to look at or to go on from, and where."""
+        run_dir = self._run.run_dir if self._run else None
+        rows: list[tuple[str, Path | None]] = [
+            ("Run folder", run_dir),
+            ("Checkpoint", event.checkpoint),
+            ("Single file", event.single_file),
+            ("Samples", _samples(run_dir) if run_dir else None),
+        ]
+        made = [(label, shown_path(path)) for label, path in rows if path is not None]
+        if run_dir:
+            logs = shown_path(run_dir.parent)
+            made.append(("Curves", f'tensorboard --logdir "{logs}"' if " " in logs else f"tensorboard --logdir {logs}"))
+        return made
+
+    def _epoch_of(self, event: StepDone) -> int:
+        """The epoch, from 0, that the step belonged to: its last step already counts the next one."""
+        if self._run is None:
+            return event.epoch
+        steps_per_epoch = max(1, self._run.total_steps // self._run.max_epochs)
+        return (event.step - 1) // steps_per_epoch
+
+    def _epoch_text(self, epoch: int) -> str:
+        max_epochs = self._run.max_epochs if self._run else 0
+        return f"Epoch {min(epoch + 1, max_epochs)}/{max_epochs}"
+
+    def _progress_line(self, step: int) -> None:
+        self._line_at = self.clock()
+        total = self._run.total_steps if self._run else 0
+        parts = [f"Step {step}/{total}", self._figures, self._time_left(step, total)]
+        self._write(", ".join(part for part in parts if part) + ".")
+
+    def _time_left(self, step: int, total: int) -> str:
+        if self._first is None or step <= self._first[0] or step >= total:
+            return ""
+        seconds_per_step = (self.clock() - self._first[1]) / (step - self._first[0])
+        return f"about {duration(max(10.0, seconds_per_step * (total - step)))} left"
+
+    def _write(self, text: str) -> None:
+        encoding = self.stream.encoding or "utf-8"
+        text = plain(text).encode(encoding, "replace").decode(encoding)  # a Windows console may not know every letter
+        if self._bar is not None:
+            self._bar.write(text, file=self.stream)
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+
+def _samples(run_dir: Path) -> Path | None:
+    """The contact sheet, or the folder of samples, or nothing."""
+    folder = run_dir / SAMPLES_DIR
+    sheet = folder / SHEET_NAME
+    return sheet if sheet.is_file() else folder if folder.is_dir() else None

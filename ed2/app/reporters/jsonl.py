@@ -1,0 +1,101 @@
+"""`events.jsonl`: every event of a run but its single steps, one JSON object a line, so that a page can be rebuilt."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from ed2.events import Event, StepDone
+
+EVENTS_NAME = "events.jsonl"
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass
+class JsonlReporter:
+    """Appends events to `events.jsonl` of a run's folder; each line is on its way to the disk when it is told."""
+
+    run_dir: Path
+    _file: TextIO | None = field(default=None, repr=False)
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        if isinstance(event, StepDone):
+            return
+        line = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
+        if self._file is None:  # "backslashreplace": a file name that is no proper text is still proper JSON
+            path = self.run_dir / EVENTS_NAME
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def event_json(event: Event, run_dir: Path) -> dict[str, Json]:
+    """An event as a JSON object: its kind, the time in UTC, and its fields.
+
+    Paths inside `run_dir` are relative to it, with forward slashes; numbers that are not finite are null.
+    """
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"event": type(event).__name__, "time": time, **_fields(event, run_dir)}
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Take the lines after `step`, and torn ones, out of a JSONL file; nothing happens where there is no file.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step))
+    if kept == content:
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(kept)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_until(line: bytes, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _fields(value: object, run_dir: Path) -> dict[str, Json]:
+    assert is_dataclass(value)
+    return {item.name: _as_json(getattr(value, item.name), run_dir) for item in fields(value)}
+
+
+def _as_json(value: object, run_dir: Path) -> Json:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Path):
+        path, root = value.absolute(), run_dir.absolute()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(value)
+    return _many(value, run_dir)
+
+
+def _many(value: object, run_dir: Path) -> Json:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item, run_dir) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item, run_dir) for item in value]
+    return _fields(value, run_dir) if is_dataclass(value) else str(value)

@@ -1,0 +1,64 @@
+"""`run.log`: what happened in a run, in plain text, with times."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ed2.app.reporters.texts import described, plain
+from ed2.events import Event, RunStarted, StepDone, Warned
+
+LOG_NAME = "run.log"
+PROGRAM = "ed2"
+PYTHON_WARNINGS = "py.warnings"
+
+logger = logging.getLogger(__name__)
+
+
+class PlainFormatter(logging.Formatter):
+    """Time in ISO form with its zone, level, text; without colours."""
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S%z"
+    default_msec_format = None
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        return plain(super().format(record))
+
+
+@dataclass
+class LogReporter:
+    """Writes events, messages of the program and Python's warnings to `run.log`, from its making until `close`."""
+
+    run_dir: Path
+    _handler: logging.FileHandler = field(init=False, repr=False)
+    _level: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._handler = logging.FileHandler(self.run_dir / LOG_NAME, encoding="utf-8", errors="backslashreplace")
+        self._handler.setFormatter(PlainFormatter())
+        program = logging.getLogger(PROGRAM)
+        self._level = program.level
+        program.setLevel(logging.INFO)
+        for name in (PROGRAM, PYTHON_WARNINGS):
+            logging.getLogger(name).addHandler(self._handler)
+        logging.captureWarnings(True)
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        if isinstance(event, StepDone):
+            return
+        level = logging.WARNING if isinstance(event, Warned) else logging.INFO
+        for text in (described(event), *(event.notes if isinstance(event, RunStarted) else ())):
+            if text:
+                logger.log(level, "%s", text)
+
+    def close(self) -> None:
+        """Write no more; the loggers are as they were before."""
+        logging.captureWarnings(False)
+        for name in (PROGRAM, PYTHON_WARNINGS):
+            logging.getLogger(name).removeHandler(self._handler)
+        logging.getLogger(PROGRAM).setLevel(self._level)
+        self._handler.close()

@@ -1,0 +1,205 @@
+"""One run from its start to its end, whatever the end is. The command line and the page both call `run_training`."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ed2.app.build import Builder, Machine, describe_run, make_run_folder
+from ed2.app.preflight import require_writable
+from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
+from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.scanning import scan_dataset
+from ed2.app.start import Start, weigh
+from ed2.checkpoint.saver import Kind, Saver
+from ed2.data.loader import Loader
+from ed2.errors import CheckpointError, Ed2Error, StopRequested
+from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.sampling.job import SampleJob
+from ed2.sampling.pictures import SAMPLES_LIST
+from ed2.sampling.prompts import PromptFile
+from ed2.sampling.sampler import size_multiple
+from ed2.sampling.sheet import contact_sheet
+from ed2.training.loop import train
+from ed2.training.state import Controls, Run
+
+logger = logging.getLogger(__name__)
+
+PROBLEMS_SHOWN = 5
+
+
+def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded:
+    """Train from `start` to the end, a stop, or a failure; the last event is returned and was emitted.
+
+    Raises:
+        Ed2Error: the run cannot begin. Once it has begun, every end is a `RunEnded`.
+    """
+    began = time.monotonic()
+    require_writable(start.settings)
+    bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
+    dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
+    start = weigh(start, dataset)
+    machine = Machine.of(start.settings)
+    run_dir = make_run_folder(start)
+    describe_run(run_dir, start, dataset, machine)
+    step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
+    with recording(bus, run_dir, step):
+        session = Session(Builder(start, dataset, run_dir, machine, bus, controls), began)
+        ended = session.end_of(session.work)
+        bus.emit(ended)
+    return ended
+
+
+@contextmanager
+def recording(bus: EventBus, run_dir: Path, continued_at: int | None) -> Iterator[None]:
+    """Write a run's events into its folder; what an earlier part wrote after step `continued_at` is taken out."""
+    if continued_at is not None:
+        for name in (EVENTS_NAME, SAMPLES_LIST):
+            cut_back(run_dir / name, continued_at)
+    purge_step = None if continued_at is None else continued_at + 1
+    observers = (LogReporter(run_dir), JsonlReporter(run_dir), TensorBoardReporter(run_dir, purge_step))
+    for observer in observers:
+        bus.subscribe(observer)
+    try:
+        yield
+    finally:
+        for observer in observers:
+            bus.unsubscribe(observer)
+            observer.close()
+
+
+class Session:
+    """A run between its first event and its last."""
+
+    def __init__(self, builder: Builder, began: float) -> None:
+        self._builder = builder
+        self._bus, self._start = builder.bus, builder.start
+        self._began = began
+        self._run: Run | None = None
+        self._saver: Saver = builder.saver()
+        self._saved: CheckpointSaved | None = None
+
+    def work(self) -> None:
+        """Everything that a run does, in order."""
+        with self._built() as run:
+            samples = self._sample_job(run)
+            checkpoints = self._builder.checkpoint_job(run, self._saver)
+            run.jobs += [samples, checkpoints]
+            self._tell_start(run)
+            self._bus.emit(samples.before_first_step(run.state))
+            run.controls.obey()
+            self._bus.emit(PhaseChanged(run.state.step, "training"))
+            run.metrics.restart_clocks()
+            train(run)
+            self._save("last")
+
+    def end_of(self, work: Callable[[], None]) -> RunEnded:
+        """Do `work` and say how it ended; what can be saved is saved."""
+        try:
+            work()
+        except StopRequested as stop:
+            self._save_at_end("interrupted" if stop.save else None)
+            return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
+        except Ed2Error as error:
+            self._save_at_end("errored")
+            logger.error("%s", error)
+            return self._ended("failed", str(error))
+        except Exception as error:
+            logger.exception("The run failed.")
+            self._save_at_end("errored")
+            return self._ended("failed", f"{type(error).__name__}: {error}")
+        return self._ended("done", "all epochs are done")
+
+    @contextmanager
+    def _built(self) -> Iterator[Run]:
+        self._bus.emit(PhaseChanged(0, "preparing", f"reading the model {self._start.base.name}"))
+        run = self._builder.build()
+        if not isinstance(run.data, Loader):
+            raise TypeError("the builder gives a Loader")
+        with run.data:
+            self._run = run
+            yield run
+
+    def _sample_job(self, run: Run) -> SampleJob:
+        settings = self._start.settings
+        prompts = PromptFile(
+            path=Path(settings.sampling.sample_prompts),
+            seed=settings.run.seed,
+            resolution=settings.data.resolution,
+            multiple=size_multiple(run.model),
+        )
+        return SampleJob(
+            model=run.model,
+            prompts=prompts,
+            run_dir=self._builder.run_dir,
+            bus=self._bus,
+            controls=run.controls,
+            total_steps=run.total_steps,
+            sample_steps=settings.sampling.sample_steps,
+            batch_size=max(1, settings.data.batch_size // 2),
+            autocast=run.precision.autocast,
+        )
+
+    def _tell_start(self, run: Run) -> None:
+        dataset, settings = self._builder.dataset, self._start.settings
+        run.state.seconds += time.monotonic() - self._began
+        notes = [*self._start.notes, *self._builder.notes()]
+        for problem in dataset.problems[:PROBLEMS_SHOWN]:
+            notes.append(f"Left out: {problem}")
+        if len(dataset.problems) > PROBLEMS_SHOWN:
+            notes.append(f"{len(dataset.problems) - PROBLEMS_SHOWN} more files are left out; --check lists them all.")
+        self._bus.emit(
+            RunStarted(
+                step=run.state.step,
+                project=settings.run.project_name,
+                run_dir=self._builder.run_dir,
+                total_steps=run.total_steps,
+                epoch=run.state.epoch,
+                max_epochs=run.max_epochs,
+                images=len(dataset.examples),
+                device=str(self._builder.machine),
+                config=settings.flat(),
+                notes=tuple(notes),
+            )
+        )
+
+    def _save(self, kind: Kind) -> None:
+        if self._run is None:
+            return
+        self._saved = self._saver.save(self._run, kind)
+        self._bus.emit(self._saved)
+
+    def _save_at_end(self, kind: Kind | None) -> None:
+        """Save what a stop or an error leaves, if anything was trained and the weights are sound."""
+        run = self._run
+        if run is None or kind is None or run.state.step == 0:
+            return
+        if run.finished and self._saved:
+            return
+        if not _all_finite(run):
+            self._bus.emit(Warned(run.state.step, "Nothing was saved: the weights hold numbers that are not finite."))
+            return
+        try:
+            self._save("last" if run.finished else kind)
+        except CheckpointError as error:
+            self._bus.emit(Warned(run.state.step, str(error)))
+
+    def _ended(self, phase: str, reason: str, signal_number: int = 0) -> RunEnded:
+        step = self._run.state.step if self._run else 0
+        contact_sheet(self._builder.run_dir)
+        return RunEnded(
+            step=step,
+            phase=phase,
+            reason=reason,
+            seconds=time.monotonic() - self._began,
+            checkpoint=self._saved.path if self._saved else None,
+            single_file=self._saved.single_file if self._saved else None,
+            signal_number=signal_number,
+        )
+
+
+def _all_finite(run: Run) -> bool:
+    return all(bool(torch.isfinite(p).all()) for network in run.model.trained.values() for p in network.parameters())

@@ -1,0 +1,167 @@
+"""Where a run begins: a base model, or a checkpoint that goes on. Which settings then hold, and what is said."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ed2.checkpoint.resume import Checkpoint, checkpoints, newest
+from ed2.data.example import Dataset
+from ed2.errors import CheckpointError, Problem, SettingsError
+from ed2.settings.checks import without_effect
+from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.schema import Settings
+
+FIND_LAST = "findlast"
+SETTINGS_FILE = "settings.json"
+PICTURES_FILE = "pictures.json"
+
+FREE = {
+    "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "decode_threads", "save_ckpt_dir",
+    "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
+    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last",
+}  # fmt: skip
+"""Settings that may change and it stays the same run; whether the pictures changed is seen on the pictures."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Attributes:
+        settings: in effect, every path absolute, a seed that is drawn.
+        base: folder that the weights are read from.
+        checkpoint: what is continued; None begins at zero.
+        same_folder: whether the run goes on in the folder that it was in.
+        notes: what the user should know, in sentences.
+    """
+
+    settings: Settings
+    base: Path
+    checkpoint: Checkpoint | None = None
+    same_folder: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.checkpoint is not None and self.checkpoint.state.epoch >= self.settings.run.max_epochs
+
+
+def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
+    """Read the settings and find what the run begins with.
+
+    Args:
+        flags: settings of the command line; they win.
+        config: a preset, or the settings of an earlier run.
+
+    Raises:
+        SettingsError: wrong settings, or no model named.
+        CheckpointError: the checkpoint is damaged.
+    """
+    preset = dict(read_preset(config).values) if config else {}
+    given = {**preset, **flags}
+    notes: list[str] = []
+    if given.get("resume_ckpt") == FIND_LAST:
+        given["resume_ckpt"], note = _find_last(with_defaults(given), str(preset.get("resume_ckpt", "")))
+        notes.append(note)
+    settings = with_defaults(given)
+    if not settings.model.resume_ckpt:
+        raise _no_model()
+    path = _checkpoint_folder(Path(settings.model.resume_ckpt))
+    checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
+    if checkpoint:
+        before = _settings_of(checkpoint.run_dir)
+        if given.get("project_name", before.get("project_name")) == before.get("project_name"):
+            settings = with_defaults({**before, **given, "resume_ckpt": str(path)})
+        else:
+            notes.append(f"A new run from the weights of {path.name}: the project has another name.")
+            checkpoint = None
+    settings = settings.replaced(resume_ckpt=str(path), seed=settings.run.seed if settings.run.seed >= 0 else _drawn_seed())
+    return Start(settings, path, checkpoint, notes=(*notes, *without_effect(settings)))
+
+
+def weigh(start: Start, dataset: Dataset) -> Start:
+    """Decide, knowing the pictures, whether the run goes on in its folder, in a new one, or begins anew."""
+    checkpoint = start.checkpoint
+    if checkpoint is None:
+        return start
+    before = _pictures_of(checkpoint.run_dir)
+    now = {example.name for example in dataset.examples}
+    if before and not before & now:
+        note = f"A new run from the weights of {start.base.name}: none of its pictures is among these."
+        return replace(start, checkpoint=None, notes=(*start.notes, note))
+    changes = _changed_settings(checkpoint, start.settings) + _changed_pictures(before, now)
+    if not changes and dataset.fingerprint != checkpoint.values.get("fingerprint"):
+        changes.append("pictures or captions were changed")
+    notes = [*start.notes, f"Continues {checkpoint.path.name} at step {checkpoint.state.step}."]
+    if changes:
+        notes.append(f"It goes on in a new folder, not byte-exact: {'; '.join(changes)}.")
+    elif not checkpoint.is_newest:
+        notes.append("It goes on in a new folder: its run has later checkpoints, which stay.")
+    same = not changes and checkpoint.is_newest
+    if same and _schedule_moves(checkpoint, start.settings):
+        notes.append("The learning rate follows the longer run from here on, so the result is not byte-exact.")
+    return replace(start, same_folder=same, notes=tuple(notes))
+
+
+def _find_last(settings: Settings, preset_base: str) -> tuple[str, str]:
+    logdir = Path(settings.logging.logdir)
+    last = newest(logdir)
+    if last:
+        return str(last.path), f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
+    if preset_base and preset_base != FIND_LAST:
+        return preset_base, f"No checkpoint was found in {logdir}: a new run from {preset_base}."
+    fix = "Give the path of a model, or the folder of your runs with --logdir."
+    raise SettingsError("There is nothing to continue:", [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix)])
+
+
+def _checkpoint_folder(path: Path) -> Path:
+    """The newest checkpoint where `path` is the folder of a run, else `path`."""
+    if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
+        found = checkpoints(path)
+        if not found:
+            raise CheckpointError(f"The run {path.name} has no checkpoint to continue", "", "Choose another run.")
+        return found[-1].path
+    return path
+
+
+def _settings_of(run_dir: Path) -> dict[str, object]:
+    file = run_dir / SETTINGS_FILE
+    return dict(read_preset(file).values) if file.is_file() else {}
+
+
+def _pictures_of(run_dir: Path) -> set[str]:
+    try:
+        return set(json.loads((run_dir / PICTURES_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return set()
+
+
+def _changed_settings(checkpoint: Checkpoint, settings: Settings) -> list[str]:
+    before, now = _settings_of(checkpoint.run_dir), settings.flat()
+    return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and name not in FREE
+            and before[name] != now[name]]  # fmt: skip
+
+
+def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
+    added, gone = len(now - before), len(before - now)
+    words = [f"{added} picture{'s' * (added != 1)} added"] if before and added else []
+    return words + ([f"{gone} picture{'s' * (gone != 1)} gone"] if gone else [])
+
+
+def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
+    before: dict[str, Any] = _settings_of(checkpoint.run_dir)
+    is_longer = before.get("max_epochs") != settings.run.max_epochs
+    return is_longer and settings.optimizer.lr_scheduler != "constant"
+
+
+def _drawn_seed() -> int:
+    return secrets.randbelow(2**31)
+
+
+def _no_model() -> SettingsError:
+    fix = "Give a diffusers folder with --resume_ckpt: an SD 1.x or SD 2.x model, or a checkpoint of a run."
+    return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])

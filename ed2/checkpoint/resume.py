@@ -1,0 +1,114 @@
+"""Finding a checkpoint, and putting everything back that it holds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ed2.checkpoint.saver import FORMAT, STATE_FILE, TRAINING_STATE
+from ed2.checkpoint.tensors import put_back
+from ed2.errors import CheckpointError
+from ed2.training.state import Run, TrainState
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of ours that a run can continue from.
+
+    Attributes:
+        path: its diffusers folder.
+        values: what its training state says.
+    """
+
+    path: Path
+    values: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Self | None:
+        """Read the training state's description; None where `path` is no checkpoint of ours or lost its state.
+
+        Raises:
+            CheckpointError: it is damaged, or of a newer program.
+        """
+        file = path / TRAINING_STATE / STATE_FILE
+        if not file.is_file():
+            return None
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            TrainState.from_dict(values["state"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            fix = "Choose an earlier checkpoint, or add --weights_only to start anew from its weights."
+            raise CheckpointError(f"The training state of {path.name} is damaged", f"{error!r}.", fix) from None
+        if values.get("format") != FORMAT:
+            fix = "Use the version of this program that wrote it, or add --weights_only."
+            raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
+        return cls(path, values)
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run that wrote it."""
+        return self.path.parent.parent
+
+    @property
+    def state(self) -> TrainState:
+        """How far the run was."""
+        return TrainState.from_dict(self.values["state"])
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether its run has gone no further in a later checkpoint."""
+        steps = [other.state.step for other in checkpoints(self.run_dir)]
+        return self.state.step >= max(steps, default=0)
+
+    def restore(self, run: Run) -> list[str]:
+        """Give `run`, built from this checkpoint's weights, its optimizers, scaler and metrics.
+
+        Returns:
+            Sentences on what could not be taken over because the settings are others now.
+
+        Raises:
+            CheckpointError: the state is damaged.
+        """
+        notes = []
+        try:
+            for name, optimizer in run.optimizers.by_network.items():
+                saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
+                if saved["class"] != type(optimizer).__name__:
+                    notes.append(f"The {name} was trained by {saved['class']}: its {type(optimizer).__name__} begins anew.")
+                    continue
+                tensors = load_file(self.path / TRAINING_STATE / f"optimizer-{name}.safetensors")
+                put_back(optimizer, tensors, saved["numbers"])
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            fix = "Choose an earlier checkpoint, or add --weights_only."
+            raise CheckpointError(f"The training state of {self.path.name} is damaged", f"{error}.", fix) from None
+        if run.precision.scaler.is_enabled() and self.values["scaler"]:
+            run.precision.scaler.load_state_dict(self.values["scaler"])
+        run.metrics.restore(self.values["metrics"])
+        return notes
+
+
+def checkpoints(run_dir: Path) -> list[Checkpoint]:
+    """The checkpoints of a run that it can continue from, oldest first; damaged ones are passed over."""
+    found = []
+    for path in (run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}"):
+        try:
+            checkpoint = Checkpoint.open(path.parent)
+        except CheckpointError:
+            continue
+        if checkpoint:
+            found.append(checkpoint)
+    return sorted(found, key=_age)
+
+
+def newest(logdir: Path) -> Checkpoint | None:
+    """The checkpoint that was saved last under `logdir`; the last one of a run counts more than its copies."""
+    runs = [path.parent for path in logdir.glob("*/ckpts") if path.is_dir()]
+    return max((c for run_dir in runs for c in checkpoints(run_dir)), key=_age, default=None)
+
+
+def _age(checkpoint: Checkpoint) -> tuple[str, int]:
+    return str(checkpoint.values.get("saved_at", "")), checkpoint.state.step
+

@@ -1,0 +1,126 @@
+"""The sizes that pictures are trained at, which of them a picture gets, and what is cropped for it.
+
+All sizes of a resolution hold about the same number of pixels, so that every batch costs the same.
+"""
+
+import math
+from functools import cache, lru_cache
+
+import numpy as np
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; right and bottom lie just outside."""
+
+RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
+"""The resolution classes that models are trained at."""
+SMALL_RESOLUTIONS = (64, 128, 192)
+"""Classes for tests and the demo, with finer steps, since steps of 64 would leave them one shape."""
+
+WIDEST_RATIO = 4
+JITTER = 0.02
+"""The largest part of the short side that is cut off at each side of a picture."""
+
+
+def step_of(resolution: int) -> int:
+    """Return the number that both sides of every bucket of `resolution` are multiples of."""
+    return 16 if resolution < RESOLUTIONS[0] else 64
+
+
+def smallest_side(resolution: int) -> int:
+    """Return the short side in pixels under which a crop holds too little to train on."""
+    return step_of(resolution)
+
+
+@cache
+def sizes(resolution: int) -> tuple[Size, ...]:
+    """Return the buckets of `resolution`: the square, then ever wider sizes, each followed by its mirror.
+
+    For each short side s the long side l is the largest multiple of the step with s * l <= resolution ** 2, and the
+    size exists where s <= l <= 4 s.
+    """
+    if resolution not in RESOLUTIONS + SMALL_RESOLUTIONS:
+        raise ValueError(f"resolution is {resolution}: it must be one of {SMALL_RESOLUTIONS + RESOLUTIONS}")
+    step = step_of(resolution)
+    found: list[Size] = []
+    for short in range(resolution, 0, -step):
+        long = resolution * resolution // short // step * step
+        if short == long:
+            found.append((long, short))
+        elif long <= WIDEST_RATIO * short:
+            found += [(long, short), (short, long)]
+    return tuple(found)
+
+
+@cache
+def _log_ratios(resolution: int) -> tuple[tuple[float, Size], ...]:
+    return tuple((math.log(width / height), (width, height)) for width, height in sizes(resolution))
+
+
+@lru_cache(maxsize=1 << 14)  # most sets have few different sizes
+def nearest(size: Size, resolution: int) -> Size:
+    """Return the bucket nearest in ratio to a picture of `size`; on a tie the one that loses less of it."""
+    ratio = math.log(size[0] / size[1])
+    distances = [(abs(ratio - log_ratio), bucket) for log_ratio, bucket in _log_ratios(resolution)]
+    best = min(distances)[0]
+    # Rounding in the logarithms is about 1e-16, real differences are far larger.
+    ties = [bucket for distance, bucket in distances if distance <= best + 1e-12]
+    return min(ties, key=lambda bucket: (lost(size, bucket), -bucket[0] * bucket[1]))
+
+
+def is_beyond_widest(size: Size, resolution: int) -> bool:
+    """Tell whether a picture of `size` is wider or taller than every bucket of `resolution`."""
+    long, short = sizes(resolution)[-2]  # they widen, and each comes before its mirror
+    return max(size) * short > min(size) * long
+
+
+def lost(size: Size, bucket: Size) -> float:
+    """Return the part of the area of a picture of `size`, 0 to 1, that is cropped away for `bucket`."""
+    width, height = _fitting(size, bucket)
+    return 1 - width * height / (size[0] * size[1])
+
+
+def _fitting(size: Size, bucket: Size) -> Size:
+    """Return the largest size of the bucket's ratio, within a pixel, inside `size`."""
+    width, height = size
+    if width * bucket[1] > height * bucket[0]:
+        return min(width, max(1, round(height * bucket[0] / bucket[1]))), height
+    return width, min(height, max(1, round(width * bucket[1] / bucket[0])))
+
+
+def crop_box(size: Size, bucket: Size) -> Box:
+    """Return the centred crop of a picture of `size` that has the bucket's ratio, within a pixel."""
+    width, height = _fitting(size, bucket)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def is_enlarged(size: Size, bucket: Size) -> bool:
+    """Tell whether a picture of `size` has to be made larger to fill `bucket`."""
+    width, height = _fitting(size, bucket)
+    return width < bucket[0] or height < bucket[1]
+
+
+def jittered_box(size: Size, bucket: Size, generator: np.random.Generator) -> Box:
+    """Return a crop that differs a little from visit to visit.
+
+    Up to 2 % of the short side is cut off at each side, never so much that less than the bucket is left. What is too
+    long for the bucket's ratio then goes, at a place drawn from a triangle around the middle. A picture that is not
+    larger than the bucket is cropped at its centre.
+    """
+    widest_cut = int(min(size) * JITTER)
+    cut_x, cut_y = (max(0, min(widest_cut, (side - wanted) // 2)) for side, wanted in zip(size, bucket, strict=True))
+    if not cut_x or not cut_y:
+        return crop_box(size, bucket)
+    left, right = generator.integers(0, cut_x, 2, endpoint=True).tolist()
+    top, bottom = generator.integers(0, cut_y, 2, endpoint=True).tolist()
+    inner = (size[0] - left - right, size[1] - top - bottom)
+    width, height = _fitting(inner, bucket)
+    x = left + _triangular(inner[0] - width, generator)
+    y = top + _triangular(inner[1] - height, generator)
+    return x, y, x + width, y + height
+
+
+def _triangular(excess: int, generator: np.random.Generator) -> int:
+    return round(generator.triangular(0, excess / 2, excess)) if excess else 0

@@ -1,0 +1,136 @@
+"""What is wrong with a file that cannot be read as a picture, in plain words."""
+
+from pathlib import Path
+
+from PIL import UnidentifiedImageError
+
+_REPLACE = "Replace it with a good copy, or delete it."
+_CONVERT = "Save it as PNG, JPEG or WebP."
+_HEAD_BYTES = 1024
+
+_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"8BPS", "Photoshop (PSD)"),
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x01\x00", "icon (ICO)"),
+    (0, b"PK\x03\x04", "ZIP"),
+    (0, b"Rar!", "RAR"),
+    (0, b"7z\xbc\xaf", "7z"),
+    (0, b"\x1f\x8b", "gzip"),
+    (0, b"\x1aE\xdf\xa3", "WebM video"),
+    (8, b"AVI ", "AVI video"),
+    (0, b"qoif", "QOI"),
+    (0, b"DDS ", "DDS"),
+    (0, b"P5\n", "PGM"),
+    (0, b"P6\n", "PPM"),
+    (0, b"#?RADIANCE", "HDR"),
+    (0, b"v/1\x01", "OpenEXR"),
+)
+"""Where its mark stands, the mark, and what people call the format."""
+
+_OWN_MARKS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_SYSTEM_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
+    (FileNotFoundError, "the file is gone", "Put it back, or go on without it."),
+    (PermissionError, "the file may not be read (permission denied)", "Change who may read it."),
+    (IsADirectoryError, "this is a folder, not a picture", "Rename it."),
+    (MemoryError, "there is not enough memory to read it", "Make it smaller, or use fewer threads."),
+)
+
+
+def describe(path: Path, error: Exception) -> tuple[str, str]:
+    """Return what is wrong with the file that gave `error` when it was read as a picture, and what to do."""
+    what, fix = _described(path, error)
+    return f"{what}.", fix
+
+
+def _described(path: Path, error: Exception) -> tuple[str, str]:
+    for kind, what, fix in _SYSTEM_ERRORS:
+        if isinstance(error, kind):
+            return what, fix
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            size = path.stat().st_size
+            file.seek(max(0, size - _HEAD_BYTES))
+            tail = file.read(_HEAD_BYTES)
+    except OSError as trouble:
+        return f"the file cannot be read ({trouble.strerror or trouble})", "Check the disk, or replace the file."
+    return _by_content(head) or _by_damage(head, tail, size, error)
+
+
+def _by_content(head: bytes) -> tuple[str, str] | None:
+    """Tell a file that is something other than a picture that is read here."""
+    if not head:
+        return "the file is empty", _REPLACE
+    if not head.strip(b"\0"):
+        return "the file holds nothing but zeros", _REPLACE
+    other = _other_format(head)
+    if other:
+        return f"it uses the format {other}, which is not read here", _CONVERT
+    return _by_text(head)
+
+
+def _other_format(head: bytes) -> str | None:
+    for offset, mark, name in _OTHER_FORMATS:
+        if head[offset : offset + len(mark)] == mark:
+            return name
+    if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis"):
+        return "HEIC" if head[8:11] in (b"hei", b"hev", b"mif", b"msf") else "MP4 video"
+    return None
+
+
+def _by_text(head: bytes) -> tuple[str, str] | None:
+    """Tell a file that holds text under a picture's name."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if b"<svg" in start:
+        return "it uses the format SVG, which is not read here", _CONVERT
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
+        return "this is not a picture but a web page (HTML)", "The download failed: get it again, or delete it."
+    if start.startswith(b"version https://git-lfs"):
+        return "this is not a picture but a Git LFS pointer", "Run 'git lfs pull' where it came from."
+    if not start.startswith(tuple(mark.lower() for mark in _OWN_MARKS)) and _is_text(head):
+        return "this is text, not a picture", "Replace it with the picture, or delete it."
+    return None
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A character that the end of `head` cuts in two is no reason to doubt the rest.
+        if error.start < len(head) - 3:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _by_damage(head: bytes, tail: bytes, size: int, error: Exception) -> tuple[str, str]:
+    """Tell how a file that begins like a picture is broken."""
+    if _is_cut_short(head, tail, size, error):
+        return f"the file is cut short at {size:,} bytes", _REPLACE
+    if not head.startswith(_OWN_MARKS) and head[4:8] != b"ftyp":
+        return "this is not a picture of a kind that is known here", _CONVERT
+    if isinstance(error, UnidentifiedImageError):
+        return "the file is damaged (its beginning makes no sense)", _REPLACE
+    return f"the file is damaged ({' '.join(str(error).split()) or type(error).__name__})", _REPLACE
+
+
+def _is_cut_short(head: bytes, tail: bytes, size: int, error: Exception) -> bool:
+    """Tell whether a file ends before the end that its format has, or says in its header; else by the error's words."""
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" not in tail
+    if head.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in tail
+    if head.startswith(b"GIF8"):
+        return not tail.rstrip(b"\0").endswith(b";")
+    if head.startswith(b"RIFF"):
+        return size < 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(b"BM"):
+        return size < int.from_bytes(head[2:6], "little")
+    return any(word in str(error).lower() for word in ("truncat", "end of file"))

@@ -1,0 +1,205 @@
+"""Folders of pictures and captions, read into a dataset. Nothing is ever written into them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
+from ed2.data.captions import Caption, caption_of
+from ed2.data.example import Dataset, Example, Finding, Kind
+from ed2.data.images import ImageFacts, check_image
+from ed2.data.index import ImageIndex
+from ed2.data.walk import Findings, PictureFile, find_pictures
+from ed2.errors import DatasetError, Problem, StopRequested
+
+MAX_PROBLEMS_TOLD = 20
+"""How many files an error names when nothing can be used; the rest are counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanOptions:
+    """How a folder is read, and what every picture in it gets."""
+
+    resolution: int
+    flip_p: float = 0.0
+    cond_dropout: float = 0.0
+    index_path: Path | None = None
+    """Where the results of reading whole pictures are remembered; None reads all of them each time."""
+    threads: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Whoever waits: is told how far it is, and may have had enough."""
+
+    progress: Callable[[int, int], None] | None
+    should_stop: Callable[[], bool] | None
+
+    def tell(self, done: int, total: int) -> None:
+        """Report `done` of `total` pictures; raises StopRequested when that was asked for."""
+        if self.should_stop and self.should_stop():
+            raise StopRequested(save=False)
+        if self.progress:
+            self.progress(done, total)
+
+
+def scan(
+    roots: Sequence[Path],
+    options: ScanOptions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Dataset:
+    """Read every picture below `roots` in full, with its caption, and give each its bucket.
+
+    Args:
+        roots: folders, looked through with all that is in them.
+        options: how.
+        progress: told the number of pictures done, and of all.
+        should_stop: asked at each folder and picture; what was read until then stays remembered.
+
+    Raises:
+        DatasetError: a root is no folder, or there is not one picture that can be used.
+        StopRequested: `should_stop` said so.
+    """
+    watch = _Watch(progress, should_stop)
+    folders = _absolute(roots)
+    findings = [
+        find_pictures(folder, number, lambda found: watch.tell(0, found)) for number, folder in enumerate(folders)
+    ]
+    files = [file for found in findings for file in found.pictures]
+    facts, notes = _read_all(files, folders, options, watch)
+    problems = [problem for found in findings for problem in found.problems]
+    examples: list[Example] = []
+    digest = hashlib.sha256()
+    for file, fact in zip(files, facts, strict=True):
+        caption = caption_of(file.path, file.text_file)
+        example = _example(file, fact, caption, options)
+        if isinstance(example, Finding):
+            problems.append(example)
+            continue
+        examples.append(example)
+        notes += _notes(example, fact, caption, options.resolution)
+        digest.update(_line(example, file.stat).encode())
+    if not examples:
+        raise _nothing_usable(folders, findings, problems)
+    problems.sort(key=lambda problem: (problem.root, problem.path or ""))
+    return Dataset(folders, tuple(examples), tuple(problems), tuple(notes), digest.hexdigest())
+
+
+def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the roots as absolute paths; all that are no folders are told at once."""
+    folders = tuple(root.absolute() for root in roots)
+    problems = []
+    for folder in folders:
+        if not folder.exists():
+            problems.append(Problem(str(folder), "there is no such folder.", "Check data_root for typing errors."))
+        elif not folder.is_dir():
+            problems.append(Problem(str(folder), "this is a file.", "data_root must be the folder that it is in."))
+    if problems or not folders:
+        raise DatasetError("There is nothing to train on.", problems or [Problem(None, "No data_root is given.")])
+    return folders
+
+
+def _read_all(
+    files: Sequence[PictureFile], folders: Sequence[Path], options: ScanOptions, watch: _Watch
+) -> tuple[list[ImageFacts], list[Finding]]:
+    """Return the facts of each file, remembered or by reading it, and what is to be said about remembering."""
+    index = ImageIndex(options.index_path)
+    known = [index.find(file.path, file.stat) for file in files]
+    unread = [file for file, fact in zip(files, known, strict=True) if fact is None]
+    notes: list[Finding] = []
+    try:
+        fresh = iter(_read(unread, len(files), index, options.threads, watch))
+        index.forget_missing(folders, {str(file.path) for file in files})
+    finally:
+        try:
+            index.save()
+        except OSError as error:
+            what = f"what was read cannot be remembered in {options.index_path} ({error.strerror or error})."
+            notes.append(Finding(None, what, "The next check reads every picture again.", kind="index"))
+    return [fact or next(fresh) for fact in known], notes
+
+
+def _read(files: Sequence[PictureFile], total: int, index: ImageIndex, threads: int, watch: _Watch) -> list[ImageFacts]:
+    """Read whole pictures in threads, and remember each as it is done."""
+    facts: list[ImageFacts] = []
+    done = total - len(files)
+    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="check")
+    try:
+        for file, fact in zip(files, pool.map(check_image, [file.path for file in files]), strict=True):
+            index.remember(file.path, file.stat, fact)
+            facts.append(fact)
+            watch.tell(done + len(facts), total)
+        if not files:
+            watch.tell(total, total)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return facts
+
+
+def _example(file: PictureFile, fact: ImageFacts, caption: Caption, options: ScanOptions) -> Example | Finding:
+    """Return the example of a file, or why it cannot be one."""
+    if fact.problem:
+        return Finding(file.name, fact.problem.what, fact.problem.fix, root=file.root)
+    bucket = nearest(fact.size, options.resolution)
+    left, top, right, bottom = crop_box(fact.size, bucket)
+    needed = smallest_side(options.resolution)
+    if min(right - left, bottom - top) < needed:
+        what = (
+            f"only {right - left} x {bottom - top} of its {fact.size[0]} x {fact.size[1]} pixels would be seen, "
+            f"and the short side must have {needed}."
+        )
+        return Finding(file.name, what, "Use a larger picture, or one less long and narrow.", root=file.root)
+    return Example(
+        path=file.path,
+        root=file.root,
+        name=file.name,
+        caption=caption.text,
+        size=fact.size,
+        bucket=bucket,
+        flip_p=options.flip_p,
+        cond_dropout=options.cond_dropout,
+    )
+
+
+def _notes(example: Example, fact: ImageFacts, caption: Caption, resolution: int) -> list[Finding]:
+    """Return what is good to know about a picture that is used."""
+    (width, height), (bucket_width, bucket_height) = example.size, example.bucket
+    notes: list[tuple[Kind, str, str]] = []
+    if is_enlarged(example.size, example.bucket):
+        what = f"{width} x {height} is enlarged to fill {bucket_width} x {bucket_height}"
+        notes.append(("enlarged", what, "A larger picture, or a lower resolution, trains sharper."))
+    if is_beyond_widest(example.size, resolution):
+        what = f"{width} x {height} is longer than the longest bucket, {bucket_width} x {bucket_height}"
+        notes.append(("wide", what, "What does not fit is cut off at its ends."))
+    if fact.animated:
+        notes.append(("animated", "it has several frames", "Only the first is used."))
+    if caption.note:
+        notes.append((caption.note, caption.detail, f'Its caption is "{_shortened(caption.text)}".'))
+    return [Finding(example.name, f"{what}.", fix, kind=kind, root=example.root) for kind, what, fix in notes]
+
+
+def _shortened(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _line(example: Example, status: os.stat_result) -> str:
+    """Return what the fingerprint covers of one picture."""
+    told = [example.key, status.st_size, status.st_mtime_ns, example.caption, example.bucket]
+    return json.dumps(told) + "\n"
+
+
+def _nothing_usable(folders: Sequence[Path], findings: Sequence[Findings], problems: Sequence[Finding]) -> DatasetError:
+    told: list[Problem] = []
+    for folder, found in zip(folders, findings, strict=True):
+        what = f"{found.num_files} files, {len(found.pictures)} of them named as pictures, none can be used."
+        told.append(Problem(str(folder), what, "Put PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF pictures into it."))
+    told += problems[:MAX_PROBLEMS_TOLD]
+    if len(problems) > MAX_PROBLEMS_TOLD:
+        told.append(Problem(None, f"and {len(problems) - MAX_PROBLEMS_TOLD} more."))
+    return DatasetError("There is no picture to train on.", told)

@@ -1,0 +1,204 @@
+"""What a check says about a dataset, for programs and for people."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ed2.data.buckets import RESOLUTIONS, Size, lost, nearest, sizes
+from ed2.data.epoch import is_same_every_epoch, showings_per_bucket, steps_per_epoch
+from ed2.data.example import Dataset, Example, Finding, Kind
+
+MAX_TOLD = 20
+"""How many unusable files the text names; the rest are counted."""
+TABLE_COLUMNS = 100
+MAX_NOTES_TOLD = 3
+"""How many files the text names of each kind of note."""
+
+_HEADINGS: Mapping[Kind, str] = {
+    "enlarged": "Enlarged, since smaller than the bucket",
+    "wide": "Cut at both ends, since longer than the longest bucket",
+    "animated": "Several frames, of which the first is used",
+    "file name": "Caption taken from the file name",
+    "no caption": "No caption at all",
+    "guessed": "Caption file not UTF-8, read as Western European",
+    "cut": "Caption file too long, the end left out",
+}
+
+_TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
+_TABLE_SCALE = 4096
+"""Makes a picture of a ratio large enough that rounding to whole pixels does not show."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """How the dataset would be trained."""
+
+    seed: int
+    batch_size: int
+    grad_accum: int
+    max_epochs: int
+
+    def steps_in(self, examples: Sequence[Example], epoch: int) -> int:
+        """Return the optimizer steps of one epoch."""
+        return steps_per_epoch(
+            examples, seed=self.seed, epoch=epoch, batch_size=self.batch_size, grad_accum=self.grad_accum
+        )
+
+    def total_steps(self, examples: Sequence[Example]) -> int:
+        """Return the optimizer steps of all epochs, which differ only where a multiplier is a fraction."""
+        if is_same_every_epoch(examples):
+            return self.max_epochs * self.steps_in(examples, 0)
+        return sum(self.steps_in(examples, epoch) for epoch in range(self.max_epochs))
+
+
+def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, object]:
+    """Return what the contract says of images, buckets, steps and problems."""
+    problems_of = _texts_by_key(dataset.notes)
+    unusable = [*dataset.problems, *(note for note in dataset.notes if note.path is None)]
+    return {
+        "images": [_image(example, problems_of.get(example.key, [])) for example in dataset.examples],
+        "buckets": [
+            {"size": list(bucket.size), "images": bucket.images, "short": bucket.short}
+            for bucket in _buckets(dataset.examples, plan)
+        ],
+        "steps_per_epoch": plan.steps_in(dataset.examples, 0),
+        "total_steps": plan.total_steps(dataset.examples),
+        "problems": [{"path": finding.path, "what": finding.what, "fix": finding.fix} for finding in unusable],
+    }
+
+
+def as_text(dataset: Dataset, plan: RunPlan) -> str:
+    """Return the same for people: counts, buckets, what cannot be used, and notes, in lines of plain text."""
+    parts = [
+        _counts(dataset, plan),
+        _bucket_lines(dataset, plan),
+        _problem_lines(dataset),
+        _note_lines(dataset),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def resolution_table() -> str:
+    """Return the resolutions and their buckets, at most 100 columns wide; mirrors are implied."""
+    lines = ["resolution  sizes (each wide one also upright)"]
+    for resolution in RESOLUTIONS:
+        wide = [f"{width}x{height}" for width, height in sizes(resolution) if width >= height]
+        lines += _wrapped(f"{resolution:>10}  ", wide)
+    return "\n".join(lines) + "\n"
+
+
+def loss_table() -> str:
+    """Return, as a Markdown table, what part of a 4:3, 3:2 and 16:9 picture each resolution cuts off."""
+    heads = [f"{width}:{height}" for width, height in _TABLE_RATIOS]
+    lines = [f"| resolution | {' | '.join(heads)} |", "|---:|" + "---:|" * len(heads)]
+    for resolution in RESOLUTIONS:
+        shares = []
+        for width, height in _TABLE_RATIOS:
+            picture = (width * _TABLE_SCALE, height * _TABLE_SCALE)
+            shares.append(f"{lost(picture, nearest(picture, resolution)):.1%}")
+        lines.append(f"| {resolution} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _texts_by_key(notes: Iterable[Finding]) -> dict[str, list[str]]:
+    """Return what is wrong with each picture that is used. A file name as the caption is a choice, not a fault."""
+    texts: dict[str, list[str]] = {}
+    for note in notes:
+        if note.kind != "file name":
+            texts.setdefault(f"{note.root}/{note.path}", []).append(f"{note.what} {note.fix}".rstrip())
+    return texts
+
+
+def _image(example: Example, problems: Sequence[str]) -> dict[str, object]:
+    return {
+        "path": example.name,
+        "root": example.root,
+        "caption": example.caption,
+        "size": list(example.size),
+        "bucket": list(example.bucket),
+        "crop": list(example.crop),
+        "multiply": example.multiply,
+        "problems": list(problems),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    size: Size
+    images: int
+    batches: int
+    short: int
+    """Pictures in the last batch where that is not full, else 0."""
+
+
+def _buckets(examples: Sequence[Example], plan: RunPlan) -> list[_Bucket]:
+    """Return the buckets in use, the fullest first."""
+    images = Counter(example.bucket for example in examples)
+    showings = showings_per_bucket(examples, seed=plan.seed, epoch=0)
+    return [
+        _Bucket(size, images[size], -(-showings[size] // plan.batch_size), showings[size] % plan.batch_size)
+        for size in sorted(images, key=lambda size: (-images[size], size))
+    ]
+
+
+def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
+    images, unusable = len(dataset.examples), len(dataset.problems)
+    steps, total = plan.steps_in(dataset.examples, 0), plan.total_steps(dataset.examples)
+    accumulated = f" x {plan.grad_accum} batches a step" if plan.grad_accum > 1 else ""
+    lines = [
+        f"{_counted(images, 'picture')} can be used, {_counted(unusable, 'file')} cannot.",
+        f"{_counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
+        f"{_counted(total, 'step')} in {_counted(plan.max_epochs, 'epoch')}.",
+    ]
+    if not is_same_every_epoch(dataset.examples):
+        lines.append("Epochs differ a little in length, since some multipliers are fractions.")
+    return lines
+
+
+def _bucket_lines(dataset: Dataset, plan: RunPlan) -> list[str]:
+    lines = ["    size      pictures  batches  last batch"]
+    for bucket in _buckets(dataset.examples, plan):
+        size = f"{bucket.size[0]:>5} x {bucket.size[1]:<5}"
+        last = f"{bucket.short} of {plan.batch_size}" if bucket.short else "full"
+        lines.append(f"{size} {bucket.images:>8,}  {bucket.batches:>7,}  {last:>10}")
+    return lines
+
+
+def _problem_lines(dataset: Dataset) -> list[str]:
+    if not dataset.problems:
+        return []
+    told = [f"  {_where(dataset, finding)}: {finding.what} {finding.fix}" for finding in dataset.problems[:MAX_TOLD]]
+    more = [f"  and {len(dataset.problems) - MAX_TOLD:,} more."] if len(dataset.problems) > MAX_TOLD else []
+    return [f"Cannot be used ({len(dataset.problems):,}):", *told, *more]
+
+
+def _note_lines(dataset: Dataset) -> list[str]:
+    """Return one line for each kind of note, with its count and the first few files."""
+    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind not in _HEADINGS]
+    for kind, heading in _HEADINGS.items():
+        notes = [note for note in dataset.notes if note.kind == kind]
+        if notes:
+            names = ", ".join(_where(dataset, note) for note in notes[:MAX_NOTES_TOLD])
+            lines.append(f"{heading} ({len(notes):,}): {names}{_rest(len(notes))}")
+    return lines
+
+
+def _rest(count: int) -> str:
+    return f" and {count - MAX_NOTES_TOLD:,} more." if count > MAX_NOTES_TOLD else "."
+
+
+def _where(dataset: Dataset, finding: Finding) -> str:
+    """Return the file's path, with its root where there are several."""
+    path = finding.path or ""
+    return f"{dataset.roots[finding.root].name}/{path}" if len(dataset.roots) > 1 else path
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _wrapped(start: str, words: Sequence[str]) -> list[str]:
+    """Return the words in lines of at most 100 columns; lines after the first are indented like `start`."""
+    lines = textwrap.wrap(" ".join(words), TABLE_COLUMNS - len(start))
+    return [(start if number == 0 else " " * len(start)) + line for number, line in enumerate(lines)]

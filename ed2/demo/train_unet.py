@@ -1,0 +1,143 @@
+"""Trains the demo's UNet on drawn pictures, encoded once; the text encoder and the VAE are frozen."""
+
+import copy
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ed2.demo import shapes
+from ed2.demo.models import SCALING_FACTOR, new_unet, tokenize, training_scheduler
+from ed2.demo.muon import Muon
+from ed2.demo.train_vae import cosine, encode_moments, update_average
+
+CAPTION_DROPOUT = 0.1
+BUCKET_SHARES = (6, 2, 2)
+
+
+@dataclass(frozen=True)
+class UnetSettings:
+    """How long and how fast the UNet trains; `num_pictures` are drawn and encoded beforehand."""
+
+    num_steps: int
+    batch_size: int = 16
+    matrix_rate: float = 0.01
+    other_rate: float = 1e-3
+    num_pictures: int = 4800
+    seed: int = 3
+
+
+@dataclass(frozen=True)
+class EncodedBucket:
+    """All pictures of one size: scaled latent means and deviations, and the text encoder's states."""
+
+    means: torch.Tensor
+    deviations: torch.Tensor
+    prompt_embeds: torch.Tensor
+
+
+@torch.no_grad()
+def embed(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, captions: list[str]) -> torch.Tensor:
+    """Return the text encoder's last hidden states, (captions, 77, width)."""
+    token_ids = tokenize(tokenizer, captions)
+    return torch.cat([text_encoder(chunk)[0] for chunk in token_ids.split(100)])
+
+
+def encode_pictures(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, settings: UnetSettings
+) -> list[EncodedBucket]:
+    """Draw the training pictures and encode them, one bucket per size."""
+    rng = random.Random(settings.seed)
+    buckets = []
+    for size, share in zip(shapes.BUCKETS, BUCKET_SHARES, strict=True):
+        num_pictures = settings.num_pictures * share // sum(BUCKET_SHARES)
+        pictures = [shapes.draw_picture(rng, size) for _ in range(num_pictures)]
+        means, deviations = encode_moments(vae, np.stack([picture.pixels for picture in pictures]))
+        prompt_embeds = embed(tokenizer, text_encoder, [picture.caption for picture in pictures])
+        buckets.append(EncodedBucket(means * SCALING_FACTOR, deviations * SCALING_FACTOR, prompt_embeds))
+    return buckets
+
+
+def stratified_timesteps(batch_size: int) -> torch.Tensor:
+    """Return one random timestep from each of `batch_size` equal parts of 0..999, shuffled."""
+    positions = (torch.arange(batch_size) + torch.rand(batch_size)) / batch_size
+    return (positions * 1000).long().clamp(max=999)[torch.randperm(batch_size)]
+
+
+class UnetTrainer:
+    """The UNet under training, its averaged copy, and its optimizers."""
+
+    def __init__(self, buckets: list[EncodedBucket], empty_embeds: torch.Tensor, settings: UnetSettings) -> None:
+        torch.manual_seed(settings.seed)
+        self.rng = random.Random(settings.seed)
+        self.buckets, self.empty_embeds, self.settings = buckets, empty_embeds, settings
+        self.unet: UNet2DConditionModel = new_unet().to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        self.scheduler = training_scheduler()
+        parameters = list(self.unet.named_parameters())
+        matrices = [p for name, p in parameters if p.ndim >= 2 and "conv_in" not in name and "conv_out" not in name]
+        known = {id(parameter) for parameter in matrices}
+        others = [p for _, p in parameters if id(p) not in known]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=settings.matrix_rate),
+            torch.optim.AdamW(others, lr=settings.other_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+        ]
+
+    def draw_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return latents and prompt embeddings of one bucket, some captions left out."""
+        bucket = self.rng.choices(self.buckets, BUCKET_SHARES)[0]
+        chosen = torch.randint(0, len(bucket.means), (self.settings.batch_size,))
+        means = bucket.means[chosen]
+        latents = means + bucket.deviations[chosen] * torch.randn_like(means)
+        prompt_embeds = bucket.prompt_embeds[chosen]
+        prompt_embeds[torch.rand(len(chosen)) < CAPTION_DROPOUT] = self.empty_embeds
+        return latents, prompt_embeds
+
+    def loss(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared error of the predicted velocity."""
+        noise, timesteps = torch.randn_like(latents), stratified_timesteps(len(latents))
+        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        noisy_latents = noisy_latents.contiguous(memory_format=torch.channels_last)
+        prediction = self.unet(noisy_latents, timesteps, prompt_embeds, return_dict=False)[0]
+        return (prediction - target).square().mean()
+
+    def step(self, step: int) -> float:
+        """Make one update and return its loss."""
+        rates = (self.settings.matrix_rate, self.settings.other_rate)
+        for optimizer, rate in zip(self.optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * cosine(step, self.settings.num_steps, warmup_steps=40)
+        loss = self.loss(*self.draw_batch())
+        self.unet.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        update_average(self.average, self.unet, min(0.995, step / (step + 10)))
+        return loss.item()
+
+
+def train_unet(trainer: UnetTrainer, snapshot_dir: Path) -> UNet2DConditionModel:
+    """Train to the end and return the averaged weights; saves them every 250 steps."""
+    started, recent = time.monotonic(), 1.0
+    for step in range(trainer.settings.num_steps):
+        recent += 0.02 * (trainer.step(step) - recent)
+        if (step + 1) % 250 == 0:
+            trainer.average.save_pretrained(snapshot_dir)
+            print(f"  unet step {step + 1} loss {recent:.4f} {time.monotonic() - started:.0f} s", flush=True)
+    return trainer.average
+
+
+def build_unet(work_dir: Path, settings: UnetSettings, target_dir: Path) -> None:
+    """Train a new UNet with the tokenizer, text encoder and VAE in the work folder, and save it."""
+    tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(work_dir / "text_encoder").eval()
+    vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval()
+    buckets = encode_pictures(vae, tokenizer, text_encoder, settings)
+    trainer = UnetTrainer(buckets, embed(tokenizer, text_encoder, [""])[0], settings)
+    train_unet(trainer, target_dir.with_name(target_dir.name + "-snapshot")).save_pretrained(target_dir)

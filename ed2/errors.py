@@ -1,0 +1,79 @@
+"""What can go wrong, said for the person who has to mend it.
+
+    Ed2Error                  exit code 1
+    ├── SettingsError         wrong settings, all of them listed                        exit code 2
+    ├── DatasetError          there is nothing to train on                              exit code 3
+    ├── ModelError            the base model is missing, incomplete or of another kind
+    ├── CheckpointError       a checkpoint cannot be written or continued
+    └── TrainingError         the run cannot go on (numbers not finite, no memory left)
+
+`StopRequested` is no error: it is how the loop is left when a person asked for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where it is, and what to do about it."""
+
+    path: str | None
+    """The file, folder or setting that it is about; None when it is about the whole."""
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{self.what}" + (f" {self.fix}" if self.fix else "")
+
+
+class Ed2Error(Exception):
+    """An error with what happened, why, and what to do; `str()` gives the three as sentences."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__(": ".join(part for part in (what, why) if part) + (f" {fix}" if fix else ""))
+
+
+class ProblemsError(Ed2Error):
+    """An error that tells several problems at once."""
+
+    def __init__(self, what: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join([what, *map(str, self.problems)]))
+
+
+class SettingsError(ProblemsError):
+    """Settings that cannot be used; `problems` names each setting, its value and what is allowed."""
+
+    exit_code = 2
+
+
+class DatasetError(ProblemsError):
+    """Nothing to train on."""
+
+    exit_code = 3
+
+
+class ModelError(ProblemsError):
+    """A base model that cannot be used."""
+
+
+class CheckpointError(Ed2Error):
+    """A checkpoint that cannot be written or continued."""
+
+
+class TrainingError(Ed2Error):
+    """A run that cannot go on."""
+
+
+class StopRequested(BaseException):
+    """Raised between two steps when a stop was asked for; `signal_number` says by which signal, 0 for a button."""
+
+    def __init__(self, signal_number: int = 0, *, save: bool = True) -> None:
+        self.signal_number, self.save = signal_number, save
+        super().__init__(f"stop requested (signal {signal_number})")

@@ -1,0 +1,1 @@
+"""The diffusion models that can be trained, and their files."""

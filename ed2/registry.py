@@ -1,0 +1,60 @@
+"""Names that a setting may have, each with the place of its code, imported only when used.
+
+The schema, the flags and the form know the names without importing torch. To add one, add a line here; nothing is
+inherited from.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+
+class Registry(Mapping[str, str]):
+    """A table of name -> "module:attribute"."""
+
+    def __init__(self, kind: str, places: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> str:
+        return self._places[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def load(self, name: str) -> Any:
+        """Import and return what `name` stands for.
+
+        Raises:
+            KeyError: no such name.
+        """
+        module, attribute = self._places[name].split(":")
+        return getattr(import_module(module), attribute)
+
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "adamw": "ed2.training.optimizers:adamw",
+        "adamw8bit": "ed2.training.optimizers:adamw8bit",
+    },
+)
+"""build(parameters, lr=…, settings=…) -> torch.optim.Optimizer"""
+
+SCHEDULES = Registry(
+    "schedule",
+    {
+        "constant": "ed2.training.schedules:constant",
+        "cosine": "ed2.training.schedules:cosine",
+    },
+)
+"""f(progress) -> factor on the learning rate, progress running from 0 to 1 over the run"""
+
+LOSSES = Registry("loss", {"mse": "ed2.training.losses:mse"})
+"""f(prediction, target, timesteps) -> loss per image, shape (B,)"""
+
+SAMPLERS = Registry("sampler", {"ddim": "ed2.sampling.sampler:ddim"})
+"""build(scheduler_config) -> a diffusers scheduler"""

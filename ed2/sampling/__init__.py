@@ -1,0 +1,1 @@
+"""Sample pictures while a model learns."""

@@ -1,0 +1,95 @@
+"""Samples as a job of the training loop."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ed2.events import EventBus, PhaseChanged, Sample, SamplesMade, Warned
+from ed2.models.sd import StableDiffusion
+from ed2.sampling.pictures import write_sample
+from ed2.sampling.prompts import Prompt, PromptFile
+from ed2.sampling.sampler import NUM_STEPS, SampleOptions, draw_samples
+from ed2.training.state import Controls, TrainState
+
+_SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
+"""What may go wrong in sampling without ending the training; out of memory on a card is a RuntimeError."""
+
+
+@dataclass(kw_only=True)
+class SampleJob:
+    """Draws the prompts of a file every `sample_steps` steps and after the last one.
+
+    Attributes:
+        prompts: read again each time.
+        autocast: gives the context of a forward pass.
+        total_steps: optimizer steps of the whole run.
+        batch_size: prompts in one forward pass; halved for the times to come when the memory does not suffice.
+        sampler: a name in `SAMPLERS`.
+        num_steps: denoising steps.
+    """
+
+    model: StableDiffusion
+    prompts: PromptFile
+    run_dir: Path
+    bus: EventBus
+    controls: Controls
+    total_steps: int
+    sample_steps: int
+    batch_size: int = 1
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    sampler: str = "ddim"
+    num_steps: int = NUM_STEPS
+
+    def due(self, state: TrainState) -> bool:
+        """Every `sample_steps` steps, and after the last."""
+        return state.step % self.sample_steps == 0 or state.step >= self.total_steps
+
+    def before_first_step(self, state: TrainState) -> SamplesMade | None:
+        """What the model draws untrained; nothing where a run goes on."""
+        return self.run(state) if state.step == 0 else None
+
+    def run(self, state: TrainState) -> SamplesMade | None:
+        """Draw and write the samples; None when there are none.
+
+        A stop leaves out what is not finished. A failure is told and leaves the training alone.
+        """
+        prompts, note = self.prompts.read()
+        if note:
+            self.bus.emit(Warned(state.step, note))
+        if not prompts or self.controls.stopping:
+            return None
+        count = f"{len(prompts)} prompt{'s' * (len(prompts) > 1)}"
+        self.bus.emit(PhaseChanged(state.step, "sampling", count))
+        began = time.monotonic()
+        samples: list[Sample] = []
+        try:
+            self._draw(state.step, prompts, samples)
+        except _SURVIVED as error:
+            self.bus.emit(Warned(state.step, self._what_failed(error, state.step)))
+        finally:
+            self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
+        return SamplesMade(state.step, tuple(samples), time.monotonic() - began) if samples else None
+
+    def _draw(self, step: int, prompts: tuple[Prompt, ...], samples: list[Sample]) -> None:
+        """Add to `samples` as they are written, so that those before a failure count."""
+        options = SampleOptions(
+            sampler=self.sampler,
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+            autocast=self.autocast,
+            should_stop=lambda: self.controls.stopping,
+        )
+        for drawn in draw_samples(self.model, prompts, options):
+            samples.append(write_sample(self.run_dir, step=step, prompt=drawn.prompt, tiles=drawn.tiles))
+
+    def _what_failed(self, error: Exception, step: int) -> str:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            fewer = f" From now on {self.batch_size // 2} at a time." if self.batch_size > 1 else ""
+            self.batch_size = max(1, self.batch_size // 2)
+            return f"The memory did not suffice for the samples of step {step}. The training goes on.{fewer}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        return f"The samples of step {step} could not be made ({reason}). The training goes on."

@@ -1,0 +1,117 @@
+"""Sample pictures as files: a strip of tiles a prompt, the list of all of them, and the contact sheet of a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ed2.events import Sample
+from ed2.sampling.prompts import Prompt
+
+SAMPLES_DIR = "samples"
+SAMPLES_LIST = "samples.jsonl"
+WHITE, INK = (255, 255, 255), (32, 33, 36)
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two outside."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Tiles side by side with their labels above them; `boxes` says where each tile lies, to be cut out again."""
+
+    image: Image.Image
+    boxes: tuple[Box, ...]
+
+
+def font_of(size: int) -> Font:
+    """Pillow's own font, which needs no file; `size` in pixels."""
+    return ImageFont.load_default(size)
+
+
+def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> Strip:
+    """Put the tiles of one prompt, all of one size, side by side, each under its CFG value and never covered by it."""
+    width, height = tiles[0].size
+    font_size = min(28, max(12, width // 18))
+    gap, top = max(2, width // 64), font_size + 6
+    image = Image.new("RGB", (len(tiles) * (width + gap) - gap, top + height), WHITE)
+    draw, font = ImageDraw.Draw(image), font_of(font_size)
+    boxes = [(left, top, left + width, top + height) for left in range(0, len(tiles) * (width + gap), width + gap)]
+    for tile, cfg, box in zip(tiles, cfgs, boxes, strict=True):
+        draw.text((box[0] + width / 2, top / 2), _label(cfg, font, width), INK, font, anchor="mm")
+        image.paste(tile, box[:2])
+    return Strip(image, tuple(boxes))
+
+
+def _label(cfg: float, font: Font, width: int) -> str:
+    """The label of a tile: "CFG 4", or "4" where there is no room for it."""
+    text = f"CFG {cfg:g}"
+    return text if font.getlength(text) <= width - 4 else f"{cfg:g}"
+
+
+def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
+    """Write one prompt's picture, and its line in the run's list of samples.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    strip = cfg_strip(tiles, prompt.cfgs)
+    path = run_dir / SAMPLES_DIR / f"gs{step:05d}" / f"{prompt.index:02d}.png"
+    save_png(strip.image, path)
+    line = {
+        "step": step,
+        "index": prompt.index,
+        "path": path.relative_to(run_dir).as_posix(),
+        "prompt": prompt.prompt,
+        "negative_prompt": prompt.negative_prompt,
+        "seed": prompt.seed,
+        "cfgs": prompt.cfgs,
+        "size": prompt.size,
+        "tiles": strip.boxes,
+    }
+    with (run_dir / SAMPLES_LIST).open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return Sample(
+        index=prompt.index,
+        path=path,
+        prompt=prompt.prompt,
+        negative_prompt=prompt.negative_prompt,
+        seed=prompt.seed,
+        cfgs=prompt.cfgs,
+        size=prompt.size,
+    )
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a picture so that nobody ever sees half of it; makes the folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        image.save(temporary, "PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_samples(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's list of samples; of a picture drawn twice the last. A torn line is passed over."""
+    try:
+        lines = (run_dir / SAMPLES_LIST).read_text("utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
+    found: dict[tuple[int, int, str], dict[str, Any]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            found[int(entry["step"]), int(entry["index"]), str(entry["prompt"])] = entry
+        except (ValueError, TypeError, KeyError):
+            continue
+    return list(found.values())

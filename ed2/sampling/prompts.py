@@ -1,0 +1,146 @@
+"""What is drawn while training: the prompts of a file that a person may change during the run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_PROMPTS = 256
+MAX_CHARACTERS = 1000
+"""Length of a prompt; the text encoder reads 75 tokens, some 400 characters of English."""
+MAX_FILE_BYTES = 1 << 20
+CFGS = (1.0, 4.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to draw, once for each CFG value.
+
+    Attributes:
+        index: its place in the file, from 0; names its picture.
+        size: width and height in pixels.
+        cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    negative_prompt: str = ""
+    cfgs: tuple[float, ...] = CFGS
+
+
+@dataclass(frozen=True)
+class PromptDefaults:
+    """What a file may leave unsaid."""
+
+    seed: int
+    size: tuple[int, int]
+
+
+def rounded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+    """The nearest size whose sides are multiples of `multiple`, in pixels, at least one each."""
+    return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
+
+
+def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
+    """The prompts of a text file, one a line; blank lines and lines that begin with # are skipped."""
+    lines = (_cleaned(line) for line in _decoded(content).split("\n"))
+    texts = [line for line in lines if line and not line.startswith("#")]
+    return [Prompt(index, text, defaults.seed, defaults.size) for index, text in enumerate(texts)]
+
+
+@dataclass
+class PromptFile:
+    """A prompt file, read again whenever samples are due; what was read last survives a damaged file.
+
+    Attributes:
+        seed: of every prompt that names none.
+        resolution: in pixels; prompts that name no size are resolution x resolution.
+        multiple: what the model asks sides to be a multiple of, in pixels.
+    """
+
+    path: Path
+    seed: int
+    resolution: int
+    multiple: int = 64
+    _prompts: tuple[Prompt, ...] = ()
+    _told: str = field(default="", repr=False)
+
+    def read(self) -> tuple[tuple[Prompt, ...], str]:
+        """The prompts as they are now.
+
+        Returns:
+            The prompts, those of the last good reading where the file has become missing, empty or unreadable; and
+            what a person should be told, empty when there is nothing new to tell.
+        """
+        defaults = PromptDefaults(self.seed, rounded_size(self.resolution, self.resolution, self.multiple))
+        try:
+            prompts = prompts_from_text(_content(self.path), defaults)
+        except OSError as error:
+            return self._prompts, self._once(self._unusable(_reason(error)))
+        if not prompts:
+            return self._prompts, self._once(self._unusable("it holds no prompts"))
+        self._prompts, notes = _limited(prompts)
+        return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
+
+    def _unusable(self, reason: str) -> str:
+        what = "The prompts read before are used." if self._prompts else "No samples are made until it has one a line."
+        return f"Cannot use the sample prompts of {self.path}: {reason}. {what}"
+
+    def _once(self, text: str) -> str:
+        """`text`, or nothing where it was the last thing told."""
+        is_new = text != self._told
+        self._told = text
+        return text if is_new else ""
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes; of a huge file the whole lines of its beginning.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a pipe would block
+        raise OSError("it is no file")
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    return content if len(content) <= MAX_FILE_BYTES else content[:MAX_FILE_BYTES].rpartition(b"\n")[0]
+
+
+def _decoded(content: bytes) -> str:
+    """Text of UTF-8, of UTF-16 with its mark, or else of Western Windows, which holds Latin-1; lines end in LF."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _cleaned(line: str) -> str:
+    """One line with control characters as spaces and no spaces around it."""
+    return "".join(letter if letter.isprintable() else " " for letter in line).strip()
+
+
+def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:
+    """The prompts within the limits, and what was cut, for people."""
+    prompts, notes = list(prompts), []
+    if len(prompts) > MAX_PROMPTS:
+        notes.append(f"only the first {MAX_PROMPTS} of its {len(prompts)} prompts are drawn.")
+    kept = tuple(_cut(prompt) for prompt in prompts[:MAX_PROMPTS])
+    if any(len(prompt.prompt) > MAX_CHARACTERS for prompt in prompts[:MAX_PROMPTS]):
+        notes.append(f"prompts are cut at {MAX_CHARACTERS} characters.")
+    return kept, notes
+
+
+def _cut(prompt: Prompt) -> Prompt:
+    text, negative = prompt.prompt[:MAX_CHARACTERS], prompt.negative_prompt[:MAX_CHARACTERS]
+    return Prompt(prompt.index, text, prompt.seed, prompt.size, negative, prompt.cfgs)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return error.strerror or str(error)

@@ -1,0 +1,175 @@
+"""From prompts to pictures: starting noise, guided denoising, decoding.
+
+Nothing here draws from a global generator, so that samples change no draw of training and may be repeated at will.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor, nn
+
+from ed2.draws import rng
+from ed2.models.sd import StableDiffusion
+from ed2.registry import SAMPLERS
+from ed2.sampling.prompts import Prompt
+
+NUM_STEPS = 30
+"""Denoising steps of a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """How samples are drawn.
+
+    Attributes:
+        sampler: a name in `SAMPLERS`.
+        num_steps: denoising steps.
+        batch_size: prompts in one forward pass; guidance passes each of them twice, with and without the prompt.
+        autocast: gives the context of a forward pass.
+        should_stop: asked before every denoising step.
+    """
+
+    sampler: str = "ddim"
+    num_steps: int = NUM_STEPS
+    batch_size: int = 1
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures of one prompt, a tile for each of its CFG values, in their order."""
+
+    prompt: Prompt
+    tiles: tuple[Image.Image, ...]
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """What guides a batch: embeddings of the prompts and of the negative prompts, both (B,77,D)."""
+
+    prompts: Tensor
+    negatives: Tensor
+
+
+def ddim(scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
+    """Deterministic DDIM whose first step is at full noise, as the model was trained.
+
+    Takes the noise schedule and the prediction type from a saved scheduler of any class.
+    Source: Song et al. 2020, arXiv:2010.02502, equation 12; Lin et al. 2023, arXiv:2305.08891, section 3.3.
+    """
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    config = {name: value for name, value in scheduler_config.items() if name in known}
+    # Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
+    own = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}
+    return DDIMScheduler(**{**config, **own})
+
+
+def size_multiple(model: StableDiffusion) -> int:
+    """What the model asks the sides of a picture to be a multiple of, in pixels: 64 for SD1 and SD2."""
+    num_levels = len(model.folder.config("unet/config.json")["block_out_channels"])
+    return int(model.downscale * 2 ** (num_levels - 1))
+
+
+def starting_noise(prompt: Prompt, *, latent_channels: int, downscale: int) -> Tensor:
+    """Standard normal noise (C,h,w) in fp32 on the CPU, a function of the prompt's seed, index and size only."""
+    width, height = (side // downscale for side in prompt.size)
+    generator = rng(prompt.seed, "sample", prompt.index)
+    return torch.from_numpy(generator.standard_normal((latent_channels, height, width), dtype=np.float32))
+
+
+def draw_samples(model: StableDiffusion, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+    """Draw the prompts, batch by batch, in their order; prompts of one batch share size and CFG values.
+
+    Between two results the model is as it was before: the same modes of its modules, gradients enabled.
+    Ends early, without the batch at hand, when `options.should_stop()`.
+    """
+    for batch in _batches(prompts, options.batch_size):
+        drawn = _draw_batch(model, batch, options)
+        if drawn is None:
+            return
+        yield from drawn
+
+
+def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt]]:
+    for _, group in groupby(prompts, key=lambda prompt: (prompt.size, prompt.cfgs)):
+        alike = list(group)
+        yield from (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))
+
+
+@torch.no_grad()
+def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
+    """The pictures of a batch; None when stopped."""
+    noises = [starting_noise(p, latent_channels=model.latent_channels, downscale=model.downscale) for p in batch]
+    noise = torch.stack(noises).to(model.device)
+    columns: list[list[Image.Image]] = []
+    with evaluating(model.unet, model.vae, model.text_encoder):
+        with options.autocast():
+            prompts = model.encode_captions([prompt.prompt for prompt in batch])
+            negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
+        embeds = PromptEmbeds(prompts, negatives)
+        for cfg in batch[0].cfgs:
+            latents = denoise(model, noise, embeds, cfg, options)
+            if latents is None:
+                return None
+            columns.append(as_images(model.decode_latents(latents)))
+    return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
+
+
+def denoise(
+    model: StableDiffusion, noise: Tensor, embeds: PromptEmbeds, cfg: float, options: SampleOptions
+) -> Tensor | None:
+    """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped."""
+    scheduler = SAMPLERS.load(options.sampler)(model.folder.config("scheduler/scheduler_config.json"))
+    scheduler.set_timesteps(options.num_steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    with options.autocast():  # one context for all steps: it keeps the weights that it has cast
+        for timestep in scheduler.timesteps:
+            if options.should_stop():
+                return None
+            scaled = scheduler.scale_model_input(latents, timestep)
+            prediction = guided_prediction(model, scaled, timestep, embeds, cfg)
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
+    return latents
+
+
+def guided_prediction(
+    model: StableDiffusion, latents: Tensor, timestep: Tensor, embeds: PromptEmbeds, cfg: float
+) -> Tensor:
+    """Return negative + cfg (prompt - negative), in fp32, both out of one forward pass; 1 needs no negative.
+
+    Source: Ho and Salimans 2022, arXiv:2207.12598, equation 6, with cfg = 1 + w.
+    """
+    if cfg == 1:
+        return model.predict(latents, timestep.expand(len(latents)), embeds.prompts).float()
+    both = torch.cat([embeds.negatives, embeds.prompts])
+    prediction = model.predict(torch.cat([latents, latents]), timestep.expand(len(both)), both).float()
+    negative, prompted = prediction.chunk(2)
+    return negative + cfg * (prompted - negative)
+
+
+def as_images(pixels: Tensor) -> list[Image.Image]:
+    """Pictures of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
+    levels = ((pixels.nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Put networks into evaluation mode, and each of their modules back into the mode it was in."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,181 @@
+"""The contact sheet: a picture of how a run learned, a row for each prompt, a column for each of some steps."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from ed2.sampling.pictures import INK, SAMPLES_DIR, Font, font_of, read_samples, save_png
+
+SHEET_NAME = "contact_sheet.png"
+MAX_COLUMNS = 6
+MAX_ROWS = 20
+MIN_WIDTH, MAX_WIDTH = 560, 1600
+"""Pixels of the whole sheet."""
+MIN_CELL, MAX_CELL = 192, 320
+"""Pixels of a cell's longer side, wherever the width allows."""
+TEXT_WIDTH = 200
+MARGIN, GAP = 36, 14
+HEADER = 34
+PAPER, PALE, GREY = (252, 252, 251), (236, 236, 234), (110, 112, 116)
+
+Size = tuple[int, int]
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and its entries in the list of samples, by step."""
+
+    prompt: str
+    entries: dict[int, Entry]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie, in pixels.
+
+    Attributes:
+        top: where the first row begins.
+    """
+
+    cell: Size
+    num_columns: int
+    num_rows: int
+    top: int
+
+    @property
+    def size(self) -> Size:
+        """Of the whole sheet."""
+        width = 2 * MARGIN + TEXT_WIDTH + self.num_columns * (self.cell[0] + GAP)
+        return max(MIN_WIDTH, width), self.top + self.num_rows * (self.cell[1] + GAP) - GAP + MARGIN
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """The upper left of a cell."""
+        left = MARGIN + TEXT_WIDTH + GAP + column * (self.cell[0] + GAP)
+        return left, self.top + row * (self.cell[1] + GAP)
+
+
+def contact_sheet(run_dir: Path) -> Path | None:
+    """Write `samples/contact_sheet.png` of a run's samples at their middle CFG value; None when there are none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    rows = _rows(read_samples(run_dir))
+    steps = evenly_chosen(sorted({step for row in rows for step in row.entries}), MAX_COLUMNS)
+    tiles = {(r, c): tile for r, row in enumerate(rows) for c, tile in _tiles(run_dir, row, steps)}
+    if not tiles:
+        return None
+    layout = _layout(list(tiles.values()), num_columns=len(steps), num_rows=len(rows))
+    sheet = Image.new("RGB", layout.size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _title(draw, run_dir.name, _subtitle(rows))
+    for column, step in enumerate(steps):
+        left, top = layout.corner(0, column)
+        text = "before training" if step == 0 else f"step {step}"
+        draw.text((left + layout.cell[0] / 2, top - 12), text, INK, font_of(17), anchor="ms")
+    for index, row in enumerate(rows):
+        _prompt(draw, row.prompt, layout, index)
+        for column in range(len(steps)):
+            _place(sheet, tiles.get((index, column)), layout.corner(index, column), layout.cell)
+    save_png(sheet, run_dir / SAMPLES_DIR / SHEET_NAME)
+    return run_dir / SAMPLES_DIR / SHEET_NAME
+
+
+def evenly_chosen(steps: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the sorted steps, evenly far apart in steps, the first and the last always."""
+    if len(steps) <= count:
+        return list(steps)
+    wanted = [steps[0] + (steps[-1] - steps[0]) * i / (count - 1) for i in range(count)]
+    chosen: list[int] = []
+    for place, step in enumerate(wanted):
+        still_needed = count - place - 1  # leave enough behind for the columns to come
+        left = [s for s in steps if not chosen or s > chosen[-1]]
+        chosen.append(min(left[: len(left) - still_needed], key=lambda s: abs(s - step)))
+    return chosen
+
+
+def _rows(entries: list[Entry]) -> list[Row]:
+    """A row for each prompt at its place in the file: one that was changed during the run begins a row of its own."""
+    rows: dict[tuple[int, str], Row] = {}
+    for entry in sorted(entries, key=lambda e: (int(e["index"]), int(e["step"]))):
+        row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), Row(str(entry["prompt"]), {}))
+        row.entries[int(entry["step"])] = entry
+    return list(rows.values())[:MAX_ROWS]
+
+
+def _tiles(run_dir: Path, row: Row, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+    """The row's tiles of the middle CFG value, with their columns; what is missing or damaged is left out."""
+    for column, step in enumerate(steps):
+        if step not in row.entries:
+            continue
+        try:
+            entry = row.entries[step]
+            boxes, path = entry["tiles"], (run_dir / entry["path"]).resolve()
+            if path.is_relative_to(run_dir.resolve()):  # a run folder may come from someone else
+                with Image.open(path) as strip:
+                    yield column, strip.convert("RGB").crop(tuple(boxes[len(boxes) // 2]))
+        except (OSError, ValueError, TypeError, LookupError, Image.DecompressionBombError):
+            continue
+
+
+def _layout(tiles: Sequence[Image.Image], *, num_columns: int, num_rows: int) -> Layout:
+    width = max(tile.width for tile in tiles)
+    height = max(tile.height for tile in tiles)
+    room = (MAX_WIDTH - 2 * MARGIN - TEXT_WIDTH) // num_columns - GAP
+    longer = min(max(MIN_CELL, min(MAX_CELL, max(width, height))), int(room * max(1.0, height / width)))
+    scale = longer / max(width, height)
+    return Layout((round(width * scale), round(height * scale)), num_columns, num_rows, top=MARGIN + 62 + HEADER)
+
+
+def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
+    draw.text((MARGIN, MARGIN), title[:100], INK, font_of(26))
+    draw.text((MARGIN, MARGIN + 36), subtitle, GREY, font_of(15))
+
+
+def _subtitle(rows: Sequence[Row]) -> str:
+    cfgs = {f"{entry['cfgs'][len(entry['cfgs']) // 2]:g}" for row in rows for entry in row.entries.values()}
+    return f"Each row is a prompt, always drawn from the same noise. CFG {', '.join(sorted(cfgs))}."
+
+
+def _prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) -> None:
+    """The prompt left of its row, as many lines as there is room for, in the middle of the row's height."""
+    font = font_of(16)
+    max_lines = max(1, layout.cell[1] // 22)
+    lines = wrapped(prompt, font, TEXT_WIDTH)
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-1].rstrip() + "…"]
+    middle = layout.corner(row, 0)[1] + layout.cell[1] / 2
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, middle + 22 * (number - (len(lines) - 1) / 2)), line, INK, font, anchor="lm")
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """The lines of a text that fit into `width` pixels; a word that is longer is cut."""
+    lines = [""]
+    for word in text.split():
+        if font.getlength(f"{lines[-1]} {word}".strip()) <= width:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+            continue
+        lines.append("")
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line]
+
+
+def _place(sheet: Image.Image, tile: Image.Image | None, corner: tuple[int, int], cell: Size) -> None:
+    """Put a tile, enlarged or reduced to the cell, in the cell's middle; a missing one is a pale field."""
+    if tile is None:
+        sheet.paste(PALE, (*corner, corner[0] + cell[0], corner[1] + cell[1]))
+        return
+    scale = min(cell[0] / tile.width, cell[1] / tile.height)
+    size = max(1, round(tile.width * scale)), max(1, round(tile.height * scale))
+    left, top = corner[0] + (cell[0] - size[0]) // 2, corner[1] + (cell[1] - size[1]) // 2
+    edge = (left - 1, top - 1, left + size[0] + 1, top + size[1] + 1)
+    sheet.paste(PALE, edge)  # a white picture needs an edge on white paper
+    sheet.paste(tile.resize(size, Image.Resampling.LANCZOS), (left, top))

@@ -1,0 +1,1 @@
+"""All settings, written once: the schema, and the files and flags that fill it."""

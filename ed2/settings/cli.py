@@ -1,0 +1,125 @@
+"""The command line: one flag a setting, made from the schema."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.checks import unknown_setting
+from ed2.settings.fields import FieldSpec, fields, groups
+from ed2.settings.files import absolute_paths
+
+SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+USAGE = "train.py [--config FILE] [--name value ...]"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the user typed; values are converted, not yet checked."""
+
+    config: Path | None
+    check: bool
+    as_json: bool
+    help: bool
+    values: dict[str, object]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of leaving the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError("The command line cannot be read:", [Problem(None, message)])
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Read the command line; relative paths count from the current folder.
+
+    Raises:
+        SettingsError: a flag that does not exist (with the nearest one), or one without its value.
+    """
+    known, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        problems = [_unknown_flag(text) for text in unknown]
+        raise SettingsError("The command line cannot be read:", problems)
+    given = {name: value for name, value in vars(known).items() if name in fields()}
+    values = {name: _converted(fields()[name], value) for name, value in given.items()}
+    return CommandLine(
+        config=Path(known.config).absolute() if known.config else None,
+        check=known.check,
+        as_json=known.json,
+        help=known.help,
+        values=absolute_paths(values, Path.cwd()),
+    )
+
+
+def help_text() -> str:
+    """Every flag with its help, by group."""
+    return _parser().format_help()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py",
+        usage=USAGE,
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    )
+    actions = parser.add_argument_group("What to do")
+    actions.add_argument("--config", metavar="FILE", default=None, help="a settings file; flags win over it")
+    actions.add_argument("--check", action="store_true", default=False, help="say what the run would do, and stop")
+    actions.add_argument("--json", action="store_true", default=False, help="with --check: as one JSON object")
+    actions.add_argument("--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off")
+    for group, model in groups().items():
+        section = parser.add_argument_group((model.__doc__ or group).strip())
+        for spec in fields().values():
+            if spec.group == group:
+                _add_flag(section, spec)
+    return parser
+
+
+def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
+    text = f"{spec.help} [{_default_text(spec)}]".replace("%", "%%")
+    flag = f"--{spec.name}"
+    if spec.kind is bool:
+        section.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text)
+        if not spec.is_plain_switch:
+            section.add_argument(f"--no-{spec.name}", dest=spec.name, action="store_const", const="false", help=argparse.SUPPRESS)
+    elif spec.many:
+        section.add_argument(flag, nargs="+", action="extend", metavar="PATH", help=text)
+    else:
+        choices = "|".join(map(str, spec.choices)) if 0 < len(spec.choices) <= 5 else None
+        section.add_argument(flag, metavar=choices or ("PATH" if spec.is_path else spec.kind.__name__.upper()), help=text)
+
+
+def _default_text(spec: FieldSpec) -> str:
+    if spec.kind is bool:
+        return "on" if spec.default else "off"
+    if spec.many:
+        return " ".join(spec.default)
+    return "empty" if spec.default in (None, "") else str(spec.default)
+
+
+def _converted(spec: FieldSpec, value: str | list[str]) -> object:
+    """The text of a flag as its type; what cannot be converted stays text, for the checks to refuse."""
+    if isinstance(value, list) or (spec.kind is str and not (spec.optional and value in ("", "none"))):
+        return value
+    if spec.optional and value.lower() in ("", "none", "null"):
+        return None
+    if spec.kind is bool:
+        return SWITCH_WORDS.get(value.lower(), value)
+    try:
+        return spec.kind(value)
+    except ValueError:
+        return value
+
+
+def _unknown_flag(text: str) -> Problem:
+    if not text.startswith("--"):
+        return Problem(None, f"{text!r} belongs to no flag.", "Put a value with blanks in quotes.")
+    problem = unknown_setting(text[2:].split("=")[0].removeprefix("no-"))
+    fix = problem.fix.replace("mean ", "mean --") if problem.fix else "train.py --help lists all."
+    return Problem(text.split("=")[0], "there is no such flag.", fix)

@@ -1,0 +1,124 @@
+"""The schema as a flat list of fields: what flags, files, the form and the docs are made from."""
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from ed2.settings.schema import Advanced, Group, IsPath, OneOf, Settings
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One setting, with its type taken apart."""
+
+    name: str
+    group: str
+    kind: type
+    """bool, int, float or str; of the items when `many`."""
+    optional: bool
+    many: bool
+    default: Any
+    help: str
+    choices: tuple[Any, ...]
+    low: float | None
+    low_excluded: bool
+    """Whether `low` itself is not allowed."""
+    high: float | None
+    is_path: bool
+    advanced: bool
+
+    @property
+    def is_plain_switch(self) -> bool:
+        """Whether the name itself says no, so that no `--no-` form is needed."""
+        return self.name.startswith(("no_", "disable_"))
+
+    @property
+    def type_name(self) -> str:
+        """The type in words: "a whole number of at least 1"."""
+        if self.choices:
+            return "one of " + ", ".join(map(str, self.choices))
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
+        if self.is_path:
+            words = "a list of folders" if self.many else "a file or folder"
+        if self.low is not None:
+            words += f" {'above' if self.low_excluded else 'from'} {self.low:.10g}"
+        return words if self.high is None else f"{words} to {self.high:.10g}"
+
+
+def _parts(annotation: object, metadata: list[object]) -> Iterator[object]:
+    """Yield the innermost types and all metadata of a nested annotation."""
+    yield from metadata
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *extra = get_args(annotation)
+        yield from _parts(inner, extra)
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _parts(member, [])
+    elif origin is tuple:
+        yield tuple
+        yield from _parts(get_args(annotation)[0], [])
+    elif isinstance(annotation, FieldInfo):
+        yield from annotation.metadata
+    else:
+        yield annotation
+
+
+def _flattened(parts: Iterator[object]) -> Iterator[object]:
+    for part in parts:
+        if isinstance(part, FieldInfo):
+            yield from part.metadata
+        else:
+            yield part
+
+
+def _choices(parts: list[object]) -> tuple[Any, ...]:
+    for part in parts:
+        if get_origin(part) is Literal:
+            return get_args(part)
+        if isinstance(part, OneOf):
+            return part.choices
+    return ()
+
+
+def _bound(parts: list[object], *kinds: str) -> float | None:
+    """The first bound of these kinds: "ge", "gt", "le" or "lt"."""
+    return next((float(getattr(part, kind)) for kind in kinds for part in parts if hasattr(part, kind)), None)
+
+
+def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
+    parts = list(_flattened(_parts(info.annotation, list(info.metadata))))
+    kinds = [p for p in parts if p in (bool, int, float, str)]
+    choices = _choices(parts)
+    return FieldSpec(
+        name=name,
+        group=group,
+        kind=kinds[0] if kinds else type(choices[0]),
+        optional=type(None) in parts,
+        many=tuple in parts,
+        default=info.default,
+        help=(info.description or "").replace("\n", " "),
+        choices=choices,
+        low=_bound(parts, "ge", "gt"),
+        low_excluded=_bound(parts, "gt") is not None,
+        high=_bound(parts, "le", "lt"),
+        is_path=any(isinstance(p, IsPath) for p in parts),
+        advanced=any(isinstance(p, Advanced) for p in parts),
+    )
+
+
+def groups() -> dict[str, type[Group]]:
+    """The groups of the schema by name, in order; a group's docstring is its title."""
+    return {name: info.annotation for name, info in Settings.model_fields.items() if info.annotation}
+
+
+@cache
+def fields() -> dict[str, FieldSpec]:
+    """All settings by their flat name, in the order of the schema."""
+    return {
+        name: _spec(group, name, info) for group, model in groups().items() for name, info in model.model_fields.items()
+    }

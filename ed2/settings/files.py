@@ -1,0 +1,116 @@
+"""Settings in JSON files: presets to read, the settings of a run to write."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.checks import settings_from
+from ed2.settings.fields import fields
+from ed2.settings.schema import Settings
+
+PROGRAM_DIR = Path(__file__).resolve().parents[2]
+"""The folder of the program: relative paths in presets and defaults count from here."""
+
+ABOUT = "about"
+"""The one key of a preset that is no setting: title, for whom, where the figures come from."""
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a settings file says."""
+
+    path: Path
+    values: Mapping[str, object]
+    """Settings by their flat names, paths made absolute."""
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_preset(path: Path) -> Preset:
+    """Read a JSON file of flat settings.
+
+    Raises:
+        SettingsError: the file is missing, is no JSON object, has a key twice or a number that is none.
+    """
+    values = _read_object(path)
+    about = values.pop(ABOUT, {})
+    if not isinstance(about, dict):
+        raise _file_error(path, "about holds no texts.", "It is an object of texts: title, for, source.")
+    return Preset(path, absolute_paths(values, PROGRAM_DIR), {str(k): str(v) for k, v in about.items()})
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write `settings` as a preset that starts the same run, by a temporary name first."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(settings.flat(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object]:
+    """Count relative paths among `values` from `base`.
+
+    A base model may also be a word (`findlast`) or a public name (`owner/model`): it is a path only if it is there.
+    """
+    result = dict(values)
+    for name, value in values.items():
+        spec = fields().get(name)
+        if spec is None or not spec.is_path:
+            continue
+        if isinstance(value, str) and value:
+            result[name] = _absolute(value, base, must_exist=name == "resume_ckpt")
+        elif isinstance(value, list | tuple):
+            result[name] = [_absolute(v, base) if isinstance(v, str) and v else v for v in value]
+    return result
+
+
+def with_defaults(values: Mapping[str, object]) -> Settings:
+    """Check `values`; relative paths among the defaults count from the program's folder.
+
+    Raises:
+        SettingsError: lists everything that is wrong.
+    """
+    return settings_from(absolute_paths({**Settings().flat(), **values}, PROGRAM_DIR))
+
+
+def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
+    path = (base / Path(text).expanduser()).absolute()
+    return text if must_exist and not path.exists() else os.path.normpath(path)
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _file_error(path, "it is larger than 1 MB.", "A settings file is a few kilobytes of JSON.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise _file_error(path, "there is no such file.", "Give the path of a settings file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _file_error(path, f"it cannot be read ({error}).", "") from None
+    try:
+        values = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _file_error(path, f"it is not proper JSON ({error}).", "") from None
+    if not isinstance(values, dict):
+        raise _file_error(path, "it holds no settings.", 'It has to be an object: {"max_epochs": 100, ...}.')
+    return values
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"given twice: {', '.join(twice)}")
+    return values
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is no number")
+
+
+def _file_error(path: Path, what: str, fix: str) -> SettingsError:
+    return SettingsError("The settings file cannot be used:", [Problem(str(path), what, fix)])

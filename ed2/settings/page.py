@@ -1,0 +1,31 @@
+"""The settings as a page of the documentation."""
+
+import json
+
+from ed2.settings.fields import FieldSpec, fields, groups
+
+HEAD = """\
+# Settings
+
+Made from `ed2/settings/schema.py` by `python scripts/make_docs`; do not edit by hand.
+
+Each setting is a flag (`--max_epochs 100`) and a key of a settings file (`{"max_epochs": 100}`), under the name that
+EveryDream 2 gave it. Flags win over the file given with `--config`. A switch is turned off by `--no-amp` or by
+`--amp=false`. Relative paths count from where you stand on the command line, and from the program's folder in a file.
+"""
+
+
+def settings_page() -> str:
+    """Every setting with its type, default and help, as Markdown, group by group."""
+    parts = [HEAD]
+    for name, model in groups().items():
+        rows = [_row(spec) for spec in fields().values() if spec.group == name]
+        title = (model.__doc__ or name).strip()
+        parts.append("\n".join([f"## {title}", "", "| setting | takes | default | what it does |", "|---|---|---|---|", *rows]))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _row(spec: FieldSpec) -> str:
+    kind = spec.type_name + (" or nothing" if spec.optional else "")
+    default = json.dumps(spec.default) if spec.default not in (None, "") else "*empty*"
+    return f"| `{spec.name}` | {kind} | {default} | {spec.help.replace('|', chr(92) + '|')} |"

@@ -1,0 +1,1 @@
+"""Training: the objective, the optimizers and the loop."""

@@ -1,0 +1,54 @@
+"""What every run measures: curves every few steps, and the loss of each epoch."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ed2.events import EpochEnded, MetricsLogged
+from ed2.training.state import Run, TrainState
+
+NETWORK_NAMES = {"unet": "unet", "text_encoder": "text encoder"}
+BYTES_PER_GB = 2**30
+
+
+@dataclass
+class MetricsJob:
+    """Logs the curves at the first step, every `log_step` steps and at the last."""
+
+    training: Run
+    log_step: int
+
+    def due(self, state: TrainState) -> bool:
+        """Whether this step is logged."""
+        return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
+
+    def run(self, state: TrainState) -> MetricsLogged:
+        """Read the sums from the device."""
+        run = self.training
+        values = {"loss/log_step": run.metrics.window.take()}
+        values |= {f"hyperparameter/lr {NETWORK_NAMES[name]}": lr for name, lr in run.optimizers.lrs().items()}
+        if run.precision.scaler.is_enabled():
+            values["hyperparameter/grad scale"] = run.precision.scale
+        if run.metrics.grad_norm is not None:
+            values["optimizer/grad_norm"] = float(run.metrics.grad_norm)
+        values["performance/images per second"] = run.metrics.images_per_second()
+        device = run.objective.device
+        if device.type == "cuda":
+            values["performance/vram"] = torch.cuda.max_memory_reserved(device) / BYTES_PER_GB
+        return MetricsLogged(state.step, values)
+
+
+@dataclass
+class EpochJob:
+    """Tells of the end of each epoch, with its mean loss."""
+
+    training: Run
+
+    def due(self, state: TrainState) -> bool:
+        """Whether an epoch has just ended."""
+        return state.epoch_ended
+
+    def run(self, state: TrainState) -> EpochEnded:
+        """Read the sum of the epoch from the device."""
+        metrics = self.training.metrics
+        return EpochEnded(state.step, state.epoch - 1, metrics.epoch.take(), metrics.epoch_minutes())

@@ -1,0 +1,90 @@
+"""Sums of losses, kept on the device until someone wants to see them."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Mean:
+    """A running mean whose sum stays where its values are."""
+
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add every number of `values`, in fp64 so that the order of logging changes nothing."""
+        total = values.double().sum()
+        self.total = total if self.total is None else self.total + total
+        self.count += values.numel()
+
+    def take(self) -> float:
+        """The mean so far, read from the device; begins anew. NaN when nothing was added."""
+        mean = float(self.total) / self.count if self.total is not None and self.count else float("nan")
+        self.total, self.count = None, 0
+        return mean
+
+    def state(self) -> dict[str, float]:
+        """For JSON."""
+        return {"total": float(self.total) if self.total is not None else 0.0, "count": self.count}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """The way back."""
+        self.count = int(values["count"])
+        self.total = torch.tensor(values["total"], dtype=torch.float64) if self.count else None
+
+
+@dataclass
+class Metrics:
+    """What is measured between two log lines and over an epoch.
+
+    Attributes:
+        grad_norm: length of the gradient of the last step before clipping, on the device.
+        skipped_steps: steps left out because their numbers were not finite.
+    """
+
+    window: Mean = field(default_factory=Mean)
+    epoch: Mean = field(default_factory=Mean)
+    grad_norm: Tensor | None = None
+    skipped_steps: int = 0
+    images: int = 0
+    _since: float = field(default_factory=time.monotonic)
+    _epoch_since: float = field(default_factory=time.monotonic)
+
+    def add(self, losses: Tensor) -> None:
+        """Add the losses (B,) of a batch."""
+        self.window.add(losses)
+        self.epoch.add(losses)
+        self.images += losses.numel()
+
+    def images_per_second(self) -> float:
+        """Speed since the last call, waiting for pictures included."""
+        now = time.monotonic()
+        speed = self.images / max(now - self._since, 1e-9)
+        self.images, self._since = 0, now
+        return speed
+
+    def epoch_minutes(self) -> float:
+        """Minutes since the last call."""
+        now = time.monotonic()
+        minutes = (now - self._epoch_since) / 60
+        self._epoch_since = now
+        return minutes
+
+    def restart_clocks(self) -> None:
+        """Begin to measure time here: what went before was preparation."""
+        self._since = self._epoch_since = time.monotonic()
+        self.images = 0
+
+    def state(self) -> dict[str, Any]:
+        """For JSON: what a resumed run needs to log the same numbers."""
+        return {"window": self.window.state(), "epoch": self.epoch.state(), "skipped_steps": self.skipped_steps}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """The way back."""
+        self.window.restore(values["window"])
+        self.epoch.restore(values["epoch"])
+        self.skipped_steps = int(values["skipped_steps"])

@@ -1,0 +1,142 @@
+"""Where a run is, and what it is made of."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
+
+from ed2.data.loader import Batch
+from ed2.errors import StopRequested
+from ed2.events import Event, EventBus
+from ed2.models.base import DiffusionModel
+from ed2.models.memory import Precision
+from ed2.training.metrics import Metrics
+from ed2.training.objective import Objective
+from ed2.training.optimizers import Optimizers
+from ed2.training.schedules import Schedule
+
+
+@dataclass
+class TrainState:
+    """How far a run is. All that a resume needs besides weights and optimizer.
+
+    Attributes:
+        step: optimizer steps attempted.
+        epoch: whole epochs done.
+        position: steps done in the present epoch; 0 right after an epoch ended.
+        images_seen: pictures that went through the model.
+        seconds: time spent in earlier sessions of the same run.
+        bad_steps: steps in a row whose numbers were not finite.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    bad_steps: int = 0
+
+    def count(self, batches: Sequence[Batch], steps_per_epoch: int) -> None:
+        """Count one step over `batches`; the epoch turns at its last step."""
+        self.step += 1
+        self.images_seen += sum(len(batch.captions) for batch in batches)
+        self.position += 1
+        if self.position >= steps_per_epoch:
+            self.epoch, self.position = self.epoch + 1, 0
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last step was the last of its epoch."""
+        return self.step > 0 and self.position == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The way back from JSON."""
+        return cls(**values)
+
+
+class Groups(Protocol):
+    """A dataset in training order."""
+
+    def groups(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
+        """The batches of each optimizer step of an epoch, from step `start` on."""
+        ...
+
+
+class Job(Protocol):
+    """Something that some steps do besides training: metrics, samples, checkpoints."""
+
+    def due(self, state: TrainState) -> bool:
+        """Whether to run after the step that `state` counts."""
+        ...
+
+    def run(self, state: TrainState) -> Event | None:
+        """Do it; the event tells of it."""
+        ...
+
+
+@dataclass
+class Controls:
+    """What people ask of a running loop; safe to call from any thread and from a signal handler."""
+
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _signal: int = 0
+
+    def stop(self, signal_number: int = 0) -> None:
+        """Ask the run to save and end after the present step."""
+        self._signal = signal_number
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for; long work that is no training step looks here."""
+        return self._stop.is_set()
+
+    def obey(self) -> None:
+        """Do what was asked for.
+
+        Raises:
+            StopRequested: a stop was asked for.
+        """
+        if self.stopping:
+            raise StopRequested(self._signal)
+
+
+@dataclass
+class Run:
+    """Everything that the loop works on, put together by `ed2.app.build`."""
+
+    model: DiffusionModel
+    data: Groups
+    objective: Objective
+    precision: Precision
+    optimizers: Optimizers
+    schedule: Schedule
+    metrics: Metrics
+    bus: EventBus
+    jobs: list[Job]
+    controls: Controls
+    state: TrainState
+    max_epochs: int
+    steps_per_epoch: int
+    images_per_step: int
+    max_grad_norm: float | None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run: those done, and those left."""
+        return self.state.step + (self.max_epochs - self.state.epoch) * self.steps_per_epoch - self.state.position
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1, by epochs: it does not depend on how batches were cut before."""
+        return (self.state.epoch + self.state.position / self.steps_per_epoch) / self.max_epochs
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return self.state.epoch >= self.max_epochs

@@ -1,0 +1,42 @@
+"""What many tests share: tiny models and pictures, made once; no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SIZES = [(96, 96), (100, 90), (96, 64), (160, 90), (64, 96), (90, 160), (128, 128), (70, 110)]
+
+
+@pytest.fixture(scope="session")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD1 model that predicts noise."""
+    from tests.tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("models") / "sd1")
+
+
+@pytest.fixture(scope="session")
+def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SD2 model that predicts velocity."""
+    from tests.tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("models") / "sd2", family="sd2", prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight captioned pictures of several shapes."""
+    from tests.tiny import make_pictures
+
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", SIZES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> None:
+    """Two test processes share two cores; and the bytes of a result depend on the number of threads."""
+    import torch
+
+    torch.set_num_threads(1)

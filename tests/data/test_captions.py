@@ -1,0 +1,103 @@
+import codecs
+from pathlib import Path
+
+import pytest
+
+from ed2.data.captions import MAX_BYTES, caption_from_name, caption_of, decode_text
+
+TEXT = "ein Kätzchen, größer – als gedacht 猫"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode("utf-8"),
+        TEXT.encode("utf-8-sig"),
+        TEXT.encode("utf-16"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+        TEXT.encode("utf-8").replace(b" ", b" \0", 1),
+    ],
+    ids=["utf-8", "utf-8 with mark", "utf-16 little with mark", "utf-16 big with mark", "a lone nul"],
+)
+def test_the_encoding_is_recognised(data: bytes) -> None:
+    assert decode_text(data) == (TEXT, False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_known_by_its_nuls(encoding: str) -> None:
+    assert decode_text("a red cat".encode(encoding)) == ("a red cat", False)
+
+
+def test_what_is_not_utf8_is_read_as_western_european_and_said_to_be_guessed() -> None:
+    assert decode_text("café – crème".encode("cp1252")) == ("café – crème", True)
+    assert decode_text(b"caf\xe9 \x81") == ("café \x81", True)
+    assert decode_text(b"caf\xe9") == ("café", True)
+
+
+def test_an_odd_number_of_bytes_with_nuls_is_not_utf16() -> None:
+    assert decode_text(b"a\0b\0c") == ("abc", False)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\0", b"\xff\xfe", b"\xff\xfea", b"\xed\xa0\x80", bytes(range(256))])
+def test_no_bytes_make_decoding_fail(data: bytes) -> None:
+    text, _ = decode_text(data)
+    assert "\0" not in text
+    text.encode("utf-8")
+
+
+def test_the_text_file_is_the_caption(tmp_path: Path) -> None:
+    (tmp_path / "cat_1.txt").write_bytes(b"  a red cat \r\n")
+    caption = caption_of(tmp_path / "cat_1.png", tmp_path / "cat_1.txt")
+    assert (caption.text, caption.note) == ("a red cat", None)
+
+
+def test_lines_are_joined_by_a_space(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_bytes(b"a red cat \r\n\r\n on a mat\n")
+    assert caption_of(tmp_path / "cat.png", tmp_path / "cat.txt").text == "a red cat on a mat"
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("a red cat_01.png", "a red cat"),
+        ("cat.v2_x.png", "cat.v2"),
+        ("cat.png", "cat"),
+        ("Kätzchen_猫.jpg", "Kätzchen"),
+    ],
+)
+def test_the_file_name_up_to_the_first_underscore_is_the_caption(name: str, caption: str) -> None:
+    assert caption_from_name(Path(name)) == caption
+
+
+def test_without_a_text_file_the_name_is_used_and_said_so() -> None:
+    caption = caption_of(Path("cat_1.png"), None)
+    assert (caption.text, caption.note) == ("cat", "file name")
+
+
+@pytest.mark.parametrize("content", [b"", b" \r\n\t", b"\0\0", codecs.BOM_UTF8])
+def test_an_empty_text_file_gives_the_file_name_and_says_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cat.txt").write_bytes(content)
+    caption = caption_of(tmp_path / "cat.png", tmp_path / "cat.txt")
+    assert (caption.text, caption.note) == ("cat", "file name")
+    assert "cat.txt is empty" in caption.detail
+
+
+def test_a_name_that_gives_nothing_is_no_caption() -> None:
+    assert caption_of(Path("_1.png"), None).note == "no caption"
+
+
+def test_a_text_file_that_cannot_be_read_gives_the_file_name(tmp_path: Path) -> None:
+    caption = caption_of(tmp_path / "cat.png", tmp_path / "gone.txt")
+    assert (caption.text, caption.note) == ("cat", "file name")
+    assert "gone.txt" in caption.detail
+
+
+def test_no_more_than_64_kb_are_read_even_within_a_character(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_bytes(b"a" + "ä".encode() * MAX_BYTES)
+    caption = caption_of(tmp_path / "cat.png", tmp_path / "cat.txt")
+    assert caption.note == "cut"
+    assert set(caption.text) == {"a", "ä"} and len(caption.text.encode()) <= MAX_BYTES
+
+
+def test_a_name_that_is_no_text_gives_a_caption_that_can_be_written() -> None:
+    assert caption_from_name(Path("caf\udce9_1.png")) == "caf?"

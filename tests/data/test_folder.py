@@ -1,0 +1,293 @@
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ed2.data.folder import ScanOptions, scan
+from ed2.data.images import check_image
+from ed2.errors import DatasetError, StopRequested
+
+Painter = Callable[..., Path]
+OPTIONS = ScanOptions(resolution=64, flip_p=0.25, cond_dropout=0.125)
+
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights that Windows users lack")
+
+
+def state_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        digest.update(repr((str(path), status.st_size, status.st_mtime_ns, status.st_mode)).encode())
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def test_pictures_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Painter, tmp_path: Path) -> None:
+    paint("b/two.jpg", size=(80, 48))
+    paint("b/one_3.png", size=(128, 128), caption="a red cat")
+    paint("a.webp", size=(64, 64), caption=" first \n")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    found = [(example.name, example.caption, example.size, example.bucket) for example in dataset.examples]
+    assert found == [
+        ("a.webp", "first", (64, 64), (64, 64)),
+        ("b/one_3.png", "a red cat", (128, 128), (64, 64)),
+        ("b/two.jpg", "two", (80, 48), (80, 48)),
+    ]
+    assert all(example.flip_p == 0.25 and example.cond_dropout == 0.125 for example in dataset.examples)
+    assert dataset.problems == ()
+    assert dataset.examples[0].path.is_absolute()
+
+
+def test_extensions_may_be_written_in_capitals_and_txt_goes_before_caption(paint: Painter, tmp_path: Path) -> None:
+    paint("one.PNG").with_suffix(".TXT").write_text("from txt")
+    paint("two.Jpeg").with_suffix(".Caption").write_text("from caption")
+    paint("three.png", caption="from txt").with_suffix(".caption").write_text("from caption")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    assert [example.caption for example in dataset.examples] == ["from txt", "from txt", "from caption"]
+
+
+def test_hidden_files_and_folders_and_other_kinds_are_passed_over(paint: Painter, tmp_path: Path) -> None:
+    paint("seen.png")
+    paint(".hidden.png")
+    paint(".cache/inside.png")
+    (tmp_path / "pictures" / "notes.md").write_text("words")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    assert [example.name for example in dataset.examples] == ["seen.png"]
+    assert dataset.problems == ()
+
+
+def test_names_in_any_script_are_read(paint: Painter, tmp_path: Path) -> None:
+    names = ["Kätzchen_1.png", "猫/ねこ.jpg", "кот 😀.webp", "e\u0301.png", "é.bmp", "two  spaces .png"]
+    for name in names:
+        paint(name, caption=f"caption of {name}")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    assert sorted(example.name for example in dataset.examples) == sorted(names)
+    assert all(example.caption == f"caption of {example.name}" for example in dataset.examples)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
+def test_a_name_that_is_no_text_is_read_and_can_be_written_out(paint: Painter, tmp_path: Path) -> None:
+    paint("plain.png").rename(os.fsdecode(os.fsencode(tmp_path / "pictures") + b"/caf\xe9.png"))
+    (only,) = scan([tmp_path / "pictures"], OPTIONS).examples
+    (only.name + only.caption + only.key).encode("utf-8")
+    assert only.name == "caf\\udce9.png" and only.path.exists()
+
+
+@needs_links
+def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path: Path) -> None:
+    folder = paint("in/cat.png").parent
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (64, 64)).save(elsewhere / "dog.png")
+    (folder / "loop").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    (folder / "self").symlink_to(folder / "self")
+    (folder / "zoo").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "linked.png").symlink_to(elsewhere / "dog.png")
+    (folder / "nothing.png").symlink_to(elsewhere / "gone.png")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    assert [example.name for example in dataset.examples] == ["in/cat.png", "in/linked.png", "in/zoo/dog.png"]
+    assert [(problem.path, problem.what) for problem in dataset.problems] == [
+        ("in/nothing.png", "it is a link to nothing.")
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_that_is_called_like_a_picture_does_not_hang_the_scan(paint: Painter, tmp_path: Path) -> None:
+    paint("cat.png")
+    os.mkfifo(tmp_path / "pictures" / "pipe.png")
+    assert [problem.path for problem in scan([tmp_path / "pictures"], OPTIONS).problems] == ["pipe.png"]
+
+
+def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_used(paint: Painter, tmp_path: Path) -> None:
+    paint("good.png")
+    folder = tmp_path / "pictures"
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.jpg").write_bytes(b"<!doctype html><html>")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "folder.png").mkdir()
+    cut = paint("cut.jpg", size=(200, 200))
+    cut.write_bytes(cut.read_bytes()[:900])
+    paint("thread.png", size=(5000, 1))
+    dataset = scan([folder], OPTIONS)
+    assert [example.name for example in dataset.examples] == ["good.png"]
+    problems = {problem.path: problem.what for problem in dataset.problems}
+    assert list(problems) == ["cut.jpg", "empty.png", "page.jpg", "phone.heic", "thread.png"]
+    assert "cut short at 900 bytes" in problems["cut.jpg"]
+    assert "empty" in problems["empty.png"]
+    assert "HTML" in problems["page.jpg"]
+    assert "HEIC" in problems["phone.heic"]
+    assert "4 x 1" in problems["thread.png"]
+    assert all(problem.fix and problem.what.endswith(".") for problem in dataset.problems)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "side", "is_used"), [(64, 16, True), (64, 15, False), (256, 64, True), (256, 63, False)]
+)
+def test_a_picture_with_too_short_a_side_is_not_used(
+    paint: Painter, tmp_path: Path, resolution: int, side: int, is_used: bool
+) -> None:
+    paint("good.png", size=(256, 256))
+    paint("narrow.png", size=(side, side))
+    dataset = scan([tmp_path / "pictures"], replace(OPTIONS, resolution=resolution))
+    assert len(dataset.examples) == 1 + is_used
+    assert len(dataset.problems) == 1 - is_used
+
+
+def test_notes_tell_what_is_enlarged_too_wide_moving_or_without_a_caption_file(paint: Painter, tmp_path: Path) -> None:
+    paint("small.png", size=(40, 40), caption="small")
+    paint("wide.png", size=(640, 64), caption="wide")
+    paint("named_1.png")
+    paint("guessed.png").with_suffix(".txt").write_bytes(b"caf\xe9")
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "pictures" / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "pictures" / "moving.txt").write_text("moving")
+    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    assert [(note.path, note.kind) for note in dataset.notes] == [
+        ("guessed.png", "guessed"),
+        ("moving.gif", "animated"),
+        ("named_1.png", "file name"),
+        ("small.png", "enlarged"),
+        ("wide.png", "wide"),
+    ]
+    assert len(dataset.examples) == 5
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file.png"])
+def test_a_root_that_is_no_folder_is_named(paint: Painter, tmp_path: Path, name: str) -> None:
+    paint("cat.png")
+    (tmp_path / "file.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=name) as caught:
+        scan([tmp_path / "pictures", tmp_path / name, tmp_path / "also gone"], OPTIONS)
+    assert [problem.path for problem in caught.value.problems] == [str(tmp_path / name), str(tmp_path / "also gone")]
+
+
+def test_empty_folder_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError) as caught:
+        scan([tmp_path / "empty"], OPTIONS)
+    assert str(tmp_path / "empty") in str(caught.value) and "0 files" in str(caught.value)
+
+
+def test_a_folder_of_unusable_files_says_how_many_and_why(tmp_path: Path) -> None:
+    for number in range(25):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    (tmp_path / "notes.md").write_text("words")
+    with pytest.raises(DatasetError) as caught:
+        scan([tmp_path], OPTIONS)
+    text = str(caught.value)
+    assert "26 files, 25 of them named as pictures" in text
+    assert "00.png: the file is empty." in text and "and 5 more" in text
+
+
+def test_no_root_at_all_is_an_error() -> None:
+    with pytest.raises(DatasetError, match="data_root"):
+        scan([], OPTIONS)
+
+
+def test_several_roots_are_told_apart(paint: Painter, tmp_path: Path) -> None:
+    paint("one/cat.png")
+    paint("two/cat.png")
+    (tmp_path / "pictures/two/bad.png").write_bytes(b"")
+    dataset = scan([tmp_path / "pictures/one", tmp_path / "pictures/two"], OPTIONS)
+    assert [(example.root, example.name) for example in dataset.examples] == [(0, "cat.png"), (1, "cat.png")]
+    assert len({example.key for example in dataset.examples}) == 2
+    assert [(problem.root, problem.path) for problem in dataset.problems] == [(1, "bad.png")]
+
+
+def test_no_file_of_the_dataset_is_touched(paint: Painter, tmp_path: Path) -> None:
+    paint("a/cat.png", caption="a cat")
+    paint("b/dog.jpg")
+    (tmp_path / "pictures/bad.png").write_bytes(b"")
+    before = state_of(tmp_path / "pictures")
+    for _ in range(2):
+        scan([tmp_path / "pictures"], replace(OPTIONS, index_path=tmp_path / "user/index.json"))
+    assert state_of(tmp_path / "pictures") == before
+
+
+def test_the_second_scan_reads_only_what_has_changed(
+    paint: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [paint(f"{number}.png") for number in range(6)]
+    paths[5].write_bytes(b"")
+    options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
+    first = scan([tmp_path / "pictures"], options)
+    read: list[str] = []
+    monkeypatch.setattr("ed2.data.folder.check_image", lambda path: read.append(path.name) or check_image(path))
+    assert scan([tmp_path / "pictures"], options) == first
+    assert read == []
+    paint("1.png", size=(80, 48))
+    paths[2].unlink()
+    changed = scan([tmp_path / "pictures"], options)
+    assert read == ["1.png"]
+    assert [example.name for example in changed.examples] == ["0.png", "1.png", "3.png", "4.png"]
+    assert changed.examples[1].bucket == (80, 48)
+    assert "2.png" not in (tmp_path / "user/index.json").read_text()
+
+
+def test_an_index_that_cannot_be_written_is_a_note(paint: Painter, tmp_path: Path) -> None:
+    paint("cat.png", caption="a cat")
+    (tmp_path / "file").write_text("in the way")
+    dataset = scan([tmp_path / "pictures"], replace(OPTIONS, index_path=tmp_path / "file" / "index.json"))
+    assert len(dataset.examples) == 1
+    assert [note.kind for note in dataset.notes] == ["index"]
+
+
+def test_the_fingerprint_changes_with_files_captions_and_buckets_only(paint: Painter, tmp_path: Path) -> None:
+    cat = paint("cat.png", size=(80, 60), caption="a cat")
+    folder = tmp_path / "pictures"
+    first = scan([folder], OPTIONS).fingerprint
+    assert scan([folder], replace(OPTIONS, threads=1)).fingerprint == first
+    (folder / "notes.md").write_text("words")
+    assert scan([folder], OPTIONS).fingerprint == first
+    moved = folder.rename(tmp_path / "moved")
+    assert scan([moved], OPTIONS).fingerprint == first
+    moved.rename(folder)
+    prints = [first, scan([folder], replace(OPTIONS, resolution=128)).fingerprint]
+    cat.with_suffix(".txt").write_text("a dog")
+    prints.append(scan([folder], OPTIONS).fingerprint)
+    os.utime(cat, ns=(1, 1))
+    prints.append(scan([folder], OPTIONS).fingerprint)
+    paint("dog.png")
+    prints.append(scan([folder], OPTIONS).fingerprint)
+    assert len(set(prints)) == 5
+
+
+def test_progress_is_told_to_the_end(paint: Painter, tmp_path: Path) -> None:
+    for number in range(5):
+        paint(f"{number}.png")
+    told: list[tuple[int, int]] = []
+    scan([tmp_path / "pictures"], OPTIONS, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (5, 5)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_scan_can_be_left_and_remembers_what_it_has_read(paint: Painter, tmp_path: Path) -> None:
+    for number in range(30):
+        paint(f"{number}.png")
+    index_path = tmp_path / "user/index.json"
+    done: list[int] = []
+    with pytest.raises(StopRequested):
+        scan(
+            [tmp_path / "pictures"],
+            replace(OPTIONS, index_path=index_path),
+            progress=lambda count, _: done.append(count),
+            should_stop=lambda: len(done) > 4,
+        )
+    assert index_path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="rights do not bind this user")
+def test_a_folder_that_may_not_be_opened_is_told(paint: Painter, tmp_path: Path) -> None:
+    paint("cat.png")
+    closed = paint("closed/dog.png").parent
+    closed.chmod(0)
+    try:
+        dataset = scan([tmp_path / "pictures"], OPTIONS)
+    finally:
+        closed.chmod(0o700)
+    assert [problem.path for problem in dataset.problems] == ["closed"]

@@ -1,0 +1,301 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ed2.data.epoch import plan_epoch
+from ed2.data.example import Example, Finding
+from ed2.data.folder import ScanOptions, scan
+from ed2.data.loader import Batch, Loader, LoaderOptions, split
+from ed2.errors import Problem
+
+OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
+SIZES = ((100, 100), (120, 80), (80, 120), (64, 64))
+
+
+@pytest.fixture
+def examples(paint: Callable[..., Path], tmp_path: Path) -> tuple[Example, ...]:
+    for number in range(17):
+        kind = ("png", "jpg", "webp")[number % 3]
+        paint(f"{number:02}.{kind}", size=SIZES[number % 4], caption=f"picture {number}")
+    scanned = scan([tmp_path / "pictures"], ScanOptions(resolution=64, flip_p=0.5, cond_dropout=0.3))
+    return tuple(replace(example, multiply=1 + number % 2) for number, example in enumerate(scanned.examples))
+
+
+def ignore(problem: Problem) -> None:
+    raise AssertionError(f"nothing should be wrong: {problem}")
+
+
+def contents(batch: Batch) -> tuple[object, ...]:
+    return (
+        batch.pixels.numpy().tobytes(),
+        batch.pixels.shape,
+        batch.captions,
+        batch.loss_scale.tolist(),
+        batch.visits,
+        batch.names,
+        batch.bucket,
+    )
+
+
+def all_of(examples: tuple[Example, ...], options: LoaderOptions, epoch: int = 0, start: int = 0) -> list[object]:
+    with Loader(examples, options, on_problem=ignore) as loader:
+        return [[contents(batch) for batch in group] for group in loader.groups(epoch, start)]
+
+
+def test_batches_follow_the_plan(examples: tuple[Example, ...]) -> None:
+    plan = plan_epoch(examples, seed=555, epoch=2, batch_size=3, grad_accum=2)
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        groups = list(loader.groups(2))
+    assert len(groups) == len(plan)
+    for group, planned in zip(groups, plan, strict=True):
+        for batch, expected in zip(group, planned, strict=True):
+            assert batch.bucket == expected.bucket
+            shown = [(2, examples[visit.example].key, visit.repeat) for visit in expected.visits]
+            assert [tuple(key) for key in batch.visits] == shown
+            assert batch.names == tuple(examples[visit.example].name for visit in expected.visits)
+
+
+def test_pixels_and_loss_scales_come_as_the_model_wants_them(examples: tuple[Example, ...]) -> None:
+    scaled = [replace(example, loss_scale=number / 4) for number, example in enumerate(examples)]
+    scale_of = {example.name: example.loss_scale for example in scaled}
+    with Loader(scaled, OPTIONS, on_problem=ignore) as loader:
+        for group in loader.groups(0):
+            for batch in group:
+                width, height = batch.bucket
+                assert batch.pixels.shape == (len(batch), 3, height, width)
+                assert batch.pixels.dtype == torch.float32 and batch.pixels.is_contiguous()
+                assert batch.pixels.min() >= -1 and batch.pixels.max() <= 1
+                assert batch.loss_scale.tolist() == [scale_of[name] for name in batch.names]
+
+
+def test_black_is_minus_one_white_is_one_and_red_comes_first(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:, 32:] = 255
+    pixels[:32, :32, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
+    examples = scan([tmp_path], ScanOptions(resolution=64)).examples
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        ((batch,),) = loader.groups(0)
+    assert torch.equal(batch.pixels[0], torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
+    assert batch.pixels.unique().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(("threads", "ahead"), [(2, 1), (4, 8)])
+def test_the_bytes_are_the_same_for_any_number_of_threads(
+    examples: tuple[Example, ...], threads: int, ahead: int
+) -> None:
+    one = all_of(examples, replace(OPTIONS, threads=1, ahead=2))
+    assert all_of(examples, replace(OPTIONS, threads=threads, ahead=ahead)) == one
+
+
+def test_the_bytes_are_the_same_from_the_middle_of_an_epoch(examples: tuple[Example, ...]) -> None:
+    whole = all_of(examples, OPTIONS, epoch=1)
+    assert len(whole) > 4
+    for start in (1, 3, len(whole) - 1, len(whole)):
+        assert all_of(examples, OPTIONS, epoch=1, start=start) == whole[start:]
+
+
+def test_one_loader_gives_epoch_after_epoch_as_fresh_ones_would(examples: tuple[Example, ...]) -> None:
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        for epoch in range(3):
+            got = [[contents(batch) for batch in group] for group in loader.groups(epoch)]
+            assert got == all_of(examples, OPTIONS, epoch=epoch)
+
+
+def test_an_epoch_that_was_left_can_be_taken_up_or_another_be_begun(examples: tuple[Example, ...]) -> None:
+    whole = all_of(examples, OPTIONS)
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        begun = loader.groups(0)
+        next(begun), next(begun)
+        begun.close()  # type: ignore[attr-defined]
+        assert [[contents(batch) for batch in group] for group in loader.groups(0, 2)] == whole[2:]
+        next(loader.groups(5))
+        assert [[contents(batch) for batch in group] for group in loader.groups(0)] == whole
+
+
+def test_an_iterator_that_another_has_overtaken_says_so(examples: tuple[Example, ...]) -> None:
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        first = loader.groups(0)
+        next(first)
+        next(loader.groups(1))
+        with pytest.raises(RuntimeError, match="another place"):
+            next(first)
+
+
+def test_the_next_epoch_is_begun_before_this_one_ends(examples: tuple[Example, ...]) -> None:
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        list(loader.groups(0))
+        assert {loading.place[0] for loading in loader._coming} == {1}
+
+
+def test_no_more_batches_than_asked_are_decoded_ahead(
+    examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ed2.data import loader as module
+
+    begun: list[str] = []
+    read = module.load_pixels
+    monkeypatch.setattr(
+        module, "load_pixels", lambda example, *rest: (begun.append(example.name), read(example, *rest))[1]
+    )
+    options = replace(OPTIONS, batch_size=1, grad_accum=1, ahead=2, threads=4)
+    with Loader(examples, options, on_problem=ignore) as loader:
+        groups = loader.groups(0)
+        for taken in range(1, 6):
+            next(groups)
+            time.sleep(0.05)
+            assert len(begun) <= taken + 2
+
+
+def test_a_picture_that_vanishes_is_left_out_and_told_once(examples: tuple[Example, ...]) -> None:
+    told: list[Problem] = []
+    with Loader(examples, replace(OPTIONS, ahead=1), on_problem=told.append) as loader:
+        epochs = [[batch for group in loader.groups(0) for batch in group]]
+        gone, broken = examples[1], examples[4]
+        gone.path.unlink()
+        broken.path.write_bytes(b"")
+        epochs += [[batch for group in loader.groups(epoch) for batch in group] for epoch in (2, 3)]
+    assert gone.name in {name for batch in epochs[0] for name in batch.names}
+    for batches in epochs[1:]:
+        names = [name for batch in batches for name in batch.names]
+        assert gone.name not in names and broken.name not in names
+        assert len(names) == sum(int(example.multiply) for example in examples if example not in (gone, broken))
+        assert all(len(batch) == len(batch.pixels) == len(batch.loss_scale) > 0 for batch in batches)
+    assert sorted(str(problem.path) for problem in told) == sorted([gone.name, broken.name])
+    assert all(isinstance(problem, Finding) and problem.what and problem.fix for problem in told)
+
+
+def test_what_is_left_keeps_its_draws_when_a_neighbour_vanishes(examples: tuple[Example, ...]) -> None:
+    def by_visit(batches: Iterator[Batch]) -> dict[object, bytes]:
+        return {
+            visit: batch.pixels[place].numpy().tobytes() + batch.captions[place].encode()
+            for batch in batches
+            for place, visit in enumerate(batch.visits)
+        }
+
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        before = by_visit(batch for group in loader.groups(0) for batch in group)
+    examples[0].path.unlink()
+    with Loader(examples, OPTIONS, on_problem=lambda problem: None) as loader:
+        after = by_visit(batch for group in loader.groups(0) for batch in group)
+    assert after == {visit: content for visit, content in before.items() if visit.key != examples[0].key}  # type: ignore[attr-defined]
+
+
+def test_a_step_without_any_readable_picture_is_an_empty_list(examples: tuple[Example, ...]) -> None:
+    for example in examples:
+        example.path.unlink()
+    told: list[Problem] = []
+    with Loader(examples, OPTIONS, on_problem=told.append) as loader:
+        groups = list(loader.groups(0))
+    plan = plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=2)
+    assert groups == [[]] * len(plan)
+    assert len(told) == len(examples)
+
+
+def test_a_picture_replaced_by_one_of_another_shape_is_cropped_anew(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
+    examples = scan([tmp_path], ScanOptions(resolution=64)).examples
+    Image.new("RGB", (300, 40), "blue").save(tmp_path / "cat.png")
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        ((batch,),) = loader.groups(0)
+    assert batch.pixels.shape == (1, 3, 64, 64)
+    assert batch.pixels[0, :, 0, 0].tolist() == [-1, -1, 1]
+
+
+def test_captions_are_dropped_and_pictures_flipped_as_often_as_asked(examples: tuple[Example, ...]) -> None:
+    with Loader(examples, OPTIONS, on_problem=ignore) as loader:
+        captions = [
+            caption for epoch in range(5) for group in loader.groups(epoch) for b in group for caption in b.captions
+        ]
+    assert 0.15 < captions.count("") / len(captions) < 0.45
+    always = tuple(replace(example, flip_p=1.0, cond_dropout=1.0) for example in examples)
+    never = tuple(replace(example, flip_p=0.0, cond_dropout=0.0) for example in examples)
+    with Loader(always, OPTIONS, on_problem=ignore) as flipping, Loader(never, OPTIONS, on_problem=ignore) as plain:
+        for flipped_group, plain_group in zip(flipping.groups(0), plain.groups(0), strict=True):
+            for flipped, straight in zip(flipped_group, plain_group, strict=True):
+                assert torch.equal(flipped.pixels.flip(3), straight.pixels)
+                assert set(flipped.captions) == {""} and "" not in straight.captions
+
+
+def test_crops_differ_between_repeats_and_epochs_unless_jitter_is_off(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cat.png")
+    examples = [replace(example, multiply=4) for example in scan([tmp_path], ScanOptions(resolution=64)).examples]
+    for jitter in (True, False):
+        with Loader(examples, replace(OPTIONS, jitter=jitter), on_problem=ignore) as loader:
+            shown = {
+                picture.numpy().tobytes()
+                for epoch in (0, 1)
+                for group in loader.groups(epoch)
+                for batch in group
+                for picture in batch.pixels
+            }
+        assert len(shown) > 5 if jitter else len(shown) == 1
+
+
+def test_a_large_jpeg_decoded_small_shows_the_same(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    large = Image.fromarray(noise).resize((1303, 901), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "cat.jpg", quality=95)
+    (example,) = scan([tmp_path], ScanOptions(resolution=64)).examples
+    with Loader([example], replace(OPTIONS, jitter=False), on_problem=ignore) as loader:
+        ((batch,),) = loader.groups(0)
+    expected = large.resize(example.bucket, Image.Resampling.LANCZOS, box=example.crop)
+    got = (batch.pixels[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    error = np.square(got - np.asarray(expected)).mean()
+    assert 10 * np.log10(255**2 / error) > 38
+
+
+def test_a_loader_closes_at_once_with_work_in_hand(examples: tuple[Example, ...]) -> None:
+    before = threading.active_count()
+    loader = Loader(examples * 20, replace(OPTIONS, ahead=50, threads=4), on_problem=ignore)
+    groups = loader.groups(0)
+    next(groups)
+    start = time.monotonic()
+    loader.close()
+    loader.close()
+    assert time.monotonic() - start < 5
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError):
+        next(groups)
+
+
+def test_an_error_in_the_listener_leaves_a_loader_that_starts_afresh(examples: tuple[Example, ...]) -> None:
+    examples[0].path.unlink()
+    told: list[Problem] = []
+
+    def fail_once(problem: Problem) -> None:
+        told.append(problem)
+        raise KeyboardInterrupt
+
+    with Loader(examples, OPTIONS, on_problem=fail_once) as loader:
+        with pytest.raises(KeyboardInterrupt):
+            list(loader.groups(0))
+        names = [name for group in loader.groups(0) for batch in group for name in batch.names]
+    assert len(told) == 1
+    assert len(names) == sum(int(example.multiply) for example in examples[1:])
+
+
+def test_nothing_to_show_gives_no_steps(examples: tuple[Example, ...]) -> None:
+    unseen = tuple(replace(example, multiply=0.0) for example in examples)
+    assert all_of(unseen, OPTIONS) == []
+    assert all_of((), OPTIONS) == []
+
+
+def test_a_batch_is_split_with_the_same_draws(examples: tuple[Example, ...]) -> None:
+    with Loader(examples, replace(OPTIONS, batch_size=5), on_problem=ignore) as loader:
+        batch = max((batch for group in loader.groups(0) for batch in group), key=len)
+    parts = split(batch, 2)
+    assert [len(part) for part in parts] == [2, 3]
+    assert torch.equal(torch.cat([part.pixels for part in parts]), batch.pixels)
+    assert parts[0].visits + parts[1].visits == batch.visits
+    assert parts[0].captions + parts[1].captions == batch.captions
+    assert [len(part) for part in split(batch, 50)] == [1] * 5
+    assert contents(split(batch, 1)[0]) == contents(batch)

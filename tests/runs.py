@@ -1,0 +1,68 @@
+"""Real runs of the trainer on tiny models, in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ed2.app.runner import run_training
+from ed2.app.start import Start, choose_start
+from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone
+from ed2.training.state import Controls
+
+E = TypeVar("E", bound=Event)
+PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+
+
+@dataclass
+class Trained:
+    """A run that has ended, and all that it said."""
+
+    start: Start
+    ended: RunEnded
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.of(RunStarted)[0].run_dir
+
+    @property
+    def checkpoint(self) -> Path:
+        assert self.ended.checkpoint, self.ended
+        return self.ended.checkpoint
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def train(values: dict[str, object], *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None) -> Trained:
+    """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does."""
+    start = choose_start(values, None)
+    bus, controls, events = EventBus(), Controls(), list[Event]()
+
+    def watch(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == stop_at:
+            controls.stop(2)
+
+    bus.subscribe(watch)
+    if observer:
+        bus.subscribe(observer)
+    return Trained(start, run_training(start, bus=bus, controls=controls), events)
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, optimizer included, by its file and name."""
+    files = [checkpoint / part / f"{stem}.safetensors" for part, stem in PARTS.items()]
+    files += sorted((checkpoint / "training_state").glob("*.safetensors"))
+    return {f"{file.parent.name}/{file.stem}/{name}": t for file in files for name, t in load_file(file).items()}
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of the tensors whose bytes differ between two checkpoints."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return [name for name in a if a[name].numpy().tobytes() != b[name].numpy().tobytes()]

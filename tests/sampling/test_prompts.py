@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from ed2.sampling.prompts import MAX_CHARACTERS, MAX_FILE_BYTES, MAX_PROMPTS, PromptFile, rounded_size
+from ed2.settings.files import PROGRAM_DIR
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.txt"
+
+
+def reader(path: Path, **changes) -> PromptFile:
+    return PromptFile(**{"path": path, "seed": 5, "resolution": 64, **changes})
+
+
+def texts(path: Path) -> list[str]:
+    return [prompt.prompt for prompt in reader(path).read()[0]]
+
+
+def test_one_prompt_a_line_without_blanks_and_comments(path: Path) -> None:
+    path.write_text("# mine\na cat\n\n   \n  a dog \r\n  # not this\na bird", encoding="utf-8")
+    prompts, note = reader(path).read()
+    assert [(p.index, p.prompt) for p in prompts] == [(0, "a cat"), (1, "a dog"), (2, "a bird")]
+    assert not note
+    assert {(p.seed, p.size, p.negative_prompt, p.cfgs) for p in prompts} == {(5, (64, 64), "", (1.0, 4.0, 7.0))}
+
+
+def test_three_prompts_are_shipped() -> None:
+    assert len(texts(PROGRAM_DIR / "sample_prompts.txt")) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])
+def test_common_encodings_are_read(path: Path, encoding: str) -> None:
+    path.write_bytes("un café à Zürich\nzwei".encode(encoding))
+    assert texts(path) == ["un café à Zürich", "zwei"]
+
+
+def test_bytes_of_no_encoding_and_control_characters_do_no_harm(path: Path) -> None:
+    path.write_bytes(b"a\x00b\x1b[31m\tc\x81\xff\n\xf0\x9f\n")
+    assert texts(path)[0].startswith("a b [31m c")
+    assert all(text.isprintable() for text in texts(path))
+
+
+def test_a_changed_file_is_seen(path: Path) -> None:
+    prompts = reader(path)
+    path.write_text("one")
+    assert len(prompts.read()[0]) == 1
+    path.write_text("one\ntwo")
+    assert len(prompts.read()[0]) == 2
+
+
+def test_a_missing_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
+    prompts = reader(path)
+    found, note = prompts.read()
+    assert found == ()
+    assert str(path) in note
+    assert "no such file" in note
+    assert prompts.read() == ((), "")
+    path.write_text("now it is there")
+    assert [p.prompt for p in prompts.read()[0]] == ["now it is there"]
+
+
+def test_an_empty_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
+    path.write_text("# nothing\n\n")
+    prompts = reader(path)
+    assert "no prompts" in prompts.read()[1]
+    assert prompts.read() == ((), "")
+
+
+@pytest.mark.parametrize("damage", ["emptied", "missing", "a folder"])
+def test_a_file_that_breaks_keeps_the_prompts_read_before(path: Path, damage: str) -> None:
+    path.write_text("a cat")
+    prompts = reader(path)
+    good, _ = prompts.read()
+    path.unlink()
+    if damage == "emptied":
+        path.touch()
+    if damage == "a folder":
+        path.mkdir()
+    found, note = prompts.read()
+    assert found == good
+    assert "read before" in note
+    assert prompts.read() == (good, "")
+
+
+def test_a_second_damage_is_told_again(path: Path) -> None:
+    prompts = reader(path)
+    for _ in range(2):
+        path.write_text("a cat")
+        assert prompts.read()[1] == ""
+        path.unlink()
+        assert prompts.read()[1] != ""
+
+
+def test_too_many_and_too_long_prompts_are_cut_and_told_once(path: Path) -> None:
+    path.write_text("\n".join(["x" * (MAX_CHARACTERS + 1)] * (MAX_PROMPTS + 3)))
+    prompts = reader(path)
+    found, note = prompts.read()
+    assert len(found) == MAX_PROMPTS
+    assert {len(p.prompt) for p in found} == {MAX_CHARACTERS}
+    assert str(MAX_PROMPTS + 3) in note
+    assert str(MAX_CHARACTERS) in note
+    assert prompts.read() == (found, "")
+
+
+def test_a_huge_file_is_read_up_to_a_whole_line(path: Path) -> None:
+    path.write_bytes("é\n".encode() + b"# \xc3\xa9 and more\n" * (MAX_FILE_BYTES // 10))
+    assert texts(path) == ["é"]
+
+
+def test_sizes_are_rounded_to_what_the_model_takes(path: Path) -> None:
+    path.write_text("a cat")
+    assert reader(path, resolution=500, multiple=64).read()[0][0].size == (512, 512)
+    assert reader(path, resolution=5, multiple=16).read()[0][0].size == (16, 16)
+    assert rounded_size(100, 70, 16) == (96, 64)

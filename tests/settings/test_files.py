@@ -1,0 +1,74 @@
+"""Settings files: presets in, the settings of a run out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ed2.errors import SettingsError
+from ed2.settings.checks import settings_from
+from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults, write_settings
+
+
+def preset(folder: Path, content: object) -> Path:
+    path = folder / "preset.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_the_settings_of_a_run_are_a_preset_that_gives_them_back(tmp_path: Path) -> None:
+    settings = with_defaults({"batch_size": 3, "lr": 2e-6, "data_root": ["pictures"], "clip_grad_norm": None})
+    write_settings(tmp_path / "settings.json", settings)
+    assert settings_from(read_preset(tmp_path / "settings.json").values) == settings
+
+
+def test_relative_paths_in_a_preset_count_from_the_programs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = read_preset(preset(tmp_path, {"data_root": ["pictures"], "logdir": "logs"})).values
+    assert values == {"data_root": [str(PROGRAM_DIR / "pictures")], "logdir": str(PROGRAM_DIR / "logs")}
+
+
+def test_a_public_model_name_stays_a_name(tmp_path: Path) -> None:
+    assert read_preset(preset(tmp_path, {"resume_ckpt": "owner/model"})).values == {"resume_ckpt": "owner/model"}
+
+
+def test_what_stands_beside_the_settings_is_about_the_preset(tmp_path: Path) -> None:
+    read = read_preset(preset(tmp_path, {"about": {"title": "Small cards"}, "batch_size": 1}))
+    assert (read.about, read.values) == ({"title": "Small cards"}, {"batch_size": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"lr": 1e-6', "it is no proper JSON|it is not proper JSON"),
+        ('{"lr": NaN}', "NaN is no number"),
+        ('{"lr": 1, "lr": 2}', "given twice: lr"),
+        ("[1, 2]", "it holds no settings"),
+        ("[" * 100_000, "it is not proper JSON"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_reason(tmp_path: Path, content: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told) as caught:
+        read_preset(preset(tmp_path, content))
+    assert "preset.json" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"gone\.json: there is no such file"):
+        read_preset(tmp_path / "gone.json")
+
+
+def test_a_file_is_strict_and_unknown_keys_are_told_with_the_nearest() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_from({"max_epoch": 3, "batch_size": "4", "amp": 1})
+    text = str(caught.value)
+    assert "max_epoch: there is no such setting. Did you mean max_epochs?" in text
+    assert "batch_size: '4' is not allowed" in text
+    assert "amp: 1 is not allowed: it takes true or false." in text
+
+
+@pytest.mark.parametrize("path", sorted((PROGRAM_DIR / "presets").glob("*.json")), ids=lambda path: path.stem)
+def test_a_shipped_preset_is_valid_and_says_what_it_is_for(path: Path) -> None:
+    read = read_preset(path)
+    with_defaults(read.values)
+    assert set(read.about) >= {"title", "for", "source"}

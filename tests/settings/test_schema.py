@@ -1,0 +1,76 @@
+"""The schema: names, defaults, meanings."""
+
+from pathlib import Path
+
+import pytest
+
+from ed2.errors import SettingsError
+from ed2.settings.checks import settings_from, without_effect
+from ed2.settings.fields import fields, groups
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.page import settings_page
+from ed2.settings.schema import Settings
+
+
+def test_names_are_unique_over_all_groups() -> None:
+    names = [name for group in groups().values() for name in group.model_fields]
+    assert len(names) == len(set(names))
+
+
+def test_every_setting_has_a_help_and_every_group_a_title() -> None:
+    assert all(spec.help for spec in fields().values())
+    assert all(group.__doc__ for group in groups().values())
+
+
+def test_saving_every_30_minutes_is_the_default_and_off_when_only_epochs_are_given() -> None:
+    def minutes(**values: object) -> float:
+        return settings_from(values).checkpoint.minutes
+
+    assert minutes() == 30
+    assert minutes(save_every_n_epochs=5) == 0
+    assert minutes(save_every_n_epochs=5, ckpt_every_n_minutes=10) == 10
+    assert minutes(ckpt_every_n_minutes=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "unet", "text_encoder"),
+    [
+        ({}, 1e-6, 5e-7),
+        ({"lr": 2e-6}, 2e-6, 2e-6),
+        ({"text_encoder_lr": 3e-7}, 1e-6, 3e-7),
+        ({"lr": 2e-6, "text_encoder_lr": 3e-7}, 2e-6, 3e-7),
+    ],
+)
+def test_lr_holds_for_both_networks_unless_the_text_encoder_has_its_own(
+    values: dict[str, object], unet: float, text_encoder: float
+) -> None:
+    optimizer = settings_from(values).optimizer
+    assert (optimizer.unet_lr, optimizer.te_lr) == (unet, text_encoder)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"disable_unet_training": True, "disable_textenc_training": True}, "both left untrained"),
+        ({"useadam8bit": True, "optimizer": "adamw"}, "asks for adamw8bit"),
+        ({"amp": False, "amp_dtype": "bf16"}, "mixed precision is off"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        settings_from(values)
+
+
+def test_settings_without_effect_are_told() -> None:
+    settings = settings_from({"disable_textenc_training": True, "text_encoder_lr": 1e-7})
+    assert without_effect(settings) == ["text_encoder_lr has no effect: the text encoder is not trained."]
+
+
+def test_replaced_changes_settings_by_their_flat_names() -> None:
+    changed = Settings().replaced(seed=7, batch_size=5)
+    assert (changed.run.seed, changed.data.batch_size, changed.run.max_epochs) == (7, 5, 300)
+
+
+def test_the_settings_page_of_the_docs_is_up_to_date() -> None:
+    page: Path = PROGRAM_DIR / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == settings_page(), "run: python scripts/make_docs"

@@ -1,0 +1,84 @@
+"""Tiny real models and pictures: the classes of the full-size ones, with random weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ed2.settings.files import PROGRAM_DIR
+
+TOKENIZER = PROGRAM_DIR / "ed2" / "demo" / "base" / "tokenizer"
+WIDTH = 32
+
+
+def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a diffusers folder of a tiny model whose VAE makes 4 pixels one latent."""
+    torch.manual_seed(seed)
+    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8"))
+    UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(WIDTH, WIDTH),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        use_linear_projection=family == "sd2",
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    ).save_pretrained(folder / "vae")
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            hidden_act="gelu" if family == "sd2" else "quick_gelu",
+            bos_token_id=vocabulary["<|startoftext|>"],
+            eos_token_id=vocabulary["<|endoftext|>"],
+            pad_token_id=vocabulary["<|endoftext|>"],
+        )
+    ).save_pretrained(folder / "text_encoder")
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type, steps_offset=1
+    ).save_pretrained(folder / "scheduler")
+    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX))
+    return folder
+
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+}
+
+
+def make_pictures(folder: Path, sizes: list[tuple[int, int]], *, seed: int = 0) -> Path:
+    """Write noise pictures of these sizes, each with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    for number, (width, height) in enumerate(sizes):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(f"a picture of number {number}", encoding="utf-8")
+    return folder
