@@ -68,7 +68,7 @@ class Program:
 
     def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, cwd=cwd, **environment)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=200)
         return process.returncode, output, errors
 
     def pip_calls(self) -> list[list[str]]:

@@ -178,7 +178,7 @@ def test_ed_torch_is_checked(program: Program) -> None:
 
 def test_two_starts_at_once_install_one_after_the_other(program: Program) -> None:
     starts = [program.start("train", STUB_SECONDS="0.5") for _ in range(2)]
-    errors = [process.communicate(timeout=60)[1] for process in starts]
+    errors = [process.communicate(timeout=200)[1] for process in starts]
     assert [process.returncode for process in starts] == [5, 5]
     assert len(program.pip_calls()) == 2
     assert sum("waiting for it" in text for text in errors) == 1
@@ -238,6 +238,7 @@ def fake_wheel(folder: Path, version: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_half_made_environment_is_made_anew_and_filled_by_the_real_pip(bare: Program, tmp_path: Path) -> None:
     bare.write(".venv/.partial", "")
     bare.write(".venv/bin/python", "rubbish")

@@ -9,7 +9,7 @@ from typing import Any
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.scanning import scan_dataset
 from ed2.data.example import Dataset
-from ed2.data.report import Plan, as_json, as_text
+from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.schema import Settings
@@ -24,10 +24,10 @@ class Checked:
     sizes: ModelSizes
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> RunPlan:
         """How the pictures would be trained."""
         data, run = self.settings.data, self.settings.run
-        return Plan(seed=run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum, max_epochs=run.max_epochs)
+        return RunPlan(seed=run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum, max_epochs=run.max_epochs)
 
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""

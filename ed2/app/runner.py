@@ -18,6 +18,7 @@ from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.libraries import quiet_libraries
 from ed2.sampling.job import SampleJob
 from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.sampling.prompts import PromptFile
@@ -38,6 +39,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         Ed2Error: the run cannot begin. Once it has begun, every end is a `RunEnded`.
     """
     began = time.monotonic()
+    quiet_libraries()
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)

@@ -82,7 +82,7 @@ class Saver:
                     self._write_training_state(folder / TRAINING_STATE, run)
             single = self._write_single(target.name, model, tensors)
             _thin_training_states(target.parent)
-        except (OSError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             fix = "Free some space or choose another folder; training goes on and tries again."
             raise CheckpointError(f"The checkpoint {target.name} could not be written", f"{error}.", fix) from error
         size = sum(file.stat().st_size for file in (*target.rglob("*"), *([single] if single else [])) if file.is_file())

@@ -7,17 +7,30 @@ import torch
 from torch import Tensor
 
 SEPARATOR = "/"
+SAME = "same as"
+MOST_COMPARED = 4096
+"""Numbers in a tensor that is looked at for being the same as another."""
 
 
 def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of `optimizer` as tensors on the CPU and numbers, named by their place: "0/exp_avg"."""
+    """Return the state of `optimizer` as tensors on the CPU and numbers, named by their place: "0/exp_avg".
+
+    Small tensors of the same content, such as the tables of 8-bit optimizers that all parameters share, are returned
+    once; among the numbers stands for each further place the name of the first.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
+    first_place: dict[object, str] = {}
     for name, value in _leaves(optimizer.state_dict()["state"]):
-        if isinstance(value, Tensor):
-            tensors[name] = value.detach().cpu().contiguous()
-        else:
+        if not isinstance(value, Tensor):
             numbers[name] = value
+            continue
+        tensor = value.detach().cpu().contiguous()
+        content = _content(tensor)
+        if content is not None and first_place.setdefault(content, name) != name:
+            numbers[name] = {SAME: first_place[content]}
+        else:
+            tensors[name] = tensor
     return tensors, numbers
 
 
@@ -33,7 +46,7 @@ def put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], nu
         place = state.setdefault(int(index), {})
         for step in path:
             place = place.setdefault(step, {})
-        place[last] = value
+        place[last] = tensors[value[SAME]].clone() if isinstance(value, Mapping) else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -44,3 +57,10 @@ def _leaves(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(value, name + SEPARATOR)
         else:
             yield name, value
+
+
+def _content(tensor: Tensor) -> object:
+    """What two small tensors have in common if they are the same; None for a large one."""
+    if tensor.numel() > MOST_COMPARED:
+        return None
+    return str(tensor.dtype), tuple(tensor.shape), tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.item()

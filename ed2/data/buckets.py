@@ -8,15 +8,12 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from ed2.settings.schema import RESOLUTIONS, SMALL_RESOLUTIONS
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; right and bottom lie just outside."""
-
-RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
-"""The resolution classes that models are trained at."""
-SMALL_RESOLUTIONS = (64, 128, 192)
-"""Classes for tests and the demo, with finer steps, since steps of 64 would leave them one shape."""
 
 WIDEST_RATIO = 4
 JITTER = 0.02

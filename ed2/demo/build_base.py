@@ -59,8 +59,13 @@ def assemble(work_dir: Path, target_dir: Path) -> None:
     _save_text_encoder(work_dir / "text_encoder", target_dir / "text_encoder")
     shutil.copytree(work_dir / "tokenizer", target_dir / "tokenizer", dirs_exist_ok=True)
     PNDMScheduler(**_pndm_settings()).save_pretrained(target_dir / "scheduler")
-    index = {"_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None], **CLASSES}
-    index |= {"safety_checker": [None, None], "requires_safety_checker": False}
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        **CLASSES,
+    }
     _write_json(index, target_dir / "model_index.json")
     _forget_paths(target_dir)
 

@@ -31,33 +31,28 @@ def orthogonalize(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tens
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Muon for weights of two or more dimensions; those beyond the first count as one (convolutions)."""
 
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], momentum: float = 0.95) -> None:
+        self.momentum = momentum
+        self.by_shape: dict[tuple[int, int], list[torch.nn.Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            self.by_shape[parameter.shape[0], parameter[0].numel()].append(parameter)
+        self.averages = {shape: torch.zeros(len(group), *shape) for shape, group in self.by_shape.items()}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update all parameters; equal shapes are orthogonalized together."""
-        for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[torch.nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[(parameter.shape[0], parameter[0].numel())].append(parameter)
-            for shape, parameters in by_shape.items():
-                self._update(parameters, shape, group)
+    def step(self, learning_rate: float, weight_decay: float = 0.01) -> None:
+        """Update all parameters from their gradients; equal shapes are orthogonalized together."""
+        for shape, parameters in self.by_shape.items():
+            gradients = torch.stack([_gradient(parameter).reshape(shape) for parameter in parameters])
+            average = self.averages[shape].lerp_(gradients, 1 - self.momentum)
+            updates = orthogonalize(gradients.lerp(average, self.momentum))
+            size = max(1.0, shape[0] / shape[1]) ** 0.5
+            for parameter, update in zip(parameters, updates, strict=True):
+                parameter.mul_(1 - learning_rate * weight_decay)
+                parameter.add_(update.reshape(parameter.shape), alpha=-learning_rate * size)
 
-    def _update(self, parameters: list[torch.nn.Parameter], shape: tuple[int, int], group: dict[str, float]) -> None:
-        directions = []
-        for parameter in parameters:
-            state = self.state[parameter]
-            average = state.setdefault("average", torch.zeros(parameter.shape))
-            average.lerp_(parameter.grad, 1 - group["momentum"])
-            directions.append(parameter.grad.lerp(average, group["momentum"]).reshape(shape))
-        size = max(1.0, shape[0] / shape[1]) ** 0.5
-        for parameter, update in zip(parameters, orthogonalize(torch.stack(directions)), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

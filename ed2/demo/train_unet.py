@@ -70,7 +70,7 @@ def stratified_timesteps(batch_size: int) -> torch.Tensor:
 
 
 class UnetTrainer:
-    """The UNet under training, its averaged copy, and its optimizers."""
+    """The UNet under training, its averaged copy, and its two optimizers: Muon for matrices, AdamW for the rest."""
 
     def __init__(self, buckets: list[EncodedBucket], empty_embeds: torch.Tensor, settings: UnetSettings) -> None:
         torch.manual_seed(settings.seed)
@@ -83,10 +83,8 @@ class UnetTrainer:
         matrices = [p for name, p in parameters if p.ndim >= 2 and "conv_in" not in name and "conv_out" not in name]
         known = {id(parameter) for parameter in matrices}
         others = [p for _, p in parameters if id(p) not in known]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=settings.matrix_rate),
-            torch.optim.AdamW(others, lr=settings.other_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
-        ]
+        self.muon = Muon(matrices)
+        self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
     def draw_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return latents and prompt embeddings of one bucket, some captions left out."""
@@ -109,15 +107,14 @@ class UnetTrainer:
 
     def step(self, step: int) -> float:
         """Make one update and return its loss."""
-        rates = (self.settings.matrix_rate, self.settings.other_rate)
-        for optimizer, rate in zip(self.optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * cosine(step, self.settings.num_steps, warmup_steps=40)
+        factor = cosine(step, self.settings.num_steps, warmup_steps=40)
         loss = self.loss(*self.draw_batch())
         self.unet.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.muon.step(self.settings.matrix_rate * factor)
+        self.adamw.param_groups[0]["lr"] = self.settings.other_rate * factor
+        self.adamw.step()
         update_average(self.average, self.unet, min(0.995, step / (step + 10)))
         return loss.item()
 

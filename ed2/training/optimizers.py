@@ -1,6 +1,5 @@
 """Optimizers, and the set of them that a run steps together."""
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ def adamw8bit(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Opti
 
     Source: Dettmers et al. 2022, arXiv:2110.02861.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel of its CPU part is never there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import bitsandbytes

@@ -12,7 +12,7 @@ from PIL import Image
 from ed2.data.epoch import plan_epoch
 from ed2.data.example import Example, Finding
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.loader import Batch, Loader, LoaderOptions, split
+from ed2.data.loader import Batch, Loader, LoaderOptions, load_pixels, split
 from ed2.errors import Problem
 
 OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
@@ -138,12 +138,10 @@ def test_the_next_epoch_is_begun_before_this_one_ends(examples: tuple[Example, .
 def test_no_more_batches_than_asked_are_decoded_ahead(
     examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ed2.data import loader as module
-
     begun: list[str] = []
-    read = module.load_pixels
     monkeypatch.setattr(
-        module, "load_pixels", lambda example, *rest: (begun.append(example.name), read(example, *rest))[1]
+        "ed2.data.loader.load_pixels",
+        lambda example, *rest: (begun.append(example.name), load_pixels(example, *rest))[1],
     )
     options = replace(OPTIONS, batch_size=1, grad_accum=1, ahead=2, threads=4)
     with Loader(examples, options, on_problem=ignore) as loader:

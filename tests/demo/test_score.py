@@ -14,7 +14,7 @@ from ed2.demo.build_base import BASE_DIR
 from ed2.demo.checker import share_right
 from ed2.demo.score import background_colour, concept_score
 from ed2.demo.shapes import BUCKETS, COLOURS, SHAPES, Placement, draw_picture, draw_shape
-from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, PICTURES_DIR, SIZES, Zorg, draw_picture_set, draw_zorg
+from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, PICTURES_DIR, SIZES, CaptionedImage, Zorg, draw_picture_set, draw_zorg
 
 NUM_PARAMETERS = {"unet": 2_725_956, "vae": 233_751, "text_encoder": 208_704}
 MAX_BASE_BYTES = 7_000_000
@@ -29,12 +29,17 @@ def draw_plain(shape: str, colour: str, background: str = "green") -> Image.Imag
     return image
 
 
+@pytest.fixture(scope="module")
+def picture_set() -> list[CaptionedImage]:
+    return draw_picture_set()
+
+
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_true_zorgs_score_high_at_both_sizes() -> None:
-    for picture in draw_picture_set():
+def test_true_zorgs_score_high_at_both_sizes(picture_set: list[CaptionedImage]) -> None:
+    for picture in picture_set:
         small = picture.image.resize((picture.image.width // 4, picture.image.height // 4), Image.Resampling.LANCZOS)
         assert concept_score(picture.image) > 0.95
         assert concept_score(small) > 0.9
@@ -77,19 +82,18 @@ def test_background_colour_is_right_on_shapes() -> None:
 
 def test_checker_recognizes_drawn_pictures() -> None:
     rng = random.Random(8)
-    pictures = [draw_picture(rng, BUCKETS[index % len(BUCKETS)]) for index in range(60)]
+    pictures = [draw_picture(rng, BUCKETS[index % len(BUCKETS)]) for index in range(24)]
     assert share_right([p.pixels for p in pictures], [p.scene for p in pictures])["all"] == 1
 
 
-def test_picture_set_on_disk_is_what_its_script_draws() -> None:
+def test_picture_set_on_disk_is_what_its_script_draws(picture_set: list[CaptionedImage]) -> None:
     paths = sorted(PICTURES_DIR.glob("*.png"))
-    drawn = draw_picture_set()
-    assert len(paths) == len(drawn) == 24
-    for path, picture in zip(paths, drawn, strict=True):
+    assert len(paths) == len(picture_set) == 24
+    for path, picture in zip(paths, picture_set, strict=True):
         with Image.open(path) as image:
             assert image.convert("RGB").tobytes() == picture.image.tobytes()
         assert path.with_suffix(".txt").read_text(encoding="utf-8").strip() == picture.caption
-    sizes = [picture.image.size for picture in drawn]
+    sizes = [picture.image.size for picture in picture_set]
     assert all(sizes.count(size) == 8 for size in SIZES)
 
 
