@@ -38,7 +38,9 @@ class Trained:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def train(values: dict[str, object], *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None) -> Trained:
+def train(
+    values: dict[str, object], *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None
+) -> Trained:
     """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does."""
     start = choose_start(values, None)
     bus, controls, events = EventBus(), Controls(), list[Event]()

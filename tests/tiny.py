@@ -19,7 +19,6 @@ WIDTH = 32
 def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """Write a diffusers folder of a tiny model whose VAE makes 4 pixels one latent."""
     torch.manual_seed(seed)
-    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8"))
     UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(WIDTH, WIDTH),
@@ -39,7 +38,22 @@ def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "eps
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
     ).save_pretrained(folder / "vae")
-    CLIPTextModel(
+    make_text_encoder(family).save_pretrained(folder / "text_encoder")
+    DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
+    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX))
+    return folder
+
+
+def make_text_encoder(family: str) -> CLIPTextModel:
+    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8"))
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(vocabulary),
             hidden_size=WIDTH,
@@ -51,13 +65,7 @@ def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "eps
             eos_token_id=vocabulary["<|endoftext|>"],
             pad_token_id=vocabulary["<|endoftext|>"],
         )
-    ).save_pretrained(folder / "text_encoder")
-    DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type, steps_offset=1
-    ).save_pretrained(folder / "scheduler")
-    shutil.copytree(TOKENIZER, folder / "tokenizer")
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX))
-    return folder
+    )
 
 
 MODEL_INDEX = {

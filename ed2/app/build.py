@@ -173,7 +173,11 @@ class Builder:
             single_format=settings.ckpt_format,
             single_dtype=torch.float32 if settings.save_full_precision else torch.float16,
             prepend_last=not settings.no_prepend_last,
-            about={"fingerprint": self.dataset.fingerprint, "seed": self.start.settings.run.seed, "versions": versions()},
+            about={
+                "fingerprint": self.dataset.fingerprint,
+                "seed": self.start.settings.run.seed,
+                "versions": versions(),
+            },
         )
 
     def checkpoint_job(self, run: Run, saver: Saver) -> CheckpointJob:
@@ -244,4 +248,3 @@ def chosen_optimizer(settings: OptimizerSettings, device: torch.device) -> str:
     """The optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
     chosen = "adamw8bit" if settings.useadam8bit else settings.optimizer
     return chosen or ("adamw8bit" if device.type == "cuda" else "adamw")
-

@@ -34,7 +34,7 @@ class Checked:
         report = as_json(self.dataset, self.plan)
         told = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
         disk = disk_forecast(self.settings, self.sizes)
-        return {**report, "problems": [*list(report["problems"]), *told], "disk": disk}
+        return {**report, "problems": [*report["problems"], *told], "disk": disk}
 
     def as_text(self) -> str:
         """The same for people."""

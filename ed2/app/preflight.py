@@ -58,7 +58,9 @@ def model_sizes(settings: Settings) -> ModelSizes:
     name = settings.model.resume_ckpt
     plan = ModelSizes("sd1", PARAMETERS["sd1"])
     if not name:
-        problem = Problem(None, "no base model is given, so an SD 1.x model is planned.", "Give one with --resume_ckpt.")
+        problem = Problem(
+            None, "no base model is given, so an SD 1.x model is planned.", "Give one with --resume_ckpt."
+        )
         return ModelSizes(plan.family, plan.parameters, (problem,))
     folder = Path(name)
     counts = {part: _parameters_in(folder / part) for part in ("unet", "text_encoder", "vae")}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -189,7 +190,7 @@ class Session:
         except CheckpointError as error:
             self._bus.emit(Warned(run.state.step, str(error)))
 
-    def _ended(self, phase: str, reason: str, signal_number: int = 0) -> RunEnded:
+    def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
         step = self._run.state.step if self._run else 0
         contact_sheet(self._builder.run_dir)
         return RunEnded(

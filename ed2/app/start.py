@@ -79,7 +79,9 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
         else:
             notes.append(f"A new run from the weights of {path.name}: the project has another name.")
             checkpoint = None
-    settings = settings.replaced(resume_ckpt=str(path), seed=settings.run.seed if settings.run.seed >= 0 else _drawn_seed())
+    settings = settings.replaced(
+        resume_ckpt=str(path), seed=settings.run.seed if settings.run.seed >= 0 else _drawn_seed()
+    )
     return Start(settings, path, checkpoint, notes=(*notes, *without_effect(settings)))
 
 

@@ -28,7 +28,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             for name in names:
                 _to_disk(Path(folder) / name)
             _to_disk(Path(folder))
-        os.rename(temporary, target)
+        temporary.rename(target)
         _to_disk(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -46,7 +46,7 @@ def write_whole(target: Path, content: bytes) -> None:
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     temporary.write_bytes(content)
     _to_disk(temporary)
-    os.replace(temporary, target)
+    temporary.replace(target)
 
 
 def _to_disk(path: Path) -> None:

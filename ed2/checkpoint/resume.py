@@ -77,7 +77,9 @@ class Checkpoint:
             for name, optimizer in run.optimizers.by_network.items():
                 saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
                 if saved["class"] != type(optimizer).__name__:
-                    notes.append(f"The {name} was trained by {saved['class']}: its {type(optimizer).__name__} begins anew.")
+                    notes.append(
+                        f"The {name} was trained by {saved['class']}: its {type(optimizer).__name__} begins anew."
+                    )
                     continue
                 tensors = load_file(self.path / TRAINING_STATE / f"optimizer-{name}.safetensors")
                 put_back(optimizer, tensors, saved["numbers"])
@@ -111,4 +113,3 @@ def newest(logdir: Path) -> Checkpoint | None:
 
 def _age(checkpoint: Checkpoint) -> tuple[str, int]:
     return str(checkpoint.values.get("saved_at", "")), checkpoint.state.step
-

@@ -72,8 +72,6 @@ class Saver:
         started = time.monotonic()
         target = self.run_dir / "ckpts" / self.name(run.state, kind)
         model = run.model
-        if not isinstance(model, StableDiffusion):
-            raise CheckpointError(f"A {model.family} model cannot be saved")
         tensors = _on_cpu(model)
         try:
             if not target.exists():
@@ -85,7 +83,9 @@ class Saver:
         except (OSError, RuntimeError, SafetensorError) as error:
             fix = "Free some space or choose another folder; training goes on and tries again."
             raise CheckpointError(f"The checkpoint {target.name} could not be written", f"{error}.", fix) from error
-        size = sum(file.stat().st_size for file in (*target.rglob("*"), *([single] if single else [])) if file.is_file())
+        size = sum(
+            file.stat().st_size for file in (*target.rglob("*"), *([single] if single else [])) if file.is_file()
+        )
         return CheckpointSaved(
             step=run.state.step,
             epoch=run.state.epoch,
@@ -110,7 +110,9 @@ class Saver:
             "steps_per_epoch": run.steps_per_epoch,
             "metrics": run.metrics.state(),
             "scaler": run.precision.scaler.state_dict(),
-            "optimizers": {n: {"class": type(o).__name__, "numbers": numbers[n]} for n, o in run.optimizers.by_network.items()},
+            "optimizers": {
+                n: {"class": type(o).__name__, "numbers": numbers[n]} for n, o in run.optimizers.by_network.items()
+            },
             **self.about,
         }
         (folder / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -147,8 +149,8 @@ def _write_model(folder: Path, model: StableDiffusion, tensors: PartTensors) -> 
     for name, content in model.folder.small_files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    for part, content in tensors.items():
-        named = _classic_names(content) if part == "text_encoder" else dict(content)
+    for part, named in tensors.items():
+        named = _classic_names(named) if part == "text_encoder" else dict(named)
         save_file(named, folder / part / f"{PARTS[part][1]}.safetensors", {"format": "pt"})
 
 

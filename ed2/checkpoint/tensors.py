@@ -21,7 +21,10 @@ def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     first_place: dict[object, str] = {}
-    for name, value in _leaves(optimizer.state_dict()["state"]):
+    state = optimizer.state_dict()["state"]
+    for name, value in sorted(
+        _leaves(state), key=lambda leaf: leaf[0]
+    ):  # so that the first place is the same one after a resume
         if not isinstance(value, Tensor):
             numbers[name] = value
             continue
@@ -63,4 +66,8 @@ def _content(tensor: Tensor) -> object:
     """What two small tensors have in common if they are the same; None for a large one."""
     if tensor.numel() > MOST_COMPARED:
         return None
-    return str(tensor.dtype), tuple(tensor.shape), tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.item()
+    return (
+        str(tensor.dtype),
+        tuple(tensor.shape),
+        tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.item(),
+    )

@@ -60,7 +60,7 @@ def scan(
         roots: folders, looked through with all that is in them.
         options: how.
         progress: told the number of pictures done, and of all.
-        should_stop: asked at each folder and picture; what was read until then stays remembered.
+        should_stop: asked at each folder and picture; what was read by then stays remembered.
 
     Raises:
         DatasetError: a root is no folder, or there is not one picture that can be used.
@@ -68,9 +68,7 @@ def scan(
     """
     watch = _Watch(progress, should_stop)
     folders = _absolute(roots)
-    findings = [
-        find_pictures(folder, number, lambda found: watch.tell(0, found)) for number, folder in enumerate(folders)
-    ]
+    findings = [find_pictures(folder, n, lambda found: watch.tell(0, found)) for n, folder in enumerate(folders)]
     files = [file for found in findings for file in found.pictures]
     facts, notes = _read_all(files, folders, options, watch)
     problems = [problem for found in findings for problem in found.problems]

@@ -4,10 +4,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ed2.data.buckets import RESOLUTIONS, Size, lost, nearest, sizes
+from ed2.data.buckets import Size, lost, nearest, sizes
 from ed2.data.epoch import is_same_every_epoch, showings_per_bucket, steps_per_epoch
 from ed2.data.example import Dataset, Example, Finding, Kind
+from ed2.settings.schema import RESOLUTIONS
 
 MAX_TOLD = 20
 """How many unusable files the text names; the rest are counted."""
@@ -52,7 +54,7 @@ class RunPlan:
         return sum(self.steps_in(examples, epoch) for epoch in range(self.max_epochs))
 
 
-def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, object]:
+def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, Any]:
     """Return what the contract says of images, buckets, steps and problems."""
     problems_of = _texts_by_key(dataset.notes)
     unusable = [*dataset.problems, *(note for note in dataset.notes if note.path is None)]
@@ -86,6 +88,20 @@ def resolution_table() -> str:
         wide = [f"{width}x{height}" for width, height in sizes(resolution) if width >= height]
         lines += _wrapped(f"{resolution:>10}  ", wide)
     return "\n".join(lines) + "\n"
+
+
+def buckets_page() -> str:
+    """Return the page of the documentation on sizes, as Markdown."""
+    head = (
+        "# Sizes\n\nMade by `python scripts/make_docs` from the rule in `ed2/data/buckets.py`; do not edit by hand.\n\n"
+    )
+    rule = (
+        "A picture is trained in its own shape, in one of the sizes of its resolution: the one nearest in shape. All\n"
+        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
+        "shape is cut at the two ends.\n\n"
+    )
+    lost_head = "\n## What a common picture loses\n\n"
+    return f"{head}{rule}```\n{resolution_table()}```\n{lost_head}{loss_table()}"
 
 
 def loss_table() -> str:

@@ -109,12 +109,16 @@ def _no_index(path: Path) -> Problem:
 def _refused_kind(path: Path) -> list[Problem]:
     name = (_json(path / "model_index.json") or {}).get("_class_name", "")
     channels = (_json(path / "unet" / "config.json") or {}).get("in_channels", 4)
-    if name and not str(name).startswith("StableDiffusion") or "XL" in str(name):
+    if (name and not str(name).startswith("StableDiffusion")) or "XL" in str(name):
         fix = "Choose an SD 1.x or SD 2.x model."
         return [Problem("model_index.json", f"this is a {name}, which cannot be trained here.", fix)]
     if channels != 4:
-        kind = {9: "an inpainting model", 8: "an InstructPix2Pix model"}.get(channels, f"a model of {channels} channels")
-        return [Problem("unet/config.json", f"this is {kind}, which cannot be trained here.", "Choose the plain model.")]
+        kind = {9: "an inpainting model", 8: "an InstructPix2Pix model"}.get(
+            channels, f"a model of {channels} channels"
+        )
+        return [
+            Problem("unet/config.json", f"this is {kind}, which cannot be trained here.", "Choose the plain model.")
+        ]
     return []
 
 
@@ -127,7 +131,9 @@ def _missing(path: Path) -> list[Problem]:
     for part, (_, stem) in PARTS.items():
         if _weights_file(path, part) is None:
             pickled = next((path / part).glob("*.bin"), None) if (path / part).is_dir() else None
-            what = f"only {pickled.name} is there, a format that can run code." if pickled else "the weights are missing."
+            what = (
+                f"only {pickled.name} is there, a format that can run code." if pickled else "the weights are missing."
+            )
             problems.append(Problem(f"{part}/{stem}.safetensors", what, "Get the safetensors files of this model."))
     return problems
 
@@ -167,7 +173,9 @@ def _dtype(file: Path) -> torch.dtype:
             return _DTYPES[tensors.get_slice(names[0]).get_dtype()]
     except (SafetensorError, OSError, KeyError, IndexError) as error:
         what = f"the file is damaged or of another format ({_first_line(error)})."
-        raise _model_error(file.parent.parent, [Problem(f"{file.parent.name}/{file.name}", what, "Get it again.")]) from None
+        raise _model_error(
+            file.parent.parent, [Problem(f"{file.parent.name}/{file.name}", what, "Get it again.")]
+        ) from None
 
 
 def _json(file: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,10 @@ def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> t
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def checkpoint_gradients(networks: Iterable[nn.Module]) -> None:
+def checkpoint_gradients(networks: Iterable[Any]) -> None:
     """Keep no activations inside the blocks of `networks`; compute them again in the backward pass."""
     for network in networks:
-        enable = getattr(network, "gradient_checkpointing_enable", None) or network.enable_gradient_checkpointing
-        enable()
+        if hasattr(network, "gradient_checkpointing_enable"):  # transformers
+            network.gradient_checkpointing_enable()
+        else:  # diffusers
+            network.enable_gradient_checkpointing()

@@ -37,7 +37,14 @@ class NoiseSchedule:
         prediction_type = config.get("prediction_type", "epsilon")
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(f"prediction_type is {prediction_type}; only epsilon and v_prediction can be trained")
-        names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+        names = (
+            "num_train_timesteps",
+            "beta_start",
+            "beta_end",
+            "beta_schedule",
+            "trained_betas",
+            "rescale_betas_zero_snr",
+        )
         betas = {name: config[name] for name in names if config.get(name) is not None}
         return cls(DDPMScheduler(**betas).alphas_cumprod, prediction_type)
 

@@ -79,7 +79,7 @@ def _settings_error(problems: list[Problem]) -> SettingsError:
 
 
 def _reworded(error: ValidationError) -> list[Problem]:
-    """pydantic's errors, one a setting, in our words."""
+    """Pydantic's errors, one a setting, in our words."""
     details: dict[str, ErrorDetails] = {}
     for detail in error.errors():
         details.setdefault(str(detail["loc"][1]), detail)

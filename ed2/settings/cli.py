@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_argument("--config", metavar="FILE", default=None, help="a settings file; flags win over it")
     actions.add_argument("--check", action="store_true", default=False, help="say what the run would do, and stop")
     actions.add_argument("--json", action="store_true", default=False, help="with --check: as one JSON object")
-    actions.add_argument("--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off")
+    actions.add_argument(
+        "--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off"
+    )
     for group, model in groups().items():
         section = parser.add_argument_group((model.__doc__ or group).strip())
         for spec in fields().values():
@@ -87,12 +89,16 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
     if spec.kind is bool:
         section.add_argument(flag, nargs="?", const="true", metavar="true|false", help=text)
         if not spec.is_plain_switch:
-            section.add_argument(f"--no-{spec.name}", dest=spec.name, action="store_const", const="false", help=argparse.SUPPRESS)
+            section.add_argument(
+                f"--no-{spec.name}", dest=spec.name, action="store_const", const="false", help=argparse.SUPPRESS
+            )
     elif spec.many:
         section.add_argument(flag, nargs="+", action="extend", metavar="PATH", help=text)
     else:
         choices = "|".join(map(str, spec.choices)) if 0 < len(spec.choices) <= 5 else None
-        section.add_argument(flag, metavar=choices or ("PATH" if spec.is_path else spec.kind.__name__.upper()), help=text)
+        section.add_argument(
+            flag, metavar=choices or ("PATH" if spec.is_path else spec.kind.__name__.upper()), help=text
+        )
 
 
 def _default_text(spec: FieldSpec) -> str:

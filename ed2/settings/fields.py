@@ -113,7 +113,7 @@ def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
 
 def groups() -> dict[str, type[Group]]:
     """The groups of the schema by name, in order; a group's docstring is its title."""
-    return {name: info.annotation for name, info in Settings.model_fields.items() if info.annotation}
+    return {name: type(info.default) for name, info in Settings.model_fields.items()}
 
 
 @cache

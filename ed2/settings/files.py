@@ -47,7 +47,7 @@ def write_settings(path: Path, settings: Settings) -> None:
     """Write `settings` as a preset that starts the same run, by a temporary name first."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(settings.flat(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object]:

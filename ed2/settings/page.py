@@ -21,7 +21,9 @@ def settings_page() -> str:
     for name, model in groups().items():
         rows = [_row(spec) for spec in fields().values() if spec.group == name]
         title = (model.__doc__ or name).strip()
-        parts.append("\n".join([f"## {title}", "", "| setting | takes | default | what it does |", "|---|---|---|---|", *rows]))
+        parts.append(
+            "\n".join([f"## {title}", "", "| setting | takes | default | what it does |", "|---|---|---|---|", *rows])
+        )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -33,7 +33,7 @@ class Advanced:
 class OneOf:
     """Allows these values only; the error names the nearest of numbers, and all of names."""
 
-    choices: tuple[int, ...] | tuple[str, ...]
+    choices: tuple[Any, ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Check the value after pydantic has checked its type."""
@@ -55,7 +55,9 @@ class OneOf:
 
 def _safe_name(value: str) -> str:
     if not value.strip(" ._") or any(c in '<>:"/\\|?*' or ord(c) < 32 for c in value) or value[0] in ".-":
-        raise ValueError('it names folders and files: letters, digits, "-", "_" and "." only, beginning with a letter or digit')
+        raise ValueError(
+            'it names folders and files: letters, digits, "-", "_" and "." only, beginning with a letter or digit'
+        )
     return value
 
 
@@ -63,7 +65,12 @@ class Group(BaseModel):
     """Settings that belong together."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -73,7 +80,8 @@ class RunSettings(Group):
     project_name: Annotated[str, Field(max_length=80), AfterValidator(_safe_name)] = "myproj"
     """Name of the project: the beginning of the run's folder and of its checkpoints."""
     max_epochs: Annotated[int, Field(ge=1)] = 300
-    """How often every picture is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250 epochs."""
+    """How often every picture is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250
+    epochs."""
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 555
     """Seed of every random draw; -1 draws one and records it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Advanced()] = "auto"
@@ -88,7 +96,7 @@ class DataSettings(Group):
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Area of training: every picture is scaled to a size of about resolution x resolution pixels in its own shape."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
-    """Pictures per forward pass. At most a tenth of the pictures; a larger batch takes a slightly larger learning rate."""
+    """Pictures per forward pass: at most a tenth of them all. A larger batch takes a slightly larger learning rate."""
     grad_accum: Annotated[int, Field(ge=1, le=1024)] = 1
     """Batches whose gradients are averaged before one optimizer step: a larger batch without the memory."""
     cond_dropout: Annotated[float, Field(ge=0, le=1)] = 0.04
@@ -103,7 +111,8 @@ class ModelSettings(Group):
     """Model"""
 
     resume_ckpt: Annotated[str, IsPath()] = ""
-    """The model to start from: a diffusers folder, or a checkpoint of a run to continue it; `findlast` is the newest one in the logs."""
+    """The model to start from: a diffusers folder, or a checkpoint of a run to continue it; `findlast` is the newest
+    one in the logs."""
     weights_only: bool = False
     """Take only the weights of resume_ckpt: a new run, counters at zero, even where the run could be continued."""
     disable_unet_training: bool = False
@@ -116,11 +125,11 @@ class MemorySettings(Group):
     """Speed and memory"""
 
     amp: bool = True
-    """Automatic mixed precision: faster and smaller on any card; bf16 where the card has it, else fp16. Off on a CPU."""
+    """Automatic mixed precision: faster and smaller on a card; bf16 where the card has it, else fp16. Off on a CPU."""
     amp_dtype: Annotated[Literal["fp16", "bf16"] | None, Advanced()] = None
     """The format of mixed precision; empty chooses by the card."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: much less memory, about a quarter slower. Needed on 12 GB."""
+    """Compute activations twice instead of keeping them: much less memory, a quarter slower. Needed on 12 GB."""
     attn_type: Annotated[Literal["sdp"], Advanced()] = "sdp"
     """How attention is computed; sdp is PyTorch's own."""
 
@@ -224,5 +233,3 @@ class Settings(Group):
             own = {key: value for key, value in changes.items() if key in type(group).model_fields}
             groups[name] = group.model_copy(update=own) if own else group
         return self.model_copy(update=groups)
-
-

@@ -8,8 +8,8 @@ from typing import Any, Protocol, Self
 from ed2.data.loader import Batch
 from ed2.errors import StopRequested
 from ed2.events import Event, EventBus
-from ed2.models.base import DiffusionModel
 from ed2.models.memory import Precision
+from ed2.models.sd import StableDiffusion
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
@@ -110,7 +110,7 @@ class Controls:
 class Run:
     """Everything that the loop works on, put together by `ed2.app.build`."""
 
-    model: DiffusionModel
+    model: StableDiffusion
     data: Groups
     objective: Objective
     precision: Precision

@@ -128,7 +128,7 @@ def test_findlast_continues_the_newest_checkpoint(values: Values) -> None:
 
 
 def test_findlast_without_a_checkpoint_is_an_error_that_names_the_folder(values: Values) -> None:
-    with pytest.raises(SettingsError, match="no checkpoint in .*logs"):
+    with pytest.raises(SettingsError, match=r"no checkpoint in .*logs"):
         train({**values, "resume_ckpt": "findlast"})
 
 

@@ -76,5 +76,5 @@ def test_all_wrong_values_are_told_at_once() -> None:
 
 def test_infinity_and_nan_are_refused() -> None:
     for text in ("nan", "inf", "-inf"):
-        with pytest.raises(SettingsError, match="lr: .* is not allowed"):
+        with pytest.raises(SettingsError, match=r"lr: .* is not allowed"):
             flat(f"--lr={text}")

@@ -22,7 +22,9 @@ def test_the_settings_of_a_run_are_a_preset_that_gives_them_back(tmp_path: Path)
     assert settings_from(read_preset(tmp_path / "settings.json").values) == settings
 
 
-def test_relative_paths_in_a_preset_count_from_the_programs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_in_a_preset_count_from_the_programs_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     values = read_preset(preset(tmp_path, {"data_root": ["pictures"], "logdir": "logs"})).values
     assert values == {"data_root": [str(PROGRAM_DIR / "pictures")], "logdir": str(PROGRAM_DIR / "logs")}
