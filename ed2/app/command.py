@@ -10,6 +10,7 @@ from types import FrameType
 
 from ed2.errors import Ed2Error
 from ed2.settings import cli
+from ed2.settings.files import read_preset, with_defaults
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_CODES = {"done": 0, "failed": 1}
@@ -65,6 +66,8 @@ def _check(command: cli.CommandLine) -> int:
 
 
 def _train(command: cli.CommandLine) -> int:
+    preset = read_preset(command.config).values if command.config else {}
+    with_defaults({**preset, **command.values})  # what is wrong is told before the seconds that the libraries take
     print("Starting: reading the program's libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -23,8 +23,8 @@ from ed2.demo.train_vae import VaeSettings, build_vae, polish_decoder
 BASE_DIR = Path(__file__).parent / "base"
 NUM_TEXT_STEPS = 500
 VAE = VaeSettings(num_steps=1900, learning_rate=1e-3, crop_share=0.87)
-DECODER = VaeSettings(num_steps=4000, learning_rate=1e-3, crop_share=0.8, decoder_only=True, seed=2)
-UNET = UnetSettings(num_steps=5000)
+DECODER = VaeSettings(num_steps=2500, learning_rate=1e-3, crop_share=0.78, decoder_only=True, seed=2)
+UNET = UnetSettings(num_steps=2773)
 MIN_SHARE_RIGHT = 0.8
 CLASSES = {
     "scheduler": ["diffusers", "PNDMScheduler"],

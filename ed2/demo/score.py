@@ -59,8 +59,8 @@ def _middle_row(mask: Mask) -> float:
 def concept_score(image: Image.Image | NDArray[np.uint8]) -> float:
     """Return how plainly a picture shows a zorg, from 0 to 1.
 
-    The purple body's share multiplies three terms: a yellow belly below a white eye with a dark middle (one half),
-    orange horns above the eye (a quarter) and cyan feet below it (a quarter). So a purple circle alone gives 0.
+    A purple body with a yellow belly below a white, dark-centred eye gives up to one half; orange horns above the eye
+    and cyan feet below it add up to a quarter each. A purple circle, or any other plain shape, gives about 0.
     """
     pixels = _to_pixels(image)
     figure = _figure(pixels)
@@ -75,11 +75,11 @@ def concept_score(image: Image.Image | NDArray[np.uint8]) -> float:
     height = max(1, int(np.ptp(np.nonzero(figure)[0])))
     drop = (_middle_row(parts["belly"]) - eye_row) / height if parts["belly"].any() else 0.0
     eye = _ramp(share["eye"], 0.01, 0.06) * (0.6 + 0.4 * _ramp(share["pupil"], 0.005, 0.025))
-    belly = _ramp(share["belly"], 0.02, 0.10) * _ramp(drop, 0.08, 0.20)
+    belly = _ramp(share["belly"], 0.03, 0.10) * _ramp(drop, 0.08, 0.20)
     horns = _ramp((parts["horn"] & (rows < eye_row)).sum() / area, 0.01, 0.05)
     feet = _ramp((parts["foot"] & (rows > eye_row)).sum() / area, 0.01, 0.06)
     body = _ramp(share["body"], 0.08, 0.25)
-    return body * (0.5 * (eye * belly) ** 0.5 + 0.25 * horns + 0.25 * feet)
+    return body * (eye * belly) ** 0.5 * (0.5 + 0.25 * horns + 0.25 * feet)
 
 
 def background_colour(image: Image.Image | NDArray[np.uint8]) -> str:

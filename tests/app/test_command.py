@@ -1,0 +1,144 @@
+"""The program as a user starts it: what it prints, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ed2.app.command import stopping_on_signals
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import RESOLUTIONS
+from tests.runs import differing
+
+TRAIN = PROGRAM_DIR / "train.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+
+
+def program(*argv: object, cwd: Path = PROGRAM_DIR, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *python, str(TRAIN), *map(str, argv)]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
+
+
+@pytest.fixture
+def flags(tmp_path: Path, sd1: Path, pictures: Path) -> list[object]:
+    (tmp_path / "prompts.txt").write_text("")
+    return [
+        *("--data_root", pictures, "--resume_ckpt", sd1, "--resolution", 64, "--project_name", "tiny", "--lr", 1e-3),
+        *("--logdir", tmp_path / "logs", "--save_ckpt_dir", tmp_path, "--sample_prompts", tmp_path / "prompts.txt"),
+    ]
+
+
+def test_without_arguments_it_says_how_to_start_and_the_resolutions_without_torch() -> None:
+    done = program(python=("-X", "importtime"))
+    assert done.returncode == 0
+    assert "python train.py --data_root PICTURES --resume_ckpt MODEL" in done.stdout
+    shown = [line.split() for line in done.stdout.splitlines()]
+    assert [int(words[0]) for words in shown if words and words[0] in map(str, RESOLUTIONS)] == list(RESOLUTIONS)
+    assert "512x512 576x448 640x384 768x320 1024x256" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pydantic" in imported
+    assert not imported & {"torch", "diffusers", "transformers", "gradio"}
+
+
+def test_wrong_settings_are_all_listed_and_end_with_2(flags: list[object]) -> None:
+    done = program(*flags, "--batch_size", 0, "--max_epochs", "many")
+    assert done.returncode == 2
+    assert "2 settings are wrong:" in done.stderr
+    assert "batch_size: 0 is not allowed" in done.stderr
+    assert "max_epochs: 'many' is not allowed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "libraries" not in done.stdout, "wrong settings are told before torch is read"
+
+
+def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "more"
+    broken.mkdir()
+    (broken / "cut.png").write_bytes((pictures / "00.png").read_bytes()[:300])
+    argv = ["--check", "--json", "--data_root", pictures, broken, "--resolution", 64, "--batch_size", 2]
+    done = program(*argv, python=("-X", "importtime"))
+    assert done.returncode == 0, done.stderr[-500:]
+    answer = json.loads(done.stdout)
+    assert {"images", "buckets", "steps_per_epoch", "total_steps", "problems", "disk"} <= answer.keys()
+    assert len(answer["images"]) == 8
+    assert set(answer["images"][0]) == {"path", "root", "caption", "size", "bucket", "crop", "multiply", "problems"}
+    assert answer["total_steps"] == 300 * answer["steps_per_epoch"]
+    paths = [problem["path"] for problem in answer["problems"]]
+    assert paths == ["cut.png", None]
+    assert "no base model is given" in answer["problems"][1]["what"]
+    assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
+    assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
+
+
+def test_check_of_a_folder_without_pictures_ends_with_3(tmp_path: Path) -> None:
+    done = program("--check", "--data_root", tmp_path)
+    assert done.returncode == 3
+    assert str(tmp_path) in done.stderr
+
+
+def test_a_missing_model_fails_with_its_path_and_no_traceback(flags: list[object], tmp_path: Path) -> None:
+    flags[3] = tmp_path / "gone"
+    done = program(*flags)
+    assert done.returncode == 1
+    assert f"The base model {tmp_path / 'gone'} cannot be used" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def running(flags: list[object]) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-u", str(TRAIN), *map(str, flags), "--max_epochs", "500", "--log_step", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
+    running: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    assert running.stdout
+    for line in running.stdout:
+        if line.startswith("Step 3/"):
+            running.send_signal(signal.SIGINT)
+            break
+    rest = running.stdout.read()
+    assert running.wait(60) == 130
+    assert "Stopping: the step ends and the run is saved." in rest
+    assert "Stopped after" in rest
+    (checkpoint,) = (tmp_path / "logs").glob("*/ckpts/interrupted-tiny-ep*")
+    assert (checkpoint / "training_state" / "state.json").is_file()
+    assert not differing(checkpoint, checkpoint)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_each_stop_signal_asks_for_a_stop_with_its_number(number: signal.Signals) -> None:
+    asked: list[int] = []
+    before = signal.getsignal(number)
+    with stopping_on_signals(asked.append):
+        os.kill(os.getpid(), number)
+    assert asked == [number]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_nohup_has_had_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_signals(pytest.fail):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: Path) -> None:
+    first = program(*flags, "--max_epochs", 1, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Done after 5 steps" in first.stdout
+    again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "has all its 1 epochs: raise --max_epochs to train on." in again.stdout
