@@ -142,7 +142,7 @@ class Session:
             controls=run.controls,
             total_steps=run.total_steps,
             sample_steps=settings.sampling.sample_steps,
-            batch_size=max(1, settings.data.batch_size // 2),
+            batch_size=settings.data.batch_size,
             autocast=run.precision.autocast,
         )
 

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ed2.checkpoint.folder import whole_folder, write_whole
-from ed2.checkpoint.tensors import taken_apart
+from ed2.checkpoint.tensors import taken_apart, write_tensors
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved
 from ed2.models.files import PARTS
@@ -101,7 +100,7 @@ class Saver:
         numbers: dict[str, Any] = {}
         for network, optimizer in run.optimizers.by_network.items():
             tensors, numbers[network] = taken_apart(optimizer)
-            save_file(tensors, folder / f"optimizer-{network}.safetensors")
+            write_tensors(folder / f"optimizer-{network}.safetensors", tensors)
         state = {
             "format": FORMAT,
             "saved_at": datetime.now(UTC).isoformat(),
@@ -151,7 +150,7 @@ def _write_model(folder: Path, model: StableDiffusion, tensors: PartTensors) -> 
         (folder / name).write_bytes(content)
     for part, named in tensors.items():
         named = _classic_names(named) if part == "text_encoder" else dict(named)
-        save_file(named, folder / part / f"{PARTS[part][1]}.safetensors", {"format": "pt"})
+        write_tensors(folder / part / f"{PARTS[part][1]}.safetensors", named)
 
 
 def _classic_names(text_encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:

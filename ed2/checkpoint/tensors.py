@@ -1,15 +1,29 @@
 """The state of an optimizer as named tensors and plain numbers, for safetensors and JSON: no pickle."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 SEPARATOR = "/"
 SAME = "same as"
 MOST_COMPARED = 4096
 """Numbers in a tensor that is looked at for being the same as another."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that others may read too; safetensors 0.8 leaves it to its owner alone.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, {"format": "pt"})
+    path.chmod(mode)
 
 
 def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

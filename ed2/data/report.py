@@ -96,7 +96,7 @@ def buckets_page() -> str:
         "# Sizes\n\nMade by `python scripts/make_docs` from the rule in `ed2/data/buckets.py`; do not edit by hand.\n\n"
     )
     rule = (
-        "A picture is trained in its own shape, in one of the sizes of its resolution: the one nearest in shape. All\n"
+        "A picture is trained in its own shape, in the size of its resolution that is nearest in shape. All\n"
         "sides are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
         "shape is cut at the two ends.\n\n"
     )

@@ -1,206 +1,20 @@
-import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ed2.app.reporters import ConsoleReporter, JsonlReporter, LogReporter, TensorBoardReporter, cut_back
-from ed2.app.reporters.texts import counted, duration, file_size
+from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.events import (
-    CheckpointSaved,
-    EpochEnded,
     Event,
     MetricsLogged,
-    PhaseChanged,
     RunEnded,
-    RunStarted,
-    Sample,
-    SamplesMade,
     StepDone,
     Warned,
 )
-
-FIGURES = {"loss/log_step": 0.1234, "hyperparameter/lr unet": 1e-6, "performance/images per second": 4.5}
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "my logs" / "demo_20250101-120000"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def started(run_dir: Path, step: int = 0) -> RunStarted:
-    return RunStarted(
-        step, "demo", run_dir, 20, step // 10, 2, 18, "cpu", {"lr": 1e-6, "data_root": ["a"]}, ("Note one.",)
-    )
-
-
-def samples(run_dir: Path, step: int) -> SamplesMade:
-    made = []
-    for index in range(2):
-        path = run_dir / "samples" / f"gs{step:05d}" / f"{index:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (30 + index, 20), (step, 50, 90)).save(path)
-        made.append(Sample(index, path, "a cat", "", 5, (1.0, 4.0, 7.0), (64, 64)))
-    return SamplesMade(step, tuple(made), 1.5)
-
-
-def events_of(run_dir: Path, first: int = 1) -> Iterator[Event]:
-    yield started(run_dir, first - 1)
-    for step in range(first, 21):
-        yield StepDone(step, step // 10, 4)
-        if step % 5 == 0:
-            yield MetricsLogged(step, FIGURES)
-        if step % 10 == 0:
-            yield EpochEnded(step, step // 10 - 1, 0.2, 0.5)
-            yield PhaseChanged(step, "sampling", "2 prompts")
-            yield samples(run_dir, step)
-            yield PhaseChanged(step, "training")
-    yield Warned(20, "A picture \x1b[31mis\x1b[0m broken.")
-    checkpoint = run_dir / "ckpts" / "last-demo-ep01-gs00020"
-    yield CheckpointSaved(20, 1, "last", checkpoint, run_dir / "last.safetensors", 6_480_079, 0.4)
-    yield RunEnded(20, "done", "", 75.0, checkpoint, run_dir / "last.safetensors")
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
-
-
-class Clock:
-    def __init__(self, per_call: float) -> None:
-        self.now, self.per_call = 0.0, per_call
-
-    def __call__(self) -> float:
-        self.now += self.per_call
-        return self.now
-
-
-def told(run_dir: Path, stream: io.StringIO | io.TextIOWrapper, clock: Clock | None = None) -> ConsoleReporter:
-    reporter = ConsoleReporter(stream, clock or Clock(0.01))
-    for event in events_of(run_dir):
-        reporter(event)
-    reporter.close()
-    return reporter
-
-
-# the terminal
-
-
-def test_lines_alone_where_nobody_watches(run_dir: Path) -> None:
-    stream = io.StringIO()
-    told(run_dir, stream)
-    text = stream.getvalue()
-    assert all(letter == "\n" or letter.isprintable() for letter in text)
-    assert "\r" not in text
-    lines = text.splitlines()
-    assert lines[0] == "Training demo: 18 pictures, 2 epochs, 20 steps, on cpu."
-    assert lines[1] == "Note one."
-    progress = [line for line in lines if line.startswith("Step ") and "/20" in line]
-    assert len(progress) == 4
-    assert progress[0].startswith("Step 5/20, loss 0.1234, lr 1e-06, 4.5 images/s, about ")
-
-
-def test_a_warning_brings_no_control_characters(run_dir: Path) -> None:
-    stream = io.StringIO()
-    told(run_dir, stream)
-    assert "Note: A picture is broken." in stream.getvalue()
-    assert "\x1b" not in stream.getvalue()
-
-
-def test_a_line_about_every_ten_seconds(run_dir: Path) -> None:
-    stream = io.StringIO()
-    reporter = ConsoleReporter(stream, Clock(1.0))
-    reporter(started(run_dir))
-    for step in range(1, 21):
-        reporter(StepDone(step, 0, 4))
-    lines = [line for line in stream.getvalue().splitlines() if line.startswith("Step")]
-    assert 1 <= len(lines) <= 4
-
-
-def test_the_end_says_what_was_made_and_where(run_dir: Path) -> None:
-    stream = io.StringIO()
-    told(run_dir, stream)
-    end = stream.getvalue().split("Done after 20 steps in 1 min 15 s.")[1]
-    for place in (
-        run_dir,
-        run_dir / "ckpts" / "last-demo-ep01-gs00020",
-        run_dir / "last.safetensors",
-        run_dir / "samples",
-    ):
-        assert str(place) in end
-    assert f'tensorboard --logdir "{run_dir.parent}"' in end
-
-
-def test_the_end_names_the_contact_sheet(run_dir: Path) -> None:
-    sheet = run_dir / "samples" / "contact_sheet.png"
-    sheet.parent.mkdir()
-    sheet.touch()
-    stream = io.StringIO()
-    told(run_dir, stream)
-    assert str(sheet) in stream.getvalue()
-
-
-def test_a_failed_run_says_why(run_dir: Path) -> None:
-    stream = io.StringIO()
-    reporter = ConsoleReporter(stream)
-    reporter(started(run_dir))
-    reporter(RunEnded(3, "failed", "The disk is full.", 4.0))
-    assert "Failed after 3 steps in 4.0 s: The disk is full." in stream.getvalue()
-    assert "Checkpoint" not in stream.getvalue()
-
-
-def test_a_terminal_has_a_bar(run_dir: Path) -> None:
-    stream = Terminal()
-    told(run_dir, stream)
-    text = stream.getvalue()
-    assert "\r" in text
-    assert "20/20" in text
-    assert "Epoch 2/2" in text
-    assert "loss 0.1234, lr 1e-06, 4.5 images/s" in text
-
-
-def test_the_bar_of_a_continued_run_begins_where_it_was(run_dir: Path) -> None:
-    stream = Terminal()
-    reporter = ConsoleReporter(stream)
-    reporter(started(run_dir, step=10))
-    reporter.close()
-    assert "Continuing demo after step 10" in stream.getvalue()
-    assert "Epoch 2/2  50%" in stream.getvalue()
-
-
-def test_letters_that_the_terminal_does_not_know_do_no_harm(run_dir: Path) -> None:
-    buffer = io.BytesIO()
-    stream = io.TextIOWrapper(buffer, encoding="cp1252", newline="\n")
-    reporter = ConsoleReporter(stream)
-    reporter(Warned(1, "The picture 猫.png is broken."))
-    assert buffer.getvalue() == b"Note: The picture ?.png is broken.\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (counted(1, "step"), "1 step"),
-        (counted(12000, "step"), "12,000 steps"),
-        (duration(4.21), "4.2 s"),
-        (duration(59.6), "1 min 0 s"),
-        (duration(7500), "2 h 5 min"),
-        (file_size(999), "999 bytes"),
-        (file_size(6_480_079), "6.5 MB"),
-        (file_size(2_132_000_000), "2.1 GB"),
-    ],
-)
-def test_numbers_for_people(text: str, expected: str) -> None:
-    assert text == expected
-
+from tests.app.events import FIGURES, events_of
 
 # TensorBoard
 

@@ -1,0 +1,44 @@
+"""The demo teaches: the embedded model learns the creature and keeps what it knew about backgrounds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ed2.demo.score import background_colour, concept_score
+from ed2.models.files import open_folder
+from ed2.models.sd import load
+from ed2.sampling.prompts import Prompt
+from ed2.sampling.sampler import SampleOptions, draw_samples
+from ed2.settings.files import PROGRAM_DIR, read_preset
+from tests.runs import train
+
+SEEN = ("green", "blue", "red", "gray", "white", "pink", "black", "green")
+HELD_OUT = ("yellow", "cyan", "brown", "purple", "yellow", "cyan", "brown", "purple")
+
+
+def drawn(folder: Path, backgrounds: tuple[str, ...]) -> list[np.ndarray]:
+    """One picture a background, each from a seed of its own that is the same at every call."""
+    model = load(open_folder(folder), trained=[], device=torch.device("cpu"), frozen_dtype=torch.float32)
+    prompts = [
+        Prompt(index, f"a zorg on a {colour} background", seed=index, size=(64, 64), cfgs=(4.0,))
+        for index, colour in enumerate(backgrounds)
+    ]
+    options = SampleOptions(num_steps=20, batch_size=8)
+    return [np.asarray(result.tiles[0]) for result in draw_samples(model, prompts, options)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_teaches_its_creature_and_keeps_backgrounds_that_it_was_never_shown_on(tmp_path: Path) -> None:
+    preset = read_preset(PROGRAM_DIR / "presets" / "demo.json").values
+    shorter = {"max_epochs": 50, "lr": 7e-4}  # half the demo's steps: enough to see it
+    folders = {"logdir": str(tmp_path), "sample_prompts": str(tmp_path / "none"), "no_save_ckpt": True}
+    trained = train({**preset, **shorter, **folders})
+    base = PROGRAM_DIR / "ed2" / "demo" / "base"
+    before = [concept_score(image) for image in drawn(base, SEEN)]
+    after = [concept_score(image) for image in drawn(trained.checkpoint, SEEN)]
+    assert sum(score > max(before) + 0.2 for score in after) >= 6, (before, after)
+    kept = [background_colour(image) for image in drawn(trained.checkpoint, HELD_OUT)]
+    assert sum(now == asked for now, asked in zip(kept, HELD_OUT, strict=True)) >= 7, kept
