@@ -1,18 +1,18 @@
 @echo off
-rem Start the program: finds a Python and hands over to ed2\launch.py, which makes .venv, installs what is missing and runs the word.
+rem Start the program: finds a Python and hands over to ed2\launcher\launch.py, which makes .venv, installs what is missing and runs the word.
 setlocal EnableExtensions DisableDelayedExpansion
 set "HERE=%~dp0"
 set "PYTHONHOME="
 set "PYTHONPATH="
 set "FOUND="
 set "RC=1"
-if not exist "%HERE%ed2\launch.py" goto :nofolder
+if not exist "%HERE%ed2\launcher\launch.py" goto :nofolder
 rem A half-made .venv (it holds the file .partial), or one whose Python is gone, is not used: launch.py makes it anew.
 if exist "%HERE%.venv\.partial" goto :find
 if not exist "%HERE%.venv\Scripts\python.exe" goto :find
 "%HERE%.venv\Scripts\python.exe" -c "" >nul 2>nul
 if errorlevel 1 goto :find
-"%HERE%.venv\Scripts\python.exe" -I -X utf8 "%HERE%ed2\launch.py" %*
+"%HERE%.venv\Scripts\python.exe" -I -X utf8 "%HERE%ed2\launcher\launch.py" %*
 set "RC=%ERRORLEVEL%"
 goto :end
 
@@ -21,7 +21,7 @@ if defined PYTHON call :try "%PYTHON%"
 for %%V in (3.12 3.13 3.11 3.14) do call :try py -%%V
 call :try python
 if not defined FOUND goto :nopython
-%FOUND% -I -X utf8 "%HERE%ed2\launch.py" %*
+%FOUND% -I -X utf8 "%HERE%ed2\launcher\launch.py" %*
 set "RC=%ERRORLEVEL%"
 goto :end
 

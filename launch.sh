@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start the program: finds a Python and hands over to ed2/launch.py, which makes .venv, installs what is missing and runs the word.
+# Start the program: finds a Python and hands over to ed2/launcher/launch.py, which makes .venv, installs what is missing and runs the word.
 set -euo pipefail
 
 here="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
@@ -29,4 +29,4 @@ if [ -e "$here/.venv/.partial" ] || ! "$python" -c "" >/dev/null 2>&1; then
         exit 1
     fi
 fi
-exec "$python" -I -X utf8 "$here/ed2/launch.py" "$@"
+exec "$python" -I -X utf8 "$here/ed2/launcher/launch.py" "$@"

@@ -35,6 +35,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_picture_index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs remember of pictures stays out of the user's folder."""
+    from ed2.app import scanning
+
+    scanning.INDEX_FILE = tmp_path_factory.mktemp("user") / "index.json"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
     """Two test processes share two cores; and the bytes of a result depend on the number of threads."""
     import torch

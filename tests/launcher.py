@@ -34,11 +34,12 @@ class Program:
         self.root = folder / "my app (x) ünï"
         self.bin = folder / "bin"
         self.bin.mkdir()
-        (self.root / "ed2").mkdir(parents=True)
+        (self.root / "ed2" / "launcher").mkdir(parents=True)
+        shutil.copy(ROOT / "ed2" / "__init__.py", self.root / "ed2")
         for name in ["launch.sh", "requirements.txt", "constraints.txt", "pyproject.toml"]:
             shutil.copy(ROOT / name, self.root)
         for name in LAUNCHER:
-            shutil.copy(ROOT / "ed2" / name, self.root / "ed2")
+            shutil.copy(ROOT / "ed2" / "launcher" / name, self.root / "ed2" / "launcher")
         for name in TOOLS:
             (self.bin / name).symlink_to(str(shutil.which(name)))
 

@@ -32,7 +32,7 @@ def test_launch_bat_is_plain_and_leaves_everything_to_launch_py() -> None:
         assert shared in text
         assert shared in script
     assert "if not defined CI pause" in text
-    assert '"%HERE%ed2\\launch.py" %*' in text
+    assert '"%HERE%ed2\\launcher\\launch.py" %*' in text
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[str]]:
@@ -50,14 +50,14 @@ def start(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[
 @pytest.mark.skipif(not (COMPILER and shutil.which("wine")), reason="needs wine and mingw-w64")
 def test_launch_bat_finds_python_and_passes_everything_on(tmp_path: Path) -> None:
     folder, programs = tmp_path / "a & b! (x86)", tmp_path / "bin"
-    (folder / "ed2").mkdir(parents=True)
+    (folder / "ed2" / "launcher").mkdir(parents=True)
     programs.mkdir()
     shutil.copy(ROOT / "launch.bat", folder)
-    (folder / "ed2/launch.py").write_text("")
+    (folder / "ed2/launcher/launch.py").write_text("")
     (tmp_path / "python.c").write_text(PYTHON)
     subprocess.run([str(COMPILER), "-o", programs / "python.exe", tmp_path / "python.c"], check=True)
     path = "Z:" + str(programs).replace("/", "\\")
-    launcher = "Z:" + str(folder).replace("/", "\\") + "\\ed2\\launch.py"
+    launcher = "Z:" + str(folder).replace("/", "\\") + "\\ed2\\launcher\\launch.py"
 
     code, lines = start(folder, "train")
     assert code == 1

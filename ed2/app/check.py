@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
+from ed2.app.reporters.texts import file_size
 from ed2.app.scanning import scan_dataset
 from ed2.data.example import Dataset
 from ed2.data.report import RunPlan, as_json, as_text
@@ -39,11 +40,11 @@ class Checked:
     def as_text(self) -> str:
         """The same for people."""
         disk = disk_forecast(self.settings, self.sizes)
-        size, free = (f"{disk[name] / 2**30:.1f} GB" for name in ("checkpoint_bytes", "free_bytes"))
+        size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
         lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
         if disk["checkpoints"] > 1:
-            total = disk["checkpoints"] * disk["checkpoint_bytes"] / 2**30
-            lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total:.1f} GB.")
+            total = file_size(disk["checkpoints"] * disk["checkpoint_bytes"])
+            lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total}.")
         lines += [str(problem) for problem in self.sizes.problems] + without_effect(self.settings)
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import FrameType
 
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
 from ed2.settings.files import read_preset, with_defaults
 
@@ -47,6 +47,12 @@ def main(argv: Sequence[str]) -> int:
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
+    except StopRequested as stop:
+        print("Stopped before the training began.", file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _how_to_start() -> int:

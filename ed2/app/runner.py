@@ -44,6 +44,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
+    controls.obey()
     start = weigh(start, dataset)
     machine = Machine.of(start.settings)
     run_dir = make_run_folder(start)

@@ -96,8 +96,8 @@ def buckets_page() -> str:
         "# Sizes\n\nMade by `python scripts/make_docs` from the rule in `ed2/data/buckets.py`; do not edit by hand.\n\n"
     )
     rule = (
-        "A picture is trained in its own shape, in the size of its resolution that is nearest in shape. All\n"
-        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
+        "A picture is trained in its own shape, in the size of its resolution that is nearest in shape. All sides\n"
+        "are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
         "shape is cut at the two ends.\n\n"
     )
     lost_head = "\n## What a common picture loses\n\n"

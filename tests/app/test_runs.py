@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
 from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone, Warned
+from ed2.training.state import Run
 from tests.runs import Trained, differing, train, weights
 
 Values = dict[str, object]
@@ -94,8 +97,11 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_decoding_threads(
     assert differing(one.checkpoint, other.checkpoint)
 
 
-@pytest.mark.parametrize("stop_at", [2, 5], ids=["mid-epoch", "later"])
-@pytest.mark.parametrize("more", [{}, {"optimizer": "adamw8bit", "grad_accum": 2}], ids=["adamw", "8-bit accumulated"])
+@pytest.mark.parametrize(
+    ("more", "stop_at"),
+    [({}, 2), ({}, 5), ({"useadam8bit": True, "grad_accum": 2}, 2)],
+    ids=["mid-epoch", "at an epoch's end", "8-bit accumulated"],
+)
 def test_a_stopped_run_goes_on_in_its_folder_to_the_same_bytes(values: Values, stop_at: int, more: Values) -> None:
     values = {**values, **more, "lr_scheduler": "cosine", "flip_p": 0.5, "log_step": 3}
     straight = train(values)
@@ -211,6 +217,24 @@ def test_gradient_checkpointing_changes_no_result(values: Values) -> None:
     plain = weights(train({**values, "max_epochs": 1}).checkpoint)
     checkpointed = weights(train({**values, "max_epochs": 1, "gradient_checkpointing": True}).checkpoint)
     assert all(bool((plain[n].float() - checkpointed[n].float()).abs().max() < 1e-5) for n in plain if "vae" not in n)
+
+
+def test_a_run_that_fails_saves_what_it_has_and_says_why(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ed2.training import loop
+
+    real = loop.optimizer_step
+
+    def failing(run: Run, batches: Sequence[Batch]) -> None:
+        if run.state.step == 3:
+            raise RuntimeError("the card fell out")
+        real(run, batches)
+
+    monkeypatch.setattr(loop, "optimizer_step", failing)
+    trained = train(values)
+    assert (trained.ended.phase, trained.ended.step) == ("failed", 3)
+    assert trained.ended.reason == "RuntimeError: the card fell out"
+    assert trained.checkpoint.name == "errored-tiny-ep00-gs00003"
+    assert "the card fell out" in (trained.run_dir / "run.log").read_text()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if __name__ == "__main__":  # Python is started with -I, which leaves the program's folder out
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ed2.environment import COMMAND, ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
-from ed2.install import add, install
+from ed2.launcher.environment import COMMAND, ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
+from ed2.launcher.install import add, install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ WORDS = {
     "check": Word("look at pictures and settings, and say what a run would do", "train.py", ("--check",)),
     "test": Word("check the program itself: linters and tests", "scripts/check"),
     "add": Word("install an optional part: add xformers | prodigy | schedulefree", "pyproject.toml"),
-    "doctor": Word("what this computer has, what is wrong, and what to do", "ed2/doctor.py"),
+    "doctor": Word("what this computer has, what is wrong, and what to do", "ed2/launcher/doctor.py"),
 }
 
 
@@ -89,7 +89,7 @@ def run(command: Sequence[str]) -> int:
 
 def doctor() -> int:
     """Install what is missing, and report in any case."""
-    from ed2.doctor import report
+    from ed2.launcher.doctor import report
 
     try:
         install()

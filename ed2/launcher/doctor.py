@@ -8,9 +8,9 @@ import sys
 from typing import NamedTuple
 
 from ed2 import __version__
-from ed2.cards import nvidia_cards
-from ed2.environment import COMMAND, ROOT, VENV, LaunchError
-from ed2.install import installed_torch, is_installed, unused_card
+from ed2.launcher.cards import nvidia_cards
+from ed2.launcher.environment import COMMAND, ROOT, VENV, LaunchError
+from ed2.launcher.install import installed_torch, is_installed, unused_card
 
 
 class Memory(NamedTuple):

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 PARTIAL = VENV / ".partial"  # there while the environment is being made
 COMMAND = "launch.bat" if os.name == "nt" else "./launch.sh"

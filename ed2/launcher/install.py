@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from ed2.cards import Card, leading_number, nvidia_cards
-from ed2.environment import ROOT, VENV, LaunchError, locked, runs, say
+from ed2.launcher.cards import Card, leading_number, nvidia_cards
+from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, runs, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
