@@ -110,7 +110,7 @@ def stopping_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
         stop(number)
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
     for number in before:
         signal.signal(number, on_signal)
     try:
@@ -118,3 +118,7 @@ def stopping_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_ignored_by_nohup(number: int) -> bool:
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

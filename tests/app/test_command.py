@@ -119,11 +119,14 @@ def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_each_stop_signal_asks_for_a_stop_with_its_number(number: signal.Signals) -> None:
     asked: list[int] = []
-    before = signal.getsignal(number)
-    with stopping_on_signals(asked.append):
-        os.kill(os.getpid(), number)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with stopping_on_signals(asked.append):
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert asked == [number]
-    assert signal.getsignal(number) is before
 
 
 def test_a_signal_that_nohup_has_had_ignored_stays_ignored() -> None:
