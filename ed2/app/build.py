@@ -227,6 +227,7 @@ class Builder:
             grad_accum=settings.data.grad_accum,
             threads=decode_threads(settings),
             ahead=max(2, settings.data.grad_accum + 1),
+            keep_tags=settings.data.keep_tags,
         )
         return Loader(self.dataset.examples, options, on_problem=self._tell)
 

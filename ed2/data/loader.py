@@ -85,6 +85,8 @@ class LoaderOptions:
     """Batches that are decoded before they are asked for, at most."""
     jitter: bool = True
     """Whether crops differ a little from visit to visit; off for validation."""
+    keep_tags: int = 0
+    """How many tags stay in their place where tags are shuffled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,9 @@ class Loader:
 
     def _caption(self, example: Example, visit: VisitKey) -> str:
         dropped = _happens(example.cond_dropout, self._options.seed, "caption dropout", visit)
-        return "" if dropped else example.caption
+        if dropped:
+            return ""
+        return example.caption_at(lambda: rng(self._options.seed, "tags", *visit), self._options.keep_tags)
 
     def _tell(self, example: Example, error: ImageError) -> None:
         if example.key not in self._told:

@@ -25,6 +25,8 @@ _HEADINGS: Mapping[Kind, str] = {
     "no caption": "No caption at all",
     "guessed": "Caption file not UTF-8, read as Western European",
     "cut": "Caption file too long, the end left out",
+    "several": "More than one main prompt, of which the first is used",
+    "side-car": "Files not fully understood",
 }
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
@@ -57,7 +59,8 @@ class RunPlan:
 def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, Any]:
     """Return what the contract says of images, buckets, steps and problems."""
     problems_of = _texts_by_key(dataset.notes)
-    unusable = [*dataset.problems, *(note for note in dataset.notes if note.path is None)]
+    told = (note for note in dataset.notes if note.path is None or note.kind == "side-car")
+    unusable = [*dataset.problems, *told]
     return {
         "images": [_image(example, problems_of.get(example.key, [])) for example in dataset.examples],
         "buckets": [
@@ -97,7 +100,8 @@ def buckets_page() -> str:
     )
     rule = (
         "A picture is trained in its own shape, in one of the sizes of its resolution: the one nearest in shape. All\n"
-        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
+        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. "
+        "What does not fit the\n"
         "shape is cut at the two ends.\n\n"
     )
     lost_head = "\n## What a common picture loses\n\n"

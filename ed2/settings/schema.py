@@ -92,7 +92,7 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned pictures, searched with its sub-folders; may be given several times."""
+    """Folder of captioned pictures, searched with its sub-folders, or a JSON manifest; may be given several times."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Area of training: every picture is scaled to a size of about resolution x resolution pixels in its own shape."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
@@ -103,6 +103,12 @@ class DataSettings(Group):
     """Chance that a picture is trained without its caption, which guidance (CFG) relies on."""
     flip_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Chance that a picture is mirrored. Leave at 0 for faces, text and anything that has a left and a right."""
+    shuffle_tags: bool = False
+    """Put the parts of a caption after its first comma into another order at every visit."""
+    keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
+    """With shuffle_tags: so many tags after the main prompt stay where they are."""
+    write_schedule: Annotated[bool, Advanced()] = False
+    """Write into the run's folder which pictures each step of each epoch is trained on."""
     decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0
     """Threads that read pictures ahead; 0 chooses. The result does not depend on it."""
 
