@@ -3,18 +3,21 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from ed2.app.captions import caption_note, long_captions
 from ed2.app.scanning import decode_threads
+from ed2.app.schedule import ScheduleJob
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers, write_whole
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
-from ed2.data.epoch import steps_per_epoch
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.errors import Problem, SettingsError
@@ -131,10 +134,10 @@ class Builder:
         settings = self.start.settings
         model = self._model(open_folder(self.start.base))
         optimizers = self._optimizers(model)
-        steps = self._steps_per_epoch()
+        loader = self._loader()
         run = Run(
             model=model,
-            data=self._loader(),
+            data=loader,
             objective=Objective(model, LOSSES.load("mse"), settings.run.seed, self.machine.device),
             precision=Precision(self.machine.device, self.machine.dtype),
             optimizers=optimizers,
@@ -145,14 +148,28 @@ class Builder:
             controls=self.controls,
             state=TrainState(),
             max_epochs=settings.run.max_epochs,
-            steps_per_epoch=steps,
+            steps_in=cache(loader.planner.steps),
             images_per_step=settings.data.batch_size * settings.data.grad_accum,
             max_grad_norm=settings.optimizer.clip_grad_norm,
         )
         if self.start.checkpoint:
             self._restore(run)
         run.jobs += [MetricsJob(run, settings.logging.log_step), EpochJob(run)]
+        if settings.data.write_schedule:
+            job = ScheduleJob(self.run_dir, run, loader.planner, self.dataset.examples)
+            job.run(run.state)
+            run.jobs.append(job)
         return run
+
+    def caption_notes(self, model: StableDiffusion) -> list[str]:
+        """What is to be said about the length of captions."""
+
+        def count(texts: Sequence[str]) -> list[int]:
+            return [len(tokens) for tokens in model.tokenizer(list(texts), add_special_tokens=False).input_ids]
+
+        limit = model.tokenizer.model_max_length - 2  # the marks of begin and end
+        note = caption_note(long_captions(self.dataset.examples, count, limit), limit)
+        return [note] if note else []
 
     def notes(self) -> list[str]:
         """What was chosen for the user, in sentences."""
@@ -209,16 +226,6 @@ class Builder:
         by_network = {name: make(network.parameters(), lrs[name]) for name, network in model.trained.items()}
         return Optimizers(by_network, {name: lrs[name] for name in by_network})
 
-    def _steps_per_epoch(self) -> int:
-        settings = self.start.settings
-        return steps_per_epoch(
-            self.dataset.examples,
-            seed=settings.run.seed,
-            epoch=0,
-            batch_size=settings.data.batch_size,
-            grad_accum=settings.data.grad_accum,
-        )
-
     def _loader(self) -> Loader:
         settings = self.start.settings
         options = LoaderOptions(
@@ -235,9 +242,9 @@ class Builder:
         checkpoint = self.start.checkpoint
         assert checkpoint is not None
         run.state = checkpoint.state
-        before = int(checkpoint.values["steps_per_epoch"])
-        if before != run.steps_per_epoch:  # other pictures or batches: the same share of the epoch is done
-            run.state.position = run.state.position * run.steps_per_epoch // before
+        before, now = int(checkpoint.values["steps_per_epoch"]), run.steps_in(run.state.epoch)
+        if run.state.position and before != now:  # other pictures or batches: the same share of the epoch is done
+            run.state.position = run.state.position * now // max(1, before)
         for note in checkpoint.restore(run):
             self.bus.emit(Warned(run.state.step, note))
 

@@ -149,7 +149,7 @@ class Session:
     def _tell_start(self, run: Run) -> None:
         dataset, settings = self._builder.dataset, self._start.settings
         run.state.seconds += time.monotonic() - self._began
-        notes = [*self._start.notes, *self._builder.notes()]
+        notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
         for problem in dataset.problems[:PROBLEMS_SHOWN]:
             notes.append(f"Left out: {problem}")
         if len(dataset.problems) > PROBLEMS_SHOWN:
