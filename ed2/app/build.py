@@ -15,6 +15,7 @@ from ed2.app.captions import caption_note, long_captions
 from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
+from ed2.app.validating import SetApart
 from ed2.checkpoint.folder import remove_leftovers, write_whole
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
@@ -29,10 +30,12 @@ from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 from ed2.settings.files import PROGRAM_DIR, write_settings
 from ed2.settings.schema import OptimizerSettings, Settings
 from ed2.training.jobs import EpochJob, MetricsJob
+from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
 from ed2.training.state import Controls, Run, TrainState
+from ed2.training.validation import ValidationJob, Validator
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
 
@@ -123,6 +126,7 @@ class Builder:
     machine: Machine
     bus: EventBus
     controls: Controls
+    apart: SetApart
 
     def build(self) -> Run:
         """Read the model and put the run together, restored to its checkpoint if it has one.
@@ -177,7 +181,27 @@ class Builder:
         notes = [f"Optimizer: {name}."]
         if self.start.settings.memory.amp and self.machine.device.type == "cpu":
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
-        return notes
+        return [*notes, *self.apart.notes]
+
+    def validation_job(self, run: Run) -> list[ValidationJob]:
+        """What validates, if anything is to be measured."""
+        settings = self.start.settings
+        if not self.apart.curves:
+            return []
+        validator = Validator(
+            objective=Objective(run.model, mse, settings.validation.val_seed, self.machine.device),
+            curves=self.apart.curves,
+            options=LoaderOptions(
+                seed=settings.validation.val_seed,
+                batch_size=settings.validation.val_batch_size or settings.data.batch_size,
+                threads=decode_threads(settings),
+                jitter=False,
+            ),
+            autocast=run.precision.autocast,
+            should_stop=lambda: self.controls.stopping,
+            on_problem=self._tell,
+        )
+        return [ValidationJob(run, validator, self.bus, settings.validation.every_n_epochs)]
 
     def saver(self) -> Saver:
         """What writes this run's checkpoints."""

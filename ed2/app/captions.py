@@ -26,7 +26,8 @@ def caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
     longest = sorted(found, key=lambda pair: -pair[1])[:NAMED]
     names = ", ".join(f"{example.name} ({number})" for example, number in longest)
     many = "1 caption has" if len(found) == 1 else f"{len(found):,} captions have"
-    return f"{many} more than {limit} tokens, and what is beyond is not read: {names}{', ...' if len(found) > NAMED else '.'}"
+    end = ", ..." if len(found) > NAMED else "."
+    return f"{many} more than {limit} tokens, and what is beyond is not read: {names}{end}"
 
 
 def _parts(examples: Sequence[Example], size: int = 1000) -> Iterator[Sequence[Example]]:

@@ -15,6 +15,7 @@ from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, c
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
+from ed2.app.validating import set_apart
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
@@ -44,13 +45,15 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
+    apart = set_apart(start.settings, dataset, should_stop=lambda: controls.stopping)
+    dataset = apart.training
     start = weigh(start, dataset)
     machine = Machine.of(start.settings)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, dataset, machine)
     step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
     with recording(bus, run_dir, step):
-        session = Session(Builder(start, dataset, run_dir, machine, bus, controls), began)
+        session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
         ended = session.end_of(session.work)
         bus.emit(ended)
     return ended
@@ -90,8 +93,11 @@ class Session:
         with self._built() as run:
             samples = self._sample_job(run)
             checkpoints = self._builder.checkpoint_job(run, self._saver)
-            run.jobs += [samples, checkpoints]
+            validation = self._builder.validation_job(run)
+            run.jobs += [*validation, samples, checkpoints]
             self._tell_start(run)
+            for job in validation:
+                self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
             run.controls.obey()
             self._bus.emit(PhaseChanged(run.state.step, "training"))

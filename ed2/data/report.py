@@ -42,10 +42,13 @@ class RunPlan:
     batch_size: int
     grad_accum: int
     max_epochs: int
+    kept_apart: frozenset[str] = frozenset()
+    """Keys of the pictures that are kept for validation."""
 
     def planner(self, examples: Sequence[Example]) -> Planner:
         """Return what deals the epochs."""
-        return Planner(examples, seed=self.seed, batch_size=self.batch_size, grad_accum=self.grad_accum)
+        trained = [example for example in examples if example.key not in self.kept_apart]
+        return Planner(trained, seed=self.seed, batch_size=self.batch_size, grad_accum=self.grad_accum)
 
     def total_steps(self, planner: Planner) -> int:
         """Return the optimizer steps of all epochs, which differ only where a multiplier is a fraction."""
@@ -156,7 +159,7 @@ def _buckets(examples: Sequence[Example], planner: Planner) -> list[_Bucket]:
     images = Counter(example.bucket for example in examples)
     planned = planner.buckets(0)
     return [
-        _Bucket(size, images[size], *planned[size][1:])
+        _Bucket(size, images[size], *planned.get(size, (0, 0, 0))[1:])
         for size in sorted(images, key=lambda size: (-images[size], size))
     ]
 

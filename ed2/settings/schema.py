@@ -178,6 +178,39 @@ class SamplingSettings(Group):
     """Make samples every so many optimizer steps, besides before the first and after the last."""
 
 
+def _named_folder(value: str) -> str:
+    name, equals, folder = value.partition("=")
+    if not equals or not folder or not name or any(c in name for c in "/\\\t\n"):
+        raise ValueError("it is written name=folder")
+    if name in ("val", "train_stabilized", "log_step", "epoch"):
+        raise ValueError(f"the curve {name} is taken by another measure")
+    return value
+
+
+class ValidationSettings(Group):
+    """Validation"""
+
+    val_split_mode: Literal["none", "automatic", "manual"] = "none"
+    """Where the pictures of the curve loss/val come from: none, a part of data_root that is then not trained on, or
+    manual_data_root."""
+    auto_split_proportion: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the pictures that automatic keeps for validation."""
+    manual_data_root: Annotated[str, IsPath()] | None = None
+    """Folder or manifest of captioned pictures to validate with."""
+    extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath(), Advanced()], ...] = ()
+    """More folders to measure, each written name=folder, with a curve loss/name each."""
+    stabilize_training_loss: Annotated[bool, Advanced()] = False
+    """Measure a share of the training pictures with fixed noise too: the curve loss/train_stabilized."""
+    stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1), Advanced()] = 0.15
+    """Share of the training pictures that is measured so."""
+    every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Validate every so many epochs; 0.25 is four times an epoch."""
+    val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
+    """Seed of the choice of pictures and of their noise in validation."""
+    val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
+    """Pictures per forward pass in validation; empty is batch_size."""
+
+
 class CheckpointSettings(Group):
     """Checkpoints"""
 
@@ -224,6 +257,7 @@ class Settings(Group):
     optimizer: OptimizerSettings = OptimizerSettings()
     memory: MemorySettings = MemorySettings()
     sampling: SamplingSettings = SamplingSettings()
+    validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     logging: LoggingSettings = LoggingSettings()
 

@@ -52,7 +52,9 @@ def test_a_run_whose_epochs_differ_goes_on_to_the_same_bytes_and_writes_its_sche
     assert [shown.count(f"0/0{n}.png") for n in range(4)] == [2, 6, 2, 2]
     ends = [event.step for event in straight.of(EpochEnded)]
     assert ends == [max(int(s) for s, *_ in part) for part in _by_epoch(straight.run_dir)]
-    assert any("1 caption has more than 75 tokens" in note and "03.png (" in note for note in straight.of(RunStarted)[0].notes)
+    assert any(
+        "1 caption has more than 75 tokens" in note and "03.png (" in note for note in straight.of(RunStarted)[0].notes
+    )
     stopped = train(values, stop_at=5)
     resumed = train({"resume_ckpt": str(stopped.checkpoint), "logdir": values["logdir"]})
     assert resumed.of(StepDone)[0].step == 6
