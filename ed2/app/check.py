@@ -9,6 +9,7 @@ from typing import Any
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.reporters.texts import file_size
 from ed2.app.scanning import scan_dataset
+from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
@@ -23,12 +24,19 @@ class Checked:
     settings: Settings
     dataset: Dataset
     sizes: ModelSizes
+    apart: SetApart
 
     @property
     def plan(self) -> RunPlan:
         """How the pictures would be trained."""
         data, run = self.settings.data, self.settings.run
-        return RunPlan(seed=run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum, max_epochs=run.max_epochs)
+        return RunPlan(
+            seed=run.seed,
+            batch_size=data.batch_size,
+            grad_accum=data.grad_accum,
+            max_epochs=run.max_epochs,
+            kept_apart=self.apart.keys,
+        )
 
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
@@ -45,7 +53,7 @@ class Checked:
         if disk["checkpoints"] > 1:
             total = file_size(disk["checkpoints"] * disk["checkpoint_bytes"])
             lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total}.")
-        lines += [str(problem) for problem in self.sizes.problems] + without_effect(self.settings)
+        lines += [*self.apart.notes, *map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
 
@@ -59,7 +67,7 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
     preset = read_preset(config).values if config else {}
     settings = with_defaults({**preset, **flags})
     dataset = scan_dataset(settings, progress=None if quiet else counted_on(sys.stderr.write))
-    return Checked(settings, dataset, model_sizes(settings))
+    return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset))
 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:

@@ -15,6 +15,7 @@ from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, c
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
+from ed2.app.validating import set_apart
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
@@ -44,6 +45,8 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
+    apart = set_apart(start.settings, dataset, should_stop=lambda: controls.stopping)
+    dataset = apart.training
     controls.obey()
     start = weigh(start, dataset)
     machine = Machine.of(start.settings)
@@ -51,7 +54,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     describe_run(run_dir, start, dataset, machine)
     step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
     with recording(bus, run_dir, step):
-        session = Session(Builder(start, dataset, run_dir, machine, bus, controls), began)
+        session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
         ended = session.end_of(session.work)
         bus.emit(ended)
     return ended
@@ -91,8 +94,11 @@ class Session:
         with self._built() as run:
             samples = self._sample_job(run)
             checkpoints = self._builder.checkpoint_job(run, self._saver)
-            run.jobs += [samples, checkpoints]
+            validation = self._builder.validation_job(run)
+            run.jobs += [*validation, samples, checkpoints]
             self._tell_start(run)
+            for job in validation:
+                self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
             run.controls.obey()
             self._bus.emit(PhaseChanged(run.state.step, "training"))
@@ -150,7 +156,7 @@ class Session:
     def _tell_start(self, run: Run) -> None:
         dataset, settings = self._builder.dataset, self._start.settings
         run.state.seconds += time.monotonic() - self._began
-        notes = [*self._start.notes, *self._builder.notes()]
+        notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
         for problem in dataset.problems[:PROBLEMS_SHOWN]:
             notes.append(f"Left out: {problem}")
         if len(dataset.problems) > PROBLEMS_SHOWN:

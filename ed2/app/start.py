@@ -21,7 +21,9 @@ PICTURES_FILE = "pictures.json"
 FREE = {
     "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "decode_threads", "save_ckpt_dir",
     "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
-    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last",
+    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
+    "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
+    "stabilize_split_proportion", "val_batch_size",
 }  # fmt: skip
 """Settings that may change and it stays the same run; whether the pictures changed is seen on the pictures."""
 

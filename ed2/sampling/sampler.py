@@ -5,7 +5,7 @@ Nothing here draws from a global generator, so that samples change no draw of tr
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ed2.draws import rng
+from ed2.models.modes import evaluating
 from ed2.models.sd import StableDiffusion
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompts import Prompt
@@ -160,16 +161,3 @@ def as_images(pixels: Tensor) -> list[Image.Image]:
     """Pictures of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
     levels = ((pixels.nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, and each of their modules back into the mode it was in."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        for network in networks:
-            network.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -17,6 +17,9 @@ PROGRAM_DIR = Path(__file__).resolve().parents[2]
 ABOUT = "about"
 """The one key of a preset that is no setting: title, for whom, where the figures come from."""
 
+NAMED_FOLDERS = "extra_manual_datasets"
+"""The one setting whose items are written name=folder."""
+
 MAX_BYTES = 1 << 20
 
 
@@ -63,7 +66,8 @@ def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object
         if isinstance(value, str) and value:
             result[name] = _absolute(value, base, must_exist=name == "resume_ckpt")
         elif isinstance(value, list | tuple):
-            result[name] = [_absolute(v, base) if isinstance(v, str) and v else v for v in value]
+            named = name == NAMED_FOLDERS
+            result[name] = [_absolute(v, base, named=named) if isinstance(v, str) and v else v for v in value]
     return result
 
 
@@ -76,7 +80,10 @@ def with_defaults(values: Mapping[str, object]) -> Settings:
     return settings_from(absolute_paths({**Settings().flat(), **values}, PROGRAM_DIR))
 
 
-def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
+def _absolute(text: str, base: Path, *, must_exist: bool = False, named: bool = False) -> str:
+    if named and "=" in text:
+        name, _, folder = text.partition("=")
+        return f"{name}={_absolute(folder, base)}" if folder else text
     path = (base / Path(text).expanduser()).absolute()
     return text if must_exist and not path.exists() else os.path.normpath(path)
 

@@ -84,7 +84,8 @@ def test_many_problems_are_counted_not_listed(paint: Callable[..., Path], tmp_pa
 
 def test_fractions_make_the_total_the_sum_of_the_epochs(dataset: Dataset) -> None:
     examples = tuple(replace(example, multiply=1.5) for example in dataset.examples)
-    assert PLAN.total_steps(examples) == sum(PLAN.steps_in(examples, epoch) for epoch in range(3))
+    planner = PLAN.planner(examples)
+    assert PLAN.total_steps(planner) == sum(planner.steps(epoch) for epoch in range(3))
     assert "fractions" in as_text(replace(dataset, examples=examples), PLAN)
 
 
