@@ -15,6 +15,7 @@ from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, c
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
+from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
@@ -25,7 +26,7 @@ from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
-from ed2.training.loop import train
+from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
 
 logger = logging.getLogger(__name__)
@@ -91,9 +92,10 @@ class Session:
             samples = self._sample_job(run)
             checkpoints = self._builder.checkpoint_job(run, self._saver)
             run.jobs += [samples, checkpoints]
+            run.on_request = {"sample": samples, "save": checkpoints}
             self._tell_start(run)
             self._bus.emit(samples.before_first_step(run.state))
-            run.controls.obey()
+            obey(run)
             self._bus.emit(PhaseChanged(run.state.step, "training"))
             run.metrics.restart_clocks()
             train(run)
@@ -104,7 +106,7 @@ class Session:
         try:
             work()
         except StopRequested as stop:
-            self._save_at_end("interrupted" if stop.save else None)
+            self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
             return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
         except Ed2Error as error:
             self._save_at_end("errored")
@@ -172,7 +174,8 @@ class Session:
     def _save(self, kind: Kind) -> None:
         if self._run is None:
             return
-        self._saved = self._saver.save(self._run, kind)
+        with told_saving(self._bus, self._run.state.step):
+            self._saved = self._saver.save(self._run, kind)
         self._bus.emit(self._saved)
 
     def _save_at_end(self, kind: Kind | None) -> None:
