@@ -25,7 +25,9 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
 
 
 def _folders(values: Mapping[str, object]) -> list[Problem]:
-    roots = values.get("data_root")
+    if "data_root" not in values:  # the run that is continued says which
+        return []
+    roots = values["data_root"]
     texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
     if not texts:
         return [Problem("data_root", "no folder of pictures is given.", "Choose one in the tab Dataset.")]
