@@ -99,6 +99,13 @@ class SamplesMade(Event):
 
 
 @dataclass(frozen=True)
+class SavingChanged(Event):
+    """A checkpoint is being written from now on, or no longer."""
+
+    is_saving: bool
+
+
+@dataclass(frozen=True)
 class CheckpointSaved(Event):
     """A checkpoint is complete on the disk; `single_file` is None when none was asked for."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ed2.app.runner import run_training
 from ed2.app.start import Start, choose_start
 from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone
-from ed2.training.state import Controls
+from ed2.training.controls import Controls
 
 E = TypeVar("E", bound=Event)
 PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}

@@ -47,14 +47,20 @@ class Checked:
 
     def as_text(self) -> str:
         """The same for people."""
-        disk = disk_forecast(self.settings, self.sizes)
-        size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
-        lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
-        if disk["checkpoints"] > 1:
-            total = file_size(disk["checkpoints"] * disk["checkpoint_bytes"])
-            lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total}.")
-        lines += [*self.apart.notes, *map(str, self.sizes.problems), *without_effect(self.settings)]
+        lines = [*disk_lines(self.settings, self.sizes), *self.apart.notes]
+        lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
+
+
+def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
+    """Sentences on the disk that the checkpoints take."""
+    disk = disk_forecast(settings, sizes)
+    size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
+    lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
+    if disk["checkpoints"] > 1:
+        total = file_size(disk["checkpoints"] * disk["checkpoint_bytes"])
+        lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total}.")
+    return lines
 
 
 def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) -> Checked:
@@ -67,6 +73,15 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
     preset = read_preset(config).values if config else {}
     settings = with_defaults({**preset, **flags})
     dataset = scan_dataset(settings, progress=None if quiet else counted_on(sys.stderr.write))
+    return looked_at(settings, dataset)
+
+
+def looked_at(settings: Settings, dataset: Dataset) -> Checked:
+    """Look at the model, and at what is kept for validation, for pictures that are read already.
+
+    Raises:
+        DatasetError: a folder for validation holds nothing that can be used.
+    """
     return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset))
 
 

@@ -16,6 +16,7 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
 from ed2.app.validating import set_apart
+from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
@@ -26,7 +27,7 @@ from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
-from ed2.training.loop import train
+from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
     apart = set_apart(start.settings, dataset, should_stop=lambda: controls.stopping)
     dataset = apart.training
-    controls.obey()
+    controls.obey_stop()
     start = weigh(start, dataset)
     machine = Machine.of(start.settings)
     run_dir = make_run_folder(start)
@@ -96,11 +97,12 @@ class Session:
             checkpoints = self._builder.checkpoint_job(run, self._saver)
             validation = self._builder.validation_job(run)
             run.jobs += [*validation, samples, checkpoints]
+            run.on_request = {"sample": samples, "save": checkpoints}
             self._tell_start(run)
             for job in validation:
                 self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
-            run.controls.obey()
+            obey(run)
             self._bus.emit(PhaseChanged(run.state.step, "training"))
             run.metrics.restart_clocks()
             train(run)
@@ -111,7 +113,7 @@ class Session:
         try:
             work()
         except StopRequested as stop:
-            self._save_at_end("interrupted" if stop.save else None)
+            self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
             return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
         except Ed2Error as error:
             self._save_at_end("errored")
@@ -179,7 +181,8 @@ class Session:
     def _save(self, kind: Kind) -> None:
         if self._run is None:
             return
-        self._saved = self._saver.save(self._run, kind)
+        with told_saving(self._bus, self._run.state.step):
+            self._saved = self._saver.save(self._run, kind)
         self._bus.emit(self._saved)
 
     def _save_at_end(self, kind: Kind | None) -> None:

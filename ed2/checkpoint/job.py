@@ -1,11 +1,13 @@
 """When to save: by minutes, by epochs."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ed2.checkpoint.saver import Saver
 from ed2.errors import CheckpointError
-from ed2.events import CheckpointSaved, EventBus, PhaseChanged, Warned
+from ed2.events import CheckpointSaved, EventBus, SavingChanged, Warned
 from ed2.training.state import Run, TrainState
 
 
@@ -41,9 +43,19 @@ class CheckpointJob:
     def run(self, state: TrainState) -> CheckpointSaved | None:
         """Save; a save that fails is told and tried again at the next interval."""
         self._saved_at = time.monotonic()
-        self.bus.emit(PhaseChanged(state.step, "training", "saving a checkpoint"))
         try:
-            return self.saver.save(self.training)
+            with told_saving(self.bus, state.step):
+                return self.saver.save(self.training)
         except CheckpointError as error:
             self.bus.emit(Warned(state.step, str(error)))
             return None
+
+
+@contextmanager
+def told_saving(bus: EventBus, step: int) -> Iterator[None]:
+    """Tell that a checkpoint is being written, for as long as the block takes."""
+    bus.emit(SavingChanged(step, True))
+    try:
+        yield
+    finally:
+        bus.emit(SavingChanged(step, False))

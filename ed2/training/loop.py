@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ed2.data.loader import Batch
 from ed2.errors import TrainingError
-from ed2.events import StepDone, Warned
+from ed2.events import PhaseChanged, StepDone, Warned
 from ed2.training.state import Run
 
 MAX_BAD_STEPS = 3
@@ -31,7 +31,30 @@ def train(run: Run) -> None:
             for job in run.jobs:
                 if job.due(run.state):
                     run.bus.emit(job.run(run.state))
-            run.controls.obey()
+            obey(run)
+
+
+def obey(run: Run) -> None:
+    """Do between two steps what people have asked for: stop, wait, save, sample. Nothing here draws or trains.
+
+    Raises:
+        StopRequested: a stop was asked for.
+    """
+    controls = run.controls
+    was_paused = False
+    while True:
+        controls.obey_stop()
+        for request in controls.take():
+            run.bus.emit(run.on_request[request].run(run.state))
+            controls.obey_stop()
+        if not controls.pausing:
+            break
+        was_paused = True
+        run.bus.emit(PhaseChanged(run.state.step, "paused"))
+        controls.wait()
+    if was_paused:
+        run.metrics.restart_clocks()
+        run.bus.emit(PhaseChanged(run.state.step, "training"))
 
 
 def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:

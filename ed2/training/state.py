@@ -1,16 +1,16 @@
 """Where a run is, and what it is made of."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, Self
 
 from ed2.data.loader import Batch
-from ed2.errors import StopRequested
 from ed2.events import Event, EventBus
 from ed2.models.memory import Precision
 from ed2.models.sd import StableDiffusion
+from ed2.training.controls import Controls as Controls
+from ed2.training.controls import Request
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
@@ -81,33 +81,6 @@ class Job(Protocol):
 
 
 @dataclass
-class Controls:
-    """What people ask of a running loop; safe to call from any thread and from a signal handler."""
-
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _signal: int = 0
-
-    def stop(self, signal_number: int = 0) -> None:
-        """Ask the run to save and end after the present step."""
-        self._signal = signal_number
-        self._stop.set()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop was asked for; long work that is no training step looks here."""
-        return self._stop.is_set()
-
-    def obey(self) -> None:
-        """Do what was asked for.
-
-        Raises:
-            StopRequested: a stop was asked for.
-        """
-        if self.stopping:
-            raise StopRequested(self._signal)
-
-
-@dataclass
 class Run:
     """Everything that the loop works on, put together by `ed2.app.build`."""
 
@@ -127,6 +100,8 @@ class Run:
     """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no picture."""
     images_per_step: int
     max_grad_norm: float | None
+    on_request: dict[Request, Job] = field(default_factory=dict)
+    """What makes a checkpoint or samples when someone asks for them."""
 
     @cached_property
     def total_steps(self) -> int:

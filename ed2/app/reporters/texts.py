@@ -14,6 +14,7 @@ from ed2.events import (
     RunEnded,
     RunStarted,
     SamplesMade,
+    SavingChanged,
     ValidationDone,
     Warned,
 )
@@ -64,6 +65,11 @@ def _(event: EpochEnded) -> str:
 def _(event: SamplesMade) -> str:
     where = shown_path(event.samples[0].path.parent) if event.samples else ""
     return f"Step {event.step}: {counted(len(event.samples), 'sample')} in {where} ({duration(event.seconds)})."
+
+
+@described.register
+def _(event: SavingChanged) -> str:
+    return "Saving a checkpoint." if event.is_saving else ""
 
 
 @described.register

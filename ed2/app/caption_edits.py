@@ -1,0 +1,97 @@
+"""Changing a caption: the one thing that ever writes into a folder of pictures, and only when a person asks for it."""
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ed2.errors import Ed2Error
+
+EXTENSIONS = (".txt", ".caption")
+MAX_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class CaptionEdits:
+    """Writes captions beside their pictures and keeps what was there before.
+
+    Attributes:
+        folder: where the old texts are kept.
+    """
+
+    folder: Path
+
+    def save(self, picture: Path, text: str) -> Path:
+        """Write the caption of a picture into its side-car and give back the side-car.
+
+        Raises:
+            Ed2Error: it is too long, or cannot be written; what was there is unchanged.
+        """
+        if len(text) > MAX_CHARACTERS:
+            raise Ed2Error(
+                "The caption is not saved", f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it."
+            )
+        target = side_car(picture)
+        try:
+            self._keep(target)
+            _write(target, (" ".join(text.split()) + "\n").encode())
+        except OSError as error:
+            raise Ed2Error("The caption is not saved", f"{error.strerror or error}.", "") from None
+        return target
+
+    def undo(self, picture: Path) -> bool:
+        """Put back what was there before the last save; false where nothing was saved.
+
+        Raises:
+            Ed2Error: it cannot be written.
+        """
+        target = side_car(picture)
+        records = self._records(target)
+        if not records:
+            return False
+        old = json.loads(records[-1].read_text(encoding="utf-8"))["old"]
+        try:
+            if old is None:
+                target.unlink(missing_ok=True)
+            else:
+                _write(target, base64.b64decode(old))
+        except OSError as error:
+            raise Ed2Error("The caption is not put back", f"{error.strerror or error}.", "") from None
+        records[-1].unlink()
+        return True
+
+    def _keep(self, target: Path) -> None:
+        old = base64.b64encode(target.read_bytes()).decode() if target.exists() else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"path": str(target), "old": old}
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
+        _write(self.folder / name, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+
+    def _records(self, target: Path) -> list[Path]:
+        """What was kept of a side-car, oldest first."""
+        found = []
+        for file in sorted(self.folder.glob("[!.]*.json")):
+            try:
+                if json.loads(file.read_text(encoding="utf-8"))["path"] == str(target):
+                    found.append(file)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+
+def side_car(picture: Path) -> Path:
+    """The caption file of a picture: the one that is there, else a new .txt beside it."""
+    for extension in EXTENSIONS:
+        if (path := picture.with_suffix(extension)).exists():
+            return path
+    return picture.with_suffix(EXTENSIONS[0])
+
+
+def _write(target: Path, content: bytes) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""Which folders the page may look into."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.fields import fields
+
+MAX_SHOWN = 500
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Folders that may be opened with all that is in them; None allows any, for the owner at the computer itself."""
+
+    folders: tuple[Path, ...] | None = None
+
+    def allow(self, path: Path) -> bool:
+        """Whether `path`, with links followed, lies in an allowed folder."""
+        if self.folders is None:
+            return True
+        real = path.resolve()
+        return any(real.is_relative_to(folder.resolve()) for folder in self.folders)
+
+    def require(self, values: Mapping[str, object]) -> None:
+        """Check every path among flat settings.
+
+        Raises:
+            SettingsError: names each setting whose path is outside.
+        """
+        problems = []
+        for name, value in values.items():
+            spec = fields().get(name)
+            if spec is None or not spec.is_path:
+                continue
+            texts = value if isinstance(value, list | tuple) else [value]
+            if not all(self.allow(Path(str(text))) for text in texts if text):
+                problems.append(Problem(name, "this folder may not be opened from here.", "Ask for it in --data_dirs."))
+        if problems:
+            raise SettingsError("Not allowed:", problems)
+
+    def folders_in(self, folder: Path) -> list[str]:
+        """Names of the folders in an allowed folder, hidden ones left out; empty where it cannot be opened."""
+        try:
+            if not self.allow(folder):
+                return []
+            found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[:1] != ".")
+        except OSError:
+            return []
+        return found[:MAX_SHOWN]

@@ -1,0 +1,74 @@
+"""The runs in a folder of logs: how far each went, and whether it can go on."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.snapshot import ACTIVE, RunView
+
+TRAINING_STATE = Path("training_state") / "state.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run in its folder.
+
+    Attributes:
+        state: done, stopped, failed, running, or interrupted where the program was killed.
+        checkpoint: the newest one; None where there is none.
+        can_continue: whether a checkpoint has what a run needs to go on.
+    """
+
+    folder: Path
+    state: str
+    step: int
+    total: int
+    loss: float | None
+    begun_at: datetime
+    size_bytes: int
+    last_sample: Path | None
+    checkpoint: Path | None
+    can_continue: bool
+
+
+def find_runs(logdir: Path, live: Path | None = None) -> list[RunRecord]:
+    """The runs below `logdir`, newest first; `live` is the folder of the one that is going on."""
+    files = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: _changed(file), reverse=True)
+    return [_record(file.parent, is_live=file.parent == live) for file in files]
+
+
+def _record(folder: Path, *, is_live: bool) -> RunRecord:
+    view = RunView()
+    view.replay(folder)
+    shown = view.snapshot()
+    state = "running" if is_live else "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
+    checkpoints = sorted((folder / "ckpts").glob("[!.]*/model_index.json"), key=_changed)
+    samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]
+    return RunRecord(
+        folder=folder,
+        state=state,
+        step=max(shown.step, max((_step(c.parent) for c in checkpoints), default=0)),
+        total=shown.total,
+        loss=shown.loss,
+        begun_at=datetime.fromtimestamp(_changed(folder / "manifest.json")),
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        last_sample=samples[-1] if samples else None,
+        checkpoint=checkpoints[-1].parent if checkpoints else None,
+        can_continue=any((c.parent / TRAINING_STATE).is_file() for c in checkpoints),
+    )
+
+
+def _step(checkpoint: Path) -> int:
+    try:
+        return int(json.loads((checkpoint / TRAINING_STATE).read_text(encoding="utf-8"))["state"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

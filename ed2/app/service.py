@@ -1,0 +1,184 @@
+"""The trainer of this program: one thread, one run at a time, and what may be asked of it in which state."""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.snapshot import RunSnapshot, RunView, State
+from ed2.app.start_checks import start_problems
+from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError, StopRequested
+from ed2.events import EventBus, PhaseChanged, RunEnded
+from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.training.controls import Controls, Request
+from ed2.vram.sampler import MemorySampler
+
+logger = logging.getLogger(__name__)
+
+MEMORY_SECONDS = 2.0
+
+RUNNING: tuple[State, ...] = ("training", "sampling")
+LEGAL: Mapping[str, tuple[State, ...]] = {
+    "start": ("idle", "done", "stopped", "failed"),
+    "pause": RUNNING,
+    "resume": ("paused", *RUNNING),
+    "stop": ("preparing", "paused", *RUNNING),
+    "leave without saving": ("preparing", "paused", "stopping", *RUNNING),
+    "save now": ("paused", *RUNNING),
+    "sample now": ("paused", *RUNNING),
+}
+"""The states in which each command is obeyed."""
+
+
+class RefusedError(Ed2Error):
+    """A command that makes no sense in the present state."""
+
+
+class TrainerService:
+    """Holds the run of this process; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._view = RunView()
+        self._controls = Controls()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._memory = MemorySampler()
+        threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
+
+    def snapshot(self) -> RunSnapshot:
+        """What pages show."""
+        return self._view.snapshot()
+
+    def start(self, values: Mapping[str, object]) -> None:
+        """Begin a run with these flat settings; relative paths count from the program's folder.
+
+        Raises:
+            RefusedError: a run is going on.
+            SettingsError: lists everything that is wrong; nothing was started.
+        """
+        with self._lock:
+            self._require("start")
+            values = absolute_paths(values, PROGRAM_DIR)
+            if problems := start_problems(values):
+                self._view.change("problems", problems=tuple(problems))
+                raise SettingsError("The run cannot start:", problems)
+            self._controls = Controls()
+            self._view.clear("preparing", "reading the program's libraries")
+            self._thread = threading.Thread(target=self._work, args=(values, self._controls), name="trainer")
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Wait after the present step. Raises RefusedError."""
+        with self._lock:
+            self._require("pause")
+            self._controls.pause()
+            self._view.change("status", detail="pausing after this step")
+
+    def resume(self) -> None:
+        """Go on after a pause. Raises RefusedError."""
+        with self._lock:
+            self._require("resume")
+            self._controls.resume()
+
+    def stop(self, signal_number: int = 0) -> None:
+        """End after the present step, and save. Raises RefusedError."""
+        with self._lock:
+            self._require("stop")
+            self._controls.stop(signal_number)
+            self._view.change("status", state="stopping", detail="the present step ends and the run is saved")
+
+    def stop_without_saving(self) -> None:
+        """End after the present step, and save nothing; a save that has begun is finished. Raises RefusedError."""
+        with self._lock:
+            self._require("leave without saving")
+            self._controls.stop(save=False)
+            self._view.change("status", state="stopping", detail="leaving without saving")
+
+    def save_now(self) -> None:
+        """Make a checkpoint after the present step. Raises RefusedError."""
+        self._ask("save now", "save")
+
+    def sample_now(self) -> None:
+        """Draw the sample prompts after the present step. Raises RefusedError."""
+        self._ask("sample now", "sample")
+
+    def dismiss_problems(self) -> None:
+        """Show no problems any more."""
+        self._view.change("problems", problems=())
+
+    def show_last_run(self, logdir: Path) -> None:
+        """Show the newest run of a folder, as after a restart of the program."""
+        with self._lock:
+            runs = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: file.stat().st_mtime)
+            if self._view.snapshot().is_active or not runs:
+                return
+            self._view.clear("idle")
+            self._view.replay(runs[-1].parent)
+            if self._view.snapshot().is_active:
+                self._view.change("status", state="stopped", detail="the program ended in mid-run", is_saving=False)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until no run is going on; false where that took longer than `timeout` seconds."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return thread is None or not thread.is_alive()
+
+    def close(self, signal_number: int = 0) -> None:
+        """Stop and save what is running, and end the threads of this service."""
+        with contextlib.suppress(RefusedError):
+            self.stop(signal_number)
+        self.wait()
+        self._closed.set()
+
+    def _ask(self, command: str, request: Request) -> None:
+        with self._lock:
+            self._require(command)
+            self._controls.ask(request)
+
+    def _require(self, command: str) -> None:
+        state = self._view.snapshot().state
+        if state not in LEGAL[command]:
+            raise RefusedError(f"Cannot {command} now", f"the trainer is {state}", "")
+
+    def _work(self, values: Mapping[str, object], controls: Controls) -> None:
+        """The trainer's thread: a run from its start to its end."""
+        bus = EventBus([self._view])
+        try:
+            self._train(values, bus, controls)
+        except StopRequested:
+            bus.emit(RunEnded(0, "stopped", "stopped before the first step", 0.0))
+        except Ed2Error as error:
+            problems = error.problems if isinstance(error, ProblemsError) else (Problem(None, str(error)),)
+            bus.emit(PhaseChanged(0, "failed", error.what))
+            self._view.change("problems", problems=tuple(problems))
+        except Exception as error:
+            logger.exception("The run could not begin.")
+            bus.emit(RunEnded(0, "failed", f"{type(error).__name__}: {error}", 0.0))
+
+    def _train(self, values: Mapping[str, object], bus: EventBus, controls: Controls) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from ed2.app.runner import run_training
+        from ed2.app.start import choose_start
+
+        start = choose_start(values, None)
+        if start.is_finished:
+            epochs = start.settings.run.max_epochs
+            problem = Problem("max_epochs", f"{start.base.name} has all its {epochs} epochs.", "Raise it to train on.")
+            raise SettingsError("There is nothing left to train.", [problem])
+        if start.checkpoint:
+            self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)
+            self._view.change("status", "problems", state="preparing", problems=(), is_saving=False)
+        run_training(start, bus=bus, controls=controls)
+
+    def _watch_memory(self) -> None:
+        while not self._closed.is_set():
+            memory = self._memory.read()
+            if memory != self._view.snapshot().memory:
+                self._view.change("memory", memory=memory)
+            self._closed.wait(MEMORY_SECONDS)

@@ -1,0 +1,230 @@
+"""What pages show of a run: events folded into a frozen snapshot, from the trainer's thread or from a run's folder."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Literal
+
+from ed2.app.curve import Curve, Point
+from ed2.app.replay import told_events
+from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, described
+from ed2.errors import Problem
+from ed2.events import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    MetricsLogged,
+    PhaseChanged,
+    RunEnded,
+    RunStarted,
+    Sample,
+    SamplesMade,
+    SavingChanged,
+    StepDone,
+    Warned,
+)
+from ed2.vram.sampler import MemoryUse
+
+State = Literal["idle", "preparing", "training", "sampling", "paused", "stopping", "done", "stopped", "failed"]
+Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
+
+ACTIVE: frozenset[State] = frozenset(("preparing", "training", "sampling", "paused", "stopping"))
+LOSS_VAL = "loss/val"
+MAX_LOG_LINES = 200
+RATE_WEIGHT = 0.05
+"""Weight of the newest step in the moving time of a step."""
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """One sample picture and the step that it was drawn at."""
+
+    step: int
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """All that a page needs; a section was changed when its number among `revisions` is another."""
+
+    revisions: Mapping[Section, int] = field(default_factory=dict)
+    state: State = "idle"
+    detail: str = ""
+    is_saving: bool = False
+    project: str = ""
+    run_dir: Path | None = None
+    device: str = ""
+    step: int = 0
+    total: int = 0
+    epoch: int = 0
+    max_epochs: int = 0
+    images: int = 0
+    images_per_second: float | None = None
+    seconds_per_step: float | None = None
+    loss: float | None = None
+    lr: float | None = None
+    curve: tuple[Point, ...] = ()
+    validation: tuple[Point, ...] = ()
+    samples: tuple[ShownSample, ...] = ()
+    log: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    memory: MemoryUse | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change."""
+        return sum(self.revisions.values())
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a run is going on."""
+        return self.state in ACTIVE
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last step at the present speed; None while that is not known."""
+        if self.seconds_per_step is None or not self.is_active or not self.total:
+            return None
+        return (self.total - self.step) * self.seconds_per_step
+
+
+@dataclass
+class RunView:
+    """Folds events into a snapshot, under a lock.
+
+    Attributes:
+        clock: seconds; for tests.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _shown: RunSnapshot = field(default_factory=RunSnapshot)
+    _curve: Curve = field(default_factory=Curve)
+    _validation: Curve = field(default_factory=Curve)
+    _is_curve_old: bool = False
+    _step_at: float | None = None
+    _now: Callable[[], datetime] = lambda: datetime.now().astimezone()
+
+    def snapshot(self) -> RunSnapshot:
+        """The run as it is now."""
+        with self._lock:
+            if self._is_curve_old:
+                curve, validation = self._curve.points(), self._validation.points()
+                self._shown = replace(self._shown, curve=curve, validation=validation)
+                self._is_curve_old = False
+            return self._shown
+
+    def change(self, *sections: Section, **changes: object) -> None:
+        """Change the snapshot and count up the revisions of `sections`."""
+        with self._lock:
+            revisions = {**self._shown.revisions}
+            for section in sections:
+                revisions[section] = revisions.get(section, 0) + 1
+            self._shown = replace(self._shown, revisions=revisions, **changes)  # type: ignore[arg-type]
+
+    def clear(self, state: State, detail: str = "") -> None:
+        """Forget the run that was shown: another one begins."""
+        with self._lock:
+            self._curve, self._validation, self._step_at = Curve(), Curve(), None
+            self._is_curve_old = False
+            old = self._shown
+            self._shown = RunSnapshot(revisions=old.revisions, memory=old.memory, state=state, detail=detail)
+            self.change("status", "loss", "samples", "log", "problems")
+
+    def replay(self, run_dir: Path, until: int | None = None) -> None:
+        """Fold what a run's folder tells, up to step `until`."""
+        with self._lock:
+            now, self._now = self._now, self._now
+            for moment, event in told_events(run_dir):
+                if until is None or event.step <= until:
+                    self._now = lambda moment=moment: moment.astimezone()  # type: ignore[misc]
+                    self(event)
+            self._now, self._step_at = now, None
+
+    def __call__(self, event: Event) -> None:
+        """Fold an event."""
+        with self._lock:
+            self._fold(event)
+            if text := described(event):
+                self._say(text)
+            for note in event.notes if isinstance(event, RunStarted) else ():
+                self._say(note)
+
+    def _say(self, text: str) -> None:
+        lines = (*self._shown.log, f"{self._now():%H:%M:%S} {text}")
+        self.change("log", log=lines[-MAX_LOG_LINES:])
+
+    @singledispatchmethod
+    def _fold(self, event: Event) -> None:
+        """What is not named below shows in the log alone."""
+
+    @_fold.register
+    def _(self, event: RunStarted) -> None:
+        self.change(
+            "status", project=event.project, run_dir=event.run_dir, device=event.device, step=event.step,
+            total=event.total_steps, epoch=event.epoch, max_epochs=event.max_epochs, images=event.images,
+        )  # fmt: skip
+
+    @_fold.register
+    def _(self, event: PhaseChanged) -> None:
+        self._step_at = None
+        if self._shown.state != "stopping" or event.phase not in ACTIVE:
+            self.change("status", state=event.phase, detail=event.detail)
+
+    @_fold.register
+    def _(self, event: StepDone) -> None:
+        now, rate = self.clock(), self._shown.seconds_per_step
+        if self._step_at is not None:
+            seconds = now - self._step_at
+            rate = seconds if rate is None else (1 - RATE_WEIGHT) * rate + RATE_WEIGHT * seconds
+        self._step_at = now
+        self.change("status", step=event.step, epoch=event.epoch, seconds_per_step=rate)
+
+    @_fold.register
+    def _(self, event: MetricsLogged) -> None:
+        values = event.values
+        lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER, self._shown.lr))
+        loss = values.get(LOSS, self._shown.loss)
+        speed = values.get(SPEED, self._shown.images_per_second)
+        for tag, curve in ((LOSS, self._curve), (LOSS_VAL, self._validation)):
+            if tag in values:
+                curve.add(event.step, values[tag])
+                self._is_curve_old = True
+        self.change("status", "loss", loss=loss, lr=lr, images_per_second=speed, step=event.step)
+
+    @_fold.register
+    def _(self, event: EpochEnded) -> None:
+        self.change("status", epoch=event.epoch + 1)
+
+    @_fold.register
+    def _(self, event: SamplesMade) -> None:
+        made = tuple(ShownSample(event.step, sample) for sample in event.samples)
+        before = tuple(shown for shown in self._shown.samples if shown.step != event.step)
+        self._step_at = None
+        self.change("samples", samples=before + made)
+
+    @_fold.register
+    def _(self, event: SavingChanged) -> None:
+        self._step_at = None
+        self.change("status", is_saving=event.is_saving)
+
+    @_fold.register
+    def _(self, event: CheckpointSaved) -> None:
+        self.change("status", checkpoint=event.path)
+
+    @_fold.register
+    def _(self, event: Warned) -> None:
+        problem = Problem(None, event.text)
+        if problem not in self._shown.problems:
+            self.change("problems", problems=(*self._shown.problems[-9:], problem))
+
+    @_fold.register
+    def _(self, event: RunEnded) -> None:
+        self.change("status", state=event.phase, detail=event.reason, step=event.step, is_saving=False)
+        if event.phase == "failed":
+            self.change("problems", problems=(*self._shown.problems, Problem(None, event.reason)))

@@ -1,0 +1,65 @@
+"""TensorBoard as a program beside ours, for this computer only."""
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ed2.errors import Ed2Error
+
+START_SECONDS = 60.0
+
+
+@dataclass
+class TensorBoard:
+    """At most one TensorBoard, started when it is first asked for."""
+
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _shown: tuple[Path, str] | None = None
+
+    def start(self, logdir: Path) -> str:
+        """Show a folder of runs and give back the address.
+
+        Raises:
+            Ed2Error: it does not start.
+        """
+        if self._shown and self._shown[0] == logdir and self._process and self._process.poll() is None:
+            return self._shown[1]
+        self.close()
+        port = _free_port()
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen([*command, "--port", str(port)], **quiet)  # type: ignore[call-overload]
+        address = f"http://127.0.0.1:{port}/"
+        self._wait_for(address)
+        self._shown = logdir, address
+        return address
+
+    def close(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def _wait_for(self, address: str) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self._process and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(address, timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        self.close()
+        raise Ed2Error("TensorBoard does not start", "", "Is the package tensorboard installed?")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,78 @@
+"""What the page keeps for its user, all in one folder: the form as it was left, own presets, sample prompts."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.files import ABOUT, PROGRAM_DIR, read_preset
+
+SHIPPED = PROGRAM_DIR / "presets"
+_NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,60}")
+
+
+@dataclass(frozen=True)
+class UserFiles:
+    """The user's folder."""
+
+    folder: Path = PROGRAM_DIR / "user"
+
+    @property
+    def prompts(self) -> Path:
+        """The sample prompts that the page writes."""
+        return self.folder / "sample_prompts.txt"
+
+    def draft(self) -> dict[str, object]:
+        """The form as it was left; empty where there is none or it is damaged."""
+        try:
+            values = json.loads((self.folder / "draft.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def keep_draft(self, values: Mapping[str, object]) -> None:
+        """Remember the form. Raises OSError."""
+        self.write("draft.json", json.dumps(values, indent=1, ensure_ascii=False))
+
+    def presets(self) -> dict[str, Path]:
+        """Presets by their title: those that come along, then the user's own."""
+        shipped = {_title(path): path for path in sorted(SHIPPED.glob("*.json"))}
+        own = {f"My preset: {path.stem}": path for path in sorted((self.folder / "presets").glob("*.json"))}
+        return {**shipped, **own}
+
+    def keep_preset(self, name: str, values: Mapping[str, object]) -> str:
+        """Keep settings as a preset of the user's own and give back its title.
+
+        Raises:
+            SettingsError: the name is none that a file can have.
+            OSError: it cannot be written.
+        """
+        if not _NAME.fullmatch(name.strip()):
+            fix = "Use letters, digits, blanks, - and _, up to 60."
+            raise SettingsError("The preset cannot be kept:", [Problem(None, f"{name!r} is no name for it.", fix)])
+        self.write(f"presets/{name.strip()}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        return f"My preset: {name.strip()}"
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a small file of the folder, whole or not at all. Raises OSError."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+        return path
+
+
+def _title(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8")).get(ABOUT, {})
+        return str(about.get("title", path.stem))
+    except (OSError, ValueError, AttributeError):
+        return path.stem
+
+
+def preset_values(path: Path) -> dict[str, object]:
+    """The settings of a preset, paths absolute. Raises SettingsError."""
+    return dict(read_preset(path).values)

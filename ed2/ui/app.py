@@ -1,0 +1,78 @@
+"""The owner's page, put together."""
+
+import logging
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.snapshot import RunSnapshot
+from ed2.ui.context import Context
+from ed2.ui.dataset_tab import DatasetTab
+from ed2.ui.form import Form
+from ed2.ui.live import QUIET, TICK, changed
+from ed2.ui.resume_tab import ResumeTab
+from ed2.ui.sampling_tab import SamplingTab
+from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.strip import Strip
+from ed2.ui.train_tab import TrainTab
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+
+
+def owner_page(context: Context) -> gr.Blocks:
+    """The whole page: the strip, and five tabs."""
+    form = Form(context.form_values())
+    with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as page:
+        strip = Strip(context)
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
+            with gr.Tab("Dataset", id="dataset", elem_id="tab-dataset"):
+                dataset = DatasetTab(context, form)
+            with gr.Tab("Settings", id="settings", elem_id="tab-settings"):
+                settings = SettingsTab(context, form)
+            with gr.Tab("Sampling", id="sampling", elem_id="tab-sampling"):
+                sampling = SamplingTab(context, form)
+            with gr.Tab("Resume", id="resume", elem_id="tab-resume") as resume_tab:
+                resume = ResumeTab(context)
+            with gr.Tab("Train", id="train", elem_id="tab-train"):
+                train = TrainTab(context)
+        ready = gr.State(False)
+        strip.wire(form, tabs)
+        dataset.wire()
+        settings.wire(ready)
+        sampling.wire()
+        resume.wire(form, strip, tabs, resume_tab)
+        train.wire(form)
+        _follow(page, context, strip, train)
+
+        def opened() -> list[Any]:
+            selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
+            return [*form.shown(context.form_values()), selected, True, *dataset.opened()]
+
+        page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+    page.on_close = train.tensorboard.close
+    return page
+
+
+def _follow(page: gr.Blocks, context: Context, strip: Strip, train: TrainTab) -> None:
+    """Keep the page up to date: all of it when it opens, then what was changed."""
+    panel = train.panel
+    seen = gr.State(None)
+    outputs = [seen, *strip.outputs, *train.outputs, *panel.outputs]
+    nothing = [gr.skip()] * len(outputs)
+
+    def tick(before: RunSnapshot | None, *inputs: Any) -> list[Any]:
+        try:
+            shown = context.service.snapshot()
+            if before is not None and before.revision == shown.revision:
+                return nothing
+            is_new = changed(shown, before.revisions if before else {})
+            live = panel.updates(shown, is_new, list(inputs))
+            return [shown, *strip.updates(shown, before), *train.updates(shown, before), *live]
+        except Exception:  # a message a second would bury the page
+            logger.exception("The page could not be brought up to date.")
+            return nothing
+
+    gr.Timer(TICK_SECONDS).tick(tick, [seen, *panel.inputs], outputs, **TICK)
+    page.load(lambda *inputs: tick(None, *inputs), panel.inputs, outputs, **TICK)

@@ -1,0 +1,57 @@
+"""What the parts of the owner's page share."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ed2.app.caption_edits import CaptionEdits
+from ed2.app.check import Checked
+from ed2.app.roots import Roots
+from ed2.app.service import TrainerService
+from ed2.app.user_files import UserFiles
+from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.ui.sharing import Sharing
+from ed2.ui.shelf import Shelf
+
+SAMPLE_SIDE = 768
+THUMB_SIDE = 320
+
+
+@dataclass
+class Context:
+    """One for the program, whatever the number of browsers.
+
+    Attributes:
+        begin: settings that the form begins with, over its defaults.
+        checked: what the last check of the pictures found.
+    """
+
+    service: TrainerService = field(default_factory=TrainerService)
+    user: UserFiles = field(default_factory=UserFiles)
+    roots: Roots = field(default_factory=Roots)
+    begin: Mapping[str, object] = field(default_factory=dict)
+    samples: Shelf = field(default_factory=lambda: Shelf(SAMPLE_SIDE))
+    thumbs: Shelf = field(default_factory=lambda: Shelf(THUMB_SIDE))
+    checked: Checked | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_preset_given: bool = False
+
+    def __post_init__(self) -> None:
+        self.sharing = Sharing(self.service, self.samples)
+        self.captions = CaptionEdits(self.user.folder / "captions")
+
+    def form_values(self) -> dict[str, object]:
+        """The form as it was left, under what the command line says."""
+        draft = {} if self.is_preset_given else self.user.draft()
+        return {**draft, **self.begin}
+
+    def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The values with their paths made absolute, every one of them in an allowed folder. Raises SettingsError."""
+        absolute = absolute_paths(values, PROGRAM_DIR)
+        self.roots.require(absolute)
+        return absolute
+
+    def logdir(self, values: Mapping[str, object]) -> Path:
+        """The folder of runs that the form names."""
+        return PROGRAM_DIR / str(values.get("logdir") or "logs")

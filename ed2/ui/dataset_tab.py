@@ -1,0 +1,212 @@
+"""The tab Dataset: choose a folder, see what is in it and how it will be cropped, mend captions."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.check import Checked, looked_at
+from ed2.app.scanning import scan_dataset
+from ed2.data.example import Example
+from ed2.errors import Ed2Error, Problem, ProblemsError
+from ed2.settings.fields import fields
+from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.ui.charts import bars_svg
+from ed2.ui.context import Context
+from ed2.ui.form import Form, defaults
+from ed2.ui.live import QUIET
+from ed2.ui.words import empty_html, problems_html
+
+PER_PAGE = 24
+MAX_TOLD = 20
+NEEDED_GROUPS = ("data", "run", "model")
+HERE = "(choose a folder in it)"
+
+
+class DatasetTab:
+    """The pictures that the form names."""
+
+    def __init__(self, context: Context, form: Form) -> None:
+        self._context, self._form = context, form
+        form.add(["data_root"])
+        with gr.Row():
+            self.check = gr.Button("Check", variant="primary", elem_id="check-button", min_width=140)
+        with gr.Accordion("Choose a folder", open=False):
+            self.place = gr.Textbox(label="Open folder", value=str(self._first_place()), elem_id="browse-place",
+                                    max_lines=1, interactive=True)  # fmt: skip
+            self.inside = gr.Dropdown([], label="Folders in it", elem_id="browse-inside", interactive=True)
+            with gr.Row():
+                self.up = gr.Button("Up", elem_id="browse-up-button", min_width=100)
+                self.take = gr.Button("Use this folder", elem_id="browse-take-button", min_width=140)
+        self.report = gr.HTML(empty_html("Press Check: every picture is read in full, nothing is changed."),
+                              elem_id="dataset-report", js_on_load=None)  # fmt: skip
+        with gr.Row():
+            self.page = gr.Number(
+                1, label="Page", step=1, minimum=1, precision=0, elem_id="dataset-page", min_width=120
+            )
+            self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True, min_width=240)
+        self.caption = gr.Textbox(label="Caption of this picture", lines=2, elem_id="caption-text", interactive=True)
+        with gr.Row():
+            self.save = gr.Button("Save caption", elem_id="save-caption-button", min_width=140)
+            self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
+        self.thumbs = gr.HTML("", elem_id="dataset-pictures", js_on_load=None)
+
+    def _first_place(self) -> Path:
+        folders = self._context.roots.folders
+        return folders[0] if folders else PROGRAM_DIR
+
+    def wire(self) -> None:
+        """Connect everything, once every control of the form is made."""
+        inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
+        slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
+        self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
+        self.page.change(self._turn, self.page, shown, **QUIET)
+        self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
+        for button, change in ((self.save, self._save), (self.undo, self._undo)):
+            button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, *shown], **slow)
+        browsed = [self.place, self.inside]
+        self.place.submit(self._open, self.place, browsed, **QUIET)
+        self.place.blur(self._open, self.place, browsed, **QUIET)
+        self.inside.input(self._enter, browsed, browsed, **QUIET)
+        self.up.click(lambda place: self._open(str(Path(place).parent)), self.place, browsed, **QUIET)
+        self.take.click(self._take, self.place, self._form.controls["data_root"], **QUIET)
+
+    def opened(self) -> list[Any]:
+        """The first folder of the browser, for a page that opens."""
+        return list(self._open(str(self._first_place())))
+
+    def _open(self, place: str) -> tuple[Any, Any]:
+        folder = Path(place).expanduser()
+        if not self._context.roots.allow(folder) or not folder.is_dir():
+            gr.Warning("There is no such folder, or it may not be opened from here.", duration=6)
+            return gr.skip(), gr.skip()
+        return str(folder), gr.update(choices=[HERE, *self._context.roots.folders_in(folder)], value=HERE)
+
+    def _enter(self, place: str, name: str) -> tuple[Any, Any]:
+        return (gr.skip(), gr.skip()) if name == HERE else self._open(str(Path(place) / name))
+
+    def _take(self, place: str) -> str:
+        self._open(place)
+        return place
+
+    def _check(self, *raw: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        try:
+            self._scan(self._form.values_of(raw), progress)
+        except ProblemsError as error:
+            return [problems_html(error.problems, box_id="dataset-problems"), 1, *self._nothing()]
+        except Ed2Error as error:
+            return [problems_html([Problem(None, str(error))], box_id="dataset-problems"), 1, *self._nothing()]
+        return [self._report_html(), 1, *self._turn(1)]
+
+    def _scan(self, values: dict[str, object], progress: Any = None) -> None:
+        needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
+        settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None and total:
+                progress((done, total), unit="pictures")
+
+        dataset = scan_dataset(settings, progress=tell)
+        self._context.checked = looked_at(settings, dataset)
+
+    def _examples(self) -> Sequence[Example]:
+        return self._context.checked.dataset.examples if self._context.checked else ()
+
+    def _nothing(self) -> list[Any]:
+        self._context.checked = None
+        return ["", gr.update(choices=[], value=None), ""]
+
+    def _turn(self, page: float | None) -> list[Any]:
+        """The thumbnails of a page, the pictures to choose from, and the first one's caption."""
+        examples = self._examples()
+        first = self._first(page)
+        part = examples[first : first + PER_PAGE]
+        choices = [(f"{first + n + 1}: {example.name}", first + n) for n, example in enumerate(part)]
+        tiles = "".join(self._tile(first + n, example) for n, example in enumerate(part))
+        pages = max(1, -(-len(examples) // PER_PAGE))
+        html = (
+            f'<p class="ed-note">Page {first // PER_PAGE + 1} of {pages}</p><ul class="ed-grid ed-thumbs">{tiles}</ul>'
+        )
+        chosen = choices[0][1] if choices else None
+        return [html if part else "", gr.update(choices=choices, value=chosen), part[0].caption if part else ""]
+
+    def _first(self, page: float | None) -> int:
+        pages = max(1, -(-len(self._examples()) // PER_PAGE))
+        return (min(pages, max(1, int(page or 1))) - 1) * PER_PAGE
+
+    def _tile(self, number: int, example: Example) -> str:
+        address = self._context.thumbs.address(example.path, example.crop)
+        size, bucket = (f"{w} x {h}" for w, h in (example.size, example.bucket))
+        caption = escape(example.caption or "no caption")
+        return (
+            f'<li><img src="{address}" alt="{escape(example.name)}, cropped to {bucket}" loading="lazy">'
+            f'<div class="ed-caption"><strong>{number + 1}</strong> {caption}<br><small>{escape(example.name)}<br>'
+            f"{size} → {bucket}</small></div></li>"
+        )
+
+    def _caption_of(self, number: int | None) -> Any:
+        example = self._example(number)
+        return example.caption if example else gr.skip()
+
+    def _example(self, number: int | None) -> Example | None:
+        examples = self._examples()
+        return examples[number] if isinstance(number, int) and 0 <= number < len(examples) else None
+
+    def _save(self, page: float, number: int | None, text: str, *raw: Any) -> list[Any]:
+        return self._edited(page, number, raw, lambda path: self._context.captions.save(path, text))
+
+    def _undo(self, page: float, number: int | None, text: str, *raw: Any) -> list[Any]:
+        return self._edited(page, number, raw, self._put_back)
+
+    def _put_back(self, path: Path) -> None:
+        if not self._context.captions.undo(path):
+            gr.Warning("There is nothing to undo for this picture.", duration=5)
+
+    def _edited(self, page: float, number: int | None, raw: tuple[Any, ...], change: Any) -> list[Any]:
+        """Change the caption of a picture of the last check, and look at the folder again."""
+        example = self._example(number)
+        if example is None or not self._context.roots.allow(example.path):
+            raise gr.Error("Press Check and choose a picture first.", duration=6)
+        try:
+            change(example.path)
+            self._scan(self._form.values_of(raw))
+        except Ed2Error as error:
+            raise gr.Error(str(error), duration=8) from None
+        thumbs, choices, _ = self._turn(page)
+        now = self._example(number)
+        return [self._report_html(), thumbs, gr.update(choices=choices["choices"], value=number),
+                now.caption if now else ""]  # fmt: skip
+
+    def _report_html(self) -> str:
+        checked = self._context.checked
+        if checked is None:
+            return ""
+        found = checked.as_object()
+        used, unusable = len(found["images"]), len(checked.dataset.problems)
+        epochs = checked.settings.run.max_epochs
+        counts = (
+            f"<p><strong>{used:,} pictures can be used, {unusable:,} files cannot.</strong><br>"
+            f"{found['steps_per_epoch']:,} steps an epoch, {found['total_steps']:,} steps in {epochs:,} epochs.</p>"
+        )
+        problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"]]
+        more = len(problems) - MAX_TOLD
+        if more > 0:
+            problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
+        bars = [(f"{b['size'][0]} x {b['size'][1]}", b["images"]) for b in found["buckets"]]
+        chart = f"<h3>Pictures by size of training</h3>{bars_svg(bars, 'Pictures by size of training')}"
+        return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
+            problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
+
+
+def _notes_html(checked: Checked) -> str:
+    """What is good to know, gathered by kind with a few names."""
+    kinds: dict[str, list[str]] = {}
+    for note in checked.dataset.notes:
+        kinds.setdefault(note.kind, []).append(f"{note.path}: {note.what}")
+    items = []
+    for kind, texts in kinds.items():
+        names = "; ".join(texts[:3]) + (f"; and {len(texts) - 3:,} more" if len(texts) > 3 else "")
+        items.append(f"<li><strong>{escape(kind)} ({len(texts):,})</strong>: {escape(names)}</li>")
+    return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

@@ -1,0 +1,103 @@
+"""The form: one control a setting, made from the schema."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ed2.settings.fields import FieldSpec, fields
+from ed2.settings.files import PROGRAM_DIR
+from ed2.ui.words import label_of
+
+ESSENTIALS = (
+    "project_name", "resume_ckpt", "resolution", "batch_size", "max_epochs", "lr", "lr_scheduler",
+    "gradient_checkpointing", "useadam8bit", "ckpt_every_n_minutes",
+)  # fmt: skip
+ELSEWHERE = ("data_root",)
+"""Settings with a place in another tab, beside the group Sampling."""
+AUTOMATIC = "automatic"
+
+
+class Form:
+    """The controls by the name of their setting, made one by one where they belong."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = {**defaults(), **values}
+        self.controls: dict[str, Any] = {}
+
+    def add(self, names: Iterable[str]) -> None:
+        """Make the controls of these settings here."""
+        for name in names:
+            spec = fields()[name]
+            self.controls[name] = control(spec, shown(spec, self._values[name]))
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Every control, in the order of `values_of`."""
+        return list(self.controls.values())
+
+    def values_of(self, raw: Sequence[Any]) -> dict[str, object]:
+        """Flat settings out of what the controls hold; what cannot be read stays as it is, for the checks to refuse."""
+        return {name: value_of(fields()[name], value) for name, value in zip(self.controls, raw, strict=True)}
+
+    def shown(self, values: Mapping[str, object]) -> list[Any]:
+        """What the controls show for these settings; those that are not named are left alone."""
+        return [shown(fields()[name], values[name]) if name in values else gr.skip() for name in self.controls]
+
+
+def defaults() -> dict[str, object]:
+    """Every setting's default."""
+    return {name: list(spec.default) if spec.many else spec.default for name, spec in fields().items()}
+
+
+def control(spec: FieldSpec, value: Any) -> Any:
+    """The control of a setting."""
+    common: dict[str, Any] = {"label": label_of(spec.name), "info": spec.help, "elem_id": spec.name}
+    if spec.kind is bool:
+        return gr.Checkbox(bool(value), interactive=True, **common)
+    if spec.choices:
+        choices = [(str(choice), choice) for choice in spec.choices]
+        choices = [(AUTOMATIC, ""), *choices] if spec.optional else choices
+        return gr.Dropdown(choices, value=value, interactive=True, **common)
+    if spec.kind is str:
+        return gr.Textbox(
+            value, lines=2 if spec.many else 1, max_lines=6 if spec.many else 1, interactive=True, **common
+        )
+    if spec.kind is float and (spec.low, spec.high) == (0, 1) and not spec.low_excluded and not spec.optional:
+        return gr.Slider(0, 1, value, step=0.01, interactive=True, **common)
+    # No bounds here: what is out of them is told beside the Train button, with all else that is wrong.
+    step = 1 if spec.kind is int else 0.000001
+    placeholder = AUTOMATIC if spec.optional else None
+    return gr.Number(value, step=step, placeholder=placeholder, interactive=True, **common)
+
+
+def shown(spec: FieldSpec, value: Any) -> Any:
+    """A setting's value as its control shows it."""
+    if spec.many:
+        return "\n".join(_short(str(item)) for item in value) if isinstance(value, list | tuple) else str(value)
+    if spec.is_path and isinstance(value, str):
+        return _short(value)
+    if value is None and (spec.choices or spec.kind is str):
+        return ""
+    return value
+
+
+def value_of(spec: FieldSpec, raw: Any) -> object:
+    """A setting's value out of its control."""
+    if spec.many:
+        return [line.strip() for line in str(raw or "").splitlines() if line.strip()]
+    if spec.optional and raw in ("", None):
+        return None
+    if spec.kind is str and isinstance(raw, str):
+        return raw.strip()
+    if isinstance(raw, bool):
+        return raw
+    if spec.kind is int and isinstance(raw, float) and raw.is_integer():
+        return int(raw)
+    return float(raw) if spec.kind is float and isinstance(raw, int) else raw
+
+
+def _short(path: str) -> str:
+    """A path from the program's folder where it lies below, as presets write it."""
+    base = f"{PROGRAM_DIR}/"
+    return path.removeprefix(base) if path.startswith(base) else path

@@ -1,0 +1,85 @@
+"""The tab Resume: every run in the logs, to go on with or to start from."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.reporters.texts import file_size
+from ed2.app.runs import RunRecord, find_runs
+from ed2.ui.context import Context
+from ed2.ui.form import Form
+from ed2.ui.live import QUIET
+from ed2.ui.strip import Strip, started
+from ed2.ui.words import empty_html
+
+MAX_SHOWN = 100
+
+
+class ResumeTab:
+    """The list of runs; what is chosen is looked up again on the disk, never believed."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        gr.Markdown("Runs in the folder of runs, newest first. A run that was killed shows as interrupted.")
+        with gr.Row():
+            self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
+            self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=1)
+        with gr.Row():
+            self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
+            self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
+        self.list = gr.HTML(empty_html("No runs yet."), elem_id="runs-list", js_on_load=None)
+
+    def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        """Connect the buttons, and fill the list whenever the tab is opened."""
+        logdir = form.controls["logdir"]
+        for event in (self.refresh.click, tab.select):
+            event(self._fill, [logdir, self.choice], [self.choice, self.list], **QUIET)
+        self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **QUIET)
+        base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
+        self.as_base.click(self._use, [logdir, self.choice], base, **QUIET)
+
+    def _runs(self, logdir: str) -> list[RunRecord]:
+        folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
+        shown = self._context.service.snapshot()
+        return find_runs(folder, shown.run_dir if shown.is_active else None)[:MAX_SHOWN]
+
+    def _fill(self, logdir: str, chosen: str | None) -> tuple[Any, str]:
+        runs = self._runs(logdir)
+        names = [run.folder.name for run in runs]
+        cards = "".join(self._card(run) for run in runs)
+        html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html("No runs yet.")
+        return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), html
+
+    def _card(self, run: RunRecord) -> str:
+        address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""
+        picture = (
+            f'<img src="{address}" alt="Last sample of {escape(run.folder.name)}" loading="lazy">' if address else ""
+        )
+        loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
+        can = "can be continued" if run.can_continue else "no checkpoint to continue"
+        return (
+            f'<li data-run="{escape(run.folder.name)}" data-state="{run.state}">{picture}<div class="ed-caption">'
+            f"<strong>{escape(run.folder.name)}</strong><br>{run.state}, step {run.step:,} of {run.total:,}{loss}<br>"
+            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></li>"
+        )
+
+    def _chosen(self, logdir: str, name: str | None) -> RunRecord:
+        for run in self._runs(logdir):
+            if run.folder.name == name:
+                return run
+        raise gr.Error("Choose a run of the list first.", duration=6)
+
+    def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:
+        run = self._chosen(logdir, name)
+        if not run.can_continue:
+            raise gr.Error("This run has no checkpoint that it can continue from.", duration=6)
+        return started(self._context, {"resume_ckpt": str(run.folder), "logdir": str(Path(run.folder).parent)})
+
+    def _use(self, logdir: str, name: str | None) -> tuple[str, bool, Any]:
+        run = self._chosen(logdir, name)
+        if run.checkpoint is None:
+            raise gr.Error("This run has no checkpoint.", duration=6)
+        gr.Info("The newest checkpoint of this run is now the base model of the form.", duration=5)
+        return str(run.checkpoint), True, gr.Tabs(selected="settings")

@@ -1,0 +1,68 @@
+"""Putting a page on a port, with what Gradio leaves open closed."""
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from ed2.errors import Ed2Error
+from ed2.ui.guard import Guard, Hosts
+from ed2.ui.shelf import Shelf
+from ed2.ui.theme import CSS_FILE, theme
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+PORTS_TRIED = 20
+IDLE_SECONDS = 0.05
+
+
+def serve(
+    page: gr.Blocks,
+    *,
+    port: int,
+    hosts: Hosts,
+    shelves: Sequence[Shelf],
+    login: tuple[str, str] | None = None,
+    server_name: str = "127.0.0.1",
+) -> int:
+    """Serve a page from `port`, or the next free one of 20, in threads of its own; gives the port.
+
+    Raises:
+        Ed2Error: none of them is free.
+    """
+    page.queue(api_open=False, max_size=64)
+    if hasattr(page._queue, "sleep_when_free"):  # Gradio 6.31 looks every millisecond: 6 % of a core for nothing
+        page._queue.sleep_when_free = IDLE_SECONDS
+    chosen = free_port(port, server_name)
+    page.launch(
+        server_name=server_name, server_port=chosen, auth=login, prevent_thread_lock=True, share=False, quiet=True,
+        inbrowser=False, show_error=False, footer_links=[], run_history=False, enable_monitoring=False,
+        mcp_server=False, ssr_mode=False, pwa=False, strict_cors=True, max_file_size="1kb",
+        state_session_capacity=200, theme=theme(), css_paths=[CSS_FILE], app_kwargs=_closed(hosts, shelves),
+    )  # fmt: skip
+    return chosen
+
+
+def _closed(hosts: Hosts, shelves: Sequence[Shelf]) -> dict[str, Any]:
+    return {
+        "middleware": [Middleware(Guard, hosts=hosts)],
+        "routes": [shelf.mount() for shelf in shelves],
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+    }
+
+
+def free_port(first: int, server_name: str = "127.0.0.1") -> int:
+    """The first free port of 20 from `first` on. Raises Ed2Error."""
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((server_name, port))
+            except OSError:
+                continue
+            return port
+    last = first + PORTS_TRIED - 1
+    raise Ed2Error(f"The ports {first} to {last} are all in use", "", "Choose another with --port.")

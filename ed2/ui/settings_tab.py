@@ -1,0 +1,153 @@
+"""The tab Settings: ten essentials, all others folded by group, presets, and what they come to."""
+
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.forecast import forecast
+from ed2.app.user_files import preset_values
+from ed2.errors import Ed2Error, ProblemsError, SettingsError
+from ed2.settings.fields import fields, groups
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
+from ed2.ui.context import Context
+from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults
+from ed2.ui.live import QUIET
+from ed2.ui.words import label_of, problems_html
+
+
+class SettingsTab:
+    """Everything that a run can be told, and presets of it."""
+
+    def __init__(self, context: Context, form: Form) -> None:
+        self._context, self._form = context, form
+        self._presets_row()
+        self.difference = gr.HTML("", js_on_load=None, elem_id="preset-difference")
+        with gr.Row():
+            for names in (ESSENTIALS[:5], ESSENTIALS[5:]):
+                with gr.Column(min_width=300):
+                    form.add(name for name in names if name in fields())
+        self.forecast = gr.HTML("", js_on_load=None, elem_id="forecast")
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            for group, model in groups().items():
+                inside = [name for name, spec in fields().items() if spec.group == group and _is_here(name, group)]
+                if inside:
+                    with gr.Accordion((model.__doc__ or group).strip(), open=False):
+                        form.add(inside)
+        with gr.Accordion("Equivalent command", open=False):
+            self.command = gr.Textbox(label="The same run without a browser", lines=3, interactive=False,
+                                      buttons=["copy"], elem_id="equivalent-command")  # fmt: skip
+        with gr.Accordion("Raw JSON", open=False):
+            self.raw = gr.Textbox(label="What differs from the defaults", lines=8, max_lines=30, interactive=True,
+                                  elem_id="raw-json")  # fmt: skip
+            self.apply = gr.Button("Apply the JSON", elem_id="apply-json-button")
+
+    def _presets_row(self) -> None:
+        titles = list(self._context.user.presets())
+        with gr.Row():
+            self.preset = gr.Dropdown(titles, value=titles[0] if titles else None, label="Preset", min_width=240,
+                                      elem_id="preset-choice", interactive=True, scale=3)  # fmt: skip
+            self.load = gr.Button("Load", elem_id="load-preset-button", min_width=100, scale=1)
+            self.reset = gr.Button("Reset", elem_id="reset-button", min_width=100, scale=1)
+        with gr.Accordion("Save as my own preset", open=False):
+            self.name = gr.Textbox(label="Name of the preset", elem_id="preset-name", max_lines=1, interactive=True)
+            self.keep = gr.Button("Save preset", elem_id="save-preset-button")
+
+    def wire(self, ready: gr.State) -> None:
+        """Connect everything, once every control is made; `ready` says that the page shows the draft."""
+        inputs = self._form.inputs
+        told = [self.forecast, self.difference, self.command, self.raw]
+        self.load.click(self._load, self.preset, inputs, **QUIET)
+        self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET)
+        self.keep.click(self._keep, [self.name, *inputs], self.preset, **QUIET)
+        self.apply.click(self._apply, self.raw, inputs, **QUIET)
+        events = [control.change for control in (self.preset, *inputs)]
+        gr.on(events, self._changed, [ready, self.preset, *inputs], told, trigger_mode="always_last", **QUIET)
+
+    def _load(self, title: str | None) -> list[Any]:
+        path = self._context.user.presets().get(title or "")
+        if path is None:
+            raise gr.Error("Choose a preset first.", duration=6)
+        try:
+            return self._form.shown({**defaults(), **preset_values(path)})
+        except SettingsError as error:
+            raise gr.Error(str(error), duration=10) from None
+
+    def _keep(self, name: str, *raw: Any) -> Any:
+        try:
+            values = absolute_paths(self._form.values_of(raw), PROGRAM_DIR)
+            title = self._context.user.keep_preset(name, _differing(values, defaults()))
+        except (Ed2Error, OSError) as error:
+            raise gr.Error(str(error), duration=8) from None
+        gr.Info("The preset is saved.", duration=4)
+        return gr.update(choices=list(self._context.user.presets()), value=title)
+
+    def _apply(self, text: str) -> list[Any]:
+        try:
+            values = json.loads(text or "{}")
+            with_defaults(values)
+        except ValueError as error:
+            raise gr.Error(f"This is no proper JSON: {error}", duration=8) from None
+        except (Ed2Error, TypeError) as error:
+            raise gr.Error(str(error), duration=10) from None
+        return self._form.shown({**defaults(), **values})
+
+    def _changed(self, is_ready: bool, preset: str | None, *raw: Any) -> tuple[Any, Any, Any, Any]:
+        if not is_ready:
+            return (gr.skip(),) * 4
+        values = self._form.values_of(raw)
+        with contextlib.suppress(OSError):  # comfort only: the form is still there
+            self._context.user.keep_draft(values)
+        own = _differing(values, defaults())
+        text = json.dumps(own, indent=2, ensure_ascii=False)
+        return self._forecast_html(values), self._difference_html(values, preset), command_of(own), text
+
+    def _forecast_html(self, values: dict[str, object]) -> str:
+        try:
+            settings = with_defaults(values)
+        except ProblemsError as error:
+            return problems_html(error.problems, box_id="settings-problems")
+        lines = forecast(settings, self._context.checked)
+        return f'<div class="ed-card"><p class="ed-note">{"<br>".join(map(escape, lines))}</p></div>'
+
+    def _difference_html(self, values: dict[str, object], title: str | None) -> str:
+        path = self._context.user.presets().get(title or "")
+        try:
+            base = {**defaults(), **preset_values(path)} if path else defaults()
+        except SettingsError:
+            return ""
+        own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
+        if not own:
+            return '<p class="ed-note">The form is as in this preset.</p>'
+        changes = ", ".join(f"{label_of(name)}: {_told(base[name])} → {_told(value)}" for name, value in own.items())
+        return f'<p class="ed-note">Different from this preset: {escape(changes)}</p>'
+
+
+def _is_here(name: str, group: str) -> bool:
+    return name not in (*ESSENTIALS, *ELSEWHERE) and group != "sampling"
+
+
+def _told(value: object) -> str:
+    return "empty" if value in (None, "") else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _differing(values: Mapping[str, object], base: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value != base.get(name)}
+
+
+def command_of(values: Mapping[str, object]) -> str:
+    """The command line that starts a run with these settings."""
+    words = ["python", "train.py"]
+    for name, value in absolute_paths(values, PROGRAM_DIR).items():
+        if isinstance(value, bool):
+            is_plain = fields()[name].is_plain_switch
+            words += [f"--{name}" if value else f"--{name}=false" if is_plain else f"--no-{name}"]
+        elif isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", "none" if value is None else str(value)]
+    return shlex.join(words)

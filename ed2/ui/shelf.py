@@ -1,0 +1,86 @@
+"""Small copies of pictures, the only files that the page serves."""
+
+import hashlib
+import secrets
+import tempfile
+import threading
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from ed2.data.images import ImageError, decode
+
+Box = tuple[int, int, int, int]
+
+
+class _Forever(StaticFiles):
+    """A name stands for one content: each picture is asked for once."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "private, max-age=604800, immutable"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+class Shelf:
+    """A folder of WebP copies under an address that nobody can guess; it goes when the program ends.
+
+    Attributes:
+        side: pixels of a copy's longer side.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self._folder = tempfile.TemporaryDirectory(prefix="ed2-pictures-")
+        self._address = f"/pictures-{secrets.token_urlsafe(12)}"
+        self._lock = threading.Lock()
+
+    def mount(self) -> Mount:
+        """The route that serves it."""
+        return Mount(self._address, _Forever(directory=self._folder.name))
+
+    def address(self, path: Path, crop: Box | None = None) -> str:
+        """Where the browser finds a copy of a picture, with what a crop leaves out darkened; empty for no picture."""
+        try:
+            status = path.stat()
+            told = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"
+            name = f"{hashlib.sha256(told.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
+            copy = Path(self._folder.name) / name
+            with self._lock:
+                if not copy.exists():
+                    _write_copy(path, copy, self.side, crop)
+        except (OSError, ImageError):
+            return ""
+        return f"{self._address}/{name}"
+
+    def clear(self) -> None:
+        """Take every copy away: another run is shown."""
+        with self._lock:
+            for copy in Path(self._folder.name).iterdir():
+                copy.unlink(missing_ok=True)
+
+
+def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
+    image = decode(path, (side, side))
+    if crop:
+        with Image.open(path) as header:
+            scale = max(image.size) / max(header.size)
+        image = _with_crop(image, crop, scale)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    temporary = copy.with_suffix(".tmp")
+    image.save(temporary, "WEBP", quality=82)
+    temporary.replace(copy)
+
+
+def _with_crop(image: Image.Image, crop: Box, scale: float) -> Image.Image:
+    left, top, right, bottom = (round(number * scale) for number in crop)
+    dark = image.point(lambda level: level // 4)
+    dark.paste(image.crop((left, top, right, bottom)), (left, top))
+    width = max(2, max(image.size) // 100)
+    ImageDraw.Draw(dark).rectangle((left, top, right - 1, bottom - 1), outline=(250, 204, 21), width=width)
+    return dark

@@ -1,0 +1,103 @@
+"""The strip over the tabs: the state, Train, Pause and Stop, and what went wrong."""
+
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.service import RefusedError
+from ed2.app.snapshot import RunSnapshot
+from ed2.errors import Ed2Error, Problem, ProblemsError
+from ed2.ui.context import Context
+from ed2.ui.form import Form
+from ed2.ui.live import QUIET
+from ed2.ui.words import problems_html, status_html
+
+
+class Strip:
+    """Always in sight, whatever the tab."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._service = context, context.service
+        with gr.Column(elem_id="strip"):
+            self.status = gr.HTML(status_html(None), js_on_load=None)
+            with gr.Row(elem_id="strip-buttons"):
+                self.train = gr.Button("Train", variant="primary", elem_id="train-button")
+                self.pause = gr.Button("Pause", interactive=False, elem_id="pause-button")
+                self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop-button")
+                self.leave = gr.Button("Leave without saving", variant="stop", visible=False, elem_id="leave-button")
+            self.problems = gr.HTML(problems_html(()), js_on_load=None)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` gives values for."""
+        return [self.status, self.problems, self.train, self.pause, self.stop, self.leave]
+
+    def updates(self, shown: RunSnapshot, seen: RunSnapshot | None) -> list[Any]:
+        """A value for each output; buttons change with the state alone."""
+        made: list[Any] = [gr.skip()] * 6
+        if seen is None or shown.revisions.get("status") != seen.revisions.get("status"):
+            made[0] = status_html(shown)
+        if seen is None or shown.problems != seen.problems:
+            made[1] = problems_html(shown.problems)
+        if seen is None or shown.state != seen.state:
+            made[2:] = buttons(shown)
+        return made
+
+    def wire(self, form: Form, tabs: gr.Tabs) -> None:
+        """Connect the buttons, once every control of the form is made."""
+        self.train.click(self._begin, form.inputs, [tabs, self.problems], **QUIET)
+        self.pause.click(self._pause_or_go_on, None, None, **QUIET)
+        self.stop.click(self._stop, None, self.leave, **QUIET)
+        self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **QUIET)
+
+        def begin_values(raw: tuple[Any, ...]) -> dict[str, object]:
+            return form.values_of(raw)
+
+        self._values_of = begin_values
+
+    def _begin(self, *raw: Any) -> tuple[Any, str]:
+        return started(self._context, self._values_of(raw))
+
+    def _pause_or_go_on(self) -> None:
+        asked(self._service.resume if self._service.snapshot().state == "paused" else self._service.pause)
+
+    def _stop(self) -> Any:
+        """Stop; where it is stopping already, offer to leave without saving."""
+        if self._service.snapshot().state == "stopping":
+            return gr.update(visible=True)
+        asked(self._service.stop)
+        return gr.skip()
+
+
+def started(context: Context, values: dict[str, object]) -> tuple[Any, str]:
+    """Begin a run and open the tab Train; what is wrong goes into the box of problems."""
+    try:
+        context.service.start(context.require_allowed(values))
+    except RefusedError as error:
+        gr.Warning(str(error), duration=6)
+        return gr.Tabs(selected="train"), problems_html(context.service.snapshot().problems)
+    except ProblemsError as error:
+        return gr.skip(), problems_html(error.problems)
+    except Ed2Error as error:
+        return gr.skip(), problems_html([Problem(None, str(error))])
+    return gr.Tabs(selected="train"), problems_html(())
+
+
+def asked(command: Any) -> None:
+    """Ask the service for something; a refusal is told and harms nothing."""
+    try:
+        command()
+    except RefusedError as error:
+        gr.Warning(str(error), duration=6)
+
+
+def buttons(shown: RunSnapshot) -> list[Any]:
+    """Train, Pause, Stop and Leave as the state allows them."""
+    is_busy = shown.is_active
+    can_pause = shown.state in ("training", "sampling", "paused")
+    return [
+        gr.update(interactive=not is_busy),
+        gr.update(value="Continue" if shown.state == "paused" else "Pause", interactive=can_pause),
+        gr.update(value="Stopping" if shown.state == "stopping" else "Stop", interactive=is_busy),
+        gr.update(visible=False) if shown.state != "stopping" else gr.skip(),
+    ]

@@ -1,0 +1,65 @@
+"""The tab Train: what the run does now, save and sample now, TensorBoard, sharing."""
+
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.snapshot import RunSnapshot
+from ed2.app.tensorboard import TensorBoard
+from ed2.errors import Ed2Error
+from ed2.ui.context import Context
+from ed2.ui.form import Form
+from ed2.ui.live import QUIET, LivePanel
+from ed2.ui.strip import asked
+
+
+class TrainTab:
+    """The monitor of the owner."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._service = context, context.service
+        self.tensorboard = TensorBoard()
+        with gr.Row(elem_id="now-buttons"):
+            self.save = gr.Button("Save now", interactive=False, elem_id="save-now-button", min_width=120)
+            self.sample = gr.Button("Sample now", interactive=False, elem_id="sample-now-button", min_width=120)
+        self.panel = LivePanel(context.service, context.samples)
+        with gr.Row():
+            self.board = gr.Button("Open TensorBoard", elem_id="tensorboard-button", min_width=160)
+            self.share = gr.Button("Share", elem_id="share-button", min_width=160)
+        self.board_answer = gr.HTML("", js_on_load=None)
+        self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` gives values for, beside the panel's."""
+        return [self.save, self.sample]
+
+    def updates(self, shown: RunSnapshot, seen: RunSnapshot | None) -> list[Any]:
+        """The two buttons, as the state allows them."""
+        if seen is not None and shown.state == seen.state:
+            return [gr.skip(), gr.skip()]
+        can_ask = shown.state in ("training", "sampling", "paused")
+        return [gr.update(interactive=can_ask), gr.update(interactive=can_ask)]
+
+    def wire(self, form: Form) -> None:
+        """Connect the buttons."""
+        self.save.click(lambda: asked(self._service.save_now), None, None, **QUIET)
+        self.sample.click(lambda: asked(self._service.sample_now), None, None, **QUIET)
+        slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
+        self.share.click(self._share, None, self.share_answer, **slow)
+        self.board.click(self._open_board, form.controls["logdir"], self.board_answer, **slow)
+
+    def _share(self) -> str:
+        try:
+            with self._context.lock:
+                return self._context.sharing.start()
+        except Ed2Error as error:
+            raise gr.Error(str(error), duration=8) from None
+
+    def _open_board(self, logdir: str) -> str:
+        try:
+            values = self._context.require_allowed({"logdir": logdir})
+            address = self.tensorboard.start(self._context.logdir(values))
+        except Ed2Error as error:
+            raise gr.Error(str(error), duration=8) from None
+        return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'

@@ -1,0 +1,149 @@
+"""Small pieces of HTML: the state, the figures, the memory, the problems. Everything that is told is escaped."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from ed2.app.reporters.texts import duration
+from ed2.app.snapshot import RunSnapshot
+from ed2.errors import Problem
+from ed2.settings.fields import fields
+from ed2.vram.sampler import MemoryUse, Share
+
+LOOKS = {
+    "preparing": "busy", "training": "busy", "sampling": "busy", "paused": "wait", "stopping": "wait",
+    "done": "good", "stopped": "wait", "failed": "bad",
+}  # fmt: skip
+STATE_WORDS = {
+    "connecting": "Connecting", "idle": "Ready", "preparing": "Preparing", "training": "Training",
+    "sampling": "Drawing samples", "paused": "Paused", "stopping": "Stopping", "done": "Done", "stopped": "Stopped",
+    "failed": "Failed",
+}  # fmt: skip
+LABELS = {
+    "resume_ckpt": "Base model or checkpoint", "project_name": "Project name", "data_root": "Folder of pictures",
+    "max_epochs": "Epochs", "lr": "Learning rate", "text_encoder_lr": "Learning rate of the text encoder",
+    "lr_scheduler": "Learning rate schedule", "useadam8bit": "8-bit Adam", "amp": "Mixed precision (amp)",
+    "amp_dtype": "Format of mixed precision", "grad_accum": "Gradient accumulation", "flip_p": "Mirror chance",
+    "cond_dropout": "Caption dropout", "disable_unet_training": "Leave the UNet untrained",
+    "disable_textenc_training": "Leave the text encoder untrained", "attn_type": "Attention",
+    "ckpt_every_n_minutes": "Checkpoint every so many minutes", "save_every_n_epochs": "Save every so many epochs",
+    "save_ckpts_from_n_epochs": "No saving by epochs before epoch", "save_ckpt_dir": "Folder of single files",
+    "no_save_ckpt": "No single files", "ckpt_format": "Format of single files", "logdir": "Folder of runs",
+    "log_step": "Log every so many steps", "sample_steps": "Samples every so many steps",
+    "sample_prompts": "File of prompts", "no_prepend_last": "No last- before the final name",
+    "save_full_precision": "Single files in full precision", "weights_only": "Take only the weights",
+    "clip_grad_norm": "Longest gradient",
+}  # fmt: skip
+_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s:;,'\"<>]+)+[\\/]")
+
+
+def label_of(name: str) -> str:
+    """A setting's name for people."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def without_paths(text: str) -> str:
+    """The text with folders of this computer left out: only the last name of each path stays."""
+    return _PATH.sub("", text)
+
+
+def status_html(shown: RunSnapshot | None) -> str:
+    """The state in the strip; None while the program has not answered."""
+    if shown is None:
+        return _status("connecting", "", 0, 0, False, "")
+    parts = [shown.project] if shown.project else []
+    if shown.total:
+        parts.append(f"step {shown.step:,} of {shown.total:,}")
+    if shown.seconds_left is not None and shown.state != "stopping":
+        parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
+    if shown.is_saving:
+        parts.append("saving a checkpoint")
+    elif shown.detail and shown.state != "failed":
+        parts.append(shown.detail)
+    return _status(shown.state, " · ".join(parts), shown.step, shown.total, shown.is_saving, shown.project)
+
+
+def _status(state: str, text: str, step: int, total: int, is_saving: bool, project: str) -> str:
+    percent = 100 * step / total if total else 0
+    data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{str(is_saving).lower()}"'
+    return (
+        f'<section id="status" class="ed-status" aria-label="State of the run" {data}>'
+        f'<span class="ed-pill" data-look="{LOOKS.get(state, "")}">{STATE_WORDS[state]}</span>'
+        f'<span class="ed-status-text">{escape(text)}</span>'
+        f'<div class="ed-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{total}" '
+        f'aria-valuenow="{step}"><i style="width:{percent:.1f}%"></i></div></section>'
+    )
+
+
+def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide_paths: bool = False) -> str:
+    """What is wrong and what to do, in a box that screen readers announce; an empty box where nothing is wrong."""
+    if not problems:
+        return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
+    items = "".join(f"<li>{_problem(problem, hide_paths)}</li>" for problem in problems)
+    heading = "This needs your attention:" if len(problems) == 1 else f"These {len(problems)} need your attention:"
+    return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p><ul>{items}</ul></div>'
+
+
+def _problem(problem: Problem, hide_paths: bool) -> str:
+    name = problem.path or ""
+    where = f"{label_of(name)} ({name}): " if name in fields() else f"{name}: " if name else ""
+    text = f"{where}{problem.what} {problem.fix}".strip()
+    return escape(without_paths(text) if hide_paths else text)
+
+
+def figures_html(shown: RunSnapshot) -> str:
+    """Step, epoch, speed, time left, loss and learning rate."""
+    left = "–" if shown.seconds_left is None else duration(shown.seconds_left)
+    epoch = min(shown.epoch + 1, shown.max_epochs) if shown.is_active else shown.epoch
+    figures = {
+        "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else "–",
+        "Epoch": f"{epoch:,} of {shown.max_epochs:,}" if shown.max_epochs else "–",
+        "Speed": "–" if shown.images_per_second is None else f"{shown.images_per_second:.1f} pictures/s",
+        "Time left": left,
+        "Loss": "–" if shown.loss is None else f"{shown.loss:.4f}",
+        "Learning rate": "–" if shown.lr is None else f"{shown.lr:.3g}",
+        "Pictures": f"{shown.images:,}" if shown.images else "–",
+        "Computes on": escape(shown.device) or "–",
+    }
+    rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
+    title = escape(shown.project) or "No run yet"
+    return f'<section class="ed-card" aria-label="Figures of the run"><h3>{title}</h3>'\
+           f'<dl class="ed-figures">{rows}</dl></section>'  # fmt: skip
+
+
+def memory_html(memory: MemoryUse | None) -> str:
+    """Memory of the card and of the computer as bars."""
+    if memory is None:
+        return (
+            '<section class="ed-card" aria-label="Memory"><h3>Memory</h3><p class="ed-note">Not read yet.</p></section>'
+        )
+    card = _memory(memory.card_name or "Card", memory.card) if memory.card else (
+        '<p class="ed-note">No NVIDIA card is in use: the run computes on the processor.</p>')  # fmt: skip
+    key = ('<p class="ed-note"><i class="ed-key own"></i>this program &nbsp; '
+           '<i class="ed-key others"></i>other programs</p>')  # fmt: skip
+    bars = card + _memory("Computer", memory.pc)
+    return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}{key}</section>'
+
+
+def _memory(name: str, share: Share) -> str:
+    own, others = (100 * part / max(share.total, 0.1) for part in (share.own, share.others))
+    free = max(0.0, share.total - share.own - share.others)
+    text = f"{share.own:.1f} + {share.others:.1f} of {share.total:.1f} GB, {free:.1f} free"
+    return (
+        f'<div class="ed-memory"><div class="ed-memory-text"><strong>{escape(name)}</strong><span>{text}</span></div>'
+        f'<div class="ed-stack" role="img" aria-label="{escape(name)}: this program {share.own:.1f}, others '
+        f'{share.others:.1f} of {share.total:.1f} GB"><i class="own" style="width:{own:.1f}%"></i>'
+        f'<i class="others" style="width:{others:.1f}%"></i></div></div>'
+    )
+
+
+def empty_html(text: str) -> str:
+    """Said where there is nothing to show yet."""
+    return f'<div class="ed-empty">{escape(text)}</div>'
+
+
+def log_html(lines: Iterable[str], *, hide_paths: bool = False) -> str:
+    """The last lines of the log, the newest at the end."""
+    text = "\n".join(lines) or "Nothing has happened yet."
+    shown = escape(without_paths(text) if hide_paths else text)
+    return f'<pre class="ed-log" tabindex="0" aria-label="Log of the run">{shown}</pre>'

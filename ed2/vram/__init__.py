@@ -1,0 +1,1 @@
+"""Memory of the card and of the computer: what is used now."""

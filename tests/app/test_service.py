@@ -1,0 +1,218 @@
+"""The trainer's service with real runs on a tiny model."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ed2.app.service import RefusedError, TrainerService
+from ed2.app.snapshot import RunSnapshot
+from ed2.errors import SettingsError
+from tests.runs import differing
+
+Values = dict[str, object]
+
+
+@pytest.fixture
+def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+    return {
+        "project_name": "tiny",
+        "data_root": [str(pictures)],
+        "resume_ckpt": str(sd1),
+        "resolution": 64,
+        "batch_size": 2,
+        "max_epochs": 2,
+        "lr": 1e-3,
+        "log_step": 2,
+        "sample_prompts": str(tmp_path / "prompts.txt"),
+        "sample_steps": 1000,
+        "logdir": str(tmp_path / "logs"),
+        "no_save_ckpt": True,
+    }
+
+
+@pytest.fixture
+def service() -> Iterator[TrainerService]:
+    service = TrainerService()
+    yield service
+    service.stop_without_saving() if service.snapshot().is_active else None
+    service.close()
+
+
+def draw_one(values: Values) -> None:
+    """Have a prompt drawn: in most tests it would only take time."""
+    Path(str(values["sample_prompts"])).write_text("a cat\n")
+
+
+def wait_for(service: TrainerService, is_so: Callable[[RunSnapshot], bool], seconds: float = 60) -> RunSnapshot:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if is_so(snapshot := service.snapshot()):
+            return snapshot
+        time.sleep(0.005)
+    raise AssertionError(service.snapshot())
+
+
+def finished(service: TrainerService, values: Values) -> RunSnapshot:
+    service.start(values)
+    assert service.wait(100)
+    return service.snapshot()
+
+
+def test_a_run_goes_from_idle_to_done_and_is_rebuilt_from_its_folder(service: TrainerService, values: Values) -> None:
+    assert service.snapshot().state == "idle"
+    draw_one(values)
+    shown = finished(service, values)
+    assert (shown.state, shown.step, shown.total) == ("done", 10, 10)
+    assert shown.checkpoint
+    assert [point.step for point in shown.curve] == [1, 2, 4, 6, 8, 10]
+    assert {sample.step for sample in shown.samples} == {0, 10}
+    assert any("saved last-tiny" in line for line in shown.log)
+    assert not shown.is_saving
+    rebuilt_from_the_folder(shown, values)
+
+
+def rebuilt_from_the_folder(shown: RunSnapshot, values: Values) -> None:
+    other = TrainerService()
+    other.show_last_run(Path(str(values["logdir"])))
+    rebuilt = other.snapshot()
+    other.close()
+    for name in ("state", "step", "total", "epoch", "curve", "samples", "loss", "lr", "checkpoint", "project"):
+        assert getattr(rebuilt, name) == getattr(shown, name), name
+    assert rebuilt.log[-1] == shown.log[-1]
+
+
+def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Values) -> None:
+    run_dir = finished(service, values).run_dir
+    assert run_dir
+    events = run_dir / "events.jsonl"
+    events.write_text("\n".join(events.read_text().split("\n")[:6]))
+    service.show_last_run(run_dir.parent)
+    assert (service.snapshot().state, service.snapshot().detail) == ("stopped", "the program ended in mid-run")
+
+
+def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values) -> None:
+    refused = []
+
+    def start() -> None:
+        try:
+            service.start(values)
+        except RefusedError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 3
+    service.wait()
+    assert len(list(Path(str(values["logdir"])).iterdir())) == 1
+
+
+def test_a_paused_run_waits_saves_samples_and_goes_on_to_the_same_bytes(
+    service: TrainerService, values: Values
+) -> None:
+    straight = finished(service, values).checkpoint
+    service.start(values)
+    wait_for(service, lambda s: s.state == "training" and s.step >= 2)
+    service.pause()
+    paused = wait_for(service, lambda s: s.state == "paused")
+    draw_one(values)
+    service.save_now()
+    service.sample_now()
+    shown = wait_for(service, lambda s: s.checkpoint is not None and any(x.step == s.step for x in s.samples))
+    assert shown.step == paused.step
+    wait_for(service, lambda s: s.state == "paused")
+    service.resume()
+    service.wait()
+    checkpoint = service.snapshot().checkpoint
+    assert straight and checkpoint and not differing(straight, checkpoint)
+
+
+def test_stop_saves_and_a_start_continues_to_the_same_bytes(service: TrainerService, values: Values) -> None:
+    straight = finished(service, values).checkpoint
+    service.start(values)
+    wait_for(service, lambda s: s.step >= 3)
+    service.stop()
+    assert service.snapshot().state == "stopping"
+    service.wait()
+    stopped = service.snapshot()
+    assert stopped.state == "stopped"
+    assert stopped.checkpoint and stopped.checkpoint.name.startswith("interrupted-")
+    continued = finished(service, {"resume_ckpt": str(stopped.run_dir), "logdir": values["logdir"]})
+    assert continued.run_dir == stopped.run_dir
+    assert [point.step for point in continued.curve][:3] == [1, 2, 4]
+    assert straight and continued.checkpoint and not differing(straight, continued.checkpoint)
+
+
+def test_leaving_without_saving_writes_no_checkpoint(service: TrainerService, values: Values) -> None:
+    service.start(values)
+    wait_for(service, lambda s: s.step >= 2)
+    service.stop_without_saving()
+    service.wait()
+    shown = service.snapshot()
+    assert (shown.state, shown.checkpoint) == ("stopped", None)
+    assert shown.run_dir
+    assert not list((shown.run_dir / "ckpts").iterdir())
+
+
+def test_stop_is_obeyed_while_preparing_and_while_paused(service: TrainerService, values: Values) -> None:
+    service.start(values)
+    service.stop()
+    assert service.wait(60)
+    assert service.snapshot().state == "stopped"
+    service.start(values)
+    wait_for(service, lambda s: s.state == "training" and s.step >= 1)
+    service.pause()
+    wait_for(service, lambda s: s.state == "paused")
+    service.stop()
+    assert service.wait(30)
+    assert service.snapshot().state == "stopped"
+
+
+def test_what_makes_no_sense_is_refused_in_words(service: TrainerService) -> None:
+    for command in (service.pause, service.resume, service.stop, service.save_now, service.sample_now):
+        with pytest.raises(RefusedError, match="the trainer is idle"):
+            command()
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_is_started(service: TrainerService, values: Values) -> None:
+    wrong = {**values, "batch_size": 0, "resume_ckpt": "/nowhere", "data_root": ["/not here"], "project_name": "a/b"}
+    with pytest.raises(SettingsError):
+        service.start(wrong)
+    shown = service.snapshot()
+    assert shown.state == "idle"
+    assert {p.path for p in shown.problems} == {"batch_size", "resume_ckpt", "data_root", "project_name"}
+    assert not Path(str(values["logdir"])).exists()
+
+
+def test_an_empty_folder_fails_with_the_reason(service: TrainerService, values: Values, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shown = finished(service, {**values, "data_root": [str(tmp_path / "empty")]})
+    assert shown.state == "failed"
+    assert any("empty" in str(problem) for problem in shown.problems)
+
+
+def test_a_finished_run_says_so(service: TrainerService, values: Values) -> None:
+    run_dir = finished(service, values).run_dir
+    shown = finished(service, {"resume_ckpt": str(run_dir), "logdir": values["logdir"]})
+    assert [problem.path for problem in shown.problems] == ["max_epochs"]
+
+
+def test_an_unchanged_run_keeps_its_revision(service: TrainerService, values: Values) -> None:
+    finished(service, values)
+    before = service.snapshot()
+    time.sleep(0.2)
+    after = service.snapshot()
+    assert {k: v for k, v in before.revisions.items() if k != "memory"} == {
+        k: v for k, v in after.revisions.items() if k != "memory"
+    }
+
+
+def test_memory_of_the_computer_is_read(service: TrainerService) -> None:
+    shown = wait_for(service, lambda s: s.memory is not None)
+    assert shown.memory
+    assert 0 < shown.memory.pc.own <= shown.memory.pc.total
