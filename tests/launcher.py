@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ for part in ("xformers", "prodigyopt"):
     (here / f"{part}-1.dist-info" / "METADATA").write_text(f"Name: {part}\\nVersion: 1\\n")
 """
 PROGRAM = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(5)"
+
+
+def _hears_ctrl_c() -> None:
+    """A shell that runs the tests in the background has had Ctrl-C ignored, and a program inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Program:
@@ -64,7 +70,7 @@ class Program:
         command = [str(self.root / "launch.sh"), *arguments]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            command, **output, cwd=cwd, env=known, encoding="utf-8", start_new_session=True
+            command, **output, cwd=cwd, env=known, encoding="utf-8", start_new_session=True, preexec_fn=_hears_ctrl_c
         )  # so that a test can send Ctrl-C to all of it
 
     def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:

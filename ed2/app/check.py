@@ -13,7 +13,8 @@ from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
-from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.files import with_defaults
+from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 
 
@@ -25,6 +26,8 @@ class Checked:
     dataset: Dataset
     sizes: ModelSizes
     apart: SetApart
+    notes: tuple[str, ...] = ()
+    """What has become of names of the original."""
 
     @property
     def plan(self) -> RunPlan:
@@ -47,7 +50,7 @@ class Checked:
 
     def as_text(self) -> str:
         """The same for people."""
-        lines = [*disk_lines(self.settings, self.sizes), *self.apart.notes]
+        lines = [*disk_lines(self.settings, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
@@ -70,19 +73,19 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
         SettingsError: wrong settings.
         DatasetError: nothing to train on.
     """
-    preset = read_preset(config).values if config else {}
-    settings = with_defaults({**preset, **flags})
+    gathered = gather(flags, config)
+    settings = with_defaults(gathered.values)
     dataset = scan_dataset(settings, progress=None if quiet else counted_on(sys.stderr.write))
-    return looked_at(settings, dataset)
+    return looked_at(settings, dataset, notes=gathered.notes)
 
 
-def looked_at(settings: Settings, dataset: Dataset) -> Checked:
+def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> Checked:
     """Look at the model, and at what is kept for validation, for pictures that are read already.
 
     Raises:
         DatasetError: a folder for validation holds nothing that can be used.
     """
-    return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset))
+    return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset), notes)
 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:

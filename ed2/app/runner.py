@@ -142,6 +142,7 @@ class Session:
             seed=settings.run.seed,
             resolution=settings.data.resolution,
             multiple=size_multiple(run.model),
+            captions=tuple(example.caption for example in self._builder.dataset.examples if example.caption),
         )
         return SampleJob(
             model=run.model,

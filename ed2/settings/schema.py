@@ -244,6 +244,8 @@ class LoggingSettings(Group):
 
     logdir: Annotated[str, IsPath()] = "logs"
     """Folder of the runs: samples, checkpoints, TensorBoard files."""
+    run_name: Annotated[str, Field(max_length=200), Advanced()] | None = None
+    """A name of the run for people: it stands among its settings, in TensorBoard too."""
     log_step: Annotated[int, Field(ge=1)] = 25
     """Write loss, learning rate and speed every so many optimizer steps."""
 
