@@ -6,9 +6,12 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ed2.app.averaging import build_ema
+from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
 from ed2.app.scanning import decode_threads
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers, write_whole
@@ -19,16 +22,18 @@ from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.errors import Problem, SettingsError
 from ed2.events import EventBus, Warned
-from ed2.models.files import ModelFolder, open_folder
+from ed2.models.attention import choose_attention, compile_unet
+from ed2.models.base import ModelSource
+from ed2.models.choose import open_base
 from ed2.models.memory import Precision, checkpoint_gradients, choose_device, choose_dtype
 from ed2.models.sd import TRAINABLE, StableDiffusion, load
-from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
+from ed2.registry import JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR, write_settings
-from ed2.settings.schema import OptimizerSettings, Settings
+from ed2.settings.schema import Settings
 from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.metrics import Metrics
-from ed2.training.objective import Objective
-from ed2.training.optimizers import Optimizers
+from ed2.training.noise import NoiseOptions
+from ed2.training.objective import Objective, ObjectiveOptions
 from ed2.training.state import Controls, Run, TrainState
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
@@ -110,6 +115,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+NOISE_AT_ZERO_SNR = (
+    "This model predicts noise, which says nothing about a picture of which nothing is left: with "
+    "enable_zero_terminal_snr its samples suffer. Use a model that predicts v, or teach it to with "
+    "--prediction_type v_prediction."
+)
+
+
+def _scheduler_changes(settings: Settings) -> dict[str, Any]:
+    """What the settings change about the model's scheduler, and its checkpoints will say."""
+    changes: dict[str, Any] = {}
+    if settings.noise.enable_zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if settings.model.prediction_type:
+        changes["prediction_type"] = settings.model.prediction_type
+    return changes
+
+
 @dataclass(frozen=True)
 class Builder:
     """Makes the parts of a run out of its start."""
@@ -129,16 +151,17 @@ class Builder:
             CheckpointError: the training state cannot be restored.
         """
         settings = self.start.settings
-        model = self._model(open_folder(self.start.base))
-        optimizers = self._optimizers(model)
+        model = self._model(open_base(self.start.base, _scheduler_changes(settings)))
         steps = self._steps_per_epoch()
+        plans = network_plans(settings, self.machine.device)
+        optimizers = build_optimizers(model, settings, plans, settings.run.max_epochs * steps)
         run = Run(
             model=model,
             data=self._loader(),
-            objective=Objective(model, LOSSES.load("mse"), settings.run.seed, self.machine.device),
+            objective=self._objective(model),
             precision=Precision(self.machine.device, self.machine.dtype),
             optimizers=optimizers,
-            schedule=SCHEDULES.load(settings.optimizer.lr_scheduler),
+            ema=build_ema(model, settings, self.machine.device, total_steps=settings.run.max_epochs * steps),
             metrics=Metrics(),
             bus=self.bus,
             jobs=[],
@@ -152,12 +175,12 @@ class Builder:
         if self.start.checkpoint:
             self._restore(run)
         run.jobs += [MetricsJob(run, settings.logging.log_step), EpochJob(run)]
+        run.jobs += [JOBS.load(name)(run) for name in JOBS]
         return run
 
     def notes(self) -> list[str]:
         """What was chosen for the user, in sentences."""
-        name = chosen_optimizer(self.start.settings.optimizer, self.machine.device)
-        notes = [f"Optimizer: {name}."]
+        notes = optimizer_notes(network_plans(self.start.settings, self.machine.device))
         if self.start.settings.memory.amp and self.machine.device.type == "cpu":
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
         return notes
@@ -192,22 +215,43 @@ class Builder:
             first_epoch=settings.save_ckpts_from_n_epochs,
         )
 
-    def _model(self, folder: ModelFolder) -> StableDiffusion:
+    def _model(self, folder: ModelSource) -> StableDiffusion:
         settings = self.start.settings
         frozen = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
         trained = [name for name in TRAINABLE if not frozen[name]]
         frozen_dtype = self.machine.dtype or torch.float32
         model = load(folder, trained=trained, device=self.machine.device, frozen_dtype=frozen_dtype)
+        model.clip_skip = settings.noise.clip_skip
         if settings.memory.gradient_checkpointing:
-            checkpoint_gradients(model.trained.values())
+            checkpoint_gradients({"unet": model.unet, **model.trained}.values())
+        self._arrange(model)
         return model
 
-    def _optimizers(self, model: StableDiffusion) -> Optimizers:
-        settings = self.start.settings.optimizer
-        make = OPTIMIZERS.load(chosen_optimizer(settings, self.machine.device))
-        lrs = {"unet": settings.unet_lr, "text_encoder": settings.te_lr}
-        by_network = {name: make(network.parameters(), lrs[name]) for name, network in model.trained.items()}
-        return Optimizers(by_network, {name: lrs[name] for name in by_network})
+    def _arrange(self, model: StableDiffusion) -> None:
+        """Choose how the networks compute, and say what cannot be had."""
+        memory, device = self.start.settings.memory, self.machine.device
+        notes = [choose_attention(model.unet, model.vae, memory.attn_type, device)]
+        if memory.channels_last:
+            model.unet.to(memory_format=torch.channels_last)
+        if memory.torch_compile:
+            notes.append(compile_unet(model.unet, device))
+        schedule = model.noise_schedule
+        if schedule.is_zero_snr and schedule.prediction_type == "epsilon":
+            notes.append(NOISE_AT_ZERO_SNR)
+        for note in filter(None, notes):
+            self.bus.emit(Warned(0, note))
+
+    def _objective(self, model: StableDiffusion) -> Objective:
+        settings = self.start.settings
+        options = ObjectiveOptions(
+            timestep_start=settings.loss.timestep_start,
+            timestep_end=settings.loss.timestep_end,
+            min_snr_gamma=settings.loss.min_snr_gamma,
+            embedding_perturbation=settings.noise.embedding_perturbation,
+            noise=NoiseOptions(settings.noise.pyramid_noise_discount or 0.0, settings.noise.zero_frequency_noise_ratio),
+        )
+        loss = LOSSES.load(settings.loss.loss_type)
+        return Objective(model, loss, settings.run.seed, self.machine.device, options)
 
     def _steps_per_epoch(self) -> int:
         settings = self.start.settings
@@ -242,9 +286,3 @@ class Builder:
 
     def _tell(self, problem: Problem) -> None:
         self.bus.emit(Warned(0, f"A picture was left out. {problem}"))
-
-
-def chosen_optimizer(settings: OptimizerSettings, device: torch.device) -> str:
-    """The optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
-    chosen = "adamw8bit" if settings.useadam8bit else settings.optimizer
-    return chosen or ("adamw8bit" if device.type == "cuda" else "adamw")

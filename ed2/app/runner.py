@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, Machine, describe_run, make_run_folder
 from ed2.app.preflight import require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
@@ -144,6 +145,7 @@ class Session:
             sample_steps=settings.sampling.sample_steps,
             batch_size=max(1, settings.data.batch_size // 2),
             autocast=run.precision.autocast,
+            weights=sample_weights(run, settings),
         )
 
     def _tell_start(self, run: Run) -> None:

@@ -17,6 +17,9 @@ PROGRAM_DIR = Path(__file__).resolve().parents[2]
 ABOUT = "about"
 """The one key of a preset that is no setting: title, for whom, where the figures come from."""
 
+WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
+"""Settings that may also hold the word `findlast` or a public name."""
+
 MAX_BYTES = 1 << 20
 
 
@@ -61,7 +64,7 @@ def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object
         if spec is None or not spec.is_path:
             continue
         if isinstance(value, str) and value:
-            result[name] = _absolute(value, base, must_exist=name == "resume_ckpt")
+            result[name] = _absolute(value, base, must_exist=name in WORDS_OR_PATHS)
         elif isinstance(value, list | tuple):
             result[name] = [_absolute(v, base) if isinstance(v, str) and v else v for v in value]
     return result

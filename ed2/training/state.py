@@ -1,19 +1,21 @@
 """Where a run is, and what it is made of."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
+
+from torch import Tensor
 
 from ed2.data.loader import Batch
 from ed2.errors import StopRequested
 from ed2.events import Event, EventBus
 from ed2.models.memory import Precision
 from ed2.models.sd import StableDiffusion
+from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
-from ed2.training.schedules import Schedule
 
 
 @dataclass
@@ -67,6 +69,22 @@ class Groups(Protocol):
         ...
 
 
+class Average(Protocol):
+    """A moving average of the weights, or what stands in its place."""
+
+    def update(self, step: int) -> None:
+        """Take the weights in after optimizer step number `step`, where it is due."""
+        ...
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The averages by network and parameter, on the CPU."""
+        ...
+
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take such averages over."""
+        ...
+
+
 class Job(Protocol):
     """Something that some steps do besides training: metrics, samples, checkpoints."""
 
@@ -115,7 +133,6 @@ class Run:
     objective: Objective
     precision: Precision
     optimizers: Optimizers
-    schedule: Schedule
     metrics: Metrics
     bus: EventBus
     jobs: list[Job]
@@ -125,6 +142,7 @@ class Run:
     steps_per_epoch: int
     images_per_step: int
     max_grad_norm: float | None
+    ema: Average = field(default_factory=NoEma)
 
     @property
     def total_steps(self) -> int:
@@ -132,9 +150,9 @@ class Run:
         return self.state.step + (self.max_epochs - self.state.epoch) * self.steps_per_epoch - self.state.position
 
     @property
-    def progress(self) -> float:
-        """How much of the run is done, 0 to 1, by epochs: it does not depend on how batches were cut before."""
-        return (self.state.epoch + self.state.position / self.steps_per_epoch) / self.max_epochs
+    def updates(self) -> int:
+        """Updates done as schedules count them, by epochs: it does not depend on how batches were cut before."""
+        return self.state.epoch * self.steps_per_epoch + self.state.position
 
     @property
     def finished(self) -> bool:
