@@ -25,6 +25,22 @@ class Registry(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def add(self, name: str, place: str) -> None:
+        """Let `name` stand for "module:attribute".
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._places:
+            raise ValueError(f"there is a {self.kind} named {name} already")
+        self._places[name] = place
+
     def load(self, name: str) -> Any:
         """Import and return what `name` stands for.
 
@@ -40,21 +56,39 @@ OPTIMIZERS = Registry(
     {
         "adamw": "ed2.training.optimizers:adamw",
         "adamw8bit": "ed2.training.optimizers:adamw8bit",
+        "lion": "ed2.training.optimizers:lion",
+        "lion8bit": "ed2.training.optimizers:lion8bit",
+        "adafactor": "ed2.training.optimizers:adafactor",
+        "prodigy": "ed2.training.optimizers:prodigy",
+        "schedulefree": "ed2.training.optimizers:schedulefree",
     },
 )
-"""build(parameters, lr=…, settings=…) -> torch.optim.Optimizer"""
+"""build(parameters, options: ed2.training.optimizers.OptimizerOptions) -> torch.optim.Optimizer"""
 
 SCHEDULES = Registry(
     "schedule",
     {
         "constant": "ed2.training.schedules:constant",
+        "linear": "ed2.training.schedules:linear",
         "cosine": "ed2.training.schedules:cosine",
+        "polynomial": "ed2.training.schedules:polynomial",
     },
 )
 """f(progress) -> factor on the learning rate, progress running from 0 to 1 over the run"""
 
-LOSSES = Registry("loss", {"mse": "ed2.training.losses:mse"})
-"""f(prediction, target, timesteps) -> loss per image, shape (B,)"""
+LOSSES = Registry(
+    "loss",
+    {
+        "mse": "ed2.training.losses:mse",
+        "huber": "ed2.training.losses:huber",
+        "mse_huber": "ed2.training.losses:mse_huber",
+        "huber_mse": "ed2.training.losses:huber_mse",
+    },
+)
+"""f(prediction, target, position) -> loss per image (B,); position (B,) is 0 at timestep 0 and 1 at the last"""
+
+JOBS = Registry("job", {})
+"""build(run: ed2.training.state.Run) -> ed2.training.state.Job; every one in the table works in every run"""
 
 SAMPLERS = Registry(
     "sampler",

@@ -1,119 +1,58 @@
 """Puts a run together: the one place that knows every part, and that chooses device and precision."""
 
-import importlib.metadata
-import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ed2.app.averaging import build_ema
 from ed2.app.captions import caption_note, long_captions
+from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
+from ed2.app.run_folder import Machine, versions
 from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
-from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
+from ed2.app.start import Start
 from ed2.app.validating import SetApart
-from ed2.checkpoint.folder import remove_leftovers, write_whole
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.errors import Problem, SettingsError
+from ed2.errors import Problem
 from ed2.events import EventBus, Warned
-from ed2.models.files import ModelFolder, open_folder
-from ed2.models.memory import Precision, checkpoint_gradients, choose_device, choose_dtype
+from ed2.models.attention import choose_attention, compile_unet
+from ed2.models.base import ModelSource
+from ed2.models.choose import open_base
+from ed2.models.memory import Precision, checkpoint_gradients
 from ed2.models.sd import TRAINABLE, StableDiffusion, load
-from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
-from ed2.settings.files import PROGRAM_DIR, write_settings
-from ed2.settings.schema import OptimizerSettings, Settings
+from ed2.registry import JOBS, LOSSES
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import Settings
 from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
-from ed2.training.objective import Objective
-from ed2.training.optimizers import Optimizers
+from ed2.training.noise import NoiseOptions
+from ed2.training.objective import Objective, ObjectiveOptions
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
+NOISE_AT_ZERO_SNR = (
+    "This model predicts noise, which says nothing about a picture of which nothing is left: with "
+    "enable_zero_terminal_snr its samples suffer. Use a model that predicts v, or teach it to with "
+    "--prediction_type v_prediction."
+)
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What the run computes on."""
-
-    device: torch.device
-    dtype: torch.dtype | None
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Machine":
-        """Choose by the settings and what is there.
-
-        Raises:
-            SettingsError: a card is asked for that is not there.
-        """
-        try:
-            device = choose_device(settings.run.device)
-        except ValueError as error:
-            raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
-        memory = settings.memory
-        return cls(device, choose_dtype(device, amp=memory.amp, amp_dtype=memory.amp_dtype))
-
-    def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        return f"{name} in {str(self.dtype or torch.float32).removeprefix('torch.')}"
-
-
-def make_run_folder(start: Start) -> Path:
-    """Make the folder `<logdir>/<project>_<time>`, or take the one that the run was in."""
-    if start.same_folder and start.checkpoint:
-        return start.checkpoint.run_dir
-    logdir = Path(start.settings.logging.logdir)
-    logdir.mkdir(parents=True, exist_ok=True)
-    moment = datetime.now()
-    while True:
-        folder = logdir / f"{start.settings.run.project_name}_{moment:%Y%m%d-%H%M%S}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run began in the same second
-            moment += timedelta(seconds=1)
-        else:
-            return folder
-
-
-def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> None:
-    """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
-    (run_dir / "ckpts").mkdir(exist_ok=True)
-    remove_leftovers(run_dir / "ckpts")
-    write_settings(run_dir / SETTINGS_FILE, start.settings)
-    names = json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False)
-    write_whole(run_dir / PICTURES_FILE, names.encode())
-    if start.same_folder:
-        return
-    manifest = {
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "device": str(machine),
-        "seed": start.settings.run.seed,
-        "base_model": str(start.base),
-        "continues": str(start.checkpoint.path) if start.checkpoint else None,
-        "dataset": {"fingerprint": dataset.fingerprint, "pictures": len(dataset.examples)},
-        "notes": list(start.notes),
-    }
-    write_whole(run_dir / "manifest.json", (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that the result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _scheduler_changes(settings: Settings) -> dict[str, Any]:
+    """What the settings change about the model's scheduler, and its checkpoints will say."""
+    changes: dict[str, Any] = {}
+    if settings.noise.enable_zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if settings.model.prediction_type:
+        changes["prediction_type"] = settings.model.prediction_type
+    return changes
 
 
 @dataclass(frozen=True)
@@ -136,16 +75,18 @@ class Builder:
             CheckpointError: the training state cannot be restored.
         """
         settings = self.start.settings
-        model = self._model(open_folder(self.start.base))
-        optimizers = self._optimizers(model)
+        model = self._model(open_base(self.start.base, _scheduler_changes(settings)))
         loader = self._loader()
+        total_updates = sum(map(loader.planner.steps, range(settings.run.max_epochs)))
+        plans = network_plans(settings, self.machine.device)
+        optimizers = build_optimizers(model, settings, plans, total_updates)
         run = Run(
             model=model,
             data=loader,
-            objective=Objective(model, LOSSES.load("mse"), settings.run.seed, self.machine.device),
+            objective=self._objective(model),
             precision=Precision(self.machine.device, self.machine.dtype),
             optimizers=optimizers,
-            schedule=SCHEDULES.load(settings.optimizer.lr_scheduler),
+            ema=build_ema(model, settings, self.machine.device, total_steps=total_updates),
             metrics=Metrics(),
             bus=self.bus,
             jobs=[],
@@ -163,6 +104,7 @@ class Builder:
             job = ScheduleJob(self.run_dir, run, loader.planner, self.dataset.examples)
             job.run(run.state)
             run.jobs.append(job)
+        run.jobs += [JOBS.load(name)(run) for name in JOBS]
         return run
 
     def caption_notes(self, model: StableDiffusion) -> list[str]:
@@ -177,8 +119,7 @@ class Builder:
 
     def notes(self) -> list[str]:
         """What was chosen for the user, in sentences."""
-        name = chosen_optimizer(self.start.settings.optimizer, self.machine.device)
-        notes = [f"Optimizer: {name}."]
+        notes = optimizer_notes(network_plans(self.start.settings, self.machine.device))
         if self.start.settings.memory.amp and self.machine.device.type == "cpu":
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
         return [*notes, *self.apart.notes]
@@ -233,22 +174,43 @@ class Builder:
             first_epoch=settings.save_ckpts_from_n_epochs,
         )
 
-    def _model(self, folder: ModelFolder) -> StableDiffusion:
+    def _model(self, folder: ModelSource) -> StableDiffusion:
         settings = self.start.settings
         frozen = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
         trained = [name for name in TRAINABLE if not frozen[name]]
         frozen_dtype = self.machine.dtype or torch.float32
         model = load(folder, trained=trained, device=self.machine.device, frozen_dtype=frozen_dtype)
+        model.clip_skip = settings.noise.clip_skip
         if settings.memory.gradient_checkpointing:
-            checkpoint_gradients(model.trained.values())
+            checkpoint_gradients({"unet": model.unet, **model.trained}.values())
+        self._arrange(model)
         return model
 
-    def _optimizers(self, model: StableDiffusion) -> Optimizers:
-        settings = self.start.settings.optimizer
-        make = OPTIMIZERS.load(chosen_optimizer(settings, self.machine.device))
-        lrs = {"unet": settings.unet_lr, "text_encoder": settings.te_lr}
-        by_network = {name: make(network.parameters(), lrs[name]) for name, network in model.trained.items()}
-        return Optimizers(by_network, {name: lrs[name] for name in by_network})
+    def _arrange(self, model: StableDiffusion) -> None:
+        """Choose how the networks compute, and say what cannot be had."""
+        memory, device = self.start.settings.memory, self.machine.device
+        notes = [choose_attention(model.unet, model.vae, memory.attn_type, device)]
+        if memory.channels_last:
+            model.unet.to(memory_format=torch.channels_last)
+        if memory.torch_compile:
+            notes.append(compile_unet(model.unet, device))
+        schedule = model.noise_schedule
+        if schedule.is_zero_snr and schedule.prediction_type == "epsilon":
+            notes.append(NOISE_AT_ZERO_SNR)
+        for note in filter(None, notes):
+            self.bus.emit(Warned(0, note))
+
+    def _objective(self, model: StableDiffusion) -> Objective:
+        settings = self.start.settings
+        options = ObjectiveOptions(
+            timestep_start=settings.loss.timestep_start,
+            timestep_end=settings.loss.timestep_end,
+            min_snr_gamma=settings.loss.min_snr_gamma,
+            embedding_perturbation=settings.noise.embedding_perturbation,
+            noise=NoiseOptions(settings.noise.pyramid_noise_discount or 0.0, settings.noise.zero_frequency_noise_ratio),
+        )
+        loss = LOSSES.load(settings.loss.loss_type)
+        return Objective(model, loss, settings.run.seed, self.machine.device, options)
 
     def _loader(self) -> Loader:
         settings = self.start.settings
@@ -274,9 +236,3 @@ class Builder:
 
     def _tell(self, problem: Problem) -> None:
         self.bus.emit(Warned(0, f"A picture was left out. {problem}"))
-
-
-def chosen_optimizer(settings: OptimizerSettings, device: torch.device) -> str:
-    """The optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
-    chosen = "adamw8bit" if settings.useadam8bit else settings.optimizer
-    return chosen or ("adamw8bit" if device.type == "cuda" else "adamw")

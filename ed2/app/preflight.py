@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Problem, SettingsError
+from ed2.models.layout_family import family_of
+from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 
@@ -19,6 +21,7 @@ PARAMETERS = {
     "sd2": {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863},
 }
 """Numbers of weights of each part."""
+TEXT_PREFIX = "cond_stage_model."
 MAX_HEADER_BYTES = 100 << 20
 
 
@@ -63,6 +66,8 @@ def model_sizes(settings: Settings) -> ModelSizes:
         )
         return ModelSizes(plan.family, plan.parameters, (problem,))
     folder = Path(name)
+    if folder.is_file():
+        return _sizes_of_file(folder)
     counts = {part: _parameters_in(folder / part) for part in ("unet", "text_encoder", "vae")}
     if not all(counts.values()):
         problem = Problem(None, f"the base model {name} is not on this disk, so an SD 1.x model is planned.")
@@ -101,18 +106,36 @@ def _optimizer_number_bytes(settings: Settings) -> int:
     return 1 if settings.optimizer.optimizer is None and on_card else 4
 
 
+def _sizes_of_file(file: Path) -> ModelSizes:
+    """Count the weights of a single file; one that cannot be trained is planned as SD 1.x."""
+    shapes = _shapes_in(file)
+    family = family_of(shapes)
+    if family not in PARAMETERS:
+        problem = Problem(None, f"{file.name} is no model that can be trained here, so an SD 1.x model is planned.")
+        return ModelSizes("sd1", PARAMETERS["sd1"], (problem,))
+    prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": TEXT_PREFIX}
+    counts = {
+        part: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+        for part, prefix in prefixes.items()
+    }
+    return ModelSizes(family, counts)
+
+
 def _parameters_in(folder: Path) -> int:
     """Numbers in a part's safetensors file, from its header; 0 where there is none or it is damaged."""
     file = next((f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(".")), None)
-    if file is None:
-        return 0
+    return sum(map(math.prod, _shapes_in(file).values())) if file else 0
+
+
+def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors by name, from its header; none where it is damaged."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length)) if length <= MAX_HEADER_BYTES else {}
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return 0
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return {}
 
 
 def _json_object(file: Path) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Literal
 
 import torch
 
-from ed2.app.build import Builder, Machine, describe_run, make_run_folder
+from ed2.app.averaging import sample_weights
+from ed2.app.build import Builder
 from ed2.app.preflight import require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.run_folder import Machine, describe_run, make_run_folder
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
 from ed2.app.validating import set_apart
@@ -154,6 +156,7 @@ class Session:
             sample_steps=settings.sampling.sample_steps,
             batch_size=settings.data.batch_size,
             autocast=run.precision.autocast,
+            weights=sample_weights(run, settings),
         )
 
     def _tell_start(self, run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from ed2.checkpoint.resume import Checkpoint, checkpoints, newest
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
+from ed2.models.choose import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import gather
@@ -25,7 +26,7 @@ FREE = {
     "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
     "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
     "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
-    "stabilize_split_proportion", "val_batch_size",
+    "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",
 }  # fmt: skip
 """Settings that may change and it stays the same run; whether the pictures changed is seen on the pictures."""
 
@@ -73,7 +74,7 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     settings = with_defaults(given)
     if not settings.model.resume_ckpt:
         raise _no_model()
-    path = _checkpoint_folder(Path(settings.model.resume_ckpt))
+    path = _checkpoint_folder(_base_path(settings.model.resume_ckpt))
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
         before = _settings_of(checkpoint.run_dir)
@@ -123,6 +124,25 @@ def _find_last(settings: Settings, preset_base: str) -> tuple[str, str]:
     raise SettingsError("There is nothing to continue:", [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix)])
 
 
+def _base_path(name: str) -> Path:
+    """The folder or file that `name` stands for.
+
+    Raises:
+        SettingsError: it is a public name, and the model is not on this disk.
+    """
+    if Path(name).exists() or not PUBLIC_NAME.fullmatch(name):
+        return Path(name)
+    folder = in_hub_cache(name)
+    if folder:
+        return folder
+    what = f"the model {name} is not on this disk, and nothing is downloaded."
+    fix = (
+        f"Get it from huggingface.co/{name} and give with --resume_ckpt the folder that holds model_index.json, or its "
+        ".safetensors file."
+    )
+    raise SettingsError("The base model is missing:", [Problem("resume_ckpt", what, fix)])
+
+
 def _checkpoint_folder(path: Path) -> Path:
     """The newest checkpoint where `path` is the folder of a run, else `path`."""
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
@@ -160,7 +180,8 @@ def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
 def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
     before: dict[str, Any] = _settings_of(checkpoint.run_dir)
     is_longer = before.get("max_epochs") != settings.run.max_epochs
-    return is_longer and settings.optimizer.lr_scheduler != "constant"
+    curves = {settings.optimizer.lr_scheduler, settings.text_encoder.text_encoder_lr_scheduler}
+    return is_longer and (curves - {"constant", None} != set() or settings.ema.ema_strength_target is not None)
 
 
 def _drawn_seed() -> int:
@@ -168,5 +189,8 @@ def _drawn_seed() -> int:
 
 
 def _no_model() -> SettingsError:
-    fix = "Give a diffusers folder with --resume_ckpt: an SD 1.x or SD 2.x model, or a checkpoint of a run."
+    fix = (
+        "Give one with --resume_ckpt: a diffusers folder or a .safetensors file of an SD 1.x or SD 2.x model, or a "
+        "checkpoint of a run."
+    )
     return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])

@@ -7,10 +7,12 @@ from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
-from ed2.checkpoint.saver import FORMAT, STATE_FILE, TRAINING_STATE
+from ed2.checkpoint.saver import FORMAT, STATE_FILE, TRAINING_STATE, ema_file, trained_file
 from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError
+from ed2.training.optimizers import averages, overwrite
 from ed2.training.state import Run, TrainState
 
 
@@ -82,14 +84,25 @@ class Checkpoint:
                     )
                     continue
                 tensors = load_file(self.path / TRAINING_STATE / f"optimizer-{name}.safetensors")
-                put_back(optimizer, tensors, saved["numbers"])
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+                put_back(optimizer, tensors, saved["numbers"], saved.get("options", ()))
+                if averages(optimizer):
+                    _read_trained(run.model.trained[name], self.path / TRAINING_STATE / trained_file(name))
+            files = {name: self.path / TRAINING_STATE / ema_file(name) for name in run.optimizers.by_network}
+            run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             fix = "Choose an earlier checkpoint, or add --weights_only."
             raise CheckpointError(f"The training state of {self.path.name} is damaged", f"{error}.", fix) from None
         if run.precision.scaler.is_enabled() and self.values["scaler"]:
             run.precision.scaler.load_state_dict(self.values["scaler"])
         run.metrics.restore(self.values["metrics"])
         return notes
+
+
+def _read_trained(network: nn.Module, file: Path) -> None:
+    """Give a network the weights that its optimizer works on, where those in the checkpoint are their average."""
+    tensors = load_file(file)
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    overwrite(trained.values(), [tensors[name] for name in trained])
 
 
 def checkpoints(run_dir: Path) -> list[Checkpoint]:

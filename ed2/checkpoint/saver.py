@@ -10,16 +10,20 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ed2.checkpoint.folder import whole_folder, write_whole
-from ed2.checkpoint.tensors import taken_apart, write_tensors
+from ed2.checkpoint.tensors import changed_options, taken_apart, write_tensors
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved
-from ed2.models.files import PARTS
+from ed2.models.files import EXTRA_FILE, PARTS
 from ed2.models.layout import sd2_yaml, single_file_tensors, write_single_file
 from ed2.models.sd import StableDiffusion
+from ed2.training.optimizers import averages
 from ed2.training.state import Run, TrainState
+
+PREDICTION_KEY = "prediction_type"
+"""Where a single file's metadata says what the model predicts."""
 
 Kind = Literal["", "last", "interrupted", "errored"]
 
@@ -28,6 +32,8 @@ STATE_FILE = "state.json"
 FORMAT = 1
 RUN_KEY = "run"
 """Where a single file's metadata names the run that wrote it."""
+EMA_SUFFIX = "_ema"
+"""Ends the name of a checkpoint of averaged weights."""
 STATES_KEPT = 3
 """How many of the newest checkpoints keep their training state."""
 
@@ -71,13 +77,16 @@ class Saver:
         started = time.monotonic()
         target = self.run_dir / "ckpts" / self.name(run.state, kind)
         model = run.model
-        tensors = _on_cpu(model)
+        with run.optimizers.averaged():
+            tensors = _on_cpu(model)
         try:
             if not target.exists():
                 with whole_folder(target) as folder:
                     _write_model(folder, model, tensors)
                     self._write_training_state(folder / TRAINING_STATE, run)
             single = self._write_single(target.name, model, tensors)
+            if average := run.ema.state():
+                self._write_average(target.with_name(f"{target.name}{EMA_SUFFIX}"), model, tensors, average)
             _thin_training_states(target.parent)
         except (OSError, RuntimeError, SafetensorError) as error:
             fix = "Free some space or choose another folder; training goes on and tries again."
@@ -95,12 +104,24 @@ class Saver:
             seconds=time.monotonic() - started,
         )
 
+    def _write_average(self, target: Path, model: StableDiffusion, tensors: PartTensors, average: PartTensors) -> None:
+        """Write the same checkpoint with the average in place of what was trained, and no training state."""
+        averaged = {part: {**named, **average.get(part, {})} for part, named in tensors.items()}
+        if not target.exists():
+            with whole_folder(target) as folder:
+                _write_model(folder, model, averaged)
+        self._write_single(target.name, model, averaged)
+
     def _write_training_state(self, folder: Path, run: Run) -> None:
         folder.mkdir()
         numbers: dict[str, Any] = {}
         for network, optimizer in run.optimizers.by_network.items():
             tensors, numbers[network] = taken_apart(optimizer)
             write_tensors(folder / f"optimizer-{network}.safetensors", tensors)
+            if averages(optimizer):
+                write_tensors(folder / trained_file(network), _trained(run.model.trained[network]))
+        for network, average in run.ema.state().items():
+            write_tensors(folder / ema_file(network), average)
         state = {
             "format": FORMAT,
             "saved_at": datetime.now(UTC).isoformat(),
@@ -110,7 +131,12 @@ class Saver:
             "metrics": run.metrics.state(),
             "scaler": run.precision.scaler.state_dict(),
             "optimizers": {
-                n: {"class": type(o).__name__, "numbers": numbers[n]} for n, o in run.optimizers.by_network.items()
+                name: {
+                    "class": type(optimizer).__name__,
+                    "numbers": numbers[name],
+                    "options": changed_options(optimizer),
+                }
+                for name, optimizer in run.optimizers.by_network.items()
             },
             **self.about,
         }
@@ -121,8 +147,12 @@ class Saver:
             return None
         self.single_dir.mkdir(parents=True, exist_ok=True)
         path = self._free_name(self.single_dir / f"{name}.{self.single_format}")
-        content = single_file_tensors(model.family, **tensors)
-        metadata = {"format": "pt", RUN_KEY: self.run_dir.name}
+        content = single_file_tensors(model.family, **tensors, extra=model.extra)
+        metadata = {
+            "format": "pt",
+            RUN_KEY: self.run_dir.name,
+            PREDICTION_KEY: model.noise_schedule.prediction_type,
+        }
         write_single_file(path, content, metadata, dtype=self.single_dtype)
         if model.family == "sd2":
             text = sd2_yaml(model.noise_schedule.prediction_type)
@@ -138,6 +168,21 @@ class Saver:
         return candidate
 
 
+def trained_file(network: str) -> str:
+    """Name of the file that holds a network's weights as trained, where the checkpoint holds their average."""
+    return f"trained-{network}.safetensors"
+
+
+def ema_file(network: str) -> str:
+    """Name of the file that holds the moving average of a network's weights."""
+    return f"ema-{network}.safetensors"
+
+
+def _trained(network: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters of a network on the CPU."""
+    return {name: p.detach().cpu().contiguous() for name, p in network.named_parameters() if p.requires_grad}
+
+
 def _on_cpu(model: StableDiffusion) -> dict[str, dict[str, Tensor]]:
     """Copy the weights of each part to the CPU: the trained ones in fp32, the others as the base had them."""
     parts = model.tensors()
@@ -148,6 +193,8 @@ def _write_model(folder: Path, model: StableDiffusion, tensors: PartTensors) -> 
     for name, content in model.folder.small_files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
+    if model.extra:
+        write_tensors(folder / EXTRA_FILE, model.extra)
     for part, named in tensors.items():
         named = _classic_names(named) if part == "text_encoder" else dict(named)
         write_tensors(folder / part / f"{PARTS[part][1]}.safetensors", named)

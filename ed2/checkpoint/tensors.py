@@ -1,6 +1,6 @@
 """The state of an optimizer as named tensors and plain numbers, for safetensors and JSON: no pickle."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,29 @@ def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
     return tensors, numbers
 
 
-def put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    """Give `optimizer`, made anew for the same parameters, the state that `taken_apart` returned.
+def changed_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimizer has found out for each group of parameters: options that are not as it was made.
+
+    Prodigy keeps its step size there, schedule-free the sum of its weights. The learning rate is left out: it follows
+    from the number of the update.
+    """
+    return [
+        {
+            name: value
+            for name, value in group.items()
+            if name not in ("params", "lr") and (name not in optimizer.defaults or optimizer.defaults[name] != value)
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def put_back(
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
+    options: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Give `optimizer`, made anew for the same parameters, what `taken_apart` and `changed_options` returned.
 
     Raises:
         ValueError: the state belongs to other parameters.
@@ -65,6 +86,17 @@ def put_back(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], nu
             place = place.setdefault(step, {})
         place[last] = tensors[value[SAME]].clone() if isinstance(value, Mapping) else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out(optimizer)
+    for group, changed in zip(optimizer.param_groups, options, strict=False):
+        group.update(changed)
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give each number of the state the place in memory that its parameter's has, which fused kernels rely on."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _leaves(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -83,5 +115,5 @@ def _content(tensor: Tensor) -> object:
     return (
         str(tensor.dtype),
         tuple(tensor.shape),
-        tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.item(),
+        tensor.reshape(-1).view(torch.uint8).numpy().tobytes(),
     )

@@ -1,9 +1,12 @@
 """What the trainer asks of a model family."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from ed2.models.noise import NoiseSchedule
 
@@ -36,4 +39,44 @@ class DiffusionModel(Protocol):
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """The network's prediction, shape of `noisy_latents`."""
+        ...
+
+
+class ModelSource(Protocol):
+    """A base model on the disk: a diffusers folder or a single file."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        ...
+
+    @property
+    def small_files(self) -> Mapping[str, bytes]:
+        """Every file of a diffusers folder but the weights, by its path there."""
+        ...
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        """How each part's weights are stored."""
+        ...
+
+    def config(self, name: str) -> dict[str, Any]:
+        """One of the small files that is JSON."""
+        ...
+
+    def read(self, part: str) -> nn.Module:
+        """Read one part in fp32."""
+        ...
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """Its tokenizer."""
+        ...
+
+    def extra(self) -> dict[str, Tensor]:
+        """Tensors that have no place in a diffusers folder, by their names in a single file."""
         ...

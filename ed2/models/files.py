@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
@@ -28,6 +29,9 @@ PARTS: Mapping[str, tuple[type[Any], str]] = {
 SMALL_FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
+EXTRA_FILE = "single_file_extra.safetensors"
+"""Lies in our checkpoints of models that came from a single file; other programs pass it over."""
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 MAX_SMALL_BYTES = 16 << 20
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -73,6 +77,17 @@ class ModelFolder:
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of the folder."""
         return CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+
+    def extra(self) -> dict[str, Tensor]:
+        """What the single file held that this model came from, and that has no place in such a folder."""
+        file = self.path / EXTRA_FILE
+        return dict(load_file(file)) if file.is_file() else {}
+
+
+def with_scheduler(small_files: Mapping[str, bytes], changes: Mapping[str, Any]) -> dict[str, bytes]:
+    """The small files with the scheduler's configuration changed."""
+    config = {**json.loads(small_files[SCHEDULER_CONFIG]), **changes}
+    return {**small_files, SCHEDULER_CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
 
 
 def open_folder(path: Path) -> ModelFolder:

@@ -92,7 +92,10 @@ def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> t
 
 
 def checkpoint_gradients(networks: Iterable[Any]) -> None:
-    """Keep no activations inside the blocks of `networks`; compute them again in the backward pass."""
+    """Keep no activations inside the blocks of `networks`; compute them again in the backward pass.
+
+    The UNet is one of them also where it is not trained: the text encoder's gradient comes through it.
+    """
     for network in networks:
         if hasattr(network, "gradient_checkpointing_enable"):  # transformers
             network.gradient_checkpointing_enable()

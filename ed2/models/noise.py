@@ -4,7 +4,7 @@ Source: Ho et al. 2020, arXiv:2006.11239, equation 4; v-prediction: Salimans and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -22,10 +22,12 @@ class NoiseSchedule:
     Attributes:
         alphas_cumprod: share of the signal's variance left, shape (T,), fp32, falling from nearly 1.
         prediction_type: what the network predicts.
+        is_zero_snr: whether nothing of the signal is left at the last timestep (arXiv:2305.08891).
     """
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType
+    is_zero_snr: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -46,7 +48,8 @@ class NoiseSchedule:
             "rescale_betas_zero_snr",
         )
         betas = {name: config[name] for name in names if config.get(name) is not None}
-        return cls(DDPMScheduler(**betas).alphas_cumprod, prediction_type)
+        alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod
+        return cls(alphas_cumprod, prediction_type, is_zero_snr=bool(alphas_cumprod[-1] == 0))
 
     @property
     def num_timesteps(self) -> int:
@@ -55,7 +58,7 @@ class NoiseSchedule:
 
     def to(self, device: torch.device) -> Self:
         """The same schedule with its table on `device`."""
-        return type(self)(self.alphas_cumprod.to(device), self.prediction_type)
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return sqrt(a) latents + sqrt(1 - a) noise, in fp32; latents (B,C,h,w), timesteps (B,)."""
@@ -68,6 +71,11 @@ class NoiseSchedule:
             return noise
         signal, spread = self._weights(timesteps)
         return signal * noise - spread * latents
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio a / (1 - a) of each timestep, shape (B,); 0 at the end of a schedule of zero SNR."""
+        alphas = self.alphas_cumprod[timesteps]
+        return alphas / (1 - alphas)
 
     def _weights(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)

@@ -1,14 +1,15 @@
 """Stable Diffusion 1.x and 2.x: UNet, VAE and text encoder as one model to train."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ed2.models.files import ModelFolder
+from ed2.models.base import ModelSource
 from ed2.models.noise import NoiseSchedule
+from ed2.models.remembered import Remembered
 
 TRAINABLE = ("unet", "text_encoder")
 
@@ -21,15 +22,21 @@ class StableDiffusion:
         stored: the tensors of the parts that are not trained, as the base had them, so that a checkpoint holds them
             unchanged whatever precision they are computed in.
         trained: the networks that are trained, by name.
+        extra: tensors that only a single file holds, by their names there; an exported one gets them back.
+        clip_skip: take the text encoder's output so many layers before its end; 0 and 1 are the end.
+        remembered: prompt embeddings, while the text encoder is not trained.
     """
 
-    folder: ModelFolder
+    folder: ModelSource
     unet: Any
     vae: Any
     text_encoder: Any
     trained: Mapping[str, nn.Module]
     stored: Mapping[str, Mapping[str, Tensor]]
     noise_schedule: NoiseSchedule
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    clip_skip: int = 0
+    remembered: Remembered = field(default_factory=Remembered)
 
     def __post_init__(self) -> None:
         self.family = self.folder.family
@@ -54,7 +61,22 @@ class StableDiffusion:
             return (mean + deviation * noise) * self.scaling_factor
 
     def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """The last hidden state of the text encoder, captions cut at 75 tokens."""
+        """The hidden state of the text encoder that guides the UNet, captions cut at 75 tokens.
+
+        One that is not trained encodes each caption alone and remembers it, so that the numbers do not depend on which
+        captions came before, or together.
+        """
+        if "text_encoder" in self.trained:
+            return self._encoded(captions)
+        with torch.no_grad():
+            embeds = [self._remembered_embeds(caption) for caption in captions]
+        return torch.cat(embeds).to(self.device, non_blocking=True)
+
+    def _remembered_embeds(self, caption: str) -> Tensor:
+        key = caption, torch.is_autocast_enabled(self.device.type)
+        return self.remembered.of(key, lambda: self._encoded([caption]))
+
+    def _encoded(self, captions: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(
             list(captions),
             padding="max_length",
@@ -62,8 +84,11 @@ class StableDiffusion:
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids.to(self.device)
-        with torch.set_grad_enabled("text_encoder" in self.trained and torch.is_grad_enabled()):
+        if self.clip_skip < 2:
             return self.text_encoder(tokens).last_hidden_state
+        states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
+        inner = getattr(self.text_encoder, "text_model", self.text_encoder)  # transformers 5.6 has no inner one
+        return inner.final_layer_norm(states[-self.clip_skip])
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
         """The UNet's prediction."""
@@ -82,7 +107,7 @@ class StableDiffusion:
 
 
 def load(
-    folder: ModelFolder, *, trained: Sequence[str], device: torch.device, frozen_dtype: torch.dtype
+    folder: ModelSource, *, trained: Sequence[str], device: torch.device, frozen_dtype: torch.dtype
 ) -> StableDiffusion:
     """Read a model for training.
 
@@ -114,4 +139,5 @@ def load(
         trained={name: modules[name] for name in TRAINABLE if name in trained},
         stored=stored,
         noise_schedule=NoiseSchedule.from_config(folder.config("scheduler/scheduler_config.json")).to(device),
+        extra=folder.extra(),
     )

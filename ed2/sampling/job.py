@@ -1,9 +1,9 @@
 """Samples as a job of the training loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,11 @@ from ed2.sampling.pictures import write_sample
 from ed2.sampling.prompts import Prompt, PromptFile
 from ed2.sampling.sampler import NUM_STEPS, SampleOptions, draw_samples
 from ed2.training.state import Controls, TrainState
+
+Weights = Callable[[], AbstractContextManager[None]]
+"""Gives a network other weights than those in training, while it lasts."""
+AS_TRAINED = 100
+"""Added to a prompt's number where its picture is drawn by the weights in training, besides by their average."""
 
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
 """What may go wrong in sampling without ending the training; out of memory on a card is a RuntimeError."""
@@ -30,6 +35,7 @@ class SampleJob:
         batch_size: prompts in one forward pass; halved for the times to come when the memory does not suffice.
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
+        weights: what to draw with, all prompts with each; the second time as samples of their own.
     """
 
     model: StableDiffusion
@@ -43,6 +49,7 @@ class SampleJob:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     sampler: str = "ddim"
     num_steps: int = NUM_STEPS
+    weights: Sequence[Weights] = (nullcontext,)
     _most: int = 64
 
     @property
@@ -103,8 +110,11 @@ class SampleJob:
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
         )
-        for drawn in draw_samples(self.model, prompts, options):
-            samples.append(write_sample(self.run_dir, step=step, prompt=drawn.prompt, tiles=drawn.tiles))
+        for turn, weights in enumerate(self.weights):
+            with weights():
+                for drawn in draw_samples(self.model, prompts, options):
+                    prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
+                    samples.append(write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles))
 
     def _what_failed(self, error: Exception, step: int) -> str:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -113,3 +123,7 @@ class SampleJob:
             return f"The memory did not suffice for the samples of step {step}. The training goes on.{fewer}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         return f"The samples of step {step} could not be made ({reason}). The training goes on."
+
+
+def _as_trained(prompt: Prompt) -> Prompt:
+    return replace(prompt, index=prompt.index + AS_TRAINED, prompt=f"{prompt.prompt} (weights as trained)")

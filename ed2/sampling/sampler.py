@@ -24,6 +24,11 @@ from ed2.sampling.prompts import Prompt
 
 NUM_STEPS = 30
 """Denoising steps of a sample."""
+GUIDANCE_RESCALE = 0.7
+"""How far guidance is rescaled for a schedule of zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
+SMALLEST_ALPHA = 2.0**-24
+# Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
+_OWN = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +74,11 @@ def ddim(scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
     """
     known = inspect.signature(DDIMScheduler.__init__).parameters
     config = {name: value for name, value in scheduler_config.items() if name in known}
-    # Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
-    own = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}
-    return DDIMScheduler(**{**config, **own})
+    scheduler = DDIMScheduler(**{**config, **_OWN})
+    if scheduler.config.prediction_type == "epsilon":
+        # At an SNR of exactly 0 a prediction of noise says nothing about the picture, and DDIM divides by 0.
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp_min(SMALLEST_ALPHA)
+    return scheduler
 
 
 def size_multiple(model: StableDiffusion) -> int:
@@ -172,7 +179,17 @@ def guided_prediction(
     both = torch.cat([embeds.negatives, embeds.prompts])
     prediction = model.predict(torch.cat([latents, latents]), timestep.expand(len(both)), both).float()
     negative, prompted = prediction.chunk(2)
-    return negative + cfg * (prompted - negative)
+    guided = negative + cfg * (prompted - negative)
+    return rescaled(guided, prompted, GUIDANCE_RESCALE) if model.noise_schedule.is_zero_snr else guided
+
+
+def rescaled(guided: Tensor, prompted: Tensor, share: float) -> Tensor:
+    """Take the deviation of a guided prediction (B,C,h,w) back to that of the plain one, by a share from 0 to 1.
+
+    Source: Lin et al. 2023, arXiv:2305.08891, equations 15 and 16.
+    """
+    deviations = prompted.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+    return share * guided * deviations + (1 - share) * guided
 
 
 def as_images(pixels: Tensor) -> list[Image.Image]:

@@ -1,6 +1,6 @@
 """From flat values to `Settings`, with every problem told at once in words for people."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -59,25 +59,81 @@ def contradictions(settings: Settings) -> list[Problem]:
     if settings.memory.amp_dtype and not settings.memory.amp:
         what = f"it is {settings.memory.amp_dtype}, and mixed precision is off (no amp)."
         problems.append(Problem("amp_dtype", what, "Leave out one of the two."))
+    if settings.loss.timestep_start >= settings.loss.timestep_end:
+        what = f"it is {settings.loss.timestep_start}, and timestep_end is {settings.loss.timestep_end}."
+        problems.append(Problem("timestep_start", what, "It has to be below timestep_end."))
     return problems
 
 
 def without_effect(settings: Settings) -> list[str]:
     """Sentences on settings that change nothing in this combination."""
-    notes = []
-    if settings.model.disable_textenc_training and settings.optimizer.text_encoder_lr is not None:
-        notes.append("text_encoder_lr has no effect: the text encoder is not trained.")
+    return [f"{name} has no effect: {why}." for name, why in _idle(settings)]
+
+
+def _idle(settings: Settings) -> Iterator[tuple[str, str]]:
+    yield from _idle_data(settings)
+    yield from _idle_saving(settings)
+    yield from _idle_text_encoder(settings)
+    yield from _idle_optimizer(settings)
+    yield from _idle_average(settings)
+
+
+def _idle_data(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.data.keep_tags and not settings.data.shuffle_tags:
-        notes.append("keep_tags has an effect only on pictures whose tags are shuffled by a file: shuffle_tags is off.")
+        yield "keep_tags", "shuffle_tags is off; it counts only where a file shuffles a picture's tags"
     if settings.validation.manual_data_root and settings.validation.val_split_mode != "manual":
-        notes.append("manual_data_root has no effect: val_split_mode is not manual.")
-    if settings.checkpoint.no_save_ckpt and settings.checkpoint.save_ckpt_dir:
-        notes.append("save_ckpt_dir has no effect: no_save_ckpt writes no single files.")
-    if settings.checkpoint.no_save_ckpt and settings.checkpoint.save_full_precision:
-        notes.append("save_full_precision has no effect: no_save_ckpt writes no single files.")
-    if settings.checkpoint.save_ckpts_from_n_epochs and not settings.checkpoint.save_every_n_epochs:
-        notes.append("save_ckpts_from_n_epochs has no effect: save_every_n_epochs is not set.")
-    return notes
+        yield "manual_data_root", "val_split_mode is not manual"
+
+
+def _idle_saving(settings: Settings) -> Iterator[tuple[str, str]]:
+    checkpoint = settings.checkpoint
+    no_files = "no_save_ckpt writes no single files"
+    if checkpoint.no_save_ckpt and checkpoint.save_ckpt_dir:
+        yield "save_ckpt_dir", no_files
+    if checkpoint.no_save_ckpt and checkpoint.save_full_precision:
+        yield "save_full_precision", no_files
+    if checkpoint.save_ckpts_from_n_epochs and not checkpoint.save_every_n_epochs:
+        yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
+
+
+def _idle_text_encoder(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is said on a text encoder that is not trained, or on layers of it that the UNet never sees."""
+    own = {**settings.text_encoder.model_dump(), "text_encoder_lr": settings.optimizer.text_encoder_lr}
+    if settings.model.disable_textenc_training:
+        yield from (
+            (name, "the text encoder is not trained") for name, value in own.items() if value not in (None, False)
+        )
+    elif own["unfreeze_last_n_layers"] and own["freeze_embeddings"]:
+        yield "freeze_embeddings", "unfreeze_last_n_layers freezes them anyway"
+    unused, trained = settings.noise.clip_skip - 1, own["unfreeze_last_n_layers"]
+    if trained and unused >= trained and not settings.model.disable_textenc_training:
+        yield "unfreeze_last_n_layers", f"clip_skip {settings.noise.clip_skip} leaves these layers unused"
+
+
+def _idle_optimizer(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is said on the curve of a learning rate that stays, and options that an optimizer does not have."""
+    own, text = settings.optimizer, settings.text_encoder
+    curves = {own.lr_scheduler, text.text_encoder_lr_scheduler or own.lr_scheduler}
+    if curves == {"constant"}:
+        if own.lr_decay_steps:
+            yield "lr_decay_steps", "the learning rate is constant"
+        if text.text_encoder_lr_decay_steps:
+            yield "text_encoder_lr_decay_steps", "the learning rate is constant"
+    if own.optimizer in ("lion", "lion8bit", "adafactor") and own.epsilon != type(own)().epsilon:
+        yield "epsilon", f"{own.optimizer} has none"
+    if own.optimizer == "adafactor" and own.betas:
+        yield "betas", "adafactor has none"
+
+
+def _idle_average(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is said on a moving average that is off, or said twice."""
+    own, default = settings.ema, type(settings.ema)()
+    if not own.is_on:
+        for name, value in own.model_dump().items():
+            if value != getattr(default, name):
+                yield name, "no average is kept without ema_decay_rate or ema_strength_target"
+    elif own.ema_decay_rate is not None and own.ema_strength_target is not None:
+        yield "ema_decay_rate", "ema_strength_target chooses the decay"
 
 
 def _settings_error(problems: list[Problem]) -> SettingsError:

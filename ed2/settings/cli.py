@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,7 +106,7 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
                 f"--no-{spec.name}", dest=spec.name, action="store_const", const="false", help=argparse.SUPPRESS
             )
     elif spec.many:
-        section.add_argument(flag, nargs="+", action="extend", metavar="PATH", help=text)
+        section.add_argument(flag, nargs="+", action="extend", metavar="PATH" if spec.is_path else "NUMBER", help=text)
     else:
         choices = "|".join(map(str, spec.choices)) if 0 < len(spec.choices) <= 5 else None
         section.add_argument(
@@ -117,14 +117,17 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
 def _default_text(spec: FieldSpec) -> str:
     if spec.kind is bool:
         return "on" if spec.default else "off"
-    if spec.many:
-        return " ".join(spec.default)
+    if spec.many and spec.default:
+        return " ".join(map(str, spec.default))
     return "empty" if spec.default in (None, "") else str(spec.default)
 
 
 def _converted(spec: FieldSpec, value: str | list[str]) -> object:
     """The text of a flag as its type; what cannot be converted stays text, for the checks to refuse."""
-    if isinstance(value, list) or (spec.kind is str and not (spec.optional and value in ("", "none"))):
+    if isinstance(value, list):
+        items = [_converted(replace(spec, many=False), item) for item in value]
+        return None if items == [None] else items
+    if spec.kind is str and not (spec.optional and value in ("", "none")):
         return value
     if spec.optional and value.lower() in ("", "none", "null"):
         return None

@@ -42,6 +42,8 @@ class FieldSpec:
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
+        if self.many:
+            words = "numbers"
         if self.is_path:
             words = "a list of folders" if self.many else "a file or folder"
         if self.low is not None:
@@ -81,7 +83,7 @@ def _choices(parts: list[object]) -> tuple[Any, ...]:
         if get_origin(part) is Literal:
             return get_args(part)
         if isinstance(part, OneOf):
-            return part.choices
+            return tuple(part.choices)
     return ()
 
 

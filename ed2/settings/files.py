@@ -20,6 +20,8 @@ ABOUT = "about"
 
 NAMED_FOLDERS = "extra_manual_datasets"
 """The one setting whose items are written name=folder."""
+WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
+"""Settings that may also hold the word `findlast` or a public name."""
 
 MAX_BYTES = 1 << 20
 
@@ -78,7 +80,7 @@ def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object
         if spec is None or not spec.is_path:
             continue
         if isinstance(value, str) and value:
-            result[name] = _absolute(value, base, must_exist=name == "resume_ckpt")
+            result[name] = _absolute(value, base, must_exist=name in WORDS_OR_PATHS)
         elif isinstance(value, list | tuple):
             named = name == NAMED_FOLDERS
             result[name] = [_absolute(v, base, named=named) if isinstance(v, str) and v else v for v in value]

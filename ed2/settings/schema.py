@@ -5,13 +5,14 @@ classes below. Inside the program settings are grouped (`settings.sampling.sampl
 (`--sample_steps 100`, `{"sample_steps": 100}`), under the names that EveryDream 2 gave them.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
-from ed2.registry import OPTIMIZERS, SCHEDULES
+from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
 """The area classes that a user chooses from: a picture is trained at about resolution x resolution pixels."""
@@ -33,7 +34,7 @@ class Advanced:
 class OneOf:
     """Allows these values only; the error names the nearest of numbers, and all of names."""
 
-    choices: tuple[Any, ...]
+    choices: Collection[Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Check the value after pydantic has checked its type."""
@@ -72,6 +73,10 @@ class Group(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+"""The two numbers of an optimizer that averages."""
 
 
 class RunSettings(Group):
@@ -117,10 +122,12 @@ class ModelSettings(Group):
     """Model"""
 
     resume_ckpt: Annotated[str, IsPath()] = ""
-    """The model to start from: a diffusers folder, or a checkpoint of a run to continue it; `findlast` is the newest
-    one in the logs."""
+    """The model to start from: a diffusers folder, a .safetensors file, or a checkpoint of a run to continue it;
+    `findlast` is the newest one in the logs."""
     weights_only: bool = False
     """Take only the weights of resume_ckpt: a new run, counters at zero, even where the run could be continued."""
+    prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
+    """What the model predicts, where it does not say so itself: noise (epsilon) or velocity."""
     disable_unet_training: bool = False
     """Leave the UNet as it is and train the text encoder only."""
     disable_textenc_training: bool = False
@@ -136,14 +143,19 @@ class MemorySettings(Group):
     """The format of mixed precision; empty chooses by the card."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: much less memory, a quarter slower. Needed on 12 GB."""
-    attn_type: Annotated[Literal["sdp"], Advanced()] = "sdp"
-    """How attention is computed; sdp is PyTorch's own."""
+    attn_type: Annotated[Literal["sdp", "slice", "xformers"], Advanced()] = "sdp"
+    """How attention is computed: sdp is PyTorch's own and the best; slice takes less memory and more time; xformers is
+    an optional part."""
+    channels_last: Annotated[bool, Advanced()] = False
+    """Keep convolutions' numbers by pixel instead of by channel: on some cards a little faster."""
+    torch_compile: Annotated[bool, Advanced()] = False
+    """Compile the UNet's transformer blocks: a slow first step for each size of picture, then faster ones."""
 
 
 class OptimizerSettings(Group):
     """Optimizer"""
 
-    optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] | None = None
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] | None = None
     """The optimizer; empty is adamw8bit on a card and adamw on a CPU."""
     useadam8bit: bool = False
     """Short for `optimizer adamw8bit`: the state of AdamW in a quarter of the memory."""
@@ -151,8 +163,19 @@ class OptimizerSettings(Group):
     """Learning rate of both networks; empty is 1e-6 for the UNet and 5e-7 for the text encoder. Halve it at 768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
     """Learning rate of the text encoder alone."""
-    lr_scheduler: Annotated[str, OneOf(tuple(SCHEDULES))] = "constant"
-    """How the learning rate moves: constant stays, cosine falls to 0 at the end of training."""
+    lr_scheduler: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    """How the learning rate moves: constant stays; linear, cosine and polynomial fall to 0 at the end of training."""
+    lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    """Optimizer steps over which the learning rate rises at the beginning; empty is none for constant and a fiftieth of
+    the run for the others."""
+    lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    """The optimizer step at which a falling learning rate reaches 0; empty or 0 is the end of training."""
+    betas: Annotated[Betas, Advanced()] | None = None
+    """How much the averages of the gradient and of its square remember; empty is 0.9 0.999, for Lion 0.9 0.99."""
+    epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] = 1e-8
+    """Added to the root of the second average, so that nothing is divided by zero."""
+    weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.01
+    """How strongly weights are pulled towards 0, times the learning rate. Lion takes about ten times as much."""
     clip_grad_norm: Annotated[float, Field(gt=0), Advanced()] | None = 1.0
     """Largest length of the gradient of a step; longer ones are shortened. Empty turns it off."""
 
@@ -167,6 +190,97 @@ class OptimizerSettings(Group):
         if self.text_encoder_lr is not None:
             return self.text_encoder_lr
         return self.lr if self.lr is not None else 5e-7
+
+
+class TextEncoderSettings(Group):
+    """Text encoder"""
+
+    text_encoder_optimizer: Annotated[str, OneOf(OPTIMIZERS), Advanced()] | None = None
+    """The text encoder's optimizer; empty is the same as the UNet's, as with all settings that begin so."""
+    text_encoder_lr_scheduler: Annotated[str, OneOf(SCHEDULES), Advanced()] | None = None
+    """How the text encoder's learning rate moves."""
+    text_encoder_lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    """Optimizer steps over which the text encoder's learning rate rises."""
+    text_encoder_lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    """The optimizer step at which the text encoder's falling learning rate reaches 0."""
+    text_encoder_betas: Annotated[Betas, Advanced()] | None = None
+    """How much the averages of the text encoder's optimizer remember."""
+    text_encoder_epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
+    """Added to the root of the second average, in the text encoder's optimizer."""
+    text_encoder_weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
+    """How strongly the text encoder's weights are pulled towards 0."""
+    unfreeze_last_n_layers: Annotated[int, Field(ge=1), Advanced()] | None = None
+    """Train only so many of the last layers of the text encoder, with its final layer norm and without its embeddings;
+    empty trains all. For SD 2.x: 2."""
+    freeze_embeddings: Annotated[bool, Advanced()] = False
+    """Leave the text encoder's embeddings of tokens and positions as they are."""
+    freeze_final_layer_norm: Annotated[bool, Advanced()] = False
+    """Leave the text encoder's final layer norm as it is."""
+
+
+class LossSettings(Group):
+    """Loss"""
+
+    loss_type: Annotated[str, OneOf(LOSSES)] = "mse"
+    """How the error is measured: mse; huber, which single large errors pull less; mse_huber is mse at timestep 0 and
+    huber at the last, huber_mse the reverse."""
+    min_snr_gamma: Annotated[float, Field(gt=0), Advanced()] | None = None
+    """Bound on the signal-to-noise ratio as a weight (arXiv:2303.09556): timesteps of little noise count less. 5 is
+    usual; empty turns it off."""
+    timestep_start: Annotated[int, Field(ge=0, le=999), Advanced()] = 0
+    """The first timestep that is trained."""
+    timestep_end: Annotated[int, Field(ge=1, le=1000), Advanced()] = 1000
+    """One past the last timestep that is trained; 1000 is most noise."""
+
+
+class NoiseSettings(Group):
+    """Noise"""
+
+    zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
+    """Offset noise: lets a model learn darker and brighter pictures; 0.02 is a usual value."""
+    pyramid_noise_discount: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
+    """Mixes coarser noise in, each coarser level weighing so much of the one before; 0.03 is a usual value."""
+    enable_zero_terminal_snr: Annotated[bool, Advanced()] = False
+    """Train and sample from pure noise (arXiv:2305.08891): true blacks and whites. For models that predict v."""
+    embedding_perturbation: Annotated[float, Field(ge=0), Advanced()] = 0.0
+    """Noise on the caption's embedding (arXiv:2405.20494): less learning by heart; 1 is a usual value."""
+    clip_skip: Annotated[int, Field(ge=0, le=4), Advanced()] = 0
+    """Take the text encoder's output so many layers before its end; 0 and 1 are the end."""
+
+
+class EmaSettings(Group):
+    """Average of the weights (EMA)"""
+
+    ema_decay_rate: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
+    """Turns the average on: the share of it that stays at each update, such as 0.99; saved beside the weights as
+    `_ema`."""
+    ema_strength_target: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
+    """Turns the average on by the share of the first weights that is left in it at the end of training."""
+    ema_update_interval: Annotated[int, Field(ge=1), Advanced()] = 500
+    """Optimizer steps between two updates of the average."""
+    ema_device: Annotated[Literal["cpu", "cuda"], Advanced()] = "cpu"
+    """Where the average is kept: cpu costs no memory of the card, cuda is faster."""
+    ema_sample_nonema_model: Annotated[bool, Advanced()] = False
+    """Draw samples with the weights as trained; alone, instead of with their average."""
+    ema_sample_ema_model: Annotated[bool, Advanced()] = False
+    """Draw samples with the average, which is the default when it is on; together with the other: both."""
+    ema_resume_model: Annotated[str, IsPath(), Advanced()] | None = None
+    """Begin the average from the weights in this diffusers folder; `findlast` is the newest average in the logs."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether an average is kept."""
+        return self.ema_decay_rate is not None or self.ema_strength_target is not None
+
+    @property
+    def samples_average(self) -> bool:
+        """Whether samples are drawn with the average."""
+        return self.is_on and (self.ema_sample_ema_model or not self.ema_sample_nonema_model)
+
+    @property
+    def samples_trained(self) -> bool:
+        """Whether samples are drawn with the weights as trained."""
+        return self.ema_sample_nonema_model or not self.is_on
 
 
 class SamplingSettings(Group):
@@ -257,6 +371,10 @@ class Settings(Group):
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    text_encoder: TextEncoderSettings = TextEncoderSettings()
+    loss: LossSettings = LossSettings()
+    noise: NoiseSettings = NoiseSettings()
+    ema: EmaSettings = EmaSettings()
     memory: MemorySettings = MemorySettings()
     sampling: SamplingSettings = SamplingSettings()
     validation: ValidationSettings = ValidationSettings()

@@ -62,7 +62,7 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
 
     Every picture weighs 1 / images_per_step, also where a batch is short, so that all pictures count alike.
     """
-    run.optimizers.set_lr(run.schedule(run.progress))
+    run.optimizers.set_lr(run.updates)
     for batch in batches:
         with run.precision.autocast():
             losses = run.objective(batch)  # (B,)
@@ -76,6 +76,7 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
     else:
         bad_step(run, batches)
     run.optimizers.zero_grad()
+    run.ema.update(run.state.step + 1)
 
 
 def bad_step(run: Run, batches: Sequence[Batch]) -> None:

@@ -1,12 +1,53 @@
-"""Losses: how far a prediction is from its target, per picture."""
+"""Losses: how far a prediction is from its target, per picture; and how much each timestep counts.
 
+Every loss takes `prediction` and `target` of shape (B,C,h,w) and `position`, shape (B,): 0 for the timestep of least
+noise, 1 for that of most. It gives one number a picture, shape (B,), in fp32.
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+HUBER_DELTA = 1.0
+"""Errors below it count by their square, those above by their size."""
 
-def mse(prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-    """Mean squared error in fp32, shape (B,).
+
+def mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Mean squared error.
 
     Source: Ho et al. 2020, arXiv:2006.11239, equation 14.
     """
     return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+
+
+def huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Huber's loss, which single large errors pull less: half the square up to 1, then the size less a half.
+
+    Source: Huber 1964, "Robust estimation of a location parameter", equation 1.6.
+    """
+    losses = F.huber_loss(prediction.float(), target.float(), reduction="none", delta=HUBER_DELTA)
+    return losses.mean(dim=(1, 2, 3))
+
+
+def mse_huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """MSE at timestep 0, Huber's loss at the last, a mixture by `position` between."""
+    return torch.lerp(mse(prediction, target, position), huber(prediction, target, position), position)
+
+
+def huber_mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Huber's loss at timestep 0, MSE at the last, a mixture by `position` between."""
+    return torch.lerp(huber(prediction, target, position), mse(prediction, target, position), position)
+
+
+def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Weight of each picture's loss by its signal-to-noise ratio, both of shape (B,).
+
+    min(SNR, gamma) / SNR where noise is predicted, 1 at an SNR of 0; min(SNR, gamma) / (SNR + 1) where v is, since the
+    error of v is that of the picture times SNR + 1.
+
+    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 and equation 16 of its appendix.
+    """
+    capped = snr.clamp(max=gamma)
+    if prediction_type == "v_prediction":
+        return capped / (snr + 1)
+    return torch.where(snr > 0, capped / snr.clamp_min(torch.finfo(snr.dtype).tiny), torch.ones_like(snr))

@@ -1,17 +1,38 @@
 """What a step minimises: noise is added to the latents of a batch, and the network has to tell it."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.draws import rng
 from ed2.models.base import DiffusionModel
+from ed2.training.losses import min_snr_weights
+from ed2.training.noise import NoiseOptions, gaussian, key_of, training_noise
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What the user may change about the objective.
+
+    Attributes:
+        timestep_start: the first timestep that is drawn.
+        timestep_end: one past the last, None for the end of the schedule; a larger one ends there too.
+        min_snr_gamma: upper bound on the signal-to-noise ratio as a weight; None weighs all timesteps alike.
+        embedding_perturbation: strength of the noise on prompt embeddings.
+        noise: what is mixed into the noise on latents.
+    """
+
+    timestep_start: int = 0
+    timestep_end: int | None = None
+    min_snr_gamma: float | None = None
+    embedding_perturbation: float = 0.0
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
 
 
 @dataclass(frozen=True)
@@ -26,17 +47,20 @@ class Objective:
     loss: Loss
     seed: int
     device: torch.device
+    options: ObjectiveOptions = ObjectiveOptions()
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each picture, shape (B,), fp32."""
+        schedule = self.model.noise_schedule
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
-        noise = self.gaussian("noise", batch.visits, latents.shape[1:])
-        noisy_latents = self.model.noise_schedule.add_noise(latents, noise, timesteps)
-        target = self.model.noise_schedule.target(latents, noise, timesteps)
-        prompt_embeds = self.model.encode_captions(batch.captions)
-        prediction = self.model.predict(noisy_latents, timesteps, prompt_embeds)
-        return self.loss(prediction, target, timesteps) * batch.loss_scale.to(self.device)
+        noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options.noise)
+        noise = noise.to(self.device, non_blocking=True)
+        noisy_latents = schedule.add_noise(latents, noise, timesteps)
+        target = schedule.target(latents, noise, timesteps)
+        prediction = self.model.predict(noisy_latents, timesteps, self.prompt_embeds(batch))
+        losses = self.loss(prediction, target, timesteps / (schedule.num_timesteps - 1))
+        return losses * self.timestep_weights(timesteps) * batch.loss_scale.to(self.device)
 
     def latents(self, batch: Batch) -> Tensor:
         """Encode the pixels of a batch: (B,C,h,w)."""
@@ -46,15 +70,31 @@ class Objective:
         return self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True), draw)
 
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:
-        """Draw a timestep for each visit, uniform over all of the schedule: (B,), int64."""
-        steps = [rng(self.seed, "timestep", *_key(v)).integers(self.model.noise_schedule.num_timesteps) for v in visits]
+        """Draw a timestep for each visit, uniform over those that are trained: (B,), int64."""
+        count = self.model.noise_schedule.num_timesteps
+        end = min(count, self.options.timestep_end or count)
+        first = min(self.options.timestep_start, end - 1)
+        steps = [rng(self.seed, "timestep", *key_of(visit)).integers(first, end) for visit in visits]
         return torch.tensor(steps, dtype=torch.int64, device=self.device)
 
+    def prompt_embeds(self, batch: Batch) -> Tensor:
+        """Prompt embeddings (B,77,D), perturbed by noise of deviation strength / sqrt(D).
+
+        Source: Chen et al. 2024, arXiv:2405.20494, section 4.1.
+        """
+        embeds = self.model.encode_captions(batch.captions)
+        if not self.options.embedding_perturbation:
+            return embeds
+        deviation = self.options.embedding_perturbation / math.sqrt(embeds.shape[-1])
+        return embeds + deviation * self.gaussian("embedding", batch.visits, embeds.shape[1:]).to(embeds.dtype)
+
+    def timestep_weights(self, timesteps: Tensor) -> Tensor:
+        """How much the loss of each picture counts by its timestep: (B,)."""
+        if self.options.min_snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        schedule = self.model.noise_schedule
+        return min_snr_weights(schedule.snr(timesteps), self.options.min_snr_gamma, schedule.prediction_type)
+
     def gaussian(self, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
-        """Draw standard normal numbers of `shape` for each visit: (B, *shape), fp32."""
-        draws = [rng(self.seed, what, *_key(v)).standard_normal(tuple(shape), dtype=np.float32) for v in visits]
-        return torch.from_numpy(np.stack(draws)).to(self.device, non_blocking=True)
-
-
-def _key(visit: VisitKey) -> tuple[int, str, int]:
-    return visit.epoch, visit.key, visit.repeat
+        """Draw standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the device."""
+        return gaussian(self.seed, what, visits, shape).to(self.device, non_blocking=True)

@@ -1,38 +1,141 @@
 """Optimizers, and the set of them that a run steps together."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ed2.errors import Problem, SettingsError
+from ed2.training.schedules import Schedule
+
+Parameters = Iterable[nn.Parameter]
 
 BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-WEIGHT_DECAY = 0.01
+LION_BETAS = (0.9, 0.99)
 
 
-def adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What the settings say on the optimizer of one network; `betas` None is for the optimizer to choose."""
+
+    lr: float
+    betas: tuple[float, float] | None = None
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+
+def adamw(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
     """AdamW, all parameters in one fused kernel.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
-    return torch.optim.AdamW(parameters, lr=lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)
+    return torch.optim.AdamW(parameters, fused=True, **_adam_options(options))
 
 
-def adamw8bit(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+def adamw8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
     """AdamW whose state takes one byte a number, quantised in blocks; tensors under 4096 numbers stay in fp32.
 
     Source: Dettmers et al. 2022, arXiv:2110.02861.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import bitsandbytes
+    optimizer: torch.optim.Optimizer = _bitsandbytes().AdamW8bit(parameters, **_adam_options(options))
+    return optimizer
 
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-        parameters, lr=lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY
+
+def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Lion: steps by the sign of an average; a third to a tenth of AdamW's rate, and as much more weight decay.
+
+    Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2.
+    """
+    optimizer: torch.optim.Optimizer = _bitsandbytes().Lion(parameters, **_lion_options(options))
+    return optimizer
+
+
+def lion8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Lion whose state takes one byte a number; tensors under 4096 numbers stay in fp32."""
+    optimizer: torch.optim.Optimizer = _bitsandbytes().Lion8bit(parameters, **_lion_options(options))
+    return optimizer
+
+
+def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Adafactor at the given rate: the second average of a matrix is kept as its rows' and columns', the first not.
+
+    Source: Shazeer and Stern 2018, arXiv:1804.04235, algorithm 4; without the relative step sizes of its section 8, so
+    that a learning rate means what it means for AdamW.
+    """
+    from transformers.optimization import Adafactor
+
+    own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+    optimizer: torch.optim.Optimizer = Adafactor(
+        list(parameters), lr=options.lr, weight_decay=options.weight_decay, **own
     )
     return optimizer
+
+
+def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Prodigy: AdamW that finds its rate; `lr` is a factor on it, best left at 1.
+
+    Source: Mishchenko and Defazio 2023, arXiv:2306.06101.
+
+    Raises:
+        SettingsError: the optional part is not installed.
+    """
+    build = _optional("prodigyopt", "prodigy").Prodigy
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
+        optimizer: torch.optim.Optimizer = build(
+            parameters, use_bias_correction=True, safeguard_warmup=True, **_adam_options(options)
+        )
+    return optimizer
+
+
+def schedulefree(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Schedule-free AdamW: its average of the weights stands in for a falling rate; takes a constant, larger rate.
+
+    Source: Defazio et al. 2024, arXiv:2405.15682.
+
+    Raises:
+        SettingsError: the optional part is not installed.
+    """
+    optimizer = _optional("schedulefree", "schedulefree").AdamWScheduleFree(parameters, **_adam_options(options))
+    optimizer.train()
+    made: torch.optim.Optimizer = optimizer
+    return made
+
+
+def _adam_options(options: OptimizerOptions) -> dict[str, Any]:
+    return {
+        "lr": options.lr,
+        "betas": options.betas or BETAS,
+        "eps": options.epsilon,
+        "weight_decay": options.weight_decay,
+    }
+
+
+def _lion_options(options: OptimizerOptions) -> dict[str, Any]:
+    return {"lr": options.lr, "betas": options.betas or LION_BETAS, "weight_decay": options.weight_decay}
+
+
+def _bitsandbytes() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _optional("bitsandbytes", "").optim
+
+
+def _optional(module: str, part: str) -> Any:
+    """Import what may not be there; `part` is its name for the launcher."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        fix = (
+            f"Install it with ./launch.sh add {part} (launch.bat add {part})" if part else "Use an optimizer of 32 bit"
+        )
+        problem = Problem("optimizer", f"it needs {module}, which cannot be imported ({error}).", f"{fix}.")
+        raise SettingsError("The optimizer is not there:", [problem]) from None
 
 
 @dataclass(frozen=True)
@@ -41,26 +144,65 @@ class Optimizers:
 
     Attributes:
         by_network: optimizer by the network's name.
-        base_lrs: learning rate of each before the schedule.
+        base_lrs: learning rate of each before its schedule.
+        schedules: factor on it by update; a network without one keeps its rate.
     """
 
     by_network: Mapping[str, torch.optim.Optimizer]
     base_lrs: Mapping[str, float]
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[torch.optim.Optimizer]:
         return iter(self.by_network.values())
 
-    def set_lr(self, factor: float) -> None:
-        """Set every learning rate to its base times `factor`."""
+    def set_lr(self, update: int) -> None:
+        """Set every learning rate to that of update number `update`, counted from 0."""
         for name, optimizer in self.by_network.items():
+            factor = self.schedules[name](update) if name in self.schedules else 1.0
             for group in optimizer.param_groups:
                 group["lr"] = self.base_lrs[name] * factor
 
     def lrs(self) -> dict[str, float]:
-        """The learning rates now, by network."""
-        return {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self.by_network.items()}
+        """The learning rates now, by network; with the factor that Prodigy has found."""
+        groups = {name: optimizer.param_groups[0] for name, optimizer in self.by_network.items()}
+        return {name: float(group["lr"] * group.get("d", 1.0)) for name, group in groups.items()}
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for optimizer in self:
             optimizer.zero_grad(set_to_none=True)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the networks the weights that are to be looked at and saved, and back those that are trained.
+
+        Only schedule-free optimizers tell the two apart. Their way back by arithmetic is not exact, so that the trained
+        weights are kept aside, on the CPU.
+        """
+        free: list[Any] = [optimizer for optimizer in self if averages(optimizer)]
+        kept = [[p.detach().to("cpu", copy=True) for p in parameters_of(optimizer)] for optimizer in free]
+        for optimizer in free:
+            optimizer.eval()
+        try:
+            yield
+        finally:
+            for optimizer, tensors in zip(free, kept, strict=True):
+                optimizer.train()
+                overwrite(parameters_of(optimizer), tensors)
+
+
+def averages(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the weights that it trains are others than those to be used."""
+    return hasattr(optimizer, "eval") and hasattr(optimizer, "train")
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every parameter that it steps, in order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@torch.no_grad()
+def overwrite(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    """Write values, from any device, into parameters."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

@@ -1,18 +1,26 @@
-"""Learning rate schedules: a factor as a function of how much of the run is done.
+"""Learning rate schedules: a factor as a function of how many updates are done.
 
-They keep no state: the step number is all there is, so a resumed run needs nothing restored. A run that is made longer
-follows the longer curve from where it is.
+They keep no state: the number of the update is all there is, so a resumed run needs nothing restored. A run that is
+made longer follows the longer curve from where it is.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-Schedule = Callable[[float], float]
+Curve = Callable[[float], float]
+
+POLYNOMIAL_POWER = 0.9
 
 
 def constant(progress: float) -> float:
     """Always 1."""
     return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 down to 0 along a straight line."""
+    return 1 - progress
 
 
 def cosine(progress: float) -> float:
@@ -21,3 +29,36 @@ def cosine(progress: float) -> float:
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, one period.
     """
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def polynomial(progress: float) -> float:
+    """From 1 down to 0, a little above the straight line and steeper at the end.
+
+    Source: Chen et al. 2016, arXiv:1606.00915, section 4.1: the "poly" rule with a power of 0.9.
+    """
+    return float((1 - progress) ** POLYNOMIAL_POWER)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A warm-up, and a curve from there to the end.
+
+    Attributes:
+        curve: factor by progress, which runs from 0 after the warm-up to 1 at `decay_steps` and stays there.
+        warmup_steps: updates during which the factor rises; the first one is trained at 1 / warmup_steps, not at 0.
+        decay_steps: the update at which the curve ends: the number of updates of the whole run.
+    """
+
+    curve: Curve
+    warmup_steps: int
+    decay_steps: int
+
+    def __call__(self, update: int) -> float:
+        """The factor on the learning rate of update number `update`, counted from 0.
+
+        Source of the warm-up: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
+        """
+        if update < self.warmup_steps:
+            return (update + 1) / self.warmup_steps
+        left = self.decay_steps - self.warmup_steps
+        return self.curve(min(1.0, (update - self.warmup_steps) / left) if left > 0 else 1.0)

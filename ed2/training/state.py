@@ -1,9 +1,11 @@
 """Where a run is, and what it is made of."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, Self
+
+from torch import Tensor
 
 from ed2.data.loader import Batch
 from ed2.events import Event, EventBus
@@ -11,10 +13,10 @@ from ed2.models.memory import Precision
 from ed2.models.sd import StableDiffusion
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
+from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
-from ed2.training.schedules import Schedule
 
 
 @dataclass
@@ -68,6 +70,22 @@ class Groups(Protocol):
         ...
 
 
+class Average(Protocol):
+    """A moving average of the weights, or what stands in its place."""
+
+    def update(self, step: int) -> None:
+        """Take the weights in after optimizer step number `step`, where it is due."""
+        ...
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The averages by network and parameter, on the CPU."""
+        ...
+
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take such averages over."""
+        ...
+
+
 class Job(Protocol):
     """Something that some steps do besides training: metrics, samples, checkpoints."""
 
@@ -89,7 +107,6 @@ class Run:
     objective: Objective
     precision: Precision
     optimizers: Optimizers
-    schedule: Schedule
     metrics: Metrics
     bus: EventBus
     jobs: list[Job]
@@ -102,6 +119,7 @@ class Run:
     max_grad_norm: float | None
     on_request: dict[Request, Job] = field(default_factory=dict)
     """What makes a checkpoint or samples when someone asks for them."""
+    ema: Average = field(default_factory=NoEma)
 
     @cached_property
     def total_steps(self) -> int:
@@ -110,10 +128,9 @@ class Run:
         return self.state.step + left - self.state.position
 
     @property
-    def progress(self) -> float:
-        """How much of the run is done, 0 to 1, by epochs: it does not depend on how batches were cut before."""
-        steps = max(1, self.steps_in(self.state.epoch))
-        return (self.state.epoch + self.state.position / steps) / self.max_epochs
+    def updates(self) -> int:
+        """Updates done as schedules count them, by epochs: it does not depend on how batches were cut before."""
+        return sum(map(self.steps_in, range(self.state.epoch))) + self.state.position
 
     @property
     def finished(self) -> bool:

@@ -1,12 +1,13 @@
 """One optimizer step: averaging, clipping, numbers that are not finite, and precision."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.errors import TrainingError
@@ -18,8 +19,8 @@ from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
 from ed2.training.metrics import Mean, Metrics
 from ed2.training.objective import Objective
-from ed2.training.optimizers import Optimizers, adamw
-from ed2.training.schedules import constant, cosine
+from ed2.training.optimizers import OptimizerOptions, Optimizers, adamw
+from ed2.training.schedules import cosine
 from ed2.training.state import Controls, Run, TrainState
 
 CPU = torch.device("cpu")
@@ -34,23 +35,27 @@ def batch_of(*numbers: int) -> Batch:
     return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
 
 
+def optimizers_of(networks: Mapping[str, nn.Module]) -> Optimizers:
+    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
+    by_network = {name: adamw(m.parameters(), OptimizerOptions(lrs[name])) for name, m in networks.items()}
+    return Optimizers(by_network, lrs)
+
+
 def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None) -> Run:
     model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
-    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
     return Run(
         model=model,
         data=None,  # type: ignore[arg-type]
         objective=Objective(model, mse, 1, CPU),
         precision=Precision(CPU, dtype),
-        optimizers=Optimizers({n: adamw(m.parameters(), lrs[n]) for n, m in model.trained.items()}, lrs),
-        schedule=constant,
+        optimizers=optimizers_of(model.trained),
         metrics=Metrics(),
         bus=EventBus(),
         jobs=[],
         controls=Controls(),
         state=TrainState(),
         max_epochs=4,
-        steps_per_epoch=5,
+        steps_in=lambda epoch: 5,
         images_per_step=images_per_step,
         max_grad_norm=None,
     )
@@ -176,7 +181,7 @@ def test_the_state_counts_steps_and_turns_the_epoch_at_its_last_step() -> None:
     state = TrainState()
     seen = []
     for _ in range(6):
-        state.count([batch_of(0, 1)], steps_per_epoch=3)
+        state.count([batch_of(0, 1)], steps_in_epoch=3)
         seen.append((state.step, state.epoch, state.position, state.epoch_ended))
     assert seen == [
         (1, 0, 1, False),
@@ -218,13 +223,12 @@ def test_auto_is_the_cpu_without_a_card_and_mixed_precision_is_off_there() -> No
 def test_a_card_trains_in_mixed_precision(sd1: Path) -> None:
     device = torch.device("cuda:0")
     model = load(open_folder(sd1), trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.bfloat16)
-    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
     run = replace(
         run_on(sd1, images_per_step=2),
         model=model,
         objective=Objective(model, mse, 1, device),
         precision=Precision(device, torch.bfloat16),
-        optimizers=Optimizers({n: adamw(m.parameters(), lrs[n]) for n, m in model.trained.items()}, lrs),
+        optimizers=optimizers_of(model.trained),
     )
     before = parameters(run)
     optimizer_step(run, [batch_of(0, 1)])

@@ -1,0 +1,74 @@
+"""The moving average of a run's weights: made from the settings, and what samples are drawn with."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ed2.checkpoint.saver import EMA_SUFFIX
+from ed2.errors import ModelError, Problem
+from ed2.models.files import PARTS
+from ed2.models.sd import StableDiffusion
+from ed2.settings.schema import Settings
+from ed2.training.ema import Ema, NoEma, decay_for_strength
+from ed2.training.state import Average, Run
+
+FIND_LAST = "findlast"
+MODEL_PREFIX = "text_model."
+
+
+def build_ema(model: StableDiffusion, settings: Settings, device: torch.device, *, total_steps: int) -> Average:
+    """The average that the settings ask for, or what stands in its place.
+
+    Raises:
+        ModelError: the weights to begin with cannot be read.
+    """
+    own = settings.ema
+    if not own.is_on:
+        return NoEma()
+    decay = own.ema_decay_rate or 0.0
+    if own.ema_strength_target is not None:
+        decay = decay_for_strength(own.ema_strength_target, total_steps=total_steps, interval=own.ema_update_interval)
+    place = device if own.ema_device == "cuda" else torch.device("cpu")
+    ema = Ema(model.trained, decay, own.ema_update_interval, place)
+    if own.ema_resume_model:
+        folder = _newest_average(Path(settings.logging.logdir)) if own.ema_resume_model == FIND_LAST else None
+        _begin_with(ema, folder or Path(own.ema_resume_model))
+    return ema
+
+
+def sample_weights(run: Run, settings: Settings) -> list[Callable[[], AbstractContextManager[None]]]:
+    """What samples are drawn with, the average first."""
+    chosen: list[Callable[[], AbstractContextManager[None]]] = []
+    if isinstance(run.ema, Ema) and settings.ema.samples_average:
+        chosen.append(run.ema.in_place)
+    if settings.ema.samples_trained or not chosen:
+        chosen.append(run.optimizers.averaged)
+    return chosen
+
+
+def _begin_with(ema: Ema, folder: Path) -> None:
+    try:
+        ema.restore({part: _weights(folder, part) for part in ema.networks})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = f"the average in {folder} cannot be used ({str(error).splitlines()[0][:200]})."
+        problem = Problem("ema_resume_model", what, "Give a diffusers folder of the same model.")
+        raise ModelError("The average cannot begin:", [problem]) from error
+
+
+def _weights(folder: Path, part: str) -> dict[str, Tensor]:
+    """A part's weights by the names of its module, which for the text encoder depend on the version of transformers."""
+    tensors = load_file(folder / part / f"{PARTS[part][1]}.safetensors")
+    return {**tensors, **{name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}}
+
+
+def _newest_average(logdir: Path) -> Path:
+    found = [folder for folder in logdir.glob(f"*/ckpts/[!.]*{EMA_SUFFIX}") if folder.is_dir()]
+    if not found:
+        problem = Problem("ema_resume_model", f"there is no average in {logdir}.", "Give its folder, or leave it out.")
+        raise ModelError("The average cannot begin:", [problem])
+    return max(found, key=lambda folder: folder.stat().st_mtime)

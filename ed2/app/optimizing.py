@@ -1,0 +1,125 @@
+"""Which optimizer trains each network, at what rate: what the settings say, and what they leave open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ed2.models.freezing import freeze_text_encoder
+from ed2.models.sd import TRAINABLE, StableDiffusion
+from ed2.registry import OPTIMIZERS, SCHEDULES
+from ed2.settings.schema import Settings
+from ed2.training.jobs import NETWORK_NAMES
+from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.schedules import Schedule
+
+PRODIGY_LR = 1.0
+AUTO_WARMUP = 50
+"""A falling schedule without a number of warm-up steps takes one in so many of its steps."""
+OWN = "text_encoder_"
+"""Settings of the text encoder begin so; without one, the common setting holds."""
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """How one network is trained.
+
+    Attributes:
+        optimizer: a name in `OPTIMIZERS`.
+        scheduler: a name in `SCHEDULES`.
+        warmup_steps: None chooses.
+        decay_steps: None ends where training ends.
+    """
+
+    optimizer: str
+    options: OptimizerOptions
+    scheduler: str
+    warmup_steps: int | None
+    decay_steps: int | None
+
+    def schedule(self, total_steps: int) -> Schedule:
+        """The learning rate's course over a run of `total_steps` updates."""
+        end = self.decay_steps or total_steps
+        warmup = self.warmup_steps
+        if warmup is None:
+            warmup = 0 if self.scheduler == "constant" else end // AUTO_WARMUP
+        return Schedule(SCHEDULES.load(self.scheduler), warmup, end)
+
+    def __str__(self) -> str:
+        return f"{self.optimizer}, learning rate {self.options.lr:g}, {self.scheduler}"
+
+
+def network_plans(settings: Settings, device: torch.device) -> dict[str, NetworkPlan]:
+    """How each network that is trained will be."""
+    left_out = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
+    return {name: _plan(name, settings, device) for name in TRAINABLE if not left_out[name]}
+
+
+def build_optimizers(
+    model: StableDiffusion, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int
+) -> Optimizers:
+    """Freeze what is to stay, and make an optimizer for the rest of each trained network.
+
+    Args:
+        model: with its trained networks.
+        settings: what the user wants.
+        plans: of each trained network.
+        steps: updates of the whole run.
+
+    Raises:
+        SettingsError: an optional part is not installed.
+    """
+    own = settings.text_encoder
+    if "text_encoder" in model.trained:
+        freeze_text_encoder(
+            model.trained["text_encoder"],
+            last_layers=own.unfreeze_last_n_layers,
+            embeddings=own.freeze_embeddings,
+            final_layer_norm=own.freeze_final_layer_norm,
+        )
+    by_network = {}
+    for name, network in model.trained.items():
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        by_network[name] = OPTIMIZERS.load(plans[name].optimizer)(parameters, plans[name].options)
+    return Optimizers(
+        by_network,
+        base_lrs={name: plans[name].options.lr for name in by_network},
+        schedules={name: plans[name].schedule(steps) for name in by_network},
+    )
+
+
+def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
+    """What trains which network, and what is unwise about it."""
+    notes = [f"Optimizer of the {NETWORK_NAMES[name]}: {plan}." for name, plan in plans.items()]
+    for name, plan in plans.items():
+        if plan.optimizer == "prodigy" and plan.options.lr < PRODIGY_LR / 10:
+            notes.append(
+                f"Prodigy finds the rate of the {NETWORK_NAMES[name]} itself: lr is a factor on it, best left at 1."
+            )
+        if plan.optimizer == "schedulefree" and plan.scheduler != "constant":
+            notes.append(f"The {NETWORK_NAMES[name]}'s optimizer is made for a constant learning rate.")
+    return notes
+
+
+def chosen_optimizer(settings: Settings, device: torch.device) -> str:
+    """The common optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
+    chosen = "adamw8bit" if settings.optimizer.useadam8bit else settings.optimizer.optimizer
+    return chosen or ("adamw8bit" if device.type == "cuda" else "adamw")
+
+
+def _plan(network: str, settings: Settings, device: torch.device) -> NetworkPlan:
+    is_text = network == "text_encoder"
+    common = settings.optimizer
+    own = settings.text_encoder.model_dump() if is_text else {}
+
+    def of(name: str) -> Any:
+        value = own.get(OWN + name)
+        return value if value is not None else getattr(common, name)
+
+    optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
+    lr = common.te_lr if is_text else common.unet_lr
+    if optimizer == "prodigy" and common.lr is None and not (is_text and common.text_encoder_lr is not None):
+        lr = PRODIGY_LR
+    options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
+    return NetworkPlan(optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))

@@ -1,0 +1,96 @@
+"""The folder of a run and what it says about itself: machine, settings, versions, pictures."""
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import torch
+
+from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
+from ed2.checkpoint.folder import remove_leftovers, write_whole
+from ed2.data.example import Dataset
+from ed2.errors import Problem, SettingsError
+from ed2.models.memory import choose_device, choose_dtype
+from ed2.settings.files import write_settings
+from ed2.settings.schema import Settings
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the run computes on."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Machine":
+        """Choose by the settings and what is there.
+
+        Raises:
+            SettingsError: a card is asked for that is not there.
+        """
+        try:
+            device = choose_device(settings.run.device)
+        except ValueError as error:
+            raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
+        memory = settings.memory
+        return cls(device, choose_dtype(device, amp=memory.amp, amp_dtype=memory.amp_dtype))
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+        return f"{name} in {str(self.dtype or torch.float32).removeprefix('torch.')}"
+
+
+def make_run_folder(start: Start) -> Path:
+    """Make the folder `<logdir>/<project>_<time>`, or take the one that the run was in."""
+    if start.same_folder and start.checkpoint:
+        return start.checkpoint.run_dir
+    logdir = Path(start.settings.logging.logdir)
+    logdir.mkdir(parents=True, exist_ok=True)
+    moment = datetime.now()
+    while True:
+        folder = logdir / f"{start.settings.run.project_name}_{moment:%Y%m%d-%H%M%S}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run began in the same second
+            moment += timedelta(seconds=1)
+        else:
+            return folder
+
+
+def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> None:
+    """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
+    (run_dir / "ckpts").mkdir(exist_ok=True)
+    remove_leftovers(run_dir / "ckpts")
+    write_settings(run_dir / SETTINGS_FILE, start.settings)
+    names = json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False)
+    write_whole(run_dir / PICTURES_FILE, names.encode())
+    if start.same_folder:
+        return
+    manifest = {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "device": str(machine),
+        "seed": start.settings.run.seed,
+        "base_model": str(start.base),
+        "continues": str(start.checkpoint.path) if start.checkpoint else None,
+        "dataset": {"fingerprint": dataset.fingerprint, "pictures": len(dataset.examples)},
+        "notes": list(start.notes),
+    }
+    write_whole(run_dir / "manifest.json", (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that the result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

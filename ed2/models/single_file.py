@@ -1,0 +1,226 @@
+"""A single `.safetensors` file as a base model: its weights by the names of a diffusers folder, offline.
+
+What such a file does not hold comes from `configs/`: the configurations of SD1 and SD2 and the tokenizer. It is read
+part by part, strictly: every weight that the configuration asks for has to be there in its shape.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ed2.errors import ModelError, Problem
+from ed2.models.files import TEXT_ENCODER_CONFIG, TOKENIZER_FILES, with_scheduler
+from ed2.models.layout import diffusers_tensors, family_of
+from ed2.models.layout_names import OPEN_CLIP_PREFIX, UNET_PREFIX, VAE_PREFIX
+
+CONFIGS = Path(__file__).parent / "configs"
+FAMILIES = ("sd1", "sd2")
+PREFIXES = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": "cond_stage_model."}
+V_TENSOR = "v_pred"
+"""An empty tensor of this name says that the model predicts v (a custom of ComfyUI and of some training programs)."""
+POSITIONS = "text_model.embeddings.position_ids"
+"""A counter that old versions of transformers saved; nothing reads it."""
+
+KINDS = {
+    "sdxl": "an SDXL model",
+    "sdxl_refiner": "the refiner of SDXL",
+    "inpainting": "an inpainting model",
+    "pix2pix": "an InstructPix2Pix model",
+    "depth": "a depth model",
+    "upscaler": "an upscaler",
+    "unclip": "an unCLIP model",
+    "flux": "a Flux model",
+    "sd3": "an SD 3 model",
+    "controlnet": "a ControlNet",
+    "lora": "a LoRA, an addition to a model",
+    "embedding": "a textual embedding",
+    "vae": "a VAE alone",
+    "text_encoder": "a text encoder alone",
+    "diffusers_unet": "the UNet of a diffusers folder alone",
+    "unknown": "no Stable Diffusion model that is known here",
+}
+"""What `family_of` finds and what cannot be trained, in words."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A single file of the SD1 or SD2 family, complete by its names.
+
+    Attributes:
+        small_files: what a diffusers folder of this model holds besides weights.
+        dtypes: how each part's weights are stored.
+    """
+
+    path: Path
+    family: str
+    small_files: Mapping[str, bytes]
+    dtypes: Mapping[str, torch.dtype]
+
+    def config(self, name: str) -> dict[str, Any]:
+        """A JSON file of the diffusers folder."""
+        return dict(json.loads(self.small_files[name]))
+
+    def read(self, part: str) -> nn.Module:
+        """Read one part in fp32.
+
+        Raises:
+            ModelError: weights are missing, or of other shapes than the family's.
+        """
+        tensors = getattr(self._tensors(part), part)
+        try:
+            module = _text_encoder(self, tensors) if part == "text_encoder" else _network(self, part, tensors)
+        except (RuntimeError, ValueError) as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            what = (
+                f"its weights are not those of an {self.family.upper()} model ({' '.join(lines[1:2] or lines)[:300]})."
+            )
+            raise _model_error(self.path, Problem(part, what, "Get this file anew, or choose another.")) from error
+        return module.float()
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer of the family."""
+        with TemporaryDirectory() as folder:
+            for name in (name for name in self.small_files if name.startswith("tokenizer/")):
+                (Path(folder) / Path(name).name).write_bytes(self.small_files[name])
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def extra(self) -> dict[str, Tensor]:
+        """What the text encoder of the file has beyond a diffusers folder: SD2's last layer and projection."""
+        left_over = self._tensors("text_encoder").left_over
+        return {name: tensor for name, tensor in left_over.items() if name.startswith(OPEN_CLIP_PREFIX)}
+
+    def _tensors(self, part: str) -> Any:
+        """The file's tensors, those of other parts than `part` without content."""
+        num_layers = self.config(TEXT_ENCODER_CONFIG)["num_hidden_layers"]
+        with safe_open(self.path, framework="pt") as file:
+            named = {
+                # Cloned: inside the file a tensor may lie at an odd address, which changes the last bits of sums.
+                name: file.get_tensor(name).clone()
+                if name.startswith(PREFIXES[part])
+                else torch.empty(file.get_slice(name).get_shape(), device="meta")
+                for name in file.keys()  # noqa: SIM118
+            }
+        return diffusers_tensors(named, num_text_layers=num_layers)
+
+
+def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelFile:
+    """Look at a single file without reading its weights.
+
+    Args:
+        path: a `.safetensors` of the SD1 or SD2 family.
+        scheduler_changes: what the user wants other than the model says; `prediction_type` settles what it predicts.
+
+    Raises:
+        ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
+    """
+    if path.suffix.lower() != ".safetensors":
+        fix = "Give the .safetensors of this model, or a diffusers folder."
+        raise _model_error(path, Problem(None, f"a {path.suffix or 'nameless'} file is not read here.", fix))
+    shapes, dtypes, metadata = _header(path)
+    family = family_of(shapes)
+    if family not in FAMILIES:
+        fix = "Choose an SD 1.x or SD 2.x model, in a file or a diffusers folder."
+        raise _model_error(path, Problem(None, f"this is {KINDS[family]}, which cannot be trained here.", fix))
+    missing = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in shapes)]
+    if missing:
+        fix = "Get the whole model: UNet, VAE and text encoder in one file."
+        raise _model_error(path, Problem(None, f"it has no {' and no '.join(missing)}.", fix))
+    small_files = _shipped(family)
+    predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, metadata, shapes)
+    small_files = with_scheduler(small_files, {**scheduler_changes, "prediction_type": predicted})
+    stored = {part: next(dtypes[name] for name in shapes if name.startswith(PREFIXES[part])) for part in PREFIXES}
+    return ModelFile(path, family, small_files, stored)
+
+
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype], dict[str, str]]:
+    """Shapes and formats of the tensors by name, and the metadata."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: kinds.get(part.get_dtype(), torch.float32) for name, part in slices.items()}
+            return shapes, dtypes, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        what = f"the file is damaged or no safetensors file ({str(error)[:200]})."
+        raise _model_error(path, Problem(None, what, "Get it again.")) from None
+
+
+def _shipped(family: str) -> dict[str, bytes]:
+    """The configurations and the tokenizer of a family, by their paths in a diffusers folder."""
+    own = CONFIGS / family
+    files = {file.relative_to(own).as_posix(): file.read_bytes() for file in sorted(own.rglob("*.*")) if file.is_file()}
+    common = CONFIGS / "tokenizer"
+    vocabulary = {f"tokenizer/{name}": common / name for name in TOKENIZER_FILES if (common / name).is_file()}
+    return {**{name: file.read_bytes() for name, file in vocabulary.items()}, **files}
+
+
+def _prediction_type(path: Path, family: str, metadata: Mapping[str, str], names: Mapping[str, Any]) -> str:
+    """What the model predicts: by its metadata, by a .yaml beside it; SD1 without either predicts noise.
+
+    Raises:
+        ModelError: nothing tells.
+    """
+    said = metadata.get("prediction_type") or metadata.get("modelspec.prediction_type") or ""
+    said = said or metadata.get("modelspec.predict_key") or ""
+    if V_TENSOR in names or said in ("v", "v_prediction") or metadata.get("ss_v_parameterization") == "True":
+        return "v_prediction"
+    if said in ("epsilon", "eps"):
+        return "epsilon"
+    beside = path.with_suffix(".yaml")
+    if beside.is_file():
+        return _said_by_yaml(beside)
+    if family == "sd1":
+        return "epsilon"
+    fix = "Give --prediction_type v_prediction (768 models) or epsilon (512 base), or put its .yaml beside it."
+    raise _model_error(path, Problem("prediction_type", "an SD 2 file does not say what it predicts.", fix))
+
+
+def _said_by_yaml(file: Path) -> str:
+    try:
+        parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        fix = "Get it again, or remove it and give --prediction_type."
+        raise _model_error(file, Problem(None, "this .yaml is not one of a Stable Diffusion model.", fix)) from None
+
+
+def _network(source: ModelFile, part: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A UNet or VAE by its configuration, with exactly these weights."""
+    kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+    with torch.device("meta"):
+        module: nn.Module = kind.from_config(source.config(f"{part}/config.json"))
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module
+
+
+def _text_encoder(source: ModelFile, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The text encoder with exactly these weights; transformers translates their names to those of its version.
+
+    Raises:
+        ValueError: weights are missing, too many, or of other shapes.
+    """
+    config = CLIPTextConfig(**source.config(TEXT_ENCODER_CONFIG))
+    state = {name: tensor for name, tensor in tensors.items() if name != POSITIONS}
+    load = partial(CLIPTextModel.from_pretrained, None, config=config, state_dict=state, output_loading_info=True)
+    module, info = load(dtype=torch.float32)
+    wrong = {kind: sorted(map(str, info.get(kind) or ())) for kind in ("missing_keys", "unexpected_keys")}
+    if any(wrong.values()):
+        raise ValueError(", ".join(f"{kind.replace('_', ' ')}: {names[0]}" for kind, names in wrong.items() if names))
+    text_encoder: nn.Module = module
+    return text_encoder
+
+
+def _model_error(path: Path, problem: Problem) -> ModelError:
+    return ModelError(f"The base model {path} cannot be used:", [problem])

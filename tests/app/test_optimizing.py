@@ -1,0 +1,108 @@
+"""Settings of optimizers, losses, noise and averages: what they take, and what is said of those without effect."""
+
+import pytest
+import torch
+
+from ed2.app.optimizing import network_plans, optimizer_notes
+from ed2.errors import SettingsError
+from ed2.settings.checks import settings_from, without_effect
+from ed2.settings.cli import parse
+
+CPU = torch.device("cpu")
+CARD = torch.device("cuda")
+
+
+def plans(**values: object) -> dict[str, tuple[str, float]]:
+    found = network_plans(settings_from(values), CPU)
+    return {name: (plan.optimizer, plan.options.lr) for name, plan in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "unet", "text_encoder"),
+    [
+        ({}, ("adamw", 1e-6), ("adamw", 5e-7)),
+        ({"lr": 2e-6}, ("adamw", 2e-6), ("adamw", 2e-6)),
+        ({"lr": 2e-6, "text_encoder_lr": 3e-7}, ("adamw", 2e-6), ("adamw", 3e-7)),
+        ({"text_encoder_lr": 3e-7}, ("adamw", 1e-6), ("adamw", 3e-7)),
+        ({"optimizer": "prodigy"}, ("prodigy", 1.0), ("prodigy", 1.0)),
+        ({"useadam8bit": True}, ("adamw8bit", 1e-6), ("adamw8bit", 5e-7)),
+        ({"useadam8bit": True, "text_encoder_optimizer": "lion"}, ("adamw8bit", 1e-6), ("lion", 5e-7)),
+    ],
+)
+def test_each_network_gets_its_optimizer_and_rate(
+    values: dict[str, object], unet: object, text_encoder: object
+) -> None:
+    assert plans(**values) == {"unet": unet, "text_encoder": text_encoder}
+
+
+def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
+    values: dict[str, object] = {
+        "betas": [0.8, 0.9],
+        "weight_decay": 0.1,
+        "lr_scheduler": "cosine",
+        "text_encoder_weight_decay": 0.0,
+        "text_encoder_lr_scheduler": "linear",
+        "text_encoder_lr_warmup_steps": 7,
+    }
+    found = network_plans(settings_from(values), CPU)
+    unet, text = found["unet"], found["text_encoder"]
+    assert (unet.options.betas, unet.options.weight_decay, unet.scheduler) == ((0.8, 0.9), 0.1, "cosine")
+    assert (text.options.betas, text.options.weight_decay, text.scheduler) == ((0.8, 0.9), 0.0, "linear")
+    assert (unet.schedule(100).warmup_steps, text.schedule(100).warmup_steps) == (2, 7)
+
+
+def test_a_schedule_ends_where_training_ends_unless_it_is_told_otherwise() -> None:
+    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_warmup_steps": 0}), CPU).values()
+    assert plan.schedule(40).decay_steps == 40
+    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_decay_steps": 90}), CPU).values()
+    assert plan.schedule(40).decay_steps == 90
+    (plan, _) = network_plans(settings_from({}), CPU).values()
+    assert plan.schedule(1000).warmup_steps == 0
+
+
+def test_a_card_takes_the_eight_bit_optimizer_by_itself() -> None:
+    assert network_plans(settings_from({}), CARD)["unet"].optimizer == "adamw8bit"
+
+
+def test_a_rate_that_prodigy_would_be_held_back_by_is_told() -> None:
+    notes = optimizer_notes(network_plans(settings_from({"optimizer": "prodigy", "lr": 1e-6}), CPU))
+    assert any("Prodigy finds the rate of the unet itself" in note for note in notes)
+
+
+def test_betas_are_two_numbers_on_the_command_line() -> None:
+    assert parse(["--betas", "0.8", "0.99"]).values == {"betas": [0.8, 0.99]}
+    assert parse(["--betas", "none"]).values == {"betas": None}
+    with pytest.raises(SettingsError, match="betas"):
+        settings_from({"betas": [0.9]})
+    with pytest.raises(SettingsError, match="betas"):
+        settings_from({"betas": [0.9, 1.0]})
+
+
+def test_timesteps_that_leave_nothing_are_an_error() -> None:
+    with pytest.raises(SettingsError, match=r"timestep_start.*below timestep_end"):
+        settings_from({"timestep_start": 500, "timestep_end": 500})
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"disable_textenc_training": True, "freeze_embeddings": True}, "freeze_embeddings"),
+        ({"disable_textenc_training": True, "text_encoder_lr": 1e-7}, "text_encoder_lr"),
+        ({"unfreeze_last_n_layers": 2, "freeze_embeddings": True}, "freeze_embeddings"),
+        ({"unfreeze_last_n_layers": 1, "clip_skip": 2}, "unfreeze_last_n_layers"),
+        ({"lr_decay_steps": 100}, "lr_decay_steps"),
+        ({"optimizer": "lion", "epsilon": 1e-6}, "epsilon"),
+        ({"optimizer": "adafactor", "betas": [0.9, 0.9]}, "betas"),
+        ({"ema_update_interval": 10}, "ema_update_interval"),
+        ({"ema_sample_ema_model": True}, "ema_sample_ema_model"),
+        ({"ema_decay_rate": 0.9, "ema_strength_target": 0.1}, "ema_decay_rate"),
+        ({"no_save_ckpt": True, "save_full_precision": True}, "save_full_precision"),
+    ],
+)
+def test_a_setting_without_effect_is_told(values: dict[str, object], name: str) -> None:
+    assert any(note.startswith(f"{name} has no effect: ") for note in without_effect(settings_from(values)))
+
+
+def test_settings_that_work_together_are_passed_over() -> None:
+    values: dict[str, object] = {"lr_scheduler": "cosine", "lr_decay_steps": 9, "ema_decay_rate": 0.9}
+    assert without_effect(settings_from(values)) == []

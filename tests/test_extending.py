@@ -1,0 +1,61 @@
+"""The examples of docs/extending.md, run as they stand there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ed2 import registry
+from ed2.events import RunStarted, Warned
+from ed2.settings.files import PROGRAM_DIR
+from tests.runs import train
+
+PAGE = (PROGRAM_DIR / "docs" / "extending.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, flags=re.DOTALL)
+LINES = re.findall(r'`"(\w+)": "(my_\w+:\w+)"`', PAGE)
+
+
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The examples as modules, and the lines of the page in their tables."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module, code in EXAMPLES:
+        (tmp_path / f"{module}.py").write_text(code, encoding="utf-8")
+    for table in (registry.OPTIMIZERS, registry.LOSSES, registry.JOBS):
+        monkeypatch.setattr(table, "_places", dict(table.items()))
+    tables = (registry.OPTIMIZERS, registry.LOSSES, registry.JOBS)
+    for table, (name, place) in zip(tables, LINES, strict=True):
+        table.add(name, place)
+    yield
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_examples_of_the_page_work_in_a_real_run(tmp_path: Path, sd1: Path, pictures: Path) -> None:
+    trained = train(
+        {
+            "data_root": [str(pictures)],
+            "resume_ckpt": str(sd1),
+            "resolution": 64,
+            "max_epochs": 2,
+            "optimizer": "momentum",
+            "loss_type": "absolute",
+            "logdir": str(tmp_path / "logs"),
+            "sample_prompts": str(tmp_path / "none.txt"),
+            "no_save_ckpt": True,
+        }
+    )
+    assert trained.ended.phase == "done"
+    assert "Optimizer of the unet: momentum, learning rate 1e-06, constant." in trained.of(RunStarted)[0].notes
+    told = [event.text for event in trained.of(Warned)]
+    assert told[-2:] == ["Epoch 1 of 2 is done.", "Epoch 2 of 2 is done."]
+
+
+def test_each_example_takes_about_ten_lines() -> None:
+    assert len(EXAMPLES) == 3
+    assert all(len(code.strip().splitlines()) <= 14 for _, code in EXAMPLES)
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="there is a loss named mse already"):
+        registry.LOSSES.add("mse", "my_loss:mse")
