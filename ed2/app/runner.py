@@ -21,6 +21,7 @@ from ed2.app.validating import set_apart
 from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
+from ed2.data.report import side_car_lines
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.libraries import quiet_libraries
@@ -167,6 +168,7 @@ class Session:
             notes.append(f"Left out: {problem}")
         if len(dataset.problems) > PROBLEMS_SHOWN:
             notes.append(f"{len(dataset.problems) - PROBLEMS_SHOWN} more files are left out; --check lists them all.")
+        notes += side_car_lines(dataset)
         self._bus.emit(
             RunStarted(
                 step=run.state.step,

@@ -26,7 +26,6 @@ _HEADINGS: Mapping[Kind, str] = {
     "guessed": "Caption file not UTF-8, read as Western European",
     "cut": "Caption file too long, the end left out",
     "several": "More than one main prompt, of which the first is used",
-    "side-car": "Files not fully understood",
 }
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
@@ -197,13 +196,21 @@ def _problem_lines(dataset: Dataset) -> list[str]:
 
 def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
-    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind not in _HEADINGS]
+    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
+    lines += side_car_lines(dataset)
     for kind, heading in _HEADINGS.items():
         notes = [note for note in dataset.notes if note.kind == kind]
         if notes:
             names = ", ".join(_where(dataset, note) for note in notes[:MAX_NOTES_TOLD])
             lines.append(f"{heading} ({len(notes):,}): {names}{_rest(len(notes))}")
     return lines
+
+
+def side_car_lines(dataset: Dataset) -> list[str]:
+    """Return what could not be understood in the files that say how pictures are trained, a line each."""
+    notes = [note for note in dataset.notes if note.kind == "side-car"]
+    lines = [f"{_where(dataset, note)}: {note.what} {note.fix}" for note in notes[:MAX_TOLD]]
+    return lines + ([f"and {len(notes) - MAX_TOLD:,} more such files."] if len(notes) > MAX_TOLD else [])
 
 
 def _rest(count: int) -> str:

@@ -8,12 +8,13 @@ from ed2.sampling.sampler import SampleOptions, draw_samples
 
 
 def tiles(model: StableDiffusion, prompts: list[Prompt], batch_size: int) -> list[bytes]:
-    options = SampleOptions(num_steps=3, batch_size=batch_size)
+    options = SampleOptions(num_steps=2, batch_size=batch_size)
     return [drawn.tiles[0].tobytes() for drawn in draw_samples(model, prompts, options)]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("model_name", ["epsilon_model", "velocity_model"])
+@pytest.mark.parametrize(
+    ("name", "model_name"), [*((name, "epsilon_model") for name in SAMPLERS), ("dpm++_2m_k", "velocity_model")]
+)
 def test_every_sampler_draws_the_same_again_and_moves_no_global_generator(
     name: str, model_name: str, request: pytest.FixtureRequest
 ) -> None:
