@@ -50,7 +50,8 @@ def owner_page(context: Context) -> gr.Blocks:
             selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
             return [*form.shown(context.form_values()), selected, True, *dataset.opened()]
 
-        page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+        shown = page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+        shown.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
     page.on_close = train.tensorboard.close
     return page
 
