@@ -103,7 +103,7 @@ class SettingsTab:
             return (gr.skip(),) * 4
         values = self._form.values_of(raw)
         with contextlib.suppress(OSError):  # comfort only: the form is still there
-            self._context.user.keep_draft(values)
+            self._context.keep_form(values)
         own = _differing(values, defaults())
         text = json.dumps(own, indent=2, ensure_ascii=False)
         return self._forecast_html(values), self._difference_html(values, preset), command_of(own), text
