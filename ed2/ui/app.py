@@ -5,11 +5,10 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.snapshot import RunSnapshot
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET, TICK, changed
+from ed2.ui.live import QUIET, TICK, Seen, changed, seen_now
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
@@ -50,7 +49,8 @@ def owner_page(context: Context) -> gr.Blocks:
             selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
             return [*form.shown(context.form_values()), selected, True, *dataset.opened()]
 
-        page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+        shown = page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+        shown.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
     page.on_close = train.tensorboard.close
     return page
 
@@ -58,21 +58,21 @@ def owner_page(context: Context) -> gr.Blocks:
 def _follow(page: gr.Blocks, context: Context, strip: Strip, train: TrainTab) -> None:
     """Keep the page up to date: all of it when it opens, then what was changed."""
     panel = train.panel
-    seen = gr.State(None)
+    seen = gr.State({})
     outputs = [seen, *strip.outputs, *train.outputs, *panel.outputs]
     nothing = [gr.skip()] * len(outputs)
 
-    def tick(before: RunSnapshot | None, *inputs: Any) -> list[Any]:
+    def tick(before: Seen, *inputs: Any) -> list[Any]:
         try:
             shown = context.service.snapshot()
-            if before is not None and before.revision == shown.revision:
+            now = seen_now(shown)
+            if before == now:
                 return nothing
-            is_new = changed(shown, before.revisions if before else {})
-            live = panel.updates(shown, is_new, list(inputs))
-            return [shown, *strip.updates(shown, before), *train.updates(shown, before), *live]
+            live = panel.updates(shown, changed(shown, before), list(inputs))
+            return [now, *strip.updates(shown, before), *train.updates(shown, before), *live]
         except Exception:  # a message a second would bury the page
             logger.exception("The page could not be brought up to date.")
             return nothing
 
     gr.Timer(TICK_SECONDS).tick(tick, [seen, *panel.inputs], outputs, **TICK)
-    page.load(lambda *inputs: tick(None, *inputs), panel.inputs, outputs, **TICK)
+    page.load(lambda *inputs: tick({}, *inputs), panel.inputs, outputs, **TICK)

@@ -40,11 +40,16 @@ class Context:
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples)
         self.captions = CaptionEdits(self.user.folder / "captions")
+        self._form = {**({} if self.is_preset_given else self.user.draft()), **self.begin}
 
     def form_values(self) -> dict[str, object]:
-        """The form as it was left, under what the command line says."""
-        draft = {} if self.is_preset_given else self.user.draft()
-        return {**draft, **self.begin}
+        """The form as it was left; at the start of the program what the command line says wins over it."""
+        return dict(self._form)
+
+    def keep_form(self, values: Mapping[str, object]) -> None:
+        """Remember the form for every page, and for the next start. Raises OSError."""
+        self._form = dict(values)
+        self.user.keep_draft(values)
 
     def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with their paths made absolute, every one of them in an allowed folder. Raises SettingsError."""

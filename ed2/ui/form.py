@@ -47,7 +47,7 @@ class Form:
 
 def defaults() -> dict[str, object]:
     """Every setting's default."""
-    return {name: list(spec.default) if spec.many else spec.default for name, spec in fields().items()}
+    return {name: list(spec.default) if spec.many and spec.default else spec.default for name, spec in fields().items()}
 
 
 def control(spec: FieldSpec, value: Any) -> Any:
@@ -65,36 +65,48 @@ def control(spec: FieldSpec, value: Any) -> Any:
         )
     if spec.kind is float and (spec.low, spec.high) == (0, 1) and not spec.low_excluded and not spec.optional:
         return gr.Slider(0, 1, value, step=0.01, interactive=True, **common)
+    if spec.optional:  # Gradio's field for numbers turns empty into 0
+        return gr.Textbox(value, placeholder=AUTOMATIC, max_lines=1, interactive=True, **common)
     # No bounds here: what is out of them is told beside the Train button, with all else that is wrong.
-    step = 1 if spec.kind is int else 0.000001
-    placeholder = AUTOMATIC if spec.optional else None
-    return gr.Number(value, step=step, placeholder=placeholder, interactive=True, **common)
+    return gr.Number(value, step=1 if spec.kind is int else 0.000001, interactive=True, **common)
 
 
 def shown(spec: FieldSpec, value: Any) -> Any:
     """A setting's value as its control shows it."""
     if spec.many:
-        return "\n".join(_short(str(item)) for item in value) if isinstance(value, list | tuple) else str(value)
+        items = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        return "\n".join(_short(str(item)) for item in items)
     if spec.is_path and isinstance(value, str):
         return _short(value)
-    if value is None and (spec.choices or spec.kind is str):
-        return ""
-    return value
+    if spec.optional and not spec.choices and spec.kind is not bool:
+        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else value
 
 
 def value_of(spec: FieldSpec, raw: Any) -> object:
     """A setting's value out of its control."""
     if spec.many:
-        return [line.strip() for line in str(raw or "").splitlines() if line.strip()]
+        parts = str(raw or "").splitlines() if spec.kind is str else str(raw or "").replace(",", " ").split()
+        items = [_number(spec, part.strip()) for part in parts if part.strip()]
+        return items if items or not spec.optional else None
     if spec.optional and raw in ("", None):
         return None
     if spec.kind is str and isinstance(raw, str):
         return raw.strip()
     if isinstance(raw, bool):
         return raw
-    if spec.kind is int and isinstance(raw, float) and raw.is_integer():
-        return int(raw)
-    return float(raw) if spec.kind is float and isinstance(raw, int) else raw
+    return _number(spec, raw) if spec.kind in (int, float) and not spec.choices else raw
+
+
+def _number(spec: FieldSpec, raw: Any) -> object:
+    """A number out of what was typed; what is none stays as it is."""
+    if spec.kind is str:
+        return raw
+    try:
+        number = float(raw)
+    except (TypeError, ValueError):
+        return raw
+    return int(number) if spec.kind is int and number.is_integer() else number
 
 
 def _short(path: str) -> str:

@@ -25,7 +25,8 @@ TICK: Mapping[str, Any] = {
 QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 """A quick answer to a person."""
 
-Seen = Mapping[Section, int]
+Seen = Mapping[str, object]
+"""What a page shows already: the number of each section, and the state. Small, since one is kept for every page."""
 
 
 class LivePanel:
@@ -33,7 +34,6 @@ class LivePanel:
 
     def __init__(self, service: TrainerService, shelf: Shelf, *, hide_paths: bool = False) -> None:
         self._service, self._shelf, self._hide_paths = service, shelf, hide_paths
-        self._run_shown = ""
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.figures = gr.HTML(figures_html(RunSnapshot()), js_on_load=None)
@@ -86,9 +86,7 @@ class LivePanel:
         return loss_svg(shown.curve, shown.validation, ZOOMS[zoom])
 
     def _samples(self, shown: RunSnapshot, prompt: str | None, time: float) -> list[Any]:
-        if self._run_shown != str(shown.run_dir):
-            self._run_shown = str(shown.run_dir)
-            self._shelf.clear()
+        self._shelf.hold(str(shown.run_dir))
         tiles = [self._tile(sample) for sample in reversed(shown.samples[-MAX_SHOWN:])]
         grid = f'<ul class="ed-grid">{"".join(tiles)}</ul>' if tiles else empty_html(NO_SAMPLES)
         prompts = list(dict.fromkeys(s.sample.prompt for s in shown.samples))
@@ -121,6 +119,11 @@ class LivePanel:
 
 
 NO_SAMPLES = "Samples appear here: before the first step, then as often as the tab Sampling says."
+
+
+def seen_now(shown: RunSnapshot) -> Seen:
+    """What a page that was brought up to date shows."""
+    return {**{str(name): number for name, number in shown.revisions.items()}, "state": shown.state}
 
 
 def changed(shown: RunSnapshot, seen: Seen) -> Callable[[Section], bool]:

@@ -60,13 +60,14 @@ class SettingsTab:
     def wire(self, ready: gr.State) -> None:
         """Connect everything, once every control is made; `ready` says that the page shows the draft."""
         inputs = self._form.inputs
-        told = [self.forecast, self.difference, self.command, self.raw]
+        self.told_inputs = [ready, self.preset, *inputs]
+        self.told_outputs = [self.forecast, self.difference, self.command, self.raw]
         self.load.click(self._load, self.preset, inputs, **QUIET)
         self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET)
         self.keep.click(self._keep, [self.name, *inputs], self.preset, **QUIET)
         self.apply.click(self._apply, self.raw, inputs, **QUIET)
         events = [control.change for control in (self.preset, *inputs)]
-        gr.on(events, self._changed, [ready, self.preset, *inputs], told, trigger_mode="always_last", **QUIET)
+        gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
 
     def _load(self, title: str | None) -> list[Any]:
         path = self._context.user.presets().get(title or "")
@@ -96,12 +97,13 @@ class SettingsTab:
             raise gr.Error(str(error), duration=10) from None
         return self._form.shown({**defaults(), **values})
 
-    def _changed(self, is_ready: bool, preset: str | None, *raw: Any) -> tuple[Any, Any, Any, Any]:
+    def told(self, is_ready: bool, preset: str | None, *raw: Any) -> tuple[Any, Any, Any, Any]:
+        """Keep the draft; what it comes to, how it differs from the preset, as a command and as JSON."""
         if not is_ready:
             return (gr.skip(),) * 4
         values = self._form.values_of(raw)
         with contextlib.suppress(OSError):  # comfort only: the form is still there
-            self._context.user.keep_draft(values)
+            self._context.keep_form(values)
         own = _differing(values, defaults())
         text = json.dumps(own, indent=2, ensure_ascii=False)
         return self._forecast_html(values), self._difference_html(values, preset), command_of(own), text

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ed2.app.service import TrainerService
 from ed2.ui.guard import Hosts
-from ed2.ui.live import TICK, LivePanel, Seen, changed
+from ed2.ui.live import TICK, LivePanel, Seen, changed, seen_now
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.shelf import Shelf
 from ed2.ui.words import problems_html, status_html
@@ -94,11 +94,11 @@ def monitor_page(service: TrainerService, shelf: Shelf) -> gr.Blocks:
 
         def tick(before: Seen, *inputs: Any) -> list[Any]:
             shown = service.snapshot()
-            if before and before == shown.revisions:
+            if before == seen_now(shown):
                 return [gr.skip()] * (3 + len(panel.outputs))
             is_new = changed(shown, before)
             return [
-                dict(shown.revisions),
+                seen_now(shown),
                 status_html(shown) if is_new("status") else gr.skip(),
                 problems_html(shown.problems, hide_paths=True) if is_new("problems") else gr.skip(),
                 *panel.updates(shown, is_new, list(inputs)),

@@ -39,6 +39,7 @@ class Shelf:
         self._folder = tempfile.TemporaryDirectory(prefix="ed2-pictures-")
         self._address = f"/pictures-{secrets.token_urlsafe(12)}"
         self._lock = threading.Lock()
+        self._held = ""
 
     def mount(self) -> Mount:
         """The route that serves it."""
@@ -58,9 +59,12 @@ class Shelf:
             return ""
         return f"{self._address}/{name}"
 
-    def clear(self) -> None:
-        """Take every copy away: another run is shown."""
+    def hold(self, what: str) -> None:
+        """Take every copy away when something else is shown than before, such as another run."""
         with self._lock:
+            if what == self._held:
+                return
+            self._held = what
             for copy in Path(self._folder.name).iterdir():
                 copy.unlink(missing_ok=True)
 

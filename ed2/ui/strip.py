@@ -9,7 +9,7 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET
+from ed2.ui.live import QUIET, Seen, changed
 from ed2.ui.words import problems_html, status_html
 
 
@@ -32,31 +32,28 @@ class Strip:
         """What `updates` gives values for."""
         return [self.status, self.problems, self.train, self.pause, self.stop, self.leave]
 
-    def updates(self, shown: RunSnapshot, seen: RunSnapshot | None) -> list[Any]:
+    def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
         """A value for each output; buttons change with the state alone."""
+        is_new = changed(shown, seen)
         made: list[Any] = [gr.skip()] * 6
-        if seen is None or shown.revisions.get("status") != seen.revisions.get("status"):
+        if is_new("status"):
             made[0] = status_html(shown)
-        if seen is None or shown.problems != seen.problems:
+        if is_new("problems"):
             made[1] = problems_html(shown.problems)
-        if seen is None or shown.state != seen.state:
+        if seen.get("state") != shown.state:
             made[2:] = buttons(shown)
         return made
 
     def wire(self, form: Form, tabs: gr.Tabs) -> None:
         """Connect the buttons, once every control of the form is made."""
+        self._form = form
         self.train.click(self._begin, form.inputs, [tabs, self.problems], **QUIET)
         self.pause.click(self._pause_or_go_on, None, None, **QUIET)
         self.stop.click(self._stop, None, self.leave, **QUIET)
         self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **QUIET)
 
-        def begin_values(raw: tuple[Any, ...]) -> dict[str, object]:
-            return form.values_of(raw)
-
-        self._values_of = begin_values
-
     def _begin(self, *raw: Any) -> tuple[Any, str]:
-        return started(self._context, self._values_of(raw))
+        return started(self._context, self._form.values_of(raw))
 
     def _pause_or_go_on(self) -> None:
         asked(self._service.resume if self._service.snapshot().state == "paused" else self._service.pause)

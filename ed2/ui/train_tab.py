@@ -9,7 +9,7 @@ from ed2.app.tensorboard import TensorBoard
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET, LivePanel
+from ed2.ui.live import QUIET, LivePanel, Seen
 from ed2.ui.strip import asked
 
 
@@ -34,9 +34,9 @@ class TrainTab:
         """What `updates` gives values for, beside the panel's."""
         return [self.save, self.sample]
 
-    def updates(self, shown: RunSnapshot, seen: RunSnapshot | None) -> list[Any]:
+    def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
         """The two buttons, as the state allows them."""
-        if seen is not None and shown.state == seen.state:
+        if seen.get("state") == shown.state:
             return [gr.skip(), gr.skip()]
         can_ask = shown.state in ("training", "sampling", "paused")
         return [gr.update(interactive=can_ask), gr.update(interactive=can_ask)]

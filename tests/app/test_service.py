@@ -1,5 +1,7 @@
 """The trainer's service with real runs on a tiny model."""
 
+import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,3 +218,37 @@ def test_memory_of_the_computer_is_read(service: TrainerService) -> None:
     shown = wait_for(service, lambda s: s.memory is not None)
     assert shown.memory
     assert 0 < shown.memory.pc.own <= shown.memory.pc.total
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_thousand_random_commands_leave_the_bytes_of_an_undisturbed_run(
+    service: TrainerService, values: Values
+) -> None:
+    values = {**values, "max_epochs": 8, "flip_p": 0.5}
+    straight = finished(service, values).checkpoint
+    chance = random.Random(7)
+    commands = [service.pause, service.resume, service.resume, service.sample_now, service.snapshot]
+    service.start(values)
+    sent = stops = 0
+    while sent < 1000 or service.snapshot().state != "done":
+        sent += 1
+        command = service.stop if stops < 4 and sent % 150 == 149 else chance.choice(commands)
+        try:
+            command()
+        except RefusedError:
+            pass
+        else:
+            stops += command == service.stop
+        if sent > 1000:
+            with contextlib.suppress(RefusedError):
+                service.resume()
+        if service.snapshot().state == "stopped":
+            stopped = service.snapshot()
+            again = {"resume_ckpt": str(stopped.run_dir), "logdir": values["logdir"]}
+            service.start(again if stopped.checkpoint else values)
+        time.sleep(0.01)
+    service.wait()
+    disturbed = service.snapshot().checkpoint
+    assert stops
+    assert straight and disturbed and not differing(straight, disturbed)

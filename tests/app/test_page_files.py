@@ -1,0 +1,102 @@
+"""What the page keeps and may open: drafts, presets, captions, folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ed2.app.caption_edits import CaptionEdits
+from ed2.app.roots import Roots
+from ed2.app.start_checks import start_problems
+from ed2.app.user_files import UserFiles, preset_values
+from ed2.errors import Ed2Error, SettingsError
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> UserFiles:
+    return UserFiles(tmp_path / "user")
+
+
+def test_a_draft_comes_back_and_a_damaged_one_is_forgotten(user: UserFiles) -> None:
+    assert user.draft() == {}
+    user.keep_draft({"lr": None, "project_name": "ünï"})
+    assert user.draft() == {"lr": None, "project_name": "ünï"}
+    (user.folder / "draft.json").write_text('{"lr": ')
+    assert user.draft() == {}
+
+
+def test_own_presets_stand_after_those_that_come_along(user: UserFiles) -> None:
+    title = user.keep_preset("my cat", {"max_epochs": 5})
+    presets = user.presets()
+    assert list(presets)[-1] == title == "My preset: my cat"
+    assert "Demo: teach a tiny model a new creature" in presets
+    assert preset_values(presets[title]) == {"max_epochs": 5}
+
+
+@pytest.mark.parametrize("name", ["", "../evil", "a/b", ".hidden", "x" * 80, "a\nb"])
+def test_a_preset_cannot_leave_its_folder(user: UserFiles, name: str) -> None:
+    with pytest.raises(SettingsError):
+        user.keep_preset(name, {})
+    assert not user.folder.exists()
+
+
+def test_any_folder_is_allowed_to_the_owner_and_only_the_named_ones_to_others(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside / "deep", outside):
+        folder.mkdir(parents=True)
+    (inside / "link").symlink_to(outside)
+    assert Roots().allow(Path("/"))
+    roots = Roots((inside,))
+    assert roots.allow(inside / "deep")
+    for path in (outside, inside / ".." / "out", inside / "link", Path("/etc"), tmp_path / "in2"):
+        assert not roots.allow(path)
+    assert roots.folders_in(inside) == ["deep", "link"]
+    assert roots.folders_in(outside) == roots.folders_in(inside / "link") == []
+
+
+def test_a_path_outside_is_refused_with_the_name_of_its_setting(tmp_path: Path) -> None:
+    values = {"data_root": [str(tmp_path), "/etc"], "sample_prompts": "/etc/passwd", "logdir": str(tmp_path)}
+    with pytest.raises(SettingsError) as caught:
+        Roots((tmp_path,)).require(values)
+    assert [problem.path for problem in caught.value.problems] == ["data_root", "sample_prompts"]
+
+
+def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> None:
+    edits = CaptionEdits(tmp_path / "kept")
+    picture = tmp_path / "cat.png"
+    (tmp_path / "cat.txt").write_bytes(b"caf\xe9\r\n")
+    edits.save(picture, "a  new\ncaption ")
+    assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
+    edits.save(picture, "newer")
+    assert edits.undo(picture)
+    assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
+    assert edits.undo(picture)
+    assert (tmp_path / "cat.txt").read_bytes() == b"caf\xe9\r\n"
+    assert not edits.undo(picture)
+
+
+def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
+    edits = CaptionEdits(tmp_path / "kept")
+    edits.save(tmp_path / "cat.png", "a cat")
+    assert edits.undo(tmp_path / "cat.png")
+    assert not (tmp_path / "cat.txt").exists()
+
+
+def test_a_caption_goes_into_the_side_car_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "cat.caption").write_text("old")
+    assert CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "new") == tmp_path / "cat.caption"
+
+
+def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Ed2Error, match="not saved"):
+        CaptionEdits(tmp_path / "kept").save(tmp_path / "gone" / "cat.png", "text")
+    with pytest.raises(Ed2Error, match="10,000"):
+        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "x" * 10_001)
+
+
+def test_a_continued_run_needs_no_pictures_named_and_a_new_one_does(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    known = {"resume_ckpt": str(tmp_path / "run"), "logdir": str(tmp_path), "no_save_ckpt": True}
+    assert start_problems(known) == []
+    assert [problem.path for problem in start_problems({**known, "data_root": []})] == ["data_root"]
+    assert json.dumps([str(p) for p in start_problems({**known, "resume_ckpt": ""})]).count("no base model") == 1

@@ -1,0 +1,28 @@
+"""What a person does on the page."""
+
+import re
+from typing import Any
+
+from playwright.sync_api import expect
+
+PATIENCE_SECONDS = 90.0
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def state(page: Any, *names: str, seconds: float = PATIENCE_SECONDS) -> None:
+    pattern = re.compile(f"^({'|'.join(names)})$")
+    expect(page.locator("#status")).to_have_attribute("data-state", pattern, timeout=seconds * 1000)
+
+
+def fill(page: Any, name: str, value: object) -> None:
+    field = page.locator(f"#{name} input, #{name} textarea").first
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def overflow(page: Any) -> int:
+    """Pixels by which the page is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))

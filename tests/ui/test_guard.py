@@ -1,0 +1,138 @@
+"""Attacks on the page over HTTP: all refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.ui.conftest import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def monitor(server: Server) -> str:
+    server.context.sharing.start()
+    return f"http://127.0.0.1:{server.context.sharing.monitor.server_port}/"
+
+
+def test_the_page_answers_under_its_own_name_only(client: httpx.Client, server: Server) -> None:
+    assert client.get("/").status_code == 200
+    for host in ("evil.com", f"evil.com:{server.port}", "127.0.0.1.evil.com", ""):
+        assert client.get("/", headers={"Host": host}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.com"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_requests_of_other_pages_are_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    body = {"data": [], "fn_index": 0, "session_hash": "x"}
+    for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/login"):
+        assert client.post(path, json=body, headers=headers).status_code == 403
+
+
+def test_nothing_can_be_uploaded(client: httpx.Client) -> None:
+    files = {"files": ("evil.html", b"<script>alert(1)</script>", "text/html")}
+    for path in ("/gradio_api/upload", "/upload"):
+        assert client.post(path, files=files).status_code in (404, 405)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../etc/passwd", "webui.py", "file:///etc/passwd", "http://127.0.0.1/"]
+)
+def test_no_file_of_the_computer_is_served(client: httpx.Client, path: str) -> None:
+    for way in (f"/gradio_api/file={path}", f"/file={path}", f"/gradio_api/proxy={path}", f"/static/{path}"):
+        answer = client.get(way)
+        assert answer.status_code >= 400 or (b"root:" not in answer.content and b"ed2.ui" not in answer.content)
+
+
+def test_the_served_folder_has_no_way_out(client: httpx.Client, server: Server) -> None:
+    shelf = server.context.samples
+    folder = Path(shelf._folder.name)
+    (folder / "link.webp").symlink_to("/etc/passwd")
+    for path in ("link.webp", "../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ""):
+        assert client.get(f"{shelf._address}/{path}").status_code == 404
+    assert (
+        client.get("/pictures-wrong/link.webp").status_code != 200 or b"root:" not in client.get("/pictures-x/").content
+    )
+    (folder / "link.webp").unlink()
+
+
+def test_every_handler_survives_nonsense_and_starts_nothing(client: httpx.Client, server: Server) -> None:
+    count = len(client.get("/config").json()["dependencies"])
+    assert count > 20
+    for fn in range(count):
+        body = {"data": ["../../etc/passwd"] * 3, "fn_index": fn, "session_hash": f"s{fn}"}
+        client.post("/gradio_api/run/predict", json=body)
+    assert server.context.service.snapshot().state == "idle"
+    assert not (server.folder / "logs").exists()
+
+
+def test_a_file_that_is_sent_as_a_value_is_not_handed_out(client: httpx.Client) -> None:
+    value = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for fn in range(len(client.get("/config").json()["dependencies"])):
+        answer = client.post(
+            "/gradio_api/run/predict", json={"data": [value] * 60, "fn_index": fn, "session_hash": "f"}
+        )
+        assert b"root:" not in answer.content
+
+
+def test_every_endpoint_is_private_and_the_documentation_is_off(client: httpx.Client) -> None:
+    assert client.get("/gradio_api/info").json().get("named_endpoints", {}) == {}
+    for path in ("/docs", "/redoc", "/openapi.json", "/monitoring"):
+        assert client.get(path).status_code in (403, 404) or b"swagger" not in client.get(path).content.lower()
+
+
+def test_the_monitor_asks_for_its_password(monitor: str, server: Server) -> None:
+    with httpx.Client(base_url=monitor, timeout=30) as stranger:
+        assert stranger.get("/config").status_code == 401
+        body = {"data": [], "fn_index": 0, "session_hash": "x"}
+        assert stranger.post("/gradio_api/run/predict", json=body).status_code == 401
+        assert stranger.post("/login", data={"username": "viewer", "password": "1234"}).status_code == 400
+
+
+def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: Server) -> None:
+    with httpx.Client(base_url=monitor, timeout=30) as viewer:
+        login = {"username": "viewer", "password": server.context.sharing.password}
+        assert viewer.post("/login", data=login).status_code == 200
+        config = viewer.get("/config").text
+        assert str(server.folder) not in config
+        targets = json.loads(config)["dependencies"]
+        assert len(targets) == 4  # the tick, the load, the zoom, and the moment of a prompt
+        for fn in range(30):
+            try:
+                viewer.post("/gradio_api/run/predict", json={"data": ["x"] * 5, "fn_index": fn, "session_hash": "a"})
+            except httpx.HTTPError:
+                continue  # Gradio drops the connection for a function that does not exist
+        assert server.context.service.snapshot().state == "idle"
+
+
+def test_without_a_network_share_says_so_in_words(monitor: str, server: Server) -> None:
+    text = server.context.sharing.as_html()
+    assert "Training is not affected" in text or "gradio.live" in text
+    assert server.context.sharing.password in text
+
+
+def test_the_tunnel_of_gradio_is_called_as_it_is_defined() -> None:
+    import inspect
+
+    from gradio import networking
+
+    assert list(inspect.signature(networking.setup_tunnel).parameters)[:3] == [
+        "local_host",
+        "local_port",
+        "share_token",
+    ]
