@@ -187,7 +187,7 @@ def _example(file: PictureFile, fact: ImageFacts, said: Described, options: Scan
         return Finding(file.name, what, "Use a larger picture, or one less long and narrow.", root=file.root)
     layer = said.layer
     return Example(
-        path=file.path,
+        path=Path(str(file.path)),  # a fresh one, without what looking at it has left in it
         root=file.root,
         name=file.name,
         caption=caption_of(layer, said.prompt),

@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
-from sys import intern
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 MAX_MULTIPLY = 10_000
@@ -72,7 +71,7 @@ def merged(layers: Sequence[Layer]) -> Layer:
 def layer_of_text(text: str) -> Layer:
     """Return a caption as a layer: up to the first comma the main prompt, then the tags."""
     first, *rest = (piece.strip() for piece in _SEPARATOR.split(text))
-    return Layer(prompts=(first,) if first else (), tags=_unique(Tag(intern(piece)) for piece in rest if piece))
+    return Layer(prompts=(first,) if first else (), tags=_unique(_plain(piece) for piece in rest if piece))
 
 
 def layer_of_value(name: str, value: object) -> Told:
@@ -146,20 +145,25 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _tags(value: object) -> tuple[Tag, ...]:
     if isinstance(value, str):
-        return _unique(Tag(intern(piece)) for part in _SEPARATOR.split(value) if (piece := _text(part)))
+        return _unique(_plain(piece) for part in _SEPARATOR.split(value) if (piece := _text(part)))
     if not isinstance(value, list) or len(value) > MAX_TAGS:
         raise ValueError(f"a list of at most {MAX_TAGS:,} tags")
     return _unique(tag for item in value if (tag := _tag(item)).text)
 
 
+@lru_cache(maxsize=1 << 16)  # most sets have few different tags, which their pictures then share
+def _plain(text: str) -> Tag:
+    return Tag(text)
+
+
 def _tag(item: object) -> Tag:
     if not isinstance(item, Mapping):
-        return Tag(intern(_text(item)))
+        return _plain(_text(item))
     unknown = set(item) - {"tag", "weight"}
     if "tag" not in item or unknown:
         raise ValueError("tags as text, or as {tag: text, weight: number}")
     weight = item.get("weight")
-    return Tag(intern(_text(item["tag"])), 1.0 if weight in _NOTHING else _number(0, 1e6, weight))
+    return Tag(_text(item["tag"]), 1.0 if weight in _NOTHING else _number(0, 1e6, weight))
 
 
 def _unique(tags: Iterable[Tag]) -> tuple[Tag, ...]:
