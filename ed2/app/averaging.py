@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.checkpoint.saver import EMA_SUFFIX
+from ed2.app.start import FIND_LAST, Start
+from ed2.checkpoint.saver import EMA_SUFFIX, TRAINING_STATE
 from ed2.errors import ModelError, Problem
 from ed2.models.files import PARTS
 from ed2.models.sd import StableDiffusion
@@ -17,17 +18,18 @@ from ed2.settings.schema import Settings
 from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.state import Average, Run
 
-FIND_LAST = "findlast"
 MODEL_PREFIX = "text_model."
 
 
-def build_ema(model: StableDiffusion, settings: Settings, device: torch.device, *, total_steps: int) -> Average:
+def build_ema(model: StableDiffusion, start: Start, device: torch.device, *, total_steps: int) -> Average:
     """The average that the settings ask for, or what stands in its place.
+
+    The average of a run that goes on is put back later, and does not begin from elsewhere.
 
     Raises:
         ModelError: the weights to begin with cannot be read.
     """
-    own = settings.ema
+    own, checkpoint = start.settings.ema, start.checkpoint
     if not own.is_on:
         return NoEma()
     decay = own.ema_decay_rate or 0.0
@@ -35,8 +37,9 @@ def build_ema(model: StableDiffusion, settings: Settings, device: torch.device, 
         decay = decay_for_strength(own.ema_strength_target, total_steps=total_steps, interval=own.ema_update_interval)
     place = device if own.ema_device == "cuda" else torch.device("cpu")
     ema = Ema(model.trained, decay, own.ema_update_interval, place)
-    if own.ema_resume_model:
-        folder = _newest_average(Path(settings.logging.logdir)) if own.ema_resume_model == FIND_LAST else None
+    if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
+        logdir = Path(start.settings.logging.logdir)
+        folder = _newest_average(logdir) if own.ema_resume_model == FIND_LAST else None
         _begin_with(ema, folder or Path(own.ema_resume_model))
     return ema
 

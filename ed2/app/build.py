@@ -86,7 +86,7 @@ class Builder:
             objective=self._objective(model),
             precision=Precision(self.machine.device, self.machine.dtype),
             optimizers=optimizers,
-            ema=build_ema(model, settings, self.machine.device, total_steps=total_updates),
+            ema=build_ema(model, self.start, self.machine.device, total_steps=total_updates),
             metrics=Metrics(),
             bus=self.bus,
             jobs=[],
@@ -197,6 +197,10 @@ class Builder:
         schedule = model.noise_schedule
         if schedule.is_zero_snr and schedule.prediction_type == "epsilon":
             notes.append(NOISE_AT_ZERO_SNR)
+        if schedule.is_zero_snr and self.start.settings.loss.min_snr_gamma and schedule.prediction_type != "epsilon":
+            notes.append(
+                "min_snr_gamma leaves the last timestep without weight, which enable_zero_terminal_snr is for."
+            )
         for note in filter(None, notes):
             self.bus.emit(Warned(0, note))
 

@@ -1,5 +1,6 @@
 """What a run would do, and what would stop it: known before anything is loaded, without torch."""
 
+import importlib.util
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Problem, SettingsError
+from ed2.models.hub import in_hub_cache
 from ed2.models.layout_family import family_of
 from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
@@ -22,6 +24,16 @@ PARAMETERS = {
 }
 """Numbers of weights of each part."""
 TEXT_PREFIX = "cond_stage_model."
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "lion": 4, "lion8bit": 1, "adafactor": 0, "prodigy": 16, "schedulefree": 12}
+"""What an optimizer leaves in a checkpoint for each trained weight; Adafactor keeps rows and columns only."""
+MODULES = {
+    "adamw8bit": "bitsandbytes",
+    "lion": "bitsandbytes",
+    "lion8bit": "bitsandbytes",
+    "prodigy": "prodigyopt",
+    "schedulefree": "schedulefree",
+}
+"""What optimizers need besides PyTorch."""
 MAX_HEADER_BYTES = 100 << 20
 
 
@@ -56,6 +68,24 @@ def require_writable(settings: Settings) -> None:
         raise SettingsError("The run has nowhere to write:", problems)
 
 
+def require_parts(settings: Settings) -> None:
+    """See that what the chosen optimizers need is installed.
+
+    Raises:
+        SettingsError: names what is missing, and how to get it.
+    """
+    problems = []
+    for name in ("optimizer", "text_encoder_optimizer"):
+        chosen = settings.flat()[name]
+        module = MODULES.get(str(chosen))
+        if module and importlib.util.find_spec(module) is None:
+            added = f"Install it with ./launch.sh add {chosen} (launch.bat add {chosen}), or choose another."
+            fix = "Choose adamw." if module == "bitsandbytes" else added
+            problems.append(Problem(name, f"{chosen} needs {module}, which is not installed.", fix))
+    if problems:
+        raise SettingsError("A part is not installed:", problems)
+
+
 def model_sizes(settings: Settings) -> ModelSizes:
     """Count the weights of the base model from its files' headers; one that is not here is planned as SD 1.x."""
     name = settings.model.resume_ckpt
@@ -66,6 +96,7 @@ def model_sizes(settings: Settings) -> ModelSizes:
         )
         return ModelSizes(plan.family, plan.parameters, (problem,))
     folder = Path(name)
+    folder = folder if folder.exists() else in_hub_cache(name) or folder
     if folder.is_file():
         return _sizes_of_file(folder)
     counts = {part: _parameters_in(folder / part) for part in ("unet", "text_encoder", "vae")}
@@ -79,31 +110,32 @@ def model_sizes(settings: Settings) -> ModelSizes:
 def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
     """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes.
 
-    Counted: trained parts in fp32, the others in fp16, two optimizer numbers a trained weight, and the single file.
+    Counted: trained parts in fp32, the others in fp16, the optimizer's state, the single file, and all of a moving
+    average once more.
     """
     parameters = sizes.parameters
-    frozen = {"vae"}
-    frozen |= {"unet"} if settings.model.disable_unet_training else set()
-    frozen |= {"text_encoder"} if settings.model.disable_textenc_training else set()
-    trained = sum(n for part, n in parameters.items() if part not in frozen)
-    rest = sum(n for part, n in parameters.items() if part in frozen)
-    folder = 4 * trained + 2 * rest + 2 * trained * _optimizer_number_bytes(settings)
+    disabled = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
+    trained = {part: count for part, count in parameters.items() if not disabled.get(part, True)}
+    weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
+    state = sum(count * _state_bytes(part, settings) for part, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
     single *= 4 if settings.checkpoint.save_full_precision else 2
+    average = weights + 4 * sum(trained.values()) + single if settings.ema.is_on else 0
     every = settings.checkpoint.save_every_n_epochs
     by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
     return {
-        "checkpoint_bytes": folder + single,
+        "checkpoint_bytes": weights + state + single + average,
         "checkpoints": by_epochs + 1,
         "free_bytes": shutil.disk_usage(_existing(Path(settings.logging.logdir))).free,
     }
 
 
-def _optimizer_number_bytes(settings: Settings) -> int:
-    if settings.optimizer.useadam8bit or settings.optimizer.optimizer == "adamw8bit":
-        return 1
+def _state_bytes(part: str, settings: Settings) -> int:
+    """Bytes of optimizer state for each weight of a network."""
+    own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
+    common = "adamw8bit" if settings.optimizer.useadam8bit else settings.optimizer.optimizer
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
-    return 1 if settings.optimizer.optimizer is None and on_card else 4
+    return STATE_BYTES.get(own or common or ("adamw8bit" if on_card else "adamw"), 8)
 
 
 def _sizes_of_file(file: Path) -> ModelSizes:

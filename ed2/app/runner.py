@@ -11,7 +11,7 @@ import torch
 
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder
-from ed2.app.preflight import require_writable
+from ed2.app.preflight import require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, describe_run, make_run_folder
@@ -46,6 +46,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     """
     began = time.monotonic()
     quiet_libraries()
+    require_parts(start.settings)
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)

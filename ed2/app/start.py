@@ -10,7 +10,7 @@ from typing import Any
 from ed2.checkpoint.resume import Checkpoint, checkpoints, newest
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
-from ed2.models.choose import PUBLIC_NAME, in_hub_cache
+from ed2.models.hub import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import gather

@@ -1,9 +1,14 @@
 """Settings of optimizers, losses, noise and averages: what they take, and what is said of those without effect."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ed2.app import preflight
 from ed2.app.optimizing import network_plans, optimizer_notes
+from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes, require_parts
 from ed2.errors import SettingsError
 from ed2.settings.checks import settings_from, without_effect
 from ed2.settings.cli import parse
@@ -106,3 +111,37 @@ def test_a_setting_without_effect_is_told(values: dict[str, object], name: str) 
 def test_settings_that_work_together_are_passed_over() -> None:
     values: dict[str, object] = {"lr_scheduler": "cosine", "lr_decay_steps": 9, "ema_decay_rate": 0.9}
     assert without_effect(settings_from(values)) == []
+
+
+def test_a_part_that_is_not_installed_is_named_before_the_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(preflight.MODULES, "prodigy", "no_such_module")
+    require_parts(settings_from({"optimizer": "schedulefree"}))
+    with pytest.raises(SettingsError, match=r"text_encoder_optimizer: prodigy needs .*\./launch\.sh add prodigy"):
+        require_parts(settings_from({"text_encoder_optimizer": "prodigy"}))
+
+
+def test_the_disk_forecast_counts_each_optimizers_state_and_the_average() -> None:
+    sizes = ModelSizes("sd1", {"unet": 1000, "text_encoder": 100, "vae": 10})
+
+    def forecast(**values: object) -> int:
+        return disk_forecast(settings_from({"no_save_ckpt": True, **values}), sizes)["checkpoint_bytes"]
+
+    assert forecast(optimizer="adamw") == 4 * 1100 + 2 * 10 + 8 * 1100
+    assert forecast(optimizer="adamw", text_encoder_optimizer="lion8bit") == 4 * 1100 + 2 * 10 + 8 * 1000 + 100
+    averaged = forecast(optimizer="adafactor", ema_decay_rate=0.9) - forecast(optimizer="adafactor")
+    assert averaged == 4 * 1100 + 2 * 10 + 4 * 1100
+
+
+def test_a_single_file_is_planned_by_its_header(tmp_path: Path) -> None:
+    tensors = {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+        "first_stage_model.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3),
+        "cond_stage_model.model.token_embedding.weight": torch.zeros(5, 4),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    sizes = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "model.safetensors")}))
+    assert (sizes.family, sizes.problems) == ("sd2", ())
+    assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 20}
+    save_file({"emb_params": torch.zeros(2, 3)}, tmp_path / "word.safetensors")
+    told = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "word.safetensors")}))
+    assert "no model that can be trained here" in str(told.problems[0])

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ed2.errors import ModelError, SettingsError
 from ed2.models import single_file
-from ed2.models.choose import in_hub_cache, open_base
+from ed2.models.choose import open_base
 from ed2.models.files import open_folder
+from ed2.models.hub import in_hub_cache
 from ed2.models.layout import single_file_tensors
 from ed2.models.sd import load
 from ed2.models.single_file import ModelFile, _shipped, open_single_file
