@@ -7,7 +7,7 @@ from pathlib import Path
 from ed2.app.check import Checked
 from ed2.app.preflight import disk_forecast, model_sizes
 from ed2.app.replay import told_events
-from ed2.app.reporters.texts import SPEED, duration
+from ed2.app.reporters.texts import SPEED, duration, file_size
 from ed2.data.buckets import nearest
 from ed2.events import MetricsLogged
 from ed2.settings.checks import without_effect
@@ -25,10 +25,10 @@ def forecast(settings: Settings, checked: Checked | None) -> list[str]:
     lines = [_steps(settings, checked)]
     sizes = model_sizes(settings)
     disk = disk_forecast(settings, sizes)
-    size, free = (disk[name] / 2**30 for name in ("checkpoint_bytes", "free_bytes"))
-    lines.append(f"A checkpoint takes about {size:.1f} GB on the disk; {free:.1f} GB are free.")
+    size, free = disk["checkpoint_bytes"], disk["free_bytes"]
+    lines.append(f"A checkpoint takes about {file_size(size)} on the disk; {file_size(free)} are free.")
     if disk["checkpoints"] > 1:
-        lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {disk['checkpoints'] * size:.1f} GB.")
+        lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {file_size(disk['checkpoints'] * size)}.")
     return lines + [str(problem) for problem in sizes.problems] + without_effect(settings)
 
 

@@ -62,7 +62,7 @@ class DatasetTab:
         """Connect everything, once every control of the form is made."""
         inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
-        self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
+        self.checked = self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
         self.page.change(self._turn, self.page, shown, **QUIET)
         self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
         for button, change in ((self.save, self._save), (self.undo, self._undo)):
