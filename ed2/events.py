@@ -62,6 +62,13 @@ class MetricsLogged(Event):
 
 
 @dataclass(frozen=True)
+class ValidationDone(Event):
+    """The losses of a validation; keys are the TensorBoard tags of the contract."""
+
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class EpochEnded(Event):
     """A whole epoch is done; `epoch` counts from 0."""
 

@@ -56,5 +56,24 @@ SCHEDULES = Registry(
 LOSSES = Registry("loss", {"mse": "ed2.training.losses:mse"})
 """f(prediction, target, timesteps) -> loss per image, shape (B,)"""
 
-SAMPLERS = Registry("sampler", {"ddim": "ed2.sampling.sampler:ddim"})
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "ddim": "ed2.sampling.sampler:ddim",
+        "ddpm": "ed2.sampling.schedulers:ddpm",
+        "pndm": "ed2.sampling.schedulers:pndm",
+        "euler": "ed2.sampling.schedulers:euler",
+        "euler_a": "ed2.sampling.schedulers:euler_a",
+        "kdpm2": "ed2.sampling.schedulers:kdpm2",
+        "dpm++": "ed2.sampling.schedulers:dpm_2m",
+        "dpm++_2s": "ed2.sampling.schedulers:dpm_2s",
+        "dpm++_2s_k": "ed2.sampling.schedulers:dpm_2s_k",
+        "dpm++_2m": "ed2.sampling.schedulers:dpm_2m",
+        "dpm++_2m_k": "ed2.sampling.schedulers:dpm_2m_k",
+        "dpm++_sde": "ed2.sampling.schedulers:dpm_sde",
+        "dpm++_sde_k": "ed2.sampling.schedulers:dpm_sde_k",
+        "dpm++_2m_sde": "ed2.sampling.schedulers:dpm_2m_sde",
+        "dpm++_2m_sde_k": "ed2.sampling.schedulers:dpm_2m_sde_k",
+    },
+)
 """build(scheduler_config) -> a diffusers scheduler"""

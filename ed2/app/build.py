@@ -3,18 +3,22 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from ed2.app.captions import caption_note, long_captions
 from ed2.app.scanning import decode_threads
+from ed2.app.schedule import ScheduleJob
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
+from ed2.app.validating import SetApart
 from ed2.checkpoint.folder import remove_leftovers, write_whole
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
-from ed2.data.epoch import steps_per_epoch
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.errors import Problem, SettingsError
@@ -26,10 +30,12 @@ from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 from ed2.settings.files import PROGRAM_DIR, write_settings
 from ed2.settings.schema import OptimizerSettings, Settings
 from ed2.training.jobs import EpochJob, MetricsJob
+from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
 from ed2.training.state import Controls, Run, TrainState
+from ed2.training.validation import ValidationJob, Validator
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
 
@@ -120,6 +126,7 @@ class Builder:
     machine: Machine
     bus: EventBus
     controls: Controls
+    apart: SetApart
 
     def build(self) -> Run:
         """Read the model and put the run together, restored to its checkpoint if it has one.
@@ -131,10 +138,10 @@ class Builder:
         settings = self.start.settings
         model = self._model(open_folder(self.start.base))
         optimizers = self._optimizers(model)
-        steps = self._steps_per_epoch()
+        loader = self._loader()
         run = Run(
             model=model,
-            data=self._loader(),
+            data=loader,
             objective=Objective(model, LOSSES.load("mse"), settings.run.seed, self.machine.device),
             precision=Precision(self.machine.device, self.machine.dtype),
             optimizers=optimizers,
@@ -145,14 +152,28 @@ class Builder:
             controls=self.controls,
             state=TrainState(),
             max_epochs=settings.run.max_epochs,
-            steps_per_epoch=steps,
+            steps_in=cache(loader.planner.steps),
             images_per_step=settings.data.batch_size * settings.data.grad_accum,
             max_grad_norm=settings.optimizer.clip_grad_norm,
         )
         if self.start.checkpoint:
             self._restore(run)
         run.jobs += [MetricsJob(run, settings.logging.log_step), EpochJob(run)]
+        if settings.data.write_schedule:
+            job = ScheduleJob(self.run_dir, run, loader.planner, self.dataset.examples)
+            job.run(run.state)
+            run.jobs.append(job)
         return run
+
+    def caption_notes(self, model: StableDiffusion) -> list[str]:
+        """What is to be said about the length of captions."""
+
+        def count(texts: Sequence[str]) -> list[int]:
+            return [len(tokens) for tokens in model.tokenizer(list(texts), add_special_tokens=False).input_ids]
+
+        limit = model.tokenizer.model_max_length - 2  # the marks of begin and end
+        note = caption_note(long_captions(self.dataset.examples, count, limit), limit)
+        return [note] if note else []
 
     def notes(self) -> list[str]:
         """What was chosen for the user, in sentences."""
@@ -160,7 +181,27 @@ class Builder:
         notes = [f"Optimizer: {name}."]
         if self.start.settings.memory.amp and self.machine.device.type == "cpu":
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
-        return notes
+        return [*notes, *self.apart.notes]
+
+    def validation_job(self, run: Run) -> list[ValidationJob]:
+        """What validates, if anything is to be measured."""
+        settings = self.start.settings
+        if not self.apart.curves:
+            return []
+        validator = Validator(
+            objective=Objective(run.model, mse, settings.validation.val_seed, self.machine.device),
+            curves=self.apart.curves,
+            options=LoaderOptions(
+                seed=settings.validation.val_seed,
+                batch_size=settings.validation.val_batch_size or settings.data.batch_size,
+                threads=decode_threads(settings),
+                jitter=False,
+            ),
+            autocast=run.precision.autocast,
+            should_stop=lambda: self.controls.stopping,
+            on_problem=self._tell,
+        )
+        return [ValidationJob(run, validator, self.bus, settings.validation.every_n_epochs)]
 
     def saver(self) -> Saver:
         """What writes this run's checkpoints."""
@@ -209,16 +250,6 @@ class Builder:
         by_network = {name: make(network.parameters(), lrs[name]) for name, network in model.trained.items()}
         return Optimizers(by_network, {name: lrs[name] for name in by_network})
 
-    def _steps_per_epoch(self) -> int:
-        settings = self.start.settings
-        return steps_per_epoch(
-            self.dataset.examples,
-            seed=settings.run.seed,
-            epoch=0,
-            batch_size=settings.data.batch_size,
-            grad_accum=settings.data.grad_accum,
-        )
-
     def _loader(self) -> Loader:
         settings = self.start.settings
         options = LoaderOptions(
@@ -227,6 +258,7 @@ class Builder:
             grad_accum=settings.data.grad_accum,
             threads=decode_threads(settings),
             ahead=max(2, settings.data.grad_accum + 1),
+            keep_tags=settings.data.keep_tags,
         )
         return Loader(self.dataset.examples, options, on_problem=self._tell)
 
@@ -234,9 +266,9 @@ class Builder:
         checkpoint = self.start.checkpoint
         assert checkpoint is not None
         run.state = checkpoint.state
-        before = int(checkpoint.values["steps_per_epoch"])
-        if before != run.steps_per_epoch:  # other pictures or batches: the same share of the epoch is done
-            run.state.position = run.state.position * run.steps_per_epoch // before
+        before, now = int(checkpoint.values["steps_per_epoch"]), run.steps_in(run.state.epoch)
+        if run.state.position and before != now:  # other pictures or batches: the same share of the epoch is done
+            run.state.position = run.state.position * now // max(1, before)
         for note in checkpoint.restore(run):
             self.bus.emit(Warned(run.state.step, note))
 

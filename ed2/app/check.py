@@ -8,10 +8,12 @@ from typing import Any
 
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.scanning import scan_dataset
+from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
-from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.files import with_defaults
+from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 
 
@@ -22,12 +24,21 @@ class Checked:
     settings: Settings
     dataset: Dataset
     sizes: ModelSizes
+    apart: SetApart
+    notes: tuple[str, ...] = ()
+    """What has become of names of the original."""
 
     @property
     def plan(self) -> RunPlan:
         """How the pictures would be trained."""
         data, run = self.settings.data, self.settings.run
-        return RunPlan(seed=run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum, max_epochs=run.max_epochs)
+        return RunPlan(
+            seed=run.seed,
+            batch_size=data.batch_size,
+            grad_accum=data.grad_accum,
+            max_epochs=run.max_epochs,
+            kept_apart=self.apart.keys,
+        )
 
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
@@ -44,7 +55,7 @@ class Checked:
         if disk["checkpoints"] > 1:
             total = disk["checkpoints"] * disk["checkpoint_bytes"] / 2**30
             lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total:.1f} GB.")
-        lines += [str(problem) for problem in self.sizes.problems] + without_effect(self.settings)
+        lines += [*self.notes, *self.apart.notes, *map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
 
@@ -55,10 +66,10 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
         SettingsError: wrong settings.
         DatasetError: nothing to train on.
     """
-    preset = read_preset(config).values if config else {}
-    settings = with_defaults({**preset, **flags})
+    gathered = gather(flags, config)
+    settings = with_defaults(gathered.values)
     dataset = scan_dataset(settings, progress=None if quiet else counted_on(sys.stderr.write))
-    return Checked(settings, dataset, model_sizes(settings))
+    return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset), gathered.notes)
 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:

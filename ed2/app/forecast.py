@@ -8,6 +8,7 @@ from ed2.app.check import Checked
 from ed2.app.preflight import disk_forecast, model_sizes
 from ed2.app.replay import told_events
 from ed2.app.reporters.texts import SPEED, duration, file_size
+from ed2.app.validating import set_apart
 from ed2.data.buckets import nearest
 from ed2.events import MetricsLogged
 from ed2.settings.checks import without_effect
@@ -37,8 +38,10 @@ def _steps(settings: Settings, checked: Checked | None) -> str:
         return CHECK_FIRST
     resolution = settings.data.resolution
     moved = tuple(replace(e, bucket=nearest(e.size, resolution)) for e in checked.dataset.examples)
-    plan = Checked(settings, replace(checked.dataset, examples=moved), checked.sizes).plan
-    total, one = plan.total_steps(moved), plan.steps_in(moved, 0)
+    dataset = replace(checked.dataset, examples=moved)
+    plan = Checked(settings, dataset, checked.sizes, set_apart(settings, dataset)).plan
+    planner = plan.planner(moved)
+    total, one = plan.total_steps(planner), planner.steps(0)
     text = f"{len(moved):,} pictures: {one:,} steps an epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
     speed = measured_speed(settings)
     if speed is None:

@@ -15,9 +15,11 @@ from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, c
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
+from ed2.app.validating import set_apart
 from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
+from ed2.data.report import side_car_lines
 from ed2.errors import CheckpointError, Ed2Error, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.libraries import quiet_libraries
@@ -45,13 +47,15 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_writable(start.settings)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
+    apart = set_apart(start.settings, dataset, should_stop=lambda: controls.stopping)
+    dataset = apart.training
     start = weigh(start, dataset)
     machine = Machine.of(start.settings)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, dataset, machine)
     step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
     with recording(bus, run_dir, step):
-        session = Session(Builder(start, dataset, run_dir, machine, bus, controls), began)
+        session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
         ended = session.end_of(session.work)
         bus.emit(ended)
     return ended
@@ -91,9 +95,12 @@ class Session:
         with self._built() as run:
             samples = self._sample_job(run)
             checkpoints = self._builder.checkpoint_job(run, self._saver)
-            run.jobs += [samples, checkpoints]
+            validation = self._builder.validation_job(run)
+            run.jobs += [*validation, samples, checkpoints]
             run.on_request = {"sample": samples, "save": checkpoints}
             self._tell_start(run)
+            for job in validation:
+                self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
             obey(run)
             self._bus.emit(PhaseChanged(run.state.step, "training"))
@@ -135,6 +142,7 @@ class Session:
             seed=settings.run.seed,
             resolution=settings.data.resolution,
             multiple=size_multiple(run.model),
+            captions=tuple(example.caption for example in self._builder.dataset.examples if example.caption),
         )
         return SampleJob(
             model=run.model,
@@ -151,11 +159,12 @@ class Session:
     def _tell_start(self, run: Run) -> None:
         dataset, settings = self._builder.dataset, self._start.settings
         run.state.seconds += time.monotonic() - self._began
-        notes = [*self._start.notes, *self._builder.notes()]
+        notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
         for problem in dataset.problems[:PROBLEMS_SHOWN]:
             notes.append(f"Left out: {problem}")
         if len(dataset.problems) > PROBLEMS_SHOWN:
             notes.append(f"{len(dataset.problems) - PROBLEMS_SHOWN} more files are left out; --check lists them all.")
+        notes += side_car_lines(dataset)
         self._bus.emit(
             RunStarted(
                 step=run.state.step,

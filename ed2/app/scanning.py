@@ -34,6 +34,7 @@ def scan_dataset(
         resolution=settings.data.resolution,
         flip_p=settings.data.flip_p,
         cond_dropout=settings.data.cond_dropout,
+        shuffle_tags=settings.data.shuffle_tags,
         index_path=INDEX_FILE,
         threads=decode_threads(settings),
     )

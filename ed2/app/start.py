@@ -12,6 +12,7 @@ from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
 from ed2.settings.checks import without_effect
 from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 
 FIND_LAST = "findlast"
@@ -19,9 +20,12 @@ SETTINGS_FILE = "settings.json"
 PICTURES_FILE = "pictures.json"
 
 FREE = {
-    "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "decode_threads", "save_ckpt_dir",
+    "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
+    "save_ckpt_dir",
     "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
-    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last",
+    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
+    "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
+    "stabilize_split_proportion", "val_batch_size",
 }  # fmt: skip
 """Settings that may change and it stays the same run; whether the pictures changed is seen on the pictures."""
 
@@ -61,9 +65,8 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
         SettingsError: wrong settings, or no model named.
         CheckpointError: the checkpoint is damaged.
     """
-    preset = dict(read_preset(config).values) if config else {}
-    given = {**preset, **flags}
-    notes: list[str] = []
+    gathered = gather(flags, config)
+    preset, given, notes = gathered.preset, dict(gathered.values), list(gathered.notes)
     if given.get("resume_ckpt") == FIND_LAST:
         given["resume_ckpt"], note = _find_last(with_defaults(given), str(preset.get("resume_ckpt", "")))
         notes.append(note)

@@ -107,7 +107,7 @@ class Saver:
             "saved_at": datetime.now(UTC).isoformat(),
             "run": self.run_dir.name,
             "state": run.state.as_dict(),
-            "steps_per_epoch": run.steps_per_epoch,
+            "steps_per_epoch": run.steps_in(run.state.epoch),
             "metrics": run.metrics.state(),
             "scaler": run.precision.scaler.state_dict(),
             "optimizers": {

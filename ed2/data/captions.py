@@ -1,4 +1,4 @@
-"""The caption of a picture: from a text file beside it, else from its own name."""
+"""The text of small files, whatever their encoding, and the caption that a picture's own name gives."""
 
 import codecs
 import re
@@ -6,46 +6,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-CAPTION_EXTENSIONS = ("txt", "caption")
-"""The first that is there is read."""
 MAX_BYTES = 64 * 1024
 """More than this is no caption."""
 
-CaptionNote = Literal["guessed", "cut", "file name", "no caption"]
-
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """A caption, and what is worth telling about how it was come by."""
+class TextFile:
+    """What a text file holds, and what is worth telling about how it was read."""
 
     text: str
-    note: CaptionNote | None = None
+    note: Literal["guessed", "cut"] | None = None
     detail: str = ""
+    """A part of a sentence; also says why there is no text where the file cannot be read."""
 
 
-def caption_of(image: Path, text_file: Path | None) -> Caption:
-    """Return the caption of a picture.
-
-    Args:
-        image: the picture; its name up to the first underscore serves where there is no text.
-        text_file: the caption file beside it, None where there is none.
-    """
-    if text_file is None:
-        return _from_name(image, "there is no caption file")
+def read_text(path: Path, *, keep_lines: bool = False) -> TextFile:
+    """Return the text of a small file, on one line unless `keep_lines`; empty where it cannot be read."""
     try:
-        with text_file.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        return _from_name(image, f"{text_file.name} cannot be read ({error.strerror or error})")
+        return TextFile("", detail=f"{path.name} cannot be read ({error.strerror or error})")
     text, is_guessed = decode_text(data[:MAX_BYTES])
-    text = _on_one_line(text)
-    if not text:
-        return _from_name(image, f"{text_file.name} is empty")
+    text = text if keep_lines and text.strip() else _on_one_line(text)
     if is_guessed:
-        return Caption(text, "guessed", f"{text_file.name} is not UTF-8 and was read as Western European (cp1252)")
+        return TextFile(text, "guessed", f"{path.name} is not UTF-8 and was read as Western European (cp1252)")
     if len(data) > MAX_BYTES:
-        return Caption(text, "cut", f"only the first {MAX_BYTES // 1024} KB of {text_file.name} were read")
-    return Caption(text)
+        return TextFile(text, "cut", f"only the first {MAX_BYTES // 1024} KB of {path.name} were read")
+    return TextFile(text)
 
 
 def decode_text(data: bytes) -> tuple[str, bool]:
@@ -76,13 +64,6 @@ def caption_from_name(image: Path) -> str:
     # Bytes that are no text in this system's encoding arrive as lone surrogates, which nothing can write out.
     name = image.stem.encode("utf-8", "replace").decode("utf-8")
     return _on_one_line(name.partition("_")[0])
-
-
-def _from_name(image: Path, reason: str) -> Caption:
-    text = caption_from_name(image)
-    if not text:
-        return Caption("", "no caption", f"{reason}, and the file name gives none")
-    return Caption(text, "file name", reason)
 
 
 def _clean(text: str) -> str:

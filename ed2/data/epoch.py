@@ -1,5 +1,6 @@
 """Which pictures an epoch shows, in which batches and in which order: a function of its arguments alone."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 
 from ed2.data.buckets import Size
 from ed2.data.example import Example
+from ed2.data.grouping import groups_of, num_groups
+from ed2.data.showings import Showings
 from ed2.draws import rng
 
 
@@ -32,79 +35,88 @@ Plan = tuple[tuple[PlannedBatch, ...], ...]
 """One inner tuple holds the batches of one optimizer step."""
 
 
+class Planner:
+    """Deals the pictures of any epoch; what all epochs have in common is worked out once."""
+
+    def __init__(self, examples: Sequence[Example], *, seed: int, batch_size: int, grad_accum: int) -> None:
+        """Look at the pictures; a plan depends on their order.
+
+        Args:
+            examples: what is shown.
+            seed: of the run.
+            batch_size: pictures in a batch, at most.
+            grad_accum: batches in an optimizer step, at most.
+        """
+        self._seed, self._batch_size, self._grad_accum = seed, batch_size, grad_accum
+        self._showings = Showings(examples, seed)
+        self._piles = sorted({(example.batch_id, example.bucket) for example in examples})
+        place_of = {pile: place for place, pile in enumerate(self._piles)}
+        self._pile_of = np.array([place_of[example.batch_id, example.bucket] for example in examples], dtype=np.int64)
+
+    @property
+    def is_same_every_epoch(self) -> bool:
+        """Whether every epoch has the same number of steps."""
+        return self._showings.is_same_every_epoch
+
+    def plan(self, epoch: int) -> Plan:
+        """Deal an epoch into batches of one bucket each, and the batches into optimizer steps.
+
+        Every picture is shown exactly as often as its multiplier says. Pictures are shuffled within their bucket,
+        batches over all buckets. Pictures with a batch id are in batches of their own, and the batches of one id in
+        one optimizer step as far as they have room there. Nothing is shown twice to fill a batch, and nothing is left
+        out.
+        """
+        batches: list[PlannedBatch] = []
+        ids: list[str] = []
+        for (batch_id, bucket), visits in zip(self._piles, self._shuffled_piles(epoch), strict=True):
+            for start in range(0, len(visits), self._batch_size):
+                batches.append(PlannedBatch(bucket, tuple(visits[start : start + self._batch_size])))
+                ids.append(batch_id)
+        order = rng(self._seed, "batch order", epoch).permutation(len(batches)).tolist()
+        groups = groups_of(order, ids, self._grad_accum)
+        if any(ids):  # those with an id were put together first: mix them with the others
+            mixed = rng(self._seed, "group order", epoch).permutation(len(groups)).tolist()
+            groups = [groups[place] for place in mixed]
+        return tuple(tuple(batches[place] for place in group) for group in groups)
+
+    def steps(self, epoch: int) -> int:
+        """Return the number of optimizer steps of an epoch, without dealing it."""
+        batches = Counter[str]()
+        for (batch_id, _), count in zip(self._piles, self._counts(epoch), strict=True):
+            batches[batch_id] += -(-count // self._batch_size)
+        return num_groups(batches, self._grad_accum)
+
+    def buckets(self, epoch: int) -> dict[Size, tuple[int, int, int]]:
+        """Return for each bucket the showings in an epoch, its batches, and the showings in batches that are short."""
+        found: dict[Size, tuple[int, int, int]] = {}
+        for (_, bucket), count in zip(self._piles, self._counts(epoch), strict=True):
+            showings, batches, short = found.get(bucket, (0, 0, 0))
+            more = -(-count // self._batch_size)
+            found[bucket] = (showings + count, batches + more, short + count % self._batch_size)
+        return found
+
+    def _counts(self, epoch: int) -> list[int]:
+        # Weights are floats, which hold whole numbers exactly up to 2 ** 53.
+        counts = np.bincount(self._pile_of, weights=self._showings.in_epoch(epoch), minlength=len(self._piles))
+        return [int(count) for count in counts.tolist()]
+
+    def _shuffled_piles(self, epoch: int) -> list[list[Visit]]:
+        visits = _shuffled_visits(self._showings.in_epoch(epoch), self._seed, epoch)
+        # A stable sort keeps the shuffled order within each pile.
+        dealt = visits[np.argsort(self._pile_of[visits[:, 0]], kind="stable")]
+        borders = np.searchsorted(self._pile_of[dealt[:, 0]], np.arange(len(self._piles) + 1)).tolist()
+        return [[Visit(*pair) for pair in dealt[first:last].tolist()] for first, last in pairwise(borders)]
+
+
 def plan_epoch(examples: Sequence[Example], *, seed: int, epoch: int, batch_size: int, grad_accum: int) -> Plan:
-    """Deal the pictures of an epoch into batches of one bucket each, and the batches into optimizer steps.
-
-    Every picture is shown exactly as often as its multiplier says; a fraction is rounded up or down, right on average.
-    Pictures are shuffled within their bucket, batches over all buckets. Nothing is shown twice to fill a batch, and
-    nothing is left out.
-    """
-    visits = _shuffled_visits(examples, seed, epoch)
-    buckets, bucket_of = _bucket_numbers(examples)
-    batches: list[PlannedBatch] = []
-    # A stable sort keeps the shuffled order within each bucket.
-    dealt = visits[np.argsort(bucket_of[visits[:, 0]], kind="stable")]
-    borders = np.searchsorted(bucket_of[dealt[:, 0]], np.arange(len(buckets) + 1))
-    for bucket, (first, last) in zip(buckets, pairwise(borders.tolist()), strict=True):
-        shown = [Visit(*pair) for pair in dealt[first:last].tolist()]
-        for start in range(0, len(shown), batch_size):
-            batches.append(PlannedBatch(bucket, tuple(shown[start : start + batch_size])))
-    order = rng(seed, "batch order", epoch).permutation(len(batches)).tolist()
-    return tuple(
-        tuple(batches[place] for place in order[start : start + grad_accum])
-        for start in range(0, len(order), grad_accum)
-    )
+    """Return the plan of one epoch."""
+    return Planner(examples, seed=seed, batch_size=batch_size, grad_accum=grad_accum).plan(epoch)
 
 
-def steps_per_epoch(examples: Sequence[Example], *, seed: int, epoch: int, batch_size: int, grad_accum: int) -> int:
-    """Return the number of optimizer steps of an epoch, as `plan_epoch` deals them, without dealing them."""
-    showings = showings_per_bucket(examples, seed=seed, epoch=epoch).values()
-    batches = sum(-(-count // batch_size) for count in showings)
-    return -(-batches // grad_accum)
-
-
-def showings_per_bucket(examples: Sequence[Example], *, seed: int, epoch: int) -> dict[Size, int]:
-    """Return how many pictures an epoch shows in each bucket, repeats counted."""
-    buckets, bucket_of = _bucket_numbers(examples)
-    # Weights are floats, which hold whole numbers exactly up to 2 ** 53.
-    counts = np.bincount(bucket_of, weights=_showings(examples, seed, epoch), minlength=len(buckets))
-    return {bucket: int(count) for bucket, count in zip(buckets, counts.tolist(), strict=True)}
-
-
-def is_same_every_epoch(examples: Sequence[Example]) -> bool:
-    """Tell whether all multipliers are whole, so that every epoch has the same number of steps."""
-    return all(float(example.multiply).is_integer() for example in examples)
-
-
-def _showings(examples: Sequence[Example], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return how often each picture is shown in this epoch.
-
-    The fractions are laid end to end in a random order, and a picture is shown once more where a ruler with marks one
-    apart, laid on at a random place, has a mark on its fraction: each picture's chance is its fraction, and the number
-    of all showings is that of the multipliers, rounded.
-    """
-    multipliers = np.array([example.multiply for example in examples], dtype=np.float64)
-    whole = np.floor(multipliers)
-    generator = rng(seed, "multiply", epoch)
-    order = generator.permutation(len(multipliers))
-    ends = np.cumsum((multipliers - whole)[order]) + generator.random()
-    showings = whole.astype(np.int64)
-    showings[order] += np.diff(np.floor(ends), prepend=0).astype(np.int64)
-    return showings
-
-
-def _shuffled_visits(examples: Sequence[Example], seed: int, epoch: int) -> NDArray[np.int64]:
+def _shuffled_visits(showings: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Return rows of (example, repeat) in a random order."""
-    showings = _showings(examples, seed, epoch)
-    places = np.repeat(np.arange(len(examples)), showings)
+    places = np.repeat(np.arange(len(showings)), showings)
     first_showing = np.repeat(np.cumsum(showings) - showings, showings)
     repeats = np.arange(len(places)) - first_showing
     shuffled = rng(seed, "picture order", epoch).permutation(len(places))
     return np.stack([places, repeats], axis=1)[shuffled]
-
-
-def _bucket_numbers(examples: Sequence[Example]) -> tuple[list[Size], NDArray[np.int64]]:
-    """Return the buckets in use, sorted, and for each picture the place of its bucket among them."""
-    buckets = sorted({example.bucket for example in examples})
-    place_of = {bucket: place for place, bucket in enumerate(buckets)}
-    return buckets, np.array([place_of[example.bucket] for example in examples], dtype=np.int64)

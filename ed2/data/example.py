@@ -1,13 +1,20 @@
 """One picture to train on, and a set of them with everything that was found wrong."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ed2.data.buckets import Box, Size, crop_box
+from ed2.data.tags import Shuffle
 from ed2.errors import Problem
 
-Kind = Literal["unusable", "enlarged", "wide", "animated", "guessed", "cut", "file name", "no caption", "index"]
+Kind = Literal[
+    "unusable", "enlarged", "wide", "animated", "guessed", "cut", "several",
+    "file name", "no caption", "side-car", "index",
+]  # fmt: skip
 """What a finding is about: "unusable" leaves a file out, the others are only told."""
 
 
@@ -29,6 +36,7 @@ class Example:
     name: str
     """Relative to that root, with forward slashes."""
     caption: str
+    """With all its tags in their order; drawn anew at each visit where `shuffle` says how."""
     size: Size
     """Of the upright picture."""
     bucket: Size
@@ -40,12 +48,20 @@ class Example:
     multiply: float = 1.0
     """How often it is seen in an epoch; a fraction is met on average."""
     batch_id: str = ""
+    """Pictures of one named id are trained together in the batches of one optimizer step; empty is no id."""
     loss_scale: float = 1.0
+    shuffle: Shuffle | None = None
+    entry: int = 0
+    """Tells the entries of a manifest apart that name the same picture."""
 
     @property
     def key(self) -> str:
         """What tells it apart from every other picture, the same on every machine."""
-        return f"{self.root}/{self.name}"
+        return f"{self.root}/{self.name}" + (f"#{self.entry}" if self.entry else "")
+
+    def caption_at(self, generator: Callable[[], np.random.Generator], keep_tags: int) -> str:
+        """Return the caption of one visit; `generator` gives the draws of that visit where any are needed."""
+        return self.shuffle.drawn(generator(), keep_tags) if self.shuffle else self.caption
 
     @property
     def crop(self) -> Box:

@@ -1,18 +1,20 @@
-"""Folders of pictures and captions, read into a dataset. Nothing is ever written into them."""
+"""Folders and manifests of pictures and captions, read into a dataset. Nothing is ever written into them."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
-from ed2.data.captions import Caption, caption_of
 from ed2.data.example import Dataset, Example, Finding, Kind
 from ed2.data.images import ImageFacts, check_image
 from ed2.data.index import ImageIndex
+from ed2.data.manifest import is_manifest, read_manifest
+from ed2.data.sidecars import Described, described
+from ed2.data.tags import caption_of, shuffle_of
 from ed2.data.walk import Findings, PictureFile, find_pictures
 from ed2.errors import DatasetError, Problem, StopRequested
 
@@ -22,11 +24,13 @@ MAX_PROBLEMS_TOLD = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How a folder is read, and what every picture in it gets."""
+    """How a folder is read, and what its pictures get."""
 
     resolution: int
     flip_p: float = 0.0
     cond_dropout: float = 0.0
+    shuffle_tags: bool = False
+    """These three hold where no file says otherwise."""
     index_path: Path | None = None
     """Where the results of reading whole pictures are remembered; None reads all of them each time."""
     threads: int = 2
@@ -57,36 +61,63 @@ def scan(
     """Read every picture below `roots` in full, with its caption, and give each its bucket.
 
     Args:
-        roots: folders, looked through with all that is in them.
+        roots: folders, looked through with all that is in them, and manifests.
         options: how.
         progress: told the number of pictures done, and of all.
         should_stop: asked at each folder and picture; what was read by then stays remembered.
 
     Raises:
-        DatasetError: a root is no folder, or there is not one picture that can be used.
+        DatasetError: a root is neither folder nor manifest, or there is not one picture that can be used.
         StopRequested: `should_stop` said so.
     """
     watch = _Watch(progress, should_stop)
-    folders = _absolute(roots)
-    findings = [find_pictures(folder, n, lambda found: watch.tell(0, found)) for n, folder in enumerate(folders)]
+    places = _absolute(roots)
+    findings = [_find(place, number, watch) for number, place in enumerate(places)]
     files = [file for found in findings for file in found.pictures]
-    facts, notes = _read_all(files, folders, options, watch)
-    problems = [problem for found in findings for problem in found.problems]
-    examples: list[Example] = []
-    digest = hashlib.sha256()
+    facts, notes = _read_all(files, places, options, watch)
+    made = _Made()
+    made.notes += [*notes, *(note for found in findings for note in found.notes)]
+    made.problems += [problem for found in findings for problem in found.problems]
     for file, fact in zip(files, facts, strict=True):
-        caption = caption_of(file.path, file.text_file)
-        example = _example(file, fact, caption, options)
+        made.add(file, fact, options)
+    if not made.examples:
+        raise _nothing_usable(places, findings, made.problems)
+    if not any(example.multiply > 0 for example in made.examples):
+        problem = Problem(None, "multiply is 0 for every picture.", "Raise it for those that are to be trained.")
+        raise DatasetError("There is no picture to train on.", [problem])
+    return made.dataset(places)
+
+
+@dataclass(slots=True)
+class _Made:
+    """What has come of the files so far."""
+
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def add(self, file: PictureFile, fact: ImageFacts, options: ScanOptions) -> None:
+        """Make an example of a file, or note why it cannot be one."""
+        said = described(file.path, file.layer, file.sidecars)
+        example = _example(file, fact, said, options)
         if isinstance(example, Finding):
-            problems.append(example)
-            continue
-        examples.append(example)
-        notes += _notes(example, fact, caption, options.resolution)
-        digest.update(_line(example, file.stat).encode())
-    if not examples:
-        raise _nothing_usable(folders, findings, problems)
-    problems.sort(key=lambda problem: (problem.root, problem.path or ""))
-    return Dataset(folders, tuple(examples), tuple(problems), tuple(notes), digest.hexdigest())
+            self.problems.append(example)
+            return
+        self.examples.append(example)
+        self.notes += _notes(example, fact, said, options.resolution)
+        self.digest.update(_line(example, file.stat).encode())
+
+    def dataset(self, roots: tuple[Path, ...]) -> Dataset:
+        """Return all of it."""
+        problems = sorted(self.problems, key=lambda problem: (problem.root, problem.path or ""))
+        return Dataset(roots, tuple(self.examples), tuple(problems), tuple(self.notes), self.digest.hexdigest())
+
+
+def _find(place: Path, number: int, watch: _Watch) -> Findings:
+    if is_manifest(place):
+        return read_manifest(place, number)
+    return find_pictures(place, number, lambda found: watch.tell(0, found))
 
 
 def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
@@ -96,8 +127,9 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
     for folder in folders:
         if not folder.exists():
             problems.append(Problem(str(folder), "there is no such folder.", "Check data_root for typing errors."))
-        elif not folder.is_dir():
-            problems.append(Problem(str(folder), "this is a file.", "data_root must be the folder that it is in."))
+        elif not folder.is_dir() and not is_manifest(folder):
+            fix = "data_root must be the folder that it is in, or a .json manifest."
+            problems.append(Problem(str(folder), "this is a file.", fix))
     if problems or not folders:
         raise DatasetError("There is nothing to train on.", problems or [Problem(None, "No data_root is given.")])
     return folders
@@ -140,7 +172,7 @@ def _read(files: Sequence[PictureFile], total: int, index: ImageIndex, threads: 
     return facts
 
 
-def _example(file: PictureFile, fact: ImageFacts, caption: Caption, options: ScanOptions) -> Example | Finding:
+def _example(file: PictureFile, fact: ImageFacts, said: Described, options: ScanOptions) -> Example | Finding:
     """Return the example of a file, or why it cannot be one."""
     if fact.problem:
         return Finding(file.name, fact.problem.what, fact.problem.fix, root=file.root)
@@ -153,19 +185,29 @@ def _example(file: PictureFile, fact: ImageFacts, caption: Caption, options: Sca
             f"and the short side must have {needed}."
         )
         return Finding(file.name, what, "Use a larger picture, or one less long and narrow.", root=file.root)
+    layer = said.layer
     return Example(
         path=file.path,
         root=file.root,
         name=file.name,
-        caption=caption.text,
+        caption=caption_of(layer, said.prompt),
         size=fact.size,
         bucket=bucket,
-        flip_p=options.flip_p,
-        cond_dropout=options.cond_dropout,
+        flip_p=_first(layer.flip_p, options.flip_p),
+        cond_dropout=_first(layer.cond_dropout, options.cond_dropout),
+        multiply=_first(layer.multiply, 1.0),
+        batch_id=layer.batch_id or "",
+        loss_scale=_first(layer.loss_scale, 1.0),
+        shuffle=shuffle_of(layer, said.prompt, default=options.shuffle_tags),
+        entry=file.entry,
     )
 
 
-def _notes(example: Example, fact: ImageFacts, caption: Caption, resolution: int) -> list[Finding]:
+def _first(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _notes(example: Example, fact: ImageFacts, said: Described, resolution: int) -> list[Finding]:
     """Return what is good to know about a picture that is used."""
     (width, height), (bucket_width, bucket_height) = example.size, example.bucket
     notes: list[tuple[Kind, str, str]] = []
@@ -177,8 +219,7 @@ def _notes(example: Example, fact: ImageFacts, caption: Caption, resolution: int
         notes.append(("wide", what, "What does not fit is cut off at its ends."))
     if fact.animated:
         notes.append(("animated", "it has several frames", "Only the first is used."))
-    if caption.note:
-        notes.append((caption.note, caption.detail, f'Its caption is "{_shortened(caption.text)}".'))
+    notes += [(kind, what, f'Its caption is "{_shortened(example.caption)}".') for kind, what in said.notes]
     return [Finding(example.name, f"{what}.", fix, kind=kind, root=example.root) for kind, what, fix in notes]
 
 
@@ -189,6 +230,8 @@ def _shortened(text: str, length: int = 60) -> str:
 def _line(example: Example, status: os.stat_result) -> str:
     """Return what the fingerprint covers of one picture."""
     told = [example.key, status.st_size, status.st_mtime_ns, example.caption, example.bucket]
+    told += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
+    told += [(example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None]
     return json.dumps(told) + "\n"
 
 

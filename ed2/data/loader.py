@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ed2.data.buckets import Box, Size, crop_box, jittered_box
-from ed2.data.epoch import Plan, PlannedBatch, plan_epoch
+from ed2.data.epoch import PlannedBatch, Planner
 from ed2.data.example import Example, Finding
 from ed2.data.images import JPEG_SHRINKS, ImageError, decode
 from ed2.draws import rng
@@ -85,6 +85,8 @@ class LoaderOptions:
     """Batches that are decoded before they are asked for, at most."""
     jitter: bool = True
     """Whether crops differ a little from visit to visit; off for validation."""
+    keep_tags: int = 0
+    """How many tags stay in their place where tags are shuffled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,10 @@ class Loader:
         self._options = options
         self._on_problem = on_problem
         self._told: set[str] = set()
-        self._plan = lru_cache(maxsize=2)(self._plan_epoch)
+        self.planner = Planner(
+            self._examples, seed=options.seed, batch_size=options.batch_size, grad_accum=options.grad_accum
+        )
+        self._plan = lru_cache(maxsize=2)(self.planner.plan)
         self._pool = ThreadPoolExecutor(max_workers=max(1, options.threads), thread_name_prefix="picture")
         self._coming: deque[_Loading] = deque()
         self._planned: Iterator[tuple[tuple[int, int], PlannedBatch]] = iter(())
@@ -147,16 +152,6 @@ class Loader:
             if self._next != (epoch, step):
                 raise RuntimeError("The loader was closed, or given another place, while these batches were taken.")
             yield self._take(epoch, step)
-
-    def _plan_epoch(self, epoch: int) -> Plan:
-        options = self._options
-        return plan_epoch(
-            self._examples,
-            seed=options.seed,
-            epoch=epoch,
-            batch_size=options.batch_size,
-            grad_accum=options.grad_accum,
-        )
 
     def _places(self, epoch: int, start: int) -> Iterator[tuple[tuple[int, int], PlannedBatch]]:
         """Give every planned batch from here on, across the ends of epochs."""
@@ -224,7 +219,9 @@ class Loader:
 
     def _caption(self, example: Example, visit: VisitKey) -> str:
         dropped = _happens(example.cond_dropout, self._options.seed, "caption dropout", visit)
-        return "" if dropped else example.caption
+        if dropped:
+            return ""
+        return example.caption_at(lambda: rng(self._options.seed, "tags", *visit), self._options.keep_tags)
 
     def _tell(self, example: Example, error: ImageError) -> None:
         if example.key not in self._told:

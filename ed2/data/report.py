@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ed2.data.buckets import Size, lost, nearest, sizes
-from ed2.data.epoch import is_same_every_epoch, showings_per_bucket, steps_per_epoch
+from ed2.data.epoch import Planner
 from ed2.data.example import Dataset, Example, Finding, Kind
 from ed2.settings.schema import RESOLUTIONS
 
@@ -25,6 +25,7 @@ _HEADINGS: Mapping[Kind, str] = {
     "no caption": "No caption at all",
     "guessed": "Caption file not UTF-8, read as Western European",
     "cut": "Caption file too long, the end left out",
+    "several": "More than one main prompt, of which the first is used",
 }
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
@@ -40,32 +41,35 @@ class RunPlan:
     batch_size: int
     grad_accum: int
     max_epochs: int
+    kept_apart: frozenset[str] = frozenset()
+    """Keys of the pictures that are kept for validation."""
 
-    def steps_in(self, examples: Sequence[Example], epoch: int) -> int:
-        """Return the optimizer steps of one epoch."""
-        return steps_per_epoch(
-            examples, seed=self.seed, epoch=epoch, batch_size=self.batch_size, grad_accum=self.grad_accum
-        )
+    def planner(self, examples: Sequence[Example]) -> Planner:
+        """Return what deals the epochs."""
+        trained = [example for example in examples if example.key not in self.kept_apart]
+        return Planner(trained, seed=self.seed, batch_size=self.batch_size, grad_accum=self.grad_accum)
 
-    def total_steps(self, examples: Sequence[Example]) -> int:
+    def total_steps(self, planner: Planner) -> int:
         """Return the optimizer steps of all epochs, which differ only where a multiplier is a fraction."""
-        if is_same_every_epoch(examples):
-            return self.max_epochs * self.steps_in(examples, 0)
-        return sum(self.steps_in(examples, epoch) for epoch in range(self.max_epochs))
+        if planner.is_same_every_epoch:
+            return self.max_epochs * planner.steps(0)
+        return sum(planner.steps(epoch) for epoch in range(self.max_epochs))
 
 
 def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, Any]:
     """Return what the contract says of images, buckets, steps and problems."""
     problems_of = _texts_by_key(dataset.notes)
-    unusable = [*dataset.problems, *(note for note in dataset.notes if note.path is None)]
+    planner = plan.planner(dataset.examples)
+    told = (note for note in dataset.notes if note.path is None or note.kind == "side-car")
+    unusable = [*dataset.problems, *told]
     return {
         "images": [_image(example, problems_of.get(example.key, [])) for example in dataset.examples],
         "buckets": [
             {"size": list(bucket.size), "images": bucket.images, "short": bucket.short}
-            for bucket in _buckets(dataset.examples, plan)
+            for bucket in _buckets(dataset.examples, planner)
         ],
-        "steps_per_epoch": plan.steps_in(dataset.examples, 0),
-        "total_steps": plan.total_steps(dataset.examples),
+        "steps_per_epoch": planner.steps(0),
+        "total_steps": plan.total_steps(planner),
         "problems": [{"path": finding.path, "what": finding.what, "fix": finding.fix} for finding in unusable],
     }
 
@@ -97,7 +101,8 @@ def buckets_page() -> str:
     )
     rule = (
         "A picture is trained in its own shape, in one of the sizes of its resolution: the one nearest in shape. All\n"
-        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
+        "sides are multiples of 64, and every size holds at most resolution x resolution pixels. "
+        "What does not fit the\n"
         "shape is cut at the two ends.\n\n"
     )
     lost_head = "\n## What a common picture loses\n\n"
@@ -145,36 +150,37 @@ class _Bucket:
     images: int
     batches: int
     short: int
-    """Pictures in the last batch where that is not full, else 0."""
+    """Pictures in the last batch where that is not full, else 0; batch ids have a last batch each."""
 
 
-def _buckets(examples: Sequence[Example], plan: RunPlan) -> list[_Bucket]:
+def _buckets(examples: Sequence[Example], planner: Planner) -> list[_Bucket]:
     """Return the buckets in use, the fullest first."""
     images = Counter(example.bucket for example in examples)
-    showings = showings_per_bucket(examples, seed=plan.seed, epoch=0)
+    planned = planner.buckets(0)
     return [
-        _Bucket(size, images[size], -(-showings[size] // plan.batch_size), showings[size] % plan.batch_size)
+        _Bucket(size, images[size], *planned.get(size, (0, 0, 0))[1:])
         for size in sorted(images, key=lambda size: (-images[size], size))
     ]
 
 
 def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
     images, unusable = len(dataset.examples), len(dataset.problems)
-    steps, total = plan.steps_in(dataset.examples, 0), plan.total_steps(dataset.examples)
+    planner = plan.planner(dataset.examples)
+    steps, total = planner.steps(0), plan.total_steps(planner)
     accumulated = f" x {plan.grad_accum} batches a step" if plan.grad_accum > 1 else ""
     lines = [
         f"{_counted(images, 'picture')} can be used, {_counted(unusable, 'file')} cannot.",
         f"{_counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
         f"{_counted(total, 'step')} in {_counted(plan.max_epochs, 'epoch')}.",
     ]
-    if not is_same_every_epoch(dataset.examples):
+    if not planner.is_same_every_epoch:
         lines.append("Epochs differ a little in length, since some multipliers are fractions.")
     return lines
 
 
 def _bucket_lines(dataset: Dataset, plan: RunPlan) -> list[str]:
     lines = ["    size      pictures  batches  last batch"]
-    for bucket in _buckets(dataset.examples, plan):
+    for bucket in _buckets(dataset.examples, plan.planner(dataset.examples)):
         size = f"{bucket.size[0]:>5} x {bucket.size[1]:<5}"
         last = f"{bucket.short} of {plan.batch_size}" if bucket.short else "full"
         lines.append(f"{size} {bucket.images:>8,}  {bucket.batches:>7,}  {last:>10}")
@@ -191,13 +197,21 @@ def _problem_lines(dataset: Dataset) -> list[str]:
 
 def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
-    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind not in _HEADINGS]
+    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
+    lines += side_car_lines(dataset)
     for kind, heading in _HEADINGS.items():
         notes = [note for note in dataset.notes if note.kind == kind]
         if notes:
             names = ", ".join(_where(dataset, note) for note in notes[:MAX_NOTES_TOLD])
             lines.append(f"{heading} ({len(notes):,}): {names}{_rest(len(notes))}")
     return lines
+
+
+def side_car_lines(dataset: Dataset) -> list[str]:
+    """Return what could not be understood in the files that say how pictures are trained, a line each."""
+    notes = [note for note in dataset.notes if note.kind == "side-car"]
+    lines = [f"{_where(dataset, note)}: {note.what} {note.fix}" for note in notes[:MAX_TOLD]]
+    return lines + ([f"and {len(notes) - MAX_TOLD:,} more such files."] if len(notes) > MAX_TOLD else [])
 
 
 def _rest(count: int) -> str:

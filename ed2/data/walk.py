@@ -1,14 +1,16 @@
-"""The picture files below a folder, with the caption file of each."""
+"""The picture files below a folder, with what its folders say of each, and the files beside it."""
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from ed2.data.captions import CAPTION_EXTENSIONS
 from ed2.data.example import Finding
 from ed2.data.images import EXTENSIONS
+from ed2.data.layers import Layer, merged
+from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, LOCAL_NAMES, PICTURE_EXTENSIONS, read_folder_file
 
 UNREAD_EXTENSIONS = frozenset(("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2"))
 """Pictures that people have and that are not read here: told, since they would be missed."""
@@ -23,7 +25,12 @@ class PictureFile:
     name: str
     """Relative to the root, with forward slashes; bytes that are no text are spelled out, such as \\\\udce9."""
     stat: os.stat_result
-    text_file: Path | None
+    layer: Layer
+    """What its folders say, or its entry in a manifest; one object for all pictures of a folder."""
+    sidecars: tuple[Path, ...] = ()
+    """The files beside it that bear its name, the weakest first."""
+    entry: int = 0
+    """Tells the entries of a manifest apart that name the same picture."""
 
 
 @dataclass(slots=True)
@@ -32,6 +39,7 @@ class Findings:
 
     pictures: list[PictureFile] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
     num_files: int = 0
 
 
@@ -48,6 +56,15 @@ def find_pictures(root: Path, number: int, at_folder: Callable[[int], None]) -> 
     return _Walk(root, number, at_folder).findings()
 
 
+class _Folder(NamedTuple):
+    """A folder that is still to be looked into."""
+
+    name: str
+    """Relative to the root."""
+    inherited: tuple[Layer, ...] = ()
+    """What the folders above say for it too, the weakest first."""
+
+
 class _Walk:
     def __init__(self, root: Path, number: int, at_folder: Callable[[int], None]) -> None:
         self._root, self._number, self._at_folder = root, number, at_folder
@@ -55,7 +72,7 @@ class _Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def findings(self) -> Findings:
-        waiting = [""]
+        waiting = [_Folder("")]
         while waiting:
             folder = waiting.pop()
             self._at_folder(len(self._found.pictures))
@@ -64,13 +81,13 @@ class _Walk:
                 waiting += reversed(self._look_into(folder))
             except OSError as error:
                 what = f"the folder cannot be opened ({error.strerror or error})"
-                self._tell(folder or ".", what, "Check who may read it.")
+                self._tell(folder.name or ".", what, "Check who may read it.")
         self._found.pictures.sort(key=lambda picture: picture.name)
         return self._found
 
-    def _look_into(self, folder: str) -> list[str]:
-        """Note the pictures of one folder and return the folders in it, relative to the root."""
-        place = self._root / folder
+    def _look_into(self, folder: _Folder) -> list[_Folder]:
+        """Note the pictures of one folder and return the folders in it."""
+        place = self._root / folder.name
         status = place.stat()
         if (status.st_dev, status.st_ino) in self._seen:
             return []
@@ -80,18 +97,33 @@ class _Walk:
         shown = [(entry, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
         files = [entry for entry, is_folder in shown if not is_folder]
         self._found.num_files += len(files)
-        texts = _text_files(files)
+        inherited = (*folder.inherited, *self._layers(folder.name, files, GLOBAL_NAMES))
+        layer = merged([*inherited, *self._layers(folder.name, files, LOCAL_NAMES)])
+        self._note_files(folder.name, files, layer)
+        return [_Folder(_below(folder.name, entry.name), inherited) for entry, is_folder in shown if is_folder]
+
+    def _layers(self, folder: str, files: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[Layer]:
+        """Read those of the files that bear one of the names, in the order of the names."""
+        layers = []
+        for entry in sorted((e for e in files if e.name.lower() in names), key=lambda e: names.index(e.name.lower())):
+            read = read_folder_file(Path(entry.path))
+            layers.append(read.layer)
+            for note in read.notes:
+                self._found.notes.append(side_car_finding(_below(folder, entry.name), note.what, self._number))
+        return layers
+
+    def _note_files(self, folder: str, files: Sequence[os.DirEntry[str]], layer: Layer) -> None:
+        sidecars = _sidecars(files)
         for entry in files:
             stem, extension = _parted(entry.name)
             name = _below(folder, entry.name)
             if extension in EXTENSIONS:
-                self._note_picture(entry, name, texts.get(stem))
+                self._note_picture(entry, name, layer, sidecars.get(stem, ()))
             elif extension in UNREAD_EXTENSIONS:
                 what = f"it uses the format {extension.upper()}, which is not read here"
                 self._tell(name, what, "Save it as PNG, JPEG or WebP.")
-        return [_below(folder, entry.name) for entry, is_folder in shown if is_folder]
 
-    def _note_picture(self, entry: os.DirEntry[str], name: str, text_file: str | None) -> None:
+    def _note_picture(self, entry: os.DirEntry[str], name: str, layer: Layer, sidecars: tuple[Path, ...]) -> None:
         try:
             status = entry.stat()
         except OSError as error:
@@ -99,13 +131,12 @@ class _Walk:
             return self._tell(name, what, "Delete it, or mend it.")
         if not stat.S_ISREG(status.st_mode):
             return self._tell(name, "it is not a file", "Delete or rename it.")
-        path = Path(entry.path)
-        text_path = path.with_name(text_file) if text_file else None
-        self._found.pictures.append(PictureFile(path, self._number, _printable(name), status, text_path))
+        picture = PictureFile(Path(entry.path), self._number, printable(name), status, layer, sidecars)
+        self._found.pictures.append(picture)
         return None
 
     def _tell(self, name: str, what: str, fix: str) -> None:
-        self._found.problems.append(Finding(_printable(name), f"{what}.", fix, root=self._number))
+        self._found.problems.append(Finding(printable(name), f"{what}.", fix, root=self._number))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -115,15 +146,20 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _text_files(files: list[os.DirEntry[str]]) -> dict[str, str]:
-    """Return the caption file to read for each name without extension; the case of extensions does not matter."""
-    ranked: dict[str, tuple[int, str]] = {}
+def _sidecars(files: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
+    """Return the side-car files for each name without extension; the case of extensions does not matter."""
+    ranked: dict[str, list[tuple[int, str, Path]]] = {}
     for entry in files:
         stem, extension = _parted(entry.name)
-        if extension in CAPTION_EXTENSIONS:
-            rank = (CAPTION_EXTENSIONS.index(extension), entry.name)
-            ranked[stem] = min(rank, ranked.get(stem, rank))
-    return {stem: name for stem, (_, name) in ranked.items()}
+        if extension in PICTURE_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
+            rank = PICTURE_EXTENSIONS.index(extension)
+            ranked.setdefault(stem, []).append((rank, entry.name, Path(entry.path)))
+    return {stem: tuple(path for *_, path in sorted(found)) for stem, found in ranked.items()}
+
+
+def side_car_finding(name: str, what: str, root: int) -> Finding:
+    """Return what is wrong with a file that says how pictures are trained."""
+    return Finding(printable(name), f"{what}.", "What it says there is not used.", kind="side-car", root=root)
 
 
 def _parted(name: str) -> tuple[str, str]:
@@ -136,5 +172,6 @@ def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """Return a file name with bytes that are no text spelled out."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

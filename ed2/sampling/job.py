@@ -43,6 +43,12 @@ class SampleJob:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     sampler: str = "ddim"
     num_steps: int = NUM_STEPS
+    _most: int = 64
+
+    @property
+    def _at_once(self) -> int:
+        """Prompts in one forward pass: as the file says, else as set, and never more than the memory has held."""
+        return min(self._most, self.prompts.options.batch_size or self.batch_size)
 
     def due(self, state: TrainState) -> bool:
         """Every `sample_steps` steps, and after the last."""
@@ -50,16 +56,21 @@ class SampleJob:
 
     def before_first_step(self, state: TrainState) -> SamplesMade | None:
         """What the model draws untrained; nothing where a run goes on."""
-        return self.run(state) if state.step == 0 else None
+        note = self._read(state.step)[1]
+        if state.step == 0 and self.prompts.options.before_training:
+            return self.run(state, note)
+        if note:
+            self.bus.emit(Warned(state.step, note))
+        return None
 
-    def run(self, state: TrainState) -> SamplesMade | None:
-        """Draw and write the samples; None when there are none.
+    def run(self, state: TrainState, told: str = "") -> SamplesMade | None:
+        """Draw and write the samples; None when there are none. `told` is still to be said of the file.
 
         A stop leaves out what is not finished. A failure is told and leaves the training alone.
         """
-        prompts, note = self.prompts.read()
-        if note:
-            self.bus.emit(Warned(state.step, note))
+        prompts, note = self._read(state.step)
+        if told or note:
+            self.bus.emit(Warned(state.step, told or note))
         if not prompts or self.controls.stopping:
             return None
         count = f"{len(prompts)} prompt{'s' * (len(prompts) > 1)}"
@@ -74,12 +85,21 @@ class SampleJob:
             self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
         return SamplesMade(state.step, tuple(samples), time.monotonic() - began) if samples else None
 
+    def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
+        """Read the file, which may also say how often samples are made."""
+        prompts, note = self.prompts.read(step)
+        wanted = self.prompts.options.sample_steps
+        if wanted and wanted != self.sample_steps:
+            note = f"{note} Samples are made every {wanted} steps from now on.".strip()
+            self.sample_steps = wanted
+        return prompts, note
+
     def _draw(self, step: int, prompts: tuple[Prompt, ...], samples: list[Sample]) -> None:
         """Add to `samples` as they are written, so that those before a failure count."""
         options = SampleOptions(
             sampler=self.sampler,
             num_steps=self.num_steps,
-            batch_size=self.batch_size,
+            batch_size=self._at_once,
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
         )
@@ -88,8 +108,8 @@ class SampleJob:
 
     def _what_failed(self, error: Exception, step: int) -> str:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            fewer = f" From now on {self.batch_size // 2} at a time." if self.batch_size > 1 else ""
-            self.batch_size = max(1, self.batch_size // 2)
+            fewer = f" From now on {self._at_once // 2} at a time." if self._at_once > 1 else ""
+            self.batch_size = self._most = max(1, self._at_once // 2)
             return f"The memory did not suffice for the samples of step {step}. The training goes on.{fewer}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         return f"The samples of step {step} could not be made ({reason}). The training goes on."

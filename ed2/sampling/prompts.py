@@ -1,13 +1,15 @@
 """What is drawn while training: the prompts of a file that a person may change during the run."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 MAX_PROMPTS = 256
 MAX_CHARACTERS = 1000
 """Length of a prompt; the text encoder reads 75 tokens, some 400 characters of English."""
 MAX_FILE_BYTES = 1 << 20
+MAX_FAULTS = 5
+"""How many faults of a file are told."""
 CFGS = (1.0, 4.0, 7.0)
 
 
@@ -19,6 +21,8 @@ class Prompt:
         index: its place in the file, from 0; names its picture.
         size: width and height in pixels.
         cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
+        sampler: a name in `SAMPLERS`; None is the one of all prompts.
+        num_steps: denoising steps; None is the number of all prompts.
     """
 
     index: int
@@ -27,17 +31,35 @@ class Prompt:
     size: tuple[int, int]
     negative_prompt: str = ""
     cfgs: tuple[float, ...] = CFGS
+    sampler: str | None = None
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)
 class PromptDefaults:
-    """What a file may leave unsaid."""
+    """What a file may leave unsaid; sides are multiples of `multiple`, in pixels."""
 
     seed: int
     size: tuple[int, int]
+    multiple: int = 64
 
 
-def rounded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+@dataclass(frozen=True)
+class FileOptions:
+    """What a JSON file says beside its prompts; None leaves it to the settings.
+
+    Attributes:
+        batch_size: prompts in one forward pass.
+        sample_steps: optimizer steps between two samplings.
+        before_training: whether samples are made before the first step.
+    """
+
+    batch_size: int | None = None
+    sample_steps: int | None = None
+    before_training: bool = True
+
+
+def rounded_size(width: float, height: float, multiple: int) -> tuple[int, int]:
     """The nearest size whose sides are multiples of `multiple`, in pixels, at least one each."""
     return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
 
@@ -57,31 +79,47 @@ class PromptFile:
         seed: of every prompt that names none.
         resolution: in pixels; prompts that name no size are resolution x resolution.
         multiple: what the model asks sides to be a multiple of, in pixels.
+        captions: of the training, to draw from where the file asks for it.
+        options: what the file said beside its prompts when it was read last.
     """
 
     path: Path
     seed: int
     resolution: int
     multiple: int = 64
+    captions: Sequence[str] = field(default=(), repr=False)
+    options: FileOptions = FileOptions()
     _prompts: tuple[Prompt, ...] = ()
     _told: str = field(default="", repr=False)
 
-    def read(self) -> tuple[tuple[Prompt, ...], str]:
-        """The prompts as they are now.
+    def read(self, step: int = 0) -> tuple[tuple[Prompt, ...], str]:
+        """The prompts as they are now; `step` keys what is drawn anew at each sampling.
 
         Returns:
             The prompts, those of the last good reading where the file has become missing, empty or unreadable; and
             what a person should be told, empty when there is nothing new to tell.
         """
-        defaults = PromptDefaults(self.seed, rounded_size(self.resolution, self.resolution, self.multiple))
         try:
-            prompts = prompts_from_text(_content(self.path), defaults)
+            prompts, faults = self._parsed(_content(self.path), step)
         except OSError as error:
             return self._prompts, self._once(self._unusable(_reason(error)))
+        except ValueError as error:
+            return self._prompts, self._once(self._unusable(str(error)))
         if not prompts:
             return self._prompts, self._once(self._unusable("it holds no prompts"))
         self._prompts, notes = _limited(prompts)
+        notes = [*faults[:MAX_FAULTS], *notes]
         return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
+
+    def _parsed(self, content: bytes, step: int) -> tuple[list[Prompt], list[str]]:
+        size = rounded_size(self.resolution, self.resolution, self.multiple)
+        defaults = PromptDefaults(self.seed, size, self.multiple)
+        if self.path.suffix.lower() != ".json":
+            return prompts_from_text(content, defaults), []
+        from ed2.sampling.prompt_json import Drawing, prompts_from_json  # which needs the classes of this file
+
+        prompts, self.options, faults = prompts_from_json(content, defaults, Drawing(self.captions, step))
+        return prompts, faults
 
     def _unusable(self, reason: str) -> str:
         what = "The prompts read before are used." if self._prompts else "No samples are made until it has one a line."
@@ -137,7 +175,7 @@ def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:
 
 def _cut(prompt: Prompt) -> Prompt:
     text, negative = prompt.prompt[:MAX_CHARACTERS], prompt.negative_prompt[:MAX_CHARACTERS]
-    return Prompt(prompt.index, text, prompt.seed, prompt.size, negative, prompt.cfgs)
+    return replace(prompt, prompt=text, negative_prompt=negative)
 
 
 def _reason(error: OSError) -> str:

@@ -5,8 +5,8 @@ Nothing here draws from a global generator, so that samples change no draw of tr
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ed2.draws import rng
+from ed2.models.modes import evaluating
 from ed2.models.sd import StableDiffusion
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompts import Prompt
@@ -100,7 +101,7 @@ def draw_samples(model: StableDiffusion, prompts: Sequence[Prompt], options: Sam
 
 
 def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt]]:
-    for _, group in groupby(prompts, key=lambda prompt: (prompt.size, prompt.cfgs)):
+    for _, group in groupby(prompts, key=lambda p: (p.size, p.cfgs, p.sampler, p.num_steps)):
         alike = list(group)
         yield from (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))
 
@@ -108,6 +109,8 @@ def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt
 @torch.no_grad()
 def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
     """The pictures of a batch; None when stopped."""
+    sampler, num_steps = batch[0].sampler or options.sampler, batch[0].num_steps or options.num_steps
+    options = replace(options, sampler=sampler, num_steps=num_steps)
     noises = [starting_noise(p, latent_channels=model.latent_channels, downscale=model.downscale) for p in batch]
     noise = torch.stack(noises).to(model.device)
     columns: list[list[Image.Image]] = []
@@ -117,27 +120,43 @@ def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: Sample
             negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
         embeds = PromptEmbeds(prompts, negatives)
         for cfg in batch[0].cfgs:
-            latents = denoise(model, noise, embeds, cfg, options)
+            draws = [_draws_of(prompt) for prompt in batch]
+            latents = denoise(model, noise, embeds, cfg, options, draws)
             if latents is None:
                 return None
             columns.append(as_images(model.decode_latents(latents)))
     return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
 
 
+def _draws_of(prompt: Prompt) -> torch.Generator:
+    """What samplers that add noise on the way draw from: the same for each CFG value, alone or in a batch."""
+    seed = int(rng(prompt.seed, "sample on the way", prompt.index).integers(2**63))
+    return torch.Generator("cpu").manual_seed(seed)
+
+
 def denoise(
-    model: StableDiffusion, noise: Tensor, embeds: PromptEmbeds, cfg: float, options: SampleOptions
+    model: StableDiffusion,
+    noise: Tensor,
+    embeds: PromptEmbeds,
+    cfg: float,
+    options: SampleOptions,
+    draws: Sequence[torch.Generator] = (),
 ) -> Tensor | None:
-    """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped."""
+    """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped.
+
+    Samplers that add noise on the way take it from `draws`, one a picture.
+    """
     scheduler = SAMPLERS.load(options.sampler)(model.folder.config("scheduler/scheduler_config.json"))
     scheduler.set_timesteps(options.num_steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
+    extra = {"generator": list(draws)} if draws and "generator" in inspect.signature(scheduler.step).parameters else {}
     with options.autocast():  # one context for all steps: it keeps the weights that it has cast
         for timestep in scheduler.timesteps:
             if options.should_stop():
                 return None
             scaled = scheduler.scale_model_input(latents, timestep)
             prediction = guided_prediction(model, scaled, timestep, embeds, cfg)
-            latents = scheduler.step(prediction, timestep, latents).prev_sample
+            latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
     return latents
 
 
@@ -160,16 +179,3 @@ def as_images(pixels: Tensor) -> list[Image.Image]:
     """Pictures of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
     levels = ((pixels.nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, and each of their modules back into the mode it was in."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    try:
-        for network in networks:
-            network.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -49,6 +49,9 @@ def contradictions(settings: Settings) -> list[Problem]:
     if settings.model.disable_unet_training and settings.model.disable_textenc_training:
         fix = "Train at least one of the two."
         problems.append(Problem("disable_unet_training", "the UNet and the text encoder are both left untrained.", fix))
+    if settings.validation.val_split_mode == "manual" and not settings.validation.manual_data_root:
+        what = "manual validates with the pictures of a folder, and manual_data_root names none."
+        problems.append(Problem("val_split_mode", what, "Give manual_data_root, or choose automatic or none."))
     chosen = settings.optimizer.optimizer
     if settings.optimizer.useadam8bit and chosen not in (None, "adamw8bit"):
         what = f"it asks for adamw8bit, and optimizer asks for {chosen}."
@@ -64,6 +67,10 @@ def without_effect(settings: Settings) -> list[str]:
     notes = []
     if settings.model.disable_textenc_training and settings.optimizer.text_encoder_lr is not None:
         notes.append("text_encoder_lr has no effect: the text encoder is not trained.")
+    if settings.data.keep_tags and not settings.data.shuffle_tags:
+        notes.append("keep_tags has an effect only on pictures whose tags are shuffled by a file: shuffle_tags is off.")
+    if settings.validation.manual_data_root and settings.validation.val_split_mode != "manual":
+        notes.append("manual_data_root has no effect: val_split_mode is not manual.")
     if settings.checkpoint.no_save_ckpt and settings.checkpoint.save_ckpt_dir:
         notes.append("save_ckpt_dir has no effect: no_save_ckpt writes no single files.")
     if settings.checkpoint.no_save_ckpt and settings.checkpoint.save_full_precision:

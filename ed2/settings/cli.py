@@ -10,6 +10,7 @@ from ed2.errors import Problem, SettingsError
 from ed2.settings.checks import unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
 from ed2.settings.files import absolute_paths
+from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 USAGE = "train.py [--config FILE] [--name value ...]"
@@ -45,6 +46,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise SettingsError("The command line cannot be read:", problems)
     given = {name: value for name, value in vars(known).items() if name in fields()}
     values = {name: _converted(fields()[name], value) for name, value in given.items()}
+    values |= {name: _legacy_value(value) for name, value in vars(known).items() if name in LEGACY_FLAGS}
     return CommandLine(
         config=Path(known.config).absolute() if known.config else None,
         check=known.check,
@@ -80,7 +82,18 @@ def _parser() -> argparse.ArgumentParser:
         for spec in fields().values():
             if spec.group == group:
                 _add_flag(section, spec)
+    for name in LEGACY_FLAGS:  # of the original: read as other settings, or told to have no effect
+        if name not in fields():
+            parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
     return parser
+
+
+def _legacy_value(given: list[str]) -> object:
+    """Return what a flag of the original was given, as a JSON file would hold it."""
+    if len(given) != 1:
+        return given or True
+    text = given[0]
+    return SWITCH_WORDS[text.lower()] if text.lower() in ("true", "false") else int(text) if text.isdigit() else text
 
 
 def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ed2.errors import Problem, SettingsError
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
+from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
@@ -16,6 +17,9 @@ PROGRAM_DIR = Path(__file__).resolve().parents[2]
 
 ABOUT = "about"
 """The one key of a preset that is no setting: title, for whom, where the figures come from."""
+
+NAMED_FOLDERS = "extra_manual_datasets"
+"""The one setting whose items are written name=folder."""
 
 MAX_BYTES = 1 << 20
 
@@ -28,10 +32,21 @@ class Preset:
     values: Mapping[str, object]
     """Settings by their flat names, paths made absolute."""
     about: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What has become of names of EveryDream 2 that are no settings."""
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """Read a JSON file that holds an object, such as the optimizer file of EveryDream 2.
+
+    Raises:
+        SettingsError: the file is missing, is no JSON object, has a key twice or a number that is none.
+    """
+    return _read_object(path)
 
 
 def read_preset(path: Path) -> Preset:
-    """Read a JSON file of flat settings.
+    """Read a JSON file of flat settings; names of EveryDream 2 are read as ours, which the notes tell.
 
     Raises:
         SettingsError: the file is missing, is no JSON object, has a key twice or a number that is none.
@@ -40,7 +55,9 @@ def read_preset(path: Path) -> Preset:
     about = values.pop(ABOUT, {})
     if not isinstance(about, dict):
         raise _file_error(path, "about holds no texts.", "It is an object of texts: title, for, source.")
-    return Preset(path, absolute_paths(values, PROGRAM_DIR), {str(k): str(v) for k, v in about.items()})
+    known = translated(values)
+    texts = {str(k): str(v) for k, v in about.items()}
+    return Preset(path, absolute_paths(known.values, PROGRAM_DIR), texts, tuple(known.notes))
 
 
 def write_settings(path: Path, settings: Settings) -> None:
@@ -63,7 +80,8 @@ def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object
         if isinstance(value, str) and value:
             result[name] = _absolute(value, base, must_exist=name == "resume_ckpt")
         elif isinstance(value, list | tuple):
-            result[name] = [_absolute(v, base) if isinstance(v, str) and v else v for v in value]
+            named = name == NAMED_FOLDERS
+            result[name] = [_absolute(v, base, named=named) if isinstance(v, str) and v else v for v in value]
     return result
 
 
@@ -76,7 +94,10 @@ def with_defaults(values: Mapping[str, object]) -> Settings:
     return settings_from(absolute_paths({**Settings().flat(), **values}, PROGRAM_DIR))
 
 
-def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
+def _absolute(text: str, base: Path, *, must_exist: bool = False, named: bool = False) -> str:
+    if named and "=" in text:
+        name, _, folder = text.partition("=")
+        return f"{name}={_absolute(folder, base)}" if folder else text
     path = (base / Path(text).expanduser()).absolute()
     return text if must_exist and not path.exists() else os.path.normpath(path)
 
@@ -94,6 +115,9 @@ def _read_object(path: Path) -> dict[str, object]:
         values = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _file_error(path, f"it is not proper JSON ({error}).", "") from None
+    if isinstance(values, list) and values and all(isinstance(value, dict | str) for value in values):
+        fix = "Give one of its files at a time; each goes on with --resume_ckpt findlast."
+        raise _file_error(path, "it is a chain of several runs, which will come later.", fix)
     if not isinstance(values, dict):
         raise _file_error(path, "it holds no settings.", 'It has to be an object: {"max_epochs": 100, ...}.')
     return values

@@ -92,7 +92,7 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned pictures, searched with its sub-folders; may be given several times."""
+    """Folder of captioned pictures, searched with its sub-folders, or a JSON manifest; may be given several times."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Area of training: every picture is scaled to a size of about resolution x resolution pixels in its own shape."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
@@ -103,6 +103,12 @@ class DataSettings(Group):
     """Chance that a picture is trained without its caption, which guidance (CFG) relies on."""
     flip_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Chance that a picture is mirrored. Leave at 0 for faces, text and anything that has a left and a right."""
+    shuffle_tags: bool = False
+    """Put the parts of a caption after its first comma into another order at every visit."""
+    keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
+    """With shuffle_tags: so many tags after the main prompt stay where they are."""
+    write_schedule: Annotated[bool, Advanced()] = False
+    """Write into the run's folder which pictures each step of each epoch is trained on."""
     decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0
     """Threads that read pictures ahead; 0 chooses. The result does not depend on it."""
 
@@ -172,6 +178,39 @@ class SamplingSettings(Group):
     """Make samples every so many optimizer steps, besides before the first and after the last."""
 
 
+def _named_folder(value: str) -> str:
+    name, equals, folder = value.partition("=")
+    if not equals or not folder or not name or any(c in name for c in "/\\\t\n"):
+        raise ValueError("it is written name=folder")
+    if name in ("val", "train_stabilized", "log_step", "epoch"):
+        raise ValueError(f"the curve {name} is taken by another measure")
+    return value
+
+
+class ValidationSettings(Group):
+    """Validation"""
+
+    val_split_mode: Literal["none", "automatic", "manual"] = "none"
+    """Where the pictures of the curve loss/val come from: none, a part of data_root that is then not trained on, or
+    manual_data_root."""
+    auto_split_proportion: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the pictures that automatic keeps for validation."""
+    manual_data_root: Annotated[str, IsPath()] | None = None
+    """Folder or manifest of captioned pictures to validate with."""
+    extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath(), Advanced()], ...] = ()
+    """More folders to measure, each written name=folder, with a curve loss/name each."""
+    stabilize_training_loss: Annotated[bool, Advanced()] = False
+    """Measure a share of the training pictures with fixed noise too: the curve loss/train_stabilized."""
+    stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1), Advanced()] = 0.15
+    """Share of the training pictures that is measured so."""
+    every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Validate every so many epochs; 0.25 is four times an epoch."""
+    val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
+    """Seed of the choice of pictures and of their noise in validation."""
+    val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
+    """Pictures per forward pass in validation; empty is batch_size."""
+
+
 class CheckpointSettings(Group):
     """Checkpoints"""
 
@@ -205,6 +244,8 @@ class LoggingSettings(Group):
 
     logdir: Annotated[str, IsPath()] = "logs"
     """Folder of the runs: samples, checkpoints, TensorBoard files."""
+    run_name: Annotated[str, Field(max_length=200), Advanced()] | None = None
+    """A name of the run for people: it stands among its settings, in TensorBoard too."""
     log_step: Annotated[int, Field(ge=1)] = 25
     """Write loss, learning rate and speed every so many optimizer steps."""
 
@@ -218,6 +259,7 @@ class Settings(Group):
     optimizer: OptimizerSettings = OptimizerSettings()
     memory: MemorySettings = MemorySettings()
     sampling: SamplingSettings = SamplingSettings()
+    validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     logging: LoggingSettings = LoggingSettings()
 

@@ -21,9 +21,12 @@ def train(run: Run) -> None:
         TrainingError: the numbers are not finite and stay so.
     """
     while not run.finished:
+        if not run.steps_in(run.state.epoch):  # all multipliers are small fractions, and none of them is met
+            run.state.epoch += 1
+            continue
         for batches in run.data.groups(run.state.epoch, run.state.position):
             optimizer_step(run, batches)
-            run.state.count(batches, run.steps_per_epoch)
+            run.state.count(batches, run.steps_in(run.state.epoch))
             run.bus.emit(StepDone(run.state.step, run.state.epoch, sum(len(b.captions) for b in batches)))
             for job in run.jobs:
                 if job.due(run.state):

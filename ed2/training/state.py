@@ -1,7 +1,8 @@
 """Where a run is, and what it is made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 from ed2.data.loader import Batch
@@ -36,12 +37,12 @@ class TrainState:
     seconds: float = 0.0
     bad_steps: int = 0
 
-    def count(self, batches: Sequence[Batch], steps_per_epoch: int) -> None:
-        """Count one step over `batches`; the epoch turns at its last step."""
+    def count(self, batches: Sequence[Batch], steps_in_epoch: int) -> None:
+        """Count one step over `batches`; the epoch, of `steps_in_epoch` steps, turns at its last one."""
         self.step += 1
         self.images_seen += sum(len(batch.captions) for batch in batches)
         self.position += 1
-        if self.position >= steps_per_epoch:
+        if self.position >= steps_in_epoch:
             self.epoch, self.position = self.epoch + 1, 0
 
     @property
@@ -95,21 +96,24 @@ class Run:
     controls: Controls
     state: TrainState
     max_epochs: int
-    steps_per_epoch: int
+    steps_in: Callable[[int], int]
+    """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no picture."""
     images_per_step: int
     max_grad_norm: float | None
     on_request: dict[Request, Job] = field(default_factory=dict)
     """What makes a checkpoint or samples when someone asks for them."""
 
-    @property
+    @cached_property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run: those done, and those left."""
-        return self.state.step + (self.max_epochs - self.state.epoch) * self.steps_per_epoch - self.state.position
+        left = sum(self.steps_in(epoch) for epoch in range(self.state.epoch, self.max_epochs))
+        return self.state.step + left - self.state.position
 
     @property
     def progress(self) -> float:
         """How much of the run is done, 0 to 1, by epochs: it does not depend on how batches were cut before."""
-        return (self.state.epoch + self.state.position / self.steps_per_epoch) / self.max_epochs
+        steps = max(1, self.steps_in(self.state.epoch))
+        return (self.state.epoch + self.state.position / steps) / self.max_epochs
 
     @property
     def finished(self) -> bool:

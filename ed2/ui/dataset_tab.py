@@ -10,6 +10,7 @@ import gradio as gr
 from ed2.app.check import Checked
 from ed2.app.preflight import model_sizes
 from ed2.app.scanning import scan_dataset
+from ed2.app.validating import set_apart
 from ed2.data.example import Example
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
@@ -22,7 +23,7 @@ from ed2.ui.words import empty_html, problems_html
 
 PER_PAGE = 24
 MAX_TOLD = 20
-NEEDED_GROUPS = ("data", "run", "model")
+NEEDED_GROUPS = ("data", "run", "model", "validation")
 HERE = "(choose a folder in it)"
 
 
@@ -110,7 +111,7 @@ class DatasetTab:
                 progress((done, total), unit="pictures")
 
         dataset = scan_dataset(settings, progress=tell)
-        self._context.checked = Checked(settings, dataset, model_sizes(settings))
+        self._context.checked = Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset))
 
     def _examples(self) -> Sequence[Example]:
         return self._context.checked.dataset.examples if self._context.checked else ()

@@ -1,9 +1,26 @@
 import codecs
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from ed2.data.captions import MAX_BYTES, caption_from_name, caption_of, decode_text
+from ed2.data.captions import MAX_BYTES, caption_from_name, decode_text
+from ed2.data.layers import Layer
+from ed2.data.sidecars import described
+from ed2.data.tags import caption_of as caption_with_tags
+
+
+class Caption(NamedTuple):
+    text: str
+    note: str | None
+    detail: str
+
+
+def caption_of(image: Path, *files: Path) -> Caption:
+    said = described(image, Layer(), files)
+    note = said.notes[0] if said.notes else None
+    return Caption(caption_with_tags(said.layer, said.prompt), note and note.kind, note.what if note else "")
+
 
 TEXT = "ein Kätzchen, größer – als gedacht 猫"
 
@@ -70,7 +87,7 @@ def test_the_file_name_up_to_the_first_underscore_is_the_caption(name: str, capt
 
 
 def test_without_a_text_file_the_name_is_used_and_said_so() -> None:
-    caption = caption_of(Path("cat_1.png"), None)
+    caption = caption_of(Path("cat_1.png"))
     assert (caption.text, caption.note) == ("cat", "file name")
 
 
@@ -83,7 +100,7 @@ def test_an_empty_text_file_gives_the_file_name_and_says_so(tmp_path: Path, cont
 
 
 def test_a_name_that_gives_nothing_is_no_caption() -> None:
-    assert caption_of(Path("_1.png"), None).note == "no caption"
+    assert caption_of(Path("_1.png")).note == "no caption"
 
 
 def test_a_text_file_that_cannot_be_read_gives_the_file_name(tmp_path: Path) -> None:

@@ -1,24 +1,34 @@
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ed2.data.buckets import nearest
-from ed2.data.epoch import is_same_every_epoch, plan_epoch, steps_per_epoch
+from ed2.data.epoch import Planner, Visit, plan_epoch
 from ed2.data.example import Example
 
 SIZES = ((512, 512), (640, 480), (480, 640), (1600, 500))
 
 
-def examples_of(picks: list[tuple[int, float]]) -> list[Example]:
+def examples_of(picks: list[tuple[int, float]], ids: list[str] | None = None) -> list[Example]:
     made = []
     for number, (size, multiply) in enumerate(picks):
         name = f"{number}.png"
         bucket = nearest(SIZES[size], 512)
-        made.append(Example(Path(name), 0, name, name, SIZES[size], bucket, multiply=multiply))
+        batch_id = ids[number] if ids else ""
+        made.append(Example(Path(name), 0, name, name, SIZES[size], bucket, multiply=multiply, batch_id=batch_id))
     return made
+
+
+def options(**changes: int) -> dict[str, int]:
+    return {"seed": 1, "batch_size": 4, "grad_accum": 1, **changes}
+
+
+def visits_of(planner: Planner, epoch: int) -> list[Visit]:
+    return [visit for group in planner.plan(epoch) for batch in group for visit in batch.visits]
 
 
 many = st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 1.0, 2.0, 3.0])), max_size=60)
@@ -61,9 +71,8 @@ def test_batches_hold_one_bucket_and_only_the_last_of_a_bucket_is_short(
 def test_the_number_of_steps_is_known_without_dealing(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
-    options = {"seed": seed, "epoch": epoch, "batch_size": batch_size, "grad_accum": grad_accum}
-    examples = examples_of(picks)
-    assert steps_per_epoch(examples, **options) == len(plan_epoch(examples, **options))
+    planner = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
+    assert planner.steps(epoch) == len(planner.plan(epoch))
 
 
 @settings(max_examples=30)
@@ -88,22 +97,80 @@ def test_the_plan_is_the_same_on_every_machine() -> None:
     examples = examples_of([(0, 1.0), (0, 1.0), (1, 2.0), (0, 1.5)])
     plan = plan_epoch(examples, seed=555, epoch=0, batch_size=2, grad_accum=2)
     shown = [[[tuple(visit) for visit in batch.visits] for batch in group] for group in plan]
-    assert shown == [[[(0, 0), (1, 0)], [(3, 0), (3, 1)]], [[(2, 1), (2, 0)]]]
+    assert shown == [[[(1, 0)], [(3, 0), (0, 0)]], [[(2, 0), (2, 1)]]]
 
 
-def test_a_fraction_is_met_on_average_wherever_the_picture_stands() -> None:
-    examples = examples_of([(0, 0.1)] * 50 + [(0, 1.25)] * 20)
-    seen = Counter[int]()
-    for epoch in range(400):
-        plan = plan_epoch(examples, seed=1, epoch=epoch, batch_size=4, grad_accum=1)
-        visits = [visit.example for group in plan for batch in group for visit in batch.visits]
-        assert len(visits) == 30
-        seen.update(visits)
-    rates = [seen[place] / 400 for place in range(70)]
-    assert all(abs(rate - 0.1) < 0.075 for rate in rates[:50])
-    assert all(abs(rate - 1.25) < 0.11 for rate in rates[50:])
-    fifths = [sum(rates[start : start + 10]) / 10 for start in range(0, 50, 10)]
-    assert all(abs(rate - 0.1) < 0.025 for rate in fifths)
+@settings(max_examples=50)
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=20), numbers, st.integers(1, 12))
+def test_over_epochs_every_picture_comes_as_often_as_its_fraction_says(
+    multipliers: list[float], seed: int, epochs: int
+) -> None:
+    planner = Planner(examples_of([(0, m) for m in multipliers]), seed=seed, batch_size=4, grad_accum=1)
+    seen = Counter(visit.example for epoch in range(epochs) for visit in visits_of(planner, epoch))
+    for place, multiplier in enumerate(multipliers):
+        assert abs(seen[place] - multiplier * epochs) < 1 + 1e-9
+
+
+def test_a_tenth_is_one_showing_in_ten_epochs_for_every_picture_of_the_folder() -> None:
+    planner = Planner(examples_of([(0, 0.1)] * 50 + [(0, 1.25)] * 20), seed=1, batch_size=4, grad_accum=1)
+    shown = [Counter(visit.example for visit in visits_of(planner, epoch)) for epoch in range(40)]
+    assert all(sum(seen.values()) == 30 for seen in shown)
+    for start in range(0, 40, 10):
+        seen = sum(shown[start : start + 10], Counter())
+        assert all(seen[place] == 1 for place in range(50))
+    assert all(sum(seen[place] for seen in shown[:4]) == 5 for place in range(50, 70))
+
+
+def test_no_place_in_a_folder_is_favoured() -> None:
+    first = Counter[int]()
+    for seed in range(400):
+        first.update(v.example for v in visits_of(Planner(examples_of([(0, 0.1)] * 50), **options(seed=seed)), 0))
+    fifths = [sum(first[place] for place in range(start, start + 10)) / 4000 for start in range(0, 50, 10)]
+    assert all(abs(rate - 0.1) < 0.02 for rate in fifths)
+
+
+def test_each_folder_gets_its_share_of_every_epoch() -> None:
+    examples = [replace(e, name=f"{'ab'[n % 2]}/{n}.png") for n, e in enumerate(examples_of([(0, 0.25)] * 80))]
+    for epoch in range(8):
+        seen = Counter(visit.example % 2 for visit in visits_of(Planner(examples, **options()), epoch))
+        assert seen == {0: 10, 1: 10}
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "", "a", "b", "c"])), min_size=1, max_size=50),
+    numbers,
+    small,
+    small,
+)
+def test_pictures_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
+    picks: list[tuple[int, str]], seed: int, batch_size: int, grad_accum: int
+) -> None:
+    ids = [batch_id for _, batch_id in picks]
+    planner = Planner(
+        examples_of([(size, 1.0) for size, _ in picks], ids), seed=seed, batch_size=batch_size, grad_accum=grad_accum
+    )
+    plan = planner.plan(0)
+    assert planner.steps(0) == len(plan)
+    assert sorted(v.example for group in plan for batch in group for v in batch.visits) == list(range(len(picks)))
+    steps_of: dict[str, list[int]] = {}
+    for step, group in enumerate(plan):
+        assert 1 <= len(group) <= grad_accum
+        for batch in group:
+            (batch_id,) = {ids[visit.example] for visit in batch.visits}
+            steps_of.setdefault(batch_id, []).append(step)
+    for batch_id in set(ids) - {""}:
+        assert len(set(steps_of[batch_id])) == -(-len(steps_of[batch_id]) // grad_accum)
+
+
+def test_batches_without_an_id_fill_the_steps_of_those_with_one() -> None:
+    planner = Planner(examples_of([(0, 1.0)] * 12, ["x"] * 4 + [""] * 8), seed=1, batch_size=2, grad_accum=3)
+    assert sorted(len(group) for group in planner.plan(0)) == [3, 3]
+
+
+def test_an_epoch_may_show_nothing() -> None:
+    planner = Planner(examples_of([(0, 0.25)]), **options())
+    assert sorted(planner.steps(epoch) for epoch in range(4)) == [0, 0, 0, 1]
 
 
 def test_short_batches_fall_on_other_pictures_in_other_epochs() -> None:
@@ -121,12 +188,17 @@ def test_one_picture_makes_one_step() -> None:
 
 
 def test_only_fractions_make_epochs_differ() -> None:
-    assert is_same_every_epoch(examples_of([(0, 2.0), (1, 0.0)]))
-    assert not is_same_every_epoch(examples_of([(0, 2.5)]))
+    assert Planner(examples_of([(0, 2.0), (1, 0.0)]), **options()).is_same_every_epoch
+    assert not Planner(examples_of([(0, 2.5)]), **options()).is_same_every_epoch
 
 
 def test_twenty_thousand_pictures_are_dealt_well_under_a_second() -> None:
-    examples = examples_of([(number % 4, 1.0) for number in range(20_000)])
+    ids = ["" if number % 3 else f"id {number % 700}" for number in range(20_000)]
+    examples = examples_of([(number % 4, (1.0, 0.3)[number % 2]) for number in range(20_000)], ids)
     start = time.process_time()
-    plan_epoch(examples, seed=1, epoch=0, batch_size=4, grad_accum=2)
+    planner = Planner(examples, seed=1, batch_size=4, grad_accum=2)
+    planner.plan(0)
+    assert time.process_time() - start < 0.6
+    start = time.process_time()
+    assert all(planner.steps(epoch) for epoch in range(20))
     assert time.process_time() - start < 0.6

@@ -43,12 +43,12 @@ def test_pictures_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Pai
     assert dataset.examples[0].path.is_absolute()
 
 
-def test_extensions_may_be_written_in_capitals_and_txt_goes_before_caption(paint: Painter, tmp_path: Path) -> None:
+def test_extensions_may_be_written_in_capitals_and_caption_goes_before_txt(paint: Painter, tmp_path: Path) -> None:
     paint("one.PNG").with_suffix(".TXT").write_text("from txt")
     paint("two.Jpeg").with_suffix(".Caption").write_text("from caption")
     paint("three.png", caption="from txt").with_suffix(".caption").write_text("from caption")
     dataset = scan([tmp_path / "pictures"], OPTIONS)
-    assert [example.caption for example in dataset.examples] == ["from txt", "from txt", "from caption"]
+    assert [example.caption for example in dataset.examples] == ["from txt", "from caption", "from caption"]
 
 
 def test_hidden_files_and_folders_and_other_kinds_are_passed_over(paint: Painter, tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_many_problems_are_counted_not_listed(paint: Callable[..., Path], tmp_pa
 
 def test_fractions_make_the_total_the_sum_of_the_epochs(dataset: Dataset) -> None:
     examples = tuple(replace(example, multiply=1.5) for example in dataset.examples)
-    assert PLAN.total_steps(examples) == sum(PLAN.steps_in(examples, epoch) for epoch in range(3))
+    planner = PLAN.planner(examples)
+    assert PLAN.total_steps(planner) == sum(planner.steps(epoch) for epoch in range(3))
     assert "fractions" in as_text(replace(dataset, examples=examples), PLAN)
 
 
@@ -98,3 +99,20 @@ def test_the_table_of_resolutions_fits_100_columns_and_names_all_17() -> None:
 def test_the_table_of_losses_has_a_row_for_each_resolution() -> None:
     assert len(loss_table().splitlines()) == 2 + len(RESOLUTIONS)
     assert "| 512 | 3.6% | 10.0% | 6.2% |" in loss_table()
+
+
+def test_what_is_wrong_with_a_side_car_is_told_in_words_and_as_a_problem(
+    paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    paint("cat.png", caption="a cat")
+    (tmp_path / "pictures" / "multiply.txt").write_text("many")
+    dataset = scan([tmp_path / "pictures"], ScanOptions(resolution=64))
+    what = "multiply is 'many': it takes a number from 0 to 10,000."
+    assert f"multiply.txt: {what} What it says there is not used." in as_text(dataset, PLAN)
+    assert [(p["path"], p["what"]) for p in as_json(dataset, PLAN)["problems"]] == [("multiply.txt", what)]
+
+
+def test_pictures_kept_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
+    plan = replace(PLAN, kept_apart=frozenset(example.key for example in dataset.examples[:-1]))
+    told = as_json(dataset, plan)
+    assert (len(told["images"]), told["total_steps"]) == (7, 3)

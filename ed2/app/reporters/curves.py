@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade
+from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, ValidationDone
 
 FLUSH_SECONDS = 20
 
@@ -57,8 +57,9 @@ class TensorBoardReporter:
             "config", "    " + text.replace("\n", "\n    "), event.step
         )  # four spaces: code in Markdown
 
-    @_add.register
-    def _(self, event: MetricsLogged) -> None:
+    @_add.register(MetricsLogged)
+    @_add.register(ValidationDone)
+    def _(self, event: MetricsLogged | ValidationDone) -> None:
         for tag, value in event.values.items():
             self.writer.add_scalar(tag, value, event.step)
 

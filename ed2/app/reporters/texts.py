@@ -15,6 +15,7 @@ from ed2.events import (
     RunStarted,
     SamplesMade,
     SavingChanged,
+    ValidationDone,
     Warned,
 )
 
@@ -48,6 +49,11 @@ def _(event: PhaseChanged) -> str:
 @described.register
 def _(event: MetricsLogged) -> str:
     return f"Step {event.step}: " + ", ".join(f"{tag} {value:.6g}" for tag, value in event.values.items())
+
+
+@described.register
+def _(event: ValidationDone) -> str:
+    return f"Step {event.step}, validation: " + ", ".join(f"{tag} {value:.4f}" for tag, value in event.values.items())
 
 
 @described.register

@@ -1,0 +1,118 @@
+"""Settings from everywhere that they may stand: files that a settings file names, that file, the command line."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.errors import Problem, SettingsError
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset
+from ed2.settings.legacy import (
+    LOWVRAM,
+    LOWVRAM_RESOLUTION,
+    SCALE_EXPONENT,
+    Translated,
+    from_optimizer_file,
+    from_validation_file,
+    translated,
+)
+from ed2.settings.schema import Settings
+
+_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = {
+    "optimizer_config": from_optimizer_file,
+    "validation_config": from_validation_file,
+}
+LR = "lr"
+TEXT_ENCODER_LR = "text_encoder_lr"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Settings by their flat names, not yet checked.
+
+    Attributes:
+        values: all of them together.
+        preset: those of the settings file alone.
+        notes: what has become of names of EveryDream 2.
+    """
+
+    values: Mapping[str, object]
+    preset: Mapping[str, object]
+    notes: tuple[str, ...]
+
+
+def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
+    """Read the settings file and what it names; the command line wins over it, and it over the files that it names.
+
+    Raises:
+        SettingsError: a file is missing or damaged.
+    """
+    preset = read_preset(config) if config else None
+    typed = translated(flags)
+    values = {**(preset.values if preset else {}), **typed.values}
+    notes = [*(preset.notes if preset else ()), *typed.notes]
+    merged: dict[str, object] = {}
+    for name, read in _FILES.items():
+        file = values.pop(name, None)
+        if file:
+            found = read(read_object(_place_of(name, file, config if name not in typed.values else None)))
+            merged |= absolute_paths(found.values, PROGRAM_DIR)
+            notes += found.notes
+    values = _common_lr(merged, values) | values
+    notes += _lowvram(values) + _scale_lr(values)
+    own = {name: value for name, value in (preset.values if preset else {}).items() if name not in _FILES}
+    return Gathered(values, {**merged, **own}, tuple(notes))
+
+
+def _place_of(name: str, file: object, config: Path | None) -> Path:
+    """Return a file that the settings name: beside the settings file, else in the program's folder."""
+    folders = [config.parent, PROGRAM_DIR] if config else [Path.cwd()]
+    places = [folder / str(file) for folder in folders]
+    for place in places:
+        if place.is_file():
+            return place
+    fix = f"Put it beside {config.name}, or leave the setting out." if config else "Check it for typing errors."
+    raise SettingsError("1 setting is wrong:", [Problem(name, f"there is no file {file}.", fix)])
+
+
+def _common_lr(merged: dict[str, object], values: Mapping[str, object]) -> dict[str, object]:
+    """As in the original, a common lr of the settings wins over both rates of the optimizer file."""
+    if values.get(LR) is not None:
+        return {name: value for name, value in merged.items() if name not in (LR, TEXT_ENCODER_LR)}
+    return merged
+
+
+def _lowvram(values: dict[str, object]) -> list[str]:
+    """Set what a card with little memory needs, and say each change."""
+    if not values.pop("lowvram", False):
+        return []
+    forced = dict(LOWVRAM)
+    now = {**Settings().flat(), **values}
+    resolution = now["resolution"]
+    if isinstance(resolution, int) and resolution > LOWVRAM_RESOLUTION:
+        forced["resolution"] = LOWVRAM_RESOLUTION
+    if values.get("optimizer") not in (None, "adamw8bit"):
+        forced["optimizer"] = "adamw8bit"
+    changes = [f"{name} {now[name]} -> {value}" for name, value in forced.items() if now[name] != value]
+    values |= forced
+    return [f"lowvram: {', '.join(changes)}."] if changes else []
+
+
+def _scale_lr(values: dict[str, object]) -> list[str]:
+    """Raise the learning rates with the number of pictures in a step, as the original once did."""
+    if not values.pop("scale_lr", False):
+        return []
+    now = {**Settings().flat(), **values}
+    batch, accumulated = now["batch_size"], now["grad_accum"]
+    if not isinstance(batch, int) or not isinstance(accumulated, int):
+        return []  # the checks refuse them
+    factor = (batch * accumulated) ** SCALE_EXPONENT
+    rates = {LR: now[LR], TEXT_ENCODER_LR: now[TEXT_ENCODER_LR]}
+    if rates[LR] is None:
+        defaults = Settings().optimizer
+        rates = {LR: defaults.unet_lr, TEXT_ENCODER_LR: rates[TEXT_ENCODER_LR] or defaults.te_lr}
+    changes = []
+    for name, rate in rates.items():
+        if isinstance(rate, float) and not isinstance(rate, bool):
+            values[name] = float(f"{rate * factor:.6g}")
+            changes.append(f"{name} {rate:g} -> {values[name]:g}")
+    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} pictures a step."]

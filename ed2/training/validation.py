@@ -1,0 +1,102 @@
+"""Validation: the same noise on the same pictures every time, so that only the model makes a difference.
+
+Nothing here draws from a global generator or touches a gradient, so that training is the same with and without it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from ed2.data.example import Example
+from ed2.data.loader import Loader, LoaderOptions
+from ed2.errors import Problem
+from ed2.events import Event, EventBus, ValidationDone, Warned
+from ed2.models.modes import evaluating
+from ed2.training.metrics import Mean
+from ed2.training.objective import Objective
+from ed2.training.state import Run, TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validator:
+    """Measures the mean loss over some sets of pictures.
+
+    Attributes:
+        objective: plain MSE under the seed of the validation; every picture is met in epoch 0, so that its noise and
+            timestep are always the same.
+        curves: the pictures of each curve, by TensorBoard tag.
+        options: how the pictures are loaded.
+        autocast: gives the context of a forward pass.
+        should_stop: asked before each batch.
+        on_problem: told of a picture that can no longer be read.
+    """
+
+    objective: Objective
+    curves: Mapping[str, Sequence[Example]]
+    options: LoaderOptions
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    should_stop: Callable[[], bool] = lambda: False
+    on_problem: Callable[[Problem], None] = lambda problem: None
+
+    def losses(self) -> dict[str, float]:
+        """Return the mean loss of each curve; a curve that a stop has cut short is left out."""
+        model = self.objective.model
+        networks = [model.trained[name] for name in model.trained]
+        found: dict[str, float] = {}
+        with torch.no_grad(), evaluating(*networks):
+            for tag, examples in self.curves.items():
+                mean = self._mean(examples)
+                if mean is not None and mean.count:
+                    found[tag] = mean.take()
+        return found
+
+    def _mean(self, examples: Sequence[Example]) -> Mean | None:
+        mean = Mean()
+        with Loader(examples, self.options, on_problem=self.on_problem) as loader:
+            for batches in loader.groups(0):
+                if self.should_stop():
+                    return None
+                for batch in batches:
+                    with self.autocast():
+                        mean.add(self.objective(batch))
+        return mean
+
+
+@dataclass
+class ValidationJob:
+    """Validates before the first step, every so many epochs or parts of one, and at the end.
+
+    Attributes:
+        every_n_epochs: 1 and more: at the end of every n-th epoch; less: so many times an epoch as it goes into 1.
+    """
+
+    training: Run
+    validator: Validator
+    bus: EventBus
+    every_n_epochs: float
+
+    def due(self, state: TrainState) -> bool:
+        """Whether to measure after this step."""
+        if self.training.finished:
+            return True
+        if self.every_n_epochs >= 1:
+            return state.epoch_ended and state.epoch % round(self.every_n_epochs) == 0
+        if state.epoch_ended:
+            return True
+        times, steps = round(1 / self.every_n_epochs), self.training.steps_in(state.epoch)
+        return state.position * times // steps > (state.position - 1) * times // steps
+
+    def before_first_step(self, state: TrainState) -> Event | None:
+        """The untrained model; nothing where a run goes on."""
+        return self.run(state) if state.step == 0 else None
+
+    def run(self, state: TrainState) -> Event | None:
+        """Measure; too little memory is told and leaves the training alone."""
+        try:
+            values = self.validator.losses()
+        except torch.OutOfMemoryError:
+            text = f"The memory did not suffice for the validation of step {state.step}: lower val_batch_size."
+            return Warned(state.step, f"{text} The training goes on.")
+        return ValidationDone(state.step, values) if values else None

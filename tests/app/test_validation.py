@@ -1,0 +1,94 @@
+"""Validation in whole runs: what is measured, when, and that training does not notice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ed2.app.check import checked
+from ed2.data.apart import chosen, measured
+from ed2.data.example import Example
+from ed2.errors import DatasetError
+from ed2.events import RunStarted, ValidationDone
+from tests.runs import differing, train
+
+Values = dict[str, object]
+
+
+@pytest.fixture
+def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+    return {
+        "project_name": "tiny",
+        "data_root": [str(pictures)],
+        "resume_ckpt": str(sd1),
+        "resolution": 64,
+        "batch_size": 4,
+        "max_epochs": 2,
+        "lr": 1e-3,
+        "disable_textenc_training": True,
+        "sample_prompts": str(tmp_path / "no prompts.txt"),
+        "logdir": str(tmp_path / "logs"),
+        "no_save_ckpt": True,
+    }
+
+
+def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Values, pictures: Path) -> None:
+    plain = train(values)
+    extra = {
+        "val_split_mode": "manual",
+        "manual_data_root": str(pictures),
+        "extra_manual_datasets": [f"again={pictures}"],
+        "stabilize_training_loss": True,
+        "every_n_epochs": 0.5,
+        "val_batch_size": 3,
+    }
+    measured = train({**values, **extra})
+    assert not differing(plain.checkpoint, measured.checkpoint)
+    done = measured.of(ValidationDone)
+    steps = measured.ended.step // 2
+    assert [event.step for event in done] == [0, -(-steps // 2), steps, steps + -(-steps // 2), 2 * steps]
+    assert all(set(event.values) == {"loss/val", "loss/again", "loss/train_stabilized"} for event in done)
+    assert all(event.values["loss/val"] == event.values["loss/again"] for event in done)
+    assert done[0].values["loss/val"] > done[-1].values["loss/val"]
+    once_more = train({**values, **extra, "val_batch_size": 1, "decode_threads": 3})
+    first, second = done[0].values, once_more.of(ValidationDone)[0].values
+    assert all(abs(first[tag] - second[tag]) < 1e-5 for tag in first)
+
+
+def test_an_automatic_split_is_not_trained_on_and_counted_by_the_check(values: Values) -> None:
+    split = {"val_split_mode": "automatic", "auto_split_proportion": 0.3, "every_n_epochs": 2}
+    trained = train({**values, **split})
+    assert trained.of(RunStarted)[0].images == 5
+    assert any("3 of 8 pictures are kept for validation" in note for note in trained.of(RunStarted)[0].notes)
+    assert [event.step for event in trained.of(ValidationDone)] == [0, trained.ended.step]
+    told = checked({**values, **split}, None, quiet=True).as_object()
+    assert len(told["images"]) == 8 and told["total_steps"] == trained.ended.step
+
+
+def test_a_validation_folder_without_pictures_is_named(values: Values, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="empty"):
+        train({**values, "val_split_mode": "manual", "manual_data_root": str(tmp_path / "empty")})
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(Path(f"{n}"), 0, f"{n}", "a", (64, 64), (64, 64), multiply=2, flip_p=0.5) for n in range(count)]
+
+
+def test_the_choice_is_rounded_up_and_leaves_something_to_train() -> None:
+    assert len(chosen(examples(100), 0.15, 555)) == 15
+    assert len(chosen(examples(101), 0.15, 555)) == 16
+    assert len(chosen(examples(2), 0.99, 555)) == 1
+    assert chosen(examples(1), 0.15, 555) == frozenset()
+    assert chosen(examples(50), 0.2, 1) == chosen(examples(50)[::-1], 0.2, 1) != chosen(examples(50), 0.2, 2)
+
+
+def test_entries_of_one_file_are_chosen_together() -> None:
+    twice = [replace(example, entry=entry) for example in examples(10) for entry in range(2)]
+    keys = chosen(twice, 0.3, 555)
+    assert len(keys) == 6 and len({key.partition("#")[0] for key in keys}) == 3
+
+
+def test_pictures_are_measured_once_as_they_are() -> None:
+    (only,) = measured(examples(1))
+    assert (only.multiply, only.flip_p, only.cond_dropout, only.loss_scale) == (1, 0, 0, 1)
