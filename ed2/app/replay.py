@@ -18,6 +18,7 @@ from ed2.events import (
     RunStarted,
     Sample,
     SamplesMade,
+    ValidationDone,
     Warned,
 )
 
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         RunStarted, PhaseChanged, MetricsLogged, EpochEnded, SamplesMade, CheckpointSaved, Warned, RunEnded,
+        ValidationDone,
     )
 }  # fmt: skip
 PATHS = ("run_dir", "path", "checkpoint", "single_file")
@@ -53,7 +55,7 @@ def _event(values: dict[str, Any], run_dir: Path) -> Event | None:
     own = _own(values, kind, run_dir)
     if kind is SamplesMade:
         own["samples"] = tuple(Sample(**_own(sample, Sample, run_dir)) for sample in values["samples"])
-    if kind is MetricsLogged:
+    if kind in (MetricsLogged, ValidationDone):
         own["values"] = {tag: value for tag, value in values["values"].items() if value is not None}
     return kind(**own)
 

@@ -25,6 +25,7 @@ from ed2.events import (
     SamplesMade,
     SavingChanged,
     StepDone,
+    ValidationDone,
     Warned,
 )
 from ed2.vram.sampler import MemoryUse
@@ -191,11 +192,18 @@ class RunView:
         lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER, self._shown.lr))
         loss = values.get(LOSS, self._shown.loss)
         speed = values.get(SPEED, self._shown.images_per_second)
-        for tag, curve in ((LOSS, self._curve), (LOSS_VAL, self._validation)):
-            if tag in values:
-                curve.add(event.step, values[tag])
-                self._is_curve_old = True
+        if LOSS in values:
+            self._curve.add(event.step, values[LOSS])
+            self._is_curve_old = True
         self.change("status", "loss", loss=loss, lr=lr, images_per_second=speed, step=event.step)
+
+    @_fold.register
+    def _(self, event: ValidationDone) -> None:
+        self._step_at = None
+        if LOSS_VAL in event.values:
+            self._validation.add(event.step, event.values[LOSS_VAL])
+            self._is_curve_old = True
+            self.change("loss")
 
     @_fold.register
     def _(self, event: EpochEnded) -> None:

@@ -50,7 +50,8 @@ def owner_page(context: Context) -> gr.Blocks:
             return [*form.shown(context.form_values()), selected, True, *dataset.opened()]
 
         shown = page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
-        shown.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
+        for event in (shown, dataset.checked):
+            event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
     page.on_close = train.tensorboard.close
     return page
 

@@ -5,7 +5,7 @@ from html import escape
 
 from ed2.app.curve import Point, smoothed
 
-WIDTH, HEIGHT = 720, 260
+WIDTH, HEIGHT = 960, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 34
 ZOOMS = {"Whole run": 1.0, "Last half": 0.5, "Last tenth": 0.1}
 
@@ -22,10 +22,8 @@ def loss_svg(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: flo
     first = _first_shown(curve, zoom)
     shown = [(point, mean) for point, mean in zip(curve, line, strict=True) if point.step >= first]
     if not shown:
-        text = (
-            f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">The curve begins with the first step.</text>'
-        )
-        return _svg("No loss yet", text)
+        place = f'x="{WIDTH / 2}" y="44" text-anchor="middle"'
+        return _svg("No loss yet", f"<text {place}>The curve begins with the first step.</text>", 80)
     checks = [point for point in validation if point.step >= first]
     scale = _Scale([p for p, _ in shown], checks)
     upper = [scale.at(p.step, p.high) for p, _ in shown]

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         port = serve(page, port=options.port, hosts=hosts, shelves=shelves, login=login, server_name=name)
         context.service.show_last_run(context.logdir(context.form_values()))
         _tell(options, port, login)
-        threading.Thread(target=_read_libraries, name="libraries", daemon=True).start()
+        threading.Thread(target=context.service.read_libraries, name="libraries", daemon=True).start()
         if options.share:
             context.sharing.start()
             print(context.sharing.as_text(), flush=True)
@@ -112,11 +112,6 @@ def _own_names() -> list[str]:
     except OSError:
         pass
     return names
-
-
-def _read_libraries() -> None:
-    """Read what a run needs ahead of time, so that Train answers sooner."""
-    import ed2.app.runner  # noqa: F401
 
 
 def _parser() -> argparse.ArgumentParser:

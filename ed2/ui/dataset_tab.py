@@ -21,7 +21,7 @@ from ed2.ui.words import empty_html, problems_html
 
 PER_PAGE = 24
 MAX_TOLD = 20
-NEEDED_GROUPS = ("data", "run", "model")
+NEEDED_GROUPS = ("data", "run", "model", "validation")
 HERE = "(choose a folder in it)"
 
 
@@ -61,7 +61,7 @@ class DatasetTab:
         """Connect everything, once every control of the form is made."""
         inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
-        self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
+        self.checked = self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
         self.page.change(self._turn, self.page, shown, **QUIET)
         self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
         for button, change in ((self.save, self._save), (self.undo, self._undo)):

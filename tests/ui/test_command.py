@@ -1,0 +1,67 @@
+"""`python webui.py` as a program of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ed2.errors import Ed2Error
+from ed2.settings.files import PROGRAM_DIR
+from ed2.ui.command import _parser, context_of, login_of, main
+from ed2.ui.serving import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        command = [sys.executable, "webui.py", "--port", str(port), "--no_browser", "--logdir", str(tmp_path)]
+        quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        program = subprocess.Popen(command, cwd=PROGRAM_DIR, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **quiet)
+        assert program.stdout
+        lines = [program.stdout.readline(), program.stdout.readline()]
+        assert lines[0] == f"Port {port} is in use, so the page is at another.\n"
+        address = lines[1].removeprefix("The page: ").strip()
+        assert httpx.get(address, timeout=30).status_code == 200
+        began = time.monotonic()
+        program.send_signal(signal.SIGTERM)
+        program.communicate(timeout=100)
+    assert program.returncode == 0
+    assert time.monotonic() - began < 30
+
+
+def test_a_preset_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", "/nowhere.json", "--no_browser"]) == 2
+    assert "/nowhere.json" in capsys.readouterr().err
+
+
+def test_the_network_always_asks_for_a_password_and_opens_only_the_named_folders(tmp_path: Path) -> None:
+    listening = _parser().parse_args(["--listen", "--data_dirs", str(tmp_path)])
+    login = login_of(listening)
+    assert login and login[0] == "owner" and len(login[1]) >= 10
+    roots = context_of(listening).roots
+    assert roots.allow(tmp_path / "x") and not roots.allow(Path("/etc"))
+    alone = _parser().parse_args([])
+    assert login_of(alone) is None
+    assert context_of(alone).roots.allow(Path("/etc"))
+    assert login_of(_parser().parse_args(["--owner_password", "secret words"])) == ("owner", "secret words")
+
+
+def test_the_command_line_wins_over_the_draft(tmp_path: Path) -> None:
+    options = _parser().parse_args(["--preset", str(PROGRAM_DIR / "presets/demo.json"), "--logdir", str(tmp_path)])
+    values = context_of(options).form_values()
+    assert (values["project_name"], values["logdir"]) == ("demo", str(tmp_path))
+
+
+def test_no_free_port_is_told() -> None:
+    with pytest.raises(Ed2Error, match="all in use"):
+        free_port(1, "203.0.113.1")  # an address that this computer does not have
