@@ -95,7 +95,8 @@ class ValidationJob:
     def run(self, state: TrainState) -> Event | None:
         """Measure; too little memory is told and leaves the training alone."""
         try:
-            values = self.validator.losses()
+            with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
+                values = self.validator.losses()
         except torch.OutOfMemoryError:
             text = f"The memory did not suffice for the validation of step {state.step}: lower val_batch_size."
             return Warned(state.step, f"{text} The training goes on.")
