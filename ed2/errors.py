@@ -3,6 +3,7 @@
     Ed2Error                  exit code 1
     ├── SettingsError         wrong settings, all of them listed                        exit code 2
     ├── DatasetError          there is nothing to train on                              exit code 3
+    ├── FinishedError         the run to continue has all its epochs                    exit code 0
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
     └── TrainingError         the run cannot go on (numbers not finite, no memory left)
@@ -51,6 +52,12 @@ class SettingsError(ProblemsError):
     """Settings that cannot be used; `problems` names each setting, its value and what is allowed."""
 
     exit_code = 2
+
+
+class FinishedError(ProblemsError):
+    """A run that has nothing left to train, which is no failure."""
+
+    exit_code = 0
 
 
 class DatasetError(ProblemsError):

@@ -20,12 +20,13 @@ from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.errors import Problem
+from ed2.errors import ModelError, Problem
 from ed2.events import EventBus, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
 from ed2.models.choose import open_base
 from ed2.models.memory import Precision, checkpoint_gradients
+from ed2.models.noise import NoiseSchedule
 from ed2.models.sd import TRAINABLE, StableDiffusion, load
 from ed2.registry import JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR
@@ -43,6 +44,21 @@ NOISE_AT_ZERO_SNR = (
     "enable_zero_terminal_snr its samples suffer. Use a model that predicts v, or teach it to with "
     "--prediction_type v_prediction."
 )
+
+
+def open_model(start: Start) -> ModelSource:
+    """Look at the base model without reading its weights.
+
+    Raises:
+        ModelError: it cannot be trained.
+    """
+    source = open_base(start.base, _scheduler_changes(start.settings))
+    try:
+        NoiseSchedule.from_config(source.config("scheduler/scheduler_config.json"))
+    except ValueError as error:
+        problem = Problem("scheduler/scheduler_config.json", f"{error}.", "Choose another model.")
+        raise ModelError(f"The base model {start.base} cannot be used:", [problem]) from None
+    return source
 
 
 def _scheduler_changes(settings: Settings) -> dict[str, Any]:
@@ -75,7 +91,7 @@ class Builder:
             CheckpointError: the training state cannot be restored.
         """
         settings = self.start.settings
-        model = self._model(open_base(self.start.base, _scheduler_changes(settings)))
+        model = self._model(open_model(self.start))
         loader = self._loader()
         total_updates = sum(map(loader.planner.steps, range(settings.run.max_epochs)))
         plans = network_plans(settings, self.machine.device)
@@ -223,7 +239,7 @@ class Builder:
             batch_size=settings.data.batch_size,
             grad_accum=settings.data.grad_accum,
             threads=decode_threads(settings),
-            ahead=max(2, settings.data.grad_accum + 1),
+            ahead=max(settings.data.grad_accum + 1, -(-2 * decode_threads(settings) // settings.data.batch_size)),
             keep_tags=settings.data.keep_tags,
         )
         return Loader(self.dataset.examples, options, on_problem=self._tell)

@@ -1,5 +1,6 @@
 """The command line program: `python train.py`."""
 
+import io
 import json
 import os
 import signal
@@ -36,6 +37,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 done, 1 failed, 2 wrong settings, 3 nothing to train on, 128 + signal when stopped and saved.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a Windows console may not know every letter of a caption
     try:
         if not argv:
             return _how_to_start()
@@ -67,7 +71,7 @@ def _check(command: cli.CommandLine) -> int:
     from ed2.app.check import checked
 
     answer = checked(command.values, command.config, quiet=command.as_json)
-    print(json.dumps(answer.as_object(), ensure_ascii=False) if command.as_json else answer.as_text())
+    print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
     return 0
 
 
@@ -84,9 +88,6 @@ def _train(command: cli.CommandLine) -> int:
     from ed2.training.state import Controls
 
     start = choose_start(command.values, command.config)
-    if start.is_finished:
-        print(f"{start.base.name} has all its {start.settings.run.max_epochs} epochs: raise --max_epochs to train on.")
-        return 0
     controls, bus = Controls(), EventBus()
     with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop):
         bus.subscribe(console)

@@ -14,7 +14,7 @@ from ed2.checkpoint.folder import remove_leftovers, write_whole
 from ed2.data.example import Dataset
 from ed2.errors import Problem, SettingsError
 from ed2.models.memory import choose_device, choose_dtype
-from ed2.settings.files import write_settings
+from ed2.settings.files import read_preset, write_settings
 from ed2.settings.schema import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
@@ -67,7 +67,11 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
-    write_settings(run_dir / SETTINGS_FILE, start.settings)
+    settings = start.settings
+    if start.same_folder:  # the file goes on to name the model that the run began with
+        first = read_preset(run_dir / SETTINGS_FILE).values.get("resume_ckpt", settings.model.resume_ckpt)
+        settings = settings.replaced(resume_ckpt=first)
+    write_settings(run_dir / SETTINGS_FILE, settings)
     names = json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False)
     write_whole(run_dir / PICTURES_FILE, names.encode())
     if start.same_folder:

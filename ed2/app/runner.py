@@ -4,25 +4,26 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from ed2.app.averaging import sample_weights
-from ed2.app.build import Builder
+from ed2.app.build import Builder, open_model
 from ed2.app.preflight import require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, describe_run, make_run_folder
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, weigh
-from ed2.app.validating import set_apart
+from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.data.report import side_car_lines
-from ed2.errors import CheckpointError, Ed2Error, StopRequested
+from ed2.errors import CheckpointError, Ed2Error, FinishedError, ModelError, Problem, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.libraries import quiet_libraries
 from ed2.sampling.job import SampleJob
@@ -30,12 +31,18 @@ from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
+from ed2.settings.schema import Settings
 from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
 
 logger = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 5
+PROGRESS_SECONDS = 5.0
+MEMORY_ADVICE = (
+    "The card's memory does not suffice. Turn on gradient_checkpointing and useadam8bit; lower batch_size and raise "
+    "grad_accum instead; or lower resolution."
+)
 
 
 def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded:
@@ -48,13 +55,14 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     quiet_libraries()
     require_parts(start.settings)
     require_writable(start.settings)
-    bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
-    dataset = scan_dataset(start.settings, should_stop=lambda: controls.stopping)
-    apart = set_apart(start.settings, dataset, should_stop=lambda: controls.stopping)
-    dataset = apart.training
-    controls.obey_stop()
-    start = weigh(start, dataset)
     machine = Machine.of(start.settings)
+    open_model(start)
+    bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
+    apart = _read_pictures(start.settings, bus, controls)
+    dataset = apart.training
+    start = weigh(start, dataset)
+    if start.is_finished:
+        raise _finished(start)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, dataset, machine)
     step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
@@ -63,6 +71,31 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         ended = session.end_of(session.work)
         bus.emit(ended)
     return ended
+
+
+def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:
+    """Read the pictures and set some apart, telling every few seconds how far it is."""
+    told_at = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_at
+        if total and time.monotonic() - told_at > PROGRESS_SECONDS:
+            told_at = time.monotonic()
+            bus.emit(PhaseChanged(0, "preparing", f"picture {done:,} of {total:,}"))
+
+    def stopping() -> bool:
+        controls.obey_stop()  # leaves with the signal that asked for it
+        return False
+
+    dataset = scan_dataset(settings, progress=tell, should_stop=stopping)
+    apart = set_apart(settings, dataset, should_stop=stopping)
+    controls.obey_stop()
+    return apart
+
+
+def _finished(start: Start) -> FinishedError:
+    what = f"{start.base.name} has all its {start.settings.run.max_epochs} epochs."
+    return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, "Raise it to train on.")])
 
 
 @contextmanager
@@ -97,6 +130,7 @@ class Session:
     def work(self) -> None:
         """Everything that a run does, in order."""
         with self._built() as run:
+            self._require_export(run)
             samples = self._sample_job(run)
             checkpoints = self._builder.checkpoint_job(run, self._saver)
             validation = self._builder.validation_job(run)
@@ -120,14 +154,18 @@ class Session:
             self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
             return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
         except Ed2Error as error:
-            self._save_at_end("errored")
             logger.error("%s", error)
-            return self._ended("failed", str(error))
+            reason = str(error)
+        except torch.OutOfMemoryError:
+            logger.exception("The run failed.")
+            reason = MEMORY_ADVICE
         except Exception as error:
             logger.exception("The run failed.")
-            self._save_at_end("errored")
-            return self._ended("failed", f"{type(error).__name__}: {error}")
-        return self._ended("done", "all epochs are done")
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            return self._ended("done", "all epochs are done")
+        self._save_at_end("errored")  # not before: the error holds on to the memory of its step
+        return self._ended("failed", reason)
 
     @contextmanager
     def _built(self) -> Iterator[Run]:
@@ -138,6 +176,14 @@ class Session:
         with run.data:
             self._run = run
             yield run
+
+    def _require_export(self, run: Run) -> None:
+        """Know before the first step whether the model has a place in a single file."""
+        try:
+            self._saver.require_export(run.model)
+        except ModelError as error:
+            self._saver = replace(self._saver, single_dir=None)
+            self._bus.emit(Warned(run.state.step, f"No single files are written. {error}"))
 
     def _sample_job(self, run: Run) -> SampleJob:
         settings = self._start.settings
@@ -195,21 +241,21 @@ class Session:
     def _save_at_end(self, kind: Kind | None) -> None:
         """Save what a stop or an error leaves, if anything was trained and the weights are sound."""
         run = self._run
-        if run is None or kind is None or run.state.step == 0:
-            return
-        if run.finished and self._saved:
-            return
-        if not _all_finite(run):
-            self._bus.emit(Warned(run.state.step, "Nothing was saved: the weights hold numbers that are not finite."))
+        if run is None or kind is None or run.state.step == 0 or (run.finished and self._saved):
             return
         try:
-            self._save("last" if run.finished else kind)
-        except CheckpointError as error:
-            self._bus.emit(Warned(run.state.step, str(error)))
+            if not _all_finite(run):
+                raise CheckpointError("Nothing was saved", "the weights hold numbers that are not finite.")
+            self._saved = self._saver.saved_already(run.state)
+            if self._saved is None:
+                self._save("last" if run.finished else kind)
+        except Exception as error:  # the run has ended, and its end is to be told whatever happens
+            logger.exception("Saving at the end failed.")
+            self._bus.emit(Warned(run.state.step, f"The run could not be saved: {error}"))
 
     def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
         step = self._run.state.step if self._run else 0
-        contact_sheet(self._builder.run_dir)
+        self._draw_sheet(step)
         return RunEnded(
             step=step,
             phase=phase,
@@ -219,6 +265,12 @@ class Session:
             single_file=self._saved.single_file if self._saved else None,
             signal_number=signal_number,
         )
+
+    def _draw_sheet(self, step: int) -> None:
+        try:
+            contact_sheet(self._builder.run_dir)
+        except (OSError, KeyError, ValueError) as error:
+            self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {error}"))
 
 
 def _all_finite(run: Run) -> bool:

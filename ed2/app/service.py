@@ -174,10 +174,6 @@ class TrainerService:
         from ed2.app.start import choose_start
 
         start = choose_start(values, None)
-        if start.is_finished:
-            epochs = start.settings.run.max_epochs
-            problem = Problem("max_epochs", f"{start.base.name} has all its {epochs} epochs.", "Raise it to train on.")
-            raise SettingsError("There is nothing left to train.", [problem])
         if start.checkpoint:
             self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)
             self._view.change("status", "problems", state="preparing", problems=(), is_saving=False)

@@ -77,8 +77,10 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     path = _checkpoint_folder(_base_path(settings.model.resume_ckpt))
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
-        before = _settings_of(checkpoint.run_dir)
-        if given.get("project_name", before.get("project_name")) == before.get("project_name"):
+        before = _settings_of(checkpoint.run_dir) if checkpoint.is_in_its_run else {}
+        if given.get("seed") == -1 and "seed" in before:
+            del given["seed"]  # the run goes on with the seed that it has drawn
+        if not before or given.get("project_name", before.get("project_name")) == before.get("project_name"):
             settings = with_defaults({**before, **given, "resume_ckpt": str(path)})
         else:
             notes.append(f"A new run from the weights of {path.name}: the project has another name.")
@@ -94,6 +96,9 @@ def weigh(start: Start, dataset: Dataset) -> Start:
     checkpoint = start.checkpoint
     if checkpoint is None:
         return start
+    if not checkpoint.is_in_its_run:
+        note = f"A new run folder: {start.base.name} no longer lies in the folder of its run."
+        return replace(start, notes=(*start.notes, note))
     before = _pictures_of(checkpoint.run_dir)
     now = {example.name for example in dataset.examples}
     if before and not before & now:

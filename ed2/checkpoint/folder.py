@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+RENAME_TRIES = 10
+RENAME_WAIT_SECONDS = 0.2
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             for name in names:
                 _to_disk(Path(folder) / name)
             _to_disk(Path(folder))
-        temporary.rename(target)
+        _rename(temporary, target)
         _to_disk(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -47,6 +51,18 @@ def write_whole(target: Path, content: bytes) -> None:
     temporary.write_bytes(content)
     _to_disk(temporary)
     temporary.replace(target)
+
+
+def _rename(old: Path, new: Path) -> None:
+    """Rename; on Windows again for two seconds, since a virus scanner may hold on to a file that was just written."""
+    for _ in range(RENAME_TRIES - 1):
+        try:
+            old.rename(new)
+        except PermissionError:
+            time.sleep(RENAME_WAIT_SECONDS)
+        else:
+            return
+    old.rename(new)
 
 
 def _to_disk(path: Path) -> None:

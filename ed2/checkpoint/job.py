@@ -47,7 +47,7 @@ class CheckpointJob:
             with told_saving(self.bus, state.step):
                 return self.saver.save(self.training)
         except CheckpointError as error:
-            self.bus.emit(Warned(state.step, str(error)))
+            self.bus.emit(Warned(state.step, f"{error} The training goes on and tries again at the next interval."))
             return None
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ed2.checkpoint.saver import FORMAT, STATE_FILE, TRAINING_STATE, ema_file, trained_file
-from ed2.checkpoint.tensors import put_back
+from ed2.checkpoint.tensors import put_back, tensors_are_whole
 from ed2.errors import CheckpointError
 from ed2.training.optimizers import averages, overwrite
 from ed2.training.state import Run, TrainState
@@ -40,14 +40,19 @@ class Checkpoint:
             return None
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
+            if values.get("format") != FORMAT:
+                fix = "Use the version of this program that wrote it, or add --weights_only."
+                raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
             TrainState.from_dict(values["state"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             fix = "Choose an earlier checkpoint, or add --weights_only to start anew from its weights."
             raise CheckpointError(f"The training state of {path.name} is damaged", f"{error!r}.", fix) from None
-        if values.get("format") != FORMAT:
-            fix = "Use the version of this program that wrote it, or add --weights_only."
-            raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
         return cls(path, values)
+
+    @property
+    def is_in_its_run(self) -> bool:
+        """Whether it lies where it was written, in `ckpts` of its run's folder."""
+        return self.path.parent.name == "ckpts" and self.run_dir.name == self.values.get("run")
 
     @property
     def run_dir(self) -> Path:
@@ -113,7 +118,7 @@ def checkpoints(run_dir: Path) -> list[Checkpoint]:
             checkpoint = Checkpoint.open(path.parent)
         except CheckpointError:
             continue
-        if checkpoint:
+        if checkpoint and tensors_are_whole(checkpoint.path):
             found.append(checkpoint)
     return sorted(found, key=_age)
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ed2.checkpoint.folder import whole_folder, write_whole
-from ed2.checkpoint.tensors import changed_options, taken_apart, write_tensors
+from ed2.checkpoint.tensors import changed_options, taken_apart, tensors_are_whole, write_tensors
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved
 from ed2.models.files import EXTRA_FILE, PARTS
@@ -77,9 +77,10 @@ class Saver:
         started = time.monotonic()
         target = self.run_dir / "ckpts" / self.name(run.state, kind)
         model = run.model
-        with run.optimizers.averaged():
-            tensors = _on_cpu(model)
         try:
+            with run.optimizers.averaged():
+                tensors = _on_cpu(model)
+            _set_aside_damaged(target)
             if not target.exists():
                 with whole_folder(target) as folder:
                     _write_model(folder, model, tensors)
@@ -88,8 +89,8 @@ class Saver:
             if average := run.ema.state():
                 self._write_average(target.with_name(f"{target.name}{EMA_SUFFIX}"), model, tensors, average)
             _thin_training_states(target.parent)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            fix = "Free some space or choose another folder; training goes on and tries again."
+        except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
+            fix = "Free some space, or choose another folder."
             raise CheckpointError(f"The checkpoint {target.name} could not be written", f"{error}.", fix) from error
         size = sum(
             file.stat().st_size for file in (*target.rglob("*"), *([single] if single else [])) if file.is_file()
@@ -103,6 +104,23 @@ class Saver:
             bytes_written=size,
             seconds=time.monotonic() - started,
         )
+
+    def saved_already(self, state: TrainState) -> CheckpointSaved | None:
+        """What was written of this very step, if it is whole: another copy of it would be of no use."""
+        for folder in (self.run_dir / "ckpts").glob(f"[!.]*-gs{state.step:05d}"):
+            if (folder / TRAINING_STATE / STATE_FILE).is_file() and tensors_are_whole(folder):
+                return CheckpointSaved(state.step, state.epoch, "", folder, None, 0, 0.0)
+        return None
+
+    def require_export(self, model: StableDiffusion) -> None:
+        """Put the names of `model` into those of a single file, on no memory.
+
+        Raises:
+            ModelError: they have no place there.
+        """
+        if self.single_dir is not None:
+            names = {part: {n: t.to("meta") for n, t in named.items()} for part, named in model.tensors().items()}
+            single_file_tensors(model.family, **names)
 
     def _write_average(self, target: Path, model: StableDiffusion, tensors: PartTensors, average: PartTensors) -> None:
         """Write the same checkpoint with the average in place of what was trained, and no training state."""
@@ -205,6 +223,17 @@ def _classic_names(text_encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in text_encoder.items()}
 
 
+def _set_aside_damaged(target: Path) -> None:
+    """Free the name of a checkpoint that was damaged after it was written."""
+    state = target / TRAINING_STATE / STATE_FILE
+    try:
+        is_sound = not target.exists() or (bool(json.loads(state.read_bytes())) and tensors_are_whole(target))
+    except (OSError, ValueError):
+        is_sound = not state.parent.exists() and tensors_are_whole(target)
+    if not is_sound:
+        target.rename(target.with_name(f".damaged-{time.time_ns()}-{target.name}"))
+
+
 def _writer_of(single_file: Path) -> str | None:
     """The run that wrote a single file, None where it does not say."""
     if single_file.suffix != ".safetensors":
@@ -220,6 +249,7 @@ def _thin_training_states(checkpoints: Path) -> None:
     """Remove the training state of all but the newest checkpoints; their weights stay."""
     states = sorted(checkpoints.glob(f"[!.]*/{TRAINING_STATE}/{STATE_FILE}"), key=lambda file: file.stat().st_mtime)
     for file in states[:-STATES_KEPT]:
+        file.unlink()  # first: without it nothing takes the rest for a state
         for part in file.parent.iterdir():
             part.unlink()
         file.parent.rmdir()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -32,6 +32,8 @@ TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 EXTRA_FILE = "single_file_extra.safetensors"
 """Lies in our checkpoints of models that came from a single file; other programs pass it over."""
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+INDEX = "model_index.json"
+KEPT_PARTS = (*PARTS, "tokenizer", "scheduler")
 MAX_SMALL_BYTES = 16 << 20
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -68,11 +70,15 @@ class ModelFolder:
         dtype_name = "dtype" if kind is CLIPTextModel else "torch_dtype"  # transformers renamed it, diffusers did not
         options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
         try:
-            module: nn.Module = kind.from_pretrained(self.path / part, **options)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            module, found = kind.from_pretrained(self.path / part, output_loading_info=True, **options)
+        except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, SafetensorError) as error:
             what = f"its weights and its config.json do not belong together ({_first_line(error)})."
             raise _model_error(self.path, [Problem(part, what, "Get this folder anew.")]) from error
-        return module
+        lost = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+        if lost:
+            what = f"{len(lost)} of its tensors are missing or of another shape, such as {lost[0]}."
+            raise _model_error(self.path, [Problem(part, what, "Get this folder anew.")])
+        return cast(nn.Module, module)
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of the folder."""
@@ -108,9 +114,21 @@ def open_folder(path: Path) -> ModelFolder:
     problems = _broken_json(small_files)
     if problems:
         raise _model_error(path, problems)
+    small_files[INDEX] = _index_of_kept_parts(small_files[INDEX])
     weights = {part: file for part in PARTS if (file := _weights_file(path, part))}
     family = _family(json.loads(small_files["unet/config.json"]), path)
     return ModelFolder(path, family, small_files, weights, {part: _dtype(file) for part, file in weights.items()})
+
+
+def _index_of_kept_parts(index: bytes) -> bytes:
+    """The index of a model without what a checkpoint does not hold, such as a safety checker: it would not load."""
+    values = json.loads(index)
+    for name, value in values.items():
+        if isinstance(value, list) and name not in KEPT_PARTS:
+            values[name] = [None, None]
+    if "requires_safety_checker" in values:
+        values["requires_safety_checker"] = False
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _no_index(path: Path) -> Problem:

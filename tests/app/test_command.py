@@ -144,4 +144,4 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
     assert "Done after 5 steps" in first.stdout
     again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
     assert again.returncode == 0
-    assert "has all its 1 epochs: raise --max_epochs to train on." in again.stdout
+    assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epochs. Raise it to train on." in again.stderr

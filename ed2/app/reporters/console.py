@@ -93,8 +93,10 @@ class ConsoleReporter:
 
     @_tell.register
     def _(self, event: PhaseChanged) -> None:
-        if self._bar is not None and self._run is not None and event.phase != "training":
+        if self._bar is not None and event.phase != "training":
             self._bar.set_description_str(event.phase)
+        elif self._bar is None and event.phase == "preparing":
+            self._write(described(event))
 
     @_tell.register(SamplesMade)
     @_tell.register(CheckpointSaved)

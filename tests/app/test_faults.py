@@ -1,0 +1,155 @@
+"""Runs on what goes wrong in real life: moved, damaged and incomplete models, and ends at awkward moments."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ed2.errors import FinishedError, ModelError
+from ed2.events import CheckpointSaved, PhaseChanged, RunStarted, Warned
+from ed2.models.files import open_folder
+from tests.runs import train
+
+Values = dict[str, object]
+
+
+@pytest.fixture
+def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+    return {
+        "project_name": "tiny",
+        "data_root": [str(pictures)],
+        "resume_ckpt": str(sd1),
+        "resolution": 64,
+        "batch_size": 4,
+        "max_epochs": 2,
+        "sample_prompts": str(tmp_path / "none"),
+        "logdir": str(tmp_path / "logs"),
+        "no_save_ckpt": True,
+        "disable_textenc_training": True,
+    }
+
+
+def test_a_base_that_names_a_safety_checker_gives_checkpoints_that_load(
+    values: Values, sd1: Path, tmp_path: Path
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    base = shutil.copytree(sd1, tmp_path / "base")
+    index = json.loads((base / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (base / "model_index.json").write_text(json.dumps(index))
+    trained = train({**values, "resume_ckpt": str(base), "max_epochs": 1})
+    StableDiffusionPipeline.from_pretrained(trained.checkpoint, local_files_only=True)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_a_model_with_a_tensor_missing_is_refused_by_name(sd1: Path, tmp_path: Path, part: str) -> None:
+    base = shutil.copytree(sd1, tmp_path / "base")
+    (file,) = (base / part).glob("*.safetensors")
+    tensors = load_file(file)
+    tensors.pop(sorted(tensors)[-1])
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=part):
+        open_folder(base).read(part)
+
+
+def test_a_missing_model_is_told_before_the_pictures_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    phases: list[str] = []
+    with pytest.raises(ModelError):
+        train({**values, "resume_ckpt": str(broken)}, observer=lambda e: phases.append(type(e).__name__))
+    assert PhaseChanged.__name__ not in phases
+    assert not list((tmp_path / "logs").glob("*"))
+
+
+def test_a_checkpoint_that_was_moved_goes_on_in_a_new_folder(values: Values, tmp_path: Path) -> None:
+    first = train(values, stop_at=1)
+    moved = tmp_path / "elsewhere" / "models" / "mine"
+    shutil.copytree(first.checkpoint, moved)
+    resumed = train({**values, "resume_ckpt": str(moved)})
+    assert resumed.of(RunStarted)[0].step == 1
+    assert resumed.run_dir.parent == tmp_path / "logs"
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["models"]
+
+
+def test_findlast_passes_over_a_checkpoint_whose_weights_are_cut_short(values: Values) -> None:
+    first = train({**values, "save_every_n_epochs": 1})
+    newest = first.checkpoint
+    file = newest / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    older = first.of(CheckpointSaved)[0]
+    resumed = train({"resume_ckpt": "findlast", "logdir": values["logdir"]})
+    assert resumed.of(RunStarted)[0].step == older.step
+    assert resumed.ended.phase == "done"
+    assert list(newest.parent.glob(f".damaged-*-{newest.name}"))
+    assert not list(newest.parent.glob(".tmp*"))
+
+
+def test_a_drawn_seed_is_kept_when_the_same_command_goes_on(values: Values) -> None:
+    first = train({**values, "seed": -1}, stop_at=1)
+    resumed = train({**values, "seed": -1, "resume_ckpt": "findlast"})
+    assert resumed.run_dir == first.run_dir
+
+
+def test_a_stop_before_the_first_new_step_writes_nothing_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(values, stop_at=1)
+    from ed2.app import runner
+
+    def stop(run: object) -> None:
+        from ed2.errors import StopRequested
+
+        raise StopRequested(2)
+
+    monkeypatch.setattr(runner, "train", stop)
+    again = train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
+    assert again.ended.phase == "stopped"
+    assert again.checkpoint == first.checkpoint
+    assert not again.of(CheckpointSaved)
+
+
+def test_the_settings_of_a_continued_run_still_name_the_model_that_it_began_with(values: Values, sd1: Path) -> None:
+    first = train(values, stop_at=1)
+    train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
+    assert json.loads((first.run_dir / "settings.json").read_text())["resume_ckpt"] == str(sd1)
+
+
+def test_a_finished_run_with_the_same_pictures_has_nothing_left_and_with_others_begins_anew(
+    values: Values, tmp_path: Path
+) -> None:
+    from tests.tiny import make_pictures
+
+    first = train({**values, "max_epochs": 1})
+    again = {"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}
+    with pytest.raises(FinishedError, match="has all its 1 epochs"):
+        train(again)
+    others = make_pictures(tmp_path / "others", [(64, 64)])
+    (others / "00.png").rename(others / "another.png")
+    fresh = train({**again, "data_root": [str(others)]})
+    assert (fresh.of(RunStarted)[0].step, fresh.ended.phase) == (0, "done")
+
+
+def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ed2.app import runner
+
+    def fail(*anything: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(runner, "contact_sheet", fail)
+    monkeypatch.setattr(runner, "_all_finite", fail)
+    trained = train(values, stop_at=1)
+    assert trained.ended.phase == "stopped"
+    assert any("could not be saved: the disk is gone" in event.text for event in trained.of(Warned))
+
+
+def test_a_run_opens_no_network_connection(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*anything: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert train({**values, "max_epochs": 1}).ended.phase == "done"

@@ -1,0 +1,86 @@
+"""A folder is there whole or not at all, whichever call of the file system fails."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ed2.checkpoint import folder
+from ed2.checkpoint.folder import remove_leftovers, whole_folder, write_whole
+
+
+def fill(target: Path) -> None:
+    with whole_folder(target) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "a").write_bytes(b"a" * 1000)
+        (temporary / "b").write_bytes(b"b")
+
+
+def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
+    fill(tmp_path / "whole")
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
+        "whole/b",
+        "whole/inner/a",
+    ]
+
+
+def test_a_folder_that_is_there_is_never_written_over(tmp_path: Path) -> None:
+    fill(tmp_path / "whole")
+    with pytest.raises(FileExistsError):
+        fill(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("failing_call", range(1, 6))
+def test_whichever_write_to_the_disk_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_call: int
+) -> None:
+    calls = 0
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing_call:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(folder.os, "fsync", fsync)
+    try:
+        fill(tmp_path / "whole")
+    except OSError:
+        complete = (tmp_path / "whole" / "inner" / "a").exists() and (tmp_path / "whole" / "b").exists()
+        assert complete or not (tmp_path / "whole").exists()
+        assert not list(tmp_path.glob(".tmp-*"))
+    else:
+        assert calls < failing_call
+
+
+def test_what_a_killed_program_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-1-old" / "inner").mkdir(parents=True)
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rename_is_tried_again_where_a_scanner_holds_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "RENAME_WAIT_SECONDS", 0)
+    tries: list[int] = []
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        tries.append(1)
+        if len(tries) < 4:
+            raise PermissionError(13, "in use")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    fill(tmp_path / "whole")
+    assert (len(tries), (tmp_path / "whole" / "b").exists()) == (4, True)
+
+
+def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    write_whole(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "new"
