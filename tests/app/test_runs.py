@@ -272,8 +272,8 @@ def test_no_pictures_are_named_with_the_folder(values: Values, tmp_path: Path) -
 
 
 def test_a_missing_model_is_named(values: Values, tmp_path: Path) -> None:
-    trained = train({**values, "resume_ckpt": str(tmp_path / "gone")})
-    assert trained.ended.phase == "failed"
+    with pytest.raises(ModelError, match="gone cannot be used"):
+        train({**values, "resume_ckpt": str(tmp_path / "gone")})
 
 
 def test_a_folder_that_cannot_be_written_is_named(values: Values, tmp_path: Path) -> None:
