@@ -19,12 +19,6 @@ def test_the_sampler_reads_what_the_table_says(tmp_path: Path) -> None:
     cat, dog = prompts
     told = (cat.prompt, cat.negative_prompt, cat.seed, cat.size, cat.cfgs)
     assert told == ("a cat", "blurry", 7, (512, 768), (1, 4.5))
-        "a cat",
-        "blurry",
-        7,
-        (512, 768),
-        (1, 4.5),
-    )
     assert (dog.prompt, dog.negative_prompt, dog.seed, dog.size, dog.cfgs) == ("a dög", "", 555, (512, 512), (1, 4, 7))
     path = tmp_path / "prompts.json"
     path.write_text(text, encoding="utf-8")
