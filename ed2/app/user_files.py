@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
-from ed2.settings.files import ABOUT, PROGRAM_DIR, read_preset
+from ed2.settings.files import ABOUT, PROGRAM_DIR
+from ed2.settings.gather import gather
 
 SHIPPED = PROGRAM_DIR / "presets"
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,60}")
@@ -22,7 +23,7 @@ class UserFiles:
     @property
     def prompts(self) -> Path:
         """The sample prompts that the page writes."""
-        return self.folder / "sample_prompts.txt"
+        return self.folder / "sample_prompts.json"
 
     def draft(self) -> dict[str, object]:
         """The form as it was left; empty where there is none or it is damaged."""
@@ -74,5 +75,5 @@ def _title(path: Path) -> str:
 
 
 def preset_values(path: Path) -> dict[str, object]:
-    """The settings of a preset, paths absolute. Raises SettingsError."""
-    return dict(read_preset(path).values)
+    """The settings of a preset, paths absolute, names of EveryDream 2 in their new form. Raises SettingsError."""
+    return dict(gather({}, path).values)

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -14,6 +15,7 @@ from starlette.types import Scope
 
 from ed2.data.images import ImageError, decode
 
+GRACE_SECONDS = 60.0
 Box = tuple[int, int, int, int]
 
 
@@ -40,6 +42,8 @@ class Shelf:
         self._address = f"/pictures-{secrets.token_urlsafe(12)}"
         self._lock = threading.Lock()
         self._held = ""
+        self._outdated: set[Path] = set()
+        self._clear_at = 0.0
 
     def mount(self) -> Mount:
         """The route that serves it."""
@@ -53,6 +57,7 @@ class Shelf:
             name = f"{hashlib.sha256(told.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
             copy = Path(self._folder.name) / name
             with self._lock:
+                self._outdated.discard(copy)
                 if not copy.exists():
                     _write_copy(path, copy, self.side, crop)
         except (OSError, ImageError):
@@ -60,13 +65,19 @@ class Shelf:
         return f"{self._address}/{name}"
 
     def hold(self, what: str) -> None:
-        """Take every copy away when something else is shown than before, such as another run."""
+        """Take every copy away when something else is shown than before, such as another run.
+
+        They stay for a minute more: pages that have not heard of it yet may ask for one.
+        """
         with self._lock:
-            if what == self._held:
-                return
-            self._held = what
-            for copy in Path(self._folder.name).iterdir():
-                copy.unlink(missing_ok=True)
+            if what != self._held:
+                self._held = what
+                self._outdated |= set(Path(self._folder.name).iterdir())
+                self._clear_at = time.monotonic() + GRACE_SECONDS
+            if time.monotonic() >= self._clear_at:
+                for copy in self._outdated:
+                    copy.unlink(missing_ok=True)
+                self._outdated.clear()
 
 
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:

@@ -12,6 +12,8 @@ from ed2.ui.form import Form
 from ed2.ui.live import QUIET, LivePanel, Seen
 from ed2.ui.strip import asked
 
+OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html); if (link) window.open(link[1], "_blank"); }"""
+
 
 class TrainTab:
     """The monitor of the owner."""
@@ -47,7 +49,8 @@ class TrainTab:
         self.sample.click(lambda: asked(self._service.sample_now), None, None, **QUIET)
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
         self.share.click(self._share, None, self.share_answer, **slow)
-        self.board.click(self._open_board, form.controls["logdir"], self.board_answer, **slow)
+        shown = self.board.click(self._open_board, form.controls["logdir"], self.board_answer, **slow)
+        shown.success(None, self.board_answer, None, js=OPEN_LINK)
 
     def _share(self) -> str:
         try:
