@@ -24,7 +24,7 @@ class SamplingTab:
         self.prompts = gr.Dataframe(
             _with_spare([]), headers=list(HEADERS), datatype="str", type="array", label="Prompts", elem_id="prompts",
             column_count=len(HEADERS), row_count=SPARE_ROWS, interactive=True, wrap=True,
-            column_widths=["34%", "22%", "11%", "11%", "11%", "11%"],
+            column_widths=["320px", "220px", "100px", "100px", "100px", "120px"],
         )  # fmt: skip
         with gr.Row():
             self.read = gr.Button("Read the file", elem_id="read-prompts-button", min_width=140)
