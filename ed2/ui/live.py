@@ -50,7 +50,7 @@ class LivePanel:
                                   elem_id="history-time", interactive=True)  # fmt: skip
             self.view = gr.HTML(empty_html(NO_SAMPLES), js_on_load=None)
         gr.Markdown("### Log")
-        self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True)
+        self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True, max_height=340)
         self.zoom.change(self._zoomed, self.zoom, self.loss, **QUIET)
         gr.on([self.prompt.change, self.time.change], self._moment, [self.prompt, self.time], self.view,
               trigger_mode="always_last", **QUIET)  # fmt: skip
