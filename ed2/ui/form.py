@@ -47,7 +47,9 @@ class Form:
 
 def defaults() -> dict[str, object]:
     """Every setting's default."""
-    return {name: list(spec.default) if spec.many and spec.default else spec.default for name, spec in fields().items()}
+    return {
+        name: list(spec.default) if isinstance(spec.default, tuple) else spec.default for name, spec in fields().items()
+    }
 
 
 def control(spec: FieldSpec, value: Any) -> Any:
