@@ -47,9 +47,8 @@ class Form:
 
 def defaults() -> dict[str, object]:
     """Every setting's default."""
-    return {
-        name: list(spec.default) if isinstance(spec.default, tuple) else spec.default for name, spec in fields().items()
-    }
+    settings = fields().items()
+    return {n: list(s.default) if s.many and s.default is not None else s.default for n, s in settings}
 
 
 def control(spec: FieldSpec, value: Any) -> Any:

@@ -116,7 +116,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(command).to_have_value(re.compile("--project_name demo .*--resolution 64"))
     expect(page.locator("#preset-difference")).to_contain_text("as in this preset")
     fill(page, "max_epochs", 77)
-    expect(page.locator("#preset-difference")).to_contain_text("Epochs: 120 → 77")
+    expect(page.locator("#preset-difference")).to_contain_text("Epochs: 100 → 77")
     page.get_by_role("button", name="Save as my own preset").click()
     fill(page, "preset-name", "mine")
     page.locator("#save-preset-button").click()
