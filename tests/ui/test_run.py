@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from tests.ui.actions import fill, state, tab
 
-pytestmark = [pytest.mark.xdist_group("run"), pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Server) -> None:
