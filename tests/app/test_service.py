@@ -220,7 +220,7 @@ def test_memory_of_the_computer_is_read(service: TrainerService) -> None:
     assert 0 < shown.memory.pc.own <= shown.memory.pc.total
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_a_thousand_random_commands_leave_the_bytes_of_an_undisturbed_run(
     service: TrainerService, values: Values
@@ -243,6 +243,7 @@ def test_a_thousand_random_commands_leave_the_bytes_of_an_undisturbed_run(
         if sent > 1000:
             with contextlib.suppress(RefusedError):
                 service.resume()
+        assert service.snapshot().state != "failed", service.snapshot().detail
         if service.snapshot().state == "stopped":
             stopped = service.snapshot()
             again = {"resume_ckpt": str(stopped.run_dir), "logdir": values["logdir"]}
