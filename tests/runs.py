@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ed2.app.runner import run_training
 from ed2.app.start import Start, choose_start
-from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone
+from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone, Warned
 from ed2.training.controls import Controls
 
 E = TypeVar("E", bound=Event)
+Values = dict[str, object]
+"""Settings by their flat names."""
 PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
 
 
@@ -38,9 +40,7 @@ class Trained:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def train(
-    values: dict[str, object], *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None
-) -> Trained:
+def train(values: Values, *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None) -> Trained:
     """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does."""
     start = choose_start(values, None)
     bus, controls, events = EventBus(), Controls(), list[Event]()
@@ -68,3 +68,8 @@ def differing(one: Path, other: Path) -> list[str]:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     return [name for name in a if a[name].numpy().tobytes() != b[name].numpy().tobytes()]
+
+
+def said(trained: Trained) -> str:
+    """Everything that a run warned of and noted at its start."""
+    return "\n".join([*(warned.text for warned in trained.of(Warned)), *trained.of(RunStarted)[0].notes])

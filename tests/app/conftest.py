@@ -1,8 +1,10 @@
-"""A run folder for reporters."""
+"""A run folder for reporters, and the settings of a short run."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.runs import Values
 
 
 @pytest.fixture
@@ -10,3 +12,24 @@ def run_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "my logs" / "demo_20250101-120000"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+    """A run of two epochs of about five steps, since eight pictures fall into five buckets or so.
+
+    A test file that needs others has a `values` of its own that takes these and changes some.
+    """
+    return {
+        "project_name": "tiny",
+        "data_root": [str(pictures)],
+        "resume_ckpt": str(sd1),
+        "resolution": 64,
+        "batch_size": 2,
+        "max_epochs": 2,
+        "lr": 1e-3,
+        "log_step": 4,
+        "sample_prompts": str(tmp_path / "no prompts.txt"),
+        "logdir": str(tmp_path / "logs"),
+        "save_ckpt_dir": str(tmp_path / "files"),
+    }

@@ -11,25 +11,12 @@ from safetensors.torch import load_file, save_file
 from ed2.errors import FinishedError, ModelError
 from ed2.events import CheckpointSaved, PhaseChanged, RunStarted, Warned
 from ed2.models.files import open_folder
-from tests.runs import train
-
-Values = dict[str, object]
+from tests.runs import Values, train
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
-    return {
-        "project_name": "tiny",
-        "data_root": [str(pictures)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
-        "batch_size": 4,
-        "max_epochs": 2,
-        "sample_prompts": str(tmp_path / "none"),
-        "logdir": str(tmp_path / "logs"),
-        "no_save_ckpt": True,
-        "disable_textenc_training": True,
-    }
+def values(values: Values) -> Values:
+    return {**values, "batch_size": 4, "no_save_ckpt": True, "disable_textenc_training": True}
 
 
 def test_a_base_that_names_a_safety_checker_gives_checkpoints_that_load(

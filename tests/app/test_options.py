@@ -6,12 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ed2.events import RunStarted, SamplesMade, StepDone, Warned
+from ed2.events import SamplesMade, StepDone
 from ed2.registry import OPTIMIZERS
 from ed2.sampling.job import SampleJob
-from tests.runs import Trained, differing, train, weights
+from tests.runs import Values, differing, said, train, weights
 
-Values = dict[str, object]
 STOP = 2
 
 TOGETHER: dict[str, Values] = {
@@ -36,29 +35,14 @@ TOGETHER: dict[str, Values] = {
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
-    return {
-        "project_name": "tiny",
-        "data_root": [str(pictures)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
-        "batch_size": 2,
-        "max_epochs": 1,
-        "lr": 1e-3,
-        "sample_prompts": str(tmp_path / "no prompts.txt"),
-        "logdir": str(tmp_path / "logs"),
-        "save_ckpt_dir": str(tmp_path / "files"),
-    }
+def values(values: Values) -> Values:
+    return {**values, "max_epochs": 1}
 
 
 @pytest.fixture
 def few_denoising_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two in place of thirty: what is drawn does not matter here."""
     monkeypatch.setattr(SampleJob.__init__, "__kwdefaults__", {**SampleJob.__init__.__kwdefaults__, "num_steps": 2})
-
-
-def said(trained: Trained) -> str:
-    return "\n".join([*(w.text for w in trained.of(Warned)), *trained.of(RunStarted)[0].notes])
 
 
 @pytest.mark.parametrize("options", TOGETHER.values(), ids=TOGETHER.keys())

@@ -13,33 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
-from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone, Warned
+from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone
 from ed2.training.state import Run
-from tests.runs import Trained, differing, train, weights
-
-Values = dict[str, object]
-
-
-@pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
-    """Five steps an epoch, since eight pictures fall into five buckets or so."""
-    return {
-        "project_name": "tiny",
-        "data_root": [str(pictures)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
-        "batch_size": 2,
-        "max_epochs": 2,
-        "lr": 1e-3,
-        "log_step": 4,
-        "sample_prompts": str(tmp_path / "no prompts.txt"),
-        "logdir": str(tmp_path / "logs"),
-        "save_ckpt_dir": str(tmp_path / "files"),
-    }
-
-
-def said(trained: Trained) -> str:
-    return "\n".join([*(w.text for w in trained.of(Warned)), *trained.of(RunStarted)[0].notes])
+from tests.runs import Trained, Values, differing, said, train, weights
 
 
 def lines_of(path: Path) -> list[dict[str, object]]:

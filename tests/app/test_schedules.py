@@ -7,13 +7,11 @@ import pytest
 from ed2.app.captions import caption_note, long_captions
 from ed2.data.example import Example
 from ed2.events import EpochEnded, RunStarted, StepDone
-from tests.runs import differing, train
-
-Values = dict[str, object]
+from tests.runs import Values, differing, train
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path) -> Values:
+def values(values: Values, tmp_path: Path) -> Values:
     from tests.tiny import make_pictures
 
     folder = make_pictures(tmp_path / "pictures", [(64, 64)] * 4)
@@ -21,20 +19,14 @@ def values(tmp_path: Path, sd1: Path) -> Values:
     (folder / "01.yaml").write_text("multiply: 1.5\nbatch_id: together\n")
     (folder / "02.yaml").write_text("batch_id: together\ntags: [one, two, three]\nshuffle_tags: true")
     (folder / "03.txt").write_text("word " * 90)
-    return {
-        "project_name": "tiny",
+    own = {
         "data_root": [str(folder)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
         "batch_size": 1,
         "max_epochs": 4,
-        "lr": 1e-3,
         "lr_scheduler": "cosine",
-        "sample_prompts": str(tmp_path / "no prompts.txt"),
-        "logdir": str(tmp_path / "logs"),
-        "no_save_ckpt": True,
         "write_schedule": True,
     }
+    return {**values, **own, "no_save_ckpt": True}
 
 
 def test_a_run_whose_epochs_differ_goes_on_to_the_same_bytes_and_writes_its_schedule(values: Values) -> None:

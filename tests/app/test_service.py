@@ -12,25 +12,16 @@ import pytest
 from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import SettingsError
-from tests.runs import differing
-
-Values = dict[str, object]
+from tests.runs import Values, differing
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+def values(values: Values, tmp_path: Path) -> Values:
     return {
-        "project_name": "tiny",
-        "data_root": [str(pictures)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
-        "batch_size": 2,
-        "max_epochs": 2,
-        "lr": 1e-3,
+        **values,
         "log_step": 2,
         "sample_prompts": str(tmp_path / "prompts.txt"),
         "sample_steps": 1000,
-        "logdir": str(tmp_path / "logs"),
         "no_save_ckpt": True,
     }
 

@@ -10,26 +10,12 @@ from ed2.data.apart import chosen, measured
 from ed2.data.example import Example
 from ed2.errors import DatasetError
 from ed2.events import RunStarted, ValidationDone
-from tests.runs import differing, train
-
-Values = dict[str, object]
+from tests.runs import Values, differing, train
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
-    return {
-        "project_name": "tiny",
-        "data_root": [str(pictures)],
-        "resume_ckpt": str(sd1),
-        "resolution": 64,
-        "batch_size": 4,
-        "max_epochs": 2,
-        "lr": 1e-3,
-        "disable_textenc_training": True,
-        "sample_prompts": str(tmp_path / "no prompts.txt"),
-        "logdir": str(tmp_path / "logs"),
-        "no_save_ckpt": True,
-    }
+def values(values: Values) -> Values:
+    return {**values, "batch_size": 4, "no_save_ckpt": True, "disable_textenc_training": True}
 
 
 def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Values, pictures: Path) -> None:
