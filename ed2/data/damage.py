@@ -1,11 +1,13 @@
 """What is wrong with a file that cannot be read as a picture, in plain words."""
 
+import errno
 from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
 _REPLACE = "Replace it with a good copy, or delete it."
 _CONVERT = "Save it as PNG, JPEG or WebP."
+_REPLACE_OR_CONVERT = "Replace it with a PNG, JPEG or WebP, or delete it."
 _HEAD_BYTES = 1024
 
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
@@ -35,12 +37,15 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
 
 _OWN_MARKS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
+_BOMB_MARKS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
+"""Pillow's names of its limits, in its errors."""
+
 _SYSTEM_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (FileNotFoundError, "the file is gone", "Put it back, or go on without it."),
     (PermissionError, "the file may not be read (permission denied)", "Change who may read it."),
     (IsADirectoryError, "this is a folder, not a picture", "Rename it."),
-    (MemoryError, "there is not enough memory to read it", "Make it smaller, or use fewer threads."),
 )
+_NO_MEMORY = ("there is not enough memory to read it", "Make it smaller, or use fewer threads.")
 
 
 def describe(path: Path, error: Exception) -> tuple[str, str]:
@@ -53,6 +58,8 @@ def _described(path: Path, error: Exception) -> tuple[str, str]:
     for kind, what, fix in _SYSTEM_ERRORS:
         if isinstance(error, kind):
             return what, fix
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "it is a link that leads back to itself", "Delete it, or mend it."
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -115,10 +122,18 @@ def _by_damage(head: bytes, tail: bytes, size: int, error: Exception) -> tuple[s
     if _is_cut_short(head, tail, size, error):
         return f"the file is cut short at {size:,} bytes", _REPLACE
     if not head.startswith(_OWN_MARKS) and head[4:8] != b"ftyp":
-        return "this is not a picture of a kind that is known here", _CONVERT
+        return "this is not a picture of a kind that is known here", _REPLACE_OR_CONVERT
     if isinstance(error, UnidentifiedImageError):
         return "the file is damaged (its beginning makes no sense)", _REPLACE
-    return f"the file is damaged ({' '.join(str(error).split()) or type(error).__name__})", _REPLACE
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    reason = " ".join(str(error).split())
+    if any(mark in reason for mark in _BOMB_MARKS):
+        return (
+            "a text or colour profile in it unpacks to more than is read, as in a file made to fill the memory",
+            _REPLACE,
+        )
+    return f"the file is damaged ({reason or 'its parts contradict each other'})", _REPLACE
 
 
 def _is_cut_short(head: bytes, tail: bytes, size: int, error: Exception) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
 from ed2.data.example import Dataset, Example, Finding, Kind
-from ed2.data.images import ImageFacts, check_image
+from ed2.data.images import ImageFacts, check_image, ignore_pillow_warnings
 from ed2.data.index import ImageIndex
 from ed2.data.manifest import is_manifest, read_manifest
 from ed2.data.sidecars import Described, described
@@ -70,6 +70,7 @@ def scan(
         DatasetError: a root is neither folder nor manifest, or there is not one picture that can be used.
         StopRequested: `should_stop` said so.
     """
+    ignore_pillow_warnings()
     watch = _Watch(progress, should_stop)
     places = _absolute(roots)
     findings = [_find(place, number, watch) for number, place in enumerate(places)]

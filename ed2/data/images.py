@@ -1,7 +1,13 @@
 """Reading picture files: their size, their pixels, and in plain words what is wrong with those that cannot be read."""
 
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import imagesize
 import numpy as np
@@ -13,11 +19,17 @@ from ed2.data.buckets import Size
 from ed2.data.damage import describe
 from ed2.errors import Ed2Error, Problem
 
+_T = TypeVar("_T")
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """Pillow's names. Naming them keeps Pillow from starting Ghostscript on an EPS that is called .png."""
 EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "jfif", "gif", "tif", "tiff", "avif"))
 MAX_PIXELS = 100_000_000
 """More than this is taken for a file made to fill the memory: 100 MP are 300 MB once decoded."""
+MAX_FILE_BYTES = 1 << 29
+"""Some formats are read into the memory before anything is known of them; 100 MP as they are take 400 MB."""
+LARGE_PIXELS = 25_000_000
+"""Larger pictures are read one at a time, however many threads there are: each takes up to 12 bytes a pixel."""
 JPEG_SHRINKS = (1, 2, 4, 8)
 """How many times smaller a JPEG can be decoded at once; each side is rounded up to a whole pixel."""
 
@@ -31,6 +43,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by its EXIF orientation."""
+
+_PLAIN_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I", "F"))
+"""Whose conversion to RGB cannot fail, so that a check may leave it out."""
+_LARGE = threading.Lock()
+_BAND_ROWS = 256
+"""Rows of deep grey that are converted at once, to keep its floating numbers few."""
 
 
 class ImageError(Ed2Error):
@@ -55,6 +73,7 @@ class ImageFacts:
 def header_size(path: Path) -> Size | None:
     """Return the upright size that a file's header claims, without reading its pixels; None where it claims none."""
     try:
+        _require_file(path)
         width, height = imagesize.get(path)
         if width > 0 and height > 0:
             return width, height
@@ -76,46 +95,75 @@ def decode(path: Path, at_least: Size | None = None) -> Image.Image:
     Raises:
         ImageError: the file is no picture, is damaged, or is too large.
     """
-    return _read(path, at_least)[0]
+    return _read(path, lambda image: _decoded(image, at_least))
 
 
 def check_image(path: Path) -> ImageFacts:
     """Return the upright size of a picture by reading all of it, or what is wrong with it."""
     try:
-        image, animated = _read(path, None)
+        return _read(path, _looked_at)
     except ImageError as error:
         return ImageFacts((0, 0), Problem(str(path), error.what, error.fix), lasting=error.lasting)
-    return ImageFacts(image.size, animated=animated)
 
 
-def _read(path: Path, at_least: Size | None) -> tuple[Image.Image, bool]:
-    """Return the picture, and whether there are more frames than the one."""
+def ignore_pillow_warnings() -> None:
+    """Keep Pillow's remarks, such as on a broken EXIF block, off the console; what matters is told as a problem."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _read(path: Path, use: Callable[[ImageFile], _T]) -> _T:
+    """Return what `use` makes of the opened picture."""
     # Pillow's own limit is one for the whole process: always the same number, so that threads cannot disagree on it.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     try:
-        _refuse_too_large(header_size(path))
-        with Image.open(path, formats=FORMATS) as image:
+        _require_file(path)
+        size = header_size(path)
+        _refuse_too_large(size)
+        with _alone_if_large(size), Image.open(path, formats=FORMATS) as image:
             _refuse_too_large(image.size)
-            animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-            return _decoded(image, at_least), animated
+            return use(image)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("many") from error
+        raise _too_large(None) from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more on bad files
         from_system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         what, fix = describe(path, error)
         raise ImageError(what, fix, lasting=not from_system) from error
 
 
+def _require_file(path: Path) -> None:
+    """Refuse what is no file, since a pipe would be waited for, and a file too large to be read."""
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:
+        what = f"the file is too large ({status.st_size >> 20:,} MB; at most {MAX_FILE_BYTES >> 20} MB are read)."
+        raise ImageError(what, "Save it smaller.")
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # of a folder the system tells itself
+        raise ImageError("this is not a file.", "Delete or rename it.", lasting=False)
+
+
+def _alone_if_large(size: Size | None) -> AbstractContextManager[object]:
+    return _LARGE if size and size[0] * size[1] > LARGE_PIXELS else nullcontext()
+
+
+def _looked_at(image: ImageFile) -> ImageFacts:
+    """Read all of a picture for what there is to know of it."""
+    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    image.load()
+    if image.mode not in _PLAIN_MODES:
+        _as_rgb(image)
+    return ImageFacts(_turned(image.size, _orientation(image)), animated=animated)
+
+
 def _refuse_too_large(size: Size | None) -> None:
     if size and size[0] * size[1] > MAX_PIXELS:
-        raise _too_large(f"{size[0]:,} x {size[1]:,}")
+        raise _too_large(size)
 
 
-def _too_large(pixels: str) -> ImageError:
+def _too_large(size: Size | None) -> ImageError:
+    pixels = f"{size[0]:,} x {size[1]:,}; " if size else ""
     limit = f"{MAX_PIXELS // 1_000_000} million"
-    return ImageError(f"it has too many pixels ({pixels}; at most {limit} are read).", "Make it smaller.")
+    return ImageError(f"it has too many pixels ({pixels}at most {limit} are read).", "Make it smaller.")
 
 
 def _decoded(image: ImageFile, at_least: Size | None) -> Image.Image:
@@ -124,8 +172,8 @@ def _decoded(image: ImageFile, at_least: Size | None) -> Image.Image:
     image.load()
     # After loading: a PNG may hold its orientation behind the pixels, and Pillow turns TIFF and AVIF by itself.
     turn = _TURNS.get(_orientation(image))
-    upright = _as_rgb(image)
-    return upright.transpose(turn) if turn is not None else upright
+    picture = _as_rgb(image)
+    return picture.transpose(turn) if turn is not None else picture
 
 
 def _orientation(image: Image.Image) -> int:
@@ -144,22 +192,33 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_scaled_grey(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
+        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         upon_white = Image.new("RGB", image.size, "white")
         upon_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
         return upon_white
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _scaled_grey(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Scale deep grey to 8 bits by the range that its numbers are meant to have; an odd range by its ends."""
-    values = np.nan_to_num(grey.astype(np.float32))
-    low, high = float(values.min()), float(values.max())
+    ends = [(float(known.min()), float(known.max())) for known in map(_numbers, _bands(grey)) if known.size]
+    low, high = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
     if low >= 0 and high <= 1 and np.issubdtype(grey.dtype, np.floating):
         high, low = 1.0, 0.0
     elif low >= 0 and high <= 65535 and np.issubdtype(grey.dtype, np.integer):
         high, low = 65535.0, 0.0
     elif low >= 0 and high <= 255:
         high, low = 255.0, 0.0
-    scaled: NDArray[np.uint8] = np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    return scaled
+    scale = 255 / max(high - low, 1e-12)
+    bands = [np.rint((np.nan_to_num(band, nan=low) - low) * scale).astype(np.uint8) for band in _bands(grey)]
+    return np.concatenate(bands)
+
+
+def _numbers(band: NDArray[np.float32]) -> NDArray[np.float32]:
+    return band[~np.isnan(band)]
+
+
+def _bands(grey: NDArray[np.generic]) -> Iterator[NDArray[np.float32]]:
+    """Give the rows of a picture a few at a time, bounded so that no difference of two numbers is infinite."""
+    for top in range(0, len(grey), _BAND_ROWS):
+        yield np.clip(grey[top : top + _BAND_ROWS].astype(np.float32), -1e38, 1e38)

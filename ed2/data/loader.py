@@ -23,7 +23,7 @@ from torch import Tensor
 from ed2.data.buckets import Box, Size, crop_box, jittered_box
 from ed2.data.epoch import PlannedBatch, Planner
 from ed2.data.example import Example, Finding
-from ed2.data.images import JPEG_SHRINKS, ImageError, decode
+from ed2.data.images import JPEG_SHRINKS, ImageError, decode, ignore_pillow_warnings
 from ed2.draws import rng
 from ed2.errors import Problem
 
@@ -112,6 +112,7 @@ class Loader:
             options: how it is dealt and loaded.
             on_problem: told once of each picture that can no longer be read, in the thread that takes the batches.
         """
+        ignore_pillow_warnings()
         self._examples = tuple(examples)
         self._options = options
         self._on_problem = on_problem

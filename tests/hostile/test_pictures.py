@@ -1,0 +1,65 @@
+"""Over 300 hostile pictures, read in one go by a child whose memory is limited."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ed2.settings.files import PROGRAM_DIR
+from tests.hostile.cases import Case, write
+from tests.hostile.pictures import all_pictures
+
+LIMIT_GB = 2
+"""Of address space, for the whole child."""
+MAX_GROWTH_BYTES = 1 << 30
+
+
+def scanned(folder: Path) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, "-m", "tests.hostile.scanned", str(folder), str(LIMIT_GB)]
+    child = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=200, check=False)
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout), child.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], dict[str, Any], str]:
+    folder = tmp_path_factory.mktemp("hostile") / "pictures"
+    cases = write(all_pictures(), folder)
+    return (cases, *scanned(folder))
+
+
+def test_there_are_more_than_300_and_each_is_used_or_counted_with_its_reason(pictures: Any) -> None:
+    cases, found, _ = pictures
+    assert len(cases) >= 300
+    assert found["used"].keys() | found["problems"].keys() == {case.name for case in cases}
+    assert not found["used"].keys() & found["problems"].keys()
+
+
+def test_each_is_judged_as_expected(pictures: Any) -> None:
+    cases, found, _ = pictures
+    wrong = {}
+    for case in cases:
+        what, fix = found["problems"].get(case.name, ("", ""))
+        if not what:
+            is_right = not case.expected or case.either
+        else:
+            is_right = bool(fix and case.expected and re.search(case.expected, what))
+        if not is_right:
+            wrong[case.name] = f"{what or 'used'} (expected {case.expected or 'used'})"
+    assert not wrong
+
+
+def test_moving_and_wide_pictures_are_used_with_a_note(pictures: Any) -> None:
+    cases, found, _ = pictures
+    told = {(path, kind) for path, kind, _ in found["notes"]}
+    assert {(case.name, case.note) for case in cases if case.note} <= told
+
+
+def test_memory_stays_bounded_and_nothing_is_written_to_the_console(pictures: Any) -> None:
+    _, found, said = pictures
+    assert found["grown_bytes"] < MAX_GROWTH_BYTES
+    assert said == ""
