@@ -8,9 +8,10 @@ from typing import Any
 
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.reporters.texts import file_size
-from ed2.app.scanning import scan_dataset
+from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
+from ed2.data.reading import Outline
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
@@ -75,7 +76,12 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
     """
     gathered = gather(flags, config)
     settings = with_defaults(gathered.values)
-    dataset = scan_dataset(settings, progress=None if quiet else counted_on(sys.stderr.write))
+    write = sys.stderr.write
+    dataset = scan_dataset(
+        settings,
+        progress=None if quiet else counted_on(write),
+        at_outline=None if quiet else outlined_on(write),
+    )
     return looked_at(settings, dataset, notes=gathered.notes)
 
 
@@ -90,9 +96,22 @@ def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:
     """A progress line that counts pictures, for a terminal."""
+    pace = Pace()
 
     def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty() and (done % 20 == 0 or done == total):
-            write(f"\rreading picture {done} of {total}" + ("\n" if done == total else ""))
+        if total and sys.stderr.isatty():
+            text = pace.told(done, total)
+            if done % 20 == 0 or done == total:
+                write(f"\rreading {text:<70}" + ("\n" if done == total else ""))
 
     return progress
+
+
+def outlined_on(write: Callable[[str], object]) -> Callable[[Outline], None]:
+    """A line that says what headers tell, for a terminal on which somebody waits for the rest."""
+
+    def outline(found: Outline) -> None:
+        if sys.stderr.isatty():
+            write(f"{found}.\n")
+
+    return outline

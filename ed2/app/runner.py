@@ -16,12 +16,13 @@ from ed2.app.preflight import require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, describe_run, make_run_folder
-from ed2.app.scanning import scan_dataset
+from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.start import Start, weigh
 from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.job import told_saving
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
+from ed2.data.reading import Outline
 from ed2.data.report import side_car_lines
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, ModelError, Problem, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
@@ -75,19 +76,23 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
 
 def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:
     """Read the pictures and set some apart, telling every few seconds how far it is."""
-    told_at = time.monotonic()
+    told_at, pace = time.monotonic(), Pace()
 
     def tell(done: int, total: int) -> None:
         nonlocal told_at
-        if total and time.monotonic() - told_at > PROGRESS_SECONDS:
+        text = pace.told(done, total) if total else ""
+        if text and time.monotonic() - told_at > PROGRESS_SECONDS:
             told_at = time.monotonic()
-            bus.emit(PhaseChanged(0, "preparing", f"picture {done:,} of {total:,}"))
+            bus.emit(PhaseChanged(0, "preparing", text))
+
+    def outline(found: Outline) -> None:
+        bus.emit(PhaseChanged(0, "preparing", str(found)))
 
     def stopping() -> bool:
         controls.obey_stop()  # leaves with the signal that asked for it
         return False
 
-    dataset = scan_dataset(settings, progress=tell, should_stop=stopping)
+    dataset = scan_dataset(settings, progress=tell, should_stop=stopping, at_outline=outline)
     apart = set_apart(settings, dataset, should_stop=stopping)
     controls.obey_stop()
     return apart

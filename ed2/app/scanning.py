@@ -1,11 +1,14 @@
 """Reading the pictures that the settings name."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ed2.app.reporters.texts import duration
 from ed2.data.example import Dataset
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.reading import Outline
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 
@@ -23,8 +26,17 @@ def scan_dataset(
     *,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    at_outline: Callable[[Outline], None] | None = None,
+    headers_only: bool = False,
 ) -> Dataset:
     """Read every picture in full; results are remembered in the user's folder.
+
+    Args:
+        settings: which pictures, and how they are trained.
+        progress: told the number of pictures done, and of all.
+        should_stop: asked at each folder and picture.
+        at_outline: told what headers say, before the pictures that are not remembered are read in full.
+        headers_only: take what is not remembered from the files' headers: enough to count and to plan.
 
     Raises:
         DatasetError: there is nothing to train on.
@@ -37,5 +49,26 @@ def scan_dataset(
         shuffle_tags=settings.data.shuffle_tags,
         index_path=INDEX_FILE,
         threads=decode_threads(settings),
+        headers_only=headers_only,
     )
-    return scan([Path(root) for root in settings.data.data_root], options, progress=progress, should_stop=should_stop)
+    roots = [Path(root) for root in settings.data.data_root]
+    return scan(roots, options, progress=progress, should_stop=should_stop, at_outline=at_outline)
+
+
+class Pace:
+    """Says how far a count is, and how long the rest takes at the pace so far."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with the first count that is told; `clock` gives seconds."""
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
+
+    def told(self, done: int, total: int) -> str:
+        """Return "picture 1,200 of 20,000, about 3 min 20 s left"."""
+        text = f"picture {done:,} of {total:,}"
+        if self._first is None:
+            self._first = (done, self._clock())
+        first, began = self._first
+        if done in (first, total):
+            return text
+        return f"{text}, about {duration((total - done) * (self._clock() - began) / (done - first))} left"

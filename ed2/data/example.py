@@ -81,3 +81,5 @@ class Dataset:
     """What is good to know and leaves no picture out."""
     fingerprint: str
     """SHA-256, hex, over the names, file sizes, times, captions and buckets of `examples`."""
+    num_unread: int = 0
+    """Pictures of which only the header was read: some may turn out to be damaged."""

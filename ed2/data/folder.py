@@ -4,19 +4,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
 from ed2.data.example import Dataset, Example, Finding, Kind
-from ed2.data.images import ImageFacts, check_image, ignore_pillow_warnings
-from ed2.data.index import ImageIndex
+from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
+from ed2.data.reading import Outline, Reader, Watch
 from ed2.data.sidecars import Described, described
 from ed2.data.tags import caption_of, shuffle_of
 from ed2.data.walk import Findings, PictureFile, find_pictures
-from ed2.errors import DatasetError, Problem, StopRequested
+from ed2.errors import DatasetError, Problem
 
 MAX_PROBLEMS_TOLD = 20
 """How many files an error names when nothing can be used; the rest are counted."""
@@ -34,21 +33,8 @@ class ScanOptions:
     index_path: Path | None = None
     """Where the results of reading whole pictures are remembered; None reads all of them each time."""
     threads: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """Whoever waits: is told how far it is, and may have had enough."""
-
-    progress: Callable[[int, int], None] | None
-    should_stop: Callable[[], bool] | None
-
-    def tell(self, done: int, total: int) -> None:
-        """Report `done` of `total` pictures; raises StopRequested when that was asked for."""
-        if self.should_stop and self.should_stop():
-            raise StopRequested(save=False)
-        if self.progress:
-            self.progress(done, total)
+    headers_only: bool = False
+    """Take what is not remembered from the headers of the files: a quick look, by which nothing is trained."""
 
 
 def scan(
@@ -57,6 +43,7 @@ def scan(
     *,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    at_outline: Callable[[Outline], None] | None = None,
 ) -> Dataset:
     """Read every picture below `roots` in full, with its caption, and give each its bucket.
 
@@ -65,21 +52,23 @@ def scan(
         options: how.
         progress: told the number of pictures done, and of all.
         should_stop: asked at each folder and picture; what was read by then stays remembered.
+        at_outline: told what headers say, before the pictures that are not remembered are read in full.
 
     Raises:
         DatasetError: a root is neither folder nor manifest, or there is not one picture that can be used.
         StopRequested: `should_stop` said so.
     """
     ignore_pillow_warnings()
-    watch = _Watch(progress, should_stop)
+    watch = Watch(progress, should_stop, at_outline)
     places = _absolute(roots)
     findings = [_find(place, number, watch) for number, place in enumerate(places)]
     files = [file for found in findings for file in found.pictures]
-    facts, notes = _read_all(files, places, options, watch)
-    made = _Made()
-    made.notes += [*notes, *(note for found in findings for note in found.notes)]
+    reader = Reader(options.index_path, options.threads, watch)
+    read = reader.by_header(files) if options.headers_only else reader.in_full(files, places, options.resolution)
+    made = _Made(read.num_unread)
+    made.notes += [*read.notes, *(note for found in findings for note in found.notes)]
     made.problems += [problem for found in findings for problem in found.problems]
-    for file, fact in zip(files, facts, strict=True):
+    for file, fact in zip(files, read.facts, strict=True):
         made.add(file, fact, options)
     if not made.examples:
         raise _nothing_usable(places, findings, made.problems)
@@ -93,6 +82,7 @@ def scan(
 class _Made:
     """What has come of the files so far."""
 
+    num_unread: int
     examples: list[Example] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
@@ -112,10 +102,17 @@ class _Made:
     def dataset(self, roots: tuple[Path, ...]) -> Dataset:
         """Return all of it."""
         problems = sorted(self.problems, key=lambda problem: (problem.root, problem.path or ""))
-        return Dataset(roots, tuple(self.examples), tuple(problems), tuple(self.notes), self.digest.hexdigest())
+        return Dataset(
+            roots,
+            tuple(self.examples),
+            tuple(problems),
+            tuple(self.notes),
+            self.digest.hexdigest(),
+            num_unread=self.num_unread,
+        )
 
 
-def _find(place: Path, number: int, watch: _Watch) -> Findings:
+def _find(place: Path, number: int, watch: Watch) -> Findings:
     if is_manifest(place):
         return read_manifest(place, number)
     return find_pictures(place, number, lambda found: watch.tell(0, found))
@@ -134,43 +131,6 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
     if problems or not folders:
         raise DatasetError("There is nothing to train on.", problems or [Problem(None, "No data_root is given.")])
     return folders
-
-
-def _read_all(
-    files: Sequence[PictureFile], folders: Sequence[Path], options: ScanOptions, watch: _Watch
-) -> tuple[list[ImageFacts], list[Finding]]:
-    """Return the facts of each file, remembered or by reading it, and what is to be said about remembering."""
-    index = ImageIndex(options.index_path)
-    known = [index.find(file.path, file.stat) for file in files]
-    unread = [file for file, fact in zip(files, known, strict=True) if fact is None]
-    notes: list[Finding] = []
-    try:
-        fresh = iter(_read(unread, len(files), index, options.threads, watch))
-        index.forget_missing(folders, {str(file.path) for file in files})
-    finally:
-        try:
-            index.save()
-        except OSError as error:
-            what = f"what was read cannot be remembered in {options.index_path} ({error.strerror or error})."
-            notes.append(Finding(None, what, "The next check reads every picture again.", kind="index"))
-    return [fact or next(fresh) for fact in known], notes
-
-
-def _read(files: Sequence[PictureFile], total: int, index: ImageIndex, threads: int, watch: _Watch) -> list[ImageFacts]:
-    """Read whole pictures in threads, and remember each as it is done."""
-    facts: list[ImageFacts] = []
-    done = total - len(files)
-    pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="check")
-    try:
-        for file, fact in zip(files, pool.map(check_image, [file.path for file in files]), strict=True):
-            index.remember(file.path, file.stat, fact)
-            facts.append(fact)
-            watch.tell(done + len(facts), total)
-        if not files:
-            watch.tell(total, total)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return facts
 
 
 def _example(file: PictureFile, fact: ImageFacts, said: Described, options: ScanOptions) -> Example | Finding:

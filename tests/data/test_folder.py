@@ -217,7 +217,7 @@ def test_the_second_scan_reads_only_what_has_changed(
     options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
     first = scan([tmp_path / "pictures"], options)
     read: list[str] = []
-    monkeypatch.setattr("ed2.data.folder.check_image", lambda path: read.append(path.name) or check_image(path))
+    monkeypatch.setattr("ed2.data.reading.check_image", lambda path: read.append(path.name) or check_image(path))
     assert scan([tmp_path / "pictures"], options) == first
     assert read == []
     paint("1.png", size=(80, 48))

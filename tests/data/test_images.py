@@ -1,7 +1,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +256,39 @@ def test_a_flipped_bit_in_a_png_is_found(paint: Callable[..., Path]) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert "damaged" in what_is_wrong(path)
+    with pytest.raises(ImageError, match="damaged"):
+        decode(path, at_least=(32, 32))
+
+
+def damaged_jpegs() -> Iterator[bytes]:
+    """JPEGs cut short, with bytes changed, and with bytes taken out."""
+    generator = np.random.default_rng(3)
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 4}):
+        stream = io.BytesIO()
+        gradient(size=(161, 120)).save(stream, "JPEG", **options)
+        for kind in range(120):
+            data = bytearray(stream.getvalue())
+            place, length = generator.integers(2, len(data)), int(generator.integers(1, 100))
+            if kind % 3 == 0:
+                del data[place:]
+            elif kind % 3 == 1:
+                data[place] = length
+            else:
+                del data[place : place + length]
+            yield bytes(data)
+
+
+def test_a_check_that_decodes_smaller_finds_the_same_jpegs_damaged(tmp_path: Path) -> None:
+    found = {True: 0, False: 0}
+    for data in damaged_jpegs():
+        path = tmp_path / "cat.jpg"
+        path.write_bytes(data)
+        facts = check_image(path)
+        try:
+            whole = decode(path)
+        except ImageError as error:
+            assert facts.problem and facts.problem.what == error.what
+        else:
+            assert not facts.problem and facts.size == whole.size
+        found[facts.problem is None] += 1
+    assert min(found.values()) > 50

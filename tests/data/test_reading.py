@@ -1,0 +1,96 @@
+"""Sizes by header, before and without reading pictures in full."""
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ed2.data.epoch import plan_epoch
+from ed2.data.folder import ScanOptions, scan
+from ed2.data.reading import Outline
+from ed2.errors import StopRequested
+
+Painter = Callable[..., Path]
+OPTIONS = ScanOptions(resolution=64)
+
+
+@pytest.fixture
+def folder(paint: Painter, tmp_path: Path) -> Path:
+    """Five sound pictures, one of them turned by its EXIF block, and one that is cut short."""
+    for number, size in enumerate([(64, 64), (96, 64), (64, 96), (160, 48)]):
+        paint(f"{number}.{('png', 'jpg', 'webp', 'bmp')[number]}", size=size)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "pictures/turned.jpg", exif=exif)
+    cut = paint("cut.jpg", size=(200, 200))
+    cut.write_bytes(cut.read_bytes()[:900])
+    return tmp_path / "pictures"
+
+
+def test_headers_alone_give_sound_pictures_the_sizes_and_the_plan_of_reading_them_in_full(folder: Path) -> None:
+    (folder / "cut.jpg").unlink()
+    by_header, in_full = (scan([folder], replace(OPTIONS, headers_only=only)) for only in (True, False))
+    assert (by_header.num_unread, in_full.num_unread) == (5, 0)
+    assert by_header.examples == in_full.examples and by_header.fingerprint == in_full.fingerprint
+    plans = [plan_epoch(found.examples, seed=1, epoch=0, batch_size=2, grad_accum=1) for found in (by_header, in_full)]
+    assert plans[0] == plans[1]
+
+
+def test_a_header_says_nothing_of_damage_and_what_is_remembered_does(folder: Path, tmp_path: Path) -> None:
+    remembering = replace(OPTIONS, index_path=tmp_path / "user/index.json")
+    quick = replace(remembering, headers_only=True)
+    assert "cut.jpg" in [example.name for example in scan([folder], quick).examples]
+    assert not (tmp_path / "user").exists()  # what was not read in full is not remembered
+    assert [problem.path for problem in scan([folder], remembering).problems] == ["cut.jpg"]
+    again = scan([folder], quick)
+    assert [problem.path for problem in again.problems] == ["cut.jpg"] and again.num_unread == 0
+
+
+def test_a_file_whose_header_makes_no_sense_is_told_by_a_quick_look_too(folder: Path) -> None:
+    (folder / "page.jpg").write_text("<!doctype html><html>")
+    found = scan([folder], replace(OPTIONS, headers_only=True))
+    assert [(problem.path, "HTML" in problem.what) for problem in found.problems] == [("page.jpg", True)]
+
+
+def test_an_outline_comes_before_pictures_are_read_in_full_and_only_then(folder: Path, tmp_path: Path) -> None:
+    told: list[object] = []
+    options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
+    for _ in range(2):
+        scan([folder], options, at_outline=told.append, progress=lambda done, _: told.append(done))
+    outline, *counts = [entry for entry in told if entry]
+    assert outline == Outline(6, 6, {(64, 64): 2, (80, 48): 1, (48, 80): 2, (128, 32): 1})
+    assert counts == [1, 2, 3, 4, 5, 6, 6]
+    assert str(outline) == "6 pictures in 4 sizes; 6 of them new or changed, which are now read in full"
+
+
+def test_a_quick_look_can_be_left(folder: Path) -> None:
+    asked: list[int] = []
+
+    def enough() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(StopRequested):
+        scan([folder], replace(OPTIONS, headers_only=True), should_stop=enough)
+
+
+def test_a_picture_takes_less_than_a_kilobyte_of_memory(paint: Painter, tmp_path: Path) -> None:
+    content = paint("0000.png", size=(64, 64)).read_bytes()
+    for number in range(1000):
+        path = tmp_path / f"pictures/{number:04}.png"
+        path.write_bytes(content)
+        tags = ", ".join(f"tag {number * step % 97}" for step in range(1, 8))
+        path.with_suffix(".txt").write_text(f"picture number {number}, {tags}")
+    options = replace(OPTIONS, shuffle_tags=True, headers_only=True)
+    scan([tmp_path / "pictures"], options)  # what is made once and kept by the libraries is not a picture's
+    tracemalloc.start()
+    try:
+        dataset = scan([tmp_path / "pictures"], options)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(dataset.examples) == 1000
+    assert taken / 1000 < 1024
