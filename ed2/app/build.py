@@ -16,6 +16,7 @@ from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
 from ed2.app.validating import SetApart
+from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
 from ed2.data.example import Dataset
@@ -163,13 +164,17 @@ class Builder:
     def saver(self) -> Saver:
         """What writes this run's checkpoints."""
         settings = self.start.settings.checkpoint
-        single_dir = None if settings.no_save_ckpt else Path(settings.save_ckpt_dir or PROGRAM_DIR)
+        exporter = Exporter(
+            folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
+            run_name=self.run_dir.name,
+            container=settings.ckpt_format,
+            dtype=torch.float32 if settings.save_full_precision else torch.float16,
+        )
         return Saver(
             run_dir=self.run_dir,
             project=self.start.settings.run.project_name,
-            single_dir=single_dir,
-            single_format=settings.ckpt_format,
-            single_dtype=torch.float32 if settings.save_full_precision else torch.float16,
+            bus=self.bus,
+            exporter=None if settings.no_save_ckpt else exporter,
             prepend_last=not settings.no_prepend_last,
             about={
                 "fingerprint": self.dataset.fingerprint,

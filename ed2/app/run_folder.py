@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
-from ed2.checkpoint.folder import remove_leftovers, write_whole
+from ed2.checkpoint.folder import remove_leftovers
 from ed2.data.example import Dataset
+from ed2.disk import write_whole
 from ed2.errors import Problem, SettingsError
 from ed2.models.memory import choose_device, choose_dtype
 from ed2.settings.files import read_preset, write_settings

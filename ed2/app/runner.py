@@ -187,7 +187,7 @@ class Session:
         try:
             self._saver.require_export(run.model)
         except ModelError as error:
-            self._saver = replace(self._saver, single_dir=None)
+            self._saver = replace(self._saver, exporter=None)
             self._bus.emit(Warned(run.state.step, f"No single files are written. {error}"))
 
     def _sample_job(self, run: Run) -> SampleJob:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.folder import write_whole
 from ed2.data.epoch import Plan, Planner
 from ed2.data.example import Example
+from ed2.disk import write_whole
 from ed2.training.state import Run, TrainState
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ed2.checkpoint.resume import Checkpoint, checkpoints, newest
+from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
+from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
 from ed2.models.hub import PUBLIC_NAME, in_hub_cache
@@ -68,13 +69,16 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     """
     gathered = gather(flags, config)
     preset, given, notes = gathered.preset, dict(gathered.values), list(gathered.notes)
+    last: Path | None = None
     if given.get("resume_ckpt") == FIND_LAST:
-        given["resume_ckpt"], note = _find_last(with_defaults(given), str(preset.get("resume_ckpt", "")))
-        notes.append(note)
+        last, told = _find_last(with_defaults(given), preset_base := str(preset.get("resume_ckpt", "")))
+        given["resume_ckpt"] = str(last or preset_base)
+        notes += told
     settings = with_defaults(given)
     if not settings.model.resume_ckpt:
         raise _no_model()
-    path = _checkpoint_folder(_base_path(settings.model.resume_ckpt))
+    path, told = (last, []) if last else _sound_base(settings)
+    notes += told
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
         before = _settings_of(checkpoint.run_dir) if checkpoint.is_in_its_run else {}
@@ -118,15 +122,18 @@ def weigh(start: Start, dataset: Dataset) -> Start:
     return replace(start, same_folder=same, notes=tuple(notes))
 
 
-def _find_last(settings: Settings, preset_base: str) -> tuple[str, str]:
+def _find_last(settings: Settings, preset_base: str) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint; None where `preset_base` stands in; and what is to be said of that."""
     logdir = Path(settings.logging.logdir)
-    last = newest(logdir)
-    if last:
-        return str(last.path), f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
+    found = newest_below(logdir)
+    if last := found.checkpoint:
+        note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
+        return last.path, [*found.notes, note]
     if preset_base and preset_base != FIND_LAST:
-        return preset_base, f"No checkpoint was found in {logdir}: a new run from {preset_base}."
+        return None, [*found.notes, f"No checkpoint was found in {logdir}: a new run from {preset_base}."]
     fix = "Give the path of a model, or the folder of your runs with --logdir."
-    raise SettingsError("There is nothing to continue:", [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix)])
+    problems = [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix), *(Problem(None, n) for n in found.notes)]
+    raise SettingsError("There is nothing to continue:", problems)
 
 
 def _base_path(name: str) -> Path:
@@ -148,14 +155,17 @@ def _base_path(name: str) -> Path:
     raise SettingsError("The base model is missing:", [Problem("resume_ckpt", what, fix)])
 
 
-def _checkpoint_folder(path: Path) -> Path:
-    """The newest checkpoint where `path` is the folder of a run, else `path`."""
+def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
+    """The model to begin with, or the newest sound checkpoint where a run is named; and what is to be said of it."""
+    path = _base_path(settings.model.resume_ckpt)
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
-        found = checkpoints(path)
-        if not found:
-            raise CheckpointError(f"The run {path.name} has no checkpoint to continue", "", "Choose another run.")
-        return found[-1].path
-    return path
+        found = newest_of_run(path)
+        if not found.checkpoint:
+            why, fix = " ".join(found.notes), "Choose another run."
+            raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, fix)
+        return found.checkpoint.path, found.notes
+    require_sound(path, with_state=not settings.model.weights_only)
+    return path, []
 
 
 def _settings_of(run_dir: Path) -> dict[str, object]:

@@ -1,75 +1,195 @@
-"""Writing folders and files that are there whole or not at all."""
+"""A checkpoint's folder: there whole or not at all, with a manifest that tells later whether its bytes are the same."""
 
+import json
 import os
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-RENAME_TRIES = 10
-RENAME_WAIT_SECONDS = 0.2
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ed2.disk import TEMPORARY, HashingFile, rename, sha256_of, temporary_name, to_disk
+from ed2.models.tensor_file import write_tensors
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+TRAINING_STATE = "training_state"
+STATE_FILE = "state.json"
+FORMAT_WITH_MANIFEST = 2
+"""Of the training state: the first that had a manifest beside it."""
+HASHING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class NewFolder:
+    """A checkpoint that is being written; what goes into it is remembered for the manifest.
+
+    Attributes:
+        path: the temporary folder.
+        files: what was written, by its path in the folder with forward slashes.
+    """
+
+    path: Path
+    files: dict[str, FileRecord] = field(default_factory=dict)
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with self._writing(name) as file:
+            file.write(content)
+
+    def add_tensors(self, name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        """Write a safetensors file."""
+        with self._writing(name) as file:
+            write_tensors(file, tensors, {"format": "pt"}, dtype=dtype)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[HashingFile]:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            hashing = HashingFile(file)
+            yield hashing
+        self.files[name] = FileRecord(hashing.num_bytes, hashing.sha256)
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill, which becomes `target` at the end of the block.
+def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[NewFolder]:
+    """Give a folder to fill, which becomes `target` at the end of the block; `about` goes into its manifest.
 
-    Files and folders reach the disk before the rename, so that a power cut leaves the whole of it or nothing. If the
-    block fails the temporary folder is removed and `target` is untouched.
+    Files and folders reach the disk before the rename, which alone makes it a checkpoint; the manifest comes last. A
+    power cut leaves the whole of it or nothing. If the block fails, the temporary folder is removed and `target` is
+    untouched.
 
     Raises:
         FileExistsError: `target` is there already; nothing is ever written over it.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists")
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    folder = NewFolder(temporary_name(target))
+    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.path.mkdir(parents=True)
     try:
-        yield temporary
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                _to_disk(Path(folder) / name)
-            _to_disk(Path(folder))
-        _rename(temporary, target)
-        _to_disk(target.parent)
+        yield folder
+        for name in folder.files:
+            to_disk(folder.path / name)
+        _write_manifest(folder, about or {})
+        for inner, _, _ in os.walk(folder.path, topdown=False):
+            to_disk(Path(inner))
+        rename(folder.path, target)
+        to_disk(target.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders that a killed program left in `folder`."""
-    for leftover in folder.glob(".tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
+    files = {name: asdict(record) for name, record in sorted(folder.files.items())}
+    content = {"format": MANIFEST_FORMAT, **about, "files": files}
+    path = folder.path / MANIFEST
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    to_disk(path)
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Write a small file under a temporary name, then give it its own."""
-    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
-    temporary.write_bytes(content)
-    _to_disk(temporary)
-    temporary.replace(target)
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's manifest says; empty where it has none, as those of older versions of this program.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    path = checkpoint / MANIFEST
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no object")
+    return content
 
 
-def _rename(old: Path, new: Path) -> None:
-    """Rename; on Windows again for two seconds, since a virus scanner may hold on to a file that was just written."""
-    for _ in range(RENAME_TRIES - 1):
-        try:
-            old.rename(new)
-        except PermissionError:
-            time.sleep(RENAME_WAIT_SECONDS)
-        else:
-            return
-    old.rename(new)
+def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False) -> str | None:
+    """What is wrong with the files of a checkpoint, naming one of them; None where it is sound.
 
+    A checkpoint whose training state was thinned is sound. Of one that is older than manifests only the headers of the
+    tensor files are looked at.
 
-def _to_disk(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows has no such call for folders
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    Args:
+        checkpoint: its folder.
+        with_state: look at the training state too, if it is there.
+        is_quick: compare the lengths of the files, and do not read them.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        manifest = read_manifest(checkpoint)
+        if not manifest:
+            return f"{MANIFEST}: it is missing" if _had_manifest(checkpoint) else _damaged_header(checkpoint)
+        records = {name: FileRecord(**values) for name, values in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST}: it cannot be read"
+    if not with_state or not (checkpoint / TRAINING_STATE).exists():
+        records = {name: record for name, record in records.items() if not name.startswith(f"{TRAINING_STATE}/")}
+    wrong = _wrong_length(checkpoint, records)
+    return wrong or (None if is_quick else _wrong_content(checkpoint, records))
+
+
+def _had_manifest(checkpoint: Path) -> bool:
+    """Whether the version of this program that wrote a checkpoint wrote manifests."""
+    try:
+        values = json.loads((checkpoint / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
+        return bool(values["format"] >= FORMAT_WITH_MANIFEST)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed program left half written or half removed in `folder`."""
+    for pattern in (f"{TEMPORARY}*", ".trash-*"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _wrong_length(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | None:
+    for name, record in records.items():
+        try:
+            length = (checkpoint / name).stat().st_size
+        except OSError:
+            return f"{name}: it is missing"
+        if length != record.bytes:
+            return f"{name}: it is {length:,} bytes long, and {record.bytes:,} were written"
+    return None
+
+
+def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | None:
+    def wrong(name: str) -> str | None:
+        try:
+            is_same = sha256_of(checkpoint / name) == records[name].sha256
+        except OSError as error:
+            return f"{name}: it cannot be read ({error.strerror or error})"
+        return None if is_same else f"{name}: its bytes are not those that were written"
+
+    with ThreadPoolExecutor(HASHING_THREADS, "hash") as threads:
+        return next(filter(None, threads.map(wrong, records)), None)
+
+
+def _damaged_header(checkpoint: Path) -> str | None:
+    """A tensor file that is not as long as its header says, in a checkpoint without a manifest."""
+    files = sorted(checkpoint.rglob("*.safetensors"))
+    for file in files:
+        name = file.relative_to(checkpoint).as_posix()
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return f"{name}: it is cut short, or no tensor file"
+    return None if files else "its weights are missing"

@@ -1,4 +1,4 @@
-"""Finding a checkpoint, and putting everything back that it holds."""
+"""A checkpoint to continue from, and putting everything back that it holds."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ed2.checkpoint.saver import FORMAT, STATE_FILE, TRAINING_STATE, ema_file, trained_file
-from ed2.checkpoint.tensors import put_back, tensors_are_whole
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damage
+from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
+from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError
 from ed2.training.optimizers import averages, overwrite
 from ed2.training.state import Run, TrainState
@@ -40,7 +41,7 @@ class Checkpoint:
             return None
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            if values.get("format") != FORMAT:
+            if values.get("format") not in FORMATS_READ:
                 fix = "Use the version of this program that wrote it, or add --weights_only."
                 raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
             TrainState.from_dict(values["state"])
@@ -66,9 +67,10 @@ class Checkpoint:
 
     @property
     def is_newest(self) -> bool:
-        """Whether its run has gone no further in a later checkpoint."""
-        steps = [other.state.step for other in checkpoints(self.run_dir)]
-        return self.state.step >= max(steps, default=0)
+        """Whether its run has gone no further in a later checkpoint; what stands in the files is not read for that."""
+        paths = (self.run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}")
+        others = [opened_or_none(path.parent) for path in paths if not damage(path.parent, is_quick=True)]
+        return self.state.step >= max((other.state.step for other in others if other), default=0)
 
     def restore(self, run: Run) -> list[str]:
         """Give `run`, built from this checkpoint's weights, its optimizers, scaler and metrics.
@@ -80,6 +82,7 @@ class Checkpoint:
             CheckpointError: the state is damaged.
         """
         notes = []
+        state_dir = self.path / TRAINING_STATE
         try:
             for name, optimizer in run.optimizers.by_network.items():
                 saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
@@ -88,11 +91,11 @@ class Checkpoint:
                         f"The {name} was trained by {saved['class']}: its {type(optimizer).__name__} begins anew."
                     )
                     continue
-                tensors = load_file(self.path / TRAINING_STATE / f"optimizer-{name}.safetensors")
+                tensors = load_file(state_dir / f"optimizer-{name}.safetensors")
                 put_back(optimizer, tensors, saved["numbers"], saved.get("options", ()))
                 if averages(optimizer):
-                    _read_trained(run.model.trained[name], self.path / TRAINING_STATE / trained_file(name))
-            files = {name: self.path / TRAINING_STATE / ema_file(name) for name in run.optimizers.by_network}
+                    _read_trained(run.model.trained[name], state_dir / f"{trained_stem(name)}.safetensors")
+            files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}
             run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             fix = "Choose an earlier checkpoint, or add --weights_only."
@@ -110,24 +113,9 @@ def _read_trained(network: nn.Module, file: Path) -> None:
     overwrite(trained.values(), [tensors[name] for name in trained])
 
 
-def checkpoints(run_dir: Path) -> list[Checkpoint]:
-    """The checkpoints of a run that it can continue from, oldest first; damaged ones are passed over."""
-    found = []
-    for path in (run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}"):
-        try:
-            checkpoint = Checkpoint.open(path.parent)
-        except CheckpointError:
-            continue
-        if checkpoint and tensors_are_whole(checkpoint.path):
-            found.append(checkpoint)
-    return sorted(found, key=_age)
-
-
-def newest(logdir: Path) -> Checkpoint | None:
-    """The checkpoint that was saved last under `logdir`; the last one of a run counts more than its copies."""
-    runs = [path.parent for path in logdir.glob("*/ckpts") if path.is_dir()]
-    return max((c for run_dir in runs for c in checkpoints(run_dir)), key=_age, default=None)
-
-
-def _age(checkpoint: Checkpoint) -> tuple[str, int]:
-    return str(checkpoint.values.get("saved_at", "")), checkpoint.state.step
+def opened_or_none(path: Path) -> Checkpoint | None:
+    """A checkpoint that this program can continue from, as far as its description tells."""
+    try:
+        return Checkpoint.open(path)
+    except CheckpointError:
+        return None

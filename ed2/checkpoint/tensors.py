@@ -1,12 +1,9 @@
 """The state of an optimizer as named tensors and plain numbers, for safetensors and JSON: no pickle."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 SEPARATOR = "/"
@@ -15,32 +12,10 @@ MOST_COMPARED = 4096
 """Numbers in a tensor that is looked at for being the same as another."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that others may read too; safetensors 0.8 leaves it to its owner alone.
-
-    Raises:
-        OSError, SafetensorError: it cannot be written.
-    """
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path, {"format": "pt"})
-    path.chmod(mode)
-
-
-def tensors_are_whole(checkpoint: Path) -> bool:
-    """Whether every tensor file below a folder is as long as its header says; what stands inside is not read."""
-    files = list(checkpoint.rglob("*.safetensors"))
-    try:
-        for file in files:
-            with safe_open(file, framework="pt"):
-                pass
-    except (OSError, SafetensorError):
-        return False
-    return bool(files)
-
-
-def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of `optimizer` as tensors on the CPU and numbers, named by their place: "0/exp_avg".
+def taken_apart(
+    optimizer: torch.optim.Optimizer, take: Callable[[Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state of `optimizer` as what `take` gives of its tensors, and numbers, named by place: "0/exp_avg".
 
     Small tensors of the same content, such as the tables of 8-bit optimizers that all parameters share, are returned
     once; among the numbers stands for each further place the name of the first.
@@ -55,12 +30,11 @@ def taken_apart(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], di
         if not isinstance(value, Tensor):
             numbers[name] = value
             continue
-        tensor = value.detach().cpu().contiguous()
-        content = _content(tensor)
+        content = _content(value)
         if content is not None and first_place.setdefault(content, name) != name:
             numbers[name] = {SAME: first_place[content]}
         else:
-            tensors[name] = tensor
+            tensors[name] = take(value)
     return tensors, numbers
 
 
@@ -128,5 +102,5 @@ def _content(tensor: Tensor) -> object:
     return (
         str(tensor.dtype),
         tuple(tensor.shape),
-        tensor.reshape(-1).view(torch.uint8).numpy().tobytes(),
+        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
     )

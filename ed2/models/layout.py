@@ -1,22 +1,17 @@
-"""The way between a diffusers folder's weights and the classic single file, and the writing of that file.
+"""The way between a diffusers folder's weights and the classic single file.
 
 `single_file_tensors` gives what webuis read, `diffusers_tensors` the way back. What a file is can be asked of
 `family_of`; SD2 files need the text of `sd2_yaml` beside them.
 """
 
-import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ed2.errors import CheckpointError, ModelError, Problem
+from ed2.errors import ModelError, Problem
 from ed2.models.layout_family import family_of
 from ed2.models.layout_names import (
     CLIP_PREFIX,
@@ -32,6 +27,7 @@ from ed2.models.layout_names import (
     vae_modules,
 )
 from ed2.models.sd2_yaml import sd2_yaml
+from ed2.models.writing import write_single_file
 
 __all__ = [
     "DiffusersTensors",
@@ -155,41 +151,6 @@ def diffusers_tensors(tensors: Tensors, *, num_text_layers: int | None = None) -
     )
 
 
-def write_single_file(
-    path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
-) -> None:
-    """Write a single file whole or not at all; a file of that name is replaced once the new one is on the disk.
-
-    Args:
-        path: Ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
-        tensors: By their names in the file.
-        metadata: Goes into the head of a .safetensors, and beside `state_dict` in a .ckpt.
-        dtype: For the tensors of floating numbers; None leaves them as they are.
-
-    Raises:
-        CheckpointError: The suffix is another, or the file cannot be written.
-    """
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", f"Use {' or '.join(_WRITERS)}.")
-    # The dot keeps programs that list models from seeing an unfinished file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        ready = _ready_to_write(tensors, dtype)
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(ready, temporary, dict(metadata or {}))
-        temporary.chmod(mode)  # safetensors 0.8 leaves a file that only its owner may read
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch.save hides a full disk behind a complaint about its own position in the file.
-        why = error.__context__ or error
-        raise CheckpointError(f"Cannot write {path}", f"{why}.", "What was there before is unchanged.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _layout_of(family: str) -> FamilyLayout:
     if family not in LAYOUTS:
         known = " and ".join(LAYOUTS)
@@ -256,34 +217,3 @@ def _as_convolution(tensor: Tensor) -> Tensor:
 def _as_linear(tensor: Tensor) -> Tensor:
     """Return the weight of a 1x1 convolution as a matrix; what is one already as it is."""
     return tensor.flatten(1) if tensor.ndim == 4 else tensor
-
-
-def _ready_to_write(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Return `tensors` on the CPU, in `dtype` if they are floating, each contiguous and alone in its memory."""
-    ready: dict[str, Tensor] = {}
-    used: set[int] = set()
-    for name, given in tensors.items():
-        tensor = given.detach().to("cpu", dtype if given.is_floating_point() else None).contiguous()
-        storage = tensor.untyped_storage()
-        # torch.save writes all of the memory that a view looks at, and safetensors refuses memory that is shared.
-        is_view = storage.nbytes() != tensor.nbytes or storage.data_ptr() in used
-        used.add(storage.data_ptr())
-        ready[name] = tensor.clone() if is_view else tensor
-    return ready
-
-
-def _write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file(tensors, path, metadata)
-
-
-def _write_ckpt(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    with path.open("wb") as file:
-        torch.save({"state_dict": tensors} | ({"metadata": metadata} if metadata else {}), file)
-
-
-_WRITERS = {".safetensors": _write_safetensors, ".ckpt": _write_ckpt}
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

@@ -66,8 +66,8 @@ class Ema:
                 self._averages[name][key].lerp_(parameter.to(self.device, torch.float32), 1 - self.decay)
 
     def state(self) -> NetworkTensors:
-        """The averages by network and name of the parameter, on the CPU."""
-        return {name: {k: t.cpu().contiguous() for k, t in tensors.items()} for name, tensors in self._averages.items()}
+        """The averages themselves by network and name of the parameter, where they lie; an update changes them."""
+        return self._averages
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:

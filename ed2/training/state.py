@@ -78,7 +78,7 @@ class Average(Protocol):
         ...
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """The averages by network and parameter, on the CPU."""
+        """The averages themselves by network and parameter, where they lie."""
         ...
 
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:

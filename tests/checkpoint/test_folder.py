@@ -1,19 +1,20 @@
 """A folder is there whole or not at all, whichever call of the file system fails."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from ed2.checkpoint import folder
-from ed2.checkpoint.folder import remove_leftovers, whole_folder, write_whole
+from ed2 import disk
+from ed2.checkpoint.folder import damage, remove_leftovers, whole_folder
+from ed2.disk import write_whole
 
 
 def fill(target: Path) -> None:
-    with whole_folder(target) as temporary:
-        (temporary / "inner").mkdir()
-        (temporary / "inner" / "a").write_bytes(b"a" * 1000)
-        (temporary / "b").write_bytes(b"b")
+    with whole_folder(target, {"step": 7}) as new:
+        new.add("inner/a", b"a" * 1000)
+        new.add("b", b"b")
 
 
 def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
@@ -21,7 +22,10 @@ def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
         "whole/b",
         "whole/inner/a",
+        "whole/manifest.json",
     ]
+    assert damage(tmp_path / "whole") is None
+    assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["step"] == 7
 
 
 def test_a_folder_that_is_there_is_never_written_over(tmp_path: Path) -> None:
@@ -30,7 +34,7 @@ def test_a_folder_that_is_there_is_never_written_over(tmp_path: Path) -> None:
         fill(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("failing_call", range(1, 6))
+@pytest.mark.parametrize("failing_call", range(1, 7))
 def test_whichever_write_to_the_disk_fails_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_call: int
 ) -> None:
@@ -44,7 +48,7 @@ def test_whichever_write_to_the_disk_fails_nothing_is_left(
             raise OSError(28, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr(folder.os, "fsync", fsync)
+    monkeypatch.setattr(disk.os, "fsync", fsync)
     try:
         fill(tmp_path / "whole")
     except OSError:
@@ -64,7 +68,7 @@ def test_what_a_killed_program_left_is_swept(tmp_path: Path) -> None:
 def test_a_rename_is_tried_again_where_a_scanner_holds_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "RENAME_WAIT_SECONDS", 0)
+    monkeypatch.setattr(disk, "RENAME_WAIT_SECONDS", 0)
     tries: list[int] = []
     real = Path.rename
 

@@ -1,0 +1,91 @@
+"""Single files for a webui, made out of a checkpoint that is on the disk already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ed2.disk import sweep_half_files, write_whole
+from ed2.models.files import EXTRA_FILE, PARTS
+from ed2.models.layout import sd2_yaml, single_file_tensors
+from ed2.models.sd import StableDiffusion
+from ed2.models.writing import write_single_file
+
+RUN_KEY = "run"
+"""Where a single file's metadata names the run that wrote it."""
+PREDICTION_KEY = "prediction_type"
+"""Where it says what the model predicts."""
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes the single files of one run.
+
+    Attributes:
+        folder: where they go.
+        run_name: of the run; a file of another run is never replaced.
+        container: format of the file.
+        dtype: precision of the numbers.
+    """
+
+    folder: Path
+    run_name: str
+    container: Literal["safetensors", "ckpt"] = "safetensors"
+    dtype: torch.dtype = torch.float16
+
+    def write(self, checkpoint: Path, family: str, prediction_type: str) -> Path:
+        """Write the single file of `checkpoint`; its weights are read from there, not all at once.
+
+        Raises:
+            CheckpointError, OSError, SafetensorError: it could not be written; a file of that name is unchanged.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep_half_files(self.folder)
+        path = self._free_name(self.folder / f"{checkpoint.name}.{self.container}")
+        content = single_file_tensors(family, **_parts_of(checkpoint), extra=_extra_of(checkpoint))
+        metadata = {"format": "pt", RUN_KEY: self.run_name, PREDICTION_KEY: prediction_type}
+        write_single_file(path, content, metadata, dtype=self.dtype)
+        if family == "sd2":
+            write_whole(path.with_suffix(".yaml"), sd2_yaml(prediction_type).encode())
+        return path
+
+    def require_place(self, model: StableDiffusion) -> None:
+        """Put the names of `model` into those of a single file, on no memory.
+
+        Raises:
+            ModelError: they have no place there.
+        """
+        names = {part: {n: t.to("meta") for n, t in named.items()} for part, named in model.tensors().items()}
+        single_file_tensors(model.family, **names)
+
+    def _free_name(self, path: Path) -> Path:
+        """`path`, or with a number where another run wrote a file of that name."""
+        candidate, number = path, 1
+        while candidate.exists() and writer_of(candidate) != self.run_name:
+            number += 1
+            candidate = path.with_stem(f"{path.stem} ({number})")
+        return candidate
+
+
+def writer_of(single_file: Path) -> str | None:
+    """The run that wrote a single file, None where it does not say."""
+    if single_file.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(single_file, framework="pt") as tensors:
+            return (tensors.metadata() or {}).get(RUN_KEY)
+    except (SafetensorError, OSError):
+        return None
+
+
+def _parts_of(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    return {part: load_file(checkpoint / part / f"{stem}.safetensors") for part, (_, stem) in PARTS.items()}
+
+
+def _extra_of(checkpoint: Path) -> dict[str, Tensor]:
+    file = checkpoint / EXTRA_FILE
+    return load_file(file) if file.is_file() else {}

@@ -1,0 +1,100 @@
+"""Finding a sound checkpoint: every byte is compared, and where one is damaged the one before is taken."""
+
+import contextlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, damage
+from ed2.checkpoint.resume import Checkpoint, opened_or_none
+from ed2.checkpoint.saver import aside
+from ed2.disk import rename
+from ed2.errors import CheckpointError
+
+_STEP_IN_NAME = re.compile(r"-gs(\d+)")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest sound checkpoint, if there is one, and what was damaged on the way to it, in sentences."""
+
+    checkpoint: Checkpoint | None
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """The sentences, with what is taken instead."""
+        instead = f": continuing from {self.checkpoint.path.name}." if self.checkpoint else "."
+        return [f"{sentence}{instead}" for sentence in self.damaged]
+
+
+def newest_of_run(run_dir: Path) -> Found:
+    """The newest sound checkpoint of a run; damaged ones that are newer are renamed, so that their names are free."""
+    return _newest_sound(candidates(run_dir))
+
+
+def newest_below(logdir: Path) -> Found:
+    """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
+    runs = [path.parent for path in logdir.glob("*/ckpts") if path.is_dir()]
+    return _newest_sound([path for run_dir in runs for path in candidates(run_dir)])
+
+
+def require_sound(path: Path, *, with_state: bool) -> None:
+    """Read every byte of a checkpoint of ours that was asked for by its name; it is left as it is.
+
+    Args:
+        path: any model; one that is no checkpoint of ours is passed over.
+        with_state: whether the training state is needed too.
+
+    Raises:
+        CheckpointError: it is damaged; names the sound one before it.
+    """
+    if not (path / MANIFEST).is_file() and not (path / TRAINING_STATE / STATE_FILE).is_file():
+        return
+    fault = damage(path, with_state=with_state)
+    if fault is None:
+        return
+    earlier = [other for other in candidates(path.parent.parent) if _age(other) < _age(path)]
+    sound = next((c for other in _newest_first(earlier) if not damage(other) and (c := opened_or_none(other))), None)
+    fix = f"Continue from the one before it: --resume_ckpt {sound.path}" if sound else "Choose another checkpoint."
+    if with_state and damage(path, with_state=False) is None:
+        fix += " Or add --weights_only: its weights are sound."
+    raise CheckpointError(f"{path.name} is damaged", f"{fault}.", fix)
+
+
+def candidates(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run that have a training state, sound or not; not those that an older version thinned."""
+    folders = [path.parent for path in (run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}") if path.is_dir()]
+    return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
+
+
+def _newest_sound(paths: Sequence[Path]) -> Found:
+    damaged: list[str] = []
+    for path in _newest_first(paths):
+        fault = damage(path)
+        if fault is None and (checkpoint := opened_or_none(path)):
+            return Found(checkpoint, tuple(damaged))
+        if fault is None:
+            damaged.append(f"{path.name} is of another version of this program")
+            continue
+        damaged.append(f"{path.name} is damaged ({fault})")
+        with contextlib.suppress(OSError):  # on a drive that can only be read it keeps its name
+            rename(path, aside(path))
+    return Found(None, tuple(damaged))
+
+
+def _newest_first(paths: Sequence[Path]) -> list[Path]:
+    return sorted(paths, key=_age, reverse=True)
+
+
+def _age(path: Path) -> tuple[str, int]:
+    """When a checkpoint was saved, by its training state, else by its folder; of two of one time the later step."""
+    try:
+        values = json.loads((path / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
+        return str(values["saved_at"]), int(values["state"]["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        step = _STEP_IN_NAME.search(path.name)
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(), int(step[1]) if step else 0

@@ -1,0 +1,163 @@
+"""What a checkpoint holds of a run at one step, ready to be written while the training goes on, or before it does."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ed2.checkpoint.tensors import changed_options, taken_apart
+from ed2.models.files import EXTRA_FILE, PARTS
+from ed2.training.optimizers import averages
+from ed2.training.state import Run
+
+FORMAT = 2
+"""Of the training state. Format 1 had no manifest beside it; else they are the same."""
+FORMATS_READ = (1, 2)
+
+Tensors = Mapping[str, Tensor]
+Taken = Callable[[Tensor], Tensor]
+"""Gives of a tensor what goes into the snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A run at one step. Knows no run any more, so that another thread may write it.
+
+    Attributes:
+        small_files: the files of the model's folder but its weights, by path.
+        weights: the tensors of each part, by the names that they get in its file.
+        extra: tensors that only a single file holds.
+        state_tensors: tensors of the training state, by the stem of their file.
+        state: the rest of the training state.
+        averages: moving averages of what is trained, by part; empty where there are none.
+    """
+
+    step: int
+    epoch: int
+    family: str
+    prediction_type: str
+    small_files: Mapping[str, bytes]
+    weights: Mapping[str, Tensors]
+    extra: Tensors
+    state_tensors: Mapping[str, Tensors]
+    state: bytes
+    averages: Mapping[str, Tensors]
+
+    def model_files(self, *, averaged: bool = False) -> dict[str, Tensors]:
+        """The tensor files of the model, by their path in its folder."""
+        files: dict[str, Tensors] = {EXTRA_FILE: self.extra} if self.extra else {}
+        for part, named in self.weights.items():
+            changed = self.averages.get(part, {}) if averaged else {}
+            files[f"{part}/{PARTS[part][1]}.safetensors"] = {**named, **changed}
+        return files
+
+
+def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: bool) -> Snapshot:
+    """Take down `run` as it is now.
+
+    Args:
+        run: between two steps.
+        run_name: goes into the training state.
+        about: goes there too.
+        copied: bring all that training changes to the memory of the computer, so that it may go on meanwhile. Else the
+            snapshot holds the very tensors, and has to be written before the next step.
+    """
+    take: Taken = to_host if copied else _as_it_is
+    tensors: dict[str, Tensors] = {}
+    numbers: dict[str, Any] = {}
+    for network, optimizer in run.optimizers.by_network.items():
+        tensors[f"optimizer-{network}"], numbers[network] = taken_apart(optimizer, take)
+        if averages(optimizer):
+            tensors[trained_stem(network)] = _trained(run.model.trained[network], take)
+    average = {network: {k: take(t) for k, t in named.items()} for network, named in run.ema.state().items()}
+    tensors |= {ema_stem(network): named for network, named in average.items()}
+    state = {"run": run_name, **_state_values(run, numbers), **about}
+    return Snapshot(
+        step=run.state.step,
+        epoch=run.state.epoch,
+        family=run.model.family,
+        prediction_type=run.model.noise_schedule.prediction_type,
+        small_files=run.model.folder.small_files,
+        weights=_weights(run, take),
+        extra=run.model.extra,
+        state_tensors=tensors,
+        state=json.dumps(state, indent=1).encode(),
+        averages={part: _file_names(part, named) for part, named in average.items()},
+    )
+
+
+def bytes_to_copy(run: Run) -> int:
+    """How much memory of the computer a copied snapshot of `run` takes."""
+    tensors = [p for network in run.model.trained.values() for p in network.state_dict().values()]
+    for network, optimizer in run.optimizers.by_network.items():
+        tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+        if averages(optimizer):
+            tensors += list(run.model.trained[network].parameters())
+    tensors += [t for named in run.ema.state().values() for t in named.values()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in the memory of the computer, in the usual order; never the tensor itself, wherever it lies."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def trained_stem(network: str) -> str:
+    """Stem of the file that holds a network's weights as trained, where the checkpoint holds their average."""
+    return f"trained-{network}"
+
+
+def ema_stem(network: str) -> str:
+    """Stem of the file that holds the moving average of a network's weights."""
+    return f"ema-{network}"
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor.detach()
+
+
+def _weights(run: Run, take: Taken) -> dict[str, Tensors]:
+    """The weights of each part: the trained ones in fp32, the others as the base had them, which nothing changes."""
+    weights: dict[str, Tensors] = {}
+    with run.optimizers.averaged():
+        for part, named in run.model.tensors().items():
+            if part in run.model.trained:
+                # What `averaged` lends is taken back at the end of this block.
+                own = to_host if averages(run.optimizers.by_network[part]) else take
+                named = {name: own(tensor) for name, tensor in named.items()}
+            weights[part] = _file_names(part, named)
+    return weights
+
+
+def _file_names(part: str, named: Tensors) -> Tensors:
+    """The names that every program reads; transformers 5.6 and later leave `text_model.` out in memory."""
+    if part != "text_encoder":
+        return named
+    return {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in named.items()}
+
+
+def _trained(network: nn.Module, take: Taken) -> dict[str, Tensor]:
+    return {name: take(p) for name, p in network.named_parameters() if p.requires_grad}
+
+
+def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "saved_at": datetime.now(UTC).isoformat(),
+        "state": run.state.as_dict(),
+        "steps_per_epoch": run.steps_in(run.state.epoch),
+        "metrics": run.metrics.state(),
+        "scaler": run.precision.scaler.state_dict(),
+        "optimizers": {
+            name: {
+                "class": type(optimizer).__name__,
+                "numbers": numbers[name],
+                "options": changed_options(optimizer),
+            }
+            for name, optimizer in run.optimizers.by_network.items()
+        },
+    }

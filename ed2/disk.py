@@ -1,0 +1,182 @@
+"""Files that are there whole or not at all, and what a failing disk says in plain words. Knows nothing of models."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+RENAME_TRIES = 10
+RENAME_WAIT_SECONDS = 0.2
+TEMPORARY = ".tmp-"
+"""Begins the names of what is not finished; the dot keeps programs that list models from seeing it."""
+SWEPT_AFTER_SECONDS = 120
+"""A half file of a dead program that was not written to for so long is removed; one of a living program after a day."""
+READ_BYTES = 1 << 20
+
+FULL = "the disk is full"
+GONE = "its folder is gone or the drive does not answer"
+DENIED = "there is no permission to write there"
+_BY_NUMBER = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: "the disk space that this user may fill is used up",
+    errno.EFBIG: "the disk is full, or takes no files of this size",
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.EROFS: "the drive is read-only",
+    errno.ENOENT: GONE,
+    errno.ENOTDIR: "a file stands where its folder should be",
+    errno.EEXIST: "a file stands where its folder should be",
+    errno.EIO: "the drive reports an error",
+    errno.ENODEV: GONE,
+    errno.ENXIO: GONE,
+    errno.ESTALE: GONE,
+    errno.ENOTCONN: GONE,
+    errno.EHOSTDOWN: GONE,
+}
+_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
+
+
+class HashingFile:
+    """A file to write that knows the SHA-256 and the length of what went into it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash, self.num_bytes = file, hashlib.sha256(), 0
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write all of `content`."""
+        self._file.write(content)
+        self._hash.update(content)
+        self.num_bytes += len(content)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return self._hash.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a small file under a temporary name, then give it its own."""
+    temporary = temporary_name(target)
+    try:
+        temporary.write_bytes(content)
+        to_disk(temporary)
+        replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_name(target: Path) -> Path:
+    """Where to write what becomes `target`: beside it, so that the way there is a rename."""
+    return target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+
+
+def sweep_half_files(folder: Path) -> None:
+    """Remove the half files that killed programs left in a folder which several programs may write to."""
+    for leftover in _listed(folder, f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            seconds = time.time() - leftover.stat().st_mtime
+            is_alive = _is_alive(int(leftover.name.split("-")[1]))
+            if leftover.is_file() and seconds > (86_400 if is_alive else SWEPT_AFTER_SECONDS):
+                leftover.unlink()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder by way of another name, so that nobody meets half of it. Raises OSError."""
+    trash = folder.with_name(f".trash-{time.time_ns()}-{folder.name}")
+    rename(folder, trash)
+    shutil.rmtree(trash)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename; on Windows again for two seconds, since a virus scanner may hold on to a file that was just written."""
+    for _ in range(RENAME_TRIES - 1):
+        try:
+            old.rename(new)
+        except PermissionError:
+            time.sleep(RENAME_WAIT_SECONDS)
+        else:
+            return
+    old.rename(new)
+
+
+def replace(temporary: Path, target: Path) -> None:
+    """Give a finished file its name, in the place of what had it before, and see that the disk knows."""
+    for _ in range(RENAME_TRIES - 1):
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(RENAME_WAIT_SECONDS)
+        else:
+            break
+    else:
+        temporary.replace(target)
+    to_disk(target.parent)
+
+
+def to_disk(path: Path) -> None:
+    """See that a file or folder has reached the disk. Raises OSError."""
+    if os.name == "nt" and path.is_dir():  # Windows has no such call for folders
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def plain_reason(error: BaseException) -> str:
+    """Why a file could not be written, in plain words: also where a library has wrapped what the system said.
+
+    safetensors gives the number of the error in its text only; torch.save hides a full disk behind a complaint about
+    its own position in the file.
+    """
+    number = next((n for e in _chain(error) if (n := _number(e)) is not None), None)
+    if number is not None:
+        return _BY_NUMBER.get(number, os.strerror(number))
+    if any(isinstance(e, RuntimeError) and _TORCH_WRITER.search(str(e)) for e in _chain(error)):
+        return FULL
+    if isinstance(error, MemoryError):
+        return "the computer's memory does not suffice"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; None where it is none of the system's."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _NUMBER_IN_TEXT.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)

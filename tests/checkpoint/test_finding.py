@@ -1,0 +1,142 @@
+"""A damaged checkpoint is found by its bytes, named, and the one before is taken."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from ed2.app.start import choose_start
+from ed2.checkpoint.finding import newest_below, newest_of_run
+from ed2.errors import CheckpointError
+
+Damage = Callable[[Path, Path], None]
+
+
+def flip_a_bit(file: Path, other: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path, other: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def zero(file: Path, other: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def delete(file: Path, other: Path) -> None:
+    file.unlink()
+
+
+def swap(file: Path, other: Path) -> None:
+    file.write_bytes(other.read_bytes())
+
+
+def checkpoints_of(run_dir: Path) -> tuple[Path, Path]:
+    """The older and the newest checkpoint."""
+    folders = [f for f in (run_dir / "ckpts").iterdir() if (f / "training_state").is_dir()]
+    older, newest = sorted(folders, key=lambda f: int(f.name.rpartition("-gs")[2]))
+    return older, newest
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, zero, delete, swap])
+def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_taken(
+    run_dir: Path, damage: Damage
+) -> None:
+    older, newest = checkpoints_of(run_dir)
+    names = sorted(str(f.relative_to(newest)) for f in newest.rglob("*") if f.is_file())
+    assert {"manifest.json", "training_state/state.json", "unet/diffusion_pytorch_model.safetensors"} <= set(names)
+    tried = 0
+    for name in names:
+        kept = (newest / name).read_bytes()
+        if damage is swap and kept == (older / name).read_bytes():
+            continue
+        damage(newest / name, older / name)
+        found = newest_of_run(run_dir)
+        assert found.checkpoint and found.checkpoint.path == older, name
+        assert re.match(rf"{newest.name} is damaged \(.+\): continuing from {older.name}\.$", found.notes[0]), found
+        assert name in found.notes[0] or name == "manifest.json", found
+        assert not newest.exists(), "its name is free"
+        (aside,) = newest.parent.glob(f".damaged-*-{newest.name}")
+        aside.rename(newest)
+        (newest / name).write_bytes(kept)
+        tried += 1
+    assert tried >= (4 if damage is swap else 15)
+    assert newest_of_run(run_dir).checkpoint
+
+
+def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    flip_a_bit(newest / "unet" / "diffusion_pytorch_model.safetensors", older)
+    for name in ("findlast", str(run_dir)):
+        start = choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None)
+        assert start.checkpoint and start.checkpoint.path == older
+        if name == "findlast":
+            reason = r"\(unet/diffusion_pytorch_model.safetensors: its bytes are not those that were written\)"
+            assert re.match(f"{newest.name} is damaged {reason}: continuing from {older.name}", start.notes[0])
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_before_it(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    flip_a_bit(newest / "training_state" / "optimizer-unet.safetensors", older)
+    with pytest.raises(CheckpointError, match="is damaged") as error:
+        choose_start({"resume_ckpt": str(newest)}, None)
+    assert f"--resume_ckpt {older}" in str(error.value)
+    assert "add --weights_only: its weights are sound" in str(error.value)
+    assert newest.exists()
+    start = choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
+    assert start.base == newest
+    flip_a_bit(newest / "vae" / "config.json", older)
+    with pytest.raises(CheckpointError, match=r"vae/config\.json"):
+        choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
+
+
+def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    for checkpoint in (older, newest):
+        delete(checkpoint / "training_state" / "state.json", checkpoint)
+    with pytest.raises(CheckpointError) as error:
+        choose_start({"resume_ckpt": str(run_dir)}, None)
+    assert older.name in str(error.value) and newest.name in str(error.value)
+
+
+def test_a_checkpoint_from_before_manifests_is_known_by_its_headers(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    for checkpoint in (older, newest):
+        (checkpoint / "manifest.json").unlink()
+        state = checkpoint / "training_state" / "state.json"
+        state.write_text(json.dumps({**json.loads(state.read_text()), "format": 1}))
+    found = newest_below(run_dir.parent)
+    assert found.checkpoint and (found.checkpoint.path, found.notes) == (newest, [])
+    cut(newest / "unet" / "diffusion_pytorch_model.safetensors", older)
+    assert newest_below(run_dir.parent).checkpoint == newest_of_run(run_dir).checkpoint
+    assert not newest.exists()
+
+
+def test_a_checkpoint_whose_training_state_was_thinned_is_sound_as_a_model(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    shutil.rmtree(newest / "training_state")
+    found = newest_of_run(run_dir)
+    assert found.checkpoint and (found.checkpoint.path, found.damaged) == (older, ())
+    values = {"resume_ckpt": str(newest), "data_root": [str(run_dir)]}
+    assert choose_start(values, None).base == newest
+
+
+def test_a_checkpoint_of_a_newer_program_is_passed_over_and_keeps_its_name(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    state = newest / "training_state" / "state.json"
+    values = json.dumps({**json.loads(state.read_text()), "format": 99}).encode()
+    state.write_bytes(values)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["files"]["training_state/state.json"] = {"bytes": len(values), "sha256": sha256(values).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    found = newest_of_run(run_dir)
+    assert found.checkpoint and found.checkpoint.path == older
+    assert "is of another version of this program" in found.notes[0]
+    assert newest.exists()

@@ -1,0 +1,38 @@
+"""Our writer of safetensors files against the library's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ed2.disk import HashingFile, sha256_of
+from ed2.models.tensor_file import bytes_of, write_tensors
+
+
+def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp_path: Path) -> None:
+    kinds = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8]
+    tensors = {f"t{i}.größe": torch.randn(3, i + 1).mul(9).to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"yes": torch.tensor([True, False]), "one": torch.tensor(5), "none": torch.empty(0, 2)}
+    tensors["turned"] = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    with (tmp_path / "ours").open("wb") as file:
+        hashing = HashingFile(file)
+        write_tensors(hashing, tensors, {"format": "pt"})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "theirs", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert (hashing.sha256, hashing.num_bytes) == (sha256_of(tmp_path / "ours"), (tmp_path / "ours").stat().st_size)
+    assert all(torch.equal(tensors[name], read) for name, read in load_file(tmp_path / "ours").items())
+
+
+def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(5), "n": torch.arange(3)}
+    with (tmp_path / "half").open("wb") as file:
+        write_tensors(HashingFile(file), tensors, {}, dtype=torch.float16)
+    read = load_file(tmp_path / "half")
+    assert (read["a"].dtype, read["n"].dtype) == (torch.float16, torch.int64)
+    assert bytes_of(tensors, torch.float16) == 5 * 2 + 3 * 8
+
+
+def test_a_type_that_the_format_does_not_have_is_named(tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="odd is of a type"):
+        write_tensors(HashingFile(file), {"odd": torch.zeros(2, dtype=torch.complex64)}, {})
