@@ -3,9 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
+from ed2.registry import SAMPLERS
+from ed2.sampling.prompt_json import MAX_STEPS
 from ed2.sampling.prompts import MAX_FILE_BYTES, MAX_PROMPTS, PromptDefaults, prompts_from_text
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
@@ -15,7 +18,22 @@ MAX_CFGS = 12
 Row = tuple[str, ...]
 
 
-def rows_of(path: Path) -> list[Row]:
+@dataclass(frozen=True)
+class PromptTable:
+    """Prompts as people fill them in.
+
+    Attributes:
+        rows: a prompt each, with what it wants otherwise than usual.
+        sampler: of all of them; empty is the usual one.
+        num_steps: denoising steps of all of them; None is the usual number.
+    """
+
+    rows: Sequence[Sequence[object]]
+    sampler: str = ""
+    num_steps: int | None = None
+
+
+def table_of(path: Path) -> PromptTable:
     """The prompts of a file, a row each; what the file leaves unsaid is empty.
 
     Raises:
@@ -26,29 +44,40 @@ def rows_of(path: Path) -> list[Row]:
         content = stream.read(MAX_FILE_BYTES)
     if path.suffix.lower() != ".json":
         prompts = prompts_from_text(content, PromptDefaults(0, (0, 0)))
-        return [(prompt.prompt, *EMPTY[1:]) for prompt in prompts]
+        return PromptTable([(prompt.prompt, *EMPTY[1:]) for prompt in prompts])
     values = json.loads(content)
     samples = values.get("samples") if isinstance(values, dict) else None
     if not isinstance(samples, list):
         raise ValueError("it holds no list of samples")
-    return [_row({**values, **sample}) for sample in samples if isinstance(sample, dict)]
+    sampler, steps = values.get("scheduler"), values.get("num_inference_steps")
+    return PromptTable(
+        [_row({**values, **sample}) for sample in samples if isinstance(sample, dict)],
+        sampler if sampler in SAMPLERS else "",
+        steps if isinstance(steps, int) and 1 <= steps <= MAX_STEPS else None,
+    )
 
 
-def file_of(rows: Sequence[Sequence[object]]) -> str:
+def file_of(table: PromptTable) -> str:
     """The JSON file of a table; rows without a prompt are left out.
 
     Raises:
-        SettingsError: lists every cell that cannot be used.
+        SettingsError: lists everything that cannot be used.
     """
     problems: list[Problem] = []
+    values: dict[str, object] = {"scheduler": table.sampler} if table.sampler else {}
+    if table.num_steps is not None:
+        values["num_inference_steps"] = table.num_steps
+        if not 1 <= table.num_steps <= MAX_STEPS:
+            what = f"a picture takes from 1 to {MAX_STEPS:,} denoising steps, not {table.num_steps}."
+            problems.append(Problem(None, what, "30 is usual."))
     samples = []
-    for number, row in enumerate(rows[:MAX_PROMPTS], 1):
+    for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):
         cells = [str(cell if cell is not None else "").strip() for cell in row]
         if cells and cells[0]:
             samples.append(_sample(number, [*cells, *EMPTY][: len(HEADERS)], problems))
     if problems:
         raise SettingsError("The prompts are not saved:", problems)
-    return json.dumps({"samples": samples}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({**values, "samples": samples}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _row(sample: dict[str, object]) -> Row:

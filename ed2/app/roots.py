@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
 from ed2.settings.fields import fields
+from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
 
 MAX_SHOWN = 500
 
@@ -34,8 +35,10 @@ class Roots:
             spec = fields().get(name)
             if spec is None or not spec.is_path:
                 continue
-            texts = value if isinstance(value, list | tuple) else [value]
-            if not all(self.allow(Path(str(text))) for text in texts if text):
+            texts = [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
+            if name == NAMED_FOLDERS:
+                texts = [text.partition("=")[2] or text for text in texts]
+            if not all(self.allow(PROGRAM_DIR / text) for text in texts):
                 problems.append(Problem(name, "this folder may not be opened from here.", "Ask for it in --data_dirs."))
         if problems:
             raise SettingsError("Not allowed:", problems)

@@ -33,10 +33,10 @@ class RunRecord:
     can_continue: bool
 
 
-def find_runs(logdir: Path, live: Path | None = None) -> list[RunRecord]:
-    """The runs below `logdir`, newest first; `live` is the folder of the one that is going on."""
+def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
+    """The newest `limit` runs below `logdir`, newest first; `live` is the folder of the one that is going on."""
     files = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: _changed(file), reverse=True)
-    return [_record(file.parent, is_live=file.parent == live) for file in files]
+    return [_record(file.parent, is_live=file.parent == live) for file in files[:limit]]
 
 
 def _record(folder: Path, *, is_live: bool) -> RunRecord:

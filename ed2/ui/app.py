@@ -7,7 +7,7 @@ import gradio as gr
 
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
-from ed2.ui.form import Form
+from ed2.ui.form import Form, defaults
 from ed2.ui.live import QUIET, TICK, Seen, changed, seen_now
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
@@ -47,9 +47,12 @@ def owner_page(context: Context) -> gr.Blocks:
 
         def opened() -> list[Any]:
             selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
-            return [*form.shown(context.form_values()), selected, True, *dataset.opened()]
+            values = {**defaults(), **context.form_values()}
+            return [*form.shown(context.form_values()), selected, True, *dataset.opened(),
+                    *sampling.opened(values.get("sample_prompts"))]  # fmt: skip
 
-        shown = page.load(opened, None, [*form.inputs, tabs, ready, dataset.place, dataset.inside], **QUIET)
+        filled = [*form.inputs, tabs, ready, *dataset.opened_outputs, *sampling.opened_outputs]
+        shown = page.load(opened, None, filled, **QUIET)
         for event in (shown, dataset.checked):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
     page.on_close = train.tensorboard.close

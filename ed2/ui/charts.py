@@ -5,13 +5,15 @@ from html import escape
 
 from ed2.app.curve import Point, smoothed
 
-WIDTH, HEIGHT = 960, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 34
+WIDTH, HEIGHT = 1000, 240
+NO_LOSS = "The curve begins with the first step."
 ZOOMS = {"Whole run": 1.0, "Last half": 0.5, "Last tenth": 0.1}
 
 
-def loss_svg(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: float = 1.0) -> str:
+def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: float = 1.0) -> str:
     """The loss by step: a band from lowest to highest, its moving average, and the validation as a dashed line.
+
+    The letters stand beside the drawing, so that they keep their size where the drawing is stretched.
 
     Args:
         curve: points by step.
@@ -22,21 +24,34 @@ def loss_svg(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: flo
     first = _first_shown(curve, zoom)
     shown = [(point, mean) for point, mean in zip(curve, line, strict=True) if point.step >= first]
     if not shown:
-        place = f'x="{WIDTH / 2}" y="44" text-anchor="middle"'
-        return _svg("No loss yet", f"<text {place}>The curve begins with the first step.</text>", 80)
+        return f'<div class="ed-empty">{NO_LOSS}{_drawing("No loss yet", "", "ed-nothing")}</div>'
     checks = [point for point in validation if point.step >= first]
     scale = _Scale([p for p, _ in shown], checks)
     upper = [scale.at(p.step, p.high) for p, _ in shown]
     lower = [scale.at(p.step, p.low) for p, _ in reversed(shown)]
     parts = [
-        scale.axes(),
+        *(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, HEIGHT // 2, HEIGHT)),
         f'<polygon class="band" points="{" ".join(upper + lower)}"/>',
         f'<polyline class="line" points="{" ".join(scale.at(p.step, mean) for p, mean in shown)}"/>',
     ]
     if checks:
         parts.append(f'<polyline class="val" points="{" ".join(scale.at(p.step, p.mean) for p in checks)}"/>')
-    last = shown[-1][0].step
-    return _svg(f"Loss from step {shown[0][0].step} to {last}, now {shown[-1][1]:.4f}", "".join(parts))
+    label = f"Loss from step {shown[0][0].step:,} to {shown[-1][0].step:,}, now {shown[-1][1]:.4f}"
+    drawing = _drawing(label, "".join(parts), "ed-loss")
+    return f'<div class="ed-plot">{scale.sides()}{drawing}{_legend(bool(checks))}</div>'
+
+
+def _drawing(label: str, content: str, kind: str) -> str:
+    head = f'class="{kind}" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {head} aria-label="{escape(label)}">{content}</svg>'
+
+
+def _legend(has_validation: bool) -> str:
+    validation = '<span><i class="ed-key val"></i>validation</span>' if has_validation else ""
+    return (
+        '<div class="ed-note ed-legend"><span><i class="ed-key line"></i>moving average</span>'
+        f'<span><i class="ed-key band"></i>lowest to highest</span>{validation}</div>'
+    )
 
 
 def _first_shown(curve: Sequence[Point], zoom: float) -> float:
@@ -54,40 +69,23 @@ class _Scale:
         self.low, high = min(p.low for p in every), max(p.high for p in every)
         self.high = high if high > self.low else self.low + 1e-6
 
-    def x(self, step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (step - self.first) / (self.last - self.first)
-
-    def y(self, value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
-
     def at(self, step: float, value: float) -> str:
-        return f"{self.x(step):.1f},{self.y(value):.1f}"
+        x = WIDTH * (step - self.first) / (self.last - self.first)
+        return f"{x:.1f},{HEIGHT * (self.high - value) / (self.high - self.low):.1f}"
 
-    def axes(self) -> str:
-        lines = []
-        for part in (0.0, 0.5, 1.0):
-            value = self.low + (self.high - self.low) * part
-            y = self.y(value)
-            lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            lines.append(f'<text x="2" y="{y + 5:.1f}">{value:.3f}</text>')
-        lines.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">step {self.first:,}</text>')
-        lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{self.last:,}</text>')
-        return "".join(lines)
+    def sides(self) -> str:
+        """The numbers beside and below the drawing."""
+        values = (self.high, (self.high + self.low) / 2, self.low)
+        numbers = "".join(f"<span>{value:.3g}</span>" for value in values)
+        steps = f"<span>step {self.first:,}</span><span>{self.last:,}</span>"
+        return f'<div class="ed-values">{numbers}</div><div class="ed-steps">{steps}</div>'
 
 
-def bars_svg(bars: Sequence[tuple[str, int]], label: str) -> str:
+def bars_html(bars: Sequence[tuple[str, int]], label: str) -> str:
     """Horizontal bars, each with its name and number."""
     most = max((number for _, number in bars), default=1)
-    row, parts = 28, []
-    for place, (name, number) in enumerate(bars):
-        y = place * row
-        width = max(2, (WIDTH - 240) * number / most)
-        parts.append(f'<text x="4" y="{y + 19}">{escape(name)}</text>')
-        parts.append(f'<rect class="bar" x="130" y="{y + 4}" width="{width:.0f}" height="20" rx="4"/>')
-        parts.append(f'<text x="{138 + width:.0f}" y="{y + 19}">{number:,}</text>')
-    return _svg(label, "".join(parts), row * len(bars) + 4)
-
-
-def _svg(label: str, content: str, height: int = HEIGHT) -> str:
-    head = f'class="ed-chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {head}>{content}</svg>'
+    rows = "".join(
+        f'<li><span>{escape(name)}</span><i style="width:{100 * number / most:.1f}%"></i><b>{number:,}</b></li>'
+        for name, number in bars
+    )
+    return f'<ul class="ed-bars" aria-label="{escape(label)}">{rows}</ul>'

@@ -13,7 +13,7 @@ from ed2.data.example import Example
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
-from ed2.ui.charts import bars_svg
+from ed2.ui.charts import bars_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.live import QUIET
@@ -23,6 +23,16 @@ PER_PAGE = 24
 MAX_TOLD = 20
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 HERE = "(choose a folder in it)"
+NOT_CHECKED = "Press Check: every picture is read, and nothing is changed."
+
+
+CHOOSE = """element.addEventListener('click', event => {
+  const tile = event.target.closest('[data-picture]');
+  if (!tile) return;
+  trigger('click', {picture: tile.dataset.picture});
+  document.getElementById('caption-text').scrollIntoView({block: 'center', behavior: 'smooth'});
+})"""
+"""A picture that is pressed is the one whose caption is edited."""
 
 
 class DatasetTab:
@@ -31,27 +41,29 @@ class DatasetTab:
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
         form.add(["data_root"])
-        with gr.Row():
-            self.check = gr.Button("Check", variant="primary", elem_id="check-button", min_width=140)
         with gr.Accordion("Choose a folder", open=False):
             self.place = gr.Textbox(label="Open folder", value=str(self._first_place()), elem_id="browse-place",
                                     max_lines=1, interactive=True)  # fmt: skip
             self.inside = gr.Dropdown([], label="Folders in it", elem_id="browse-inside", interactive=True)
-            with gr.Row():
+            with gr.Row(elem_classes="ed-actions"):
                 self.up = gr.Button("Up", elem_id="browse-up-button", min_width=100)
                 self.take = gr.Button("Use this folder", elem_id="browse-take-button", min_width=140)
-        self.report = gr.HTML(empty_html("Press Check: every picture is read in full, nothing is changed."),
-                              elem_id="dataset-report", js_on_load=None)  # fmt: skip
-        with gr.Row():
-            self.page = gr.Number(
-                1, label="Page", step=1, minimum=1, precision=0, elem_id="dataset-page", min_width=120
+        with gr.Row(elem_classes="ed-actions"):
+            self.check = gr.Button("Check", variant="primary", elem_id="check-button", min_width=140)
+        self.report = gr.HTML(empty_html(NOT_CHECKED), elem_id="dataset-report", js_on_load=None)
+        with gr.Column(visible=False) as self.editor:
+            with gr.Row():
+                self.page = gr.Number(1, label="Page of pictures", step=1, minimum=1, precision=0,
+                                      elem_id="dataset-page", min_width=120, scale=1)  # fmt: skip
+                self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True,
+                                           min_width=240, scale=3)  # fmt: skip
+            self.caption = gr.Textbox(
+                label="Caption of this picture", lines=2, elem_id="caption-text", interactive=True
             )
-            self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True, min_width=240)
-        self.caption = gr.Textbox(label="Caption of this picture", lines=2, elem_id="caption-text", interactive=True)
-        with gr.Row():
-            self.save = gr.Button("Save caption", elem_id="save-caption-button", min_width=140)
-            self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
-        self.thumbs = gr.HTML("", elem_id="dataset-pictures", js_on_load=None)
+            with gr.Row(elem_classes="ed-actions"):
+                self.save = gr.Button("Save caption", elem_id="save-caption-button", min_width=140)
+                self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
+            self.thumbs = gr.HTML("", elem_id="dataset-pictures", js_on_load=CHOOSE)
 
     def _first_place(self) -> Path:
         folders = self._context.roots.folders
@@ -61,9 +73,10 @@ class DatasetTab:
         """Connect everything, once every control of the form is made."""
         inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
-        self.checked = self.check.click(self._check, inputs, [self.report, self.page, *shown], **slow)
+        self.checked = self.check.click(self._check, inputs, self._checked_outputs, **slow)
         self.page.change(self._turn, self.page, shown, **QUIET)
         self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
+        self.thumbs.click(self._chosen, None, self.picture, **QUIET)
         for button, change in ((self.save, self._save), (self.undo, self._undo)):
             button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, *shown], **slow)
         browsed = [self.place, self.inside]
@@ -73,9 +86,18 @@ class DatasetTab:
         self.up.click(lambda place: self._open(str(Path(place).parent)), self.place, browsed, **QUIET)
         self.take.click(self._take, self.place, self._form.controls["data_root"], **QUIET)
 
+    @property
+    def _checked_outputs(self) -> list[Any]:
+        return [self.report, self.editor, self.page, self.thumbs, self.picture, self.caption]
+
+    @property
+    def opened_outputs(self) -> list[Any]:
+        """What `opened` gives values for."""
+        return [self.place, self.inside, *self._checked_outputs]
+
     def opened(self) -> list[Any]:
-        """The first folder of the browser, for a page that opens."""
-        return list(self._open(str(self._first_place())))
+        """The first folder of the browser and what was found last, for a page that opens."""
+        return [*self._open(str(self._first_place())), *self._found()]
 
     def _open(self, place: str) -> tuple[Any, Any]:
         folder = Path(place).expanduser()
@@ -94,11 +116,17 @@ class DatasetTab:
     def _check(self, *raw: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
             self._scan(self._form.values_of(raw), progress)
-        except ProblemsError as error:
-            return [problems_html(error.problems, box_id="dataset-problems"), 1, *self._nothing()]
         except Ed2Error as error:
-            return [problems_html([Problem(None, str(error))], box_id="dataset-problems"), 1, *self._nothing()]
-        return [self._report_html(), 1, *self._turn(1)]
+            self._context.checked = None
+            problems = error.problems if isinstance(error, ProblemsError) else [Problem(None, str(error))]
+            return [problems_html(problems, box_id="dataset-problems"), gr.update(visible=False), 1, *self._turn(1)]
+        return self._found()
+
+    def _found(self) -> list[Any]:
+        """What the last check found, as the page shows it."""
+        if self._context.checked is None:
+            return [gr.skip()] * len(self._checked_outputs)
+        return [self._report_html(), gr.update(visible=True), 1, *self._turn(1)]
 
     def _scan(self, values: dict[str, object], progress: Any = None) -> None:
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
@@ -114,16 +142,12 @@ class DatasetTab:
     def _examples(self) -> Sequence[Example]:
         return self._context.checked.dataset.examples if self._context.checked else ()
 
-    def _nothing(self) -> list[Any]:
-        self._context.checked = None
-        return ["", gr.update(choices=[], value=None), ""]
-
     def _turn(self, page: float | None) -> list[Any]:
         """The thumbnails of a page, the pictures to choose from, and the first one's caption."""
         examples = self._examples()
         first = self._first(page)
         part = examples[first : first + PER_PAGE]
-        choices = [(f"{first + n + 1}: {example.name}", first + n) for n, example in enumerate(part)]
+        choices = [(f"{first + n + 1}: {example.name}", str(example.path)) for n, example in enumerate(part)]
         tiles = "".join(self._tile(first + n, example) for n, example in enumerate(part))
         pages = max(1, -(-len(examples) // PER_PAGE))
         html = (
@@ -139,34 +163,39 @@ class DatasetTab:
     def _tile(self, number: int, example: Example) -> str:
         address = self._context.thumbs.address(example.path, example.crop)
         size, bucket = (f"{w} x {h}" for w, h in (example.size, example.bucket))
-        caption = escape(example.caption or "no caption")
+        name, caption = escape(example.name), escape(example.caption or "no caption")
         return (
-            f'<li><img src="{address}" alt="{escape(example.name)}, cropped to {bucket}" loading="lazy">'
-            f'<div class="ed-caption"><strong>{number + 1}</strong> {caption}<br><small>{escape(example.name)}<br>'
+            f'<li><button type="button" data-picture="{escape(str(example.path))}" aria-label="Edit {name}">'
+            f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
+            f'<div class="ed-caption"><strong>{number + 1}</strong> {caption}<br><small>{name}<br>'
             f"{size} → {bucket}</small></div></li>"
         )
 
-    def _caption_of(self, number: int | None) -> Any:
-        example = self._example(number)
+    def _caption_of(self, path: str | None) -> Any:
+        example = self._example(path)
         return example.caption if example else gr.skip()
 
-    def _example(self, number: int | None) -> Example | None:
-        examples = self._examples()
-        return examples[number] if isinstance(number, int) and 0 <= number < len(examples) else None
+    def _chosen(self, event: gr.EventData) -> Any:
+        example = self._example(getattr(event, "picture", None))
+        return str(example.path) if example else gr.skip()
 
-    def _save(self, page: float, number: int | None, text: str, *raw: Any) -> list[Any]:
-        return self._edited(page, number, raw, lambda path: self._context.captions.save(path, text))
+    def _example(self, path: object) -> Example | None:
+        """The picture of the last check at this path: another browser may have checked another folder since."""
+        return next((example for example in self._examples() if str(example.path) == path), None)
 
-    def _undo(self, page: float, number: int | None, text: str, *raw: Any) -> list[Any]:
-        return self._edited(page, number, raw, self._put_back)
+    def _save(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
+        return self._edited(page, path, raw, lambda picture: self._context.captions.save(picture, text))
+
+    def _undo(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
+        return self._edited(page, path, raw, self._put_back)
 
     def _put_back(self, path: Path) -> None:
         if not self._context.captions.undo(path):
             gr.Warning("There is nothing to undo for this picture.", duration=5)
 
-    def _edited(self, page: float, number: int | None, raw: tuple[Any, ...], change: Any) -> list[Any]:
+    def _edited(self, page: float, path: str | None, raw: tuple[Any, ...], change: Any) -> list[Any]:
         """Change the caption of a picture of the last check, and look at the folder again."""
-        example = self._example(number)
+        example = self._example(path)
         if example is None or not self._context.roots.allow(example.path):
             raise gr.Error("Press Check and choose a picture first.", duration=6)
         try:
@@ -175,8 +204,8 @@ class DatasetTab:
         except Ed2Error as error:
             raise gr.Error(str(error), duration=8) from None
         thumbs, choices, _ = self._turn(page)
-        now = self._example(number)
-        return [self._report_html(), thumbs, gr.update(choices=choices["choices"], value=number),
+        now = self._example(path)
+        return [self._report_html(), thumbs, gr.update(choices=choices["choices"], value=path),
                 now.caption if now else ""]  # fmt: skip
 
     def _report_html(self) -> str:
@@ -195,7 +224,7 @@ class DatasetTab:
         if more > 0:
             problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
         bars = [(f"{b['size'][0]} x {b['size'][1]}", b["images"]) for b in found["buckets"]]
-        chart = f"<h3>Pictures by size of training</h3>{bars_svg(bars, 'Pictures by size of training')}"
+        chart = f"<h3>Pictures by size of training</h3>{bars_html(bars, 'Pictures by size of training')}"
         return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
             problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
 

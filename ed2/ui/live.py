@@ -9,7 +9,7 @@ import gradio as gr
 
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, Section, ShownSample
-from ed2.ui.charts import ZOOMS, loss_svg
+from ed2.ui.charts import ZOOMS, loss_html
 from ed2.ui.shelf import Shelf
 from ed2.ui.words import empty_html, figures_html, log_html, memory_html
 
@@ -39,9 +39,11 @@ class LivePanel:
                 self.figures = gr.HTML(figures_html(RunSnapshot()), js_on_load=None)
             with gr.Column(scale=2, min_width=300):
                 self.memory = gr.HTML(memory_html(None), elem_id="memory-card", js_on_load=None)
-        gr.Markdown("### Loss")
-        self.zoom = gr.Radio(list(ZOOMS), value="Whole run", label="Show", elem_id="loss-zoom")
-        self.loss = gr.HTML(loss_svg(()), elem_id="loss-chart", js_on_load=None)
+        with gr.Row(elem_classes="ed-heading"):
+            gr.Markdown("### Loss")
+            self.zoom = gr.Radio(list(ZOOMS), value="Whole run", label="Part of the run that is shown",
+                                 show_label=False, container=False, elem_id="loss-zoom")  # fmt: skip
+        self.loss = gr.HTML(loss_html(()), elem_id="loss-chart", js_on_load=None)
         gr.Markdown("### Samples, newest first")
         self.gallery = gr.HTML(empty_html(NO_SAMPLES), elem_id="samples-gallery", js_on_load=None)
         with gr.Accordion("One prompt over time", open=False):
@@ -74,7 +76,7 @@ class LivePanel:
         if is_new("memory"):
             made[1] = memory_html(shown.memory)
         if is_new("loss"):
-            made[2] = loss_svg(shown.curve, shown.validation, ZOOMS[zoom])
+            made[2] = loss_html(shown.curve, shown.validation, ZOOMS[zoom])
         if is_new("samples"):
             made[3:6] = self._samples(shown, prompt, time)
         if is_new("log"):
@@ -83,7 +85,7 @@ class LivePanel:
 
     def _zoomed(self, zoom: str) -> str:
         shown = self._service.snapshot()
-        return loss_svg(shown.curve, shown.validation, ZOOMS[zoom])
+        return loss_html(shown.curve, shown.validation, ZOOMS[zoom])
 
     def _samples(self, shown: RunSnapshot, prompt: str | None, time: float) -> list[Any]:
         self._shelf.hold(str(shown.run_dir))

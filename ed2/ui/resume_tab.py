@@ -15,6 +15,14 @@ from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html
 
 MAX_SHOWN = 100
+NO_RUNS = "No runs yet: they appear here as soon as one was started."
+CHOOSE = """element.addEventListener('click', event => {
+  const card = event.target.closest('[data-run]');
+  if (card) trigger('click', {run: card.dataset.run});
+})"""
+"""A run that is pressed is the chosen one."""
+MARK = """name => { for (const card of document.querySelectorAll('#runs-list [data-run]'))
+  card.classList.toggle('ed-chosen', card.dataset.run === name); }"""
 
 
 class ResumeTab:
@@ -22,20 +30,22 @@ class ResumeTab:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        gr.Markdown("Runs in the folder of runs, newest first. A run that was killed shows as interrupted.")
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
             self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=1)
-        with gr.Row():
+        with gr.Row(elem_id="resume-actions", elem_classes="ed-actions"):
             self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
-        self.list = gr.HTML(empty_html("No runs yet."), elem_id="runs-list", js_on_load=None)
+        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
         logdir = form.controls["logdir"]
         for event in (self.refresh.click, tab.select):
-            event(self._fill, [logdir, self.choice], [self.choice, self.list], **QUIET)
+            filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **QUIET)
+            filled.then(None, self.choice, None, js=MARK)
+        self.list.click(self._pressed, None, self.choice, **QUIET)
+        self.choice.change(None, self.choice, None, js=MARK)
         self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **QUIET)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.as_base.click(self._use, [logdir, self.choice], base, **QUIET)
@@ -43,26 +53,30 @@ class ResumeTab:
     def _runs(self, logdir: str) -> list[RunRecord]:
         folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
         shown = self._context.service.snapshot()
-        return find_runs(folder, shown.run_dir if shown.is_active else None)[:MAX_SHOWN]
+        return find_runs(folder, shown.run_dir if shown.is_active else None, MAX_SHOWN)
+
+    def _pressed(self, event: gr.EventData) -> Any:
+        name = getattr(event, "run", None)
+        return name if isinstance(name, str) else gr.skip()
 
     def _fill(self, logdir: str, chosen: str | None) -> tuple[Any, str]:
         runs = self._runs(logdir)
         names = [run.folder.name for run in runs]
         cards = "".join(self._card(run) for run in runs)
-        html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html("No runs yet.")
+        html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html(NO_RUNS)
         return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), html
 
     def _card(self, run: RunRecord) -> str:
         address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""
-        picture = (
-            f'<img src="{address}" alt="Last sample of {escape(run.folder.name)}" loading="lazy">' if address else ""
-        )
+        name = escape(run.folder.name)
+        picture = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
         loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
         can = "can be continued" if run.can_continue else "no checkpoint to continue"
         return (
-            f'<li data-run="{escape(run.folder.name)}" data-state="{run.state}">{picture}<div class="ed-caption">'
-            f"<strong>{escape(run.folder.name)}</strong><br>{run.state}, step {run.step:,} of {run.total:,}{loss}<br>"
-            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></li>"
+            f'<li data-run="{name}" data-state="{run.state}"><button type="button" aria-label="Choose {name}">{picture}'
+            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{run.state}</span> '
+            f"step {run.step:,} of {run.total:,}{loss}<br>"
+            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></button></li>"
         )
 
     def _chosen(self, logdir: str, name: str | None) -> RunRecord:

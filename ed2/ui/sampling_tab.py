@@ -1,17 +1,20 @@
 """The tab Sampling: what is drawn while training, and how often."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from ed2.app.prompt_table import EMPTY, HEADERS, Row, file_of, rows_of
+from ed2.app.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
 from ed2.errors import Ed2Error
+from ed2.registry import SAMPLERS
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.live import QUIET
 
 SPARE_ROWS = 3
+USUAL_STEPS, USUAL_SAMPLER = 30, "ddim"
 
 
 class SamplingTab:
@@ -19,40 +22,70 @@ class SamplingTab:
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
-        form.add(name for name, spec in fields().items() if spec.group == "sampling")
-        gr.Markdown("Prompts, a row each. An empty cell is as usual: seed and size of the run, CFG 1 4 7.")
-        self.prompts = gr.Dataframe(
-            _with_spare([]), headers=list(HEADERS), datatype="str", type="array", label="Prompts", elem_id="prompts",
-            column_count=len(HEADERS), row_count=SPARE_ROWS, interactive=True, wrap=True,
-            column_widths=["320px", "220px", "100px", "100px", "100px", "120px"],
-        )  # fmt: skip
         with gr.Row():
-            self.read = gr.Button("Read the file", elem_id="read-prompts-button", min_width=140)
+            with gr.Column(min_width=300):
+                form.add(name for name, spec in fields().items() if spec.group == "sampling")
+            with gr.Column(min_width=300):
+                usual = (f"usual ({USUAL_SAMPLER})", "")
+                self.sampler = gr.Dropdown(
+                    [usual, *((name, name) for name in SAMPLERS)], value="", label="Sampler", interactive=True,
+                    elem_id="prompts-sampler", info="How noise becomes a picture. Saved with the prompts.",
+                )  # fmt: skip
+                self.steps = gr.Number(
+                    USUAL_STEPS, label="Denoising steps", step=1, interactive=True, elem_id="prompts-steps",
+                    info="Of each sample: more take longer and look finer. Saved with the prompts.",
+                )  # fmt: skip
+        self.prompts = gr.Dataframe(
+            _with_spare(PromptTable(())), headers=list(HEADERS), datatype="str", type="array", elem_id="prompts",
+            label="Prompts, a row each. An empty cell is as usual: seed and size of the run, CFG 1 4 7",
+            column_count=len(HEADERS), row_count=SPARE_ROWS, interactive=True, wrap=True, buttons=[],
+            column_widths=["326px", "290px", "130px", "130px", "130px", "168px"],
+        )  # fmt: skip
+        with gr.Row(elem_classes="ed-actions"):
             self.save = gr.Button("Save as my prompts", variant="primary", elem_id="save-prompts-button", min_width=140)
+            self.read = gr.Button("Read the file again", elem_id="read-prompts-button", min_width=140)
 
     def wire(self) -> None:
         """Connect the buttons."""
         path = self._form.controls["sample_prompts"]
-        self.read.click(self._read, path, self.prompts, **QUIET)
-        self.save.click(self._save, self.prompts, path, **QUIET)
+        table = [self.prompts, self.sampler, self.steps]
+        self.read.click(self._read, path, table, **QUIET)
+        path.submit(self._read, path, table, **QUIET)
+        self.save.click(self._save, table, path, **QUIET)
 
-    def _read(self, path: str) -> list[list[str]]:
+    @property
+    def opened_outputs(self) -> list[Any]:
+        """What `opened` gives values for."""
+        return [self.prompts, self.sampler, self.steps]
+
+    def opened(self, path: object) -> list[Any]:
+        """The prompts of the file that is set, for a page that opens; an empty table where they cannot be read."""
         try:
-            file = self._context.require_allowed({"sample_prompts": path})["sample_prompts"]
-            rows = rows_of(Path(str(file)))
+            return self._table(str(path or ""))
+        except (OSError, ValueError, Ed2Error):
+            return [gr.skip()] * 3
+
+    def _table(self, path: str) -> list[Any]:
+        file = self._context.require_allowed({"sample_prompts": path})["sample_prompts"]
+        table = table_of(Path(str(file)))
+        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS]
+
+    def _read(self, path: str) -> list[Any]:
+        try:
+            return self._table(path)
         except (OSError, ValueError, Ed2Error) as error:
             raise gr.Error(f"The prompts cannot be read: {error}", duration=8) from None
-        return _with_spare(rows)
 
-    def _save(self, rows: list[list[object]]) -> str:
+    def _save(self, rows: list[list[object]], sampler: str, steps: float | None) -> str:
         try:
-            file = self._context.user.write(self._context.user.prompts.name, file_of(rows))
+            table = PromptTable(rows, sampler, None if steps in (None, USUAL_STEPS) else int(steps or 0))
+            file = self._context.user.write(self._context.user.prompts.name, file_of(table))
         except (OSError, Ed2Error) as error:
             raise gr.Error(f"The prompts cannot be saved: {error}", duration=10) from None
         gr.Info("Saved. They are drawn from the next sampling on.", duration=4)
         return str(file)
 
 
-def _with_spare(rows: list[Row]) -> list[list[str]]:
+def _with_spare(table: PromptTable) -> list[list[object]]:
     """The rows, and some empty ones to fill."""
-    return [list(row) for row in (*rows, *[EMPTY] * SPARE_ROWS)]
+    return [list(row) for row in (*table.rows, *[EMPTY] * SPARE_ROWS)]

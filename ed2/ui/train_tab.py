@@ -21,15 +21,14 @@ class TrainTab:
     def __init__(self, context: Context) -> None:
         self._context, self._service = context, context.service
         self.tensorboard = TensorBoard()
-        with gr.Row(elem_id="now-buttons"):
+        with gr.Row(elem_id="now-buttons", elem_classes="ed-actions"):
             self.save = gr.Button("Save now", interactive=False, elem_id="save-now-button", min_width=120)
             self.sample = gr.Button("Sample now", interactive=False, elem_id="sample-now-button", min_width=120)
-        self.panel = LivePanel(context.service, context.samples)
-        with gr.Row():
-            self.board = gr.Button("Open TensorBoard", elem_id="tensorboard-button", min_width=160)
-            self.share = gr.Button("Share", elem_id="share-button", min_width=160)
-        self.board_answer = gr.HTML("", js_on_load=None)
+            self.board = gr.Button("Open TensorBoard", elem_id="tensorboard-button", min_width=120)
+            self.share = gr.Button("Share", elem_id="share-button", min_width=120)
+        self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
+        self.panel = LivePanel(context.service, context.samples)
 
     @property
     def outputs(self) -> list[Any]:

@@ -60,6 +60,8 @@ def status_html(shown: RunSnapshot | None) -> str:
         parts.append("saving a checkpoint")
     elif shown.detail and shown.state != "failed":
         parts.append(shown.detail)
+    elif shown.state == "idle":
+        parts.append("Fill the tabs, then press Train.")
     return _status(shown.state, " · ".join(parts), shown.step, shown.total, shown.is_saving, shown.project)
 
 
@@ -119,21 +121,21 @@ def memory_html(memory: MemoryUse | None) -> str:
         )
     card = _memory(memory.card_name or "Card", memory.card) if memory.card else (
         '<p class="ed-note">No NVIDIA card is in use: the run computes on the processor.</p>')  # fmt: skip
-    key = ('<p class="ed-note"><i class="ed-key own"></i>this program &nbsp; '
-           '<i class="ed-key others"></i>other programs</p>')  # fmt: skip
     bars = card + _memory("Computer", memory.pc)
-    return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}{key}</section>'
+    return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}</section>'
 
 
 def _memory(name: str, share: Share) -> str:
     own, others = (100 * part / max(share.total, 0.1) for part in (share.own, share.others))
     free = max(0.0, share.total - share.own - share.others)
-    text = f"{share.own:.1f} + {share.others:.1f} of {share.total:.1f} GB, {free:.1f} free"
+    told = f"this program {share.own:.1f}, others {share.others:.1f} of {share.total:.1f} GB"
     return (
-        f'<div class="ed-memory"><div class="ed-memory-text"><strong>{escape(name)}</strong><span>{text}</span></div>'
-        f'<div class="ed-stack" role="img" aria-label="{escape(name)}: this program {share.own:.1f}, others '
-        f'{share.others:.1f} of {share.total:.1f} GB"><i class="own" style="width:{own:.1f}%"></i>'
-        f'<i class="others" style="width:{others:.1f}%"></i></div></div>'
+        f'<div class="ed-memory"><div class="ed-memory-text"><strong>{escape(name)}</strong>'
+        f"<span>{free:.1f} of {share.total:.1f} GB free</span></div>"
+        f'<div class="ed-stack" role="img" aria-label="{escape(name)}: {told}"><i class="own" style="width:{own:.1f}%">'
+        f'</i><i class="others" style="width:{others:.1f}%"></i></div><p class="ed-note ed-legend">'
+        f'<span><i class="ed-key own"></i>this program {share.own:.1f} GB</span>'
+        f'<span><i class="ed-key others"></i>others {share.others:.1f} GB</span></p></div>'
     )
 
 

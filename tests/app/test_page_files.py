@@ -10,6 +10,8 @@ from ed2.app.roots import Roots
 from ed2.app.start_checks import start_problems
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.errors import Ed2Error, SettingsError
+from ed2.settings.fields import fields
+from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR, absolute_paths
 
 
 @pytest.fixture
@@ -59,6 +61,30 @@ def test_a_path_outside_is_refused_with_the_name_of_its_setting(tmp_path: Path) 
     with pytest.raises(SettingsError) as caught:
         Roots((tmp_path,)).require(values)
     assert [problem.path for problem in caught.value.problems] == ["data_root", "sample_prompts"]
+
+
+PATH_SETTINGS = [name for name, spec in fields().items() if spec.is_path]
+
+
+@pytest.mark.parametrize("name", PATH_SETTINGS)
+def test_no_setting_leads_out_of_the_allowed_folders(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("/etc")
+    roots = Roots((tmp_path,))
+    for path in ("/etc", f"{tmp_path}/../..", f"{tmp_path}/link", "../.."):
+        text = f"val2={path}" if name == NAMED_FOLDERS else path
+        value = [str(tmp_path), text] if fields()[name].many else text
+        with pytest.raises(SettingsError) as caught:
+            roots.require(absolute_paths({name: value}, PROGRAM_DIR))
+        assert [problem.path for problem in caught.value.problems] == [name]
+    inside = f"val2={tmp_path}/in" if name == NAMED_FOLDERS else f"{tmp_path}/in"
+    roots.require(absolute_paths({name: [inside] if fields()[name].many else inside}, PROGRAM_DIR))
+
+
+def test_the_settings_that_hold_paths_are_known_as_such() -> None:
+    wanted = {"data_root", "resume_ckpt", "ema_resume_model", "sample_prompts", "manual_data_root", "save_ckpt_dir"}
+    assert wanted | {"extra_manual_datasets", "logdir"} <= set(PATH_SETTINGS)
+    named = [n for n in fields() if n.endswith(("_dir", "_root", "dir", "_ckpt_dir", "_file", "_path"))]
+    assert set(named) <= set(PATH_SETTINGS)
 
 
 def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.prompt_table import file_of, rows_of
+from ed2.app.prompt_table import PromptTable, file_of, table_of
 from ed2.errors import SettingsError
 from ed2.sampling.prompt_json import Drawing, prompts_from_json
 from ed2.sampling.prompts import PromptDefaults
@@ -13,30 +13,31 @@ ROWS = [("a cat", "blurry", "7", "512", "768", "1 4.5"), ("a dög", "", "", "", 
 
 
 def test_the_sampler_reads_what_the_table_says(tmp_path: Path) -> None:
-    text = file_of(ROWS)
+    text = file_of(PromptTable(ROWS, "euler", 20))
     prompts, _, faults = prompts_from_json(text.encode(), PromptDefaults(555, (512, 512)), Drawing())
     assert not faults
     cat, dog = prompts
     told = (cat.prompt, cat.negative_prompt, cat.seed, cat.size, cat.cfgs)
     assert told == ("a cat", "blurry", 7, (512, 768), (1, 4.5))
     assert (dog.prompt, dog.negative_prompt, dog.seed, dog.size, dog.cfgs) == ("a dög", "", 555, (512, 512), (1, 4, 7))
+    assert {(p.sampler, p.num_steps) for p in prompts} == {("euler", 20)}
     path = tmp_path / "prompts.json"
     path.write_text(text, encoding="utf-8")
-    assert rows_of(path) == ROWS[:2]
+    assert table_of(path) == PromptTable(ROWS[:2], "euler", 20)
 
 
 def test_a_text_file_becomes_rows(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a cat\n# no\n\na dog\n")
-    assert [row[0] for row in rows_of(path)] == ["a cat", "a dog"]
+    assert [row[0] for row in table_of(path).rows] == ["a cat", "a dog"]
 
 
 def test_every_cell_that_cannot_be_used_is_told_with_its_row() -> None:
     rows = [("a", "", "x", "512", "", "loud"), ("b", "", "-2", "8", "8", "")]
     with pytest.raises(SettingsError) as caught:
-        file_of(rows)
+        file_of(PromptTable(rows, num_steps=0))
     places = [problem.path for problem in caught.value.problems]
-    assert places == ["row 1"] * 3 + ["row 2"] * 3
+    assert places == [None] + ["row 1"] * 3 + ["row 2"] * 3
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
@@ -44,4 +45,4 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     for content in ("{", "[1]", "{}"):
         path.write_text(content)
         with pytest.raises(ValueError, match=r".+"):
-            rows_of(path)
+            table_of(path)

@@ -7,7 +7,7 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
-from ed2.ui.charts import bars_svg, loss_svg
+from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.form import control, defaults, shown, value_of
 from ed2.ui.settings_tab import command_of
 from ed2.ui.words import problems_html, status_html, without_paths
@@ -39,7 +39,7 @@ def test_the_command_has_every_switch_in_its_form() -> None:
 def test_nothing_that_is_told_becomes_a_tag() -> None:
     evil = "<img src=x onerror=alert(1)>"
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
-    for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_svg([(evil, 1)], evil)):
+    for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
         assert "<img" not in html
 
 
@@ -50,9 +50,9 @@ def test_folders_are_left_out_and_names_stay() -> None:
 
 def test_a_curve_is_drawn_with_its_band_and_its_end_can_be_looked_at() -> None:
     points = [Point(step, 1 / (step + 1), 0.0, 2.0) for step in range(100)]
-    whole, end = loss_svg(points), loss_svg(points, zoom=0.1)
+    whole, end = loss_html(points), loss_html(points, zoom=0.1)
     assert 'class="band"' in whole and "step 0" in whole
     assert "step 90" in end
-    assert "No loss yet" in loss_svg(())
-    assert 'class="val"' in loss_svg(points, [Point(50, 1.0, 1.0, 1.0)])
-    loss_svg([Point(1, 0.5, 0.5, 0.5)])
+    assert "No loss yet" in loss_html(())
+    assert 'class="val"' in loss_html(points, [Point(50, 1.0, 1.0, 1.0)])
+    loss_html([Point(1, 0.5, 0.5, 0.5)])
