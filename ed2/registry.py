@@ -96,6 +96,7 @@ SAMPLERS = Registry(
         "ddim": "ed2.sampling.sampler:ddim",
         "ddpm": "ed2.sampling.schedulers:ddpm",
         "pndm": "ed2.sampling.schedulers:pndm",
+        "lms": "ed2.sampling.schedulers:lms",
         "euler": "ed2.sampling.schedulers:euler",
         "euler_a": "ed2.sampling.schedulers:euler_a",
         "kdpm2": "ed2.sampling.schedulers:kdpm2",

@@ -1,7 +1,4 @@
-"""The samplers beside DDIM, each from the noise schedule and the prediction type of a saved scheduler.
-
-The original's `lms` is left out: it needs scipy, for a sampler that the others have overtaken.
-"""
+"""The samplers beside DDIM, each from the noise schedule and the prediction type of a saved scheduler."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,6 +14,8 @@ from diffusers import (
     KDPM2DiscreteScheduler,
     PNDMScheduler,
 )
+
+from ed2.sampling.multistep import LinearMultistepScheduler
 
 SCHEDULE = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
@@ -45,6 +44,7 @@ def _solver(kind: type[Any], algorithm: str, *, karras: bool) -> Build:
 
 ddpm: Build = partial(built, DDPMScheduler)
 pndm: Build = partial(built, PNDMScheduler, skip_prk_steps=True)
+lms: Build = partial(built, LinearMultistepScheduler)
 euler: Build = partial(built, EulerDiscreteScheduler)
 euler_a: Build = partial(built, EulerAncestralDiscreteScheduler)
 kdpm2: Build = partial(built, KDPM2DiscreteScheduler)
