@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
 """Settings that may also hold the word `findlast` or a public name."""
 
 MAX_BYTES = 1 << 20
+SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
+"""What the original's chains of runs are written as."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,18 @@ def read_preset(path: Path) -> Preset:
         raise _file_error(path, "about holds no texts.", "It is an object of texts: title, for, source.")
     known = translated(values)
     texts = {str(k): str(v) for k, v in about.items()}
-    return Preset(path, absolute_paths(known.values, PROGRAM_DIR), texts, tuple(known.notes))
+    notes = [*known.notes, *_chain_note(path)]
+    return Preset(path, absolute_paths(known.values, PROGRAM_DIR), texts, tuple(notes))
+
+
+def _chain_note(path: Path) -> list[str]:
+    """What is to be said of a file that bears the name of one of several."""
+    if not re.fullmatch(r"chain\d+", path.stem, re.IGNORECASE):
+        return []
+    return [
+        f"{path.name} is one file of a chain: runs that follow one another by themselves will come later. Give the "
+        "next one when this has ended; with resume_ckpt findlast it goes on from here."
+    ]
 
 
 def write_settings(path: Path, settings: Settings) -> None:
@@ -105,6 +119,8 @@ def _absolute(text: str, base: Path, *, must_exist: bool = False, named: bool = 
 
 
 def _read_object(path: Path) -> dict[str, object]:
+    if path.suffix.lower() in SCRIPTS:
+        raise _chain_error(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _file_error(path, "it is larger than 1 MB.", "A settings file is a few kilobytes of JSON.")
@@ -118,8 +134,7 @@ def _read_object(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise _file_error(path, f"it is not proper JSON ({error}).", "") from None
     if isinstance(values, list) and values and all(isinstance(value, dict | str) for value in values):
-        fix = "Give one of its files at a time; each goes on with --resume_ckpt findlast."
-        raise _file_error(path, "it is a chain of several runs, which will come later.", fix)
+        raise _chain_error(path)
     if not isinstance(values, dict):
         raise _file_error(path, "it holds no settings.", 'It has to be an object: {"max_epochs": 100, ...}.')
     return values
@@ -136,6 +151,11 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(text: str) -> object:
     raise ValueError(f"{text} is no number")
+
+
+def _chain_error(path: Path) -> SettingsError:
+    fix = "Give one of its files at a time; each goes on with --resume_ckpt findlast."
+    return _file_error(path, "it is a chain of several runs, which will come later.", fix)
 
 
 def _file_error(path: Path, what: str, fix: str) -> SettingsError:

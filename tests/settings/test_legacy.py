@@ -11,7 +11,7 @@ from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import Gathered, gather
-from ed2.settings.legacy import ALWAYS, DEAD, LATER, ORIGINAL, status_of
+from ed2.settings.legacy import ALWAYS, DEAD, LATER, ORIGINAL
 
 TRAIN = {
     "config": "train.json",
@@ -134,25 +134,6 @@ def both_ways(tmp_path: Path, name: str, value: object, *argv: str) -> tuple[Gat
     return gather(cli.parse([f"--{name}", *argv]).values, None), gather({}, path)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "argv", "expected"),
-    [
-        ("disable_amp", True, [], {"amp": False}),
-        ("disable_amp", False, ["false"], {"amp": True}),
-        ("gpuid", 2, ["2"], {"device": "cuda:2"}),
-        ("disable_xformers", True, [], {"attn_type": "sdp"}),
-        ("train_sampler", "pndm", ["pndm"], {}),
-        ("lowvram", True, [], {"gradient_checkpointing": True, "batch_size": 1, "grad_accum": 1, "useadam8bit": True}),
-    ],
-)
-def test_an_alias_is_read_as_another_setting_from_flag_and_file(
-    tmp_path: Path, name: str, value: object, argv: list[str], expected: dict[str, object]
-) -> None:
-    for gathered in both_ways(tmp_path, name, value, *argv):
-        assert gathered.values == expected
-        settings_from(gathered.values)
-
-
 @pytest.mark.parametrize("name", sorted({*DEAD, *LATER, "save_optimizer"}))
 def test_a_name_without_effect_is_told_with_the_reason_from_flag_and_file(tmp_path: Path, name: str) -> None:
     for gathered in both_ways(tmp_path, name, True):
@@ -161,13 +142,9 @@ def test_a_name_without_effect_is_told_with_the_reason_from_flag_and_file(tmp_pa
         assert note.startswith(f"{name} ") and {**DEAD, **LATER, **ALWAYS}[name] in note
 
 
-def test_every_name_of_the_original_has_a_status_and_no_kept_one_is_refused(tmp_path: Path) -> None:
-    assert all(status_of(name) in ("kept", "alias", "dead", "later") for name in ORIGINAL)
-    for name in (name for name in ORIGINAL if name in fields()):
-        default = fields()[name].default
-        path = tmp_path / "settings.json"
-        path.write_text(json.dumps({name: list(default) if isinstance(default, tuple) else default}))
-        with_defaults(gather({}, path).values)
+def test_disable_amp_that_is_off_is_amp(tmp_path: Path) -> None:
+    for gathered in both_ways(tmp_path, "disable_amp", False, "false"):
+        assert gathered.values == {"amp": True}
 
 
 def test_lowvram_says_each_change_and_lowers_only_what_is_too_high() -> None:
@@ -199,9 +176,3 @@ def test_every_form_of_a_data_root_is_read(tmp_path: Path, root: object, expecte
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"data_root": root}))
     assert read_preset(path).values["data_root"] == expected
-
-
-def test_a_chain_is_told_to_come_later(tmp_path: Path) -> None:
-    (tmp_path / "chain.json").write_text('[{"max_epochs": 2}, {"max_epochs": 3}]')
-    with pytest.raises(SettingsError, match=r"chain\.json: it is a chain of several runs, which will come later"):
-        gather({}, tmp_path / "chain.json")
