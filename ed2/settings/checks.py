@@ -1,7 +1,10 @@
 """From flat values to `Settings`, with every problem told at once in words for people."""
 
+import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,6 +13,22 @@ from pydantic_core import ErrorDetails
 from ed2.errors import Problem, SettingsError
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
+
+MAX_TOLD = 20
+"""Unknown names that are told one by one; more of them are counted: the file is then something else."""
+MAX_NUMBER = 2**53
+MAX_PATH_BYTES, MAX_PART_BYTES = 4000, 255
+"""What Linux allows; Windows allows less, which its own errors tell."""
+MAX_NAME_LENGTH = 80
+"""A longer name resembles no setting, and comparing it takes long."""
+
+
+class _Shortened(reprlib.Repr):
+    """`repr` that looks at the beginning only, however large and deep a value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 57, 57
 
 
 def settings_from(values: Mapping[str, object]) -> Settings:
@@ -21,7 +40,10 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     Raises:
         SettingsError: lists every setting that is unknown, has a wrong value or contradicts another.
     """
-    problems = [unknown_setting(name) for name in values if name not in fields()]
+    unknown = [name for name in values if name not in fields()]
+    problems = [unknown_setting(name) for name in unknown[:MAX_TOLD]]
+    problems += [fault for name, value in values.items() if name in fields() and (fault := _unusable(name, value))]
+    untold = len(unknown[MAX_TOLD:])
     grouped: dict[str, dict[str, object]] = {}
     for name, value in values.items():
         if spec := fields().get(name):
@@ -29,18 +51,47 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     try:
         settings = Settings.model_validate(grouped)
     except ValidationError as error:
-        problems += _reworded(error)
-        raise _settings_error(problems) from None
+        told = {problem.path for problem in problems}
+        problems += [problem for problem in _reworded(error) if problem.path not in told]
+        raise _settings_error(problems, untold) from None
     problems += contradictions(settings)
     if problems:
-        raise _settings_error(problems)
+        raise _settings_error(problems, untold)
     return settings
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can stand in a path and be written to a file: no control characters, nothing that is no text."""
+    return not any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in text)
+
+
+def printable(text: str, length: int = 60) -> str:
+    """A text from elsewhere as it may stand in a message: what is no text spelled out, and not longer than `length`."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _unusable(name: str, value: object) -> Problem | None:
+    """What is wrong with a text or number that its type allows, and that no file system or loop can take."""
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, str) and not is_plain(item):
+            return Problem(name, "it holds a character that no path or name can have.", "Type it anew.")
+        if isinstance(item, str) and fields()[name].is_path and _is_too_long(item):
+            return Problem(name, f"{printable(item)} is longer than a path can be.", "Check it for typing errors.")
+        if isinstance(item, int) and abs(item) > MAX_NUMBER:
+            return Problem(name, f"{_shown(item)} is too large.", "Check it for typing errors.")
+    return None
+
+
+def _is_too_long(path: str) -> bool:
+    return len(path.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in Path(path).parts)
 
 
 def unknown_setting(name: str) -> Problem:
     """The problem of a name that no setting has, with the nearest one that exists."""
-    near = get_close_matches(name, fields(), n=1)
-    return Problem(name, "there is no such setting.", f"Did you mean {near[0]}?" if near else "")
+    near = get_close_matches(name, fields(), n=1) if len(name) <= MAX_NAME_LENGTH else []
+    shown = printable(name) or "(no name)"
+    return Problem(shown, "there is no such setting.", f"Did you mean {near[0]}?" if near else "")
 
 
 def contradictions(settings: Settings) -> list[Problem]:
@@ -136,9 +187,10 @@ def _idle_average(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "ema_decay_rate", "ema_strength_target chooses the decay"
 
 
-def _settings_error(problems: list[Problem]) -> SettingsError:
-    count = "1 setting is" if len(problems) == 1 else f"{len(problems)} settings are"
-    return SettingsError(f"{count} wrong:", problems)
+def _settings_error(problems: list[Problem], untold: int = 0) -> SettingsError:
+    number = len(problems) + untold
+    told = [*problems, Problem(None, f"and {untold:,} more names that no setting has.")] if untold else problems
+    return SettingsError("1 setting is wrong:" if number == 1 else f"{number:,} settings are wrong:", told)
 
 
 def _reworded(error: ValidationError) -> list[Problem]:
@@ -154,10 +206,15 @@ def _problem(spec: FieldSpec, detail: ErrorDetails) -> Problem:
     value = _shown(detail["input"])
     if own is not None:
         return Problem(spec.name, f"{value} is not allowed:", f"{own}.")
+    if detail["type"] == "string_too_long":
+        return Problem(
+            spec.name, f"{value} is too long:", f"it takes at most {detail['ctx']['max_length']} characters."
+        )
     needed = spec.type_name + (", or nothing" if spec.optional else "")
     return Problem(spec.name, f"{value} is not allowed:", f"it takes {needed}.")
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)  # as in the file
+    return printable(_Shortened().repr(list(value) if isinstance(value, tuple) else value))

@@ -43,7 +43,7 @@ class FieldSpec:
             return "one of " + ", ".join(map(str, self.choices))
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
         if self.many:
-            words = "numbers"
+            words = "two numbers"  # the schema has pairs only
         if self.is_path:
             words = "a list of folders" if self.many else "a file or folder"
         if self.low is not None:

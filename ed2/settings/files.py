@@ -3,12 +3,13 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
-from ed2.settings.checks import settings_from
+from ed2.settings.checks import is_plain, printable, settings_from
 from ed2.settings.fields import fields
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
@@ -27,6 +28,7 @@ WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
 MAX_BYTES = 1 << 20
 SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
 """What the original's chains of runs are written as."""
+MAX_DIGITS = 1000
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,27 @@ def with_defaults(values: Mapping[str, object]) -> Settings:
 
 
 def _absolute(text: str, base: Path, *, must_exist: bool = False, named: bool = False) -> str:
+    if not is_plain(text):
+        return text  # the checks refuse it
     if named and "=" in text:
         name, _, folder = text.partition("=")
         return f"{name}={_absolute(folder, base)}" if folder else text
-    path = (base / Path(text).expanduser()).absolute()
-    return text if must_exist and not path.exists() else os.path.normpath(path)
+    path = (base / _at_home(text)).absolute()
+    return text if must_exist and not _exists(path) else os.path.normpath(path)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # its name is too long, or its folder may not be looked into
+        return False
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of somebody who has no home here: then a folder may be called so
+        return Path(text)
 
 
 def _read_object(path: Path) -> dict[str, object]:
@@ -127,12 +145,17 @@ def _read_object(path: Path) -> dict[str, object]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise _file_error(path, "there is no such file.", "Give the path of a settings file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _file_error(path, f"it cannot be read ({error}).", "") from None
+    except UnicodeDecodeError as error:
+        what = f"it cannot be read: it is not UTF-8 (byte {error.start:,})."
+        raise _file_error(path, what, "Save it as UTF-8 text.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _file_error(path, f"it cannot be read ({reason}).", "Give the path of a settings file.") from None
     try:
-        values = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        values = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_int=_whole)
     except (ValueError, RecursionError) as error:
-        raise _file_error(path, f"it is not proper JSON ({error}).", "") from None
+        fix = "Mend it in a text editor, or take a whole copy of it."
+        raise _file_error(path, f"it is not proper JSON ({_reason(text, error)}).", fix) from None
     if isinstance(values, list) and values and all(isinstance(value, dict | str) for value in values):
         raise _chain_error(path)
     if not isinstance(values, dict):
@@ -140,12 +163,18 @@ def _read_object(path: Path) -> dict[str, object]:
     return values
 
 
+def _reason(text: str, error: Exception) -> str:
+    if not text.strip():
+        return "it is empty"
+    return "its brackets lie too deep in each other" if isinstance(error, RecursionError) else str(error)
+
+
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"given twice: {', '.join(twice)}")
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        raise ValueError(f"given twice: {', '.join(map(printable, twice[:5]))}")
     return values
 
 
@@ -158,5 +187,11 @@ def _chain_error(path: Path) -> SettingsError:
     return _file_error(path, "it is a chain of several runs, which will come later.", fix)
 
 
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits is no setting")
+    return int(text)
+
+
 def _file_error(path: Path, what: str, fix: str) -> SettingsError:
-    return SettingsError("The settings file cannot be used:", [Problem(str(path), what, fix)])
+    return SettingsError("The settings file cannot be used:", [Problem(printable(str(path), 1000), what, fix)])

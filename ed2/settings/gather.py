@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
+from ed2.settings.checks import printable
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset
 from ed2.settings.legacy import (
     LOWVRAM,
@@ -68,10 +69,13 @@ def _place_of(name: str, file: object, config: Path | None) -> Path:
     folders = [config.parent, PROGRAM_DIR] if config else [Path.cwd()]
     places = [folder / str(file) for folder in folders]
     for place in places:
-        if place.is_file():
-            return place
+        try:
+            if place.is_file():
+                return place
+        except (OSError, ValueError):  # no file can have such a name
+            break
     fix = f"Put it beside {config.name}, or leave the setting out." if config else "Check it for typing errors."
-    raise SettingsError("1 setting is wrong:", [Problem(name, f"there is no file {file}.", fix)])
+    raise SettingsError("1 setting is wrong:", [Problem(name, f"there is no file {printable(str(file))}.", fix)])
 
 
 def _common_lr(merged: dict[str, object], values: Mapping[str, object]) -> dict[str, object]:

@@ -209,7 +209,8 @@ def _roots(value: object) -> object:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return _roots(value.get("resolvers", value.get("path", value)))
+        inner = value.get("resolvers", value.get("path"))
+        return value if inner is None or isinstance(inner, Mapping) else _roots(inner)
     if isinstance(value, list | tuple) and not all(isinstance(item, str) for item in value):
         found: list[object] = []
         for item in value:

@@ -5,6 +5,7 @@ classes below. Inside the program settings are grouped (`settings.sampling.sampl
 (`--sample_steps 100`, `{"sample_steps": 100}`), under the names that EveryDream 2 gave them.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -54,11 +55,37 @@ class OneOf:
         raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
 
 
+_RESERVED_NAMES = frozenset(
+    (
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+        "CONIN$",
+        "CONOUT$",
+        *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
+    )
+)
+"""Names of devices on Windows, also with an extension; refused everywhere, since runs move between computers."""
+_MAX_NAME_BYTES = 160
+"""File systems allow 255 bytes, and a run's files add some 60."""
+
+
 def _safe_name(value: str) -> str:
     if not value.strip(" ._") or any(c in '<>:"/\\|?*' or ord(c) < 32 for c in value) or value[0] in ".-":
         raise ValueError(
             'it names folders and files: letters, digits, "-", "_" and "." only, beginning with a letter or digit'
         )
+    if value[-1] in ". " or value.partition(".")[0].rstrip().upper() in _RESERVED_NAMES:
+        raise ValueError("Windows cannot have folders and files of that name; choose another")
+    if len(value.encode()) > _MAX_NAME_BYTES:
+        raise ValueError("it names folders and files, which would be too long; choose a shorter one")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
+        raise ValueError("choose auto, cpu, cuda, or one card such as cuda:0")
     return value
 
 
@@ -84,12 +111,12 @@ class RunSettings(Group):
 
     project_name: Annotated[str, Field(max_length=80), AfterValidator(_safe_name)] = "myproj"
     """Name of the project: the beginning of the run's folder and of its checkpoints."""
-    max_epochs: Annotated[int, Field(ge=1)] = 300
+    max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     """How often every picture is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250
     epochs."""
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 555
     """Seed of every random draw; -1 draws one and records it."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Advanced()] = "auto"
+    device: Annotated[str, AfterValidator(_device), Advanced()] = "auto"
     """Where to train: auto (the first card, else the CPU), cpu, cuda or cuda:N."""
 
 
