@@ -11,9 +11,29 @@
 `StopRequested` is no error: it is how the loop is left when a person asked for it.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+
+def printable(text: str, length: int = 60) -> str:
+    """A text from elsewhere as it may stand in a message: what is no text spelled out, and not longer than `length`."""
+    text = text[: 2 * length].encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def shown(value: object) -> str:
+    """A value from elsewhere as it may stand in a message, however large and deep it is, or holds itself."""
+    return printable(_Shortened().repr(value))
+
+
+class _Shortened(reprlib.Repr):
+    """`repr` that looks at the beginning only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 57, 57
 
 
 @dataclass(frozen=True)

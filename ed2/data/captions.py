@@ -9,6 +9,9 @@ from typing import Literal
 MAX_BYTES = 64 * 1024
 """More than this is no caption."""
 
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
+"""A terminal would obey some of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
@@ -43,31 +46,32 @@ def decode_text(data: bytes) -> tuple[str, bool]:
     Latin-1 where even that does not fit.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return _clean(data.decode("utf-16", "ignore")), False
+        return readable(data.decode("utf-16", "ignore")), False
     if data and len(data) % 2 == 0 and data.count(0) >= 0.3 * len(data):
         is_little = data[1::2].count(0) >= data[0::2].count(0)
-        return _clean(data.decode("utf-16-le" if is_little else "utf-16-be", "ignore")), False
+        return readable(data.decode("utf-16-le" if is_little else "utf-16-be", "ignore")), False
     try:
         # A character that the length limit has cut in two is waited for, and so left out.
         is_whole = len(data) < MAX_BYTES
-        return _clean(codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=is_whole)), False
+        return readable(codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=is_whole)), False
     except UnicodeDecodeError:
         pass
     try:
-        return _clean(data.decode("cp1252")), True
+        return readable(data.decode("cp1252")), True
     except UnicodeDecodeError:
-        return _clean(data.decode("latin-1")), True
+        return readable(data.decode("latin-1")), True
 
 
 def caption_from_name(image: Path) -> str:
     """Return the name of a picture up to the first underscore, without the extension."""
     # Bytes that are no text in this system's encoding arrive as lone surrogates, which nothing can write out.
-    name = image.stem.encode("utf-8", "replace").decode("utf-8")
-    return _on_one_line(name.partition("_")[0])
+    return _on_one_line(readable(image.stem).partition("_")[0])
 
 
-def _clean(text: str) -> str:
-    return text.replace("\0", "").replace("\ufeff", "")
+def readable(text: str) -> str:
+    """Return a text without what can be neither seen nor written: control characters, marks, halves of characters."""
+    text = _CONTROLS.sub("", text)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _on_one_line(text: str) -> str:

@@ -8,9 +8,15 @@ from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+from ed2.data.captions import readable
+from ed2.errors import printable, shown
+
 MAX_MULTIPLY = 10_000
 """More showings of one picture in an epoch than this are taken for a slip."""
 MAX_TAGS = 1000
+MAX_NAME_LENGTH = 80
+MAX_FAULTS = 5
+"""How many faults of a file are told one by one."""
 
 _SEPARATOR = re.compile(r",(?!(?<=\d,)\d)")
 """A comma; between two digits it belongs to a number."""
@@ -70,7 +76,7 @@ def merged(layers: Sequence[Layer]) -> Layer:
 
 def layer_of_text(text: str) -> Layer:
     """Return a caption as a layer: up to the first comma the main prompt, then the tags."""
-    first, *rest = (piece.strip() for piece in _SEPARATOR.split(text))
+    first, *rest = (piece.strip() for piece in _SEPARATOR.split(readable(text)))
     return Layer(prompts=(first,) if first else (), tags=_unique(_plain(piece) for piece in rest if piece))
 
 
@@ -86,12 +92,14 @@ def layer_of_mapping(values: Mapping[Any, object]) -> Told:
     for name, value in _flat(values):
         reader = _READERS.get(name)
         if reader is None:
-            faults.append(_unknown(name))
+            faults.append(_unknown(name) if len(faults) < MAX_FAULTS else "")
         elif value not in _NOTHING:
             try:
                 found["prompts" if name == "main_prompt" else name] = reader(value)
             except ValueError as error:
-                faults.append(f"{name} is {_shown(value)}: it takes {error}.")
+                faults.append(f"{name} is {shown(value)}: it takes {error}.")
+    if len(faults) > MAX_FAULTS:
+        faults[MAX_FAULTS:] = [f"and {len(faults) - MAX_FAULTS:,} more."]
     return Told(Layer(**found), tuple(faults))
 
 
@@ -134,8 +142,7 @@ def _switch(value: object) -> bool:
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("text")
-    text = " ".join(str(value).split())
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(readable(str(value)).split())
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -178,13 +185,8 @@ def _rating(value: object) -> object:
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name, _READERS, n=1)
-    return f"{name} is not known" + (f"; did you mean {near[0]}?" if near else ".")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    near = get_close_matches(name[:MAX_NAME_LENGTH], _READERS, n=1)
+    return f"{printable(name)} is not known" + (f"; did you mean {near[0]}?" if near else ".")
 
 
 _VALUES: Mapping[str, Callable[[Any], Any]] = {

@@ -1,7 +1,6 @@
 """From flat values to `Settings`, with every problem told at once in words for people."""
 
 import json
-import reprlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ed2.errors import Problem, SettingsError
+from ed2.errors import Problem, SettingsError, printable, shown
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
 
@@ -21,14 +20,6 @@ MAX_PATH_BYTES, MAX_PART_BYTES = 4000, 255
 """What Linux allows; Windows allows less, which its own errors tell."""
 MAX_NAME_LENGTH = 80
 """A longer name resembles no setting, and comparing it takes long."""
-
-
-class _Shortened(reprlib.Repr):
-    """`repr` that looks at the beginning only, however large and deep a value is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 3, 57, 57
 
 
 def settings_from(values: Mapping[str, object]) -> Settings:
@@ -63,12 +54,6 @@ def settings_from(values: Mapping[str, object]) -> Settings:
 def is_plain(text: str) -> bool:
     """Whether a text can stand in a path and be written to a file: no control characters, nothing that is no text."""
     return not any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in text)
-
-
-def printable(text: str, length: int = 60) -> str:
-    """A text from elsewhere as it may stand in a message: what is no text spelled out, and not longer than `length`."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _unusable(name: str, value: object) -> Problem | None:
@@ -217,4 +202,4 @@ def _problem(spec: FieldSpec, detail: ErrorDetails) -> Problem:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)  # as in the file
-    return printable(_Shortened().repr(list(value) if isinstance(value, tuple) else value))
+    return shown(list(value) if isinstance(value, tuple) else value)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.errors import Problem, SettingsError
-from ed2.settings.checks import is_plain, printable, settings_from
+from ed2.errors import Problem, SettingsError, printable
+from ed2.settings.checks import is_plain, settings_from
 from ed2.settings.fields import fields
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings

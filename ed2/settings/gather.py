@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.errors import Problem, SettingsError
-from ed2.settings.checks import printable
+from ed2.errors import Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset
 from ed2.settings.legacy import (
     LOWVRAM,

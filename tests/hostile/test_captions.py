@@ -1,0 +1,72 @@
+"""More than 40 hostile captions and side-cars, read by a child whose memory is limited."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile.captions import FROM_NAME, Caption, all_captions
+from tests.hostile.painting import noise
+from tests.hostile.test_pictures import scanned
+
+MAX_GROWTH_BYTES = 200 << 20
+MAX_CAPTION_BYTES = 64 * 1024 * 4
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Caption], dict[str, Any]]:
+    root = tmp_path_factory.mktemp("hostile") / "captions"
+    cases = list(all_captions())
+    for case in cases:
+        folder = root / case.name
+        folder.mkdir(parents=True)
+        noise().save(folder / "cat_1.png")
+        (folder / f"cat_1.{case.extension}").write_bytes(case.content)
+    found, said = scanned(root)
+    assert said == ""
+    return cases, found
+
+
+def test_there_are_more_than_40_and_each_picture_is_used_with_a_caption(captions: Any) -> None:
+    cases, found = captions
+    assert len(cases) > 40
+    assert found["used"].keys() == {f"{case.name}/cat_1.png" for case in cases}
+    assert found["problems"] == {}
+
+
+def test_each_gives_the_caption_that_is_expected(captions: Any) -> None:
+    cases, found = captions
+    wrong = {}
+    for case in cases:
+        caption = found["used"][f"{case.name}/cat_1.png"][1]
+        assert len(caption.encode()) <= MAX_CAPTION_BYTES and "\0" not in caption
+        if case.expected is not None and caption != case.expected:
+            wrong[case.name] = (caption[:80], case.expected)
+    assert not wrong
+
+
+def test_each_that_was_not_read_as_it_stands_is_told(captions: Any) -> None:
+    cases, found = captions
+    told: dict[str, set[str]] = {}
+    for path, kind, what in found["notes"]:
+        assert len(what) < 400
+        told.setdefault(Path(path).parent.name, set()).add(kind)
+    assert {case.name for case in cases if case.note and case.note not in told.get(case.name, ())} == set()
+
+
+def test_memory_stays_bounded_and_nothing_ran(captions: Any) -> None:
+    _, found = captions
+    assert found["grown_bytes"] < MAX_GROWTH_BYTES
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("caption", ["a \ud800 cat", "a\0cat", "a\ncat", 5, None, ["a"], {"main_prompt": "\udfff"}])
+def test_the_captions_of_a_manifest_can_be_written_too(tmp_path: Path, caption: object) -> None:
+    noise().save(tmp_path / "cat_1.png")
+    manifest = tmp_path / "all.json"
+    manifest.write_text(json.dumps([{"image": "cat_1.png", "caption": caption}]))
+    found, said = scanned(manifest)
+    assert said == "" and list(found["used"]) == ["cat_1.png"]
+    found["used"]["cat_1.png"][1].encode()
+    assert FROM_NAME in found["used"]["cat_1.png"][1] or isinstance(caption, dict | list | str)
