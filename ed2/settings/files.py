@@ -139,18 +139,7 @@ def _at_home(text: str) -> Path:
 def _read_object(path: Path) -> dict[str, object]:
     if path.suffix.lower() in SCRIPTS:
         raise _chain_error(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _file_error(path, "it is larger than 1 MB.", "A settings file is a few kilobytes of JSON.")
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise _file_error(path, "there is no such file.", "Give the path of a settings file.") from None
-    except UnicodeDecodeError as error:
-        what = f"it cannot be read: it is not UTF-8 (byte {error.start:,})."
-        raise _file_error(path, what, "Save it as UTF-8 text.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise _file_error(path, f"it cannot be read ({reason}).", "Give the path of a settings file.") from None
+    text = _text_of(path)
     try:
         values = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant, parse_int=_whole)
     except (ValueError, RecursionError) as error:
@@ -161,6 +150,23 @@ def _read_object(path: Path) -> dict[str, object]:
     if not isinstance(values, dict):
         raise _file_error(path, "it holds no settings.", 'It has to be an object: {"max_epochs": 100, ...}.')
     return values
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _file_error(path, "it is larger than 1 MB.", "A settings file is a few kilobytes of JSON.")
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise OSError("it is not a file")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise _file_error(path, "there is no such file.", "Give the path of a settings file.") from None
+    except UnicodeDecodeError as error:
+        what = f"it cannot be read: it is not UTF-8 (byte {error.start:,})."
+        raise _file_error(path, what, "Save it as UTF-8 text.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _file_error(path, f"it cannot be read ({reason}).", "Give the path of a settings file.") from None
 
 
 def _reason(text: str, error: Exception) -> str:

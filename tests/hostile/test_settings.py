@@ -1,5 +1,6 @@
 """More than 100 hostile settings files, each read as the program reads it."""
 
+import os
 import re
 from pathlib import Path
 
@@ -62,7 +63,16 @@ def test_the_command_ends_with_2_and_without_a_traceback(
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
     (tmp_path / "folder.json").mkdir()
-    for name in ("gone.json", "folder.json", "loop.json", "x" * 300 + ".json", "a\0b.json", "a\ud800b.json"):
+    os.mkfifo(tmp_path / "pipe.json")
+    for name in (
+        "pipe.json",
+        "gone.json",
+        "folder.json",
+        "loop.json",
+        "x" * 300 + ".json",
+        "a\0b.json",
+        "a\ud800b.json",
+    ):
         assert "cannot be used" in told(tmp_path / name)
 
 
