@@ -6,7 +6,9 @@
     ├── FinishedError         the run to continue has all its epochs                    exit code 0
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
-    └── TrainingError         the run cannot go on (numbers not finite, no memory left)
+    └── TrainingError         the run cannot go on
+        ├── DivergedError     its numbers are not finite and stay so
+        └── MemoryFullError   the memory does not suffice, however little is computed at once
 
 `StopRequested` is no error: it is how the loop is left when a person asked for it.
 """
@@ -96,6 +98,14 @@ class CheckpointError(Ed2Error):
 
 class TrainingError(Ed2Error):
     """A run that cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """Numbers that are not finite, step after step."""
+
+
+class MemoryFullError(TrainingError):
+    """Memory that does not suffice, however little is computed at once."""
 
 
 class StopRequested(BaseException):

@@ -37,6 +37,7 @@ from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
 from ed2.training.noise import NoiseOptions
 from ed2.training.objective import Objective, ObjectiveOptions
+from ed2.training.recovery import go_on_as_before
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 
@@ -256,7 +257,7 @@ class Builder:
         before, now = int(checkpoint.values["steps_per_epoch"]), run.steps_in(run.state.epoch)
         if run.state.position and before != now:  # other pictures or batches: the same share of the epoch is done
             run.state.position = run.state.position * now // max(1, before)
-        for note in checkpoint.restore(run):
+        for note in [*checkpoint.restore(run), *go_on_as_before(run, same_settings=self.start.same_folder)]:
             self.bus.emit(Warned(run.state.step, note))
 
     def _tell(self, problem: Problem) -> None:

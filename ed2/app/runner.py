@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, open_model
+from ed2.app.faults import fault_of
 from ed2.app.preflight import require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
@@ -24,7 +23,7 @@ from ed2.checkpoint.saver import Kind, Saver
 from ed2.data.loader import Loader
 from ed2.data.reading import Outline
 from ed2.data.report import side_car_lines
-from ed2.errors import CheckpointError, Ed2Error, FinishedError, ModelError, Problem, StopRequested
+from ed2.errors import Ed2Error, FinishedError, ModelError, Problem, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.libraries import quiet_libraries
 from ed2.sampling.job import SampleJob
@@ -33,6 +32,7 @@ from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
+from ed2.training.bad_numbers import require_savable
 from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
 
@@ -40,10 +40,6 @@ logger = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 5
 PROGRESS_SECONDS = 5.0
-MEMORY_ADVICE = (
-    "The card's memory does not suffice. Turn on gradient_checkpointing and useadam8bit; lower batch_size and raise "
-    "grad_accum instead; or lower resolution."
-)
 
 
 def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded:
@@ -158,19 +154,17 @@ class Session:
         except StopRequested as stop:
             self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
             return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
-        except Ed2Error as error:
-            logger.error("%s", error)
-            reason = str(error)
-        except torch.OutOfMemoryError:
-            logger.exception("The run failed.")
-            reason = MEMORY_ADVICE
         except Exception as error:
-            logger.exception("The run failed.")
-            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, Ed2Error):
+                logger.error("%s", error)
+            else:
+                logger.exception("The run failed.")
+            fault = fault_of(error, self._start.settings, self._builder.machine.device, self._builder.run_dir)
         else:
             return self._ended("done", "all epochs are done")
-        self._save_at_end("errored")  # not before: the error holds on to the memory of its step
-        return self._ended("failed", reason)
+        self._saved = fault.goes_back_to or self._saved
+        self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
+        return self._ended("failed", fault.reason)
 
     @contextmanager
     def _built(self) -> Iterator[Run]:
@@ -249,8 +243,7 @@ class Session:
         if run is None or kind is None or run.state.step == 0 or (run.finished and self._saved):
             return
         try:
-            if not _all_finite(run):
-                raise CheckpointError("Nothing was saved", "the weights hold numbers that are not finite.")
+            require_savable(run)
             self._saved = self._saver.saved_already(run.state)
             if self._saved is None:
                 self._save("last" if run.finished else kind)
@@ -276,7 +269,3 @@ class Session:
             contact_sheet(self._builder.run_dir)
         except (OSError, KeyError, ValueError) as error:
             self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {error}"))
-
-
-def _all_finite(run: Run) -> bool:
-    return all(bool(torch.isfinite(p).all()) for network in run.model.trained.values() for p in network.parameters())

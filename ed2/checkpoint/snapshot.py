@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ed2.checkpoint.tensors import changed_options, taken_apart
 from ed2.models.files import EXTRA_FILE, PARTS
+from ed2.training.bad_numbers import require_savable
 from ed2.training.optimizers import averages
 from ed2.training.state import Run
 
@@ -65,7 +66,11 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
         about: goes there too.
         copied: bring all that training changes to the memory of the computer, so that it may go on meanwhile. Else the
             snapshot holds the very tensors, and has to be written before the next step.
+
+    Raises:
+        CheckpointError: the weights are not worth it: not finite, or of half a step.
     """
+    require_savable(run)
     take: Taken = to_host if copied else _as_it_is
     tensors: dict[str, Tensors] = {}
     numbers: dict[str, Any] = {}

@@ -4,6 +4,7 @@ What is drawn for a picture depends on the seed, the epoch, the picture and the 
 for any number of threads and from any starting step.
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from ed2.data.example import Example, Finding
 from ed2.data.images import JPEG_SHRINKS, ImageError, decode, ignore_pillow_warnings
 from ed2.draws import rng
 from ed2.errors import Problem
+
+logger = logging.getLogger(__name__)
 
 
 class VisitKey(NamedTuple):
@@ -205,6 +208,10 @@ class Loader:
                 loaded.append((example, key, picture.result()))
             except ImageError as error:
                 self._tell(example, error)
+            except Exception as error:  # a fault of a library: the run goes on with the other pictures
+                logger.info("Reading %s failed.", example.name, exc_info=True)
+                what = f"it cannot be decoded ({type(error).__name__}: {error})."
+                self._tell(example, ImageError(what, fix="Save it anew, or replace it."))
         if not loaded:
             return None
         examples = [example for example, _, _ in loaded]

@@ -1,5 +1,6 @@
-"""Where and how precisely to compute: device, mixed precision, gradient checkpointing."""
+"""Where and how precisely to compute: device, mixed precision, gradient checkpointing; and lack of memory."""
 
+import gc
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 FIRST_SCALE = 2.0**16
 GROWTH_STEPS = 500
 """Steps without overflow after which the fp16 scaler doubles its scale."""
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, HIP, MPS and bitsandbytes
+    "DefaultCPUAllocator",  # can't allocate memory (Linux), not enough memory (Windows)
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSPARSE
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cublasCreate says where its workspace has no place
+    "HOST_ALLOCATION_FAILED",  # cuDNN
+)
+"""What libraries say that report a lack of memory as a plain RuntimeError."""
 
 
 @dataclass
@@ -23,6 +32,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype | None
     scaler: torch.amp.GradScaler = field(init=False)
+    _is_unscaled: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         enabled = self.dtype is torch.float16
@@ -46,23 +56,23 @@ class Precision:
     def clip(self, optimizers: Iterable[torch.optim.Optimizer], max_norm: float | None) -> Tensor:
         """Unscale the gradients, shorten them to `max_norm` together, and return their length before, a tensor."""
         parameters = []
+        self._is_unscaled = True
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
             parameters += [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else torch.inf)
 
-    def step(self, optimizers: Iterable[torch.optim.Optimizer], grad_norm: Tensor) -> bool:
-        """Update the weights if the gradients are finite; the one flag of a step that is read from the device.
+    def forget(self) -> None:
+        """Forget gradients that were unscaled and are not used: the step is done again, at the same scale."""
+        if self._is_unscaled and self.scaler.is_enabled():
+            self.scaler.update(self.scale)  # a scale that is given is kept, and no overflow is counted
+        self._is_unscaled = False
 
-        Returns:
-            Whether the weights were updated.
-        """
-        finite = bool(torch.isfinite(grad_norm))
-        if finite:
-            for optimizer in optimizers:
-                optimizer.step()
+    def judge(self, is_finite: Tensor) -> bool:
+        """Read the one flag of a step from the device; the scaler learns of its overflow, or of none."""
         self.scaler.update()
-        return finite
+        self._is_unscaled = False
+        return bool(is_finite)
 
 
 def choose_device(setting: str) -> torch.device:
@@ -89,6 +99,20 @@ def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> t
     if amp_dtype:
         return {"fp16": torch.float16, "bf16": torch.bfloat16}[amp_dtype]
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a card's memory, or the computer's, does not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nobody uses any more. Call it after the `except` block: an error holds on to its tensors."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def checkpoint_gradients(networks: Iterable[Any]) -> None:

@@ -1,5 +1,6 @@
 """What every run measures: curves every few steps, and the loss of each epoch."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,19 +24,18 @@ class MetricsJob:
         return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
 
     def run(self, state: TrainState) -> MetricsLogged:
-        """Read the sums from the device."""
+        """Read the sums from the device. What is not finite has no place on a curve."""
         run = self.training
         values = {"loss/log_step": run.metrics.window.take()}
         values |= {f"hyperparameter/lr {NETWORK_NAMES[name]}": lr for name, lr in run.optimizers.lrs().items()}
         if run.precision.scaler.is_enabled():
             values["hyperparameter/grad scale"] = run.precision.scale
-        if run.metrics.grad_norm is not None:
-            values["optimizer/grad_norm"] = float(run.metrics.grad_norm)
+        values["optimizer/grad_norm"] = float(run.metrics.grad_norm)
         values["performance/images per second"] = run.metrics.images_per_second()
         device = run.objective.device
         if device.type == "cuda":
             values["performance/vram"] = torch.cuda.max_memory_reserved(device) / BYTES_PER_GB
-        return MetricsLogged(state.step, values)
+        return MetricsLogged(state.step, {tag: value for tag, value in values.items() if math.isfinite(value)})
 
 
 @dataclass

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from ed2.data.loader import Batch
-from ed2.errors import TrainingError
-from ed2.events import PhaseChanged, StepDone, Warned
-from ed2.training.state import Run
+import torch
+from torch import Tensor
 
-MAX_BAD_STEPS = 3
-"""Steps in a row with numbers that are not finite, after which a run gives up."""
-SMALLEST_SCALE = 1.0
-"""While the fp16 scaler is above this, an overflow is its way to find its scale and no fault."""
+from ed2.data.loader import Batch
+from ed2.events import PhaseChanged, StepDone
+from ed2.training.bad_numbers import bad_step
+from ed2.training.recovery import within_memory
+from ed2.training.state import Run
+from ed2.training.update import update_weights
 
 
 def train(run: Run) -> None:
@@ -18,7 +18,7 @@ def train(run: Run) -> None:
 
     Raises:
         StopRequested: at the end of the step in which a stop was asked for.
-        TrainingError: the numbers are not finite and stay so.
+        TrainingError: the numbers are not finite and stay so, or the memory does not suffice for one picture.
     """
     while not run.finished:
         if not run.steps_in(run.state.epoch):  # all multipliers are small fractions, and none of them is met
@@ -27,6 +27,7 @@ def train(run: Run) -> None:
         for batches in run.data.groups(run.state.epoch, run.state.position):
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
+            run.is_whole = True
             run.bus.emit(StepDone(run.state.step, run.state.epoch, sum(len(b.captions) for b in batches)))
             for job in run.jobs:
                 if job.due(run.state):
@@ -58,43 +59,33 @@ def obey(run: Run) -> None:
 
 
 def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
-    """Backpropagate the loss of `batches` and update the weights once.
-
-    Every picture weighs 1 / images_per_step, also where a batch is short, so that all pictures count alike.
-    """
+    """Backpropagate the loss of `batches` and update the weights once."""
     run.optimizers.set_lr(run.updates)
-    for batch in batches:
-        with run.precision.autocast():
-            losses = run.objective(batch)  # (B,)
-        run.precision.backward(losses.sum() / run.images_per_step)
-        run.metrics.add(losses.detach())  # stays on the device: nothing is read here
     if not batches:  # every picture of this step has become unreadable, and was told
         return
-    run.metrics.grad_norm = run.precision.clip(run.optimizers, run.max_grad_norm)
-    if run.precision.step(run.optimizers, run.metrics.grad_norm):
+    losses = within_memory(run, batches, backpropagate)
+    if run.precision.judge(run.metrics.is_finite):
+        update_weights(run)
+        run.metrics.add(losses)
         run.state.bad_steps = 0
     else:
-        bad_step(run, batches)
+        bad_step(run, batches, losses)
     run.optimizers.zero_grad()
     run.ema.update(run.state.step + 1)
 
 
-def bad_step(run: Run, batches: Sequence[Batch]) -> None:
-    """Tell of a step whose gradients are not finite and which was left out.
+def backpropagate(run: Run, batches: Sequence[Batch]) -> Tensor:
+    """Leave the gradient of `batches`, clipped, and return the loss of each picture, (N,), on the device.
 
-    Raises:
-        TrainingError: it was the third in a row.
+    Every picture weighs 1 / images_per_step, also where a batch is short, so that all pictures count alike.
     """
-    run.metrics.skipped_steps += 1
-    if run.precision.scaler.is_enabled() and run.precision.scale > SMALLEST_SCALE:
-        return
-    run.state.bad_steps += 1
-    names = ", ".join(name for batch in batches for name in batch.names)
-    step = run.state.step + 1
-    run.bus.emit(Warned(step, f"Step {step} was left out: its numbers are not finite. Its pictures: {names}."))
-    if run.state.bad_steps >= MAX_BAD_STEPS:
-        raise TrainingError(
-            f"{MAX_BAD_STEPS} steps in a row gave numbers that are not finite",
-            "the model has diverged",
-            "Continue from an earlier checkpoint with a learning rate half as large.",
-        )
+    losses = []
+    for batch in batches:
+        with run.precision.autocast():
+            of_batch = run.objective(batch)  # (B,)
+        run.precision.backward(of_batch.sum() / run.images_per_step)
+        losses.append(of_batch.detach())  # stays on the device: nothing is read here
+    of_step = torch.cat(losses)
+    run.metrics.grad_norm = run.precision.clip(run.optimizers, run.max_grad_norm)
+    run.metrics.is_finite = torch.isfinite(run.metrics.grad_norm) & torch.isfinite(of_step).all()
+    return of_step

@@ -43,12 +43,14 @@ class Metrics:
 
     Attributes:
         grad_norm: length of the gradient of the last step before clipping, on the device.
+        is_finite: whether that gradient and the losses of its pictures are, on the device.
         skipped_steps: steps left out because their numbers were not finite.
     """
 
     window: Mean = field(default_factory=Mean)
     epoch: Mean = field(default_factory=Mean)
-    grad_norm: Tensor | None = None
+    grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
+    is_finite: Tensor = field(default_factory=lambda: torch.tensor(True))
     skipped_steps: int = 0
     images: int = 0
     _since: float = field(default_factory=time.monotonic)

@@ -30,6 +30,9 @@ class TrainState:
         images_seen: pictures that went through the model.
         seconds: time spent in earlier sessions of the same run.
         bad_steps: steps in a row whose numbers were not finite.
+        at_once: pictures in one pass at most, since more did not fit the memory; None for whole batches.
+        checkpointing: whether gradient checkpointing was switched on since the memory did not suffice.
+        is_exact: whether no batch was cut, which gives the same gradient but not the same bytes.
     """
 
     step: int = 0
@@ -38,6 +41,9 @@ class TrainState:
     images_seen: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
+    at_once: int | None = None
+    checkpointing: bool = False
+    is_exact: bool = True
 
     def count(self, batches: Sequence[Batch], steps_in_epoch: int) -> None:
         """Count one step over `batches`; the epoch, of `steps_in_epoch` steps, turns at its last one."""
@@ -120,6 +126,8 @@ class Run:
     on_request: dict[Request, Job] = field(default_factory=dict)
     """What makes a checkpoint or samples when someone asks for them."""
     ema: Average = field(default_factory=NoEma)
+    is_whole: bool = True
+    """Whether weights, optimizers and counters are those of one and the same step; not while an update is made."""
 
     @cached_property
     def total_steps(self) -> int:

@@ -127,7 +127,7 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(runner, "contact_sheet", fail)
-    monkeypatch.setattr(runner, "_all_finite", fail)
+    monkeypatch.setattr(runner, "require_savable", fail)
     trained = train(values, stop_at=1)
     assert trained.ended.phase == "stopped"
     assert any("could not be saved: the disk is gone" in event.text for event in trained.of(Warned))

@@ -1,80 +1,26 @@
 """One optimizer step: averaging, clipping, numbers that are not finite, and precision."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ed2.data.loader import Batch, VisitKey
-from ed2.errors import TrainingError
-from ed2.events import Event, EventBus, Warned
+from ed2.data.loader import Batch
+from ed2.errors import DivergedError
+from ed2.events import Event, Warned
 from ed2.models.files import open_folder
 from ed2.models.memory import Precision, choose_device, choose_dtype
 from ed2.models.sd import load
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
-from ed2.training.metrics import Mean, Metrics
+from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
-from ed2.training.optimizers import OptimizerOptions, Optimizers, adamw
 from ed2.training.schedules import cosine
-from ed2.training.state import Controls, Run, TrainState
-
-CPU = torch.device("cpu")
-
-
-def batch_of(*numbers: int) -> Batch:
-    pixels = torch.from_numpy(
-        np.stack([np.random.default_rng(n).uniform(-1, 1, (3, 32, 32)).astype(np.float32) for n in numbers])
-    )
-    visits = tuple(VisitKey(0, f"0/{n}.png", 0) for n in numbers)
-    names = tuple(f"{n}.png" for n in numbers)
-    return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
-
-
-def optimizers_of(networks: Mapping[str, nn.Module]) -> Optimizers:
-    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
-    by_network = {name: adamw(m.parameters(), OptimizerOptions(lrs[name])) for name, m in networks.items()}
-    return Optimizers(by_network, lrs)
-
-
-def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None) -> Run:
-    model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
-    return Run(
-        model=model,
-        data=None,  # type: ignore[arg-type]
-        objective=Objective(model, mse, 1, CPU),
-        precision=Precision(CPU, dtype),
-        optimizers=optimizers_of(model.trained),
-        metrics=Metrics(),
-        bus=EventBus(),
-        jobs=[],
-        controls=Controls(),
-        state=TrainState(),
-        max_epochs=4,
-        steps_in=lambda epoch: 5,
-        images_per_step=images_per_step,
-        max_grad_norm=None,
-    )
-
-
-def gradients(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
-    """The gradients that a step would use."""
-    for batch in batches:
-        run.precision.backward(run.objective(batch).sum() / run.images_per_step)
-    return {
-        f"{network}/{name}": p.grad.clone()
-        for network, module in run.model.trained.items()
-        for name, p in module.named_parameters()
-        if p.grad is not None
-    }
-
-
-def parameters(run: Run) -> list[Tensor]:
-    return [p.detach().clone() for module in run.model.trained.values() for p in module.parameters()]
+from ed2.training.state import TrainState
+from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
 
 
 def test_gradients_of_accumulated_batches_equal_those_of_the_big_batch(sd1: Path) -> None:
@@ -109,7 +55,7 @@ class Poisoned:
 
     def __call__(self, batch: Batch) -> Tensor:
         losses = self._objective(batch)
-        return losses * (float("nan") if self._names & set(batch.names) else 1.0)
+        return losses * torch.tensor([float("nan") if name in self._names else 1.0 for name in batch.names])
 
 
 def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_pictures(sd1: Path) -> None:
@@ -121,25 +67,46 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_pictures(sd1:
     optimizer_step(run, [batch_of(0, 1)])
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
     assert [e.text for e in events if isinstance(e, Warned)] == [
-        "Step 1 was left out: its numbers are not finite. Its pictures: 0.png, 1.png."
+        "Step 1 was left out: the loss of 1.png is not finite."
     ]
     optimizer_step(run, [batch_of(2, 3)])
     assert run.state.bad_steps == 0
+    assert math.isfinite(run.metrics.window.take())
+    assert run.metrics.epoch.count == 2
     assert not all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
 
 
-def test_three_bad_steps_in_a_row_end_the_run_with_advice(sd1: Path) -> None:
+class Exploding(Poisoned):
+    """An objective whose loss is finite and whose gradient is not, for the pictures named."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        losses = self._objective(batch)
+        return losses * torch.tensor([1e36 if name in self._names else 1.0 for name in batch.names])
+
+
+def test_a_gradient_that_is_not_finite_names_all_pictures_of_the_step_and_keeps_their_loss(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=2)
+    run.objective = Exploding(run.objective, {"1.png"})  # type: ignore[assignment]
+    events: list[Event] = []
+    run.bus.subscribe(events.append)
+    optimizer_step(run, [batch_of(0, 1)])
+    texts = [e.text for e in events if isinstance(e, Warned)]
+    assert texts == ["Step 1 was left out: its gradient is not finite. Its pictures: 0.png, 1.png."]
+    assert run.metrics.window.count == 2
+
+
+def test_three_bad_steps_in_a_row_end_the_run(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=1)
     run.objective = Poisoned(run.objective, {"0.png"})  # type: ignore[assignment]
     for _ in range(2):
         optimizer_step(run, [batch_of(0)])
-    with pytest.raises(TrainingError, match="learning rate half as large"):
+    with pytest.raises(DivergedError, match="3 steps in a row"):
         optimizer_step(run, [batch_of(0)])
 
 
 def test_under_fp16_an_overflow_lowers_the_scale_and_is_no_bad_step(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=1, dtype=torch.float16)
-    run.objective = Poisoned(run.objective, {"0.png"})  # type: ignore[assignment]
+    run.objective = Exploding(run.objective, {"0.png"})  # type: ignore[assignment]
     scale = run.precision.scale
     before = parameters(run)
     optimizer_step(run, [batch_of(0)])

@@ -1,0 +1,57 @@
+"""What follows an error that ends a run: what is saved, and what a person is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ed2.app.memory_advice import memory_advice
+from ed2.checkpoint.finding import candidates
+from ed2.checkpoint.folder import damage
+from ed2.checkpoint.resume import opened_or_none
+from ed2.checkpoint.saver import Kind
+from ed2.errors import DivergedError, Ed2Error, MemoryFullError
+from ed2.events import CheckpointSaved
+from ed2.models.memory import is_out_of_memory
+from ed2.settings.schema import Settings
+
+SLOWER = "with a learning rate half as large"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The end of a run that went wrong.
+
+    Attributes:
+        reason: for people, with what to do.
+        kind: of the checkpoint to save of the weights in memory; None saves none.
+        goes_back_to: an earlier checkpoint that the run ends with.
+    """
+
+    reason: str
+    kind: Kind | None = "errored"
+    goes_back_to: CheckpointSaved | None = None
+
+
+def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir: Path) -> Fault:
+    """What `error` means for the run in `run_dir`."""
+    text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
+    if isinstance(error, DivergedError):
+        return _gone_back(text, run_dir)
+    if isinstance(error, MemoryFullError):
+        return Fault(f"{text} {memory_advice(settings, device)}")
+    if is_out_of_memory(error):
+        return Fault(f"The memory does not suffice. {memory_advice(settings, device)}")
+    return Fault(text)
+
+
+def _gone_back(why: str, run_dir: Path) -> Fault:
+    """End with the last checkpoint that was made before the numbers went wrong."""
+    opened = filter(None, map(opened_or_none, candidates(run_dir)))
+    before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
+    last = next((checkpoint for checkpoint in reversed(before) if damage(checkpoint.path) is None), None)
+    if last is None:
+        return Fault(f"{why} There is no earlier checkpoint to go back to: begin anew {SLOWER}.")
+    saved = CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
+    went = f"The run went back to its last good checkpoint, {last.path.name}."
+    return Fault(f"{why} {went} Continue from it {SLOWER}.", None, saved)

@@ -1,0 +1,73 @@
+"""Single steps of a tiny model, without a run around them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ed2.data.loader import Batch, VisitKey
+from ed2.events import EventBus
+from ed2.models.files import open_folder
+from ed2.models.memory import Precision
+from ed2.models.sd import load
+from ed2.registry import OPTIMIZERS
+from ed2.training.losses import mse
+from ed2.training.metrics import Metrics
+from ed2.training.objective import Objective
+from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.state import Controls, Run, TrainState
+
+CPU = torch.device("cpu")
+
+
+def batch_of(*numbers: int) -> Batch:
+    pixels = torch.from_numpy(
+        np.stack([np.random.default_rng(n).uniform(-1, 1, (3, 32, 32)).astype(np.float32) for n in numbers])
+    )
+    visits = tuple(VisitKey(0, f"0/{n}.png", 0) for n in numbers)
+    names = tuple(f"{n}.png" for n in numbers)
+    return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
+
+
+def optimizers_of(networks: Mapping[str, nn.Module], name: str = "adamw") -> Optimizers:
+    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
+    build = OPTIMIZERS.load(name)
+    return Optimizers({n: build(list(m.parameters()), OptimizerOptions(lrs[n])) for n, m in networks.items()}, lrs)
+
+
+def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None, optimizer: str = "adamw") -> Run:
+    model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
+    return Run(
+        model=model,
+        data=None,  # type: ignore[arg-type]
+        objective=Objective(model, mse, 1, CPU),
+        precision=Precision(CPU, dtype),
+        optimizers=optimizers_of(model.trained, optimizer),
+        metrics=Metrics(),
+        bus=EventBus(),
+        jobs=[],
+        controls=Controls(),
+        state=TrainState(),
+        max_epochs=4,
+        steps_in=lambda epoch: 5,
+        images_per_step=images_per_step,
+        max_grad_norm=None,
+    )
+
+
+def gradients(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+    """The gradients that a step would use."""
+    for batch in batches:
+        run.precision.backward(run.objective(batch).sum() / run.images_per_step)
+    return {
+        f"{network}/{name}": p.grad.clone()
+        for network, module in run.model.trained.items()
+        for name, p in module.named_parameters()
+        if p.grad is not None
+    }
+
+
+def parameters(run: Run) -> list[Tensor]:
+    return [p.detach().clone() for module in run.model.trained.values() for p in module.parameters()]

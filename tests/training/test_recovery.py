@@ -1,0 +1,221 @@
+"""A memory that does not suffice in the midst of a step: nothing is lost, nothing is done twice or by half."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ed2.errors import MemoryFullError
+from ed2.events import Event, Warned
+from ed2.models.memory import is_out_of_memory
+from ed2.training.loop import optimizer_step
+from ed2.training.recovery import checkpoints_gradients, go_on_as_before
+from ed2.training.state import Run
+from ed2.training.update import UpdateCutError, step_fully, update_weights
+from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
+from tests.training.steps import CPU, batch_of, gradients, parameters, run_on
+
+TOLERANCE = 1e-5
+"""Relative, in the L2 norm: the order of sums is another where a batch is cut."""
+BATCHES = [batch_of(0, 1, 2), batch_of(3)]
+
+
+def step(run: Run) -> dict[str, Tensor]:
+    """Do a step over four pictures in two batches, and return the gradient that its update used."""
+    used: dict[str, Tensor] = {}
+
+    def keep(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        for network, module in run.model.trained.items():
+            named = module.named_parameters()
+            with _disable_current_modes():
+                used.update({f"{network}/{n}": p.grad.clone() for n, p in named if p.grad is not None})
+
+    hooks = [optimizer.register_step_pre_hook(keep) for optimizer in run.optimizers]
+    try:
+        optimizer_step(run, BATCHES)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    run.state.step += 1
+    run.is_whole = True
+    return used
+
+
+def counted(run: Run) -> tuple[int, int]:
+    """How many operations that allocate a step does before its update, and in all."""
+    counter, at = OutOfMemoryAt([]), list[int]()
+    hook = next(iter(run.optimizers)).register_step_pre_hook(lambda *anything: at.append(counter.count))
+    with counter:
+        step(run)
+    hook.remove()
+    return at[0], counter.count
+
+
+def distance(used: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    assert used.keys() == wanted.keys()
+    mine, other = (torch.cat([grads[name].flatten() for name in wanted]) for grads in (used, wanted))
+    return float((mine - other).norm() / other.norm())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sd1: Path) -> tuple[list[dict[str, Tensor]], float]:
+    """The gradients of two steps, and the sum of their losses."""
+    run = run_on(sd1, images_per_step=4)
+    return [step(run), step(run)], float(run.metrics.epoch.total or 0)
+
+
+@pytest.mark.parametrize("steps_before", [0, 1], ids=["first step", "second step"])
+def test_wherever_a_step_runs_out_of_memory_its_gradient_and_losses_are_the_same(
+    sd1: Path, undisturbed: tuple[list[dict[str, Tensor]], float], steps_before: int
+) -> None:
+    update_at, end_at = counted(run_on(sd1, images_per_step=4))
+    places = [update_at * part // 4 for part in range(4)]  # in the passes forward and back of both batches
+    places += [update_at - 12]  # in clipping
+    places += [(update_at + end_at) // 2, end_at - 40] if not steps_before else []  # in the making of optimizer state
+    for place in places:
+        run = run_on(sd1, images_per_step=4)
+        used = [step(run) for _ in range(steps_before)]
+        with OutOfMemoryAt([place]) as faults:
+            used.append(step(run))
+        assert faults.was_raised
+        used += [step(run) for _ in range(1 - steps_before)]
+        assert all(distance(a, b) < TOLERANCE for a, b in zip(used, undisturbed[0], strict=True)), place
+        assert float(run.metrics.epoch.total or 0) == pytest.approx(undisturbed[1], rel=1e-5)
+        assert run.metrics.epoch.count == 8
+
+
+def test_first_comes_checkpointing_then_half_the_pictures_and_both_stay(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=4)
+    told: list[Event] = []
+    run.bus.subscribe(told.append)
+    hook = at_most(run.model.unet, 1)
+    step(run)
+    assert (run.state.checkpointing, run.state.at_once, run.state.is_exact) == (True, 1, False)
+    texts = [event.text for event in told if isinstance(event, Warned)]
+    assert ["checkpointing" in texts[0], "2 pictures" in texts[1], "1 picture at" in texts[2]] == [True] * 3
+    told.clear()
+    step(run)
+    assert not told
+    hook.remove()
+
+    resumed = run_on(sd1, images_per_step=4)
+    resumed.state = run.state
+    assert len(go_on_as_before(resumed, same_settings=True)) == 3
+    assert checkpoints_gradients(resumed.model)
+    assert len(go_on_as_before(resumed, same_settings=False)) == 1
+    assert resumed.state.at_once is None
+
+
+def test_a_picture_that_does_not_fit_alone_ends_the_run_with_nothing_changed(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=4)
+    before = parameters(run)
+    at_most(run.model.unet, 0)
+    with pytest.raises(MemoryFullError, match="not even for one picture"):
+        step(run)
+    assert run.is_whole
+    assert run.metrics.epoch.count == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
+    assert all(p.grad is None for p in run.model.unet.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor"])
+def test_an_optimizer_whose_state_finds_no_room_finishes_its_update_or_says_it_is_cut(sd1: Path, name: str) -> None:
+    def updated(faults: OutOfMemoryAt) -> Run:
+        run = run_on(sd1, images_per_step=1, optimizer=name)
+        gradients(run, [batch_of(0)])
+        with faults:
+            update_weights(run)
+        return run
+
+    counter = OutOfMemoryAt([])
+    wanted = updated(counter)
+    before = parameters(run_on(sd1, images_per_step=1))
+    for tenth in range(0, 10, 3):
+        faults = OutOfMemoryAt([counter.count * tenth // 10])
+        try:
+            run = updated(faults)
+        except UpdateCutError:
+            assert name == "adafactor"
+            continue
+        assert all(torch.equal(a, b) for a, b in zip(parameters(wanted), parameters(run), strict=True))
+        for one, other in zip(wanted.optimizers, run.optimizers, strict=True):
+            assert len(one.state) == len(other.state)
+            for mine, theirs in zip(other.state.values(), one.state.values(), strict=True):
+                assert mine.keys() == theirs.keys()
+                assert all(torch.equal(torch.as_tensor(mine[k]), torch.as_tensor(theirs[k])) for k in mine)
+    assert not torch.equal(before[0], parameters(wanted)[0])
+
+
+def test_an_update_that_never_fits_changes_nothing_in_the_first_network_and_is_cut_in_the_second(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=1)
+    gradients(run, [batch_of(0)])
+    before = parameters(run)
+    with OutOfMemoryAt(range(100_000)), pytest.raises(MemoryFullError, match="optimizer's state"):
+        update_weights(run)
+    assert run.is_whole
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
+    assert not any(len(optimizer.state) for optimizer in run.optimizers)
+    counter = OutOfMemoryAt([])
+    with counter:
+        step_fully(run.optimizers.by_network["unet"], CPU)
+    run = run_on(sd1, images_per_step=1)
+    gradients(run, [batch_of(0)])
+    with OutOfMemoryAt(range(counter.count, 100_000)), pytest.raises(MemoryFullError):
+        update_weights(run)
+    assert not run.is_whole
+
+
+def test_under_fp16_a_step_whose_gradients_were_unscaled_is_done_again_at_its_scale(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=4, dtype=torch.float16)
+    update_at, _ = counted(run)
+    again = run_on(sd1, images_per_step=4, dtype=torch.float16)
+    with OutOfMemoryAt([update_at - 12]) as faults:  # in clipping
+        step(again)
+    assert faults.was_raised
+    assert again.precision.scale == run.precision.scale
+    assert float(again.metrics.grad_norm) == pytest.approx(float(run.metrics.grad_norm), rel=1e-5)
+
+
+def test_no_memory_is_kept_of_what_failed(sd1: Path) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(o.numel() for o in gc.get_objects() if type(o) in (Tensor, torch.nn.Parameter))
+
+    run = run_on(sd1, images_per_step=4)
+    step(run)
+    step(run)
+    before = alive()
+    for at in (300, 900, 1500):
+        with OutOfMemoryAt([at]):
+            step(run)
+    run.optimizers.zero_grad()
+    assert alive() - before < 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lack"),
+    [
+        (torch.OutOfMemoryError(TEXT), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."),
+            True,
+        ),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_a_lack_of_memory(error: Exception, is_lack: bool) -> None:
+    assert is_out_of_memory(error) == is_lack
+
+
+def test_the_cpu_says_in_its_own_words_that_memory_does_not_suffice() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
