@@ -1,9 +1,12 @@
 """What many tests share: tiny models and pictures, made once; no network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.unchanged import unchanged
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -27,11 +30,13 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight captioned pictures of several shapes."""
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Eight captioned pictures of several shapes, which no run, check or page may change."""
     from tests.tiny import make_pictures
 
-    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", SIZES)
+    folder = make_pictures(tmp_path_factory.mktemp("data") / "pictures", SIZES)
+    with unchanged(folder):
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from ed2.app.runner import run_training
 from ed2.app.start import Start, choose_start
 from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone, Warned
 from ed2.training.controls import Controls
+from tests.unchanged import unchanged
 
 E = TypeVar("E", bound=Event)
 Values = dict[str, object]
@@ -41,7 +42,10 @@ class Trained:
 
 
 def train(values: Values, *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None) -> Trained:
-    """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does."""
+    """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does.
+
+    The files of the dataset are held to stay as they are.
+    """
     start = choose_start(values, None)
     bus, controls, events = EventBus(), Controls(), list[Event]()
 
@@ -53,7 +57,8 @@ def train(values: Values, *, stop_at: int | None = None, observer: Callable[[Eve
     bus.subscribe(watch)
     if observer:
         bus.subscribe(observer)
-    return Trained(start, run_training(start, bus=bus, controls=controls), events)
+    with unchanged(*map(Path, start.settings.data.data_root)):
+        return Trained(start, run_training(start, bus=bus, controls=controls), events)
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:

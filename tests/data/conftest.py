@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unchanged import watched
+
 Painter = Callable[..., Path]
 
 
@@ -24,3 +26,11 @@ def paint(tmp_path: Path) -> Painter:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def _datasets_stay_as_they_are(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scan of every test here is held to leave the files of its folders as they are, by their hashes."""
+    scan = getattr(request.module, "scan", None)
+    if scan is not None:
+        monkeypatch.setattr(request.module, "scan", watched(scan))

@@ -1,6 +1,7 @@
 import time
 from collections import Counter
 from dataclasses import replace
+from math import ceil, floor
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -75,13 +76,27 @@ def test_the_number_of_steps_is_known_without_dealing(
     assert planner.steps(epoch) == len(planner.plan(epoch))
 
 
+@settings(max_examples=50)
+@given(with_fractions, numbers, st.integers(0, 30), small, small)
+def test_an_epoch_shows_every_picture_its_multiplier_rounded_up_or_down(
+    picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
+) -> None:
+    planner = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
+    visits = visits_of(planner, epoch)
+    assert len(set(visits)) == len(visits)
+    shown = Counter(visit.example for visit in visits)
+    assert all(shown[place] in (floor(times), ceil(times)) for place, (_, times) in enumerate(picks))
+
+
 @settings(max_examples=30)
 @given(with_fractions, numbers, small)
-def test_the_same_arguments_give_the_same_plan(picks: list[tuple[int, float]], seed: int, batch_size: int) -> None:
-    first, second = (
-        plan_epoch(examples_of(picks), seed=seed, epoch=3, batch_size=batch_size, grad_accum=2) for _ in range(2)
-    )
-    assert first == second
+def test_an_epoch_has_the_same_plan_directly_and_after_those_before(
+    picks: list[tuple[int, float]], seed: int, batch_size: int
+) -> None:
+    walked = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=2)
+    for epoch in range(4):
+        direct = plan_epoch(examples_of(picks), seed=seed, epoch=epoch, batch_size=batch_size, grad_accum=2)
+        assert walked.plan(epoch) == direct
 
 
 def test_seed_and_epoch_change_the_order() -> None:

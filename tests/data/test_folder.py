@@ -1,4 +1,3 @@
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -16,15 +15,6 @@ Painter = Callable[..., Path]
 OPTIONS = ScanOptions(resolution=64, flip_p=0.25, cond_dropout=0.125)
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights that Windows users lack")
-
-
-def state_of(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        digest.update(repr((str(path), status.st_size, status.st_mtime_ns, status.st_mode)).encode())
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()
 
 
 def test_pictures_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Painter, tmp_path: Path) -> None:
@@ -197,16 +187,6 @@ def test_several_roots_are_told_apart(paint: Painter, tmp_path: Path) -> None:
     assert [(example.root, example.name) for example in dataset.examples] == [(0, "cat.png"), (1, "cat.png")]
     assert len({example.key for example in dataset.examples}) == 2
     assert [(problem.root, problem.path) for problem in dataset.problems] == [(1, "bad.png")]
-
-
-def test_no_file_of_the_dataset_is_touched(paint: Painter, tmp_path: Path) -> None:
-    paint("a/cat.png", caption="a cat")
-    paint("b/dog.jpg")
-    (tmp_path / "pictures/bad.png").write_bytes(b"")
-    before = state_of(tmp_path / "pictures")
-    for _ in range(2):
-        scan([tmp_path / "pictures"], replace(OPTIONS, index_path=tmp_path / "user/index.json"))
-    assert state_of(tmp_path / "pictures") == before
 
 
 def test_the_second_scan_reads_only_what_has_changed(
