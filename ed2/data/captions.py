@@ -9,6 +9,8 @@ from typing import Literal
 MAX_BYTES = 64 * 1024
 """More than this is no caption."""
 
+Encoding = Literal["UTF-8", "UTF-16", "Western European (cp1252)", "Latin-1"]
+
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
 """A terminal would obey some of them."""
 
@@ -30,36 +32,37 @@ def read_text(path: Path, *, keep_lines: bool = False) -> TextFile:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         return TextFile("", detail=f"{path.name} cannot be read ({error.strerror or error})")
-    text, is_guessed = decode_text(data[:MAX_BYTES])
+    text, encoding = decode_text(data[:MAX_BYTES])
     text = text if keep_lines and text.strip() else _on_one_line(text)
-    if is_guessed:
-        return TextFile(text, "guessed", f"{path.name} is not UTF-8 and was read as Western European (cp1252)")
+    guessed = f", as {encoding}" if text and encoding != "UTF-8" else ""
     if len(data) > MAX_BYTES:
-        return TextFile(text, "cut", f"only the first {MAX_BYTES // 1024} KB of {path.name} were read")
+        return TextFile(text, "cut", f"only the first {MAX_BYTES // 1024} KB of {path.name} were read{guessed}")
+    if guessed:
+        return TextFile(text, "guessed", f"{path.name} is not UTF-8 and was read{guessed[1:]}")
     return TextFile(text)
 
 
-def decode_text(data: bytes) -> tuple[str, bool]:
-    """Return the text in `data` without NULs, and whether its encoding had to be guessed. Never fails.
+def decode_text(data: bytes) -> tuple[str, Encoding]:
+    """Return the text in `data` without NULs, and the encoding that it was taken for. Never fails.
 
     In this order: a byte order mark; UTF-16 where at least 30 % of an even number of bytes are NUL; UTF-8; cp1252, and
     Latin-1 where even that does not fit.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return readable(data.decode("utf-16", "ignore")), False
+        return readable(data.decode("utf-16", "ignore")), "UTF-16"
     if data and len(data) % 2 == 0 and data.count(0) >= 0.3 * len(data):
         is_little = data[1::2].count(0) >= data[0::2].count(0)
-        return readable(data.decode("utf-16-le" if is_little else "utf-16-be", "ignore")), False
+        return readable(data.decode("utf-16-le" if is_little else "utf-16-be", "ignore")), "UTF-16"
     try:
         # A character that the length limit has cut in two is waited for, and so left out.
         is_whole = len(data) < MAX_BYTES
-        return readable(codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=is_whole)), False
+        return readable(codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=is_whole)), "UTF-8"
     except UnicodeDecodeError:
         pass
     try:
-        return readable(data.decode("cp1252")), True
+        return readable(data.decode("cp1252")), "Western European (cp1252)"
     except UnicodeDecodeError:
-        return readable(data.decode("latin-1")), True
+        return readable(data.decode("latin-1")), "Latin-1"
 
 
 def caption_from_name(image: Path) -> str:

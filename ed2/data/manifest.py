@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ed2.data.example import Finding
 from ed2.data.layers import Layer, layer_of_mapping, layer_of_text, merged
-from ed2.data.sidecars import PICTURE_EXTENSIONS, read_picture_file
+from ed2.data.sidecars import PICTURE_EXTENSIONS, Note, read_picture_file
 from ed2.data.walk import Findings, PictureFile, printable, side_car_finding
 from ed2.errors import DatasetError, Problem
 
@@ -59,7 +59,8 @@ def _add(found: Findings, path: Path, number: int, entry: dict[str, object], tim
     layers = []
     for layer, faults in _layers(entry, path.parent):
         layers.append(layer)
-        found.notes += [side_car_finding(name, f"{path.name}: {fault.rstrip('.')}", number) for fault in faults]
+        told = [Note("side-car", f"{path.name}: {fault.rstrip('.')}") for fault in faults]
+        found.notes += [side_car_finding(name, note, number) for note in told]
     picture = PictureFile(image, number, name, status, merged(layers), entry=times[name])
     found.pictures.append(picture)
     times[name] += 1

@@ -23,7 +23,7 @@ _HEADINGS: Mapping[Kind, str] = {
     "animated": "Several frames, of which the first is used",
     "file name": "Caption taken from the file name",
     "no caption": "No caption at all",
-    "guessed": "Caption file not UTF-8, read as Western European",
+    "guessed": "Text not UTF-8, read as UTF-16 or Western European",
     "cut": "Caption file too long, the end left out",
     "several": "More than one main prompt, of which the first is used",
 }

@@ -132,7 +132,7 @@ def _with_caption(values: dict[object, object]) -> dict[object, object]:
 def _read(told: Told, text: TextFile) -> Read:
     notes = [Note("side-car", fault.rstrip(".")) for fault in told.faults]
     if text.note:
-        notes.append(Note("side-car", text.detail))
+        notes.append(Note(text.note, text.detail))
     return Read(told.layer, tuple(notes))
 
 

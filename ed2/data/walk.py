@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ed2.data.example import Finding
 from ed2.data.images import EXTENSIONS
 from ed2.data.layers import Layer, merged
-from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, LOCAL_NAMES, PICTURE_EXTENSIONS, read_folder_file
+from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, LOCAL_NAMES, PICTURE_EXTENSIONS, Note, read_folder_file
 
 UNREAD_EXTENSIONS = frozenset(("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2"))
 """Pictures that people have and that are not read here: told, since they would be missed."""
@@ -108,8 +108,8 @@ class _Walk:
         for entry in sorted((e for e in files if e.name.lower() in names), key=lambda e: names.index(e.name.lower())):
             read = read_folder_file(Path(entry.path))
             layers.append(read.layer)
-            for note in read.notes:
-                self._found.notes.append(side_car_finding(_below(folder, entry.name), note.what, self._number))
+            name = _below(folder, entry.name)
+            self._found.notes += [side_car_finding(name, note, self._number) for note in read.notes]
         return layers
 
     def _note_files(self, folder: str, files: Sequence[os.DirEntry[str]], layer: Layer) -> None:
@@ -157,9 +157,10 @@ def _sidecars(files: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
     return {stem: tuple(path for *_, path in sorted(found)) for stem, found in ranked.items()}
 
 
-def side_car_finding(name: str, what: str, root: int) -> Finding:
-    """Return what is wrong with a file that says how pictures are trained."""
-    return Finding(printable(name), f"{what}.", "What it says there is not used.", kind="side-car", root=root)
+def side_car_finding(name: str, note: Note, root: int) -> Finding:
+    """Return what is to be told of a file that says how pictures are trained."""
+    fixes = {"side-car": "What it says there is not used.", "guessed": "Save it as UTF-8 if it reads wrong."}
+    return Finding(printable(name), f"{note.what}.", fixes.get(note.kind, ""), kind=note.kind, root=root)
 
 
 def _parted(name: str) -> tuple[str, str]:

@@ -26,33 +26,33 @@ TEXT = "ein Kätzchen, größer – als gedacht 猫"
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "encoding"),
     [
-        TEXT.encode("utf-8"),
-        TEXT.encode("utf-8-sig"),
-        TEXT.encode("utf-16"),
-        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
-        TEXT.encode("utf-8").replace(b" ", b" \0", 1),
+        (TEXT.encode("utf-8"), "UTF-8"),
+        (TEXT.encode("utf-8-sig"), "UTF-8"),
+        (TEXT.encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), "UTF-16"),
+        (TEXT.encode("utf-8").replace(b" ", b" \0", 1), "UTF-8"),
     ],
     ids=["utf-8", "utf-8 with mark", "utf-16 little with mark", "utf-16 big with mark", "a lone nul"],
 )
-def test_the_encoding_is_recognised(data: bytes) -> None:
-    assert decode_text(data) == (TEXT, False)
+def test_the_encoding_is_recognised(data: bytes, encoding: str) -> None:
+    assert decode_text(data) == (TEXT, encoding)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_is_known_by_its_nuls(encoding: str) -> None:
-    assert decode_text("a red cat".encode(encoding)) == ("a red cat", False)
+    assert decode_text("a red cat".encode(encoding)) == ("a red cat", "UTF-16")
 
 
 def test_what_is_not_utf8_is_read_as_western_european_and_said_to_be_guessed() -> None:
-    assert decode_text("café – crème".encode("cp1252")) == ("café – crème", True)
-    assert decode_text(b"caf\xe9 \x81") == ("café \x81", True)
-    assert decode_text(b"caf\xe9") == ("café", True)
+    assert decode_text("café – crème".encode("cp1252")) == ("café – crème", "Western European (cp1252)")
+    assert decode_text(b"caf\xe9 \x81") == ("café \x81", "Latin-1")
+    assert decode_text(b"caf\xe9") == ("café", "Western European (cp1252)")
 
 
 def test_an_odd_number_of_bytes_with_nuls_is_not_utf16() -> None:
-    assert decode_text(b"a\0b\0c") == ("abc", False)
+    assert decode_text(b"a\0b\0c") == ("abc", "UTF-8")
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\0\0", b"\xff\xfe", b"\xff\xfea", b"\xed\xa0\x80", bytes(range(256))])

@@ -138,7 +138,14 @@ def test_side_cars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) -
     (tmp_path / "pictures" / "multiply.txt").write_bytes("2".encode("utf-16"))
     dataset = read(tmp_path / "pictures")
     assert [(example.caption, example.multiply) for example in dataset.examples] == [("eine Kätzin", 2), ("b, café", 2)]
-    assert [note.kind for note in dataset.notes] == ["side-car", "file name"]
+    assert [(note.path, note.kind) for note in dataset.notes] == [
+        ("multiply.txt", "guessed"),
+        ("a.png", "guessed"),
+        ("b.png", "guessed"),
+        ("b.png", "file name"),
+    ]
+    assert "not used" not in "".join(note.fix for note in dataset.notes)
+    assert "multiply.txt is not UTF-8 and was read as UTF-16." in [note.what for note in dataset.notes]
 
 
 @pytest.mark.parametrize(
