@@ -15,6 +15,8 @@ RENAME_TRIES = 10
 RENAME_WAIT_SECONDS = 0.2
 TEMPORARY = ".tmp-"
 """Begins the names of what is not finished; the dot keeps programs that list models from seeing it."""
+TRASH = ".trash-"
+"""Begins the names of what is being removed."""
 SWEPT_AFTER_SECONDS = 120
 """A half file of a dead program that was not written to for so long is removed; one of a living program after a day."""
 READ_BYTES = 1 << 20
@@ -96,7 +98,7 @@ def sweep_half_files(folder: Path) -> None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder by way of another name, so that nobody meets half of it. Raises OSError."""
-    trash = folder.with_name(f".trash-{time.time_ns()}-{folder.name}")
+    trash = folder.with_name(f"{TRASH}{time.time_ns()}-{folder.name}")
     rename(folder, trash)
     shutil.rmtree(trash)
 
@@ -134,6 +136,8 @@ def to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
+        if hasattr(os, "posix_fadvise"):  # so that reading it back asks the drive, not the computer's memory
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
 

@@ -5,6 +5,7 @@ emits; the console, TensorBoard, `events.jsonl` and the page listen.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,24 +140,34 @@ class RunEnded(Event):
 
 @dataclass
 class EventBus:
-    """Hands each event to every observer, in the order in which they subscribed."""
+    """Hands each event to every observer, in the order in which they subscribed.
+
+    Several threads may emit: observers are called one at a time.
+    """
 
     observers: list[Callable[[Event], None]] = field(default_factory=list)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def subscribe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` with every event from now on."""
-        self.observers.append(observer)
+        with self._lock:
+            self.observers.append(observer)
 
     def unsubscribe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` no more."""
-        self.observers.remove(observer)
+        with self._lock:
+            self.observers.remove(observer)
 
     def emit(self, event: Event | None) -> None:
         """Tell every observer; None is passed over. An observer that fails is reported and never stops the run."""
         if event is None:
             return
-        for observer in self.observers:
-            try:
-                observer(event)
-            except Exception:
-                logger.exception("An observer failed on %s; the run goes on.", type(event).__name__)
+        with self._lock:
+            for observer in tuple(self.observers):
+                self._tell(observer, event)
+
+    def _tell(self, observer: Callable[[Event], None], event: Event) -> None:
+        try:
+            observer(event)
+        except Exception:
+            logger.exception("An observer failed on %s; the run goes on.", type(event).__name__)

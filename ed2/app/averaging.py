@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ed2.app.start import FIND_LAST, Start
 from ed2.checkpoint.folder import TRAINING_STATE
-from ed2.checkpoint.saver import EMA_SUFFIX
+from ed2.checkpoint.retention import EMA_SUFFIX
 from ed2.errors import ModelError, Problem
 from ed2.models.files import PARTS
 from ed2.models.sd import StableDiffusion

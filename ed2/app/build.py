@@ -16,9 +16,11 @@ from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
 from ed2.app.validating import SetApart
+from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
+from ed2.checkpoint.validated import LatestValidation
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.errors import ModelError, Problem
@@ -171,12 +173,17 @@ class Builder:
             container=settings.ckpt_format,
             dtype=torch.float32 if settings.save_full_precision else torch.float16,
         )
+        before = self.start.checkpoint.manifest.get("validation") if self.start.checkpoint else None
+        validation = LatestValidation(before)
+        self.bus.subscribe(validation)
         return Saver(
             run_dir=self.run_dir,
             project=self.start.settings.run.project_name,
             bus=self.bus,
             exporter=None if settings.no_save_ckpt else exporter,
+            keep_last=settings.keep_last,
             prepend_last=not settings.no_prepend_last,
+            validation=validation,
             about={
                 "fingerprint": self.dataset.fingerprint,
                 "seed": self.start.settings.run.seed,
@@ -184,13 +191,12 @@ class Builder:
             },
         )
 
-    def checkpoint_job(self, run: Run, saver: Saver) -> CheckpointJob:
+    def checkpoint_job(self, run: Run, saver: BackgroundSaver) -> CheckpointJob:
         """Saving by minutes and epochs."""
         settings = self.start.settings.checkpoint
         return CheckpointJob(
             saver=saver,
             training=run,
-            bus=self.bus,
             minutes=settings.minutes,
             epochs=settings.save_every_n_epochs or 0,
             first_epoch=settings.save_ckpts_from_n_epochs,

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +14,12 @@ from ed2.app.preflight import require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, describe_run, make_run_folder
+from ed2.app.run_lock import only_trainer
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.start import Start, weigh
 from ed2.app.validating import SetApart, set_apart
-from ed2.checkpoint.job import told_saving
-from ed2.checkpoint.saver import Kind, Saver
+from ed2.checkpoint.background import BackgroundSaver
+from ed2.checkpoint.saver import Kind
 from ed2.data.loader import Loader
 from ed2.data.reading import Outline
 from ed2.data.report import side_car_lines
@@ -61,12 +61,13 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     if start.is_finished:
         raise _finished(start)
     run_dir = make_run_folder(start)
-    describe_run(run_dir, start, dataset, machine)
-    step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
-    with recording(bus, run_dir, step):
-        session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
-        ended = session.end_of(session.work)
-        bus.emit(ended)
+    with only_trainer(run_dir):
+        describe_run(run_dir, start, dataset, machine)
+        step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
+        with recording(bus, run_dir, step):
+            session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
+            ended = session.end_of(session.work)
+            bus.emit(ended)
     return ended
 
 
@@ -114,7 +115,10 @@ def recording(bus: EventBus, run_dir: Path, continued_at: int | None) -> Iterato
     finally:
         for observer in observers:
             bus.unsubscribe(observer)
-            observer.close()
+            try:
+                observer.close()
+            except OSError as error:
+                logger.error("The end of the %s could not be written: %s.", type(observer).__name__, error)
 
 
 class Session:
@@ -125,7 +129,7 @@ class Session:
         self._bus, self._start = builder.bus, builder.start
         self._began = began
         self._run: Run | None = None
-        self._saver: Saver = builder.saver()
+        self._saver = BackgroundSaver(builder.saver(), builder.bus)
         self._saved: CheckpointSaved | None = None
 
     def work(self) -> None:
@@ -159,6 +163,7 @@ class Session:
                 logger.error("%s", error)
             else:
                 logger.exception("The run failed.")
+            self._saver.join()  # what it writes may be what the run goes back to
             fault = fault_of(error, self._start.settings, self._builder.machine.device, self._builder.run_dir)
         else:
             return self._ended("done", "all epochs are done")
@@ -179,9 +184,9 @@ class Session:
     def _require_export(self, run: Run) -> None:
         """Know before the first step whether the model has a place in a single file."""
         try:
-            self._saver.require_export(run.model)
+            self._saver.saver.require_export(run.model)
         except ModelError as error:
-            self._saver = replace(self._saver, exporter=None)
+            self._saver.leave_out_single_files()
             self._bus.emit(Warned(run.state.step, f"No single files are written. {error}"))
 
     def _sample_job(self, run: Run) -> SampleJob:
@@ -233,9 +238,7 @@ class Session:
     def _save(self, kind: Kind) -> None:
         if self._run is None:
             return
-        with told_saving(self._bus, self._run.state.step):
-            self._saved = self._saver.save(self._run, kind)
-        self._bus.emit(self._saved)
+        self._saved = self._saver.finish(self._run, kind)
 
     def _save_at_end(self, kind: Kind | None) -> None:
         """Save what a stop or an error leaves, if anything was trained and the weights are sound."""
@@ -244,7 +247,8 @@ class Session:
             return
         try:
             require_savable(run)
-            self._saved = self._saver.saved_already(run.state)
+            self._saver.join()
+            self._saved = self._saver.saver.saved_already(run.state)
             if self._saved is None:
                 self._save("last" if run.finished else kind)
         except Exception as error:  # the run has ended, and its end is to be told whatever happens
@@ -252,6 +256,7 @@ class Session:
             self._bus.emit(Warned(run.state.step, f"The run could not be saved: {error}"))
 
     def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
+        self._saver.join()
         step = self._run.state.step if self._run else 0
         self._draw_sheet(step)
         return RunEnded(

@@ -25,6 +25,7 @@ FREE = {
     "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
     "save_ckpt_dir",
     "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
+    "keep_last",
     "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
     "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
     "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, damage
+from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, aside, damage, read_manifest
 from ed2.checkpoint.resume import Checkpoint, opened_or_none
-from ed2.checkpoint.saver import aside
 from ed2.disk import rename
 from ed2.errors import CheckpointError
 
@@ -57,7 +56,7 @@ def require_sound(path: Path, *, with_state: bool) -> None:
     fault = damage(path, with_state=with_state)
     if fault is None:
         return
-    earlier = [other for other in candidates(path.parent.parent) if _age(other) < _age(path)]
+    earlier = [other for other in candidates(path.parent.parent) if age(other) < age(path)]
     sound = next((c for other in _newest_first(earlier) if not damage(other) and (c := opened_or_none(other))), None)
     fix = f"Continue from the one before it: --resume_ckpt {sound.path}" if sound else "Choose another checkpoint."
     if with_state and damage(path, with_state=False) is None:
@@ -87,14 +86,23 @@ def _newest_sound(paths: Sequence[Path]) -> Found:
 
 
 def _newest_first(paths: Sequence[Path]) -> list[Path]:
-    return sorted(paths, key=_age, reverse=True)
+    return sorted(paths, key=age, reverse=True)
 
 
-def _age(path: Path) -> tuple[str, int]:
-    """When a checkpoint was saved, by its training state, else by its folder; of two of one time the later step."""
+def age(path: Path) -> tuple[str, int]:
+    """When a checkpoint was saved, and its step: by its manifest, its training state, or else its folder."""
     try:
+        if values := read_manifest(path):
+            return str(values["saved_at"]), int(values["step"])
         values = json.loads((path / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
         return str(values["saved_at"]), int(values["state"]["step"])
     except (OSError, ValueError, KeyError, TypeError):
         step = _STEP_IN_NAME.search(path.name)
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(), int(step[1]) if step else 0
+        return datetime.fromtimestamp(_changed_at(path), UTC).isoformat(), int(step[1]) if step else 0
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another program has just removed it
+        return 0.0

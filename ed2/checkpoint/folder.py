@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.disk import TEMPORARY, HashingFile, rename, sha256_of, temporary_name, to_disk
+from ed2.disk import TEMPORARY, TRASH, HashingFile, rename, sha256_of, temporary_name, to_disk
 from ed2.models.tensor_file import write_tensors
 
 MANIFEST = "manifest.json"
@@ -152,9 +153,14 @@ def _had_manifest(checkpoint: Path) -> bool:
         return False
 
 
+def aside(checkpoint: Path) -> Path:
+    """The name under which a damaged checkpoint is kept out of the way."""
+    return checkpoint.with_name(f".damaged-{time.time_ns()}-{checkpoint.name}")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed program left half written or half removed in `folder`."""
-    for pattern in (f"{TEMPORARY}*", ".trash-*"):
+    """Remove what a killed program left half written or half removed in a run's folder of checkpoints."""
+    for pattern in (f"{TEMPORARY}*", f"{TRASH}*", f"*/{TRASH}*"):
         for leftover in folder.glob(pattern):
             shutil.rmtree(leftover, ignore_errors=True)
 

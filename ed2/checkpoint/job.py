@@ -1,13 +1,9 @@
 """When to save: by minutes, by epochs."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ed2.checkpoint.saver import Saver
-from ed2.errors import CheckpointError
-from ed2.events import CheckpointSaved, EventBus, SavingChanged, Warned
+from ed2.checkpoint.background import BackgroundSaver
 from ed2.training.state import Run, TrainState
 
 
@@ -21,9 +17,8 @@ class CheckpointJob:
         first_epoch: no saves by epochs before so many are done.
     """
 
-    saver: Saver
+    saver: BackgroundSaver
     training: Run
-    bus: EventBus
     minutes: float
     epochs: int
     first_epoch: int = 0
@@ -40,22 +35,7 @@ class CheckpointJob:
         wanted = self.epochs > 0 and state.epoch_ended and state.epoch >= self.first_epoch
         return wanted and state.epoch % self.epochs == 0
 
-    def run(self, state: TrainState) -> CheckpointSaved | None:
+    def run(self, state: TrainState) -> None:
         """Save; a save that fails is told and tried again at the next interval."""
         self._saved_at = time.monotonic()
-        try:
-            with told_saving(self.bus, state.step):
-                return self.saver.save(self.training)
-        except CheckpointError as error:
-            self.bus.emit(Warned(state.step, f"{error} The training goes on and tries again at the next interval."))
-            return None
-
-
-@contextmanager
-def told_saving(bus: EventBus, step: int) -> Iterator[None]:
-    """Tell that a checkpoint is being written, for as long as the block takes."""
-    bus.emit(SavingChanged(step, True))
-    try:
-        yield
-    finally:
-        bus.emit(SavingChanged(step, False))
+        self.saver.start(self.training)

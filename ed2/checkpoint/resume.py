@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damage
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damage, read_manifest
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError
@@ -49,6 +49,14 @@ class Checkpoint:
             fix = "Choose an earlier checkpoint, or add --weights_only to start anew from its weights."
             raise CheckpointError(f"The training state of {path.name} is damaged", f"{error!r}.", fix) from None
         return cls(path, values)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What its manifest says; empty where it has none that can be read."""
+        try:
+            return read_manifest(self.path)
+        except (OSError, ValueError):
+            return {}
 
     @property
     def is_in_its_run(self) -> bool:

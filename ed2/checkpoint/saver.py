@@ -1,29 +1,28 @@
 """Saving a run: a diffusers folder to continue from or load anywhere, and a single file for a webui."""
 
-import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damage, whole_folder
-from ed2.checkpoint.snapshot import Snapshot, take_snapshot
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, aside, damage, whole_folder
+from ed2.checkpoint.retention import EMA_SUFFIX, Retention
+from ed2.checkpoint.room import require_space
+from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
+from ed2.checkpoint.validated import LatestValidation
 from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
 from ed2.models.sd import StableDiffusion
+from ed2.models.tensor_file import bytes_of
 from ed2.training.state import Run, TrainState
 
 Kind = Literal["", "last", "interrupted", "errored"]
 
-EMA_SUFFIX = "_ema"
-"""Ends the name of a checkpoint of averaged weights."""
-STATES_KEPT = 3
-"""How many of the newest checkpoints keep their training state."""
 NOT_WRITTEN = (OSError, RuntimeError, MemoryError, ValueError, SafetensorError)
 """What may go wrong in writing."""
 
@@ -37,7 +36,9 @@ class Saver:
         project: the beginning of the names.
         bus: is told what could not be done but does not make a checkpoint worthless.
         exporter: writes the single files; None writes none.
+        keep_last: how many of the newest checkpoints stay; None keeps all.
         prepend_last: whether the last checkpoint's name begins with `last-`.
+        validation: knows the last validation, by which the best checkpoint is told.
         about: goes into the training state beside what the run itself knows: seed, fingerprint of the dataset.
     """
 
@@ -45,7 +46,9 @@ class Saver:
     project: str
     bus: EventBus
     exporter: Exporter | None
+    keep_last: int | None = None
     prepend_last: bool = True
+    validation: LatestValidation = field(default_factory=LatestValidation)
     about: Mapping[str, Any]
 
     def name(self, state: TrainState, kind: Kind) -> str:
@@ -60,8 +63,26 @@ class Saver:
         Raises:
             CheckpointError: it could not be written; what was there before is unchanged.
         """
-        snapshot = take_snapshot(run, self.run_dir.name, self.about, copied=False)
-        return self.write(snapshot, self.name(run.state, kind), kind)
+        return self.write(self.snapshot(run, copied=False), self.name(run.state, kind), kind)
+
+    def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
+        """Take down `run` as it is now; one that is not `copied` has to be written before the next step."""
+        about = {**self.about, "validation": self.validation.measured}
+        return take_snapshot(run, self.run_dir.name, about, copied=copied)
+
+    def require_space(self, run: Run, name: str) -> None:
+        """See that the disks have room for a checkpoint of `run`.
+
+        Raises:
+            CheckpointError: they have not.
+        """
+        parts = run.model.tensors().values()
+        weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a model of its own
+        wanted = {self.run_dir / "ckpts": copies * weights + state_bytes(run)}
+        if self.exporter:
+            single = copies * sum(bytes_of(part, self.exporter.dtype) for part in parts)
+            wanted[self.exporter.folder] = wanted.get(self.exporter.folder, 0) + single
+        require_space(name, wanted)
 
     def write(self, snapshot: Snapshot, name: str, kind: Kind) -> CheckpointSaved:
         """Write a checkpoint under `name`, and its single file.
@@ -78,7 +99,8 @@ class Saver:
         single = self._export(target, snapshot)
         if snapshot.averages:
             self._write_average(target.with_name(f"{name}{EMA_SUFFIX}"), snapshot)
-        _thin_training_states(target.parent)
+        for sentence in Retention(self.keep_last, self.exporter).thin(target.parent):
+            self.bus.emit(Warned(snapshot.step, sentence))
         return CheckpointSaved(
             step=snapshot.step,
             epoch=snapshot.epoch,
@@ -110,7 +132,7 @@ class Saver:
         _set_aside_damaged(target)
         if target.exists():
             return 0
-        with whole_folder(target, {"step": snapshot.step, "versions": self.about.get("versions", {})}) as folder:
+        with whole_folder(target, snapshot.about) as folder:
             for name, content in snapshot.small_files.items():
                 folder.add(name, content)
             for name, tensors in snapshot.model_files().items():
@@ -118,6 +140,10 @@ class Saver:
             for stem, tensors in snapshot.state_tensors.items():
                 folder.add_tensors(f"{TRAINING_STATE}/{stem}.safetensors", tensors)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
+        if fault := damage(target):  # nothing older is removed for what cannot be read back
+            rename(target, aside(target))
+            fix = "The drive may be failing: save elsewhere with --logdir."
+            raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{fault}.", fix)
         return sum(record.bytes for record in folder.files.values())
 
     def _write_average(self, target: Path, snapshot: Snapshot) -> None:
@@ -125,7 +151,7 @@ class Saver:
         try:
             _set_aside_damaged(target)
             if not target.exists():
-                with whole_folder(target, {"step": snapshot.step}) as folder:
+                with whole_folder(target, snapshot.about) as folder:
                     for name, content in snapshot.small_files.items():
                         folder.add(name, content)
                     for name, tensors in snapshot.model_files(averaged=True).items():
@@ -150,25 +176,12 @@ class Saver:
         return None
 
     def _not_written(self, target: Path, error: BaseException) -> CheckpointError:
-        fix = f"Free some space, or see that {self.run_dir} is there and can be written."
-        return CheckpointError(f"The checkpoint {target.name} could not be written", f"{plain_reason(error)}.", fix)
+        reason = plain_reason(error)
+        fix = "Free some space." if "disk" in reason else f"See that {target.parent} is there and can be written."
+        return CheckpointError(f"The checkpoint {target.name} could not be written", f"{reason}.", fix)
 
 
 def _set_aside_damaged(target: Path) -> None:
     """Free the name of a checkpoint that was damaged after it was written."""
     if target.exists() and damage(target):
         rename(target, aside(target))
-
-
-def aside(checkpoint: Path) -> Path:
-    """The name under which a damaged checkpoint is kept out of the way."""
-    return checkpoint.with_name(f".damaged-{time.time_ns()}-{checkpoint.name}")
-
-
-def _thin_training_states(checkpoints: Path) -> None:
-    """Remove the training state of all but the newest checkpoints; their weights stay."""
-    states = sorted(checkpoints.glob(f"[!.]*/{TRAINING_STATE}/{STATE_FILE}"), key=lambda file: file.stat().st_mtime)
-    for file in states[:-STATES_KEPT]:
-        trash = checkpoints / f".trash-{time.time_ns()}-{file.parent.parent.name}"
-        rename(file.parent, trash)
-        shutil.rmtree(trash)

@@ -35,6 +35,7 @@ class Snapshot:
         state_tensors: tensors of the training state, by the stem of their file.
         state: the rest of the training state.
         averages: moving averages of what is trained, by part; empty where there are none.
+        about: what the manifest says beside the files.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Snapshot:
     state_tensors: Mapping[str, Tensors]
     state: bytes
     averages: Mapping[str, Tensors]
+    about: Mapping[str, Any]
 
     def model_files(self, *, averaged: bool = False) -> dict[str, Tensors]:
         """The tensor files of the model, by their path in its folder."""
@@ -72,15 +74,11 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
     """
     require_savable(run)
     take: Taken = to_host if copied else _as_it_is
-    tensors: dict[str, Tensors] = {}
-    numbers: dict[str, Any] = {}
-    for network, optimizer in run.optimizers.by_network.items():
-        tensors[f"optimizer-{network}"], numbers[network] = taken_apart(optimizer, take)
-        if averages(optimizer):
-            tensors[trained_stem(network)] = _trained(run.model.trained[network], take)
+    tensors, numbers = _optimizer_states(run, take)
     average = {network: {k: take(t) for k, t in named.items()} for network, named in run.ema.state().items()}
     tensors |= {ema_stem(network): named for network, named in average.items()}
-    state = {"run": run_name, **_state_values(run, numbers), **about}
+    saved_at = datetime.now(UTC).isoformat(timespec="microseconds")
+    state = {"run": run_name, "saved_at": saved_at, **_state_values(run, numbers), **about}
     return Snapshot(
         step=run.state.step,
         epoch=run.state.epoch,
@@ -92,12 +90,24 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
         state_tensors=tensors,
         state=json.dumps(state, indent=1).encode(),
         averages={part: _file_names(part, named) for part, named in average.items()},
+        about={
+            "step": run.state.step,
+            "saved_at": saved_at,
+            "validation": about.get("validation"),
+            "versions": about.get("versions", {}),
+        },
     )
 
 
 def bytes_to_copy(run: Run) -> int:
     """How much memory of the computer a copied snapshot of `run` takes."""
-    tensors = [p for network in run.model.trained.values() for p in network.state_dict().values()]
+    weights = [p for network in run.model.trained.values() for p in network.state_dict().values()]
+    return sum(tensor.nbytes for tensor in weights) + state_bytes(run)
+
+
+def state_bytes(run: Run) -> int:
+    """How much the tensors of the training state take, in memory as on the disk."""
+    tensors: list[Tensor] = []
     for network, optimizer in run.optimizers.by_network.items():
         tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
         if averages(optimizer):
@@ -145,6 +155,17 @@ def _file_names(part: str, named: Tensors) -> Tensors:
     return {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in named.items()}
 
 
+def _optimizer_states(run: Run, take: Taken) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The tensors of the optimizers by the stem of their file, and the numbers of each by network."""
+    tensors: dict[str, Tensors] = {}
+    numbers: dict[str, Any] = {}
+    for network, optimizer in run.optimizers.by_network.items():
+        tensors[f"optimizer-{network}"], numbers[network] = taken_apart(optimizer, take)
+        if averages(optimizer):
+            tensors[trained_stem(network)] = _trained(run.model.trained[network], take)
+    return tensors, numbers
+
+
 def _trained(network: nn.Module, take: Taken) -> dict[str, Tensor]:
     return {name: take(p) for name, p in network.named_parameters() if p.requires_grad}
 
@@ -152,7 +173,6 @@ def _trained(network: nn.Module, take: Taken) -> dict[str, Tensor]:
 def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "saved_at": datetime.now(UTC).isoformat(),
         "state": run.state.as_dict(),
         "steps_per_epoch": run.steps_in(run.state.epoch),
         "metrics": run.metrics.state(),

@@ -369,6 +369,9 @@ class CheckpointSettings(Group):
     """Container of the single file; the names inside are the same."""
     save_full_precision: Annotated[bool, Advanced()] = False
     """Write the single file in fp32 instead of fp16: twice the size, no use for a webui."""
+    keep_last: Annotated[int, Field(ge=2)] | None = None
+    """Keep so many of the newest checkpoints with their single files, the best by validation loss, and those marked
+    with Keep; empty keeps all."""
     no_prepend_last: Annotated[bool, Advanced()] = False
     """Leave out `last-` before the name of the final checkpoint."""
 

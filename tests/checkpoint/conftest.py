@@ -40,3 +40,10 @@ def saved_run(short_values: Values) -> Trained:
 def run_dir(saved_run: Trained, tmp_path: Path) -> Path:
     """A copy of that run's folder to damage, under `tmp_path/logs`."""
     return shutil.copytree(saved_run.run_dir, tmp_path / "logs" / saved_run.run_dir.name)
+
+
+@pytest.fixture
+def values(short_values: Values, tmp_path: Path) -> Values:
+    """The same settings, for a run of the test's own that writes no single files and keeps no average."""
+    own = {name: value for name, value in short_values.items() if name not in ("ema_decay_rate", "save_ckpt_dir")}
+    return {**own, "logdir": str(tmp_path / "logs"), "no_save_ckpt": True}

@@ -14,6 +14,13 @@ PYTHON_WARNINGS = "py.warnings"
 logger = logging.getLogger(__name__)
 
 
+class CalmHandler(logging.FileHandler):
+    """Writes a log; a full disk, which the page tells of, brings no tracebacks into the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
+        """Leave the line out."""
+
+
 class PlainFormatter(logging.Formatter):
     """Time in ISO form with its zone, level, text; without colours."""
 
@@ -33,11 +40,11 @@ class LogReporter:
     """Writes events, messages of the program and Python's warnings to `run.log`, from its making until `close`."""
 
     run_dir: Path
-    _handler: logging.FileHandler = field(init=False, repr=False)
+    _handler: CalmHandler = field(init=False, repr=False)
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._handler = logging.FileHandler(self.run_dir / LOG_NAME, encoding="utf-8", errors="backslashreplace")
+        self._handler = CalmHandler(self.run_dir / LOG_NAME, encoding="utf-8", errors="backslashreplace")
         self._handler.setFormatter(PlainFormatter())
         program = logging.getLogger(PROGRAM)
         self._level = program.level

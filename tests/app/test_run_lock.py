@@ -1,0 +1,45 @@
+"""A second trainer on the same run is refused; a dead one holds nothing."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ed2.app.run_lock import only_trainer
+from ed2.errors import CheckpointError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ed2.app.run_lock import only_trainer
+with only_trainer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError) as error, only_trainer(tmp_path):
+            raise AssertionError("held twice")
+        expected = rf"The run {tmp_path.name} is being trained already: by process {holder.pid} since \d{{4}}-\d\d-\d\d"
+        assert re.match(expected, str(error.value))
+    finally:
+        holder.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        holder.wait()
+    with only_trainer(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_the_same_process_holds_it_once_and_can_take_it_again(tmp_path: Path) -> None:
+    with only_trainer(tmp_path):
+        (tmp_path / ".lock-holder.json").write_text("torn")
+        with pytest.raises(CheckpointError, match="by another program"), only_trainer(tmp_path):
+            raise AssertionError("held twice")
+    with only_trainer(tmp_path):
+        pass

@@ -1,0 +1,98 @@
+"""Saving while the training goes on."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ed2.checkpoint import background
+from ed2.checkpoint.folder import NewFolder, damage
+from ed2.events import CheckpointSaved, Event, SavingChanged, StepDone, Warned
+from tests.runs import Trained, differing, train
+
+Values = dict[str, object]
+
+
+def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
+    short_values: Values, saved_run: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, stepped = NewFolder.add_tensors, threading.Event()
+    threads = set()
+
+    def wait_for_steps(self: NewFolder, *given: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            threads.add(threading.current_thread().name)
+            assert stepped.wait(60), "the training waits for the writer"
+        real(self, *given)
+
+    def watch(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 5:
+            stepped.set()
+
+    monkeypatch.setattr(NewFolder, "add_tensors", wait_for_steps)
+    slow = train({**short_values, "logdir": str(tmp_path / "logs")}, observer=watch)
+    monkeypatch.undo()
+    monkeypatch.setattr(background, "has_memory_for", lambda num_bytes: False)
+    waiting = train({**short_values, "logdir": str(tmp_path / "logs")})
+    assert threads == {"saving"}
+    assert slow.ended.phase == waiting.ended.phase == "done"
+    for one, other in zip(slow.of(CheckpointSaved), waiting.of(CheckpointSaved), strict=True):
+        assert (one.step, one.path.name) == (other.step, other.path.name)
+        assert differing(one.path, other.path) == []
+    order = [(type(e).__name__, e.step) for e in slow.events]
+    assert order.index(("CheckpointSaved", 3)) > order.index(("StepDone", 5))
+    kinds = [type(e).__name__ for e in slow.events if isinstance(e, SavingChanged | CheckpointSaved)]
+    assert kinds == ["SavingChanged", "CheckpointSaved", "SavingChanged"] * 2
+
+
+def test_a_copy_shares_no_memory_with_the_run(short_values: Values, tmp_path: Path) -> None:
+    """Every tensor that training changes is copied, and every copy is alone."""
+    from ed2.checkpoint import saver
+    from ed2.checkpoint.snapshot import Snapshot
+
+    taken: list[tuple[Snapshot, set[int]]] = []
+
+    def watch(run: Any, *given: Any, copied: bool) -> Snapshot:
+        snapshot = real(run, *given, copied=copied)
+        live = {p.untyped_storage().data_ptr() for net in run.model.trained.values() for p in net.state_dict().values()}
+        for optimizer in run.optimizers:
+            for values in optimizer.state.values():
+                live |= {v.untyped_storage().data_ptr() for v in values.values() if hasattr(v, "untyped_storage")}
+        live |= {t.untyped_storage().data_ptr() for named in run.ema.state().values() for t in named.values()}
+        if copied:
+            taken.append((snapshot, live))
+        return snapshot
+
+    real = saver.take_snapshot
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver, "take_snapshot", watch)
+        train({**short_values, "logdir": str(tmp_path / "logs"), "disable_textenc_training": False})
+    assert taken
+    for snapshot, live in taken:
+        groups = [*snapshot.state_tensors.values(), *snapshot.averages.values()]
+        groups += [snapshot.weights["unet"], snapshot.weights["text_encoder"]]
+        held = {tensor.untyped_storage().data_ptr() for group in groups for tensor in group.values()}
+        assert len(held) > 100
+        assert not held & live
+
+
+def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
+    short_values: Values, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+    real = NewFolder.add_tensors
+
+    def fail_once(self: NewFolder, *given: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        real(self, *given)
+
+    monkeypatch.setattr(NewFolder, "add_tensors", fail_once)
+    trained = train({**short_values, "logdir": str(tmp_path / "logs"), "max_epochs": 3})
+    (warning,) = (e for e in trained.of(Warned) if "could not be written" in e.text)
+    assert "the disk is full" in warning.text and "tries again at the next interval" in warning.text
+    assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
+    assert all(damage(e.path) is None for e in trained.of(CheckpointSaved))
+    assert not list((trained.run_dir / "ckpts").glob(".tmp*"))

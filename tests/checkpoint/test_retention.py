@@ -1,0 +1,116 @@
+"""What stays: everything unless told otherwise; the newest, the best and the marked ones always."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ed2.checkpoint.export import Exporter
+from ed2.checkpoint.folder import damage, whole_folder
+from ed2.checkpoint.pins import KEEP_FILE, keep
+from ed2.checkpoint.retention import Retention
+from ed2.events import CheckpointSaved, Warned
+from tests.runs import train
+
+Values = dict[str, object]
+
+
+def save(ckpts: Path, step: int, loss: float | None = None) -> Path:
+    """A checkpoint as far as retention looks at it."""
+    validation = None if loss is None else {"step": step, "loss": loss}
+    about = {"step": step, "saved_at": f"2026-01-01T00:00:{step:02d}", "validation": validation}
+    target = ckpts / f"tiny-ep00-gs{step:05d}"
+    for folder in (target, target.with_name(f"{target.name}_ema")):
+        with whole_folder(folder, about) as new:
+            new.add("model_index.json", b"{}")
+            if folder is target:
+                new.add("training_state/state.json", json.dumps({"format": 2}).encode())
+    return target
+
+
+def steps(ckpts: Path, pattern: str = "[!.]*") -> list[int]:
+    names = [f.parent.name for f in ckpts.glob(f"{pattern}/model_index.json")]
+    return sorted(int(name.rpartition("-gs")[2]) for name in names if not name.endswith("_ema"))
+
+
+def states(ckpts: Path) -> list[int]:
+    return sorted(int(f.parent.name.rpartition("-gs")[2]) for f in ckpts.glob("[!.]*/training_state"))
+
+
+def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(tmp_path, step, loss=0.5)
+        assert Retention(None, None).thin(tmp_path) == []
+    assert steps(tmp_path) == list(range(1, 8))
+    assert states(tmp_path) == [5, 6, 7]
+    assert all(damage(folder) is None for folder in tmp_path.iterdir())
+    assert not list(tmp_path.rglob(".trash*"))
+
+
+def test_the_newest_the_best_and_the_marked_ones_stay(tmp_path: Path) -> None:
+    losses = {1: 0.5, 2: 0.2, 3: 0.2, 4: 0.4, 5: None, 6: 0.3, 7: 0.6}
+    for step, loss in losses.items():
+        target = save(tmp_path, step, loss)
+        if step == 4:
+            keep(target, True)
+        assert Retention(2, None).thin(tmp_path) == []
+    assert steps(tmp_path) == [2, 4, 6, 7]
+    assert states(tmp_path) == [4, 6, 7], "a marked one keeps its training state too"
+    assert {f.name for f in tmp_path.glob("*_ema")} == {f"tiny-ep00-gs{step:05d}_ema" for step in (2, 4, 6, 7)}
+    keep(tmp_path / "tiny-ep00-gs00004", False)
+    Retention(2, None).thin(tmp_path)
+    assert steps(tmp_path) == [2, 6, 7]
+
+
+def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(1, 5):
+        save(tmp_path, step)
+    real = shutil.rmtree
+
+    def refuse(path: Path, *given: object, **options: object) -> None:
+        if "gs00001" in str(path) and "_ema" not in str(path):
+            raise PermissionError(13, "in use")
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    (sentence,) = Retention(2, None).thin(tmp_path)
+    assert sentence.endswith("tiny-ep00-gs00001 could not be removed: there is no permission to write there.")
+    assert steps(tmp_path) == [3, 4]
+
+
+def test_single_files_go_with_their_checkpoint_if_this_run_wrote_them(values: Values, tmp_path: Path) -> None:
+    single = tmp_path / "single"
+    trained = train({**values, "max_epochs": 4, "keep_last": 2, "no_save_ckpt": False, "save_ckpt_dir": str(single)})
+    saved = trained.of(CheckpointSaved)
+    kept = [event.path for event in saved[-2:]]
+    assert len(saved) == 4
+    assert sorted(f for f in (trained.run_dir / "ckpts").iterdir()) == sorted(kept)
+    assert sorted(f.stem for f in single.iterdir()) == sorted(path.name for path in kept)
+    assert not trained.of(Warned) or all("removed" not in event.text for event in trained.of(Warned))
+    name = kept[0].name
+    shutil.copyfile(single / f"{name}.safetensors", single / f"{name} (2).safetensors")
+    another = Exporter(single, "another run")
+    assert Retention(2, another)._single_files(name) == []
+    assert len(Retention(2, Exporter(single, trained.run_dir.name))._single_files(name)) == 2
+
+
+def test_nothing_is_removed_for_a_checkpoint_that_reads_back_damaged(
+    values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ed2.checkpoint import saver
+
+    monkeypatch.setattr(saver, "damage", lambda path, **given: "unet/x: its bytes are not those that were written")
+    trained = train({**values, "save_every_n_epochs": 1, "max_epochs": 2, "keep_last": 2})
+    assert not trained.of(CheckpointSaved)
+    assert any("reads back damaged" in event.text for event in trained.of(Warned))
+    assert trained.ended.phase == "failed"
+
+
+def test_the_best_by_validation_is_known_from_the_run(values: Values) -> None:
+    trained = train({**values, "save_every_n_epochs": 1, "val_split_mode": "automatic", "auto_split_proportion": 0.25})
+    (first, last) = trained.of(CheckpointSaved)
+    measured = [json.loads((e.path / "manifest.json").read_text())["validation"] for e in (first, last)]
+    assert [m["step"] for m in measured] == [first.step, last.step]
+    assert all(0 < m["loss"] < 10 for m in measured)
+    assert KEEP_FILE == "KEEP", "documented"
