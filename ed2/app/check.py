@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.memory import Planned, planned
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.reporters.texts import file_size
 from ed2.app.scanning import Pace, scan_dataset
@@ -29,6 +30,8 @@ class Checked:
     apart: SetApart
     notes: tuple[str, ...] = ()
     """What has become of names of the original."""
+    vram_gb: float | None = None
+    """The card to plan for; None is the one that is here."""
 
     @property
     def plan(self) -> RunPlan:
@@ -42,16 +45,22 @@ class Checked:
             kept_apart=self.apart.keys,
         )
 
+    @property
+    def memory(self) -> Planned:
+        """What the run takes of the card."""
+        return planned(self.settings, self.sizes, self.vram_gb)
+
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
         report = as_json(self.dataset, self.plan)
         told = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
         disk = disk_forecast(self.settings, self.sizes)
-        return {**report, "problems": [*report["problems"], *told], "disk": disk}
+        problems = [*report["problems"], *told]
+        return {**report, "problems": problems, "disk": disk, "memory": self.memory.as_object()}
 
     def as_text(self) -> str:
         """The same for people."""
-        lines = [*disk_lines(self.settings, self.sizes), *self.notes, *self.apart.notes]
+        lines = [*self.memory.lines(), *disk_lines(self.settings, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
@@ -67,8 +76,8 @@ def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
     return lines
 
 
-def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) -> Checked:
-    """Look at the settings, the pictures and the model.
+def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None) -> Checked:
+    """Look at the settings, the pictures and the model; `vram_gb` plans for a card of that size.
 
     Raises:
         SettingsError: wrong settings.
@@ -82,7 +91,7 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool) ->
         progress=None if quiet else counted_on(write),
         at_outline=None if quiet else outlined_on(write),
     )
-    return looked_at(settings, dataset, notes=gathered.notes)
+    return replace(looked_at(settings, dataset, notes=gathered.notes), vram_gb=vram_gb)
 
 
 def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> Checked:

@@ -25,6 +25,7 @@ EveryDream with a face: train Stable Diffusion on your own pictures.
 
   python train.py --config presets/demo.json         the demo that comes along, no card needed
   python train.py --check --data_root PICTURES       what a run would do, and what is wrong with the pictures
+  python train.py --suggest --vram_gb 12             which settings to change so that it fits a card of 12 GB
   python train.py --help                             every setting
 
 --resolution chooses the size of training; every picture keeps its shape:
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         if command.help:
             print(cli.help_text())
             return 0
-        return _check(command) if command.check else _train(command)
+        return _done(command)
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
@@ -57,6 +58,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _done(command: cli.CommandLine) -> int:
+    if command.suggest:
+        return _suggest(command)
+    return _check(command) if command.check else _train(command)
 
 
 def _how_to_start() -> int:
@@ -70,7 +77,15 @@ def _how_to_start() -> int:
 def _check(command: cli.CommandLine) -> int:
     from ed2.app.check import checked
 
-    answer = checked(command.values, command.config, quiet=command.as_json)
+    answer = checked(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
+    print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
+    return 0
+
+
+def _suggest(command: cli.CommandLine) -> int:
+    from ed2.app.advising import suggested
+
+    answer = suggested(command.values, command.config, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
     return 0
 

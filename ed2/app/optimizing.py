@@ -104,8 +104,7 @@ def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
 
 def chosen_optimizer(settings: Settings, device: torch.device) -> str:
     """The common optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
-    chosen = "adamw8bit" if settings.optimizer.useadam8bit else settings.optimizer.optimizer
-    return chosen or ("adamw8bit" if device.type == "cuda" else "adamw")
+    return settings.optimizer.chosen(on_card=device.type == "cuda")
 
 
 def _plan(network: str, settings: Settings, device: torch.device) -> NetworkPlan:

@@ -17,15 +17,18 @@ from ed2.models.layout_family import family_of
 from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
+from ed2.vram.optimizers import Trained, state_bytes
+from ed2.vram.shapes import shape_of
 
-PARAMETERS = {
-    "sd1": {"unet": 859_520_964, "text_encoder": 123_060_480, "vae": 83_653_863},
-    "sd2": {"unet": 865_910_724, "text_encoder": 340_387_840, "vae": 83_653_863},
+FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+TEXT_PREFIXES = {"sd1": "cond_stage_model.", "sd2": "cond_stage_model.", "sdxl": "conditioner."}
+PARTS = {
+    "sd1": ("unet", "text_encoder", "vae"),
+    "sd2": ("unet", "text_encoder", "vae"),
+    "sdxl": ("unet", "text_encoder", "text_encoder_2", "vae"),
 }
-"""Numbers of weights of each part."""
-TEXT_PREFIX = "cond_stage_model."
-STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "lion": 4, "lion8bit": 1, "adafactor": 0, "prodigy": 16, "schedulefree": 12}
-"""What an optimizer leaves in a checkpoint for each trained weight; Adafactor keeps rows and columns only."""
+KEPT_ASIDE = {"schedulefree": 4}
+"""Bytes for each trained weight of a checkpoint that holds it twice: as trained, and as averaged."""
 MODULES = {
     "adamw8bit": "bitsandbytes",
     "lion": "bitsandbytes",
@@ -87,24 +90,42 @@ def require_parts(settings: Settings) -> None:
 
 
 def model_sizes(settings: Settings) -> ModelSizes:
-    """Count the weights of the base model from its files' headers; one that is not here is planned as SD 1.x."""
-    name = settings.model.resume_ckpt
-    plan = ModelSizes("sd1", PARAMETERS["sd1"])
+    """Count the weights of the base model from its files' headers; one that is not here is planned by its family."""
+    name, family = settings.model.resume_ckpt, settings.model.model_family or "sd1"
     if not name:
-        problem = Problem(
-            None, "no base model is given, so an SD 1.x model is planned.", "Give one with --resume_ckpt."
-        )
-        return ModelSizes(plan.family, plan.parameters, (problem,))
+        what = f"no base model is given, so an {FAMILY_NAMES[family]} model is planned."
+        return _usual(family, Problem(None, what, "Give one with --resume_ckpt."))
     folder = Path(name)
     folder = folder if folder.exists() else in_hub_cache(name) or folder
     if folder.is_file():
         return _sizes_of_file(folder)
-    counts = {part: _parameters_in(folder / part) for part in ("unet", "text_encoder", "vae")}
-    if not all(counts.values()):
-        problem = Problem(None, f"the base model {name} is not on this disk, so an SD 1.x model is planned.")
-        return ModelSizes(plan.family, plan.parameters, (problem,))
     config = _json_object(folder / "unet" / "config.json")
-    return ModelSizes("sd2" if config.get("use_linear_projection") else "sd1", counts)
+    here = _family_of_config(config)
+    counts = {part: _parameters_in(folder / part) for part in PARTS[here]}
+    if not all(counts.values()):
+        what = f"the base model {name} is not on this disk, so an {FAMILY_NAMES[family]} model is planned."
+        fix = "" if settings.model.model_family else "If it is another, say so with --model_family sd2 or sdxl."
+        return _usual(family, Problem(None, what, fix))
+    counts["text_encoder"] += counts.pop("text_encoder_2", 0)
+    return ModelSizes(here, counts, _untrainable(here, folder))
+
+
+def _usual(family: str, *problems: Problem) -> ModelSizes:
+    shape = shape_of(family)
+    return ModelSizes(family, {part: shape.numbers(part) for part in ("unet", "text_encoder", "vae")}, problems)
+
+
+def _family_of_config(config: Mapping[str, Any]) -> str:
+    if config.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    return "sd2" if config.get("use_linear_projection") else "sd1"
+
+
+def _untrainable(family: str, path: Path) -> tuple[Problem, ...]:
+    if family != "sdxl":
+        return ()
+    what = f"{path.name} is an SDXL model, which cannot be trained here yet: this is only what it would take."
+    return (Problem(None, what, "Choose an SD 1.x or SD 2.x model."),)
 
 
 def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
@@ -117,40 +138,41 @@ def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
     disabled = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
     trained = {part: count for part, count in parameters.items() if not disabled.get(part, True)}
     weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
-    state = sum(count * _state_bytes(part, settings) for part, count in trained.items())
+    state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
     single *= 4 if settings.checkpoint.save_full_precision else 2
     average = weights + 4 * sum(trained.values()) + single if settings.ema.is_on else 0
     every = settings.checkpoint.save_every_n_epochs
     by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
     return {
-        "checkpoint_bytes": weights + state + single + average,
+        "checkpoint_bytes": round(weights + state + single + average),
         "checkpoints": by_epochs + 1,
         "free_bytes": shutil.disk_usage(_existing(Path(settings.logging.logdir))).free,
     }
 
 
-def _state_bytes(part: str, settings: Settings) -> int:
-    """Bytes of optimizer state for each weight of a network."""
+def _state_bytes(part: str, settings: Settings, count: int, family: str) -> float:
+    """Bytes that the optimizer of a network leaves in a checkpoint."""
     own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
-    common = "adamw8bit" if settings.optimizer.useadam8bit else settings.optimizer.optimizer
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
-    return STATE_BYTES.get(own or common or ("adamw8bit" if on_card else "adamw"), 8)
+    optimizer = own or settings.optimizer.chosen(on_card=on_card)
+    trained = Trained.share_of(shape_of(family).traced.parameters[part], count)
+    return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count
 
 
 def _sizes_of_file(file: Path) -> ModelSizes:
     """Count the weights of a single file; one that cannot be trained is planned as SD 1.x."""
     shapes = _shapes_in(file)
     family = family_of(shapes)
-    if family not in PARAMETERS:
-        problem = Problem(None, f"{file.name} is no model that can be trained here, so an SD 1.x model is planned.")
-        return ModelSizes("sd1", PARAMETERS["sd1"], (problem,))
-    prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": TEXT_PREFIX}
+    if family not in TEXT_PREFIXES:
+        what = f"{file.name} is no model that can be trained here, so an SD 1.x model is planned."
+        return _usual("sd1", Problem(None, what))
+    prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": TEXT_PREFIXES[family]}
     counts = {
         part: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
         for part, prefix in prefixes.items()
     }
-    return ModelSizes(family, counts)
+    return ModelSizes(family, counts, _untrainable(family, file))
 
 
 def _parameters_in(folder: Path) -> int:

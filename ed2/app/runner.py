@@ -10,7 +10,7 @@ from typing import Literal
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, open_model
 from ed2.app.faults import fault_of
-from ed2.app.preflight import require_parts, require_writable
+from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, describe_run, make_run_folder
@@ -35,6 +35,9 @@ from ed2.settings.schema import Settings
 from ed2.training.bad_numbers import require_savable
 from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
+from ed2.vram.card import Card
+from ed2.vram.plan import sampling_batch
+from ed2.vram.shapes import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -206,10 +209,16 @@ class Session:
             controls=run.controls,
             total_steps=run.total_steps,
             sample_steps=settings.sampling.sample_steps,
-            batch_size=settings.data.batch_size,
+            batch_size=self._prompts_at_once(settings),
             autocast=run.precision.autocast,
             weights=sample_weights(run, settings),
         )
+
+    def _prompts_at_once(self, settings: Settings) -> int:
+        """As many as take no more memory than training does, so that samples are never the peak of a run."""
+        sizes = model_sizes(settings)
+        card = Card(kind="cuda" if self._builder.machine.device.type == "cuda" else "cpu")
+        return sampling_batch(settings, shape_of(sizes.family, sizes.parameters), card=card)
 
     def _tell_start(self, run: Run) -> None:
         dataset, settings = self._builder.dataset, self._start.settings

@@ -13,6 +13,7 @@ from ed2.settings.files import absolute_paths
 from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+MAX_CARD_GB = 1024
 USAGE = "train.py [--config FILE] [--name value ...]"
 
 
@@ -22,7 +23,9 @@ class CommandLine:
 
     config: Path | None
     check: bool
+    suggest: bool
     as_json: bool
+    vram_gb: float | None
     help: bool
     values: dict[str, object]
 
@@ -50,10 +53,25 @@ def parse(argv: Sequence[str]) -> CommandLine:
     return CommandLine(
         config=Path(known.config).absolute() if known.config else None,
         check=known.check,
+        suggest=known.suggest,
         as_json=known.json,
+        vram_gb=_card_size(known.vram_gb),
         help=known.help,
         values=absolute_paths(values, Path.cwd()),
     )
+
+
+def _card_size(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 1 <= size <= MAX_CARD_GB:
+        problem = Problem("--vram_gb", f"{text} is no size of a card.", "Give its memory in GB, such as 12.")
+        raise SettingsError("The command line cannot be read:", [problem])
+    return size
 
 
 def help_text() -> str:
@@ -73,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_argument_group("What to do")
     actions.add_argument("--config", metavar="FILE", default=None, help="a settings file; flags win over it")
     actions.add_argument("--check", action="store_true", default=False, help="say what the run would do, and stop")
-    actions.add_argument("--json", action="store_true", default=False, help="with --check: as one JSON object")
+    actions.add_argument("--suggest", action="store_true", default=False, help="settings to change so that it fits")
+    actions.add_argument("--vram_gb", metavar="GB", default=None, help="with these two: plan for a card of this size")
+    actions.add_argument("--json", action="store_true", default=False, help="with these two: as one JSON object")
     actions.add_argument(
         "--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off"
     )

@@ -153,6 +153,8 @@ class ModelSettings(Group):
     `findlast` is the newest one in the logs."""
     weights_only: bool = False
     """Take only the weights of resume_ckpt: a new run, counters at zero, even where the run could be continued."""
+    model_family: Annotated[Literal["sd1", "sd2", "sdxl"], Advanced()] | None = None
+    """The family of a base model that is not on this disk, for planning its memory; told from the file when it is."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
     """What the model predicts, where it does not say so itself: noise (epsilon) or velocity."""
     disable_unet_training: bool = False
@@ -205,6 +207,11 @@ class OptimizerSettings(Group):
     """How strongly weights are pulled towards 0, times the learning rate. Lion takes about ten times as much."""
     clip_grad_norm: Annotated[float, Field(gt=0), Advanced()] | None = 1.0
     """Largest length of the gradient of a step; longer ones are shortened. Empty turns it off."""
+
+    def chosen(self, *, on_card: bool) -> str:
+        """The optimizer of both networks: the one set, else adamw8bit on a card and adamw on a CPU."""
+        name = "adamw8bit" if self.useadam8bit else self.optimizer
+        return name or ("adamw8bit" if on_card else "adamw")
 
     @property
     def unet_lr(self) -> float:

@@ -83,10 +83,13 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the networks the averages, and back their own weights, exactly; those wait on the average's device."""
+        """Give the networks the averages, and back their own weights, exactly; those wait on the CPU.
+
+        On a card they would take more than the gradients of a step do, and samples would be the peak of the run.
+        """
         parameters = [p for network in self.networks.values() for p in trained_of(network).values()]
         averages = [tensor for tensors in self._averages.values() for tensor in tensors.values()]
-        kept = [parameter.detach().to(self.device, copy=True) for parameter in parameters]
+        kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
         overwrite(parameters, averages)
         try:
             yield

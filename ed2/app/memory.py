@@ -1,0 +1,77 @@
+"""The memory of a run against the card that it is for, in words and for JSON."""
+
+from dataclasses import dataclass
+
+from ed2.app.preflight import ModelSizes
+from ed2.settings.schema import Settings
+from ed2.vram.card import Card, card_for
+from ed2.vram.plan import MemoryPlan, plan_memory
+from ed2.vram.shapes import ModelShape, shape_of
+
+PART_NAMES = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "average": "moving average",
+    "autocast_copies": "copies for mixed precision",
+    "activations": "activations",
+    "temporaries": "temporaries",
+    "context": "CUDA and reserve",
+}
+PHASE_NAMES = {
+    "encoding": "while a picture is encoded",
+    "forward": "at the end of the forward pass",
+    "backward": "in the backward pass",
+    "optimizer": "while the optimizer steps",
+    "sampling": "while samples are drawn",
+    "validation": "in validation",
+    "saving": "while a checkpoint is saved",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run takes, and what there is."""
+
+    plan: MemoryPlan
+    card: Card
+    shape: ModelShape
+
+    def as_object(self) -> dict[str, object]:
+        """The `memory` of `--check --json`."""
+        return self.plan.as_object(self.card)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        return [verdict_line(self.plan, self.card), parts_line(self.plan, self.card), *self.plan.notes]
+
+
+def planned(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None) -> Planned:
+    """Plan for a card of `vram_gb`, else for the one that is here, else for the CPU."""
+    card = Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device)
+    shape = shape_of(sizes.family, sizes.parameters)
+    return Planned(plan_memory(settings, shape, card=card), card, shape)
+
+
+def verdict_line(plan: MemoryPlan, card: Card) -> str:
+    """How much it takes, of how much, and whether that suffices."""
+    amount = f"{plan.expected_gb:.1f} GB ({plan.low_gb:.1f} to {plan.high_gb:.1f})"
+    if card.kind == "cpu":
+        return f"Memory: about {amount} of the computer's own, on the CPU. For a card give its size: --vram_gb 12."
+    if card.free_gb is None or card.total_gb is None:
+        return f"Memory: about {amount} of a card."
+    words = {
+        "fits": "it fits",
+        "tight": "it is tight: it may run out",
+        "does not fit": "it does not fit; --suggest says what to change",
+    }
+    verdict = words[str(plan.verdict(card))]
+    known = "" if plan.is_measured else " Planned, not measured on this card."
+    return f"Memory: about {amount} of {card.free_gb:.1f} GB free on {card.name}: {verdict}.{known}"
+
+
+def parts_line(plan: MemoryPlan, card: Card) -> str:
+    """Where the peak is, and what it is made of."""
+    names = {**PART_NAMES, "context": "Python and its libraries"} if card.kind == "cpu" else PART_NAMES
+    parts = ", ".join(f"{names[name]} {size:.1f}" for name, size in plan.parts.items() if size >= 0.05)
+    return f"The most is taken {PHASE_NAMES[plan.peak]}: {parts} GB."

@@ -1,0 +1,59 @@
+"""The card that a run is planned for: found through NVIDIA's library, which does not begin to use it, or assumed."""
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+BYTES_PER_GB = 2**30
+TAKEN_GB = 0.3
+"""What the system takes of a card of which only the size is known."""
+
+Verdict = Literal["fits", "tight", "does not fit"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run computes on.
+
+    Attributes:
+        kind: cuda, or cpu for the computer's own memory.
+        total_gb: its memory in GB of 2**30 bytes; None where it is not known.
+        free_gb: what is free of it.
+        name: as the driver says it.
+    """
+
+    kind: Literal["cuda", "cpu"] = "cuda"
+    total_gb: float | None = None
+    free_gb: float | None = None
+    name: str = ""
+
+    @classmethod
+    def of_size(cls, total_gb: float) -> "Card":
+        """A card of which only the size is known."""
+        return cls(total_gb=total_gb, free_gb=total_gb - TAKEN_GB, name=f"a card of {total_gb:g} GB")
+
+
+NO_CARD = Card(kind="cpu", name="the CPU")
+
+
+def card_for(device: str) -> Card:
+    """The card that the setting `device` means, without beginning to use it; `NO_CARD` where there is none."""
+    if device == "cpu":
+        return NO_CARD
+    numbered = re.fullmatch(r"cuda:(\d+)", device)
+    try:
+        return _by_driver(importlib.import_module("pynvml"), int(numbered[1]) if numbered else 0)
+    except Exception:  # no package, no driver, no such card, or one that does not answer
+        return NO_CARD
+
+
+def _by_driver(nvml: Any, index: int) -> Card:
+    nvml.nvmlInit()
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
+    finally:
+        nvml.nvmlShutdown()
+    text = name if isinstance(name, str) else name.decode()
+    return Card("cuda", memory.total / BYTES_PER_GB, memory.free / BYTES_PER_GB, text)

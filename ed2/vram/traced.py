@@ -1,0 +1,85 @@
+"""What was traced of each model family: closed forms of the memory that a pass takes, made by scripts/trace_memory."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("traced.json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operation that can be the peak of its phase; bytes alive after it, beside the weights.
+
+    Attributes:
+        phase: forward or backward.
+        casts: weights cast by autocast.
+        unet_gradients: of the UNet, as far as they are there at this moment.
+        text_gradients: of the text encoder.
+        activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b pictures of A latents.
+        workspace: what a card's convolution takes besides, in the same form.
+    """
+
+    phase: str
+    casts: int
+    unet_gradients: int
+    text_gradients: int
+    activations: Sequence[float]
+    workspace: Sequence[float]
+
+    def bytes_at(self, batch: int, cells: int) -> tuple[float, float]:
+        """Activations and workspace for `batch` pictures of `cells` latents each."""
+        terms = (1, batch, batch * cells, batch * cells * cells)
+        return _sum(self.activations, terms), _sum(self.workspace, terms)
+
+
+def _sum(form: Sequence[float], terms: Sequence[float]) -> float:
+    return sum(factor * term for factor, term in zip(form, terms, strict=True))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """All that is known of a family.
+
+    Attributes:
+        downscale: pixels of a side of a latent.
+        parameters: counts by part: all, small, largest, factored; of the text encoder also layers, layer, embeddings,
+            final_norm.
+        adapters_per_rank: numbers of LoRA adapters of the UNet's attention at rank 1.
+        training: rows by the name of the variant.
+        denoising: rows of the UNet alone, without gradients, by precision.
+        encoding: rows of the VAE, by precision.
+        decoding: the same the other way.
+    """
+
+    downscale: int
+    parameters: Mapping[str, Mapping[str, int]]
+    adapters_per_rank: int
+    training: Mapping[str, tuple[Row, ...]]
+    denoising: Mapping[str, tuple[Row, ...]]
+    encoding: Mapping[str, tuple[Row, ...]]
+    decoding: Mapping[str, tuple[Row, ...]]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Traced":
+        """Read what the script has written of a family."""
+        passes = ("training", "denoising", "encoding", "decoding")
+        rows = {
+            name: {key: tuple(Row(*row) for row in found) for key, found in content[name].items()} for name in passes
+        }
+        return cls(content["downscale"], content["parameters"], content["adapters_per_rank"], **rows)
+
+
+@cache
+def traced(name: str) -> Traced:
+    """The shipped figures of sd1, sd2, sdxl or demo."""
+    return Traced.of(_content()["families"][name])
+
+
+@cache
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Write the tables of docs/memory.md: published measurements beside the plan, and what fits which card.
+
+python scripts/memory_table.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ed2.settings.schema import Settings  # noqa: E402
+from ed2.vram.advice import Search  # noqa: E402
+from ed2.vram.card import Card  # noqa: E402
+from ed2.vram.plan import ON_CARD, plan_memory  # noqa: E402
+from ed2.vram.shapes import shape_of  # noqa: E402
+from ed2.vram.work import Beyond  # noqa: E402
+
+PAGE = ROOT / "docs" / "memory.md"
+GB, MIB = 1e9 / 2**30, 1 / 1024
+"""From the units of a source to ours, 2**30 bytes."""
+STEP = ("encoding", "forward", "backward", "optimizer")
+CARDS = (12, 16, 24)
+MOST = 64
+
+
+@dataclass(frozen=True)
+class Published:
+    """A measurement that somebody has published.
+
+    Attributes:
+        source: where.
+        text: the configuration in its words.
+        gb: what it says, in GB of 2**30 bytes.
+        values: the same as settings.
+        beyond: what has no setting.
+        assumed: what the source does not say.
+        is_bound: whether it only says that it fits, or does not.
+    """
+
+    source: str
+    text: str
+    gb: float
+    values: dict[str, object]
+    beyond: Beyond = field(default_factory=Beyond)
+    family: str = "sd1"
+    assumed: str = ""
+    is_bound: bool = False
+    card: Card = field(default_factory=Card)
+
+    @property
+    def planned_gb(self) -> float:
+        """What the plan says of its training step; nobody drew samples in these."""
+        given = Settings().replaced(**{"optimizer": "adamw8bit", **self.values})
+        plan = plan_memory(given, shape_of(self.family), card=self.card, beyond=self.beyond)
+        allocated = max(plan.by_phase[phase] for phase in STEP if phase in plan.by_phase)
+        return ON_CARD.reserved[1] * allocated + ON_CARD.context_gb[1]
+
+
+UNET_ONLY = {"disable_textenc_training": True}
+CACHED = Beyond(cached_latents=True, cached_text=True)
+SHIVAM = "ShivamShrirao/diffusers, T4"
+TWO = "prior preservation: two pictures for one of the batch; GB of 10^9 bytes, else more than a T4 has"
+TORCH_1 = f"{TWO}; AdamW of PyTorch 1.13, one tensor at a time"
+
+
+def _shivam(gb: float, batch: int, accumulated: int, **values: object) -> Published:
+    amp = "fp16" if values.get("amp", True) else "fp32"
+    again = "on" if values.get("gradient_checkpointing") else "off"
+    optimizer = "AdamW" if values.get("optimizer") == "adamw" else "8-bit Adam"
+    text = f"{amp}, batch {batch}, accumulation {accumulated}, checkpointing {again}, {optimizer}"
+    given = {**UNET_ONLY, "batch_size": 2 * batch, "grad_accum": accumulated, **values}
+    return Published(SHIVAM, text, gb * GB, given, CACHED, assumed=TORCH_1 if optimizer == "AdamW" else TWO)
+
+
+def _pr2039(mib: int, batch: int, resolution: int) -> Published:
+    values = {"gradient_checkpointing": True, "batch_size": batch, "resolution": resolution}
+    text = f"fp16, {resolution}, batch {batch}, checkpointing on, 8-bit Adam, text encoder trained"
+    assumed = "pictures encoded one by one; near the card's limit, so the allocator may have given back its reserve"
+    return Published("diffusers PR #2039, RTX 3060 12 GB", text, mib * MIB, values, assumed=assumed)
+
+
+ON = {"gradient_checkpointing": True}
+FUSED = Beyond(cached_latents=True, cached_text=True, fused_backward=True)
+FUSED_HALF = Beyond(cached_latents=True, cached_text=True, fused_backward=True, half_weights=True)
+RESIDENT = Beyond(fused_backward=True, half_weights=True)
+SDXL = {**UNET_ONLY, **ON, "resolution": 1024, "batch_size": 1, "optimizer": "adafactor"}
+S1259 = "sd-scripts PR #1259"
+TEXT_12 = {"gradient_checkpointing": True, "batch_size": 2}
+
+ROWS = (
+    _shivam(9.92, 1, 1, **ON),
+    _shivam(10.08, 1, 1, **ON, amp=False),
+    _shivam(10.4, 2, 1, **ON),
+    _shivam(11.17, 1, 1),
+    _shivam(11.17, 1, 1, amp=False),
+    _shivam(11.56, 1, 2, **ON),
+    _shivam(13.67, 2, 1),
+    _shivam(13.7, 1, 2),
+    _shivam(15.79, 1, 1, **ON, optimizer="adamw"),
+    _shivam(17.7, 1, 1, amp=False, optimizer="adamw"),
+    _pr2039(11124, 1, 512),
+    _pr2039(11694, 5, 512),
+    _pr2039(11450, 1, 768),
+    _pr2039(11598, 1, 1024),
+    Published(S1259, "SDXL 1024, batch 1, bf16 weights, Adafactor in the backward pass, checkpointing on, caches", 10.0,
+              SDXL, FUSED_HALF, "sdxl", "text encoders and VAE away from the card, as 'caches' says"),
+    Published(S1259, "the same", 10.0, SDXL, RESIDENT, "sdxl", "text encoders and VAE still on the card, in bf16"),
+    Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, SDXL, FUSED, "sdxl",
+              "text encoders and VAE away from the card"),
+    Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 16}, RESIDENT, "sdxl",
+              "text encoders and VAE still on the card", is_bound=True),
+    Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 6}, FUSED, "sdxl",
+              "text encoders and VAE away from the card", is_bound=True),
+    Published("kohya_ss #2530", "SDXL 1024, batch 1, full fp16, 8-bit Adam, checkpointing on, 'about 19 GB'", 19.0,
+              {**SDXL, "optimizer": "adamw8bit"}, Beyond(half_weights=True), "sdxl",
+              "nothing cached; a round figure", is_bound=True),
+    Published("EveryDream 2, LOWVRAM.md", "512, batch 2, checkpointing on, text encoder trained, 'fits 12 GB'", 12.0,
+              TEXT_12, assumed="amp and 8-bit Adam", is_bound=True),
+    Published("EveryDream #3", "512, batch 1, checkpointing off, out of memory at 11.28 GB on 12 GB", 11.5,
+              {"batch_size": 1, "grad_accum": 2}, assumed="gradients kept between steps", is_bound=True),
+    Published("d8ahazard/sd_dreambooth_extension, discussion #912", "512, fp16, 8-bit, batch 10 with checkpointing on "
+              "12 GB", 12.0, {**UNET_ONLY, **ON, "batch_size": 10}, CACHED,
+              assumed="UNet only, latents and captions cached", is_bound=True),
+    Published("sd-scripts README", "SDXL LoRA 1024, rank 8, checkpointing on, cached, '8 GB, 10 recommended'", 8.0,
+              {**SDXL, "optimizer": "adamw8bit"}, Beyond(cached_latents=True, cached_text=True, lora_rank=8), "sdxl",
+              "batch 1", is_bound=True),
+)  # fmt: skip
+
+
+def published_table() -> str:
+    """The published measurements beside the plan."""
+    lines = ["| source | configuration | published | planned | error | assumed |", "|---|---|---:|---:|---:|---|"]
+    for row in ROWS:
+        planned = row.planned_gb
+        error = "bound" if row.is_bound else f"{planned / row.gb - 1:+.0%}"
+        mark = "< " if row.is_bound else ""
+        lines.append(f"| {row.source} | {row.text} | {mark}{row.gb:.2f} | {planned:.2f} | {error} | {row.assumed} |")
+    return "\n".join(lines)
+
+
+def errors_line() -> str:
+    """How far the plan is from what was measured, in a sentence."""
+    errors = [row.planned_gb / row.gb - 1 for row in ROWS if not row.is_bound]
+    within = sum(abs(error) <= 0.1 for error in errors)
+    return (
+        f"Of the {len(errors)} rows that are measurements {within} are within 10 %; the mean error is "
+        f"{sum(errors) / len(errors):+.1%}, the worst {min(errors):+.0%} and {max(errors):+.0%}."
+    )
+
+
+def batch_table() -> str:
+    """The largest batch that fits, by model, size and card."""
+    heads = [f"{gb} GB, {again}" for gb in CARDS for again in ("off", "on")]
+    lines = [f"| model | size | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
+    for family, name, sizes in (("sd1", "SD 1.5", (512, 640, 768, 1024)), ("sd2", "SD 2.1", (512, 768))):
+        for size in sizes:
+            cells = " | ".join(_batches(family, size))
+            lines.append(f"| {name} | {size} | {cells} |")
+    return "\n".join(lines)
+
+
+def _batches(family: str, size: int) -> Iterator[str]:
+    for gb in CARDS:
+        search = Search(shape_of(family), Card.of_size(gb))
+        for again in (False, True):
+            settings = Settings().replaced(resolution=size, gradient_checkpointing=again)
+            yield str(search.batch_below(settings, MOST) or "-")
+
+
+def page_with_tables(text: str) -> str:
+    """The page with its tables made anew."""
+    for name, table in {"published": published_table(), "errors": errors_line(), "batches": batch_table()}.items():
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(published_table(), errors_line(), batch_table(), sep="\n\n")

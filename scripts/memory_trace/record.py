@@ -1,0 +1,97 @@
+"""What is kept of a model's traces, in the form that `ed2.vram.traced` reads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from scripts.memory_trace.fit import Row, fitted
+from scripts.memory_trace.networks import Blueprint, blueprint, counts, made
+from scripts.memory_trace.passes import (
+    CARD,
+    LORA_RANK,
+    Variant,
+    Where,
+    add_adapters,
+    decoding,
+    denoising,
+    encoding,
+    training,
+)
+
+FAMILIES = ("sd1", "sd2", "sdxl", "demo")
+SIDES = {"demo": (16, 32, 48)}
+USUAL_SIDES = (64, 96, 128)
+DOWNSCALES = {"demo": 4}
+USUAL_DOWNSCALE = 8
+
+
+def variants(family: str) -> list[Variant]:
+    """Every course that a training step may take."""
+    every = itertools.product(("half", "fp32"), ("both", "unet", "text_encoder", "lora"), (False, True))
+    found = [Variant(*values) for values in every]
+    found += [Variant("half", "unet", again, weights="half") for again in (False, True)]
+    if family != "sdxl":
+        trained = ("both", "unet", "text_encoder")
+        sliced = itertools.product(("half", "fp32"), trained, (False, True), ("slice",))
+        found += [Variant(*values) for values in sliced]
+    return found
+
+
+def step_of(
+    plan: Blueprint, variant: Variant, sides: Sequence[int], downscale: int = USUAL_DOWNSCALE, where: Where = CARD
+) -> list[Row]:
+    """The closed form of a training step."""
+    return fitted(
+        lambda size: training(plan, variant, size, where),
+        sides,
+        downscale=downscale,
+        is_quadratic=variant.attention == "slice",
+    )
+
+
+def passes_of(
+    plan: Blueprint, sides: Sequence[int], downscale: int = USUAL_DOWNSCALE, where: Where = CARD
+) -> dict[str, dict[str, list[Row]]]:
+    """The closed forms of what happens beside training, in both precisions.
+
+    The VAE lies by pixel in memory, so that its convolutions copy nothing.
+    """
+    by_pixel = replace(where, with_workspace=False)
+    runs = {"denoising": (denoising, where), "encoding": (encoding, by_pixel), "decoding": (decoding, by_pixel)}
+    return {
+        name: {
+            precision: fitted(
+                lambda size: run(plan, Variant(precision), size, place),  # noqa: B023
+                sides,
+                downscale=downscale,
+            )
+            for precision in ("half", "fp32")
+        }
+        for name, (run, place) in runs.items()
+    }
+
+
+def record(
+    plan: Blueprint, downscale: int, steps: Mapping[str, list[Row]], passes: Mapping[str, Mapping[str, list[Row]]]
+) -> dict[str, object]:
+    """All that is known of a model."""
+    return {
+        "downscale": downscale,
+        "parameters": counts(plan),
+        "adapters_per_rank": add_adapters(made(plan.unet)) // LORA_RANK,
+        "training": dict(steps),
+        **passes,
+    }
+
+
+def traced(family: str) -> dict[str, object]:
+    """All that is known of a family."""
+    plan, sides = blueprint(family), SIDES.get(family, USUAL_SIDES)
+    downscale = DOWNSCALES.get(family, USUAL_DOWNSCALE)
+    steps = {}
+    for variant in variants(family):
+        steps[variant.key] = step_of(plan, variant, sides, downscale)
+        print(family, variant.key, len(steps[variant.key]), "rows", flush=True)
+    return record(plan, downscale, steps, passes_of(plan, sides, downscale))

@@ -1,0 +1,107 @@
+"""What is suggested: the mission's rules, and that it is true."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ed2.app.preflight import model_sizes
+from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
+from ed2.settings.schema import Settings
+from ed2.vram.advice import Advice, Search, suggest
+from ed2.vram.card import Card
+from ed2.vram.plan import plan_memory
+from ed2.vram.shapes import FAMILIES, shape_of
+from tests.vram.test_plan import settings
+
+PRESETS = {"sd15-12gb": 12, "sd15-24gb": 24, "sd21-768-24gb": 24}
+
+
+def advice(card_gb: float, *, family: str = "sd1", pictures: int | None = None, **changes: object) -> Advice:
+    return suggest(Search(shape_of(family), Card.of_size(card_gb), pictures), Settings().replaced(**changes))
+
+
+def changed(given: Advice) -> dict[str, object]:
+    return {name: value for change in given.changes for name, value in change.after.items()}
+
+
+@given(st.sampled_from(FAMILIES), settings, st.sampled_from([6, 8, 10, 12, 16, 24, 48, 80]))
+def test_what_is_suggested_fits_by_the_plan_or_nothing_is_said_to(family: str, given: Settings, card_gb: int) -> None:
+    card = Card.of_size(card_gb)
+    found = suggest(Search(shape_of(family), card), given)
+    plan = plan_memory(found.settings, shape_of(family), card=card)
+    if found.fits:
+        assert plan.verdict(card) == "fits"
+        assert given.replaced(**changed(found)) == found.settings
+        assert not found.needed
+    else:
+        assert "Nothing fits" in found.needed[0]
+        assert found.changes == ()
+        assert found.settings == given
+
+
+def test_sd15_at_512_trains_on_12_gb_with_checkpointing_and_always_with_it() -> None:
+    for batch in (1, 2, 4, 6):
+        found = advice(12, batch_size=batch)
+        assert changed(found) == {"gradient_checkpointing": True}
+        assert found.fits
+    assert changed(advice(11)) == {"gradient_checkpointing": True, "disable_textenc_training": True}
+
+
+@pytest.mark.parametrize(
+    ("resolution", "is_on"),
+    [(512, False), (576, False), (640, False), (768, False), (832, True), (1024, True)],
+)
+def test_on_24_gb_checkpointing_is_off_below_640_and_on_above_768(resolution: int, is_on: bool) -> None:
+    for begin in (False, True):
+        found = advice(24, resolution=resolution, gradient_checkpointing=begin)
+        assert found.fits
+        assert found.settings.memory.gradient_checkpointing is is_on
+
+
+def test_between_640_and_768_the_high_estimate_decides() -> None:
+    assert not advice(
+        24, resolution=704, batch_size=5, gradient_checkpointing=True
+    ).settings.memory.gradient_checkpointing
+    assert advice(24, resolution=704, batch_size=8).settings.memory.gradient_checkpointing
+
+
+def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
+    found = advice(8)
+    assert not found.fits
+    text = " ".join(found.needed)
+    assert "full fine-tune" in text
+    assert "A card with 11 GB would do" in text
+    assert "LoRA" in text
+
+
+def test_the_batch_is_not_proposed_past_a_tenth_of_the_pictures_or_8() -> None:
+    assert "batch_size 8" in advice(24).room
+    assert "batch_size 5" in advice(24, pictures=59).room
+    assert advice(24, pictures=15).room == ""
+    assert advice(24, batch_size=8).room == ""
+
+
+def test_the_cheapest_come_first_and_what_is_not_needed_is_left_out() -> None:
+    found = advice(12, optimizer="adamw", amp=False, batch_size=4)
+    assert list(changed(found)) == ["gradient_checkpointing", "amp", "optimizer"]
+    assert all(change.saves_gb > 0 for change in found.changes)
+    assert list(changed(advice(24, amp=False, batch_size=6, resolution=768))) == ["amp", "gradient_checkpointing"]
+    assert list(changed(advice(12, resolution=1024, batch_size=8)))[:2] == ["gradient_checkpointing", "batch_size"]
+
+
+def test_accumulated_gradients_become_a_larger_batch() -> None:
+    found = advice(12, batch_size=2, grad_accum=4, gradient_checkpointing=True)
+    assert changed(found) == {"grad_accum": 1, "batch_size": 7}
+
+
+def test_an_optimizer_with_rates_of_its_own_is_left_last_and_takes_the_default_rate_with_it() -> None:
+    assert changed(advice(24, optimizer="prodigy", lr=1.0, gradient_checkpointing=True))["lr"] is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_shipped_presets_fit_the_card_that_they_name(name: str) -> None:
+    chosen = with_defaults(read_preset(PROGRAM_DIR / "presets" / f"{name}.json").values)
+    card = Card.of_size(PRESETS[name])
+    shape = shape_of(model_sizes(chosen).family)
+    assert plan_memory(chosen, shape, card=card).verdict(card) == "fits"
+    assert suggest(Search(shape, card), chosen).fits

@@ -1,0 +1,150 @@
+"""The memory plan: what it must do whatever the settings, and what is known of single ones."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ed2.registry import OPTIMIZERS
+from ed2.settings.schema import RESOLUTIONS, Settings
+from ed2.vram.card import NO_CARD, Card
+from ed2.vram.plan import MemoryPlan, plan_memory, sampling_batch
+from ed2.vram.shapes import FAMILIES, shape_of
+from ed2.vram.work import Beyond
+
+BIG = Card.of_size(80)
+TRAINED = ({}, {"disable_textenc_training": True}, {"disable_unet_training": True}, {"unfreeze_last_n_layers": 2})
+
+settings = st.builds(
+    lambda trained, rest: Settings().replaced(**trained, **rest),
+    st.sampled_from(TRAINED),
+    st.fixed_dictionaries(
+        {
+            "resolution": st.sampled_from(RESOLUTIONS[:-1]),
+            "batch_size": st.integers(1, 40),
+            "grad_accum": st.integers(1, 3),
+            "gradient_checkpointing": st.booleans(),
+            "amp": st.booleans(),
+            "optimizer": st.sampled_from(sorted(OPTIMIZERS)),
+            "attn_type": st.sampled_from(["sdp", "slice"]),
+            "ema_decay_rate": st.sampled_from([None, 0.99]),
+            "ema_device": st.sampled_from(["cpu", "cuda"]),
+        }
+    ),
+)
+families = st.sampled_from(FAMILIES)
+
+
+def planned(family: str = "sd1", *, card: Card = BIG, beyond: Beyond | None = None, **changes: object) -> MemoryPlan:
+    return plan_memory(Settings().replaced(**changes), shape_of(family), card=card, beyond=beyond)
+
+
+@given(families, settings)
+def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(family: str, given: Settings) -> None:
+    def of(**changes: object) -> float:
+        return plan_memory(given.replaced(**changes), shape_of(family), card=BIG).allocated_gb
+
+    now = of()
+    assert now <= of(batch_size=given.data.batch_size + 1)
+    assert now < of(batch_size=given.data.batch_size + 100)
+    assert now <= of(resolution=RESOLUTIONS[RESOLUTIONS.index(given.data.resolution) + 1])
+    assert of(gradient_checkpointing=True) <= of(gradient_checkpointing=False)
+
+
+@given(families, settings)
+def test_the_parts_are_the_whole_and_the_range_holds_it(family: str, given: Settings) -> None:
+    plan = plan_memory(given, shape_of(family), card=BIG)
+    assert sum(plan.parts.values()) == pytest.approx(plan.expected_gb)
+    assert plan.low_gb < plan.expected_gb < plan.high_gb
+    assert plan.allocated_gb == max(plan.by_phase.values()) == plan.by_phase[plan.peak]
+
+
+@given(families, settings)
+def test_sampling_and_saving_never_exceed_the_step_where_the_unet_is_trained(family: str, given: Settings) -> None:
+    if given.model.disable_unet_training or not given.memory.amp:
+        return
+    plan = plan_memory(given, shape_of(family), card=BIG)
+    step = max(plan.by_phase[phase] for phase in ("encoding", "forward", "backward", "optimizer"))
+    assert max(plan.by_phase["sampling"], plan.by_phase["saving"]) <= step
+    assert 1 <= sampling_batch(given, shape_of(family), card=BIG) <= given.data.batch_size
+
+
+def test_gradients_wait_where_batches_are_accumulated() -> None:
+    once, twice, often = (planned(grad_accum=n, batch_size=1, gradient_checkpointing=True) for n in (1, 2, 9))
+    assert twice.allocated_gb > once.allocated_gb + 1.5
+    assert often == twice
+    assert planned(grad_accum=2).parts["gradients"] == pytest.approx(4 * 982_581_444 / 2**30)
+
+
+def test_what_is_frozen_takes_less_the_more_of_it_is() -> None:
+    frozen = planned(disable_textenc_training=True)
+    part = planned(unfreeze_last_n_layers=2)
+    whole = planned()
+    assert frozen.allocated_gb < part.allocated_gb < whole.allocated_gb
+    assert planned(freeze_embeddings=True).parts["optimizer"] < whole.parts["optimizer"]
+
+
+def test_each_optimizer_has_its_own_state() -> None:
+    by_name = {name: planned(optimizer=name).by_phase["optimizer"] for name in OPTIMIZERS}
+    assert sorted(by_name, key=lambda name: by_name[name]) == [
+        "lion8bit", "adamw8bit", "adafactor", "lion", "adamw", "schedulefree", "prodigy",
+    ]  # fmt: skip
+    assert planned(optimizer="adamw", text_encoder_optimizer="lion8bit").parts["optimizer"] == pytest.approx(
+        (8 * 859_520_964 + 1.016 * 123_060_480) / 2**30, rel=1e-3
+    )
+
+
+def test_the_average_counts_where_it_lies() -> None:
+    without, on_cpu = planned(), planned(ema_decay_rate=0.99, ema_device="cpu")
+    on_card = planned(ema_decay_rate=0.99, ema_device="cuda")
+    assert on_cpu.allocated_gb == without.allocated_gb
+    assert on_card.parts["average"] == pytest.approx(3.66, abs=0.01)
+    assert on_card.by_phase["sampling"] - without.by_phase["sampling"] == pytest.approx(3.66, abs=0.01)
+
+
+def test_what_has_no_setting_yet_can_be_planned() -> None:
+    full = planned(gradient_checkpointing=True)
+    cached = planned(gradient_checkpointing=True, beyond=Beyond(cached_latents=True))
+    assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)
+    small, large = (planned(gradient_checkpointing=True, beyond=Beyond(lora_rank=rank)) for rank in (4, 128))
+    assert small.allocated_gb < large.allocated_gb < full.allocated_gb / 2
+
+
+def test_a_cpu_has_no_mixed_precision_and_no_card_no_verdict() -> None:
+    plan = planned(card=NO_CARD)
+    assert plan.parts["autocast_copies"] == 0
+    assert plan.parts["optimizer"] == pytest.approx(8 * 982_581_444 / 2**30)
+    assert plan.verdict(NO_CARD) is None
+    told = plan.as_object(NO_CARD)
+    assert (told["verdict"], told["card_gb"]) == (None, None)
+
+
+def test_the_verdict_is_by_the_high_and_the_expected_figure() -> None:
+    plan = planned()
+    assert plan.verdict(Card(free_gb=plan.high_gb)) == "fits"
+    assert plan.verdict(Card(free_gb=plan.high_gb - 0.01)) == "tight"
+    assert plan.verdict(Card(free_gb=plan.expected_gb)) == "tight"
+    assert plan.verdict(Card(free_gb=plan.expected_gb - 0.01)) == "does not fit"
+
+
+def test_a_model_is_known_by_the_numbers_of_its_weights() -> None:
+    demo = shape_of("sd1", {"unet": 2_725_956, "vae": 233_751, "text_encoder": 208_704})
+    assert plan_memory(Settings().replaced(resolution=64), demo, card=NO_CARD).allocated_gb < 0.1
+    sd1 = shape_of("sd1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_557})
+    assert sd1.parameters is None
+    odd = shape_of("sd1", {"unet": 400_000_000, "vae": 83_653_863, "text_encoder": 123_060_480})
+    plan = plan_memory(Settings(), odd, card=BIG)
+    assert plan.allocated_gb < planned().allocated_gb
+    assert "usual size" in plan.notes[0]
+
+
+def test_planning_needs_no_torch() -> None:
+    script = (
+        "import sys; from ed2.settings.schema import Settings; from ed2.vram.plan import plan_memory\n"
+        "from ed2.vram.shapes import shape_of; from ed2.vram.advice import Search, suggest\n"
+        "from ed2.vram.card import Card\n"
+        "suggest(Search(shape_of('sd1'), Card.of_size(8)), Settings()); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
