@@ -167,6 +167,7 @@ class Session:
             else:
                 logger.exception("The run failed.")
             self._saver.join()  # what it writes may be what the run goes back to
+            self._saver.join()
             fault = fault_of(error, self._start.settings, self._builder.machine.device, self._builder.run_dir)
         else:
             return self._ended("done", "all epochs are done")

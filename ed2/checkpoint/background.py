@@ -41,7 +41,7 @@ class BackgroundSaver:
                 return
             self._thread = threading.Thread(target=self._write, args=(copy, name), name="saving")
             self._thread.start()
-        except CheckpointError as error:
+        except (CheckpointError, RuntimeError, MemoryError) as error:  # also: no memory even for a save without a copy
             self._give_up(step, error)
 
     def finish(self, run: Run, kind: Kind) -> CheckpointSaved:

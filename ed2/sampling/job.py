@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ed2.events import EventBus, PhaseChanged, Sample, SamplesMade, Warned
+from ed2.models.memory import is_out_of_memory
 from ed2.models.sd import StableDiffusion
+from ed2.sampling.fitting import Fitting
 from ed2.sampling.pictures import write_sample
 from ed2.sampling.prompts import Prompt, PromptFile
-from ed2.sampling.sampler import NUM_STEPS, SampleOptions, draw_samples
+from ed2.sampling.sampler import NUM_STEPS, SampleOptions
 from ed2.training.state import Controls, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
@@ -32,7 +32,7 @@ class SampleJob:
         prompts: read again each time.
         autocast: gives the context of a forward pass.
         total_steps: optimizer steps of the whole run.
-        batch_size: prompts in one forward pass; halved for the times to come when the memory does not suffice.
+        batch_size: prompts in one forward pass, where the file does not say; fewer when the memory does not suffice.
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
         weights: what to draw with, all prompts with each; the second time as samples of their own.
@@ -50,12 +50,9 @@ class SampleJob:
     sampler: str = "ddim"
     num_steps: int = NUM_STEPS
     weights: Sequence[Weights] = (nullcontext,)
-    _most: int = 64
 
-    @property
-    def _at_once(self) -> int:
-        """Prompts in one forward pass: as the file says, else as set, and never more than the memory has held."""
-        return min(self._most, self.prompts.options.batch_size or self.batch_size)
+    def __post_init__(self) -> None:
+        self._fitting = Fitting(self.prompts.multiple)
 
     def due(self, state: TrainState) -> bool:
         """Every `sample_steps` steps, and after the last."""
@@ -87,8 +84,11 @@ class SampleJob:
         try:
             self._draw(state.step, prompts, samples)
         except _SURVIVED as error:
-            self.bus.emit(Warned(state.step, self._what_failed(error, state.step)))
+            self.bus.emit(Warned(state.step, _what_failed(error, state.step)))
         finally:
+            if told := self._fitting.told():
+                text = f"The memory did not suffice for the samples of step {state.step}: {told}."
+                self.bus.emit(Warned(state.step, f"{text} The training goes on."))
             self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
         return SamplesMade(state.step, tuple(samples), time.monotonic() - began) if samples else None
 
@@ -106,23 +106,22 @@ class SampleJob:
         options = SampleOptions(
             sampler=self.sampler,
             num_steps=self.num_steps,
-            batch_size=self._at_once,
+            batch_size=self.prompts.options.batch_size or self.batch_size,
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
         )
         for turn, weights in enumerate(self.weights):
             with weights():
-                for drawn in draw_samples(self.model, prompts, options):
+                for drawn in self._fitting.draw(self.model, prompts, options):
                     prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
                     samples.append(write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles))
 
-    def _what_failed(self, error: Exception, step: int) -> str:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            fewer = f" From now on {self._at_once // 2} at a time." if self._at_once > 1 else ""
-            self.batch_size = self._most = max(1, self._at_once // 2)
-            return f"The memory did not suffice for the samples of step {step}. The training goes on.{fewer}"
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        return f"The samples of step {step} could not be made ({reason}). The training goes on."
+
+def _what_failed(error: Exception, step: int) -> str:
+    if is_out_of_memory(error):
+        return f"The memory did not suffice for the samples of step {step}. The training goes on."
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return f"The samples of step {step} could not be made ({reason}). The training goes on."
 
 
 def _as_trained(prompt: Prompt) -> Prompt:

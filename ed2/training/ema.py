@@ -90,8 +90,8 @@ class Ema:
         parameters = [p for network in self.networks.values() for p in trained_of(network).values()]
         averages = [tensor for tensors in self._averages.values() for tensor in tensors.values()]
         kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-        overwrite(parameters, averages)
         try:
+            overwrite(parameters, averages)
             yield
         finally:
             overwrite(parameters, kept)

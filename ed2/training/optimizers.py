@@ -181,9 +181,9 @@ class Optimizers:
         """
         free: list[Any] = [optimizer for optimizer in self if averages(optimizer)]
         kept = [[p.detach().to("cpu", copy=True) for p in parameters_of(optimizer)] for optimizer in free]
-        for optimizer in free:
-            optimizer.eval()
         try:
+            for optimizer in free:
+                optimizer.eval()
             yield
         finally:
             for optimizer, tensors in zip(free, kept, strict=True):

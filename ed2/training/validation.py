@@ -3,6 +3,7 @@
 Nothing here draws from a global generator or touches a gradient, so that training is the same with and without it.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from ed2.data.example import Example
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.errors import Problem
 from ed2.events import Event, EventBus, ValidationDone, Warned
+from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.models.modes import evaluating
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
+from ed2.training.recovery import in_portions
 from ed2.training.state import Run, TrainState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +45,29 @@ class Validator:
     should_stop: Callable[[], bool] = lambda: False
     on_problem: Callable[[Problem], None] = lambda problem: None
 
-    def losses(self) -> dict[str, float]:
-        """Return the mean loss of each curve; a curve that a stop has cut short is left out."""
+    def losses(self, at_once: int | None = None) -> dict[str, float]:
+        """Return the mean loss of each curve; a curve that a stop has cut short is left out.
+
+        Args:
+            at_once: pictures in one forward pass, at most; None is a whole batch.
+        """
         model = self.objective.model
         networks = [model.trained[name] for name in model.trained]
         found: dict[str, float] = {}
         with torch.no_grad(), evaluating(*networks):
             for tag, examples in self.curves.items():
-                mean = self._mean(examples)
+                mean = self._mean(examples, at_once)
                 if mean is not None and mean.count:
                     found[tag] = mean.take()
         return found
 
-    def _mean(self, examples: Sequence[Example]) -> Mean | None:
+    def _mean(self, examples: Sequence[Example], at_once: int | None) -> Mean | None:
         mean = Mean()
         with Loader(examples, self.options, on_problem=self.on_problem) as loader:
             for batches in loader.groups(0):
                 if self.should_stop():
                     return None
-                for batch in batches:
+                for batch in in_portions(batches, at_once):
                     with self.autocast():
                         mean.add(self.objective(batch))
         return mean
@@ -76,6 +85,7 @@ class ValidationJob:
     validator: Validator
     bus: EventBus
     every_n_epochs: float
+    _at_once: int | None = None
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
@@ -93,11 +103,22 @@ class ValidationJob:
         return self.run(state) if state.step == 0 else None
 
     def run(self, state: TrainState) -> Event | None:
-        """Measure; too little memory is told and leaves the training alone."""
-        try:
-            with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
-                values = self.validator.losses()
-        except torch.OutOfMemoryError:
-            text = f"The memory did not suffice for the validation of step {state.step}: lower val_batch_size."
-            return Warned(state.step, f"{text} The training goes on.")
-        return ValidationDone(state.step, values) if values else None
+        """Measure, in smaller batches where the memory does not suffice; then too the training goes on."""
+        while True:
+            try:
+                with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
+                    values = self.validator.losses(self._at_once)
+                return ValidationDone(state.step, values) if values else None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.info("The memory did not suffice for a validation.", exc_info=True)
+            release_memory(self.training.objective.device)
+            largest = self._at_once or self.validator.options.batch_size
+            lack = f"The memory did not suffice for the validation of step {state.step}."
+            if largest == 1:
+                return Warned(state.step, f"{lack} It is left out, and the training goes on.")
+            self._at_once = largest // 2
+            self.bus.emit(
+                Warned(state.step, f"{lack} It is done again with {self._at_once} at a time, as from now on.")
+            )

@@ -1,12 +1,17 @@
 """Whole runs that meet a lack of memory, numbers that are not finite, and pictures that fail to decode."""
 
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ed2.checkpoint import snapshot
 from ed2.data import loader
-from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, Warned
+from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, SamplesMade, ValidationDone, Warned
+from ed2.models.sd import StableDiffusion
 from ed2.training import loop
 from ed2.training.objective import Objective
 from ed2.training.state import Run
@@ -98,3 +103,87 @@ def test_a_picture_at_which_a_library_fails_is_named_and_the_run_goes_on(
     trained = train({**values, "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "03.png" in texts(trained) and "a fault of the library" in texts(trained)
+
+
+def too_little_memory(monkeypatch: pytest.MonkeyPatch, *, training: int, else_: int) -> None:
+    """Let the model run out of memory on more rows than these in one pass."""
+    predict = StableDiffusion.predict
+
+    def checked(self: StableDiffusion, noisy_latents: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(noisy_latents) > (training if torch.is_grad_enabled() else else_):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return predict(self, noisy_latents, *rest)
+
+    monkeypatch.setattr(StableDiffusion, "predict", checked)
+
+
+@pytest.fixture
+def busy(values: Values, pictures: Path, tmp_path: Path) -> Values:
+    """A run that also validates and draws samples."""
+    prompts = tmp_path / "prompts.json"
+    common = {"cfgs": [1, 4], "num_inference_steps": 4, "size": [16, 16]}
+    prompts.write_text(json.dumps({**common, "samples": [{"prompt": "a"}, {"prompt": "b"}]}))
+    validation = {"val_split_mode": "manual", "manual_data_root": str(pictures)}
+    return {**values, **validation, "sample_prompts": str(prompts), "max_epochs": 1, "logdir": str(tmp_path / "busy")}
+
+
+@pytest.mark.parametrize("rows", [2, 0], ids=["little", "none"])
+def test_too_little_memory_for_validation_and_samples_changes_no_byte_of_the_training(
+    values: Values, busy: Values, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    straight = train({**values, "max_epochs": 1})
+    threads = threading.active_count()
+    too_little_memory(monkeypatch, training=100, else_=rows)
+    trained = train(busy)
+    assert trained.ended.phase == "done"
+    assert not differing(straight.checkpoint, trained.checkpoint)
+    assert threading.active_count() == threads
+    assert len(trained.of(ValidationDone)) == (2 if rows else 0)
+    assert len(trained.of(SamplesMade)) == (2 if rows else 0)  # one prompt takes two rows
+    assert "validation of step 0" in texts(trained) and "samples of step 0" in texts(trained)
+
+
+def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, count = snapshot.taken_apart, iter(range(100))
+
+    def fails_twice(*anything: Any) -> Any:  # for the copy of the first save, and for the save without a copy
+        if next(count) < 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return copy(*anything)
+
+    straight = train({**values, "save_every_n_epochs": 1})
+    monkeypatch.setattr(snapshot, "taken_apart", fails_twice)
+    trained = train({**values, "save_every_n_epochs": 1})
+    assert trained.ended.phase == "done"
+    assert "tries again at the next interval" in texts(trained)
+    assert len(trained.of(CheckpointSaved)) == len(straight.of(CheckpointSaved)) - 1
+    assert not differing(straight.checkpoint, trained.checkpoint)
+
+
+def test_a_run_that_had_to_cut_its_batches_learns_the_same_and_goes_on_so_after_a_stop(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {**values, "optimizer": "lion", "lr": 1e-5}
+    straight = train(values)
+    too_little_memory(monkeypatch, training=1, else_=100)
+    stopped = train(values, stop_at=4)
+    assert "gradient checkpointing, which stays on" in texts(stopped)
+    assert "with 1 picture at a time" in texts(stopped)
+    resumed = train({"resume_ckpt": str(stopped.checkpoint), "logdir": str(values["logdir"])})
+    assert resumed.run_dir == stopped.run_dir and resumed.ended.phase == "done"
+    assert "equal in its maths, not byte for byte" in texts(resumed)
+    assert "is done again" not in texts(resumed)
+    both = [*losses(stopped)[:4], *losses(resumed)]
+    assert losses(straight)[:3] == pytest.approx(both[:3], rel=1e-3)
+    assert losses(straight)[-1] == pytest.approx(both[-1], rel=1e-3)
+
+
+def test_a_picture_that_does_not_fit_alone_ends_the_run_with_three_settings_to_change(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_little_memory(monkeypatch, training=0, else_=100)
+    trained = train({**values, "disable_textenc_training": False})
+    assert trained.ended.phase == "failed"
+    assert [w in trained.ended.reason for w in ("adamw8bit", "disable_textenc", "gradient_checkpointing")] == [True] * 3

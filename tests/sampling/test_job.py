@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,17 +140,45 @@ def test_samples_before_a_failure_count(job: SampleJob, events: list[Event], mon
     assert "disk is gone" in warnings(events)[0]
 
 
-def test_too_little_memory_means_fewer_prompts_at_a_time(
+def too_little_for(job: SampleJob, monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    """Let the model run out of memory on more than so many latent cells in one pass."""
+    predict = job.model.predict
+
+    def checked(noisy: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if noisy.shape[0] * noisy.shape[2] * noisy.shape[3] > cells:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return predict(noisy, *rest)
+
+    monkeypatch.setattr(job.model, "predict", checked)
+
+
+def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_pictures(
     job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wanted = job.run(TrainState(step=4))
+    assert wanted is not None
+    pictures = [sample.path.read_bytes() for sample in wanted.samples]
     job.batch_size = 2
+    too_little_for(job, monkeypatch, cells=2 * 4 * 4)  # one prompt with and without guidance
+    made = job.run(TrainState(step=8))
+    assert made is not None
+    assert [sample.path.read_bytes() for sample in made.samples] == pictures
+    assert warnings(events) == [
+        "The memory did not suffice for the samples of step 8: 1 prompt at a time from now on. The training goes on."
+    ]
+    events.clear()
+    assert job.run(TrainState(step=12)) is not None
+    assert not warnings(events)
 
-    def no_memory(*args: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(job.model, "predict", no_memory)
-    assert job.run(TrainState(step=4)) is None
-    assert job.batch_size == 1
-    assert "1 at a time" in warnings(events)[0]
-    monkeypatch.undo()
-    assert job.run(TrainState(step=8)) is not None
+def test_a_prompt_too_large_is_drawn_at_half_its_size_and_one_larger_still_is_left_out(
+    job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.prompts.path.write_text('{"samples": [{"prompt": "a cat"}, {"prompt": "a dog", "size": [64, 64]}]}')
+    job.prompts = replace(job.prompts, path=job.prompts.path.rename(job.prompts.path.with_suffix(".json")))
+    too_little_for(job, monkeypatch, cells=2 * 2 * 2)
+    made = job.run(TrainState(step=4))
+    assert made is not None
+    assert [(sample.index, sample.size) for sample in made.samples] == [(0, (8, 8))]
+    (text,) = warnings(events)
+    assert "half the size from now on, prompt 2 left out" in text
