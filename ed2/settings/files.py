@@ -64,7 +64,8 @@ def read_preset(path: Path) -> Preset:
         raise _file_error(path, "about holds no texts.", "It is an object of texts: title, for, source.")
     known = translated(values)
     texts = {str(k): str(v) for k, v in about.items()}
-    notes = [*known.notes, *_chain_note(path)]
+    told = known.told_of(path.name) if known.is_of_original else []
+    notes = [*told, *_chain_note(path)]
     return Preset(path, absolute_paths(known.values, PROGRAM_DIR), texts, tuple(notes))
 
 

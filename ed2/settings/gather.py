@@ -54,9 +54,10 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
     for name, read in _FILES.items():
         file = values.pop(name, None)
         if file:
-            found = read(read_object(_place_of(name, file, config if name not in typed.values else None)))
+            place = _place_of(name, file, config if name not in typed.values else None)
+            found = read(read_object(place))
             merged |= absolute_paths(found.values, PROGRAM_DIR)
-            notes += found.notes
+            notes += found.told_of(place.name)
     values = _common_lr(merged, values) | values
     notes += _lowvram(values) + _scale_lr(values)
     own = {name: value for name, value in (preset.values if preset else {}).items() if name not in _FILES}

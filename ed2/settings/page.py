@@ -3,7 +3,8 @@
 import json
 
 from ed2.settings.fields import FieldSpec, fields, groups
-from ed2.settings.legacy import LEGACY_FLAGS, ORIGINAL, original_keys, reason_of, status_of
+from ed2.settings.legacy import LEGACY_FLAGS
+from ed2.settings.original import ORIGINAL, original_keys, reason_of, status_of
 
 HEAD = """\
 # Settings

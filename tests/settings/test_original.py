@@ -11,7 +11,7 @@ from ed2.settings import cli
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
-from ed2.settings.legacy import DEAD, FREEZING_KEYS, LATER, OPTIMIZER_KEYS, ORIGINAL, VALIDATION_KEYS, status_of
+from ed2.settings.original import DEAD, FREEZING_KEYS, LATER, OPTIMIZER_KEYS, ORIGINAL, VALIDATION_KEYS, status_of
 
 Values = dict[str, object]
 
@@ -117,7 +117,9 @@ def test_a_file_of_the_original_may_be_named_by_flag_and_by_file(
     file = tmp_path / "named.json"
     file.write_text(json.dumps(content))
     by_flag, by_file = both_ways(tmp_path, name, str(file))
-    assert by_flag == by_file and by_flag[0] != plain and not by_flag[1]
+    assert by_flag == by_file and by_flag[0] != plain
+    (note,) = by_flag[1]
+    assert note.startswith("named.json of EveryDream 2 was read; taken over: ")
 
 
 @pytest.mark.parametrize(
