@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
@@ -65,7 +65,7 @@ class TrainerService:
             self._require("start")
             values = absolute_paths(values, PROGRAM_DIR)
             if problems := start_problems(values):
-                self._view.change("problems", problems=tuple(problems))
+                self.show_problems(problems)
                 raise SettingsError("The run cannot start:", problems)
             self._controls = Controls()
             self._view.clear("preparing", "reading the program's libraries")
@@ -107,15 +107,18 @@ class TrainerService:
         """Draw the sample prompts after the present step. Raises RefusedError."""
         self._ask("sample now", "sample")
 
-    def dismiss_problems(self) -> None:
-        """Show no problems any more."""
-        self._view.change("problems", problems=())
+    def show_problems(self, problems: Sequence[Problem]) -> None:
+        """Show what is wrong beside the Train button."""
+        self._view.change("problems", problems=tuple(problems))
 
     def read_libraries(self) -> None:
         """Read what a run needs, which takes seconds; done ahead of time, Train answers sooner."""
         with self._libraries:  # two threads that read the same modules at once may meet half of one
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            from ed2.models.libraries import quiet_libraries
+
+            quiet_libraries()
             import ed2.app.runner  # noqa: F401
 
     def show_last_run(self, logdir: Path) -> None:

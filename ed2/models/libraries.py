@@ -5,6 +5,7 @@ import logging
 
 def quiet_libraries() -> None:
     """Show only errors of diffusers and transformers, and none of their progress bars."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel of its CPU part is never there
     import diffusers
     import transformers
 
@@ -12,4 +13,3 @@ def quiet_libraries() -> None:
     diffusers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel of its CPU part is never there

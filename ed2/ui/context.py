@@ -10,12 +10,26 @@ from ed2.app.check import Checked
 from ed2.app.roots import Roots
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
+from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.ui.sharing import Sharing
 from ed2.ui.shelf import Shelf
 
 SAMPLE_SIDE = 768
 THUMB_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A form that could not start, and why."""
+
+    values: Mapping[str, object]
+    problems: tuple[Problem, ...]
+
+    def left(self, values: Mapping[str, object]) -> list[Problem]:
+        """The problems whose fields are as they were."""
+        changed = {name for name, value in self.values.items() if values.get(name, value) != value}
+        return [problem for problem in self.problems if problem.path not in changed]
 
 
 @dataclass
@@ -36,6 +50,7 @@ class Context:
     checked: Checked | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_preset_given: bool = False
+    _refused: Refused | None = None
 
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples)
@@ -47,9 +62,30 @@ class Context:
         return dict(self._form)
 
     def keep_form(self, values: Mapping[str, object]) -> None:
-        """Remember the form for every page, and for the next start. Raises OSError."""
+        """Remember the form for every page, and for the next start.
+
+        Raises:
+            OSError: it is remembered until the program ends.
+        """
         self._form = dict(values)
+        if self._refused and not self.service.snapshot().is_active:
+            self.service.show_problems(self._refused.left(values))
         self.user.keep_draft(values)
+
+    def start(self, values: Mapping[str, object]) -> None:
+        """Begin a run with this form.
+
+        Raises:
+            RefusedError: a run is going on.
+            SettingsError: lists everything that is wrong, which is shown until those fields are changed.
+        """
+        try:
+            self.service.start(self.require_allowed(values))
+        except SettingsError as error:
+            self._refused = Refused(dict(values), tuple(error.problems))
+            self.service.show_problems(error.problems)
+            raise
+        self._refused = None
 
     def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with their paths made absolute, every one of them in an allowed folder. Raises SettingsError."""

@@ -16,16 +16,21 @@ from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.charts import bars_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import QUIET
+from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.words import empty_html, problems_html
 
 PER_PAGE = 24
 MAX_TOLD = 20
 NEEDED_GROUPS = ("data", "run", "model", "validation")
-HERE = "(choose a folder in it)"
+NO_FOLDER = "There is no such folder, or it may not be opened from here."
 NOT_CHECKED = "Press Check: every picture is read, and nothing is changed."
 
 
+ENTER = """element.addEventListener('click', event => {
+  const folder = event.target.closest('[data-folder]');
+  if (folder) trigger('click', {folder: folder.dataset.folder});
+})"""
+"""A folder that is pressed is opened."""
 CHOOSE = """element.addEventListener('click', event => {
   const tile = event.target.closest('[data-picture]');
   if (!tile) return;
@@ -44,7 +49,7 @@ class DatasetTab:
         with gr.Accordion("Choose a folder", open=False):
             self.place = gr.Textbox(label="Open folder", value=str(self._first_place()), elem_id="browse-place",
                                     max_lines=1, interactive=True)  # fmt: skip
-            self.inside = gr.Dropdown([], label="Folders in it", elem_id="browse-inside", interactive=True)
+            self.inside = gr.HTML("", elem_id="browse-inside", js_on_load=ENTER)
             with gr.Row(elem_classes="ed-actions"):
                 self.up = gr.Button("Up", elem_id="browse-up-button", min_width=100)
                 self.take = gr.Button("Use this folder", elem_id="browse-take-button", min_width=140)
@@ -80,11 +85,11 @@ class DatasetTab:
         for button, change in ((self.save, self._save), (self.undo, self._undo)):
             button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, *shown], **slow)
         browsed = [self.place, self.inside]
-        self.place.submit(self._open, self.place, browsed, **QUIET)
-        self.place.blur(self._open, self.place, browsed, **QUIET)
-        self.inside.input(self._enter, browsed, browsed, **QUIET)
-        self.up.click(lambda place: self._open(str(Path(place).parent)), self.place, browsed, **QUIET)
-        self.take.click(self._take, self.place, self._form.controls["data_root"], **QUIET)
+        for event in (self.place.submit, self.place.blur):
+            event(self._open, self.place, browsed, **SPOKEN)
+        self.inside.click(self._enter, self.place, browsed, **SPOKEN)
+        self.up.click(lambda place: self._open(str(Path(place).parent)), self.place, browsed, **SPOKEN)
+        self.take.click(self._take, self.place, self._form.controls["data_root"], **SPOKEN)
 
     @property
     def _checked_outputs(self) -> list[Any]:
@@ -102,16 +107,22 @@ class DatasetTab:
     def _open(self, place: str) -> tuple[Any, Any]:
         folder = Path(place).expanduser()
         if not self._context.roots.allow(folder) or not folder.is_dir():
-            gr.Warning("There is no such folder, or it may not be opened from here.", duration=6)
+            gr.Warning(NO_FOLDER, duration=6)
             return gr.skip(), gr.skip()
-        return str(folder), gr.update(choices=[HERE, *self._context.roots.folders_in(folder)], value=HERE)
+        names = map(escape, self._context.roots.folders_in(folder))
+        items = "".join(f'<li><button type="button" data-folder="{name}">{name}</button></li>' for name in names)
+        inside = f'<ul class="ed-folders" aria-label="Folders in it">{items}</ul>'
+        return str(folder), inside if items else '<p class="ed-note">There is no folder in it.</p>'
 
-    def _enter(self, place: str, name: str) -> tuple[Any, Any]:
-        return (gr.skip(), gr.skip()) if name == HERE else self._open(str(Path(place) / name))
+    def _enter(self, place: str, event: gr.EventData) -> tuple[Any, Any]:
+        return self._open(str(Path(place) / str(getattr(event, "folder", ""))))
 
-    def _take(self, place: str) -> str:
-        self._open(place)
-        return place
+    def _take(self, place: str) -> Any:
+        folder = Path(place).expanduser()
+        if not self._context.roots.allow(folder) or not folder.is_dir():
+            gr.Warning(NO_FOLDER, duration=6)
+            return gr.skip()
+        return str(folder)
 
     def _check(self, *raw: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
@@ -197,12 +208,12 @@ class DatasetTab:
         """Change the caption of a picture of the last check, and look at the folder again."""
         example = self._example(path)
         if example is None or not self._context.roots.allow(example.path):
-            raise gr.Error("Press Check and choose a picture first.", duration=6)
+            raise refusal("Press Check and choose a picture first.")
         try:
             change(example.path)
             self._scan(self._form.values_of(raw))
         except Ed2Error as error:
-            raise gr.Error(str(error), duration=8) from None
+            raise refusal(str(error)) from None
         thumbs, choices, _ = self._turn(page)
         now = self._example(path)
         return [self._report_html(), thumbs, gr.update(choices=choices["choices"], value=path),

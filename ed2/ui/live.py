@@ -23,7 +23,11 @@ TICK: Mapping[str, Any] = {
 }  # fmt: skip
 """A tick costs next to nothing and waits for nothing."""
 QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""A quick answer to a person."""
+"""A quick answer that has nothing to say: what does not pass the queue can show no message (Gradio 6.31)."""
+SPOKEN: Mapping[str, Any] = {
+    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "control",
+}  # fmt: skip
+"""What a person asks for, and may be told that it cannot be; one after the other."""
 
 Seen = Mapping[str, object]
 """What a page shows already: the number of each section, and the state. Small, since one is kept for every page."""
@@ -121,6 +125,11 @@ class LivePanel:
 
 
 NO_SAMPLES = "Samples appear here: before the first step, then as often as the tab Sampling says."
+
+
+def refusal(text: str) -> gr.Error:
+    """An error to raise that tells a person something; it is no fault of the program."""
+    return gr.Error(text, duration=10, print_exception=False)
 
 
 def seen_now(shown: RunSnapshot) -> Seen:

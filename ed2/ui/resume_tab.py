@@ -8,9 +8,10 @@ import gradio as gr
 
 from ed2.app.reporters.texts import file_size
 from ed2.app.runs import RunRecord, find_runs
+from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET
+from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html
 
@@ -42,16 +43,19 @@ class ResumeTab:
         """Connect the buttons, and fill the list whenever the tab is opened."""
         logdir = form.controls["logdir"]
         for event in (self.refresh.click, tab.select):
-            filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **QUIET)
+            filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
             filled.then(None, self.choice, None, js=MARK)
         self.list.click(self._pressed, None, self.choice, **QUIET)
         self.choice.change(None, self.choice, None, js=MARK)
-        self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **QUIET)
+        self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
-        self.as_base.click(self._use, [logdir, self.choice], base, **QUIET)
+        self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
 
     def _runs(self, logdir: str) -> list[RunRecord]:
-        folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
+        try:
+            folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
         shown = self._context.service.snapshot()
         return find_runs(folder, shown.run_dir if shown.is_active else None, MAX_SHOWN)
 
@@ -83,17 +87,17 @@ class ResumeTab:
         for run in self._runs(logdir):
             if run.folder.name == name:
                 return run
-        raise gr.Error("Choose a run of the list first.", duration=6)
+        raise refusal("Choose a run of the list first.")
 
     def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:
         run = self._chosen(logdir, name)
         if not run.can_continue:
-            raise gr.Error("This run has no checkpoint that it can continue from.", duration=6)
+            raise refusal("This run has no checkpoint that it can continue from.")
         return started(self._context, {"resume_ckpt": str(run.folder), "logdir": str(Path(run.folder).parent)})
 
     def _use(self, logdir: str, name: str | None) -> tuple[str, bool, Any]:
         run = self._chosen(logdir, name)
         if run.checkpoint is None:
-            raise gr.Error("This run has no checkpoint.", duration=6)
+            raise refusal("This run has no checkpoint.")
         gr.Info("The newest checkpoint of this run is now the base model of the form.", duration=5)
         return str(run.checkpoint), True, gr.Tabs(selected="settings")

@@ -11,7 +11,7 @@ from ed2.registry import SAMPLERS
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET
+from ed2.ui.live import SPOKEN, refusal
 
 SPARE_ROWS = 3
 USUAL_STEPS, USUAL_SAMPLER = 30, "ddim"
@@ -49,9 +49,9 @@ class SamplingTab:
         """Connect the buttons."""
         path = self._form.controls["sample_prompts"]
         table = [self.prompts, self.sampler, self.steps]
-        self.read.click(self._read, path, table, **QUIET)
-        path.submit(self._read, path, table, **QUIET)
-        self.save.click(self._save, table, path, **QUIET)
+        self.read.click(self._read, path, table, **SPOKEN)
+        path.submit(self._read, path, table, **SPOKEN)
+        self.save.click(self._save, table, path, **SPOKEN)
 
     @property
     def opened_outputs(self) -> list[Any]:
@@ -74,14 +74,14 @@ class SamplingTab:
         try:
             return self._table(path)
         except (OSError, ValueError, Ed2Error) as error:
-            raise gr.Error(f"The prompts cannot be read: {error}", duration=8) from None
+            raise refusal(f"The prompts cannot be read: {error}") from None
 
     def _save(self, rows: list[list[object]], sampler: str, steps: float | None) -> str:
         try:
             table = PromptTable(rows, sampler, None if steps in (None, USUAL_STEPS) else int(steps or 0))
             file = self._context.user.write(self._context.user.prompts.name, file_of(table))
         except (OSError, Ed2Error) as error:
-            raise gr.Error(f"The prompts cannot be saved: {error}", duration=10) from None
+            raise refusal(f"The prompts cannot be saved: {error}") from None
         gr.Info("Saved. They are drawn from the next sampling on.", duration=4)
         return str(file)
 

@@ -16,8 +16,10 @@ from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults
-from ed2.ui.live import QUIET
+from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.words import label_of, problems_html
+
+COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
 
 
 class SettingsTab:
@@ -40,7 +42,9 @@ class SettingsTab:
                         form.add(inside)
         with gr.Accordion("Equivalent command", open=False):
             self.command = gr.Textbox(label="The same run without a browser", lines=3, interactive=False,
-                                      buttons=["copy"], elem_id="equivalent-command")  # fmt: skip
+                                      elem_id="equivalent-command")  # fmt: skip
+            with gr.Row(elem_classes="ed-actions"):
+                self.copy = gr.Button("Copy", elem_id="copy-command-button", min_width=100)
         with gr.Accordion("Raw JSON", open=False):
             self.raw = gr.Textbox(label="What differs from the defaults", lines=8, max_lines=30, interactive=True,
                                   elem_id="raw-json")  # fmt: skip
@@ -62,28 +66,29 @@ class SettingsTab:
         inputs = self._form.inputs
         self.told_inputs = [ready, self.preset, *inputs]
         self.told_outputs = [self.forecast, self.difference, self.command, self.raw]
-        self.load.click(self._load, self.preset, inputs, **QUIET)
+        self.load.click(self._load, self.preset, inputs, **SPOKEN)
         self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET)
-        self.keep.click(self._keep, [self.name, *inputs], self.preset, **QUIET)
-        self.apply.click(self._apply, self.raw, inputs, **QUIET)
+        self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
+        self.copy.click(None, self.command, None, js=COPY)
+        self.apply.click(self._apply, self.raw, inputs, **SPOKEN)
         events = [control.change for control in (self.preset, *inputs)]
         gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
 
     def _load(self, title: str | None) -> list[Any]:
         path = self._context.user.presets().get(title or "")
         if path is None:
-            raise gr.Error("Choose a preset first.", duration=6)
+            raise refusal("Choose a preset first.")
         try:
             return self._form.shown({**defaults(), **preset_values(path)})
         except SettingsError as error:
-            raise gr.Error(str(error), duration=10) from None
+            raise refusal(str(error)) from None
 
     def _keep(self, name: str, *raw: Any) -> Any:
         try:
             values = absolute_paths(self._form.values_of(raw), PROGRAM_DIR)
             title = self._context.user.keep_preset(name, _differing(values, defaults()))
         except (Ed2Error, OSError) as error:
-            raise gr.Error(str(error), duration=8) from None
+            raise refusal(str(error)) from None
         gr.Info("The preset is saved.", duration=4)
         return gr.update(choices=list(self._context.user.presets()), value=title)
 
@@ -92,9 +97,9 @@ class SettingsTab:
             values = json.loads(text or "{}")
             with_defaults(values)
         except ValueError as error:
-            raise gr.Error(f"This is no proper JSON: {error}", duration=8) from None
+            raise refusal(f"This is no proper JSON: {error}") from None
         except (Ed2Error, TypeError) as error:
-            raise gr.Error(str(error), duration=10) from None
+            raise refusal(str(error)) from None
         return self._form.shown({**defaults(), **values})
 
     def told(self, is_ready: bool, preset: str | None, *raw: Any) -> tuple[Any, Any, Any, Any]:

@@ -4,6 +4,7 @@ import io
 import secrets
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,11 +46,15 @@ class Sharing:
         return self.as_html()
 
     def _tunnel(self) -> str:
-        from gradio import networking
+        from gradio import networking, tunneling
 
         try:
             monitor = self.monitor
             link = networking.setup_tunnel("127.0.0.1", monitor.server_port, monitor.share_token, None, None)
+        except tunneling.ChecksumMismatchError:
+            # Gradio 6.31 keeps the damaged program and would start it unseen the next time.
+            Path(tunneling.BINARY_PATH).unlink(missing_ok=True)
+            return ""
         except Exception:  # the tunnel is a program of others, which fails in many ways
             return ""
         self._hosts.add(urlsplit(link).hostname or "")
@@ -78,9 +83,17 @@ class Sharing:
         return f"Watch from elsewhere: {self.link}  user {USER}  password {self.password}"
 
     def close(self) -> None:
-        """End the monitor page."""
-        if self.monitor is not None:
-            self.monitor.close(verbose=False)
+        """End the link and the monitor page."""
+        if self.monitor is None:
+            return
+        from gradio import tunneling
+
+        for tunnel in tunneling.CURRENT_TUNNELS:
+            if tunnel.local_port == self.monitor.server_port and tunnel.proc is not None:
+                tunnel.proc.terminate()
+                tunnel.proc.wait(10)
+                tunnel.proc = None
+        self.monitor.close(verbose=False)
 
 
 def monitor_page(service: TrainerService, shelf: Shelf) -> gr.Blocks:

@@ -9,7 +9,7 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET, Seen, changed
+from ed2.ui.live import SPOKEN, Seen, changed
 from ed2.ui.words import problems_html, status_html
 
 
@@ -47,13 +47,14 @@ class Strip:
     def wire(self, form: Form, tabs: gr.Tabs) -> None:
         """Connect the buttons, once every control of the form is made."""
         self._form = form
-        self.train.click(self._begin, form.inputs, [tabs, self.problems], **QUIET)
-        self.pause.click(self._pause_or_go_on, None, None, **QUIET)
-        self.stop.click(self._stop, None, self.leave, **QUIET)
-        self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **QUIET)
+        self.train.click(self._begin, form.inputs, [tabs, self.problems], **SPOKEN)
+        self.pause.click(self._pause_or_go_on, None, None, **SPOKEN)
+        self.stop.click(self._stop, None, self.leave, **SPOKEN)
+        self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **SPOKEN)
 
     def _begin(self, *raw: Any) -> tuple[Any, str]:
-        return started(self._context, self._form.values_of(raw))
+        values = self._form.values_of(raw)
+        return started(self._context, values)
 
     def _pause_or_go_on(self) -> None:
         asked(self._service.resume if self._service.snapshot().state == "paused" else self._service.pause)
@@ -69,7 +70,7 @@ class Strip:
 def started(context: Context, values: dict[str, object]) -> tuple[Any, str]:
     """Begin a run and open the tab Train; what is wrong goes into the box of problems."""
     try:
-        context.service.start(context.require_allowed(values))
+        context.start(values)
     except RefusedError as error:
         gr.Warning(str(error), duration=6)
         return gr.Tabs(selected="train"), problems_html(context.service.snapshot().problems)

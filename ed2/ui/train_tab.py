@@ -9,7 +9,7 @@ from ed2.app.tensorboard import TensorBoard
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET, LivePanel, Seen
+from ed2.ui.live import SPOKEN, LivePanel, Seen, refusal
 from ed2.ui.strip import asked
 
 OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html); if (link) window.open(link[1], "_blank"); }"""
@@ -44,8 +44,8 @@ class TrainTab:
 
     def wire(self, form: Form) -> None:
         """Connect the buttons."""
-        self.save.click(lambda: asked(self._service.save_now), None, None, **QUIET)
-        self.sample.click(lambda: asked(self._service.sample_now), None, None, **QUIET)
+        self.save.click(lambda: asked(self._service.save_now), None, None, **SPOKEN)
+        self.sample.click(lambda: asked(self._service.sample_now), None, None, **SPOKEN)
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
         self.share.click(self._share, None, self.share_answer, **slow)
         shown = self.board.click(self._open_board, form.controls["logdir"], self.board_answer, **slow)
@@ -56,12 +56,12 @@ class TrainTab:
             with self._context.lock:
                 return self._context.sharing.start()
         except Ed2Error as error:
-            raise gr.Error(str(error), duration=8) from None
+            raise refusal(str(error)) from None
 
     def _open_board(self, logdir: str) -> str:
         try:
             values = self._context.require_allowed({"logdir": logdir})
             address = self.tensorboard.start(self._context.logdir(values))
         except Ed2Error as error:
-            raise gr.Error(str(error), duration=8) from None
+            raise refusal(str(error)) from None
         return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'

@@ -12,6 +12,7 @@ from tests.ui.conftest import Server
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
+from tests.ui import aria
 from tests.ui.actions import fill, overflow, state, tab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -24,12 +25,22 @@ IDS = [
 ]  # fmt: skip
 
 
+def wait_for_draft(server: Server, name: str, value: object) -> None:
+    """Wait until the form is kept with this value."""
+    deadline = time.monotonic() + 20
+    draft = server.folder / "user" / "draft.json"
+    while time.monotonic() < deadline and json.loads(draft.read_text())[name] != value:
+        time.sleep(0.1)
+    assert json.loads(draft.read_text())[name] == value
+
+
 def open_everything(page) -> None:
     for name in TABS:
         tab(page, name)
         expect(page.locator(f"#tab-{name.lower()}")).to_be_visible()
     tab(page, "Settings")
     page.get_by_role("button", name="Advanced").click()
+    expect(page.locator("#advanced button.label-wrap").nth(1)).to_be_visible()
     for title in page.locator("#advanced button.label-wrap").all()[1:]:
         title.click()
 
@@ -44,15 +55,70 @@ def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, ser
     assert page.locator("#loss-chart svg").count() == 1
 
 
-def test_every_control_has_a_name(open_page, server: Server) -> None:
+def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
+    expect(page.locator("#strip")).to_match_aria_snapshot(aria.STRIP)
     for name in TABS:
         tab(page, name)
+        expect(page.locator(f"#tab-{name.lower()}")).to_match_aria_snapshot(aria.CONTROLS[name])
         for role in ("button", "textbox", "combobox", "spinbutton", "checkbox", "slider", "radio"):
             for control in page.get_by_role(role).all():
                 snapshot = control.aria_snapshot()
                 assert '"' in snapshot.split("\n")[0], (name, snapshot)
+        wanted, found = set(page.evaluate(aria.REACHABLE, name.lower())), set()
+        for _ in range(len(wanted) + 10):
+            page.keyboard.press("Tab")
+            found.add(page.evaluate("document.activeElement.dataset.place"))
+        assert wanted <= found, [page.locator(f"[data-place='{place}']").aria_snapshot() for place in wanted - found]
+
+
+def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
+    (server.folder / "pictures" / ".hidden").mkdir(exist_ok=True)
+    page = open_page()
+    state(page, "idle")
+    page.get_by_role("button", name="Choose a folder").click()
+    fill(page, "browse-place", server.folder)
+    inside = page.locator("#browse-inside")
+    expect(inside).not_to_contain_text("hidden")
+    inside.get_by_role("button", name="pictures", exact=True).click()
+    place = page.locator("#browse-place input, #browse-place textarea").first
+    expect(place).to_have_value(str(server.folder / "pictures"))
+    page.locator("#browse-up-button").click()
+    expect(place).to_have_value(str(server.folder))
+    fill(page, "browse-place", server.folder / "nowhere")
+    expect(page.get_by_text("There is no such folder")).to_be_visible()
+    fill(page, "browse-place", server.folder / "pictures")
+    page.locator("#browse-take-button").click()
+    expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "pictures"))
+    (server.folder / "pictures" / ".hidden").rmdir()
+
+
+def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    tab(page, "Sampling")
+    expect(page.locator("#prompts")).to_contain_text("a cat")
+    fill(page, "prompts-steps", 7)
+    page.locator("#prompts-sampler input").click()
+    page.get_by_role("option", name="euler", exact=True).click()
+    cell = page.locator("#prompts [role=gridcell]").nth(1)
+    cell.click()
+    expect(cell).to_be_focused()
+    page.keyboard.press("b")  # begins to edit the cell
+    cell.locator("textarea, input").fill("blurry")
+    page.keyboard.press("Enter")
+    page.locator("#save-prompts-button").click()
+    own = server.folder / "user" / "sample_prompts.json"
+    expect(page.locator("#sample_prompts input, #sample_prompts textarea").first).to_have_value(str(own))
+    assert json.loads(own.read_text()) == {
+        "scheduler": "euler", "num_inference_steps": 7,
+        "samples": [{"prompt": "a cat", "negative_prompt": "blurry"}],
+    }  # fmt: skip
+    fill(page, "sample_prompts", server.values["sample_prompts"])
+    page.locator("#read-prompts-button").click()
+    expect(page.locator("#prompts-steps input")).to_have_value("30")
+    wait_for_draft(server, "sample_prompts", server.values["sample_prompts"])
 
 
 def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_page, server: Server) -> None:
@@ -73,14 +139,13 @@ def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_pag
     state(page, "idle")
     tab(page, "Settings")
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("../evil")
+    expect(box).to_contain_text("(batch_size)")
     for name in ("batch_size", "project_name", "resume_ckpt"):
         fill(page, name, server.values.get(name, 2))
+    expect(box).not_to_contain_text("(batch_size)")
+    expect(box).to_contain_text("(lr)")
     fill(page, "lr", "")
-    deadline = time.monotonic() + 20
-    draft = server.folder / "user" / "draft.json"
-    while time.monotonic() < deadline and json.loads(draft.read_text())["lr"] is not None:
-        time.sleep(0.1)
-    assert json.loads(draft.read_text())["lr"] is None
+    wait_for_draft(server, "lr", None)
 
 
 def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_page, server: Server) -> None:
@@ -91,6 +156,10 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     expect(page.locator("#dataset-pictures img")).to_have_count(4)
     caption = page.locator("#caption-text textarea")
     expect(caption).to_have_value("a picture of number 0")
+    page.get_by_role("button", name="Edit 02.png").click()
+    expect(caption).to_have_value("a picture of number 2")
+    page.get_by_role("button", name="Edit 00.png").click()
+    expect(caption).to_have_value("a picture of number 0")
     caption.fill("a <b>new</b> caption")
     page.locator("#save-caption-button").click()
     expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
@@ -100,6 +169,8 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     expect(page.locator("#dataset-pictures")).to_contain_text("a picture of number 0")
     assert side_car.read_text() == "a picture of number 0"
     assert sorted(p.suffix for p in side_car.parent.iterdir()) == [".png"] * 4 + [".txt"] * 4
+    page.reload()
+    expect(page.locator("#dataset-pictures img")).to_have_count(4)
     tab(page, "Settings")
     fill(page, "max_epochs", 7)
     expect(page.locator("#forecast")).to_contain_text("steps in 7 epochs")
@@ -122,8 +193,18 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     page.locator("#save-preset-button").click()
     expect(page.locator("#preset-choice input")).to_have_value("My preset: mine")
     assert json.loads((server.folder / "user" / "presets" / "mine.json").read_text())["max_epochs"] == 77
+    page.get_by_role("button", name="Raw JSON").click()
+    raw = page.locator("#raw-json textarea")
+    expect(raw).to_have_value(re.compile('"max_epochs": 77'))
     page.locator("#reset-button").click()
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("myproj")
+    expect(raw).to_have_value("{}")
+    raw.fill('{"max_epochs": 12, "resolution": 500}')
+    page.locator("#apply-json-button").click()
+    expect(page.get_by_text(re.compile("nearest allowed are 448 and 512"))).to_be_visible()
+    raw.fill('{"max_epochs": 12}')
+    page.locator("#apply-json-button").click()
+    expect(page.locator("#max_epochs input")).to_have_value("12")
 
 
 def test_at_phone_width_nothing_scrolls_sideways_and_targets_are_large(open_page, server: Server) -> None:

@@ -1,0 +1,83 @@
+"""What a screen reader finds in each tab; more may stand between the lines."""
+
+CONTROLS = {
+    "Dataset": """
+- tabpanel:
+  - textbox /Folder of pictures/
+  - button /Choose a folder/
+  - button "Check"
+""",
+    "Settings": """
+- tabpanel:
+  - combobox "Preset"
+  - button "Load preset"
+  - button "Reset to defaults"
+  - button /Save as my own preset/
+  - textbox /Project name/
+  - textbox /Base model or checkpoint/
+  - combobox "Resolution"
+  - spinbutton "Batch size"
+  - spinbutton "Epochs"
+  - textbox /Learning rate/
+  - combobox "Learning rate schedule"
+  - checkbox "Gradient checkpointing"
+  - checkbox "8-bit Adam"
+  - textbox /Checkpoint every so many minutes/
+  - button /Advanced/
+  - button /Equivalent command/
+  - button /Raw JSON/
+""",
+    "Sampling": """
+- tabpanel:
+  - textbox /File of prompts/
+  - spinbutton "Samples every so many steps"
+  - combobox "Sampler"
+  - spinbutton "Denoising steps"
+  - grid /Prompts/:
+    - rowgroup:
+      - row:
+        - columnheader "Prompt"
+        - columnheader "Negative prompt"
+        - columnheader "Seed"
+        - columnheader "Width"
+        - columnheader "Height"
+        - columnheader "CFG"
+    - row "a cat":
+      - gridcell "a cat"
+  - button "Save as my prompts"
+  - button "Read the file again"
+""",
+    "Resume": """
+- tabpanel:
+  - combobox "Run"
+  - button "Refresh"
+  - button "Continue"
+  - button "Use as base model"
+""",
+    "Train": """
+- tabpanel:
+  - button "Save now" [disabled]
+  - button "Sample now" [disabled]
+  - button "Open TensorBoard"
+  - button "Share"
+  - region "Figures of the run"
+  - region "Memory"
+  - group:
+    - radio "Whole run" [checked]
+    - radio "Last half"
+    - radio "Last tenth"
+  - button /One prompt over time/
+""",
+}
+STRIP = """
+- region "State of the run":
+  - progressbar "Steps done"
+- button "Train"
+- button "Pause" [disabled]
+- button "Stop" [disabled]
+"""
+REACHABLE = """tab => [...document.querySelectorAll('#strip, #tabs [role=tablist], #tab-' + tab)].flatMap(part =>
+  [...part.querySelectorAll('button, input, textarea, select, a[href], [tabindex="0"]')].filter(e =>
+    e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && !e.disabled && e.tabIndex >= 0
+    && !(e.type === 'radio' && !e.checked))).map((e, place) => e.dataset.place = String(place))"""
+"""Numbers the controls that the Tab key should reach: of a group of radio buttons the chosen one."""

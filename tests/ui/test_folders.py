@@ -1,0 +1,55 @@
+"""A page that may open only some folders, as with --listen: none of its parts reaches out of them."""
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from ed2.app.roots import Roots
+from ed2.app.user_files import UserFiles
+from ed2.ui.context import Context
+from ed2.ui.dataset_tab import DatasetTab
+from ed2.ui.form import Form, defaults
+from ed2.ui.resume_tab import ResumeTab
+from ed2.ui.sampling_tab import SamplingTab
+from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.strip import started
+from ed2.ui.train_tab import TrainTab
+
+pytestmark = [pytest.mark.filterwarnings("ignore:There is no such folder")]
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("allowed")
+    (folder / "out").symlink_to("/etc")
+    return Context(user=UserFiles(folder / "user"), roots=Roots((folder,)), begin={"logdir": str(folder)})
+
+
+def test_a_run_with_any_path_outside_is_refused_and_the_fields_are_named(context: Context) -> None:
+    outside = {"data_root": ["/etc"], "extra_manual_datasets": ["a=/etc"], "logdir": "/var/ed2",
+               "save_ckpt_dir": "/var", "sample_prompts": "/etc/passwd",
+               "manual_data_root": "/etc", "resume_ckpt": "/etc"}  # fmt: skip
+    started(context, {**defaults(), **outside})
+    shown = context.service.snapshot()
+    assert shown.state == "idle"
+    assert {problem.path for problem in shown.problems} == set(outside)
+    assert not Path("/var/ed2").exists()
+
+
+def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
+    with gr.Blocks():
+        form = Form(context.form_values())
+        dataset, settings = DatasetTab(context, form), SettingsTab(context, form)
+        sampling, resume, train = SamplingTab(context, form), ResumeTab(context), TrainTab(context)
+    for place in ("/etc", f"{context.roots.folders[0]}/out", f"{context.roots.folders[0]}/../.."):
+        assert all(answer["__type__"] == "update" for answer in dataset._open(place))
+        assert dataset._take(place)["__type__"] == "update"
+        raw = list(form.shown({**defaults(), "data_root": [place]}))
+        assert "may not be opened" in dataset._check(*raw)[0]
+        assert "may not be opened" in settings._forecast_html({**defaults(), "resume_ckpt": place})
+        for handler, path in ((resume._runs, place), (train._open_board, place), (sampling._read, f"{place}/passwd")):
+            with pytest.raises(gr.Error, match="may not be opened"):
+                handler(path)
+    opened = dataset._open(str(context.roots.folders[0]))
+    assert opened[0] == str(context.roots.folders[0])
