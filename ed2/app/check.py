@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.continued import settings_in_effect
 from ed2.app.memory import Planned, planned
 from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
 from ed2.app.reporters.texts import file_size
@@ -15,8 +16,6 @@ from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
-from ed2.settings.files import with_defaults
-from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 
 
@@ -83,15 +82,15 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vr
         SettingsError: wrong settings.
         DatasetError: nothing to train on.
     """
-    gathered = gather(flags, config)
-    settings = with_defaults(gathered.values)
+    known = settings_in_effect(flags, config)
+    settings = known.settings
     write = sys.stderr.write
     dataset = scan_dataset(
         settings,
         progress=None if quiet else counted_on(write),
         at_outline=None if quiet else outlined_on(write),
     )
-    return replace(looked_at(settings, dataset, notes=gathered.notes), vram_gb=vram_gb)
+    return replace(looked_at(settings, dataset, notes=known.notes), vram_gb=vram_gb)
 
 
 def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> Checked:

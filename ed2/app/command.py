@@ -13,6 +13,7 @@ from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
 from ed2.settings.files import read_preset, with_defaults
 
+STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_CODES = {"done": 0, "failed": 1}
 
@@ -26,6 +27,7 @@ EveryDream with a face: train Stable Diffusion on your own pictures.
   python train.py --config presets/demo.json         the demo that comes along, no card needed
   python train.py --check --data_root PICTURES       what a run would do, and what is wrong with the pictures
   python train.py --suggest --vram_gb 12             which settings to change so that it fits a card of 12 GB
+  python train.py --test_resume --data_root ...      see whether a killed run goes on to the same bytes
   python train.py --help                             every setting
 
 --resolution chooses the size of training; every picture keeps its shape:
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
 def _done(command: cli.CommandLine) -> int:
     if command.suggest:
         return _suggest(command)
+    if command.test_steps:
+        return _test_resume(command, command.test_steps)
     return _check(command) if command.check else _train(command)
 
 
@@ -90,6 +94,26 @@ def _suggest(command: cli.CommandLine) -> int:
     return 0
 
 
+def _test_resume(command: cli.CommandLine, steps: int) -> int:
+    from ed2.app.proof import prove
+
+    asked: list[int] = []
+    with stopping_on_signals(asked.append, "Stopping: what the test has written is removed."):
+        try:
+            proof = prove(
+                command.values,
+                command.config,
+                steps=steps,
+                tell=lambda text: print(text, flush=True),
+                should_stop=lambda: bool(asked),
+            )
+        except StopRequested:
+            print("Stopped: nothing is said of the run.", file=sys.stderr)
+            return 128 + asked[0]
+    print(proof.as_text())
+    return int(not proof.is_same)
+
+
 def _train(command: cli.CommandLine) -> int:
     preset = read_preset(command.config).values if command.config else {}
     with_defaults({**preset, **command.values})  # what is wrong is told before the seconds that the libraries take
@@ -111,10 +135,14 @@ def _train(command: cli.CommandLine) -> int:
 
 
 @contextmanager
-def stopping_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> Iterator[None]:
     """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
 
     SIGHUP stays ignored where nohup has had it ignored.
+
+    Args:
+        stop: is told the number of the signal; it is called between two instructions of the main thread.
+        told: the line for the terminal.
     """
     asked: list[int] = []
 
@@ -122,7 +150,7 @@ def stopping_on_signals(stop: Callable[[int], None]) -> Iterator[None]:
         if asked:
             os._exit(128 + number)
         asked.append(number)
-        os.write(2, b"\nStopping: the step ends and the run is saved. Once more leaves at once without saving.\n")
+        os.write(2, f"\n{told}\n".encode())
         stop(number)
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]

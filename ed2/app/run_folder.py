@@ -68,6 +68,7 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
+    remove_half_files(run_dir)
     settings = start.settings
     if start.same_folder:  # the file goes on to name the model that the run began with
         first = read_preset(run_dir / SETTINGS_FILE).values.get("resume_ckpt", settings.model.resume_ckpt)
@@ -88,6 +89,14 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
         "notes": list(start.notes),
     }
     write_whole(run_dir / "manifest.json", (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def remove_half_files(run_dir: Path) -> None:
+    """Remove what a killed program left half written among the samples and lists of a run."""
+    for pattern in (".tmp-*", ".*.tmp", "samples/.*.tmp", "samples/*/.*.tmp"):
+        for leftover in run_dir.glob(pattern):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, open_model
+from ed2.app.completing import complete_save
 from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
@@ -56,19 +57,24 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_parts(start.settings)
     require_writable(start.settings)
     machine = Machine.of(start.settings)
-    open_model(start)
+    source = open_model(start)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     apart = _read_pictures(start.settings, bus, controls)
     dataset = apart.training
     start = weigh(start, dataset)
-    if start.is_finished:
+    if start.is_finished and not start.same_folder:
         raise _finished(start)
     run_dir = make_run_folder(start)
     with only_trainer(run_dir):
+        builder = Builder(start, dataset, run_dir, machine, bus, controls, apart)
+        if start.checkpoint and start.same_folder:
+            complete_save(start.checkpoint, builder.saver(), source)
+        if start.is_finished:
+            raise _finished(start)
         describe_run(run_dir, start, dataset, machine)
         step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
         with recording(bus, run_dir, step):
-            session = Session(Builder(start, dataset, run_dir, machine, bus, controls, apart), began)
+            session = Session(builder, began)
             ended = session.end_of(session.work)
             bus.emit(ended)
     return ended

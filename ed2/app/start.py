@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.continued import FIND_LAST as FIND_LAST
+from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
+from ed2.app.continued import last_begun, no_checkpoint_yet, settings_of, with_those_of
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
 from ed2.models.hub import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
-from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 
-FIND_LAST = "findlast"
-SETTINGS_FILE = "settings.json"
 PICTURES_FILE = "pictures.json"
 
 FREE = {
@@ -82,14 +83,12 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     notes += told
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
-        before = _settings_of(checkpoint.run_dir) if checkpoint.is_in_its_run else {}
-        if given.get("seed") == -1 and "seed" in before:
-            del given["seed"]  # the run goes on with the seed that it has drawn
-        if not before or given.get("project_name", before.get("project_name")) == before.get("project_name"):
-            settings = with_defaults({**before, **given, "resume_ckpt": str(path)})
-        else:
+        before = settings_of(checkpoint.run_dir) if checkpoint.is_in_its_run else {}
+        continued = with_those_of(before, given, path)
+        if continued is None:
             notes.append(f"A new run from the weights of {path.name}: the project has another name.")
             checkpoint = None
+        settings = continued or settings
     settings = settings.replaced(
         resume_ckpt=str(path), seed=settings.run.seed if settings.run.seed >= 0 else _drawn_seed()
     )
@@ -126,13 +125,14 @@ def weigh(start: Start, dataset: Dataset) -> Start:
 def _find_last(settings: Settings, preset_base: str) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint; None where `preset_base` stands in; and what is to be said of that."""
     logdir = Path(settings.logging.logdir)
-    found = newest_below(logdir)
+    found, begun = newest_below(logdir), last_begun(logdir)
+    unsaved = [no_checkpoint_yet(begun)] if begun else []
     if last := found.checkpoint:
         note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
-        return last.path, [*found.notes, note]
+        return last.path, [*found.notes, note, *unsaved]
     if preset_base and preset_base != FIND_LAST:
         return None, [*found.notes, f"No checkpoint was found in {logdir}: a new run from {preset_base}."]
-    fix = "Give the path of a model, or the folder of your runs with --logdir."
+    fix = unsaved[0] if unsaved else "Give the path of a model, or the folder of your runs with --logdir."
     problems = [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix), *(Problem(None, n) for n in found.notes)]
     raise SettingsError("There is nothing to continue:", problems)
 
@@ -162,16 +162,11 @@ def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
         found = newest_of_run(path)
         if not found.checkpoint:
-            why, fix = " ".join(found.notes), "Choose another run."
+            why, fix = " ".join(found.notes), "Choose another run." if found.notes else no_checkpoint_yet(path)
             raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, fix)
         return found.checkpoint.path, found.notes
     require_sound(path, with_state=not settings.model.weights_only)
     return path, []
-
-
-def _settings_of(run_dir: Path) -> dict[str, object]:
-    file = run_dir / SETTINGS_FILE
-    return dict(read_preset(file).values) if file.is_file() else {}
 
 
 def _pictures_of(run_dir: Path) -> set[str]:
@@ -182,7 +177,7 @@ def _pictures_of(run_dir: Path) -> set[str]:
 
 
 def _changed_settings(checkpoint: Checkpoint, settings: Settings) -> list[str]:
-    before, now = _settings_of(checkpoint.run_dir), settings.flat()
+    before, now = settings_of(checkpoint.run_dir), settings.flat()
     return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and name not in FREE
             and before[name] != now[name]]  # fmt: skip
 
@@ -194,7 +189,7 @@ def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
 
 
 def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
-    before: dict[str, Any] = _settings_of(checkpoint.run_dir)
+    before: dict[str, Any] = settings_of(checkpoint.run_dir)
     is_longer = before.get("max_epochs") != settings.run.max_epochs
     curves = {settings.optimizer.lr_scheduler, settings.text_encoder.text_encoder_lr_scheduler}
     return is_longer and (curves - {"constant", None} != set() or settings.ema.ema_strength_target is not None)

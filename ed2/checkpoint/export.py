@@ -53,6 +53,11 @@ class Exporter:
             write_whole(path.with_suffix(".yaml"), sd2_yaml(prediction_type).encode())
         return path
 
+    def has_written(self, name: str) -> bool:
+        """Whether the single file of the checkpoint `name` is there, written by this run."""
+        files = [path for path in self.folder.glob(f"*.{self.container}") if path.stem.partition(" (")[0] == name]
+        return any(writer_of(path) in (self.run_name, None) for path in files)
+
     def require_place(self, model: StableDiffusion) -> None:
         """Put the names of `model` into those of a single file, on no memory.
 

@@ -27,6 +27,15 @@ NOT_WRITTEN = (OSError, RuntimeError, MemoryError, ValueError, SafetensorError)
 """What may go wrong in writing."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What a single file says of its checkpoint beside the weights."""
+
+    step: int
+    family: str
+    prediction_type: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saver:
     """Writes the checkpoints of one run.
@@ -92,13 +101,15 @@ class Saver:
         """
         started = time.monotonic()
         target = self.run_dir / "ckpts" / name
-        try:
+        average = target.with_name(f"{name}{EMA_SUFFIX}")
+        has_average = bool(snapshot.averages) and self._write_average(average, snapshot)
+        try:  # after the average: a run that is killed from here on does not come back to this step
             written = self._write_folder(target, snapshot)
         except NOT_WRITTEN as error:
             raise self._not_written(target, error) from error
         single = self._export(target, snapshot)
-        if snapshot.averages:
-            self._write_average(target.with_name(f"{name}{EMA_SUFFIX}"), snapshot)
+        if has_average:
+            self._export(average, snapshot)
         for sentence in Retention(self.keep_last, self.exporter).thin(target.parent):
             self.bus.emit(Warned(snapshot.step, sentence))
         return CheckpointSaved(
@@ -146,8 +157,8 @@ class Saver:
             raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{fault}.", fix)
         return sum(record.bytes for record in folder.files.values())
 
-    def _write_average(self, target: Path, snapshot: Snapshot) -> None:
-        """Write the same checkpoint with the average in place of what was trained, and no training state."""
+    def _write_average(self, target: Path, snapshot: Snapshot) -> bool:
+        """Write the same checkpoint with the average in place of what was trained; false where that failed."""
         try:
             _set_aside_damaged(target)
             if not target.exists():
@@ -158,10 +169,16 @@ class Saver:
                         folder.add_tensors(name, tensors)
         except NOT_WRITTEN as error:
             self.bus.emit(Warned(snapshot.step, str(self._not_written(target, error))))
-        else:
-            self._export(target, snapshot)
+            return False
+        return True
 
-    def _export(self, checkpoint: Path, snapshot: Snapshot) -> Path | None:
+    def complete(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> None:
+        """Write the single files of a checkpoint that are missing, since the program was killed before them."""
+        for folder in (checkpoint, checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")):
+            if self.exporter and folder.is_dir() and not self.exporter.has_written(folder.name):
+                self._export(folder, Exported(step, family, prediction_type))
+
+    def _export(self, checkpoint: Path, snapshot: Snapshot | Exported) -> Path | None:
         """Write the single file; where that fails the checkpoint is good all the same."""
         if self.exporter is None:
             return None

@@ -14,6 +14,8 @@ from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 MAX_CARD_GB = 1024
+TEST_STEPS = 8
+"""Steps of the resume test where no number is given."""
 USAGE = "train.py [--config FILE] [--name value ...]"
 
 
@@ -28,6 +30,8 @@ class CommandLine:
     vram_gb: float | None
     help: bool
     values: dict[str, object]
+    test_steps: int | None = None
+    """Steps of the resume test; None where none is asked for."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +62,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         vram_gb=_card_size(known.vram_gb),
         help=known.help,
         values=absolute_paths(values, Path.cwd()),
+        test_steps=_test_steps(known.test_resume),
     )
 
 
@@ -95,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_argument("--vram_gb", metavar="GB", default=None, help="with these two: plan for a card of this size")
     actions.add_argument("--json", action="store_true", default=False, help="with these two: as one JSON object")
     actions.add_argument(
+        "--test_resume",
+        metavar="STEPS",
+        nargs="?",
+        const=str(TEST_STEPS),
+        default=None,
+        help=f"see on these settings and pictures whether a killed run goes on to the same bytes [{TEST_STEPS} steps]",
+    )
+    actions.add_argument(
         "--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off"
     )
     for group, model in groups().items():
@@ -106,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
         if name not in fields():
             parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
     return parser
+
+
+def _test_steps(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < 2:
+        problem = Problem("test_resume", f"{text!r} is not allowed.", "It takes a number of steps, at least 2.")
+        raise SettingsError("The command line cannot be read:", [problem])
+    return int(text)
 
 
 def _legacy_value(given: list[str]) -> object:

@@ -1,0 +1,133 @@
+"""What differs between two runs that should be the same: weights, training state, logged numbers, samples, curves."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.sampling.pictures import SAMPLES_DIR, SAMPLES_LIST
+from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
+
+OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at"})
+"""Entries of a checkpoint's JSON files that say when and in which folder it was written."""
+MANIFESTS = frozenset({"manifest.json"})
+"""Lists of the files beside them, with hashes: the files themselves are compared."""
+SPEED = "performance/"
+"""Begins the names of curves that measure time."""
+SHOWN = 20
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between the last checkpoints, the logs and the samples of two runs' folders, in short lines."""
+    found = [*_checkpoints(one, other), *_logs(one, other), *_samples(one, other), *_curves(one, other)]
+    return found[:SHOWN] + ([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
+
+
+def last_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoint of the highest step, with its average where there is one."""
+    folders = [folder for folder in (run_dir / "ckpts").glob("[!.]*") if folder.is_dir()]
+    most = max((_step(folder) for folder in folders), default=0)
+    return sorted(folder for folder in folders if _step(folder) == most)
+
+
+def differing_files(one: Path, other: Path) -> list[str]:
+    """Names of the files below two folders that differ or stand in one of them only; times are passed over."""
+    names = {path.relative_to(root).as_posix() for root in (one, other) for path in root.rglob("[!.]*")
+             if path.is_file()}  # fmt: skip
+    return [name for name in sorted(names) if not _is_same(one / name, other / name)]
+
+
+def _checkpoints(one: Path, other: Path) -> Iterator[str]:
+    here, there = ({folder.name: folder for folder in last_checkpoints(run)} for run in (one, other))
+    if here.keys() != there.keys() or not here:
+        yield f"the last checkpoints: {', '.join(here) or 'none'}; {', '.join(there) or 'none'}"
+        return
+    for name, folder in here.items():
+        yield from (f"{name}/{file}" for file in differing_files(folder, there[name]))
+
+
+def _logs(one: Path, other: Path) -> Iterator[str]:
+    here, there = (list(_logged(run)) for run in (one, other))
+    for name, lines in (("the first", here), ("the second", there)):
+        if len({key for key, _ in lines}) != len(lines):
+            yield f"{EVENTS_NAME}: {name} run has a line twice"
+    a, b = dict(here), dict(there)
+    yield from (f"{EVENTS_NAME}: {kind} of step {step}" for kind, step in sorted(a.keys() | b.keys())
+                if a.get((kind, step)) != b.get((kind, step)))  # fmt: skip
+
+
+def _logged(run_dir: Path) -> Iterator[tuple[tuple[str, int], object]]:
+    """Every logged number but times, by its kind and step."""
+    for entry in _lines(run_dir / EVENTS_NAME):
+        kind, step = str(entry["event"]), int(entry["step"])
+        if kind in ("MetricsLogged", "ValidationDone"):
+            yield (kind, step), {tag: value for tag, value in entry["values"].items() if not tag.startswith(SPEED)}
+        elif kind == "EpochEnded":
+            yield (kind, step), entry["loss"]
+
+
+def _samples(one: Path, other: Path) -> Iterator[str]:
+    if _lines(one / SAMPLES_LIST) != _lines(other / SAMPLES_LIST):
+        yield SAMPLES_LIST
+    here, there = one / SAMPLES_DIR, other / SAMPLES_DIR
+    yield from (f"{SAMPLES_DIR}/{name}" for name in differing_files(here, there) if name != SHEET_NAME)
+
+
+def _curves(one: Path, other: Path) -> Iterator[str]:
+    here, there = _points(one), _points(other)
+    yield from (f"TensorBoard's curve {tag}" for tag in sorted(here.keys() | there.keys())
+                if here.get(tag) != there.get(tag))  # fmt: skip
+
+
+def _points(run_dir: Path) -> Mapping[str, list[tuple[int, float]]]:
+    """The points of each curve as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
+
+    accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 1})
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each continued run, which is what we want
+    accumulator.Reload()
+    tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(SPEED)]
+    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
+
+
+def _step(checkpoint: Path) -> int:
+    digits = checkpoint.name.removesuffix("_ema").rpartition("-gs")[2]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not one.is_file() or not other.is_file():
+        return False
+    if one.name in MANIFESTS:
+        return True
+    here, there = one.read_bytes(), other.read_bytes()
+    return here == there or (one.suffix == ".json" and _timeless(here) == _timeless(there))
+
+
+def _timeless(content: bytes) -> object:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items() if key not in OF_ITS_TIME}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        return clean(json.loads(content))
+    except ValueError:
+        return content
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; torn lines are passed over."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found

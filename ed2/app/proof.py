@@ -1,0 +1,248 @@
+"""The resume test: some steps in one go against half of them, a kill and the other half, compared byte by byte.
+
+The parts are processes of their own on the user's pictures and settings, in a folder below `logdir` that is removed at
+the end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), after a step that was not saved.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ed2.app.comparison import differences
+from ed2.app.continued import settings_in_effect
+from ed2.app.preflight import disk_forecast, model_sizes, require_parts, require_writable
+from ed2.app.reporters.texts import counted, duration, file_size
+from ed2.app.start_checks import start_problems
+from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
+from ed2.settings.cli import TEST_STEPS
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import Settings
+
+FOLDER = ".test-resume-"
+COMMITTED_SECONDS = 1800.0
+CHECKPOINTS_WRITTEN = 3
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the test has shown.
+
+    Attributes:
+        steps: of the whole test.
+        half: the step that was saved before the kill.
+        found: what differs; empty where all is the same.
+        seconds: that the test took.
+    """
+
+    steps: int
+    half: int
+    found: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the killed run ended with the same bytes."""
+        return not self.found
+
+    def as_text(self) -> str:
+        """For people."""
+        done = (
+            f"{counted(self.steps, 'step')} in one go, against {self.half}, a kill, and {self.steps - self.half} more, "
+            f"in {duration(self.seconds)}."
+        )
+        if self.is_same:
+            return f"The same, byte by byte: weights, training state, logged losses, samples and curves. ({done})"
+        lines = "\n  ".join(self.found)
+        return f"Not the same. These differ:\n  {lines}\n({done}) {WHY}"
+
+
+WHY = (
+    "On a card some operations add their numbers in an order that changes from run to run; a run then goes on as well, "
+    "but not to the same bytes. On a CPU this is a fault of the program: please report it with these lines."
+)
+
+
+@dataclass
+class ResumeTest:
+    """One test, made by `prove`.
+
+    Attributes:
+        tell: gets a sentence whenever there is something new.
+        should_stop: asked at each line of a part, and while waiting.
+    """
+
+    settings: Settings
+    folder: Path
+    steps: int
+    tell: Callable[[str], None]
+    should_stop: Callable[[], bool]
+    _parts: Iterator[int] = field(default_factory=lambda: iter(range(1, 9)))
+
+    def run(self) -> Proof:
+        """Do the three parts and compare. Raises Ed2Error, StopRequested."""
+        began = time.monotonic()
+        straight, steps = self._to_the_end("1 of 3: in one go", self._values("straight"), self.steps)
+        if steps < 2:
+            raise SettingsError(
+                "There is nothing to test:",
+                [Problem("max_epochs", "the run has a single step.", "Raise it, or add pictures.")],
+            )
+        half = steps // 2
+        killed = self._killed("2 of 3: half, then a kill", self._values("killed"), half, steps)
+        values = {"resume_ckpt": str(killed), "weights_only": False, "logdir": str(killed.parent)}
+        ended, _ = self._to_the_end("3 of 3: the other half", values, steps)
+        self.tell("Comparing.")
+        return Proof(steps, half, tuple(differences(straight, ended)), time.monotonic() - began)
+
+    def _values(self, name: str) -> dict[str, object]:
+        """The user's settings in a folder of the test: from the model's weights alone, saving when the test says so."""
+        changes: dict[str, object] = {"logdir": str(self.folder / name), "weights_only": True, "no_save_ckpt": True}
+        saving = {"ckpt_every_n_minutes": 0.0, "save_every_n_epochs": None}
+        return {**self.settings.flat(), **changes, **saving, "log_step": 1}
+
+    def _to_the_end(self, name: str, values: Mapping[str, object], until: int) -> tuple[Path, int]:
+        """Run a part and return its run's folder and last step."""
+        run_dir, step = Path(), 0
+        with self._part(name, values, until=until) as told:
+            for line in told:
+                run_dir, step = Path(line.get("run_dir", run_dir)), int(line.get("step", step))
+        return run_dir, step
+
+    def _killed(self, name: str, values: Mapping[str, object], half: int, until: int) -> Path:
+        """Run a part until a step after the saved one, kill it, and return its run's folder."""
+        run_dir = Path()
+        with self._part(name, values, until=until, save_at=half) as told:
+            for line in told:
+                run_dir = Path(line.get("run_dir", run_dir))
+                if line.get("step") == half + 1:
+                    break
+            self._wait_for(run_dir / "ckpts", half)
+        return run_dir
+
+    def _wait_for(self, checkpoints: Path, step: int) -> None:
+        """Wait until the checkpoint of a step is there, which may be written in the background."""
+        until = time.monotonic() + COMMITTED_SECONDS
+        while not any(checkpoints.glob(f"[!.]*-gs{step:05d}")):
+            if self.should_stop():
+                raise StopRequested
+            if time.monotonic() > until:
+                raise Ed2Error("The resume test cannot go on", f"no checkpoint of step {step} was written")
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def _part(self, name: str, values: Mapping[str, object], **limits: int) -> Iterator[Iterator[dict[str, Any]]]:
+        """Start a part and give what it tells; at the end of the block it is killed if it still runs."""
+        file = self.folder / f"part{next(self._parts)}.json"
+        file.write_text(json.dumps({"values": dict(values), **limits}), encoding="utf-8")
+        command = [sys.executable, "-m", "ed2.app.proof_part", str(file)]
+        self.tell(f"Part {name}: reading the program's libraries.")
+        with file.with_suffix(".log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=PROGRAM_DIR, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                start_new_session=True,  # Ctrl-C is for this process, which then ends the part
+            )  # fmt: skip
+            done = threading.Event()
+            threading.Thread(target=self._end_when_asked, args=(process, done), name="resume test").start()
+            try:
+                yield self._lines(name, process, limits["until"])
+            finally:
+                done.set()
+                process.kill()
+                process.wait()
+                assert process.stdout
+                process.stdout.close()
+
+    def _end_when_asked(self, process: "subprocess.Popen[bytes]", done: threading.Event) -> None:
+        while not done.wait(POLL_SECONDS):
+            if self.should_stop():
+                process.kill()
+                return
+
+    def _lines(self, name: str, process: "subprocess.Popen[bytes]", until: int) -> Iterator[dict[str, Any]]:
+        assert process.stdout
+        for raw in process.stdout:
+            try:
+                line = json.loads(raw)
+            except ValueError:  # a library has printed something
+                continue
+            if "failed" in line:
+                raise _failed(line["failed"], line["code"])
+            if "step" in line:
+                self.tell(f"Part {name}, step {line['step']} of {until}.")
+            yield line
+        if self.should_stop():
+            raise StopRequested
+        if process.wait():
+            last = (self.folder / f"{Path(str(process.args[-1])).stem}.log").read_text("utf-8", "replace")[-500:]  # type: ignore[index]
+            raise Ed2Error(f"Part {name} of the resume test ended with code {process.returncode}", last.strip())
+
+
+def prove(
+    flags: Mapping[str, object],
+    config: Path | None,
+    *,
+    steps: int = TEST_STEPS,
+    tell: Callable[[str], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Proof:
+    """Test whether a run with these settings goes on exactly after a kill.
+
+    Raises:
+        SettingsError: wrong settings, or no room on the disk.
+        Ed2Error: the test itself cannot be done; nothing is said of the run then.
+        StopRequested: `should_stop` said so.
+    """
+    settings = settings_in_effect(flags, config).settings
+    if settings.run.seed < 0:
+        settings = settings.replaced(seed=secrets.randbelow(2**31))
+    if problems := start_problems(settings.flat()):
+        raise SettingsError("The test cannot start:", problems)
+    require_parts(settings)
+    require_writable(settings)
+    _require_room(settings)
+    logdir = Path(settings.logging.logdir)
+    _sweep(logdir)
+    folder = logdir / f"{FOLDER}{os.getpid()}-{secrets.token_hex(3)}"
+    folder.mkdir(parents=True)
+    try:
+        return ResumeTest(settings, folder, steps, tell, should_stop).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_room(settings: Settings) -> None:
+    disk = disk_forecast(settings.replaced(no_save_ckpt=True), model_sizes(settings))
+    needed = CHECKPOINTS_WRITTEN * disk["checkpoint_bytes"]
+    if needed > disk["free_bytes"]:
+        what = f"the test writes {file_size(needed)} for a while; {file_size(disk['free_bytes'])} are free."
+        raise SettingsError("The test has no room:", [Problem("logdir", what, "Free some space, or choose another.")])
+
+
+def _sweep(logdir: Path) -> None:
+    """Remove what a test left that was killed itself."""
+    for folder in logdir.glob(f"{FOLDER}*"):
+        found = re.fullmatch(rf"{re.escape(FOLDER)}(\d+)-\w+", folder.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _failed(text: str, code: int) -> Ed2Error:
+    kinds: dict[int, Callable[[str], Ed2Error]] = {
+        2: lambda text: SettingsError(text, []),
+        3: lambda text: DatasetError(text, []),
+    }
+    return kinds.get(code, Ed2Error)(text)

@@ -1,0 +1,86 @@
+"""A part of the resume test, as a program of its own that may be killed: `python -m ed2.app.proof_part FILE`.
+
+The file holds settings and how far to go. What happens is told on the standard output, one JSON object a line.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ed2.errors import Ed2Error, StopRequested
+from ed2.events import Event, RunStarted, StepDone
+from ed2.training.controls import Controls
+
+STEP_ENDED_BY_TEST = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """How far a part of the test goes.
+
+    Attributes:
+        values: flat settings.
+        until: the step after which it stops and saves.
+        save_at: the step after which it saves, and then waits after the next one to be killed; None for neither.
+    """
+
+    values: dict[str, object]
+    until: int
+    save_at: int | None = None
+
+
+@dataclass
+class Watch:
+    """Obeys a `Part`, and tells of each step."""
+
+    part: Part
+    controls: Controls
+
+    def __call__(self, event: Event) -> None:
+        """Look at an event, from the trainer's thread."""
+        if isinstance(event, RunStarted):
+            tell(began=event.step, run_dir=str(event.run_dir), total=event.total_steps)
+        if not isinstance(event, StepDone):
+            return
+        tell(step=event.step)
+        if event.step == self.part.until:
+            self.controls.stop(STEP_ENDED_BY_TEST)
+        elif event.step == self.part.save_at:
+            self.controls.ask("save")
+        elif self.part.save_at and event.step > self.part.save_at:
+            self.controls.pause()
+
+
+def tell(**what: object) -> None:
+    """Print one line of JSON."""
+    print(json.dumps(what), flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Run a part; 0 where it came to its end."""
+    part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ed2.app.runner import run_training
+    from ed2.app.start import choose_start
+    from ed2.events import EventBus
+
+    controls = Controls()
+    bus: Any = EventBus([Watch(part, controls)])
+    try:
+        ended = run_training(choose_start(part.values, None), bus=bus, controls=controls)
+    except Ed2Error as error:
+        tell(failed=str(error), code=error.exit_code)
+        return 1
+    except StopRequested:
+        return 1
+    if ended.phase == "failed":
+        tell(failed=ended.reason, code=1)
+    return int(ended.phase == "failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

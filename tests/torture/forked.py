@@ -1,0 +1,189 @@
+"""A run in a process of its own, forked from a warm one that has read the libraries, and killed at a moment.
+
+A fork takes only one thread along, so the warm process may never have had a second one. The moment of a kill is counted
+in the time that the run has computed, so that it does not depend on what else the computer does.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ed2.errors import FinishedError
+from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, SavingChanged
+
+PATIENCE_SECONDS = 600.0
+POLL_SECONDS = 0.004
+
+
+class DifferentError(AssertionError):
+    """A run that was killed did not end as the one that was not."""
+
+
+@dataclass
+class Ended:
+    """How one process of a run ended.
+
+    Attributes:
+        is_killed: whether it was killed before it was done.
+        doing: what it did last.
+        began_at: the step that it went on from; None where it was killed before it said so.
+        saved_at: the highest step of a checkpoint that it told of.
+        seconds: that it computed.
+    """
+
+    is_killed: bool
+    doing: str = "starting"
+    began_at: int | None = None
+    saved_at: int = 0
+    seconds: float = 0.0
+
+
+def start(preset: Path, log: Path, kill_after: float | None = None) -> Ended:
+    """Fork a run that goes on where the last one was, and kill it after so many computed seconds if it is not done.
+
+    Raises:
+        DifferentError: it ended by itself, but not well.
+    """
+    _next_second(preset.parent / "logs")
+    if threading.active_count() != 1:
+        raise RuntimeError("the warm process has started a thread")
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        _run_and_leave(preset, log, writing)
+    os.close(writing)
+    try:
+        told = _listen(reading, process, kill_after)
+    finally:
+        os.close(reading)
+        _, status, used = os.wait4(process, 0)
+    ended = _ended(told, os.WIFSIGNALED(status), used.ru_utime + used.ru_stime)
+    if status and not (ended.is_killed and kill_after is not None):
+        raise DifferentError(f"the run ended with {status}; its log is {log}:\n{log.read_text()[-3000:]}")
+    return ended
+
+
+def _listen(reading: int, process: int, kill_after: float | None) -> str:
+    """What a process tells until it ends or is killed."""
+    told, last, computed = b"", time.monotonic() + PATIENCE_SECONDS, psutil.Process(process)
+    while True:
+        ready, _, _ = select.select([reading], [], [], POLL_SECONDS)
+        part = os.read(reading, 65536) if ready else None
+        if part == b"":
+            return told.decode()
+        told += part or b""
+        if time.monotonic() > last or (kill_after is not None and sum(computed.cpu_times()[:2]) >= kill_after):
+            os.kill(process, signal.SIGKILL)
+            return (told + _rest(reading)).decode()
+
+
+def _rest(reading: int) -> bytes:
+    """What a killed process has told last."""
+    told = b""
+    while part := os.read(reading, 65536):
+        told += part
+    return told
+
+
+def _ended(told: str, is_killed: bool, seconds: float) -> Ended:
+    ended = Ended(is_killed, seconds=seconds)
+    for line in told.split("\n")[:-1]:  # the last one is empty or torn
+        word, _, rest = line.partition(" ")
+        if word == "began":
+            ended.began_at = int(rest)
+        elif word == "saved":
+            ended.saved_at = max(ended.saved_at, int(rest))
+        else:
+            ended.doing = rest
+    return ended
+
+
+def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
+    """The whole life of a forked process."""
+    code = 1
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        run_once(preset, lambda line: os.write(writing, f"{line}\n".encode()))
+        code = 0
+    except FinishedError:
+        code = 0  # it was killed after its last save
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def run_once(preset: Path, tell: Callable[[str], object]) -> None:
+    """Go on with the newest checkpoint of the preset's runs, or begin, and tell what happens."""
+    from ed2.app import scanning
+    from ed2.app.runner import run_training
+    from ed2.app.start import choose_start
+    from ed2.events import EventBus
+    from ed2.training.controls import Controls
+
+    scanning.INDEX_FILE = preset.parent / "index.json"
+    bus = EventBus()
+    bus.subscribe(lambda event: [tell(line) for line in _told(event)])
+    start = choose_start({"resume_ckpt": "findlast"}, preset)
+    ended = run_training(start, bus=bus, controls=Controls())
+    if ended.phase != "done":
+        raise DifferentError(f"{ended.phase}: {ended.reason}")
+
+
+def _told(event: Event) -> list[str]:
+    if isinstance(event, RunStarted):
+        return [f"began {event.step}"]
+    if isinstance(event, PhaseChanged):
+        return [f"doing {event.phase}"]
+    if isinstance(event, SavingChanged):
+        return ["doing saving" if event.is_saving else "doing training"]
+    if isinstance(event, CheckpointSaved):
+        return [f"saved {event.step}"]
+    return []
+
+
+def _next_second(logs: Path) -> None:
+    """Wait until no TensorBoard file is of this second: two of one second are read in no certain order."""
+    newest = max((int(path.name.split(".")[3]) for path in logs.glob("*/events.out.tfevents.*")), default=0)
+    while int(time.time()) <= newest:
+        time.sleep(0.02)
+
+
+def warm_up(folder: Path) -> tuple[Path, Path]:
+    """Read what runs need, make a model and pictures, and load the model, so that the libraries have made their tables.
+
+    Returns:
+        The model, and the folder of pictures.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    import torch.utils.tensorboard
+    from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
+    from tqdm import tqdm
+
+    torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # or its bars start a thread
+    import ed2.app.runner  # noqa: F401
+    from ed2.models.choose import open_base
+    from ed2.models.libraries import quiet_libraries
+    from ed2.models.sd import load
+    from tests.conftest import SIZES
+    from tests.tiny import make_model, make_pictures
+
+    quiet_libraries()
+    model = make_model(folder / "model")
+    load(open_base(model, {}), trained=["unet"], device=torch.device("cpu"), frozen_dtype=torch.float32)
+    return model, make_pictures(folder / "pictures", SIZES)

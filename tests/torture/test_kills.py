@@ -1,0 +1,60 @@
+"""Runs killed at random moments end with the bytes of one that was left alone; scripts/torture is the long form."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ed2.app.comparison import differences
+from ed2.settings.files import PROGRAM_DIR
+from tests.torture.kills import newest_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="forks")]
+KILLS = 20
+
+
+def torture(*argv: str) -> str:
+    """What `scripts/torture` says; a process of its own, since nothing in it may have computed before it forks."""
+    command = [sys.executable, "-W", "ignore", str(PROGRAM_DIR / "scripts" / "torture"), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a run that was killed again and again, and one that was not."""
+    folder = tmp_path_factory.mktemp("torture") / "kept"
+    options = "accumulation,ema,validation,sampling,8-bit,threads"
+    return folder, torture("kills", "--kills", str(KILLS), "--options", options, "--folder", str(folder))
+
+
+def test_runs_killed_twenty_times_end_with_the_same_bytes(killed: tuple[Path, str]) -> None:
+    said = killed[1]
+    found = re.search(r"(\d+) kills \((.*)\), (\d+) runs ended, all byte-identical", said)
+    assert found, said
+    assert int(found[1]) == KILLS
+    assert int(found[3]) >= 1
+
+
+@pytest.mark.parametrize("what", ["weights", "log", "picture"])
+def test_the_comparison_sees_a_single_byte(killed: tuple[Path, str], tmp_path: Path, what: str) -> None:
+    run = newest_run(killed[0] / "killed")
+    copied = shutil.copytree(run, tmp_path / run.name)
+    assert not differences(run, copied)
+    if what == "log":
+        lines = (copied / "events.jsonl").read_text().splitlines()
+        last = json.loads(next(line for line in reversed(lines) if "MetricsLogged" in line))
+        last["values"]["loss/log_step"] += 1e-12
+        (copied / "events.jsonl").write_text("\n".join([*lines, json.dumps(last)]))
+    else:
+        pattern = "ckpts/last-*/unet/*.safetensors" if what == "weights" else "samples/gs*/00.png"
+        file = sorted(copied.glob(pattern))[-1]
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    assert differences(run, copied)
