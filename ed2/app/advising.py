@@ -107,6 +107,6 @@ def advised(
 def _count(settings: Settings) -> int | None:
     """How many pictures there are, which bounds the batch; None where that cannot be told."""
     try:
-        return len(scan_dataset(settings).examples)
+        return len(scan_dataset(settings, headers_only=True).examples)
     except DatasetError:
         return None

@@ -130,7 +130,7 @@ class DataSettings(Group):
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
     """Pictures per forward pass: at most a tenth of them all. A larger batch takes a slightly larger learning rate."""
     grad_accum: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Batches whose gradients are averaged before one optimizer step: a larger batch without the memory."""
+    """Batches whose gradients are averaged before a step, as of one large batch; from 1 to 2 this takes memory."""
     cond_dropout: Annotated[float, Field(ge=0, le=1)] = 0.04
     """Chance that a picture is trained without its caption, which guidance (CFG) relies on."""
     flip_p: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -171,10 +171,10 @@ class MemorySettings(Group):
     amp_dtype: Annotated[Literal["fp16", "bf16"] | None, Advanced()] = None
     """The format of mixed precision; empty chooses by the card."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: much less memory, a quarter slower. Needed on 12 GB."""
+    """Compute activations twice instead of keeping them: much less memory, a quarter slower. For 12 GB."""
     attn_type: Annotated[Literal["sdp", "slice", "xformers"], Advanced()] = "sdp"
-    """How attention is computed: sdp is PyTorch's own and the best; slice takes less memory and more time; xformers is
-    an optional part."""
+    """How attention is computed: sdp is PyTorch's own and the best; slice is slower and in training takes more memory;
+    xformers is an optional part."""
     channels_last: Annotated[bool, Advanced()] = False
     """Keep convolutions' numbers by pixel instead of by channel: on some cards a little faster."""
     torch_compile: Annotated[bool, Advanced()] = False
