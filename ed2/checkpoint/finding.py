@@ -90,19 +90,23 @@ def _newest_first(paths: Sequence[Path]) -> list[Path]:
 
 
 def age(path: Path) -> tuple[str, int]:
-    """When a checkpoint was saved, and its step: by its manifest, its training state, or else its folder."""
-    try:
-        if values := read_manifest(path):
-            return str(values["saved_at"]), int(values["step"])
+    """When a checkpoint was saved, and its step: the later of what its manifest and its training state say.
+
+    One that lost both, or had them before they were of this kind, is as old as its folder.
+    """
+    said = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        values = read_manifest(path)
+        said.append((str(values["saved_at"]), int(values["step"])))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         values = json.loads((path / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
-        return str(values["saved_at"]), int(values["state"]["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        step = _STEP_IN_NAME.search(path.name)
-        return datetime.fromtimestamp(_changed_at(path), UTC).isoformat(), int(step[1]) if step else 0
+        said.append((str(values["saved_at"]), int(values["state"]["step"])))
+    step = _STEP_IN_NAME.search(path.name)
+    return max(said) if said else (_changed_at(path), int(step[1]) if step else 0)
 
 
-def _changed_at(path: Path) -> float:
+def _changed_at(path: Path) -> str:
     try:
-        return path.stat().st_mtime
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
     except OSError:  # another program has just removed it
-        return 0.0
+        return ""

@@ -15,7 +15,7 @@ Values = dict[str, object]
 
 
 def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
-    short_values: Values, saved_run: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    short_values: Values, saved_run: Trained, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     real, stepped = NewFolder.add_tensors, threading.Event()
     threads = set()
@@ -31,10 +31,10 @@ def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
             stepped.set()
 
     monkeypatch.setattr(NewFolder, "add_tensors", wait_for_steps)
-    slow = train({**short_values, "logdir": str(tmp_path / "logs")}, observer=watch)
+    slow = train({**short_values, "logdir": str(quick_path / "logs")}, observer=watch)
     monkeypatch.undo()
     monkeypatch.setattr(background, "has_memory_for", lambda num_bytes: False)
-    waiting = train({**short_values, "logdir": str(tmp_path / "logs")})
+    waiting = train({**short_values, "logdir": str(quick_path / "logs")})
     assert threads == {"saving"}
     assert slow.ended.phase == waiting.ended.phase == "done"
     for one, other in zip(slow.of(CheckpointSaved), waiting.of(CheckpointSaved), strict=True):
@@ -46,7 +46,7 @@ def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
     assert kinds == ["SavingChanged", "CheckpointSaved", "SavingChanged"] * 2
 
 
-def test_a_copy_shares_no_memory_with_the_run(short_values: Values, tmp_path: Path) -> None:
+def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: Path) -> None:
     """Every tensor that training changes is copied, and every copy is alone."""
     from ed2.checkpoint import saver
     from ed2.checkpoint.snapshot import Snapshot
@@ -67,7 +67,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, tmp_path: Pa
     real = saver.take_snapshot
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saver, "take_snapshot", watch)
-        train({**short_values, "logdir": str(tmp_path / "logs"), "disable_textenc_training": False})
+        train({**short_values, "logdir": str(quick_path / "logs"), "disable_textenc_training": False})
     assert taken
     for snapshot, live in taken:
         groups = [*snapshot.state_tensors.values(), *snapshot.averages.values()]
@@ -78,7 +78,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, tmp_path: Pa
 
 
 def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
-    short_values: Values, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    short_values: Values, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     calls = []
     real = NewFolder.add_tensors
@@ -90,7 +90,7 @@ def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
         real(self, *given)
 
     monkeypatch.setattr(NewFolder, "add_tensors", fail_once)
-    trained = train({**short_values, "logdir": str(tmp_path / "logs"), "max_epochs": 3})
+    trained = train({**short_values, "logdir": str(quick_path / "logs"), "max_epochs": 3})
     (warning,) = (e for e in trained.of(Warned) if "could not be written" in e.text)
     assert "the disk is full" in warning.text and "tries again at the next interval" in warning.text
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]

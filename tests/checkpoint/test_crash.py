@@ -1,0 +1,130 @@
+"""A program that dies at any call of the file system leaves a sound checkpoint, and the next save is whole."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ed2.checkpoint.export import Exporter
+from ed2.checkpoint.finding import newest_of_run
+from ed2.checkpoint.folder import damage, remove_leftovers
+from ed2.checkpoint.saver import Saver
+from ed2.checkpoint.snapshot import Snapshot
+from ed2.events import EventBus
+from tests.checkpoint.crashing import CRASHED, calls_of, crash_at
+from tests.runs import train
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+
+Values = dict[str, object]
+IN_CI = 25
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run with two checkpoints and single files, and the third one that is to be written and thins them to two."""
+
+    folder: Path
+    run_name: str
+    snapshot: Snapshot
+    name: str
+    before: str
+
+    def copy(self, folder: Path) -> Path:
+        """The same files by hard links: nothing in a save may change a file in its place."""
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(self.folder, folder, copy_function=os.link))
+
+    def save(self, folder: Path) -> Callable[[], object]:
+        run_dir = folder / "logs" / self.run_name
+        exporter = Exporter(folder / "single", self.run_name)
+        saver = Saver(
+            run_dir=run_dir, project="tiny", bus=EventBus(), exporter=exporter, keep_last=2, about={"versions": {}}
+        )
+        return lambda: saver.write(self.snapshot, self.name, "")
+
+
+@pytest.fixture(scope="module")
+def scene(short_values: Values, quick_disk: Path) -> Scene:
+    """Made by a real run of three epochs whose last checkpoint is taken away again."""
+    from ed2.checkpoint import saver
+
+    folder = Path(tempfile.mkdtemp(dir=quick_disk))
+    taken: list[Snapshot] = []
+    real = saver.take_snapshot
+
+    def keep(run, *given, copied):  # type: ignore[no-untyped-def]
+        taken.append(real(run, *given, copied=True))
+        return taken[-1]
+
+    values = {"logdir": str(folder / "logs"), "save_ckpt_dir": str(folder / "single"), "max_epochs": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver, "take_snapshot", keep)
+        trained = train({**short_values, **values})
+    last = trained.checkpoint
+    for path in (last, last.with_name(f"{last.name}_ema")):
+        shutil.rmtree(path)
+        (folder / "single" / f"{path.name}.safetensors").unlink()
+    before = newest_of_run(trained.run_dir).checkpoint
+    assert before
+    return Scene(folder, trained.run_dir.name, taken[-1], last.name, before.path.name)
+
+
+def require_sound(scene: Scene, folder: Path) -> None:
+    """The newest checkpoint is the new one or the one before, each whole; a save then is whole and leaves no half."""
+    run_dir = folder / "logs" / scene.run_name
+    remove_leftovers(run_dir / "ckpts")
+    found = newest_of_run(run_dir)
+    assert found.checkpoint and found.damaged == ()
+    assert found.checkpoint.path.name in (scene.name, scene.before)
+    for single in (folder / "single").glob("*.safetensors"):
+        assert len(load_file(single)) > 100
+    for half in (folder / "single").glob(".tmp-*"):
+        os.utime(half, (0, 0))
+    scene.save(folder)()
+    found = newest_of_run(run_dir)
+    assert found.checkpoint and (found.checkpoint.path.name, found.damaged) == (scene.name, ())
+    assert {p.name for p in run_dir.joinpath("ckpts").iterdir()} == {
+        name + end for name in (scene.name, scene.before) for end in ("", "_ema")
+    }
+    assert not list(folder.rglob(".tmp*")) and not list(folder.rglob(".trash*"))
+    assert all(damage(path) is None for path in run_dir.joinpath("ckpts").iterdir())
+
+
+def test_a_save_that_dies_at_any_of_some_calls_loses_nothing(scene: Scene, quick_path: Path) -> None:
+    calls = calls_of(quick_path, scene.save(scene.copy(quick_path / "a")), quick_path / "calls", with_writes=False)
+    assert {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.fsync"} <= set(calls)
+    assert len(calls) > 100, len(calls)
+    print(f"{len(calls)} calls")
+    for number in range(IN_CI):
+        point = number * (len(calls) - 1) // (IN_CI - 1)
+        folder = scene.copy(quick_path / "a")
+        assert crash_at(point, quick_path, scene.save(folder), with_writes=False) == CRASHED, (point, calls[point])
+        require_sound(scene, folder)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_save_that_dies_at_any_call_at_all_loses_nothing(scene: Scene, quick_path: Path) -> None:
+    calls = calls_of(quick_path, scene.save(scene.copy(quick_path / "a")), quick_path / "calls", with_writes=True)
+    for point, name in enumerate(calls):
+        folder = scene.copy(quick_path / "a")
+        assert crash_at(point, quick_path, scene.save(folder), with_writes=True) == CRASHED, (point, name)
+        require_sound(scene, folder)
+    print(f"{len(calls)} crash points, none lost")
+
+
+def test_the_second_of_two_saves_of_one_step_writes_nothing_again(scene: Scene, quick_path: Path) -> None:
+    folder = scene.copy(quick_path / "a")
+    scene.save(folder)()
+    weights = folder / "logs" / scene.run_name / "ckpts" / scene.name / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_ino
+    other = replace(scene, snapshot=replace(scene.snapshot, small_files={}))
+    other.save(folder)()
+    assert weights.stat().st_ino == before

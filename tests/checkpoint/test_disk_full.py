@@ -1,0 +1,144 @@
+"""A disk that fills up, a folder that goes: the training goes on, and what was saved before still loads."""
+
+import errno
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from ed2.checkpoint import room, saver
+from ed2.checkpoint.finding import newest_of_run
+from ed2.disk import plain_reason
+from ed2.errors import CheckpointError
+from ed2.events import CheckpointSaved, Event, RunEnded, StepDone, Warned
+from tests.checkpoint.crashing import in_child
+from tests.runs import Trained, train
+
+Values = dict[str, object]
+
+
+def go_on_with_small_files_only(run_dir: Path, limit: int) -> int:
+    """Continue a run for two epochs in a child that may write no file larger than `limit`."""
+
+    def run() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        trained = train({"resume_ckpt": str(run_dir), "max_epochs": 4})
+        assert [e.step for e in trained.of(StepDone)] == list(range(7, 13)), "it trains to the end"
+        told = [e.text for e in trained.of(Warned) if "the disk is full" in e.text]
+        assert told, trained.events
+        saved = [e.path for e in trained.of(CheckpointSaved)]
+        assert saved or "the disk is full" in trained.ended.reason, trained.ended
+
+    return in_child(run)
+
+
+def sweep(run_dir: Path, sizes: list[int]) -> None:
+    kept = shutil.copytree(run_dir, run_dir.with_name("kept"))
+    for size in sizes:
+        assert go_on_with_small_files_only(run_dir, size) == 0, size
+        found = newest_of_run(run_dir)
+        assert found.checkpoint and found.damaged == (), size
+        assert not list((run_dir / "ckpts").glob(".tmp*")), size
+        shutil.rmtree(run_dir)
+        shutil.copytree(kept, run_dir)
+
+
+def largest(run_dir: Path) -> int:
+    return max(f.stat().st_size for f in run_dir.rglob("*.safetensors"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_ends_no_run_and_costs_no_checkpoint(run_dir: Path) -> None:
+    sweep(run_dir, [200_000, largest(run_dir) - 1])
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_is_full_at_any_of_forty_sizes(run_dir: Path) -> None:
+    top = largest(run_dir) - 1
+    sweep(run_dir, [100_000 + number * (top - 100_000) // 39 for number in range(40)])
+
+
+def torch_save_on(limited: Callable[[bytes], int]) -> BaseException:
+    """What torch.save raises where the file under it takes no more."""
+
+    class Full:
+        def write(self, content: bytes) -> int:
+            return limited(content)
+
+        def flush(self) -> None:
+            """Nothing is kept back."""
+
+    try:
+        torch.save({"a": torch.ones(100_000)}, Full())
+    except (OSError, RuntimeError) as error:
+        return error
+    raise AssertionError("it was written")
+
+
+def test_all_forms_of_a_full_disk_become_one_plain_text() -> None:
+    def full(content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    in_rust = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    in_torch = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598")
+    wrapped = CheckpointError("Cannot write", "x")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    for error in (OSError(errno.ENOSPC, "No space left"), in_rust, in_torch, torch_save_on(full), wrapped):
+        assert plain_reason(error) == "the disk is full", repr(error)
+    assert plain_reason(OSError(errno.EFBIG, "File too large")).startswith("the disk is full")
+    assert plain_reason(PermissionError(errno.EACCES, "x")) == "there is no permission to write there"
+    assert plain_reason(OSError(errno.ESTALE, "x")).startswith("its folder is gone")
+
+
+def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, answers = shutil.disk_usage, [1_000_000]
+
+    def nearly_full(path: Path) -> object:
+        real = usage(path)
+        return real._replace(free=answers.pop()) if answers else real
+
+    monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
+    trained = train({**values, "max_epochs": 3})
+    (told,) = (e.text for e in trained.of(Warned) if "left out" in e.text)
+    assert "GB, and 0.00 GB are free in" in told and "tries again at the next interval" in told
+    assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
+
+
+@pytest.mark.parametrize("gone", ["deleted", "a file"])
+def test_a_folder_that_goes_between_two_saves_ends_no_run(values: Values, gone: str) -> None:
+    ckpts: list[Path] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and not ckpts:
+            ckpts.append(event.path.parent)
+        if isinstance(event, StepDone) and event.step == 5 and ckpts:
+            shutil.rmtree(ckpts[0])
+            if gone == "a file":
+                ckpts[0].write_text("in the way")
+        if isinstance(event, StepDone) and event.step == 8 and gone == "a file":
+            ckpts[0].unlink(missing_ok=True)
+
+    trained: Trained = train({**values, "max_epochs": 3}, observer=watch)
+    steps = [e.step for e in trained.of(CheckpointSaved)]
+    assert steps == ([3, 6, 9] if gone == "deleted" else [3, 9])
+    told = [e.text for e in trained.of(Warned) if "a file stands where its folder should be" in e.text]
+    assert len(told) == (gone == "a file")
+    assert trained.ended.phase == "done"
+    assert newest_of_run(trained.run_dir).checkpoint
+
+
+def test_the_last_save_is_tried_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, wanted: object) -> None:
+        raise CheckpointError(f"The checkpoint {name} was left out", "no room.")
+
+    monkeypatch.setattr(saver, "require_space", refuse)
+    trained = train({**values, "max_epochs": 2})
+    assert [e.step for e in trained.of(CheckpointSaved)] == [6]
+    assert isinstance(trained.events[-1], RunEnded) and trained.ended.phase == "done"
