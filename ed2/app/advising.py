@@ -1,6 +1,6 @@
 """`train.py --suggest`: which settings to change so that a run fits its card, in words and for JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,28 +46,30 @@ class Suggested:
     def as_text(self) -> str:
         """The same for people."""
         advice = self.advice
-        lines = [f"As it is: {verdict_line(advice.before, self.planned.card).removeprefix('Memory: ')}"]
+        lines = [f"As it is: {verdict_line(advice.before, self.planned.card)}"]
         lines += advice.needed
         lines += change_lines(advice.changes)
         if advice.fits and not advice.changes:
             lines.append("Nothing has to be changed.")
         if advice.changes:
-            lines.append(f"Then: {verdict_line(advice.after, self.planned.card).removeprefix('Memory: ')}")
+            lines.append(f"Then: {verdict_line(advice.after, self.planned.card)}")
         return "\n".join([*lines, *([advice.room] if advice.room else []), *self.notes])
 
 
-def change_lines(changes: tuple[Change, ...]) -> list[str]:
-    """What to change, what it saves, and what it costs."""
+def change_lines(changes: tuple[Change, ...], label: Callable[[str], str] = str) -> list[str]:
+    """What to change, what it saves, and what it costs; `label` gives a setting's name."""
     lines = []
     for change in changes:
-        words = " and ".join(f"{name} {_told(change.before[name])} -> {_told(v)}" for name, v in change.after.items())
+        words = " and ".join(
+            f"{label(name)} {_told(change.before[name])} -> {_told(v)}" for name, v in change.after.items()
+        )
         verb = "saves" if change.saves_gb >= 0 else "takes"
         lines.append(f"  {words}: {verb} {abs(change.saves_gb):.1f} GB; {change.why}.")
     return lines
 
 
 def _told(value: object) -> str:
-    return "empty" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "empty" if value is None else ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def suggested(flags: Mapping[str, object], config: Path | None, *, vram_gb: float | None) -> Suggested:

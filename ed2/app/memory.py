@@ -43,7 +43,10 @@ class Planned:
 
     def lines(self) -> list[str]:
         """The same for people."""
-        return [verdict_line(self.plan, self.card), parts_line(self.plan, self.card), *self.plan.notes]
+        lines = [f"Memory: {verdict_line(self.plan, self.card)}", parts_line(self.plan, self.card)]
+        if self.card.kind == "cpu":
+            lines.append("To plan for a card, give its size: --vram_gb 12.")
+        return [*lines, *self.plan.notes]
 
 
 def planned(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None) -> Planned:
@@ -55,23 +58,35 @@ def planned(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None)
 
 def verdict_line(plan: MemoryPlan, card: Card) -> str:
     """How much it takes, of how much, and whether that suffices."""
-    amount = f"{plan.expected_gb:.1f} GB ({plan.low_gb:.1f} to {plan.high_gb:.1f})"
-    if card.kind == "cpu":
-        return f"Memory: about {amount} of the computer's own, on the CPU. For a card give its size: --vram_gb 12."
-    if card.free_gb is None or card.total_gb is None:
-        return f"Memory: about {amount} of a card."
+    verdict = plan.verdict(card)
+    if verdict is None:
+        return amount_line(plan, card)
     words = {
-        "fits": "it fits",
-        "tight": "it is tight: it may run out",
-        "does not fit": "it does not fit; --suggest says what to change",
+        "fits": "It fits.",
+        "tight": "It is tight, and may run out.",
+        "does not fit": "It does not fit: --suggest says what to change.",
     }
-    verdict = words[str(plan.verdict(card))]
-    known = "" if plan.is_measured else " Planned, not measured on this card."
-    return f"Memory: about {amount} of {card.free_gb:.1f} GB free on {card.name}: {verdict}.{known}"
+    return f"{amount_line(plan, card)} {words[verdict]}"
+
+
+def amount_line(plan: MemoryPlan, card: Card) -> str:
+    """How much it takes, and of how much."""
+    amount = f"about {plan.expected_gb:.1f} GB ({plan.low_gb:.1f} to {plan.high_gb:.1f})"
+    if card.kind == "cpu":
+        return f"{amount} of the computer's own memory, on the CPU."
+    if card.free_gb is None:
+        return f"{amount} of a card."
+    known = "measured on this card before" if plan.is_measured else "planned, not measured on this card"
+    return f"{amount} of {card.free_gb:.1f} GB free on {card.name}; {known}."
+
+
+def part_names(card: Card) -> dict[str, str]:
+    """The parts of a plan for people."""
+    return {**PART_NAMES, "context": "Python and its libraries"} if card.kind == "cpu" else PART_NAMES
 
 
 def parts_line(plan: MemoryPlan, card: Card) -> str:
     """Where the peak is, and what it is made of."""
-    names = {**PART_NAMES, "context": "Python and its libraries"} if card.kind == "cpu" else PART_NAMES
+    names = part_names(card)
     parts = ", ".join(f"{names[name]} {size:.1f}" for name, size in plan.parts.items() if size >= 0.05)
     return f"The most is taken {PHASE_NAMES[plan.peak]}: {parts} GB."

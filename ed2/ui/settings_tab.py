@@ -17,6 +17,7 @@ from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults
 from ed2.ui.live import QUIET, SPOKEN, refusal
+from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.words import label_of, problems_html
 
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
@@ -33,6 +34,7 @@ class SettingsTab:
             for names in (ESSENTIALS[:5], ESSENTIALS[5:]):
                 with gr.Column(min_width=300):
                     form.add(name for name in names if name in fields())
+        self.memory = MemoryPanel(context, form)
         self.forecast = gr.HTML("", js_on_load=None, elem_id="forecast")
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             for group, model in groups().items():
@@ -64,14 +66,15 @@ class SettingsTab:
     def wire(self, ready: gr.State) -> None:
         """Connect everything, once every control is made; `ready` says that the page shows the draft."""
         inputs = self._form.inputs
-        self.told_inputs = [ready, self.preset, *inputs]
-        self.told_outputs = [self.forecast, self.difference, self.command, self.raw]
+        self.told_inputs = [ready, self.preset, self.memory.card, *inputs]
+        self.told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self.raw]
+        self.memory.wire()
         self.load.click(self._load, self.preset, inputs, **SPOKEN)
         self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET)
         self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
         self.copy.click(None, self.command, None, js=COPY)
         self.apply.click(self._apply, self.raw, inputs, **SPOKEN)
-        events = [control.change for control in (self.preset, *inputs)]
+        events = [control.change for control in (self.preset, self.memory.card, *inputs)]
         gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
 
     def _load(self, title: str | None) -> list[Any]:
@@ -102,24 +105,25 @@ class SettingsTab:
             raise refusal(str(error)) from None
         return self._form.shown({**defaults(), **values})
 
-    def told(self, is_ready: bool, preset: str | None, *raw: Any) -> tuple[Any, Any, Any, Any]:
+    def told(self, is_ready: bool, preset: str | None, card_gb: float, *raw: Any) -> tuple[Any, ...]:
         """Keep the draft; what it comes to, how it differs from the preset, as a command and as JSON."""
         if not is_ready:
-            return (gr.skip(),) * 4
+            return (gr.skip(),) * len(self.told_outputs)
         values = self._form.values_of(raw)
         with contextlib.suppress(OSError):  # comfort only: the form is still there
             self._context.keep_form(values)
         own = _differing(values, defaults())
         text = json.dumps(own, indent=2, ensure_ascii=False)
-        return self._forecast_html(values), self._difference_html(values, preset), command_of(own), text
+        return *self._forecast_html(values, card_gb), self._difference_html(values, preset), command_of(own), text
 
-    def _forecast_html(self, values: dict[str, object]) -> str:
+    def _forecast_html(self, values: dict[str, object], card_gb: float) -> tuple[str, str]:
         try:
             settings = with_defaults(self._context.require_allowed(values))
         except ProblemsError as error:
-            return problems_html(error.problems, box_id="settings-problems")
+            return problems_html(error.problems, box_id="settings-problems"), ""
         lines = forecast(settings, self._context.checked)
-        return f'<div class="ed-card"><p class="ed-note">{"<br>".join(map(escape, lines))}</p></div>'
+        html = f'<div class="ed-card"><p class="ed-note">{"<br>".join(map(escape, lines))}</p></div>'
+        return html, self.memory.told(settings, card_gb)
 
     def _difference_html(self, values: dict[str, object], title: str | None) -> str:
         path = self._context.user.presets().get(title or "")

@@ -207,6 +207,27 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(page.locator("#max_epochs input")).to_have_value("12")
 
 
+def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    tab(page, "Settings")
+    page.locator("#reset-button").click()
+    page.locator("#card-choice label").filter(has_text="24 GB").click()
+    plan, batch = page.locator("#memory-plan .ed-plan"), page.locator("#batch_size input")
+    expect(plan).to_have_attribute("data-verdict", "fits")
+    fill(page, "batch_size", 16)
+    expect(plan).to_have_attribute("data-verdict", "does not fit")
+    expect(plan.locator("[role=img]")).to_have_attribute("aria-label", re.compile("activations 19"))
+    page.locator("#suggest-button").click()
+    expect(page.locator("#memory-answer")).to_contain_text("Batch size 16 -> 11")
+    expect(batch).to_have_value("16")
+    page.locator("#fit-button").click()
+    expect(batch).to_have_value("11")
+    expect(plan).to_have_attribute("data-verdict", "fits")
+    page.locator("#undo-fit-button").click()
+    expect(batch).to_have_value("16")
+
+
 def test_at_phone_width_nothing_scrolls_sideways_and_targets_are_large(open_page, server: Server) -> None:
     page = open_page(390, 844, has_touch=True, is_mobile=True)
     state(page, "idle")

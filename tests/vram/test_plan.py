@@ -48,7 +48,7 @@ def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(f
 
     now = of()
     assert now <= of(batch_size=given.data.batch_size + 1)
-    assert now < of(batch_size=given.data.batch_size + 100)
+    assert now < of(batch_size=given.data.batch_size + 1000)
     assert now <= of(resolution=RESOLUTIONS[RESOLUTIONS.index(given.data.resolution) + 1])
     assert of(gradient_checkpointing=True) <= of(gradient_checkpointing=False)
 
