@@ -119,6 +119,17 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True)
+class MemoryMeasured(Event):
+    """What a run took of its card at its peak, beside what was planned, in GB of 2**30 bytes."""
+
+    what: Literal["training", "sampling"]
+    planned_gb: float
+    low_gb: float
+    high_gb: float
+    measured_gb: float
+
+
+@dataclass(frozen=True)
 class Warned(Event):
     """Something a person should know, that does not stop the run."""
 

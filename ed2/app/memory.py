@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ed2.app.corrections import CARDS_FILE, Corrections
 from ed2.app.preflight import ModelSizes
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card, card_for
@@ -53,7 +54,8 @@ def planned(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None)
     """Plan for a card of `vram_gb`, else for the one that is here, else for the CPU."""
     card = Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device)
     shape = shape_of(sizes.family, sizes.parameters)
-    return Planned(plan_memory(settings, shape, card=card), card, shape)
+    learnt = Corrections(CARDS_FILE).overhead(card.name) if card.kind == "cuda" else None
+    return Planned(plan_memory(settings, shape, card=card, overhead=learnt), card, shape)
 
 
 def verdict_line(plan: MemoryPlan, card: Card) -> str:

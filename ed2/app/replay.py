@@ -12,6 +12,7 @@ from ed2.events import (
     CheckpointSaved,
     EpochEnded,
     Event,
+    MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
     RunEnded,
@@ -26,7 +27,7 @@ KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
         RunStarted, PhaseChanged, MetricsLogged, EpochEnded, SamplesMade, CheckpointSaved, Warned, RunEnded,
-        ValidationDone,
+        ValidationDone, MemoryMeasured,
     )
 }  # fmt: skip
 PATHS = ("run_dir", "path", "checkpoint", "single_file")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, open_model
+from ed2.app.card_memory import watch_card
 from ed2.app.completing import complete_save
 from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
@@ -38,7 +39,7 @@ from ed2.training.loop import obey, train
 from ed2.training.state import Controls, Run
 from ed2.vram.card import Card
 from ed2.vram.plan import sampling_batch
-from ed2.vram.shapes import shape_of
+from ed2.vram.shapes import ModelShape, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class Session:
             run.jobs += [*validation, samples, checkpoints]
             run.on_request = {"sample": samples, "save": checkpoints}
             self._tell_start(run)
+            watch_card(run, self._start.settings, self._shape(self._start.settings))
             for job in validation:
                 self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
@@ -223,9 +225,12 @@ class Session:
 
     def _prompts_at_once(self, settings: Settings) -> int:
         """As many as take no more memory than training does, so that samples are never the peak of a run."""
-        sizes = model_sizes(settings)
         card = Card(kind="cuda" if self._builder.machine.device.type == "cuda" else "cpu")
-        return sampling_batch(settings, shape_of(sizes.family, sizes.parameters), card=card)
+        return sampling_batch(settings, self._shape(settings), card=card)
+
+    def _shape(self, settings: Settings) -> ModelShape:
+        sizes = model_sizes(settings)
+        return shape_of(sizes.family, sizes.parameters)
 
     def _tell_start(self, run: Run) -> None:
         dataset, settings = self._builder.dataset, self._start.settings

@@ -17,6 +17,7 @@ from ed2.events import (
     CheckpointSaved,
     EpochEnded,
     Event,
+    MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
     RunEnded,
@@ -74,6 +75,7 @@ class RunSnapshot:
     log: tuple[str, ...] = ()
     checkpoint: Path | None = None
     memory: MemoryUse | None = None
+    peaks: tuple[MemoryMeasured, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -224,6 +226,11 @@ class RunView:
     @_fold.register
     def _(self, event: CheckpointSaved) -> None:
         self.change("status", checkpoint=event.path)
+
+    @_fold.register
+    def _(self, event: MemoryMeasured) -> None:
+        others = tuple(peak for peak in self._shown.peaks if peak.what != event.what)
+        self.change("memory", peaks=(*others, event))
 
     @_fold.register
     def _(self, event: Warned) -> None:

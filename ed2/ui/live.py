@@ -78,7 +78,7 @@ class LivePanel:
         if is_new("status"):
             made[0] = figures_html(shown)
         if is_new("memory"):
-            made[1] = memory_html(shown.memory)
+            made[1] = memory_html(shown.memory, shown.peaks)
         if is_new("loss"):
             made[2] = loss_html(shown.curve, shown.validation, ZOOMS[zoom])
         if is_new("samples"):

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ed2.app.reporters.texts import duration
+from ed2.app.reporters.texts import described, duration
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
+from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields
 from ed2.vram.sampler import MemoryUse, Share
 
@@ -113,15 +114,19 @@ def figures_html(shown: RunSnapshot) -> str:
            f'<dl class="ed-figures">{rows}</dl></section>'  # fmt: skip
 
 
-def memory_html(memory: MemoryUse | None) -> str:
-    """Memory of the card and of the computer as bars."""
+def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) -> str:
+    """Memory of the card and of the computer as bars, and what was planned beside what was measured."""
     if memory is None:
         return (
             '<section class="ed-card" aria-label="Memory"><h3>Memory</h3><p class="ed-note">Not read yet.</p></section>'
         )
     card = _memory(memory.card_name or "Card", memory.card) if memory.card else (
         '<p class="ed-note">No NVIDIA card is in use: the run computes on the processor.</p>')  # fmt: skip
-    bars = card + _memory("Computer", memory.pc)
+    busy = (
+        f'<p class="ed-note">The card is busy {memory.busy_percent} % of the time.</p>' if memory.busy_percent else ""
+    )
+    told = "".join(f'<p class="ed-note">{escape(described(peak))}</p>' for peak in peaks)
+    bars = card + busy + told + _memory("Computer", memory.pc)
     return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}</section>'
 
 

@@ -1,12 +1,22 @@
-"""What is used now of the card's and the computer's memory, by this program and by others."""
+"""What is used now of the card's and the computer's memory, by this program and by others; and the peaks of a run.
 
+The sizes of a card come from PyTorch once that uses it, else from its driver. What only the driver knows - the share of
+each program, how busy the card is - is left out where it does not answer.
+"""
+
+import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
+from ed2.vram.learning import Reading
+
 BYTES_PER_GB = 2**30
+BUSY_STEP = 5
+"""Percent; how busy a card is changes all the time, and a page need not be drawn for each of them."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +37,20 @@ class Share:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """A reading; `card` is None where there is no NVIDIA card."""
+    """A reading; `card` is None where there is no NVIDIA card.
+
+    Attributes:
+        busy_percent: share of the time in which the card computed, None where the driver does not say.
+    """
 
     pc: Share
     card: Share | None = None
     card_name: str = ""
+    busy_percent: int | None = None
 
 
 class MemorySampler:
-    """Reads the memories; the card through its driver, else through PyTorch where that has it already in use."""
+    """Reads the memories."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -45,36 +60,106 @@ class MemorySampler:
         """A reading."""
         memory = psutil.virtual_memory()
         pc = Share.of_bytes(memory.total, memory.total - memory.available, self._process.memory_info().rss)
-        index, own = _torch_card()
+        torch = _torch_in_use()
         try:
-            card, name = self._by_driver(index, own) if self._nvml else _by_torch(index, own)
+            index = _busiest(torch)
+            handle = _handle(self._nvml, torch, index)
+            if torch is None and handle is None:
+                return MemoryUse(pc)
+            card = _by_torch(torch, index, _own_bytes(self._nvml, handle)) if torch else _by_driver(self._nvml, handle)
+            return MemoryUse(pc, card, _name(self._nvml, handle, torch, index), _busy_percent(self._nvml, handle))
         except Exception:  # drivers fail in many ways, and none of them is worth the reading
             return MemoryUse(pc)
-        return MemoryUse(pc, card, name)
-
-    def _by_driver(self, index: int, own: int) -> tuple[Share, str]:
-        handle = self._nvml.nvmlDeviceGetHandleByIndex(max(0, index))
-        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
-        name = self._nvml.nvmlDeviceGetName(handle)
-        return Share.of_bytes(memory.total, memory.used, own), name if isinstance(name, str) else name.decode()
 
 
-def _by_torch(index: int, own: int) -> tuple[Share | None, str]:
-    if index < 0:
-        return None, ""
-    import torch
+@dataclass(frozen=True)
+class CardPeaks:
+    """What PyTorch counts of the card with this number, for this process."""
 
+    index: int
+
+    def reset(self) -> None:
+        """Count from here."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self.index)
+
+    def read(self, planned_gb: float) -> Reading:
+        """The peak since `reset`, beside what was planned for it."""
+        import torch
+
+        nvml = _nvml()
+        own = _own_bytes(nvml, _handle(nvml, torch, self.index))
+        return Reading(
+            planned_gb=planned_gb,
+            allocated_gb=torch.cuda.max_memory_allocated(self.index) / BYTES_PER_GB,
+            reserved_gb=torch.cuda.max_memory_reserved(self.index) / BYTES_PER_GB,
+            context_gb=own and max(0, own - torch.cuda.memory_reserved(self.index)) / BYTES_PER_GB,
+        )
+
+    def fullness(self) -> float:
+        """Which share of the card's memory is taken, by whomever."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self.index)
+        return 1 - free / total
+
+
+def _by_torch(torch: Any, index: int, own: int | None) -> Share:
     free, total = torch.cuda.mem_get_info(index)
-    return Share.of_bytes(total, total - free, own), torch.cuda.get_device_name(index)
+    return Share.of_bytes(total, total - free, torch.cuda.memory_reserved(index) if own is None else own)
 
 
-def _torch_card() -> tuple[int, int]:
-    """The card that PyTorch works on and the bytes that it holds; -1 while it uses none. Never makes it begin to."""
+def _by_driver(nvml: Any, handle: Any) -> Share:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Share.of_bytes(memory.total, memory.used, 0)
+
+
+def _name(nvml: Any, handle: Any, torch: Any, index: int) -> str:
+    if torch:
+        return str(torch.cuda.get_device_name(index))
+    name = nvml.nvmlDeviceGetName(handle)
+    return name if isinstance(name, str) else str(name.decode())
+
+
+def _own_bytes(nvml: Any, handle: Any) -> int | None:
+    """What the driver counts for this process; None where it does not, as on Windows and in containers."""
+    if handle is None:
+        return None
+    with contextlib.suppress(Exception):
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid() and process.usedGpuMemory:
+                return int(process.usedGpuMemory)
+    return None
+
+
+def _busy_percent(nvml: Any, handle: Any) -> int | None:
+    with contextlib.suppress(Exception):
+        return BUSY_STEP * round(nvml.nvmlDeviceGetUtilizationRates(handle).gpu / BUSY_STEP)
+    return None
+
+
+def _handle(nvml: Any, torch: Any, index: int) -> Any:
+    """The driver's handle of PyTorch's card `index`, since both may count in another order; else of the first card."""
+    if nvml is None:
+        return None
+    if torch is None:
+        return nvml.nvmlDeviceGetHandleByIndex(0)
+    with contextlib.suppress(Exception):
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
+    return None
+
+
+def _busiest(torch: Any) -> int:
+    """The card on which PyTorch holds most: a thread that only looks is not told which one the trainer chose."""
+    return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved) if torch else 0
+
+
+def _torch_in_use() -> Any:
+    """PyTorch, where it works on a card already; None otherwise. Never makes it begin to."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
-    if cuda is None or not getattr(cuda, "is_initialized", bool)():
-        return -1, 0
-    return cuda.current_device(), cuda.memory_reserved()
+    return torch if cuda is not None and getattr(cuda, "is_initialized", bool)() else None
 
 
 def _nvml() -> Any:

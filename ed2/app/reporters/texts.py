@@ -9,6 +9,7 @@ from ed2.events import (
     CheckpointSaved,
     EpochEnded,
     Event,
+    MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
     RunEnded,
@@ -75,6 +76,12 @@ def _(event: SavingChanged) -> str:
 @described.register
 def _(event: CheckpointSaved) -> str:
     return f"Step {event.step}: saved {event.path.name} ({file_size(event.bytes_written)}, {duration(event.seconds)})."
+
+
+@described.register
+def _(event: MemoryMeasured) -> str:
+    planned = f"planned {event.planned_gb:.1f} GB ({event.low_gb:.1f} to {event.high_gb:.1f})"
+    return f"Memory of the card at the peak of {event.what}: {planned}, measured {event.measured_gb:.1f} GB."
 
 
 @described.register

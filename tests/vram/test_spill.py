@@ -1,0 +1,35 @@
+"""The driver's silent spill, in made-up series of steps."""
+
+import pytest
+
+from ed2.vram.spill import StepReading, slowdown
+
+
+def series(*parts: tuple[int, float, float]) -> list[StepReading]:
+    """Steps as (how many, seconds each, fullness of the card), a little uneven as real ones are."""
+    return [
+        StepReading(seconds * (1.1 if number % 2 else 0.9), fullness)
+        for count, seconds, fullness in parts
+        for number in range(count)
+    ]
+
+
+def test_steps_that_become_slow_while_the_card_is_full_are_a_spill() -> None:
+    factor = slowdown(series((30, 0.5, 0.9), (5, 2.5, 0.99)))
+    assert factor == pytest.approx(5, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        series((30, 0.5, 0.9), (5, 2.5, 0.8)),  # slow for another reason: the card has room
+        series((35, 0.5, 0.99)),  # full, and as fast as ever
+        series((30, 0.5, 0.99), (1, 9.0, 0.99), (4, 0.5, 0.99)),  # one slow step
+        series((30, 0.5, 0.99), (5, 0.8, 0.99)),  # another bucket
+        series((5, 0.5, 0.9), (5, 2.5, 0.99)),  # too early to tell
+        series((30, 2.5, 0.9), (5, 0.5, 0.99)),  # faster
+        [],
+    ],
+)
+def test_nothing_else_is(readings: list[StepReading]) -> None:
+    assert slowdown(readings) is None
