@@ -23,13 +23,12 @@ from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.validated import LatestValidation
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.errors import ModelError, Problem
+from ed2.errors import Problem
 from ed2.events import EventBus, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
 from ed2.models.choose import open_base
 from ed2.models.memory import Precision, checkpoint_gradients
-from ed2.models.noise import NoiseSchedule
 from ed2.models.sd import TRAINABLE, StableDiffusion, load
 from ed2.registry import JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR
@@ -56,13 +55,7 @@ def open_model(start: Start) -> ModelSource:
     Raises:
         ModelError: it cannot be trained.
     """
-    source = open_base(start.base, _scheduler_changes(start.settings))
-    try:
-        NoiseSchedule.from_config(source.config("scheduler/scheduler_config.json"))
-    except ValueError as error:
-        problem = Problem("scheduler/scheduler_config.json", f"{error}.", "Choose another model.")
-        raise ModelError(f"The base model {start.base} cannot be used:", [problem]) from None
-    return source
+    return open_base(start.base, _scheduler_changes(start.settings))
 
 
 def _scheduler_changes(settings: Settings) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import shutil
-import struct
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Problem, SettingsError
+from ed2.models.header import HeaderError, read_header
 from ed2.models.hub import in_hub_cache
 from ed2.models.layout_family import family_of
 from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
@@ -37,7 +37,6 @@ MODULES = {
     "schedulefree": "schedulefree",
 }
 """What optimizers need besides PyTorch."""
-MAX_HEADER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -184,18 +183,15 @@ def _parameters_in(folder: Path) -> int:
 def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a safetensors file's tensors by name, from its header; none where it is damaged."""
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= MAX_HEADER_BYTES else {}
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return dict(read_header(file).shapes)
+    except HeaderError:
         return {}
 
 
 def _json_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -46,7 +46,7 @@ def read_manifest(path: Path, number: int) -> Findings:
 
 
 def _add(found: Findings, path: Path, number: int, entry: dict[str, object], times: Counter[str]) -> None:
-    image = Path(os.path.normpath(path.parent / Path(str(entry["image"])).expanduser()))
+    image = Path(os.path.normpath(path.parent / _at_home(str(entry["image"]))))
     name = printable(Path(os.path.relpath(image, path.parent)).as_posix())
     try:
         status = image.stat()
@@ -64,6 +64,13 @@ def _add(found: Findings, path: Path, number: int, entry: dict[str, object], tim
     picture = PictureFile(image, number, name, status, merged(layers), entry=times[name])
     found.pictures.append(picture)
     times[name] += 1
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name of somebody who has no home here
+        return Path(text)
 
 
 def _layers(entry: dict[str, object], folder: Path) -> Iterator[tuple[Layer, tuple[str, ...]]]:

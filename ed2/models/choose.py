@@ -1,12 +1,16 @@
 """A base model, whether it is a diffusers folder or a single file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ed2.errors import Problem
 from ed2.models.base import ModelSource
-from ed2.models.files import open_folder, with_scheduler
+from ed2.models.files import first_line, model_error, open_folder, with_scheduler
+from ed2.models.folder_faults import SCHEDULER_CONFIG
+from ed2.models.noise import NoiseSchedule
 from ed2.models.single_file import open_single_file
 
 
@@ -20,7 +24,16 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
     Raises:
         ModelError: it is missing, incomplete, or of a kind that cannot be trained.
     """
-    if path.is_file():
-        return open_single_file(path, scheduler_changes)
-    folder = open_folder(path)
-    return replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
+    if os.path.isfile(path):  # noqa: PTH113 -- unlike Path.is_file it takes a name that is too long
+        source: ModelSource = open_single_file(path, scheduler_changes)
+    else:
+        folder = open_folder(path)
+        source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
+    try:
+        NoiseSchedule.from_config(source.config(SCHEDULER_CONFIG))
+    except Exception as error:  # a wrong configuration fails in as many ways as it has settings
+        own = isinstance(error, ValueError)
+        what = first_line(error) if own else f"no schedule of noise can be made from it ({first_line(error)})"
+        problem = Problem(SCHEDULER_CONFIG, f"{what}.", "Choose another model.")
+        raise model_error(path, problem) from None
+    return source

@@ -5,38 +5,55 @@ never by the folder.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ed2.errors import ModelError, Problem
+from ed2.errors import ModelError, Problem, printable
+from ed2.models.folder_faults import (
+    INDEX,
+    SCHEDULER_CONFIG,
+    STEMS,
+    WHOLE_FOLDER,
+    folder_faults,
+    small_names,
+    weights_file,
+)
+from ed2.models.header import Header, read_header
+from ed2.models.soundness import counted, weights_fault
 
 PARTS: Mapping[str, tuple[type[Any], str]] = {
-    "unet": (UNet2DConditionModel, "diffusion_pytorch_model"),
-    "vae": (AutoencoderKL, "diffusion_pytorch_model"),
-    "text_encoder": (CLIPTextModel, "model"),
+    "unet": (UNet2DConditionModel, STEMS["unet"]),
+    "vae": (AutoencoderKL, STEMS["vae"]),
+    "text_encoder": (CLIPTextModel, STEMS["text_encoder"]),
 }
 """The parts that hold weights: class, and the stem of the file."""
 
-SMALL_FILES = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 EXTRA_FILE = "single_file_extra.safetensors"
 """Lies in our checkpoints of models that came from a single file; other programs pass it over."""
-SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
-INDEX = "model_index.json"
-KEPT_PARTS = (*PARTS, "tokenizer", "scheduler")
-MAX_SMALL_BYTES = 16 << 20
+CLASSES = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+"""What a checkpoint's model_index.json says of its parts, whatever the base model's said."""
+DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
+MAX_TOKENS = 77
+"""Of a caption, with the marks of its begin and end."""
+MOST_WEIGHTS_ASKED = 4
+"""Times the weights that a file holds: more than that its configuration cannot ask for."""
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -65,24 +82,64 @@ class ModelFolder:
         Raises:
             ModelError: the weights do not fit the configuration.
         """
+        fault = self._size_fault(part)
+        if fault:
+            raise model_error(self.path, Problem(f"{part}/config.json", fault, WHOLE_FOLDER))
+        module, lost = self._loaded(part)
+        if lost:
+            what = f"missing, or of another shape than its config.json says: {counted(lost)}."
+            raise model_error(self.path, Problem(part, what, WHOLE_FOLDER))
+        fault = weights_fault(module.state_dict())
+        if fault:
+            raise model_error(self.path, Problem(part, f"{fault}.", WHOLE_FOLDER))
+        return module
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer of the folder.
+
+        Raises:
+            ModelError: it is damaged, or of another model than the text encoder.
+        """
+        config = self.config(TEXT_ENCODER_CONFIG)
+        try:
+            tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+            tokenizer(["a cat"], padding="max_length", truncation=True, max_length=MAX_TOKENS)
+        except Exception as error:  # of many kinds, some of them the library's own in Rust
+            what = f"it cannot be used ({first_line(error)})."
+            raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER)) from error
+        known = config.get("vocab_size", len(tokenizer))
+        if len(tokenizer) > known:
+            what = f"it has {len(tokenizer):,} tokens, and the text encoder knows {known:,}: they are of two models."
+            raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER))
+        tokenizer.model_max_length = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
+        return tokenizer
+
+    def _size_fault(self, part: str) -> str:
+        """Say why a part cannot be made on no memory, or would need far more than its file holds."""
+        kind, config = PARTS[part][0], self.config(f"{part}/config.json")
+        try:
+            with torch.device("meta"):
+                module = CLIPTextModel(CLIPTextConfig(**config)) if part == "text_encoder" else kind.from_config(config)
+        except Exception as error:  # a wrong configuration fails in as many ways as it has settings
+            return f"no network can be made from it ({first_line(error)})."
+        asked, held = sum(tensor.numel() for tensor in module.parameters()), read_header(self.weights[part]).num_weights
+        if asked > MOST_WEIGHTS_ASKED * held:
+            return f"it asks for {asked:,} weights, and the file holds {held:,}: they do not belong together."
+        return ""
+
+    def _loaded(self, part: str) -> tuple[nn.Module, list[str]]:
+        """The network of a part, and the names of tensors that it lacks."""
         kind, stem = PARTS[part]
         variant = self.weights[part].name.removeprefix(f"{stem}.").removesuffix("safetensors").strip(".") or None
         dtype_name = "dtype" if kind is CLIPTextModel else "torch_dtype"  # transformers renamed it, diffusers did not
         options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
+        options |= {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}  # so that it names them
         try:
             module, found = kind.from_pretrained(self.path / part, output_loading_info=True, **options)
-        except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, SafetensorError) as error:
-            what = f"its weights and its config.json do not belong together ({_first_line(error)})."
-            raise _model_error(self.path, [Problem(part, what, "Get this folder anew.")]) from error
-        lost = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-        if lost:
-            what = f"{len(lost)} of its tensors are missing or of another shape, such as {lost[0]}."
-            raise _model_error(self.path, [Problem(part, what, "Get this folder anew.")])
-        return cast(nn.Module, module)
-
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of the folder."""
-        return CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+        except Exception as error:  # of many kinds: what does not fit is met deep in the libraries
+            what = f"its weights and its config.json do not belong together ({first_line(error)})."
+            raise model_error(self.path, Problem(part, what, WHOLE_FOLDER)) from error
+        return module, sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
 
     def extra(self) -> dict[str, Tensor]:
         """What the single file held that this model came from, and that has no place in such a folder."""
@@ -102,126 +159,48 @@ def open_folder(path: Path) -> ModelFolder:
     Raises:
         ModelError: lists all that is missing, or says which kind of model this is if it is not one to train.
     """
-    if not path.exists():
-        fix = "Give the path of a diffusers folder: one that holds model_index.json."
-        raise _model_error(path, [Problem(None, "there is no such folder.", fix)])
-    if not (path / "model_index.json").is_file():
-        raise _model_error(path, [_no_index(path)])
-    problems = [*_refused_kind(path), *_missing(path)]
+    problems = folder_faults(path)
     if problems:
-        raise _model_error(path, problems)
-    small_files = {name: (path / name).read_bytes() for name in _small_names(path)}
-    problems = _broken_json(small_files)
-    if problems:
-        raise _model_error(path, problems)
-    small_files[INDEX] = _index_of_kept_parts(small_files[INDEX])
-    weights = {part: file for part in PARTS if (file := _weights_file(path, part))}
-    family = _family(json.loads(small_files["unet/config.json"]), path)
-    return ModelFolder(path, family, small_files, weights, {part: _dtype(file) for part, file in weights.items()})
+        raise model_error(path, *problems)
+    small_files = {name: (path / name).read_bytes() for name in small_names(path)}
+    small_files[INDEX] = _own_index(small_files[INDEX])
+    weights = {part: file for part in PARTS if (file := weights_file(path, part))}
+    dtypes = {part: stored_dtype(read_header(file)) for part, file in weights.items()}
+    return ModelFolder(path, _family(json.loads(small_files["unet/config.json"])), small_files, weights, dtypes)
 
 
-def _index_of_kept_parts(index: bytes) -> bytes:
-    """The index of a model without what a checkpoint does not hold, such as a safety checker: it would not load."""
-    values = json.loads(index)
-    for name, value in values.items():
-        if isinstance(value, list) and name not in KEPT_PARTS:
-            values[name] = [None, None]
-    if "requires_safety_checker" in values:
-        values["requires_safety_checker"] = False
+def stored_dtype(header: Header, prefix: str = "") -> torch.dtype:
+    """How the tensors whose names begin with `prefix` are stored; fp32 where that is none that networks compute in."""
+    first = next((dtype for name, dtype in header.dtypes.items() if name.startswith(prefix)), "")
+    return DTYPES.get(first, torch.float32)
+
+
+def _own_index(index: bytes) -> bytes:
+    """The index of our checkpoints of a model: the parts that they hold, by the classes that they are.
+
+    What they do not hold, such as a safety checker, would not load; and no class of a stranger's index is passed on.
+    """
+    values = {name: value for name, value in json.loads(index).items() if name.startswith("_")}
+    values["_class_name"] = "StableDiffusionPipeline"
+    scheduler = json.loads(index).get("scheduler")
+    is_known = isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"
+    known = scheduler if is_known and re.fullmatch(r"\w+Scheduler", str(scheduler[1])) else DEFAULT_SCHEDULER
+    values |= {**CLASSES, "scheduler": known, "safety_checker": [None, None], "feature_extractor": [None, None]}
+    values |= {"image_encoder": [None, None], "requires_safety_checker": False}
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
-def _no_index(path: Path) -> Problem:
-    if path.is_file():
-        return Problem(None, "this is a file.", "Give a diffusers folder: one that holds model_index.json.")
-    inside = sorted(p.parent.name for p in path.glob("*/model_index.json"))[:3]
-    fix = f"Did you mean {' or '.join(inside)} inside it?" if inside else "It needs model_index.json, unet, vae, ..."
-    return Problem(None, "this folder holds no diffusers model.", fix)
-
-
-def _refused_kind(path: Path) -> list[Problem]:
-    name = (_json(path / "model_index.json") or {}).get("_class_name", "")
-    channels = (_json(path / "unet" / "config.json") or {}).get("in_channels", 4)
-    if (name and not str(name).startswith("StableDiffusion")) or "XL" in str(name):
-        fix = "Choose an SD 1.x or SD 2.x model."
-        return [Problem("model_index.json", f"this is a {name}, which cannot be trained here.", fix)]
-    if channels != 4:
-        kind = {9: "an inpainting model", 8: "an InstructPix2Pix model"}.get(
-            channels, f"a model of {channels} channels"
-        )
-        return [
-            Problem("unet/config.json", f"this is {kind}, which cannot be trained here.", "Choose the plain model.")
-        ]
-    return []
-
-
-def _missing(path: Path) -> list[Problem]:
-    fix = "Get the whole folder again."
-    names = [n for n in (*SMALL_FILES, TEXT_ENCODER_CONFIG) if not (path / n).is_file()]
-    has_vocabulary = any((path / "tokenizer" / n).is_file() for n in ("tokenizer.json", "vocab.json"))
-    names += [] if has_vocabulary else ["tokenizer/vocab.json"]
-    problems = [Problem(name, "the file is missing.", fix) for name in names]
-    for part, (_, stem) in PARTS.items():
-        if _weights_file(path, part) is None:
-            pickled = next((path / part).glob("*.bin"), None) if (path / part).is_dir() else None
-            what = (
-                f"only {pickled.name} is there, a format that can run code." if pickled else "the weights are missing."
-            )
-            problems.append(Problem(f"{part}/{stem}.safetensors", what, "Get the safetensors files of this model."))
-    return problems
-
-
-def _broken_json(small_files: Mapping[str, bytes]) -> list[Problem]:
-    problems = []
-    for name, content in small_files.items():
-        if name.endswith(".json"):
-            try:
-                json.loads(content)
-            except (ValueError, RecursionError) as error:
-                problems.append(Problem(name, f"this is no proper JSON ({error}).", "Get this file again."))
-    return problems
-
-
-def _small_names(path: Path) -> Iterable[str]:
-    tokenizer = [f"tokenizer/{name}" for name in TOKENIZER_FILES if (path / "tokenizer" / name).is_file()]
-    names = (*SMALL_FILES, TEXT_ENCODER_CONFIG, *tokenizer)
-    return [name for name in names if (path / name).stat().st_size <= MAX_SMALL_BYTES]
-
-
-def _weights_file(path: Path, part: str) -> Path | None:
-    stem = PARTS[part][1]
-    candidates = (path / part / f"{stem}{variant}.safetensors" for variant in ("", ".fp32", ".fp16"))
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _family(unet_config: Mapping[str, Any], path: Path) -> str:
+def _family(unet_config: Mapping[str, Any]) -> str:
     """SD2 differs in shape by its linear projections around attention."""
     return "sd2" if unet_config.get("use_linear_projection") else "sd1"
 
 
-def _dtype(file: Path) -> torch.dtype:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            names = list(tensors.keys())
-            return _DTYPES[tensors.get_slice(names[0]).get_dtype()]
-    except (SafetensorError, OSError, KeyError, IndexError) as error:
-        what = f"the file is damaged or of another format ({_first_line(error)})."
-        raise _model_error(
-            file.parent.parent, [Problem(f"{file.parent.name}/{file.name}", what, "Get it again.")]
-        ) from None
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text, for a sentence."""
+    line = (str(error).splitlines() or [type(error).__name__])[0].partition(" If you want")[0]
+    return printable(" ".join(line.split()).rstrip("."), 200)
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _model_error(path: Path, problems: list[Problem]) -> ModelError:
-    return ModelError(f"The base model {path} cannot be used:", problems)
+def model_error(path: Path, *problems: Problem) -> ModelError:
+    """The error that tells what is wrong with a base model."""
+    return ModelError(f"The base model {printable(str(path), 1000)} cannot be used:", problems)

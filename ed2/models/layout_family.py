@@ -31,6 +31,26 @@ _LONE_PARTS: Marks = (
     ("diffusers_unet", r"^down_blocks\.0\."),
 )
 
+KINDS = {
+    "sdxl": "an SDXL model",
+    "sdxl_refiner": "the refiner of SDXL",
+    "inpainting": "an inpainting model",
+    "pix2pix": "an InstructPix2Pix model",
+    "depth": "a depth model",
+    "upscaler": "an upscaler",
+    "unclip": "an unCLIP model",
+    "flux": "a Flux model",
+    "sd3": "an SD 3 model",
+    "controlnet": "a ControlNet",
+    "lora": "a LoRA, an addition to a model",
+    "embedding": "a textual embedding",
+    "vae": "a VAE alone",
+    "text_encoder": "a text encoder alone",
+    "diffusers_unet": "the UNet of a diffusers folder alone",
+    "unknown": "no Stable Diffusion model that is known here",
+}
+"""What `family_of` finds and what cannot be trained, in words."""
+
 
 def family_of(shapes: Shapes) -> str:
     """Return what a single file is, from its tensors' names and shapes.

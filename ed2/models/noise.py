@@ -11,7 +11,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from ed2.errors import shown
+
 PredictionType = Literal["epsilon", "v_prediction"]
+MAX_TIMESTEPS = 100_000
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -34,7 +37,7 @@ class NoiseSchedule:
         """Read the schedule from a diffusers scheduler's configuration.
 
         Raises:
-            ValueError: a prediction type that is neither epsilon nor v_prediction.
+            ValueError: a prediction type that is neither epsilon nor v_prediction, or no schedule of noise.
         """
         prediction_type = config.get("prediction_type", "epsilon")
         if prediction_type not in PREDICTION_TYPES:
@@ -48,7 +51,12 @@ class NoiseSchedule:
             "rescale_betas_zero_snr",
         )
         betas = {name: config[name] for name in names if config.get(name) is not None}
+        steps = betas.get("num_train_timesteps", 1000)
+        if not isinstance(steps, int) or not 2 <= steps <= MAX_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps is {shown(steps)}; from 2 to {MAX_TIMESTEPS:,} can be trained")
         alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod
+        if len(alphas_cumprod) != steps or not bool(((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all()):
+            raise ValueError("its betas give no schedule of noise")
         return cls(alphas_cumprod, prediction_type, is_zero_snr=bool(alphas_cumprod[-1] == 0))
 
     @property

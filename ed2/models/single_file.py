@@ -15,42 +15,29 @@ from typing import Any
 import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
-from ed2.models.files import TEXT_ENCODER_CONFIG, TOKENIZER_FILES, with_scheduler
+from ed2.models.files import TEXT_ENCODER_CONFIG, stored_dtype, with_scheduler
+from ed2.models.folder_faults import TOKENIZER_FILES
+from ed2.models.header import Header, HeaderError, read_header
 from ed2.models.layout import diffusers_tensors, family_of
+from ed2.models.layout_family import KINDS
 from ed2.models.layout_names import OPEN_CLIP_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ed2.models.soundness import weights_fault
 
 CONFIGS = Path(__file__).parent / "configs"
 FAMILIES = ("sd1", "sd2")
 PREFIXES = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": "cond_stage_model."}
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+MAX_YAML_BYTES = 64 << 10
+OTHER_MODEL = "Choose an SD 1.x or SD 2.x model, in a file or a diffusers folder."
 V_TENSOR = "v_pred"
 """An empty tensor of this name says that the model predicts v (a custom of ComfyUI and of some training programs)."""
 POSITIONS = "text_model.embeddings.position_ids"
 """A counter that old versions of transformers saved; nothing reads it."""
-
-KINDS = {
-    "sdxl": "an SDXL model",
-    "sdxl_refiner": "the refiner of SDXL",
-    "inpainting": "an inpainting model",
-    "pix2pix": "an InstructPix2Pix model",
-    "depth": "a depth model",
-    "upscaler": "an upscaler",
-    "unclip": "an unCLIP model",
-    "flux": "a Flux model",
-    "sd3": "an SD 3 model",
-    "controlnet": "a ControlNet",
-    "lora": "a LoRA, an addition to a model",
-    "embedding": "a textual embedding",
-    "vae": "a VAE alone",
-    "text_encoder": "a text encoder alone",
-    "diffusers_unet": "the UNet of a diffusers folder alone",
-    "unknown": "no Stable Diffusion model that is known here",
-}
-"""What `family_of` finds and what cannot be trained, in words."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +64,22 @@ class ModelFile:
         Raises:
             ModelError: weights are missing, or of other shapes than the family's.
         """
-        tensors = getattr(self._tensors(part), part)
         try:
+            tensors = getattr(self._tensors(part), part)
             module = _text_encoder(self, tensors) if part == "text_encoder" else _network(self, part, tensors)
-        except (RuntimeError, ValueError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # of many kinds: what does not fit is met deep in the libraries
             lines = [line.strip() for line in str(error).splitlines()]
             what = (
                 f"its weights are not those of an {self.family.upper()} model ({' '.join(lines[1:2] or lines)[:300]})."
             )
             raise _model_error(self.path, Problem(part, what, "Get this file anew, or choose another.")) from error
-        return module.float()
+        module = module.float()
+        fault = weights_fault(module.state_dict())
+        if fault:
+            raise _model_error(self.path, Problem(part, f"{fault}.", "Get this file anew, or choose another."))
+        return module
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of the family."""
@@ -124,37 +117,35 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelF
     Raises:
         ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
     """
-    if path.suffix.lower() != ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix in PICKLES:
+        target = path.with_suffix(".safetensors").name
+        fix = f"Convert it, which runs nothing of it: python -m ed2 convert {path.name} {target}"
+        raise _model_error(path, Problem(None, f"a {suffix} file can run code, so it is not read here.", fix))
+    if suffix != ".safetensors":
         fix = "Give the .safetensors of this model, or a diffusers folder."
-        raise _model_error(path, Problem(None, f"a {path.suffix or 'nameless'} file is not read here.", fix))
-    shapes, dtypes, metadata = _header(path)
+        raise _model_error(path, Problem(None, f"a {suffix or 'nameless'} file is not read here.", fix))
+    header = _header(path)
+    shapes = header.shapes
     family = family_of(shapes)
     if family not in FAMILIES:
-        fix = "Choose an SD 1.x or SD 2.x model, in a file or a diffusers folder."
-        raise _model_error(path, Problem(None, f"this is {KINDS[family]}, which cannot be trained here.", fix))
+        raise _model_error(path, Problem(None, f"this is {KINDS[family]}, which cannot be trained here.", OTHER_MODEL))
     missing = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in shapes)]
     if missing:
         fix = "Get the whole model: UNet, VAE and text encoder in one file."
         raise _model_error(path, Problem(None, f"it has no {' and no '.join(missing)}.", fix))
     small_files = _shipped(family)
-    predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, metadata, shapes)
+    predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, header.metadata, shapes)
     small_files = with_scheduler(small_files, {**scheduler_changes, "prediction_type": predicted})
-    stored = {part: next(dtypes[name] for name in shapes if name.startswith(PREFIXES[part])) for part in PREFIXES}
+    stored = {part: stored_dtype(header, prefix) for part, prefix in PREFIXES.items()}
     return ModelFile(path, family, small_files, stored)
 
 
-def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype], dict[str, str]]:
-    """Shapes and formats of the tensors by name, and the metadata."""
-    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+def _header(path: Path) -> Header:
     try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: kinds.get(part.get_dtype(), torch.float32) for name, part in slices.items()}
-            return shapes, dtypes, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        what = f"the file is damaged or no safetensors file ({str(error)[:200]})."
-        raise _model_error(path, Problem(None, what, "Get it again.")) from None
+        return read_header(path)
+    except HeaderError as error:
+        raise _model_error(path, Problem(None, error.what, error.fix)) from None
 
 
 def _shipped(family: str) -> dict[str, bytes]:
@@ -189,9 +180,11 @@ def _prediction_type(path: Path, family: str, metadata: Mapping[str, str], names
 
 def _said_by_yaml(file: Path) -> str:
     try:
+        if file.stat().st_size > MAX_YAML_BYTES:
+            raise ValueError("it is too large")
         parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
         return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         fix = "Get it again, or remove it and give --prediction_type."
         raise _model_error(file, Problem(None, "this .yaml is not one of a Stable Diffusion model.", fix)) from None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.captions import FROM_NAME, Caption, all_captions
+from tests.hostile.captions import Caption, all_captions
 from tests.hostile.painting import noise
 from tests.hostile.test_pictures import scanned
 
@@ -61,12 +61,27 @@ def test_memory_stays_bounded_and_nothing_ran(captions: Any) -> None:
     assert not Path("pwned").exists()
 
 
-@pytest.mark.parametrize("caption", ["a \ud800 cat", "a\0cat", "a\ncat", 5, None, ["a"], {"main_prompt": "\udfff"}])
-def test_the_captions_of_a_manifest_can_be_written_too(tmp_path: Path, caption: object) -> None:
-    noise().save(tmp_path / "cat_1.png")
+def test_the_captions_of_a_manifest_can_be_written_too(tmp_path: Path) -> None:
+    captions = [
+        "a \ud800 cat",
+        "a\0cat",
+        "a\ncat",
+        5,
+        None,
+        ["a"],
+        {"main_prompt": "\udfff"},
+        {"caption": {}},
+        "x" * 9999,
+    ]
+    entries = [{"image": f"cat_{number}.png", "caption": caption} for number, caption in enumerate(captions)]
+    for entry in entries:
+        noise().save(tmp_path / str(entry["image"]))
+    entries += [
+        {"image": image} for image in ("~nobody-at-all/cat.png", "a\0b.png", "\ud800.png", "x" * 300, "/dev/zero", ".")
+    ]
     manifest = tmp_path / "all.json"
-    manifest.write_text(json.dumps([{"image": "cat_1.png", "caption": caption}]))
+    manifest.write_text(json.dumps([*entries, {"image": 5}, 7, None, []]))
     found, said = scanned(manifest)
-    assert said == "" and list(found["used"]) == ["cat_1.png"]
-    found["used"]["cat_1.png"][1].encode()
-    assert FROM_NAME in found["used"]["cat_1.png"][1] or isinstance(caption, dict | list | str)
+    assert said == "" and len(found["used"]) == len(captions)
+    assert len(found["problems"]) == 6 + 1  # what names no picture is told of the manifest itself
+    assert all("\0" not in caption and caption.encode() for _, caption in found["used"].values() if caption)

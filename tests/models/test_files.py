@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_a_broken_config_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_weights_that_are_no_safetensors_are_named(folder: Path, content: bytes) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(content)
-    assert "vae/diffusion_pytorch_model.safetensors: the file is damaged or of another format" in told(folder)
+    assert re.search(r"vae/diffusion_pytorch_model.safetensors: (the file is empty|this is a)", told(folder))
 
 
 def test_weights_of_another_shape_are_told_when_they_are_read(folder: Path, sd2: Path) -> None:

@@ -203,10 +203,10 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
         source.read("text_encoder")
     cut = tiny_configs / "cut.safetensors"
     cut.write_bytes((tiny_configs / "lone.safetensors").read_bytes()[:1000])
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match="is cut short"):
         open_base(cut, {})
     (tiny_configs / "model.ckpt").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match=r"a \.ckpt file is not read here"):
+    with pytest.raises(ModelError, match=r"a \.ckpt file can run code, so it is not read here"):
         open_base(tiny_configs / "model.ckpt", {})
 
 

@@ -1,0 +1,187 @@
+"""The beginning of a safetensors file: names, shapes and types of its tensors, without reading them. Needs no torch.
+
+Looked at before anything is loaded, so that a file that is something else, is cut short or was made to harm is told in
+plain words and costs nothing. Source of the format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ed2.errors import Ed2Error, printable, shown
+
+MAX_HEADER_BYTES = 16 << 20
+"""A full SD model has some 150 KB; the format itself allows 100 MB."""
+MAX_TENSORS = 10_000
+MAX_DIMENSIONS = 8
+METADATA = "__metadata__"
+NUM_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+
+AGAIN = "Get the file again."
+SAFE = "Get the .safetensors of this model."
+_OTHER_FILES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "this is a Git LFS pointer, not the model", "Run 'git lfs pull' where it came from."),
+    (b"PK\x03\x04", "this is a PyTorch or ZIP file, not a safetensors file", SAFE),
+    (b"\x80\x02", "this is a pickle, a format that can run code", SAFE),
+    (b"\x80\x04", "this is a pickle, a format that can run code", SAFE),
+    (b"GGUF", "this is a GGUF file, which is not read here", SAFE),
+    (b"\x89HDF", "this is an HDF5 file, which is not read here", SAFE),
+    (b"Rar!", "this is a RAR archive", "Unpack it."),
+    (b"7z\xbc\xaf", "this is a 7z archive", "Unpack it."),
+)
+_PAGE_MARKS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+
+
+class HeaderError(Ed2Error):
+    """A file whose tensors cannot be read: `what` is wrong, and how to `fix` it."""
+
+    def __init__(self, what: str, fix: str = AGAIN) -> None:
+        super().__init__(f"{what}.", fix=fix)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself.
+
+    Attributes:
+        shapes: by the tensors' names.
+        dtypes: the format's own names, such as F16.
+        metadata: texts beside the tensors, from anybody.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers in all tensors."""
+        return sum(map(math.prod, self.shapes.values()))
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file: every tensor in its place, none over another, the file whole.
+
+    Raises:
+        HeaderError: it is something else, damaged, or cut short.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise HeaderError("this is not a file", "Give a .safetensors file.")
+        with path.open("rb") as file:
+            begin = file.read(1024)
+            _refuse_other_files(begin, size)
+            (length,) = struct.unpack("<Q", begin[:8])
+            _refuse_length(length, size)
+            file.seek(8)
+            content = file.read(length)
+    except OSError as error:
+        raise HeaderError(f"it cannot be read ({error.strerror or error})", "Check the file and the disk.") from None
+    values = _parsed(content)
+    metadata = values.pop(METADATA, {})
+    entries = {name: _entry(name, value) for name, value in values.items()}
+    _require_whole(entries, size - 8 - length)
+    return Header(
+        {name: entry.shape for name, entry in entries.items()},
+        {name: entry.dtype for name, entry in entries.items()},
+        {str(k): v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _refuse_other_files(begin: bytes, size: int) -> None:
+    if not size:
+        raise HeaderError("the file is empty")
+    if not begin.strip(b"\0"):
+        raise HeaderError("the file begins with nothing but zeros, as a download that was not finished")
+    if size < 8:
+        raise HeaderError(f"the file is cut short at {size:,} bytes")
+    if begin[8:9] != b"{":  # the length before it may look like another format's mark
+        _tell_other_format(begin)
+
+
+def _tell_other_format(begin: bytes) -> None:
+    for mark, what, fix in _OTHER_FILES:
+        if begin.startswith(mark):
+            raise HeaderError(what, fix)
+    text = begin.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(_PAGE_MARKS):
+        raise HeaderError("this is a web page (HTML), not a model", "The download failed: get it again.")
+    if text.startswith((b"{", b"[")):
+        raise HeaderError("this is a text file, not a model")
+
+
+def _refuse_length(length: int, size: int) -> None:
+    if size - 8 < length <= MAX_HEADER_BYTES:
+        raise HeaderError(f"the file is cut short at {size:,} bytes")
+    if length > MAX_HEADER_BYTES:
+        raise HeaderError(f"this is no safetensors file: its header would have {length:,} bytes")
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(content, object_pairs_hook=_no_name_twice)
+    except HeaderError:
+        raise
+    except (ValueError, RecursionError):
+        raise HeaderError("the file is damaged: its header is no proper JSON") from None
+    if not isinstance(values, dict):
+        raise HeaderError("the file is damaged: its header holds no tensors")
+    if len(values) > MAX_TENSORS:
+        raise HeaderError(f"it has {len(values):,} tensors; no model that is known here has over {MAX_TENSORS:,}")
+    if not values.keys() - {METADATA}:
+        raise HeaderError("it holds no tensors")
+    return values
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise HeaderError(f"the file is damaged: it has two tensors called {printable(twice)}")
+    return values
+
+
+def _entry(name: str, value: object) -> _Entry:
+    match value:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            pass
+        case _:
+            raise HeaderError(f"the file is damaged: what it says of {printable(name)} is {shown(value)}")
+    if dtype not in NUM_BITS:
+        raise HeaderError(f"{printable(name)} holds numbers of a kind that is not read here ({printable(dtype)})")
+    if len(shape) > MAX_DIMENSIONS or not all(type(side) is int and side >= 0 for side in shape):
+        raise HeaderError(f"the file is damaged: {printable(name)} has the shape {shown(shape)}")
+    if not 0 <= start <= end or (end - start) * 8 != math.prod(shape) * NUM_BITS[dtype]:
+        raise HeaderError(f"the file is damaged: the place of {printable(name)} does not fit its shape")
+    return _Entry(dtype, tuple(shape), start, end)
+
+
+def _require_whole(entries: Mapping[str, _Entry], num_bytes: int) -> None:
+    """See that the tensors follow each other without gaps, up to the end of the file."""
+    place = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != place:
+            how = "lies over another tensor" if entry.start < place else "leaves a gap before it"
+            raise HeaderError(f"the file is damaged: {printable(name)} {how}")
+        place = entry.end
+    if place > num_bytes:
+        raise HeaderError(f"the file is cut short: {place - num_bytes:,} of {place:,} bytes of its tensors are missing")
+    if place < num_bytes:
+        raise HeaderError(f"the file is damaged: it has {num_bytes - place:,} bytes more than its header says")
