@@ -143,11 +143,13 @@ class DatasetTab:
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
 
+        outlines: list[str] = ["Reading the pictures"]
+
         def tell(done: int, total: int) -> None:
             if progress is not None and total:
-                progress((done, total), unit="pictures")
+                progress((done, total), desc=outlines[-1], unit="pictures")
 
-        dataset = scan_dataset(settings, progress=tell)
+        dataset = scan_dataset(settings, progress=tell, at_outline=lambda found: outlines.append(str(found)))
         self._context.checked = looked_at(settings, dataset)
 
     def _examples(self) -> Sequence[Example]:

@@ -16,7 +16,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
-    """A run of two epochs of about five steps, since eight pictures fall into five buckets or so.
+    """A run of two epochs of five steps each.
 
     A test file that needs others has a `values` of its own that takes these and changes some.
     """

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
-from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone
+from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunStarted, SamplesMade, StepDone
 from ed2.training.state import Run
 from tests.runs import Trained, Values, differing, said, train, weights
 
@@ -228,6 +228,7 @@ def test_a_broken_picture_is_named_and_left_out(values: Values, pictures: Path, 
     trained = train({**values, "data_root": [str(copied)], "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "Left out: broken.png" in said(trained)
+    assert "9 pictures in 3 sizes; 9 of them new or changed" in " ".join(p.detail for p in trained.of(PhaseChanged))
 
 
 def test_a_single_file_of_another_run_is_never_replaced(values: Values, tmp_path: Path) -> None:
