@@ -49,17 +49,24 @@ class Checked:
         """What the run takes of the card."""
         return planned(self.settings, self.sizes, self.vram_gb)
 
+    @property
+    def _as_planned(self) -> Settings:
+        """The settings with the optimizer that a run on the card to plan for would have."""
+        if self.vram_gb is None:
+            return self.settings
+        return self.settings.replaced(optimizer=self.settings.optimizer.chosen(on_card=True))
+
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
         report = as_json(self.dataset, self.plan)
         told = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
-        disk = disk_forecast(self.settings, self.sizes)
+        disk = disk_forecast(self._as_planned, self.sizes)
         problems = [*report["problems"], *told]
         return {**report, "problems": problems, "disk": disk, "memory": self.memory.as_object()}
 
     def as_text(self) -> str:
         """The same for people."""
-        lines = [*self.memory.lines(), *disk_lines(self.settings, self.sizes), *self.notes, *self.apart.notes]
+        lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
