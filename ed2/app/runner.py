@@ -27,6 +27,7 @@ from ed2.data.reading import Outline
 from ed2.data.report import side_car_lines
 from ed2.errors import Ed2Error, FinishedError, ModelError, Problem, StopRequested
 from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
 from ed2.sampling.job import SampleJob
 from ed2.sampling.pictures import SAMPLES_LIST
@@ -74,7 +75,8 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
             raise _finished(start)
         describe_run(run_dir, start, dataset, machine)
         step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
-        with recording(bus, run_dir, step):
+        exact = exactly(machine.device, is_wanted=start.settings.memory.deterministic)
+        with recording(bus, run_dir, step), exact:
             session = Session(builder, began)
             ended = session.end_of(session.work)
             bus.emit(ended)

@@ -179,6 +179,9 @@ class MemorySettings(Group):
     """Keep convolutions' numbers by pixel instead of by channel: on some cards a little faster."""
     torch_compile: Annotated[bool, Advanced()] = False
     """Compile the UNet's transformer blocks: a slow first step for each size of picture, then faster ones."""
+    deterministic: Annotated[bool, Advanced()] = False
+    """Let a card give the same bytes when a run is repeated or resumed, as a CPU does anyway: slower, and without mixed
+    precision attention takes more memory. Not with xformers or torch_compile."""
 
 
 class OptimizerSettings(Group):

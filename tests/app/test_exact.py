@@ -1,0 +1,38 @@
+"""The switch `deterministic`: what it sets, that it is undone, and that a card then repeats itself."""
+
+import pytest
+import torch
+
+from ed2.models.exact import exactly
+from tests.runs import Values, differing, train
+
+
+def state() -> tuple[bool, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.cudnn_sdp_enabled(),
+    )
+
+
+def test_on_a_card_it_holds_while_it_lasts_and_elsewhere_changes_nothing() -> None:
+    before = state()
+    for device, is_wanted in (("cuda", False), ("cpu", True)):
+        with exactly(torch.device(device), is_wanted=is_wanted):
+            assert state() == before
+    with pytest.raises(KeyError), exactly(torch.device("cuda"), is_wanted=True):
+        assert state() == (True, True, False, False, False)
+        raise KeyError
+    assert state() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("extra", [{}, {"amp": False}, {"optimizer": "adamw", "gradient_checkpointing": True}])
+def test_on_a_card_a_run_repeats_itself_and_goes_on_to_the_same_bytes(values: Values, extra: Values) -> None:
+    values = {**values, **extra, "deterministic": True, "device": "cuda:0"}
+    once, again, stopped = train(values), train(values), train(values, stop_at=3)
+    resumed = train({"resume_ckpt": str(stopped.checkpoint), "logdir": str(values["logdir"])})
+    assert not differing(once.checkpoint, again.checkpoint)
+    assert not differing(once.checkpoint, resumed.checkpoint)
