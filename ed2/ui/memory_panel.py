@@ -67,6 +67,8 @@ class MemoryPanel:
 
     def _answer(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """What is suggested for a form, as HTML, and the settings to change."""
+        if card_gb == HERE and card_for(str(values.get("device", "auto"))).total_gb is None:
+            return _list_html(["There is no NVIDIA card here: choose above the size of the one that you mean."]), {}
         try:
             settings = with_defaults(self._context.require_allowed(values))
             found = advised(

@@ -107,7 +107,7 @@ def _at(work: Work, base: Use, row: Row, batch: int, gradients: float) -> Use:
         gradients=gradients,
         autocast_copies=work.shape.scale("unet") * row.casts,
         activations=activations,
-        temporaries=workspace if work.on_card else 0.0,
+        temporaries=workspace if work.copies_by_pixel else 0.0,
     )
 
 

@@ -46,6 +46,11 @@ class Work:
         return self.card.kind == "cuda"
 
     @property
+    def copies_by_pixel(self) -> bool:
+        """Whether a card's convolutions copy what they read and write, since it does not lie by pixel already."""
+        return self.on_card and not self.settings.memory.channels_last
+
+    @property
     def precision(self) -> str:
         """`half` under mixed precision, which a CPU has none of."""
         return "half" if self.settings.memory.amp and self.on_card else "fp32"

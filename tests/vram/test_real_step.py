@@ -1,5 +1,6 @@
-"""The plan of a tiny model's step against what a real step on the CPU allocates."""
+"""The plan of a tiny model against what its real training and sampling on the CPU allocate."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.models.memory import checkpoint_gradients
+from ed2.sampling.prompts import Prompt
+from ed2.sampling.sampler import SampleOptions, draw_samples
 from ed2.settings.schema import Settings
 from ed2.training.loop import optimizer_step
 from ed2.training.state import Run
@@ -19,10 +22,12 @@ from ed2.vram.traced import Traced
 from scripts.memory_trace.networks import Blueprint
 from scripts.memory_trace.passes import CPU, Variant
 from scripts.memory_trace.record import passes_of, record, step_of
-from tests.training.test_loop import run_on
+from tests.training.steps import run_on
 
 PIXELS, BATCH, DOWNSCALE = 96, 3, 4
 SIDES = (16, 32)
+"""Of the latents that are traced; those of the test lie in between."""
+STEP = ("encoding", "forward", "backward", "optimizer")
 
 
 def batch_of(count: int) -> Batch:
@@ -34,20 +39,18 @@ def batch_of(count: int) -> Batch:
 
 
 def resident_bytes(run: Run) -> int:
-    """What is there before a step: weights and the optimizers' state."""
+    """What is there all the time: weights and the optimizers' state."""
     networks = (run.model.unet, run.model.text_encoder, run.model.vae)
     weights = sum(p.nbytes for network in networks for p in network.parameters())
     states = [state for optimizer in run.optimizers for state in optimizer.state.values()]
     return weights + sum(v.nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))
 
 
-def peak_bytes(run: Run, batch: Batch) -> int:
-    """The most that is allocated in the third step, as PyTorch's profiler tells it."""
-    for _ in range(2):
-        optimizer_step(run, [batch])
+def peak_bytes(run: Run, work: Callable[[], object]) -> int:
+    """The most that is allocated during `work`, as PyTorch's profiler tells it."""
     before = resident_bytes(run)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        optimizer_step(run, [batch])
+        work()
     now = most = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -66,13 +69,29 @@ def shape(sd1: Path) -> ModelShape:
     return ModelShape("sd1", Traced.of(record(blueprint, DOWNSCALE, steps, passes)))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_plan_of_a_step_is_what_a_real_one_allocates(sd1: Path, shape: ModelShape, checkpointing: bool) -> None:
-    run = run_on(sd1, images_per_step=BATCH)
+@pytest.mark.parametrize(("checkpointing", "accumulated"), [(False, 1), (True, 1), (False, 2)])
+def test_the_plan_of_a_step_is_what_a_real_one_allocates(
+    sd1: Path, shape: ModelShape, checkpointing: bool, accumulated: int
+) -> None:
+    run = run_on(sd1, images_per_step=BATCH * accumulated)
     if checkpointing:
         checkpoint_gradients([run.model.unet, run.model.text_encoder])
-    measured = peak_bytes(run, batch_of(BATCH))
-    settings = Settings().replaced(resolution=PIXELS, batch_size=BATCH, gradient_checkpointing=checkpointing)
+    batches = [batch_of(BATCH)] * accumulated
+    for _ in range(2):  # so that the optimizers have their state
+        optimizer_step(run, batches)
+    measured = peak_bytes(run, lambda: optimizer_step(run, batches))
+    settings = Settings().replaced(
+        resolution=PIXELS, batch_size=BATCH, grad_accum=accumulated, gradient_checkpointing=checkpointing
+    )
     plan = plan_memory(settings, shape, card=NO_CARD)
-    most = max(size for phase, size in plan.by_phase.items() if phase not in ("sampling", "saving"))
-    assert most * BYTES_PER_GB == pytest.approx(measured, rel=0.05)
+    assert max(plan.by_phase[phase] for phase in STEP) * BYTES_PER_GB == pytest.approx(measured, rel=0.05)
+
+
+def test_the_plan_of_sampling_is_what_a_real_one_allocates(sd1: Path, shape: ModelShape) -> None:
+    run = run_on(sd1, images_per_step=BATCH)
+    optimizer_step(run, [batch_of(BATCH)])
+    prompts = [Prompt(number, "a cat", 1, (PIXELS, PIXELS), cfgs=(7.0,)) for number in range(BATCH)]
+    options = SampleOptions(num_steps=2, batch_size=BATCH)
+    measured = peak_bytes(run, lambda: list(draw_samples(run.model, prompts, options)))
+    plan = plan_memory(Settings().replaced(resolution=PIXELS, batch_size=BATCH), shape, card=NO_CARD)
+    assert plan.by_phase["sampling"] * BYTES_PER_GB == pytest.approx(measured, rel=0.05)

@@ -1,0 +1,109 @@
+"""`--check` and `--suggest` on memory: against a card that is named, or none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ed2.app.command import main
+from ed2.app.preflight import model_sizes
+from ed2.settings.checks import settings_from
+from ed2.vram.card import NO_CARD, Card, card_for
+
+no_card_here = pytest.mark.skipif(card_for("auto") != NO_CARD, reason="there is a card")
+MEMORY_KEYS = {"expected_gb", "low_gb", "high_gb", "peak", "parts", "verdict", "card_gb"}
+
+
+def told(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> str:
+    assert main([str(word) for word in argv]) == code
+    captured = capsys.readouterr()
+    return captured.err if code else captured.out
+
+
+def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+    flags = ("--check", "--data_root", pictures, "--vram_gb", 12, "--batch_size", 8)
+    memory = json.loads(told(capsys, *flags, "--json"))["memory"]
+    assert memory.keys() == MEMORY_KEYS
+    assert (memory["verdict"], memory["card_gb"]) == ("does not fit", 12)
+    assert memory["low_gb"] < memory["expected_gb"] < memory["high_gb"]
+    assert sum(memory["parts"].values()) == pytest.approx(memory["expected_gb"], abs=0.05)
+    text = told(capsys, *flags)
+    assert f"about {memory['expected_gb']:.1f} GB" in text
+    assert "It does not fit: --suggest says what to change." in text
+    assert "at the end of the forward pass: weights 3.8" in text
+
+
+@no_card_here
+def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+    memory = json.loads(told(capsys, "--check", "--json", "--data_root", pictures))["memory"]
+    assert (memory["verdict"], memory["card_gb"]) == (None, None)
+    assert memory["parts"]["autocast_copies"] == 0
+    assert "on the CPU" in told(capsys, "--check", "--data_root", pictures)
+
+
+@no_card_here
+def test_suggesting_without_a_card_asks_for_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Say for which one: --vram_gb 12" in told(capsys, "--suggest", code=2)
+
+
+@pytest.mark.parametrize("size", ["big", "-3", "0", "nan", "1e9"])
+def test_what_is_no_size_of_a_card_is_refused(capsys: pytest.CaptureFixture[str], size: str) -> None:
+    assert f"{size} is no size of a card" in told(capsys, "--suggest", f"--vram_gb={size}", code=2)
+
+
+def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--suggest", "--vram_gb", 12, "--batch_size", 6)
+    answer = json.loads(told(capsys, *flags, "--json"))
+    assert answer["fits"] is True
+    (change,) = answer["changes"]
+    assert change["settings"] == {"gradient_checkpointing": True}
+    assert change["before"] == {"gradient_checkpointing": False}
+    saved = answer["before"]["expected_gb"] - answer["after"]["expected_gb"]
+    assert change["saves_gb"] == pytest.approx(saved, abs=0.02)
+    assert answer["after"]["verdict"] == "fits"
+    text = told(capsys, *flags)
+    assert f"gradient_checkpointing off -> on: saves {change['saves_gb']:.1f} GB; a quarter slower" in text
+
+
+def test_suggest_says_that_nothing_fits_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = json.loads(told(capsys, "--suggest", "--vram_gb", 8, "--json"))
+    assert (answer["fits"], answer["changes"]) == (False, [])
+    assert "A card with 11 GB would do" in told(capsys, "--suggest", "--vram_gb", 8)
+
+
+def test_the_pictures_bound_the_batch_that_is_proposed(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+    assert "batch_size 8" in told(capsys, "--suggest", "--vram_gb", 24)
+    assert "batch_size" not in told(capsys, "--suggest", "--vram_gb", 24, "--data_root", pictures)
+
+
+def test_a_model_that_is_not_here_is_planned_as_the_family_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--suggest", "--vram_gb", 24, "--json", "--resume_ckpt", "nobody/nothing")
+    first, second, large = (
+        json.loads(told(capsys, *flags, *more))
+        for more in ((), ("--model_family", "sd2"), ("--model_family", "sdxl", "--resolution", 1024))
+    )
+    assert "SD 1.x" in first["problems"][0]
+    assert "SD 2.x" in second["problems"][0]
+    assert first["before"]["expected_gb"] < second["before"]["expected_gb"] < large["before"]["expected_gb"]
+
+
+def test_a_large_model_is_told_by_its_file_and_planned_though_it_cannot_be_trained(tmp_path: Path) -> None:
+    tensors = {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+        "first_stage_model.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3),
+        "conditioner.embedders.0.transformer.text_model.x": torch.zeros(3),
+        "conditioner.embedders.1.model.token_embedding.weight": torch.zeros(5, 4),
+    }
+    save_file(tensors, tmp_path / "big.safetensors")
+    sizes = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "big.safetensors")}))
+    assert sizes.family == "sdxl"
+    assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 23}
+    assert "cannot be trained here yet" in str(sizes.problems[0])
+
+
+def test_a_card_is_found_without_beginning_to_use_it() -> None:
+    assert card_for("cpu") == NO_CARD
+    assert card_for("cuda:99") == NO_CARD
+    assert Card.of_size(12).free_gb == pytest.approx(11.7)
