@@ -1,0 +1,123 @@
+"""`python -m ed2 convert`: between a diffusers folder, a `.safetensors` and a `.ckpt`."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ed2.disk import HashingFile, plain_reason, rename, temporary_name, to_disk, write_whole
+from ed2.errors import ModelError, Problem
+from ed2.models.base import ModelSource
+from ed2.models.choose import open_base
+from ed2.models.files import PARTS, ModelFolder
+from ed2.models.folder_faults import SCHEDULER_CONFIG
+from ed2.models.layout import diffusers_tensors, sd2_yaml, single_file_tensors
+from ed2.models.pickled import write_tensors_of
+from ed2.models.single_file import PICKLES
+from ed2.models.tensor_file import write_tensors
+from ed2.models.writing import write_single_file
+
+FILES = (".safetensors", ".ckpt")
+PREDICTION_KEY = "prediction_type"
+
+
+def convert(source: Path, target: Path, prediction_type: str | None = None) -> None:
+    """Write the model `source` as `target`, a folder or by its extension a single file; nothing is written over.
+
+    Args:
+        source: a diffusers folder, a `.safetensors` or a `.ckpt` of the SD1 or SD2 family.
+        target: where to; its folder has to be there.
+        prediction_type: what the model predicts, where it does not say so itself.
+
+    Raises:
+        ModelError: the source is damaged or of another kind, or the target cannot be written.
+        CheckpointError: a single file could not be written.
+    """
+    _require_free(target)
+    with _without_pickle(source, target) as readable:
+        model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
+        for part in PARTS:
+            model.read(part)  # every weight in its place, finite, in its shape
+        if target.suffix.lower() in FILES:
+            _write_file(model, target)
+        else:
+            _write_folder(model, target)
+
+
+def _require_free(target: Path) -> None:
+    if target.exists():
+        raise _error(target, "it is there already.", "Choose another name, or remove it.")
+    if not target.parent.is_dir():
+        raise _error(target, f"there is no folder {target.parent}.", "Make it first.")
+    if target.suffix and target.suffix.lower() not in FILES:
+        raise _error(target, f"{target.suffix} is not known.", f"Use {' or '.join(FILES)}, or the name of a folder.")
+
+
+@contextmanager
+def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
+    """Give a source that can be read: of a pickle its weights, in a file that is removed again."""
+    if not source.is_file() or source.suffix.lower() not in PICKLES:
+        yield source
+        return
+    weights = temporary_name(target.with_name(f"{target.stem}-weights.safetensors"))
+    beside = source.with_suffix(".yaml")
+    try:
+        write_tensors_of(source, weights)
+        if beside.is_file():
+            shutil.copyfile(beside, weights.with_suffix(".yaml"))
+        yield weights
+    except ModelError as error:
+        raise ModelError(f"{source} cannot be converted:", error.problems) from None
+    finally:
+        for file in (weights, weights.with_suffix(".yaml")):
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _write_file(model: ModelSource, target: Path) -> None:
+    predicted = str(model.config(SCHEDULER_CONFIG)[PREDICTION_KEY])
+    if isinstance(model, ModelFolder):
+        parts = {part: load_file(model.weights[part]) for part in PARTS}
+        tensors = single_file_tensors(model.family, **parts, extra=model.extra())
+    else:
+        tensors = load_file(model.path)
+    write_single_file(target, tensors, {"format": "pt", PREDICTION_KEY: predicted})
+    if model.family == "sd2":
+        write_whole(target.with_suffix(".yaml"), sd2_yaml(predicted).encode())
+
+
+def _write_folder(model: ModelSource, target: Path) -> None:
+    folder = temporary_name(target)
+    try:
+        for name, content in model.small_files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        for part, tensors in _parts(model).items():
+            file = folder / part / f"{PARTS[part][1]}.safetensors"
+            with file.open("wb") as stream:
+                write_tensors(HashingFile(stream), tensors, {"format": "pt"})
+            to_disk(file)
+        for part in PARTS:
+            open_base(folder, {}).read(part)
+        rename(folder, target)
+    except OSError as error:
+        raise _error(target, f"{plain_reason(error)}.", "Choose another folder.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
+    """The weights of each part by their diffusers names, as they are stored."""
+    if isinstance(model, ModelFolder):
+        return {part: load_file(model.weights[part]) for part in PARTS}
+    layers = model.config("text_encoder/config.json")["num_hidden_layers"]
+    found = diffusers_tensors(load_file(model.path), num_text_layers=layers)
+    return {"unet": found.unet, "vae": found.vae, "text_encoder": found.text_encoder}
+
+
+def _error(target: Path, what: str, fix: str) -> ModelError:
+    return ModelError(f"{target} cannot be written:", [Problem(None, what, fix)])

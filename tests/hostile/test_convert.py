@@ -1,0 +1,129 @@
+"""Models written in another form; a `.ckpt` is read without running anything of it."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ed2.__main__ import main
+from ed2.errors import ModelError
+from ed2.models import single_file
+from ed2.models.files import PARTS, open_folder
+from ed2.models.pickled import write_tensors_of
+from ed2.settings.files import PROGRAM_DIR
+from tests.hostile.models import Bomb
+
+
+@pytest.fixture
+def tiny(sd1: Path, sd2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Configurations of the tiny models in place of those of the full-size ones."""
+    for family, folder in (("sd1", sd1), ("sd2", sd2)):
+        shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    return tmp_path
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = open_folder(one), open_folder(other)
+    pairs = [(a.read(part).state_dict(), b.read(part).state_dict()) for part in PARTS]
+    return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_a_folder_comes_back_from_a_single_file(
+    family: str, tiny: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder: Path = request.getfixturevalue(family)
+    assert main(["convert", str(folder), str(tiny / "one.safetensors")]) == 0
+    assert (tiny / "one.yaml").exists() == (family == "sd2")
+    assert main(["convert", str(tiny / "one.safetensors"), str(tiny / "back")]) == 0
+    assert same_weights(folder, tiny / "back")
+    assert not list(tiny.glob(".tmp-*"))
+    assert "Wrote" in capsys.readouterr().out
+
+
+class ModelCheckpoint:
+    """As Lightning's, which many old files hold beside the weights."""
+
+    def __init__(self) -> None:
+        self.best = 5
+
+
+def test_a_ckpt_of_a_training_program_is_read_by_its_tensors_alone(
+    sd1: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["convert", str(sd1), str(tiny / "one.ckpt")]) == 0
+    content = torch.load(tiny / "one.ckpt", weights_only=True)
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    for part in (name, name.rpartition(".")[0], name.partition(".")[0]):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    monkeypatch.setattr(sys.modules[name], "ModelCheckpoint", ModelCheckpoint, raising=False)
+    monkeypatch.setattr(ModelCheckpoint, "__module__", name)
+    content["callbacks"] = {ModelCheckpoint: ModelCheckpoint()}
+    content["state_dict"]["model_ema.decay"] = torch.ones(1)
+    torch.save(content, tiny / "of-lightning.ckpt")
+    assert main(["convert", str(tiny / "of-lightning.ckpt"), str(tiny / "two.safetensors")]) == 0
+    written = load_file(tiny / "two.safetensors")
+    assert written.keys() == content["state_dict"].keys() - {"model_ema.decay"}
+    assert all(torch.equal(tensor, content["state_dict"][name]) for name, tensor in written.items())
+
+
+def packed(path: Path, content: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
+    torch.save({"state_dict": Bomb()}, tmp_path / "code.ckpt")
+    torch.save({"state_dict": {"a": torch.zeros(1).expand(50_000, 50_000)}}, tmp_path / "claims.ckpt")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "claims.ckpt").read_bytes()[:-30])
+    packed(tmp_path / "bomb.ckpt", {"x/data.pkl": b"N.", "x/data/0": bytes(50 << 20)})
+    packed(tmp_path / "no-pickle.ckpt", {"x/readme": b"hello"})
+    words = {
+        "code": "asks to run pathlib.PosixPath|asks to run .*write_text|asks to run",
+        "claims": "claims 2,500,000,000 numbers that are not in the file",
+        "old": "no file of PyTorch 1.6 or later",
+        "empty": "no file of PyTorch",
+        "cut": "no file of PyTorch",
+        "bomb": "unpacks to far more than its size",
+        "no-pickle": "holds no weights of PyTorch",
+        "gone": "there is no such file",
+    }
+    for name, expected in words.items():
+        with pytest.raises(ModelError, match=expected):
+            write_tensors_of(tmp_path / f"{name}.ckpt", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("act", ["start", "connect", "write", "remove"])
+def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    acts = {
+        "start": "import os; os.system('true')",
+        "connect": "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "write": f"open({str(tmp_path / 'new')!r}, 'w')",
+        "remove": f"import os; os.remove({str(tmp_path / 'there')!r})",
+    }
+    code = f"import sys; from ed2.models.unpickle import Watch; sys.addaudithook(Watch()); {acts[act]}"
+    child = subprocess.run([sys.executable, "-c", code], cwd=PROGRAM_DIR, capture_output=True, text=True, check=False)
+    assert "PermissionError: a model file tried" in child.stderr
+    assert (tmp_path / "there").exists() and not (tmp_path / "new").exists()
+
+
+def test_nothing_is_written_over(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there.safetensors").write_bytes(b"mine")
+    for target in ("there.safetensors", "no/such/folder", "model.zip"):
+        assert main(["convert", str(sd1), str(tmp_path / target)]) == 1
+        assert "cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
