@@ -11,7 +11,7 @@ import torch
 from ed2.app.averaging import build_ema
 from ed2.app.captions import caption_note, long_captions
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
-from ed2.app.run_folder import Machine, versions
+from ed2.app.run_folder import Machine, circumstances
 from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
@@ -180,7 +180,7 @@ class Builder:
             about={
                 "fingerprint": self.dataset.fingerprint,
                 "seed": self.start.settings.run.seed,
-                "versions": versions(),
+                **circumstances(self.machine),
             },
         )
 

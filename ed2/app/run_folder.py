@@ -6,9 +6,11 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import ed2
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.data.example import Dataset
@@ -99,9 +101,15 @@ def remove_half_files(run_dir: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
+def circumstances(machine: Machine) -> dict[str, Any]:
+    """What the bytes of a result depend on besides settings and pictures."""
+    threads = torch.get_num_threads() if machine.device.type == "cpu" else 0
+    return {"versions": versions(), "device": str(machine), "threads": threads}
+
+
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages that the result depends on."""
-    found = {"python": platform.python_version()}
+    """The versions of this program, of Python and of the packages that the result depends on."""
+    found = {"everydream": ed2.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -15,7 +15,7 @@ from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.run_folder import Machine, describe_run, make_run_folder
+from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
 from ed2.app.run_lock import only_trainer
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.start import Start, weigh
@@ -63,7 +63,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
     apart = _read_pictures(start.settings, bus, controls)
     dataset = apart.training
-    start = weigh(start, dataset)
+    start = weigh(start, dataset, circumstances(machine))
     if start.is_finished and not start.same_folder:
         raise _finished(start)
     run_dir = make_run_folder(start)

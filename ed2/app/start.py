@@ -95,8 +95,14 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     return Start(settings, path, checkpoint, notes=(*notes, *without_effect(settings)))
 
 
-def weigh(start: Start, dataset: Dataset) -> Start:
-    """Decide, knowing the pictures, whether the run goes on in its folder, in a new one, or begins anew."""
+def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> Start:
+    """Decide, knowing the pictures, whether the run goes on in its folder, in a new one, or begins anew.
+
+    Args:
+        start: as chosen.
+        dataset: the pictures as they are now.
+        circumstances: what else the bytes of a result depend on, as the checkpoint says it of itself.
+    """
     checkpoint = start.checkpoint
     if checkpoint is None:
         return start
@@ -117,8 +123,8 @@ def weigh(start: Start, dataset: Dataset) -> Start:
     elif not checkpoint.is_newest:
         notes.append("It goes on in a new folder: its run has later checkpoints, which stay.")
     same = not changes and checkpoint.is_newest
-    if same and _schedule_moves(checkpoint, start.settings):
-        notes.append("The learning rate follows the longer run from here on, so the result is not byte-exact.")
+    if same:
+        notes += _not_byte_exact(checkpoint, start.settings, circumstances)
     return replace(start, same_folder=same, notes=tuple(notes))
 
 
@@ -186,6 +192,24 @@ def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
     added, gone = len(now - before), len(before - now)
     words = [f"{added} picture{'s' * (added != 1)} added"] if before and added else []
     return words + ([f"{gone} picture{'s' * (gone != 1)} gone"] if gone else [])
+
+
+def _not_byte_exact(checkpoint: Checkpoint, settings: Settings, circumstances: Mapping[str, Any]) -> list[str]:
+    """Why the same run will not end with the same bytes, in sentences."""
+    other = _other_circumstances(checkpoint.values, circumstances)
+    notes = [f"It goes on, but not byte-exact: {', '.join(other)}."] if other else []
+    if _schedule_moves(checkpoint, settings):
+        notes.append("The learning rate follows the longer run from here on, so the result is not byte-exact.")
+    return notes
+
+
+def _other_circumstances(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the checkpoint was written: versions, device, threads."""
+    then, today = before.get("versions", {}), now["versions"]
+    changes = [f"{name} {then[name]} -> {today.get(name, 'missing')}" for name in then if then[name] != today.get(name)]
+    named = {"device": "the device", "threads": "computing threads"}
+    return changes + [f"{text} {before[name]} -> {now[name]}" for name, text in named.items()
+                      if name in before and before[name] != now[name]]  # fmt: skip
 
 
 def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:

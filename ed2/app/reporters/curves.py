@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, ValidationDone
+from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, SavingChanged, ValidationDone
 
 FLUSH_SECONDS = 20
 
@@ -67,6 +67,11 @@ class TensorBoardReporter:
     def _(self, event: EpochEnded) -> None:
         self.writer.add_scalar("loss/epoch", event.loss, event.step)
         self.writer.add_scalar("performance/minutes per epoch", event.minutes, event.step)
+
+    @_add.register
+    def _(self, event: SavingChanged) -> None:
+        if event.is_saving:  # a run that goes on from this checkpoint does not write these points again
+            self.writer.flush()
 
     @_add.register
     def _(self, event: SamplesMade) -> None:

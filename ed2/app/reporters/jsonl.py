@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from ed2.events import Event, StepDone
+from ed2.events import Event, SavingChanged, StepDone
 
 EVENTS_NAME = "events.jsonl"
 
@@ -32,6 +33,8 @@ class JsonlReporter:
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
         self._file.write(line + "\n")
         self._file.flush()
+        if isinstance(event, SavingChanged) and event.is_saving:  # what a checkpoint counts as told is on the disk
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
