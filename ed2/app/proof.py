@@ -71,8 +71,8 @@ class Proof:
 
 
 WHY = (
-    "On a card some operations add their numbers in an order that changes from run to run; a run then goes on as well, "
-    "but not to the same bytes. On a CPU this is a fault of the program: please report it with these lines."
+    "On a card some operations add their numbers in an order that changes from run to run, if --deterministic is off; "
+    "a run then goes on as well, but not to the same bytes. Else this is a fault of the program: please report it."
 )
 
 
@@ -152,7 +152,7 @@ class ResumeTest:
         self.tell(f"Part {name}: reading the program's libraries.")
         with file.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=PROGRAM_DIR, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                command, cwd=PROGRAM_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True,  # Ctrl-C is for this process, which then ends the part
             )  # fmt: skip
             done = threading.Event()
@@ -163,8 +163,9 @@ class ResumeTest:
                 done.set()
                 process.kill()
                 process.wait()
-                assert process.stdout
-                process.stdout.close()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe:
+                        pipe.close()
 
     def _end_when_asked(self, process: "subprocess.Popen[bytes]", done: threading.Event) -> None:
         while not done.wait(POLL_SECONDS):

@@ -6,6 +6,7 @@ The file holds settings and how far to go. What happens is told on the standard 
 import json
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,6 @@ from typing import Any
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, RunStarted, StepDone
 from ed2.training.controls import Controls
-
-STEP_ENDED_BY_TEST = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Watch:
             return
         tell(step=event.step)
         if event.step == self.part.until:
-            self.controls.stop(STEP_ENDED_BY_TEST)
+            self.controls.stop()
         elif event.step == self.part.save_at:
             self.controls.ask("save")
         elif self.part.save_at and event.step > self.part.save_at:
@@ -59,6 +58,12 @@ def tell(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
+def leave_with_the_test() -> None:
+    """End this program when the one that tests is gone, whose pipe then ends."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 def main(argv: list[str]) -> int:
     """Run a part; 0 where it came to its end."""
     part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
@@ -68,6 +73,7 @@ def main(argv: list[str]) -> int:
     from ed2.app.start import choose_start
     from ed2.events import EventBus
 
+    threading.Thread(target=leave_with_the_test, daemon=True).start()
     controls = Controls()
     bus: Any = EventBus([Watch(part, controls)])
     try:

@@ -55,7 +55,7 @@ def owner_page(context: Context) -> gr.Blocks:
         shown = page.load(opened, None, filled, **QUIET)
         for event in (shown, dataset.checked):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
-    page.on_close = train.tensorboard.close
+    page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]
     return page
 
 

@@ -12,6 +12,7 @@ from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.live import QUIET, SPOKEN, refusal
+from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html
 
@@ -38,9 +39,11 @@ class ResumeTab:
             self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
+        self.test = ResumeTestPanel(context)
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
+        self.test.wire(form, tab)
         logdir = form.controls["logdir"]
         for event in (self.refresh.click, tab.select):
             filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
