@@ -54,7 +54,7 @@ class LivePanel:
             self.prompt = gr.Dropdown([], label="Prompt", elem_id="history-prompt", interactive=True)
             self.time = gr.Slider(0, 100, 100, step=1, label="From the first sample (0) to the last (100)",
                                   elem_id="history-time", interactive=True)  # fmt: skip
-            self.view = gr.HTML(empty_html(NO_SAMPLES), js_on_load=None)
+            self.view = gr.HTML(empty_html(NO_SAMPLES), elem_id="history-view", js_on_load=None)
         gr.Markdown("### Log")
         self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True, max_height=340)
         self.zoom.change(self._zoomed, self.zoom, self.loss, **QUIET)

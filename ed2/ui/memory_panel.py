@@ -34,20 +34,26 @@ class MemoryPanel:
         choices = [(_card_here(), HERE), *((f"{gb} GB", gb) for gb in SIZES)]
         self.card = gr.Radio(choices, value=HERE, label="Memory of the card", interactive=True, elem_id="card-choice")
         self.shown = gr.HTML("", js_on_load=None, elem_id="memory-plan")
-        with gr.Row():
+        with gr.Row(elem_classes="ed-actions"):
             self.suggest = gr.Button("Suggest", elem_id="suggest-button", min_width=100)
             self.fit = gr.Button("Make it fit", elem_id="fit-button", min_width=100)
             self.undo = gr.Button("Undo", elem_id="undo-fit-button", min_width=100, interactive=False)
         self.answer = gr.HTML("", js_on_load=None, elem_id="memory-answer")
         self._before = gr.State({})
 
-    def wire(self) -> None:
-        """Connect the buttons, once every control is made; the bar is drawn with all else that follows the form."""
+    def wire(self) -> list[Any]:
+        """Connect the buttons, once every control is made; the bar is drawn with all else that follows the form.
+
+        Returns:
+            The events that change the form.
+        """
         given = [self.card, *self._form.inputs]
         filled = [self.answer, self._before, self.undo, *self._form.inputs]
         self.suggest.click(self._suggest, given, self.answer, **QUIET)
-        self.fit.click(self._fit, given, filled, **QUIET)
-        self.undo.click(self._undo, self._before, filled, **QUIET)
+        return [
+            self.fit.click(self._fit, given, filled, **QUIET),
+            self.undo.click(self._undo, self._before, filled, **QUIET),
+        ]
 
     def told(self, settings: Settings, card_gb: float) -> str:
         """The bar and the verdict for settings that were checked; the choice of a card is 0 for the one here."""

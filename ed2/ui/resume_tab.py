@@ -52,7 +52,7 @@ class ResumeTab:
         self.choice.change(None, self.choice, None, js=MARK)
         self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
-        self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
+        self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
 
     def _runs(self, logdir: str) -> list[RunRecord]:
         try:

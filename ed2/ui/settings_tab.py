@@ -68,12 +68,16 @@ class SettingsTab:
         inputs = self._form.inputs
         self.told_inputs = [ready, self.preset, self.memory.card, *inputs]
         self.told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self.raw]
-        self.memory.wire()
-        self.load.click(self._load, self.preset, inputs, **SPOKEN)
-        self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET)
+        changed = [
+            self.load.click(self._load, self.preset, inputs, **SPOKEN),
+            self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET),
+            self.apply.click(self._apply, self.raw, inputs, **SPOKEN),
+            *self.memory.wire(),
+        ]
         self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
         self.copy.click(None, self.command, None, js=COPY)
-        self.apply.click(self._apply, self.raw, inputs, **SPOKEN)
+        for event in changed:  # these change fields that the browser has not drawn yet, which tell of no change
+            event.then(self.told, self.told_inputs, self.told_outputs, **QUIET)
         events = [control.change for control in (self.preset, self.memory.card, *inputs)]
         gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
 

@@ -1,5 +1,6 @@
 """Showing the run to others: the read-only monitor page on a port of its own, and a link to it."""
 
+import contextvars
 import io
 import secrets
 from dataclasses import dataclass, field
@@ -39,11 +40,16 @@ class Sharing:
     def start(self) -> str:
         """Start the monitor page and a link to it, and tell of it in HTML; what fails is told in words."""
         if self.monitor is None:
-            self.monitor = monitor_page(self.service, self.shelf)
-            serve(self.monitor, port=FIRST_PORT, hosts=self._hosts, shelves=[self.shelf], login=(USER, self.password))
+            # In a context of its own: inside an answer to a browser Gradio 6.31 makes no whole components.
+            self.monitor = contextvars.Context().run(self._serve_monitor)
         if not self.link:
             self.link = self._tunnel()
         return self.as_html()
+
+    def _serve_monitor(self) -> gr.Blocks:
+        page = monitor_page(self.service, self.shelf)
+        serve(page, port=FIRST_PORT, hosts=self._hosts, shelves=[self.shelf], login=(USER, self.password))
+        return page
 
     def _tunnel(self) -> str:
         from gradio import networking, tunneling
@@ -91,7 +97,7 @@ class Sharing:
         for tunnel in tunneling.CURRENT_TUNNELS:
             if tunnel.local_port == self.monitor.server_port and tunnel.proc is not None:
                 tunnel.proc.terminate()
-                tunnel.proc.wait(10)
+                tunnel.proc.communicate(timeout=10)
                 tunnel.proc = None
         self.monitor.close(verbose=False)
 

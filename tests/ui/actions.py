@@ -1,6 +1,8 @@
 """What a person does on the page."""
 
+import json
 import re
+import time
 from typing import Any
 
 from playwright.sync_api import expect
@@ -26,3 +28,12 @@ def fill(page: Any, name: str, value: object) -> None:
 def overflow(page: Any) -> int:
     """Pixels by which the page is wider than the window."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def wait_for_draft(server: Any, name: str, value: object) -> None:
+    """Wait until the form is kept with this value."""
+    deadline = time.monotonic() + 20
+    draft = server.folder / "user" / "draft.json"
+    while time.monotonic() < deadline and json.loads(draft.read_text())[name] != value:
+        time.sleep(0.1)
+    assert json.loads(draft.read_text())[name] == value

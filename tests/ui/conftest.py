@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,15 +41,40 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    def begin_with(self, **values: object) -> None:
+        """Have pages that open from now on show the first form, with these settings."""
+        from ed2.ui.form import defaults
+
+        self.context.keep_form({**defaults(), **self.values, **values})
+
+
+@contextmanager
+def serving(folder: Path, values: Values) -> Iterator[Server]:
+    """The page with this form, as the program serves it: with the last run of the logs."""
     from ed2.app.user_files import UserFiles
     from ed2.ui.app import owner_page
     from ed2.ui.context import Context
     from ed2.ui.guard import Hosts
     from ed2.ui.serving import LOOPBACK_NAMES, serve
 
+    context = Context(user=UserFiles(folder / "user"), begin=values)
+    page = owner_page(context)
+    shelves = [context.samples, context.thumbs]
+    context.service.show_last_run(Path(str(values["logdir"])))
+    port = serve(page, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), shelves=shelves)
+    yield Server(context, page, port, folder, values)
+    context.service.close()
+    context.sharing.close()
+    page.on_close()
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
     prompts = folder / "prompts.txt"
     prompts.write_text("a cat\n")
@@ -64,14 +90,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "logdir": str(folder / "logs"),
         "no_save_ckpt": True,
     }
-    context = Context(user=UserFiles(folder / "user"), begin=values)
-    page = owner_page(context)
-    shelves = [context.samples, context.thumbs]
-    port = serve(page, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), shelves=shelves)
-    yield Server(context, page, port, folder, values)
-    context.service.close()
-    context.sharing.close()
-    page.close(verbose=False)
+    with serving(folder, values) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Controls made from the schema, and back to settings."""
 
+import math
+import re
 import shlex
 
-from ed2.app.curve import Point
+from ed2.app.curve import Curve, Point
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.settings.checks import settings_from
@@ -56,3 +58,13 @@ def test_a_curve_is_drawn_with_its_band_and_its_end_can_be_looked_at() -> None:
     assert "No loss yet" in loss_html(())
     assert 'class="val"' in loss_html(points, [Point(50, 1.0, 1.0, 1.0)])
     loss_html([Point(1, 0.5, 0.5, 0.5)])
+
+
+def test_a_hundred_thousand_losses_are_drawn_from_about_a_thousand_points() -> None:
+    curve = Curve()
+    for step in range(100_000):
+        curve.add(step, 1 + math.sin(step))
+    html = loss_html(curve.points())
+    line = re.search(r'class="line" points="([^"]+)"', html)
+    assert line and 500 <= len(line.group(1).split()) <= 1024
+    assert len(html) < 60_000

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
 from tests.ui import aria
-from tests.ui.actions import fill, overflow, state, tab
+from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -23,15 +22,6 @@ IDS = [
     "tab-resume", "tab-train", "sample-now-button", "save-now-button", "samples-gallery", "loss-chart", "memory-card",
     "log-tail", "share-button",
 ]  # fmt: skip
-
-
-def wait_for_draft(server: Server, name: str, value: object) -> None:
-    """Wait until the form is kept with this value."""
-    deadline = time.monotonic() + 20
-    draft = server.folder / "user" / "draft.json"
-    while time.monotonic() < deadline and json.loads(draft.read_text())[name] != value:
-        time.sleep(0.1)
-    assert json.loads(draft.read_text())[name] == value
 
 
 def open_everything(page) -> None:
@@ -186,6 +176,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     command = page.locator("#equivalent-command textarea")
     expect(command).to_have_value(re.compile("--project_name demo .*--resolution 64"))
     expect(page.locator("#preset-difference")).to_contain_text("as in this preset")
+    expect(command).to_have_value(re.compile("--log_step 10 "))  # a field that is not drawn yet
     fill(page, "max_epochs", 77)
     expect(page.locator("#preset-difference")).to_contain_text("Epochs: 100 → 77")
     page.get_by_role("button", name="Save as my own preset").click()

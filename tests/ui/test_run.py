@@ -1,26 +1,38 @@
-"""A run as a person sees it: from opening the page to its end, stopped, in two browsers."""
+"""A run as a person sees it: from opening the page to its end, stopped, in two browsers, after a restart."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.ui.conftest import Server
+from tests.tiny import make_pictures
+from tests.ui.conftest import Server, serving
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.ui.actions import fill, state, tab
+from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
+from tests.ui.tunnel import write_program
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
+STEPS = 12
+
+
+def run_dir_of(server: Server) -> Path:
+    return Path(str(server.context.service.snapshot().run_dir))
 
 
 def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
+    page.locator("#check-button").click()
+    expect(page.locator("#dataset-report")).to_contain_text("4 pictures can be used")
     tab(page, "Settings")
     fill(page, "project_name", "creature")
     fill(page, "max_epochs", 4)
+    expect(page.locator("#forecast")).to_contain_text(f"{STEPS} steps in 4 epochs")
+    expect(page.locator("#forecast")).not_to_contain_text("at the speed")
     page.locator("#train-button").click()
     expect(page.locator("#tab-train")).to_be_visible()
     state(page, "preparing", "sampling", "training")
@@ -28,54 +40,121 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     page.reload()
     state(page, "preparing", "sampling", "training", "done")
     state(page, "done")
-    total = str(4 * 3)
-    expect(page.locator("#status")).to_have_attribute("data-step", total)
+    expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
     expect(page.locator("#status")).to_have_attribute("data-saving", "false")
     tab(page, "Train")
-    expect(page.locator("#loss-chart svg .line")).to_have_count(1)
     expect(page.locator("#memory-card")).to_contain_text("Computer")
     expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
-    expect(page.locator("#samples-gallery img")).to_have_count(2)
-    for picture in page.locator("#samples-gallery img").all():
-        picture.scroll_into_view_if_needed()
-        expect(picture).to_have_js_property("complete", True)
-        assert picture.evaluate("image => image.naturalWidth") > 0
+    the_whole_loss_and_its_end_are_shown(page)
+    a_prompt_is_followed_over_time(page)
     tab(page, "Resume")
     card = page.locator("#runs-list li").first
     expect(card).to_contain_text("creature_")
-    expect(card).to_contain_text(re.compile(f"done\\s+step {total} of {total}"))
+    expect(card).to_contain_text(re.compile(f"done\\s+step {STEPS} of {STEPS}"))
     expect(card).to_contain_text("can be continued")
+    the_time_is_told_of_runs_of_a_kind_that_was_measured(page)
 
 
-def test_each_sample_is_fetched_once_and_small(open_page, server: Server) -> None:
+def the_whole_loss_and_its_end_are_shown(page) -> None:
+    drawn = page.locator("#loss-chart svg")
+    expect(drawn.locator(".line")).to_have_count(1)
+    expect(drawn).to_have_attribute("aria-label", re.compile(f"^Loss from step 1 to {STEPS}, now"))
+    page.get_by_label("Last half").check()
+    expect(drawn).to_have_attribute("aria-label", re.compile(f"^Loss from step 7 to {STEPS}, now"))
+    page.get_by_label("Whole run").check()
+    expect(drawn).to_have_attribute("aria-label", re.compile("^Loss from step 1 "))
+
+
+def a_prompt_is_followed_over_time(page) -> None:
+    page.get_by_role("button", name="One prompt over time").click()
+    view = page.locator("#history-view")
+    expect(view).to_contain_text("2 of 2")
+    expect(view).to_contain_text(f"step {STEPS}")
+    slider = page.locator("#history-time input[type=range]")
+    slider.fill("0")
+    expect(view).to_contain_text("1 of 2")
+    expect(view.get_by_role("img")).to_have_attribute("alt", "before training: a cat")
+    slider.fill("100")
+    expect(view).to_contain_text("2 of 2")
+
+
+def the_time_is_told_of_runs_of_a_kind_that_was_measured(page) -> None:
+    tab(page, "Settings")
+    fill(page, "max_epochs", 5)
+    expect(page.locator("#forecast")).to_contain_text("at the speed of the last run like it")
+    fill(page, "batch_size", 1)
+    expect(page.locator("#forecast")).not_to_contain_text("at the speed")
+    fill(page, "batch_size", 2)
+    expect(page.locator("#forecast")).to_contain_text("at the speed")
+
+
+def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Server) -> None:
     page = open_page()
-    state(page, "done", "idle")
+    state(page, "done")
     tab(page, "Train")
-    expect(page.locator("#samples-gallery img")).to_have_count(2)
-    for picture in page.locator("#samples-gallery img").all():
+    pictures = page.locator("#samples-gallery img")
+    expect(pictures).to_have_count(2)
+    for picture in pictures.all():
         picture.scroll_into_view_if_needed()
-    page.wait_for_timeout(3000)
-    addresses = [url for url in page.watched.requests if "/pictures-" in url]
-    assert len(addresses) == len(set(addresses)) == 2
-    assert all(url.endswith(".webp") for url in addresses)
-
-
-def test_an_idle_page_is_sent_nothing_but_short_answers(open_page, server: Server) -> None:
-    page = open_page()
-    state(page, "done", "idle", "stopped")
-    sizes: list[int] = []
-    page.on("response", lambda r: sizes.append(len(r.body())) if r.request.method == "POST" else None)
+        expect(picture).to_have_js_property("complete", True)
+        assert picture.evaluate("image => image.naturalWidth") > 0
+    answers: list[bytes] = []
+    page.on("response", lambda r: answers.append(r.body()) if r.request.method == "POST" else None)
     page.wait_for_timeout(6000)
-    assert sizes
-    assert max(sizes) < 4000
+    addresses = [url for url in page.watched.requests if "/pictures-" in url]
+    assert len(addresses) == len(set(addresses))
+    assert len([url for url in addresses if server.context.samples._address in url]) == 2
+    assert all(url.endswith(".webp") for url in addresses)
+    assert len(answers) >= 3
+    assert max(map(len, answers)) < 4000
+    assert not [answer for answer in answers if b"<svg" in answer or b"ed-grid" in answer or b"ed-log" in answer]
+
+
+def test_the_link_shows_the_run_to_whoever_has_the_password(
+    open_page, browser, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradio import networking, tunneling
+
+    monkeypatch.setattr(tunneling, "BINARY_PATH", str(write_program(tmp_path)))
+    monkeypatch.setattr(networking, "GRADIO_SHARE_SERVER_ADDRESS", "127.0.0.1:1")
+    page = open_page()
+    state(page, "done")
+    tab(page, "Train")
+    page.locator("#share-button").click()
+    answer = page.locator("#share-answer")
+    expect(answer.get_by_role("img", name="QR code of the link").locator("svg")).to_be_visible()
+    link = str(answer.get_by_role("link").get_attribute("href"))
+    assert link.startswith("http://shared.localhost:")
+    expect(answer).to_contain_text(server.context.sharing.password)
+    phone = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True).new_page()
+    phone.goto(link)
+    phone.get_by_label("username").fill("viewer")
+    phone.get_by_label("password").fill(server.context.sharing.password)
+    phone.get_by_role("button", name="Login").click()
+    state(phone, "done")
+    expect(phone.locator("#samples-gallery img")).to_have_count(2)
+    expect(phone.locator("#samples-gallery img").first).to_have_js_property("complete", True)
+    assert overflow(phone) <= 0
+    assert str(server.folder) not in phone.content()
+    assert phone.locator("#train-button, #stop-button, #share-button, textarea").count() == 0
+    phone.context.close()
+
+
+def test_tensorboard_opens_on_this_computer(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "done")
+    tab(page, "Train")
+    with page.expect_popup(timeout=60_000) as opened:
+        page.locator("#tensorboard-button").click()
+    assert re.match(r"http://127\.0\.0\.1:\d+/", opened.value.url)
+    opened.value.close()
 
 
 def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) -> None:
-    runs = len(list((server.folder / "logs").glob("*")))
+    runs = len(list(server.logs.glob("*")))
+    server.begin_with(max_epochs=3000)
     page, phone = open_page(), open_page(390, 844, has_touch=True, is_mobile=True)
-    state(page, "done", "idle")
-    tab(page, "Settings")
-    fill(page, "max_epochs", 3000)
+    state(page, "done")
     page.locator("#train-button").click()
     state(phone, "preparing", "sampling", "training")
     expect(phone.locator("#train-button")).to_be_disabled()
@@ -83,7 +162,6 @@ def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) 
     page.locator("#pause-button").click()
     state(phone, "paused")
     expect(phone.locator("#pause-button")).to_have_text("Continue")
-    tab(page, "Train")
     page.locator("#save-now-button").click()
     expect(page.locator("#log-tail")).to_contain_text(re.compile("saved [a-z]+-ep"), timeout=90_000)
     phone.locator("#pause-button").click()
@@ -92,12 +170,11 @@ def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) 
     state(page, "stopped")
     state(phone, "stopped")
     expect(page.locator("#status")).to_have_attribute("data-saving", "false")
-    assert len(list((server.folder / "logs").glob("*"))) == runs + 1
-    newest = max((server.folder / "logs").iterdir(), key=lambda path: path.stat().st_mtime)
-    assert any(path.name.startswith("interrupted-") for path in (newest / "ckpts").iterdir())
+    assert len(list(server.logs.glob("*"))) == runs + 1
+    assert any(path.name.startswith("interrupted-") for path in (run_dir_of(server) / "ckpts").iterdir())
 
 
-def test_a_stopped_run_goes_on_from_the_tab_resume(open_page, server: Server) -> None:
+def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_page, server: Server) -> None:
     page = open_page()
     state(page, "stopped")
     tab(page, "Resume")
@@ -109,15 +186,56 @@ def test_a_stopped_run_goes_on_from_the_tab_resume(open_page, server: Server) ->
     page.locator("#stop-button").click()
     state(page, "stopped")
     assert int(page.locator("#status").get_attribute("data-step") or 0) >= before
-    assert Path(str(server.context.service.snapshot().run_dir)).parent == server.folder / "logs"
+    assert run_dir_of(server).parent == server.logs
+    tab(page, "Resume")
+    finished = page.locator("#runs-list [data-run^=creature_]")
+    finished.get_by_role("button").click()
+    expect(finished).to_have_class(re.compile("ed-chosen"))
+    page.locator("#use-as-base-button").click()
+    expect(page.locator("#tab-settings")).to_be_visible()
+    base = page.locator("#resume_ckpt input, #resume_ckpt textarea").first
+    expect(base).to_have_value(re.compile(f"creature_.*/ckpts/last-creature-ep03-gs000{STEPS}$"))
+    wait_for_draft(server, "weights_only", True)
 
 
 def test_leaving_without_saving_is_offered_at_the_second_press(open_page, server: Server) -> None:
+    many = make_pictures(server.folder / "many", [(64, 64)] * 60)
+    slow = {"data_root": [str(many)], "batch_size": 1, "grad_accum": 60, "max_epochs": 9}  # a step takes seconds
+    server.begin_with(**slow, sample_prompts=str(server.folder / "none.txt"))
     page = open_page()
-    state(page, "stopped")
+    state(page, "stopped", "done")
     expect(page.locator("#leave-button")).to_have_count(0)
     page.locator("#train-button").click()
+    state(page, "training")
     page.locator("#stop-button").click()
-    state(page, "stopping", "stopped")
+    page.locator("#stop-button").click()
+    page.locator("#leave-button").click()
     state(page, "stopped")
+    expect(page.locator("#leave-button")).to_have_count(0)
     expect(page.locator("#train-button")).to_be_enabled()
+    assert not list((run_dir_of(server) / "ckpts").iterdir())
+
+
+def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server: Server, tmp_path: Path) -> None:
+    finished = next(server.logs.glob("creature_*"))
+    done, killed = tmp_path / "done", tmp_path / "killed"
+    shutil.copytree(finished, done / finished.name)
+    shutil.copytree(finished, killed / finished.name)
+    events = killed / finished.name / "events.jsonl"
+    lines = events.read_text().split("\n")
+    first = next(place for place, line in enumerate(lines) if '"MetricsLogged"' in line)
+    events.write_text("\n".join(lines[: first + 3]))
+    with serving(tmp_path, {**server.values, "logdir": str(done)}) as again:
+        page = open_page(url=again.url)
+        state(page, "done")
+        expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
+        tab(page, "Train")
+        expect(page.locator("#samples-gallery img")).to_have_count(2)
+        page.close()
+    with serving(tmp_path, {**server.values, "logdir": str(killed)}) as again:
+        page = open_page(url=again.url)
+        state(page, "stopped")
+        expect(page.locator("#status")).to_contain_text("the program ended in mid-run")
+        tab(page, "Resume")
+        expect(page.locator("#runs-list li").first).to_have_attribute("data-state", "interrupted")
+        page.close()
