@@ -8,9 +8,9 @@ from typing import Any
 
 from ed2.app.continued import settings_in_effect
 from ed2.app.memory import Planned, planned
-from ed2.app.preflight import ModelSizes, disk_forecast, model_sizes
-from ed2.app.reporters.texts import file_size
+from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.app.scanning import Pace, scan_dataset
+from ed2.app.space import disk_forecast, disk_lines
 from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
@@ -69,17 +69,6 @@ class Checked:
         lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
-
-
-def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
-    """Sentences on the disk that the checkpoints take."""
-    disk = disk_forecast(settings, sizes)
-    size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
-    lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
-    if disk["checkpoints"] > 1:
-        total = file_size(disk["checkpoints"] * disk["checkpoint_bytes"])
-        lines.append(f"{disk['checkpoints']} checkpoints will be kept: about {total}.")
-    return lines
 
 
 def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None) -> Checked:

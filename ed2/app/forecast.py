@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.check import Checked, disk_lines, looked_at
+from ed2.app.check import Checked, looked_at
 from ed2.app.preflight import model_sizes
 from ed2.app.replay import told_events
 from ed2.app.reporters.texts import SPEED, duration
+from ed2.app.space import disk_lines
 from ed2.data.buckets import nearest
 from ed2.events import MetricsLogged
 from ed2.settings.checks import without_effect

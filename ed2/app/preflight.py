@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from ed2.models.layout_family import family_of
 from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
-from ed2.vram.optimizers import Trained, state_bytes
 from ed2.vram.shapes import shape_of
 
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
@@ -27,8 +25,6 @@ PARTS = {
     "sd2": ("unet", "text_encoder", "vae"),
     "sdxl": ("unet", "text_encoder", "text_encoder_2", "vae"),
 }
-KEPT_ASIDE = {"schedulefree": 4}
-"""Bytes for each trained weight of a checkpoint that holds it twice: as trained, and as averaged."""
 MODULES = {
     "adamw8bit": "bitsandbytes",
     "lion": "bitsandbytes",
@@ -127,38 +123,6 @@ def _untrainable(family: str, path: Path) -> tuple[Problem, ...]:
     return (Problem(None, what, "Choose an SD 1.x or SD 2.x model."),)
 
 
-def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
-    """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes.
-
-    Counted: trained parts in fp32, the others in fp16, the optimizer's state, the single file, and all of a moving
-    average once more.
-    """
-    parameters = sizes.parameters
-    disabled = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
-    trained = {part: count for part, count in parameters.items() if not disabled.get(part, True)}
-    weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
-    state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
-    single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
-    single *= 4 if settings.checkpoint.save_full_precision else 2
-    average = weights + 4 * sum(trained.values()) + single if settings.ema.is_on else 0
-    every = settings.checkpoint.save_every_n_epochs
-    by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
-    return {
-        "checkpoint_bytes": round(weights + state + single + average),
-        "checkpoints": by_epochs + 1,
-        "free_bytes": shutil.disk_usage(_existing(Path(settings.logging.logdir))).free,
-    }
-
-
-def _state_bytes(part: str, settings: Settings, count: int, family: str) -> float:
-    """Bytes that the optimizer of a network leaves in a checkpoint."""
-    own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
-    on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
-    optimizer = own or settings.optimizer.chosen(on_card=on_card)
-    trained = Trained.share_of(shape_of(family).traced.parameters[part], count)
-    return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count
-
-
 def _sizes_of_file(file: Path) -> ModelSizes:
     """Count the weights of a single file; one that cannot be trained is planned as SD 1.x."""
     shapes = _shapes_in(file)
@@ -194,9 +158,3 @@ def _json_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path

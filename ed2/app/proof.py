@@ -23,8 +23,9 @@ import psutil
 
 from ed2.app.comparison import differences
 from ed2.app.continued import settings_in_effect
-from ed2.app.preflight import disk_forecast, model_sizes, require_parts, require_writable
+from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters.texts import counted, duration, file_size
+from ed2.app.space import disk_forecast
 from ed2.app.start_checks import start_problems
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS

@@ -18,6 +18,7 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
 from ed2.app.run_lock import only_trainer
 from ed2.app.scanning import Pace, scan_dataset
+from ed2.app.space import require_room, space_notes
 from ed2.app.start import Start, weigh
 from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.background import BackgroundSaver
@@ -58,6 +59,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     quiet_libraries()
     require_parts(start.settings)
     require_writable(start.settings)
+    require_room(start.settings, model_sizes(start.settings))
     machine = Machine.of(start.settings)
     source = open_model(start)
     bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
@@ -243,6 +245,8 @@ class Session:
         if len(dataset.problems) > PROBLEMS_SHOWN:
             notes.append(f"{len(dataset.problems) - PROBLEMS_SHOWN} more files are left out; --check lists them all.")
         notes += side_car_lines(dataset)
+        for text in space_notes(settings, model_sizes(settings)):
+            self._bus.emit(Warned(run.state.step, text))
         self._bus.emit(
             RunStarted(
                 step=run.state.step,

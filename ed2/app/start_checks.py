@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ed2.app.preflight import require_writable
+from ed2.app.preflight import model_sizes, require_writable
+from ed2.app.space import require_room
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import with_defaults
 
@@ -18,6 +19,7 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
     try:
         settings = with_defaults(values)
         require_writable(settings)
+        require_room(settings, model_sizes(settings))
     except SettingsError as error:
         problems += error.problems
     told = {problem.path for problem in problems}

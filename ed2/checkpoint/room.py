@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -25,25 +26,43 @@ _CGROUPS = (
 """Where a container says how much memory it may take and takes: of the second and the first version."""
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """A disk that has less room than is wanted, in bytes."""
+
+    folder: Path
+    wanted: int
+    free: int
+
+
+def shortage(wanted: Mapping[Path, int]) -> Shortage | None:
+    """The first disk without room for what is wanted in its folders, and a tenth more; None where all have it.
+
+    Raises:
+        OSError: a disk does not answer.
+    """
+    by_device: dict[int, Shortage] = {}
+    for folder, num_bytes in wanted.items():
+        there = existing(folder)
+        device = there.stat().st_dev
+        before = by_device.get(device) or Shortage(there, 0, shutil.disk_usage(there).free)
+        by_device[device] = replace(before, wanted=before.wanted + num_bytes)
+    return next((s for s in by_device.values() if s.free < DISK_MARGIN * s.wanted), None)
+
+
 def require_space(name: str, wanted: Mapping[Path, int]) -> None:
     """See that the disks have room for checkpoint `name`, which writes so many bytes into each folder.
 
     Raises:
         CheckpointError: tells how much it takes and how much is free.
     """
-    by_device: dict[int, tuple[Path, int]] = {}
     try:
-        for folder, num_bytes in wanted.items():
-            there = existing(folder)
-            device = there.stat().st_dev
-            by_device[device] = there, num_bytes + by_device.get(device, (there, 0))[1]
-        for there, num_bytes in by_device.values():
-            free = shutil.disk_usage(there).free
-            if free < DISK_MARGIN * num_bytes:
-                why = f"it takes {num_bytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free in {there}."
-                raise CheckpointError(f"The checkpoint {name} was left out", why, "Free some space.")
+        short = shortage(wanted)
     except OSError as error:
         raise CheckpointError(f"The checkpoint {name} was left out", f"{plain_reason(error)}.") from error
+    if short:
+        why = f"it takes {short.wanted / 1e9:.2f} GB, and {short.free / 1e9:.2f} GB are free in {short.folder}."
+        raise CheckpointError(f"The checkpoint {name} was left out", why, "Free some space.")
 
 
 def has_memory_for(num_bytes: int) -> bool:

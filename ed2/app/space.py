@@ -1,0 +1,128 @@
+"""What the checkpoints of a run take on the disk, and whether there is room: known before it starts, without torch."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.app.preflight import ModelSizes
+from ed2.app.reporters.texts import file_size
+from ed2.checkpoint.room import existing, shortage
+from ed2.errors import Problem, SettingsError
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import Settings
+from ed2.vram.optimizers import Trained, state_bytes
+from ed2.vram.shapes import shape_of
+
+KEPT_ASIDE = {"schedulefree": 4}
+"""Bytes for each trained weight of a checkpoint that holds it twice: as trained, and as averaged."""
+STATES_AT_ONCE = 4
+"""Checkpoints that have a training state while one is written: the newest three, and the new one."""
+BEST_AND_NEW = 2
+"""Checkpoints beside those of keep_last: the best one, and the one that is written before another goes."""
+
+
+@dataclass(frozen=True)
+class CheckpointSize:
+    """Bytes of one checkpoint: trained parts in fp32, the others in fp16.
+
+    Attributes:
+        model: its diffusers folder; with a moving average, that one's too.
+        state: its training state, which is thinned.
+        single: its single files.
+    """
+
+    model: int
+    state: int
+    single: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.model + self.state + self.single
+
+
+def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
+    """How much one checkpoint takes."""
+    parameters = sizes.parameters
+    disabled = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
+    trained = {part: count for part, count in parameters.items() if not disabled.get(part, True)}
+    weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
+    state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
+    single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
+    single *= 4 if settings.checkpoint.save_full_precision else 2
+    if settings.ema.is_on:
+        state += 4 * sum(trained.values())
+        weights, single = 2 * weights, 2 * single
+    return CheckpointSize(weights, round(state), single)
+
+
+def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
+    """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes."""
+    every = settings.checkpoint.save_every_n_epochs
+    by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
+    return {
+        "checkpoint_bytes": checkpoint_size(settings, sizes).total,
+        "checkpoints": by_epochs + 1,
+        "free_bytes": shutil.disk_usage(existing(Path(settings.logging.logdir))).free,
+    }
+
+
+def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
+    """Sentences on the disk that the checkpoints take."""
+    disk = disk_forecast(settings, sizes)
+    size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
+    lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
+    if disk["checkpoints"] > 1:
+        total = file_size(sum(_wanted(settings, sizes, disk["checkpoints"]).values()))
+        keep_last = settings.checkpoint.keep_last
+        kept = f"the newest {keep_last} and the best" if keep_last else "all"
+        lines.append(f"{disk['checkpoints']} checkpoints will be written and {kept} kept: about {total}.")
+    return lines + space_notes(settings, sizes)
+
+
+def space_notes(settings: Settings, sizes: ModelSizes) -> list[str]:
+    """What is to be said where all checkpoints together find no room, though one does."""
+    count = disk_forecast(settings, sizes)["checkpoints"]
+    short = shortage(_wanted(settings, sizes, count))
+    if short is None or count == 1:
+        return []
+    return [
+        f"The checkpoints of this run will fill the disk: they take about {file_size(short.wanted)}, and "
+        f"{file_size(short.free)} are free in {short.folder}. Set keep_last, save less often, or choose another folder."
+    ]
+
+
+def require_room(settings: Settings, sizes: ModelSizes) -> None:
+    """See that the result of a run finds room on the disk, as far as the model's size is known.
+
+    Raises:
+        SettingsError: not even one checkpoint does.
+    """
+    short = None if sizes.problems else shortage(_wanted(settings, sizes, 1))
+    if short is None:
+        return
+    name = "logdir" if short.folder == existing(Path(settings.logging.logdir)) else "save_ckpt_dir"
+    wanted, free = file_size(short.wanted), file_size(short.free)
+    what = f"one checkpoint takes about {wanted} in {short.folder}, and {free} are free."
+    fix = "Free some space, or choose another folder."
+    raise SettingsError("The disk is too full for this run:", [Problem(name, what, fix)])
+
+
+def _wanted(settings: Settings, sizes: ModelSizes, count: int) -> dict[Path, int]:
+    """Bytes that so many checkpoints take at most at one time, by folder."""
+    keep_last, one = settings.checkpoint.keep_last, checkpoint_size(settings, sizes)
+    kept = min(count, keep_last + BEST_AND_NEW) if keep_last else count
+    wanted = {Path(settings.logging.logdir): kept * one.model + min(kept, STATES_AT_ONCE) * one.state}
+    single_dir = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
+    wanted[single_dir] = wanted.get(single_dir, 0) + kept * one.single
+    return wanted
+
+
+def _state_bytes(part: str, settings: Settings, count: int, family: str) -> float:
+    """Bytes that the optimizer of a network leaves in a checkpoint."""
+    own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
+    on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
+    optimizer = own or settings.optimizer.chosen(on_card=on_card)
+    trained = Trained.share_of(shape_of(family).traced.parameters[part], count)
+    return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count

@@ -1,0 +1,113 @@
+"""Measure how long a checkpoint keeps the training waiting, and what it leaves in memory.
+
+    python scripts/measure_save.py [folder]
+
+Makes a model of 200 million random weights, trains one step with AdamW, and saves it three times the way a run does (a
+copy, then a thread) and three times without a copy (as where memory is short), comparing the bytes. Works in a
+temporary folder in `folder`, by default the system's.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from diffusers import UNet2DConditionModel  # noqa: E402
+
+from ed2.app.build import Builder  # noqa: E402
+from ed2.app.run_folder import Machine, describe_run, make_run_folder  # noqa: E402
+from ed2.app.scanning import scan_dataset  # noqa: E402
+from ed2.app.start import choose_start, weigh  # noqa: E402
+from ed2.app.validating import set_apart  # noqa: E402
+from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
+from ed2.checkpoint.folder import read_manifest  # noqa: E402
+from ed2.checkpoint.snapshot import bytes_to_copy  # noqa: E402
+from ed2.events import CheckpointSaved, Event, EventBus, Warned  # noqa: E402
+from ed2.training.controls import Controls  # noqa: E402
+from ed2.training.loop import optimizer_step  # noqa: E402
+from ed2.training.state import Run  # noqa: E402
+from tests.tiny import make_model, make_pictures  # noqa: E402
+
+SAVES = 3
+
+
+def larger_model(folder: Path) -> Path:
+    """The tests' tiny model with a UNet of about 200 million weights in place of its own."""
+    make_model(folder)
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config |= {"block_out_channels": [448, 896], "layers_per_block": 2, "norm_num_groups": 32}
+    for file in (folder / "unet").iterdir():
+        file.unlink()
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    return folder
+
+
+def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
+    """A run of that model that has made one step."""
+    values = {
+        "project_name": "measure", "resume_ckpt": str(larger_model(folder / "model")), "resolution": 64,
+        "data_root": [str(make_pictures(folder / "pictures", [(64, 64)]))], "logdir": str(folder / "logs"),
+        "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
+    }  # fmt: skip
+    start = choose_start(values, None)
+    apart = set_apart(start.settings, scan_dataset(start.settings))
+    start, machine = weigh(start, apart.training), Machine.of(start.settings)
+    run_dir = make_run_folder(start)
+    describe_run(run_dir, start, apart.training, machine)
+    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart)
+    run = builder.build()
+    optimizer_step(run, next(iter(run.data.groups(0))))
+    run.state.step, run.is_whole = 1, True
+    return run, BackgroundSaver(builder.saver(), bus)
+
+
+def hashes(checkpoint: Path) -> tuple[str, ...]:
+    """The hashes of a checkpoint's tensor files."""
+    files = read_manifest(checkpoint)["files"]
+    return tuple(record["sha256"] for name, record in sorted(files.items()) if name.endswith(".safetensors"))
+
+
+def main() -> None:
+    """Print the figures."""
+    saved: list[CheckpointSaved] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, CheckpointSaved):
+            saved.append(event)
+        if isinstance(event, Warned):
+            print(event.text)
+
+    bus = EventBus([listen])
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+        run, saver = built(Path(folder), bus)
+        weights = sum(p.numel() for p in run.model.unet.parameters())
+        print(f"{weights / 1e6:.0f} million weights; {bytes_to_copy(run) / 1e9:.2f} GB of weights and optimizer state")
+        memory = psutil.Process().memory_info
+        for with_copy in (True, False):
+            waits, wholes = [], []
+            for _ in range(SAVES):
+                run.state.step += 1
+                began = time.perf_counter()
+                if with_copy:
+                    saver.start(run)
+                else:
+                    bus.emit(saver.saver.save(run))
+                waits.append(time.perf_counter() - began)
+                saver.join()
+                wholes.append(time.perf_counter() - began)
+            print(
+                f"{'copy and thread' if with_copy else 'without a copy'}: the training waits {min(waits):.2f} s, "
+                f"the save takes {min(wholes):.2f} s; {memory().rss / 1e9:.2f} GB in memory after {SAVES} saves"
+            )
+        same = len({hashes(event.path) for event in saved if event.path.exists()}) == 1
+        print(f"the same bytes: {same}; PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()
