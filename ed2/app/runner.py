@@ -13,8 +13,7 @@ from ed2.app.card_memory import watch_card
 from ed2.app.completing import complete_save
 from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
-from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.recording import recording
 from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
 from ed2.app.run_lock import only_trainer
 from ed2.app.scanning import Pace, scan_dataset
@@ -31,7 +30,6 @@ from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunSta
 from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
 from ed2.sampling.job import SampleJob
-from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
@@ -112,27 +110,6 @@ def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> Set
 def _finished(start: Start) -> FinishedError:
     what = f"{start.base.name} has all its {start.settings.run.max_epochs} epochs."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, "Raise it to train on.")])
-
-
-@contextmanager
-def recording(bus: EventBus, run_dir: Path, continued_at: int | None) -> Iterator[None]:
-    """Write a run's events into its folder; what an earlier part wrote after step `continued_at` is taken out."""
-    if continued_at is not None:
-        for name in (EVENTS_NAME, SAMPLES_LIST):
-            cut_back(run_dir / name, continued_at)
-    purge_step = None if continued_at is None else continued_at + 1
-    observers = (LogReporter(run_dir), JsonlReporter(run_dir), TensorBoardReporter(run_dir, purge_step))
-    for observer in observers:
-        bus.subscribe(observer)
-    try:
-        yield
-    finally:
-        for observer in observers:
-            bus.unsubscribe(observer)
-            try:
-                observer.close()
-            except OSError as error:
-                logger.error("The end of the %s could not be written: %s.", type(observer).__name__, error)
 
 
 class Session:
