@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ed2.registry import OPTIMIZERS
@@ -41,6 +42,7 @@ def planned(family: str = "sd1", *, card: Card = BIG, beyond: Beyond | None = No
     return plan_memory(Settings().replaced(**changes), shape_of(family), card=card, beyond=beyond)
 
 
+@checked(deadline=None)  # other work on the same computer is no fault
 @given(families, settings)
 def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(family: str, given: Settings) -> None:
     def of(**changes: object) -> float:
@@ -53,6 +55,7 @@ def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(f
     assert of(gradient_checkpointing=True) <= of(gradient_checkpointing=False)
 
 
+@checked(deadline=None)
 @given(families, settings)
 def test_the_parts_are_the_whole_and_the_range_holds_it(family: str, given: Settings) -> None:
     plan = plan_memory(given, shape_of(family), card=BIG)
@@ -61,6 +64,7 @@ def test_the_parts_are_the_whole_and_the_range_holds_it(family: str, given: Sett
     assert plan.allocated_gb == max(plan.by_phase.values()) == plan.by_phase[plan.peak]
 
 
+@checked(deadline=None)
 @given(families, settings)
 def test_sampling_and_saving_never_exceed_the_step_where_the_unet_is_trained(family: str, given: Settings) -> None:
     if given.model.disable_unet_training or not given.memory.amp:
