@@ -103,7 +103,8 @@ def advised(
     if found.card.free_gb is None:
         problem = Problem("--vram_gb", "there is no NVIDIA card here.", "Say for which one: --vram_gb 12.")
         raise SettingsError("There is nothing to fit into:", [problem])
-    return Suggested(found, suggest(Search(found.shape, found.card, pictures), settings), notes)
+    search = Search(found.shape, found.card, pictures, found.overhead)
+    return Suggested(found, suggest(search, settings), notes)
 
 
 def _count(settings: Settings) -> int | None:

@@ -6,7 +6,7 @@ from ed2.app.corrections import CARDS_FILE, Corrections
 from ed2.app.preflight import ModelSizes
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card, card_for
-from ed2.vram.plan import MemoryPlan, plan_memory
+from ed2.vram.plan import MemoryPlan, Overhead, plan_memory
 from ed2.vram.shapes import ModelShape, shape_of
 
 PART_NAMES = {
@@ -32,11 +32,12 @@ PHASE_NAMES = {
 
 @dataclass(frozen=True)
 class Planned:
-    """What a run takes, and what there is."""
+    """What a run takes, and what there is; `overhead` is what was learnt of the card."""
 
     plan: MemoryPlan
     card: Card
     shape: ModelShape
+    overhead: Overhead | None = None
 
     def as_object(self) -> dict[str, object]:
         """The `memory` of `--check --json`."""
@@ -55,7 +56,7 @@ def planned(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None)
     card = Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device)
     shape = shape_of(sizes.family, sizes.parameters)
     learnt = Corrections(CARDS_FILE).overhead(card.name) if card.kind == "cuda" else None
-    return Planned(plan_memory(settings, shape, card=card, overhead=learnt), card, shape)
+    return Planned(plan_memory(settings, shape, card=card, overhead=learnt), card, shape, learnt)
 
 
 def verdict_line(plan: MemoryPlan, card: Card) -> str:

@@ -10,7 +10,7 @@ from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 from ed2.settings.schema import Settings
 from ed2.vram.advice import Advice, Search, suggest
 from ed2.vram.card import Card
-from ed2.vram.plan import plan_memory
+from ed2.vram.plan import Overhead, plan_memory
 from ed2.vram.shapes import FAMILIES, shape_of
 from tests.vram.test_plan import settings
 
@@ -65,6 +65,14 @@ def test_between_640_and_768_the_high_estimate_decides() -> None:
         24, resolution=704, batch_size=5, gradient_checkpointing=True
     ).settings.memory.gradient_checkpointing
     assert advice(24, resolution=704, batch_size=8).settings.memory.gradient_checkpointing
+
+
+def test_what_was_learnt_of_a_card_counts_in_what_is_suggested_for_it() -> None:
+    learnt = Overhead(reserved=(1.1, 1.15, 1.2), context_gb=(0.9, 1.0, 1.1), is_measured=True)
+    found = suggest(Search(shape_of("sd1"), Card.of_size(24), overhead=learnt), Settings().replaced(batch_size=16))
+    assert found.fits
+    assert found.after.is_measured
+    assert found.settings.data.batch_size < advice(24, batch_size=16).settings.data.batch_size
 
 
 def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
