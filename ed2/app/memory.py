@@ -46,6 +46,8 @@ class Planned:
     def lines(self) -> list[str]:
         """The same for people."""
         lines = [f"Memory: {verdict_line(self.plan, self.card)}", parts_line(self.plan, self.card)]
+        if self.plan.verdict(self.card) not in (None, "fits"):
+            lines.append("What to change so that it fits: --suggest.")
         if self.card.kind == "cpu":
             lines.append("To plan for a card, give its size: --vram_gb 12.")
         return [*lines, *self.plan.notes]
@@ -67,7 +69,7 @@ def verdict_line(plan: MemoryPlan, card: Card) -> str:
     words = {
         "fits": "It fits.",
         "tight": "It is tight, and may run out.",
-        "does not fit": "It does not fit: --suggest says what to change.",
+        "does not fit": "It does not fit.",
     }
     return f"{amount_line(plan, card)} {words[verdict]}"
 

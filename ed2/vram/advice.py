@@ -21,6 +21,7 @@ EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates mean something else."""
 LORA_RANK = 16
+LAST_LAYERS = 2
 FASTER = "faster as well"
 
 Values = Mapping[str, object]
@@ -148,7 +149,8 @@ def _told(search: Search, settings: Settings, taken: list[tuple[Values, str]]) -
     for values, why in taken:
         flat, then = now.flat(), now.replaced(**values)
         saved = search.plan(now).expected_gb - search.plan(then).expected_gb
-        changes.append(Change({name: flat[name] for name in values}, dict(values), saved, why))
+        after = {name: value for name, value in values.items() if value != flat[name]}
+        changes.append(Change({name: flat[name] for name in after}, after, saved, why))
         now = then
     return tuple(changes), now
 
@@ -237,6 +239,12 @@ def _other_optimizer(search: Search, settings: Settings) -> Values:
     return {"optimizer": "adamw8bit", "text_encoder_optimizer": None, "lr": None, "text_encoder_lr": None}
 
 
+def _last_text_layers(search: Search, settings: Settings) -> Values:
+    """Of the text encoder of SD2, whose first layers are better left alone, only the last."""
+    is_whole = settings.text_encoder.unfreeze_last_n_layers is None and _frozen_text(search, settings)
+    return {"unfreeze_last_n_layers": LAST_LAYERS} if search.shape.family == "sd2" and is_whole else {}
+
+
 def _frozen_text(search: Search, settings: Settings) -> Values:
     model = settings.model
     return {} if model.disable_textenc_training or model.disable_unet_training else {"disable_textenc_training": True}
@@ -259,6 +267,7 @@ STEPS: tuple[Step, ...] = (
     (_no_accumulation, "no slower; gradients need not wait for the next batch"),
     (_smaller_batch, "slower by the share of a card that a smaller batch leaves idle"),
     (_other_optimizer, "learns at a rate that you set, here the default one"),
+    (_last_text_layers, f"faster; of the text encoder only the last {LAST_LAYERS} layers learn"),
     (_frozen_text, "faster, but the text encoder learns nothing"),
     (_resolution, "faster, but smaller pictures"),
 )
@@ -279,9 +288,10 @@ def _needed(search: Search, smallest: Settings) -> Iterator[str]:
         f"Nothing fits: even at resolution {own.resolution}, batch {own.batch_size}, with all that saves memory, a "
         f"full fine-tune takes {plan.low_gb:.1f} to {plan.high_gb:.1f} GB of {search.card.free_gb or 0:.1f} GB free."
     )
-    yield f"A card with {_card_that_fits(plan)} GB would do."
+    yield f"A card with {_card_that_fits(plan)} GB would do for that."
     lora = search.plan(smallest.replaced(resolution=512), Beyond(lora_rank=LORA_RANK))
-    yield f"So would adapters (LoRA, rank {LORA_RANK}): about {lora.expected_gb:.1f} GB at 512. They are to come."
+    if lora.verdict(search.card) == "fits":
+        yield f"So would adapters (LoRA, rank {LORA_RANK}): about {lora.expected_gb:.1f} GB at 512. They are to come."
 
 
 def _card_that_fits(plan: MemoryPlan) -> int:

@@ -31,7 +31,8 @@ def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str]
     assert sum(memory["parts"].values()) == pytest.approx(memory["expected_gb"], abs=0.05)
     text = told(capsys, *flags)
     assert f"about {memory['expected_gb']:.1f} GB" in text
-    assert "It does not fit: --suggest says what to change." in text
+    assert "It does not fit." in text
+    assert "What to change so that it fits: --suggest." in text
     assert "at the end of the forward pass: weights 3.8" in text
 
 

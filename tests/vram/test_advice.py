@@ -105,7 +105,9 @@ def test_accumulated_gradients_become_a_larger_batch() -> None:
 
 
 def test_an_optimizer_with_rates_of_its_own_is_left_last_and_takes_the_default_rate_with_it() -> None:
-    assert changed(advice(24, optimizer="prodigy", lr=1.0, gradient_checkpointing=True))["lr"] is None
+    found = advice(24, optimizer="prodigy", lr=1.0, gradient_checkpointing=True, ema_decay_rate=0.99, ema_device="cuda")
+    assert changed(found)["lr"] is None
+    assert found.changes[-1].before == {"optimizer": "prodigy", "lr": 1.0}
 
 
 @pytest.mark.parametrize("name", PRESETS)
