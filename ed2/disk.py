@@ -45,6 +45,27 @@ _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
 
 
+_DEVICES = frozenset(
+    (
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+        "CONIN$",
+        "CONOUT$",
+        *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
+    )
+)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows cannot have a file of that name: a device, also with an extension, or a full stop at its end.
+
+    Asked everywhere, since runs move between computers.
+    """
+    return name[-1:] in (".", " ") or name.partition(".")[0].rstrip().upper() in _DEVICES
+
+
 class HashingFile:
     """A file to write that knows the SHA-256 and the length of what went into it."""
 

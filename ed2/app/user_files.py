@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.disk import is_reserved
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import ABOUT, PROGRAM_DIR
 from ed2.settings.gather import gather
@@ -29,7 +30,7 @@ class UserFiles:
         """The form as it was left; empty where there is none or it is damaged."""
         try:
             values = json.loads((self.folder / "draft.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -50,7 +51,7 @@ class UserFiles:
             SettingsError: the name is none that a file can have.
             OSError: it cannot be written.
         """
-        if not _NAME.fullmatch(name.strip()):
+        if not _NAME.fullmatch(name.strip()) or is_reserved(name.strip()):
             fix = "Use letters, digits, blanks, - and _, up to 60."
             raise SettingsError("The preset cannot be kept:", [Problem(None, f"{name!r} is no name for it.", fix)])
         self.write(f"presets/{name.strip()}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -70,7 +71,7 @@ def _title(path: Path) -> str:
     try:
         about = json.loads(path.read_text(encoding="utf-8")).get(ABOUT, {})
         return str(about.get("title", path.stem))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return path.stem
 
 

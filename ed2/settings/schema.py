@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
+from ed2.disk import is_reserved
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
@@ -55,18 +56,6 @@ class OneOf:
         raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
 
 
-_RESERVED_NAMES = frozenset(
-    (
-        "CON",
-        "PRN",
-        "AUX",
-        "NUL",
-        "CONIN$",
-        "CONOUT$",
-        *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
-    )
-)
-"""Names of devices on Windows, also with an extension; refused everywhere, since runs move between computers."""
 _MAX_NAME_BYTES = 160
 """File systems allow 255 bytes, and a run's files add some 60."""
 
@@ -76,7 +65,7 @@ def _safe_name(value: str) -> str:
         raise ValueError(
             'it names folders and files: letters, digits, "-", "_" and "." only, beginning with a letter or digit'
         )
-    if value[-1] in ". " or value.partition(".")[0].rstrip().upper() in _RESERVED_NAMES:
+    if is_reserved(value):
         raise ValueError("Windows cannot have folders and files of that name; choose another")
     if len(value.encode()) > _MAX_NAME_BYTES:
         raise ValueError("it names folders and files, which would be too long; choose a shorter one")
