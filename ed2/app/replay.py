@@ -45,7 +45,7 @@ def told_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
             event = _event(values, run_dir)
             if event:
                 yield datetime.fromisoformat(values["time"]), event
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
 
 

@@ -178,7 +178,7 @@ def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
 def _pictures_of(run_dir: Path) -> set[str]:
     try:
         return set(json.loads((run_dir / PICTURES_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return set()
 
 

@@ -1,0 +1,182 @@
+"""Every kind of file that the program reads from others or from its own past, and how it reads it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+
+from ed2.app.check import looked_at
+from ed2.app.replay import told_events
+from ed2.app.start import choose_start, weigh
+from ed2.app.user_files import UserFiles
+from ed2.data.folder import ScanOptions, scan
+from ed2.data.images import check_image, decode, header_size
+from ed2.data.index import ImageIndex
+from ed2.data.layers import Layer
+from ed2.data.sidecars import described, read_folder_file
+from ed2.errors import Ed2Error
+from ed2.models.choose import open_base
+from ed2.models.files import PARTS, open_folder
+from ed2.models.header import read_header
+from ed2.models.layout import single_file_tensors
+from ed2.sampling.prompts import PromptFile
+from ed2.settings.files import with_defaults
+from ed2.settings.gather import gather
+from tests.hostile.painting import FORMATS, noise, saved
+from tests.runs import Trained
+
+YAML = b"""main_prompt: a red cat
+tags:
+  - tag: fluffy
+    weight: 0.5
+  - on a mat
+multiply: 2.5
+flip_p: 0.5
+shuffle_tags: yes
+max_caption_length: 100
+"""
+PROMPTS = b'{"batch_size": 2, "samples": [{"prompt": "a cat", "size": [64, 64], "cfgs": [1, 7.5], "seed": 5}]}'
+OPTIMIZER = (
+    b'{"base": {"optimizer": "adamw", "lr": 1e-6, "betas": [0.9, 0.99]}, "text_encoder_overrides": {"lr": 5e-7}}'
+)
+SETTINGS = (
+    b'{"project_name": "cats", "max_epochs": 10, "lr": 1e-6, "data_root": ["a"], "betas": [0.9, 0.9], "amp": true}'
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to spoil, and a reading of it that may end in nothing but an `Ed2Error`."""
+
+    name: str
+    path: Path
+    read: Callable[[], object]
+    content: bytes
+
+
+def tried(target: Target, content: bytes) -> BaseException | None:
+    """Read a spoilt file, and put the whole one back; what comes out of it that should not."""
+    target.path.write_bytes(content)
+    try:
+        target.read()
+    except Ed2Error as error:
+        str(error).encode()
+    except Exception as error:
+        return error
+    finally:
+        target.path.write_bytes(target.content)
+    return None
+
+
+def all_targets(folder: Path, model: Path, trained: Trained) -> Iterator[Target]:
+    """Every kind of file, each in a place of its own below `folder`."""
+    yield from _pictures(folder)
+    yield from _small_files(folder)
+    yield from _models(folder, model)
+    yield from _runs(folder, trained)
+
+
+def _target(name: str, path: Path, read: Callable[[], object], content: bytes | None = None) -> Target:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    return Target(name, path, read, path.read_bytes())
+
+
+def _pictures(folder: Path) -> Iterator[Target]:
+    deep = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    contents = {kind: saved(noise(), kind, exif=exif) for kind in FORMATS if kind not in ("BMP", "GIF")}
+    contents |= {kind: saved(noise(), kind) for kind in ("BMP", "GIF")}
+    contents |= {"deep PNG": saved(deep, "PNG"), "palette PNG": saved(noise().quantize(9), "PNG", transparency=3)}
+    contents |= {"moving WEBP": saved(noise(), "WEBP", save_all=True, append_images=[noise(seed=2)])}
+    for name, content in contents.items():
+        path = folder / f"{name}.png"
+
+        def read(path: Path = path) -> None:
+            header_size(path)
+            if check_image(path).problem is None:
+                decode(path, at_least=(32, 32))
+
+        yield _target(f"picture {name}", path, read, content)
+
+
+def _small_files(folder: Path) -> Iterator[Target]:
+    text = "ein Kätzchen, größer, fluffy".encode()
+    for name, content in {"a.txt": text, "a.caption": text.decode().encode("utf-16"), "a.yaml": YAML}.items():
+        path = folder / "captions" / name
+        yield _target(name, path, lambda path=path: described(path.with_suffix(".png"), Layer(), [path]), content)
+    local = folder / "captions" / "local.yaml"
+    yield _target("local.yaml", local, lambda: read_folder_file(local), YAML)
+    pictures = folder / "listed"
+    pictures.mkdir()
+    noise().save(pictures / "cat.png")
+    manifest = pictures / "all.json"
+    options = ScanOptions(resolution=64, index_path=folder / "index.json")
+    listed = b'[{"image": "cat.png", "caption": "a cat", "multiply": 2, "tags": ["a", {"tag": "b", "weight": 2}]}]'
+    yield _target("manifest", manifest, lambda: scan([manifest], options), listed)
+    scan([pictures], options)
+    index = folder / "index.json"
+    yield _target("index", index, lambda: (ImageIndex(index), scan([pictures], options)))
+    for name, content in {"settings": SETTINGS, "optimizer": OPTIMIZER}.items():
+        path = folder / "settings" / f"{name}.json"
+        main = folder / "settings" / "main.json"
+        main.parent.mkdir(exist_ok=True)
+        main.write_text('{"optimizer_config": "optimizer.json"}')
+        config = main if name == "optimizer" else path
+        yield _target(f"{name}.json", path, lambda config=config: with_defaults(gather({}, config).values), content)
+    for suffix, content in {".json": PROMPTS, ".txt": "a cat\n# no\nein Kätzchen\n".encode()}.items():
+        path = folder / f"prompts{suffix}"
+        file = PromptFile(path, seed=1, resolution=64)
+        yield _target(f"prompts{suffix}", path, file.read, content)
+    draft = folder / "user" / "draft.json"
+    yield _target("draft", draft, UserFiles(folder / "user").draft, SETTINGS)
+
+
+def _models(folder: Path, model: Path) -> Iterator[Target]:
+    source = open_folder(model)
+    parts = {part: source.read(part).state_dict() for part in PARTS}
+    single = folder / "model.safetensors"
+    tensors = single_file_tensors("sd1", **parts)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, single, {"format": "pt"})
+    yield _target("single file", single, lambda: (read_header(single), open_base(single, {})))
+    copy = shutil.copytree(model, folder / "model")
+    names = ("model_index.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+    for name in names:
+        yield _target(f"model {name}", copy / name, lambda: _opened(copy))
+    yield _target("tokenizer", copy / "tokenizer" / "tokenizer_config.json", lambda: open_base(copy, {}).tokenizer())
+    vae = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    yield _target("model vae", vae, lambda: open_base(copy, {}))
+
+
+def _opened(model: Path) -> None:
+    """Open a folder and make its networks, on no memory."""
+    source = open_folder(model)
+    for part in ("unet", "text_encoder"):
+        source._size_fault(part)
+    open_base(model, {})
+
+
+def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
+    run_dir = shutil.copytree(trained.run_dir, folder / "logs" / trained.run_dir.name)
+    checkpoint = run_dir / "ckpts" / trained.checkpoint.name
+    dataset = scan([Path(root) for root in trained.start.settings.data.data_root], ScanOptions(resolution=64))
+    flags: dict[str, object] = {"resume_ckpt": str(checkpoint), "logdir": str(folder / "logs"), "max_epochs": 9}
+
+    def continued() -> None:
+        start = weigh(choose_start(flags, None), dataset)
+        looked_at(start.settings, dataset)
+
+    small = [path for path in sorted(checkpoint.rglob("*.json")) if "tokenizer" not in path.parts]
+    small += [run_dir / name for name in ("settings.json", "manifest.json", "pictures.json")]
+    state = next(iter(sorted(checkpoint.glob("training_state/*.safetensors"))))
+    for path in (*small, state):
+        yield _target(
+            f"run {path.relative_to(run_dir.parent.parent / run_dir.parent.name / run_dir.name)}", path, continued
+        )
+    yield _target("events", run_dir / "events.jsonl", lambda: list(told_events(run_dir)))
