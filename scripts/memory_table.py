@@ -41,7 +41,7 @@ class Published:
         values: the same as settings.
         beyond: what has no setting.
         assumed: what the source does not say.
-        is_bound: whether it only says that it fits, or does not.
+        bound: where it only says that it fits, `<`, or does not, `>`.
     """
 
     source: str
@@ -51,7 +51,7 @@ class Published:
     beyond: Beyond = field(default_factory=Beyond)
     family: str = "sd1"
     assumed: str = ""
-    is_bound: bool = False
+    bound: str = ""
     card: Card = field(default_factory=Card)
 
     @property
@@ -115,22 +115,22 @@ ROWS = (
     Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, SDXL, FUSED, "sdxl",
               "text encoders and VAE away from the card"),
     Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 16}, RESIDENT, "sdxl",
-              "text encoders and VAE still on the card", is_bound=True),
+              "text encoders and VAE still on the card", bound="<"),
     Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 6}, FUSED, "sdxl",
-              "text encoders and VAE away from the card", is_bound=True),
+              "text encoders and VAE away from the card", bound="<"),
     Published("kohya_ss #2530", "SDXL 1024, batch 1, full fp16, 8-bit Adam, checkpointing on, 'about 19 GB'", 19.0,
               {**SDXL, "optimizer": "adamw8bit"}, Beyond(half_weights=True), "sdxl",
-              "nothing cached; a round figure", is_bound=True),
+              "nothing cached; a round figure", bound="<"),
     Published("EveryDream 2, LOWVRAM.md", "512, batch 2, checkpointing on, text encoder trained, 'fits 12 GB'", 12.0,
-              TEXT_12, assumed="amp and 8-bit Adam", is_bound=True),
+              TEXT_12, assumed="amp and 8-bit Adam", bound="<"),
     Published("EveryDream #3", "512, batch 1, checkpointing off, out of memory at 11.28 GB on 12 GB", 11.5,
-              {"batch_size": 1, "grad_accum": 2}, assumed="gradients kept between steps", is_bound=True),
+              {"batch_size": 1, "grad_accum": 2}, assumed="gradients kept between steps", bound=">"),
     Published("d8ahazard/sd_dreambooth_extension, discussion #912", "512, fp16, 8-bit, batch 10 with checkpointing on "
               "12 GB", 12.0, {**UNET_ONLY, **ON, "batch_size": 10}, CACHED,
-              assumed="UNet only, latents and captions cached", is_bound=True),
+              assumed="UNet only, latents and captions cached", bound="<"),
     Published("sd-scripts README", "SDXL LoRA 1024, rank 8, checkpointing on, cached, '8 GB, 10 recommended'", 8.0,
               {**SDXL, "optimizer": "adamw8bit"}, Beyond(cached_latents=True, cached_text=True, lora_rank=8), "sdxl",
-              "batch 1", is_bound=True),
+              "batch 1", bound="<"),
 )  # fmt: skip
 
 
@@ -139,15 +139,15 @@ def published_table() -> str:
     lines = ["| source | configuration | published | planned | error | assumed |", "|---|---|---:|---:|---:|---|"]
     for row in ROWS:
         planned = row.planned_gb
-        error = "bound" if row.is_bound else f"{planned / row.gb - 1:+.0%}"
-        mark = "< " if row.is_bound else ""
+        error = "bound" if row.bound else f"{planned / row.gb - 1:+.0%}"
+        mark = f"{row.bound} " if row.bound else ""
         lines.append(f"| {row.source} | {row.text} | {mark}{row.gb:.2f} | {planned:.2f} | {error} | {row.assumed} |")
     return "\n".join(lines)
 
 
 def errors_line() -> str:
     """How far the plan is from what was measured, in a sentence."""
-    errors = [row.planned_gb / row.gb - 1 for row in ROWS if not row.is_bound]
+    errors = [row.planned_gb / row.gb - 1 for row in ROWS if not row.bound]
     within = sum(abs(error) <= 0.1 for error in errors)
     return (
         f"Of the {len(errors)} rows that are measurements {within} are within 10 %; the mean error is "
@@ -177,8 +177,8 @@ def _batches(family: str, size: int) -> Iterator[str]:
 def page_with_tables(text: str) -> str:
     """The page with its tables made anew."""
     for name, table in {"published": published_table(), "errors": errors_line(), "batches": batch_table()}.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
     return text
 
 
