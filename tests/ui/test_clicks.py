@@ -34,12 +34,12 @@ def test_forty_random_clicks_and_five_reloads_leave_the_bytes_of_an_undisturbed_
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_thousand_random_clicks_and_a_hundred_reloads_leave_those_bytes(open_page, server: Server) -> None:
-    clicked = disturbed(open_page, server, clicks=1000, reloads=100, epochs=1500)
+    clicked = disturbed(open_page, server, clicks=1250, reloads=125, epochs=1000)  # not all hit something in sight
     assert sum(clicked.values()) >= 1000
 
 
 def disturbed(open_page: Any, server: Server, *, clicks: int, reloads: int, epochs: int) -> dict[str, int]:
-    """Train undisturbed, train again while pressing whatever is there, compare; gives how often what was pressed."""
+    """Train undisturbed, train again while pressing whatever is there, compare; gives how often what was pressed while it went on."""
     service = server.context.service
     prompts = server.folder / "quick.json"
     prompts.write_text(json.dumps({"num_inference_steps": 2, "samples": [{"prompt": "a cat", "cfgs": [1]}]}))
@@ -74,7 +74,7 @@ def press_at_random(page: Any, *, clicks: int, reloads: int) -> dict[str, int]:
         found = [e for e in page.locator(wanted).all() if e.is_visible() and e.is_enabled()]
         if found:
             chance.choice(found).click()
-            clicked[wanted] += 1
+            clicked[wanted] += page.locator("#status").get_attribute("data-state") != "done"
     return clicked
 
 
