@@ -1,6 +1,5 @@
 """The owner's page, put together."""
 
-import logging
 from typing import Any
 
 import gradio as gr
@@ -8,14 +7,12 @@ import gradio as gr
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import QUIET, TICK, Seen, changed, seen_now
+from ed2.ui.live import QUIET, TICK, Seen, changed, never_raising, seen_now
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
-
-logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 
@@ -64,19 +61,15 @@ def _follow(page: gr.Blocks, context: Context, strip: Strip, train: TrainTab) ->
     panel = train.panel
     seen = gr.State({})
     outputs = [seen, *strip.outputs, *train.outputs, *panel.outputs]
-    nothing = [gr.skip()] * len(outputs)
 
     def tick(before: Seen, *inputs: Any) -> list[Any]:
-        try:
-            shown = context.service.snapshot()
-            now = seen_now(shown)
-            if before == now:
-                return nothing
-            live = panel.updates(shown, changed(shown, before), list(inputs))
-            return [now, *strip.updates(shown, before), *train.updates(shown, before), *live]
-        except Exception:  # a message a second would bury the page
-            logger.exception("The page could not be brought up to date.")
-            return nothing
+        shown = context.service.snapshot()
+        now = seen_now(shown)
+        if before == now:
+            return [gr.skip()] * len(outputs)
+        live = panel.updates(shown, changed(shown, before), list(inputs))
+        return [now, *strip.updates(shown, before), *train.updates(shown, before), *live]
 
-    gr.Timer(TICK_SECONDS).tick(tick, [seen, *panel.inputs], outputs, **TICK)
-    page.load(lambda *inputs: tick({}, *inputs), panel.inputs, outputs, **TICK)
+    careful = never_raising(tick, len(outputs))
+    gr.Timer(TICK_SECONDS).tick(careful, [seen, *panel.inputs], outputs, **TICK)
+    page.load(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)

@@ -127,6 +127,19 @@ class LivePanel:
 NO_SAMPLES = "Samples appear here: before the first step, then as often as the tab Sampling says."
 
 
+def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[..., list[Any]]:
+    """A tick whose faults go to the log and change nothing: a message a second would bury the page."""
+
+    def careful(*inputs: Any) -> list[Any]:
+        try:
+            return tick(*inputs)
+        except Exception:
+            logger.exception("The page could not be brought up to date.")
+            return [gr.skip()] * num_outputs
+
+    return careful
+
+
 def refusal(text: str) -> gr.Error:
     """An error to raise that tells a person something; it is no fault of the program."""
     return gr.Error(text, duration=10, print_exception=False)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ed2.app.service import TrainerService
 from ed2.ui.guard import Hosts
-from ed2.ui.live import TICK, LivePanel, Seen, changed, seen_now
+from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising, seen_now
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.shelf import Shelf
 from ed2.ui.words import problems_html, status_html
@@ -124,8 +124,9 @@ def monitor_page(service: TrainerService, shelf: Shelf) -> gr.Blocks:
             ]
 
         outputs = [seen, status, problems, *panel.outputs]
-        gr.Timer(2.0).tick(tick, [seen, *panel.inputs], outputs, **TICK)
-        page.load(lambda *inputs: tick({}, *inputs), panel.inputs, outputs, **TICK)
+        careful = never_raising(tick, len(outputs))
+        gr.Timer(2.0).tick(careful, [seen, *panel.inputs], outputs, **TICK)
+        page.load(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
     return page
 
 

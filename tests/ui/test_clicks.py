@@ -39,7 +39,7 @@ def test_a_thousand_random_clicks_and_a_hundred_reloads_leave_those_bytes(open_p
 
 
 def disturbed(open_page: Any, server: Server, *, clicks: int, reloads: int, epochs: int) -> dict[str, int]:
-    """Train undisturbed, train again while pressing whatever is there, compare; gives how often what was pressed while it went on."""
+    """Train undisturbed, and again while pressing whatever is there; gives how often what was pressed meanwhile."""
     service = server.context.service
     prompts = server.folder / "quick.json"
     prompts.write_text(json.dumps({"num_inference_steps": 2, "samples": [{"prompt": "a cat", "cfgs": [1]}]}))

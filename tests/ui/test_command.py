@@ -32,9 +32,11 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
         assert lines[0] == f"Port {port} is in use, so the page is at another.\n"
         address = lines[1].removeprefix("The page: ").strip()
         assert httpx.get(address, timeout=30).status_code == 200
-        began = time.monotonic()
-        program.send_signal(signal.SIGTERM)
-        program.communicate(timeout=100)
+        with httpx.stream("GET", f"{address}gradio_api/heartbeat/a-page-that-is-open", timeout=60) as open_page:
+            assert open_page.status_code == 200
+            began = time.monotonic()
+            program.send_signal(signal.SIGTERM)
+            program.communicate(timeout=100)
     assert program.returncode == 0
     assert time.monotonic() - began < 30
 
