@@ -36,6 +36,9 @@ class Retention:
         saved = _oldest_first(ckpts)
         extra = self._not_needed(saved)
         failed = [sentence for checkpoint in extra for sentence in self._remove(checkpoint)]
+        if self.keep_last is not None:  # an average whose own checkpoint was never finished
+            averages = ckpts.glob(f"[!.]*{EMA_SUFFIX}")
+            failed += _removed(a for a in averages if not a.with_name(a.name.removesuffix(EMA_SUFFIX)).exists())
         stay = [checkpoint for checkpoint in saved if checkpoint not in extra]
         states = [c / TRAINING_STATE for c in stay if (c / TRAINING_STATE).is_dir()]
         return failed + _removed(s for s in states[:-STATES_KEPT] if not is_kept(s.parent))

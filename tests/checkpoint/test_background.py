@@ -78,7 +78,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
 
 
 def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
-    short_values: Values, monkeypatch: pytest.MonkeyPatch, quick_path: Path
+    values: Values, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     calls = []
     real = NewFolder.add_tensors
@@ -90,7 +90,7 @@ def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
         real(self, *given)
 
     monkeypatch.setattr(NewFolder, "add_tensors", fail_once)
-    trained = train({**short_values, "logdir": str(quick_path / "logs"), "max_epochs": 3})
+    trained = train({**values, "max_epochs": 3})
     (warning,) = (e for e in trained.of(Warned) if "could not be written" in e.text)
     assert "the disk is full" in warning.text and "tries again at the next interval" in warning.text
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]

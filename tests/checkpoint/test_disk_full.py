@@ -98,14 +98,18 @@ def test_all_forms_of_a_full_disk_become_one_plain_text() -> None:
 
 
 def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage, answers = shutil.disk_usage, [1_000_000]
+    usage, answers = shutil.disk_usage, list[int]()
+
+    def fill_up(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            answers.append(1_000_000)
 
     def nearly_full(path: Path) -> object:
         real = usage(path)
         return real._replace(free=answers.pop()) if answers else real
 
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
-    trained = train({**values, "max_epochs": 3})
+    trained = train({**values, "max_epochs": 3}, observer=fill_up)
     (told,) = (e.text for e in trained.of(Warned) if "left out" in e.text)
     assert "GB, and 0.00 GB are free in" in told and "tries again at the next interval" in told
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]

@@ -50,6 +50,8 @@ def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_
 
 def test_the_newest_the_best_and_the_marked_ones_stay(tmp_path: Path) -> None:
     losses = {1: 0.5, 2: 0.2, 3: 0.2, 4: 0.4, 5: None, 6: 0.3, 7: 0.6}
+    shutil.copytree(save(tmp_path / "else", 9), tmp_path / "tiny-ep00-gs00009_ema")
+    shutil.rmtree(tmp_path / "else")
     for step, loss in losses.items():
         target = save(tmp_path, step, loss)
         if step == 4:
