@@ -19,6 +19,7 @@ PART_NAMES = {
     "temporaries": "temporaries",
     "context": "CUDA and reserve",
 }
+SMALLEST_SHOWN_GB = 0.05
 PHASE_NAMES = {
     "encoding": "while a picture is encoded",
     "forward": "at the end of the forward pass",
@@ -91,7 +92,8 @@ def part_names(card: Card) -> dict[str, str]:
 
 
 def parts_line(plan: MemoryPlan, card: Card) -> str:
-    """Where the peak is, and what it is made of."""
+    """Where the peak is, and what it is made of; the parts of a tiny model are not worth a number."""
     names = part_names(card)
-    parts = ", ".join(f"{names[name]} {size:.1f}" for name, size in plan.parts.items() if size >= 0.05)
-    return f"The most is taken {PHASE_NAMES[plan.peak]}: {parts} GB."
+    parts = [f"{names[name]} {size:.1f}" for name, size in plan.parts.items() if size >= SMALLEST_SHOWN_GB]
+    told = f": {', '.join(parts)} GB" if len(parts) > 1 else ""
+    return f"The most is taken {PHASE_NAMES[plan.peak]}{told}."

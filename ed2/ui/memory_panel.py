@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.advising import Suggested, advised, change_lines
-from ed2.app.memory import Planned, amount_line, part_names, parts_line, planned
+from ed2.app.memory import SMALLEST_SHOWN_GB, Planned, amount_line, part_names, parts_line, planned
 from ed2.app.preflight import model_sizes
 from ed2.errors import ProblemsError
 from ed2.settings.files import with_defaults
@@ -21,7 +21,6 @@ from ed2.vram.card import card_for
 HERE = 0
 """The choice of the card that is in this computer."""
 SIZES = (8, 12, 16, 24)
-SMALLEST_SHOWN_GB = 0.05
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
 SHORT = {"fits": "It fits", "tight": "It is tight", "does not fit": "It does not fit"}
 
