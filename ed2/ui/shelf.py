@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ed2.data.images import ImageError, decode
+from ed2.data.images import FORMATS, ImageError, decode
 
 GRACE_SECONDS = 60.0
 Box = tuple[int, int, int, int]
@@ -83,7 +83,7 @@ class Shelf:
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
     image = decode(path, (side, side))
     if crop:
-        with Image.open(path) as header:
+        with Image.open(path, formats=FORMATS) as header:
             scale = max(image.size) / max(header.size)
         image = _with_crop(image, crop, scale)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)

@@ -1,5 +1,6 @@
 """More than 60 hostile base models, opened and read as a run does."""
 
+import contextlib
 import re
 import resource
 import shutil
@@ -9,10 +10,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from ed2.errors import ModelError
+from ed2.app.preflight import model_sizes
+from ed2.app.start import choose_start
+from ed2.errors import Ed2Error, ModelError
 from ed2.models.choose import open_base
 from ed2.models.libraries import quiet_libraries
 from ed2.models.sd import load
+from ed2.settings.files import with_defaults
 from tests.hostile.model_folders import folder_models
 from tests.hostile.models import Model, all_models
 
@@ -21,6 +25,9 @@ MAX_GROWTH_BYTES = 1 << 30
 
 def told(path: Path) -> str:
     """What is said of a base model; empty where it is accepted."""
+    with contextlib.suppress(Ed2Error):  # what --check and the choice of a start read of it
+        model_sizes(with_defaults({"resume_ckpt": str(path)}))
+        choose_start({"resume_ckpt": str(path)}, None)
     try:
         load(open_base(path, {}), trained=(), device=torch.device("cpu"), frozen_dtype=torch.float32)
     except ModelError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.cases import Case, write
@@ -63,3 +64,30 @@ def test_memory_stays_bounded_and_nothing_is_written_to_the_console(pictures: An
     _, found, said = pictures
     assert found["grown_bytes"] < MAX_GROWTH_BYTES
     assert said == ""
+
+
+LARGE = """
+import sys
+from pathlib import Path
+from ed2.data.images import decode
+from tests.hostile.scanned import peak_bytes
+idle = peak_bytes()
+assert decode(Path(sys.argv[1])).size == (10000, 10000)
+print((peak_bytes() - idle) >> 20)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("rgb.png", "RGB"), ("alpha.png", "RGBA"), ("palette.png", "P"), ("deep.tif", "I;16"), ("float.tif", "F"),
+     ("cmyk.tif", "CMYK"), ("rgb.jpg", "RGB"), ("rgb.webp", "RGB"), ("rgb.avif", "RGB")],
+)  # fmt: skip
+def test_a_picture_of_100_million_pixels_takes_bounded_memory(tmp_path: Path, name: str, mode: str) -> None:
+    options = {"compress_level": 1} if name.endswith("png") else {"speed": 10} if name.endswith("avif") else {}
+    Image.new(mode, (10000, 10000)).save(tmp_path / name, **options)
+    command = [sys.executable, "-c", LARGE, str(tmp_path / name)]
+    child = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, check=True)
+    print(name, child.stdout.strip(), "MB")
+    assert int(child.stdout) < 1700
