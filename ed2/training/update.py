@@ -21,7 +21,7 @@ COUNTS_FIRST = ("torch.", "bitsandbytes.", "transformers.")
 ONE_BY_ONE = ("bitsandbytes.",)
 """Those that finish one parameter before the next, and need no memory between counting and writing."""
 
-Marks = Mapping[Tensor, int | None]
+Marks = Mapping[Tensor, float | None]
 """How far each parameter's state was counted, to be compared; None where it has none yet."""
 
 
@@ -72,9 +72,19 @@ def step_fully(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
 
 
 def marks_of(optimizer: torch.optim.Optimizer) -> Marks:
-    """Note how far each parameter was counted. Reads nothing from the device."""
-    steps = {p: optimizer.state.get(p, {}).get("step") for p in parameters_of(optimizer)}
-    return {p: step._version if isinstance(step, Tensor) else step for p, step in steps.items()}
+    """Note how far each parameter was counted.
+
+    PyTorch's own optimizers count in tensors, all in one operation, and one of them is read: the step's flag was just
+    waited for. How often a tensor was written (`_version`) tells nothing, since fused kernels do not count it.
+    """
+    marks: dict[Tensor, float | None] = {}
+    common: float | None = None
+    for parameter in parameters_of(optimizer):
+        step = optimizer.state.get(parameter, {}).get("step")
+        if isinstance(step, Tensor):
+            common = step = float(step) if common is None else common
+        marks[parameter] = step
+    return marks
 
 
 def leave_out_stepped(optimizer: torch.optim.Optimizer, before: Marks) -> int:
