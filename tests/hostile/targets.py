@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ed2.app.check import looked_at
 from ed2.app.replay import told_events
+from ed2.app.run_folder import Machine, circumstances
 from ed2.app.start import choose_start, weigh
 from ed2.app.user_files import UserFiles
 from ed2.data.folder import ScanOptions, scan
@@ -169,7 +170,8 @@ def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
     flags: dict[str, object] = {"resume_ckpt": str(checkpoint), "logdir": str(folder / "logs"), "max_epochs": 9}
 
     def continued() -> None:
-        start = weigh(choose_start(flags, None), dataset)
+        start = choose_start(flags, None)
+        start = weigh(start, dataset, circumstances(Machine.of(start.settings)))
         looked_at(start.settings, dataset)
 
     small = [path for path in sorted(checkpoint.rglob("*.json")) if "tokenizer" not in path.parts]
