@@ -1,6 +1,6 @@
 """What follows an error that ends a run: what is saved, and what a person is told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,25 +33,28 @@ class Fault:
     goes_back_to: CheckpointSaved | None = None
 
 
-def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir: Path) -> Fault:
-    """What `error` means for the run in `run_dir`."""
+def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir: Path, *, is_whole: bool) -> Fault:
+    """What `error` means for the run in `run_dir`; `is_whole` says whether its memory holds whole steps only."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
     if isinstance(error, DivergedError):
-        return _gone_back(text, run_dir)
-    if isinstance(error, MemoryFullError):
-        return Fault(f"{text} {memory_advice(settings, device)}")
+        return _gone_back(text, run_dir, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
     if is_out_of_memory(error):
-        return Fault(f"The memory does not suffice. {memory_advice(settings, device)}")
+        text = "The memory does not suffice."
+    if is_out_of_memory(error) or isinstance(error, MemoryFullError):
+        text = f"{text} {memory_advice(settings, device)}"
+    if not is_whole:
+        fault = _gone_back(f"{text} The step was cut short in its middle.", run_dir, "Continue from it.", "")
+        return replace(fault, kind=None)
     return Fault(text)
 
 
-def _gone_back(why: str, run_dir: Path) -> Fault:
-    """End with the last checkpoint that was made before the numbers went wrong."""
+def _gone_back(why: str, run_dir: Path, advice: str, without: str) -> Fault:
+    """End with the last checkpoint that was made before anything went wrong, or say what to do `without` one."""
     opened = filter(None, map(opened_or_none, candidates(run_dir)))
     before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
     last = next((checkpoint for checkpoint in reversed(before) if damage(checkpoint.path) is None), None)
     if last is None:
-        return Fault(f"{why} There is no earlier checkpoint to go back to: begin anew {SLOWER}.")
+        return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
     saved = CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
     went = f"The run went back to its last good checkpoint, {last.path.name}."
-    return Fault(f"{why} {went} Continue from it {SLOWER}.", None, saved)
+    return Fault(f"{why} {went} {advice}", None, saved)

@@ -6,8 +6,8 @@ from ed2.app.optimizing import chosen_optimizer
 from ed2.settings.schema import RESOLUTIONS, Settings
 
 NUM_PROPOSALS = 3
-STATE_BYTES = {"adamw8bit": 2, "lion8bit": 1, "adafactor": 0, "lion": 4}
-"""Bytes of state for each trained number; optimizers that are not named take 8 and more."""
+SMALL_STATE = ("adamw8bit", "lion8bit", "adafactor")
+"""Optimizers with 2 bytes of state or less for each trained number; the others take 4 to 16."""
 
 
 def memory_advice(settings: Settings, device: torch.device) -> str:
@@ -23,12 +23,13 @@ def proposals(settings: Settings, device: torch.device) -> list[str]:
     optimizer = chosen_optimizer(settings, device)
     lower = [resolution for resolution in RESOLUTIONS if resolution < data.resolution]
     possible = {
-        "--optimizer adamw8bit (a quarter of the optimizer's memory)": STATE_BYTES.get(optimizer, 8) > 2,
+        "--optimizer adamw8bit (2 bytes of state for each weight instead of 4 to 16)": optimizer not in SMALL_STATE,
+        "--grad_accum 1 (gradients do not wait for the next batch)": data.grad_accum > 1,
         "--ema_device cpu": settings.ema.is_on and settings.ema.ema_device == "cuda" and is_card,
         "--amp": is_card and not memory.amp,
         "--disable_textenc_training": not train.disable_textenc_training and not train.disable_unet_training,
+        "--attn_type sdp": memory.attn_type == "slice",
         f"--resolution {max(lower, default=0)}": bool(lower),
-        "--grad_accum 1": data.grad_accum > 1,
         "--gradient_checkpointing": not memory.gradient_checkpointing,
         "--batch_size 1": data.batch_size > 1,
     }

@@ -156,8 +156,9 @@ class Session:
             else:
                 logger.exception("The run failed.")
             self._saver.join()  # what it writes may be what the run goes back to
-            self._saver.join()
-            fault = fault_of(error, self._start.settings, self._builder.machine.device, self._builder.run_dir)
+            whole = self._run is None or self._run.is_whole
+            device = self._builder.machine.device
+            fault = fault_of(error, self._start.settings, device, self._builder.run_dir, is_whole=whole)
         else:
             return self._ended("done", "all epochs are done")
         self._saved = fault.goes_back_to or self._saved

@@ -12,10 +12,10 @@ from ed2.checkpoint import snapshot
 from ed2.data import loader
 from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, SamplesMade, ValidationDone, Warned
 from ed2.models.sd import StableDiffusion
-from ed2.training import loop
+from ed2.training import loop, update
 from ed2.training.objective import Objective
 from ed2.training.state import Run
-from ed2.training.update import update_weights
+from ed2.training.update import step_fully, update_weights
 from tests.runs import Trained, Values, differing, train
 
 NOT_A_NUMBER = float("nan")
@@ -87,6 +87,24 @@ def test_weights_that_are_not_finite_are_never_saved(values: Values, monkeypatch
     assert not trained.of(CheckpointSaved)
     assert not list((trained.run_dir / "ckpts").glob("*"))
     assert texts(trained).count("weights hold numbers that are not finite") == 2  # after an epoch, and at the end
+
+
+def test_an_error_between_the_updates_of_two_networks_saves_no_half_a_step(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = iter(range(100))
+
+    def fails_in_the_fifth_step(*anything: Any) -> None:
+        if next(count) == 9:  # two networks a step
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        step_fully(*anything)
+
+    monkeypatch.setattr(update, "step_fully", fails_in_the_fifth_step)
+    trained = train({**values, "disable_textenc_training": False, "save_every_n_epochs": 1})
+    assert trained.ended.phase == "failed"
+    assert trained.checkpoint == trained.of(CheckpointSaved)[-1].path
+    assert "unspecified launch failure" in trained.ended.reason and trained.checkpoint.name in trained.ended.reason
+    assert not list((trained.run_dir / "ckpts").glob("errored-*"))
 
 
 def test_a_picture_at_which_a_library_fails_is_named_and_the_run_goes_on(
