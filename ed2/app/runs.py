@@ -1,6 +1,8 @@
 """The runs in a folder of logs: how far each went, and whether it can go on."""
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import ACTIVE, RunView
 
+EMA_SUFFIX = "_ema"
 TRAINING_STATE = Path("training_state") / "state.json"
 
 
@@ -39,25 +42,41 @@ def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) 
     return [_record(file.parent, is_live=file.parent == live) for file in files[:limit]]
 
 
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, without the averages that belong to them."""
+    found = sorted((index.parent for index in (folder / "ckpts").glob("[!.]*/model_index.json")), key=_changed)
+    return [checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX)]
+
+
 def _record(folder: Path, *, is_live: bool) -> RunRecord:
     view = RunView()
     view.replay(folder)
     shown = view.snapshot()
     state = "running" if is_live else "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
-    checkpoints = sorted((folder / "ckpts").glob("[!.]*/model_index.json"), key=_changed)
+    checkpoints = checkpoints_of(folder)
     samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]
     return RunRecord(
         folder=folder,
         state=state,
-        step=max(shown.step, max((_step(c.parent) for c in checkpoints), default=0)),
+        step=max(shown.step, max((_step(c) for c in checkpoints), default=0)),
         total=shown.total,
         loss=shown.loss,
         begun_at=datetime.fromtimestamp(_changed(folder / "manifest.json")),
-        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        size_bytes=_size(folder),
         last_sample=samples[-1] if samples else None,
-        checkpoint=checkpoints[-1].parent if checkpoints else None,
-        can_continue=any((c.parent / TRAINING_STATE).is_file() for c in checkpoints),
+        checkpoint=checkpoints[-1] if checkpoints else None,
+        can_continue=any((c / TRAINING_STATE).is_file() for c in checkpoints),
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder; those that a save renames meanwhile are passed over."""
+    sizes = 0
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes += (Path(inner) / name).stat().st_size
+    return sizes
 
 
 def _step(checkpoint: Path) -> int:

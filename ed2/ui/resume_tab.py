@@ -11,6 +11,7 @@ from ed2.app.runs import RunRecord, find_runs
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
+from ed2.ui.keep import KeepPanel
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started
@@ -39,6 +40,7 @@ class ResumeTab:
             self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
+        self.keep = KeepPanel()
         self.test = ResumeTestPanel(context)
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
@@ -48,8 +50,11 @@ class ResumeTab:
         for event in (self.refresh.click, tab.select):
             filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
             filled.then(None, self.choice, None, js=MARK)
+            filled.then(self._kept, [logdir, self.choice], self.keep.boxes, **SPOKEN)
         self.list.click(self._pressed, None, self.choice, **QUIET)
         self.choice.change(None, self.choice, None, js=MARK)
+        self.choice.change(self._kept, [logdir, self.choice], self.keep.boxes, **SPOKEN)
+        self.keep.boxes.input(self._keep, [logdir, self.choice, self.keep.boxes], self.keep.boxes, **SPOKEN)
         self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
@@ -91,6 +96,14 @@ class ResumeTab:
             if run.folder.name == name:
                 return run
         raise refusal("Choose a run of the list first.")
+
+    def _kept(self, logdir: str, name: str | None) -> Any:
+        return self.keep.shown(next((run for run in self._runs(logdir) if run.folder.name == name), None))
+
+    def _keep(self, logdir: str, name: str | None, wanted: list[str]) -> Any:
+        run = self._chosen(logdir, name)
+        self.keep.mark(run, wanted)
+        return self.keep.shown(run)
 
     def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:
         run = self._chosen(logdir, name)
