@@ -48,7 +48,8 @@ class EpochJob:
         """Whether an epoch has just ended."""
         return state.epoch_ended
 
-    def run(self, state: TrainState) -> EpochEnded:
-        """Read the sum of the epoch from the device."""
+    def run(self, state: TrainState) -> EpochEnded | None:
+        """Read the sum of the epoch from the device; None where all its steps were left out."""
         metrics = self.training.metrics
-        return EpochEnded(state.step, state.epoch - 1, metrics.epoch.take(), metrics.epoch_minutes())
+        loss, minutes = metrics.epoch.take(), metrics.epoch_minutes()
+        return EpochEnded(state.step, state.epoch - 1, loss, minutes) if math.isfinite(loss) else None

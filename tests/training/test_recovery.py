@@ -1,6 +1,8 @@
 """A memory that does not suffice in the midst of a step: nothing is lost, nothing is done twice or by half."""
 
 import gc
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,25 +10,29 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ed2.data.loader import Batch
 from ed2.errors import MemoryFullError
 from ed2.events import Event, Warned
-from ed2.models.memory import is_out_of_memory
+from ed2.models.memory import Precision, is_out_of_memory
+from ed2.models.sd import load
 from ed2.registry import OPTIMIZERS
 from ed2.training.loop import optimizer_step
+from ed2.training.losses import mse
+from ed2.training.objective import Objective
 from ed2.training.optimizers import OptimizerOptions
 from ed2.training.recovery import checkpoints_gradients, go_on_as_before
 from ed2.training.state import Run
 from ed2.training.update import UpdateCutError, step_fully, update_weights
 from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
-from tests.training.steps import CPU, batch_of, gradients, parameters, run_on
+from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
 
 TOLERANCE = 1e-5
 """Relative, in the L2 norm: the order of sums is another where a batch is cut."""
 BATCHES = [batch_of(0, 1, 2), batch_of(3)]
 
 
-def step(run: Run) -> dict[str, Tensor]:
-    """Do a step over four pictures in two batches, and return the gradient that its update used."""
+def step(run: Run, batches: Sequence[Batch] = BATCHES) -> dict[str, Tensor]:
+    """Do a step, by default over four pictures in two batches, and return the gradient that its update used."""
     used: dict[str, Tensor] = {}
 
     def keep(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
@@ -37,7 +43,7 @@ def step(run: Run) -> dict[str, Tensor]:
 
     hooks = [optimizer.register_step_pre_hook(keep) for optimizer in run.optimizers]
     try:
-        optimizer_step(run, BATCHES)
+        optimizer_step(run, batches)
     finally:
         for hook in hooks:
             hook.remove()
@@ -239,3 +245,34 @@ def test_the_cpu_says_in_its_own_words_that_memory_does_not_suffice() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.gpu
+def test_a_card_that_is_made_smaller_gets_the_same_gradient_in_parts(sd1: Path) -> None:
+    device = torch.device("cuda:0")
+    batches = [batch_of(*range(64))]
+
+    def fresh() -> Run:
+        run = run_on(sd1, images_per_step=64)
+        model = load(run.model.folder, trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.float32)
+        objective = Objective(model, mse, 1, device)
+        return replace(run, model=model, objective=objective, precision=Precision(device, None),
+                       optimizers=optimizers_of(model.trained))  # fmt: skip
+
+    def reserved(batches: list[Batch]) -> tuple[dict[str, Tensor], int]:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return step(fresh(), batches), torch.cuda.max_memory_reserved(device)
+
+    wanted, most = reserved(batches)
+    _, least = reserved([batch_of(0)])
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((most + least) / 2 / total, device)
+    try:
+        run = fresh()
+        used = step(run, batches)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert run.state.checkpointing
+    assert distance(used, wanted) < 1e-3  # a card adds up in another order
