@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
+from ed2.app.console_close import saving_when_closed
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
 from ed2.settings.files import read_preset, with_defaults
@@ -138,7 +139,7 @@ def _train(command: cli.CommandLine) -> int:
 def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> Iterator[None]:
     """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
 
-    SIGHUP stays ignored where nohup has had it ignored.
+    SIGHUP stays ignored where nohup has had it ignored. On Windows, closing the console asks for a stop too.
 
     Args:
         stop: is told the number of the signal; it is called between two instructions of the main thread.
@@ -150,15 +151,17 @@ def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> 
         if asked:
             os._exit(128 + number)
         asked.append(number)
-        os.write(2, f"\n{told}\n".encode())
         stop(number)
+        with suppress(OSError):  # the terminal that has hung up takes no more words
+            os.write(2, f"\n{told}\n".encode())
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
     for number in before:
         signal.signal(number, on_signal)
     try:
-        yield
+        with saving_when_closed(stop):
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,6 +20,7 @@ from ed2.ui.guard import Hosts
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 
 OWNER = "owner"
+WAKES_SECONDS = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +60,8 @@ def run(options: argparse.Namespace) -> int:
         if options.share:
             context.sharing.start()
             print(context.sharing.as_text(), flush=True)
-        asked.wait()
+        while not asked.wait(WAKES_SECONDS):  # on Windows no signal is seen in a wait without an end
+            pass
         context.service.close(signals[0])
         context.sharing.close()
         page.on_close()

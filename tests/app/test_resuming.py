@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
+from ed2.app.check import checked
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import choose_start, weigh
-from ed2.errors import CheckpointError, SettingsError
+from ed2.errors import CheckpointError, FinishedError, SettingsError
 from tests.runs import train
 
 Values = dict[str, object]
@@ -36,3 +37,39 @@ def test_a_run_killed_before_its_first_checkpoint_is_told_by_findlast(values: Va
         train({"resume_ckpt": "findlast", "logdir": values["logdir"]})
     with pytest.raises(CheckpointError, match="ended before its first checkpoint"):
         train({"resume_ckpt": str(killed.run_dir), "logdir": values["logdir"]})
+
+
+def test_a_check_of_a_checkpoint_plans_with_the_settings_of_its_run(values: Values) -> None:
+    first = train(values, stop_at=3)
+    for name in ("findlast", str(first.checkpoint), str(first.run_dir)):
+        known = checked({"resume_ckpt": name, "logdir": values["logdir"], "max_epochs": 5}, None, quiet=True)
+        assert len(known.dataset.examples) == 8
+        assert (known.settings.data.resolution, known.settings.data.batch_size) == (64, 2)
+        assert known.settings.run.max_epochs == 5
+        assert known.settings.model.resume_ckpt == str(first.checkpoint)
+        assert f"those of the run {first.run_dir.name}" in " ".join(known.notes)
+
+
+def test_a_single_file_that_a_killed_program_did_not_write_is_written_when_the_run_goes_on(values: Values) -> None:
+    first = train(values)
+    assert first.ended.single_file
+    content = first.ended.single_file.read_bytes()
+    first.ended.single_file.unlink()
+    with pytest.raises(FinishedError):  # it was written once, so its owner has moved it away
+        train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert not first.ended.single_file.exists()
+    events = first.run_dir / "events.jsonl"
+    events.write_text("".join(line for line in events.open() if "CheckpointSaved" not in line))
+    with pytest.raises(FinishedError):
+        train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert first.ended.single_file.read_bytes() == content
+
+
+def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> None:
+    first = train(values, stop_at=3)
+    left = [first.run_dir / ".tmp-1-pictures.json", first.run_dir / "ckpts" / ".tmp-1-last", first.run_dir / ".a.tmp"]
+    left[1].mkdir()
+    for path in (left[0], left[2]):
+        path.write_text("half")
+    train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert not any(path.exists() for path in left)

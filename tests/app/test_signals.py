@@ -1,0 +1,37 @@
+"""What a stop signal does at the first time, at the second, and when the terminal is gone."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ed2.settings.files import PROGRAM_DIR
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals of its own")
+PROGRAM = """
+import os, signal, sys, time
+from ed2.app.command import stopping_on_signals
+if sys.argv[2] == "hung up":
+    os.close(2)
+with stopping_on_signals(lambda number: os.write(1, b"asked %d" % number)):
+    for _ in range(int(sys.argv[1])):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    os.write(1, b" and saved")
+"""
+
+
+def stopped(times: int, terminal: str = "") -> tuple[int, str]:
+    command = [sys.executable, "-c", PROGRAM, str(times), terminal]
+    done = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stdout
+
+
+def test_the_first_signal_asks_and_the_second_leaves_at_once() -> None:
+    assert stopped(1) == (0, f"asked {int(signal.SIGTERM)} and saved")
+    assert stopped(2) == (128 + signal.SIGTERM, f"asked {int(signal.SIGTERM)}")
+
+
+def test_a_terminal_that_has_hung_up_keeps_no_run_from_being_saved() -> None:
+    assert stopped(1, "hung up") == (0, f"asked {int(signal.SIGTERM)} and saved")
