@@ -150,6 +150,7 @@ class Builder:
                 batch_size=settings.validation.val_batch_size or settings.data.batch_size,
                 threads=decode_threads(settings),
                 jitter=False,
+                background=settings.data.alpha_background,
             ),
             autocast=run.precision.autocast,
             should_stop=lambda: self.controls.stopping,
@@ -246,6 +247,7 @@ class Builder:
             threads=decode_threads(settings),
             ahead=max(settings.data.grad_accum + 1, -(-2 * decode_threads(settings) // settings.data.batch_size)),
             keep_tags=settings.data.keep_tags,
+            background=settings.data.alpha_background,
         )
         return Loader(self.dataset.examples, options, on_problem=self._tell)
 

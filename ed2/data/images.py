@@ -26,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "jfif", "gif", "tif", "tiff", "avif"))
 MAX_PIXELS = 100_000_000
 """More than this is taken for a file made to fill the memory: 100 MP are 300 MB once decoded."""
+WHITE = "white"
 MAX_FILE_BYTES = 1 << 29
 """Some formats are read into the memory before anything is known of them; 100 MP as they are take 400 MB."""
 LARGE_PIXELS = 25_000_000
@@ -86,19 +87,20 @@ def header_size(path: Path) -> Size | None:
         return None
 
 
-def decode(path: Path, at_least: Size | None = None) -> Image.Image:
+def decode(path: Path, at_least: Size | None = None, background: str = WHITE) -> Image.Image:
     """Return a picture in RGB and upright, from all of its file; the first frame of an animation.
 
-    Transparency is laid on white, and 16-bit grey is scaled to 8 bits.
+    What is transparent lies on a background, and 16-bit grey is scaled to 8 bits.
 
     Args:
         path: the file.
         at_least: a size that is enough; a larger JPEG may then come 2, 4 or 8 times smaller, which is much faster.
+        background: what shows through transparency, as #rrggbb or a name that Pillow knows.
 
     Raises:
         ImageError: the file is no picture, is damaged, or is too large.
     """
-    return _read(path, lambda image: _decoded(image, at_least))
+    return _read(path, lambda image: _decoded(image, at_least, background))
 
 
 def check_image(path: Path) -> ImageFacts:
@@ -167,7 +169,7 @@ def _looked_at(image: ImageFile) -> ImageFacts:
         image.draft(None, (1, 1))
     image.load()
     if image.mode not in _PLAIN_MODES:
-        _as_rgb(image)
+        _as_rgb(image, WHITE)
     return ImageFacts(_turned(before or image.size, _orientation(image)), animated=animated)
 
 
@@ -182,13 +184,13 @@ def _too_large(size: Size | None) -> ImageError:
     return ImageError(f"it has too many pixels ({pixels}at most {limit} are read).", "Make it smaller.")
 
 
-def _decoded(image: ImageFile, at_least: Size | None) -> Image.Image:
+def _decoded(image: ImageFile, at_least: Size | None, background: str) -> Image.Image:
     if at_least and image.format in _SHRINKING:
         image.draft(None, _turned(at_least, _orientation(image)))
     image.load()
     # After loading: a PNG may hold its orientation behind the pixels, and Pillow turns TIFF and AVIF by itself.
     turn = _TURNS.get(_orientation(image))
-    picture = _as_rgb(image)
+    picture = _as_rgb(image, background)
     return picture.transpose(turn) if turn is not None else picture
 
 
@@ -204,14 +206,14 @@ def _turned(size: Size, orientation: int) -> Size:
     return (size[1], size[0]) if 5 <= orientation <= 8 else size
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_scaled_grey(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
-        upon_white = Image.new("RGB", image.size, "white")
-        upon_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
-        return upon_white
+        opaque = Image.new("RGB", image.size, background)
+        opaque.paste(with_alpha, mask=with_alpha.getchannel("A"))
+        return opaque
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 

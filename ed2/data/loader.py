@@ -24,7 +24,7 @@ from torch import Tensor
 from ed2.data.buckets import Box, Size, crop_box, jittered_box
 from ed2.data.epoch import PlannedBatch, Planner
 from ed2.data.example import Example, Finding
-from ed2.data.images import JPEG_SHRINKS, ImageError, decode, ignore_pillow_warnings
+from ed2.data.images import JPEG_SHRINKS, WHITE, ImageError, decode, ignore_pillow_warnings
 from ed2.draws import rng
 from ed2.errors import Problem
 
@@ -90,6 +90,8 @@ class LoaderOptions:
     """Whether crops differ a little from visit to visit; off for validation."""
     keep_tags: int = 0
     """How many tags stay in their place where tags are shuffled."""
+    background: str = WHITE
+    """What shows through where a picture is transparent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> ND
     box = crop_box(example.size, example.bucket)
     if options.jitter:
         box = jittered_box(example.size, example.bucket, rng(options.seed, "crop", *visit))
-    image = decode(example.path, at_least=_size_needed(example, box))
+    image = decode(example.path, _size_needed(example, box), options.background)
     image = image.resize(example.bucket, Image.Resampling.LANCZOS, box=_box_in(image.size, example, box))
     if _happens(example.flip_p, options.seed, "flip", visit):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -78,6 +78,12 @@ def _device(value: str) -> str:
     return value
 
 
+def _colour(value: str) -> str:
+    if not re.fullmatch(r"white|black|grey|#[0-9a-fA-F]{6}", value):
+        raise ValueError("choose white, black, grey, or a colour such as #80ff00")
+    return value
+
+
 class Group(BaseModel):
     """Settings that belong together."""
 
@@ -128,6 +134,8 @@ class DataSettings(Group):
     """Put the parts of a caption after its first comma into another order at every visit."""
     keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
     """With shuffle_tags: so many tags after the main prompt stay where they are."""
+    alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
+    """What shows through where a picture is transparent: white, black, grey, or a colour such as #80ff00."""
     write_schedule: Annotated[bool, Advanced()] = False
     """Write into the run's folder which pictures each step of each epoch is trained on."""
     decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ed2.data.example import Example
+from ed2.data.loader import LoaderOptions, VisitKey, load_pixels
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.cases import Case, write
 from tests.hostile.pictures import all_pictures
@@ -64,6 +66,20 @@ def test_memory_stays_bounded_and_nothing_is_written_to_the_console(pictures: An
     _, found, said = pictures
     assert found["grown_bytes"] < MAX_GROWTH_BYTES
     assert said == ""
+
+
+def test_what_is_trained_on_has_the_chosen_colour_where_a_picture_is_transparent(tmp_path: Path) -> None:
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(path)
+    example = Example(path=path, root=0, name="clear.png", caption="", size=(64, 64), bucket=(64, 64))
+    for background, shown in (
+        ("white", [255] * 3),
+        ("black", [0] * 3),
+        ("grey", [128] * 3),
+        ("#80FF00", [128, 255, 0]),
+    ):
+        options = LoaderOptions(seed=1, batch_size=1, background=background)
+        assert load_pixels(example, VisitKey(0, example.key, 0), options)[9, 9].tolist() == shown
 
 
 LARGE = """

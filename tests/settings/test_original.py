@@ -42,7 +42,7 @@ OURS: Values = {
     "val_split_mode": "automatic", "auto_split_proportion": 0.16, "manual_data_root": "/validation",
     "extra_manual_datasets": ["dogs=/dogs", "cows=/cows"], "stabilize_training_loss": True,
     "stabilize_split_proportion": 0.17, "every_n_epochs": 0.25, "val_seed": 556, "val_batch_size": 4,
-    "ckpt_format": "ckpt", "deterministic": True,
+    "ckpt_format": "ckpt", "deterministic": True, "alpha_background": "#80ff00",
 }  # fmt: skip
 """That the original had in its other files under other names, or not at all."""
 
