@@ -5,10 +5,11 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.snapshot import ACTIVE, RunView
+from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
 
 EMA_SUFFIX = "_ema"
 TRAINING_STATE = Path("training_state") / "state.json"
@@ -48,10 +49,28 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return [checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX)]
 
 
-def _record(folder: Path, *, is_live: bool) -> RunRecord:
+def run_named(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
+    """The run below `logdir` whose folder has this name; None where there is none."""
+    file = next((file for file in logdir.glob(f"*/{EVENTS_NAME}") if file.parent.name == name), None)
+    return _record(file.parent, is_live=file.parent == live) if file else None
+
+
+@lru_cache(maxsize=256)
+def _told(folder: Path, written: tuple[float, int]) -> RunSnapshot:
+    """What a run's events come to, read once as long as they are as they were: a long run takes a tenth of a second.
+
+    Args:
+        folder: of the run.
+        written: when its events were written last, and how many bytes.
+    """
     view = RunView()
     view.replay(folder)
-    shown = view.snapshot()
+    return view.snapshot()
+
+
+def _record(folder: Path, *, is_live: bool) -> RunRecord:
+    events = folder / EVENTS_NAME
+    shown = _told(folder, (_changed(events), events.stat().st_size))
     state = "running" if is_live else "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
     checkpoints = checkpoints_of(folder)
     samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]

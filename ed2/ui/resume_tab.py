@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.reporters.texts import file_size
-from ed2.app.runs import RunRecord, find_runs
+from ed2.app.runs import RunRecord, find_runs, run_named
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
@@ -59,20 +59,21 @@ class ResumeTab:
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
 
-    def _runs(self, logdir: str) -> list[RunRecord]:
+    def _place(self, logdir: str) -> tuple[Path, Path | None]:
+        """The folder of runs, and that of the run which is going on."""
         try:
             folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
         except Ed2Error as error:
             raise refusal(str(error)) from None
         shown = self._context.service.snapshot()
-        return find_runs(folder, shown.run_dir if shown.is_active else None, MAX_SHOWN)
+        return folder, shown.run_dir if shown.is_active else None
 
     def _pressed(self, event: gr.EventData) -> Any:
         name = getattr(event, "run", None)
         return name if isinstance(name, str) else gr.skip()
 
     def _fill(self, logdir: str, chosen: str | None) -> tuple[Any, str]:
-        runs = self._runs(logdir)
+        runs = find_runs(*self._place(logdir), MAX_SHOWN)
         names = [run.folder.name for run in runs]
         cards = "".join(self._card(run) for run in runs)
         html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html(NO_RUNS)
@@ -92,13 +93,15 @@ class ResumeTab:
         )
 
     def _chosen(self, logdir: str, name: str | None) -> RunRecord:
-        for run in self._runs(logdir):
-            if run.folder.name == name:
-                return run
-        raise refusal("Choose a run of the list first.")
+        folder, live = self._place(logdir)
+        run = run_named(folder, name or "", live)
+        if run is None:
+            raise refusal("Choose a run of the list first.")
+        return run
 
     def _kept(self, logdir: str, name: str | None) -> Any:
-        return self.keep.shown(next((run for run in self._runs(logdir) if run.folder.name == name), None))
+        folder, live = self._place(logdir)
+        return self.keep.shown(run_named(folder, name or "", live))
 
     def _keep(self, logdir: str, name: str | None, wanted: list[str]) -> Any:
         run = self._chosen(logdir, name)

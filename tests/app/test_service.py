@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.runs import find_runs, run_named
 from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import SettingsError
@@ -80,10 +81,14 @@ def rebuilt_from_the_folder(shown: RunSnapshot, values: Values) -> None:
 def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Values) -> None:
     run_dir = finished(service, values).run_dir
     assert run_dir
+    assert [run.state for run in find_runs(run_dir.parent)] == ["done"]
     events = run_dir / "events.jsonl"
     events.write_text("\n".join(events.read_text().split("\n")[:6]))
     service.show_last_run(run_dir.parent)
     assert (service.snapshot().state, service.snapshot().detail) == ("stopped", "the program ended in mid-run")
+    assert [run.state for run in find_runs(run_dir.parent)] == ["interrupted"]
+    assert run_named(run_dir.parent, run_dir.name, run_dir).state == "running"
+    assert run_named(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None
 
 
 def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values) -> None:

@@ -48,7 +48,7 @@ def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
         raw = list(form.shown({**defaults(), "data_root": [place]}))
         assert "may not be opened" in dataset._check(*raw)[0]
         assert "may not be opened" in settings._forecast_html({**defaults(), "resume_ckpt": place}, 0)[0]
-        for handler, path in ((resume._runs, place), (train._open_board, place), (sampling._read, f"{place}/passwd")):
+        for handler, path in ((resume._place, place), (train._open_board, place), (sampling._read, f"{place}/passwd")):
             with pytest.raises(gr.Error, match="may not be opened"):
                 handler(path)
     opened = dataset._open(str(context.roots.folders[0]))

@@ -26,6 +26,7 @@ def monitor(server: Server) -> str:
 
 def test_the_page_answers_under_its_own_name_only(client: httpx.Client, server: Server) -> None:
     assert client.get("/").status_code == 200
+    assert 'data-state=\\"connecting\\"' in client.get("/config").text
     for host in ("evil.com", f"evil.com:{server.port}", "127.0.0.1.evil.com", ""):
         assert client.get("/", headers={"Host": host}).status_code == 400
 
