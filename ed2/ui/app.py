@@ -40,7 +40,6 @@ def owner_page(context: Context) -> gr.Blocks:
         sampling.wire()
         resume.wire(form, strip, tabs, resume_tab)
         train.wire(form)
-        _follow(page, context, strip, train)
 
         def opened() -> list[Any]:
             selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
@@ -52,14 +51,16 @@ def owner_page(context: Context) -> gr.Blocks:
         shown = page.load(opened, None, filled, **QUIET)
         for event in (shown, dataset.checked, resume.used):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
+        _follow(shown, context, strip, train)
     page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]
     return page
 
 
-def _follow(page: gr.Blocks, context: Context, strip: Strip, train: TrainTab) -> None:
-    """Keep the page up to date: all of it when it opens, then what was changed."""
+def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab) -> None:
+    """Keep the page up to date: all of it once its form is filled, so that nobody types sooner, then what changes."""
     panel = train.panel
     seen = gr.State({})
+    timer = gr.Timer(TICK_SECONDS, active=False)
     outputs = [seen, *strip.outputs, *train.outputs, *panel.outputs]
 
     def tick(before: Seen, *inputs: Any) -> list[Any]:
@@ -71,5 +72,6 @@ def _follow(page: gr.Blocks, context: Context, strip: Strip, train: TrainTab) ->
         return [now, *strip.updates(shown, before), *train.updates(shown, before), *live]
 
     careful = never_raising(tick, len(outputs))
-    gr.Timer(TICK_SECONDS).tick(careful, [seen, *panel.inputs], outputs, **TICK)
-    page.load(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
+    timer.tick(careful, [seen, *panel.inputs], outputs, **TICK)
+    first = opened.then(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
+    first.then(lambda: gr.Timer(active=True), None, timer, **TICK)

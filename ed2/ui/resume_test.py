@@ -27,7 +27,7 @@ class ResumeTestPanel:
         self._context = context
         self.tester = ResumeTester(lambda: context.service.snapshot().is_active)
         gr.Markdown(WHAT_IT_IS)
-        with gr.Row():
+        with gr.Row(elem_classes="ed-actions"):
             self.begin = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
             self.end = gr.Button("Stop the test", elem_id="stop-test-button", min_width=140, interactive=False)
         self.told = gr.HTML(shown_html(ShownTest()), js_on_load=None)

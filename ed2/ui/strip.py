@@ -12,6 +12,8 @@ from ed2.ui.form import Form
 from ed2.ui.live import SPOKEN, Seen, changed
 from ed2.ui.words import problems_html, status_html
 
+STOPPING = "Stopping"
+
 
 class Strip:
     """Always in sight, whatever the tab."""
@@ -49,7 +51,7 @@ class Strip:
         self._form = form
         self.train.click(self._begin, form.inputs, [tabs, self.problems], **SPOKEN)
         self.pause.click(self._pause_or_go_on, None, None, **SPOKEN)
-        self.stop.click(self._stop, None, self.leave, **SPOKEN)
+        self.stop.click(self._stop, None, [self.leave, self.stop], **SPOKEN)
         self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **SPOKEN)
 
     def _begin(self, *raw: Any) -> tuple[Any, str]:
@@ -59,12 +61,13 @@ class Strip:
     def _pause_or_go_on(self) -> None:
         asked(self._service.resume if self._service.snapshot().state == "paused" else self._service.pause)
 
-    def _stop(self) -> Any:
-        """Stop; where it is stopping already, offer to leave without saving."""
+    def _stop(self) -> tuple[Any, Any]:
+        """Stop, and say so at once; where it is stopping already, offer to leave without saving."""
         if self._service.snapshot().state == "stopping":
-            return gr.update(visible=True)
+            return gr.update(visible=True), gr.skip()
         asked(self._service.stop)
-        return gr.skip()
+        is_stopping = self._service.snapshot().state == "stopping"
+        return gr.skip(), gr.update(value=STOPPING) if is_stopping else gr.skip()
 
 
 def started(context: Context, values: dict[str, object]) -> tuple[Any, str]:
@@ -96,6 +99,6 @@ def buttons(shown: RunSnapshot) -> list[Any]:
     return [
         gr.update(interactive=not is_busy),
         gr.update(value="Continue" if shown.state == "paused" else "Pause", interactive=can_pause),
-        gr.update(value="Stopping" if shown.state == "stopping" else "Stop", interactive=is_busy),
+        gr.update(value=STOPPING if shown.state == "stopping" else "Stop", interactive=is_busy),
         gr.update(visible=False) if shown.state != "stopping" else gr.skip(),
     ]

@@ -208,6 +208,7 @@ def test_leaving_without_saving_is_offered_at_the_second_press(open_page, server
     page.locator("#train-button").click()
     state(page, "training")
     page.locator("#stop-button").click()
+    expect(page.locator("#stop-button")).to_have_text("Stopping")
     page.locator("#stop-button").click()
     page.locator("#leave-button").click()
     state(page, "stopped")
