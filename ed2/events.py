@@ -158,6 +158,7 @@ class EventBus:
 
     observers: list[Callable[[Event], None]] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _failing: set[int] = field(default_factory=set, repr=False)
 
     def subscribe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` with every event from now on."""
@@ -170,7 +171,7 @@ class EventBus:
             self.observers.remove(observer)
 
     def emit(self, event: Event | None) -> None:
-        """Tell every observer; None is passed over. An observer that fails is reported and never stops the run."""
+        """Tell every observer; None is passed over. One that fails is reported, once in a row, and stops no run."""
         if event is None:
             return
         with self._lock:
@@ -181,4 +182,8 @@ class EventBus:
         try:
             observer(event)
         except Exception:
-            logger.exception("An observer failed on %s; the run goes on.", type(event).__name__)
+            if id(observer) not in self._failing:  # a full disk fails at every event until there is room again
+                logger.exception("An observer failed on %s; the run goes on.", type(event).__name__)
+            self._failing.add(id(observer))
+        else:
+            self._failing.discard(id(observer))

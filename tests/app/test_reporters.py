@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
 from ed2.events import (
     Event,
+    EventBus,
     MetricsLogged,
     RunEnded,
     StepDone,
@@ -165,8 +166,6 @@ def test_the_log_has_events_messages_and_warnings_in_plain_text(run_dir: Path) -
 
 
 def test_a_failing_observer_is_logged_with_its_trace(run_dir: Path) -> None:
-    from ed2.events import EventBus
-
     def fail(event: Event) -> None:
         raise ValueError("no such picture")
 
@@ -176,3 +175,23 @@ def test_a_failing_observer_is_logged_with_its_trace(run_dir: Path) -> None:
     text = (run_dir / "run.log").read_text(encoding="utf-8")
     assert "ValueError: no such picture" in text
     assert "WARNING x" in text
+
+
+def test_an_observer_that_goes_on_failing_is_reported_once_until_it_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_full = True
+
+    def observer(event: Event) -> None:
+        if is_full:
+            raise OSError(28, "No space left on device")
+
+    bus = EventBus([observer])
+    for step in range(3):
+        bus.emit(Warned(step, "x"))
+    assert len(caplog.records) == 1
+    is_full = False
+    bus.emit(Warned(4, "x"))
+    is_full = True
+    bus.emit(Warned(5, "x"))
+    assert len(caplog.records) == 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ed2.app.snapshot import RunView
 from ed2.checkpoint import background
 from ed2.checkpoint.folder import NewFolder, damage
 from ed2.events import CheckpointSaved, Event, SavingChanged, StepDone, Warned
@@ -26,7 +27,12 @@ def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
             assert stepped.wait(60), "the training waits for the writer"
         real(self, *given)
 
+    view, shown = RunView(), list[bool]()
+
     def watch(event: Event) -> None:
+        view(event)
+        if isinstance(event, StepDone):
+            shown.append(view.snapshot().is_saving)
         if isinstance(event, StepDone) and event.step == 5:
             stepped.set()
 
@@ -36,6 +42,7 @@ def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
     monkeypatch.setattr(background, "has_memory_for", lambda num_bytes: False)
     waiting = train({**short_values, "logdir": str(quick_path / "logs")})
     assert threads == {"saving"}
+    assert shown[:5] == [False, False, False, True, True], "the page shows it while the training goes on"
     assert slow.ended.phase == waiting.ended.phase == "done"
     for one, other in zip(slow.of(CheckpointSaved), waiting.of(CheckpointSaved), strict=True):
         assert (one.step, one.path.name) == (other.step, other.path.name)

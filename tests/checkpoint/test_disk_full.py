@@ -47,6 +47,7 @@ def sweep(run_dir: Path, sizes: list[int]) -> None:
         assert not list((run_dir / "ckpts").glob(".tmp*")), size
         shutil.rmtree(run_dir)
         shutil.copytree(kept, run_dir)
+    print(f"{len(sizes)} sizes, none lost", flush=True)
 
 
 def largest(run_dir: Path) -> int:

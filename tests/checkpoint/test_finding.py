@@ -67,6 +67,7 @@ def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_
         aside.rename(newest)
         (newest / name).write_bytes(kept)
         tried += 1
+    print(f"{damage.__name__}: {tried} files")
     assert tried >= (4 if damage is swap else 15)
     assert newest_of_run(run_dir).checkpoint
 

@@ -1,0 +1,95 @@
+"""A single file is read again before it replaces anything."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ed2.checkpoint.export import Exporter
+from ed2.disk import sweep_half_files, write_whole
+from ed2.errors import CheckpointError
+from ed2.models import writing
+from ed2.models.writing import write_single_file
+from tests.runs import Trained
+
+
+@pytest.fixture
+def old(quick_path: Path) -> Path:
+    """A single file that is there already."""
+    path = quick_path / "model.safetensors"
+    write_single_file(path, {"weight": torch.ones(3)})
+    return path
+
+
+def require_unchanged(old: Path) -> None:
+    assert load_file(old)["weight"].tolist() == [1, 1, 1]
+    assert list(old.parent.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_numbers_that_are_not_finite_or_too_large_for_the_format_replace_nothing(old: Path, suffix: str) -> None:
+    path = old.with_suffix(suffix)
+    with pytest.raises(CheckpointError, match="weight holds numbers that are not finite"):
+        write_single_file(path, {"weight": torch.tensor([1.0, float("nan")])})
+    with pytest.raises(CheckpointError, match="weight holds numbers too large for float16: use save_full_precision"):
+        write_single_file(path, {"weight": torch.tensor([1.0, 70_000.0])}, dtype=torch.float16)
+    require_unchanged(old)
+
+
+@pytest.mark.parametrize("fault", ["cut", "a tensor less", "another shape"])
+def test_a_file_that_does_not_read_back_as_it_was_given_replaces_nothing(
+    old: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    write, read = writing._FORMATS[".safetensors"]
+
+    def spoil(tensors, path, metadata, dtype):  # type: ignore[no-untyped-def]
+        changed = {"weight": torch.ones(5)} if fault == "another shape" else dict(tensors)
+        if fault == "a tensor less":
+            changed.pop("other")
+        write(changed, path, metadata, dtype)
+        if fault == "cut":
+            path.write_bytes(path.read_bytes()[:-4])
+
+    monkeypatch.setitem(writing._FORMATS, ".safetensors", (spoil, read))  # type: ignore[misc]
+    with pytest.raises(CheckpointError, match="What was there before is unchanged"):
+        write_single_file(old, {"weight": torch.ones(4), "other": torch.ones(1)})
+    require_unchanged(old)
+
+
+def test_a_single_file_holds_what_its_checkpoint_holds(saved_run: Trained) -> None:
+    single = saved_run.ended.single_file
+    assert single
+    held = load_file(single)["model.diffusion_model.time_embed.0.weight"]
+    weights = load_file(saved_run.checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(held, weights["time_embedding.linear_1.weight"].half())
+
+
+def test_half_files_of_dead_programs_are_swept_and_others_stay(quick_path: Path) -> None:
+    dead, alive, young, plain = (
+        quick_path / name for name in (".tmp-4194300-a.safetensors", f".tmp-{os.getpid()}-b", ".tmp-4194300-c", "d")
+    )
+    for path in (dead, alive, young, plain):
+        path.write_bytes(b"half")
+    for path in (dead, alive, plain):
+        os.utime(path, (time.time() - 600, time.time() - 600))
+    sweep_half_files(quick_path)
+    assert sorted(quick_path.iterdir()) == sorted([alive, young, plain])
+    sweep_half_files(quick_path / "gone")
+
+
+def test_a_small_file_that_cannot_be_written_leaves_the_old_one(quick_path: Path) -> None:
+    target = quick_path / "model.yaml"
+    write_whole(target, b"old")
+    with pytest.raises(TypeError):
+        write_whole(target, "no bytes")  # type: ignore[arg-type]
+    assert (target.read_bytes(), list(quick_path.iterdir())) == (b"old", [target])
+
+
+def test_a_file_of_another_run_keeps_its_name(saved_run: Trained, quick_path: Path) -> None:
+    first = Exporter(quick_path, "first").write(saved_run.checkpoint, "sd1", "epsilon")
+    again = Exporter(quick_path, "first").write(saved_run.checkpoint, "sd1", "epsilon")
+    second = Exporter(quick_path, "second").write(saved_run.checkpoint, "sd1", "epsilon")
+    assert (first, second.name) == (again, f"{first.stem} (2).safetensors")
