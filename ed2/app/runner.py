@@ -74,9 +74,9 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         if start.is_finished:
             raise _finished(start)
         describe_run(run_dir, start, dataset, machine)
-        step = start.checkpoint.state.step if start.checkpoint and start.same_folder else None
+        continued = start.checkpoint.state if start.checkpoint and start.same_folder else None
         exact = exactly(machine.device, is_wanted=start.settings.memory.deterministic)
-        with recording(bus, run_dir, step), exact:
+        with recording(bus, run_dir, continued), exact:
             session = Session(builder, began)
             ended = session.end_of(session.work)
             bus.emit(ended)

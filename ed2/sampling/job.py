@@ -20,6 +20,7 @@ Weights = Callable[[], AbstractContextManager[None]]
 AS_TRAINED = 100
 """Added to a prompt's number where its picture is drawn by the weights in training, besides by their average."""
 
+SAMPLES = "samples"
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
 """What may go wrong in sampling without ending the training; out of memory on a card is a RuntimeError."""
 
@@ -59,9 +60,9 @@ class SampleJob:
         return state.step % self.sample_steps == 0 or state.step >= self.total_steps
 
     def before_first_step(self, state: TrainState) -> SamplesMade | None:
-        """What the model draws untrained; nothing where a run goes on."""
+        """What the model draws untrained; where a run goes on only what a stop has cut short."""
         note = self._read(state.step)[1]
-        if state.step == 0 and self.prompts.options.before_training:
+        if state.again(SAMPLES) and (state.step or self.prompts.options.before_training):
             return self.run(state, note)
         if note:
             self.bus.emit(Warned(state.step, note))
@@ -76,6 +77,7 @@ class SampleJob:
         if told or note:
             self.bus.emit(Warned(state.step, told or note))
         if not prompts or self.controls.stopping:
+            state.cut_short += [SAMPLES] if prompts else []
             return None
         count = f"{len(prompts)} prompt{'s' * (len(prompts) > 1)}"
         self.bus.emit(PhaseChanged(state.step, "sampling", count))
@@ -90,6 +92,8 @@ class SampleJob:
                 text = f"The memory did not suffice for the samples of step {state.step}: {told}."
                 self.bus.emit(Warned(state.step, f"{text} The training goes on."))
             self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
+        if self.controls.stopping and len(samples) < len(prompts) * len(self.weights):
+            state.cut_short.append(SAMPLES)
         return SamplesMade(state.step, tuple(samples), time.monotonic() - began) if samples else None
 
     def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:

@@ -33,6 +33,7 @@ class TrainState:
         at_once: pictures in one pass at most, since more did not fit the memory; None for whole batches.
         checkpointing: whether gradient checkpointing was switched on since the memory did not suffice.
         is_exact: whether no batch was cut, which gives the same gradient but not the same bytes.
+        cut_short: what a stop has cut short after the last step, "validation" or "samples": done when the run goes on.
     """
 
     step: int = 0
@@ -44,10 +45,18 @@ class TrainState:
     at_once: int | None = None
     checkpointing: bool = False
     is_exact: bool = True
+    cut_short: list[str] = field(default_factory=list)
+
+    def again(self, what: str) -> bool:
+        """Whether `what` is to be done before the first step: in a new run, and where a stop has cut it short."""
+        is_due = self.step == 0 or what in self.cut_short
+        self.cut_short = [other for other in self.cut_short if other != what]
+        return is_due
 
     def count(self, batches: Sequence[Batch], steps_in_epoch: int) -> None:
         """Count one step over `batches`; the epoch, of `steps_in_epoch` steps, turns at its last one."""
         self.step += 1
+        self.cut_short = []
         self.images_seen += sum(len(batch.captions) for batch in batches)
         self.position += 1
         if self.position >= steps_in_epoch:

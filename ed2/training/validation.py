@@ -45,8 +45,8 @@ class Validator:
     should_stop: Callable[[], bool] = lambda: False
     on_problem: Callable[[Problem], None] = lambda problem: None
 
-    def losses(self, at_once: int | None = None) -> dict[str, float]:
-        """Return the mean loss of each curve; a curve that a stop has cut short is left out.
+    def losses(self, at_once: int | None = None) -> dict[str, float] | None:
+        """Return the mean loss of each curve; None where a stop has cut that short.
 
         Args:
             at_once: pictures in one forward pass, at most; None is a whole batch.
@@ -57,7 +57,9 @@ class Validator:
         with torch.no_grad(), evaluating(*networks):
             for tag, examples in self.curves.items():
                 mean = self._mean(examples, at_once)
-                if mean is not None and mean.count:
+                if mean is None:
+                    return None
+                if mean.count:
                     found[tag] = mean.take()
         return found
 
@@ -71,6 +73,9 @@ class Validator:
                     with self.autocast():
                         mean.add(self.objective(batch))
         return mean
+
+
+VALIDATION = "validation"
 
 
 @dataclass
@@ -99,8 +104,8 @@ class ValidationJob:
         return state.position * times // steps > (state.position - 1) * times // steps
 
     def before_first_step(self, state: TrainState) -> Event | None:
-        """The untrained model; nothing where a run goes on."""
-        return self.run(state) if state.step == 0 else None
+        """The untrained model; where a run goes on only what a stop has cut short."""
+        return self.run(state) if state.again(VALIDATION) else None
 
     def run(self, state: TrainState) -> Event | None:
         """Measure, in smaller batches where the memory does not suffice; then too the training goes on."""
@@ -108,6 +113,8 @@ class ValidationJob:
             try:
                 with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
                     values = self.validator.losses(self._at_once)
+                if values is None:
+                    state.cut_short.append(VALIDATION)
                 return ValidationDone(state.step, values) if values else None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from ed2.app.check import checked
+from ed2.app.comparison import differences
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import choose_start, weigh
 from ed2.errors import CheckpointError, FinishedError, SettingsError
+from ed2.events import SamplesMade, ValidationDone
 from tests.runs import train
+from tests.torture.kills import PROMPTS
 
 Values = dict[str, object]
 
@@ -73,3 +77,16 @@ def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> N
         path.write_text("half")
     train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
     assert not any(path.exists() for path in left)
+
+
+def test_a_stop_that_cuts_validation_and_samples_short_loses_none_of_them(values: Values, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    values |= {"sample_prompts": str(tmp_path / "prompts.json"), "sample_steps": 4, "max_epochs": 2, "log_step": 1}
+    values |= {"val_split_mode": "automatic", "auto_split_proportion": 0.25, "every_n_epochs": 0.25}
+    straight = train(values)
+    stopped = train(values, stop_at=4)
+    assert stopped.of(ValidationDone)[-1].step < 4
+    assert stopped.of(SamplesMade)[-1].step == 0
+    resumed = train({"resume_ckpt": "findlast", "logdir": values["logdir"]})
+    assert resumed.of(ValidationDone)[0].step == resumed.of(SamplesMade)[0].step == 4
+    assert not differences(straight.run_dir, resumed.run_dir)

@@ -52,8 +52,13 @@ def event_json(event: Event, run_dir: Path) -> dict[str, Json]:
     return {"event": type(event).__name__, "time": time, **_fields(event, run_dir)}
 
 
-def cut_back(path: Path, step: int) -> None:
+def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
     """Take the lines after `step`, and torn ones, out of a JSONL file; nothing happens where there is no file.
+
+    Args:
+        path: the file.
+        step: the last one that stays.
+        without: kind of event of which those of this step go too.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -62,7 +67,7 @@ def cut_back(path: Path, step: int) -> None:
         content = path.read_bytes()
     except FileNotFoundError:
         return
-    kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step))
+    kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step, without))
     if kept == content:
         return
     temporary = path.with_name(f".{path.name}.tmp")
@@ -73,9 +78,10 @@ def cut_back(path: Path, step: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _is_until(line: bytes, step: int) -> bool:
+def _is_until(line: bytes, step: int, without: str | None) -> bool:
     try:
-        return int(json.loads(line)["step"]) <= step
+        entry = json.loads(line)
+        return int(entry["step"]) <= step - (without is not None and entry.get("event") == without)
     except (ValueError, TypeError, KeyError):
         return False
 
