@@ -94,4 +94,5 @@ def switch_on_checkpointing(run: Run) -> None:
 
 def checkpoints_gradients(model: StableDiffusion) -> bool:
     """Whether no network keeps the activations inside its blocks."""
-    return all(network.is_gradient_checkpointing for network in {"unet": model.unet, **model.trained}.values())
+    networks = {"unet": model.unet, **model.trained}.values()
+    return all(any(getattr(m, "gradient_checkpointing", False) for m in network.modules()) for network in networks)
