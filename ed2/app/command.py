@@ -121,6 +121,9 @@ def _train(command: cli.CommandLine) -> int:
     print("Starting: reading the program's libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ed2.models.libraries import quiet_libraries
+
+    quiet_libraries()
     from ed2.app.reporters import ConsoleReporter
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start

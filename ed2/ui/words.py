@@ -1,5 +1,6 @@
 """Small pieces of HTML: the state, the figures, the memory, the problems. Everything that is told is escaped."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -9,6 +10,7 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields
+from ed2.settings.files import PROGRAM_DIR
 from ed2.vram.sampler import MemoryUse, Share
 
 LOOKS = {
@@ -152,5 +154,5 @@ def empty_html(text: str) -> str:
 def log_html(lines: Iterable[str], *, hide_paths: bool = False) -> str:
     """The last lines of the log, the newest at the end."""
     text = "\n".join(lines) or "Nothing has happened yet."
-    shown = escape(without_paths(text) if hide_paths else text)
+    shown = escape(without_paths(text) if hide_paths else text.replace(f"{PROGRAM_DIR}{os.sep}", ""))
     return f'<pre class="ed-log" tabindex="0" aria-label="Log of the run">{shown}</pre>'

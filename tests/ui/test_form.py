@@ -9,10 +9,11 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
+from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.form import control, defaults, shown, value_of
 from ed2.ui.settings_tab import command_of
-from ed2.ui.words import problems_html, status_html, without_paths
+from ed2.ui.words import log_html, problems_html, status_html, without_paths
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:
@@ -48,6 +49,10 @@ def test_nothing_that_is_told_becomes_a_tag() -> None:
 def test_folders_are_left_out_and_names_stay() -> None:
     text = without_paths("saved /home/me/logs/run_1/ckpts/last.x, from C:\\Users\\me\\pictures\\a.png: 3/4 done")
     assert text == "saved last.x, from a.png: 3/4 done"
+
+
+def test_the_log_names_what_lies_in_the_programs_folder_from_there() -> None:
+    assert ">saved logs/run/ckpts, /elsewhere/b<" in log_html([f"saved {PROGRAM_DIR / 'logs/run/ckpts'}, /elsewhere/b"])
 
 
 def test_a_curve_is_drawn_with_its_band_and_its_end_can_be_looked_at() -> None:
