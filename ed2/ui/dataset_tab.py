@@ -58,7 +58,7 @@ class DatasetTab:
         self.report = gr.HTML(empty_html(NOT_CHECKED), elem_id="dataset-report", js_on_load=None)
         with gr.Column(visible=False) as self.editor:
             with gr.Row():
-                self.page = gr.Number(1, label="Page of pictures", step=1, minimum=1, precision=0,
+                self.page = gr.Number(1, label="Page", step=1, minimum=1, precision=0,
                                       elem_id="dataset-page", min_width=120, scale=1)  # fmt: skip
                 self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True,
                                            min_width=240, scale=3)  # fmt: skip

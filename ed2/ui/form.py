@@ -76,9 +76,9 @@ def shown(spec: FieldSpec, value: Any) -> Any:
     """A setting's value as its control shows it."""
     if spec.many:
         items = value if isinstance(value, list | tuple) else [] if value is None else [value]
-        return "\n".join(_short(str(item)) for item in items)
+        return "\n".join(short_path(str(item)) for item in items)
     if spec.is_path and isinstance(value, str):
-        return _short(value)
+        return short_path(value)
     if spec.optional and not spec.choices and spec.kind is not bool:
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return "" if value is None else value
@@ -110,7 +110,7 @@ def _number(spec: FieldSpec, raw: Any) -> object:
     return int(number) if spec.kind is int and number.is_integer() else number
 
 
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """A path from the program's folder where it lies below, as presets write it."""
     base = f"{PROGRAM_DIR}/"
     return path.removeprefix(base) if path.startswith(base) else path

@@ -15,7 +15,7 @@ from ed2.errors import Ed2Error, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
 from ed2.ui.context import Context
-from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults
+from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.words import label_of, problems_html
@@ -147,7 +147,9 @@ def _is_here(name: str, group: str) -> bool:
 
 
 def _told(value: object) -> str:
-    return "empty" if value in (None, "") else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value in (None, "", []):
+        return "empty"
+    return ", ".join(short_path(str(item)) for item in (value if isinstance(value, list) else [value]))
 
 
 def _differing(values: Mapping[str, object], base: Mapping[str, object]) -> dict[str, object]:
