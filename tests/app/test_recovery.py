@@ -112,10 +112,10 @@ def test_a_picture_at_which_a_library_fails_is_named_and_the_run_goes_on(
 ) -> None:
     decode = loader.decode
 
-    def fails_on_one(path: Path, **named: object) -> object:
+    def fails_on_one(path: Path, *options: object) -> object:
         if path.name == "03.png":
             raise ZeroDivisionError("a fault of the library")
-        return decode(path, **named)  # type: ignore[arg-type]
+        return decode(path, *options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loader, "decode", fails_on_one)
     trained = train({**values, "max_epochs": 1})
