@@ -159,7 +159,7 @@ def test_the_log_has_events_messages_and_warnings_in_plain_text(run_dir: Path) -
     assert lines[0].endswith("INFO Training demo: 18 pictures, 2 epochs, 20 steps, on cpu.")
     assert lines[1].endswith("INFO Note one.")
     assert any(line.endswith("WARNING A picture is broken.") for line in lines)
-    assert any("loss/log_step 0.1234" in line for line in lines)
+    assert any("loss 0.1234, learning rate 1e-06, 4.5 pictures a second" in line for line in lines)
     assert any(line.endswith("INFO A message of the program.") for line in lines)
     assert lines[0][:19].count(":") == 2
     assert lines[0][10] == "T"

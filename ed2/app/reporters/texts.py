@@ -24,6 +24,16 @@ LOSS = "loss/log_step"
 SPEED = "performance/images per second"
 LR_UNET = "hyperparameter/lr unet"
 LR_TEXT_ENCODER = "hyperparameter/lr text encoder"
+_FIGURES = {
+    LOSS: "loss {:.4f}",
+    LR_UNET: "learning rate {:.3g}",
+    LR_TEXT_ENCODER: "learning rate of the text encoder {:.3g}",
+    "hyperparameter/grad scale": "loss scale {:g}",
+    "optimizer/grad_norm": "gradient {:.3g}",
+    SPEED: "{:.1f} pictures a second",
+    "performance/vram": "{:.1f} GB of the card",
+}
+"""How the figures of a step are told, in this order, by their curve's tag; another curve is told by its tag."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -49,7 +59,9 @@ def _(event: PhaseChanged) -> str:
 
 @described.register
 def _(event: MetricsLogged) -> str:
-    return f"Step {event.step}: " + ", ".join(f"{tag} {value:.6g}" for tag, value in event.values.items())
+    known = [text.format(event.values[tag]) for tag, text in _FIGURES.items() if tag in event.values]
+    others = [f"{tag} {value:.4g}" for tag, value in event.values.items() if tag not in _FIGURES]
+    return f"Step {event.step}: {', '.join(known + others)}."
 
 
 @described.register
