@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ed2.app.start import FIND_LAST, Start
 from ed2.checkpoint.folder import TRAINING_STATE
-from ed2.checkpoint.retention import EMA_SUFFIX
+from ed2.checkpoint.order import EMA_SUFFIX, oldest_first
 from ed2.errors import ModelError, Problem
 from ed2.models.files import PARTS
 from ed2.models.sd import StableDiffusion
@@ -75,4 +75,4 @@ def _newest_average(logdir: Path) -> Path:
     if not found:
         problem = Problem("ema_resume_model", f"there is no average in {logdir}.", "Give its folder, or leave it out.")
         raise ModelError("The average cannot begin:", [problem])
-    return max(found, key=lambda folder: folder.stat().st_mtime)
+    return oldest_first(found)[-1]

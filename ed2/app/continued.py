@@ -1,10 +1,11 @@
 """Which settings a run goes on with: its own, under those that are given. Without torch, so that a check knows them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.checkpoint.order import oldest_first
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
@@ -72,13 +73,13 @@ def settings_of(run_dir: Path) -> dict[str, object]:
 
 def newest_state(folder: Path) -> Path | None:
     """The description of the training state that was saved last, of all runs of a folder."""
-    return max(folder.glob(f"*/{STATE_FILES}"), key=_saved_at, default=None)
+    return _newest(folder.glob(f"*/{STATE_FILES}"))
 
 
 def _checkpoint(path: Path) -> Path | None:
     """The checkpoint in the folder of its run that `path` stands for: itself, or the newest one of a run."""
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
-        last = max(path.glob(STATE_FILES), key=_saved_at, default=None)
+        last = _newest(path.glob(STATE_FILES))
         return last.parents[1] if last else None
     try:
         values = json.loads((path / "training_state" / "state.json").read_bytes())
@@ -88,11 +89,9 @@ def _checkpoint(path: Path) -> Path | None:
     return path if is_in_its_run else None
 
 
-def _saved_at(state: Path) -> str:
-    try:
-        return str(json.loads(state.read_bytes()).get("saved_at", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
+def _newest(states: Iterable[Path]) -> Path | None:
+    found = {state.parents[1]: state for state in states}
+    return found[oldest_first(found)[-1]] if found else None
 
 
 def _is_drawn_seed(name: str, value: object, before: Mapping[str, object]) -> bool:

@@ -1,7 +1,6 @@
 """The runs in a folder of logs: how far each went, and whether it can go on."""
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +9,7 @@ from pathlib import Path
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
-
-EMA_SUFFIX = "_ema"
-TRAINING_STATE = Path("training_state") / "state.json"
+from ed2.checkpoint.order import EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) 
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, without the averages that belong to them."""
-    found = sorted((index.parent for index in (folder / "ckpts").glob("[!.]*/model_index.json")), key=_changed)
-    return [checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX)]
+    found = (index.parent for index in (folder / "ckpts").glob("[!.]*/model_index.json"))
+    return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 
 def run_named(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
@@ -77,14 +74,14 @@ def _record(folder: Path, *, is_live: bool) -> RunRecord:
     return RunRecord(
         folder=folder,
         state=state,
-        step=max(shown.step, max((_step(c) for c in checkpoints), default=0)),
+        step=max(shown.step, age(checkpoints[-1])[0] if checkpoints else 0),
         total=shown.total,
         loss=shown.loss,
         begun_at=datetime.fromtimestamp(_changed(folder / "manifest.json")),
         size_bytes=_size(folder),
         last_sample=samples[-1] if samples else None,
         checkpoint=checkpoints[-1] if checkpoints else None,
-        can_continue=any((c / TRAINING_STATE).is_file() for c in checkpoints),
+        can_continue=any((c / TRAINING_STATE / STATE_FILE).is_file() for c in checkpoints),
     )
 
 
@@ -96,13 +93,6 @@ def _size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 sizes += (Path(inner) / name).stat().st_size
     return sizes
-
-
-def _step(checkpoint: Path) -> int:
-    try:
-        return int(json.loads((checkpoint / TRAINING_STATE).read_text(encoding="utf-8"))["state"]["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
 
 
 def _changed(path: Path) -> float:

@@ -1,19 +1,15 @@
 """Finding a sound checkpoint: every byte is compared, and where one is damaged the one before is taken."""
 
 import contextlib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, aside, damage, read_manifest
+from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, aside, damage
+from ed2.checkpoint.order import age, oldest_first
 from ed2.checkpoint.resume import Checkpoint, opened_or_none
 from ed2.disk import rename
 from ed2.errors import CheckpointError
-
-_STEP_IN_NAME = re.compile(r"-gs(\d+)")
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,9 @@ def require_sound(path: Path, *, with_state: bool) -> None:
     fault = damage(path, with_state=with_state)
     if fault is None:
         return
-    earlier = [other for other in candidates(path.parent.parent) if age(other) < age(path)]
-    sound = next((c for other in _newest_first(earlier) if not damage(other) and (c := opened_or_none(other))), None)
+    own = oldest_first(candidates(path.parent.parent))
+    earlier = [other for other in reversed(own) if age(other) < age(path)]
+    sound = next((c for other in earlier if not damage(other) and (c := opened_or_none(other))), None)
     fix = f"Continue from the one before it: --resume_ckpt {sound.path}" if sound else "Choose another checkpoint."
     if with_state and damage(path, with_state=False) is None:
         fix += " Or add --weights_only: its weights are sound."
@@ -72,7 +69,7 @@ def candidates(run_dir: Path) -> list[Path]:
 
 def _newest_sound(paths: Sequence[Path]) -> Found:
     damaged: list[str] = []
-    for path in _newest_first(paths):
+    for path in reversed(oldest_first(paths)):
         fault = damage(path)
         if fault is None and (checkpoint := opened_or_none(path)):
             return Found(checkpoint, tuple(damaged))
@@ -83,30 +80,3 @@ def _newest_sound(paths: Sequence[Path]) -> Found:
         with contextlib.suppress(OSError):  # on a drive that can only be read it keeps its name
             rename(path, aside(path))
     return Found(None, tuple(damaged))
-
-
-def _newest_first(paths: Sequence[Path]) -> list[Path]:
-    return sorted(paths, key=age, reverse=True)
-
-
-def age(path: Path) -> tuple[str, int]:
-    """When a checkpoint was saved, and its step: the later of what its manifest and its training state say.
-
-    One that lost both, or had them before they were of this kind, is as old as its folder.
-    """
-    said = []
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        values = read_manifest(path)
-        said.append((str(values["saved_at"]), int(values["step"])))
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        values = json.loads((path / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
-        said.append((str(values["saved_at"]), int(values["state"]["step"])))
-    step = _STEP_IN_NAME.search(path.name)
-    return max(said) if said else (_changed_at(path), int(step[1]) if step else 0)
-
-
-def _changed_at(path: Path) -> str:
-    try:
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
-    except OSError:  # another program has just removed it
-        return ""

@@ -15,13 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ed2.checkpoint.order import MANIFEST as MANIFEST
+from ed2.checkpoint.order import STATE_FILE as STATE_FILE
+from ed2.checkpoint.order import TRAINING_STATE as TRAINING_STATE
+from ed2.checkpoint.order import read_manifest as read_manifest
 from ed2.disk import TEMPORARY, TRASH, HashingFile, rename, sha256_of, temporary_name, to_disk
 from ed2.models.tensor_file import write_tensors
 
-MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
-TRAINING_STATE = "training_state"
-STATE_FILE = "state.json"
 FORMAT_WITH_MANIFEST = 2
 """Of the training state: the first that had a manifest beside it."""
 HASHING_THREADS = 4
@@ -103,21 +104,6 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
     path = folder.path / MANIFEST
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     to_disk(path)
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint's manifest says; empty where it has none, as those of older versions of this program.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
-    path = checkpoint / MANIFEST
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no object")
-    return content
 
 
 def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False) -> str | None:

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.checkpoint.export import Exporter, writer_of
-from ed2.checkpoint.finding import age
-from ed2.checkpoint.folder import TRAINING_STATE, read_manifest
+from ed2.checkpoint.order import EMA_SUFFIX, TRAINING_STATE, average_of, oldest_first, read_manifest
 from ed2.checkpoint.pins import is_kept
 from ed2.disk import plain_reason, remove_tree
 
-EMA_SUFFIX = "_ema"
-"""Ends the name of a checkpoint of averaged weights."""
 STATES_KEPT = 3
 """How many of the newest checkpoints keep their training state."""
 _NUMBERED = re.compile(r" \(\d+\)$")
@@ -31,17 +28,21 @@ class Retention:
     keep_last: int | None
     exporter: Exporter | None
 
-    def thin(self, ckpts: Path) -> list[str]:
-        """Remove what need not stay; gives back in sentences what could not be removed."""
+    def thin(self, just_saved: Path) -> list[str]:
+        """Remove what need not stay beside the checkpoint that was `just_saved`, which is never touched.
+
+        Returns:
+            What could not be removed, in sentences.
+        """
+        ckpts = just_saved.parent
         saved = _oldest_first(ckpts)
-        extra = self._not_needed(saved)
+        extra = [checkpoint for checkpoint in self._not_needed(saved) if checkpoint != just_saved]
         failed = [sentence for checkpoint in extra for sentence in self._remove(checkpoint)]
         if self.keep_last is not None:  # an average whose own checkpoint was never finished
-            averages = ckpts.glob(f"[!.]*{EMA_SUFFIX}")
-            failed += _removed(a for a in averages if not a.with_name(a.name.removesuffix(EMA_SUFFIX)).exists())
+            failed += _removed(average for average in _orphans(ckpts) if not is_kept(average))
         stay = [checkpoint for checkpoint in saved if checkpoint not in extra]
         states = [c / TRAINING_STATE for c in stay if (c / TRAINING_STATE).is_dir()]
-        return failed + _removed(s for s in states[:-STATES_KEPT] if not is_kept(s.parent))
+        return failed + _removed(s for s in states[:-STATES_KEPT] if not is_kept(s.parent) and s.parent != just_saved)
 
     def _not_needed(self, saved: Sequence[Path]) -> list[Path]:
         if self.keep_last is None:
@@ -50,7 +51,7 @@ class Retention:
         return [c for c in saved[: -self.keep_last] if c != best and not is_kept(c)]
 
     def _remove(self, checkpoint: Path) -> list[str]:
-        average = checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")
+        average = average_of(checkpoint)
         files = [file for folder in (average, checkpoint) for file in self._single_files(folder.name)]
         return _removed([*files, *([average] if average.exists() else []), checkpoint])
 
@@ -79,7 +80,13 @@ def _validation_loss(checkpoint: Path) -> float | None:
 
 def _oldest_first(ckpts: Path) -> list[Path]:
     folders = [index.parent for index in ckpts.glob("[!.]*/model_index.json")]
-    return sorted((f for f in folders if not f.name.endswith(EMA_SUFFIX)), key=age)
+    return oldest_first(f for f in folders if not f.name.endswith(EMA_SUFFIX))
+
+
+def _orphans(ckpts: Path) -> list[Path]:
+    """Averages without the checkpoint that they are the average of."""
+    averages = ckpts.glob(f"[!.]*{EMA_SUFFIX}")
+    return [average for average in averages if not average.with_name(average.name.removesuffix(EMA_SUFFIX)).exists()]
 
 
 def _removed(paths: Iterable[Path]) -> list[str]:

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, aside, damage, whole_folder
-from ed2.checkpoint.retention import EMA_SUFFIX, Retention
+from ed2.checkpoint.order import average_of
+from ed2.checkpoint.retention import Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
 from ed2.checkpoint.validated import LatestValidation
@@ -101,7 +102,7 @@ class Saver:
         """
         started = time.monotonic()
         target = self.run_dir / "ckpts" / name
-        average = target.with_name(f"{name}{EMA_SUFFIX}")
+        average = average_of(target)
         has_average = bool(snapshot.averages) and self._write_average(average, snapshot)
         try:  # after the average: a run that is killed from here on does not come back to this step
             written = self._write_folder(target, snapshot)
@@ -110,7 +111,7 @@ class Saver:
         single = self._export(target, snapshot)
         if has_average:
             self._export(average, snapshot)
-        for sentence in Retention(self.keep_last, self.exporter).thin(target.parent):
+        for sentence in Retention(self.keep_last, self.exporter).thin(target):
             self.bus.emit(Warned(snapshot.step, sentence))
         return CheckpointSaved(
             step=snapshot.step,
@@ -174,7 +175,7 @@ class Saver:
 
     def complete(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> None:
         """Write the single files of a checkpoint that are missing, since the program was killed before them."""
-        for folder in (checkpoint, checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")):
+        for folder in (checkpoint, average_of(checkpoint)):
             if self.exporter and folder.is_dir() and not self.exporter.has_written(folder.name):
                 self._export(folder, Exported(step, family, prediction_type))
 

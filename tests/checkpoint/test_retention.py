@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.continued import newest_state
+from ed2.app.runs import checkpoints_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import damage, whole_folder
+from ed2.checkpoint.order import average_of
 from ed2.checkpoint.pins import KEEP_FILE, keep
 from ed2.checkpoint.retention import Retention
 from ed2.events import CheckpointSaved, Warned
@@ -16,10 +19,11 @@ from tests.runs import train
 Values = dict[str, object]
 
 
-def save(ckpts: Path, step: int, loss: float | None = None) -> Path:
-    """A checkpoint as far as retention looks at it."""
+def save(ckpts: Path, step: int, loss: float | None = None, second: int | None = None) -> Path:
+    """A checkpoint as far as retention looks at it, saved at the `second` of a minute; by default at its step's."""
+    second = step if second is None else second
     validation = None if loss is None else {"step": step, "loss": loss}
-    about = {"step": step, "saved_at": f"2026-01-01T00:00:{step:02d}", "validation": validation}
+    about = {"step": step, "saved_at": f"2026-01-01T00:00:{second:02d}", "validation": validation}
     target = ckpts / f"tiny-ep00-gs{step:05d}"
     for folder in (target, target.with_name(f"{target.name}_ema")):
         with whole_folder(folder, about) as new:
@@ -40,8 +44,7 @@ def states(ckpts: Path) -> list[int]:
 
 def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_path: Path) -> None:
     for step in range(1, 8):
-        save(tmp_path, step, loss=0.5)
-        assert Retention(None, None).thin(tmp_path) == []
+        assert Retention(None, None).thin(save(tmp_path, step, loss=0.5)) == []
     assert steps(tmp_path) == list(range(1, 8))
     assert states(tmp_path) == [5, 6, 7]
     assert all(damage(folder) is None for folder in tmp_path.iterdir())
@@ -56,18 +59,53 @@ def test_the_newest_the_best_and_the_marked_ones_stay(tmp_path: Path) -> None:
         target = save(tmp_path, step, loss)
         if step == 4:
             keep(target, True)
-        assert Retention(2, None).thin(tmp_path) == []
+        assert Retention(2, None).thin(target) == []
     assert steps(tmp_path) == [2, 4, 6, 7]
     assert states(tmp_path) == [4, 6, 7], "a marked one keeps its training state too"
     assert {f.name for f in tmp_path.glob("*_ema")} == {f"tiny-ep00-gs{step:05d}_ema" for step in (2, 4, 6, 7)}
     keep(tmp_path / "tiny-ep00-gs00004", False)
-    Retention(2, None).thin(tmp_path)
+    Retention(2, None).thin(tmp_path / "tiny-ep00-gs00007")
     assert steps(tmp_path) == [2, 6, 7]
+
+
+def test_a_clock_that_was_set_back_makes_no_checkpoint_older(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    for step, second in {1: 50, 2: 51, 3: 3, 4: 4, 5: 5}.items():
+        newest = save(run_dir / "ckpts", step, second=second)
+        assert Retention(2, None).thin(newest) == []
+        keep(run_dir / "ckpts" / "tiny-ep00-gs00001", True)  # changes the folder's time
+        assert checkpoints_of(run_dir)[-1] == newest
+        assert newest_state(tmp_path) == newest / "training_state" / "state.json"
+    assert steps(run_dir / "ckpts") == [1, 4, 5]
+    other = save(tmp_path / "other" / "ckpts", 1, second=6)
+    assert newest_state(tmp_path) == other / "training_state" / "state.json", "runs are compared by the clock"
+
+
+def test_what_was_just_saved_stays_beside_later_steps(tmp_path: Path) -> None:
+    for step in (7, 8, 9):
+        save(tmp_path, step)
+    newest = save(tmp_path, 1)
+    assert Retention(2, None).thin(newest) == []
+    assert (newest / "training_state").is_dir()
+    assert steps(tmp_path) == [1, 8, 9]
+
+
+def test_a_mark_on_an_average_keeps_it_and_its_checkpoint(tmp_path: Path) -> None:
+    marked, lone, *_, newest = (save(tmp_path, step) for step in range(1, 6))
+    for checkpoint in (marked, lone):
+        (average_of(checkpoint) / KEEP_FILE).touch()
+    shutil.rmtree(lone)
+    Retention(1, None).thin(newest)
+    assert steps(tmp_path) == [1, 5]
+    assert average_of(marked).is_dir() and average_of(lone).is_dir()
+    keep(marked, False)
+    Retention(1, None).thin(newest)
+    assert steps(tmp_path) == [5]
 
 
 def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(1, 5):
-        save(tmp_path, step)
+        newest = save(tmp_path, step)
     real = shutil.rmtree
 
     def refuse(path: Path, *given: object, **options: object) -> None:
@@ -76,7 +114,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(tmp_path: Path, mon
         real(path)
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
-    (sentence,) = Retention(2, None).thin(tmp_path)
+    (sentence,) = Retention(2, None).thin(newest)
     assert sentence.endswith("tiny-ep00-gs00001 could not be removed: there is no permission to write there.")
     assert steps(tmp_path) == [3, 4]
 
