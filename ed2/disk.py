@@ -41,6 +41,8 @@ _BY_NUMBER = {
     errno.ENOTCONN: GONE,
     errno.EHOSTDOWN: GONE,
 }
+_NO_CALL_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+"""What network and FUSE drives say that cannot force a folder to the disk; its files they can."""
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
 
@@ -152,13 +154,23 @@ def replace(temporary: Path, target: Path) -> None:
 
 def to_disk(path: Path) -> None:
     """See that a file or folder has reached the disk. Raises OSError."""
-    if os.name == "nt" and path.is_dir():  # Windows has no such call for folders
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    if not path.is_dir():
+        _to_disk(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    elif os.name != "nt":  # Windows has no such call for folders
+        try:
+            _to_disk(path, os.O_RDONLY)
+        except OSError as error:
+            if error.errno not in _NO_CALL_FOR_FOLDERS:
+                raise
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
         if hasattr(os, "posix_fadvise"):  # so that reading it back asks the drive, not the computer's memory
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
 

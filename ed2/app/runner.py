@@ -15,12 +15,12 @@ from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
 from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
-from ed2.app.run_lock import only_trainer
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.space import require_room, space_notes
 from ed2.app.start import Start, weigh
 from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.background import BackgroundSaver
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.checkpoint.saver import Kind
 from ed2.data.loader import Loader
 from ed2.data.reading import Outline

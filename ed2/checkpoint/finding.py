@@ -1,13 +1,13 @@
 """Finding a sound checkpoint: every byte is compared, and where one is damaged the one before is taken."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, aside, damage
+from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, Unreadable, aside, damage
 from ed2.checkpoint.order import age, oldest_first
 from ed2.checkpoint.resume import Checkpoint, opened_or_none
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import rename
 from ed2.errors import CheckpointError
 
@@ -27,7 +27,11 @@ class Found:
 
 
 def newest_of_run(run_dir: Path) -> Found:
-    """The newest sound checkpoint of a run; damaged ones that are newer are renamed, so that their names are free."""
+    """The newest sound checkpoint of a run.
+
+    Damaged ones that are newer are renamed, so that their names are free, unless the run is being trained just now.
+    Those that cannot be read keep their names.
+    """
     return _newest_sound(candidates(run_dir))
 
 
@@ -55,10 +59,11 @@ def require_sound(path: Path, *, with_state: bool) -> None:
     own = oldest_first(candidates(path.parent.parent))
     earlier = [other for other in reversed(own) if age(other) < age(path)]
     sound = next((c for other in earlier if not damage(other) and (c := opened_or_none(other))), None)
+    what = "cannot be read" if isinstance(fault, Unreadable) else "is damaged"
     fix = f"Continue from the one before it: --resume_ckpt {sound.path}" if sound else "Choose another checkpoint."
     if with_state and damage(path, with_state=False) is None:
         fix += " Or add --weights_only: its weights are sound."
-    raise CheckpointError(f"{path.name} is damaged", f"{fault}.", fix)
+    raise CheckpointError(f"{path.name} {what}", f"{fault}.", fix)
 
 
 def candidates(run_dir: Path) -> list[Path]:
@@ -76,7 +81,23 @@ def _newest_sound(paths: Sequence[Path]) -> Found:
         if fault is None:
             damaged.append(f"{path.name} is of another version of this program")
             continue
-        damaged.append(f"{path.name} is damaged ({fault})")
-        with contextlib.suppress(OSError):  # on a drive that can only be read it keeps its name
-            rename(path, aside(path))
+        if isinstance(fault, Unreadable):
+            damaged.append(f"{path.name} cannot be read just now ({fault})")
+            continue
+        renamed = _set_aside(path)
+        damaged.append(f"{path.name} is damaged ({fault}){f' and now named {renamed.name}' if renamed else ''}")
     return Found(None, tuple(damaged))
+
+
+def _set_aside(damaged: Path) -> Path | None:
+    """Rename a damaged checkpoint; None where it keeps its name: the run is being trained, the drive read-only."""
+    new = aside(damaged)
+    try:
+        with only_trainer(damaged.parent.parent):
+            fault = damage(damaged)  # again: its trainer may have been removing it
+            if fault is None or isinstance(fault, Unreadable):
+                return None
+            rename(damaged, new)
+    except (OSError, CheckpointError):
+        return None
+    return new

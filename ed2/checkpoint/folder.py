@@ -28,6 +28,10 @@ FORMAT_WITH_MANIFEST = 2
 HASHING_THREADS = 4
 
 
+class Unreadable(str):
+    """What is wrong with a checkpoint of which a file cannot be read now, which says nothing of what stands in it."""
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """What a file was when it was written."""
@@ -109,7 +113,8 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
 def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False) -> str | None:
     """What is wrong with the files of a checkpoint, naming one of them; None where it is sound.
 
-    A checkpoint whose training state was thinned is sound. Of one that is older than manifests only the headers of the
+    Where a file could not be read, what is given back is `Unreadable`: it may be sound, and is never renamed. A
+    checkpoint whose training state was thinned is sound. Of one that is older than manifests only the headers of the
     tensor files are looked at.
 
     Args:
@@ -122,8 +127,10 @@ def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False)
         if not manifest:
             return f"{MANIFEST}: it is missing" if _had_manifest(checkpoint) else _damaged_header(checkpoint)
         records = {name: FileRecord(**values) for name, values in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST}: it cannot be read"
+    except OSError as error:
+        return _unreadable(MANIFEST, error)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST}: it cannot be understood"
     if not with_state or not (checkpoint / TRAINING_STATE).exists():
         records = {name: record for name, record in records.items() if not name.startswith(f"{TRAINING_STATE}/")}
     wrong = _wrong_length(checkpoint, records)
@@ -151,12 +158,18 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _unreadable(name: str, error: OSError) -> Unreadable:
+    return Unreadable(f"{name}: it cannot be read ({error.strerror or error})")
+
+
 def _wrong_length(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | None:
     for name, record in records.items():
         try:
             length = (checkpoint / name).stat().st_size
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return f"{name}: it is missing"
+        except OSError as error:
+            return _unreadable(name, error)
         if length != record.bytes:
             return f"{name}: it is {length:,} bytes long, and {record.bytes:,} were written"
     return None
@@ -167,7 +180,7 @@ def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord]) -> str |
         try:
             is_same = sha256_of(checkpoint / name) == records[name].sha256
         except OSError as error:
-            return f"{name}: it cannot be read ({error.strerror or error})"
+            return _unreadable(name, error)
         return None if is_same else f"{name}: its bytes are not those that were written"
 
     with ThreadPoolExecutor(HASHING_THREADS, "hash") as threads:
@@ -182,6 +195,8 @@ def _damaged_header(checkpoint: Path) -> str | None:
         try:
             with safe_open(file, framework="pt"):
                 pass
-        except (OSError, SafetensorError):
+        except OSError as error:
+            return _unreadable(name, error)
+        except SafetensorError:
             return f"{name}: it is cut short, or no tensor file"
     return None if files else "its weights are missing"

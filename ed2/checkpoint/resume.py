@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damage, read_manifest
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, Unreadable, damage, read_manifest
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError
@@ -77,7 +77,8 @@ class Checkpoint:
     def is_newest(self) -> bool:
         """Whether its run has gone no further in a later checkpoint; what stands in the files is not read for that."""
         paths = (self.run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}")
-        others = [opened_or_none(path.parent) for path in paths if not damage(path.parent, is_quick=True)]
+        faults = {path.parent: damage(path.parent, is_quick=True) for path in paths}
+        others = [opened_or_none(c) for c, fault in faults.items() if not fault or isinstance(fault, Unreadable)]
         return self.state.step >= max((other.state.step for other in others if other), default=0)
 
     def restore(self, run: Run) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, aside, damage, whole_folder
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, Unreadable, aside, damage, whole_folder
 from ed2.checkpoint.order import average_of
 from ed2.checkpoint.retention import Retention
 from ed2.checkpoint.room import require_space
@@ -153,7 +153,8 @@ class Saver:
                 folder.add_tensors(f"{TRAINING_STATE}/{stem}.safetensors", tensors)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
         if fault := damage(target):  # nothing older is removed for what cannot be read back
-            rename(target, aside(target))
+            if not isinstance(fault, Unreadable):
+                rename(target, aside(target))
             fix = "The drive may be failing: save elsewhere with --logdir."
             raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{fault}.", fix)
         return sum(record.bytes for record in folder.files.values())
@@ -200,6 +201,9 @@ class Saver:
 
 
 def _set_aside_damaged(target: Path) -> None:
-    """Free the name of a checkpoint that was damaged after it was written."""
-    if target.exists() and damage(target):
+    """Free the name of a checkpoint that was damaged after it was written. Raises OSError where it cannot be read."""
+    fault = damage(target) if target.exists() else None
+    if isinstance(fault, Unreadable):
+        raise OSError(f"a checkpoint of that name is there, and {fault}")
+    if fault:
         rename(target, aside(target))

@@ -1,16 +1,19 @@
 """A damaged checkpoint is found by its bytes, named, and the one before is taken."""
 
+import errno
 import json
 import re
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ed2.app.start import choose_start
 from ed2.checkpoint.finding import newest_below, newest_of_run
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import CheckpointError
 
 Damage = Callable[[Path, Path], None]
@@ -60,7 +63,10 @@ def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_
         damage(newest / name, older / name)
         found = newest_of_run(run_dir)
         assert found.checkpoint and found.checkpoint.path == older, name
-        assert re.match(rf"{newest.name} is damaged \(.+\): continuing from {older.name}\.$", found.notes[0]), found
+        assert re.match(
+            rf"{newest.name} is damaged \(.+\) and now named \.damaged-\d+-{newest.name}: continuing from {older.name}",
+            found.notes[0],
+        ), found
         assert name in found.notes[0] or name == "manifest.json", found
         assert not newest.exists(), "its name is free"
         (aside,) = newest.parent.glob(f".damaged-*-{newest.name}")
@@ -76,11 +82,40 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     flip_a_bit(newest / "unet" / "diffusion_pytorch_model.safetensors", older)
     for name in ("findlast", str(run_dir)):
-        start = choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None)
+        with only_trainer(run_dir):  # it keeps its name while somebody trains there
+            start = choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None)
+        assert newest.is_dir()
         assert start.checkpoint and start.checkpoint.path == older
         if name == "findlast":
             reason = r"\(unet/diffusion_pytorch_model.safetensors: its bytes are not those that were written\)"
             assert re.match(f"{newest.name} is damaged {reason}: continuing from {older.name}", start.notes[0])
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_keeps_its_name(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newest = checkpoints_of(run_dir)
+    unreadable = newest / "vae" / "config.json"
+    real = Path.open
+
+    def refuse(self: Path, *given: Any, **options: Any) -> Any:
+        if self == unreadable:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(self, *given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        found = newest_of_run(run_dir)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            choose_start({"resume_ckpt": str(newest)}, None)
+    assert found.checkpoint and found.checkpoint.path == older
+    assert found.notes == [
+        f"{newest.name} cannot be read just now (vae/config.json: it cannot be read (Too many open files)): continuing "
+        f"from {older.name}."
+    ]
+    assert not found.checkpoint.is_newest, "so that it goes on in a new folder"
+    again = newest_of_run(run_dir)
+    assert again.checkpoint and (again.checkpoint.path, again.notes) == (newest, [])
 
 
 def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_before_it(run_dir: Path) -> None:

@@ -1,7 +1,9 @@
 """A folder is there whole or not at all, whichever call of the file system fails."""
 
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,27 @@ def test_whichever_write_to_the_disk_fails_nothing_is_left(
         assert not list(tmp_path.glob(".tmp-*"))
     else:
         assert calls < failing_call
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES])
+def test_a_drive_that_cannot_force_folders_to_the_disk_is_saved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, "not for folders")
+        real(handle)
+
+    def advise(*given: int) -> None:
+        raise OSError(number, "no advice")
+
+    monkeypatch.setattr(disk.os, "fsync", fsync)
+    monkeypatch.setattr(disk.os, "posix_fadvise", advise, raising=False)
+    fill(tmp_path / "whole")
+    write_whole(tmp_path / "small", b"1")
+    assert damage(tmp_path / "whole") is None
 
 
 def test_what_a_killed_program_left_is_swept(tmp_path: Path) -> None:

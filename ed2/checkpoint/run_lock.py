@@ -30,8 +30,7 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
     lock = FileLock(run_dir / LOCK_FILE, thread_local=False)
     try:
         lock.acquire(timeout=0)
-        holder = {"pid": os.getpid(), "started_at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-        write_whole(run_dir / HOLDER_FILE, json.dumps(holder).encode())
+        _tell_holder(run_dir)
     except Timeout:
         raise _is_taken(run_dir) from None
     except OSError as error:
@@ -40,6 +39,14 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _tell_holder(run_dir: Path) -> None:
+    holder = {"pid": os.getpid(), "started_at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    try:
+        write_whole(run_dir / HOLDER_FILE, json.dumps(holder).encode())
+    except OSError as error:
+        logger.warning("The run's folder is locked, but not by whom could be written down (%s).", error)
 
 
 def _is_taken(run_dir: Path) -> CheckpointError:

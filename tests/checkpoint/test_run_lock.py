@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.run_lock import only_trainer
+from ed2.checkpoint import run_lock
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import CheckpointError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ed2.app.run_lock import only_trainer
+from ed2.checkpoint.run_lock import only_trainer
 with only_trainer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -34,6 +35,18 @@ def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) ->
         holder.wait()
     with only_trainer(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+def test_a_run_is_locked_though_its_holder_cannot_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_lock, "write_whole", refuse)
+    with only_trainer(tmp_path), pytest.raises(CheckpointError, match="by another program"), only_trainer(tmp_path):
+        raise AssertionError("held twice")
+    assert "is locked, but" in caplog.text and "cannot be locked" not in caplog.text
 
 
 def test_the_same_process_holds_it_once_and_can_take_it_again(tmp_path: Path) -> None:
