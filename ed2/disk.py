@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,8 +106,8 @@ def write_whole(target: Path, content: bytes) -> None:
 
 
 def temporary_name(target: Path) -> Path:
-    """Where to write what becomes `target`: beside it, so that the way there is a rename."""
-    return target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    """Where this thread writes what becomes `target`: beside it, so that the way there is a rename."""
+    return target.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_native_id()}-{target.name}")
 
 
 def sweep_half_files(folder: Path) -> None:

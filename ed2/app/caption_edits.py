@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ed2.disk import write_whole
 from ed2.errors import Ed2Error
 
 EXTENSIONS = (".txt", ".caption")
@@ -35,7 +36,7 @@ class CaptionEdits:
         target = side_car(picture)
         try:
             self._keep(target)
-            _write(target, (" ".join(text.split()) + "\n").encode())
+            write_whole(target, (" ".join(text.split()) + "\n").encode())
         except OSError as error:
             raise Ed2Error("The caption is not saved", f"{error.strerror or error}.", "") from None
         return target
@@ -55,7 +56,7 @@ class CaptionEdits:
             if old is None:
                 target.unlink(missing_ok=True)
             else:
-                _write(target, base64.b64decode(old))
+                write_whole(target, base64.b64decode(old))
         except OSError as error:
             raise Ed2Error("The caption is not put back", f"{error.strerror or error}.", "") from None
         records[-1].unlink()
@@ -66,7 +67,7 @@ class CaptionEdits:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"path": str(target), "old": old}
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
-        _write(self.folder / name, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+        write_whole(self.folder / name, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
 
     def _records(self, target: Path) -> list[Path]:
         """What was kept of a side-car, oldest first."""
@@ -86,12 +87,3 @@ def side_car(picture: Path) -> Path:
         if (path := picture.with_suffix(extension)).exists():
             return path
     return picture.with_suffix(EXTENSIONS[0])
-
-
-def _write(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

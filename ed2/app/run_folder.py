@@ -95,7 +95,7 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
 
 def remove_half_files(run_dir: Path) -> None:
     """Remove what a killed program left half written among the samples and lists of a run."""
-    for pattern in (".tmp-*", ".*.tmp", "samples/.*.tmp", "samples/*/.*.tmp"):
+    for pattern in (".tmp-*", "samples/*/.tmp-*", ".*.tmp", "samples/.*.tmp", "samples/*/.*.tmp"):
         for leftover in run_dir.glob(pattern):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)

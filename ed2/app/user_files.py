@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.disk import is_reserved
+from ed2.disk import is_reserved, write_whole
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import ABOUT, PROGRAM_DIR
 from ed2.settings.gather import gather
@@ -61,9 +61,7 @@ class UserFiles:
         """Write a small file of the folder, whole or not at all. Raises OSError."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
         return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import PIL
 
 from ed2.data.images import ImageFacts
+from ed2.disk import write_whole
 from ed2.errors import Problem
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,7 @@ class ImageIndex:
         if self._path is None or not self._is_changed:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps({**self._head(), "entries": self._entries}), encoding="ascii")
-            partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(self._path, json.dumps({**self._head(), "entries": self._entries}).encode())
         self._is_changed = False
 
     def _head(self) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Sample pictures as files: a strip of tiles a prompt, the list of all of them, and the contact sheet of a run."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ed2.disk import write_whole
 from ed2.events import Sample
 from ed2.sampling.prompts import Prompt
 
@@ -93,12 +95,9 @@ def save_png(image: Image.Image, path: Path) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        image.save(temporary, "PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    write_whole(path, content.getvalue())
 
 
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:

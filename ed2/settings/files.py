@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ed2.disk import write_whole
 from ed2.errors import Problem, SettingsError, printable
 from ed2.settings.checks import is_plain, settings_from
 from ed2.settings.fields import fields
@@ -80,10 +81,8 @@ def _chain_note(path: Path) -> list[str]:
 
 
 def write_settings(path: Path, settings: Settings) -> None:
-    """Write `settings` as a preset that starts the same run, by a temporary name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(settings.flat(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write `settings` as a preset that starts the same run, whole or not at all."""
+    write_whole(path, (json.dumps(settings.flat(), indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """What the page keeps and may open: drafts, presets, captions, folders."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_a_draft_comes_back_and_a_damaged_one_is_forgotten(user: UserFiles) -> N
     assert user.draft() == {"lr": None, "project_name": "ünï"}
     (user.folder / "draft.json").write_text('{"lr": ')
     assert user.draft() == {}
+
+
+def test_a_draft_written_by_several_threads_at_once_is_whole(user: UserFiles) -> None:
+    drafts = [{"project_name": letter * 5000} for letter in "abcd"]
+    with ThreadPoolExecutor(len(drafts)) as threads:
+        for _ in range(10):
+            list(threads.map(user.keep_draft, drafts))  # raises what a thread has raised
+            assert user.draft() in drafts
+    assert [path.name for path in user.folder.iterdir()] == ["draft.json"]
 
 
 def test_own_presets_stand_after_those_that_come_along(user: UserFiles) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from ed2.disk import write_whole
 from ed2.events import Event, SavingChanged, StepDone
 
 EVENTS_NAME = "events.jsonl"
@@ -68,14 +69,8 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
     except FileNotFoundError:
         return
     kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step, without))
-    if kept == content:
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(kept)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if kept != content:
+        write_whole(path, kept)
 
 
 def _is_until(line: bytes, step: int, without: str | None) -> bool:
