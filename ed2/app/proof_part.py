@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Ed2Error, StopRequested
-from ed2.events import Event, RunStarted, StepDone
+from ed2.events import Event, RunStarted, SavingChanged, StepDone, Warned
 from ed2.training.controls import Controls
 
 
@@ -42,6 +42,10 @@ class Watch:
         """Look at an event, from the trainer's thread."""
         if isinstance(event, RunStarted):
             tell(began=event.step, run_dir=str(event.run_dir), total=event.total_steps)
+        elif isinstance(event, Warned):
+            tell(warning=event.text)
+        elif isinstance(event, SavingChanged) and not event.is_saving:
+            tell(saved=event.step)
         if not isinstance(event, StepDone):
             return
         tell(step=event.step)

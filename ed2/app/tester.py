@@ -1,5 +1,6 @@
 """The resume test of the page: one at a time, in a thread, beside no run."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from typing import Literal
 from ed2.app.proof import prove
 from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error, StopRequested
+
+logger = logging.getLogger(__name__)
 
 ENDED_BY_A_RUN = "The test was ended, since a run was started. Nothing is said of resuming."
 STOPPED = "The test was stopped. Nothing is said of resuming."
@@ -78,6 +81,9 @@ class ResumeTester:
             self._shown = ShownTest("failed", STOPPED if self._stop.is_set() else ENDED_BY_A_RUN)
         except (Ed2Error, OSError) as error:
             self._shown = ShownTest("failed", str(error))
+        except Exception as error:  # of a thread nobody else would hear of it, and the button would stay off
+            logger.exception("The resume test failed.")
+            self._shown = ShownTest("failed", f"The test failed itself: {type(error).__name__}: {error}.")
         else:
             self._shown = ShownTest("same" if proof.is_same else "different", proof.as_text())
 

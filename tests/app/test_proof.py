@@ -1,15 +1,19 @@
 """The resume test on a user's own settings, with real processes and a real kill."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ed2.app import tester as tester_module
 from ed2.app.command import main
-from ed2.app.proof import prove
+from ed2.app.proof import ResumeTest, prove
 from ed2.app.service import RefusedError
 from ed2.app.tester import ResumeTester
-from ed2.errors import SettingsError
+from ed2.errors import Ed2Error, SettingsError
+from ed2.settings.files import with_defaults
 from tests.runs import Values
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not tried there yet")
@@ -20,6 +24,9 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
     (tmp_path / "logs").mkdir()
     killed_before = tmp_path / "logs" / ".test-resume-999999999-abc"
     killed_before.mkdir()
+    os.utime(killed_before, (0, 0))
+    elsewhere = tmp_path / "logs" / ".test-resume-999999998-abc"  # of another computer that shares the drive
+    elsewhere.mkdir()
     heard: list[str] = []
     proof = prove({**values, "seed": -1}, None, steps=4, tell=heard.append)
     assert proof.is_same, proof.as_text()
@@ -28,7 +35,7 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
     assert "4 steps in one go, against 2, a kill, and 2 more" in proof.as_text()
     assert [text for text in heard if text.startswith("Part 2")][-1].endswith("step 3 of 4.")
     assert next(text for text in heard if "step" in text and text.startswith("Part 3")).endswith("step 3 of 4.")
-    assert not list((tmp_path / "logs").iterdir())
+    assert list((tmp_path / "logs").iterdir()) == [elsewhere]
 
 
 def test_wrong_settings_are_told_before_anything_is_started(values: Values) -> None:
@@ -51,3 +58,42 @@ def test_no_test_begins_beside_a_run_and_a_run_ends_a_test(values: Values) -> No
     assert tester.shown.state == "failed"
     assert "a run was started" in tester.shown.text
     assert not list(Path(str(values["logdir"])).iterdir())
+
+
+def test_a_test_that_fails_in_an_unknown_way_says_so_and_lets_go_of_its_button(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("argument of type 'int' is not iterable")
+
+    monkeypatch.setattr(tester_module, "prove", fail)
+    tester = ResumeTester(lambda: False)
+    for _ in range(2):
+        tester.start(values)
+        tester.wait()
+        assert tester.shown.state == "failed"
+        assert "TypeError: argument of type 'int'" in tester.shown.text
+
+
+def resume_test(values: Values, folder: Path) -> ResumeTest:
+    return ResumeTest(with_defaults(values), folder, 4, tell=lambda _: None, should_stop=lambda: False)
+
+
+def test_what_a_library_prints_is_no_news_of_a_part(values: Values, tmp_path: Path) -> None:
+    code = """print('1\\n[]\\n"failed"\\nnull\\n{"step": 3}\\nhello')"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert list(resume_test(values, tmp_path)._lines("1 of 3", process, 4)) == [{"step": 3}]
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_ends_the_test_with_its_reason(values: Values, tmp_path: Path) -> None:
+    import resource  # Windows has none
+
+    test = resume_test(values, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the part inherits it
+    try:
+        with pytest.raises(Ed2Error, match="takes no files of this size"):
+            test._killed("2 of 3: half, then a kill", test._values("killed"), 2, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
