@@ -277,5 +277,6 @@ class Session:
     def _draw_sheet(self, step: int) -> None:
         try:
             contact_sheet(self._builder.run_dir)
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:  # the run has ended, and its end is to be told whatever happens
+            logger.exception("The contact sheet failed.")
             self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {error}"))

@@ -19,6 +19,8 @@ from ed2.vram.sampler import MemorySampler
 logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 2.0
+JOIN_SECONDS = 1.0
+"""Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
 
 RUNNING: tuple[State, ...] = ("training", "sampling")
 LEGAL: Mapping[str, tuple[State, ...]] = {
@@ -69,7 +71,8 @@ class TrainerService:
                 raise SettingsError("The run cannot start:", problems)
             self._controls = Controls()
             self._view.clear("preparing", "reading the program's libraries")
-            self._thread = threading.Thread(target=self._work, args=(values, self._controls), name="trainer")
+            work = (values, self._controls, self._thread)
+            self._thread = threading.Thread(target=self._work, args=work, name="trainer")
             self._thread.start()
 
     def pause(self) -> None:
@@ -135,6 +138,8 @@ class TrainerService:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no run is going on; false where that took longer than `timeout` seconds."""
         thread = self._thread
+        while timeout is None and thread is not None and thread.is_alive():
+            thread.join(JOIN_SECONDS)
         if thread is not None:
             thread.join(timeout)
         return thread is None or not thread.is_alive()
@@ -156,8 +161,10 @@ class TrainerService:
         if state not in LEGAL[command]:
             raise RefusedError(f"Cannot {command} now", f"the trainer is {state}", "")
 
-    def _work(self, values: Mapping[str, object], controls: Controls) -> None:
+    def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
         """The trainer's thread: a run from its start to its end."""
+        if before is not None:  # its run has told its end, and may still hold the lock of its folder
+            before.join()
         bus = EventBus([self._view])
         try:
             self._train(values, bus, controls)

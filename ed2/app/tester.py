@@ -71,8 +71,8 @@ class ResumeTester:
 
     def wait(self) -> None:
         """Wait until no test is going on."""
-        if self._thread is not None:
-            self._thread.join()
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)  # on Windows Ctrl-C is not heard while a thread is waited for without an end
 
     def _work(self, values: Mapping[str, object]) -> None:
         try:

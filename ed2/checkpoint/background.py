@@ -61,9 +61,9 @@ class BackgroundSaver:
 
     def join(self) -> None:
         """Wait until no save is going on."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)  # on Windows Ctrl-C is not heard while a thread is waited for without an end
+        self._thread = None
 
     def leave_out_single_files(self) -> None:
         """Write no single files from now on."""

@@ -9,6 +9,7 @@ nothing can be started, connected to, or written but the one file. What training
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ FORBIDDEN = (
     "os.rename", "os.chmod", "os.rmdir", "os.link", "os.symlink", "shutil.", "socket.", "ctypes.", "webbrowser.",
 )  # fmt: skip
 """Begins the names of Python's audit events that no reading of weights has."""
+WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Ignored:
@@ -95,8 +97,10 @@ class Watch:
 
 
 def _writes(arguments: tuple[object, ...]) -> bool:
-    mode = arguments[1] if len(arguments) > 1 else None
-    return isinstance(mode, str) and any(letter in mode for letter in "wax+")
+    """Whether an audited `open` of path, mode and flags writes; os.open gives no mode."""
+    mode, flags = (*arguments[1:], None, None)[:2]
+    by_mode = isinstance(mode, str) and any(letter in mode for letter in "wax+")
+    return by_mode or (isinstance(flags, int) and bool(flags & WRITING_FLAGS))
 
 
 def _limit_memory(more_bytes: int) -> None:

@@ -126,11 +126,16 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
     def fail(*anything: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(runner, "contact_sheet", fail)
+    def fail_strangely(*anything: object) -> None:
+        raise IndexError("no such tile")
+
+    monkeypatch.setattr(runner, "contact_sheet", fail_strangely)
     monkeypatch.setattr(runner, "require_savable", fail)
     trained = train(values, stop_at=1)
     assert trained.ended.phase == "stopped"
-    assert any("could not be saved: the disk is gone" in event.text for event in trained.of(Warned))
+    warned = [event.text for event in trained.of(Warned)]
+    assert any("could not be saved: the disk is gone" in text for text in warned)
+    assert any("could not be drawn: no such tile" in text for text in warned)
 
 
 def test_a_run_opens_no_network_connection(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ed2.app.runs import find_runs, run_named
 from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import SettingsError
 from tests.runs import Values, differing
 
@@ -89,6 +90,25 @@ def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Valu
     assert [run.state for run in find_runs(run_dir.parent)] == ["interrupted"]
     assert run_named(run_dir.parent, run_dir.name, run_dir).state == "running"
     assert run_named(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None
+
+
+def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
+    service: TrainerService, values: Values
+) -> None:
+    run_dir = finished(service, values).run_dir
+    assert run_dir
+    is_held = threading.Event()
+
+    def hold() -> None:
+        with only_trainer(run_dir):
+            is_held.set()
+            time.sleep(1)
+
+    service._thread = threading.Thread(target=hold)
+    service._thread.start()
+    is_held.wait()
+    shown = finished(service, {**values, "resume_ckpt": str(run_dir), "max_epochs": 3})
+    assert (shown.state, shown.step, shown.problems) == ("done", 15, ())
 
 
 def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values) -> None:

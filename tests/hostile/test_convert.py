@@ -106,13 +106,14 @@ def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -
     assert not Path("pwned").exists()
 
 
-@pytest.mark.parametrize("act", ["start", "connect", "write", "remove"])
+@pytest.mark.parametrize("act", ["start", "connect", "write", "write by flags", "remove"])
 def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str, tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     acts = {
         "start": "import os; os.system('true')",
         "connect": "import socket; socket.create_connection(('127.0.0.1', 9))",
         "write": f"open({str(tmp_path / 'new')!r}, 'w')",
+        "write by flags": f"import os; os.open({str(tmp_path / 'new')!r}, os.O_WRONLY | os.O_CREAT)",
         "remove": f"import os; os.remove({str(tmp_path / 'there')!r})",
     }
     code = f"import sys; from ed2.models.unpickle import Watch; sys.addaudithook(Watch()); {acts[act]}"
