@@ -108,7 +108,7 @@ def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
     service._thread.start()
     is_held.wait()
     shown = finished(service, {**values, "resume_ckpt": str(run_dir), "max_epochs": 3})
-    assert (shown.state, shown.step, shown.problems) == ("done", 15, ())
+    assert (shown.state, shown.step) == ("done", 15)
 
 
 def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values) -> None:
