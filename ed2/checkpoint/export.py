@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.disk import sweep_half_files, write_whole
 from ed2.models.files import EXTRA_FILE, PARTS
 from ed2.models.layout import sd2_yaml, single_file_tensors
 from ed2.models.sd import StableDiffusion
+from ed2.models.tensor_file import mapped_tensors
 from ed2.models.writing import write_single_file
 
 RUN_KEY = "run"
@@ -88,9 +88,9 @@ def writer_of(single_file: Path) -> str | None:
 
 
 def _parts_of(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
-    return {part: load_file(checkpoint / part / f"{stem}.safetensors") for part, (_, stem) in PARTS.items()}
+    return {part: mapped_tensors(checkpoint / part / f"{stem}.safetensors") for part, (_, stem) in PARTS.items()}
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Tensor]:
     file = checkpoint / EXTRA_FILE
-    return load_file(file) if file.is_file() else {}
+    return mapped_tensors(file) if file.is_file() else {}

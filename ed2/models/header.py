@@ -55,11 +55,13 @@ class Header:
         shapes: by the tensors' names.
         dtypes: the format's own names, such as F16.
         metadata: texts beside the tensors, from anybody.
+        places: where in the file a tensor's bytes begin and end.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
+    places: Mapping[str, tuple[int, int]]
 
     @property
     def num_weights(self) -> int:
@@ -94,6 +96,7 @@ def read_header(path: Path) -> Header:
         {name: entry.shape for name, entry in entries.items()},
         {name: entry.dtype for name, entry in entries.items()},
         {str(k): v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
+        {name: (8 + length + entry.start, 8 + length + entry.end) for name, entry in entries.items()},
     )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ed2.disk import HashingFile, plain_reason, replace, temporary_name, to_disk
 from ed2.errors import CheckpointError
-from ed2.models.tensor_file import stored_dtype, write_tensors
+from ed2.models.tensor_file import mapped_tensors, stored_dtype, write_tensors
 
 Tensors = Mapping[str, Tensor]
 _MAY_BE_INFINITE = "attn_mask"
@@ -76,9 +76,7 @@ def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str], d
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
-            yield name, tensors.get_tensor(name)
+    yield from mapped_tensors(path).items()
 
 
 def _write_ckpt(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:

@@ -1,5 +1,7 @@
 """Our writer of safetensors files against the library's own."""
 
+import gc
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ed2.disk import HashingFile, sha256_of
-from ed2.models.tensor_file import bytes_of, write_tensors
+from ed2.models.tensor_file import bytes_of, mapped_tensors, write_tensors
 
 
 def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp_path: Path) -> None:
@@ -22,6 +24,11 @@ def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert (hashing.sha256, hashing.num_bytes) == (sha256_of(tmp_path / "ours"), (tmp_path / "ours").stat().st_size)
     assert all(torch.equal(tensors[name], read) for name, read in load_file(tmp_path / "ours").items())
+    mapped = mapped_tensors(tmp_path / "ours")
+    assert mapped.keys() == tensors.keys()
+    for name, read in mapped.items():
+        assert (read.dtype, read.shape) == (tensors[name].dtype, tensors[name].shape)
+        assert torch.equal(read, tensors[name])
 
 
 def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
@@ -36,3 +43,25 @@ def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
 def test_a_type_that_the_format_does_not_have_is_named(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="odd is of a type"):
         write_tensors(HashingFile(file), {"odd": torch.zeros(2, dtype=torch.complex64)}, {})
+
+
+def test_reading_back_keeps_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "many").open("wb") as file:
+        write_tensors(HashingFile(file), {f"t{i}": torch.zeros(300) for i in range(100)}, {})
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            for _ in range(50):
+                mapped_tensors(tmp_path / "many")
+            gc.collect()
+            kept.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert kept[1] - kept[0] < 50 * 100 * 8
+
+
+def test_a_damaged_file_is_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "page.safetensors").write_text("<html>")
+    with pytest.raises(ValueError, match=r"page\.safetensors"):
+        mapped_tensors(tmp_path / "page.safetensors")
