@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -47,6 +48,8 @@ _NO_CALL_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSU
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
 
+
+logger = logging.getLogger(__name__)
 
 _DEVICES = frozenset(
     (
@@ -127,6 +130,14 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(trash)
 
 
+def finish_folder(temporary: Path, target: Path) -> None:
+    """Give a folder, whose files are on the disk, its name. Raises OSError, and then it does not have it."""
+    for inner, _, _ in os.walk(temporary, topdown=False):
+        to_disk(Path(inner))
+    rename(temporary, target)
+    _name_to_disk(target)
+
+
 def rename(old: Path, new: Path) -> None:
     """Rename; on Windows again for two seconds, since a virus scanner may hold on to a file that was just written."""
     for _ in range(RENAME_TRIES - 1):
@@ -150,7 +161,15 @@ def replace(temporary: Path, target: Path) -> None:
             break
     else:
         temporary.replace(target)
-    to_disk(target.parent)
+    _name_to_disk(target)
+
+
+def _name_to_disk(target: Path) -> None:
+    """See that the disk knows a new name; where it refuses, the file is there until a power cut."""
+    try:
+        to_disk(target.parent)
+    except OSError as error:
+        logger.warning("%s is written, but a power cut may still lose it: %s.", target, plain_reason(error))
 
 
 def to_disk(path: Path) -> None:

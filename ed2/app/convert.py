@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, plain_reason, rename, temporary_name, to_disk, write_whole
+from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.choose import open_base
@@ -68,7 +68,8 @@ def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
     try:
         write_tensors_of(source, weights)
         if beside.is_file():
-            shutil.copyfile(beside, weights.with_suffix(".yaml"))
+            with _writing(target):
+                shutil.copyfile(beside, weights.with_suffix(".yaml"))
         yield weights
     except ModelError as error:
         raise ModelError(f"{source} cannot be converted:", error.problems) from None
@@ -87,27 +88,40 @@ def _write_file(model: ModelSource, target: Path) -> None:
         tensors = load_file(model.path)
     write_single_file(target, tensors, {"format": "pt", PREDICTION_KEY: predicted})
     if model.family == "sd2":
-        write_whole(target.with_suffix(".yaml"), sd2_yaml(predicted).encode())
+        with _writing(target):
+            write_whole(target.with_suffix(".yaml"), sd2_yaml(predicted).encode())
 
 
 def _write_folder(model: ModelSource, target: Path) -> None:
     folder = temporary_name(target)
     try:
-        for name, content in model.small_files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        for part, tensors in _parts(model).items():
-            file = folder / part / f"{PARTS[part][1]}.safetensors"
-            with file.open("wb") as stream:
-                write_tensors(HashingFile(stream), tensors, {"format": "pt"})
-            to_disk(file)
-        for part in PARTS:
-            open_base(folder, {}).read(part)
-        rename(folder, target)
-    except OSError as error:
-        raise _error(target, f"{plain_reason(error)}.", "Choose another folder.") from error
+        with _writing(target):
+            _fill(folder, model)
+            for part in PARTS:
+                open_base(folder, {}).read(part)
+            finish_folder(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(folder: Path, model: ModelSource) -> None:
+    for name, content in model.small_files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        to_disk(folder / name)
+    for part, tensors in _parts(model).items():
+        file = folder / part / f"{PARTS[part][1]}.safetensors"
+        with file.open("wb") as stream:
+            write_tensors(HashingFile(stream), tensors, {"format": "pt"})
+        to_disk(file)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _error(target, f"{plain_reason(error)}.", "Choose another folder.") from error
 
 
 def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:

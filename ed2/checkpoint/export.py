@@ -1,5 +1,6 @@
 """Single files for a webui, made out of a checkpoint that is on the disk already."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ RUN_KEY = "run"
 """Where a single file's metadata names the run that wrote it."""
 PREDICTION_KEY = "prediction_type"
 """Where it says what the model predicts."""
+_NUMBERED = re.compile(r" \(\d+\)$")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Exporter:
 
     def has_written(self, name: str) -> bool:
         """Whether the single file of the checkpoint `name` is there, written by this run."""
-        files = [path for path in self.folder.glob(f"*.{self.container}") if path.stem.partition(" (")[0] == name]
+        files = [path for path in self.folder.glob(f"*.{self.container}") if checkpoint_of(path) == name]
         return any(writer_of(path) in (self.run_name, None) for path in files)
 
     def require_place(self, model: StableDiffusion) -> None:
@@ -74,6 +76,11 @@ class Exporter:
             number += 1
             candidate = path.with_stem(f"{path.stem} ({number})")
         return candidate
+
+
+def checkpoint_of(single_file: Path) -> str:
+    """The name of the checkpoint that a single file is of, without the number that frees a name."""
+    return _NUMBERED.sub("", single_file.stem)
 
 
 def writer_of(single_file: Path) -> str | None:

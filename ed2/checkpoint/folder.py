@@ -1,7 +1,6 @@
 """A checkpoint's folder: there whole or not at all, with a manifest that tells later whether its bytes are the same."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from ed2.checkpoint.order import MANIFEST as MANIFEST
 from ed2.checkpoint.order import STATE_FILE as STATE_FILE
 from ed2.checkpoint.order import TRAINING_STATE as TRAINING_STATE
 from ed2.checkpoint.order import read_manifest as read_manifest
-from ed2.disk import TEMPORARY, TRASH, HashingFile, rename, sha256_of, temporary_name, to_disk
+from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, sha256_of, temporary_name, to_disk
 from ed2.models.tensor_file import write_tensors
 
 MANIFEST_FORMAT = 1
@@ -93,10 +92,7 @@ def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterat
         for name in folder.files:
             to_disk(folder.path / name)
         _write_manifest(folder, about or {})
-        for inner, _, _ in os.walk(folder.path, topdown=False):
-            to_disk(Path(inner))
-        rename(folder.path, target)
-        to_disk(target.parent)
+        finish_folder(folder.path, target)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise

@@ -1,18 +1,16 @@
 """Which checkpoints of a run stay, and the removal of the others."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.export import Exporter, writer_of
+from ed2.checkpoint.export import Exporter, checkpoint_of, writer_of
 from ed2.checkpoint.order import EMA_SUFFIX, TRAINING_STATE, average_of, oldest_first, read_manifest
 from ed2.checkpoint.pins import is_kept
 from ed2.disk import plain_reason, remove_tree
 
 STATES_KEPT = 3
 """How many of the newest checkpoints keep their training state."""
-_NUMBERED = re.compile(r" \(\d+\)$")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Retention:
         """The single files of a checkpoint that this run has written, as far as they say so: a .ckpt does not."""
         if self.exporter is None or not self.exporter.folder.is_dir():
             return []
-        found = [f for f in self.exporter.folder.glob("*.safetensors") if _NUMBERED.sub("", f.stem) == name]
+        found = [f for f in self.exporter.folder.glob("*.safetensors") if checkpoint_of(f) == name]
         own = [file for file in found if writer_of(file) == self.exporter.run_name]
         return own + [yaml for file in own if (yaml := file.with_suffix(".yaml")).exists()]
 

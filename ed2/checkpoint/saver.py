@@ -111,8 +111,7 @@ class Saver:
         single = self._export(target, snapshot)
         if has_average:
             self._export(average, snapshot)
-        for sentence in Retention(self.keep_last, self.exporter).thin(target):
-            self.bus.emit(Warned(snapshot.step, sentence))
+        self._thin(target, snapshot.step)
         return CheckpointSaved(
             step=snapshot.step,
             epoch=snapshot.epoch,
@@ -122,6 +121,15 @@ class Saver:
             bytes_written=written + (single.stat().st_size if single else 0),
             seconds=time.monotonic() - started,
         )
+
+    def _thin(self, just_saved: Path, step: int) -> None:
+        """Remove what need not stay; where that fails, the save is good all the same."""
+        try:
+            sentences = Retention(self.keep_last, self.exporter).thin(just_saved)
+        except OSError as error:
+            sentences = [f"Older checkpoints could not be removed: {plain_reason(error)}."]
+        for sentence in sentences:
+            self.bus.emit(Warned(step, sentence))
 
     def saved_already(self, state: TrainState) -> CheckpointSaved | None:
         """What was written of this very step, if it is whole: another copy of it would be of no use."""

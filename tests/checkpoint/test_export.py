@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ed2.checkpoint.export import Exporter
+from ed2.checkpoint.export import RUN_KEY, Exporter
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
 from ed2.models import writing
@@ -93,3 +93,11 @@ def test_a_file_of_another_run_keeps_its_name(saved_run: Trained, quick_path: Pa
     again = Exporter(quick_path, "first").write(saved_run.checkpoint, "sd1", "epsilon")
     second = Exporter(quick_path, "second").write(saved_run.checkpoint, "sd1", "epsilon")
     assert (first, second.name) == (again, f"{first.stem} (2).safetensors")
+
+
+def test_a_single_file_is_found_whatever_its_project_is_called(quick_path: Path) -> None:
+    exporter, name = Exporter(quick_path, "run"), "my cat (v2)-ep00-gs00001"
+    assert not exporter.has_written(name)
+    write_single_file(quick_path / f"{name} (2).safetensors", {"weight": torch.ones(1)}, {RUN_KEY: "run"})
+    assert exporter.has_written(name)
+    assert not exporter.has_written("my cat")

@@ -54,11 +54,11 @@ def test_whichever_write_to_the_disk_fails_nothing_is_left(
     try:
         fill(tmp_path / "whole")
     except OSError:
-        complete = (tmp_path / "whole" / "inner" / "a").exists() and (tmp_path / "whole" / "b").exists()
-        assert complete or not (tmp_path / "whole").exists()
+        assert not (tmp_path / "whole").exists()
         assert not list(tmp_path.glob(".tmp-*"))
     else:
-        assert calls < failing_call
+        assert calls < failing_call or failing_call == 6, "only what comes after the rename may fail"
+        assert damage(tmp_path / "whole") is None
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES])

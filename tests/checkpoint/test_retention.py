@@ -135,6 +135,21 @@ def test_single_files_go_with_their_checkpoint_if_this_run_wrote_them(values: Va
     assert len(Retention(2, Exporter(single, trained.run_dir.name))._single_files(name)) == 2
 
 
+def test_what_fails_while_older_ones_are_looked_at_spoils_no_save(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ed2.checkpoint import retention
+
+    def refuse(checkpoint: Path) -> bool:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(retention, "is_kept", refuse)
+    trained = train({**values, "max_epochs": 3, "keep_last": 2})
+    assert len(trained.of(CheckpointSaved)) == 3
+    assert trained.ended.phase == "done"
+    assert any("Older checkpoints could not be removed" in event.text for event in trained.of(Warned))
+
+
 def test_nothing_is_removed_for_a_checkpoint_that_reads_back_damaged(
     values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

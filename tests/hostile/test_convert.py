@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ed2.__main__ import main
+from ed2.app import convert
 from ed2.errors import ModelError
 from ed2.models import single_file
 from ed2.models.files import PARTS, open_folder
@@ -47,6 +48,24 @@ def test_a_folder_comes_back_from_a_single_file(
     assert same_weights(folder, tiny / "back")
     assert not list(tiny.glob(".tmp-*"))
     assert "Wrote" in capsys.readouterr().out
+
+
+def test_every_file_of_a_folder_reaches_the_disk_and_one_that_cannot_be_copied_is_told(
+    sd2: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached: list[str] = []
+    monkeypatch.setattr(convert, "to_disk", lambda path: reached.append(path.name))
+    assert main(["convert", str(sd2), str(tiny / "copy")]) == 0
+    assert sorted(reached) == sorted(file.name for file in (tiny / "copy").rglob("*") if file.is_file())
+    assert main(["convert", str(sd2), str(tiny / "one.ckpt")]) == 0
+
+    def refuse(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert.shutil, "copyfile", refuse)
+    assert main(["convert", str(tiny / "one.ckpt"), str(tiny / "two.safetensors")]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    assert not (tiny / "two.safetensors").exists()
 
 
 class ModelCheckpoint:
