@@ -10,6 +10,7 @@ from pathlib import Path
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
 from ed2.checkpoint.order import EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
+from ed2.checkpoint.run_lock import Holder, other_trainer
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class RunRecord:
         state: done, stopped, failed, running, or interrupted where the program was killed.
         checkpoint: the newest one; None where there is none.
         can_continue: whether a checkpoint has what a run needs to go on.
+        trainer: another program that trains this run now.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class RunRecord:
     last_sample: Path | None
     checkpoint: Path | None
     can_continue: bool
+    trainer: Holder | None = None
 
 
 def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
@@ -68,12 +71,13 @@ def _told(folder: Path, written: tuple[float, int]) -> RunSnapshot:
 def _record(folder: Path, *, is_live: bool) -> RunRecord:
     events = folder / EVENTS_NAME
     shown = _told(folder, (_changed(events), events.stat().st_size))
-    state = "running" if is_live else "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
+    trainer = None if is_live else other_trainer(folder)
+    ended = "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
     checkpoints = checkpoints_of(folder)
     samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]
     return RunRecord(
         folder=folder,
-        state=state,
+        state="running" if is_live or trainer else ended,
         step=max(shown.step, age(checkpoints[-1])[0] if checkpoints else 0),
         total=shown.total,
         loss=shown.loss,
@@ -82,6 +86,7 @@ def _record(folder: Path, *, is_live: bool) -> RunRecord:
         last_sample=samples[-1] if samples else None,
         checkpoint=checkpoints[-1] if checkpoints else None,
         can_continue=any((c / TRAINING_STATE / STATE_FILE).is_file() for c in checkpoints),
+        trainer=trainer,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.start_checks import start_problems
+from ed2.checkpoint.run_lock import other_trainer
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
@@ -132,7 +133,10 @@ class TrainerService:
                 return
             self._view.clear("idle")
             self._view.replay(runs[-1].parent)
-            if self._view.snapshot().is_active:
+            if other := other_trainer(runs[-1].parent):
+                detail = f"the run goes on in {other.name}"
+                self._view.change("status", state="idle", detail=detail, is_saving=False)
+            elif self._view.snapshot().is_active:
                 self._view.change("status", state="stopped", detail="the program ended in mid-run", is_saving=False)
 
     def wait(self, timeout: float | None = None) -> bool:

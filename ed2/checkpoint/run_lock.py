@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,40 @@ LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
 """Beside the lock, since Windows lets nobody read a locked file."""
 
+LOOK_SECONDS = 0.2
+"""How long a trainer tries for the lock: one that only looks whether it is held has it for less than a thousandth."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The program that trains a run; process and time are None where that is not written down."""
+
+    pid: int | None = None
+    since: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The program as it is called within a sentence."""
+        return "another program" if self.pid is None else f"another program (process {self.pid})"
+
+
+def other_trainer(run_dir: Path) -> Holder | None:
+    """The other program that trains this run; None where there is none, or where that cannot be told.
+
+    Waits for nothing and leaves no file.
+    """
+    if not (run_dir / LOCK_FILE).is_file():
+        return None
+    try:
+        with FileLock(run_dir / LOCK_FILE, timeout=0, thread_local=False):
+            return None
+    except Timeout:
+        holder = _holder(run_dir)
+        return None if holder.pid == os.getpid() else holder
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -29,7 +63,7 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
     """
     lock = FileLock(run_dir / LOCK_FILE, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS)
         _tell_holder(run_dir)
     except Timeout:
         raise _is_taken(run_dir) from None
@@ -49,11 +83,16 @@ def _tell_holder(run_dir: Path) -> None:
         logger.warning("The run's folder is locked, but not by whom could be written down (%s).", error)
 
 
-def _is_taken(run_dir: Path) -> CheckpointError:
+def _holder(run_dir: Path) -> Holder:
     try:
-        holder = json.loads((run_dir / HOLDER_FILE).read_text(encoding="utf-8"))
-        who = f"process {int(holder['pid'])} since {str(holder['started_at'])[:19]}."
+        written = json.loads((run_dir / HOLDER_FILE).read_text(encoding="utf-8"))
+        return Holder(int(written["pid"]), str(written["started_at"])[:19])
     except (OSError, ValueError, KeyError, TypeError):
-        who = "another program."
+        return Holder()
+
+
+def _is_taken(run_dir: Path) -> CheckpointError:
+    holder = _holder(run_dir)
+    who = "another program." if holder.pid is None else f"process {holder.pid} since {holder.since}."
     fix = "Wait for its end or stop it; to train the same once more, begin a new run."
     return CheckpointError(f"The run {run_dir.name} is being trained already", f"by {who}", fix)

@@ -85,9 +85,10 @@ class ResumeTab:
         picture = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
         loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
         can = "can be continued" if run.can_continue else "no checkpoint to continue"
+        where = f" in {run.trainer.name}" if run.trainer else ""
         return (
             f'<li data-run="{name}" data-state="{run.state}"><button type="button" aria-label="Choose {name}">{picture}'
-            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{run.state}</span> '
+            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{run.state}{where}</span> '
             f"step {run.step:,} of {run.total:,}{loss}<br>"
             f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></button></li>"
         )
@@ -110,6 +111,8 @@ class ResumeTab:
 
     def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:
         run = self._chosen(logdir, name)
+        if run.trainer:
+            raise refusal(f"This run goes on in {run.trainer.name}: wait for its end or stop it there.")
         if not run.can_continue:
             raise refusal("This run has no checkpoint that it can continue from.")
         return started(self._context, {"resume_ckpt": str(run.folder), "logdir": str(Path(run.folder).parent)})

@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +111,24 @@ def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
     is_held.wait()
     shown = finished(service, {**values, "resume_ckpt": str(run_dir), "max_epochs": 3})
     assert (shown.state, shown.step) == ("done", 15)
+
+
+def test_a_run_of_another_program_is_told_as_running_there(service: TrainerService, values: Values) -> None:
+    run_dir = finished(service, values).run_dir
+    assert run_dir
+    hold = (
+        "import sys; from pathlib import Path; from ed2.checkpoint.run_lock import only_trainer\n"
+        "with only_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(run_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        service.show_last_run(run_dir.parent)
+        shown, (record,) = service.snapshot(), find_runs(run_dir.parent)
+    where = f"another program (process {other.pid})"
+    assert (shown.state, shown.detail) == ("idle", f"the run goes on in {where}")
+    assert record.state == "running" and record.trainer and record.trainer.name == where
+    assert [(run.state, run.trainer) for run in find_runs(run_dir.parent)] == [("done", None)]
 
 
 def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ed2.checkpoint import run_lock
-from ed2.checkpoint.run_lock import only_trainer
+from ed2.checkpoint.run_lock import only_trainer, other_trainer
 from ed2.errors import CheckpointError
 
 HOLD = """
@@ -23,18 +23,24 @@ with only_trainer(Path(sys.argv[1])):
 
 
 def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) -> None:
+    assert other_trainer(tmp_path) is None and not list(tmp_path.iterdir())
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(CheckpointError) as error, only_trainer(tmp_path):
             raise AssertionError("held twice")
+        for _ in range(2):  # a look takes nothing away
+            other = other_trainer(tmp_path)
+            assert other and other.pid == holder.pid and other.since and re.match(r"\d{4}-\d\d-\d\d", other.since)
         expected = rf"The run {tmp_path.name} is being trained already: by process {holder.pid} since \d{{4}}-\d\d-\d\d"
         assert re.match(expected, str(error.value))
     finally:
         holder.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
         holder.wait()
+    assert other_trainer(tmp_path) is None
     with only_trainer(tmp_path):
         assert (tmp_path / ".lock").exists()
+        assert other_trainer(tmp_path) is None  # this program itself is no other
 
 
 def test_a_run_is_locked_though_its_holder_cannot_be_written_down(
