@@ -2,8 +2,6 @@
 
 import contextlib
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import SettingsError
+from tests.elsewhere import trained_elsewhere
 from tests.runs import Values, differing
 
 
@@ -116,16 +115,10 @@ def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
 def test_a_run_of_another_program_is_told_as_running_there(service: TrainerService, values: Values) -> None:
     run_dir = finished(service, values).run_dir
     assert run_dir
-    hold = (
-        "import sys; from pathlib import Path; from ed2.checkpoint.run_lock import only_trainer\n"
-        "with only_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(run_dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout and other.stdout.readline() == "held\n"
+    with trained_elsewhere(run_dir) as pid:
         service.show_last_run(run_dir.parent)
         shown, (record,) = service.snapshot(), find_runs(run_dir.parent)
-    where = f"another program (process {other.pid})"
+    where = f"another program (process {pid})"
     assert (shown.state, shown.detail) == ("idle", f"the run goes on in {where}")
     assert record.state == "running" and record.trainer and record.trainer.name == where
     assert [(run.state, run.trainer) for run in find_runs(run_dir.parent)] == [("done", None)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.elsewhere import trained_elsewhere
 from tests.tiny import make_pictures
 from tests.ui.conftest import Server, serving
 
@@ -180,6 +181,12 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
     tab(page, "Resume")
     expect(page.locator("#runs-list li").first).to_have_attribute("data-state", "stopped")
     before = int(page.locator("#status").get_attribute("data-step") or 0)
+    with trained_elsewhere(run_dir_of(server)) as pid:
+        page.locator("#refresh-button").click()
+        expect(page.locator("#runs-list li").first).to_contain_text(f"running in another program (process {pid})")
+        page.locator("#continue-button").click()
+        expect(page.get_by_text(f"This run goes on in another program (process {pid})")).to_be_visible()
+        state(page, "stopped")
     page.locator("#continue-button").click()
     state(page, "training")
     expect(page.locator("#tab-train")).to_be_visible()
