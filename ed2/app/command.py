@@ -1,4 +1,4 @@
-"""The command line program: `python train.py`."""
+"""The command line program: `train.py`, which the launcher runs as `./launch.sh train`."""
 
 import io
 import json
@@ -12,24 +12,24 @@ from types import FrameType
 from ed2.app.console_close import saving_when_closed
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
-from ed2.settings.files import read_preset, with_defaults
+from ed2.settings.files import TRAIN_COMMAND, read_preset, with_defaults
 
 STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_CODES = {"done": 0, "failed": 1}
 
-HOW_TO_START = """\
+HOW_TO_START = f"""\
 EveryDream with a face: train Stable Diffusion on your own pictures.
 
-  python train.py --data_root PICTURES --resume_ckpt MODEL --project_name NAME
+  {TRAIN_COMMAND} --data_root PICTURES --resume_ckpt MODEL --project_name NAME
       PICTURES  a folder of pictures with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
       MODEL     a diffusers folder of an SD 1.x or SD 2.x model, or a checkpoint to continue
 
-  python train.py --config presets/demo.json         the demo that comes along, no card needed
-  python train.py --check --data_root PICTURES       what a run would do, and what is wrong with the pictures
-  python train.py --suggest --vram_gb 12             which settings to change so that it fits a card of 12 GB
-  python train.py --test_resume --data_root ...      see whether a killed run goes on to the same bytes
-  python train.py --help                             every setting
+  {TRAIN_COMMAND} --config presets/demo.json    the demo that comes along, no card needed
+  {TRAIN_COMMAND} --check --data_root PICTURES  what a run would do, and what is wrong with the pictures
+  {TRAIN_COMMAND} --suggest --vram_gb 12        which settings to change so that it fits a card of 12 GB
+  {TRAIN_COMMAND} --test_resume --data_root ... see whether a killed run goes on to the same bytes
+  {TRAIN_COMMAND} --help                        every setting
 
 --resolution chooses the size of training; every picture keeps its shape:
 """
@@ -109,7 +109,7 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
                 should_stop=lambda: bool(asked),
             )
         except StopRequested:
-            print("Stopped: nothing is said of the run.", file=sys.stderr)
+            print("Stopped before there was an answer.", file=sys.stderr)
             return 128 + asked[0]
     print(proof.as_text())
     return int(not proof.is_same)

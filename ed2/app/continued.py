@@ -108,7 +108,9 @@ def last_begun(logdir: Path) -> Path | None:
 
 def no_checkpoint_yet(run_dir: Path) -> str:
     """What to do about a run that ended before its first checkpoint."""
-    return (
-        f"The run {run_dir.name} ended before its first checkpoint: start it again with --config "
-        f"{run_dir / SETTINGS_FILE}, which gives the same result."
-    )
+    return f"The run {run_dir.name} ended before its first checkpoint. {begin_again(run_dir)}"
+
+
+def begin_again(run_dir: Path) -> str:
+    """How to do a run once more from its beginning."""
+    return f"Start it again with --config {run_dir / SETTINGS_FILE}, which gives the same result."

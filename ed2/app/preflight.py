@@ -88,8 +88,8 @@ def model_sizes(settings: Settings) -> ModelSizes:
     """Count the weights of the base model from its files' headers; one that is not here is planned by its family."""
     name, family = settings.model.resume_ckpt, settings.model.model_family or "sd1"
     if not name:
-        what = f"no base model is given, so an {FAMILY_NAMES[family]} model is planned."
-        return _usual(family, Problem(None, what, "Give one with --resume_ckpt."))
+        what = f"No base model is chosen yet, so an {FAMILY_NAMES[family]} model is planned."
+        return _usual(family, Problem(None, what))
     folder = Path(name)
     folder = folder if folder.exists() else in_hub_cache(name) or folder
     if folder.is_file():
@@ -98,16 +98,17 @@ def model_sizes(settings: Settings) -> ModelSizes:
     here = _family_of_config(config)
     counts = {part: _parameters_in(folder / part) for part in PARTS[here]}
     if not all(counts.values()):
-        what = f"the base model {name} is not on this disk, so an {FAMILY_NAMES[family]} model is planned."
+        what = f"The base model {name} is not on this disk, so an {FAMILY_NAMES[family]} model is planned."
         fix = "" if settings.model.model_family else "If it is another, say so with --model_family sd2 or sdxl."
         return _usual(family, Problem(None, what, fix))
     counts["text_encoder"] += counts.pop("text_encoder_2", 0)
-    return ModelSizes(here, counts, _untrainable(here, folder))
+    return ModelSizes(here, counts, _untrainable(here, folder.name))
 
 
 def _usual(family: str, *problems: Problem) -> ModelSizes:
     shape = shape_of(family)
-    return ModelSizes(family, {part: shape.numbers(part) for part in ("unet", "text_encoder", "vae")}, problems)
+    counts = {part: shape.numbers(part) for part in ("unet", "text_encoder", "vae")}
+    return ModelSizes(family, counts, (*problems, *_untrainable(family, "This")))
 
 
 def _family_of_config(config: Mapping[str, Any]) -> str:
@@ -116,10 +117,10 @@ def _family_of_config(config: Mapping[str, Any]) -> str:
     return "sd2" if config.get("use_linear_projection") else "sd1"
 
 
-def _untrainable(family: str, path: Path) -> tuple[Problem, ...]:
+def _untrainable(family: str, name: str) -> tuple[Problem, ...]:
     if family != "sdxl":
         return ()
-    what = f"{path.name} is an SDXL model, which cannot be trained here yet: this is only what it would take."
+    what = f"{name} is an SDXL model, which cannot be trained here yet: this is only what it would take."
     return (Problem(None, what, "Choose an SD 1.x or SD 2.x model."),)
 
 
@@ -135,7 +136,7 @@ def _sizes_of_file(file: Path) -> ModelSizes:
         part: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
         for part, prefix in prefixes.items()
     }
-    return ModelSizes(family, counts, _untrainable(family, file))
+    return ModelSizes(family, counts, _untrainable(family, file.name))
 
 
 def _parameters_in(folder: Path) -> int:

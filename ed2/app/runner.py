@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from ed2.app.completing import complete_save
 from ed2.app.faults import fault_of
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
+from ed2.app.reporters.texts import counted
 from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.space import require_room, space_notes
@@ -22,6 +23,7 @@ from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.checkpoint.saver import Kind
+from ed2.data.example import Finding
 from ed2.data.loader import Loader
 from ed2.data.reading import Outline
 from ed2.data.report import side_car_lines
@@ -108,8 +110,20 @@ def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> Set
 
 
 def _finished(start: Start) -> FinishedError:
-    what = f"{start.base.name} has all its {start.settings.run.max_epochs} epochs."
-    return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, "Raise it to train on.")])
+    epochs = start.settings.run.max_epochs
+    what = f"{start.base.name} has all its {counted(epochs, 'epoch')}."
+    fix = f"Raise max_epochs to train on: --max_epochs {epochs + 1}."
+    return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])
+
+
+def _left_out(problems: Sequence[Finding], shown: int) -> list[str]:
+    """Name the first files that are left out, and count the rest; a run that goes on has named them before."""
+    lines = [f"Left out: {problem}" for problem in problems[:shown]]
+    rest = len(problems) - shown
+    if rest > 0:
+        verb = "is" if rest == 1 else "are"
+        lines.append(f"{counted(rest, 'more file' if shown else 'file')} {verb} left out; --check lists them all.")
+    return lines
 
 
 class Session:
@@ -218,10 +232,7 @@ class Session:
         dataset, settings = self._builder.dataset, self._start.settings
         run.state.seconds += time.monotonic() - self._began
         notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
-        for problem in dataset.problems[:PROBLEMS_SHOWN]:
-            notes.append(f"Left out: {problem}")
-        if len(dataset.problems) > PROBLEMS_SHOWN:
-            notes.append(f"{len(dataset.problems) - PROBLEMS_SHOWN} more files are left out; --check lists them all.")
+        notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
         notes += side_car_lines(dataset)
         for text in space_notes(settings, model_sizes(settings)):
             self._bus.emit(Warned(run.state.step, text))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
-from ed2.app.continued import last_begun, no_checkpoint_yet, settings_of, with_those_of
+from ed2.app.continued import begin_again, last_begun, no_checkpoint_yet, settings_of, with_those_of
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
@@ -168,8 +168,11 @@ def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
         found = newest_of_run(path)
         if not found.checkpoint:
-            why, fix = " ".join(found.notes), "Choose another run." if found.notes else no_checkpoint_yet(path)
-            raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, fix)
+            if not found.notes:
+                what, why = f"The run {path.name} cannot be continued", "it ended before its first checkpoint."
+                raise CheckpointError(what, why, begin_again(path))
+            why = " ".join(found.notes)
+            raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, "Choose another run.")
         return found.checkpoint.path, found.notes
     require_sound(path, with_state=not settings.model.weights_only)
     return path, []

@@ -19,6 +19,7 @@ from ed2.errors import DatasetError, Problem
 
 MAX_PROBLEMS_TOLD = 20
 """How many files an error names when nothing can be used; the rest are counted."""
+FOLDER_WANTED = "Give the folder of your pictures with --data_root, and check its spelling."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +125,7 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
     problems = []
     for folder in folders:
         if not folder.exists():
-            problems.append(Problem(str(folder), "there is no such folder.", "Check data_root for typing errors."))
+            problems.append(Problem(str(folder), "there is no such folder.", FOLDER_WANTED))
         elif not folder.is_dir() and not is_manifest(folder):
             fix = "data_root must be the folder that it is in, or a .json manifest."
             problems.append(Problem(str(folder), "this is a file.", fix))

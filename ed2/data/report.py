@@ -201,9 +201,15 @@ def _note_lines(dataset: Dataset) -> list[str]:
     for kind, heading in _HEADINGS.items():
         notes = [note for note in dataset.notes if note.kind == kind]
         if notes:
-            names = ", ".join(_where(dataset, note) for note in notes[:MAX_NOTES_TOLD])
+            names = ", ".join(_named(dataset, note) for note in notes[:MAX_NOTES_TOLD])
             lines.append(f"{heading} ({len(notes):,}): {names}{_rest(len(notes))}")
     return lines
+
+
+def _named(dataset: Dataset, note: Finding) -> str:
+    """Return the file's path, and of a caption file that is there and empty that it is."""
+    is_empty = note.kind in ("file name", "no caption") and " is empty" in note.what
+    return _where(dataset, note) + (f" ({note.what.partition(',')[0].rstrip('.')})" if is_empty else "")
 
 
 def side_car_lines(dataset: Dataset) -> list[str]:

@@ -1,7 +1,7 @@
 """The small files that say how pictures are trained: beside a picture, and in a folder for all that is in it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ def read_picture_file(path: Path) -> Read:
     return Read(layer_of_text(text.text) if text.text else Layer(), _text_notes(path, text))
 
 
-def described(image: Path, below: Layer, sidecars: Iterable[Path]) -> Described:
+def described(image: Path, below: Layer, sidecars: Sequence[Path]) -> Described:
     """Return what holds for a picture.
 
     Args:
@@ -85,7 +85,7 @@ def described(image: Path, below: Layer, sidecars: Iterable[Path]) -> Described:
     """
     reads = [read_picture_file(path) for path in sidecars]
     layer = merged([below, *(read.layer for read in reads)]) if reads else below
-    notes = [note for read in reads for note in read.notes]
+    notes = [_of_file(path, note) for path, read in zip(sidecars, reads, strict=True) for note in read.notes]
     own = dict.fromkeys(prompt for read in reads for prompt in read.layer.prompts)
     if len(own) > 1:
         what = f'it has {len(own)} main prompts, of which only "{layer.prompts[0][:60]}" is used'
@@ -94,7 +94,8 @@ def described(image: Path, below: Layer, sidecars: Iterable[Path]) -> Described:
         # Of an empty text file nothing needs to be told where another file gives the caption.
         return Described(layer, layer.prompts[0], tuple(note for note in notes if note.kind != "file name"))
     prompt = caption_from_name(image)
-    reason = next((note.what for note in notes if note.kind == "file name"), "there is no caption file")
+    usual = "its side-car gives no caption" if sidecars else "there is no caption file"
+    reason = next((note.what for note in notes if note.kind == "file name"), usual)
     notes = [note for note in notes if note.kind != "file name"]
     if prompt or layer.tags:
         notes.append(Note("file name", reason))
@@ -114,7 +115,7 @@ def _read_yaml(path: Path) -> Read:
     try:
         values = yaml.load(text.text, Loader=_LOADER)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        return _refused(f"it is not proper YAML ({_where(error)})")
+        return _refused(f"it is not proper YAML ({_where(error)}), so nothing of it is used; correct it there")
     if values is None or values == "":
         return Read(Layer())
     if not isinstance(values, dict):
@@ -134,6 +135,11 @@ def _read(told: Told, text: TextFile) -> Read:
     if text.note:
         notes.append(Note(text.note, text.detail))
     return Read(told.layer, tuple(notes))
+
+
+def _of_file(path: Path, note: Note) -> Note:
+    """Name the side-car in what is said of a picture; other notes name their file themselves."""
+    return note._replace(what=f"in {path.name}: {note.what}") if note.kind == "side-car" else note
 
 
 def _refused(what: str) -> Read:

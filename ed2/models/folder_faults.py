@@ -33,8 +33,8 @@ _SIGNS = {
 def folder_faults(path: Path) -> list[Problem]:
     """Everything that keeps a folder from being trained; empty where it may be read."""
     if not _exists(path):
-        fix = "Give the path of a diffusers folder: one that holds model_index.json."
-        return [Problem(None, "there is no such folder.", fix)]
+        fix = "Give a diffusers folder (one that holds model_index.json) or a .safetensors file."
+        return [Problem(None, "there is no such file or folder.", fix)]
     if not (path / INDEX).is_file():
         return [_no_index(path)]
     contents, problems = _read_small_files(path)

@@ -30,6 +30,7 @@ from ed2.models.soundness import weights_fault
 
 CONFIGS = Path(__file__).parent / "configs"
 FAMILIES = ("sd1", "sd2")
+FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x"}
 PREFIXES = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": "cond_stage_model."}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 MAX_YAML_BYTES = 64 << 10
@@ -194,8 +195,26 @@ def _network(source: ModelFile, part: str, tensors: Mapping[str, Tensor]) -> nn.
     kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
     with torch.device("meta"):
         module: nn.Module = kind.from_config(source.config(f"{part}/config.json"))
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if misfit := _misfit(source, part, shapes, tensors):
+        raise _model_error(source.path, misfit)
     module.load_state_dict(tensors, strict=True, assign=True)
     return module
+
+
+def _misfit(
+    source: ModelFile, part: str, wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor]
+) -> Problem | None:
+    """What keeps these tensors from being the part, in words: another size, or some that are missing."""
+    family = FAMILY_NAMES[source.family]
+    if any(tensor.shape != wanted[name] for name, tensor in given.items() if name in wanted):
+        what = f"it is not of the size of {family} (some models for trying things out are smaller)."
+        return Problem(part, what, "Use it as a diffusers folder, which says its own size.")
+    missing = sorted(wanted.keys() - given.keys())
+    if missing:
+        what = f"{len(missing)} of its {len(wanted)} tensors are missing, such as {missing[0]}."
+        return Problem(part, what, "Get this file anew, or choose another.")
+    return None
 
 
 def _text_encoder(source: ModelFile, tensors: Mapping[str, Tensor]) -> nn.Module:

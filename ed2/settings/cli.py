@@ -9,14 +9,14 @@ from typing import NoReturn
 from ed2.errors import Problem, SettingsError
 from ed2.settings.checks import unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
-from ed2.settings.files import absolute_paths
+from ed2.settings.files import TRAIN_COMMAND, absolute_paths
 from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 MAX_CARD_GB = 1024
 TEST_STEPS = 8
 """Steps of the resume test where no number is given."""
-USAGE = "train.py [--config FILE] [--name value ...]"
+USAGE = f"{TRAIN_COMMAND} [--config FILE] [--name value ...]"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def help_text() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="train.py",
+        prog=TRAIN_COMMAND,
         usage=USAGE,
         add_help=False,
         allow_abbrev=False,
@@ -185,5 +185,5 @@ def _unknown_flag(text: str) -> Problem:
     if not text.startswith("--"):
         return Problem(None, f"{text!r} belongs to no flag.", "Put a value with blanks in quotes.")
     problem = unknown_setting(text[2:].split("=")[0].removeprefix("no-"))
-    fix = problem.fix.replace("mean ", "mean --") if problem.fix else "train.py --help lists all."
+    fix = problem.fix.replace("mean ", "mean --") if problem.fix else f"{TRAIN_COMMAND} --help lists all."
     return Problem(text.split("=")[0], "there is no such flag.", fix)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ed2.settings.schema import Settings
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
 """The folder of the program: relative paths in presets and defaults count from here."""
+TRAIN_COMMAND = "launch.bat train" if sys.platform == "win32" else "./launch.sh train"
+"""How a person starts a run without the page: the launcher finds the Python that has the libraries."""
 
 ABOUT = "about"
 """The one key of a preset that is no setting: title, for whom, where the figures come from."""

@@ -363,7 +363,7 @@ class CheckpointSettings(Group):
     """Checkpoints"""
 
     ckpt_every_n_minutes: Annotated[float, Field(ge=0)] | None = None
-    """Save every so many minutes; 0 is never; empty is 30, or never when save_every_n_epochs is given."""
+    """Save every so many minutes; 0 is never; empty is 30, or never where it is saved by epochs."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
     """Save after every so many epochs; empty or 0 is never. With thousands of pictures prefer minutes."""
     save_ckpts_from_n_epochs: Annotated[int, Field(ge=0), Advanced()] = 0

@@ -157,10 +157,10 @@ def _told(search: Search, settings: Settings, taken: list[tuple[Values, str]]) -
 
 def _by_rule(search: Search, settings: Settings) -> Iterator[tuple[Values, str]]:
     """What is advised whether it fits or not: how often activations are computed."""
-    is_on = settings.memory.gradient_checkpointing
-    resolution = settings.data.resolution
+    is_on, resolution = settings.memory.gradient_checkpointing, settings.data.resolution
     if search.card_gb <= SMALL_CARD_GB:
-        wanted, why = True, "a quarter slower; on a card this small other programs decide whether it fits without"
+        tipped = "; it fits without, but other programs on the card could tip it over" if search.fits(settings) else ""
+        wanted, why = True, f"a quarter slower{tipped}"
     elif search.card_gb <= LARGE_CARD_GB and resolution > LARGE_RESOLUTION:
         wanted, why = True, "a quarter slower"
     else:

@@ -36,7 +36,7 @@ def flags(tmp_path: Path, sd1: Path, pictures: Path) -> list[object]:
 def test_without_arguments_it_says_how_to_start_and_the_resolutions_without_torch() -> None:
     done = program(python=("-X", "importtime"))
     assert done.returncode == 0
-    assert "python train.py --data_root PICTURES --resume_ckpt MODEL" in done.stdout
+    assert "--data_root PICTURES --resume_ckpt MODEL" in done.stdout
     shown = [line.split() for line in done.stdout.splitlines()]
     assert [int(words[0]) for words in shown if words and words[0] in map(str, RESOLUTIONS)] == list(RESOLUTIONS)
     assert "512x512 576x448 640x384 768x320 1024x256" in done.stdout
@@ -69,7 +69,7 @@ def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path
     assert answer["total_steps"] == 300 * answer["steps_per_epoch"]
     paths = [problem["path"] for problem in answer["problems"]]
     assert paths == ["cut.png", None]
-    assert "no base model is given" in answer["problems"][1]["what"]
+    assert "No base model is chosen yet" in answer["problems"][1]["what"]
     assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 
@@ -144,4 +144,5 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
     assert "Done after 5 steps" in first.stdout
     again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
     assert again.returncode == 0
-    assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epochs. Raise it to train on." in again.stderr
+    assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epoch." in again.stderr
+    assert "Raise max_epochs to train on: --max_epochs 2." in again.stderr

@@ -6,10 +6,12 @@ import pytest
 from ed2.app.reporters import ConsoleReporter
 from ed2.app.reporters.texts import counted, duration, file_size
 from ed2.events import (
+    PhaseChanged,
     RunEnded,
     StepDone,
     Warned,
 )
+from ed2.settings.files import TRAIN_COMMAND
 from tests.app.events import events_of, started
 
 
@@ -101,6 +103,16 @@ def test_a_failed_run_says_why(run_dir: Path) -> None:
     reporter(RunEnded(3, "failed", "The disk is full.", 4.0))
     assert "Failed after 3 steps in 4.0 s: The disk is full." in stream.getvalue()
     assert "Checkpoint" not in stream.getvalue()
+
+
+def test_a_stopped_run_says_how_to_go_on(run_dir: Path) -> None:
+    stream = io.StringIO()
+    reporter = ConsoleReporter(stream, Clock(0.01))
+    reporter(started(run_dir))
+    reporter(PhaseChanged(0, "sampling", "4 prompts"))
+    reporter(RunEnded(3, "stopped", "stopped and saved", 4.0, run_dir / "ckpts" / "interrupted"))
+    assert "Now drawing samples: 4 prompts." in stream.getvalue()
+    assert f'{TRAIN_COMMAND} --resume_ckpt findlast --logdir "{run_dir.parent}"' in stream.getvalue()
 
 
 def test_a_terminal_has_a_bar(run_dir: Path) -> None:

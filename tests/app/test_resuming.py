@@ -37,7 +37,7 @@ def test_other_versions_threads_and_devices_are_told(values: Values) -> None:
 def test_a_run_killed_before_its_first_checkpoint_is_told_by_findlast(values: Values) -> None:
     killed = train(values, stop_at=1)
     shutil.rmtree(killed.checkpoint)
-    with pytest.raises(SettingsError, match="ended before its first checkpoint: start it again with --config"):
+    with pytest.raises(SettingsError, match=r"ended before its first checkpoint\. Start it again with --config"):
         train({"resume_ckpt": "findlast", "logdir": values["logdir"]})
     with pytest.raises(CheckpointError, match="ended before its first checkpoint"):
         train({"resume_ckpt": str(killed.run_dir), "logdir": values["logdir"]})

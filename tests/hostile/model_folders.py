@@ -48,10 +48,10 @@ def _without(*names: str) -> Spoil:
 
 
 def _missing() -> Iterator[Model]:
-    yield Model("gone", lambda folder: folder / "gone", "there is no such folder")
-    yield Model("long-name", lambda folder: folder / ("x" * 300), "there is no such folder")
+    yield Model("gone", lambda folder: folder / "gone", "there is no such file or folder")
+    yield Model("long-name", lambda folder: folder / ("x" * 300), "there is no such file or folder")
     yield Model("part-alone", lambda folder: folder / "unet", "holds one part alone .'UNet2DConditionModel'")
-    yield Model("loop", _loop, "there is no such folder")
+    yield Model("loop", _loop, "there is no such file or folder")
     yield Model(
         "nothing-in-it", _without("unet", "vae", "text_encoder", "tokenizer", "scheduler"), "(?s)unet.*vae.*tok"
     )

@@ -30,7 +30,7 @@ def test_a_whole_folder_is_opened_with_its_family_and_precision(sd1: Path, sd2: 
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert "there is no such folder" in told(tmp_path / "gone")
+    assert "there is no such file or folder" in told(tmp_path / "gone")
 
 
 def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:

@@ -210,6 +210,12 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
         open_base(tiny_configs / "model.ckpt", {})
 
 
+def test_a_model_of_another_size_is_said_to_be_one_and_to_work_as_a_folder(sd1: Path, tmp_path: Path) -> None:
+    source = open_base(write(tmp_path / "tiny.safetensors", tensors_of(sd1)), {})
+    with pytest.raises(ModelError, match=r"not of the size of SD 1\.x .*Use it as a diffusers folder"):
+        source.read("unet")
+
+
 def test_a_public_name_that_is_not_here_says_what_to_give(tmp_path: Path, pictures: Path) -> None:
     assert in_hub_cache("nobody/no-such-model") is None
     with pytest.raises(

@@ -24,6 +24,8 @@ from ed2.events import (
 )
 from ed2.sampling.pictures import SAMPLES_DIR
 from ed2.sampling.sheet import SHEET_NAME
+from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND
+from ed2.settings.schema import LoggingSettings
 
 LINE_SECONDS = 10.0
 """The longest silence between two lines where there is no progress bar."""
@@ -95,7 +97,7 @@ class ConsoleReporter:
     def _(self, event: PhaseChanged) -> None:
         if self._bar is not None and event.phase != "training":
             self._bar.set_description_str(event.phase)
-        elif self._bar is None and event.phase == "preparing":
+        elif self._bar is None and event.phase in ("preparing", "sampling"):
             self._write(described(event))
 
     @_tell.register(SamplesMade)
@@ -127,7 +129,16 @@ class ConsoleReporter:
         if run_dir:
             logs = shown_path(run_dir.parent)
             made.append(("Curves", f'tensorboard --logdir "{logs}"' if " " in logs else f"tensorboard --logdir {logs}"))
+        if event.phase != "done" and event.checkpoint is not None:
+            made.append(("Go on with", f"{TRAIN_COMMAND} --resume_ckpt findlast{self._own_logdir()}"))
         return made
+
+    def _own_logdir(self) -> str:
+        """The flag that lets `findlast` find this run, where its folder is not the usual one."""
+        logdir = self._run.run_dir.absolute().parent if self._run else None
+        if logdir is None or logdir == (PROGRAM_DIR / LoggingSettings().logdir).absolute():
+            return ""
+        return f' --logdir "{logdir}"'
 
     def _epoch_of(self, event: StepDone) -> int:
         """The epoch, from 0, that the step belonged to: its last step already counts the next one."""

@@ -54,7 +54,8 @@ def _(event: RunStarted) -> str:
 
 @described.register
 def _(event: PhaseChanged) -> str:
-    return f"Now {event.phase}" + (f": {event.detail}." if event.detail else ".")
+    doing = "drawing samples" if event.phase == "sampling" else event.phase
+    return f"Now {doing}" + (f": {event.detail}." if event.detail else ".")
 
 
 @described.register
