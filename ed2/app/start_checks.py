@@ -41,7 +41,7 @@ def _model(values: Mapping[str, object]) -> list[Problem]:
     name = str(values.get("resume_ckpt") or "")
     if not name:
         fix = "Give a model folder in the tab Settings, or continue a run in the tab Resume."
-        return [Problem("resume_ckpt", "No base model is chosen yet.", fix)]
+        return [Problem("resume_ckpt", "no base model is given.", fix)]
     if name == FIND_LAST or Path(name).exists() or _PUBLIC_NAME.fullmatch(name):
         return []
     return [Problem("resume_ckpt", f"there is no model {name}.", "Check the path for typing errors.")]
