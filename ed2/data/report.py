@@ -17,7 +17,7 @@ TABLE_COLUMNS = 100
 MAX_NOTES_TOLD = 3
 """How many files the text names of each kind of note."""
 
-_HEADINGS: Mapping[Kind, str] = {
+HEADINGS: Mapping[Kind, str] = {
     "enlarged": "Enlarged, since smaller than the bucket",
     "wide": "Cut at both ends, since longer than the longest bucket",
     "animated": "Several frames, of which the first is used",
@@ -27,6 +27,7 @@ _HEADINGS: Mapping[Kind, str] = {
     "cut": "Caption file too long, the end left out",
     "several": "More than one main prompt, of which the first is used",
 }
+"""What each kind of note is called for people."""
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
 _TABLE_SCALE = 4096
@@ -198,7 +199,7 @@ def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
     lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
     lines += side_car_lines(dataset)
-    for kind, heading in _HEADINGS.items():
+    for kind, heading in HEADINGS.items():
         notes = [note for note in dataset.notes if note.kind == kind]
         if notes:
             names = ", ".join(_named(dataset, note) for note in notes[:MAX_NOTES_TOLD])

@@ -34,6 +34,9 @@ def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: fl
         f'<polygon class="band" points="{" ".join(upper + lower)}"/>',
         f'<polyline class="line" points="{" ".join(scale.at(p.step, mean) for p, mean in shown)}"/>',
     ]
+    if len(shown) == 1:
+        x, y = scale.at(shown[0][0].step, shown[0][1]).split(",")
+        parts.append(f'<line class="dot" x1="{x}" x2="{x}" y1="{y}" y2="{y}"/>')
     if checks:
         parts.append(f'<polyline class="val" points="{" ".join(scale.at(p.step, p.mean) for p in checks)}"/>')
     label = f"Loss from step {shown[0][0].step:,} to {shown[-1][0].step:,}, now {shown[-1][1]:.4f}"
@@ -66,8 +69,9 @@ class _Scale:
     def __init__(self, points: Sequence[Point], more: Sequence[Point]) -> None:
         every = [*points, *more]
         self.first, self.last = points[0].step, max(points[-1].step, points[0].step + 1)
-        self.low, high = min(p.low for p in every), max(p.high for p in every)
-        self.high = high if high > self.low else self.low + 1e-6
+        low, high = min(p.low for p in every), max(p.high for p in every)
+        room = 0.0 if high > low else abs(low) / 10 or 1e-6
+        self.low, self.high = low - room, high + room
 
     def at(self, step: float, value: float) -> str:
         x = WIDTH * (step - self.first) / (self.last - self.first)

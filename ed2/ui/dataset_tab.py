@@ -9,7 +9,8 @@ import gradio as gr
 
 from ed2.app.check import Checked, looked_at
 from ed2.app.scanning import scan_dataset
-from ed2.data.example import Example
+from ed2.data.example import Example, Kind
+from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
@@ -244,11 +245,14 @@ class DatasetTab:
 
 def _notes_html(checked: Checked) -> str:
     """What is good to know, gathered by kind with a few names."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[Kind, list[str]] = {}
     for note in checked.dataset.notes:
-        kinds.setdefault(note.kind, []).append(f"{note.path}: {note.what}")
+        kinds.setdefault(note.kind, []).append(
+            str(note.path) if note.kind in HEADINGS else f"{note.path}: {note.what} {note.fix}".strip()
+        )
     items = []
     for kind, texts in kinds.items():
-        names = "; ".join(texts[:3]) + (f"; and {len(texts) - 3:,} more" if len(texts) > 3 else "")
-        items.append(f"<li><strong>{escape(kind)} ({len(texts):,})</strong>: {escape(names)}</li>")
+        names = ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
+        heading = HEADINGS.get(kind, "Also good to know")
+        items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
     return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

@@ -121,6 +121,9 @@ def plan_html(found: Planned) -> str:
         f'<li><i class="ed-key part-{name}"></i>{escape(names[name])} <b>{size:.1f}</b></li>'
         for name, size in shown.items()
     )
+    card_gb = found.card.free_gb or 0.0
+    if 0 < card_gb < plan.high_gb:
+        legend += f'<li><i class="ed-key limit"></i>end of the card <b>{card_gb:.1f}</b></li>'
     notes = "".join(f'<p class="ed-note">{escape(note)}</p>' for note in plan.notes)
     return (
         f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{pill}{escape(_sentence(found))}</p>'

@@ -15,7 +15,7 @@ from ed2.ui.keep import KeepPanel
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started
-from ed2.ui.words import empty_html
+from ed2.ui.words import empty_html, label_of
 
 MAX_SHOWN = 100
 NO_RUNS = "No runs yet: they appear here as soon as one was started."
@@ -121,5 +121,9 @@ class ResumeTab:
         run = self._chosen(logdir, name)
         if run.checkpoint is None:
             raise refusal("This run has no checkpoint.")
-        gr.Info("The newest checkpoint of this run is now the base model of the form.", duration=5)
+        gr.Info(
+            f"The newest checkpoint of this run is now the base model, and “{label_of('weights_only')}” is set: "
+            f"training begins anew at step 0. Give it a {label_of('project_name')} of its own.",
+            duration=8,
+        )
         return str(run.checkpoint), True, gr.Tabs(selected="settings")

@@ -138,8 +138,10 @@ class SettingsTab:
         own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
         if not own:
             return '<p class="ed-note">The form is as in this preset.</p>'
-        changes = ", ".join(f"{label_of(name)}: {_told(base[name])} → {_told(value)}" for name, value in own.items())
-        return f'<p class="ed-note">Different from this preset: {escape(changes)}</p>'
+        changes = (f"{label_of(name)}: {_told(base[name])} → {_told(value)}" for name, value in own.items())
+        items = "".join(f"<li>{escape(change)}</li>" for change in changes)
+        count = f"{len(own)} settings differ" if len(own) > 1 else "1 setting differs"
+        return f'<details class="ed-note"><summary>{count} from this preset</summary><ul>{items}</ul></details>'
 
 
 def _is_here(name: str, group: str) -> bool:
@@ -147,6 +149,8 @@ def _is_here(name: str, group: str) -> bool:
 
 
 def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if value in (None, "", []):
         return "empty"
     return ", ".join(short_path(str(item)) for item in (value if isinstance(value, list) else [value]))
