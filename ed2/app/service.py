@@ -187,6 +187,7 @@ class TrainerService:
         from ed2.app.runner import run_training
         from ed2.app.start import choose_start
 
+        self._view.change("status", detail="comparing every byte of the checkpoint, if it begins with one")
         start = choose_start(values, None)
         if start.checkpoint:
             self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)

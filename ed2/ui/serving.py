@@ -1,5 +1,6 @@
 """Putting a page on a port, with what Gradio leaves open closed."""
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -58,7 +59,8 @@ def free_port(first: int, server_name: str = "127.0.0.1") -> int:
     """The first free port of 20 from `first` on. Raises Ed2Error."""
     for port in range(first, first + PORTS_TRIED):
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name != "nt":  # a port that was just left is free; on Windows this would call one in use free too
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((server_name, port))
             except OSError:

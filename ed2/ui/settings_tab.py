@@ -13,7 +13,7 @@ from ed2.app.forecast import forecast
 from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
-from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
+from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
@@ -162,7 +162,7 @@ def _differing(values: Mapping[str, object], base: Mapping[str, object]) -> dict
 
 def command_of(values: Mapping[str, object]) -> str:
     """The command line that starts a run with these settings."""
-    words = ["python", "train.py"]
+    words = TRAIN_COMMAND.split()
     for name, value in absolute_paths(values, PROGRAM_DIR).items():
         if isinstance(value, bool):
             is_plain = fields()[name].is_plain_switch
