@@ -39,6 +39,8 @@ def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, ser
     page = open_page()
     state(page, "idle")
     open_everything(page)
+    for name in fields():  # a fold that was opened just now is still being filled
+        page.locator(f"#{name}").first.wait_for(state="attached")
     counts = page.evaluate("ids => ids.map(id => document.querySelectorAll('#' + CSS.escape(id)).length)",
                            [*IDS, *fields()])  # fmt: skip
     assert {name: count for name, count in zip([*IDS, *fields()], counts, strict=True) if count != 1} == {}
