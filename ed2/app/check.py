@@ -52,9 +52,7 @@ class Checked:
     @property
     def _as_planned(self) -> Settings:
         """The settings with the optimizer that a run on the card to plan for would have."""
-        if self.vram_gb is None:
-            return self.settings
-        return self.settings.replaced(optimizer=self.settings.optimizer.chosen(on_card=True))
+        return as_on_card(self.settings, self.vram_gb)
 
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
@@ -69,6 +67,11 @@ class Checked:
         lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
+
+
+def as_on_card(settings: Settings, vram_gb: float | None) -> Settings:
+    """The settings with the optimizer that a run on a card to plan for would have; unchanged without one."""
+    return settings.replaced(optimizer=settings.optimizer.chosen(on_card=True)) if vram_gb else settings
 
 
 def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None) -> Checked:

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.check import Checked, looked_at
+from ed2.app.check import Checked, as_on_card, looked_at
 from ed2.app.preflight import model_sizes
 from ed2.app.replay import told_events
 from ed2.app.reporters.texts import SPEED, duration
@@ -21,11 +21,17 @@ SAME_SPEED = ("resolution", "batch_size", "grad_accum", "gradient_checkpointing"
 CHECK_FIRST = "Press Check in the tab Dataset to see the number of steps."
 
 
-def forecast(settings: Settings, checked: Checked | None) -> list[str]:
-    """Sentences on steps and disk; the steps are known once these pictures were checked."""
+def forecast(settings: Settings, checked: Checked | None, vram_gb: float | None = None) -> list[str]:
+    """Sentences on steps and disk; the steps are known once these pictures were checked.
+
+    Args:
+        settings: of the run.
+        checked: the last check of the pictures.
+        vram_gb: size of the card to plan for; None is the one that is here.
+    """
     lines = [_steps(settings, checked)]
     sizes = model_sizes(settings)
-    lines += disk_lines(settings, sizes)
+    lines += disk_lines(as_on_card(settings, vram_gb), sizes)
     return lines + [str(problem) for problem in sizes.problems] + without_effect(settings)
 
 

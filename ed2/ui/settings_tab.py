@@ -125,7 +125,7 @@ class SettingsTab:
             settings = with_defaults(self._context.require_allowed(values))
         except ProblemsError as error:
             return problems_html(error.problems, box_id="settings-problems"), ""
-        lines = forecast(settings, self._context.checked)
+        lines = forecast(settings, self._context.checked, card_gb or None)
         html = f'<div class="ed-card"><p class="ed-note">{"<br>".join(map(escape, lines))}</p></div>'
         return html, self.memory.told(settings, card_gb)
 
