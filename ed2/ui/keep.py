@@ -1,5 +1,6 @@
 """The part of the tab Resume that marks checkpoints of the chosen run, so that `keep_last` never removes them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,19 +18,27 @@ class KeepPanel:
 
     def __init__(self) -> None:
         self.boxes = gr.CheckboxGroup([], label="Keep", info=WHAT_IT_IS, elem_id="keep-checkpoints", visible=False)
+        self.seen = gr.State(())
+        """What was marked when the boxes were last shown: a mark made elsewhere since then is not undone."""
 
-    def shown(self, run: RunRecord | None) -> Any:
-        """The boxes of a run, the newest first; none where it has no checkpoints."""
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """What `shown` fills."""
+        return [self.boxes, self.seen]
+
+    def shown(self, run: RunRecord | None) -> tuple[Any, tuple[str, ...]]:
+        """The boxes of a run, the newest first, and what is marked; no boxes where it has no checkpoints."""
         found = checkpoints_of(run.folder) if run else []
         names = [checkpoint.name for checkpoint in reversed(found)]
-        marked = [checkpoint.name for checkpoint in found if is_kept(checkpoint)]
-        return gr.update(choices=names, value=marked, visible=bool(found))
+        marked = tuple(checkpoint.name for checkpoint in found if is_kept(checkpoint))
+        return gr.update(choices=names, value=list(marked), visible=bool(found)), marked
 
-    def mark(self, run: RunRecord, wanted: list[str]) -> None:
-        """Mark the checkpoints named, and no others, of a run."""
+    def mark(self, run: RunRecord, seen: Sequence[str], wanted: Sequence[str]) -> None:
+        """Mark the checkpoints whose box was set since they were shown, and unmark those whose box was cleared."""
+        changed = set(seen) ^ set(wanted)
         try:
             for checkpoint in checkpoints_of(run.folder):
-                if is_kept(checkpoint) != (checkpoint.name in wanted):
+                if checkpoint.name in changed:
                     keep(checkpoint, checkpoint.name in wanted)
         except OSError as error:
             raise refusal(f"It could not be marked: {plain_reason(error)}.") from None

@@ -50,11 +50,12 @@ class ResumeTab:
         for event in (self.refresh.click, tab.select):
             filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
             filled.then(None, self.choice, None, js=MARK)
-            filled.then(self._kept, [logdir, self.choice], self.keep.boxes, **SPOKEN)
+            filled.then(self._kept, [logdir, self.choice], self.keep.outputs, **SPOKEN)
         self.list.click(self._pressed, None, self.choice, **QUIET)
         self.choice.change(None, self.choice, None, js=MARK)
-        self.choice.change(self._kept, [logdir, self.choice], self.keep.boxes, **SPOKEN)
-        self.keep.boxes.input(self._keep, [logdir, self.choice, self.keep.boxes], self.keep.boxes, **SPOKEN)
+        self.choice.change(self._kept, [logdir, self.choice], self.keep.outputs, **SPOKEN)
+        marking = [logdir, self.choice, self.keep.seen, self.keep.boxes]
+        self.keep.boxes.input(self._keep, marking, self.keep.outputs, **SPOKEN)
         self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
@@ -104,9 +105,9 @@ class ResumeTab:
         folder, live = self._place(logdir)
         return self.keep.shown(run_named(folder, name or "", live))
 
-    def _keep(self, logdir: str, name: str | None, wanted: list[str]) -> Any:
+    def _keep(self, logdir: str, name: str | None, seen: tuple[str, ...], wanted: list[str]) -> Any:
         run = self._chosen(logdir, name)
-        self.keep.mark(run, wanted)
+        self.keep.mark(run, seen, wanted)
         return self.keep.shown(run)
 
     def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:

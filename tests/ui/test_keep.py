@@ -26,13 +26,27 @@ def test_a_box_marks_a_checkpoint_of_the_chosen_run_and_nothing_else(tmp_path: P
     first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
     with gr.Blocks():
         tab = ResumeTab(Context(roots=Roots((tmp_path,))))
-    assert tab._kept(str(tmp_path), "another")["visible"] is False
-    shown = tab._kept(str(tmp_path), run.name)
+    assert tab._kept(str(tmp_path), "another")[0]["visible"] is False
+    shown, seen = tab._kept(str(tmp_path), run.name)
     assert (sorted(shown["choices"]), shown["value"], shown["visible"]) == ([first, second], [], True)
-    shown = tab._keep(str(tmp_path), run.name, [first, "../../elsewhere"])
+    shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, "../../elsewhere"])
     assert shown["value"] == [first]
     assert [path.parent.name for path in tmp_path.rglob("KEEP")] == [first]
-    assert tab._keep(str(tmp_path), run.name, [])["value"] == []
+    assert tab._keep(str(tmp_path), run.name, seen, [])[0]["value"] == []
     assert not list(tmp_path.rglob("KEEP"))
     with pytest.raises(gr.Error, match="Choose a run"):
-        tab._keep(str(tmp_path), "another", [first])
+        tab._keep(str(tmp_path), "another", seen, [first])
+
+
+def test_a_mark_that_was_made_elsewhere_since_the_boxes_were_shown_stays(tmp_path: Path) -> None:
+    run = a_run(tmp_path, (2, 4, 6))
+    first, second, third = (f"tiny-ep00-gs{step:05d}" for step in (2, 4, 6))
+    (run / "ckpts" / first / "KEEP").touch()
+    with gr.Blocks():
+        tab = ResumeTab(Context(roots=Roots((tmp_path,))))
+    _, seen = tab._kept(str(tmp_path), run.name)
+    (run / "ckpts" / second / "KEEP").touch()  # by hand, or on another page
+    shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, third])
+    assert shown["value"] == list(seen) == [first, second, third]
+    (run / "ckpts" / first / "KEEP").unlink()
+    assert tab._keep(str(tmp_path), run.name, seen, [first, second])[0]["value"] == [second]
