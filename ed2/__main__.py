@@ -22,10 +22,11 @@ def main(argv: Sequence[str]) -> int:
     word.add_argument("target", type=Path, metavar="TARGET")
     word.add_argument("--prediction_type", choices=("epsilon", "v_prediction"), help="where the model does not say it")
     given = parser.parse_args(argv)
-    from ed2.app.convert import convert
     from ed2.models.libraries import quiet_libraries
 
-    quiet_libraries()
+    quiet_libraries()  # before what reads the libraries: bitsandbytes speaks as it is read
+    from ed2.app.convert import convert
+
     try:
         convert(given.source, given.target, given.prediction_type)
     except Ed2Error as error:
