@@ -1,5 +1,6 @@
 """Which folders the page may look into."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ class Roots:
     folders: tuple[Path, ...] | None = None
 
     def allow(self, path: Path) -> bool:
-        """Whether `path`, with links followed, lies in an allowed folder."""
+        """Whether `path`, with links followed, lies in an allowed folder; never one that no disk can hold."""
+        if not _can_exist(path):
+            return False
         if self.folders is None:
             return True
         real = path.resolve()
@@ -38,7 +41,9 @@ class Roots:
             texts = [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
             if name == NAMED_FOLDERS:
                 texts = [text.partition("=")[2] or text for text in texts]
-            if not all(self.allow(PROGRAM_DIR / text) for text in texts):
+            if not all(_can_exist(PROGRAM_DIR / text) for text in texts):
+                problems.append(Problem(name, "no path is so long or has such characters.", "Choose another."))
+            elif not all(self.allow(PROGRAM_DIR / text) for text in texts):
                 problems.append(Problem(name, "this folder may not be opened from here.", "Ask for it in --data_dirs."))
         if problems:
             raise SettingsError("Not allowed:", problems)
@@ -52,3 +57,14 @@ class Roots:
         except OSError:
             return []
         return found[:MAX_SHOWN]
+
+
+def _can_exist(path: Path) -> bool:
+    """Whether the system takes this for a path at all: pathlib raises at each question about one that it does not."""
+    try:
+        path.lstat()
+    except ValueError:  # a null character
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENAMETOOLONG, errno.EINVAL)
+    return True
