@@ -112,7 +112,7 @@ def test_a_finished_run_with_the_same_pictures_has_nothing_left_and_with_others_
 
     first = train({**values, "max_epochs": 1})
     again = {"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}
-    with pytest.raises(FinishedError, match="has all its 1 epochs"):
+    with pytest.raises(FinishedError, match=r"has all its 1 epoch\. Raise max_epochs"):
         train(again)
     others = make_pictures(tmp_path / "others", [(64, 64)])
     (others / "00.png").rename(others / "another.png")
