@@ -7,6 +7,7 @@ uploads (cross-site request forgery).
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -45,9 +46,18 @@ class Guard:
         """Pass on what is allowed."""
         refused = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         if refused is None:
-            await self._app(scope, receive, send)
+            await self._pass_on(scope, receive, send)
         else:
             await refused(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except RuntimeError as error:
+            # Gradio refuses a stream that it has begun when its page was loaded anew: the end of it, not a fault
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

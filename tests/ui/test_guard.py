@@ -73,6 +73,14 @@ def test_the_served_folder_has_no_way_out(client: httpx.Client, server: Server) 
     (folder / "link.webp").unlink()
 
 
+def test_the_stream_of_a_page_that_is_gone_ends_without_a_traceback(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.get("/gradio_api/queue/data", params={"session_hash": "gone"})
+    assert '"session_not_found":true' in answer.text
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
 def as_sent(component: dict[str, Any], nonsense: str) -> object:
     """Nonsense as text; elsewhere what the page shows, since Gradio lets nothing of another kind reach a handler."""
     return nonsense if component["type"] in ("textbox", "code") else component["props"].get("value")
