@@ -39,6 +39,8 @@ COMMON: Values = {
 PROMPTS = {"cfgs": [1, 4], "num_inference_steps": 4, "samples": [{"prompt": "a cat"}, {"prompt": "a dog"}]}
 LONGEST_LIFE = 0.4
 """The latest moment of a kill, as a share of the time of a run that is left alone."""
+PATIENCE = 1.1
+"""How much later the latest moment comes after a kill before which nothing was saved, or no run would ever end."""
 
 
 @dataclass
@@ -86,12 +88,13 @@ class Torture:
         folder = self.folder / "killed"
         shutil.rmtree(folder, ignore_errors=True)
         preset = self._preset(folder, options)
-        saved, left = 0, most
+        saved, left, life = 0, most, LONGEST_LIFE
         while True:
-            after = self._random.uniform(0, seconds * LONGEST_LIFE) if left else None
+            after = self._random.uniform(0, seconds * life) if left else None
             ended = start(preset, folder / "log.txt", kill_after=after)
             if ended.began_at is not None and ended.began_at < saved:
                 raise DifferentError(f"went on from step {ended.began_at}, but step {saved} was saved: {folder}")
+            life = LONGEST_LIFE if ended.saved_at > saved else life * PATIENCE
             saved = max(saved, ended.saved_at)
             if not ended.is_killed:
                 break
