@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
 from ed2.registry import SAMPLERS
+from ed2.sampling.prompt import MAX_PROMPTS, PromptDefaults
 from ed2.sampling.prompt_json import MAX_STEPS
-from ed2.sampling.prompts import MAX_FILE_BYTES, MAX_PROMPTS, PromptDefaults, prompts_from_text
+from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_from_text
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
 EMPTY = ("", "", "", "", "", "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.models.sd import StableDiffusion
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import Drawn, SampleOptions, draw_samples
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from ed2.models.memory import is_out_of_memory
 from ed2.models.sd import StableDiffusion
 from ed2.sampling.fitting import Fitting
 from ed2.sampling.pictures import write_sample
-from ed2.sampling.prompts import Prompt, PromptFile
+from ed2.sampling.prompt import Prompt
+from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import NUM_STEPS, SampleOptions
 from ed2.training.state import Controls, TrainState
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ed2.disk import write_whole
 from ed2.events import Sample
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 
 SAMPLES_DIR = "samples"
 SAMPLES_LIST = "samples.jsonl"

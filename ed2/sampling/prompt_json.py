@@ -9,7 +9,7 @@ from typing import Any
 
 from ed2.draws import rng
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompts import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
 
 MAX_SIDE = 2048
 MAX_CFGS = 12

@@ -4,64 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-MAX_PROMPTS = 256
+from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.sampling.prompt_json import Drawing, prompts_from_json
+
 MAX_CHARACTERS = 1000
 """Length of a prompt; the text encoder reads 75 tokens, some 400 characters of English."""
 MAX_FILE_BYTES = 1 << 20
 MAX_FAULTS = 5
 """How many faults of a file are told."""
-CFGS = (1.0, 4.0, 7.0)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One picture to draw, once for each CFG value.
-
-    Attributes:
-        index: its place in the file, from 0; names its picture.
-        size: width and height in pixels.
-        cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
-        sampler: a name in `SAMPLERS`; None is the one of all prompts.
-        num_steps: denoising steps; None is the number of all prompts.
-    """
-
-    index: int
-    prompt: str
-    seed: int
-    size: tuple[int, int]
-    negative_prompt: str = ""
-    cfgs: tuple[float, ...] = CFGS
-    sampler: str | None = None
-    num_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class PromptDefaults:
-    """What a file may leave unsaid; sides are multiples of `multiple`, in pixels."""
-
-    seed: int
-    size: tuple[int, int]
-    multiple: int = 64
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """What a JSON file says beside its prompts; None leaves it to the settings.
-
-    Attributes:
-        batch_size: prompts in one forward pass.
-        sample_steps: optimizer steps between two samplings.
-        before_training: whether samples are made before the first step.
-    """
-
-    batch_size: int | None = None
-    sample_steps: int | None = None
-    before_training: bool = True
-
-
-def rounded_size(width: float, height: float, multiple: int) -> tuple[int, int]:
-    """The nearest size whose sides are multiples of `multiple`, in pixels, at least one each."""
-    return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
 
 
 def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
@@ -88,7 +38,7 @@ class PromptFile:
     resolution: int
     multiple: int = 64
     captions: Sequence[str] = field(default=(), repr=False)
-    options: FileOptions = FileOptions()
+    options: FileOptions = field(default_factory=FileOptions)
     _prompts: tuple[Prompt, ...] = ()
     _told: str = field(default="", repr=False)
 
@@ -116,8 +66,6 @@ class PromptFile:
         defaults = PromptDefaults(self.seed, size, self.multiple)
         if self.path.suffix.lower() != ".json":
             return prompts_from_text(content, defaults), []
-        from ed2.sampling.prompt_json import Drawing, prompts_from_json  # which needs the classes of this file
-
         prompts, self.options, faults = prompts_from_json(content, defaults, Drawing(self.captions, step))
         return prompts, faults
 

@@ -20,7 +20,7 @@ from ed2.draws import rng
 from ed2.models.modes import evaluating
 from ed2.models.sd import StableDiffusion
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 
 NUM_STEPS = 30
 """Denoising steps of a sample."""

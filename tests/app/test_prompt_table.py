@@ -6,8 +6,8 @@ import pytest
 
 from ed2.app.prompt_table import PromptTable, file_of, table_of
 from ed2.errors import SettingsError
+from ed2.sampling.prompt import PromptDefaults
 from ed2.sampling.prompt_json import Drawing, prompts_from_json
-from ed2.sampling.prompts import PromptDefaults
 
 ROWS = [("a cat", "blurry", "7", "512", "768", "1 4.5"), ("a dög", "", "", "", "", ""), ("", "", "", "", "", "")]
 

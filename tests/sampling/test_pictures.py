@@ -7,7 +7,7 @@ from PIL import Image
 
 from ed2.sampling import pictures
 from ed2.sampling.pictures import cfg_strip, read_samples, save_png, write_sample
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 
 CFGS = (1.0, 4.0, 7.5)
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.sampling.prompts import FileOptions, Prompt, PromptFile
+from ed2.sampling.prompt import FileOptions, Prompt
+from ed2.sampling.prompts import PromptFile
 
 
 def reader(tmp_path: Path, content: object, **changes: object) -> PromptFile:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.sampling.prompts import MAX_CHARACTERS, MAX_FILE_BYTES, MAX_PROMPTS, PromptFile, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, rounded_size
+from ed2.sampling.prompts import MAX_CHARACTERS, MAX_FILE_BYTES, PromptFile
 from ed2.settings.files import PROGRAM_DIR
 
 

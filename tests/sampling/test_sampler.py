@@ -11,7 +11,7 @@ from PIL import Image
 from ed2.models.files import open_folder
 from ed2.models.sd import StableDiffusion, load
 from ed2.sampling import sampler
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import (
     PromptEmbeds,
     SampleOptions,

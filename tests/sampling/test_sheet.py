@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ed2.sampling.pictures import write_sample
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 from ed2.sampling.sheet import MAX_ROWS, MAX_WIDTH, MIN_WIDTH, PALE, contact_sheet, evenly_chosen
 
 TEXTS = ["a zorg on a cyan background", "a very long prompt " * 20, "x" * 80]

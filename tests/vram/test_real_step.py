@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.models.memory import checkpoint_gradients
-from ed2.sampling.prompts import Prompt
+from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
 from ed2.settings.schema import Settings
 from ed2.training.loop import optimizer_step

@@ -1,0 +1,58 @@
+"""What one picture of a sampling is drawn from, and what a file of such prompts may say beside them."""
+
+from dataclasses import dataclass
+
+MAX_PROMPTS = 256
+"""How many prompts of a file are drawn."""
+CFGS = (1.0, 4.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to draw, once for each CFG value.
+
+    Attributes:
+        index: its place in the file, from 0; names its picture.
+        size: width and height in pixels.
+        cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
+        sampler: a name in `SAMPLERS`; None is the one of all prompts.
+        num_steps: denoising steps; None is the number of all prompts.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    negative_prompt: str = ""
+    cfgs: tuple[float, ...] = CFGS
+    sampler: str | None = None
+    num_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptDefaults:
+    """What a file may leave unsaid; sides are multiples of `multiple`, in pixels."""
+
+    seed: int
+    size: tuple[int, int]
+    multiple: int = 64
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What a JSON file says beside its prompts; None leaves it to the settings.
+
+    Attributes:
+        batch_size: prompts in one forward pass.
+        sample_steps: optimizer steps between two samplings.
+        before_training: whether samples are made before the first step.
+    """
+
+    batch_size: int | None = None
+    sample_steps: int | None = None
+    before_training: bool = True
+
+
+def rounded_size(width: float, height: float, multiple: int) -> tuple[int, int]:
+    """The nearest size whose sides are multiples of `multiple`, in pixels, at least one each."""
+    return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
