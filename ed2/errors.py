@@ -7,6 +7,7 @@
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
     └── TrainingError         the run cannot go on
+        ├── PicturesLostError not one of its pictures can be read any more
         ├── DivergedError     its numbers are not finite and stay so
         └── MemoryFullError   the memory does not suffice, however little is computed at once
 
@@ -98,6 +99,10 @@ class CheckpointError(Ed2Error):
 
 class TrainingError(Ed2Error):
     """A run that cannot go on."""
+
+
+class PicturesLostError(TrainingError):
+    """Pictures of which not one can be read any more."""
 
 
 class DivergedError(TrainingError):

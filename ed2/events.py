@@ -147,6 +147,10 @@ class RunEnded(Event):
     single_file: Path | None = None
     signal_number: int = 0
     """The signal that stopped it, 0 for none."""
+    left_out: int = 0
+    """Pictures that could no longer be read while it went on."""
+    changed: int = 0
+    """Pictures whose files were changed while it went on."""
 
 
 @dataclass

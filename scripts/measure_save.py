@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from diffusers import UNet2DConditionModel  # noqa: E402
 
 from ed2.app.build import Builder  # noqa: E402
+from ed2.app.picture_faults import PictureFaults  # noqa: E402
 from ed2.app.run_folder import Machine, describe_run, make_run_folder  # noqa: E402
 from ed2.app.scanning import scan_dataset  # noqa: E402
 from ed2.app.start import choose_start, weigh  # noqa: E402
@@ -60,7 +61,7 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
     start, machine = weigh(start, apart.training), Machine.of(start.settings)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, apart.training, machine)
-    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart)
+    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart, PictureFaults(bus))
     run = builder.build()
     optimizer_step(run, next(iter(run.data.groups(0))))
     run.state.step, run.is_whole = 1, True

@@ -11,6 +11,7 @@ import torch
 from ed2.app.averaging import build_ema
 from ed2.app.captions import caption_note, long_captions
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
+from ed2.app.picture_faults import PictureFaults
 from ed2.app.run_folder import Machine, circumstances
 from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
@@ -23,7 +24,6 @@ from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.validated import LatestValidation
 from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.errors import Problem
 from ed2.events import EventBus, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
@@ -79,6 +79,7 @@ class Builder:
     bus: EventBus
     controls: Controls
     apart: SetApart
+    faults: PictureFaults
 
     def build(self) -> Run:
         """Read the model and put the run together, restored to its checkpoint if it has one.
@@ -112,6 +113,7 @@ class Builder:
         )
         if self.start.checkpoint:
             self._restore(run)
+        self.faults.step = lambda: run.state.step
         run.jobs += [MetricsJob(run, settings.logging.log_step), EpochJob(run)]
         if settings.data.write_schedule:
             job = ScheduleJob(self.run_dir, run, loader.planner, self.dataset.examples)
@@ -154,7 +156,7 @@ class Builder:
             ),
             autocast=run.precision.autocast,
             should_stop=lambda: self.controls.stopping,
-            on_problem=self._tell,
+            on_problem=self.faults,
         )
         return [ValidationJob(run, validator, self.bus, settings.validation.every_n_epochs)]
 
@@ -249,7 +251,7 @@ class Builder:
             keep_tags=settings.data.keep_tags,
             background=settings.data.alpha_background,
         )
-        return Loader(self.dataset.examples, options, on_problem=self._tell)
+        return Loader(self.dataset.examples, options, on_problem=self.faults)
 
     def _restore(self, run: Run) -> None:
         checkpoint = self.start.checkpoint
@@ -260,6 +262,3 @@ class Builder:
             run.state.position = run.state.position * now // max(1, before)
         for note in [*checkpoint.restore(run), *go_on_as_before(run, same_settings=self.start.same_folder)]:
             self.bus.emit(Warned(run.state.step, note))
-
-    def _tell(self, problem: Problem) -> None:
-        self.bus.emit(Warned(0, f"A picture was left out. {problem}"))

@@ -12,6 +12,7 @@ from ed2.app.build import Builder, open_model
 from ed2.app.card_memory import watch_card
 from ed2.app.completing import complete_save
 from ed2.app.faults import fault_of
+from ed2.app.picture_faults import PictureFaults
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
 from ed2.app.reporters.texts import counted
@@ -70,7 +71,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         raise _finished(start)
     run_dir = make_run_folder(start)
     with only_trainer(run_dir):
-        builder = Builder(start, dataset, run_dir, machine, bus, controls, apart)
+        builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)
         if start.is_finished:
@@ -283,6 +284,8 @@ class Session:
             checkpoint=self._saved.path if self._saved else None,
             single_file=self._saved.single_file if self._saved else None,
             signal_number=signal_number,
+            left_out=self._builder.faults.count["unusable"],
+            changed=self._builder.faults.count["changed"],
         )
 
     def _draw_sheet(self, step: int) -> None:

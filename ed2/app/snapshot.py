@@ -11,7 +11,7 @@ from typing import Literal
 
 from ed2.app.curve import Curve, Point
 from ed2.app.replay import told_events
-from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, described
+from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, described, told_end
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointSaved,
@@ -77,6 +77,8 @@ class RunSnapshot:
     memory: MemoryUse | None = None
     peaks: tuple[MemoryMeasured, ...] = ()
     problems: tuple[Problem, ...] = ()
+    left_out: int = 0
+    changed: int = 0
 
     @property
     def revision(self) -> int:
@@ -240,6 +242,9 @@ class RunView:
 
     @_fold.register
     def _(self, event: RunEnded) -> None:
-        self.change("status", state=event.phase, detail=event.reason, step=event.step, is_saving=False)
+        self.change(
+            "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False,
+            left_out=event.left_out, changed=event.changed,
+        )  # fmt: skip
         if event.phase == "failed":
-            self.change("problems", problems=(*self._shown.problems, Problem(None, event.reason)))
+            self.change("problems", problems=(*self._shown.problems, Problem(None, told_end(event))))

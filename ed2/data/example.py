@@ -1,5 +1,6 @@
 """One picture to train on, and a set of them with everything that was found wrong."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from ed2.errors import Problem
 
 Kind = Literal[
     "unusable", "enlarged", "wide", "animated", "guessed", "cut", "several",
-    "file name", "no caption", "side-car", "index",
+    "file name", "no caption", "side-car", "index", "changed",
 ]  # fmt: skip
 """What a finding is about: "unusable" leaves a file out, the others are only told."""
 
@@ -24,6 +25,13 @@ class Finding(Problem):
 
     kind: Kind = "unusable"
     root: int = 0
+    file: Path | None = None
+    """In full, where it is told while a run goes on."""
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """Return what tells that a file is still the one that was read: time and size, in one number to spare memory."""
+    return status.st_mtime_ns << 40 | status.st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class Example:
     shuffle: Shuffle | None = None
     entry: int = 0
     """Tells the entries of a manifest apart that name the same picture."""
+    stamp: int | None = None
+    """Of the file that was read; None where it is not known."""
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
-from ed2.data.example import Dataset, Example, Finding, Kind
+from ed2.data.example import Dataset, Example, Finding, Kind, stamp_of
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
 from ed2.data.reading import Outline, Reader, Watch
@@ -162,6 +162,7 @@ def _example(file: PictureFile, fact: ImageFacts, said: Described, options: Scan
         loss_scale=_first(layer.loss_scale, 1.0),
         shuffle=shuffle_of(layer, said.prompt, default=options.shuffle_tags),
         entry=file.entry,
+        stamp=stamp_of(file.stat),
     )
 
 

@@ -5,7 +5,6 @@ for any number of threads and from any starting step.
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,30 +12,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from ed2.data.buckets import Box, Size, crop_box, jittered_box
+from ed2.data.buckets import Size
 from ed2.data.epoch import PlannedBatch, Planner
-from ed2.data.example import Example, Finding
-from ed2.data.images import JPEG_SHRINKS, WHITE, ImageError, decode, ignore_pillow_warnings
+from ed2.data.example import Example, Finding, Kind
+from ed2.data.images import ImageError, ignore_pillow_warnings
+from ed2.data.lost import require_readable
+from ed2.data.pixels import LoaderOptions as LoaderOptions
+from ed2.data.pixels import VisitKey as VisitKey
+from ed2.data.pixels import happens, is_changed, load_pixels
 from ed2.draws import rng
-from ed2.errors import Problem
 
 logger = logging.getLogger(__name__)
 
-
-class VisitKey(NamedTuple):
-    """What the draws of one showing of a picture are keyed by: `rng(seed, "noise", *visit_key)`."""
-
-    epoch: int
-    key: str
-    repeat: int
+CHANGED = (
+    "its file was changed after the run had begun.",
+    "It is trained as it is now, under the caption that was read then, so the run can no longer be repeated exactly.",
+)
+"""What is said of a picture that is another than the one that was read, and what comes of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,24 +75,6 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     return [batch.part(start, stop) for start, stop in pairwise(borders)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoaderOptions:
-    """How pictures are dealt and loaded."""
-
-    seed: int
-    batch_size: int
-    grad_accum: int = 1
-    threads: int = 2
-    ahead: int = 4
-    """Batches that are decoded before they are asked for, at most."""
-    jitter: bool = True
-    """Whether crops differ a little from visit to visit; off for validation."""
-    keep_tags: int = 0
-    """How many tags stay in their place where tags are shuffled."""
-    background: str = WHITE
-    """What shows through where a picture is transparent."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Loading:
     """A batch whose pictures are being decoded."""
@@ -101,27 +82,29 @@ class _Loading:
     place: tuple[int, int]
     """Epoch, and step in the epoch."""
     bucket: Size
-    showings: tuple[tuple[Example, VisitKey, "Future[NDArray[np.uint8]]"], ...]
+    showings: tuple[tuple[Example, VisitKey, "Future[tuple[NDArray[np.uint8], bool]]"], ...]
+    """Each with its pixels to come, and whether its file has changed."""
 
 
 class Loader:
     """Gives the batches of an epoch while decoding the next ones. Close it, or use it in `with`."""
 
     def __init__(
-        self, examples: Sequence[Example], options: LoaderOptions, *, on_problem: Callable[[Problem], None]
+        self, examples: Sequence[Example], options: LoaderOptions, *, on_problem: Callable[[Finding], None]
     ) -> None:
         """Start the threads.
 
         Args:
             examples: what is loaded; an epoch's plan depends on their order.
             options: how it is dealt and loaded.
-            on_problem: told once of each picture that can no longer be read, in the thread that takes the batches.
+            on_problem: told once of each picture that can no longer be read, and once of each that was changed (a
+                finding of that kind), in the thread that takes the batches.
         """
         ignore_pillow_warnings()
         self._examples = tuple(examples)
         self._options = options
         self._on_problem = on_problem
-        self._told: set[str] = set()
+        self._told: set[tuple[str, Kind]] = set()
         self.planner = Planner(
             self._examples, seed=options.seed, batch_size=options.batch_size, grad_accum=options.grad_accum
         )
@@ -158,6 +141,14 @@ class Loader:
             if self._next != (epoch, step):
                 raise RuntimeError("The loader was closed, or given another place, while these batches were taken.")
             yield self._take(epoch, step)
+
+    def require_readable(self) -> None:
+        """See that there is anything left to load.
+
+        Raises:
+            PicturesLostError: not one picture can be read.
+        """
+        require_readable(self._examples)
 
     def _places(self, epoch: int, start: int) -> Iterator[tuple[tuple[int, int], PlannedBatch]]:
         """Give every planned batch from here on, across the ends of epochs."""
@@ -199,7 +190,7 @@ class Loader:
         for visit in batch.visits:
             example = self._examples[visit.example]
             key = VisitKey(place[0], example.key, visit.repeat)
-            showings.append((example, key, self._pool.submit(load_pixels, example, key, self._options)))
+            showings.append((example, key, self._pool.submit(_load, example, key, self._options)))
         return _Loading(place, batch.bucket, tuple(showings))
 
     def _finished(self, loading: _Loading) -> Batch | None:
@@ -207,13 +198,17 @@ class Loader:
         loaded = []
         for example, key, picture in loading.showings:
             try:
-                loaded.append((example, key, picture.result()))
+                pixels, has_changed = picture.result()
             except ImageError as error:
-                self._tell(example, error)
+                self._tell(example, error.what, error.fix)
             except Exception as error:  # a fault of a library: the run goes on with the other pictures
                 logger.info("Reading %s failed.", example.name, exc_info=True)
                 what = f"it cannot be decoded ({type(error).__name__}: {error})."
-                self._tell(example, ImageError(what, fix="Save it anew, or replace it."))
+                self._tell(example, what, "Save it anew, or replace it.")
+            else:
+                loaded.append((example, key, pixels))
+                if has_changed:
+                    self._tell(example, *CHANGED, kind="changed")
         if not loaded:
             return None
         examples = [example for example, _, _ in loaded]
@@ -228,51 +223,20 @@ class Loader:
         )
 
     def _caption(self, example: Example, visit: VisitKey) -> str:
-        dropped = _happens(example.cond_dropout, self._options.seed, "caption dropout", visit)
+        dropped = happens(example.cond_dropout, self._options.seed, "caption dropout", visit)
         if dropped:
             return ""
         return example.caption_at(lambda: rng(self._options.seed, "tags", *visit), self._options.keep_tags)
 
-    def _tell(self, example: Example, error: ImageError) -> None:
-        if example.key not in self._told:
-            self._told.add(example.key)
-            self._on_problem(Finding(example.name, error.what, error.fix, root=example.root))
+    def _tell(self, example: Example, what: str, fix: str, *, kind: Kind = "unusable") -> None:
+        if (example.key, kind) not in self._told:
+            self._told.add((example.key, kind))
+            self._on_problem(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
 
 
-def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> NDArray[np.uint8]:
-    """Return one showing of a picture: cropped, in the size of its bucket, maybe flipped; uint8 (H, W, 3).
-
-    Raises:
-        ImageError: the picture can no longer be read.
-    """
-    box = crop_box(example.size, example.bucket)
-    if options.jitter:
-        box = jittered_box(example.size, example.bucket, rng(options.seed, "crop", *visit))
-    image = decode(example.path, _size_needed(example, box), options.background)
-    image = image.resize(example.bucket, Image.Resampling.LANCZOS, box=_box_in(image.size, example, box))
-    if _happens(example.flip_p, options.seed, "flip", visit):
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
-
-
-def _size_needed(example: Example, box: Box) -> Size:
-    """Return how large the whole picture must be for `box` in it to fill the bucket without being enlarged."""
-    left, top, right, bottom = box
-    width, height = example.size
-    return math.ceil(width * example.bucket[0] / (right - left)), math.ceil(height * example.bucket[1] / (bottom - top))
-
-
-def _box_in(decoded: Size, example: Example, box: Box) -> tuple[float, float, float, float]:
-    """Return where `box` lies in a picture decoded smaller, or in another picture that has taken its place."""
-    for shrink in JPEG_SHRINKS:
-        if decoded == tuple(-(-side // shrink) for side in example.size):
-            left, top, right, bottom = box
-            return left / shrink, top / shrink, right / shrink, bottom / shrink
-    return crop_box(decoded, example.bucket)
-
-
-def _happens(probability: float, seed: int, what: str, visit: VisitKey) -> bool:
-    return probability > 0 and bool(rng(seed, what, *visit).random() < probability)
+def _load(example: Example, visit: VisitKey, options: LoaderOptions) -> tuple[NDArray[np.uint8], bool]:
+    """Return one showing of a picture, and whether its file is no longer the one that was read at the start."""
+    return load_pixels(example, visit, options), is_changed(example)
 
 
 def _as_pixels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:

@@ -18,13 +18,16 @@ def train(run: Run) -> None:
 
     Raises:
         StopRequested: at the end of the step in which a stop was asked for.
-        TrainingError: the numbers are not finite and stay so, or the memory does not suffice for one picture.
+        TrainingError: the numbers are not finite and stay so, the memory does not suffice for one picture, or there is
+            none left to read.
     """
     while not run.finished:
         if not run.steps_in(run.state.epoch):  # all multipliers are small fractions, and none of them is met
             run.state.epoch += 1
             continue
         for batches in run.data.groups(run.state.epoch, run.state.position):
+            if not batches:  # of one or of all: a drive may be gone, and then this step is not to count
+                run.data.require_readable()
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
             run.is_whole = True

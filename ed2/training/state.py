@@ -81,7 +81,11 @@ class Groups(Protocol):
     """A dataset in training order."""
 
     def groups(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each optimizer step of an epoch, from step `start` on."""
+        """The batches of each optimizer step of an epoch, from step `start` on; none where nothing can be read."""
+        ...
+
+    def require_readable(self) -> None:
+        """Raise PicturesLostError where not one picture can be read any more."""
         ...
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ed2.data.example import Example
+from ed2.data.example import Example, Finding
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.errors import Problem
 from ed2.events import Event, EventBus, ValidationDone, Warned
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.models.modes import evaluating
@@ -35,7 +34,7 @@ class Validator:
         options: how the pictures are loaded.
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
-        on_problem: told of a picture that can no longer be read.
+        on_problem: told at each validation of pictures that can no longer be read, or were changed.
     """
 
     objective: Objective
@@ -43,7 +42,7 @@ class Validator:
     options: LoaderOptions
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
-    on_problem: Callable[[Problem], None] = lambda problem: None
+    on_problem: Callable[[Finding], None] = lambda finding: None
 
     def losses(self, at_once: int | None = None) -> dict[str, float] | None:
         """Return the mean loss of each curve; None where a stop has cut that short.

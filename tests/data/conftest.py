@@ -1,15 +1,19 @@
 """Pictures on the disk."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ed2.data.example import Example
+from ed2.data.folder import ScanOptions, scan
 from tests.unchanged import watched
 
 Painter = Callable[..., Path]
+SIZES = ((100, 100), (120, 80), (80, 120), (64, 64))
 
 
 @pytest.fixture
@@ -34,3 +38,13 @@ def _datasets_stay_as_they_are(request: pytest.FixtureRequest, monkeypatch: pyte
     scan = getattr(request.module, "scan", None)
     if scan is not None:
         monkeypatch.setattr(request.module, "scan", watched(scan))
+
+
+@pytest.fixture
+def examples(paint: Painter, tmp_path: Path) -> tuple[Example, ...]:
+    """Seventeen pictures of three formats and four shapes, every other of them shown twice."""
+    for number in range(17):
+        kind = ("png", "jpg", "webp")[number % 3]
+        paint(f"{number:02}.{kind}", size=SIZES[number % 4], caption=f"picture {number}")
+    scanned = scan([tmp_path / "pictures"], ScanOptions(resolution=64, flip_p=0.5, cond_dropout=0.3))
+    return tuple(replace(example, multiply=1 + number % 2) for number, example in enumerate(scanned.examples))

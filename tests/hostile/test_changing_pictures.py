@@ -1,21 +1,29 @@
-"""Pictures that are deleted or changed while a run reads them: left out, told once, and the run comes to its end."""
+"""Pictures that are deleted or changed while a run reads them: told once, counted at the end, which is reached.
 
+Where all of them are gone the run stops, and goes on to the same bytes when they are back.
+"""
+
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from ed2.app.picture_faults import MOST_TOLD, PictureFaults
 from ed2.app.runner import run_training
 from ed2.app.start import choose_start
+from ed2.data.example import Finding
 from ed2.data.images import check_image
-from ed2.events import EpochEnded, Event, EventBus, PhaseChanged, Warned
+from ed2.events import EpochEnded, Event, EventBus, PhaseChanged, StepDone, Warned
 from ed2.training.controls import Controls
 from tests.conftest import SIZES
 from tests.hostile.painting import noise
 from tests.runs import Trained, Values, differing
 from tests.tiny import make_pictures
 
-LEFT_OUT = "A picture was left out."
+LEFT_OUT, CHANGED = "A picture was left out.", "A picture was changed."
 
 
 def spoil(folder: Path) -> None:
@@ -32,46 +40,87 @@ def spoil(folder: Path) -> None:
     noise((1, 1)).save(tiny)
 
 
-def run(tmp_path: Path, sd1: Path, name: str, is_due: Callable[[Event], bool], threads: int) -> Trained:
-    """Train on pictures of which seven are changed at the first event that is due."""
-    pictures = make_pictures(tmp_path / name / "pictures", SIZES)
+def values_of(folder: Path, sd1: Path, **own: object) -> Values:
+    """Settings of a run in `folder`, on pictures that are made there."""
+    pictures = make_pictures(folder / "pictures", SIZES)
     values: Values = {"data_root": [str(pictures)], "resume_ckpt": str(sd1), "resolution": 64, "max_epochs": 3}
-    values |= {"batch_size": 2, "sample_prompts": str(tmp_path / "none"), "logdir": str(tmp_path / name / "logs")}
-    values |= {"no_save_ckpt": True, "disable_textenc_training": True, "decode_threads": threads}
+    values |= {"batch_size": 2, "sample_prompts": str(folder / "none"), "logdir": str(folder / "logs")}
+    return values | {"no_save_ckpt": True, "disable_textenc_training": True, "decode_threads": 2, **own}
+
+
+def run(
+    values: Values, is_due: Callable[[Event], bool] = lambda event: False, act: Callable[[Path], object] = spoil
+) -> Trained:
+    """Train, and do something to the folder of pictures at the first event that is due."""
     start, bus, events, done = choose_start(values, None), EventBus(), list[Event](), list[bool]()
 
     def watch(event: Event) -> None:
         events.append(event)
         if not done and is_due(event):
             done.append(True)
-            spoil(pictures)
+            act(Path(start.settings.data.data_root[0]))
 
     bus.subscribe(watch)
     return Trained(start, run_training(start, bus=bus, controls=Controls()), events)
 
 
-def left_out(trained: Trained) -> list[str]:
-    return sorted(warned.text for warned in trained.of(Warned) if LEFT_OUT in warned.text)
+def told(trained: Trained, heading: str = LEFT_OUT) -> list[str]:
+    return sorted(warned.text for warned in trained.of(Warned) if heading in warned.text)
 
 
 def test_each_is_told_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, sd1: Path) -> None:
     def before_the_first_step(event: Event) -> bool:
         return isinstance(event, PhaseChanged) and event.phase == "training"
 
-    runs = [run(tmp_path, sd1, f"run{threads}", before_the_first_step, threads) for threads in (1, 3)]
+    runs = [
+        run(values_of(tmp_path / f"run{threads}", sd1, decode_threads=threads), before_the_first_step)
+        for threads in (1, 3)
+    ]
     for trained in runs:
         assert trained.ended.phase == "done"
         words = ["gone", "text, not a picture", "not a file", "folder", "leads back to itself"]
-        told = left_out(trained)
-        assert len(told) == len(words)
-        assert all(word in text for word, text in zip(words, told, strict=True)), told
+        assert all(word in text for word, text in zip(words, told(trained), strict=True)), told(trained)
+        assert [text.split(": ")[0] for text in told(trained, CHANGED)] == [f"{CHANGED} 02.png", f"{CHANGED} 06.png"]
+        assert (trained.ended.left_out, trained.ended.changed) == (5, 2)
+        log = (trained.run_dir / "run.log").read_text()
+        assert "5 pictures could no longer be read and were left out. 2 pictures were changed meanwhile." in log
     assert differing(runs[0].checkpoint, runs[1].checkpoint) == []
 
 
 def test_a_change_between_epochs_does_not_end_the_run(tmp_path: Path, sd1: Path) -> None:
-    trained = run(tmp_path, sd1, "run", lambda event: isinstance(event, EpochEnded), 2)
+    trained = run(values_of(tmp_path, sd1), lambda event: isinstance(event, EpochEnded))
     assert trained.ended.phase == "done"
-    assert len(left_out(trained)) == 5
+    assert len(told(trained)) == 5
+
+
+def test_a_drive_that_is_pulled_stops_the_run_which_goes_on_to_the_same_bytes_when_it_is_back(
+    tmp_path: Path, sd1: Path
+) -> None:
+    values = values_of(tmp_path, sd1, batch_size=1, max_epochs=2)  # so that no batch is short when it happens
+    whole = run(values)
+    pictures, away = tmp_path / "pictures", tmp_path / "away"
+    pulled = run(values, lambda event: isinstance(event, StepDone) and event.step == 3, lambda it: it.rename(away))
+    assert pulled.ended.phase == "failed" and 3 <= pulled.ended.step < whole.ended.step
+    assert f"Not one of the pictures in {pictures} can be read any more (8 in all)" in pulled.ended.reason
+    assert "Is the drive still there" in pulled.ended.reason and len(told(pulled)) == 1
+    away.rename(pictures)
+    again = run({"resume_ckpt": "findlast", "logdir": values["logdir"]})
+    assert again.run_dir == pulled.run_dir and again.ended.phase == "done"
+    assert differing(whole.checkpoint, again.checkpoint) == []
+
+
+def test_many_lost_pictures_are_all_counted_and_in_the_log_and_few_of_them_told_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus, texts = EventBus(), list[str]()
+    bus.subscribe(lambda event: texts.append(event.text) if isinstance(event, Warned) else None)
+    faults = PictureFaults(bus)
+    with caplog.at_level(logging.INFO, logger="ed2"):
+        for number in [*range(MOST_TOLD + 5), 3]:  # one of them twice, as at another validation
+            faults(Finding(f"{number}.png", "the file is gone.", file=Path(f"{number}.png")))
+    assert faults.count["unusable"] == MOST_TOLD + 5
+    assert len(texts) == MOST_TOLD + 1 and "run.log" in texts[-1]
+    assert len(caplog.messages) == 5
 
 
 @contextmanager

@@ -106,7 +106,22 @@ def _(event: Warned) -> str:
 def _(event: RunEnded) -> str:
     words = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
     begin = f"{words[event.phase]} after {counted(event.step, 'step')} in {duration(event.seconds)}"
-    return f"{begin}: {event.reason}" if event.reason else f"{begin}."
+    outcome = told_end(event)
+    return f"{begin}: {outcome}" if outcome else f"{begin}."
+
+
+def told_end(event: RunEnded) -> str:
+    """Why a run has ended, and how many pictures were not as they had been at its start."""
+    lost, changed = event.left_out, event.changed
+    told = [f"{counted(lost, 'picture')} could no longer be read and {was(lost)} left out."] if lost else []
+    told += [f"{counted(changed, 'picture')} {was(changed)} changed meanwhile."] if changed else []
+    reason = f"{event.reason.rstrip('.')}." if event.reason and told else event.reason
+    return " ".join([reason, *told]).strip()
+
+
+def was(number: int) -> str:
+    """The verb for a number of things."""
+    return "was" if number == 1 else "were"
 
 
 def plain(text: str) -> str:

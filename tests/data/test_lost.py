@@ -1,0 +1,83 @@
+"""Pictures that vanish, are damaged or are changed while a loader gives them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ed2.data.epoch import plan_epoch
+from ed2.data.example import Example, Finding
+from ed2.data.folder import ScanOptions, scan
+from ed2.data.loader import Batch, Loader, LoaderOptions
+from ed2.data.lost import require_readable
+from ed2.errors import PicturesLostError, Problem
+
+OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
+
+
+def test_a_picture_that_vanishes_is_left_out_and_told_once(examples: tuple[Example, ...]) -> None:
+    told: list[Problem] = []
+    with Loader(examples, replace(OPTIONS, ahead=1), on_problem=told.append) as loader:
+        epochs = [[batch for group in loader.groups(0) for batch in group]]
+        gone, broken = examples[1], examples[4]
+        gone.path.unlink()
+        broken.path.write_bytes(b"")
+        epochs += [[batch for group in loader.groups(epoch) for batch in group] for epoch in (2, 3)]
+    assert gone.name in {name for batch in epochs[0] for name in batch.names}
+    for batches in epochs[1:]:
+        names = [name for batch in batches for name in batch.names]
+        assert gone.name not in names and broken.name not in names
+        assert len(names) == sum(int(example.multiply) for example in examples if example not in (gone, broken))
+        assert all(len(batch) == len(batch.pixels) == len(batch.loss_scale) > 0 for batch in batches)
+    assert sorted(str(problem.path) for problem in told) == sorted([gone.name, broken.name])
+    assert all(isinstance(problem, Finding) and problem.what and problem.fix for problem in told)
+
+
+def test_what_is_left_keeps_its_draws_when_a_neighbour_vanishes(examples: tuple[Example, ...]) -> None:
+    def by_visit(batches: Iterator[Batch]) -> dict[object, bytes]:
+        return {
+            visit: batch.pixels[place].numpy().tobytes() + batch.captions[place].encode()
+            for batch in batches
+            for place, visit in enumerate(batch.visits)
+        }
+
+    with Loader(examples, OPTIONS, on_problem=pytest.fail) as loader:
+        before = by_visit(batch for group in loader.groups(0) for batch in group)
+    examples[0].path.unlink()
+    with Loader(examples, OPTIONS, on_problem=lambda problem: None) as loader:
+        after = by_visit(batch for group in loader.groups(0) for batch in group)
+    assert after == {visit: content for visit, content in before.items() if visit.key != examples[0].key}  # type: ignore[attr-defined]
+
+
+def test_a_step_without_any_readable_picture_is_an_empty_list(examples: tuple[Example, ...]) -> None:
+    for example in examples:
+        example.path.unlink()
+    told: list[Problem] = []
+    with Loader(examples, OPTIONS, on_problem=told.append) as loader:
+        groups = list(loader.groups(0))
+        with pytest.raises(PicturesLostError, match=re.escape(str(examples[0].path.parent))):
+            loader.require_readable()
+    plan = plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=2)
+    assert groups == [[]] * len(plan)
+    assert len(told) == len(examples)
+
+
+def test_one_readable_picture_is_enough_to_go_on(examples: tuple[Example, ...]) -> None:
+    for example in examples[:-1]:
+        example.path.write_bytes(b"")
+    require_readable(examples)
+
+
+def test_a_picture_replaced_by_one_of_another_shape_is_cropped_anew(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
+    examples = scan([tmp_path], ScanOptions(resolution=64)).examples
+    Image.new("RGB", (300, 40), "blue").save(tmp_path / "cat.png")
+    told: list[Finding] = []
+    with Loader(examples, OPTIONS, on_problem=told.append) as loader:
+        ((batch,),), _ = loader.groups(0), list(loader.groups(1))
+    assert batch.pixels.shape == (1, 3, 64, 64)
+    assert batch.pixels[0, :, 0, 0].tolist() == [-1, -1, 1]
+    assert [(finding.kind, finding.path) for finding in told] == [("changed", "cat.png")]
