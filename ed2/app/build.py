@@ -22,7 +22,9 @@ from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.validated import LatestValidation
+from ed2.data.epoch import Planner
 from ed2.data.example import Dataset
+from ed2.data.fullness import batch_notes
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.events import EventBus, Warned
 from ed2.models.attention import choose_attention, compile_unet
@@ -137,7 +139,10 @@ class Builder:
         notes = optimizer_notes(network_plans(self.start.settings, self.machine.device))
         if self.start.settings.memory.amp and self.machine.device.type == "cpu":
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
-        return [*notes, *self.apart.notes]
+        data, seed = self.start.settings.data, self.start.settings.run.seed
+        examples = self.dataset.examples
+        planner = Planner(examples, seed=seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
+        return [*notes, *self.apart.notes, *batch_notes(planner)]
 
     def validation_job(self, run: Run) -> list[ValidationJob]:
         """What validates, if anything is to be measured."""

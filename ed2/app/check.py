@@ -13,6 +13,7 @@ from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.space import disk_forecast, disk_lines
 from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
+from ed2.data.fullness import batch_notes
 from ed2.data.reading import Outline
 from ed2.data.report import RunPlan, as_json, as_text
 from ed2.settings.checks import without_effect
@@ -66,6 +67,7 @@ class Checked:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes), *self.notes, *self.apart.notes]
         lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
+        lines += batch_notes(self.plan.planner(self.dataset.examples))
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
 

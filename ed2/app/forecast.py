@@ -10,9 +10,11 @@ from ed2.app.replay import told_events
 from ed2.app.reporters.texts import SPEED, duration
 from ed2.app.space import disk_lines
 from ed2.data.buckets import nearest
-from ed2.events import MetricsLogged
+from ed2.data.fullness import batch_notes
+from ed2.events import MetricsLogged, RunStarted
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
+from ed2.vram.card import Card, card_for
 
 MAX_RUNS = 30
 SAME_SPEED = ("resolution", "batch_size", "grad_accum", "gradient_checkpointing", "amp", "device",
@@ -29,31 +31,32 @@ def forecast(settings: Settings, checked: Checked | None, vram_gb: float | None 
         checked: the last check of the pictures.
         vram_gb: size of the card to plan for; None is the one that is here.
     """
-    lines = [_steps(settings, checked)]
+    lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
     sizes = model_sizes(settings)
     lines += disk_lines(as_on_card(settings, vram_gb), sizes)
     return lines + [str(problem) for problem in sizes.problems] + without_effect(settings)
 
 
-def _steps(settings: Settings, checked: Checked | None) -> str:
+def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]:
     if checked is None or checked.settings.data.data_root != settings.data.data_root:
-        return CHECK_FIRST
+        return [CHECK_FIRST]
     resolution = settings.data.resolution
     moved = tuple(replace(e, bucket=nearest(e.size, resolution)) for e in checked.dataset.examples)
     plan = looked_at(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)
     text = f"{len(moved):,} pictures: {one:,} steps an epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
-    speed = measured_speed(settings)
-    if speed is None:
-        return text
-    return (
-        f"{text} About {duration(settings.run.max_epochs * len(moved) / speed)} at the speed of the last run like it."
-    )
+    if speed := measured_speed(settings, card):
+        time = duration(settings.run.max_epochs * len(moved) / speed)
+        text = f"{text} About {time} at the speed of the last run like it."
+    return [text, *batch_notes(planner)]
 
 
-def measured_speed(settings: Settings) -> float | None:
-    """Pictures a second of the newest run here with the same settings, as far as they matter; None without one."""
+def measured_speed(settings: Settings, card: Card) -> float | None:
+    """Pictures a second of the newest run on the same card with the same settings, as far as they matter.
+
+    None where there is no such run.
+    """
     runs = sorted(Path(settings.logging.logdir).glob("*/settings.json"), key=lambda file: file.stat().st_mtime)
     wanted = settings.flat()
     for file in reversed(runs[-MAX_RUNS:]):
@@ -62,8 +65,18 @@ def measured_speed(settings: Settings) -> float | None:
         except (OSError, ValueError):
             continue
         if all(before.get(name) == wanted[name] for name in SAME_SPEED):
-            metrics = [event for _, event in told_events(file.parent) if isinstance(event, MetricsLogged)]
-            speeds = [event.values[SPEED] for event in metrics if event.values.get(SPEED, 0) > 0]
+            speeds = _speeds(file.parent, card)
             if speeds:
                 return sorted(speeds)[len(speeds) // 2]
     return None
+
+
+def _speeds(run_dir: Path, card: Card) -> list[float]:
+    """The speeds that a run logged on this card: it may have gone on on another."""
+    speeds, is_same = [], False
+    for _, event in told_events(run_dir):
+        if isinstance(event, RunStarted):
+            is_same = event.device.startswith(f"{card.name} in ")
+        elif isinstance(event, MetricsLogged) and is_same and event.values.get(SPEED, 0) > 0:
+            speeds.append(event.values[SPEED])
+    return speeds

@@ -47,7 +47,8 @@ class Planner:
             batch_size: pictures in a batch, at most.
             grad_accum: batches in an optimizer step, at most.
         """
-        self._seed, self._batch_size, self._grad_accum = seed, batch_size, grad_accum
+        self.batch_size = batch_size
+        self._seed, self._grad_accum = seed, grad_accum
         self._showings = Showings(examples, seed)
         self._piles = sorted({(example.batch_id, example.bucket) for example in examples})
         place_of = {pile: place for place, pile in enumerate(self._piles)}
@@ -69,8 +70,8 @@ class Planner:
         batches: list[PlannedBatch] = []
         ids: list[str] = []
         for (batch_id, bucket), visits in zip(self._piles, self._shuffled_piles(epoch), strict=True):
-            for start in range(0, len(visits), self._batch_size):
-                batches.append(PlannedBatch(bucket, tuple(visits[start : start + self._batch_size])))
+            for start in range(0, len(visits), self.batch_size):
+                batches.append(PlannedBatch(bucket, tuple(visits[start : start + self.batch_size])))
                 ids.append(batch_id)
         order = rng(self._seed, "batch order", epoch).permutation(len(batches)).tolist()
         groups = groups_of(order, ids, self._grad_accum)
@@ -82,20 +83,21 @@ class Planner:
     def steps(self, epoch: int) -> int:
         """Return the number of optimizer steps of an epoch, without dealing it."""
         batches = Counter[str]()
-        for (batch_id, _), count in zip(self._piles, self._counts(epoch), strict=True):
-            batches[batch_id] += -(-count // self._batch_size)
+        for (batch_id, _), count in zip(self._piles, self.counts(epoch), strict=True):
+            batches[batch_id] += -(-count // self.batch_size)
         return num_groups(batches, self._grad_accum)
 
     def buckets(self, epoch: int) -> dict[Size, tuple[int, int, int]]:
         """Return for each bucket the showings in an epoch, its batches, and the showings in batches that are short."""
         found: dict[Size, tuple[int, int, int]] = {}
-        for (_, bucket), count in zip(self._piles, self._counts(epoch), strict=True):
+        for (_, bucket), count in zip(self._piles, self.counts(epoch), strict=True):
             showings, batches, short = found.get(bucket, (0, 0, 0))
-            more = -(-count // self._batch_size)
-            found[bucket] = (showings + count, batches + more, short + count % self._batch_size)
+            more = -(-count // self.batch_size)
+            found[bucket] = (showings + count, batches + more, short + count % self.batch_size)
         return found
 
-    def _counts(self, epoch: int) -> list[int]:
+    def counts(self, epoch: int) -> list[int]:
+        """Return the showings in an epoch of each kind of batch, that is of each size and batch id."""
         # Weights are floats, which hold whole numbers exactly up to 2 ** 53.
         counts = np.bincount(self._pile_of, weights=self._showings.in_epoch(epoch), minlength=len(self._piles))
         return [int(count) for count in counts.tolist()]

@@ -1,7 +1,14 @@
 """What the page forecasts of a run."""
 
-from ed2.app.forecast import forecast
-from ed2.settings.files import with_defaults
+from pathlib import Path
+
+from ed2.app.forecast import forecast, measured_speed
+from ed2.app.reporters.jsonl import JsonlReporter
+from ed2.app.reporters.texts import SPEED
+from ed2.events import MetricsLogged, RunStarted
+from ed2.settings.files import with_defaults, write_settings
+from ed2.settings.schema import Settings
+from ed2.vram.card import Card
 
 
 def test_the_size_of_a_checkpoint_follows_the_card_that_is_planned_for() -> None:
@@ -11,3 +18,23 @@ def test_the_size_of_a_checkpoint_follows_the_card_that_is_planned_for() -> None
         for vram_gb in (None, 12)
     )
     assert here != on_card  # AdamW against its 8-bit form
+
+
+def run_on(device: str, logdir: Path, speed: float, settings: Settings) -> None:
+    """A run that was told to be on a device, at a speed."""
+    folder = logdir / f"cats_{device.partition(' in ')[0]}"
+    folder.mkdir(parents=True)
+    write_settings(folder / "settings.json", settings)
+    told = JsonlReporter(folder)
+    told(RunStarted(0, "cats", folder, 9, 0, 1, 8, device, {}))
+    told(MetricsLogged(1, {SPEED: speed}))
+    told.close()
+
+
+def test_the_speed_of_a_run_on_another_card_tells_nothing(tmp_path: Path) -> None:
+    settings = with_defaults({"resume_ckpt": "", "logdir": str(tmp_path)})
+    old, new = Card(name="An old card"), Card(name="A new card")
+    run_on("An old card in float16", tmp_path, 2.0, settings)
+    assert (measured_speed(settings, old), measured_speed(settings, new)) == (2.0, None)
+    run_on("A new card in bfloat16", tmp_path, 9.0, settings)
+    assert (measured_speed(settings, old), measured_speed(settings, new)) == (2.0, 9.0)
