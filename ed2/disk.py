@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,10 +90,19 @@ class HashingFile:
         return self._hash.hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, was_read: Callable[[int], object] = lambda num_bytes: None) -> str:
+    """The hash of a file's bytes. Raises OSError.
+
+    Args:
+        path: the file.
+        was_read: told after each block how many bytes it had; an exception of its own leaves the file half read.
+    """
+    digest, block = hashlib.sha256(), memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(block):
+            digest.update(block[:num_bytes])
+            was_read(num_bytes)
+    return digest.hexdigest()
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """What many tests share: tiny models and pictures, made once; no network."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests.unchanged import unchanged
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # before a test reads it, as programs have it quiet
 
 SIZES = [(96, 96), (100, 90), (96, 64), (160, 90), (64, 96), (90, 160), (128, 128), (70, 110)]
 

@@ -127,13 +127,14 @@ def _train(command: cli.CommandLine) -> int:
     from ed2.app.reporters import ConsoleReporter
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
+    from ed2.app.verifying import Verifying
     from ed2.events import EventBus
     from ed2.training.state import Controls
 
-    start = choose_start(command.values, command.config)
     controls, bus = Controls(), EventBus()
     with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop):
         bus.subscribe(console)
+        start = choose_start(command.values, command.config, Verifying(bus, controls))
         ended = run_training(start, bus=bus, controls=controls)
     return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)
 

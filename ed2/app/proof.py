@@ -178,8 +178,8 @@ class ResumeTest:
                 continue
             if "failed" in line:
                 raise _failed(line["failed"], line["code"])
-            if "step" in line:
-                self.tell(f"Part {name}, step {line['step']} of {until}.")
+            if text := _told(line, until):
+                self.tell(f"Part {name}{text}")
             yield line
         if self.should_stop():
             raise StopRequested
@@ -243,6 +243,13 @@ def _last_written(folder: Path) -> float:
     with contextlib.suppress(OSError):
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
     return time.time()
+
+
+def _told(line: Mapping[str, Any], until: int) -> str:
+    """What a line of a part says to people, after the part's name."""
+    if "preparing" in line:
+        return f": {line['preparing']}."
+    return f", step {line['step']} of {until}." if "step" in line else ""
 
 
 def _failed(text: str, code: int) -> Ed2Error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Ed2Error, StopRequested
-from ed2.events import Event, RunStarted, SavingChanged, StepDone, Warned
+from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
 from ed2.training.controls import Controls
 
 
@@ -40,21 +40,34 @@ class Watch:
 
     def __call__(self, event: Event) -> None:
         """Look at an event, from the trainer's thread."""
-        if isinstance(event, RunStarted):
-            tell(began=event.step, run_dir=str(event.run_dir), total=event.total_steps)
-        elif isinstance(event, Warned):
-            tell(warning=event.text)
-        elif isinstance(event, SavingChanged) and not event.is_saving:
-            tell(saved=event.step)
-        if not isinstance(event, StepDone):
-            return
-        tell(step=event.step)
+        if told := _told(event):
+            tell(**told)
+        if isinstance(event, StepDone):
+            self._obey(event)
+
+    def _obey(self, event: StepDone) -> None:
         if event.step == self.part.until:
             self.controls.stop()
         elif event.step == self.part.save_at:
             self.controls.ask("save")
         elif self.part.save_at and event.step > self.part.save_at:
             self.controls.pause()
+
+
+def _told(event: Event) -> dict[str, object]:
+    """What the resume test is to know of an event."""
+    match event:
+        case RunStarted():
+            return {"began": event.step, "run_dir": str(event.run_dir), "total": event.total_steps}
+        case PhaseChanged(phase="preparing"):
+            return {"preparing": event.detail}
+        case Warned():
+            return {"warning": event.text}
+        case SavingChanged(is_saving=False):
+            return {"saved": event.step}
+        case StepDone():
+            return {"step": event.step}
+    return {}
 
 
 def tell(**what: object) -> None:
@@ -73,15 +86,20 @@ def main(argv: list[str]) -> int:
     part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ed2.models.libraries import quiet_libraries
+
+    quiet_libraries()
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
+    from ed2.app.verifying import Verifying
     from ed2.events import EventBus
 
     threading.Thread(target=leave_with_the_test, daemon=True).start()
     controls = Controls()
     bus: Any = EventBus([Watch(part, controls)])
     try:
-        ended = run_training(choose_start(part.values, None), bus=bus, controls=controls)
+        start = choose_start(part.values, None, Verifying(bus, controls))
+        ended = run_training(start, bus=bus, controls=controls)
     except Ed2Error as error:
         tell(failed=str(error), code=error.exit_code)
         return 1

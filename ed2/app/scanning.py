@@ -56,7 +56,7 @@ def scan_dataset(
 
 
 class Pace:
-    """Says how far a count is, and how long the rest takes at the pace so far."""
+    """Says how long the rest of a count takes at the pace so far."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with the first count that is told; `clock` gives seconds."""
@@ -65,10 +65,13 @@ class Pace:
 
     def told(self, done: int, total: int) -> str:
         """Return "picture 1,200 of 20,000, about 3 min 20 s left"."""
-        text = f"picture {done:,} of {total:,}"
+        return f"picture {done:,} of {total:,}{self.left(done, total)}"
+
+    def left(self, done: int, total: int) -> str:
+        """Return ", about 3 min 20 s left"; nothing while that is not known, and at the end."""
         if self._first is None:
             self._first = (done, self._clock())
         first, began = self._first
         if done in (first, total):
-            return text
-        return f"{text}, about {duration((total - done) * (self._clock() - began) / (done - first))} left"
+            return ""
+        return f", about {duration((total - done) * (self._clock() - began) / (done - first))} left"

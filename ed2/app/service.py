@@ -186,10 +186,11 @@ class TrainerService:
         self.read_libraries()
         from ed2.app.runner import run_training
         from ed2.app.start import choose_start
+        from ed2.app.verifying import Verifying
 
-        self._view.change("status", detail="comparing every byte of the checkpoint, if it begins with one")
-        start = choose_start(values, None)
+        start = choose_start(values, None, Verifying(bus, controls))
         if start.checkpoint:
+            self._view.clear("preparing")  # the log begins with the lines of the run that goes on
             self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)
             self._view.change("status", "problems", state="preparing", problems=(), is_saving=False)
         run_training(start, bus=bus, controls=controls)

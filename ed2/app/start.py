@@ -11,6 +11,7 @@ from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
 from ed2.app.continued import begin_again, last_begun, no_checkpoint_yet, settings_of, with_those_of
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
+from ed2.checkpoint.folder import Advance, untold
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
@@ -58,12 +59,13 @@ class Start:
         return self.checkpoint is not None and self.checkpoint.state.epoch >= self.settings.run.max_epochs
 
 
-def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
+def choose_start(flags: Mapping[str, object], config: Path | None, advance: Advance = untold) -> Start:
     """Read the settings and find what the run begins with.
 
     Args:
         flags: settings of the command line; they win.
         config: a preset, or the settings of an earlier run.
+        advance: told how far the comparison of a checkpoint's bytes is.
 
     Raises:
         SettingsError: wrong settings, or no model named.
@@ -73,13 +75,13 @@ def choose_start(flags: Mapping[str, object], config: Path | None) -> Start:
     preset, given, notes = gathered.preset, dict(gathered.values), list(gathered.notes)
     last: Path | None = None
     if given.get("resume_ckpt") == FIND_LAST:
-        last, told = _find_last(with_defaults(given), preset_base := str(preset.get("resume_ckpt", "")))
+        last, told = _find_last(with_defaults(given), preset_base := str(preset.get("resume_ckpt", "")), advance)
         given["resume_ckpt"] = str(last or preset_base)
         notes += told
     settings = with_defaults(given)
     if not settings.model.resume_ckpt:
         raise _no_model()
-    path, told = (last, []) if last else _sound_base(settings)
+    path, told = (last, []) if last else _sound_base(settings, advance)
     notes += told
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
@@ -128,10 +130,10 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
     return replace(start, same_folder=same, notes=tuple(notes))
 
 
-def _find_last(settings: Settings, preset_base: str) -> tuple[Path | None, list[str]]:
+def _find_last(settings: Settings, preset_base: str, advance: Advance) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint; None where `preset_base` stands in; and what is to be said of that."""
     logdir = Path(settings.logging.logdir)
-    found, begun = newest_below(logdir), last_begun(logdir)
+    found, begun = newest_below(logdir, advance), last_begun(logdir)
     unsaved = [no_checkpoint_yet(begun)] if begun else []
     if last := found.checkpoint:
         note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
@@ -162,11 +164,11 @@ def _base_path(name: str) -> Path:
     raise SettingsError("The base model is missing:", [Problem("resume_ckpt", what, fix)])
 
 
-def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
+def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
     """The model to begin with, or the newest sound checkpoint where a run is named; and what is to be said of it."""
     path = _base_path(settings.model.resume_ckpt)
     if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
-        found = newest_of_run(path)
+        found = newest_of_run(path, advance)
         if not found.checkpoint:
             if not found.notes:
                 what, why = f"The run {path.name} cannot be continued", "it ended before its first checkpoint."
@@ -174,7 +176,7 @@ def _sound_base(settings: Settings) -> tuple[Path, list[str]]:
             why = " ".join(found.notes)
             raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, "Choose another run.")
         return found.checkpoint.path, found.notes
-    require_sound(path, with_state=not settings.model.weights_only)
+    require_sound(path, with_state=not settings.model.weights_only, advance=advance)
     return path, []
 
 

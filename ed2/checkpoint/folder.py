@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,18 @@ MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
 """Of the training state: the first that had a manifest beside it."""
 HASHING_THREADS = 4
+WAIT_SECONDS = 1.0
+"""Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
+
+Advance = Callable[[str, int, int], None]
+"""Told the name of a checkpoint, how many of its bytes were compared, from 0 on, and of how many.
+
+It is called from one thread at a time, after each block, and may raise `StopRequested`, which ends the comparison.
+"""
+
+
+def untold(name: str, done: int, total: int) -> None:
+    """The `Advance` that tells nobody."""
 
 
 class Unreadable(str):
@@ -106,7 +119,9 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
     to_disk(path)
 
 
-def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False) -> str | None:
+def damage(
+    checkpoint: Path, *, with_state: bool = True, is_quick: bool = False, advance: Advance = untold
+) -> str | None:
     """What is wrong with the files of a checkpoint, naming one of them; None where it is sound.
 
     Where a file could not be read, what is given back is `Unreadable`: it may be sound, and is never renamed. A
@@ -117,6 +132,7 @@ def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False)
         checkpoint: its folder.
         with_state: look at the training state too, if it is there.
         is_quick: compare the lengths of the files, and do not read them.
+        advance: told how far it is; what it raises is passed on.
     """
     try:
         manifest = read_manifest(checkpoint)
@@ -130,7 +146,7 @@ def damage(checkpoint: Path, *, with_state: bool = True, is_quick: bool = False)
     if not with_state or not (checkpoint / TRAINING_STATE).exists():
         records = {name: record for name, record in records.items() if not name.startswith(f"{TRAINING_STATE}/")}
     wrong = _wrong_length(checkpoint, records)
-    return wrong or (None if is_quick else _wrong_content(checkpoint, records))
+    return wrong or (None if is_quick else _wrong_content(checkpoint, records, advance))
 
 
 def _had_manifest(checkpoint: Path) -> bool:
@@ -171,16 +187,47 @@ def _wrong_length(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | 
     return None
 
 
-def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | None:
+class _Count:
+    """Counts the bytes that several threads compare; `is_over` says that a stop has ended that."""
+
+    def __init__(self, name: str, total: int, advance: Advance) -> None:
+        self._name, self._total, self._advance = name, total, advance
+        self._done, self._lock, self.is_over = 0, threading.Lock(), False
+        advance(name, 0, total)
+
+    def add(self, num_bytes: int) -> None:
+        with self._lock:
+            self._done += num_bytes
+            try:
+                self._advance(self._name, self._done, self._total)
+            except BaseException:
+                self.is_over = True
+                raise
+
+
+def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord], advance: Advance) -> str | None:
+    count = _Count(checkpoint.name, sum(record.bytes for record in records.values()), advance)
+
     def wrong(name: str) -> str | None:
+        if count.is_over:
+            return None
         try:
-            is_same = sha256_of(checkpoint / name) == records[name].sha256
+            is_same = sha256_of(checkpoint / name, count.add) == records[name].sha256
         except OSError as error:
             return _unreadable(name, error)
         return None if is_same else f"{name}: its bytes are not those that were written"
 
     with ThreadPoolExecutor(HASHING_THREADS, "hash") as threads:
-        return next(filter(None, threads.map(wrong, records)), None)
+        comparisons = [threads.submit(wrong, name) for name in records]
+        try:
+            for comparison in comparisons:
+                while not wait([comparison], WAIT_SECONDS).done:
+                    continue
+                if fault := comparison.result():
+                    return fault
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+    return None
 
 
 def _damaged_header(checkpoint: Path) -> str | None:

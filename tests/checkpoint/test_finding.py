@@ -1,6 +1,7 @@
 """A damaged checkpoint is found by its bytes, named, and the one before is taken."""
 
 import errno
+import io
 import json
 import re
 import shutil
@@ -11,10 +12,16 @@ from typing import Any
 
 import pytest
 
+from ed2.app.reporters import ConsoleReporter
+from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start
+from ed2.app.verifying import Verifying
 from ed2.checkpoint.finding import newest_below, newest_of_run
+from ed2.checkpoint.folder import HASHING_THREADS
 from ed2.checkpoint.run_lock import only_trainer
-from ed2.errors import CheckpointError
+from ed2.errors import CheckpointError, StopRequested
+from ed2.events import Event, EventBus, PhaseChanged
+from ed2.training.controls import Controls
 
 Damage = Callable[[Path, Path], None]
 
@@ -39,6 +46,20 @@ def delete(file: Path, other: Path) -> None:
 
 def swap(file: Path, other: Path) -> None:
     file.write_bytes(other.read_bytes())
+
+
+class StopAfter:
+    """Asks for a stop when it was told of so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self._controls, self._blocks, self.told = Controls(), blocks, 0
+        self._verifying = Verifying(EventBus(), self._controls)
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self.told += 1
+        if self.told == self._blocks:
+            self._controls.stop(2)
+        self._verifying(name, done, total)
 
 
 def checkpoints_of(run_dir: Path) -> tuple[Path, Path]:
@@ -131,6 +152,34 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_b
     flip_a_bit(newest / "vae" / "config.json", older)
     with pytest.raises(CheckpointError, match=r"vae/config\.json"):
         choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
+
+
+def test_a_stop_while_a_checkpoint_is_compared_ends_that_and_takes_nothing_for_damaged(run_dir: Path) -> None:
+    older, newest = checkpoints_of(run_dir)
+    flip_a_bit(newest / "vae" / "config.json", older)
+    for name in ("findlast", str(run_dir), str(newest)):
+        for seen in (1, 4, 25):  # also in the second look before a damaged one is renamed
+            stopping = StopAfter(seen)
+            with pytest.raises(StopRequested) as stop:
+                choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None, stopping)
+            assert stop.value.signal_number == 2
+            assert seen <= stopping.told <= seen + HASHING_THREADS
+            assert {path.name for path in newest.parent.iterdir()} >= {older.name, newest.name}
+            assert not list(newest.parent.glob(".damaged-*"))
+    assert choose_start({"resume_ckpt": str(run_dir)}, None).base == older
+
+
+def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir: Path) -> None:
+    newest = checkpoints_of(run_dir)[1]
+    told, view, stream = list[Event](), RunView(), io.StringIO()
+    seconds = iter(range(0, 100_000, 3))
+    bus = EventBus([told.append, view, ConsoleReporter(stream)])
+    choose_start({"resume_ckpt": str(run_dir)}, None, Verifying(bus, Controls(), lambda: float(next(seconds))))
+    details = [event.detail for event in told if isinstance(event, PhaseChanged)]
+    assert re.fullmatch(rf"comparing every byte of {newest.name}, [\d.]+ MB", details[0])
+    assert re.fullmatch(rf"comparing {newest.name}, [\d.]+ [kM]B of [\d.]+ MB, about .+ left", details[1])
+    assert view.snapshot().detail == details[-1]
+    assert stream.getvalue().splitlines() == [f"Now preparing: {detail}." for detail in details]
 
 
 def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ed2 import disk
 from ed2.checkpoint.folder import damage, remove_leftovers, whole_folder
-from ed2.disk import write_whole
+from ed2.disk import READ_BYTES, write_whole
 
 
 def fill(target: Path) -> None:
@@ -28,6 +28,20 @@ def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
     ]
     assert damage(tmp_path / "whole") is None
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["step"] == 7
+
+
+def test_the_comparison_tells_how_far_it_is_from_nothing_to_all_bytes(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "whole") as new:
+        new.add("large", bytes(5 * READ_BYTES // 2))
+        new.add("small", b"a" * 1000)
+        new.add("none", b"")
+    told: list[tuple[str, int, int]] = []
+    assert damage(tmp_path / "whole", advance=lambda *now: told.append(now)) is None
+    total = 5 * READ_BYTES // 2 + 1000
+    done = [num_bytes for _, num_bytes, _ in told]
+    assert (done[0], done[-1]) == (0, total)
+    assert done == sorted(set(done)) and len(done) == 5
+    assert {(name, of) for name, _, of in told} == {("whole", total)}
 
 
 def test_a_folder_that_is_there_is_never_written_over(tmp_path: Path) -> None:

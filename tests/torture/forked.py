@@ -176,14 +176,15 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # or its bars start a thread
+    from ed2.models.libraries import quiet_libraries
+
+    quiet_libraries()
     import ed2.app.runner  # noqa: F401
     from ed2.models.choose import open_base
-    from ed2.models.libraries import quiet_libraries
     from ed2.models.sd import load
     from tests.conftest import SIZES
     from tests.tiny import make_model, make_pictures
 
-    quiet_libraries()
     model = make_model(folder / "model")
     load(open_base(model, {}), trained=["unet"], device=torch.device("cpu"), frozen_dtype=torch.float32)
     return model, make_pictures(folder / "pictures", SIZES)

@@ -1,0 +1,41 @@
+"""Telling how far the comparison of a checkpoint's bytes is, which may take a minute, and ending it at a stop."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ed2.app.reporters.texts import file_size
+from ed2.app.scanning import Pace
+from ed2.events import EventBus, PhaseChanged
+from ed2.training.controls import Controls
+
+TELL_SECONDS = 5.0
+
+
+@dataclass
+class Verifying:
+    """Tells of a comparison at its beginning and every few seconds, and leaves it when a stop was asked for.
+
+    Attributes:
+        clock: seconds; for tests.
+    """
+
+    bus: EventBus
+    controls: Controls
+    clock: Callable[[], float] = time.monotonic
+    _pace: Pace = field(default_factory=Pace)
+    _told_at: float = 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Go on. Raises StopRequested."""
+        self.controls.obey_stop()
+        if not done:
+            self._pace = Pace(self.clock)
+            self._pace.left(done, total)
+            self._tell(f"comparing every byte of {name}, {file_size(total)}")
+        elif self.clock() - self._told_at >= TELL_SECONDS:
+            self._tell(f"comparing {name}, {file_size(done)} of {file_size(total)}{self._pace.left(done, total)}")
+
+    def _tell(self, text: str) -> None:
+        self._told_at = self.clock()
+        self.bus.emit(PhaseChanged(0, "preparing", text))
