@@ -97,6 +97,8 @@ class SamplesMade(Event):
 
     samples: tuple[Sample, ...]
     seconds: float
+    is_whole: bool = True
+    """False where a stop has left some out: all are drawn when the run goes on."""
 
 
 @dataclass(frozen=True)

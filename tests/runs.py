@@ -41,13 +41,19 @@ class Trained:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def train(values: Values, *, stop_at: int | None = None, observer: Callable[[Event], None] | None = None) -> Trained:
-    """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does.
+def train(
+    values: Values,
+    *,
+    stop_at: int | None = None,
+    observer: Callable[[Event], None] | None = None,
+    controls: Controls | None = None,
+) -> Trained:
+    """Run the trainer with these settings, flat; stop after step `stop_at` as Ctrl-C does, or by the test's `controls`.
 
     The files of the dataset are held to stay as they are.
     """
     start = choose_start(values, None)
-    bus, controls, events = EventBus(), Controls(), list[Event]()
+    bus, controls, events = EventBus(), controls or Controls(), list[Event]()
 
     def watch(event: Event) -> None:
         events.append(event)

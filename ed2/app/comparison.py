@@ -59,13 +59,15 @@ def _logs(one: Path, other: Path) -> Iterator[str]:
 
 
 def _logged(run_dir: Path) -> Iterator[tuple[tuple[str, int], object]]:
-    """Every logged number but times, by its kind and step."""
+    """Every logged number but times, and the paths of the samples, by kind and step."""
     for entry in _lines(run_dir / EVENTS_NAME):
         kind, step = str(entry["event"]), int(entry["step"])
         if kind in ("MetricsLogged", "ValidationDone"):
             yield (kind, step), {tag: value for tag, value in entry["values"].items() if not tag.startswith(SPEED)}
         elif kind == "EpochEnded":
             yield (kind, step), entry["loss"]
+        elif kind == "SamplesMade":
+            yield (kind, step), [sample["path"] for sample in entry["samples"]]
 
 
 def _samples(one: Path, other: Path) -> Iterator[str]:
@@ -81,15 +83,17 @@ def _curves(one: Path, other: Path) -> Iterator[str]:
                 if here.get(tag) != there.get(tag))  # fmt: skip
 
 
-def _points(run_dir: Path) -> Mapping[str, list[tuple[int, float]]]:
-    """The points of each curve as TensorBoard shows them."""
+def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
+    """The points of each curve, and the pictures, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
-    accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 1})
+    accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each continued run, which is what we want
     accumulator.Reload()
     tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(SPEED)]
-    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
+    points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
+    pictures = accumulator.Tags()["images"]
+    return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in pictures}
 
 
 def _step(checkpoint: Path) -> int:

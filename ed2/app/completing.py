@@ -1,14 +1,18 @@
-"""Finishing a save that a killed program has begun: its single files come after the checkpoint."""
+"""What came after the checkpoint that a run goes on from: a save that was not finished, work that was made up for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from ed2.app.replay import told_events
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.saver import Saver
-from ed2.events import CheckpointSaved
+from ed2.events import CheckpointSaved, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
 from ed2.models.noise import NoiseSchedule
+from ed2.sampling.job import SAMPLES
+from ed2.training.validation import VALIDATION
 
 
 def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> None:
@@ -20,6 +24,21 @@ def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> 
         return
     schedule = NoiseSchedule.from_config(source.config("scheduler/scheduler_config.json"))
     saver.complete(checkpoint.path, checkpoint.state.step, source.family, schedule.prediction_type)
+
+
+def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without what a stop has cut short after it, as far as the run's log says that it was done since.
+
+    A run that goes on does that first. Stopped once more before its next step, it is at the same checkpoint as before.
+    """
+    state = checkpoint.state
+    if not state.cut_short:
+        return checkpoint
+    told = [event for _, event in told_events(checkpoint.run_dir) if event.step == state.step]
+    done = {SAMPLES for event in told if isinstance(event, SamplesMade) and event.is_whole}
+    done |= {VALIDATION for event in told if isinstance(event, ValidationDone)}
+    state.cut_short = [what for what in state.cut_short if what not in done]
+    return replace(checkpoint, values={**checkpoint.values, "state": state.as_dict()})
 
 
 def _was_told(log: Path, name: str) -> bool:

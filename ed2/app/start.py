@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.completing import with_what_is_left
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
 from ed2.app.continued import begin_again, last_begun, no_checkpoint_yet, settings_of, with_those_of
@@ -127,7 +128,8 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
     same = not changes and checkpoint.is_newest
     if same:
         notes += _not_byte_exact(checkpoint, start.settings, circumstances)
-    return replace(start, same_folder=same, notes=tuple(notes))
+        checkpoint = with_what_is_left(checkpoint)
+    return replace(start, checkpoint=checkpoint, same_folder=same, notes=tuple(notes))
 
 
 def _find_last(settings: Settings, preset_base: str, advance: Advance) -> tuple[Path | None, list[str]]:

@@ -93,9 +93,10 @@ class SampleJob:
                 text = f"The memory did not suffice for the samples of step {state.step}: {told}."
                 self.bus.emit(Warned(state.step, f"{text} The training goes on."))
             self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
-        if self.controls.stopping and len(samples) < len(prompts) * len(self.weights):
+        is_whole = not self.controls.stopping or len(samples) == len(prompts) * len(self.weights)
+        if not is_whole:
             state.cut_short.append(SAMPLES)
-        return SamplesMade(state.step, tuple(samples), time.monotonic() - began) if samples else None
+        return SamplesMade(state.step, tuple(samples), time.monotonic() - began, is_whole) if samples else None
 
     def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
         """Read the file, which may also say how often samples are made."""

@@ -3,16 +3,21 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ed2.app.check import checked
 from ed2.app.comparison import differences
 from ed2.app.scanning import scan_dataset
+from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start, weigh
 from ed2.errors import CheckpointError, FinishedError, SettingsError
-from ed2.events import SamplesMade, ValidationDone
-from tests.runs import train
+from ed2.events import Sample, SamplesMade, ValidationDone
+from ed2.sampling import job
+from ed2.training.controls import Controls
+from tests.runs import Trained, train
+from tests.torture.forked import next_second
 from tests.torture.kills import PROMPTS
 
 Values = dict[str, object]
@@ -79,14 +84,51 @@ def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> N
     assert not any(path.exists() for path in left)
 
 
-def test_a_stop_that_cuts_validation_and_samples_short_loses_none_of_them(values: Values, tmp_path: Path) -> None:
-    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
-    values |= {"sample_prompts": str(tmp_path / "prompts.json"), "sample_steps": 4, "max_epochs": 2, "log_step": 1}
+def stopped_at_picture(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Run, and stop when so many sample pictures of step 4 are on the disk."""
+    controls, real, made = Controls(), job.write_sample, list[Sample]()
+
+    def write(run_dir: Path, **options: Any) -> Sample:
+        sample = real(run_dir, **options)
+        made.extend([sample] if options["step"] == 4 else [])
+        if len(made) == count:
+            controls.stop(2)
+        return sample
+
+    next_second(Path(str(values["logdir"])))
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_sample", write)
+        return train(values, controls=controls)
+
+
+def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_none(
+    values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps({**PROMPTS, "batch_size": 1}))
+    values |= {"sample_prompts": str(tmp_path / "prompts.json"), "sample_steps": 4, "log_step": 1}
     values |= {"val_split_mode": "automatic", "auto_split_proportion": 0.25, "every_n_epochs": 0.25}
     straight = train(values)
-    stopped = train(values, stop_at=4)
-    assert stopped.of(ValidationDone)[-1].step < 4
-    assert stopped.of(SamplesMade)[-1].step == 0
-    resumed = train({"resume_ckpt": "findlast", "logdir": values["logdir"]})
-    assert resumed.of(ValidationDone)[0].step == resumed.of(SamplesMade)[0].step == 4
-    assert not differences(straight.run_dir, resumed.run_dir)
+    first = train(values, stop_at=4)  # before the validation and the samples of that step
+    assert first.of(ValidationDone)[-1].step < 4
+    assert first.of(SamplesMade)[-1].step == 0
+    again: Values = {"resume_ckpt": "findlast", "logdir": values["logdir"]}
+    second = stopped_at_picture(1, again, monkeypatch)
+    assert [event.step for event in second.of(ValidationDone)] == [4]
+    assert [(event.step, len(event.samples), event.is_whole) for event in second.of(SamplesMade)] == [(4, 1, False)]
+    third = stopped_at_picture(2, again, monkeypatch)
+    assert not third.of(ValidationDone), "it was done when the run went on before"
+    assert [(event.step, len(event.samples), event.is_whole) for event in third.of(SamplesMade)] == [(4, 2, True)]
+    next_second(tmp_path / "logs")
+    last = train(again)
+    assert 4 not in {event.step for event in (*last.of(ValidationDone), *last.of(SamplesMade))}
+    assert last.run_dir == second.run_dir == third.run_dir
+    assert not differences(straight.run_dir, last.run_dir)
+    assert shown_samples(last.run_dir) == shown_samples(straight.run_dir)
+    assert len(shown_samples(last.run_dir)) == 2 * len({step for step, _ in shown_samples(last.run_dir)})
+
+
+def shown_samples(run_dir: Path) -> list[tuple[int, str]]:
+    """The step and file of each picture of the gallery."""
+    view = RunView()
+    view.replay(run_dir)
+    return [(shown.step, shown.sample.path.relative_to(run_dir).as_posix()) for shown in view.snapshot().samples]

@@ -62,6 +62,8 @@ class TensorBoardReporter:
     def _(self, event: MetricsLogged | ValidationDone) -> None:
         for tag, value in event.values.items():
             self.writer.add_scalar(tag, value, event.step)
+        if isinstance(event, ValidationDone):  # what events.jsonl says was done is not done again
+            self.writer.flush()
 
     @_add.register
     def _(self, event: EpochEnded) -> None:
@@ -75,6 +77,8 @@ class TensorBoardReporter:
 
     @_add.register
     def _(self, event: SamplesMade) -> None:
+        if not event.is_whole:  # the run draws them again when it goes on, and a point can be hidden only by its step
+            return
         for sample in event.samples:
             with Image.open(sample.path) as image:
                 pixels = np.asarray(image.convert("RGB"))  # (H,W,3)
