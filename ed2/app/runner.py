@@ -1,52 +1,28 @@
 """One run from its start to its end, whatever the end is. The command line and the page both call `run_training`."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
 
-from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder, open_model
-from ed2.app.card_memory import watch_card
 from ed2.app.completing import complete_save
-from ed2.app.faults import fault_of
 from ed2.app.picture_faults import PictureFaults
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
 from ed2.app.reporters.texts import counted
 from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
 from ed2.app.scanning import Pace, scan_dataset
-from ed2.app.space import require_room, space_notes
+from ed2.app.session import Session
+from ed2.app.space import require_room
 from ed2.app.start import Start, weigh
 from ed2.app.validating import SetApart, set_apart
-from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
-from ed2.checkpoint.saver import Kind
-from ed2.data.example import Finding
-from ed2.data.loader import Loader
 from ed2.data.reading import Outline
-from ed2.data.report import side_car_lines
-from ed2.errors import Ed2Error, FinishedError, ModelError, Problem, StopRequested
-from ed2.events import CheckpointSaved, EventBus, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.errors import FinishedError, Problem
+from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
-from ed2.sampling.job import SampleJob
-from ed2.sampling.prompts import PromptFile
-from ed2.sampling.sampler import size_multiple
-from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
-from ed2.training.bad_numbers import require_savable
-from ed2.training.loop import obey, train
-from ed2.training.state import Controls, Run
-from ed2.vram.card import Card
-from ed2.vram.plan import sampling_batch
-from ed2.vram.shapes import ModelShape, shape_of
+from ed2.training.state import Controls
 
-logger = logging.getLogger(__name__)
-
-PROBLEMS_SHOWN = 5
 PROGRESS_SECONDS = 5.0
 
 
@@ -115,182 +91,3 @@ def _finished(start: Start) -> FinishedError:
     what = f"{start.base.name} has all its {counted(epochs, 'epoch')}."
     fix = f"Raise max_epochs to train on: --max_epochs {epochs + 1}."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])
-
-
-def _left_out(problems: Sequence[Finding], shown: int) -> list[str]:
-    """Name the first files that are left out, and count the rest; a run that goes on has named them before."""
-    lines = [f"Left out: {problem}" for problem in problems[:shown]]
-    rest = len(problems) - shown
-    if rest > 0:
-        verb = "is" if rest == 1 else "are"
-        lines.append(f"{counted(rest, 'more file' if shown else 'file')} {verb} left out; --check lists them all.")
-    return lines
-
-
-class Session:
-    """A run between its first event and its last."""
-
-    def __init__(self, builder: Builder, began: float) -> None:
-        self._builder = builder
-        self._bus, self._start = builder.bus, builder.start
-        self._began = began
-        self._run: Run | None = None
-        self._saver = BackgroundSaver(builder.saver(), builder.bus)
-        self._saved: CheckpointSaved | None = None
-
-    def work(self) -> None:
-        """Everything that a run does, in order."""
-        with self._built() as run:
-            self._require_export(run)
-            samples = self._sample_job(run)
-            checkpoints = self._builder.checkpoint_job(run, self._saver)
-            validation = self._builder.validation_job(run)
-            run.jobs += [*validation, samples, checkpoints]
-            run.on_request = {"sample": samples, "save": checkpoints}
-            self._tell_start(run)
-            watch_card(run, self._start.settings, self._shape(self._start.settings))
-            for job in validation:
-                self._bus.emit(job.before_first_step(run.state))
-            self._bus.emit(samples.before_first_step(run.state))
-            obey(run)
-            self._bus.emit(PhaseChanged(run.state.step, "training"))
-            run.metrics.restart_clocks()
-            train(run)
-            self._save("last")
-
-    def end_of(self, work: Callable[[], None]) -> RunEnded:
-        """Do `work` and say how it ended; what can be saved is saved."""
-        try:
-            work()
-        except StopRequested as stop:
-            self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
-            return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
-        except Exception as error:
-            if isinstance(error, Ed2Error):
-                logger.error("%s", error)
-            else:
-                logger.exception("The run failed.")
-            self._saver.join()  # what it writes may be what the run goes back to
-            whole = self._run is None or self._run.is_whole
-            device = self._builder.machine.device
-            fault = fault_of(error, self._start.settings, device, self._builder.run_dir, is_whole=whole)
-        else:
-            return self._ended("done", "all epochs are done")
-        self._saved = fault.goes_back_to or self._saved
-        self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
-        return self._ended("failed", fault.reason)
-
-    @contextmanager
-    def _built(self) -> Iterator[Run]:
-        self._bus.emit(PhaseChanged(0, "preparing", f"reading the model {self._start.base.name}"))
-        run = self._builder.build()
-        if not isinstance(run.data, Loader):
-            raise TypeError("the builder gives a Loader")
-        with run.data:
-            self._run = run
-            yield run
-
-    def _require_export(self, run: Run) -> None:
-        """Know before the first step whether the model has a place in a single file."""
-        try:
-            self._saver.saver.require_export(run.model)
-        except ModelError as error:
-            self._saver.leave_out_single_files()
-            self._bus.emit(Warned(run.state.step, f"No single files are written. {error}"))
-
-    def _sample_job(self, run: Run) -> SampleJob:
-        settings = self._start.settings
-        prompts = PromptFile(
-            path=Path(settings.sampling.sample_prompts),
-            seed=settings.run.seed,
-            resolution=settings.data.resolution,
-            multiple=size_multiple(run.model),
-            captions=tuple(example.caption for example in self._builder.dataset.examples if example.caption),
-        )
-        return SampleJob(
-            model=run.model,
-            prompts=prompts,
-            run_dir=self._builder.run_dir,
-            bus=self._bus,
-            controls=run.controls,
-            total_steps=run.total_steps,
-            sample_steps=settings.sampling.sample_steps,
-            batch_size=self._prompts_at_once(settings),
-            autocast=run.precision.autocast,
-            weights=sample_weights(run, settings),
-        )
-
-    def _prompts_at_once(self, settings: Settings) -> int:
-        """As many as take no more memory than training does, so that samples are never the peak of a run."""
-        card = Card(kind="cuda" if self._builder.machine.device.type == "cuda" else "cpu")
-        return sampling_batch(settings, self._shape(settings), card=card)
-
-    def _shape(self, settings: Settings) -> ModelShape:
-        sizes = model_sizes(settings)
-        return shape_of(sizes.family, sizes.parameters)
-
-    def _tell_start(self, run: Run) -> None:
-        dataset, settings = self._builder.dataset, self._start.settings
-        run.state.seconds += time.monotonic() - self._began
-        notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
-        notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
-        notes += side_car_lines(dataset)
-        for text in space_notes(settings, model_sizes(settings)):
-            self._bus.emit(Warned(run.state.step, text))
-        self._bus.emit(
-            RunStarted(
-                step=run.state.step,
-                project=settings.run.project_name,
-                run_dir=self._builder.run_dir,
-                total_steps=run.total_steps,
-                epoch=run.state.epoch,
-                max_epochs=run.max_epochs,
-                images=len(dataset.examples),
-                device=str(self._builder.machine),
-                config=settings.flat(),
-                notes=tuple(notes),
-            )
-        )
-
-    def _save(self, kind: Kind) -> None:
-        if self._run is None:
-            return
-        self._saved = self._saver.finish(self._run, kind)
-
-    def _save_at_end(self, kind: Kind | None) -> None:
-        """Save what a stop or an error leaves, if anything was trained and the weights are sound."""
-        run = self._run
-        if run is None or kind is None or run.state.step == 0 or (run.finished and self._saved):
-            return
-        try:
-            require_savable(run)
-            self._saver.join()
-            self._saved = self._saver.saver.saved_already(run.state)
-            if self._saved is None:
-                self._save("last" if run.finished else kind)
-        except Exception as error:  # the run has ended, and its end is to be told whatever happens
-            logger.exception("Saving at the end failed.")
-            self._bus.emit(Warned(run.state.step, f"The run could not be saved: {error}"))
-
-    def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
-        self._saver.join()
-        step = self._run.state.step if self._run else 0
-        self._draw_sheet(step)
-        return RunEnded(
-            step=step,
-            phase=phase,
-            reason=reason,
-            seconds=time.monotonic() - self._began,
-            checkpoint=self._saved.path if self._saved else None,
-            single_file=self._saved.single_file if self._saved else None,
-            signal_number=signal_number,
-            left_out=self._builder.faults.count["unusable"],
-            changed=self._builder.faults.count["changed"],
-        )
-
-    def _draw_sheet(self, step: int) -> None:
-        try:
-            contact_sheet(self._builder.run_dir)
-        except Exception as error:  # the run has ended, and its end is to be told whatever happens
-            logger.exception("The contact sheet failed.")
-            self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {error}"))

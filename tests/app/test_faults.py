@@ -85,14 +85,14 @@ def test_a_drawn_seed_is_kept_when_the_same_command_goes_on(values: Values) -> N
 
 def test_a_stop_before_the_first_new_step_writes_nothing_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(values, stop_at=1)
-    from ed2.app import runner
+    from ed2.app import session
 
     def stop(run: object) -> None:
         from ed2.errors import StopRequested
 
         raise StopRequested(2)
 
-    monkeypatch.setattr(runner, "train", stop)
+    monkeypatch.setattr(session, "train", stop)
     again = train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
     assert again.ended.phase == "stopped"
     assert again.checkpoint == first.checkpoint
@@ -121,7 +121,7 @@ def test_a_finished_run_with_the_same_pictures_has_nothing_left_and_with_others_
 
 
 def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ed2.app import runner
+    from ed2.app import session
 
     def fail(*anything: object) -> None:
         raise OSError("the disk is gone")
@@ -129,8 +129,8 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
     def fail_strangely(*anything: object) -> None:
         raise IndexError("no such tile")
 
-    monkeypatch.setattr(runner, "contact_sheet", fail_strangely)
-    monkeypatch.setattr(runner, "require_savable", fail)
+    monkeypatch.setattr(session, "contact_sheet", fail_strangely)
+    monkeypatch.setattr(session, "require_savable", fail)
     trained = train(values, stop_at=1)
     assert trained.ended.phase == "stopped"
     warned = [event.text for event in trained.of(Warned)]
