@@ -12,7 +12,7 @@ from types import FrameType
 from ed2.app.console_close import saving_when_closed
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
-from ed2.settings.files import TRAIN_COMMAND, read_preset, with_defaults
+from ed2.settings.files import TRAIN_COMMAND
 
 STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
         if command.help:
             print(cli.help_text())
             return 0
+        _require_right(command)
         return _done(command)
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
@@ -61,6 +62,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _require_right(command: cli.CommandLine) -> None:
+    from ed2.app.start_checks import require_right
+
+    require_right(command)  # what is wrong is told before the seconds that the libraries take
 
 
 def _done(command: cli.CommandLine) -> int:
@@ -116,8 +123,6 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
 
 
 def _train(command: cli.CommandLine) -> int:
-    preset = read_preset(command.config).values if command.config else {}
-    with_defaults({**preset, **command.values})  # what is wrong is told before the seconds that the libraries take
     print("Starting: reading the program's libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -2,15 +2,78 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.app.continued import FIND_LAST
 from ed2.app.preflight import model_sizes, require_writable
 from ed2.app.space import require_room
-from ed2.errors import Problem, SettingsError
-from ed2.settings.files import with_defaults
+from ed2.data.manifest import is_manifest
+from ed2.errors import Problem, SettingsError, printable
+from ed2.settings.checks import wrong_settings
+from ed2.settings.cli import CommandLine
+from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.gather import gather
+from ed2.settings.legacy import translated
+from ed2.settings.schema import Settings
 
-FIND_LAST = "findlast"
 _PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Fixes:
+    """Where a person gives what a run needs: in words for the page, or for the command line."""
+
+    folder: str
+    missing_folder: str
+    model: str
+
+
+ON_PAGE = Fixes(
+    folder="Choose one in the tab Dataset.",
+    missing_folder="Check it for typing errors, or choose it in the tab Dataset.",
+    model="Give a model folder in the tab Settings, or continue a run in the tab Resume.",
+)
+ON_COMMAND_LINE = Fixes(
+    folder="Give it with --data_root.",
+    missing_folder="Check it for typing errors.",
+    model="Give one with --resume_ckpt: a diffusers folder or a .safetensors file of an SD 1.x or SD 2.x model, or a "
+    "checkpoint of a run.",
+)
+
+
+def require_right(command: CommandLine) -> None:
+    """See that nothing is wrong with a command line: flags, values and paths are told together.
+
+    A single path that is named and not there is left to those who read it: its exit code is another.
+
+    Raises:
+        SettingsError: lists everything that is wrong.
+    """
+    problems, is_read = list(command.problems), True
+    try:
+        values = gather(command.values, command.config).values
+    except SettingsError as error:
+        problems += error.problems
+        values, is_read = translated(command.values).values, False
+    try:
+        with_defaults(values)
+    except SettingsError as error:
+        problems += error.problems
+    begins = is_read and not (command.check or command.suggest or values.get("resume_ckpt"))
+    asked = {**_not_given(), **values} if begins else values
+    missing = [] if command.suggest else _folders(asked, ON_COMMAND_LINE)
+    if "resume_ckpt" in asked and not (command.check or command.suggest):
+        missing += _model(asked, ON_COMMAND_LINE)
+    if problems or begins or len({problem.path for problem in missing}) > 1:
+        told = {(problem.path or "").removeprefix("--") for problem in problems}
+        raise wrong_settings([*problems, *(problem for problem in missing if problem.path not in told)])
+
+
+def _not_given() -> dict[str, object]:
+    """What a run has that names neither model nor pictures: the default folder, if there is one."""
+    folders = [str(PROGRAM_DIR / root) for root in Settings().data.data_root]
+    return {"data_root": folders if all(map(_is_there, folders)) else None, "resume_ckpt": None}
 
 
 def start_problems(values: Mapping[str, object]) -> list[Problem]:
@@ -23,25 +86,34 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
     except SettingsError as error:
         problems += error.problems
     told = {problem.path for problem in problems}
-    return problems + [p for p in (*_folders(values), *_model(values)) if p.path not in told]
+    return problems + [p for p in (*_folders(values, ON_PAGE), *_model(values, ON_PAGE)) if p.path not in told]
 
 
-def _folders(values: Mapping[str, object]) -> list[Problem]:
+def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     if "data_root" not in values:  # the run that is continued says which
         return []
     roots = values["data_root"]
     texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
     if not texts:
-        return [Problem("data_root", "no folder of pictures is given.", "Choose one in the tab Dataset.")]
-    fix = "Check it for typing errors, or choose it in the tab Dataset."
-    return [Problem("data_root", f"there is no folder {text}.", fix) for text in texts if not Path(text).is_dir()]
+        return [Problem("data_root", "no folder of pictures is given.", fixes.folder)]
+    missing = [text for text in texts if not _is_there(text)]
+    return [Problem("data_root", f"there is no folder {printable(text)}.", fixes.missing_folder) for text in missing]
 
 
-def _model(values: Mapping[str, object]) -> list[Problem]:
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).is_dir() or is_manifest(Path(text))
+    except (OSError, ValueError):  # no folder can have such a name
+        return False
+
+
+def _model(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     name = str(values.get("resume_ckpt") or "")
     if not name:
-        fix = "Give a model folder in the tab Settings, or continue a run in the tab Resume."
-        return [Problem("resume_ckpt", "no base model is given.", fix)]
-    if name == FIND_LAST or Path(name).exists() or _PUBLIC_NAME.fullmatch(name):
-        return []
+        return [Problem("resume_ckpt", "no base model is given.", fixes.model)]
+    try:
+        if name == FIND_LAST or Path(name).exists() or _PUBLIC_NAME.fullmatch(name):
+            return []
+    except (OSError, ValueError):  # no file can have such a name
+        pass
     return [Problem("resume_ckpt", f"there is no model {name}.", "Check the path for typing errors.")]

@@ -44,10 +44,10 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     except ValidationError as error:
         told = {problem.path for problem in problems}
         problems += [problem for problem in _reworded(error) if problem.path not in told]
-        raise _settings_error(problems, untold) from None
+        raise wrong_settings(problems, untold) from None
     problems += contradictions(settings)
     if problems:
-        raise _settings_error(problems, untold)
+        raise wrong_settings(problems, untold)
     return settings
 
 
@@ -172,7 +172,8 @@ def _idle_average(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "ema_decay_rate", "ema_strength_target chooses the decay"
 
 
-def _settings_error(problems: list[Problem], untold: int = 0) -> SettingsError:
+def wrong_settings(problems: list[Problem], untold: int = 0) -> SettingsError:
+    """The error that lists problems; `untold` counts unknown names that are not among them."""
     number = len(problems) + untold
     told = [*problems, Problem(None, f"and {untold:,} more names that no setting has.")] if untold else problems
     return SettingsError("1 setting is wrong:" if number == 1 else f"{number:,} settings are wrong:", told)

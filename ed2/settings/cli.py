@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
-from ed2.errors import Problem, SettingsError
+from ed2.errors import Problem, printable
 from ed2.settings.checks import unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
 from ed2.settings.files import TRAIN_COMMAND, absolute_paths
@@ -14,6 +13,8 @@ from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 MAX_CARD_GB = 1024
+MAX_DIGITS = 9
+QUOTES = "Put a value with blanks in quotes."
 TEST_STEPS = 8
 """Steps of the resume test where no number is given."""
 USAGE = f"{TRAIN_COMMAND} [--config FILE] [--name value ...]"
@@ -21,7 +22,7 @@ USAGE = f"{TRAIN_COMMAND} [--config FILE] [--name value ...]"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the user typed; values are converted, not yet checked."""
+    """What the user typed, as far as it can be read; values are converted, not yet checked."""
 
     config: Path | None
     check: bool
@@ -32,25 +33,14 @@ class CommandLine:
     values: dict[str, object]
     test_steps: int | None = None
     """Steps of the resume test; None where none is asked for."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises instead of leaving the program."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError("The command line cannot be read:", [Problem(None, message)])
+    problems: tuple[Problem, ...] = ()
+    """Flags that do not exist (with the nearest one), that lack their value, or have one that they do not take."""
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
-    """Read the command line; relative paths count from the current folder.
-
-    Raises:
-        SettingsError: a flag that does not exist (with the nearest one), or one without its value.
-    """
-    known, unknown = _parser().parse_known_args(argv)
-    if unknown:
-        problems = [_unknown_flag(text) for text in unknown]
-        raise SettingsError("The command line cannot be read:", problems)
+    """Read the command line; relative paths count from the current folder. What is wrong is among its `problems`."""
+    known, unknown, problems = _parsed(_parser(), list(argv))
+    problems += _unknown_flags(unknown)
     given = {name: value for name, value in vars(known).items() if name in fields()}
     values = {name: _converted(fields()[name], value) for name, value in given.items()}
     values |= {name: _legacy_value(value) for name, value in vars(known).items() if name in LEGACY_FLAGS}
@@ -59,24 +49,53 @@ def parse(argv: Sequence[str]) -> CommandLine:
         check=known.check,
         suggest=known.suggest,
         as_json=known.json,
-        vram_gb=_card_size(known.vram_gb),
+        vram_gb=_card_size(known.vram_gb, problems),
         help=known.help,
         values=absolute_paths(values, Path.cwd()),
-        test_steps=_test_steps(known.test_resume),
+        test_steps=_test_steps(known.test_resume, problems),
+        problems=tuple(problems),
     )
 
 
-def _card_size(text: str | None) -> float | None:
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str], list[Problem]]:
+    """What argparse makes of the command line, what it does not know, and what it refuses: it stops at the first."""
+    try:
+        known, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        flag = (error.argument_name or "").partition("/")[0]
+        bare = next((n for n, text in enumerate(argv) if text == flag and not _is_value(argv[n + 1 : n + 2])), None)
+        if bare is None:
+            problem = Problem(flag, "it takes no value.", f"Give {flag} alone, or leave it out.")
+            rest = [text for text in argv if not text.startswith(f"{flag}=")]
+        else:
+            problem, rest = _without_value(flag), argv[:bare] + argv[bare + 1 :]
+        known, unknown, problems = _parsed(parser, rest if rest != argv else [])
+        return known, unknown, [problem, *problems]
+    return known, unknown, []
+
+
+def _is_value(text: list[str]) -> bool:
+    return bool(text) and not text[0].startswith("-")
+
+
+def _without_value(flag: str) -> Problem:
+    spec = fields().get(flag.removeprefix("--"))
+    own = {"--config": "a settings file", "--vram_gb": "the size of a card in GB"}
+    needed = spec.type_name if spec else own.get(flag, "one")
+    return Problem(flag, "its value is missing.", f"It takes {needed}.")
+
+
+def _card_size(text: str | None, problems: list[Problem]) -> float | None:
     if text is None:
         return None
     try:
         size = float(text)
     except ValueError:
         size = 0.0
-    if not 1 <= size <= MAX_CARD_GB:
-        problem = Problem("--vram_gb", f"{text} is no size of a card.", "Give its memory in GB, such as 12.")
-        raise SettingsError("The command line cannot be read:", [problem])
-    return size
+    if 1 <= size <= MAX_CARD_GB:
+        return size
+    problems.append(Problem("--vram_gb", f"{text} is no size of a card.", "Give its memory in GB, such as 12."))
+    return None
 
 
 def help_text() -> str:
@@ -85,11 +104,12 @@ def help_text() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog=TRAIN_COMMAND,
         usage=USAGE,
         add_help=False,
         allow_abbrev=False,
+        exit_on_error=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
     )
@@ -121,13 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _test_steps(text: str | None) -> int | None:
+def _test_steps(text: str | None, problems: list[Problem]) -> int | None:
     if text is None:
         return None
-    if not text.isdigit() or int(text) < 2:
-        problem = Problem("test_resume", f"{text!r} is not allowed.", "It takes a number of steps, at least 2.")
-        raise SettingsError("The command line cannot be read:", [problem])
-    return int(text)
+    if text.isdecimal() and len(text) < MAX_DIGITS and int(text) >= 2:
+        return int(text)
+    fix = "It takes a number of steps, at least 2."
+    problems.append(Problem("--test_resume", f"{printable(text)!r} is not allowed.", fix))
+    return None
 
 
 def _legacy_value(given: list[str]) -> object:
@@ -181,9 +202,20 @@ def _converted(spec: FieldSpec, value: str | list[str]) -> object:
         return value
 
 
+def _unknown_flags(texts: Sequence[str]) -> list[Problem]:
+    """A problem for each flag that nobody knows, without the values that follow it, and for each stray value."""
+    problems, follows_flag = [], False
+    for text in texts:
+        if text.startswith("--"):
+            follows_flag = "=" not in text
+            problems.append(_unknown_flag(text))
+        elif text.startswith("-") or not follows_flag:
+            fix = "A value that begins with - is given as --name=VALUE." if text.startswith("-") else QUOTES
+            problems.append(Problem(None, f"{printable(text)!r} belongs to no flag.", fix))
+    return problems
+
+
 def _unknown_flag(text: str) -> Problem:
-    if not text.startswith("--"):
-        return Problem(None, f"{text!r} belongs to no flag.", "Put a value with blanks in quotes.")
     problem = unknown_setting(text[2:].split("=")[0].removeprefix("no-"))
     fix = problem.fix.replace("mean ", "mean --") if problem.fix else f"{TRAIN_COMMAND} --help lists all."
-    return Problem(text.split("=")[0], "there is no such flag.", fix)
+    return Problem(printable(text.split("=")[0]), "there is no such flag.", fix)

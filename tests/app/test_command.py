@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.command import stopping_on_signals
+from ed2.app.command import main, stopping_on_signals
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import RESOLUTIONS
 from tests.runs import differing
@@ -53,6 +53,35 @@ def test_wrong_settings_are_all_listed_and_end_with_2(flags: list[object]) -> No
     assert "max_epochs: 'many' is not allowed" in done.stderr
     assert "Traceback" not in done.stderr
     assert "libraries" not in done.stdout, "wrong settings are told before torch is read"
+
+
+def test_flags_values_and_paths_that_are_wrong_are_told_in_one_list(flags: list[object], tmp_path: Path) -> None:
+    flags[1], flags[3] = tmp_path / "nowhere", tmp_path / "gone"
+    done = program(*flags, "--batchsize", 3, "--cond_dropout", "much", "--max_epochs")
+    assert done.returncode == 2
+    told = [line.split(":")[0].strip() for line in done.stderr.splitlines()]
+    assert told == [
+        *("", "5 settings are wrong", "--max_epochs", "--batchsize", "cond_dropout", "data_root", "resume_ckpt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["--max_epochs", "3"], 2, "data_root: no folder"),
+        (["--max_epochs", "3"], 2, "resume_ckpt: no base model is given. Give one with --resume_ckpt"),
+        (["--config", "gone.json", "--lr", "5"], 2, "gone.json: there is no such file"),
+        (["--config", "gone.json", "--lr", "5"], 2, "lr: 5.0 is not allowed"),
+        (["--check", "--data_root", "gone"], 3, "there is no such folder"),
+        (["--check", "--data_root", "gone", "--lr", "5"], 2, "data_root: there is no folder"),
+        (["--check", "--resume_ckpt", "gone", "--lr", "5"], 2, "1 setting is wrong"),
+    ],
+)
+def test_what_stands_alone_keeps_its_code_and_the_rest_is_told_together(
+    argv: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == code
+    assert told in capsys.readouterr().err
 
 
 def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path: Path) -> None:

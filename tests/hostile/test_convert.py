@@ -147,3 +147,20 @@ def test_nothing_is_written_over(sd1: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["convert", str(sd1), str(tmp_path / target)]) == 1
         assert "cannot be written" in capsys.readouterr().err
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        ([], 0, "Write a Stable Diffusion"),
+        (["konvert", "a", "b"], 2, "'konvert' is no word that this knows. Use: python -m ed2 convert SOURCE TARGET"),
+        (["convert", "a"], 2, "convert takes two paths, not 1."),
+        (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: its value is missing. It takes epsilon or"),
+        (["convert", "a", "b", "--fast"], 2, "--fast: there is no such flag."),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_told_in_plain_words(
+    argv: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == code
+    assert told in "".join(capsys.readouterr())
