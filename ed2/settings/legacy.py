@@ -3,6 +3,7 @@
 A name that stands in `original` and is a setting as well is a setting: the schema wins.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ from ed2.settings.original import (
 )
 
 Values = dict[str, object]
+COLUMNS = 100
+"""Width of what is told of a file."""
 
 
 @dataclass
@@ -43,16 +46,23 @@ class Translated:
     off: list[str] = field(default_factory=list)
 
     def told_of(self, file: str) -> list[str]:
-        """What became of every name of a file: one sentence on all that `notes` does not mention, then the notes."""
+        """What became of every name of a file: one note of several lines, or the notes alone where they say it all."""
         parts = [("taken over", self.kept), ("not set there", self.unset), ("without effect, and off there", self.off)]
-        told = [f"{words}: {', '.join(names)}" for words, names in parts if names]
-        story = [f"{file} of EveryDream 2 was read; {'; '.join(told)}."] if told else []
-        return [*story, *self.notes]
+        told = [f"{words}: {', '.join(names)}." for words, names in parts if names]
+        if not told:
+            return self.notes
+        lines = [_indented(text) for text in (*told, *self.notes)]
+        return ["\n".join([f"{file} of EveryDream 2 was read:", *lines])]
 
     @property
     def is_of_original(self) -> bool:
         """Whether a name shows that the file was written for the original."""
         return bool(self.notes or self.off)
+
+
+def _indented(text: str) -> str:
+    """An item of a list: what is longer than a line goes on further to the right."""
+    return textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
 
 
 LOWVRAM: Mapping[str, object] = {

@@ -12,6 +12,7 @@ from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import Gathered, gather
+from ed2.settings.legacy import COLUMNS
 from ed2.settings.original import ALWAYS, DEAD, LATER, ORIGINAL
 
 TRAIN = {
@@ -108,10 +109,11 @@ def test_the_three_files_of_the_original_load_together_and_what_became_of_each_k
     assert {name: flat[name] for name in wanted} == wanted
     told = "\n".join(gathered.notes)
     for name in ("wandb", "rated_dataset", "train_sampler", "text_encoder_lr_scale", "use_relative_loss"):
-        assert f"\n{name} has no effect" in told
-    assert told.startswith("train.json of EveryDream 2 was read; taken over: amp, attn_type, batch_size, ")
-    assert "; not set there: ckpt_every_n_minutes, " in told
-    assert "; without effect, and off there: config, disable_amp, gpuid, notebook, save_optimizer." in told
+        assert f"\n  {name} has no effect" in told
+    assert told.startswith("train.json of EveryDream 2 was read:\n  taken over: amp, attn_type, batch_size, ")
+    assert "\n  not set there: ckpt_every_n_minutes, " in told
+    assert "\n  without effect, and off there: config, disable_amp, gpuid, notebook, save_optimizer.\n" in told
+    assert max(map(len, told.splitlines())) <= COLUMNS
     words = set(re.findall(r"[\w.]*\w", told))
     sections = [f"{section}.{key}" for section in list(OPTIMIZER)[1:4] for key in OPTIMIZER[section]]
     assert {*TRAIN, *VALIDATION, *sections, *list(OPTIMIZER)[4:]} <= words

@@ -119,7 +119,7 @@ def test_a_file_of_the_original_may_be_named_by_flag_and_by_file(
     by_flag, by_file = both_ways(tmp_path, name, str(file))
     assert by_flag == by_file and by_flag[0] != plain
     (note,) = by_flag[1]
-    assert note.startswith("named.json of EveryDream 2 was read; taken over: ")
+    assert note.startswith("named.json of EveryDream 2 was read:\n  taken over: ")
 
 
 @pytest.mark.parametrize(
