@@ -105,6 +105,7 @@ class Loader:
         self._options = options
         self._on_problem = on_problem
         self._told: set[tuple[str, Kind]] = set()
+        self._is_in_doubt = False
         self.planner = Planner(
             self._examples, seed=options.seed, batch_size=options.batch_size, grad_accum=options.grad_accum
         )
@@ -143,12 +144,13 @@ class Loader:
             yield self._take(epoch, step)
 
     def require_readable(self) -> None:
-        """See that there is anything left to load.
+        """Where the step that was taken last lacks a picture for the first time, or all, see that any is left at all.
 
         Raises:
-            PicturesLostError: not one picture can be read.
+            PicturesLostError: not one picture can be read any more.
         """
-        require_readable(self._examples)
+        if self._is_in_doubt:
+            require_readable(self._examples)
 
     def _places(self, epoch: int, start: int) -> Iterator[tuple[tuple[int, int], PlannedBatch]]:
         """Give every planned batch from here on, across the ends of epochs."""
@@ -170,11 +172,13 @@ class Loader:
         """Return the batches of a step, and keep the threads busy with those after it."""
         self._next = None  # until the step is whole, so that an error here makes the next call start afresh
         batches: list[Batch] = []
+        self._is_in_doubt = False
         self._work_ahead()
         while self._coming and self._coming[0].place == (epoch, step):
             batch = self._finished(self._coming.popleft())
             batches += [batch] if batch else []
             self._work_ahead()
+        self._is_in_doubt = self._is_in_doubt or not batches
         self._next = (epoch, step + 1) if step + 1 < len(self._plan(epoch)) else (epoch + 1, 0)
         return batches
 
@@ -231,6 +235,7 @@ class Loader:
     def _tell(self, example: Example, what: str, fix: str, *, kind: Kind = "unusable") -> None:
         if (example.key, kind) not in self._told:
             self._told.add((example.key, kind))
+            self._is_in_doubt = self._is_in_doubt or kind == "unusable"
             self._on_problem(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
 
 

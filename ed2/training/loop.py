@@ -26,8 +26,7 @@ def train(run: Run) -> None:
             run.state.epoch += 1
             continue
         for batches in run.data.groups(run.state.epoch, run.state.position):
-            if not batches:  # of one or of all: a drive may be gone, and then this step is not to count
-                run.data.require_readable()
+            run.data.require_readable()  # where a drive is gone this step is not to count
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
             run.is_whole = True

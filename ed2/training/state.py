@@ -85,7 +85,7 @@ class Groups(Protocol):
         ...
 
     def require_readable(self) -> None:
-        """Raise PicturesLostError where not one picture can be read any more."""
+        """Raise PicturesLostError where the last step lacks pictures and not one can be read any more."""
         ...
 
 

@@ -65,7 +65,20 @@ def test_a_step_without_any_readable_picture_is_an_empty_list(examples: tuple[Ex
     assert len(told) == len(examples)
 
 
-def test_one_readable_picture_is_enough_to_go_on(examples: tuple[Example, ...]) -> None:
+def test_a_step_that_lacks_a_picture_is_no_longer_trained_once_all_are_gone(examples: tuple[Example, ...]) -> None:
+    *lost, left = examples[::4]  # of one size
+    for example in lost:
+        example.path.write_bytes(b"")
+    with Loader([*lost, left], replace(OPTIONS, batch_size=len(lost) + 1), on_problem=lambda problem: None) as loader:
+        (group,) = loader.groups(0)
+        assert len(group[0]) == 1
+        loader.require_readable()  # one that can be read is enough
+        left.path.unlink()
+        with pytest.raises(PicturesLostError, match=f"Not one of the pictures in .*{len(lost) + 1} in all"):
+            loader.require_readable()
+
+
+def test_one_readable_picture_of_many_is_enough(examples: tuple[Example, ...]) -> None:
     for example in examples[:-1]:
         example.path.write_bytes(b"")
     require_readable(examples)
