@@ -56,6 +56,15 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class Progressed(Event):
+    """How far a part of a phase is: "validating 12 of 40". For those who watch; no log keeps it."""
+
+    doing: str
+    place: int
+    total: int
+
+
+@dataclass(frozen=True)
 class MetricsLogged(Event):
     """Numbers for a curve each; keys are the TensorBoard tags of the contract."""
 

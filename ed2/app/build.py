@@ -26,7 +26,7 @@ from ed2.data.epoch import Planner
 from ed2.data.example import Dataset
 from ed2.data.fullness import batch_notes
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.events import EventBus, Warned
+from ed2.events import EventBus, Progressed, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
 from ed2.models.choose import open_base
@@ -162,6 +162,9 @@ class Builder:
             autocast=run.precision.autocast,
             should_stop=lambda: self.controls.stopping,
             on_problem=self.faults,
+            on_progress=lambda measured, total: self.bus.emit(
+                Progressed(run.state.step, "validating", measured, total)
+            ),
         )
         return [ValidationJob(run, validator, self.bus, settings.validation.every_n_epochs)]
 

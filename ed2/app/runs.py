@@ -35,6 +35,7 @@ class RunRecord:
     checkpoint: Path | None
     can_continue: bool
     trainer: Holder | None = None
+    max_epochs: int = 0
 
 
 def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
@@ -56,7 +57,7 @@ def run_named(logdir: Path, name: str, live: Path | None = None) -> RunRecord | 
 
 
 @lru_cache(maxsize=256)
-def _told(folder: Path, written: tuple[float, int]) -> RunSnapshot:
+def _replayed(folder: Path, written: tuple[float, int]) -> RunSnapshot:
     """What a run's events come to, read once as long as they are as they were: a long run takes a tenth of a second.
 
     Args:
@@ -68,9 +69,14 @@ def _told(folder: Path, written: tuple[float, int]) -> RunSnapshot:
     return view.snapshot()
 
 
+def told_run(folder: Path) -> RunSnapshot:
+    """What the events in a run's folder come to. Raises OSError."""
+    written = (folder / EVENTS_NAME).stat()
+    return _replayed(folder, (written.st_mtime, written.st_size))
+
+
 def _record(folder: Path, *, is_live: bool) -> RunRecord:
-    events = folder / EVENTS_NAME
-    shown = _told(folder, (_changed(events), events.stat().st_size))
+    shown = told_run(folder)
     trainer = None if is_live else other_trainer(folder)
     ended = "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
     checkpoints = checkpoints_of(folder)
@@ -87,6 +93,7 @@ def _record(folder: Path, *, is_live: bool) -> RunRecord:
         checkpoint=checkpoints[-1] if checkpoints else None,
         can_continue=any((c / TRAINING_STATE / STATE_FILE).is_file() for c in checkpoints),
         trainer=trainer,
+        max_epochs=shown.max_epochs,
     )
 
 

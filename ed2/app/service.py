@@ -4,13 +4,17 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ed2.app.elsewhere import LOOK_SECONDS, REST, Elsewhere
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.runs import told_run
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.start_checks import start_problems
-from ed2.checkpoint.run_lock import other_trainer
+from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
@@ -51,6 +55,7 @@ class TrainerService:
         self._libraries = threading.Lock()
         self._closed = threading.Event()
         self._memory = MemorySampler()
+        self._elsewhere: Elsewhere | None = None
         threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
 
     def snapshot(self) -> RunSnapshot:
@@ -127,17 +132,37 @@ class TrainerService:
 
     def show_last_run(self, logdir: Path) -> None:
         """Show the newest run of a folder, as after a restart of the program."""
-        with self._lock:
-            runs = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: file.stat().st_mtime)
-            if self._view.snapshot().is_active or not runs:
-                return
-            self._view.clear("idle")
-            self._view.replay(runs[-1].parent)
-            if other := other_trainer(runs[-1].parent):
-                detail = f"the run goes on in {other.name}"
-                self._view.change("status", state="idle", detail=detail, is_saving=False)
-            elif self._view.snapshot().is_active:
-                self._view.change("status", state="stopped", detail="the program ended in mid-run", is_saving=False)
+        runs = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: file.stat().st_mtime)
+        if runs:
+            self._show(runs[-1].parent, other_trainer(runs[-1].parent))
+
+    def follow(self, logdir: Path) -> None:
+        """Show from now on, while no run goes on here, what other programs train in a folder of logs."""
+        self._elsewhere = Elsewhere(logdir)
+        threading.Thread(target=self._watch_elsewhere, name="elsewhere", daemon=True).start()
+
+    def look_elsewhere(self) -> None:
+        """Notice that another program has begun a run, how far it is, or that it has ended it."""
+        shown = self.snapshot()
+        if shown.is_active or self._elsewhere is None:
+            return
+        if running := self._elsewhere.running():
+            self._show(*running)
+        elif shown.elsewhere and shown.run_dir:
+            self._show(shown.run_dir, None)
+
+    def _show(self, run_dir: Path, trainer: Holder | None) -> None:
+        """Show a run of a folder, unless one goes on here."""
+        with contextlib.suppress(OSError):  # its folder was removed, or has no events yet
+            told = told_run(run_dir)
+            if trainer:
+                where = f"the run goes on in {trainer.name}"
+                told = replace(told, state="idle", detail=where, elsewhere=trainer.name, is_saving=False, progress="")
+            elif told.is_active:
+                told = replace(told, state="stopped", detail="the program ended in mid-run", is_saving=False)
+            with self._lock:
+                if not self.snapshot().is_active:
+                    self._view.show(told)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until no run is going on; false where that took longer than `timeout` seconds."""
@@ -194,6 +219,13 @@ class TrainerService:
             self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)
             self._view.change("status", "problems", state="preparing", problems=(), is_saving=False)
         run_training(start, bus=bus, controls=controls)
+
+    def _watch_elsewhere(self) -> None:
+        took = 0.0
+        while not self._closed.wait(max(LOOK_SECONDS, REST * took)):
+            began = time.monotonic()
+            self.look_elsewhere()
+            took = time.monotonic() - began
 
     def _watch_memory(self) -> None:
         while not self._closed.is_set():

@@ -75,7 +75,7 @@ class Session:
             work()
         except StopRequested as stop:
             self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
-            return self._ended("stopped", "stopped and saved" if self._saved else "stopped", stop.signal_number)
+            return self._ended("stopped", "saved" if self._saved else "nothing was saved", stop.signal_number)
         except Exception as error:
             if isinstance(error, Ed2Error):
                 logger.error("%s", error)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import singledispatchmethod
 from pathlib import Path
@@ -15,11 +15,11 @@ from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, descr
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointSaved,
-    EpochEnded,
     Event,
     MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
+    Progressed,
     RunEnded,
     RunStarted,
     Sample,
@@ -37,6 +37,11 @@ Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 ACTIVE: frozenset[State] = frozenset(("preparing", "training", "sampling", "paused", "stopping"))
 LOSS_VAL = "loss/val"
 MAX_LOG_LINES = 200
+SECTIONS: Mapping[str, Section] = {
+    "curve": "loss", "validation": "loss", "samples": "samples", "log": "log", "peaks": "memory",
+    "problems": "problems",
+}  # fmt: skip
+"""The sections of what is not of the section "status"."""
 RATE_WEIGHT = 0.05
 """Weight of the newest step in the moving time of a step."""
 
@@ -51,7 +56,13 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """All that a page needs; a section was changed when its number among `revisions` is another."""
+    """All that a page needs; a section was changed when its number among `revisions` is another.
+
+    Attributes:
+        detail: on the state, for people.
+        progress: how far a part of the phase is, for people; empty while there is nothing to count.
+        elsewhere: the other program that trains the run; empty where there is none.
+    """
 
     revisions: Mapping[Section, int] = field(default_factory=dict)
     state: State = "idle"
@@ -62,8 +73,9 @@ class RunSnapshot:
     device: str = ""
     step: int = 0
     total: int = 0
-    epoch: int = 0
     max_epochs: int = 0
+    progress: str = ""
+    elsewhere: str = ""
     images: int = 0
     images_per_second: float | None = None
     seconds_per_step: float | None = None
@@ -89,6 +101,11 @@ class RunSnapshot:
     def is_active(self) -> bool:
         """Whether a run is going on."""
         return self.state in ACTIVE
+
+    @property
+    def epoch(self) -> int | None:
+        """The one that the step done last belongs to, from 1 on; None before the first step."""
+        return -(-self.step * self.max_epochs // self.total) if self.step and self.total else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -141,6 +158,15 @@ class RunView:
             self._shown = RunSnapshot(revisions=old.revisions, memory=old.memory, state=state, detail=detail)
             self.change("status", "loss", "samples", "log", "problems")
 
+    def show(self, told: RunSnapshot) -> None:
+        """Show a run that is not trained here; what is as it was does not count as changed."""
+        with self._lock:
+            old, self._is_curve_old = self.snapshot(), False
+            self._shown = replace(told, revisions=old.revisions, memory=old.memory)
+            names = [item.name for item in fields(RunSnapshot)]
+            changed = [name for name in names if getattr(self._shown, name) != getattr(old, name)]
+            self.change(*{SECTIONS.get(name, "status") for name in changed})
+
     def replay(self, run_dir: Path, until: int | None = None) -> None:
         """Fold what a run's folder tells, up to step `until`."""
         with self._lock:
@@ -172,14 +198,18 @@ class RunView:
     def _(self, event: RunStarted) -> None:
         self.change(
             "status", project=event.project, run_dir=event.run_dir, device=event.device, step=event.step,
-            total=event.total_steps, epoch=event.epoch, max_epochs=event.max_epochs, images=event.images,
+            total=event.total_steps, max_epochs=event.max_epochs, images=event.images,
         )  # fmt: skip
 
     @_fold.register
     def _(self, event: PhaseChanged) -> None:
         self._step_at = None
         if self._shown.state != "stopping" or event.phase not in ACTIVE:
-            self.change("status", state=event.phase, detail=event.detail)
+            self.change("status", state=event.phase, detail=event.detail, progress="")
+
+    @_fold.register
+    def _(self, event: Progressed) -> None:
+        self.change("status", progress=f"{event.doing} {event.place:,} of {event.total:,}")
 
     @_fold.register
     def _(self, event: StepDone) -> None:
@@ -188,7 +218,7 @@ class RunView:
             seconds = now - self._step_at
             rate = seconds if rate is None else (1 - RATE_WEIGHT) * rate + RATE_WEIGHT * seconds
         self._step_at = now
-        self.change("status", step=event.step, epoch=event.epoch, seconds_per_step=rate)
+        self.change("status", step=event.step, progress="", seconds_per_step=rate)
 
     @_fold.register
     def _(self, event: MetricsLogged) -> None:
@@ -204,14 +234,11 @@ class RunView:
     @_fold.register
     def _(self, event: ValidationDone) -> None:
         self._step_at = None
+        self.change("status", progress="")
         if LOSS_VAL in event.values:
             self._validation.add(event.step, event.values[LOSS_VAL])
             self._is_curve_old = True
             self.change("loss")
-
-    @_fold.register
-    def _(self, event: EpochEnded) -> None:
-        self.change("status", epoch=event.epoch + 1)
 
     @_fold.register
     def _(self, event: SamplesMade) -> None:
@@ -243,7 +270,7 @@ class RunView:
     @_fold.register
     def _(self, event: RunEnded) -> None:
         self.change(
-            "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False,
+            "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False, progress="",
             left_out=event.left_out, changed=event.changed,
         )  # fmt: skip
         if event.phase == "failed":

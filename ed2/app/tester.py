@@ -12,8 +12,8 @@ from ed2.errors import Ed2Error, StopRequested
 
 logger = logging.getLogger(__name__)
 
-ENDED_BY_A_RUN = "The test was ended, since a run was started. Nothing is said of resuming."
-STOPPED = "The test was stopped. Nothing is said of resuming."
+ENDED_BY_A_RUN = "The test was ended, since a run was started."
+STOPPED = "The test was stopped."
 
 
 @dataclass(frozen=True)

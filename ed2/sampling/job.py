@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ed2.events import EventBus, PhaseChanged, Sample, SamplesMade, Warned
+from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, Warned
 from ed2.models.memory import is_out_of_memory
 from ed2.models.sd import StableDiffusion
 from ed2.sampling.fitting import Fitting
@@ -116,11 +116,14 @@ class SampleJob:
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
         )
+        total = len(prompts) * len(self.weights)
+        self.bus.emit(Progressed(step, "drawing sample", 1, total))
         for turn, weights in enumerate(self.weights):
             with weights():
                 for drawn in self._fitting.draw(self.model, prompts, options):
                     prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
                     samples.append(write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles))
+                    self.bus.emit(Progressed(step, "drawing sample", min(len(samples) + 1, total), total))
 
 
 def _what_failed(error: Exception, step: int) -> str:

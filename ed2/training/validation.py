@@ -35,6 +35,7 @@ class Validator:
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
         on_problem: told at each validation of pictures that can no longer be read, or were changed.
+        on_progress: told how many pictures were measured, of how many.
     """
 
     objective: Objective
@@ -43,6 +44,7 @@ class Validator:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
     on_problem: Callable[[Finding], None] = lambda finding: None
+    on_progress: Callable[[int, int], None] = lambda measured, total: None
 
     def losses(self, at_once: int | None = None) -> dict[str, float] | None:
         """Return the mean loss of each curve; None where a stop has cut that short.
@@ -53,17 +55,19 @@ class Validator:
         model = self.objective.model
         networks = [model.trained[name] for name in model.trained]
         found: dict[str, float] = {}
+        before, total = 0, sum(map(len, self.curves.values()))
         with torch.no_grad(), evaluating(*networks):
             for tag, examples in self.curves.items():
-                mean = self._mean(examples, at_once)
+                mean = self._mean(examples, at_once, before, total)
                 if mean is None:
                     return None
                 if mean.count:
                     found[tag] = mean.take()
+                before += len(examples)
         return found
 
-    def _mean(self, examples: Sequence[Example], at_once: int | None) -> Mean | None:
-        mean = Mean()
+    def _mean(self, examples: Sequence[Example], at_once: int | None, before: int, total: int) -> Mean | None:
+        mean, measured = Mean(), before
         with Loader(examples, self.options, on_problem=self.on_problem) as loader:
             for batches in loader.groups(0):
                 if self.should_stop():
@@ -71,6 +75,8 @@ class Validator:
                 for batch in in_portions(batches, at_once):
                     with self.autocast():
                         mean.add(self.objective(batch))
+                measured += sum(len(batch.captions) for batch in batches)
+                self.on_progress(measured, total)
         return mean
 
 

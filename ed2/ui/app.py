@@ -51,17 +51,17 @@ def owner_page(context: Context) -> gr.Blocks:
         shown = page.load(opened, None, filled, **QUIET)
         for event in (shown, dataset.checked, resume.used):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
-        _follow(shown, context, strip, train)
+        _follow(shown, context, strip, train, resume)
     page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]
     return page
 
 
-def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab) -> None:
+def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab, resume: ResumeTab) -> None:
     """Keep the page up to date: all of it once its form is filled, so that nobody types sooner, then what changes."""
     panel = train.panel
     seen = gr.State({})
     timer = gr.Timer(TICK_SECONDS, active=False)
-    outputs = [seen, *strip.outputs, *train.outputs, *panel.outputs]
+    outputs = [seen, *strip.outputs, *train.outputs, *resume.outputs, *panel.outputs]
 
     def tick(before: Seen, *inputs: Any) -> list[Any]:
         shown = context.service.snapshot()
@@ -69,7 +69,8 @@ def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab) -> Non
         if before == now:
             return [gr.skip()] * len(outputs)
         live = panel.updates(shown, changed(shown, before), list(inputs))
-        return [now, *strip.updates(shown, before), *train.updates(shown, before), *live]
+        parts = (strip, train, resume)
+        return [now, *(update for part in parts for update in part.updates(shown, before)), *live]
 
     careful = never_raising(tick, len(outputs))
     timer.tick(careful, [seen, *panel.inputs], outputs, **TICK)

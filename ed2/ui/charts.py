@@ -53,7 +53,7 @@ def _legend(has_validation: bool) -> str:
     validation = '<span><i class="ed-key val"></i>validation</span>' if has_validation else ""
     return (
         '<div class="ed-note ed-legend"><span><i class="ed-key line"></i>moving average</span>'
-        f'<span><i class="ed-key band"></i>lowest to highest</span>{validation}</div>'
+        f'<span><i class="ed-key band"></i>measured</span>{validation}</div>'
     )
 
 

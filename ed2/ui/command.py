@@ -54,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
         page = owner_page(context)
         shelves = [context.samples, context.thumbs]
         port = serve(page, port=options.port, hosts=hosts, shelves=shelves, login=login, server_name=name)
-        context.service.show_last_run(context.logdir(context.form_values()))
+        logdir = context.logdir(context.form_values())
+        context.service.show_last_run(logdir)
+        context.service.follow(logdir)
         _tell(options, port, login)
         threading.Thread(target=context.service.read_libraries, name="libraries", daemon=True).start()
         if options.share:

@@ -181,8 +181,8 @@ class DatasetTab:
         return (
             f'<li><button type="button" data-picture="{escape(str(example.path))}" aria-label="Edit {name}">'
             f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
-            f'<div class="ed-caption"><strong>{number + 1}</strong> {caption}<br><small>{name}<br>'
-            f"{size} → {bucket}</small></div></li>"
+            f'<div class="ed-caption"><p class="ed-text" title="{caption}"><strong>{number + 1}</strong> {caption}</p>'
+            f"<small>{name}<br>{size} → {bucket}</small></div></li>"
         )
 
     def _caption_of(self, path: str | None) -> Any:
@@ -233,7 +233,8 @@ class DatasetTab:
             f"<p><strong>{used:,} pictures can be used, {unusable:,} files cannot.</strong><br>"
             f"{found['steps_per_epoch']:,} steps an epoch, {found['total_steps']:,} steps in {epochs:,} epochs.</p>"
         )
-        problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"]]
+        of_model = {problem.what for problem in checked.sizes.problems}  # no fault of the pictures: told as a note
+        problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
         more = len(problems) - MAX_TOLD
         if more > 0:
             problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
@@ -244,9 +245,11 @@ class DatasetTab:
 
 
 def _notes_html(checked: Checked) -> str:
-    """What is good to know, gathered by kind with a few names."""
+    """What is good to know and is not told among the problems, gathered by kind with a few names."""
     kinds: dict[Kind, list[str]] = {}
     for note in checked.dataset.notes:
+        if note.path is None or note.kind == "side-car":
+            continue
         kinds.setdefault(note.kind, []).append(
             str(note.path) if note.kind in HEADINGS else f"{note.path}: {note.what} {note.fix}".strip()
         )
@@ -255,4 +258,5 @@ def _notes_html(checked: Checked) -> str:
         names = ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
         heading = HEADINGS.get(kind, "Also good to know")
         items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
+    items += [f"<li>{escape(str(problem))}</li>" for problem in checked.sizes.problems]
     return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

@@ -10,14 +10,16 @@ from ed2.checkpoint.pins import is_kept, keep
 from ed2.disk import plain_reason
 from ed2.ui.live import refusal
 
-WHAT_IT_IS = "These checkpoints stay whole, whatever keep_last says. Each holds a file named KEEP."
+WHAT_IT_IS = "What is ticked is never removed nor thinned, whatever keep_last says. It gets a file named KEEP."
 
 
 class KeepPanel:
     """One box for each checkpoint; what is marked is looked up on the disk, never believed."""
 
     def __init__(self) -> None:
-        self.boxes = gr.CheckboxGroup([], label="Keep", info=WHAT_IT_IS, elem_id="keep-checkpoints", visible=False)
+        self.boxes = gr.CheckboxGroup(
+            [], label="Checkpoints to keep", info=WHAT_IT_IS, elem_id="keep-checkpoints", visible=False
+        )
         self.seen = gr.State(())
         """What was marked when the boxes were last shown: a mark made elsewhere since then is not undone."""
 

@@ -107,7 +107,8 @@ class LivePanel:
         text = f"{when}: {sample.prompt}"
         return (
             f'<li><a href="{address}" target="_blank" rel="noopener"><img src="{address}" alt="{escape(text)}" '
-            f'loading="lazy"></a><div class="ed-caption"><strong>{when}</strong><br>{escape(sample.prompt)}<br>'
+            f'loading="lazy"></a><div class="ed-caption"><strong>{when}</strong>'
+            f'<p class="ed-text" title="{escape(sample.prompt)}">{escape(sample.prompt)}</p>'
             f"<small>CFG {cfgs} · seed {sample.seed} · {sample.size[0]} x {sample.size[1]}</small></div></li>"
         )
 
@@ -147,7 +148,11 @@ def refusal(text: str) -> gr.Error:
 
 def seen_now(shown: RunSnapshot) -> Seen:
     """What a page that was brought up to date shows."""
-    return {**{str(name): number for name, number in shown.revisions.items()}, "state": shown.state}
+    return {
+        **{str(name): number for name, number in shown.revisions.items()},
+        "state": shown.state,
+        "elsewhere": shown.elsewhere,
+    }
 
 
 def changed(shown: RunSnapshot, seen: Seen) -> Callable[[Section], bool]:

@@ -8,16 +8,22 @@ import gradio as gr
 
 from ed2.app.reporters.texts import file_size
 from ed2.app.runs import RunRecord, find_runs, run_named
+from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.keep import KeepPanel
-from ed2.ui.live import QUIET, SPOKEN, refusal
+from ed2.ui.live import QUIET, SPOKEN, Seen, refusal
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html, label_of
 
 MAX_SHOWN = 100
+UNCHOSEN = "Choose a run of the list first."
+A_RUN_GOES_ON = "A run is going on: wait for its end, or stop it, to continue one here."
+NO_CHECKPOINT = "This run has no checkpoint: it can neither be continued nor be used as base model."
+WEIGHTS_ALONE = "The checkpoints of this run hold the weights alone: use one as base model; it cannot be continued."
+IS_DONE = "This run has done all its epochs. To train it further, say above up to which epoch, and press Continue."
 NO_RUNS = "No runs yet: they appear here as soon as one was started."
 CHOOSE = """element.addEventListener('click', event => {
   const card = event.target.closest('[data-run]');
@@ -35,28 +41,44 @@ class ResumeTab:
         self._context = context
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
-            self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=1)
+            self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=0)
+        self.more = gr.Number(label="Train on up to epoch", precision=0, step=1, visible=False, interactive=True,
+                              elem_id="continue-epochs")  # fmt: skip
         with gr.Row(elem_id="resume-actions", elem_classes="ed-actions"):
             self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
+        self.why = gr.HTML("", elem_id="resume-note", js_on_load=None)
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
         self.keep = KeepPanel()
         self.test = ResumeTestPanel(context)
+        self._phase = gr.HTML(_phase(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
+        """What is going on, as far as it matters here; never seen. A state would tell of no change (Gradio 6.31)."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` gives values for."""
+        return [self._phase]
+
+    def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
+        """Whether a run goes on, here or elsewhere, and is paused; the list is read again when that changes."""
+        is_as_before = (seen.get("state"), seen.get("elsewhere")) == (shown.state, shown.elsewhere)
+        return [gr.skip() if is_as_before else _phase(shown)]
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
-        self.test.wire(form, tab)
+        self.test.wire(form, tab, self._phase)
         logdir = form.controls["logdir"]
-        for event in (self.refresh.click, tab.select):
+        allowed = [self.go_on, self.as_base, self.more, self.why, *self.keep.outputs]
+        for event in (self.refresh.click, tab.select, self._phase.change):
             filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
             filled.then(None, self.choice, None, js=MARK)
-            filled.then(self._kept, [logdir, self.choice], self.keep.outputs, **SPOKEN)
+            filled.then(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
         self.list.click(self._pressed, None, self.choice, **QUIET)
         self.choice.change(None, self.choice, None, js=MARK)
-        self.choice.change(self._kept, [logdir, self.choice], self.keep.outputs, **SPOKEN)
+        self.choice.change(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
         marking = [logdir, self.choice, self.keep.seen, self.keep.boxes]
         self.keep.boxes.input(self._keep, marking, self.keep.outputs, **SPOKEN)
-        self.go_on.click(self._continue, [logdir, self.choice], [tabs, strip.problems], **SPOKEN)
+        self.go_on.click(self._continue, [logdir, self.choice, self.more], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
 
@@ -87,36 +109,66 @@ class ResumeTab:
         loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
         can = "can be continued" if run.can_continue else "no checkpoint to continue"
         where = f" in {run.trainer.name}" if run.trainer else ""
+        state = self._state_of(run)
         return (
-            f'<li data-run="{name}" data-state="{run.state}"><button type="button" aria-label="Choose {name}">{picture}'
-            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{run.state}{where}</span> '
-            f"step {run.step:,} of {run.total:,}{loss}<br>"
+            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Choose {name}">{picture}'
+            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{state}</span>{where} '
+            f"{'<br>' if where else ''}step {run.step:,} of {run.total:,}{loss}<br>"
             f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></button></li>"
         )
+
+    def _state_of(self, run: RunRecord) -> str:
+        """The state of a run in a word; one that is paused is running, but not on its way."""
+        is_paused = run.state == "running" and not run.trainer and self._context.service.snapshot().state == "paused"
+        return "paused" if is_paused else run.state
 
     def _chosen(self, logdir: str, name: str | None) -> RunRecord:
         folder, live = self._place(logdir)
         run = run_named(folder, name or "", live)
         if run is None:
-            raise refusal("Choose a run of the list first.")
+            raise refusal(UNCHOSEN)
         return run
 
-    def _kept(self, logdir: str, name: str | None) -> Any:
+    def _allowed(self, logdir: str, name: str | None) -> list[Any]:
+        """What can be done with the chosen run, why not the rest, and its checkpoints to keep."""
         folder, live = self._place(logdir)
-        return self.keep.shown(run_named(folder, name or "", live))
+        run = run_named(folder, name or "", live)
+        why = self._why_not_continue(run) if run else ""
+        is_done = run is not None and run.state == "done" and not why
+        note = why or (IS_DONE if is_done else "")
+        return [
+            gr.update(interactive=run is not None and not why),
+            gr.update(interactive=run is not None and run.checkpoint is not None),
+            gr.update(visible=is_done, value=run.max_epochs + max(1, run.max_epochs // 2) if run and is_done else None),
+            f'<p class="ed-note">{escape(note)}</p>' if note else "",
+            *self.keep.shown(run),
+        ]
+
+    def _why_not_continue(self, run: RunRecord) -> str:
+        """Why a run cannot be continued now; empty where it can."""
+        if self._context.service.snapshot().is_active:
+            return A_RUN_GOES_ON
+        if run.trainer:
+            return f"This run goes on in {run.trainer.name}: wait for its end or stop it there."
+        if run.can_continue:
+            return ""
+        return WEIGHTS_ALONE if run.checkpoint else NO_CHECKPOINT
 
     def _keep(self, logdir: str, name: str | None, seen: tuple[str, ...], wanted: list[str]) -> Any:
         run = self._chosen(logdir, name)
         self.keep.mark(run, seen, wanted)
         return self.keep.shown(run)
 
-    def _continue(self, logdir: str, name: str | None) -> tuple[Any, str]:
+    def _continue(self, logdir: str, name: str | None, up_to: float | None) -> tuple[Any, str]:
         run = self._chosen(logdir, name)
-        if run.trainer:
-            raise refusal(f"This run goes on in {run.trainer.name}: wait for its end or stop it there.")
-        if not run.can_continue:
-            raise refusal("This run has no checkpoint that it can continue from.")
-        return started(self._context, {"resume_ckpt": str(run.folder), "logdir": str(Path(run.folder).parent)})
+        if why := self._why_not_continue(run):
+            raise refusal(why)
+        values: dict[str, object] = {"resume_ckpt": str(run.folder), "logdir": str(run.folder.parent)}
+        if run.state == "done":
+            if up_to is None or up_to <= run.max_epochs:
+                raise refusal(f"This run has done its {run.max_epochs:,} epochs: say a higher number to train it on.")
+            values["max_epochs"] = int(up_to)
+        return started(self._context, values)
 
     def _use(self, logdir: str, name: str | None) -> tuple[str, bool, Any]:
         run = self._chosen(logdir, name)
@@ -128,3 +180,8 @@ class ResumeTab:
             duration=8,
         )
         return str(run.checkpoint), True, gr.Tabs(selected="settings")
+
+
+def _phase(shown: RunSnapshot) -> str:
+    phase = shown.elsewhere if not shown.is_active else "paused" if shown.state == "paused" else "running"
+    return f'<i data-phase="{escape(phase)}"></i>'

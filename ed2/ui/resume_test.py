@@ -13,10 +13,17 @@ from ed2.ui.form import Form
 from ed2.ui.live import QUIET, SPOKEN, TICK, refusal
 
 WHAT_IT_IS = (
-    "**Would a run of these settings survive a crash?** The test trains eight steps in one go; then four, kills the "
-    "training without warning, and does the other four. Every byte is compared. What it writes is removed."
+    "### Would a run survive a crash?\n"
+    "*Test resume* finds out, with the settings and pictures that the tabs hold now, whatever run is chosen above. It "
+    "trains eight steps in one go; then four, kills the training without warning, and does the other four. Every byte "
+    "of the two is compared, and what it writes is removed. A run that is started meanwhile ends the test."
 )
-WORDS = {"running": "Testing", "same": "Passed", "different": "Not the same", "failed": "No result"}
+WAIT = "A run is going on: the test can be made when it has ended."
+WORDS = {
+    "running": ("busy", "Testing"), "same": ("good", "Passed"), "different": ("bad", "Not the same"),
+    "failed": ("wait", "No result"),
+}  # fmt: skip
+"""How each state looks and what it is called."""
 SECONDS = 1.0
 
 
@@ -25,22 +32,27 @@ class ResumeTestPanel:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.tester = ResumeTester(lambda: context.service.snapshot().is_active)
-        gr.Markdown(WHAT_IT_IS)
-        with gr.Row(elem_classes="ed-actions"):
-            self.begin = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
-            self.end = gr.Button("Stop the test", elem_id="stop-test-button", min_width=140, interactive=False)
-        self.told = gr.HTML(shown_html(ShownTest()), js_on_load=None)
+        self.tester = ResumeTester(self._is_training)
+        with gr.Column(elem_classes="ed-card", elem_id="resume-test-card"):
+            gr.Markdown(WHAT_IT_IS)
+            with gr.Row(elem_classes="ed-actions"):
+                self.begin = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
+                self.end = gr.Button("Stop the test", elem_id="stop-test-button", min_width=140, visible=False)
+            self.told = gr.HTML(shown_html(ShownTest()), js_on_load=None)
         self._timer = gr.Timer(SECONDS, active=False)
 
-    def wire(self, form: Form, tab: gr.Tab) -> None:
-        """Connect the buttons; a page that is opened later sees the test too."""
+    def wire(self, form: Form, tab: gr.Tab, phase: gr.HTML) -> None:
+        """Connect the buttons; a page that is opened later sees the test too. A run changes `phase`."""
         self._form = form
         outputs = [self.told, self.begin, self.end, self._timer]
         self.begin.click(self._begin, form.inputs, outputs, **SPOKEN)
         self.end.click(lambda: self.tester.stop(), None, None, **QUIET)
-        tab.select(self._now, None, outputs, **QUIET)
+        for event in (tab.select, phase.change):
+            event(self._now, None, outputs, **QUIET)
         self._timer.tick(self._now, None, outputs, **TICK)
+
+    def _is_training(self) -> bool:
+        return self._context.service.snapshot().is_active
 
     def _begin(self, *raw: Any) -> list[Any]:
         try:
@@ -52,14 +64,18 @@ class ResumeTestPanel:
         return self._now()
 
     def _now(self) -> list[Any]:
-        shown = self.tester.shown
+        shown, is_training = self.tester.shown, self._is_training()
         is_running = shown.state == "running"
-        buttons = [gr.update(interactive=not is_running), gr.update(interactive=is_running)]
-        return [shown_html(shown), *buttons, gr.Timer(active=is_running)]
+        buttons = [gr.update(interactive=not is_running and not is_training), gr.update(visible=is_running)]
+        return [shown_html(shown, WAIT if is_training else ""), *buttons, gr.Timer(active=is_running)]
 
 
-def shown_html(shown: ShownTest) -> str:
-    """How far the test is, in words."""
+def shown_html(shown: ShownTest, wait: str = "") -> str:
+    """How far the test is, in words; `wait` says why there can be none now."""
     text = escape(shown.text).replace("\n", "<br>")
-    words = f"<strong>{WORDS[shown.state]}.</strong> {text}" if shown.state in WORDS else ""
-    return f'<div id="resume-test" data-state="{shown.state}" role="status">{words}</div>'
+    words = ""
+    if shown.state in WORDS:
+        look, name = WORDS[shown.state]
+        words = f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
+    note = f'<p class="ed-note">{escape(wait)}</p>' if wait else ""
+    return f'<div id="resume-test" data-state="{shown.state}" role="status">{note}{words}</div>'

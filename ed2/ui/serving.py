@@ -1,6 +1,5 @@
 """Putting a page on a port, with what Gradio leaves open closed."""
 
-import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,8 @@ from ed2.ui.theme import CSS_FILE, theme
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 20
 IDLE_SECONDS = 0.05
+PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+"""A port that was just left is free. Only Windows has the first, and would with the second call one in use free too."""
 
 
 def serve(
@@ -59,8 +60,7 @@ def free_port(first: int, server_name: str = "127.0.0.1") -> int:
     """The first free port of 20 from `first` on. Raises Ed2Error."""
     for port in range(first, first + PORTS_TRIED):
         with socket.socket() as probe:
-            if os.name != "nt":  # a port that was just left is free; on Windows this would call one in use free too
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.setsockopt(socket.SOL_SOCKET, PROBED_WITH, 1)
             try:
                 probe.bind((server_name, port))
             except OSError:

@@ -57,8 +57,8 @@ class SettingsTab:
         with gr.Row():
             self.preset = gr.Dropdown(titles, value=titles[0] if titles else None, label="Preset", min_width=240,
                                       elem_id="preset-choice", interactive=True, scale=3)  # fmt: skip
-            self.load = gr.Button("Load preset", elem_id="load-preset-button", min_width=100, scale=1)
-            self.reset = gr.Button("Reset to defaults", elem_id="reset-button", min_width=100, scale=1)
+            self.load = gr.Button("Load preset", elem_id="load-preset-button", min_width=140, scale=0)
+            self.reset = gr.Button("Reset to defaults", elem_id="reset-button", min_width=180, scale=0)
         with gr.Accordion("Save as my own preset", open=False):
             self.name = gr.Textbox(label="Name of the preset", elem_id="preset-name", max_lines=1, interactive=True)
             self.keep = gr.Button("Save preset", elem_id="save-preset-button")

@@ -87,7 +87,7 @@ def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
             scale = max(image.size) / max(header.size)
         image = _with_crop(image, crop, scale)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    temporary = copy.with_suffix(".tmp")
+    temporary = copy.with_name(f"{copy.stem}-{secrets.token_hex(4)}.tmp")
     image.save(temporary, "WEBP", quality=82)
     temporary.replace(copy)
 

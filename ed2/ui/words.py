@@ -53,27 +53,38 @@ def without_paths(text: str) -> str:
 def status_html(shown: RunSnapshot | None) -> str:
     """The state in the strip; None while the program has not answered."""
     if shown is None:
-        return _status("connecting", "", 0, 0, False, "")
+        return _status(RunSnapshot(), "connecting", "")
     parts = [shown.project] if shown.project else []
+    if shown.epoch:
+        parts.append(f"epoch {shown.epoch:,} of {shown.max_epochs:,}")
     if shown.total:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
         parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
+    parts += filter(None, [_doing(shown)])
+    return _status(shown, shown.state, " · ".join(parts))
+
+
+def _doing(shown: RunSnapshot) -> str:
+    """What is being done now, or how it ended."""
     if shown.is_saving:
-        parts.append("saving a checkpoint")
-    elif shown.detail and shown.state != "failed":
-        parts.append(shown.detail)
-    elif shown.state == "idle":
-        parts.append("Fill the tabs, then press Train.")
-    return _status(shown.state, " · ".join(parts), shown.step, shown.total, shown.is_saving, shown.project)
+        return "saving a checkpoint"
+    if shown.progress and shown.state != "stopping":
+        return shown.progress
+    if shown.detail:
+        return shown.detail if shown.state != "failed" else ""
+    return "Fill the tabs, then press Train." if shown.state == "idle" else ""
 
 
-def _status(state: str, text: str, step: int, total: int, is_saving: bool, project: str) -> str:
+def _status(shown: RunSnapshot, state: str, text: str) -> str:
+    step, total = shown.step, shown.total
     percent = 100 * step / total if total else 0
-    data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{str(is_saving).lower()}"'
+    is_saving = str(shown.is_saving).lower()
+    data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{is_saving}"'
+    look, word = ("busy", "Elsewhere") if shown.elsewhere else (LOOKS.get(state, ""), STATE_WORDS[state])
     return (
         f'<section id="status" class="ed-status" aria-label="State of the run" {data}>'
-        f'<span class="ed-pill" data-look="{LOOKS.get(state, "")}">{STATE_WORDS[state]}</span>'
+        f'<span class="ed-pill" data-look="{look}">{word}</span>'
         f'<span class="ed-status-text">{escape(text)}</span>'
         f'<div class="ed-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{step}"><i style="width:{percent:.1f}%"></i></div></section>'
@@ -99,10 +110,9 @@ def _problem(problem: Problem, hide_paths: bool) -> str:
 def figures_html(shown: RunSnapshot) -> str:
     """Step, epoch, speed, time left, loss and learning rate."""
     left = "–" if shown.seconds_left is None else duration(shown.seconds_left)
-    epoch = min(shown.epoch + 1, shown.max_epochs) if shown.is_active else shown.epoch
     figures = {
         "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else "–",
-        "Epoch": f"{epoch:,} of {shown.max_epochs:,}" if shown.max_epochs else "–",
+        "Epoch": f"{shown.epoch:,} of {shown.max_epochs:,}" if shown.epoch else "–",
         "Speed": "–" if shown.images_per_second is None else f"{shown.images_per_second:.1f} pictures/s",
         "Time left": left,
         "Loss": "–" if shown.loss is None else f"{shown.loss:.4f}",

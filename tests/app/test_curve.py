@@ -3,6 +3,8 @@
 import math
 import time
 
+import pytest
+
 from ed2.app.curve import MAX_BUCKETS, Curve, smoothed
 
 
@@ -35,8 +37,11 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert [p.mean for p in curve.points()] == [1.0, 2.0]
 
 
-def test_the_smoothed_line_begins_at_the_first_value() -> None:
+def test_the_smoothed_line_begins_as_the_average_of_all_values_and_then_moves_with_the_last_ones() -> None:
     curve = Curve()
-    curve.add(0, 1.0)
-    curve.add(1, 2.0)
-    assert smoothed(curve.points()) == [1.0, 1.1]
+    for step, value in enumerate((1.0, 2.0, 6.0)):
+        curve.add(step, value)
+    assert smoothed(curve.points()) == pytest.approx([1.0, 1.5, 3.0])
+    for step in range(3, 300):
+        curve.add(step, 5.0)
+    assert smoothed(curve.points())[-1] == pytest.approx(5.0)

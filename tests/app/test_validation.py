@@ -9,7 +9,7 @@ from ed2.app.check import checked
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Example
 from ed2.errors import DatasetError
-from ed2.events import RunStarted, ValidationDone
+from ed2.events import Progressed, RunStarted, ValidationDone
 from tests.runs import Values, differing, train
 
 
@@ -30,6 +30,9 @@ def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Va
     }
     measured = train({**values, **extra})
     assert not differing(plain.checkpoint, measured.checkpoint)
+    counted = [(told.place, told.total) for told in measured.of(Progressed) if told.doing == "validating"]
+    per_time = len(counted) // len(measured.of(ValidationDone))
+    assert counted[0][0] == 3 and counted[per_time - 1][0] == counted[0][1] > 16, "of all three curves together"
     done = measured.of(ValidationDone)
     steps = measured.ended.step // 2
     assert [event.step for event in done] == [0, -(-steps // 2), steps, steps + -(-steps // 2), 2 * steps]

@@ -65,6 +65,7 @@ def serving(folder: Path, values: Values) -> Iterator[Server]:
     page = owner_page(context)
     shelves = [context.samples, context.thumbs]
     context.service.show_last_run(Path(str(values["logdir"])))
+    context.service.follow(Path(str(values["logdir"])))
     port = serve(page, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), shelves=shelves)
     yield Server(context, page, port, folder, values)
     context.service.close()

@@ -4,16 +4,21 @@ import math
 import re
 import shlex
 
+import gradio as gr
+
 from ed2.app.curve import Curve, Point
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import RunSnapshot, RunView, State
+from ed2.app.user_files import preset_values
 from ed2.errors import Problem
+from ed2.events import PhaseChanged, Progressed, ValidationDone
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.charts import bars_html, loss_html
-from ed2.ui.form import control, defaults, shown, value_of
-from ed2.ui.settings_tab import command_of
-from ed2.ui.words import log_html, problems_html, status_html, without_paths
+from ed2.ui.context import Context
+from ed2.ui.form import Form, control, defaults, shown, value_of
+from ed2.ui.settings_tab import SettingsTab, command_of
+from ed2.ui.words import figures_html, log_html, problems_html, status_html, without_paths
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:
@@ -62,7 +67,48 @@ def test_a_curve_is_drawn_with_its_band_and_its_end_can_be_looked_at() -> None:
     assert "step 90" in end
     assert "No loss yet" in loss_html(())
     assert 'class="val"' in loss_html(points, [Point(50, 1.0, 1.0, 1.0)])
-    loss_html([Point(1, 0.5, 0.5, 0.5)])
+
+
+def test_a_chart_of_a_single_point_is_a_dot_on_it() -> None:
+    one = loss_html([Point(1, 0.5, 0.5, 0.5)])
+    assert one.count('<line class="dot" x1="0.0" x2="0.0" y1="120.0" y2="120.0"/>') == 1
+    assert 'class="dot"' not in loss_html([Point(step, 0.5, 0.5, 0.5) for step in (1, 2)])
+
+
+def test_the_epoch_reads_alike_everywhere_from_before_the_first_step_to_the_end() -> None:
+    def told(state: State, step: int) -> tuple[str, str]:
+        shown = RunSnapshot(state=state, step=step, total=600, max_epochs=100)
+        strip = re.search(r"epoch ([\d,]+ of [\d,]+)", status_html(shown))
+        card = re.search(r"<dt>Epoch</dt><dd>([^<]+)</dd>", figures_html(shown))
+        return strip.group(1) if strip else "", card.group(1) if card else ""
+
+    assert told("sampling", 0) == ("", "–")
+    assert told("training", 1) == told("training", 6) == ("1 of 100",) * 2
+    assert told("training", 13) == told("paused", 18) == told("stopped", 15) == ("3 of 100",) * 2
+    assert told("done", 600) == ("100 of 100",) * 2
+
+
+def test_how_far_a_part_of_a_phase_is_stands_in_the_strip_until_it_is_over() -> None:
+    view = RunView()
+    view(PhaseChanged(3, "sampling", "4 prompts"))
+    assert "4 prompts" in status_html(view.snapshot())
+    view(Progressed(3, "drawing sample", 2, 4))
+    assert ">drawing sample 2 of 4<" in status_html(view.snapshot())
+    view(PhaseChanged(3, "training"))
+    view(Progressed(3, "validating", 1200, 4000))
+    assert ">validating 1,200 of 4,000<" in status_html(view.snapshot())
+    view(ValidationDone(3, {}))
+    assert "validating" not in status_html(view.snapshot())
+
+
+def test_what_differs_from_a_preset_is_folded_below_its_number() -> None:
+    with gr.Blocks():
+        tab = SettingsTab(context := Context(), Form(context.form_values()))
+    title = next(iter(context.user.presets()))
+    preset = {**defaults(), **preset_values(context.user.presets()[title])}
+    told = tab._difference_html({**preset, "max_epochs": 7, "lr": 1e-3}, title)
+    assert told.startswith('<details class="ed-note"><summary>2 settings differ from this preset</summary><ul><li>')
+    assert "as in this preset" in tab._difference_html(preset, title)
 
 
 def test_a_hundred_thousand_losses_are_drawn_from_about_a_thousand_points() -> None:

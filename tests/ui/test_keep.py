@@ -26,8 +26,8 @@ def test_a_box_marks_a_checkpoint_of_the_chosen_run_and_nothing_else(tmp_path: P
     first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
     with gr.Blocks():
         tab = ResumeTab(Context(roots=Roots((tmp_path,))))
-    assert tab._kept(str(tmp_path), "another")[0]["visible"] is False
-    shown, seen = tab._kept(str(tmp_path), run.name)
+    assert tab._allowed(str(tmp_path), "another")[-2]["visible"] is False
+    *_, shown, seen = tab._allowed(str(tmp_path), run.name)
     assert (sorted(shown["choices"]), shown["value"], shown["visible"]) == ([first, second], [], True)
     shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, "../../elsewhere"])
     assert shown["value"] == [first]
@@ -44,7 +44,7 @@ def test_a_mark_that_was_made_elsewhere_since_the_boxes_were_shown_stays(tmp_pat
     (run / "ckpts" / first / "KEEP").touch()
     with gr.Blocks():
         tab = ResumeTab(Context(roots=Roots((tmp_path,))))
-    _, seen = tab._kept(str(tmp_path), run.name)
+    *_, seen = tab._allowed(str(tmp_path), run.name)
     (run / "ckpts" / second / "KEEP").touch()  # by hand, or on another page
     shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, third])
     assert shown["value"] == list(seen) == [first, second, third]

@@ -45,6 +45,10 @@ def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, ser
                            [*IDS, *fields()])  # fmt: skip
     assert {name: count for name, count in zip([*IDS, *fields()], counts, strict=True) if count != 1} == {}
     assert page.locator("#loss-chart svg").count() == 1
+    button, choice = (
+        page.locator(name).bounding_box() for name in ("#load-preset-button", "#preset-choice .wrap-inner")
+    )
+    assert abs(button["y"] + button["height"] - choice["y"] - choice["height"]) <= 6, "aligned with its field"
 
 
 def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, server: Server) -> None:
@@ -181,6 +185,9 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(command).to_have_value(re.compile("--log_step 10 "))  # a field that is not drawn yet
     fill(page, "max_epochs", 77)
     expect(page.locator("#preset-difference")).to_contain_text("Epochs: 100 → 77")
+    expect(page.locator("#preset-difference li")).to_be_hidden()
+    page.locator("#preset-difference summary").click()
+    expect(page.locator("#preset-difference li")).to_be_visible()
     page.get_by_role("button", name="Save as my own preset").click()
     fill(page, "preset-name", "mine")
     page.locator("#save-preset-button").click()
@@ -194,7 +201,9 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(raw).to_have_value("{}")
     raw.fill('{"max_epochs": 12, "resolution": 500}')
     page.locator("#apply-json-button").click()
-    expect(page.get_by_text(re.compile("nearest allowed are 448 and 512"))).to_be_visible()
+    message = page.get_by_text(re.compile("nearest allowed are 448 and 512"))
+    expect(message).to_be_visible()
+    assert message.bounding_box()["y"] > page.viewport_size["height"] / 2, "below the strip and its buttons"
     raw.fill('{"max_epochs": 12}')
     page.locator("#apply-json-button").click()
     expect(page.locator("#max_epochs input")).to_have_value("12")
@@ -211,6 +220,7 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     fill(page, "batch_size", 16)
     expect(plan).to_have_attribute("data-verdict", "does not fit")
     expect(plan.locator("[role=img]")).to_have_attribute("aria-label", re.compile("activations 19"))
+    expect(plan.locator(".ed-parts-legend")).to_contain_text("end of the card 23.7")
     page.locator("#suggest-button").click()
     expect(page.locator("#memory-answer")).to_contain_text("Batch size 16 -> 11")
     expect(batch).to_have_value("16")

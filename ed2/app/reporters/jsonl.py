@@ -1,4 +1,4 @@
-"""`events.jsonl`: every event of a run but its single steps, one JSON object a line, so that a page can be rebuilt."""
+"""`events.jsonl`: every event of a run but its steps and their like, one JSON object a line, to rebuild a page from."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ed2.disk import write_whole
-from ed2.events import Event, SavingChanged, StepDone
+from ed2.events import Event, Progressed, SavingChanged, StepDone
 
 EVENTS_NAME = "events.jsonl"
 
@@ -26,7 +26,7 @@ class JsonlReporter:
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
-        if isinstance(event, StepDone):
+        if isinstance(event, StepDone | Progressed):
             return
         line = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
         if self._file is None:  # "backslashreplace": a file name that is no proper text is still proper JSON

@@ -1,0 +1,63 @@
+"""Runs of other programs, as the page follows them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ed2.app import elsewhere
+from ed2.app.elsewhere import Elsewhere
+from ed2.app.service import TrainerService
+from ed2.app.snapshot import RunSnapshot
+from tests.elsewhere import trained_elsewhere
+from tests.past_runs import past_run
+
+
+@pytest.fixture
+def service() -> Iterator[TrainerService]:
+    service = TrainerService()
+    yield service
+    service.close()
+
+
+def drawn_anew(before: RunSnapshot, after: RunSnapshot) -> set[str]:
+    """The sections that pages draw anew, without the memory of this computer, which changes by itself."""
+    return {name for name, number in after.revisions.items() if number != before.revisions.get(name)} - {"memory"}
+
+
+def test_a_run_that_begins_goes_on_and_ends_elsewhere_is_followed(service: TrainerService, tmp_path: Path) -> None:
+    mine, other = past_run(tmp_path, "stopped"), past_run(tmp_path, "done")
+    service.show_last_run(tmp_path)
+    service.follow(tmp_path)
+    service.look_elsewhere()
+    assert service.snapshot().elsewhere == ""
+    with trained_elsewhere(mine) as pid:
+        service.look_elsewhere()
+        shown = service.snapshot()
+        assert (shown.state, shown.run_dir, shown.elsewhere) == ("idle", mine, f"another program (process {pid})")
+        service.look_elsewhere()
+        assert drawn_anew(shown, service.snapshot()) == set()
+        with (mine / "events.jsonl").open("a") as events:
+            events.write('{"event": "MetricsLogged", "time": "2026-01-01T00:00:00+00:00", "step": 11, "values": {}}\n')
+        service.look_elsewhere()
+        assert service.snapshot().step == 11
+        assert drawn_anew(shown, service.snapshot()) == {"status", "log"}
+    service.look_elsewhere()
+    assert (service.snapshot().state, service.snapshot().run_dir, service.snapshot().elsewhere) == ("stopped", mine, "")
+    with trained_elsewhere(other):
+        service.look_elsewhere()
+        assert service.snapshot().run_dir == other
+
+
+def test_a_lock_is_not_tried_again_until_somebody_took_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, look, tried = past_run(tmp_path, "done"), Elsewhere(tmp_path), []
+    with trained_elsewhere(run):
+        assert look.running()
+    monkeypatch.setattr(elsewhere, "other_trainer", tried.append)
+    for _ in range(3):
+        assert look.running() is None
+    assert tried == [run]
+    monkeypatch.undo()
+    with trained_elsewhere(run) as pid:
+        found = look.running()
+        assert found and found[1].pid == pid

@@ -1,0 +1,29 @@
+"""A run's folder as an ended run leaves it, made without training."""
+
+from pathlib import Path
+
+from ed2.app.reporters import JsonlReporter
+from ed2.checkpoint.order import STATE_FILE, TRAINING_STATE
+from ed2.events import RunEnded, RunStarted
+
+ENDED = {
+    "done": RunEnded(40, "done", "all epochs are done", 1.0),
+    "stopped": RunEnded(9, "stopped", "saved", 1.0),
+}
+
+
+def past_run(logdir: Path, ended: str, checkpoint: str = "") -> Path:
+    """A run of 4 epochs in its folder: with no checkpoint, one of `weights` alone, or a `whole` one."""
+    run = logdir / f"{ended}{checkpoint}_20260101-000000"
+    run.mkdir()
+    reporter = JsonlReporter(run)
+    for event in (RunStarted(0, "tiny", run, 40, 0, 4, 10, "the CPU", {}), ENDED[ended]):
+        reporter(event)
+    reporter.close()
+    if checkpoint:
+        folder = run / "ckpts" / "last-tiny-ep03-gs00040"
+        (folder / TRAINING_STATE).mkdir(parents=True)
+        (folder / "model_index.json").write_text("{}")
+        if checkpoint == "whole":
+            (folder / TRAINING_STATE / STATE_FILE).write_text("{}")
+    return run
