@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ed2.checkpoint import snapshot
-from ed2.data import loader
+from ed2.data import pixels
+from ed2.data.loader import Batch
 from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, SamplesMade, ValidationDone, Warned
 from ed2.models.sd import StableDiffusion
 from ed2.training import loop, update
@@ -39,7 +40,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:
     """Give no number as the loss of the first picture of these batches, counted from 0 over all runs."""
     compute, count = Objective.__call__, iter(range(1_000_000))
 
-    def poisoned(self: Objective, batch: loader.Batch) -> torch.Tensor:
+    def poisoned(self: Objective, batch: Batch) -> torch.Tensor:
         factors = torch.ones(len(batch))
         factors[0] = NOT_A_NUMBER if next(count) in calls else 1.0
         return compute(self, batch) * factors
@@ -110,14 +111,14 @@ def test_an_error_between_the_updates_of_two_networks_saves_no_half_a_step(
 def test_a_picture_at_which_a_library_fails_is_named_and_the_run_goes_on(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = loader.decode
+    decode = pixels.decode
 
     def fails_on_one(path: Path, *options: object) -> object:
         if path.name == "03.png":
             raise ZeroDivisionError("a fault of the library")
         return decode(path, *options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loader, "decode", fails_on_one)
+    monkeypatch.setattr(pixels, "decode", fails_on_one)
     trained = train({**values, "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "03.png" in texts(trained) and "a fault of the library" in texts(trained)
