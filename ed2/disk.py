@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -115,6 +116,18 @@ def write_whole(target: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def append_whole(file: FileIO, content: bytes) -> None:
+    """Add all of `content` to an unbuffered file that is open for appending, or nothing of it. Raises OSError."""
+    size, left = file.seek(0, os.SEEK_END), memoryview(content)
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError:
+        with contextlib.suppress(OSError):  # of a drive that is gone
+            file.truncate(size)
+        raise
 
 
 def temporary_name(target: Path) -> Path:

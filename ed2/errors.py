@@ -6,6 +6,7 @@
     ├── FinishedError         the run to continue has all its epochs                    exit code 0
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
+    ├── RecordError           what a run tells cannot be written down at present; the run goes on
     └── TrainingError         the run cannot go on
         ├── PicturesLostError not one of its pictures can be read any more
         ├── DivergedError     its numbers are not finite and stay so
@@ -95,6 +96,10 @@ class ModelError(ProblemsError):
 
 class CheckpointError(Ed2Error):
     """A checkpoint that cannot be written or continued."""
+
+
+class RecordError(Ed2Error):
+    """What a run tells, that cannot be written down at present."""
 
 
 class TrainingError(Ed2Error):

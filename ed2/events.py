@@ -5,11 +5,16 @@ emits; the console, TensorBoard, `events.jsonl` and the page listen.
 """
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from ed2.disk import plain_reason
+from ed2.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
@@ -164,16 +169,32 @@ class RunEnded(Event):
     """Pictures whose files were changed while it went on."""
 
 
+TOLD_AGAIN_SECONDS = 60.0
+"""How long a failing observer is passed over in silence."""
+
+
+@dataclass
+class _Failing:
+    """An observer that fails: at which kinds of events, and when that was told last."""
+
+    kinds: set[type[Event]] = field(default_factory=set)
+    told_at: float = -math.inf
+
+
 @dataclass
 class EventBus:
     """Hands each event to every observer, in the order in which they subscribed.
 
     Several threads may emit: observers are called one at a time.
+
+    Attributes:
+        clock: seconds; for tests.
     """
 
     observers: list[Callable[[Event], None]] = field(default_factory=list)
+    clock: Callable[[], float] = time.monotonic
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    _failing: set[int] = field(default_factory=set, repr=False)
+    _failing: dict[int, _Failing] = field(default_factory=dict, repr=False)
 
     def subscribe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` with every event from now on."""
@@ -184,21 +205,48 @@ class EventBus:
         """Call `observer` no more."""
         with self._lock:
             self.observers.remove(observer)
+            self._failing.pop(id(observer), None)
 
     def emit(self, event: Event | None) -> None:
-        """Tell every observer; None is passed over. One that fails is reported, once in a row, and stops no run."""
+        """Tell every observer; None is passed over.
+
+        One that fails stops no run. It is reported at the first time, and again after it has worked or after a minute;
+        what it says for people, the others are told as a warning.
+        """
         if event is None:
             return
         with self._lock:
             for observer in tuple(self.observers):
-                self._tell(observer, event)
+                warning = self._tell(observer, event)
+                if warning:
+                    self.emit(Warned(event.step, warning))
 
-    def _tell(self, observer: Callable[[Event], None], event: Event) -> None:
+    def _tell(self, observer: Callable[[Event], None], event: Event) -> str:
+        """Tell one observer; gives what its failing has to say to people, at the first time."""
+        failing, kind = self._failing.get(id(observer)), type(event)
         try:
             observer(event)
-        except Exception:
-            if id(observer) not in self._failing:  # a full disk fails at every event until there is room again
-                logger.exception("An observer failed on %s; the run goes on.", type(event).__name__)
-            self._failing.add(id(observer))
+        except Exception as error:
+            is_new = failing is None
+            failing = self._failing.setdefault(id(observer), _Failing())
+            failing.kinds.add(kind)
+            if is_new and isinstance(error, RecordError):
+                failing.told_at = self.clock()
+                return str(error)
+            if self.clock() - failing.told_at >= TOLD_AGAIN_SECONDS:
+                failing.told_at = self.clock()
+                _log(error, kind.__name__)
         else:
-            self._failing.discard(id(observer))
+            if failing and kind in failing.kinds:  # not at a kind that it has passed over all the time
+                del self._failing[id(observer)]
+                logger.info("An observer works again on %s.", kind.__name__)
+        return ""
+
+
+def _log(error: Exception, kind: str) -> None:
+    if isinstance(error, RecordError):
+        logger.warning("%s", error)
+    elif isinstance(error, OSError):  # of a drive: where in the program it was met is of no use
+        logger.warning("An observer failed on %s: %s. The run goes on.", kind, plain_reason(error))
+    else:
+        logger.error("An observer failed on %s; the run goes on.", kind, exc_info=error)

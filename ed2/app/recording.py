@@ -29,9 +29,7 @@ def recording(bus: EventBus, run_dir: Path, continued: TrainState | None) -> Ite
     try:
         yield
     finally:
-        for observer in observers:
+        for observer in reversed(observers):  # the log last: it tells of the others
             bus.unsubscribe(observer)
-            try:
-                observer.close()
-            except OSError as error:
-                logger.error("The end of the %s could not be written: %s.", type(observer).__name__, error)
+            if lost := observer.close():
+                logger.error("%s", lost)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ed2.disk import write_whole
+from ed2.disk import append_whole, write_whole
 from ed2.events import Sample
 from ed2.sampling.prompt import Prompt
 
@@ -75,8 +75,8 @@ def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Im
         "size": prompt.size,
         "tiles": strip.boxes,
     }
-    with (run_dir / SAMPLES_LIST).open("a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with (run_dir / SAMPLES_LIST).open("ab", buffering=0) as file:
+        append_whole(file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
     return Sample(
         index=prompt.index,
         path=path,

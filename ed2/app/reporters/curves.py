@@ -1,6 +1,16 @@
-"""TensorBoard: curves, sample pictures and the settings of a run."""
+"""TensorBoard: curves, sample pictures and the settings of a run.
 
+PyTorch's `SummaryWriter` writes from a thread that dies at the first full disk, and is of no use from then on. Here its
+records are made by the same library and written at once, so that what cannot be written is known, and written later.
+"""
+
+import io
+import itertools
 import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from pathlib import Path
@@ -9,14 +19,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, SavingChanged, ValidationDone
+from ed2.app.reporters.growing import GrowingFile
+from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, ValidationDone
 
-FLUSH_SECONDS = 20
+FORMAT = "brain.Event:2"
+"""What TensorBoard's files say of themselves."""
 
 
 @dataclass
 class TensorBoardReporter:
-    """Writes a TensorBoard file into the run's folder, made at the first event.
+    """Writes a TensorBoard file into the run's folder, made at the first event that has a place in it.
 
     Attributes:
         purge_step: where a run is continued, the first step that will be written anew: TensorBoard hides what an
@@ -25,62 +37,88 @@ class TensorBoardReporter:
 
     run_dir: Path
     purge_step: int | None = None
-    _writer: Any = field(default=None, repr=False)
+    _file: GrowingFile | None = field(default=None, repr=False)
 
     def __call__(self, event: Event) -> None:
-        """Write what an event holds for TensorBoard."""
-        self._add(event)
+        """Write what an event holds for TensorBoard. Raises RecordError."""
+        summaries = list(self._summaries(event))
+        if not summaries:
+            return
+        records = [record(summary=summary, step=event.step) for summary in summaries]
+        file = self._opened()
+        file.write(*records)
+        if isinstance(event, RunStarted):  # a file that is made anew holds the settings too
+            file.head += b"".join(records)
 
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def close(self) -> str:
+        """Close the file; says what is lost."""
+        return self._file.close() if self._file else ""
 
-    @property
-    def writer(self) -> Any:
-        """The `SummaryWriter`."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+    def _opened(self) -> GrowingFile:
+        if self._file is None:
+            path = self.run_dir / _file_name(self.run_dir)
+            self._file = GrowingFile(path, "The TensorBoard curves", self._head(), is_text=False)
+        return self._file
 
-            self._writer = SummaryWriter(str(self.run_dir), purge_step=self.purge_step, flush_secs=FLUSH_SECONDS)
-        return self._writer
+    def _head(self) -> bytes:
+        """What a file begins with."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        begin = record(file_version=FORMAT)
+        if self.purge_step is None:
+            return begin
+        return begin + record(step=self.purge_step, session_log=SessionLog(status=SessionLog.START))
 
     @singledispatchmethod
-    def _add(self, event: Event) -> None:
-        """What is not named below has no place in TensorBoard."""
+    def _summaries(self, event: Event) -> Iterator[Any]:
+        """What an event is in TensorBoard's terms; what is not named below has no place there."""
+        return iter(())
 
-    @_add.register
-    def _(self, event: RunStarted) -> None:
-        text = json.dumps(dict(event.config), indent=2, ensure_ascii=False, default=str)
-        self.writer.add_text(
-            "config", "    " + text.replace("\n", "\n    "), event.step
-        )  # four spaces: code in Markdown
+    @_summaries.register
+    def _(self, event: RunStarted) -> Iterator[Any]:
+        from torch.utils.tensorboard.summary import text  # takes a second to import
 
-    @_add.register(MetricsLogged)
-    @_add.register(ValidationDone)
-    def _(self, event: MetricsLogged | ValidationDone) -> None:
-        for tag, value in event.values.items():
-            self.writer.add_scalar(tag, value, event.step)
-        if isinstance(event, ValidationDone):  # what events.jsonl says was done is not done again
-            self.writer.flush()
+        config = json.dumps(dict(event.config), indent=2, ensure_ascii=False, default=str)
+        yield text("config", "    " + config.replace("\n", "\n    "))  # four spaces: code in Markdown
 
-    @_add.register
-    def _(self, event: EpochEnded) -> None:
-        self.writer.add_scalar("loss/epoch", event.loss, event.step)
-        self.writer.add_scalar("performance/minutes per epoch", event.minutes, event.step)
+    @_summaries.register(MetricsLogged)
+    @_summaries.register(ValidationDone)
+    def _(self, event: MetricsLogged | ValidationDone) -> Iterator[Any]:
+        return _scalars(event.values)
 
-    @_add.register
-    def _(self, event: SavingChanged) -> None:
-        if event.is_saving:  # a run that goes on from this checkpoint does not write these points again
-            self.writer.flush()
+    @_summaries.register
+    def _(self, event: EpochEnded) -> Iterator[Any]:
+        return _scalars({"loss/epoch": event.loss, "performance/minutes per epoch": event.minutes})
 
-    @_add.register
-    def _(self, event: SamplesMade) -> None:
+    @_summaries.register
+    def _(self, event: SamplesMade) -> Iterator[Any]:
+        from torch.utils.tensorboard.summary import image
+
         if not event.is_whole:  # the run draws them again when it goes on, and a point can be hidden only by its step
             return
         for sample in event.samples:
-            with Image.open(sample.path) as image:
-                pixels = np.asarray(image.convert("RGB"))  # (H,W,3)
-            self.writer.add_image(f"sample/{sample.index}", pixels, event.step, dataformats="HWC")
-        self.writer.flush()
+            with Image.open(sample.path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))  # (H,W,3)
+            yield image(f"sample/{sample.index}", pixels, dataformats="HWC")
+
+
+def record(**values: Any) -> bytes:
+    """One entry of a TensorBoard file, made now."""
+    from tensorboard.compat.proto.event_pb2 import Event as Entry
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    content = io.BytesIO()
+    RecordWriter(content).write(Entry(wall_time=time.time(), **values).SerializeToString())
+    return content.getvalue()
+
+
+def _scalars(values: Mapping[str, float]) -> Iterator[Any]:
+    from torch.utils.tensorboard.summary import scalar
+
+    return (scalar(tag, value) for tag, value in values.items())
+
+
+def _file_name(run_dir: Path) -> str:
+    """A name by TensorBoard's rules that is still free: files are read in the order of their names."""
+    stem = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    return next(name for n in itertools.count() if not (run_dir / (name := f"{stem}.{n}")).exists())

@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
+from ed2.app.reporters.growing import GrowingFile
 from ed2.disk import write_whole
-from ed2.events import Event, Progressed, SavingChanged, StepDone
+from ed2.events import Event, Progressed, RunStarted, SavingChanged, StepDone
 
 EVENTS_NAME = "events.jsonl"
 
@@ -22,26 +21,26 @@ class JsonlReporter:
     """Appends events to `events.jsonl` of a run's folder; each line is on its way to the disk when it is told."""
 
     run_dir: Path
-    _file: TextIO | None = field(default=None, repr=False)
+    _file: GrowingFile = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._file = GrowingFile(self.run_dir / EVENTS_NAME, f"The list of events {EVENTS_NAME}")
 
     def __call__(self, event: Event) -> None:
-        """Write an event."""
+        """Write an event. Raises RecordError."""
         if isinstance(event, StepDone | Progressed):
             return
-        line = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
-        if self._file is None:  # "backslashreplace": a file name that is no proper text is still proper JSON
-            path = self.run_dir / EVENTS_NAME
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
-        self._file.write(line + "\n")
-        self._file.flush()
+        text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
+        line = f"{text}\n".encode(errors="backslashreplace")  # a file name that is no proper text: still proper JSON
+        self._file.write(line)
+        if isinstance(event, RunStarted):  # a file that is made anew says of which run it is
+            self._file.head = line
         if isinstance(event, SavingChanged) and event.is_saving:  # what a checkpoint counts as told is on the disk
-            os.fsync(self._file.fileno())
+            self._file.to_disk()
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def close(self) -> str:
+        """Close the file; says what is lost."""
+        return self._file.close()
 
 
 def event_json(event: Event, run_dir: Path) -> dict[str, Json]:

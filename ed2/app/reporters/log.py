@@ -1,10 +1,13 @@
 """`run.log`: what happened in a run, in plain text, with times."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ed2.app.reporters.growing import GrowingFile
 from ed2.app.reporters.texts import described, plain
+from ed2.errors import RecordError
 from ed2.events import Event, RunStarted, StepDone, Warned
 
 LOG_NAME = "run.log"
@@ -14,11 +17,22 @@ PYTHON_WARNINGS = "py.warnings"
 logger = logging.getLogger(__name__)
 
 
-class CalmHandler(logging.FileHandler):
+class LogHandler(logging.Handler):
     """Writes a log; a full disk, which the page tells of, brings no tracebacks into the terminal."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
-        """Leave the line out."""
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = GrowingFile(path, f"The log {path.name}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; what cannot be written now comes later, what cannot be put in words is left out."""
+        with suppress(RecordError, TypeError, ValueError):
+            self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+    def finish(self) -> str:
+        """Write no more; says what is lost."""
+        super().close()
+        return self._file.close()
 
 
 class PlainFormatter(logging.Formatter):
@@ -40,11 +54,11 @@ class LogReporter:
     """Writes events, messages of the program and Python's warnings to `run.log`, from its making until `close`."""
 
     run_dir: Path
-    _handler: CalmHandler = field(init=False, repr=False)
+    _handler: LogHandler = field(init=False, repr=False)
     _level: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._handler = CalmHandler(self.run_dir / LOG_NAME, encoding="utf-8", errors="backslashreplace")
+        self._handler = LogHandler(self.run_dir / LOG_NAME)
         self._handler.setFormatter(PlainFormatter())
         program = logging.getLogger(PROGRAM)
         self._level = program.level
@@ -62,10 +76,10 @@ class LogReporter:
             if text:
                 logger.log(level, "%s", text)
 
-    def close(self) -> None:
-        """Write no more; the loggers are as they were before."""
+    def close(self) -> str:
+        """Write no more, and say what is lost; the loggers are as they were before."""
         logging.captureWarnings(False)
         for name in (PROGRAM, PYTHON_WARNINGS):
             logging.getLogger(name).removeHandler(self._handler)
         logging.getLogger(PROGRAM).setLevel(self._level)
-        self._handler.close()
+        return self._handler.finish()

@@ -1,0 +1,136 @@
+"""A file that a run adds to until its end, on a disk that may be full for a while and in a folder that may go."""
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+
+from ed2.disk import append_whole, plain_reason
+from ed2.errors import RecordError
+
+KEPT_BYTES = 16_000_000
+"""How much is kept in memory of what cannot be written at present: days of curves, or a dozen pictures."""
+
+
+@dataclass
+class GrowingFile:
+    """Grows by whole pieces: one that does not fit is not begun, is kept, and comes first as soon as there is room.
+
+    The file is made anew where it was deleted in the meantime. Windows lets nobody delete it.
+
+    Attributes:
+        path: of the file, made at the first piece.
+        name: what people call it, as the beginning of a sentence.
+        head: what every new file begins with.
+        is_text: whether pieces are lines, so that one which a killed program left unfinished is ended first.
+    """
+
+    path: Path
+    name: str
+    head: bytes = b""
+    is_text: bool = True
+    _file: FileIO | None = field(default=None, repr=False)
+    _kept: deque[bytes] = field(default_factory=deque, repr=False)
+    _num_kept_bytes: int = 0
+    _num_lost: int = 0
+    _torn_at: int | None = None  # where a half piece begins that could not be taken back yet
+
+    def write(self, *pieces: bytes) -> None:
+        """Add `pieces`, after all that is kept.
+
+        Raises:
+            RecordError: not all could be written; it is kept, as far as there is room for it in memory.
+        """
+        for piece in pieces:
+            self._keep(piece)
+        try:
+            self._write_kept()
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def to_disk(self) -> None:
+        """See that what was written has reached the disk. Raises RecordError."""
+        try:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def close(self) -> str:
+        """Write what is kept, if it can be now, and close; says what is lost, nothing where all is written."""
+        reason = ""
+        try:
+            self._write_kept()
+        except OSError as error:
+            reason = f": {plain_reason(error)}"
+        self._close()
+        lost, self._num_lost = self._num_lost + len(self._kept), 0
+        self._kept.clear()
+        return f"{self.name}: {lost:,} of what belongs there could not be written{reason}." if lost else ""
+
+    def _keep(self, piece: bytes) -> None:
+        if self._num_kept_bytes + len(piece) > KEPT_BYTES:
+            self._num_lost += 1
+            return
+        self._kept.append(piece)
+        self._num_kept_bytes += len(piece)
+
+    def _write_kept(self) -> None:
+        while self._kept:
+            self._append(self._kept[0])
+            self._num_kept_bytes -= len(self._kept.popleft())
+
+    def _append(self, piece: bytes) -> None:
+        file = self._opened()
+        size = file.seek(0, os.SEEK_END)
+        try:
+            append_whole(file, piece)
+        except OSError:
+            self._torn_at = size
+            self._close()
+            raise
+
+    def _opened(self) -> FileIO:
+        """The file under its name: the one that is open, or a new one where that was deleted."""
+        if self._file is None or not _is_at(self._file, self.path):
+            self._close()
+            self.path.parent.mkdir(exist_ok=True)  # not its parents: of a drive that is gone nothing is made up
+            self._file = FileIO(self.path, "a+")
+            try:
+                self._begin(self._file)
+            except OSError:
+                self._close()
+                raise
+        return self._file
+
+    def _begin(self, file: FileIO) -> None:
+        size = file.seek(0, os.SEEK_END)
+        if self._torn_at is not None and size > self._torn_at:
+            size = file.truncate(self._torn_at)
+        self._torn_at = None
+        if not size and self.head:
+            append_whole(file, self.head)
+        elif size and self.is_text:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                append_whole(file, b"\n")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+    def _not_written(self, error: OSError) -> RecordError:
+        then = (
+            "what is missing is written then" if not self._num_lost else "not all that is missing can be written then"
+        )
+        fix = f"The training goes on; it is tried again, and {then}."
+        return RecordError(f"{self.name} cannot be written", f"{plain_reason(error)}.", fix)
+
+
+def _is_at(file: FileIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
