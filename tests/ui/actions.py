@@ -8,6 +8,8 @@ from typing import Any
 from playwright.sync_api import expect
 
 PATIENCE_SECONDS = 90.0
+CUT_OFF = re.compile("AbortError|Connection errored out|Failed to fetch")
+"""What a page says of answers that it was waiting for when it was loaded anew."""
 
 
 def tab(page: Any, name: str) -> None:
@@ -17,6 +19,13 @@ def tab(page: Any, name: str) -> None:
 def state(page: Any, *names: str, seconds: float = PATIENCE_SECONDS) -> None:
     pattern = re.compile(f"^({'|'.join(names)})$")
     expect(page.locator("#status")).to_have_attribute("data-state", pattern, timeout=seconds * 1000)
+
+
+def reload(page: Any) -> None:
+    """Load the page anew; what it says of answers that this cuts off is no complaint."""
+    before = len(page.watched.complaints)
+    page.reload()
+    page.watched.complaints[before:] = [t for t in page.watched.complaints[before:] if not CUT_OFF.search(t)]
 
 
 def fill(page: Any, name: str, value: object) -> None:

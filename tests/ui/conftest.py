@@ -141,8 +141,9 @@ def open_page(browser, server: Server):  # type: ignore[no-untyped-def]
         return page
 
     yield open_one
+    complaints = [complaint for watched in opened for complaint in watched.complaints]  # before what closing cuts off
     for context in contexts:
         context.close()
+    assert not complaints
     for watched in opened:
-        assert not watched.complaints
         assert not [u for u in watched.requests if u.startswith("http") and "//127.0.0.1:" not in u]

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ from tests.ui.conftest import Server
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Error, expect
 
-from tests.ui.actions import state, tab
+from tests.ui.actions import reload, state, tab
 
 pytestmark = [pytest.mark.slow]
 PRESSED = ["#pause-button", "#pause-button", "#save-now-button", "#sample-now-button", "[role=tab]", "#loss-zoom input",
            "#refresh-button", "#check-button", "#runs-list button", "label.selected"]  # fmt: skip
-
-CUT_OFF = re.compile("AbortError|Connection errored out|Failed to fetch")
-"""What a page says of answers that it was waiting for when it was loaded anew."""
 
 
 @pytest.mark.browser
@@ -36,6 +32,7 @@ def test_forty_random_clicks_and_five_reloads_leave_the_bytes_of_an_undisturbed_
 @pytest.mark.timeout(3600)
 def test_a_thousand_random_clicks_and_a_hundred_reloads_leave_those_bytes(open_page, server: Server) -> None:
     clicked = disturbed(open_page, server, clicks=1800, reloads=120, epochs=600)  # three in five hit something
+    print(f"{sum(clicked.values())} hits of 1800 clicks: {clicked}")
     assert sum(clicked.values()) >= 1000
 
 
@@ -56,7 +53,6 @@ def disturbed(open_page: Any, server: Server, *, clicks: int, reloads: int, epoc
     state(page, "preparing", "sampling", "training")
     clicked = press_at_random(page, clicks=clicks, reloads=reloads)
     finish(page)
-    page.watched.complaints[:] = [text for text in page.watched.complaints if not CUT_OFF.search(text)]
     checkpoint = service.snapshot().checkpoint
     assert straight and checkpoint and Path(checkpoint).parents[1].name.startswith("disturbed_")
     assert differing(straight, checkpoint) == []
@@ -68,7 +64,7 @@ def press_at_random(page: Any, *, clicks: int, reloads: int) -> dict[str, int]:
     stops = {clicks // 4, clicks // 2, clicks * 3 // 4}
     for number in range(clicks):
         if number % (clicks // reloads) == 0:
-            page.reload()
+            reload(page)
             state(page, "preparing", "sampling", "training", "paused", "stopping", "stopped", "done")
         go_on_if_stopped(page, clicked)
         wanted = "#stop-button" if number in stops else chance.choice(PRESSED)

@@ -12,7 +12,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
 from tests.ui import aria
-from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
+from tests.ui.actions import fill, overflow, reload, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -131,7 +131,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_pag
         expect(box).to_contain_text(f"({name})")
     expect(box).to_have_attribute("role", "alert")
     state(page, "idle")
-    page.reload()
+    reload(page)
     state(page, "idle")
     tab(page, "Settings")
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("../evil")
@@ -165,7 +165,7 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     expect(page.locator("#dataset-pictures")).to_contain_text("a picture of number 0")
     assert side_car.read_text() == "a picture of number 0"
     assert sorted(p.suffix for p in side_car.parent.iterdir()) == [".png"] * 4 + [".txt"] * 4
-    page.reload()
+    reload(page)
     expect(page.locator("#dataset-pictures img")).to_have_count(4)
     tab(page, "Settings")
     fill(page, "max_epochs", 7)

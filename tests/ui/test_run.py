@@ -13,7 +13,7 @@ from tests.ui.conftest import Server, serving
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
+from tests.ui.actions import fill, overflow, reload, state, tab, wait_for_draft
 from tests.ui.tunnel import write_program
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -38,7 +38,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     expect(page.locator("#tab-train")).to_be_visible()
     state(page, "preparing", "sampling", "training")
     expect(page.locator("#train-button")).to_be_disabled()
-    page.reload()
+    reload(page)
     state(page, "preparing", "sampling", "training", "done")
     state(page, "done")
     expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
