@@ -179,6 +179,7 @@ class _Failing:
 
     kinds: set[type[Event]] = field(default_factory=set)
     told_at: float = -math.inf
+    reason: str = ""
 
 
 @dataclass
@@ -231,7 +232,7 @@ class EventBus:
             failing = self._failing.setdefault(id(observer), _Failing())
             failing.kinds.add(kind)
             if is_new and isinstance(error, RecordError):
-                failing.told_at = self.clock()
+                failing.told_at, failing.reason = self.clock(), error.what
                 return str(error)
             if self.clock() - failing.told_at >= TOLD_AGAIN_SECONDS:
                 failing.told_at = self.clock()
@@ -239,7 +240,8 @@ class EventBus:
         else:
             if failing and kind in failing.kinds:  # not at a kind that it has passed over all the time
                 del self._failing[id(observer)]
-                logger.info("An observer works again on %s.", kind.__name__)
+                if failing.reason:
+                    logger.info("That is over: %s.", failing.reason)
         return ""
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder
 from ed2.app.card_memory import watch_card
-from ed2.app.faults import fault_of
+from ed2.app.faults import fault_of, unsaved_stop
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.texts import counted
 from ed2.app.space import space_notes
@@ -19,6 +19,7 @@ from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding
 from ed2.data.loader import Loader
 from ed2.data.report import side_car_lines
+from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, ModelError, StopRequested
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.sampling.job import SampleJob
@@ -74,8 +75,7 @@ class Session:
         try:
             work()
         except StopRequested as stop:
-            self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
-            return self._ended("stopped", "saved" if self._saved else "nothing was saved", stop.signal_number)
+            return self._stopped(stop)
         except Exception as error:
             if isinstance(error, Ed2Error):
                 logger.error("%s", error)
@@ -88,8 +88,18 @@ class Session:
         else:
             return self._ended("done", "all epochs are done")
         self._saved = fault.goes_back_to or self._saved
-        self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
+        unsaved = self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
+        if unsaved and self._run:
+            self._bus.emit(Warned(self._run.state.step, f"The run could not be saved: {unsaved}"))
         return self._ended("failed", fault.reason)
+
+    def _stopped(self, stop: StopRequested) -> RunEnded:
+        unsaved = self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
+        if unsaved and self._run:
+            fault = unsaved_stop(unsaved, self._builder.run_dir, self._run.state.step)
+            self._saved = fault.goes_back_to
+            return self._ended("failed", fault.reason, stop.signal_number)
+        return self._ended("stopped", "saved" if self._saved else "nothing was saved", stop.signal_number)
 
     @contextmanager
     def _built(self) -> Iterator[Run]:
@@ -168,20 +178,22 @@ class Session:
             return
         self._saved = self._saver.finish(self._run, kind)
 
-    def _save_at_end(self, kind: Kind | None) -> None:
-        """Save what a stop or an error leaves, if anything was trained and the weights are sound."""
+    def _save_at_end(self, kind: Kind | None) -> str:
+        """Save what a stop or an error leaves, if anything was trained and the weights are sound; why that failed."""
         run = self._run
         if run is None or kind is None or run.state.step == 0 or (run.finished and self._saved):
-            return
+            return ""
         try:
-            require_savable(run)
             self._saver.join()
             self._saved = self._saver.saver.saved_already(run.state)
             if self._saved is None:
+                require_savable(run)
                 self._save("last" if run.finished else kind)
         except Exception as error:  # the run has ended, and its end is to be told whatever happens
-            logger.exception("Saving at the end failed.")
-            self._bus.emit(Warned(run.state.step, f"The run could not be saved: {error}"))
+            if not isinstance(error, Ed2Error):
+                logger.exception("Saving at the end failed.")
+            return str(error) if isinstance(error, Ed2Error) else f"{plain_reason(error)}."
+        return ""
 
     def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
         self._saver.join()

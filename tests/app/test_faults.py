@@ -3,13 +3,14 @@
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from ed2.errors import FinishedError, ModelError
-from ed2.events import CheckpointSaved, PhaseChanged, RunStarted, Warned
+from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, StepDone, Warned
 from ed2.models.files import open_folder
 from tests.runs import Values, train
 
@@ -132,10 +133,34 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
     monkeypatch.setattr(session, "contact_sheet", fail_strangely)
     monkeypatch.setattr(session, "require_savable", fail)
     trained = train(values, stop_at=1)
-    assert trained.ended.phase == "stopped"
+    assert trained.ended.phase == "failed"
+    assert (
+        "could not be saved: the disk is gone. There is no earlier checkpoint: nothing of its 1 step is kept."
+        in trained.ended.reason
+    )
     warned = [event.text for event in trained.of(Warned)]
-    assert any("could not be saved: the disk is gone" in text for text in warned)
     assert any("could not be drawn: no such tile" in text for text in warned)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_stop_that_cannot_be_saved_ends_as_failed_and_names_the_checkpoint_before(values: Values) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+
+    try:
+        trained = train({**values, "save_every_n_epochs": 1}, stop_at=4, observer=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (saved,) = trained.of(CheckpointSaved)
+    assert (trained.ended.phase, trained.checkpoint) == ("failed", saved.path)
+    assert f"the disk is full, or takes no files of this size. Free some space. The newest checkpoint is " \
+        f"{saved.path.name}, 1 step before the stop: continue from it." in trained.ended.reason  # fmt: skip
+    assert not [warned for warned in trained.of(Warned) if "could not be written" in warned.text]
 
 
 def test_a_run_opens_no_network_connection(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
