@@ -37,6 +37,7 @@ _BY_NUMBER = {
     errno.ENOENT: GONE,
     errno.ENOTDIR: "a file stands where its folder should be",
     errno.EEXIST: "a file stands where its folder should be",
+    errno.EISDIR: "a folder stands where its file should be",
     errno.EIO: "the drive reports an error",
     errno.ENODEV: GONE,
     errno.ENXIO: GONE,

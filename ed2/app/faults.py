@@ -73,4 +73,6 @@ def _last_good(run_dir: Path) -> CheckpointSaved | None:
     opened = filter(None, map(opened_or_none, candidates(run_dir)))
     before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
     last = next((checkpoint for checkpoint in reversed(before) if damage(checkpoint.path) is None), None)
-    return last and CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
+    if last is None:
+        return None
+    return CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)

@@ -3,6 +3,9 @@
 import importlib.metadata
 import json
 import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +17,8 @@ import ed2
 from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.data.example import Dataset
-from ed2.disk import write_whole
-from ed2.errors import Problem, SettingsError
+from ed2.disk import TEMPORARY, plain_reason, write_whole
+from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.models.memory import choose_device, choose_dtype
 from ed2.settings.files import read_preset, write_settings
 from ed2.settings.schema import Settings
@@ -64,6 +67,26 @@ def make_run_folder(start: Start) -> Path:
             moment += timedelta(seconds=1)
         else:
             return folder
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """See that files can be made in the folder of a run, or of runs; say it in plain words where writing there fails.
+
+    Raises:
+        Ed2Error: the system refuses to write there.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY):
+            pass
+        yield
+    except OSError as error:
+        reason = plain_reason(error)
+        fix = (
+            "Free some space there." if "disk" in reason else "See that it belongs to you and can be written (what "
+            "docker or sudo began belongs to root), or copy it elsewhere and continue the copy."
+        )  # fmt: skip
+        raise Ed2Error(f"The folder {folder} cannot be written", f"{reason}.", fix) from error
 
 
 def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> None:

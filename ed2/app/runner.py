@@ -1,6 +1,7 @@
 """One run from its start to its end, whatever the end is. The command line and the page both call `run_training`."""
 
 import time
+from pathlib import Path
 
 from ed2.app.build import Builder, open_model
 from ed2.app.completing import complete_save
@@ -8,7 +9,7 @@ from ed2.app.picture_faults import PictureFaults
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
 from ed2.app.reporters.texts import counted
-from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder
+from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder, writable
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.session import Session
 from ed2.app.space import require_room
@@ -45,8 +46,9 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     start = weigh(start, dataset, circumstances(machine))
     if start.is_finished and not start.same_folder:
         raise _finished(start)
-    run_dir = make_run_folder(start)
-    with only_trainer(run_dir):
+    with writable(Path(start.settings.logging.logdir)):
+        run_dir = make_run_folder(start)
+    with writable(run_dir), only_trainer(run_dir):
         builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)

@@ -1,5 +1,6 @@
 """What is said of a run that goes on, and where it cannot."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -7,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from ed2.app import run_folder
 from ed2.app.check import checked
 from ed2.app.comparison import differences
+from ed2.app.replay import told_events
 from ed2.app.scanning import scan_dataset
 from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start, weigh
-from ed2.errors import CheckpointError, FinishedError, SettingsError
-from ed2.events import Sample, SamplesMade, ValidationDone
+from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError
+from ed2.events import RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.sampling import job
 from ed2.training.controls import Controls
-from tests.runs import Trained, train
+from tests.runs import Trained, said, train
 from tests.torture.forked import next_second
 from tests.torture.kills import PROMPTS
 
@@ -82,6 +85,29 @@ def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> N
         path.write_text("half")
     train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
     assert not any(path.exists() for path in left)
+
+
+def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_written_is_told(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(values, stop_at=3)
+    log = first.run_dir / "events.jsonl"
+    log.unlink()
+    log.mkdir()
+    (log / "something").write_text("of the user")
+    second = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}, stop_at=4)
+    assert "events.jsonl of the run cannot be added to (a folder stands where its file should be)" in said(second)
+    (kept,) = first.run_dir.glob("events.jsonl.unusable-*/something")
+    assert kept.read_text() == "of the user"
+    assert [type(event) for _, event in told_events(first.run_dir)][-1] is RunEnded
+
+    def refuse(*anything: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(run_folder, "remove_half_files", refuse)
+    with pytest.raises(Ed2Error) as told:
+        train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert f"The folder {first.run_dir} cannot be written: the drive is read-only. See that" in str(told.value)
 
 
 def stopped_at_picture(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
