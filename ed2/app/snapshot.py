@@ -109,8 +109,8 @@ class RunSnapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step at the present speed; None while that is not known."""
-        if self.seconds_per_step is None or not self.is_active or not self.total:
+        """Until the last step at the present speed; None while that is not known, and after that step."""
+        if self.seconds_per_step is None or not self.is_active or self.step >= self.total:
             return None
         return (self.total - self.step) * self.seconds_per_step
 
