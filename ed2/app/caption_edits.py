@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ed2.disk import write_whole
 from ed2.errors import Ed2Error
+from ed2.small_files import read_object
 
 EXTENSIONS = (".txt", ".caption")
 MAX_CHARACTERS = 10_000
@@ -51,14 +52,17 @@ class CaptionEdits:
         records = self._records(target)
         if not records:
             return False
-        old = json.loads(records[-1].read_text(encoding="utf-8"))["old"]
         try:
+            old = read_object(records[-1])["old"]
             if old is None:
                 target.unlink(missing_ok=True)
             else:
                 write_whole(target, base64.b64decode(old))
         except OSError as error:
             raise Ed2Error("The caption is not put back", f"{error.strerror or error}.", "") from None
+        except (ValueError, KeyError, TypeError):
+            fix = "Delete that file; the caption stays as it is."
+            raise Ed2Error("The caption is not put back", f"what was kept in {records[-1]} is damaged.", fix) from None
         records[-1].unlink()
         return True
 
@@ -74,7 +78,7 @@ class CaptionEdits:
         found = []
         for file in sorted(self.folder.glob("[!.]*.json")):
             try:
-                if json.loads(file.read_text(encoding="utf-8"))["path"] == str(target):
+                if read_object(file)["path"] == str(target):
                     found.append(file)
             except (OSError, ValueError, KeyError, TypeError):
                 continue

@@ -1,6 +1,5 @@
 """What differs between two runs that should be the same: weights, training state, logged numbers, samples, curves."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.sampling.pictures import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
+from ed2.small_files import content_of, objects_in, parsed
 
 OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at"})
 """Entries of a checkpoint's JSON files that say when and in which folder it was written."""
@@ -117,7 +117,7 @@ def _timeless(content: bytes) -> object:
         return [clean(item) for item in value] if isinstance(value, list) else value
 
     try:
-        return clean(json.loads(content))
+        return clean(parsed(content))
     except ValueError:
         return content
 
@@ -126,12 +126,4 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; torn lines are passed over."""
     if not path.is_file():
         return []
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            found.append(entry)
-    return found
+    return list(objects_in(content_of(path)))

@@ -1,8 +1,7 @@
 """What came after the checkpoint that a run goes on from: a save that was not finished, work that was made up for."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ed2.app.replay import told_events
 from ed2.app.reporters.jsonl import EVENTS_NAME
@@ -12,6 +11,7 @@ from ed2.events import CheckpointSaved, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
 from ed2.models.noise import NoiseSchedule
 from ed2.sampling.job import SAMPLES
+from ed2.small_files import content_of, objects_in
 from ed2.training.validation import VALIDATION
 
 
@@ -44,15 +44,8 @@ def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:
 def _was_told(log: Path, name: str) -> bool:
     """Whether the events of a run tell of the checkpoint `name`, which they do after all of it is written."""
     try:
-        lines = log.read_bytes().split(b"\n")
+        content = content_of(log)
     except OSError:
         return False
-    return any(_tells_of(line, name) for line in lines if CheckpointSaved.__name__.encode() in line)
-
-
-def _tells_of(line: bytes, name: str) -> bool:
-    try:
-        entry = json.loads(line)
-        return bool(entry["event"] == CheckpointSaved.__name__ and Path(entry["path"]).name == name)
-    except (ValueError, KeyError, TypeError):
-        return False
+    saved = (entry for entry in objects_in(content) if entry.get("event") == CheckpointSaved.__name__)
+    return any(PurePath(str(entry.get("path"))).name == name for entry in saved)

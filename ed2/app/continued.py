@@ -1,6 +1,5 @@
 """Which settings a run goes on with: its own, under those that are given. Without torch, so that a check knows them."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from ed2.checkpoint.order import oldest_first
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
+from ed2.small_files import read_object
 
 FIND_LAST = "findlast"
 SETTINGS_FILE = "settings.json"
@@ -82,7 +82,7 @@ def _checkpoint(path: Path) -> Path | None:
         last = _newest(path.glob(STATE_FILES))
         return last.parents[1] if last else None
     try:
-        values = json.loads((path / "training_state" / "state.json").read_bytes())
+        values = read_object(path / "training_state" / "state.json")
     except (OSError, ValueError):
         return None
     is_in_its_run = path.parent.name == "ckpts" and path.parents[1].name == values.get("run")

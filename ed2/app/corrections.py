@@ -2,12 +2,14 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from ed2.app.user_files import UserFiles
 from ed2.settings.files import PROGRAM_DIR
+from ed2.small_files import read_object
 from ed2.vram.learning import KEPT, Reading, learnt
 from ed2.vram.plan import Overhead
 
@@ -38,10 +40,18 @@ class Corrections:
 
     def _readings(self) -> dict[str, list[Reading]]:
         try:
-            values = json.loads(self.file.read_text(encoding="utf-8"))
-            return {str(name): [Reading(**reading) for reading in found] for name, found in values.items()}
+            values = read_object(self.file)
+            return {str(name): [_reading(reading) for reading in found] for name, found in values.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
+
+
+def _reading(values: Mapping[str, object]) -> Reading:
+    """A reading out of the file. Raises TypeError where it holds none."""
+    if not all(isinstance(value, float | int) or (name, value) == ("context_gb", None)
+               for name, value in values.items()):  # fmt: skip
+        raise TypeError("it holds no numbers")
+    return Reading(**values)  # type: ignore[arg-type]
 
 
 def _key(card: str) -> str:

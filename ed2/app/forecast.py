@@ -1,6 +1,5 @@
 """What a run would come to: steps and disk, from what the last check of the pictures has found."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ed2.data.fullness import batch_notes
 from ed2.events import MetricsLogged, RunStarted
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
+from ed2.small_files import read_object
 from ed2.vram.card import Card, card_for
 
 MAX_RUNS = 30
@@ -61,7 +61,7 @@ def measured_speed(settings: Settings, card: Card) -> float | None:
     wanted = settings.flat()
     for file in reversed(runs[-MAX_RUNS:]):
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = read_object(file)
         except (OSError, ValueError):
             continue
         if all(before.get(name) == wanted[name] for name in SAME_SPEED):

@@ -1,7 +1,6 @@
 """What a run would do, and what would stop it: known before anything is loaded, without torch."""
 
 import importlib.util
-import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from ed2.models.layout_family import family_of
 from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
+from ed2.small_files import read_object
 from ed2.vram.shapes import shape_of
 
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
@@ -155,7 +155,6 @@ def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _json_object(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_object(file)
+    except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}

@@ -11,6 +11,7 @@ from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import MAX_PROMPTS, PromptDefaults
 from ed2.sampling.prompt_json import MAX_STEPS
 from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_from_text
+from ed2.small_files import opened, parsed
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
 EMPTY = ("", "", "", "", "", "")
@@ -41,12 +42,12 @@ def table_of(path: Path) -> PromptTable:
         OSError: the file cannot be read.
         ValueError: it is no file of prompts.
     """
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         content = stream.read(MAX_FILE_BYTES)
     if path.suffix.lower() != ".json":
         prompts = prompts_from_text(content, PromptDefaults(0, (0, 0)))
         return PromptTable([(prompt.prompt, *EMPTY[1:]) for prompt in prompts])
-    values = json.loads(content)
+    values = parsed(content)
     samples = values.get("samples") if isinstance(values, dict) else None
     if not isinstance(samples, list):
         raise ValueError("it holds no list of samples")

@@ -1,6 +1,5 @@
 """The events of a run out of its folder: the way back from `events.jsonl`."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -22,6 +21,7 @@ from ed2.events import (
     ValidationDone,
     Warned,
 )
+from ed2.small_files import content_of, objects_in
 
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
@@ -36,16 +36,15 @@ PATHS = ("run_dir", "path", "checkpoint", "single_file")
 def told_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
     """Yield what a run told, with the times; lines that are torn or of another version are passed over."""
     try:
-        content = (run_dir / EVENTS_NAME).read_text(encoding="utf-8", errors="replace")
+        content = content_of(run_dir / EVENTS_NAME)
     except OSError:
         return
-    for line in content.split("\n"):
+    for values in objects_in(content):
         try:
-            values = json.loads(line)
             event = _event(values, run_dir)
             if event:
                 yield datetime.fromisoformat(values["time"]), event
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
 
 

@@ -1,6 +1,5 @@
 """Where a run begins: a base model, or a checkpoint that goes on. Which settings then hold, and what is said."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
+from ed2.small_files import read_json
 
 PICTURES_FILE = "pictures.json"
 
@@ -184,8 +184,8 @@ def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
 
 def _pictures_of(run_dir: Path) -> set[str]:
     try:
-        return set(json.loads((run_dir / PICTURES_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return set(read_json(run_dir / PICTURES_FILE))
+    except (OSError, ValueError, TypeError):
         return set()
 
 

@@ -10,6 +10,7 @@ from ed2.disk import is_reserved, write_whole
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import ABOUT, PROGRAM_DIR
 from ed2.settings.gather import gather
+from ed2.small_files import read_object
 
 SHIPPED = PROGRAM_DIR / "presets"
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,60}")
@@ -29,10 +30,9 @@ class UserFiles:
     def draft(self) -> dict[str, object]:
         """The form as it was left; empty where there is none or it is damaged."""
         try:
-            values = json.loads((self.folder / "draft.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            return read_object(self.folder / "draft.json")
+        except (OSError, ValueError):
             return {}
-        return values if isinstance(values, dict) else {}
 
     def keep_draft(self, values: Mapping[str, object]) -> None:
         """Remember the form. Raises OSError."""
@@ -67,9 +67,9 @@ class UserFiles:
 
 def _title(path: Path) -> str:
     try:
-        about = json.loads(path.read_text(encoding="utf-8")).get(ABOUT, {})
+        about = read_object(path).get(ABOUT, {})
         return str(about.get("title", path.stem))
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         return path.stem
 
 

@@ -21,6 +21,7 @@ from ed2.checkpoint.order import TRAINING_STATE as TRAINING_STATE
 from ed2.checkpoint.order import read_manifest as read_manifest
 from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, sha256_of, temporary_name, to_disk
 from ed2.models.tensor_file import write_tensors
+from ed2.small_files import read_object
 
 MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
@@ -138,7 +139,7 @@ def damage(
         manifest = read_manifest(checkpoint)
         if not manifest:
             return f"{MANIFEST}: it is missing" if _had_manifest(checkpoint) else _damaged_header(checkpoint)
-        records = {name: FileRecord(**values) for name, values in manifest["files"].items()}
+        records = {name: _record(values) for name, values in manifest["files"].items()}
     except OSError as error:
         return _unreadable(MANIFEST, error)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -152,10 +153,18 @@ def damage(
 def _had_manifest(checkpoint: Path) -> bool:
     """Whether the version of this program that wrote a checkpoint wrote manifests."""
     try:
-        values = json.loads((checkpoint / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
+        values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
         return bool(values["format"] >= FORMAT_WITH_MANIFEST)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _record(values: Mapping[str, Any]) -> FileRecord:
+    """What a manifest says of a file. Raises TypeError where that is nothing of the kind."""
+    record = FileRecord(**values)
+    if not isinstance(record.bytes, int) or not isinstance(record.sha256, str):
+        raise TypeError("no length and hash")
+    return record
 
 
 def aside(checkpoint: Path) -> Path:
@@ -182,6 +191,8 @@ def _wrong_length(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | 
             return f"{name}: it is missing"
         except OSError as error:
             return _unreadable(name, error)
+        except ValueError:  # no file can have that name
+            return f"{MANIFEST}: it cannot be understood"
         if length != record.bytes:
             return f"{name}: it is {length:,} bytes long, and {record.bytes:,} were written"
     return None

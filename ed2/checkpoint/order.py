@@ -1,12 +1,13 @@
 """What a checkpoint's files are named and which of several is the newest. Without torch, for the page and checks."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from ed2.small_files import read_object
 
 MANIFEST = "manifest.json"
 TRAINING_STATE = "training_state"
@@ -55,17 +56,14 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / MANIFEST
     if not path.exists():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it holds no object")
-    return content
+    return read_object(path)
 
 
 def _said(checkpoint: Path) -> Iterator[tuple[int, str]]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         yield _moment(read_manifest(checkpoint))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        values = json.loads((checkpoint / TRAINING_STATE / STATE_FILE).read_text(encoding="utf-8"))
+        values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
         yield _moment({**values, **values["state"]})
 
 

@@ -1,6 +1,6 @@
 """A checkpoint to continue from, and putting everything back that it holds."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,9 +12,13 @@ from torch import nn
 from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, Unreadable, damage, read_manifest
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.checkpoint.tensors import put_back
-from ed2.errors import CheckpointError
+from ed2.errors import CheckpointError, shown
+from ed2.small_files import read_object
 from ed2.training.optimizers import averages, overwrite
 from ed2.training.state import Run, TrainState
+
+_KINDS = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
+"""What the description of a training state holds, and what each of it is."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,12 @@ class Checkpoint:
         if not file.is_file():
             return None
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = read_object(file)
             if values.get("format") not in FORMATS_READ:
                 fix = "Use the version of this program that wrote it, or add --weights_only."
                 raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
-            TrainState.from_dict(values["state"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _require_shape(values)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             fix = "Choose an earlier checkpoint, or add --weights_only to start anew from its weights."
             raise CheckpointError(f"The training state of {path.name} is damaged", f"{error!r}.", fix) from None
         return cls(path, values)
@@ -106,13 +110,21 @@ class Checkpoint:
                     _read_trained(run.model.trained[name], state_dir / f"{trained_stem(name)}.safetensors")
             files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}
             run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            if run.precision.scaler.is_enabled() and self.values["scaler"]:
+                run.precision.scaler.load_state_dict(self.values["scaler"])
+            run.metrics.restore(self.values["metrics"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             fix = "Choose an earlier checkpoint, or add --weights_only."
             raise CheckpointError(f"The training state of {self.path.name} is damaged", f"{error}.", fix) from None
-        if run.precision.scaler.is_enabled() and self.values["scaler"]:
-            run.precision.scaler.load_state_dict(self.values["scaler"])
-        run.metrics.restore(self.values["metrics"])
         return notes
+
+
+def _require_shape(values: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError where a training state lacks what is relied on, or holds something else there."""
+    TrainState.from_dict(values["state"])
+    for name, kind in _KINDS.items():
+        if not isinstance(values.get(name, kind()), kind):
+            raise TypeError(f"{name} is {shown(values[name])}")
 
 
 def _read_trained(network: nn.Module, file: Path) -> None:

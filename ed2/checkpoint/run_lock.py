@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ed2.disk import write_whole
 from ed2.errors import CheckpointError
+from ed2.small_files import read_object
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
@@ -85,7 +86,7 @@ def _tell_holder(run_dir: Path) -> None:
 
 def _holder(run_dir: Path) -> Holder:
     try:
-        written = json.loads((run_dir / HOLDER_FILE).read_text(encoding="utf-8"))
+        written = read_object(run_dir / HOLDER_FILE)
         return Holder(int(written["pid"]), str(written["started_at"])[:19])
     except (OSError, ValueError, KeyError, TypeError):
         return Holder()

@@ -10,7 +10,11 @@ import PIL
 
 from ed2.data.images import ImageFacts
 from ed2.disk import write_whole
-from ed2.errors import Problem
+from ed2.errors import Problem, printable
+from ed2.small_files import read_object
+
+MAX_TOLD = 1000
+"""Letters of what is wrong with a picture."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,8 @@ class ImageIndex:
         """Return what is known of the file as it is now."""
         match self._entries.get(str(path)):
             case [stat.st_size, stat.st_mtime_ns, int(width), int(height), bool(animated), str(what), str(fix)]:
-                return ImageFacts((width, height), Problem(str(path), what, fix) if what else None, animated)
+                problem = Problem(str(path), printable(what, MAX_TOLD), printable(fix, MAX_TOLD)) if what else None
+                return ImageFacts((width, height), problem, animated)
         return None
 
     def remember(self, path: Path, stat: os.stat_result, facts: ImageFacts) -> None:
@@ -74,12 +79,12 @@ class ImageIndex:
 
 def _entries_in(path: Path, head: dict[str, object]) -> dict[str, Entry]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         if {name: content[name] for name in head} != head:
             return {}
         return dict(content["entries"])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         logger.warning("The index %s cannot be read (%s) and is begun anew.", path, error)
         return {}

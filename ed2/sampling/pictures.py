@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ed2.disk import append_whole, write_whole
 from ed2.events import Sample
 from ed2.sampling.prompt import Prompt
+from ed2.small_files import content_of, objects_in
 
 SAMPLES_DIR = "samples"
 SAMPLES_LIST = "samples.jsonl"
@@ -103,13 +104,12 @@ def save_png(image: Image.Image, path: Path) -> None:
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's list of samples; of a picture drawn twice the last. A torn line is passed over."""
     try:
-        lines = (run_dir / SAMPLES_LIST).read_text("utf-8", errors="replace").split("\n")
+        content = content_of(run_dir / SAMPLES_LIST)
     except OSError:
         return []
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for line in lines:
+    for entry in objects_in(content):
         try:
-            entry = json.loads(line)
             found[int(entry["step"]), int(entry["index"]), str(entry["prompt"])] = entry
         except (ValueError, TypeError, KeyError):
             continue

@@ -10,6 +10,7 @@ from typing import Any
 from ed2.draws import rng
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.small_files import parsed
 
 MAX_SIDE = 2048
 MAX_CFGS = 12
@@ -37,8 +38,8 @@ def prompts_from_json(
         ValueError: it is no object that holds samples.
     """
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values = parsed(content)
+    except ValueError as error:
         raise ValueError(f"it is not proper JSON ({error})") from None
     if not isinstance(values, dict):
         raise ValueError('it is no object such as {"samples": [{"prompt": "a cat"}]}')

@@ -16,6 +16,8 @@ MIN_WIDTH, MAX_WIDTH = 560, 1600
 """Pixels of the whole sheet."""
 MIN_CELL, MAX_CELL = 192, 320
 """Pixels of a cell's longer side, wherever the width allows."""
+MAX_SIDE = 1 << 16
+"""Pixels of a strip, more than any has."""
 TEXT_WIDTH = 200
 MARGIN, GAP = 36, 14
 HEADER = 34
@@ -101,10 +103,25 @@ def evenly_chosen(steps: Sequence[int], count: int) -> list[int]:
 def _rows(entries: list[Entry]) -> list[Row]:
     """A row for each prompt at its place in the file: one that was changed during the run begins a row of its own."""
     rows: dict[tuple[int, str], Row] = {}
-    for entry in sorted(entries, key=lambda e: (int(e["index"]), int(e["step"]))):
+    for entry in sorted(filter(_is_drawn, entries), key=lambda e: (int(e["index"]), int(e["step"]))):
         row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), Row(str(entry["prompt"]), {}))
         row.entries[int(entry["step"])] = entry
     return list(rows.values())[:MAX_ROWS]
+
+
+def _is_drawn(entry: Entry) -> bool:
+    """Whether an entry says where its tiles lie; a run's folder may come from someone else."""
+    match entry:
+        case {"path": str(), "cfgs": [_, *_] as cfgs, "tiles": [_, *_] as boxes}:
+            return all(isinstance(cfg, float | int) for cfg in cfgs) and all(map(_is_box, boxes))
+    return False
+
+
+def _is_box(box: object) -> bool:
+    match box:
+        case [int(left), int(top), int(right), int(bottom)]:
+            return 0 <= left < right <= MAX_SIDE and 0 <= top < bottom <= MAX_SIDE
+    return False
 
 
 def _tiles(run_dir: Path, row: Row, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
@@ -115,7 +132,7 @@ def _tiles(run_dir: Path, row: Row, steps: Sequence[int]) -> Iterator[tuple[int,
         try:
             entry = row.entries[step]
             boxes, path = entry["tiles"], (run_dir / entry["path"]).resolve()
-            if path.is_relative_to(run_dir.resolve()):  # a run folder may come from someone else
+            if path.is_relative_to(run_dir.resolve()):
                 with Image.open(path) as strip:
                     yield column, strip.convert("RGB").crop(tuple(boxes[len(boxes) // 2]))
         except (OSError, ValueError, TypeError, LookupError, Image.DecompressionBombError):

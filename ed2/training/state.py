@@ -1,13 +1,14 @@
 """Where a run is, and what it is made of."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
 from ed2.data.loader import Batch
+from ed2.errors import shown
 from ed2.events import Event, EventBus
 from ed2.models.memory import Precision
 from ed2.models.sd import StableDiffusion
@@ -17,6 +18,9 @@ from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
+
+_OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None}
+"""What may stand in a `TrainState` besides values of the kind that it begins with."""
 
 
 @dataclass
@@ -73,8 +77,15 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The way back from JSON."""
-        return cls(**values)
+        """The way back from JSON. Raises TypeError where one of the values is of another kind."""
+        state, usual = cls(**values), cls()
+        for own in fields(cls):
+            kinds = _OTHER_KINDS.get(own.name, type(getattr(usual, own.name)))
+            if not isinstance(getattr(state, own.name), kinds):
+                raise TypeError(f"{own.name} is {shown(getattr(state, own.name))}")
+        if not all(isinstance(what, str) for what in state.cut_short):
+            raise TypeError(f"cut_short is {shown(state.cut_short)}")
+        return state
 
 
 class Groups(Protocol):

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from ed2.app.continued import settings_in_effect
 from ed2.app.reporters import ConsoleReporter
+from ed2.app.reporters.jsonl import cut_back
+from ed2.app.runs import find_runs
 from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start
 from ed2.app.verifying import Verifying
@@ -225,3 +228,28 @@ def test_a_checkpoint_of_a_newer_program_is_passed_over_and_keeps_its_name(run_d
     assert found.checkpoint and found.checkpoint.path == older
     assert "is of another version of this program" in found.notes[0]
     assert newest.exists()
+
+
+DEEP = b"[" * 200_000
+ENDLESS = b'{"step": 1e999, "saved_at": 3, "state": {"step": 1e999}}'
+OF_ANOTHER_KIND = b'{"step": 1, "files": {"a": {"bytes": "x", "sha256": "y"}}}'
+
+
+@pytest.mark.parametrize(
+    "broken", [DEEP, ENDLESS, b"[]", b'{"step": 1, "files": {"a": {"bytes": "x", "sha256": "y"}}}']
+)
+def test_a_manifest_that_cannot_be_understood_is_damage_like_any_other(run_dir: Path, broken: bytes) -> None:
+    older, newest = checkpoints_of(run_dir)
+    (newest / "manifest.json").write_bytes(broken)
+    stranger = run_dir.parent / "another"
+    for name in ("ckpts/last-gs00009/training_state/state.json", "ckpts/last-gs00009/manifest.json", "events.jsonl"):
+        (stranger / name).parent.mkdir(parents=True, exist_ok=True)
+        (stranger / name).write_bytes(broken)
+    start = choose_start({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None)
+    assert start.checkpoint and start.checkpoint.path == older
+    assert settings_in_effect({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None).settings
+    assert len(find_runs(run_dir.parent)) == 2
+    with (run_dir / "events.jsonl").open("ab") as events:
+        events.write(b'{"step": Infinity}\n' + DEEP + b"\n" + ENDLESS + b"\n")
+    cut_back(run_dir / "events.jsonl", 1_000)
+    assert all(json.loads(line)["step"] <= 1_000 for line in (run_dir / "events.jsonl").read_bytes().splitlines())

@@ -1,10 +1,19 @@
-"""Valid files with a few bytes changed: the same changes for the same seed on every machine."""
+"""Valid files with a few bytes or a value changed: the same changes for the same seed on every machine."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 SPECIAL = [b"\0", b"\xff", b"-", b"[", b"]", b"{", b"}", b'"', b",", b":", b"9" * 30, b"1e999", b"null", b"NaN",
            b"\\ud800", b"../", b"&a *a", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0\0\0\0\0"]  # fmt: skip
 """What parsers stumble over."""
+UNEXPECTED = [b"Infinity", b"-Infinity", b"NaN", b"1e999", b"9" * 30, b"9" * 400, b"-1", b"0.5", b"null", b"true",
+              b"[]", b"{}", b'"x"', b'"\\ud800"', b'"\\u0000"', b"[null]", b'[["x"]]', b'{"x": []}', b"[" * 200_000,
+              b'{"a":' * 100_000, b"[" * 800 + b"]" * 800, b"[" * 60 + b"]" * 60]  # fmt: skip
+"""Values of JSON, some of them none, of which every reader expects few."""
+PLACE = "the place of the value"
 
 
 def mutated(content: bytes, generator: np.random.Generator) -> bytes:
@@ -15,6 +24,37 @@ def mutated(content: bytes, generator: np.random.Generator) -> bytes:
         place = int(generator.integers(0, reach + 1))
         _change(data, place, generator)
     return bytes(data)
+
+
+def misshapen(content: bytes, generator: np.random.Generator) -> bytes:
+    """Return JSON, or JSONL, with a value of it, one time in four all of it, replaced by one that is `UNEXPECTED`."""
+    value = UNEXPECTED[int(generator.integers(len(UNEXPECTED)))]
+    lines = content.splitlines() if is_json(content.splitlines()[0]) else [content]
+    number = int(generator.integers(len(lines)))
+    whole = json.loads(lines[number])
+    places = list(_places(whole))
+    if places and generator.random() < 0.75:
+        holder, key = places[int(generator.integers(len(places)))]
+        holder[key] = PLACE
+        value = json.dumps(whole).encode().replace(f'"{PLACE}"'.encode(), value)
+    return b"\n".join([*lines[:number], value, *lines[number + 1 :], b""])
+
+
+def is_json(content: bytes) -> bool:
+    """Whether `content` is JSON, or its first line is."""
+    try:
+        json.loads(content)
+    except ValueError:
+        return b"\n" in content and is_json(content.splitlines()[0])
+    return True
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each value that stands in another: that, and where it stands."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield value, key
+        yield from _places(item)
 
 
 def _change(data: bytearray, place: int, generator: np.random.Generator) -> None:

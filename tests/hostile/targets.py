@@ -10,10 +10,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ed2.app.check import looked_at
+from ed2.app.continued import newest_state
+from ed2.app.corrections import Corrections
 from ed2.app.replay import told_events
+from ed2.app.reporters.jsonl import cut_back
 from ed2.app.run_folder import Machine, circumstances
+from ed2.app.runs import find_runs
 from ed2.app.start import choose_start, weigh
 from ed2.app.user_files import UserFiles
+from ed2.checkpoint.finding import newest_below
+from ed2.checkpoint.run_lock import HOLDER_FILE, _holder, only_trainer
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image, decode, header_size
 from ed2.data.index import ImageIndex
@@ -24,9 +30,13 @@ from ed2.models.choose import open_base
 from ed2.models.files import PARTS, open_folder
 from ed2.models.header import read_header
 from ed2.models.layout import single_file_tensors
+from ed2.sampling.pictures import write_sample
+from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
+from ed2.sampling.sheet import contact_sheet
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
+from ed2.vram.learning import Reading
 from tests.hostile.painting import FORMATS, noise, saved
 from tests.runs import Trained
 
@@ -63,14 +73,20 @@ def tried(target: Target, content: bytes) -> BaseException | None:
     """Read a spoilt file, and put the whole one back; what comes out of it that should not."""
     target.path.write_bytes(content)
     try:
-        target.read()
-    except Ed2Error as error:
-        str(error).encode()
+        _told(target)
     except Exception as error:
         return error
     finally:
         target.path.write_bytes(target.content)
     return None
+
+
+def _told(target: Target) -> None:
+    """Read a file; where that ends in an error that tells what is wrong, its text can be printed."""
+    try:
+        target.read()
+    except Ed2Error as error:
+        str(error).encode()
 
 
 def all_targets(folder: Path, model: Path, trained: Trained) -> Iterator[Target]:
@@ -181,4 +197,27 @@ def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
         yield _target(
             f"run {path.relative_to(run_dir.parent.parent / run_dir.parent.name / run_dir.name)}", path, continued
         )
-    yield _target("events", run_dir / "events.jsonl", lambda: list(told_events(run_dir)))
+    events, samples, logdir = run_dir / "events.jsonl", run_dir / "samples.jsonl", folder / "logs"
+    yield _target("events", events, lambda: (list(told_events(run_dir)), find_runs(logdir), cut_back(events, 1)))
+    prompt = Prompt(0, "a cat", seed=5, size=(64, 64), cfgs=(7.5,))
+    write_sample(run_dir, step=1, prompt=prompt, tiles=[noise()])
+    yield _target("samples", samples, lambda: (contact_sheet(run_dir), cut_back(samples, 1)))
+    yield _target("holder", run_dir / HOLDER_FILE, lambda: _holder(run_dir), b'{"pid": 5, "started_at": "today"}')
+    yield _target("corrections", folder / "cards.json", _corrections(folder / "cards.json"))
+    for name in ("manifest.json", "training_state/state.json"):
+        yield _target(f"findlast {name}", checkpoint / name, lambda: _find_last(logdir, run_dir))
+
+
+def _corrections(file: Path) -> Callable[[], object]:
+    """Measure something on a card, so that the file is there, and give how it is read."""
+    corrections = Corrections(file)
+    corrections.add("card", Reading(1.0, 2.0, 3.0))
+    return lambda: corrections.overhead("card")
+
+
+def _find_last(logdir: Path, run_dir: Path) -> None:
+    """Look for the newest checkpoint while its run is trained, so that a damaged one keeps its name."""
+    newest_state(logdir)
+    find_runs(logdir)
+    with only_trainer(run_dir):
+        newest_below(logdir)

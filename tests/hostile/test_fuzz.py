@@ -1,5 +1,7 @@
 """Random changes to valid files of every kind that is read: nothing but an `Ed2Error` may come of it.
 
+Half of the changes to JSON are to a few of its bytes, half to one of its values: deep nesting, infinity, another kind.
+
 A few in the daily tests; ten thousand with: ED2_FUZZ_SEED=0 python -m pytest -m soak tests/hostile/test_fuzz.py -s
 """
 
@@ -12,11 +14,11 @@ import numpy as np
 import pytest
 
 from ed2.models.libraries import quiet_libraries
-from tests.hostile.mutations import mutated
+from tests.hostile.mutations import is_json, misshapen, mutated
 from tests.hostile.targets import Target, all_targets, tried
 from tests.runs import train
 
-SHORT, LONG = 160, 10_000
+SHORT, LONG = 240, 10_000
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def faults(targets: list[Target], number: int) -> list[str]:
     times = Counter[str]()
     for turn in range(number):
         target = targets[turn % len(targets)]
-        content = mutated(target.content, np.random.default_rng((seed, turn)))
+        generator = np.random.default_rng((seed, turn))
+        is_shaped = is_json(target.content) and generator.random() < 0.5
+        content = (misshapen if is_shaped else mutated)(target.content, generator)
         error = tried(target, content)
         if error is not None:
             place = str(traceback.extract_tb(error.__traceback__)[-1])

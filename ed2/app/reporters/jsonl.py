@@ -10,6 +10,7 @@ from pathlib import Path
 from ed2.app.reporters.growing import GrowingFile
 from ed2.disk import write_whole
 from ed2.events import Event, Progressed, RunStarted, SavingChanged, StepDone
+from ed2.small_files import content_of, parsed_object
 
 EVENTS_NAME = "events.jsonl"
 
@@ -64,7 +65,7 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
         OSError: the file cannot be read or written.
     """
     try:
-        content = path.read_bytes()
+        content = content_of(path)
     except FileNotFoundError:
         return
     kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step, without))
@@ -74,7 +75,7 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
 
 def _is_until(line: bytes, step: int, without: str | None) -> bool:
     try:
-        entry = json.loads(line)
+        entry = parsed_object(line)
         return int(entry["step"]) <= step - (without is not None and entry.get("event") == without)
     except (ValueError, TypeError, KeyError):
         return False

@@ -1,0 +1,52 @@
+"""What others may have written is understood or refused, in bounds, and never waited for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ed2.small_files import MAX_DEPTH, content_of, objects_in, parsed, read_json, read_object
+
+REFUSED = [
+    "[" * 200_000,
+    '{"a":' * 200_000,
+    "[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH + "]",
+    "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+    "Infinity",
+    "[-Infinity]",
+    '{"step": NaN}',
+    "1e999",
+    "9" * 400,
+    "",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: f"{text[:8]!r} of {len(text)}")
+def test_what_is_no_proper_json_or_cannot_be_counted_with_is_a_value_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ValueError):
+        parsed(text)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "file")
+    assert list(objects_in(b'{"a": 1}\n' + text.encode() + b'\n[]\n\xff\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
+
+
+def test_usual_json_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
+    text = '{"a": [1, 2.5, -1e-300, null, true, "\\u00e4", 1000000000000000000, {"b": {}}]}'
+    assert parsed(text) == parsed(text.encode()) == {"a": [1, 2.5, -1e-300, None, True, "ä", 10**18, {"b": {}}]}
+    assert parsed("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    (tmp_path / "list").write_text("[]")
+    with pytest.raises(ValueError):
+        read_object(tmp_path / "list")
+
+
+def test_a_folder_and_a_pipe_are_no_file_and_are_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="it is not a file"):
+        content_of(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        content_of(tmp_path / "none")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="it is not a file"):
+            content_of(tmp_path / "pipe")
