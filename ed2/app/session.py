@@ -99,7 +99,7 @@ class Session:
             fault = unsaved_stop(unsaved, self._builder.run_dir, self._run.state.step)
             self._saved = fault.goes_back_to
             return self._ended("failed", fault.reason, stop.signal_number)
-        return self._ended("stopped", "saved" if self._saved else "nothing was saved", stop.signal_number)
+        return self._ended("stopped", "saved" if self._saved else "not saved at its end", stop.signal_number)
 
     @contextmanager
     def _built(self) -> Iterator[Run]:

@@ -185,7 +185,7 @@ def test_leaving_without_saving_writes_no_checkpoint(service: TrainerService, va
     service.stop_without_saving()
     service.wait()
     shown = service.snapshot()
-    assert (shown.state, shown.checkpoint) == ("stopped", None)
+    assert (shown.state, shown.checkpoint, shown.detail) == ("stopped", None, "not saved at its end")
     assert shown.run_dir
     assert not list((shown.run_dir / "ckpts").iterdir())
 
