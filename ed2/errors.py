@@ -6,6 +6,7 @@
     ├── FinishedError         the run to continue has all its epochs                    exit code 0
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
+    │   └── UnsoundError      what is in memory is not worth to be saved
     ├── RecordError           what a run tells cannot be written down at present; the run goes on
     └── TrainingError         the run cannot go on
         ├── PicturesLostError not one of its pictures can be read any more
@@ -96,6 +97,10 @@ class ModelError(ProblemsError):
 
 class CheckpointError(Ed2Error):
     """A checkpoint that cannot be written or continued."""
+
+
+class UnsoundError(CheckpointError):
+    """Weights that are not worth to be saved: not finite, or of half a step."""
 
 
 class RecordError(Ed2Error):

@@ -1,4 +1,4 @@
-"""What came after the checkpoint that a run goes on from: a save that was not finished, work that was made up for."""
+"""What comes after the checkpoint that a run goes on from, and was not done before it was stopped or killed."""
 
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -7,7 +7,7 @@ from ed2.app.replay import told_events
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.saver import Saver
-from ed2.events import CheckpointSaved, SamplesMade, ValidationDone
+from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
 from ed2.models.noise import NoiseSchedule
 from ed2.sampling.job import SAMPLES
@@ -20,7 +20,7 @@ def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> 
 
     A file that was written, and moved away by its owner, is not written again.
     """
-    if _was_told(checkpoint.run_dir / EVENTS_NAME, checkpoint.path.name):
+    if was_told(checkpoint.path):
         return
     schedule = NoiseSchedule.from_config(source.config("scheduler/scheduler_config.json"))
     saver.complete(checkpoint.path, checkpoint.state.step, source.family, schedule.prediction_type)
@@ -41,11 +41,18 @@ def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, values={**checkpoint.values, "state": state.as_dict()})
 
 
-def _was_told(log: Path, name: str) -> bool:
-    """Whether the events of a run tell of the checkpoint `name`, which they do after all of it is written."""
+def end_is_missing(checkpoint: Checkpoint, max_epochs: int) -> bool:
+    """Whether a run has all its epochs, and was stopped or killed before it was done with what follows them."""
+    state = checkpoint.state
+    ends = (event for _, event in told_events(checkpoint.run_dir) if isinstance(event, RunEnded))
+    return state.epoch == max_epochs and not any(end.phase == "done" and end.step >= state.step for end in ends)
+
+
+def was_told(checkpoint: Path) -> bool:
+    """Whether the events of a run tell of a checkpoint, which they do after all of it is written."""
     try:
-        content = content_of(log)
+        content = content_of(checkpoint.parents[1] / EVENTS_NAME)
     except OSError:
         return False
     saved = (entry for entry in objects_in(content) if entry.get("event") == CheckpointSaved.__name__)
-    return any(PurePath(str(entry.get("path"))).name == name for entry in saved)
+    return any(PurePath(str(entry.get("path"))).name == checkpoint.name for entry in saved)

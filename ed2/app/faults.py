@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from ed2.app.memory_advice import memory_advice
-from ed2.app.reporters.texts import counted
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import damage
 from ed2.checkpoint.resume import opened_or_none
@@ -56,16 +55,6 @@ def _gone_back(why: str, run_dir: Path, advice: str, without: str) -> Fault:
         return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
     went = f"The run went back to its last good checkpoint, {saved.path.name}."
     return Fault(f"{why} {went} {advice}", None, saved)
-
-
-def unsaved_stop(why: str, run_dir: Path, step: int) -> Fault:
-    """End a run that was stopped after `step` and could not be saved."""
-    why = f"It was stopped, and the run could not be saved: {why}"
-    saved = _last_good(run_dir)
-    if saved is None:
-        return Fault(f"{why} There is no earlier checkpoint: nothing of its {counted(step, 'step')} is kept.", None)
-    newest = f"The newest checkpoint is {saved.path.name}, {counted(step - saved.step, 'step')} before the stop"
-    return Fault(f"{why} {newest}: continue from it.", None, saved)
 
 
 def _last_good(run_dir: Path) -> CheckpointSaved | None:

@@ -52,7 +52,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)
-        if start.is_finished:
+        if start.is_finished and not start.lacks_end:
             raise _finished(start)
         describe_run(run_dir, start, dataset, machine)
         continued = start.checkpoint.state if start.checkpoint and start.same_folder else None

@@ -10,17 +10,19 @@ from typing import Literal
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder
 from ed2.app.card_memory import watch_card
-from ed2.app.faults import fault_of, unsaved_stop
+from ed2.app.completing import was_told
+from ed2.app.faults import Fault, fault_of
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.texts import counted
 from ed2.app.space import space_notes
+from ed2.app.unsaved import unsaved
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding
 from ed2.data.loader import Loader
 from ed2.data.report import side_car_lines
 from ed2.disk import plain_reason
-from ed2.errors import Ed2Error, ModelError, StopRequested
+from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
@@ -68,38 +70,36 @@ class Session:
             self._bus.emit(PhaseChanged(run.state.step, "training"))
             run.metrics.restart_clocks()
             train(run)
-            self._save("last")
+            self._save_last(run)
 
     def end_of(self, work: Callable[[], None]) -> RunEnded:
         """Do `work` and say how it ended; what can be saved is saved."""
         try:
             work()
         except StopRequested as stop:
-            return self._stopped(stop)
+            lost = self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
+            if lost:
+                return self._ended("failed", f"stopped, but not saved. {lost}", stop.signal_number)
+            return self._ended("stopped", "saved" if self._saved else "not saved at its end", stop.signal_number)
         except Exception as error:
-            if isinstance(error, Ed2Error):
-                logger.error("%s", error)
-            else:
-                logger.exception("The run failed.")
+            _log(error, "The run failed")
             self._saver.join()  # what it writes may be what the run goes back to
-            whole = self._run is None or self._run.is_whole
-            device = self._builder.machine.device
-            fault = fault_of(error, self._start.settings, device, self._builder.run_dir, is_whole=whole)
+            fault = self._fault(error)
         else:
             return self._ended("done", "all epochs are done")
         self._saved = fault.goes_back_to or self._saved
-        unsaved = self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
-        if unsaved and self._run:
-            self._bus.emit(Warned(self._run.state.step, f"The run could not be saved: {unsaved}"))
-        return self._ended("failed", fault.reason)
+        lost = self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
+        return self._ended("failed", f"{fault.reason} {lost}".strip())
 
-    def _stopped(self, stop: StopRequested) -> RunEnded:
-        unsaved = self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
-        if unsaved and self._run:
-            fault = unsaved_stop(unsaved, self._builder.run_dir, self._run.state.step)
-            self._saved = fault.goes_back_to
-            return self._ended("failed", fault.reason, stop.signal_number)
-        return self._ended("stopped", "saved" if self._saved else "not saved at its end", stop.signal_number)
+    def _fault(self, error: Exception) -> Fault:
+        if isinstance(error, CheckpointError) and self._run is not None:  # the last save, which is not tried once more
+            return self._unsaved(error, self._run)
+        whole = self._run is None or self._run.is_whole
+        device = self._builder.machine.device
+        return fault_of(error, self._start.settings, device, self._builder.run_dir, is_whole=whole)
+
+    def _unsaved(self, error: Exception, run: Run) -> Fault:
+        return unsaved(error, self._builder.run_dir, run.state.step, self._saver.saver.wanted(run))
 
     @contextmanager
     def _built(self) -> Iterator[Run]:
@@ -178,8 +178,16 @@ class Session:
             return
         self._saved = self._saver.finish(self._run, kind)
 
+    def _save_last(self, run: Run) -> None:
+        """Make the last checkpoint; where the run has gone on from it, only what was not told of it is told."""
+        self._saved = self._saver.saver.saved_already(run.state) if self._start.lacks_end else None
+        if self._saved is None:
+            self._save("last")
+        elif not was_told(self._saved.path):
+            self._bus.emit(self._saved)
+
     def _save_at_end(self, kind: Kind | None) -> str:
-        """Save what a stop or an error leaves, if anything was trained and the weights are sound; why that failed."""
+        """Save what a stop or an error leaves, if anything was trained; gives what to tell where that failed."""
         run = self._run
         if run is None or kind is None or run.state.step == 0 or (run.finished and self._saved):
             return ""
@@ -190,9 +198,10 @@ class Session:
                 require_savable(run)
                 self._save("last" if run.finished else kind)
         except Exception as error:  # the run has ended, and its end is to be told whatever happens
-            if not isinstance(error, Ed2Error):
-                logger.exception("Saving at the end failed.")
-            return str(error) if isinstance(error, Ed2Error) else f"{plain_reason(error)}."
+            _log(error, "Saving at the end failed", is_of_a_drive=True)
+            fault = self._unsaved(error, run)
+            self._saved = fault.goes_back_to
+            return fault.reason
         return ""
 
     def _ended(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
@@ -215,8 +224,18 @@ class Session:
         try:
             contact_sheet(self._builder.run_dir)
         except Exception as error:  # the run has ended, and its end is to be told whatever happens
-            logger.exception("The contact sheet failed.")
-            self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {error}"))
+            _log(error, "The contact sheet failed", is_of_a_drive=True)
+            self._bus.emit(Warned(step, f"The contact sheet could not be drawn: {plain_reason(error)}."))
+
+
+def _log(error: Exception, what: str, *, is_of_a_drive: bool = False) -> None:
+    """Write an error into the log, with where it was met unless that is of no use: a full disk is met anywhere."""
+    if isinstance(error, Ed2Error):
+        logger.error("%s", error)
+    elif is_of_a_drive and isinstance(error, OSError):
+        logger.error("%s: %s.", what, plain_reason(error))
+    else:
+        logger.error("%s.", what, exc_info=error)
 
 
 def _left_out(problems: Sequence[Finding], shown: int) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ed2.app.completing import with_what_is_left
+from ed2.app.completing import end_is_missing, with_what_is_left
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
 from ed2.app.continued import begin_again, last_begun, no_checkpoint_yet, settings_of, with_those_of
@@ -45,6 +45,7 @@ class Start:
         base: folder that the weights are read from.
         checkpoint: what is continued; None begins at zero.
         same_folder: whether the run goes on in the folder that it was in.
+        lacks_end: whether it was stopped or killed after its last step, before it was done with what follows.
         notes: what the user should know, in sentences.
     """
 
@@ -52,6 +53,7 @@ class Start:
     base: Path
     checkpoint: Checkpoint | None = None
     same_folder: bool = False
+    lacks_end: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -125,11 +127,18 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
         notes.append(f"It goes on in a new folder, not byte-exact: {'; '.join(changes)}.")
     elif not checkpoint.is_newest:
         notes.append("It goes on in a new folder: its run has later checkpoints, which stay.")
-    same = not changes and checkpoint.is_newest
-    if same:
+    else:
         notes += _not_byte_exact(checkpoint, start.settings, circumstances)
-        checkpoint = with_what_is_left(checkpoint)
-    return replace(start, checkpoint=checkpoint, same_folder=same, notes=tuple(notes))
+        return _in_its_folder(replace(start, notes=tuple(notes)), checkpoint)
+    return replace(start, notes=tuple(notes))
+
+
+def _in_its_folder(start: Start, checkpoint: Checkpoint) -> Start:
+    """A run that goes on in its folder, with what is still to be done there of its checkpoint's step."""
+    lacks_end = end_is_missing(checkpoint, start.settings.run.max_epochs)
+    note = ("All its epochs are done: what follows them is made up for.",) if lacks_end else ()
+    checkpoint = with_what_is_left(checkpoint)
+    return replace(start, checkpoint=checkpoint, same_folder=True, lacks_end=lacks_end, notes=(*start.notes, *note))
 
 
 def _find_last(settings: Settings, preset_base: str, advance: Advance) -> tuple[Path | None, list[str]]:

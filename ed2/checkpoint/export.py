@@ -55,10 +55,10 @@ class Exporter:
             write_whole(path.with_suffix(".yaml"), sd2_yaml(prediction_type).encode())
         return path
 
-    def has_written(self, name: str) -> bool:
-        """Whether the single file of the checkpoint `name` is there, written by this run."""
+    def written(self, name: str) -> Path | None:
+        """The single file of the checkpoint `name` that this run has written, if it is there."""
         files = [path for path in self.folder.glob(f"*.{self.container}") if checkpoint_of(path) == name]
-        return any(writer_of(path) in (self.run_name, None) for path in files)
+        return next((path for path in files if writer_of(path) in (self.run_name, None)), None)
 
     def require_place(self, model: StableDiffusion) -> None:
         """Put the names of `model` into those of a single file, on no memory.

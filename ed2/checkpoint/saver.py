@@ -1,5 +1,6 @@
 """Saving a run: a diffusers folder to continue from or load anywhere, and a single file for a webui."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,12 @@ class Saver:
         Raises:
             CheckpointError: it could not be written; what was there before is unchanged.
         """
-        return self.write(self.snapshot(run, copied=False), self.name(run.state, kind), kind)
+        name = self.name(run.state, kind)
+        try:
+            snapshot = self.snapshot(run, copied=False)
+        except NOT_WRITTEN as error:
+            raise self._not_written(self.run_dir / "ckpts" / name, error) from error
+        return self.write(snapshot, name, kind)
 
     def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
         """Take down `run` as it is now; one that is not `copied` has to be written before the next step."""
@@ -86,13 +92,17 @@ class Saver:
         Raises:
             CheckpointError: they have not.
         """
+        require_space(name, self.wanted(run))
+
+    def wanted(self, run: Run) -> dict[Path, int]:
+        """How many bytes a checkpoint of `run` takes, by folder."""
         parts = run.model.tensors().values()
         weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a model of its own
         wanted = {self.run_dir / "ckpts": copies * weights + state_bytes(run)}
         if self.exporter:
             single = copies * sum(bytes_of(part, self.exporter.dtype) for part in parts)
             wanted[self.exporter.folder] = wanted.get(self.exporter.folder, 0) + single
-        require_space(name, wanted)
+        return wanted
 
     def write(self, snapshot: Snapshot, name: str, kind: Kind) -> CheckpointSaved:
         """Write a checkpoint under `name`, and its single file.
@@ -118,7 +128,7 @@ class Saver:
             kind=kind,
             path=target,
             single_file=single,
-            bytes_written=written + (single.stat().st_size if single else 0),
+            bytes_written=written + _size(single),
             seconds=time.monotonic() - started,
         )
 
@@ -133,10 +143,17 @@ class Saver:
 
     def saved_already(self, state: TrainState) -> CheckpointSaved | None:
         """What was written of this very step, if it is whole: another copy of it would be of no use."""
-        for folder in (self.run_dir / "ckpts").glob(f"[!.]*-gs{state.step:05d}"):
-            if (folder / TRAINING_STATE / STATE_FILE).is_file() and not damage(folder, is_quick=True):
-                return CheckpointSaved(state.step, state.epoch, "", folder, None, 0, 0.0)
+        with contextlib.suppress(OSError):
+            for folder in (self.run_dir / "ckpts").glob(f"[!.]*-gs{state.step:05d}"):
+                if (folder / TRAINING_STATE / STATE_FILE).is_file() and not damage(folder, is_quick=True):
+                    return self._known(folder, state)
         return None
+
+    def _known(self, folder: Path, state: TrainState) -> CheckpointSaved:
+        kind: Kind = "last" if folder.name.startswith("last-") else ""
+        single = self.exporter.written(folder.name) if self.exporter else None
+        total = sum(_size(file) for file in folder.rglob("*")) + _size(single)
+        return CheckpointSaved(state.step, state.epoch, kind, folder, single, total, 0.0)
 
     def require_export(self, model: StableDiffusion) -> None:
         """See that the weights of `model` have a place in a single file.
@@ -183,10 +200,14 @@ class Saver:
         return True
 
     def complete(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> None:
-        """Write the single files of a checkpoint that are missing, since the program was killed before them."""
+        """Write the single files of a checkpoint that are missing, since the program was killed before them.
+
+        What need not stay beside it goes, as at the end of each save.
+        """
         for folder in (checkpoint, average_of(checkpoint)):
-            if self.exporter and folder.is_dir() and not self.exporter.has_written(folder.name):
+            if self.exporter and folder.is_dir() and not self.exporter.written(folder.name):
                 self._export(folder, Exported(step, family, prediction_type))
+        self._thin(checkpoint, step)
 
     def _export(self, checkpoint: Path, snapshot: Snapshot | Exported) -> Path | None:
         """Write the single file; where that fails the checkpoint is good all the same."""
@@ -204,8 +225,20 @@ class Saver:
 
     def _not_written(self, target: Path, error: BaseException) -> CheckpointError:
         reason = plain_reason(error)
-        fix = "Free some space." if "disk" in reason else f"See that {target.parent} is there and can be written."
+        fix = f"See that {target.parent} is there and can be written."
+        if "disk" in reason:
+            fix = "Free some space."
+        elif isinstance(error, MemoryError):
+            fix = "Close other programs."
         return CheckpointError(f"The checkpoint {target.name} could not be written", f"{reason}.", fix)
+
+
+def _size(file: Path | None) -> int:
+    """Bytes of a file; none of one that is gone already, or of a folder."""
+    try:
+        return file.stat().st_size if file and file.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _set_aside_damaged(target: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ed2.disk import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, Warned
 from ed2.models.memory import is_out_of_memory
 from ed2.models.sd import StableDiffusion
@@ -129,7 +130,7 @@ class SampleJob:
 def _what_failed(error: Exception, step: int) -> str:
     if is_out_of_memory(error):
         return f"The memory did not suffice for the samples of step {step}. The training goes on."
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    reason = plain_reason(error)[:300]
     return f"The samples of step {step} could not be made ({reason}). The training goes on."
 
 

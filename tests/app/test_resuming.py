@@ -16,7 +16,7 @@ from ed2.app.scanning import scan_dataset
 from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start, weigh
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError
-from ed2.events import RunEnded, Sample, SamplesMade, ValidationDone
+from ed2.events import CheckpointSaved, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.sampling import job
 from ed2.training.controls import Controls
 from tests.runs import Trained, said, train
@@ -151,6 +151,45 @@ def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_no
     assert not differences(straight.run_dir, last.run_dir)
     assert shown_samples(last.run_dir) == shown_samples(straight.run_dir)
     assert len(shown_samples(last.run_dir)) == 2 * len({step for step, _ in shown_samples(last.run_dir)})
+
+
+def test_what_follows_the_last_step_is_made_up_for_after_a_kill_or_a_stop(values: Values, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    values |= {"sample_prompts": str(tmp_path / "prompts.json"), "sample_steps": 100, "max_epochs": 1, "log_step": 1}
+    again: Values = {"resume_ckpt": "findlast", "logdir": values["logdir"]}
+    straight = train(values)
+    single, sheet = straight.ended.single_file, straight.run_dir / "samples" / "contact_sheet.png"
+    assert single and sheet.is_file()
+    kept = shutil.copytree(straight.run_dir, tmp_path / "kept")
+    with pytest.raises(FinishedError):
+        train(again)
+    events = straight.run_dir / "events.jsonl"
+    for lost in (["RunEnded"], ["RunEnded", "CheckpointSaved"]):  # killed before its log said that
+        told = (kept / "events.jsonl").read_text().splitlines(keepends=True)
+        events.write_text("".join(line for line in told if not any(kind in line for kind in lost)))
+        for file in (sheet, *([single] if "CheckpointSaved" in lost else [])):
+            file.unlink()
+        ended = train(again)
+        assert (ended.ended.phase, ended.ended.step, ended.run_dir) == ("done", 5, straight.run_dir)
+        assert (ended.checkpoint, ended.ended.single_file) == (straight.checkpoint, single)
+        assert len(ended.of(CheckpointSaved)) == ("CheckpointSaved" in lost)
+        assert not ended.of(SamplesMade)
+        assert "All its epochs are done: what follows them is made up for." in said(ended)
+        assert sheet.is_file() and single.is_file()
+        assert not differences(kept, straight.run_dir)
+        with pytest.raises(FinishedError):
+            train(again)
+    next_second(tmp_path / "logs")
+    stopped = train(values, stop_at=5)
+    assert (stopped.ended.phase, stopped.checkpoint.name) == ("stopped", straight.checkpoint.name)
+    assert 5 not in {event.step for event in stopped.of(SamplesMade)}
+    ended = train(again)
+    assert (ended.ended.phase, [event.step for event in ended.of(SamplesMade)]) == ("done", [5])
+    assert shown_samples(ended.run_dir) == shown_samples(straight.run_dir)
+    left = f"{stopped.checkpoint.name}/training_state/state.json"  # it says what the stop has cut short
+    assert differences(straight.run_dir, ended.run_dir) == [left]
+    with pytest.raises(FinishedError):
+        train(again)
 
 
 def shown_samples(run_dir: Path) -> list[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """A disk that fills up, a folder that goes: the training goes on, and what was saved before still loads."""
 
 import errno
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -32,8 +33,35 @@ def go_on_with_small_files_only(run_dir: Path, limit: int) -> int:
         assert [e.step for e in trained.of(StepDone)] == list(range(7, 13)), "it trains to the end"
         told = [e.text for e in trained.of(Warned) if "the disk is full" in e.text]
         assert told, trained.events
-        saved = [e.path for e in trained.of(CheckpointSaved)]
-        assert saved or "the disk is full" in trained.ended.reason, trained.ended
+        if not trained.of(CheckpointSaved):
+            tells_how_to_go_on(trained, last=6, step=12)
+
+    return in_child(run)
+
+
+def tells_how_to_go_on(trained: Trained, *, last: int, step: int) -> None:
+    """The end of a run whose last save failed says why, what is lost and how to get there again."""
+    ended = trained.ended
+    assert (ended.phase, ended.step) == ("failed", step)
+    assert ended.checkpoint and ended.checkpoint.name.endswith(f"-gs{last:05d}"), ended
+    lost = f"The {step - last} steps since {ended.checkpoint.name} are in no checkpoint: "
+    assert re.search(
+        rf"^(stopped, but not saved\. )?The checkpoint \S+-gs{step:05d} could not be written: the disk is full[^.]*\. "
+        rf"Free some space\. {lost}--resume_ckpt findlast does them again\.$",
+        ended.reason,
+    ), ended.reason
+
+
+def stop_with_small_files_only(run_dir: Path) -> int:
+    """Continue a run in a child that may write small files only, and stop it after two steps."""
+
+    def run() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        trained = train({"resume_ckpt": str(run_dir), "max_epochs": 4}, stop_at=8)
+        assert trained.ended.reason.startswith("stopped, but not saved. ")
+        tells_how_to_go_on(trained, last=6, step=8)
 
     return in_child(run)
 
@@ -57,6 +85,7 @@ def largest(run_dir: Path) -> int:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_ends_no_run_and_costs_no_checkpoint(run_dir: Path) -> None:
     sweep(run_dir, [200_000, largest(run_dir) - 1])
+    assert stop_with_small_files_only(run_dir) == 0
 
 
 @pytest.mark.soak
