@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ed2.small_files import opened
+
 MAX_BYTES = 64 * 1024
 """More than this is no caption."""
 
@@ -28,10 +30,10 @@ class TextFile:
 def read_text(path: Path, *, keep_lines: bool = False) -> TextFile:
     """Return the text of a small file, on one line unless `keep_lines`; empty where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        return TextFile("", detail=f"{path.name} cannot be read ({error.strerror or error})")
+        return TextFile("", detail=f"it cannot be read ({error.strerror or error})")
     text, encoding = decode_text(data[:MAX_BYTES])
     text = text if keep_lines and text.strip() else _on_one_line(text)
     guessed = f", as {encoding}" if text and encoding != "UTF-8" else ""

@@ -11,6 +11,7 @@ from ed2.data.layers import Layer, layer_of_mapping, layer_of_text, merged
 from ed2.data.sidecars import PICTURE_EXTENSIONS, Note, read_picture_file
 from ed2.data.walk import Findings, PictureFile, printable, side_car_finding
 from ed2.errors import DatasetError, Problem
+from ed2.small_files import opened
 
 MAX_BYTES = 256 << 20
 
@@ -97,9 +98,11 @@ def _is_file(path: Path) -> bool:
 
 def _entries(path: Path) -> list[object]:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with opened(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+        entries = json.loads(content.decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(path, f"it is not proper JSON ({error}).") from None
     if not isinstance(entries, list):

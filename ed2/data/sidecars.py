@@ -10,6 +10,7 @@ import yaml
 from ed2.data.captions import TextFile, caption_from_name, read_text
 from ed2.data.example import Kind
 from ed2.data.layers import Layer, Told, layer_of_mapping, layer_of_text, layer_of_value, merged
+from ed2.small_files import NO_FILE
 
 PICTURE_EXTENSIONS = ("txt", "caption", "yml", "yaml")
 """Of the files beside a picture, the weakest first."""
@@ -60,7 +61,7 @@ def read_folder_file(path: Path) -> Read:
         return _read_yaml(path)
     value = VALUE_NAMES[name]
     if value == "shuffle_tags":
-        return Read(Layer(shuffle_tags=True))
+        return Read(Layer(shuffle_tags=True)) if path.is_file() else _refused(NO_FILE)
     text = read_text(path)
     if not text.text:
         return Read(Layer(), (Note("side-car", text.detail or "it is empty"),))
@@ -148,7 +149,7 @@ def _refused(what: str) -> Read:
 
 def _text_notes(path: Path, text: TextFile) -> tuple[Note, ...]:
     if not text.text:
-        return (Note("file name", text.detail or f"{path.name} is empty"),)
+        return (Note("side-car", text.detail) if text.detail else Note("file name", f"{path.name} is empty"),)
     return (Note(text.note, text.detail),) if text.note else ()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -97,23 +97,29 @@ class _Walk:
         shown = [(entry, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
         files = [entry for entry, is_folder in shown if not is_folder]
         self._found.num_files += len(files)
-        inherited = (*folder.inherited, *self._layers(folder.name, files, GLOBAL_NAMES))
-        layer = merged([*inherited, *self._layers(folder.name, files, LOCAL_NAMES)])
-        self._note_files(folder.name, files, layer)
+        named = [entry for entry, _ in shown]  # a folder where a caption should be is told when that is read
+        inherited = (*folder.inherited, *self._layers(folder.name, named, GLOBAL_NAMES))
+        layer = merged([*inherited, *self._layers(folder.name, named, LOCAL_NAMES)])
+        self._note_files(folder.name, files, layer, _sidecars(named))
         return [_Folder(_below(folder.name, entry.name), inherited) for entry, is_folder in shown if is_folder]
 
-    def _layers(self, folder: str, files: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[Layer]:
-        """Read those of the files that bear one of the names, in the order of the names."""
+    def _layers(self, folder: str, named: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[Layer]:
+        """Read what bears one of the names, in the order of the names."""
         layers = []
-        for entry in sorted((e for e in files if e.name.lower() in names), key=lambda e: names.index(e.name.lower())):
+        for entry in sorted((e for e in named if e.name.lower() in names), key=lambda e: names.index(e.name.lower())):
             read = read_folder_file(Path(entry.path))
             layers.append(read.layer)
             name = _below(folder, entry.name)
             self._found.notes += [side_car_finding(name, note, self._number) for note in read.notes]
         return layers
 
-    def _note_files(self, folder: str, files: Sequence[os.DirEntry[str]], layer: Layer) -> None:
-        sidecars = _sidecars(files)
+    def _note_files(
+        self,
+        folder: str,
+        files: Sequence[os.DirEntry[str]],
+        layer: Layer,
+        sidecars: Mapping[str, tuple[Path, ...]],
+    ) -> None:
         for entry in files:
             stem, extension = _parted(entry.name)
             name = _below(folder, entry.name)

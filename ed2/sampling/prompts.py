@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
 from ed2.sampling.prompt_json import Drawing, prompts_from_json
+from ed2.small_files import opened
 
 MAX_CHARACTERS = 1000
 """Length of a prompt; the text encoder reads 75 tokens, some 400 characters of English."""
@@ -86,9 +87,7 @@ def _content(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    if path.exists() and not path.is_file():  # a pipe would block
-        raise OSError("it is no file")
-    with path.open("rb") as file:
+    with opened(path) as file:
         content = file.read(MAX_FILE_BYTES + 1)
     return content if len(content) <= MAX_FILE_BYTES else content[:MAX_FILE_BYTES].rpartition(b"\n")[0]
 

@@ -105,8 +105,8 @@ def test_a_name_that_gives_nothing_is_no_caption() -> None:
 
 def test_a_text_file_that_cannot_be_read_gives_the_file_name(tmp_path: Path) -> None:
     caption = caption_of(tmp_path / "cat.png", tmp_path / "gone.txt")
-    assert (caption.text, caption.note) == ("cat", "file name")
-    assert "gone.txt" in caption.detail
+    assert (caption.text, caption.note) == ("cat", "side-car")
+    assert caption.detail.startswith("in gone.txt: it cannot be read (")
 
 
 def test_no_more_than_64_kb_are_read_even_within_a_character(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image
+from ed2.data.report import RunPlan, as_text
 from ed2.errors import DatasetError, StopRequested
 
 Painter = Callable[..., Path]
@@ -91,6 +92,29 @@ def test_a_pipe_that_is_called_like_a_picture_does_not_hang_the_scan(paint: Pain
     paint("cat.png")
     os.mkfifo(tmp_path / "pictures" / "pipe.png")
     assert [problem.path for problem in scan([tmp_path / "pictures"], OPTIONS).problems] == ["pipe.png"]
+
+
+def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_waited_for(
+    paint: Painter, tmp_path: Path
+) -> None:
+    for name in ("cat", "dog", "emu"):
+        paint(f"{name}.png")
+    folder = tmp_path / "pictures"
+    (folder / "emu.caption").write_text("a large bird")
+    named = ["cat.txt", "dog.yaml", "emu.txt", "global.yaml", "local.yml", "multiply.txt", "shuffle_tags.txt"]
+    for number, name in enumerate(named):
+        if hasattr(os, "mkfifo") and number % 2:
+            os.mkfifo(folder / name)
+        else:
+            (folder / name).mkdir()
+    dataset = scan([folder], OPTIONS)
+    assert [example.caption for example in dataset.examples] == ["cat", "dog", "a large bird"]
+    told = [(note.path, note.what) for note in dataset.notes if note.kind == "side-car"]
+    assert {path for path, _ in told} == {*named[3:], "cat.png", "dog.png", "emu.png"}
+    assert all("it is not a file" in what for _, what in told)
+    assert dict(told)["cat.png"] == "in cat.txt: it cannot be read (it is not a file)."
+    shown = as_text(dataset, RunPlan(seed=0, batch_size=1, grad_accum=1, max_epochs=1))
+    assert "cat.png: in cat.txt: it cannot be read (it is not a file)." in shown
 
 
 def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_used(paint: Painter, tmp_path: Path) -> None:
