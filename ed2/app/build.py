@@ -12,7 +12,7 @@ from ed2.app.averaging import build_ema
 from ed2.app.captions import caption_note, long_captions
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
 from ed2.app.picture_faults import PictureFaults
-from ed2.app.run_folder import Machine, circumstances
+from ed2.app.run_folder import Machine, circumstances, picture_names, recorded_settings
 from ed2.app.scanning import decode_threads
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
@@ -20,6 +20,7 @@ from ed2.app.validating import SetApart
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob
+from ed2.checkpoint.origin import PICTURES_FILE, name_of_run
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.validated import LatestValidation
 from ed2.data.epoch import Planner
@@ -170,10 +171,10 @@ class Builder:
 
     def saver(self) -> Saver:
         """What writes this run's checkpoints."""
-        settings = self.start.settings.checkpoint
+        settings, run_name = self.start.settings.checkpoint, name_of_run(self.run_dir)
         exporter = Exporter(
             folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
-            run_name=self.run_dir.name,
+            run_name=run_name,
             container=settings.ckpt_format,
             dtype=torch.float32 if settings.save_full_precision else torch.float16,
         )
@@ -191,8 +192,11 @@ class Builder:
             about={
                 "fingerprint": self.dataset.fingerprint,
                 "seed": self.start.settings.run.seed,
+                "settings": recorded_settings(self.start).flat(),
                 **circumstances(self.machine),
             },
+            beside={PICTURES_FILE: picture_names(self.dataset)},
+            run_name=run_name,
         )
 
     def checkpoint_job(self, run: Run, saver: BackgroundSaver) -> CheckpointJob:

@@ -10,8 +10,8 @@ from ed2.sampling.pictures import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
 from ed2.small_files import content_of, objects_in, parsed
 
-OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at"})
-"""Entries of a checkpoint's JSON files that say when and in which folder it was written."""
+OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
+"""Entries of a checkpoint's JSON files that say when and in which folders it was written; settings name several."""
 MANIFESTS = frozenset({"manifest.json"})
 """Lists of the files beside them, with hashes: the files themselves are compared."""
 SPEED = "performance/"

@@ -3,18 +3,38 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ed2.checkpoint.order import oldest_first
+from ed2.checkpoint.origin import is_run, lies_in_its_run, name_of_run, state_of
+from ed2.errors import SettingsError
+from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
-from ed2.small_files import read_object
 
 FIND_LAST = "findlast"
 SETTINGS_FILE = "settings.json"
 MOMENT = len("20260102-030405")
 """Letters at the end of a run folder's name that say when it began."""
 STATE_FILES = "ckpts/[!.]*/training_state/state.json"
+
+
+PLACES = ("logdir", "save_ckpt_dir")
+"""Where a run writes: a copy of its checkpoint, which may come from another computer, does not say that."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The settings that the run of a checkpoint had.
+
+    Attributes:
+        values: by their flat names; empty where nobody knows them any more.
+        notes: why they are not those in the run's folder.
+    """
+
+    values: dict[str, object]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +64,11 @@ def settings_in_effect(flags: Mapping[str, object], config: Path | None) -> InEf
         name = given["resume_ckpt"] = str(last.parents[1]) if last else str(gathered.preset.get("resume_ckpt", ""))
     settings = with_defaults(given)
     checkpoint = _checkpoint(Path(str(name))) if name and not settings.model.weights_only else None
-    before = settings_of(checkpoint.parents[1]) if checkpoint else {}
-    if checkpoint and before:
-        continued = with_those_of(before, given, checkpoint)
+    before = settings_before(checkpoint, state_of(checkpoint)) if checkpoint else Before({})
+    if checkpoint and before.values:
+        continued = with_those_of(before.values, given, checkpoint)
         if continued:
-            notes.append(f"Settings that are not given are those of the run {checkpoint.parents[1].name}.")
+            notes += [*before.notes, f"Settings that are not given are those of {_owner(checkpoint)}."]
         settings = continued or settings
     return InEffect(settings, tuple(notes))
 
@@ -65,10 +85,43 @@ def with_those_of(before: Mapping[str, object], given: Mapping[str, object], che
     return with_defaults({**before, **given, "resume_ckpt": str(checkpoint)})
 
 
-def settings_of(run_dir: Path) -> dict[str, object]:
-    """The settings of a run; none where its file is missing. Raises SettingsError where it is damaged."""
-    file = run_dir / SETTINGS_FILE
-    return dict(read_preset(file).values) if file.is_file() else {}
+def settings_before(checkpoint: Path, values: Mapping[str, Any]) -> Before:
+    """The settings that the run of a checkpoint had: by its folder, else as the checkpoint holds them.
+
+    Args:
+        checkpoint: its folder.
+        values: what its training state says.
+
+    Raises:
+        SettingsError: the file in the run's folder is damaged, and the checkpoint is too old to hold settings.
+    """
+    saved = saved_settings(values)
+    if not lies_in_its_run(checkpoint, values):
+        return Before({name: value for name, value in saved.items() if name not in PLACES})
+    file = checkpoint.parent.parent / SETTINGS_FILE
+    why = "it is missing."
+    try:
+        if file.is_file():
+            found = dict(read_preset(file).values)
+            with_defaults(found)
+            return Before(found)
+    except SettingsError as error:
+        if not saved:
+            raise
+        why = " ".join(problem.what for problem in error.problems)
+    note = f"The run's {SETTINGS_FILE} cannot be used ({why.rstrip('.')}): its settings are those of {checkpoint.name}."
+    return Before(saved, (note,) if saved else ())
+
+
+def saved_settings(values: Mapping[str, Any]) -> dict[str, object]:
+    """The settings in a training state, without those that another version of this program has had."""
+    saved = values.get("settings")
+    return {name: saved[name] for name in fields() if name in saved} if isinstance(saved, dict) else {}
+
+
+def _owner(checkpoint: Path) -> str:
+    in_run = lies_in_its_run(checkpoint, state_of(checkpoint))
+    return f"the run {checkpoint.parent.parent.name}" if in_run else f"the checkpoint {checkpoint.name}"
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -77,16 +130,11 @@ def newest_state(folder: Path) -> Path | None:
 
 
 def _checkpoint(path: Path) -> Path | None:
-    """The checkpoint in the folder of its run that `path` stands for: itself, or the newest one of a run."""
-    if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
+    """The checkpoint that `path` stands for: itself, or the newest one of a run."""
+    if is_run(path):
         last = _newest(path.glob(STATE_FILES))
         return last.parents[1] if last else None
-    try:
-        values = read_object(path / "training_state" / "state.json")
-    except (OSError, ValueError):
-        return None
-    is_in_its_run = path.parent.name == "ckpts" and path.parents[1].name == values.get("run")
-    return path if is_in_its_run else None
+    return path if state_of(path) else None
 
 
 def _newest(states: Iterable[Path]) -> Path | None:
@@ -102,7 +150,7 @@ def _is_drawn_seed(name: str, value: object, before: Mapping[str, object]) -> bo
 def last_begun(logdir: Path) -> Path | None:
     """The run of a folder that began last, if it has no checkpoint to continue; folders are named by their moment."""
     runs = [file.parent for file in logdir.glob(f"[!.]*/{SETTINGS_FILE}")]
-    last = max(runs, key=lambda run_dir: run_dir.name[-MOMENT:], default=None)
+    last = max(runs, key=lambda run_dir: name_of_run(run_dir)[-MOMENT:], default=None)
     return last if last and not any(last.glob(STATE_FILES)) else None
 
 

@@ -14,16 +14,21 @@ from typing import Any
 import torch
 
 import ed2
-from ed2.app.start import PICTURES_FILE, SETTINGS_FILE, Start
+from ed2.app.continued import settings_before
+from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
+from ed2.checkpoint.origin import PICTURES_FILE
 from ed2.data.example import Dataset
 from ed2.disk import TEMPORARY, plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.models.memory import choose_device, choose_dtype
-from ed2.settings.files import read_preset, write_settings
+from ed2.settings.files import write_settings
 from ed2.settings.schema import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
+
+OF_BEGINNING = ("resume_ckpt", "weights_only")
+"""Settings that say with what a run began."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,12 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
     remove_half_files(run_dir)
-    settings = start.settings
-    if start.same_folder:  # the file goes on to name the model that the run began with
-        first = read_preset(run_dir / SETTINGS_FILE).values.get("resume_ckpt", settings.model.resume_ckpt)
-        settings = settings.replaced(resume_ckpt=first)
-    write_settings(run_dir / SETTINGS_FILE, settings)
-    names = json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False)
-    write_whole(run_dir / PICTURES_FILE, names.encode())
+    write_settings(run_dir / SETTINGS_FILE, recorded_settings(start))
+    write_whole(run_dir / PICTURES_FILE, picture_names(dataset))
     if start.same_folder:
         return
     manifest = {
+        "run": run_dir.name,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "device": str(machine),
@@ -114,6 +115,20 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
         "notes": list(start.notes),
     }
     write_whole(run_dir / "manifest.json", (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def recorded_settings(start: Start) -> Settings:
+    """The settings as a run's folder and its checkpoints keep them, which say how the run once began."""
+    checkpoint = start.checkpoint
+    if not checkpoint or not start.same_folder:
+        return start.settings
+    before = settings_before(checkpoint.path, checkpoint.values).values
+    return start.settings.replaced(**{name: before[name] for name in OF_BEGINNING if name in before})
+
+
+def picture_names(dataset: Dataset) -> bytes:
+    """The content of a list of a run's pictures, which tells later what has been added and what is gone."""
+    return json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False).encode()
 
 
 def remove_half_files(run_dir: Path) -> None:

@@ -9,9 +9,17 @@ from typing import Any
 from ed2.app.completing import end_is_missing, with_what_is_left
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
-from ed2.app.continued import begin_again, last_begun, no_checkpoint_yet, settings_of, with_those_of
+from ed2.app.continued import (
+    begin_again,
+    last_begun,
+    no_checkpoint_yet,
+    saved_settings,
+    settings_before,
+    with_those_of,
+)
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Advance, untold
+from ed2.checkpoint.origin import is_run, pictures_of
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
@@ -20,9 +28,6 @@ from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
-from ed2.small_files import read_json
-
-PICTURES_FILE = "pictures.json"
 
 FREE = {
     "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
@@ -88,11 +93,13 @@ def choose_start(flags: Mapping[str, object], config: Path | None, advance: Adva
     notes += told
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
-        before = settings_of(checkpoint.run_dir) if checkpoint.is_in_its_run else {}
-        continued = with_those_of(before, given, path)
+        before = settings_before(path, checkpoint.values)
+        continued = with_those_of(before.values, given, path)
         if continued is None:
-            notes.append(f"A new run from the weights of {path.name}: the project has another name.")
+            then, now = before.values.get("project_name"), given["project_name"]
+            notes.append(f"A new run from the weights of {path.name}: the project has another name ({then} -> {now}).")
             checkpoint = None
+        notes += before.notes if checkpoint else ()
         settings = continued or settings
     settings = settings.replaced(
         resume_ckpt=str(path), seed=settings.run.seed if settings.run.seed >= 0 else _drawn_seed()
@@ -111,10 +118,7 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
     checkpoint = start.checkpoint
     if checkpoint is None:
         return start
-    if not checkpoint.is_in_its_run:
-        note = f"A new run folder: {start.base.name} no longer lies in the folder of its run."
-        return replace(start, notes=(*start.notes, note))
-    before = _pictures_of(checkpoint.run_dir)
+    before = pictures_of(checkpoint.path, checkpoint.values)
     now = {example.name for example in dataset.examples}
     if before and not before & now:
         note = f"A new run from the weights of {start.base.name}: none of its pictures is among these."
@@ -125,6 +129,9 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
     notes = [*start.notes, f"Continues {checkpoint.path.name} at step {checkpoint.state.step}."]
     if changes:
         notes.append(f"It goes on in a new folder, not byte-exact: {'; '.join(changes)}.")
+    elif not checkpoint.is_in_its_run:
+        notes.append("It goes on in a new folder: this copy of a checkpoint does not lie in the folder of its run.")
+        notes += _not_byte_exact(checkpoint, start.settings, circumstances)
     elif not checkpoint.is_newest:
         notes.append("It goes on in a new folder: its run has later checkpoints, which stay.")
     else:
@@ -178,7 +185,7 @@ def _base_path(name: str) -> Path:
 def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
     """The model to begin with, or the newest sound checkpoint where a run is named; and what is to be said of it."""
     path = _base_path(settings.model.resume_ckpt)
-    if (path / SETTINGS_FILE).is_file() and (path / "ckpts").is_dir():
+    if is_run(path):
         found = newest_of_run(path, advance)
         if not found.checkpoint:
             if not found.notes:
@@ -191,17 +198,19 @@ def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
     return path, []
 
 
-def _pictures_of(run_dir: Path) -> set[str]:
-    try:
-        return set(read_json(run_dir / PICTURES_FILE))
-    except (OSError, ValueError, TypeError):
-        return set()
+def _settings_then(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The settings when the checkpoint was saved; the run's where it is from before checkpoints held them."""
+    return saved_settings(checkpoint.values) or settings_before(checkpoint.path, checkpoint.values).values
 
 
 def _changed_settings(checkpoint: Checkpoint, settings: Settings) -> list[str]:
-    before, now = settings_of(checkpoint.run_dir), settings.flat()
-    return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and name not in FREE
+    before, now = _settings_then(checkpoint), settings.flat()
+    return [f"{name} {_told(before[name])} -> {_told(now[name])}" for name in now if name in before and name not in FREE
             and before[name] != now[name]]  # fmt: skip
+
+
+def _told(value: object) -> object:
+    return "not set" if value is None else value
 
 
 def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
@@ -229,8 +238,7 @@ def _other_circumstances(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
 
 
 def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
-    before: dict[str, Any] = settings_of(checkpoint.run_dir)
-    is_longer = before.get("max_epochs") != settings.run.max_epochs
+    is_longer = _settings_then(checkpoint).get("max_epochs") != settings.run.max_epochs
     curves = {settings.optimizer.lr_scheduler, settings.text_encoder.text_encoder_lr_scheduler}
     return is_longer and (curves - {"constant", None} != set() or settings.ema.ema_strength_target is not None)
 

@@ -51,6 +51,8 @@ class Saver:
         prepend_last: whether the last checkpoint's name begins with `last-`.
         validation: knows the last validation, by which the best checkpoint is told.
         about: goes into the training state beside what the run itself knows: seed, fingerprint of the dataset.
+        beside: small files that go into the folder of the training state, by name.
+        run_name: what the run was called when it began; None is the name of its folder.
     """
 
     run_dir: Path
@@ -61,6 +63,8 @@ class Saver:
     prepend_last: bool = True
     validation: LatestValidation = field(default_factory=LatestValidation)
     about: Mapping[str, Any]
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    run_name: str | None = None
 
     def name(self, state: TrainState, kind: Kind) -> str:
         """The name of a checkpoint: `last-myproj-ep59-gs00600` after the 60th epoch."""
@@ -84,7 +88,7 @@ class Saver:
     def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
         """Take down `run` as it is now; one that is not `copied` has to be written before the next step."""
         about = {**self.about, "validation": self.validation.measured}
-        return take_snapshot(run, self.run_dir.name, about, copied=copied)
+        return take_snapshot(run, self.run_name or self.run_dir.name, about, copied=copied)
 
     def require_space(self, run: Run, name: str) -> None:
         """See that the disks have room for a checkpoint of `run`.
@@ -176,6 +180,8 @@ class Saver:
                 folder.add_tensors(name, tensors)
             for stem, tensors in snapshot.state_tensors.items():
                 folder.add_tensors(f"{TRAINING_STATE}/{stem}.safetensors", tensors)
+            for name, content in self.beside.items():
+                folder.add(f"{TRAINING_STATE}/{name}", content)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
         if fault := damage(target):  # nothing older is removed for what cannot be read back
             if not isinstance(fault, Unreadable):

@@ -1,0 +1,116 @@
+"""A checkpoint knows its run: its settings and pictures go with it, and a renamed run is still the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ed2.app.comparison import differences
+from ed2.app.continued import settings_in_effect
+from ed2.app.scanning import scan_dataset
+from ed2.app.start import Start, choose_start, weigh
+from ed2.checkpoint.resume import Checkpoint
+from ed2.errors import SettingsError
+from ed2.events import RunStarted
+from tests.runs import Trained, Values, train
+
+
+@pytest.fixture
+def copy(run_dir: Path, tmp_path: Path) -> Path:
+    """The last checkpoint of a run, copied to where no run is."""
+    (newest,) = (run_dir / "ckpts").glob("last-tiny-ep01-gs?????")
+    return shutil.copytree(newest, tmp_path / "mymodel")
+
+
+def weighed(values: Values) -> tuple[Start, str]:
+    """How a run with these settings would begin, and everything that is said of it."""
+    start = choose_start(values, None)
+    now = Checkpoint.open(start.base)
+    start = weigh(start, scan_dataset(start.settings), now.values if now else {})
+    return start, " ".join(start.notes)
+
+
+def test_a_copied_checkpoint_goes_on_with_the_settings_of_its_run_and_tells_what_changed(
+    copy: Path, short_values: Values, tmp_path: Path
+) -> None:
+    given: Values = {"resume_ckpt": str(copy), "max_epochs": 3, "logdir": str(tmp_path / "logs")}
+    start, said = weighed(given)
+    assert start.checkpoint and not start.same_folder
+    as_then = choose_start(short_values, None).settings.flat()
+    assert start.settings.flat() == {**as_then, **given, "save_ckpt_dir": None}
+    assert "It goes on in a new folder: this copy of a checkpoint does not lie in the folder of its run." in said
+    start, said = weighed({**given, "lr": 1e-3})
+    assert start.checkpoint and "not byte-exact: lr not set -> 0.001." in said
+    planned = settings_in_effect({"resume_ckpt": str(copy)}, None)
+    assert planned.settings.data.data_root == start.settings.data.data_root
+    assert "those of the checkpoint mymodel" in " ".join(planned.notes)
+
+
+def test_a_copied_checkpoint_begins_anew_in_another_project_and_with_other_pictures(
+    copy: Path, pictures: Path, tmp_path: Path
+) -> None:
+    given: Values = {"resume_ckpt": str(copy), "logdir": str(tmp_path / "logs")}
+    start, said = weighed({**given, "project_name": "cats", "data_root": [str(pictures)]})
+    assert start.checkpoint is None and not start.is_finished
+    assert "A new run from the weights of mymodel: the project has another name (tiny -> cats)." in said
+    (tmp_path / "others").mkdir()
+    shutil.copy(pictures / "00.png", tmp_path / "others" / "another.png")
+    start, said = weighed({**given, "data_root": [str(tmp_path / "others")]})
+    assert start.checkpoint is None and not start.is_finished
+    assert "A new run from the weights of mymodel: none of its pictures is among these." in said
+    assert weighed(given)[0].is_finished, "with nothing changed, all its epochs are done"
+
+
+def test_a_renamed_run_without_its_settings_goes_on_in_its_folder_to_the_same_bytes(
+    saved_run: Trained, run_dir: Path
+) -> None:
+    renamed = run_dir.rename(run_dir.with_name("the good one"))
+    for newest in (renamed / "ckpts").glob("last-*"):
+        shutil.rmtree(newest)
+    (renamed / "settings.json").write_text("")
+    resumed = train({"resume_ckpt": "findlast", "logdir": str(renamed.parent)})
+    assert resumed.run_dir == renamed
+    first = json.loads((saved_run.run_dir / "settings.json").read_text())
+    assert json.loads((renamed / "settings.json").read_text()) == {**first, "logdir": str(renamed.parent)}
+    assert 0 < resumed.of(RunStarted)[0].step < resumed.ended.step
+    assert not differences(saved_run.run_dir, renamed)
+    state = json.loads((resumed.checkpoint / "training_state" / "state.json").read_text())
+    assert state["run"] == saved_run.run_dir.name, "it stays the same run"
+
+
+@pytest.mark.parametrize("content", ["", '{"max_epochs": 2, "max_epoch": 3}', '{"max_epochs": "many"}', None])
+def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
+    run_dir: Path, pictures: Path, content: str | None
+) -> None:
+    file = run_dir / "settings.json"
+    file.unlink() if content is None else file.write_text(content)
+    for name in ("findlast", str(run_dir)):
+        start, said = weighed({"resume_ckpt": name, "logdir": str(run_dir.parent), "max_epochs": 3})
+        assert start.same_folder
+        assert start.settings.data.data_root == (str(pictures),)
+        assert "The run's settings.json cannot be used (" in said
+        assert "its settings are those of last-tiny-ep01-gs" in said
+
+
+def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_dir: Path, short_values: Values) -> None:
+    def made_old(checkpoint: Path) -> None:
+        state = checkpoint / "training_state"
+        (state / "pictures.json").unlink()
+        values = json.loads((state / "state.json").read_text())
+        del values["settings"]
+        (state / "state.json").write_text(json.dumps(values))
+        (checkpoint / "manifest.json").unlink()
+        values["format"] = 1
+        (state / "state.json").write_text(json.dumps(values))
+
+    made_old(copy)
+    start, said = weighed({**short_values, "resume_ckpt": str(copy), "max_epochs": 3})
+    assert start.checkpoint and "Continues mymodel at step" in said
+    (newest,) = (run_dir / "ckpts").glob("last-tiny-ep01-gs?????")
+    made_old(newest)
+    again: Values = {"resume_ckpt": str(newest), "logdir": str(run_dir.parent), "max_epochs": 3}
+    assert weighed(again)[0].same_folder
+    (run_dir / "settings.json").write_text("")
+    with pytest.raises(SettingsError, match="it is empty"):
+        choose_start(again, None)
