@@ -90,6 +90,6 @@ class Dataset:
     notes: tuple[Finding, ...]
     """What is good to know and leaves no picture out."""
     fingerprint: str
-    """SHA-256, hex, over the names, file sizes, times, captions and buckets of `examples`."""
+    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; of use where all were read."""
     num_unread: int = 0
     """Pictures of which only the header was read: some may turn out to be damaged."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +97,7 @@ class _Made:
             return
         self.examples.append(example)
         self.notes += _notes(example, fact, said, options.resolution)
-        self.digest.update(_line(example, file.stat).encode())
+        self.digest.update(_line(example, fact.digest).encode())
 
     def dataset(self, roots: tuple[Path, ...]) -> Dataset:
         """Return all of it."""
@@ -190,9 +189,9 @@ def _shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def _line(example: Example, status: os.stat_result) -> str:
-    """Return what the fingerprint covers of one picture."""
-    told = [example.key, status.st_size, status.st_mtime_ns, example.caption, example.bucket]
+def _line(example: Example, content: str) -> str:
+    """Return what the fingerprint covers of one picture: not its time, since a copy has another."""
+    told: list[object] = [example.key, content, example.caption, example.bucket]
     told += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
     told += [(example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None]
     return json.dumps(told) + "\n"

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from PIL.ImageFile import ImageFile
 
 from ed2.data.buckets import Size
 from ed2.data.damage import describe
+from ed2.disk import sha256_of
 from ed2.errors import Ed2Error, Problem
 
 _T = TypeVar("_T")
@@ -31,6 +32,8 @@ MAX_FILE_BYTES = 1 << 29
 """Some formats are read into the memory before anything is known of them; 100 MP as they are take 400 MB."""
 LARGE_PIXELS = 25_000_000
 """Larger pictures are read one at a time, however many threads there are: each takes up to 12 bytes a pixel."""
+DIGEST_LETTERS = 32
+"""128 bits: no two pictures have the same by chance."""
 _SHRINKING = ("JPEG", "MPO")
 """Formats that can be decoded smaller. No others are asked to: a PNG is loaded to find its orientation, and an error in
 that would be lost."""
@@ -70,6 +73,8 @@ class ImageFacts:
     size: Size
     problem: Problem | None = None
     animated: bool = False
+    digest: str = ""
+    """Tells its file's bytes from all others, whatever a copy's name and time; empty where only its header was read."""
     lasting: bool = True
     """Whether it holds as long as the file is not changed."""
 
@@ -110,7 +115,7 @@ def check_image(path: Path) -> ImageFacts:
     in about half the time.
     """
     try:
-        return _read(path, _looked_at)
+        return _read(path, lambda image: replace(_looked_at(image), digest=sha256_of(path)[:DIGEST_LETTERS]))
     except ImageError as error:
         return ImageFacts((0, 0), Problem(str(path), error.what, error.fix), lasting=error.lasting)
 

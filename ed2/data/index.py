@@ -19,7 +19,7 @@ MAX_TOLD = 1000
 logger = logging.getLogger(__name__)
 
 Entry = Sequence[object]
-"""File size, mtime_ns, width, height, animated, what is wrong, and what to do; of any shape in a damaged file."""
+"""File size, mtime_ns, width, height, animated, digest, what is wrong, what to do; of any shape in a damaged file."""
 
 
 class ImageIndex:
@@ -29,7 +29,7 @@ class ImageIndex:
     begun anew.
     """
 
-    VERSION = 1
+    VERSION = 2
 
     def __init__(self, path: Path | None) -> None:
         """Read the index in `path`; None keeps nothing beyond this object."""
@@ -40,17 +40,17 @@ class ImageIndex:
     def find(self, path: Path, stat: os.stat_result) -> ImageFacts | None:
         """Return what is known of the file as it is now."""
         match self._entries.get(str(path)):
-            case [stat.st_size, stat.st_mtime_ns, int(width), int(height), bool(animated), str(what), str(fix)]:
+            case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix)]:
                 problem = Problem(str(path), printable(what, MAX_TOLD), printable(fix, MAX_TOLD)) if what else None
-                return ImageFacts((width, height), problem, animated)
+                return ImageFacts((w, h), problem, animated, digest)
         return None
 
     def remember(self, path: Path, stat: os.stat_result, facts: ImageFacts) -> None:
         """Keep what holds as long as the file is not changed."""
         if not facts.lasting:
             return
-        what, fix = (facts.problem.what, facts.problem.fix) if facts.problem else ("", "")
-        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *facts.size, facts.animated, what, fix)
+        fault = (facts.problem.what, facts.problem.fix) if facts.problem else ("", "")
+        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *facts.size, facts.animated, facts.digest, *fault)
         self._is_changed = True
 
     def forget_missing(self, roots: Sequence[Path], present: set[str]) -> None:

@@ -79,6 +79,16 @@ def test_a_renamed_run_without_its_settings_goes_on_in_its_folder_to_the_same_by
     assert state["run"] == saved_run.run_dir.name, "it stays the same run"
 
 
+def test_copied_pictures_are_the_same_and_a_changed_one_is_seen(run_dir: Path, pictures: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copy)  # with the time of now
+    given: Values = {"resume_ckpt": str(run_dir), "data_root": [str(copied)], "max_epochs": 3}
+    assert weighed(given)[0].same_folder
+    (copied / "00.png").write_bytes((pictures / "01.png").read_bytes())
+    start, said = weighed(given)
+    assert start.checkpoint and not start.same_folder
+    assert "not byte-exact: pictures or captions were changed" in said
+
+
 @pytest.mark.parametrize("content", ["", '{"max_epochs": 2, "max_epoch": 3}', '{"max_epochs": "many"}', None])
 def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
     run_dir: Path, pictures: Path, content: str | None

@@ -9,7 +9,7 @@ from ed2.data.images import ImageFacts
 from ed2.data.index import ImageIndex
 from ed2.errors import Problem
 
-GOOD = ImageFacts((64, 48), animated=True)
+GOOD = ImageFacts((64, 48), animated=True, digest="0a")
 
 
 def a_file(tmp_path: Path, name: str = "cat.png") -> tuple[Path, os.stat_result]:

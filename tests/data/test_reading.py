@@ -34,7 +34,7 @@ def test_headers_alone_give_sound_pictures_the_sizes_and_the_plan_of_reading_the
     (folder / "cut.jpg").unlink()
     by_header, in_full = (scan([folder], replace(OPTIONS, headers_only=only)) for only in (True, False))
     assert (by_header.num_unread, in_full.num_unread) == (5, 0)
-    assert by_header.examples == in_full.examples and by_header.fingerprint == in_full.fingerprint
+    assert by_header.examples == in_full.examples
     plans = [plan_epoch(found.examples, seed=1, epoch=0, batch_size=2, grad_accum=1) for found in (by_header, in_full)]
     assert plans[0] == plans[1]
 
