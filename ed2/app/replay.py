@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.events import (
@@ -43,29 +46,42 @@ def told_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
         try:
             event = _event(values, run_dir)
             if event:
-                yield datetime.fromisoformat(values["time"]), event
-        except (ValueError, TypeError, KeyError, AttributeError):
+                yield datetime.fromisoformat(values["time"]).astimezone(UTC), event
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             continue
 
 
 def _event(values: dict[str, Any], run_dir: Path) -> Event | None:
+    """The event of a line; None where it is of no kind that is shown. Raises ValueError where it holds other things."""
     kind = KINDS.get(values["event"])
     if kind is None:
         return None
     own = _own(values, kind, run_dir)
     if kind is SamplesMade:
-        own["samples"] = tuple(Sample(**_own(sample, Sample, run_dir)) for sample in values["samples"])
+        own["samples"] = [_own(sample, Sample, run_dir) for sample in values["samples"]]
     if kind in (MetricsLogged, ValidationDone):
         own["values"] = {tag: value for tag, value in values["values"].items() if value is not None}
-    return kind(**own)
+    event: Event = _reader(values["event"]).validate_python(own)
+    return event
+
+
+@cache
+def _reader(name: str) -> TypeAdapter[Any]:
+    """What makes an event of that kind, and raises ValueError where a field is of another kind than it says."""
+    return TypeAdapter(KINDS[name])
 
 
 def _own(values: Mapping[str, Any], kind: type, run_dir: Path) -> dict[str, Any]:
-    """The fields of `kind` among `values`, as Python has them."""
-    return {f.name: _value(f.name, values[f.name], run_dir) for f in fields(kind) if f.name in values}
+    """The fields of `kind` among `values`; where a path lies, and texts that can be printed."""
+    own = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+    return {name: run_dir / value if name in PATHS and isinstance(value, str) else _written_out(value)
+            for name, value in own.items()}  # fmt: skip
 
 
-def _value(name: str, value: Any, run_dir: Path) -> Any:
-    if name in PATHS and isinstance(value, str):
-        return run_dir / value
-    return tuple(value) if isinstance(value, list) else value
+def _written_out(value: Any) -> Any:
+    """The same with what is no text in it, such as bytes of a file's name, spelled out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_written_out(name): _written_out(item) for name, item in value.items()}
+    return [_written_out(item) for item in value] if isinstance(value, list) else value
