@@ -1,8 +1,23 @@
 """Open the trainer in a browser."""
 
 import sys
+from collections.abc import Sequence
 
-from ed2.ui.command import main
+from ed2.errors import Ed2Error
+from ed2.temporary import require_temporary_folder
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the page, where its libraries can be read."""
+    try:
+        require_temporary_folder()
+    except Ed2Error as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    from ed2.ui.command import main
+
+    return main(argv)
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

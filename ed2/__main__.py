@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.temporary import require_temporary_folder
 
 USE = "python -m ed2 convert SOURCE TARGET"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         source, target, prediction_type = _read(argv)
-    except SettingsError as error:
+        require_temporary_folder()
+    except Ed2Error as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     from ed2.models.libraries import quiet_libraries

@@ -13,6 +13,7 @@ from ed2.app.console_close import saving_when_closed
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
+from ed2.temporary import require_temporary_folder
 
 STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -103,6 +104,7 @@ def _suggest(command: cli.CommandLine) -> int:
 
 
 def _test_resume(command: cli.CommandLine, steps: int) -> int:
+    require_temporary_folder()
     from ed2.app.proof import prove
 
     asked: list[int] = []
@@ -123,6 +125,7 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
 
 
 def _train(command: cli.CommandLine) -> int:
+    require_temporary_folder()
     print("Starting: reading the program's libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -176,3 +176,16 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
     assert "Now preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.stdout
     assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epoch." in again.stderr
     assert "Raise max_epochs to train on: --max_epochs 2." in again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes there")
+def test_where_no_temporary_file_can_be_written_that_is_told_before_the_libraries_fail(flags: list[object]) -> None:
+    """As on a full disk, which just those meet who go on once it was full."""
+    commands = [["train.py", *map(str, flags)], ["train.py", "--test_resume", *map(str, flags)], ["webui.py"],
+                ["-m", "ed2", "convert", "a", "b"]]  # fmt: skip
+    for command in commands:
+        limited = ["bash", "-c", 'ulimit -f 0; exec "$@"', "-", sys.executable, *command]
+        done = subprocess.run(limited, cwd=PROGRAM_DIR, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
+        assert done.returncode == 1, command
+        assert "No folder for temporary files can be written: the disk is full" in done.stderr
+        assert "set TMPDIR" in done.stderr and "Traceback" not in done.stderr

@@ -47,7 +47,9 @@ def faults(targets: list[Target], number: int) -> list[str]:
             times[place] += 1
             found.setdefault(place, f"turn {turn}, {target.name}: {error!r:.200} at {place}")
     print(f"{number:,} changes to {len(targets)} kinds of files, {times.total()} uncaught exceptions")
-    return [f"{text} ({times[place]} times)" for place, text in found.items()]
+    listed = [f"{text} ({times[place]} times)" for place, text in found.items()]
+    print("\n".join(listed))
+    return listed
 
 
 def test_whole_files_are_read_and_an_exception_would_be_seen(targets: list[Target], tmp_path: Path) -> None:
