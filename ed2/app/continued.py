@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.checkpoint.order import oldest_first
-from ed2.checkpoint.origin import is_run, lies_in_its_run, name_of_run, state_of
+from ed2.checkpoint.origin import is_ours, lies_in_its_run, name_of_run, run_at, state_of
 from ed2.errors import SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
@@ -131,14 +131,14 @@ def newest_state(folder: Path) -> Path | None:
 
 def _checkpoint(path: Path) -> Path | None:
     """The checkpoint that `path` stands for: itself, or the newest one of a run."""
-    if is_run(path):
-        last = _newest(path.glob(STATE_FILES))
+    if run_dir := run_at(path):
+        last = _newest(run_dir.glob(STATE_FILES))
         return last.parents[1] if last else None
     return path if state_of(path) else None
 
 
 def _newest(states: Iterable[Path]) -> Path | None:
-    found = {state.parents[1]: state for state in states}
+    found = {state.parents[1]: state for state in states if is_ours(state.parents[1])}
     return found[oldest_first(found)[-1]] if found else None
 
 

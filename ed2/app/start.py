@@ -19,7 +19,7 @@ from ed2.app.continued import (
 )
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Advance, untold
-from ed2.checkpoint.origin import is_run, pictures_of
+from ed2.checkpoint.origin import pictures_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError
@@ -185,8 +185,8 @@ def _base_path(name: str) -> Path:
 def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
     """The model to begin with, or the newest sound checkpoint where a run is named; and what is to be said of it."""
     path = _base_path(settings.model.resume_ckpt)
-    if is_run(path):
-        found = newest_of_run(path, advance)
+    if run_dir := run_at(path):
+        path, found = run_dir, newest_of_run(run_dir, advance)
         if not found.checkpoint:
             if not found.notes:
                 what, why = f"The run {path.name} cannot be continued", "it ended before its first checkpoint."

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, Advance, Unreadable, aside, damage, untold
 from ed2.checkpoint.order import age, oldest_first
+from ed2.checkpoint.origin import is_ours
 from ed2.checkpoint.resume import Checkpoint, opened_or_none
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import rename
@@ -76,6 +77,9 @@ def candidates(run_dir: Path) -> list[Path]:
 def _newest_sound(paths: Sequence[Path], advance: Advance) -> Found:
     damaged: list[str] = []
     for path in reversed(oldest_first(paths)):
+        if not is_ours(path):
+            damaged.append(f"{path} was not written by this program and stays as it is")
+            continue
         fault = damage(path, advance=advance)
         if fault is None and (checkpoint := opened_or_none(path)):
             return Found(checkpoint, tuple(damaged))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ed2.checkpoint.order import STATE_FILE, TRAINING_STATE, read_manifest
+from ed2.checkpoint.order import MANIFEST, STATE_FILE, TRAINING_STATE, read_manifest
 from ed2.small_files import read_json, read_object
 
 CKPTS = "ckpts"
@@ -19,6 +19,33 @@ NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError)
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run of ours, damaged or not."""
     return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
+
+
+def run_at(path: Path) -> Path | None:
+    """The folder of the run that a path stands for: itself, or the one that these checkpoints lie in; else None."""
+    folder = path.parent if path.name == CKPTS else path
+    return folder if is_run(folder) else None
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a checkpoint is surely of this program, sound or not: it lies in a run of ours, or says so itself.
+
+    One that says nothing since it cannot be read just now counts as ours.
+    """
+    if is_run(checkpoint.parent.parent):
+        return True
+    state = checkpoint / TRAINING_STATE / STATE_FILE
+    return _says(checkpoint / MANIFEST, "files") or _says(state, "state")
+
+
+def _says(file: Path, what: str) -> bool:
+    """Whether a file of JSON has what those have that this program writes into a checkpoint."""
+    try:
+        return {"format", "saved_at", what} <= read_object(file).keys()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    except ValueError:
+        return False
 
 
 def name_of_run(run_dir: Path) -> str:

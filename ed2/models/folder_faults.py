@@ -18,6 +18,8 @@ SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 SMALL_FILES = (INDEX, SCHEDULER_CONFIG, *(f"{part}/config.json" for part in STEMS))
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 MAX_SMALL_BYTES = 16 << 20
+STATE, CKPTS = "training_state", "ckpts"
+"""Folders of a checkpoint and of a run, which are easily given for that itself."""
 PLAIN = "Choose an SD 1.x or SD 2.x model."
 WHOLE_FOLDER = "Get the whole folder again."
 
@@ -76,6 +78,11 @@ def _no_index(path: Path) -> Problem:
     if part:
         what = f"this folder holds one part alone ({shown(part)})."
         return Problem(None, what, "Give the folder of the whole model: the one that holds model_index.json.")
+    if path.name == STATE and (path / "state.json").is_file():
+        return Problem(None, "this is the training state of a checkpoint.", f"Give the folder above it: {path.parent}")
+    if next(path.glob(f"*/{CKPTS}"), None):
+        fix = f"Continue the newest with --resume_ckpt findlast --logdir {path}, or give the folder of one."
+        return Problem(None, "this is a folder of runs.", fix)
     inside = sorted(p.parent.name for p in path.glob(f"*/{INDEX}")) + sorted(p.name for p in path.glob("*.safetensors"))
     fix = (
         f"Did you mean {' or '.join(inside[:3])} inside it?" if inside else "It needs model_index.json, unet, vae, ..."

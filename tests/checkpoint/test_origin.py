@@ -1,17 +1,20 @@
 """A checkpoint knows its run: its settings and pictures go with it, and a renamed run is still the same."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from ed2.app.build import open_model
 from ed2.app.comparison import differences
-from ed2.app.continued import settings_in_effect
+from ed2.app.continued import newest_state, settings_in_effect
 from ed2.app.scanning import scan_dataset
 from ed2.app.start import Start, choose_start, weigh
+from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.resume import Checkpoint
-from ed2.errors import SettingsError
+from ed2.errors import ModelError, SettingsError
 from ed2.events import RunStarted
 from tests.runs import Trained, Values, train
 
@@ -124,3 +127,34 @@ def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_d
     (run_dir / "settings.json").write_text("")
     with pytest.raises(SettingsError, match="it is empty"):
         choose_start(again, None)
+
+
+def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_name_the_right_one(
+    copy: Path, run_dir: Path, short_values: Values
+) -> None:
+    given: Values = {"logdir": str(run_dir.parent), "max_epochs": 3}
+    start, _ = weighed({**given, "resume_ckpt": str(run_dir / "ckpts")})
+    assert start.same_folder and start.base.name.startswith("last-tiny")
+    assert settings_in_effect({**given, "resume_ckpt": str(run_dir / "ckpts")}, None).settings.data.resolution == 64
+    for wrong, right in (
+        (copy / "training_state", f"Give the folder above it: {copy}"),
+        (run_dir.parent, f"--resume_ckpt findlast --logdir {run_dir.parent}"),
+    ):
+        with pytest.raises(ModelError, match=re.escape(right)):
+            open_model(choose_start({**short_values, "resume_ckpt": str(wrong)}, None))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format": 1, "state": "of another program"}'])
+def test_findlast_leaves_folders_of_others_alone_and_says_so(run_dir: Path, copy: Path, content: str) -> None:
+    theirs = run_dir.parent / "another" / "ckpts" / "c"
+    (theirs / "training_state").mkdir(parents=True)
+    (theirs / "training_state" / "state.json").write_text(content)
+    found = newest_below(run_dir.parent)
+    assert found.checkpoint and found.checkpoint.run_dir == run_dir
+    assert found.notes[0].startswith(f"{theirs} was not written by this program and stays as it is: continuing from")
+    assert theirs.is_dir()
+    assert newest_state(run_dir.parent) == found.checkpoint.path / "training_state" / "state.json"
+    ours = shutil.copytree(copy, theirs.with_name("ours"))
+    (ours / "training_state" / "state.json").write_text(content)
+    told = " ".join(newest_of_run(theirs.parents[1]).notes)
+    assert "ours is damaged (training_state/state.json" in told and "now named .damaged-" in told
