@@ -4,12 +4,8 @@ The parts are processes of their own on the user's pictures and settings, in a f
 the end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), after a step that was not saved.
 """
 
-import contextlib
 import json
-import os
-import re
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,23 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ed2.app.comparison import differences
 from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
+from ed2.app.proof_folder import folder_of_test, sweep_tests
 from ed2.app.reporters.texts import counted, duration, file_size
 from ed2.app.space import disk_forecast
 from ed2.app.start_checks import start_problems
+from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 
-FOLDER = ".test-resume-"
 CHECKPOINTS_WRITTEN = 3
 POLL_SECONDS = 0.1
-ABANDONED_AFTER_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -212,13 +206,19 @@ def prove(
     require_writable(settings)
     _require_room(settings)
     logdir = Path(settings.logging.logdir)
-    _sweep(logdir)
-    folder = logdir / f"{FOLDER}{os.getpid()}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    try:
+    sweep_tests(logdir)
+    with _writing(logdir), folder_of_test(logdir) as folder:
         return ResumeTest(settings, folder, steps, tell, should_stop).run()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _writing(logdir: Path) -> Iterator[None]:
+    """Say in words that the test's own files cannot be written. Raises Ed2Error."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Free some space, or choose another folder with --logdir."
+        raise Ed2Error(f"The resume test cannot write to {logdir}", f"{plain_reason(error)}.", fix) from error
 
 
 def _require_room(settings: Settings) -> None:
@@ -227,22 +227,6 @@ def _require_room(settings: Settings) -> None:
     if needed > disk["free_bytes"]:
         what = f"the test writes {file_size(needed)} for a while; {file_size(disk['free_bytes'])} are free."
         raise SettingsError("The test has no room:", [Problem("logdir", what, "Free some space, or choose another.")])
-
-
-def _sweep(logdir: Path) -> None:
-    """Remove what a test left that was killed itself."""
-    for folder in logdir.glob(f"{FOLDER}*"):
-        found = re.fullmatch(rf"{re.escape(FOLDER)}(\d+)-\w+", folder.name)
-        is_gone = found and not psutil.pid_exists(int(found[1]))
-        if is_gone and _last_written(folder) < time.time() - ABANDONED_AFTER_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _last_written(folder: Path) -> float:
-    """When a test last wrote; one on another computer that shares the drive has a number that says nothing here."""
-    with contextlib.suppress(OSError):
-        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    return time.time()
 
 
 def _told(line: Mapping[str, Any], until: int) -> str:

@@ -83,6 +83,7 @@ def leave_with_the_test() -> None:
 
 def main(argv: list[str]) -> int:
     """Run a part; 0 where it came to its end."""
+    threading.Thread(target=leave_with_the_test, daemon=True).start()  # first, since reading libraries takes seconds
     part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -94,7 +95,6 @@ def main(argv: list[str]) -> int:
     from ed2.app.verifying import Verifying
     from ed2.events import EventBus
 
-    threading.Thread(target=leave_with_the_test, daemon=True).start()
     controls = Controls()
     bus: Any = EventBus([Watch(part, controls)])
     try:

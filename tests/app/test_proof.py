@@ -1,19 +1,23 @@
 """The resume test on a user's own settings, with real processes and a real kill."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from filelock import FileLock
 
 from ed2.app import tester as tester_module
 from ed2.app.command import main
 from ed2.app.proof import ResumeTest, prove
+from ed2.app.proof_folder import sweep_tests
 from ed2.app.service import RefusedError
 from ed2.app.tester import ResumeTester
 from ed2.errors import Ed2Error, SettingsError
-from ed2.settings.files import with_defaults
+from ed2.settings.files import PROGRAM_DIR, with_defaults
 from tests.runs import Values
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not tried there yet")
@@ -27,15 +31,23 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
     os.utime(killed_before, (0, 0))
     elsewhere = tmp_path / "logs" / ".test-resume-999999998-abc"  # of another computer that shares the drive
     elsewhere.mkdir()
+    killed_just_now = tmp_path / "logs" / ".test-resume-999999997-abc"
+    killed_just_now.mkdir()
+    (killed_just_now / ".lock").touch()
+    going_on = tmp_path / "logs" / ".test-resume-999999996-abc"
+    going_on.mkdir()
     heard: list[str] = []
-    proof = prove({**values, "seed": -1}, None, steps=4, tell=heard.append)
+    with FileLock(going_on / ".lock"):
+        os.utime(going_on / ".lock", (0, 0))
+        os.utime(going_on, (0, 0))
+        proof = prove({**values, "seed": -1}, None, steps=4, tell=heard.append)
     assert proof.is_same, proof.as_text()
     assert (proof.steps, proof.half) == (4, 2)
     assert "The same, byte by byte" in proof.as_text()
     assert "4 steps in one go, against 2, a kill, and 2 more" in proof.as_text()
     assert [text for text in heard if text.startswith("Part 2")][-1].endswith("step 3 of 4.")
     assert next(text for text in heard if "step" in text and text.startswith("Part 3")).endswith("step 3 of 4.")
-    assert list((tmp_path / "logs").iterdir()) == [elsewhere]
+    assert sorted((tmp_path / "logs").iterdir()) == [going_on, elsewhere]
 
 
 def test_wrong_settings_are_told_before_anything_is_started(values: Values) -> None:
@@ -83,6 +95,39 @@ def test_what_a_library_prints_is_no_news_of_a_part(values: Values, tmp_path: Pa
     code = """print('1\\n[]\\n"failed"\\nnull\\n{"step": 3}\\nhello')"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert list(resume_test(values, tmp_path)._lines("1 of 3", process, 4)) == [{"step": 3}]
+
+
+def test_a_part_ends_with_the_test_that_was_killed_and_the_next_run_removes_what_is_left(
+    values: Values, tmp_path: Path
+) -> None:
+    """In `--test_resume`, killed while its part reads the libraries, which takes the longest."""
+    (tmp_path / "settings.json").write_text(json.dumps(values))
+    command = [
+        sys.executable,
+        str(PROGRAM_DIR / "train.py"),
+        "--test_resume",
+        "--config",
+        str(tmp_path / "settings.json"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as test:
+        assert test.stdout
+        while not test.stdout.readline().startswith("Part 1"):
+            assert test.poll() is None
+        (part,) = _awaited_children(test.pid)
+        test.kill()
+        psutil.wait_procs([part], timeout=60)
+    assert not part.is_running()
+    logdir = Path(str(values["logdir"]))
+    assert len(list(logdir.glob(".test-resume-*"))) == 1
+    sweep_tests(logdir)
+    assert not list(logdir.glob(".test-resume-*"))
+
+
+def _awaited_children(pid: int) -> list[psutil.Process]:
+    """The children of a process that is about to start one."""
+    while not (children := psutil.Process(pid).children()):
+        continue
+    return children
 
 
 @pytest.mark.slow
