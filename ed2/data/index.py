@@ -41,6 +41,8 @@ class ImageIndex:
         """Return what is known of the file as it is now."""
         match self._entries.get(str(path)):
             case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix)]:
+                if not digest.isascii() or not (what or min(w, h) > 0):  # nothing that this program wrote
+                    return None
                 problem = Problem(str(path), printable(what, MAX_TOLD), printable(fix, MAX_TOLD)) if what else None
                 return ImageFacts((w, h), problem, animated, digest)
         return None

@@ -32,7 +32,8 @@ WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
 MAX_BYTES = 1 << 20
 SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
 """What the original's chains of runs are written as."""
-MAX_DIGITS = 1000
+MAX_DIGITS = 300
+"""Of a whole number; one of over 308 cannot become a fraction."""
 
 
 @dataclass(frozen=True)
