@@ -99,7 +99,7 @@ def settings_before(checkpoint: Path, values: Mapping[str, Any]) -> Before:
     if not lies_in_its_run(checkpoint, values):
         return Before({name: value for name, value in saved.items() if name not in PLACES})
     file = checkpoint.parent.parent / SETTINGS_FILE
-    why = "it is missing."
+    why = "it is missing"
     try:
         if file.is_file():
             found = dict(read_preset(file).values)
@@ -108,8 +108,9 @@ def settings_before(checkpoint: Path, values: Mapping[str, Any]) -> Before:
     except SettingsError as error:
         if not saved:
             raise
-        why = " ".join(problem.what for problem in error.problems)
-    note = f"The run's {SETTINGS_FILE} cannot be used ({why.rstrip('.')}): its settings are those of {checkpoint.name}."
+        faults = (f"{problem.path}: {problem.what}".removeprefix(f"{file}: ") for problem in error.problems)
+        why = ", ".join(fault.rstrip(".:") for fault in faults)
+    note = f"The run's {SETTINGS_FILE} cannot be used: {why}. Its settings are those that {checkpoint.name} holds."
     return Before(saved, (note,) if saved else ())
 
 

@@ -22,7 +22,7 @@ from ed2.checkpoint.folder import Advance, untold
 from ed2.checkpoint.origin import pictures_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
-from ed2.errors import CheckpointError, Problem, SettingsError
+from ed2.errors import CheckpointError, Problem, SettingsError, printable
 from ed2.models.hub import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
@@ -209,8 +209,8 @@ def _changed_settings(checkpoint: Checkpoint, settings: Settings) -> list[str]:
             and before[name] != now[name]]  # fmt: skip
 
 
-def _told(value: object) -> object:
-    return "not set" if value is None else value
+def _told(value: object) -> str:
+    return "not set" if value is None else printable(str(value))
 
 
 def _changed_pictures(before: set[str], now: set[str]) -> list[str]:

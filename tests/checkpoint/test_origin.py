@@ -92,9 +92,17 @@ def test_copied_pictures_are_the_same_and_a_changed_one_is_seen(run_dir: Path, p
     assert "not byte-exact: pictures or captions were changed" in said
 
 
-@pytest.mark.parametrize("content", ["", '{"max_epochs": 2, "max_epoch": 3}', '{"max_epochs": "many"}', None])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "it is not proper JSON (it is empty)"),
+        ('{"max_epochs": 2, "max_epoch": 3}', "max_epoch: "),
+        ('{"max_epochs": "many"}', "max_epochs: "),
+        (None, "it is missing"),
+    ],
+)
 def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
-    run_dir: Path, pictures: Path, content: str | None
+    run_dir: Path, pictures: Path, content: str | None, why: str
 ) -> None:
     file = run_dir / "settings.json"
     file.unlink() if content is None else file.write_text(content)
@@ -102,8 +110,8 @@ def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
         start, said = weighed({"resume_ckpt": name, "logdir": str(run_dir.parent), "max_epochs": 3})
         assert start.same_folder
         assert start.settings.data.data_root == (str(pictures),)
-        assert "The run's settings.json cannot be used (" in said
-        assert "its settings are those of last-tiny-ep01-gs" in said
+        assert f"The run's settings.json cannot be used: {why}" in said
+        assert ". Its settings are those that last-tiny-ep01-gs" in said
 
 
 def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_dir: Path, short_values: Values) -> None:
