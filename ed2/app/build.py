@@ -1,6 +1,6 @@
 """Puts a run together: the one place that knows every part, and that chooses device and precision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,7 @@ class Builder:
     controls: Controls
     apart: SetApart
     faults: PictureFaults
+    before_save: Callable[[int], object] = lambda step: None
 
     def build(self) -> Run:
         """Read the model and put the run together, restored to its checkpoint if it has one.
@@ -189,6 +190,7 @@ class Builder:
             keep_last=settings.keep_last,
             prepend_last=not settings.no_prepend_last,
             validation=validation,
+            before=self.before_save,
             about={
                 "fingerprint": self.dataset.fingerprint,
                 "seed": self.start.settings.run.seed,

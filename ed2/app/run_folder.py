@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from ed2.models.memory import choose_device, choose_dtype
 from ed2.settings.files import write_settings
 from ed2.settings.schema import Settings
 
+MANIFEST_FILE = "manifest.json"
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
 
 OF_BEGINNING = ("resume_ckpt", "weights_only")
@@ -95,7 +96,23 @@ def writable(folder: Path) -> Iterator[None]:
         raise Ed2Error(f"The folder {folder} cannot be written", f"{reason}.", fix) from error
 
 
-def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> None:
+@dataclass(frozen=True)
+class Description:
+    """The files in which a run's folder says what it is, kept to be written again where the folder is deleted."""
+
+    files: Mapping[str, bytes]
+
+    def write_missing(self, run_dir: Path) -> bool:
+        """Write those that are not there, and say whether there were any. Raises OSError."""
+        missing = [name for name in self.files if not (run_dir / name).exists()]
+        if missing:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        for name in missing:
+            write_whole(run_dir / name, self.files[name])
+        return bool(missing)
+
+
+def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> Description:
     """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
@@ -103,8 +120,13 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     sweep_tests(run_dir.parent)
     write_settings(run_dir / SETTINGS_FILE, recorded_settings(start))
     write_whole(run_dir / PICTURES_FILE, picture_names(dataset))
-    if start.same_folder:
-        return
+    if not start.same_folder:
+        _write_manifest(run_dir, start, dataset, machine)
+    files = (run_dir / name for name in (SETTINGS_FILE, PICTURES_FILE, MANIFEST_FILE))
+    return Description({file.name: file.read_bytes() for file in files if file.is_file()})
+
+
+def _write_manifest(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> None:
     manifest = {
         "run": run_dir.name,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,7 +138,7 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
         "dataset": {"fingerprint": dataset.fingerprint, "pictures": len(dataset.examples)},
         "notes": list(start.notes),
     }
-    write_whole(run_dir / "manifest.json", (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(run_dir / MANIFEST_FILE, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def recorded_settings(start: Start) -> Settings:

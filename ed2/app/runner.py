@@ -1,6 +1,8 @@
 """One run from its start to its end, whatever the end is. The command line and the page both call `run_training`."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.build import Builder, open_model
@@ -9,7 +11,7 @@ from ed2.app.picture_faults import PictureFaults
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.recording import recording
 from ed2.app.reporters.texts import counted
-from ed2.app.run_folder import Machine, circumstances, describe_run, make_run_folder, writable
+from ed2.app.run_folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
 from ed2.app.scanning import Pace, scan_dataset
 from ed2.app.session import Session
 from ed2.app.space import require_room
@@ -18,13 +20,17 @@ from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.data.reading import Outline
 from ed2.errors import FinishedError, Problem
-from ed2.events import EventBus, PhaseChanged, RunEnded
+from ed2.events import EventBus, PhaseChanged, RunEnded, Warned
 from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
 from ed2.settings.schema import Settings
 from ed2.training.state import Controls
 
 PROGRESS_SECONDS = 5.0
+FOLDER_WAS_DELETED = (
+    "The run's folder {} was deleted, or files of it: it is written again as far as this program knows it, and the run "
+    "can be continued from the next checkpoint. What was logged, drawn and saved before is gone."
+)
 
 
 def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded:
@@ -48,13 +54,14 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         raise _finished(start)
     with writable(Path(start.settings.logging.logdir)):
         run_dir = make_run_folder(start)
-    with writable(run_dir), only_trainer(run_dir):
+    with writable(run_dir), only_trainer(run_dir) as renew_lock:
         builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)
         if start.is_finished and not start.lacks_end:
             raise _finished(start)
-        describe_run(run_dir, start, dataset, machine)
+        description = describe_run(run_dir, start, dataset, machine)
+        builder = replace(builder, before_save=_upkeep(run_dir, description, renew_lock, bus))
         continued = start.checkpoint.state if start.checkpoint and start.same_folder else None
         exact = exactly(machine.device, is_wanted=start.settings.memory.deterministic)
         with recording(bus, run_dir, continued), exact:
@@ -62,6 +69,19 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
             ended = session.end_of(session.work)
             bus.emit(ended)
     return ended
+
+
+def _upkeep(
+    run_dir: Path, description: Description, renew_lock: Callable[[], None], bus: EventBus
+) -> Callable[[int], None]:
+    """What sees before each save that the run's folder says what it is, and is locked."""
+
+    def before_save(step: int) -> None:
+        if description.write_missing(run_dir):
+            renew_lock()
+            bus.emit(Warned(step, FOLDER_WAS_DELETED.format(run_dir)))
+
+    return before_save
 
 
 def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:

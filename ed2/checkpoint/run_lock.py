@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,8 +56,11 @@ def other_trainer(run_dir: Path) -> Holder | None:
 
 
 @contextmanager
-def only_trainer(run_dir: Path) -> Iterator[None]:
+def only_trainer(run_dir: Path) -> Iterator[Callable[[], None]]:
     """Hold the lock of a run. Where the drive knows no locks, that is logged and nothing is held.
+
+    Yields:
+        What takes the lock once more where its file was deleted, which leaves the run without one.
 
     Raises:
         CheckpointError: another program trains this run; says which.
@@ -70,8 +73,16 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
         raise _is_taken(run_dir) from None
     except OSError as error:
         logger.warning("The run's folder cannot be locked against a second trainer (%s).", error)
+
+    def renew() -> None:
+        if not (run_dir / LOCK_FILE).exists():
+            lock.release(force=True)
+            with suppress(Timeout, OSError):
+                lock.acquire(timeout=LOOK_SECONDS)
+                _tell_holder(run_dir)
+
     try:
-        yield
+        yield renew
     finally:
         lock.release()
 

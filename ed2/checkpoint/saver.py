@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,7 @@ class Saver:
         keep_last: how many of the newest checkpoints stay; None keeps all.
         prepend_last: whether the last checkpoint's name begins with `last-`.
         validation: knows the last validation, by which the best checkpoint is told.
+        before: called with the step before each checkpoint is written; sees that the run's folder is as it should be.
         about: goes into the training state beside what the run itself knows: seed, fingerprint of the dataset.
         beside: small files that go into the folder of the training state, by name.
         run_name: what the run was called when it began; None is the name of its folder.
@@ -62,6 +63,7 @@ class Saver:
     keep_last: int | None = None
     prepend_last: bool = True
     validation: LatestValidation = field(default_factory=LatestValidation)
+    before: Callable[[int], object] = lambda step: None
     about: Mapping[str, Any]
     beside: Mapping[str, bytes] = field(default_factory=dict)
     run_name: str | None = None
@@ -119,6 +121,7 @@ class Saver:
         average = average_of(target)
         has_average = bool(snapshot.averages) and self._write_average(average, snapshot)
         try:  # after the average: a run that is killed from here on does not come back to this step
+            self.before(snapshot.step)
             written = self._write_folder(target, snapshot)
         except NOT_WRITTEN as error:
             raise self._not_written(target, error) from error

@@ -13,11 +13,12 @@ from safetensors import SafetensorError
 
 from ed2.checkpoint import room, saver
 from ed2.checkpoint.finding import newest_of_run
+from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved, Event, RunEnded, StepDone, Warned
 from tests.checkpoint.crashing import in_child
-from tests.runs import Trained, train
+from tests.runs import Trained, said, train
 
 Values = dict[str, object]
 
@@ -166,6 +167,30 @@ def test_a_folder_that_goes_between_two_saves_ends_no_run(values: Values, gone: 
     assert len(told) == (gone == "a file")
     assert trained.ended.phase == "done"
     assert newest_of_run(trained.run_dir).checkpoint
+
+
+def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(values: Values) -> None:
+    described = dict[str, bytes]()
+    locked = list[bool]()
+
+    def delete(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 4:
+            (run_dir,) = Path(str(values["logdir"])).iterdir()
+            described.update({path.name: path.read_bytes() for path in run_dir.glob("[!.]*.json")})
+            shutil.rmtree(run_dir.parent)
+        if isinstance(event, CheckpointSaved) and event.step == 6:
+            with pytest.raises(CheckpointError, match="is being trained already"), only_trainer(event.path.parents[1]):
+                pass
+            locked.append(True)
+
+    trained = train({**values, "max_epochs": 2, "keep_last": 2}, observer=delete)
+    assert (trained.ended.phase, locked) == ("done", [True])
+    assert len([e for e in trained.of(Warned) if "was deleted" in e.text]) == 1
+    assert set(described) == {"settings.json", "manifest.json", "pictures.json"}
+    assert {name: (trained.run_dir / name).read_bytes() for name in described} == described
+    again = train({"resume_ckpt": "findlast", "logdir": values["logdir"], "max_epochs": 3})
+    assert (again.run_dir, again.of(StepDone)[0].step) == (trained.run_dir, 7)
+    assert "byte-exact" not in said(again) and "new folder" not in said(again)
 
 
 def test_the_last_save_is_tried_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
