@@ -14,6 +14,7 @@ from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
+from ed2.small_files import parsed
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
@@ -101,7 +102,7 @@ class SettingsTab:
 
     def _apply(self, text: str) -> list[Any]:
         try:
-            values = json.loads(text or "{}")
+            values = parsed(text or "{}")
             with_defaults(values)
         except ValueError as error:
             raise refusal(f"This is no proper JSON: {error}") from None
