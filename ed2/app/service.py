@@ -215,9 +215,7 @@ class TrainerService:
 
         start = choose_start(values, None, Verifying(bus, controls))
         if start.checkpoint:
-            self._view.clear("preparing")  # the log begins with the lines of the run that goes on
-            self._view.replay(start.checkpoint.run_dir, start.checkpoint.state.step)
-            self._view.change("status", "problems", state="preparing", problems=(), is_saving=False)
+            self._view.go_on(start.checkpoint.run_dir, start.checkpoint.state.step)
         run_training(start, bus=bus, controls=controls)
 
     def _watch_elsewhere(self) -> None:

@@ -177,6 +177,13 @@ class RunView:
                     self(event)
             self._now, self._step_at = now, None
 
+    def go_on(self, run_dir: Path, until: int) -> None:
+        """Show a run that goes on after step `until`, its log from its beginning, and at no moment as ended."""
+        with self._lock:
+            self.clear("preparing")
+            self.replay(run_dir, until)
+            self.change("status", "problems", state="preparing", problems=(), is_saving=False)
+
     def __call__(self, event: Event) -> None:
         """Fold an event."""
         with self._lock:
