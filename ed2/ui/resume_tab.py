@@ -14,7 +14,7 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.keep import KeepPanel
 from ed2.ui.live import QUIET, SPOKEN, Seen, refusal
-from ed2.ui.resume_test import ResumeTestPanel
+from ed2.ui.proof_panel import ResumeTestPanel
 from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html, label_of
 
