@@ -37,7 +37,7 @@ def owner_page(context: Context) -> gr.Blocks:
         strip.wire(form, tabs)
         dataset.wire()
         settings.wire(ready)
-        sampling.wire()
+        sampling.wire(settings.filled)
         resume.wire(form, strip, tabs, resume_tab)
         train.wire(form)
 

@@ -1,5 +1,6 @@
 """The tab Sampling: what is drawn while training, and how often."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from ed2.errors import Ed2Error
 from ed2.registry import SAMPLERS
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
-from ed2.ui.form import Form
-from ed2.ui.live import SPOKEN, refusal
+from ed2.ui.form import Form, short_path
+from ed2.ui.live import QUIET, SPOKEN, refusal
 
 SPARE_ROWS = 3
 USUAL_STEPS, USUAL_SAMPLER = 30, "ddim"
@@ -44,31 +45,37 @@ class SamplingTab:
         with gr.Row(elem_classes="ed-actions"):
             self.save = gr.Button("Save as my prompts", variant="primary", elem_id="save-prompts-button", min_width=140)
             self.read = gr.Button("Read the file again", elem_id="read-prompts-button", min_width=140)
+        self._shown = gr.State("")
+        """The file that the table shows, so that what was typed in it is not lost when its field is only passed."""
 
-    def wire(self) -> None:
-        """Connect the buttons."""
+    def wire(self, filled: Sequence[Any]) -> None:
+        """Connect the buttons; `filled` are the events that may set another file."""
         path = self._form.controls["sample_prompts"]
-        table = [self.prompts, self.sampler, self.steps]
-        self.read.click(self._read, path, table, **SPOKEN)
-        path.submit(self._read, path, table, **SPOKEN)
-        self.save.click(self._save, table, path, **SPOKEN)
+        self.read.click(self._read, path, self.opened_outputs, **SPOKEN)
+        path.submit(self._read, path, self.opened_outputs, **SPOKEN)
+        for follow in (path.blur, *(event.then for event in filled)):
+            follow(self.opened, [path, self._shown], self.opened_outputs, **QUIET)
+        self.save.click(self._save, [self.prompts, self.sampler, self.steps], [path, self._shown], **SPOKEN)
 
     @property
     def opened_outputs(self) -> list[Any]:
         """What `opened` gives values for."""
-        return [self.prompts, self.sampler, self.steps]
+        return [self.prompts, self.sampler, self.steps, self._shown]
 
-    def opened(self, path: object) -> list[Any]:
-        """The prompts of the file that is set, for a page that opens; an empty table where they cannot be read."""
+    def opened(self, path: object, shown: str = "") -> list[Any]:
+        """The prompts of the file that is set, unless they are shown; an empty table where they cannot be read."""
+        text = short_path(str(path or "").strip())
+        if text == shown:
+            return [gr.skip()] * len(self.opened_outputs)
         try:
-            return self._table(str(path or ""))
+            return self._table(text)
         except (OSError, ValueError, Ed2Error):
-            return [gr.skip()] * 3
+            return [_with_spare(PromptTable(())), "", USUAL_STEPS, text]
 
     def _table(self, path: str) -> list[Any]:
         file = self._context.require_allowed({"sample_prompts": path})["sample_prompts"]
         table = table_of(Path(str(file)))
-        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS]
+        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS, short_path(path.strip())]
 
     def _read(self, path: str) -> list[Any]:
         try:
@@ -76,14 +83,14 @@ class SamplingTab:
         except (OSError, ValueError, Ed2Error) as error:
             raise refusal(f"The prompts cannot be read: {error}") from None
 
-    def _save(self, rows: list[list[object]], sampler: str, steps: float | None) -> str:
+    def _save(self, rows: list[list[object]], sampler: str, steps: float | None) -> tuple[str, str]:
         try:
             table = PromptTable(rows, sampler, None if steps in (None, USUAL_STEPS) else int(steps or 0))
             file = self._context.user.write(self._context.user.prompts.name, file_of(table))
         except (OSError, Ed2Error) as error:
             raise refusal(f"The prompts cannot be saved: {error}") from None
         gr.Info("Saved. They are drawn from the next sampling on.", duration=4)
-        return str(file)
+        return str(file), short_path(str(file))
 
 
 def _with_spare(table: PromptTable) -> list[list[object]]:

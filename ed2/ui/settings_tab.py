@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.forecast import forecast
-from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
@@ -18,10 +17,15 @@ from ed2.small_files import parsed
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
+from ed2.ui.loading import BASE, changes_by_preset, changes_of
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.words import label_of, problems_html
 
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
+RAW_INFO = (
+    "Applied, it sets what it names. Folders, base model, project name and prompts stay unless it names them; all else "
+    "goes to its default."
+)
 
 
 class SettingsTab:
@@ -50,7 +54,7 @@ class SettingsTab:
                 self.copy = gr.Button("Copy", elem_id="copy-command-button", min_width=100)
         with gr.Accordion("Raw JSON", open=False):
             self.raw = gr.Textbox(label="What differs from the defaults", lines=8, max_lines=30, interactive=True,
-                                  elem_id="raw-json")  # fmt: skip
+                                  elem_id="raw-json", info=RAW_INFO)  # fmt: skip
             self.apply = gr.Button("Apply the JSON", elem_id="apply-json-button")
 
     def _presets_row(self) -> None:
@@ -69,12 +73,13 @@ class SettingsTab:
         inputs = self._form.inputs
         self.told_inputs = [ready, self.preset, self.memory.card, *inputs]
         self.told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self.raw]
-        changed = [
-            self.load.click(self._load, self.preset, inputs, **SPOKEN),
-            self.reset.click(lambda: self._form.shown(defaults()), None, inputs, **QUIET),
+        base = self._form.controls[BASE]
+        self.filled = [
+            self.load.click(self._load, [self.preset, base], inputs, **SPOKEN),
+            self.reset.click(lambda: self._form.shown(self._at_first()), None, inputs, **QUIET),
             self.apply.click(self._apply, self.raw, inputs, **SPOKEN),
-            *self.memory.wire(),
         ]
+        changed = [*self.filled, *self.memory.wire()]
         self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
         self.copy.click(None, self.command, None, js=COPY)
         for event in changed:  # these change fields that the browser has not drawn yet, which tell of no change
@@ -82,19 +87,25 @@ class SettingsTab:
         events = [control.change for control in (self.preset, self.memory.card, *inputs)]
         gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
 
-    def _load(self, title: str | None) -> list[Any]:
-        path = self._context.user.presets().get(title or "")
+    def _load(self, title: str | None, base: str) -> list[Any]:
+        presets = self._context.user.presets()
+        path = presets.get(title or "")
         if path is None:
             raise refusal("Choose a preset first.")
         try:
-            return self._form.shown({**defaults(), **preset_values(path)})
+            return self._form.shown(changes_by_preset(path, base, presets.values()))
         except SettingsError as error:
             raise refusal(str(error)) from None
+
+    def _at_first(self) -> dict[str, object]:
+        """The defaults, and the folder of runs that the command line names."""
+        begin = self._context.begin
+        return {**defaults(), **({"logdir": begin["logdir"]} if "logdir" in begin else {})}
 
     def _keep(self, name: str, *raw: Any) -> Any:
         try:
             values = absolute_paths(self._form.values_of(raw), PROGRAM_DIR)
-            title = self._context.user.keep_preset(name, _differing(values, defaults()))
+            title = self._context.user.keep_preset(name, _differing(values, absolute_paths(defaults(), PROGRAM_DIR)))
         except (Ed2Error, OSError) as error:
             raise refusal(str(error)) from None
         gr.Info("The preset is saved.", duration=4)
@@ -108,7 +119,7 @@ class SettingsTab:
             raise refusal(f"This is no proper JSON: {error}") from None
         except (Ed2Error, TypeError) as error:
             raise refusal(str(error)) from None
-        return self._form.shown({**defaults(), **values})
+        return self._form.shown(changes_of(values))
 
     def told(self, is_ready: bool, preset: str | None, card_gb: float, *raw: Any) -> tuple[Any, ...]:
         """Keep the draft; what it comes to, how it differs from the preset, as a command and as JSON."""
@@ -131,11 +142,14 @@ class SettingsTab:
         return html, self.memory.told(settings, card_gb)
 
     def _difference_html(self, values: dict[str, object], title: str | None) -> str:
-        path = self._context.user.presets().get(title or "")
+        """What loading the preset would change."""
+        presets = self._context.user.presets()
+        path = presets.get(title or "")
         try:
-            base = {**defaults(), **preset_values(path)} if path else defaults()
+            new = changes_by_preset(path, values[BASE], presets.values()) if path else changes_of({})
         except SettingsError:
             return ""
+        base = {**values, **new}
         own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
         if not own:
             return '<p class="ed-note">The form is as in this preset.</p>'
