@@ -53,7 +53,7 @@ class Context:
     _refused: Refused | None = None
 
     def __post_init__(self) -> None:
-        self.sharing = Sharing(self.service, self.samples)
+        self.sharing = Sharing(self.service, self.samples, self.form_values)
         self.captions = CaptionEdits(self.user.folder / "captions")
         self._form = {**({} if self.is_preset_given else self.user.draft()), **self.begin}
 

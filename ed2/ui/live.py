@@ -10,8 +10,9 @@ import gradio as gr
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, Section, ShownSample
 from ed2.ui.charts import ZOOMS, loss_html
+from ed2.ui.hiding import Hide
 from ed2.ui.shelf import Shelf
-from ed2.ui.words import empty_html, figures_html, log_html, memory_html
+from ed2.ui.words import empty_html, figures_html, from_program, log_html, memory_html
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ Seen = Mapping[str, object]
 class LivePanel:
     """Components that follow the run; to be made inside a `gr.Blocks`."""
 
-    def __init__(self, service: TrainerService, shelf: Shelf, *, hide_paths: bool = False) -> None:
-        self._service, self._shelf, self._hide_paths = service, shelf, hide_paths
+    def __init__(self, service: TrainerService, shelf: Shelf, *, hide: Hide = from_program) -> None:
+        self._service, self._shelf, self._hide = service, shelf, hide
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.figures = gr.HTML(figures_html(RunSnapshot()), js_on_load=None)
@@ -84,7 +85,7 @@ class LivePanel:
         if is_new("samples"):
             made[3:6] = self._samples(shown, prompt, time)
         if is_new("log"):
-            made[6] = log_html(shown.log[-LOG_LINES:], hide_paths=self._hide_paths)
+            made[6] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
         return made
 
     def _zoomed(self, zoom: str) -> str:

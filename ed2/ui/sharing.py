@@ -2,7 +2,9 @@
 
 import contextvars
 import io
+import os
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -13,6 +15,7 @@ import gradio as gr
 
 from ed2.app.service import TrainerService
 from ed2.ui.guard import Hosts
+from ed2.ui.hiding import Hide, hiding, paths_of
 from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising, seen_now
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.shelf import Shelf
@@ -32,6 +35,7 @@ class Sharing:
 
     service: TrainerService
     shelf: Shelf
+    form_values: Callable[[], Mapping[str, object]]
     password: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     link: str = ""
     monitor: Any = None
@@ -47,9 +51,14 @@ class Sharing:
         return self.as_html()
 
     def _serve_monitor(self) -> gr.Blocks:
-        page = monitor_page(self.service, self.shelf)
+        page = monitor_page(self.service, self.shelf, hiding(self._folders))
         serve(page, port=FIRST_PORT, hosts=self._hosts, shelves=[self.shelf], login=(USER, self.password))
         return page
+
+    def _folders(self) -> list[Path]:
+        """What the texts of a run may name: its folder, and the paths of the form."""
+        run_dir = self.service.snapshot().run_dir
+        return [*paths_of(self.form_values()), *([run_dir, Path(os.path.relpath(run_dir))] if run_dir else [])]
 
     def _tunnel(self) -> str:
         from gradio import networking, tunneling
@@ -102,13 +111,13 @@ class Sharing:
         self.monitor.close(verbose=False)
 
 
-def monitor_page(service: TrainerService, shelf: Shelf) -> gr.Blocks:
-    """The read-only page: no control that changes anything, no path of this computer."""
+def monitor_page(service: TrainerService, shelf: Shelf, hide: Hide) -> gr.Blocks:
+    """The read-only page: no control that changes anything, no path of this computer, as `hide` sees to it."""
     with gr.Blocks(title="Training monitor", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# Training monitor\nThis page only shows. The run is started and stopped at the computer itself.")
         status = gr.HTML(status_html(None), js_on_load=None)
         problems = gr.HTML(problems_html(()), js_on_load=None)
-        panel = LivePanel(service, shelf, hide_paths=True)
+        panel = LivePanel(service, shelf, hide=hide)
         seen = gr.State({})
 
         def tick(before: Seen, *inputs: Any) -> list[Any]:
@@ -118,8 +127,8 @@ def monitor_page(service: TrainerService, shelf: Shelf) -> gr.Blocks:
             is_new = changed(shown, before)
             return [
                 seen_now(shown),
-                status_html(shown) if is_new("status") else gr.skip(),
-                problems_html(shown.problems, hide_paths=True) if is_new("problems") else gr.skip(),
+                status_html(shown, hide=hide) if is_new("status") else gr.skip(),
+                problems_html(shown.problems, hide=hide) if is_new("problems") else gr.skip(),
                 *panel.updates(shown, is_new, list(inputs)),
             ]
 

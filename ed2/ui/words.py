@@ -1,7 +1,6 @@
 """Small pieces of HTML: the state, the figures, the memory, the problems. Everything that is told is escaped."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -11,6 +10,7 @@ from ed2.errors import Problem
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR
+from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 
 LOOKS = {
@@ -37,7 +37,6 @@ LABELS = {
     "save_full_precision": "Single files in full precision", "weights_only": "Take only the weights",
     "clip_grad_norm": "Longest gradient",
 }  # fmt: skip
-_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s:;,'\"<>]+)+[\\/]")
 
 
 def label_of(name: str) -> str:
@@ -45,12 +44,7 @@ def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
-def without_paths(text: str) -> str:
-    """The text with folders of this computer left out: only the last name of each path stays."""
-    return _PATH.sub("", text)
-
-
-def status_html(shown: RunSnapshot | None) -> str:
+def status_html(shown: RunSnapshot | None, *, hide: Hide = str) -> str:
     """The state in the strip; None while the program has not answered."""
     if shown is None:
         return _status(RunSnapshot(), "connecting", "")
@@ -61,7 +55,7 @@ def status_html(shown: RunSnapshot | None) -> str:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
         parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
-    parts += filter(None, [_doing(shown)])
+    parts += filter(None, [hide(_doing(shown))])
     return _status(shown, shown.state, " · ".join(parts))
 
 
@@ -91,20 +85,20 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
     )
 
 
-def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide_paths: bool = False) -> str:
+def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str) -> str:
     """What is wrong and what to do, in a box that screen readers announce; an empty box where nothing is wrong."""
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
-    items = "".join(f"<li>{_problem(problem, hide_paths)}</li>" for problem in problems)
+    items = "".join(f"<li>{_problem(problem, hide)}</li>" for problem in problems)
     heading = "This needs your attention:" if len(problems) == 1 else f"These {len(problems)} need your attention:"
     return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p><ul>{items}</ul></div>'
 
 
-def _problem(problem: Problem, hide_paths: bool) -> str:
-    name = problem.path or ""
-    where = f"{label_of(name)} ({name}): " if name in fields() else f"{name}: " if name else ""
-    text = f"{where}{problem.what} {problem.fix}".strip()
-    return escape(without_paths(text) if hide_paths else text)
+def _problem(problem: Problem, hide: Hide) -> str:
+    name, text = problem.path or "", f"{problem.what} {problem.fix}".strip()
+    if name in fields():
+        return escape(f"{label_of(name)} ({name}): {hide(text)}")
+    return escape(hide(f"{name}: {text}" if name else text))
 
 
 def figures_html(shown: RunSnapshot) -> str:
@@ -161,8 +155,12 @@ def empty_html(text: str) -> str:
     return f'<div class="ed-empty">{escape(text)}</div>'
 
 
-def log_html(lines: Iterable[str], *, hide_paths: bool = False) -> str:
+def from_program(text: str) -> str:
+    """The text with what lies in the program's folder named from there."""
+    return text.replace(f"{PROGRAM_DIR}{os.sep}", "")
+
+
+def log_html(lines: Iterable[str], *, hide: Hide = from_program) -> str:
     """The last lines of the log, the newest at the end."""
-    text = "\n".join(lines) or "Nothing has happened yet."
-    shown = escape(without_paths(text) if hide_paths else text.replace(f"{PROGRAM_DIR}{os.sep}", ""))
+    shown = escape("\n".join(map(hide, lines))) or "Nothing has happened yet."
     return f'<pre class="ed-log" tabindex="0" aria-label="Log of the run">{shown}</pre>'

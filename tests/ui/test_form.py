@@ -18,7 +18,7 @@ from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, control, defaults, shown, value_of
 from ed2.ui.settings_tab import SettingsTab, command_of
-from ed2.ui.words import figures_html, log_html, problems_html, status_html, without_paths
+from ed2.ui.words import figures_html, log_html, problems_html, status_html
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:
@@ -49,11 +49,6 @@ def test_nothing_that_is_told_becomes_a_tag() -> None:
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
     for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
         assert "<img" not in html
-
-
-def test_folders_are_left_out_and_names_stay() -> None:
-    text = without_paths("saved /home/me/logs/run_1/ckpts/last.x, from C:\\Users\\me\\pictures\\a.png: 3/4 done")
-    assert text == "saved last.x, from a.png: 3/4 done"
 
 
 def test_the_log_names_what_lies_in_the_programs_folder_from_there() -> None:
