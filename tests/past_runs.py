@@ -4,11 +4,12 @@ from pathlib import Path
 
 from ed2.app.reporters import JsonlReporter
 from ed2.checkpoint.order import STATE_FILE, TRAINING_STATE
-from ed2.events import RunEnded, RunStarted
+from ed2.events import MetricsLogged, RunEnded, RunStarted
 
 ENDED = {
     "done": RunEnded(40, "done", "all epochs are done", 1.0),
     "stopped": RunEnded(9, "stopped", "saved", 1.0),
+    "killed": MetricsLogged(52, {"loss/log_step": 0.1}),
 }
 
 

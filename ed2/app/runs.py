@@ -20,7 +20,7 @@ class RunRecord:
     Attributes:
         state: done, stopped, failed, running, or interrupted where the program was killed.
         checkpoint: the newest one; None where there is none.
-        can_continue: whether a checkpoint has what a run needs to go on.
+        goes_on_from: step of the newest checkpoint that has what a run needs to go on; None where none has.
         trainer: another program that trains this run now.
     """
 
@@ -33,9 +33,14 @@ class RunRecord:
     size_bytes: int
     last_sample: Path | None
     checkpoint: Path | None
-    can_continue: bool
+    goes_on_from: int | None
     trainer: Holder | None = None
     max_epochs: int = 0
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether a checkpoint has what a run needs to go on."""
+        return self.goes_on_from is not None
 
 
 def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
@@ -48,6 +53,12 @@ def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, without the averages that belong to them."""
     found = (index.parent for index in (folder / "ckpts").glob("[!.]*/model_index.json"))
     return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
+
+
+def step_to_go_on_from(folder: Path) -> int | None:
+    """The step of a run's newest checkpoint that it can go on from; None where it has none."""
+    whole = [found for found in checkpoints_of(folder) if (found / TRAINING_STATE / STATE_FILE).is_file()]
+    return age(whole[-1])[0] if whole else None
 
 
 def run_named(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
@@ -91,7 +102,7 @@ def _record(folder: Path, *, is_live: bool) -> RunRecord:
         size_bytes=_size(folder),
         last_sample=samples[-1] if samples else None,
         checkpoint=checkpoints[-1] if checkpoints else None,
-        can_continue=any((c / TRAINING_STATE / STATE_FILE).is_file() for c in checkpoints),
+        goes_on_from=step_to_go_on_from(folder),
         trainer=trainer,
         max_epochs=shown.max_epochs,
     )

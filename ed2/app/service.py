@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ed2.app.elsewhere import LOOK_SECONDS, REST, Elsewhere
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.runs import told_run
+from ed2.app.runs import step_to_go_on_from, told_run
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.start_checks import start_problems
 from ed2.checkpoint.run_lock import Holder, other_trainer
@@ -158,8 +158,8 @@ class TrainerService:
             if trainer:
                 where = f"the run goes on in {trainer.name}"
                 told = replace(told, state="idle", detail=where, elsewhere=trainer.name, is_saving=False, progress="")
-            elif told.is_active:
-                told = replace(told, state="stopped", detail="the program ended in mid-run", is_saving=False)
+            elif told.is_active or (told.state == "idle" and told.run_dir):  # killed before it had told its phase
+                told = replace(told, state="stopped", detail=_how_to_go_on(run_dir), is_saving=False)
             with self._lock:
                 if not self.snapshot().is_active:
                     self._view.show(told)
@@ -231,3 +231,11 @@ class TrainerService:
             if memory != self._view.snapshot().memory:
                 self._view.change("memory", memory=memory)
             self._closed.wait(MEMORY_SECONDS)
+
+
+def _how_to_go_on(run_dir: Path) -> str:
+    """What to do about a run whose program was ended in mid-run."""
+    step = step_to_go_on_from(run_dir)
+    if step is None:
+        return "the program ended in mid-run, before the first checkpoint: press Train to begin anew"
+    return f"the program ended in mid-run: continue it in the tab Resume, from step {step:,}"

@@ -86,6 +86,7 @@ class RunSnapshot:
     samples: tuple[ShownSample, ...] = ()
     log: tuple[str, ...] = ()
     checkpoint: Path | None = None
+    single_file: Path | None = None
     memory: MemoryUse | None = None
     peaks: tuple[MemoryMeasured, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -261,7 +262,7 @@ class RunView:
 
     @_fold.register
     def _(self, event: CheckpointSaved) -> None:
-        self.change("status", checkpoint=event.path)
+        self.change("status", checkpoint=event.path, single_file=event.single_file)
 
     @_fold.register
     def _(self, event: MemoryMeasured) -> None:
@@ -276,6 +277,8 @@ class RunView:
 
     @_fold.register
     def _(self, event: RunEnded) -> None:
+        if event.checkpoint:  # one that was there before the end is told by no event of its own
+            self.change("status", checkpoint=event.checkpoint, single_file=event.single_file)
         self.change(
             "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False, progress="",
             left_out=event.left_out, changed=event.changed,

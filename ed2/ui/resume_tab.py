@@ -107,7 +107,7 @@ class ResumeTab:
         name = escape(run.folder.name)
         picture = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
         loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
-        can = "can be continued" if run.can_continue else "no checkpoint to continue"
+        can = _how_far_back(run)
         where = f" in {run.trainer.name}" if run.trainer else ""
         state = self._state_of(run)
         return (
@@ -180,6 +180,15 @@ class ResumeTab:
             duration=8,
         )
         return str(run.checkpoint), True, gr.Tabs(selected="settings")
+
+
+def _how_far_back(run: RunRecord) -> str:
+    """Whether a run can be continued, and from where if steps that it did are in no checkpoint."""
+    if run.goes_on_from is None:
+        return "no checkpoint to continue"
+    if run.state == "running" or run.goes_on_from >= run.step:
+        return "can be continued"
+    return f"continues from step {run.goes_on_from:,}, its last checkpoint"
 
 
 def _phase(shown: RunSnapshot) -> str:

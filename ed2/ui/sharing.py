@@ -2,7 +2,6 @@
 
 import contextvars
 import io
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
+from ed2.app.reporters.texts import shown_path
 from ed2.app.service import TrainerService
 from ed2.ui.guard import Hosts
 from ed2.ui.hiding import Hide, hiding, paths_of
@@ -56,9 +56,10 @@ class Sharing:
         return page
 
     def _folders(self) -> list[Path]:
-        """What the texts of a run may name: its folder, and the paths of the form."""
-        run_dir = self.service.snapshot().run_dir
-        return [*paths_of(self.form_values()), *([run_dir, Path(os.path.relpath(run_dir))] if run_dir else [])]
+        """What the texts of a run may name: its folder, its single file, and the paths of the form."""
+        shown = self.service.snapshot()
+        made = [path for path in (shown.run_dir, shown.single_file) if path]
+        return [*paths_of(self.form_values()), *made, *(Path(shown_path(path)) for path in made)]
 
     def _tunnel(self) -> str:
         from gradio import networking, tunneling

@@ -9,8 +9,9 @@ from ed2.app.tensorboard import TensorBoard
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import SPOKEN, LivePanel, Seen, refusal
+from ed2.ui.live import SPOKEN, LivePanel, Seen, changed, refusal
 from ed2.ui.strip import asked
+from ed2.ui.words import model_html
 
 OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html); if (link) window.open(link[1], "_blank"); }"""
 
@@ -28,19 +29,21 @@ class TrainTab:
             self.share = gr.Button("Share", elem_id="share-button", min_width=120)
         self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
+        self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
         self.panel = LivePanel(context.service, context.samples)
 
     @property
     def outputs(self) -> list[Any]:
         """What `updates` gives values for, beside the panel's."""
-        return [self.save, self.sample]
+        return [self.model, self.save, self.sample]
 
     def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
-        """The two buttons, as the state allows them."""
+        """Where the model lies, and the two buttons as the state allows them."""
+        model = model_html(shown) if changed(shown, seen)("status") else gr.skip()
         if seen.get("state") == shown.state:
-            return [gr.skip(), gr.skip()]
+            return [model, gr.skip(), gr.skip()]
         can_ask = shown.state in ("training", "sampling", "paused")
-        return [gr.update(interactive=can_ask), gr.update(interactive=can_ask)]
+        return [model, gr.update(interactive=can_ask), gr.update(interactive=can_ask)]
 
     def wire(self, form: Form) -> None:
         """Connect the buttons."""

@@ -37,6 +37,10 @@ LABELS = {
     "save_full_precision": "Single files in full precision", "weights_only": "Take only the weights",
     "clip_grad_norm": "Longest gradient",
 }  # fmt: skip
+NO_SINGLE_FILE = (
+    "No single file for a webui was written (no_save_ckpt). Make one out of the checkpoint: "
+    "<code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
+)
 
 
 def label_of(name: str) -> str:
@@ -99,6 +103,19 @@ def _problem(problem: Problem, hide: Hide) -> str:
     if name in fields():
         return escape(f"{label_of(name)} ({name}): {hide(text)}")
     return escape(hide(f"{name}: {text}" if name else text))
+
+
+def model_html(shown: RunSnapshot) -> str:
+    """Where the model of a run that has ended lies; empty while one goes on, and where nothing was saved."""
+    places = {"Checkpoint": shown.checkpoint, "Single file for a webui": shown.single_file}
+    there = {name: path for name, path in places.items() if path and path.exists()}
+    if shown.is_active or shown.elsewhere or not there:
+        return ""
+    note = "" if shown.single_file else f'<p class="ed-note">{NO_SINGLE_FILE}</p>'
+    rows = "".join(f"<dt>{name}</dt><dd>{escape(str(there[name]))}</dd>" for name in reversed(places) if name in there)
+    return (
+        f'<section class="ed-card ed-model" aria-label="Your model"><h3>Your model</h3><dl>{rows}</dl>{note}</section>'
+    )
 
 
 def figures_html(shown: RunSnapshot) -> str:

@@ -87,7 +87,10 @@ def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Valu
     events = run_dir / "events.jsonl"
     events.write_text("\n".join(events.read_text().split("\n")[:6]))
     service.show_last_run(run_dir.parent)
-    assert (service.snapshot().state, service.snapshot().detail) == ("stopped", "the program ended in mid-run")
+    assert (service.snapshot().state, service.snapshot().detail) == (
+        "stopped",
+        "the program ended in mid-run: continue it in the tab Resume, from step 10",
+    )
     assert [run.state for run in find_runs(run_dir.parent)] == ["interrupted"]
     assert run_named(run_dir.parent, run_dir.name, run_dir).state == "running"
     assert run_named(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None

@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+from pathlib import Path
 
 import gradio as gr
 
@@ -10,7 +11,7 @@ from ed2.app.curve import Curve, Point
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.user_files import preset_values
 from ed2.errors import Problem
-from ed2.events import PhaseChanged, Progressed, ValidationDone
+from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR
@@ -18,7 +19,14 @@ from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, control, defaults, shown, value_of
 from ed2.ui.settings_tab import SettingsTab, command_of
-from ed2.ui.words import figures_html, log_html, problems_html, status_html
+from ed2.ui.words import (
+    NO_SINGLE_FILE,
+    figures_html,
+    log_html,
+    model_html,
+    problems_html,
+    status_html,
+)
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:
@@ -49,6 +57,24 @@ def test_nothing_that_is_told_becomes_a_tag() -> None:
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
     for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
         assert "<img" not in html
+
+
+def test_a_run_that_has_ended_says_where_its_model_is(tmp_path: Path) -> None:
+    run, single = tmp_path / "run", tmp_path / "<b>.safetensors"
+    checkpoint = run / "ckpts" / "last-a"
+    checkpoint.mkdir(parents=True)
+    single.touch()
+    view = RunView()
+    view(PhaseChanged(7, "training"))
+    view(CheckpointSaved(8, 1, "last", checkpoint, single, 9000, 0.5))
+    assert model_html(view.snapshot()) == ""
+    view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, single))
+    told = model_html(view.snapshot())
+    assert str(checkpoint) in told and f"{tmp_path}/&lt;b&gt;.safetensors" in told
+    single.unlink()
+    assert "safetensors" not in model_html(view.snapshot())
+    view(RunEnded(8, "stopped", "stopped and saved", 1.0, checkpoint, None))
+    assert NO_SINGLE_FILE in model_html(view.snapshot())
 
 
 def test_the_log_names_what_lies_in_the_programs_folder_from_there() -> None:

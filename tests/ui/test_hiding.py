@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ed2.app.reporters.texts import described
+from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.hiding import NOT_SHOWN, hiding, paths_of, without_paths
+from ed2.ui.sharing import Sharing
+from ed2.ui.shelf import Shelf
 from ed2.ui.words import log_html, problems_html, status_html
 
 LETTERS = "QXZJäöüß "
@@ -77,12 +80,22 @@ def test_what_a_run_says_is_shown_as_it_is() -> None:
         MetricsLogged(3, {"loss/log_step": 0.5, "loss/other": 0.25, "performance/images per second": 2.0}),
         ValidationDone(3, {"loss/val": 0.1234}),
         PhaseChanged(3, "sampling"),
-        CheckpointSaved(3, 1, "last", run / "ckpts/last-1", None, 1000, 2.0),
         RunEnded(3, "stopped", "stopped by the user", 3.0),
     ]
     for event in events:
         assert without_paths(described(event)) == described(event)
     assert without_paths(described(SamplesMade(48, (picture,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
+
+
+def test_a_save_names_its_folder_and_the_file_for_a_webui_and_to_strangers_their_names_alone() -> None:
+    run, single = Path("/runs/a_1"), Path("/my webui/models/last-a.safetensors")
+    told = described(CheckpointSaved(8, 1, "last", run / "ckpts/last-a", single, 9000, 0.5))
+    assert told == f"Step 8: saved last-a (9.0 kB, 0.5 s) in /runs/a_1/ckpts, single file {single}."
+    sharing = Sharing(TrainerService(), Shelf(64), dict)
+    sharing.service._view.change("status", run_dir=run, single_file=single)
+    shown = without_paths(told, sharing._folders())
+    sharing.service.close()
+    assert shown == "Step 8: saved last-a (9.0 kB, 0.5 s) in ckpts, single file last-a.safetensors."
 
 
 def test_no_part_of_the_monitor_shows_a_path() -> None:

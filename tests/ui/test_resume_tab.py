@@ -1,5 +1,6 @@
 """The tab Resume: what can be done with a run, and why not the rest."""
 
+import shutil
 from pathlib import Path
 
 import gradio as gr
@@ -42,6 +43,17 @@ def test_only_what_works_can_be_pressed_and_the_rest_is_told(tab: ResumeTab, tmp
         assert offered == [False, True, False] and f"another program (process {pid})" in why
         with pytest.raises(gr.Error, match="goes on in another program"):
             tab._continue(str(tmp_path), whole.name, None)
+
+
+def test_a_killed_run_says_from_which_step_it_goes_on(tab: ResumeTab, tmp_path: Path) -> None:
+    run = past_run(tmp_path, "killed", "whole")
+    assert "continues from step 40, its last checkpoint" in tab._fill(str(tmp_path), None)[1]
+    service = tab._context.service
+    service.show_last_run(tmp_path)
+    assert service.snapshot().detail.endswith("continue it in the tab Resume, from step 40")
+    shutil.rmtree(run / "ckpts")
+    service.show_last_run(tmp_path)
+    assert service.snapshot().detail.endswith("before the first checkpoint: press Train to begin anew")
 
 
 def test_while_a_run_goes_on_none_is_continued_and_a_paused_one_is_called_so(tab: ResumeTab, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     tab(page, "Train")
     expect(page.locator("#memory-card")).to_contain_text("Computer")
     expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
+    expect(page.locator("#your-model")).to_contain_text(f"last-creature-ep03-gs000{STEPS}")
+    expect(page.locator("#log-tail .html-container")).to_have_js_property("scrollTop", 0)  # its end
     the_whole_loss_and_its_end_are_shown(page)
     a_prompt_is_followed_over_time(page)
     tab(page, "Resume")
@@ -252,7 +254,7 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
     with serving(tmp_path, {**server.values, "logdir": str(killed)}) as again:
         page = open_page(url=again.url)
         state(page, "stopped")
-        expect(page.locator("#status")).to_contain_text("the program ended in mid-run")
+        expect(page.locator("#status")).to_contain_text(f"continue it in the tab Resume, from step {STEPS}")
         tab(page, "Resume")
         expect(page.locator("#runs-list li").first).to_have_attribute("data-state", "interrupted")
         page.close()

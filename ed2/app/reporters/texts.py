@@ -88,7 +88,9 @@ def _(event: SavingChanged) -> str:
 
 @described.register
 def _(event: CheckpointSaved) -> str:
-    return f"Step {event.step}: saved {event.path.name} ({file_size(event.bytes_written)}, {duration(event.seconds)})."
+    cost = f"{file_size(event.bytes_written)}, {duration(event.seconds)}"
+    single = f", single file {shown_path(event.single_file)}" if event.single_file else ""
+    return f"Step {event.step}: saved {event.path.name} ({cost}) in {shown_path(event.path.parent)}{single}."
 
 
 @described.register
