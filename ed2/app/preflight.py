@@ -99,7 +99,7 @@ def model_sizes(settings: Settings) -> ModelSizes:
     counts = {part: _parameters_in(folder / part) for part in PARTS[here]}
     if not all(counts.values()):
         what = f"The base model {name} is not on this disk, so an {FAMILY_NAMES[family]} model is planned."
-        fix = "" if settings.model.model_family else "If it is another, say so with --model_family sd2 or sdxl."
+        fix = "" if settings.model.model_family else "If it is another, set --model_family to sd2 or sdxl."
         return _usual(family, Problem(None, what, fix))
     counts["text_encoder"] += counts.pop("text_encoder_2", 0)
     return ModelSizes(here, counts, _untrainable(here, folder.name))

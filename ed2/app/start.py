@@ -158,7 +158,7 @@ def _find_last(settings: Settings, preset_base: str, advance: Advance) -> tuple[
         return last.path, [*found.notes, note, *unsaved]
     if preset_base and preset_base != FIND_LAST:
         return None, [*found.notes, f"No checkpoint was found in {logdir}: a new run from {preset_base}."]
-    fix = unsaved[0] if unsaved else "Give the path of a model, or the folder of your runs with --logdir."
+    fix = unsaved[0] if unsaved else "Give the path of a model, or the folder of your runs as --logdir."
     problems = [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix), *(Problem(None, n) for n in found.notes)]
     raise SettingsError("There is nothing to continue:", problems)
 
@@ -176,7 +176,7 @@ def _base_path(name: str) -> Path:
         return folder
     what = f"the model {name} is not on this disk, and nothing is downloaded."
     fix = (
-        f"Get it from huggingface.co/{name} and give with --resume_ckpt the folder that holds model_index.json, or its "
+        f"Get it from huggingface.co/{name} and give as --resume_ckpt the folder that holds model_index.json, or its "
         ".safetensors file."
     )
     raise SettingsError("The base model is missing:", [Problem("resume_ckpt", what, fix)])

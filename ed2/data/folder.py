@@ -18,7 +18,7 @@ from ed2.errors import DatasetError, Problem
 
 MAX_PROBLEMS_TOLD = 20
 """How many files an error names when nothing can be used; the rest are counted."""
-FOLDER_WANTED = "Give the folder of your pictures with --data_root, and check its spelling."
+FOLDER_WANTED = "Check its spelling, or give another folder as --data_root."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +126,12 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
         if not folder.exists():
             problems.append(Problem(str(folder), "there is no such folder.", FOLDER_WANTED))
         elif not folder.is_dir() and not is_manifest(folder):
-            fix = "data_root must be the folder that it is in, or a .json manifest."
+            fix = "Give the folder that it is in, or a .json manifest."
             problems.append(Problem(str(folder), "this is a file.", fix))
     if problems or not folders:
-        raise DatasetError("There is nothing to train on.", problems or [Problem(None, "No data_root is given.")])
+        raise DatasetError(
+            "There is nothing to train on.", problems or [Problem("data_root", "no folder of pictures is given.")]
+        )
     return folders
 
 

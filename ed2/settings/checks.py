@@ -201,6 +201,8 @@ def _problem(spec: FieldSpec, detail: ErrorDetails) -> Problem:
 
 
 def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
         return json.dumps(value)  # as in the file
     return shown(list(value) if isinstance(value, tuple) else value)

@@ -119,7 +119,7 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned pictures, searched with its sub-folders, or a JSON manifest; may be given several times."""
+    """Folder of captioned pictures, searched with its sub-folders, or a JSON manifest; there may be several."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Area of training: every picture is scaled to a size of about resolution x resolution pixels in its own shape."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2

@@ -18,7 +18,7 @@ from ed2.ui.charts import bars_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.live import QUIET, SPOKEN, refusal
-from ed2.ui.words import empty_html, problems_html
+from ed2.ui.words import empty_html, on_page, problems_html
 
 PER_PAGE = 24
 MAX_TOLD = 20
@@ -258,5 +258,5 @@ def _notes_html(checked: Checked) -> str:
         names = ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
         heading = HEADINGS.get(kind, "Also good to know")
         items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
-    items += [f"<li>{escape(str(problem))}</li>" for problem in checked.sizes.problems]
+    items += [f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems]
     return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

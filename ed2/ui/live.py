@@ -12,7 +12,7 @@ from ed2.app.snapshot import RunSnapshot, Section, ShownSample
 from ed2.ui.charts import ZOOMS, loss_html
 from ed2.ui.hiding import Hide
 from ed2.ui.shelf import Shelf
-from ed2.ui.words import empty_html, figures_html, from_program, log_html, memory_html
+from ed2.ui.words import empty_html, figures_html, from_program, log_html, memory_html, on_page
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[
 
 def refusal(text: str) -> gr.Error:
     """An error to raise that tells a person something; it is no fault of the program."""
-    return gr.Error(text, duration=10, print_exception=False)
+    return gr.Error(on_page(text), duration=10, print_exception=False)
 
 
 def seen_now(shown: RunSnapshot) -> Seen:

@@ -15,7 +15,7 @@ from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.live import QUIET
-from ed2.ui.words import label_of
+from ed2.ui.words import label_of, on_page
 from ed2.vram.card import card_for
 
 HERE = 0
@@ -108,7 +108,7 @@ def _lines(found: Suggested) -> list[str]:
 
 
 def _list_html(lines: list[str]) -> str:
-    return f'<ul class="ed-advice">{"".join(f"<li>{escape(line.strip())}</li>" for line in lines)}</ul>'
+    return f'<ul class="ed-advice">{"".join(f"<li>{escape(on_page(line.strip()))}</li>" for line in lines)}</ul>'
 
 
 def plan_html(found: Planned) -> str:
@@ -124,7 +124,7 @@ def plan_html(found: Planned) -> str:
     card_gb = found.card.free_gb or 0.0
     if 0 < card_gb < plan.high_gb:
         legend += f'<li><i class="ed-key limit"></i>end of the card <b>{card_gb:.1f}</b></li>'
-    notes = "".join(f'<p class="ed-note">{escape(note)}</p>' for note in plan.notes)
+    notes = "".join(f'<p class="ed-note">{escape(on_page(note))}</p>' for note in plan.notes)
     return (
         f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{pill}{escape(_sentence(found))}</p>'
         f'{_bar_html(found, shown)}<ul class="ed-parts-legend">{legend}</ul>{notes}</div>'

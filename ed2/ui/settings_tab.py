@@ -19,7 +19,7 @@ from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.loading import BASE, changes_by_preset, changes_of
 from ed2.ui.memory_panel import MemoryPanel
-from ed2.ui.words import label_of, problems_html
+from ed2.ui.words import label_of, on_page, problems_html
 
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
 RAW_INFO = (
@@ -138,7 +138,9 @@ class SettingsTab:
         except ProblemsError as error:
             return problems_html(error.problems, box_id="settings-problems"), ""
         lines = forecast(settings, self._context.checked, card_gb or None)
-        html = f'<div class="ed-card"><p class="ed-note">{"<br>".join(map(escape, lines))}</p></div>'
+        html = (
+            f'<div class="ed-card"><p class="ed-note">{"<br>".join(escape(on_page(line)) for line in lines)}</p></div>'
+        )
         return html, self.memory.told(settings, card_gb)
 
     def _difference_html(self, values: dict[str, object], title: str | None) -> str:

@@ -1,6 +1,7 @@
 """Small pieces of HTML: the state, the figures, the memory, the problems. Everything that is told is escaped."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -41,11 +42,25 @@ NO_SINGLE_FILE = (
     "No single file for a webui was written (no_save_ckpt). Make one out of the checkpoint: "
     "<code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
 )
+_OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
+_ELSEWHERE = {
+    "check": "Check in the tab Dataset", "suggest": "Suggest in the tab Settings",
+    "test_resume": "Test resume in the tab Resume", "vram_gb": "“Memory of the card”",
+}  # fmt: skip
 
 
 def label_of(name: str) -> str:
     """A setting's name for people."""
     return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def on_page(text: str) -> str:
+    """The text with options of the command line under the names that the page has for them."""
+    return _OPTION.sub(lambda found: _ELSEWHERE.get(found[1]) or _in_form(found), text)
+
+
+def _in_form(found: re.Match[str]) -> str:
+    return f"“{label_of(found[1])}”" if found[1] in fields() else found[0]
 
 
 def status_html(shown: RunSnapshot | None, *, hide: Hide = str) -> str:
@@ -59,7 +74,7 @@ def status_html(shown: RunSnapshot | None, *, hide: Hide = str) -> str:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
         parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
-    parts += filter(None, [hide(_doing(shown))])
+    parts += filter(None, [hide(on_page(_doing(shown)))])
     return _status(shown, shown.state, " · ".join(parts))
 
 
@@ -99,7 +114,7 @@ def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide
 
 
 def _problem(problem: Problem, hide: Hide) -> str:
-    name, text = problem.path or "", f"{problem.what} {problem.fix}".strip()
+    name, text = problem.path or "", on_page(f"{problem.what} {problem.fix}".strip())
     if name in fields():
         return escape(f"{label_of(name)} ({name}): {hide(text)}")
     return escape(hide(f"{name}: {text}" if name else text))
@@ -179,5 +194,5 @@ def from_program(text: str) -> str:
 
 def log_html(lines: Iterable[str], *, hide: Hide = from_program) -> str:
     """The last lines of the log, the newest at the end."""
-    shown = escape("\n".join(map(hide, lines))) or "Nothing has happened yet."
+    shown = escape("\n".join(hide(on_page(line)) for line in lines)) or "Nothing has happened yet."
     return f'<pre class="ed-log" tabindex="0" aria-label="Log of the run">{shown}</pre>'

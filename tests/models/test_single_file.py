@@ -219,7 +219,7 @@ def test_a_model_of_another_size_is_said_to_be_one_and_to_work_as_a_folder(sd1: 
 def test_a_public_name_that_is_not_here_says_what_to_give(tmp_path: Path, pictures: Path) -> None:
     assert in_hub_cache("nobody/no-such-model") is None
     with pytest.raises(
-        SettingsError, match=r"huggingface\.co/nobody/no-such-model and give with --resume_ckpt the folder"
+        SettingsError, match=r"huggingface\.co/nobody/no-such-model and give as --resume_ckpt the folder"
     ):
         train({"resume_ckpt": "nobody/no-such-model", "data_root": [str(pictures)], "logdir": str(tmp_path)})
 

@@ -6,15 +6,18 @@ import shlex
 from pathlib import Path
 
 import gradio as gr
+import pytest
 
 from ed2.app.curve import Curve, Point
+from ed2.app.preflight import model_sizes
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.user_files import preset_values
-from ed2.errors import Problem
+from ed2.data.folder import ScanOptions, scan
+from ed2.errors import Problem, ProblemsError
 from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
-from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, control, defaults, shown, value_of
@@ -24,6 +27,7 @@ from ed2.ui.words import (
     figures_html,
     log_html,
     model_html,
+    on_page,
     problems_html,
     status_html,
 )
@@ -50,6 +54,35 @@ def test_the_command_has_every_switch_in_its_form() -> None:
     assert shlex.split(command_of(values))[2:] == [
         "--no-amp", "--no_save_ckpt=false", "--weights_only", "--lr", "none", "--project_name", "it's",
     ]  # fmt: skip
+
+
+def test_what_was_written_for_the_command_line_is_told_under_the_names_of_the_page(tmp_path: Path) -> None:
+    options = ScanOptions(resolution=512)
+    problems: list[Problem] = []
+    for place in (tmp_path / "gone", Path(__file__)):
+        with pytest.raises(ProblemsError) as caught:
+            scan([place], options)
+        problems += caught.value.problems
+    problems += model_sizes(with_defaults({"resume_ckpt": "nobody/no-such-model"})).problems
+    with pytest.raises(ProblemsError) as caught:
+        settings_from({"batch_size": None})
+    problems += caught.value.problems
+    html = problems_html(problems)
+    assert "--" not in html and "null" not in html
+    assert "give another folder as “Folder of pictures”." in html
+    assert "set “Model family” to sd2 or sdxl." in html
+    assert "Batch size (batch_size): empty is not allowed" in html
+
+
+@pytest.mark.parametrize("name", list(fields()))
+def test_every_option_has_a_name_on_the_page(name: str) -> None:
+    assert "--" not in log_html([f"Or add --{name}: it helps."])
+
+
+def test_of_the_other_dashes_nothing_is_changed() -> None:
+    assert on_page("--check lists them all.") == "Check in the tab Dataset lists them all."
+    text = "a --dog, a--lr, --- and --no-amp"
+    assert on_page(text) == text
 
 
 def test_nothing_that_is_told_becomes_a_tag() -> None:
