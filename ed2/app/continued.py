@@ -63,7 +63,7 @@ def settings_in_effect(flags: Mapping[str, object], config: Path | None) -> InEf
         last = newest_state(Path(with_defaults(given).logging.logdir))
         name = given["resume_ckpt"] = str(last.parents[1]) if last else str(gathered.preset.get("resume_ckpt", ""))
     settings = with_defaults(given)
-    checkpoint = _checkpoint(Path(str(name))) if name and not settings.model.weights_only else None
+    checkpoint = checkpoint_at(Path(str(name))) if name and not settings.model.weights_only else None
     before = settings_before(checkpoint, state_of(checkpoint)) if checkpoint else Before({})
     if checkpoint and before.values:
         continued = with_those_of(before.values, given, checkpoint)
@@ -130,7 +130,7 @@ def newest_state(folder: Path) -> Path | None:
     return _newest(folder.glob(f"*/{STATE_FILES}"))
 
 
-def _checkpoint(path: Path) -> Path | None:
+def checkpoint_at(path: Path) -> Path | None:
     """The checkpoint that `path` stands for: itself, or the newest one of a run."""
     if run_dir := run_at(path):
         last = _newest(run_dir.glob(STATE_FILES))

@@ -12,12 +12,12 @@ from torch import Tensor
 from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
+from ed2.models.base_faults import PICKLES
 from ed2.models.choose import open_base
 from ed2.models.files import PARTS, ModelFolder
 from ed2.models.folder_faults import SCHEDULER_CONFIG
 from ed2.models.layout import diffusers_tensors, sd2_yaml, single_file_tensors
 from ed2.models.pickled import write_tensors_of
-from ed2.models.single_file import PICKLES
 from ed2.models.tensor_file import write_tensors
 from ed2.models.writing import write_single_file
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ed2.app.continued import checkpoint_at
 from ed2.errors import Problem, SettingsError
 from ed2.models.header import HeaderError, read_header
 from ed2.models.hub import in_hub_cache
@@ -91,15 +92,18 @@ def model_sizes(settings: Settings) -> ModelSizes:
         what = f"No base model is chosen yet, so an {FAMILY_NAMES[family]} model is planned."
         return _usual(family, Problem(None, what))
     folder = Path(name)
-    folder = folder if folder.exists() else in_hub_cache(name) or folder
+    is_here = folder.exists()
+    folder = (checkpoint_at(folder) if is_here else in_hub_cache(name)) or folder
     if folder.is_file():
         return _sizes_of_file(folder)
     config = _json_object(folder / "unet" / "config.json")
     here = _family_of_config(config)
     counts = {part: _parameters_in(folder / part) for part in PARTS[here]}
     if not all(counts.values()):
-        what = f"The base model {name} is not on this disk, so an {FAMILY_NAMES[family]} model is planned."
-        fix = "" if settings.model.model_family else "If it is another, set --model_family to sd2 or sdxl."
+        why = "holds no model that can be trained here" if is_here else "is not on this disk"
+        what = f"The base model {name} {why}, so an {FAMILY_NAMES[family]} model is planned."
+        is_told = is_here or settings.model.model_family
+        fix = "" if is_told else "If it is another, set --model_family to sd2 or sdxl."
         return _usual(family, Problem(None, what, fix))
     counts["text_encoder"] += counts.pop("text_encoder_2", 0)
     return ModelSizes(here, counts, _untrainable(here, folder.name))

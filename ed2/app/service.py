@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ed2.app.base_model import SETTING, named
 from ed2.app.elsewhere import LOOK_SECONDS, REST, Elsewhere
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs import step_to_go_on_from, told_run
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.start_checks import start_problems
 from ed2.checkpoint.run_lock import Holder, other_trainer
-from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError, StopRequested
+from ed2.errors import Ed2Error, ModelError, Problem, ProblemsError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.training.controls import Controls, Request
@@ -201,6 +202,8 @@ class TrainerService:
             bus.emit(RunEnded(0, "stopped", "stopped before the first step", 0.0))
         except Ed2Error as error:
             problems = error.problems if isinstance(error, ProblemsError) else (Problem(None, str(error)),)
+            if isinstance(error, ModelError):
+                problems = tuple(named(str(values.get(SETTING)), problems))
             bus.emit(PhaseChanged(0, "failed", error.what))
             self._view.change("problems", problems=tuple(problems))
         except Exception as error:

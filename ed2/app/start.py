@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.base_model import not_on_disk
 from ed2.app.completing import end_is_missing, with_what_is_left
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
@@ -174,12 +175,7 @@ def _base_path(name: str) -> Path:
     folder = in_hub_cache(name)
     if folder:
         return folder
-    what = f"the model {name} is not on this disk, and nothing is downloaded."
-    fix = (
-        f"Get it from huggingface.co/{name} and give as --resume_ckpt the folder that holds model_index.json, or its "
-        ".safetensors file."
-    )
-    raise SettingsError("The base model is missing:", [Problem("resume_ckpt", what, fix)])
+    raise SettingsError("The base model is missing:", [not_on_disk(name)])
 
 
 def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:

@@ -1,11 +1,10 @@
 """What is wrong with a start, seen before anything is read: all of it at once, each with the name of its setting."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.continued import FIND_LAST
+from ed2.app.base_model import base_problems
 from ed2.app.preflight import model_sizes, require_writable
 from ed2.app.space import require_room
 from ed2.data.manifest import is_manifest
@@ -16,8 +15,6 @@ from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
-
-_PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -111,9 +108,4 @@ def _model(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     name = str(values.get("resume_ckpt") or "")
     if not name:
         return [Problem("resume_ckpt", "no base model is given.", fixes.model)]
-    try:
-        if name == FIND_LAST or Path(name).exists() or _PUBLIC_NAME.fullmatch(name):
-            return []
-    except (OSError, ValueError):  # no file can have such a name
-        pass
-    return [Problem("resume_ckpt", f"there is no model {name}.", "Check the path for typing errors.")]
+    return base_problems(name)

@@ -1,6 +1,5 @@
 """A base model, whether it is a diffusers folder or a single file."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from ed2.errors import Problem
 from ed2.models.base import ModelSource
+from ed2.models.base_faults import is_file
 from ed2.models.files import first_line, model_error, open_folder, with_scheduler
 from ed2.models.folder_faults import SCHEDULER_CONFIG
 from ed2.models.noise import NoiseSchedule
@@ -24,7 +24,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
     Raises:
         ModelError: it is missing, incomplete, or of a kind that cannot be trained.
     """
-    if os.path.isfile(path):  # noqa: PTH113 -- unlike Path.is_file it takes a name that is too long
+    if is_file(path):
         source: ModelSource = open_single_file(path, scheduler_changes)
     else:
         folder = open_folder(path)

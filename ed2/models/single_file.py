@@ -20,21 +20,18 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
-from ed2.models.files import TEXT_ENCODER_CONFIG, stored_dtype, with_scheduler
+from ed2.models.base_faults import PREFIXES, file_faults
+from ed2.models.files import TEXT_ENCODER_CONFIG, model_error, stored_dtype, with_scheduler
 from ed2.models.folder_faults import TOKENIZER_FILES
-from ed2.models.header import Header, HeaderError, read_header
-from ed2.models.layout import diffusers_tensors, family_of
-from ed2.models.layout_family import KINDS
-from ed2.models.layout_names import OPEN_CLIP_PREFIX, UNET_PREFIX, VAE_PREFIX
+from ed2.models.header import read_header
+from ed2.models.layout import diffusers_tensors
+from ed2.models.layout_family import family_of
+from ed2.models.layout_names import OPEN_CLIP_PREFIX
 from ed2.models.soundness import weights_fault
 
 CONFIGS = Path(__file__).parent / "configs"
-FAMILIES = ("sd1", "sd2")
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x"}
-PREFIXES = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": "cond_stage_model."}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 MAX_YAML_BYTES = 64 << 10
-OTHER_MODEL = "Choose an SD 1.x or SD 2.x model, in a file or a diffusers folder."
 V_TENSOR = "v_pred"
 """An empty tensor of this name says that the model predicts v (a custom of ComfyUI and of some training programs)."""
 POSITIONS = "text_model.embeddings.position_ids"
@@ -75,11 +72,11 @@ class ModelFile:
             what = (
                 f"its weights are not those of an {self.family.upper()} model ({' '.join(lines[1:2] or lines)[:300]})."
             )
-            raise _model_error(self.path, Problem(part, what, "Get this file anew, or choose another.")) from error
+            raise model_error(self.path, Problem(part, what, "Get this file anew, or choose another.")) from error
         module = module.float()
         fault = weights_fault(module.state_dict())
         if fault:
-            raise _model_error(self.path, Problem(part, f"{fault}.", "Get this file anew, or choose another."))
+            raise model_error(self.path, Problem(part, f"{fault}.", "Get this file anew, or choose another."))
         return module
 
     def tokenizer(self) -> CLIPTokenizer:
@@ -118,35 +115,16 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelF
     Raises:
         ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
     """
-    suffix = path.suffix.lower()
-    if suffix in PICKLES:
-        target = path.with_suffix(".safetensors").name
-        fix = f"Convert it, which runs nothing of it: python -m ed2 convert {path.name} {target}"
-        raise _model_error(path, Problem(None, f"a {suffix} file can run code, so it is not read here.", fix))
-    if suffix != ".safetensors":
-        fix = "Give the .safetensors of this model, or a diffusers folder."
-        raise _model_error(path, Problem(None, f"a {suffix or 'nameless'} file is not read here.", fix))
-    header = _header(path)
+    if faults := file_faults(path):
+        raise model_error(path, *faults)
+    header = read_header(path)
     shapes = header.shapes
     family = family_of(shapes)
-    if family not in FAMILIES:
-        raise _model_error(path, Problem(None, f"this is {KINDS[family]}, which cannot be trained here.", OTHER_MODEL))
-    missing = [part for part, prefix in PREFIXES.items() if not any(name.startswith(prefix) for name in shapes)]
-    if missing:
-        fix = "Get the whole model: UNet, VAE and text encoder in one file."
-        raise _model_error(path, Problem(None, f"it has no {' and no '.join(missing)}.", fix))
     small_files = _shipped(family)
     predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, header.metadata, shapes)
     small_files = with_scheduler(small_files, {**scheduler_changes, "prediction_type": predicted})
     stored = {part: stored_dtype(header, prefix) for part, prefix in PREFIXES.items()}
     return ModelFile(path, family, small_files, stored)
-
-
-def _header(path: Path) -> Header:
-    try:
-        return read_header(path)
-    except HeaderError as error:
-        raise _model_error(path, Problem(None, error.what, error.fix)) from None
 
 
 def _shipped(family: str) -> dict[str, bytes]:
@@ -176,7 +154,7 @@ def _prediction_type(path: Path, family: str, metadata: Mapping[str, str], names
     if family == "sd1":
         return "epsilon"
     fix = "Give --prediction_type v_prediction (768 models) or epsilon (512 base), or put its .yaml beside it."
-    raise _model_error(path, Problem("prediction_type", "an SD 2 file does not say what it predicts.", fix))
+    raise model_error(path, Problem("prediction_type", "an SD 2 file does not say what it predicts.", fix))
 
 
 def _said_by_yaml(file: Path) -> str:
@@ -187,7 +165,7 @@ def _said_by_yaml(file: Path) -> str:
         return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         fix = "Get it again, or remove it and give --prediction_type."
-        raise _model_error(file, Problem(None, "this .yaml is not one of a Stable Diffusion model.", fix)) from None
+        raise model_error(file, Problem(None, "this .yaml is not one of a Stable Diffusion model.", fix)) from None
 
 
 def _network(source: ModelFile, part: str, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -197,7 +175,7 @@ def _network(source: ModelFile, part: str, tensors: Mapping[str, Tensor]) -> nn.
         module: nn.Module = kind.from_config(source.config(f"{part}/config.json"))
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if misfit := _misfit(source, part, shapes, tensors):
-        raise _model_error(source.path, misfit)
+        raise model_error(source.path, misfit)
     module.load_state_dict(tensors, strict=True, assign=True)
     return module
 
@@ -232,7 +210,3 @@ def _text_encoder(source: ModelFile, tensors: Mapping[str, Tensor]) -> nn.Module
         raise ValueError(", ".join(f"{kind.replace('_', ' ')}: {names[0]}" for kind, names in wrong.items() if names))
     text_encoder: nn.Module = module
     return text_encoder
-
-
-def _model_error(path: Path, problem: Problem) -> ModelError:
-    return ModelError(f"The base model {path} cannot be used:", [problem])

@@ -90,7 +90,7 @@ def write_settings(path: Path, settings: Settings) -> None:
 
 
 def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object]:
-    """Count relative paths among `values` from `base`.
+    """Count relative paths among `values` from `base`, and take off quotes around a path.
 
     A base model may also be a word (`findlast`) or a public name (`owner/model`): it is a path only if it is there.
     """
@@ -119,11 +119,19 @@ def with_defaults(values: Mapping[str, object]) -> Settings:
 def _absolute(text: str, base: Path, *, must_exist: bool = False, named: bool = False) -> str:
     if not is_plain(text):
         return text  # the checks refuse it
+    text = unquoted(text) or text
     if named and "=" in text:
         name, _, folder = text.partition("=")
         return f"{name}={_absolute(folder, base)}" if folder else text
     path = (base / _at_home(text)).absolute()
     return text if must_exist and not _exists(path) else os.path.normpath(path)
+
+
+def unquoted(path: str) -> str:
+    """A path without the quotes around it that file managers copy with it."""
+    inner = path.strip()
+    is_quoted = len(inner) > 1 and inner[0] == inner[-1] and inner[0] in "\"'"
+    return inner[1:-1] if is_quoted else path
 
 
 def _exists(path: Path) -> bool:

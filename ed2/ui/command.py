@@ -12,15 +12,18 @@ from pathlib import Path
 from ed2.app.command import stopping_on_signals
 from ed2.app.roots import Roots
 from ed2.app.user_files import preset_values
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.app import owner_page
 from ed2.ui.context import Context
 from ed2.ui.guard import Hosts
-from ed2.ui.serving import LOOPBACK_NAMES, serve
+from ed2.ui.serving import LOOPBACK_NAMES, MAX_PORT, serve
 
 OWNER = "owner"
 WAKES_SECONDS = 1.0
+NO_DATA_DIRS = (
+    "No folder of pictures outside the program's own may be opened from the network: name them with --data_dirs."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,6 +102,8 @@ def _tell(options: argparse.Namespace, port: int, login: tuple[str, str] | None)
     if login:
         shown = "the one given with --owner_password" if options.owner_password else login[1]
         print(f"User {login[0]}, password: {shown}", flush=True)
+    if options.listen and not options.data_dirs:
+        print(NO_DATA_DIRS, flush=True)
     print("Ctrl-C stops and saves a run, and ends the program.", flush=True)
     if not options.no_browser:
         webbrowser.open(f"http://127.0.0.1:{port}/")
@@ -118,9 +123,19 @@ def _own_names() -> list[str]:
     return names
 
 
+def _port(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"a port is a whole number from 1 to {MAX_PORT}, not {printable(text)}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="webui.py", description="Open the trainer in a browser.", allow_abbrev=False)
-    parser.add_argument("--port", type=int, default=7860, help="port of the page; if busy, the next free one of 20")
+    parser.add_argument("--port", type=_port, default=7860, help="port of the page; if busy, the next free one of 20")
     parser.add_argument("--no_browser", action="store_true", help="open no browser")
     parser.add_argument("--preset", metavar="FILE", help="begin with these settings")
     parser.add_argument("--logdir", metavar="DIR", help="folder of the runs")

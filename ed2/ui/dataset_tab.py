@@ -13,7 +13,7 @@ from ed2.data.example import Example, Kind
 from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
-from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.files import PROGRAM_DIR, unquoted, with_defaults
 from ed2.ui.charts import bars_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
@@ -89,7 +89,7 @@ class DatasetTab:
         for event in (self.place.submit, self.place.blur):
             event(self._open, self.place, browsed, **SPOKEN)
         self.inside.click(self._enter, self.place, browsed, **SPOKEN)
-        self.up.click(lambda place: self._open(str(Path(place).parent)), self.place, browsed, **SPOKEN)
+        self.up.click(lambda place: self._open(str(_folder_of(place).parent)), self.place, browsed, **SPOKEN)
         self.take.click(self._take, self.place, self._form.controls["data_root"], **SPOKEN)
 
     @property
@@ -106,7 +106,7 @@ class DatasetTab:
         return [*self._open(str(self._first_place())), *self._found()]
 
     def _open(self, place: str) -> tuple[Any, Any]:
-        folder = Path(place).expanduser()
+        folder = _folder_of(place)
         if not self._context.roots.allow(folder) or not folder.is_dir():
             gr.Warning(NO_FOLDER, duration=6)
             return gr.skip(), gr.skip()
@@ -119,7 +119,7 @@ class DatasetTab:
         return self._open(str(Path(place) / str(getattr(event, "folder", ""))))
 
     def _take(self, place: str) -> Any:
-        folder = Path(place).expanduser()
+        folder = _folder_of(place)
         if not self._context.roots.allow(folder) or not folder.is_dir():
             gr.Warning(NO_FOLDER, duration=6)
             return gr.skip()
@@ -242,6 +242,11 @@ class DatasetTab:
         chart = f"<h3>Pictures by size of training</h3>{bars_html(bars, 'Pictures by size of training')}"
         return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
             problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
+
+
+def _folder_of(place: str) -> Path:
+    """The folder that a person has typed or pasted."""
+    return Path(unquoted(place.strip())).expanduser()
 
 
 def _notes_html(checked: Checked) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.settings.fields import FieldSpec, fields
-from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.ui.words import label_of
 
 ESSENTIALS = (
@@ -88,15 +88,20 @@ def value_of(spec: FieldSpec, raw: Any) -> object:
     """A setting's value out of its control."""
     if spec.many:
         parts = str(raw or "").splitlines() if spec.kind is str else str(raw or "").replace(",", " ").split()
-        items = [_number(spec, part.strip()) for part in parts if part.strip()]
+        items = [_number(spec, text) for part in parts if (text := _without_quotes(spec, part))]
         return items if items or not spec.optional else None
+    if spec.kind is str and isinstance(raw, str):
+        raw = _without_quotes(spec, raw)
     if spec.optional and raw in ("", None):
         return None
-    if spec.kind is str and isinstance(raw, str):
-        return raw.strip()
     if isinstance(raw, bool):
         return raw
     return _number(spec, raw) if spec.kind in (int, float) and not spec.choices else raw
+
+
+def _without_quotes(spec: FieldSpec, text: str) -> str:
+    text = text.strip()
+    return unquoted(text) if spec.is_path else text
 
 
 def _number(spec: FieldSpec, raw: Any) -> object:

@@ -10,6 +10,7 @@ from ed2.app.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
 from ed2.errors import Ed2Error
 from ed2.registry import SAMPLERS
 from ed2.settings.fields import fields
+from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
@@ -64,7 +65,7 @@ class SamplingTab:
 
     def opened(self, path: object, shown: str = "") -> list[Any]:
         """The prompts of the file that is set, unless they are shown; an empty table where they cannot be read."""
-        text = short_path(str(path or "").strip())
+        text = short_path(unquoted(str(path or "").strip()))
         if text == shown:
             return [gr.skip()] * len(self.opened_outputs)
         try:
@@ -75,7 +76,7 @@ class SamplingTab:
     def _table(self, path: str) -> list[Any]:
         file = self._context.require_allowed({"sample_prompts": path})["sample_prompts"]
         table = table_of(Path(str(file)))
-        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS, short_path(path.strip())]
+        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS, short_path(unquoted(path.strip()))]
 
     def _read(self, path: str) -> list[Any]:
         try:

@@ -14,6 +14,7 @@ from ed2.ui.theme import CSS_FILE, theme
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 20
+MAX_PORT = 65535
 IDLE_SECONDS = 0.05
 PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 """A port that was just left is free. Only Windows has the first, and would with the second call one in use free too."""
@@ -58,7 +59,8 @@ def _closed(hosts: Hosts, shelves: Sequence[Shelf]) -> dict[str, Any]:
 
 def free_port(first: int, server_name: str = "127.0.0.1") -> int:
     """The first free port of 20 from `first` on. Raises Ed2Error."""
-    for port in range(first, first + PORTS_TRIED):
+    last = min(first + PORTS_TRIED - 1, MAX_PORT)
+    for port in range(first, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, PROBED_WITH, 1)
             try:
@@ -66,5 +68,4 @@ def free_port(first: int, server_name: str = "127.0.0.1") -> int:
             except OSError:
                 continue
             return port
-    last = first + PORTS_TRIED - 1
     raise Ed2Error(f"The ports {first} to {last} are all in use", "", "Choose another with --port.")

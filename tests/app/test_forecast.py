@@ -20,6 +20,12 @@ def test_the_size_of_a_checkpoint_follows_the_card_that_is_planned_for() -> None
     assert here != on_card  # AdamW against its 8-bit form
 
 
+def test_a_folder_that_is_here_and_no_model_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    told = [" ".join(forecast(with_defaults({"resume_ckpt": str(base)}), None)) for base in (tmp_path, "nobody/none")]
+    assert f"{tmp_path} holds no model that can be trained here, so an SD 1.x model is planned" in told[0]
+    assert "nobody/none is not on this disk" in told[1] and "not on this disk" not in told[0]
+
+
 def run_on(device: str, logdir: Path, speed: float, settings: Settings) -> None:
     """A run that was told to be on a device, at a speed."""
     folder = logdir / f"cats_{device.partition(' in ')[0]}"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.base_model import named
 from ed2.app.caption_edits import CaptionEdits
 from ed2.app.roots import Roots
 from ed2.app.start_checks import start_problems
 from ed2.app.user_files import UserFiles, preset_values
-from ed2.errors import Ed2Error, SettingsError
+from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR, absolute_paths
 
@@ -131,8 +132,36 @@ def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
 
 
 def test_a_continued_run_needs_no_pictures_named_and_a_new_one_does(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ckpts").mkdir(parents=True)
+    (tmp_path / "run" / "settings.json").write_text("{}")
     known = {"resume_ckpt": str(tmp_path / "run"), "logdir": str(tmp_path), "no_save_ckpt": True}
     assert start_problems(known) == []
     assert [problem.path for problem in start_problems({**known, "data_root": []})] == ["data_root"]
     assert json.dumps([str(p) for p in start_problems({**known, "resume_ckpt": ""})]).count("no base model") == 1
+
+
+def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_path: Path) -> None:
+    picture, pickled = tmp_path / "cat.png", tmp_path / "sd.ckpt"
+    for file in (picture, pickled):
+        file.write_bytes(b"x")
+    wanted = {
+        str(PROGRAM_DIR / "ed2/demo"): "holds no diffusers model. Did you mean base inside it?",
+        str(picture): "a .png file is not read here. Give the .safetensors",
+        str(pickled): "can run code, so it is not read here. Convert it",
+        "nobody/nothing": "is not on this disk, and nothing is downloaded.",
+        "/nowhere/at/all": "Check the path for typing errors.",
+    }
+    others = {"logdir": str(tmp_path), "no_save_ckpt": True, "data_root": ["/not here"]}
+    for base, text in wanted.items():
+        told = {problem.path: str(problem) for problem in start_problems({**others, "resume_ckpt": base})}
+        assert told.keys() == {"resume_ckpt", "data_root"}
+        assert base in told["resume_ckpt"] and text in told["resume_ckpt"]
+    sound = {**others, "resume_ckpt": str(PROGRAM_DIR / "ed2/demo/base")}
+    assert [problem.path for problem in start_problems(sound)] == ["data_root"]
+
+
+def test_what_the_trainer_finds_wrong_with_a_base_model_names_its_setting() -> None:
+    faults = [Problem("unet", "it is torn."), Problem(None, "it is odd."), Problem("prediction_type", "it is unsaid.")]
+    told = [str(problem) for problem in named("/models/cat", faults)]
+    assert told[:2] == ["resume_ckpt: /models/cat: unet: it is torn.", "resume_ckpt: /models/cat: it is odd."]
+    assert told[2] == "prediction_type: it is unsaid."

@@ -7,7 +7,7 @@ import pytest
 
 from ed2.errors import SettingsError
 from ed2.settings.checks import settings_from
-from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults, write_settings
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_preset, with_defaults, write_settings
 
 
 def preset(folder: Path, content: object) -> Path:
@@ -74,3 +74,12 @@ def test_a_shipped_preset_is_valid_and_says_what_it_is_for(path: Path) -> None:
     read = read_preset(path)
     with_defaults(read.values)
     assert set(read.about) >= {"title", "for", "source"}
+
+
+def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+    given = {"data_root": ['"cats"', "'/dogs'", "a 'b'"], "logdir": ' "runs" ', "extra_manual_datasets": ['a="more"']}
+    assert absolute_paths(given, tmp_path) == {
+        "data_root": [f"{tmp_path}/cats", "/dogs", f"{tmp_path}/a 'b'"],
+        "logdir": f"{tmp_path}/runs",
+        "extra_manual_datasets": [f"a={tmp_path}/more"],
+    }

@@ -13,7 +13,7 @@ import pytest
 
 from ed2.errors import Ed2Error
 from ed2.settings.files import PROGRAM_DIR
-from ed2.ui.command import _parser, context_of, login_of, main
+from ed2.ui.command import _parser, _tell, context_of, login_of, main
 from ed2.ui.serving import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -65,5 +65,20 @@ def test_the_command_line_wins_over_the_draft(tmp_path: Path) -> None:
 
 
 def test_no_free_port_is_told() -> None:
-    with pytest.raises(Ed2Error, match="all in use"):
-        free_port(1, "203.0.113.1")  # an address that this computer does not have
+    for first, last in ((1, 20), (65530, 65535)):
+        with pytest.raises(Ed2Error, match=f"{first} to {last} are all in use"):
+            free_port(first, "203.0.113.1")  # an address that this computer does not have
+
+
+@pytest.mark.parametrize("port", ["99999", "-5", "0", "x"])
+def test_a_port_that_none_can_be_is_told(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([f"--port={port}", "--no_browser"])
+    assert caught.value.code == 2
+    assert f"a port is a whole number from 1 to 65535, not {port}" in capsys.readouterr().err
+
+
+def test_a_page_on_the_network_says_that_it_opens_no_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, is_told in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
+        _tell(_parser().parse_args(["--no_browser", *given]), 7860, None)
+        assert ("outside the program's own may be opened" in capsys.readouterr().out) is is_told

@@ -53,3 +53,4 @@ def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
                 handler(path)
     opened = dataset._open(str(context.roots.folders[0]))
     assert opened[0] == str(context.roots.folders[0])
+    assert dataset._take(f' "{opened[0]}" ') == opened[0], "as file managers copy it"

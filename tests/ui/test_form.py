@@ -46,6 +46,13 @@ def test_what_a_person_types_becomes_the_setting() -> None:
     wanted = {"lr": 1e-6, "max_epochs": 3, "data_root": ["a", "b"], "save_ckpt_dir": None, "batch_size": 2}
     assert {name: value_of(fields()[name], raw) for name, raw in typed.items()} == wanted
     assert value_of(fields()["lr"], "fast") == "fast"
+    copied = {
+        "resume_ckpt": ' "C:\\my models\\sd.safetensors" ',
+        "data_root": "'/a b'\n \"C:\\pics\" ",
+        "save_ckpt_dir": '""',
+    }
+    plain = {"resume_ckpt": "C:\\my models\\sd.safetensors", "data_root": ["/a b", "C:\\pics"], "save_ckpt_dir": None}
+    assert {name: value_of(fields()[name], raw) for name, raw in copied.items()} == plain, "as file managers copy paths"
     assert value_of(fields()["batch_size"], None) is None
 
 

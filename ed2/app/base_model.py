@@ -1,0 +1,57 @@
+"""What is wrong with the base model that a person names, told with the name of its setting. Needs no torch."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ed2.app.continued import FIND_LAST
+from ed2.checkpoint.origin import is_ours, run_at, state_of
+from ed2.errors import Problem, printable
+from ed2.models.base_faults import base_faults
+from ed2.models.hub import PUBLIC_NAME, in_hub_cache
+from ed2.settings.fields import fields
+
+SETTING = "resume_ckpt"
+
+
+def base_problems(name: str) -> list[Problem]:
+    """What keeps a base model from being trained on, or a checkpoint or run from being looked at."""
+    path = Path(name)
+    try:
+        if name == FIND_LAST:
+            return []
+        if path.exists():
+            return [] if _is_run_of_ours(path) else named(name, base_faults(path))
+    except (OSError, ValueError):  # no file can have such a name
+        return [_nowhere(name)]
+    if not PUBLIC_NAME.fullmatch(name):
+        return [_nowhere(name)]
+    return [] if in_hub_cache(name) else [not_on_disk(name)]
+
+
+def named(name: str, faults: Iterable[Problem]) -> list[Problem]:
+    """What is wrong with the base model `name`, as problems of its setting, but for those of another."""
+    return [fault if fault.path in fields() else Problem(SETTING, _with_place(name, fault), fault.fix)
+            for fault in faults]  # fmt: skip
+
+
+def not_on_disk(name: str) -> Problem:
+    """A model that has a public name, and is not in this machine's cache."""
+    fix = (
+        f"Get it from huggingface.co/{name} and give as --resume_ckpt the folder that holds model_index.json, or its "
+        ".safetensors file."
+    )
+    return Problem(SETTING, f"the model {name} is not on this disk, and nothing is downloaded.", fix)
+
+
+def _nowhere(name: str) -> Problem:
+    return Problem(SETTING, f"there is no model {printable(name, 1000)}.", "Check the path for typing errors.")
+
+
+def _is_run_of_ours(path: Path) -> bool:
+    """Whether this is a run or a checkpoint, whose soundness is seen to when it is opened."""
+    return run_at(path) is not None or (path.is_dir() and (is_ours(path) or bool(state_of(path))))
+
+
+def _with_place(name: str, fault: Problem) -> str:
+    place = f"{printable(name, 1000)}: " + (f"{fault.path}: " if fault.path else "")
+    return f"{place}{fault.what}"
