@@ -28,12 +28,15 @@ class CaptionEdits:
         """Write the caption of a picture into its side-car and give back the side-car.
 
         Raises:
-            Ed2Error: it is too long, or cannot be written; what was there is unchanged.
+            Ed2Error: it is too long, cannot be written, or its picture is gone; what was there is unchanged.
         """
         if len(text) > MAX_CHARACTERS:
             raise Ed2Error(
                 "The caption is not saved", f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it."
             )
+        if not picture.is_file():
+            what = f"{picture.name} is no longer there."
+            raise Ed2Error("The caption is not saved", what, "Press Check to see which pictures there are.")
         target = side_car(picture)
         try:
             self._keep(target)

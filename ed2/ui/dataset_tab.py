@@ -1,6 +1,6 @@
 """The tab Dataset: choose a folder, see what is in it and how it will be cropped, mend captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, unquoted, with_defaults
+from ed2.ui.caption_drafts import CaptionDrafts
 from ed2.ui.charts import bars_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
@@ -24,6 +25,7 @@ PER_PAGE = 24
 MAX_TOLD = 20
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 NO_FOLDER = "There is no such folder, or it may not be opened from here."
+NOTHING_SAVED = "Nothing was saved here: the box shows the caption of the file."
 NOT_CHECKED = "Press Check: every picture is read, and nothing is changed."
 
 
@@ -45,7 +47,7 @@ class DatasetTab:
     """The pictures that the form names."""
 
     def __init__(self, context: Context, form: Form) -> None:
-        self._context, self._form = context, form
+        self._context, self._form, self._drafts = context, form, CaptionDrafts()
         form.add(["data_root"])
         with gr.Accordion("Choose a folder", open=False):
             self.place = gr.Textbox(label="Open folder", value=str(self._first_place()), elem_id="browse-place",
@@ -59,7 +61,7 @@ class DatasetTab:
         self.report = gr.HTML(empty_html(NOT_CHECKED), elem_id="dataset-report", js_on_load=None)
         with gr.Column(visible=False) as self.editor:
             with gr.Row():
-                self.page = gr.Number(1, label="Page", step=1, minimum=1, precision=0,
+                self.page = gr.Number(1, label="Page", step=1, precision=0,
                                       elem_id="dataset-page", min_width=120, scale=1)  # fmt: skip
                 self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True,
                                            min_width=240, scale=3)  # fmt: skip
@@ -69,6 +71,7 @@ class DatasetTab:
             with gr.Row(elem_classes="ed-actions"):
                 self.save = gr.Button("Save caption", elem_id="save-caption-button", min_width=140)
                 self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
+            self.unsaved = gr.HTML("", elem_id="caption-unsaved", js_on_load=None)
             self.thumbs = gr.HTML("", elem_id="dataset-pictures", js_on_load=CHOOSE)
 
     def _first_place(self) -> Path:
@@ -80,11 +83,14 @@ class DatasetTab:
         inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
         self.checked = self.check.click(self._check, inputs, self._checked_outputs, **slow)
-        self.page.change(self._turn, self.page, shown, **QUIET)
+        self.page.change(self._turn_to, self.page, [self.page, *shown], **QUIET)
+        typed = [self.picture, self.caption]
+        self.caption.blur(self._typed, typed, self.unsaved, trigger_mode="multiple", **QUIET)  # left for anything else
         self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
         self.thumbs.click(self._chosen, None, self.picture, **QUIET)
         for button, change in ((self.save, self._save), (self.undo, self._undo)):
-            button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, *shown], **slow)
+            button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, self.unsaved, *shown],
+                         **slow)  # fmt: skip
         browsed = [self.place, self.inside]
         for event in (self.place.submit, self.place.blur):
             event(self._open, self.place, browsed, **SPOKEN)
@@ -94,7 +100,7 @@ class DatasetTab:
 
     @property
     def _checked_outputs(self) -> list[Any]:
-        return [self.report, self.editor, self.page, self.thumbs, self.picture, self.caption]
+        return [self.report, self.editor, self.unsaved, self.page, self.thumbs, self.picture, self.caption]
 
     @property
     def opened_outputs(self) -> list[Any]:
@@ -131,14 +137,15 @@ class DatasetTab:
         except Ed2Error as error:
             self._context.checked = None
             problems = error.problems if isinstance(error, ProblemsError) else [Problem(None, str(error))]
-            return [problems_html(problems, box_id="dataset-problems"), gr.update(visible=False), 1, *self._turn(1)]
+            told = problems_html(problems, box_id="dataset-problems")
+            return [told, gr.update(visible=False), "", 1, *self._turn(1)]
         return self._found()
 
     def _found(self) -> list[Any]:
         """What the last check found, as the page shows it."""
         if self._context.checked is None:
             return [gr.skip()] * len(self._checked_outputs)
-        return [self._report_html(), gr.update(visible=True), 1, *self._turn(1)]
+        return [self._report_html(), gr.update(visible=True), self._unsaved_html(), 1, *self._turn(1)]
 
     def _scan(self, values: dict[str, object], progress: Any = None) -> None:
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
@@ -156,6 +163,11 @@ class DatasetTab:
     def _examples(self) -> Sequence[Example]:
         return self._context.checked.dataset.examples if self._context.checked else ()
 
+    def _turn_to(self, page: float | None) -> list[Any]:
+        """Turn the page; the number becomes that of the page that is shown."""
+        shown = self._first(page) // PER_PAGE + 1
+        return [gr.skip() if shown == page else shown, *self._turn(page)]
+
     def _turn(self, page: float | None) -> list[Any]:
         """The thumbnails of a page, the pictures to choose from, and the first one's caption."""
         examples = self._examples()
@@ -168,7 +180,11 @@ class DatasetTab:
             f'<p class="ed-note">Page {first // PER_PAGE + 1} of {pages}</p><ul class="ed-grid ed-thumbs">{tiles}</ul>'
         )
         chosen = choices[0][1] if choices else None
-        return [html if part else "", gr.update(choices=choices, value=chosen), part[0].caption if part else ""]
+        return [
+            html if part else "",
+            gr.update(choices=choices, value=chosen),
+            self._drafts.shown(part[0]) if part else "",
+        ]
 
     def _first(self, page: float | None) -> int:
         pages = max(1, -(-len(self._examples()) // PER_PAGE))
@@ -187,7 +203,15 @@ class DatasetTab:
 
     def _caption_of(self, path: str | None) -> Any:
         example = self._example(path)
-        return example.caption if example else gr.skip()
+        return self._drafts.shown(example) if example else gr.skip()
+
+    def _typed(self, path: str | None, text: str) -> str:
+        if example := self._example(path):
+            self._drafts.keep(example, text)
+        return self._unsaved_html()
+
+    def _unsaved_html(self) -> str:
+        return self._drafts.as_html(self._examples())
 
     def _chosen(self, event: gr.EventData) -> Any:
         example = self._example(getattr(event, "picture", None))
@@ -198,28 +222,34 @@ class DatasetTab:
         return next((example for example in self._examples() if str(example.path) == path), None)
 
     def _save(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
-        return self._edited(page, path, raw, lambda picture: self._context.captions.save(picture, text))
+        def save(picture: Path) -> str:
+            target = self._context.captions.save(picture, text)
+            return f"Saved to {target.name}. Undo puts the old one back."
+
+        return self._edited(page, path, raw, save)
 
     def _undo(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
         return self._edited(page, path, raw, self._put_back)
 
-    def _put_back(self, path: Path) -> None:
-        if not self._context.captions.undo(path):
-            gr.Warning("There is nothing to undo for this picture.", duration=5)
+    def _put_back(self, picture: Path) -> str:
+        is_back = self._context.captions.undo(picture)
+        return "The caption from before is back." if is_back else NOTHING_SAVED
 
-    def _edited(self, page: float, path: str | None, raw: tuple[Any, ...], change: Any) -> list[Any]:
-        """Change the caption of a picture of the last check, and look at the folder again."""
+    def _edited(self, page: float, path: str | None, raw: tuple[Any, ...], change: Callable[[Path], str]) -> list[Any]:
+        """Change the caption of a picture of the last check, look at the folder again, and say what was done."""
         example = self._example(path)
         if example is None or not self._context.roots.allow(example.path):
             raise refusal("Press Check and choose a picture first.")
         try:
-            change(example.path)
+            told = change(example.path)
+            self._drafts.forget(example)
             self._scan(self._form.values_of(raw))
         except Ed2Error as error:
             raise refusal(str(error)) from None
+        gr.Info(told, duration=6)
         thumbs, choices, _ = self._turn(page)
         now = self._example(path)
-        return [self._report_html(), thumbs, gr.update(choices=choices["choices"], value=path),
+        return [self._report_html(), self._unsaved_html(), thumbs, gr.update(choices=choices["choices"], value=path),
                 now.caption if now else ""]  # fmt: skip
 
     def _report_html(self) -> str:

@@ -101,6 +101,7 @@ def test_the_settings_that_hold_paths_are_known_as_such() -> None:
 def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> None:
     edits = CaptionEdits(tmp_path / "kept")
     picture = tmp_path / "cat.png"
+    picture.touch()
     (tmp_path / "cat.txt").write_bytes(b"caf\xe9\r\n")
     edits.save(picture, "a  new\ncaption ")
     assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
@@ -114,6 +115,7 @@ def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> 
 
 def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
     edits = CaptionEdits(tmp_path / "kept")
+    (tmp_path / "cat.png").touch()
     edits.save(tmp_path / "cat.png", "a cat")
     assert edits.undo(tmp_path / "cat.png")
     assert not (tmp_path / "cat.txt").exists()
@@ -121,12 +123,18 @@ def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
 
 def test_a_caption_goes_into_the_side_car_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "cat.caption").write_text("old")
+    (tmp_path / "cat.png").touch()
     assert CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "new") == tmp_path / "cat.caption"
 
 
 def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Ed2Error, match=r"not saved: cat\.png is no longer there\. Press Check"):
+        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "text")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "cat.png").touch()
+    (tmp_path / "kept").touch()
     with pytest.raises(Ed2Error, match="not saved"):
-        CaptionEdits(tmp_path / "kept").save(tmp_path / "gone" / "cat.png", "text")
+        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "text")
     with pytest.raises(Ed2Error, match="10,000"):
         CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "x" * 10_001)
 

@@ -154,10 +154,13 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     expect(caption).to_have_value("a picture of number 0")
     page.get_by_role("button", name="Edit 02.png").click()
     expect(caption).to_have_value("a picture of number 2")
+    caption.fill("typed and not saved")
     page.get_by_role("button", name="Edit 00.png").click()
+    expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
     expect(caption).to_have_value("a picture of number 0")
     caption.fill("a <b>new</b> caption")
     page.locator("#save-caption-button").click()
+    expect(page.get_by_text("Saved to 00.txt. Undo puts the old one back.")).to_be_visible()
     expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
     side_car = server.folder / "pictures" / "00.txt"
     assert side_car.read_text() == "a <b>new</b> caption\n"
