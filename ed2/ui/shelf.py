@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -20,9 +21,11 @@ Box = tuple[int, int, int, int]
 
 
 class _Forever(StaticFiles):
-    """A name stands for one content: each picture is asked for once."""
+    """A name stands for one content: each picture is asked for once. A page with a login shows them after it alone."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        if not _may_see(scope):
+            return PlainTextResponse("Log in first.", 401, {"Cache-Control": "no-store"})
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "private, max-age=604800, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -78,6 +81,16 @@ class Shelf:
                 for copy in self._outdated:
                     copy.unlink(missing_ok=True)
                 self._outdated.clear()
+
+
+def _may_see(scope: Scope) -> bool:
+    """Whether who asks has logged in, as Gradio 6.31 keeps that for its own answers, or need not."""
+    app = scope["app"]
+    if getattr(app, "auth", None) is None:
+        return True
+    cookies = Request(scope).cookies
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return any(cookies.get(name) in app.tokens for name in names)
 
 
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:

@@ -161,6 +161,20 @@ def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: 
         assert server.context.service.snapshot().state == "idle"
 
 
+def test_a_sample_is_shown_on_the_monitor_to_who_has_logged_in_alone(
+    monitor: str, client: httpx.Client, server: Server
+) -> None:
+    address = server.context.samples.address(server.folder / "pictures" / "00.png")
+    with httpx.Client(base_url=monitor, timeout=30) as viewer:
+        for cookies in ({}, {"access-token-unsecure-x": "y"}):
+            assert viewer.get(address, cookies=cookies).status_code == 401
+        login = {"username": "viewer", "password": server.context.sharing.password}
+        assert viewer.post("/login", data=login).status_code == 200
+        shown = viewer.get(address)
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/webp")
+    assert client.get(address).status_code == 200  # the owner's page, which asks for no password here
+
+
 def test_without_a_network_share_says_so_in_words(monitor: str, server: Server) -> None:
     text = server.context.sharing.as_html()
     assert "Training is not affected" in text or "gradio.live" in text
