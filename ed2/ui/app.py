@@ -49,7 +49,7 @@ def owner_page(context: Context) -> gr.Blocks:
 
         filled = [*form.inputs, tabs, ready, *dataset.opened_outputs, *sampling.opened_outputs]
         shown = page.load(opened, None, filled, **QUIET)
-        for event in (shown, dataset.checked, resume.used):
+        for event in (shown, dataset.checked, resume.used, strip.begun):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
         _follow(shown, context, strip, train, resume)
     page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]

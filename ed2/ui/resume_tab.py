@@ -49,6 +49,8 @@ class ResumeTab:
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.why = gr.HTML("", elem_id="resume-note", js_on_load=None)
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
+        self._told = gr.State("")
+        """The run of this program that the list knew of, and whether it went on."""
         self.keep = KeepPanel()
         self.test = ResumeTestPanel(context)
         self._phase = gr.HTML(_phase(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
@@ -70,7 +72,9 @@ class ResumeTab:
         logdir = form.controls["logdir"]
         allowed = [self.go_on, self.as_base, self.more, self.why, *self.keep.outputs]
         for event in (self.refresh.click, tab.select, self._phase.change):
-            filled = event(self._fill, [logdir, self.choice], [self.choice, self.list], **SPOKEN)
+            filled = event(
+                self._fill, [logdir, self.choice, self._told], [self.choice, self.list, self._told], **SPOKEN
+            )
             filled.then(None, self.choice, None, js=MARK)
             filled.then(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
         self.list.click(self._pressed, None, self.choice, **QUIET)
@@ -95,12 +99,17 @@ class ResumeTab:
         name = getattr(event, "run", None)
         return name if isinstance(name, str) else gr.skip()
 
-    def _fill(self, logdir: str, chosen: str | None) -> tuple[Any, str]:
+    def _fill(self, logdir: str, chosen: str | None, told: str = "") -> tuple[Any, str, str]:
+        """The list; a run of this program that has ended since is the chosen one: a hasty Continue is meant for it."""
         runs = find_runs(*self._place(logdir), MAX_SHOWN)
         names = [run.folder.name for run in runs]
         cards = "".join(self._card(run) for run in runs)
         html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html(NO_RUNS)
-        return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), html
+        shown = self._context.service.snapshot()
+        own = shown.run_dir.name if shown.run_dir and not shown.elsewhere else ""
+        now = f"{own} {shown.is_active}" if own else told
+        wanted = [own if now != told and not shown.is_active else "", chosen, *names[:1]]
+        return gr.update(choices=names, value=next((name for name in wanted if name in names), None)), html, now
 
     def _card(self, run: RunRecord) -> str:
         address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""

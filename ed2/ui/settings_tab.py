@@ -3,14 +3,14 @@
 import contextlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from ed2.app.forecast import forecast
-from ed2.errors import Ed2Error, ProblemsError, SettingsError
+from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
 from ed2.small_files import parsed
@@ -26,6 +26,8 @@ RAW_INFO = (
     "Applied, it sets what it names. Folders, base model, project name and prompts stay unless it names them; all else "
     "goes to its default."
 )
+
+IN_STRIP = "The steps and the memory are told once what is listed below the Train button is mended."
 
 
 class SettingsTab:
@@ -136,12 +138,18 @@ class SettingsTab:
         try:
             settings = with_defaults(self._context.require_allowed(values))
         except ProblemsError as error:
-            return problems_html(error.problems, box_id="settings-problems"), ""
+            return self._untold_html(error.problems), ""
         lines = forecast(settings, self._context.checked, card_gb or None)
         html = (
             f'<div class="ed-card"><p class="ed-note">{"<br>".join(escape(on_page(line)) for line in lines)}</p></div>'
         )
         return html, self.memory.told(settings, card_gb)
+
+    def _untold_html(self, problems: Sequence[Problem]) -> str:
+        """The problems that do not stand in the strip already."""
+        in_strip = self._context.service.snapshot().problems
+        untold = [problem for problem in problems if problem not in in_strip]
+        return problems_html(untold, box_id="settings-problems") if untold else f'<p class="ed-note">{IN_STRIP}</p>'
 
     def _difference_html(self, values: dict[str, object], title: str | None) -> str:
         """What loading the preset would change."""

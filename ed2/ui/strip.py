@@ -49,7 +49,7 @@ class Strip:
     def wire(self, form: Form, tabs: gr.Tabs) -> None:
         """Connect the buttons, once every control of the form is made."""
         self._form = form
-        self.train.click(self._begin, form.inputs, [tabs, self.problems], **SPOKEN)
+        self.begun = self.train.click(self._begin, form.inputs, [tabs, self.problems], **SPOKEN)
         self.pause.click(self._pause_or_go_on, None, None, **SPOKEN)
         self.stop.click(self._stop, None, [self.leave, self.stop], **SPOKEN)
         self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **SPOKEN)

@@ -9,11 +9,12 @@ import gradio as gr
 import pytest
 
 from ed2.app.user_files import UserFiles
+from ed2.errors import SettingsError
 from ed2.ui.command import _parser, context_of
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.sampling_tab import SamplingTab
-from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.settings_tab import IN_STRIP, SettingsTab
 
 CARD, OTHER_CARD, DEMO = "SD 1.5 on a card with 12 GB", "SD 2.1 at 768 on a card with 24 GB", "Demo"
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -112,3 +113,16 @@ def test_the_table_of_prompts_follows_the_file_that_is_set_and_keeps_what_is_typ
     assert (rows[0][0], shown) == ("", str(tmp_path / "none.txt")), "not the prompts of the file before"
     saved, shown = sampling._save([["a dog", "", "", "", "", ""]], "", 30)
     assert all(isinstance(answer, dict) for answer in sampling.opened(saved, shown))
+
+
+def test_what_is_wrong_is_listed_once(filled: Filled) -> None:
+    values = {**defaults(), "batch_size": 0, "lr": "fast"}
+    before = filled.tab._forecast_html(values, 0)[0]
+    assert "(batch_size)" in before and "(lr)" in before
+    service = filled.tab._context.service
+    with pytest.raises(SettingsError):
+        filled.tab._context.start(values)
+    assert {"batch_size", "lr"} <= {problem.path for problem in service.snapshot().problems}
+    assert filled.tab._forecast_html(values, 0)[0] == f'<p class="ed-note">{IN_STRIP}</p>'
+    told = filled.tab._forecast_html({**values, "project_name": "../evil"}, 0)[0]
+    assert "(project_name)" in told and "(batch_size)" not in told

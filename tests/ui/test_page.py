@@ -135,7 +135,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_pag
     state(page, "idle")
     tab(page, "Settings")
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("../evil")
-    expect(box).to_contain_text("(batch_size)")
+    expect(box).to_contain_text("(batch_size)", timeout=20_000)  # the form is filled field by field
     for name in ("batch_size", "project_name", "resume_ckpt"):
         fill(page, name, server.values.get(name, 2))
     expect(box).not_to_contain_text("(batch_size)")

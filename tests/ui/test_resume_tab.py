@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 
 from ed2.app.roots import Roots
-from ed2.events import PhaseChanged
+from ed2.events import PhaseChanged, RunEnded
 from ed2.ui.context import Context
 from ed2.ui.resume_tab import A_RUN_GOES_ON, IS_DONE, NO_CHECKPOINT, WEIGHTS_ALONE, ResumeTab
 from tests.elsewhere import trained_elsewhere
@@ -67,6 +67,23 @@ def test_while_a_run_goes_on_none_is_continued_and_a_paused_one_is_called_so(tab
     assert 'data-state="paused"' in tab._fill(str(tmp_path), None)[1]
     with pytest.raises(gr.Error, match="A run is going on"):
         tab._continue(str(tmp_path), run.name, None)
+
+
+def test_a_run_that_has_ended_is_the_chosen_one_until_another_is_pressed(tab: ResumeTab, tmp_path: Path) -> None:
+    old, new = past_run(tmp_path, "stopped", "whole"), past_run(tmp_path, "done", "whole")
+    view, told = tab._context.service._view, ""
+
+    def filled(chosen: Path | None) -> str:
+        nonlocal told
+        update, _, told = tab._fill(str(tmp_path), chosen.name if chosen else None, told)
+        return str(update["value"])
+
+    assert filled(old) == old.name
+    view.change("status", run_dir=new)
+    view(PhaseChanged(3, "training"))
+    assert filled(old) == old.name, "it may be looked at meanwhile"
+    view(RunEnded(12, "done", "all epochs are done", 1.0))
+    assert [filled(old), filled(old)] == [new.name, old.name], "at the end, and not again once another is pressed"
 
 
 def test_a_run_that_is_done_is_trained_on_up_to_a_higher_epoch(tab: ResumeTab, tmp_path: Path) -> None:
