@@ -6,11 +6,11 @@ The file holds settings and how far to go. What happens is told on the standard 
 import json
 import os
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ed2.app.leaving import leave_with_the_starter
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
 from ed2.training.controls import Controls
@@ -75,15 +75,9 @@ def tell(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
-def leave_with_the_test() -> None:
-    """End this program when the one that tests is gone, whose pipe then ends."""
-    os.read(0, 1)
-    os._exit(1)
-
-
 def main(argv: list[str]) -> int:
     """Run a part; 0 where it came to its end."""
-    threading.Thread(target=leave_with_the_test, daemon=True).start()  # first, since reading libraries takes seconds
+    leave_with_the_starter()  # first, since reading libraries takes seconds
     part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -86,28 +86,31 @@ class TrainerService:
         """Wait after the present step. Raises RefusedError."""
         with self._lock:
             self._require("pause")
+            what = "these samples" if self.snapshot().state == "sampling" else "this step"
+            self._view.change("status", asked=f"pausing after {what}")  # first: a run that waits takes it away
             self._controls.pause()
-            self._view.change("status", detail="pausing after this step")
 
     def resume(self) -> None:
         """Go on after a pause. Raises RefusedError."""
         with self._lock:
             self._require("resume")
             self._controls.resume()
+            self._view.change("status", asked="")
 
     def stop(self, signal_number: int = 0) -> None:
         """End after the present step, and save. Raises RefusedError."""
         with self._lock:
             self._require("stop")
             self._controls.stop(signal_number)
-            self._view.change("status", state="stopping", detail="the present step ends and the run is saved")
+            detail = "the present step ends and the run is saved"
+            self._view.change("status", state="stopping", detail=detail, asked="")
 
     def stop_without_saving(self) -> None:
         """End after the present step, and save nothing; a save that has begun is finished. Raises RefusedError."""
         with self._lock:
             self._require("leave without saving")
             self._controls.stop(save=False)
-            self._view.change("status", state="stopping", detail="leaving without saving")
+            self._view.change("status", state="stopping", detail="leaving without saving", asked="")
 
     def save_now(self) -> None:
         """Make a checkpoint after the present step. Raises RefusedError."""

@@ -61,6 +61,7 @@ class RunSnapshot:
     Attributes:
         detail: on the state, for people.
         progress: how far a part of the phase is, for people; empty while there is nothing to count.
+        asked: what a person has asked for and the run will do at its next chance, for people.
         elsewhere: the other program that trains the run; empty where there is none.
     """
 
@@ -75,6 +76,7 @@ class RunSnapshot:
     total: int = 0
     max_epochs: int = 0
     progress: str = ""
+    asked: str = ""
     elsewhere: str = ""
     images: int = 0
     images_per_second: float | None = None
@@ -213,7 +215,8 @@ class RunView:
     def _(self, event: PhaseChanged) -> None:
         self._step_at = None
         if self._shown.state != "stopping" or event.phase not in ACTIVE:
-            self.change("status", state=event.phase, detail=event.detail, progress="")
+            asked = self._shown.asked if event.phase in ("training", "sampling") else ""
+            self.change("status", state=event.phase, detail=event.detail, progress="", asked=asked)
 
     @_fold.register
     def _(self, event: Progressed) -> None:
@@ -281,7 +284,7 @@ class RunView:
             self.change("status", checkpoint=event.checkpoint, single_file=event.single_file)
         self.change(
             "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False, progress="",
-            left_out=event.left_out, changed=event.changed,
+            asked="", left_out=event.left_out, changed=event.changed,
         )  # fmt: skip
         if event.phase == "failed":
             self.change("problems", problems=(*self._shown.problems, Problem(None, told_end(event))))

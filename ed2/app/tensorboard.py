@@ -1,4 +1,4 @@
-"""TensorBoard as a program beside ours, for this computer only."""
+"""TensorBoard as a program beside ours, for this computer only; it ends with ours, even where that is killed."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.errors import Ed2Error
+from ed2.settings.files import PROGRAM_DIR
 
 START_SECONDS = 60.0
 
@@ -30,9 +31,11 @@ class TensorBoard:
             return self._shown[1]
         self.close()
         port = _free_port()
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([*command, "--port", str(port)], **quiet)  # type: ignore[call-overload]
+        command = [sys.executable, "-m", "ed2.app.tensorboard_part", "--logdir", str(logdir), "--host", "127.0.0.1"]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=PROGRAM_DIR, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         address = f"http://127.0.0.1:{port}/"
         self._wait_for(address)
         self._shown = logdir, address
@@ -42,7 +45,7 @@ class TensorBoard:
         """End it."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.communicate(timeout=10)  # closes the pipe as well
             self._process = None
 
     def _wait_for(self, address: str) -> None:

@@ -110,21 +110,33 @@ class SampleJob:
 
     def _draw(self, step: int, prompts: tuple[Prompt, ...], samples: list[Sample]) -> None:
         """Add to `samples` as they are written, so that those before a failure count."""
+        total = len(prompts) * len(self.weights)
+
+        def tell(at_once: int, place: int, steps: int) -> None:
+            doing = f"drawing {_which(len(samples), at_once, total)}: step"
+            self.bus.emit(Progressed(step, doing, place, steps))
+
         options = SampleOptions(
             sampler=self.sampler,
             num_steps=self.num_steps,
             batch_size=self.prompts.options.batch_size or self.batch_size,
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
+            on_step=tell,
         )
-        total = len(prompts) * len(self.weights)
-        self.bus.emit(Progressed(step, "drawing sample", 1, total))
         for turn, weights in enumerate(self.weights):
             with weights():
                 for drawn in self._fitting.draw(self.model, prompts, options):
                     prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
                     samples.append(write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles))
-                    self.bus.emit(Progressed(step, "drawing sample", min(len(samples) + 1, total), total))
+
+
+def _which(done: int, at_once: int, total: int) -> str:
+    """The samples that are drawn now: all of them, one, or a range."""
+    if at_once == total:
+        return f"{total} sample{'s' * (total > 1)}"
+    place = f"{done + 1:,}" if at_once == 1 else f"{done + 1:,} to {done + at_once:,}"
+    return f"sample{'s' * (at_once > 1)} {place} of {total:,}"
 
 
 def _what_failed(error: Exception, step: int) -> str:

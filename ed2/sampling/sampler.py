@@ -41,6 +41,8 @@ class SampleOptions:
         batch_size: prompts in one forward pass; guidance passes each of them twice, with and without the prompt.
         autocast: gives the context of a forward pass.
         should_stop: asked before every denoising step.
+        on_step: told before every one how many prompts are drawn at once, which step of theirs it is, from 1, and of
+            how many, over all their CFG values.
     """
 
     sampler: str = "ddim"
@@ -48,6 +50,7 @@ class SampleOptions:
     batch_size: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
+    on_step: Callable[[int, int, int], None] = lambda at_once, place, total: None
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,19 @@ def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: Sample
             prompts = model.encode_captions([prompt.prompt for prompt in batch])
             negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
         embeds = PromptEmbeds(prompts, negatives)
-        for cfg in batch[0].cfgs:
+        for turn, cfg in enumerate(batch[0].cfgs):
             draws = [_draws_of(prompt) for prompt in batch]
-            latents = denoise(model, noise, embeds, cfg, options, draws)
+            latents = denoise(model, noise, embeds, cfg, _counting(options, turn, len(batch[0].cfgs)), draws)
             if latents is None:
                 return None
             columns.append(as_images(model.decode_latents(latents)))
     return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
+
+
+def _counting(options: SampleOptions, turn: int, turns: int) -> SampleOptions:
+    """The options for one of several turns, whose steps are told as those of all."""
+    told = options.on_step
+    return replace(options, on_step=lambda at_once, place, total: told(at_once, turn * total + place, turns * total))
 
 
 def _draws_of(prompt: Prompt) -> torch.Generator:
@@ -158,9 +167,10 @@ def denoise(
     latents = noise * scheduler.init_noise_sigma
     extra = {"generator": list(draws)} if draws and "generator" in inspect.signature(scheduler.step).parameters else {}
     with options.autocast():  # one context for all steps: it keeps the weights that it has cast
-        for timestep in scheduler.timesteps:
+        for place, timestep in enumerate(scheduler.timesteps, 1):
             if options.should_stop():
                 return None
+            options.on_step(len(latents), place, len(scheduler.timesteps))
             scaled = scheduler.scale_model_input(latents, timestep)
             prediction = guided_prediction(model, scaled, timestep, embeds, cfg)
             latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample

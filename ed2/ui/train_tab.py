@@ -13,7 +13,13 @@ from ed2.ui.live import SPOKEN, LivePanel, Seen, changed, refusal
 from ed2.ui.strip import asked
 from ed2.ui.words import model_html
 
-OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html); if (link) window.open(link[1], "_blank"); }"""
+OPEN_WINDOW = """logdir => { const board = window.edBoard = window.open('', '_blank');
+  if (board) { board.opener = null; board.document.title = board.document.body.textContent = 'TensorBoard starts …'; }
+  return logdir; }"""
+"""Done at the press itself: a browser opens no window by itself seconds later."""
+OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html);
+  if (link && window.edBoard) window.edBoard.location = link[1]; }"""
+CLOSE_WINDOW = "() => { window.edBoard?.close(); }"
 
 
 class TrainTab:
@@ -51,8 +57,9 @@ class TrainTab:
         self.sample.click(lambda: asked(self._service.sample_now), None, None, **SPOKEN)
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
         self.share.click(self._share, None, self.share_answer, **slow)
-        shown = self.board.click(self._open_board, form.controls["logdir"], self.board_answer, **slow)
+        shown = self.board.click(self._open_board, form.controls["logdir"], self.board_answer, js=OPEN_WINDOW, **slow)
         shown.success(None, self.board_answer, None, js=OPEN_LINK)
+        shown.failure(None, None, None, js=CLOSE_WINDOW)
 
     def _share(self) -> str:
         try:
@@ -67,4 +74,4 @@ class TrainTab:
             address = self.tensorboard.start(self._context.logdir(values))
         except Ed2Error as error:
             raise refusal(str(error)) from None
-        return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'
+        return f'<p>Open TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'

@@ -74,7 +74,7 @@ def status_html(shown: RunSnapshot | None, *, hide: Hide = str) -> str:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
         parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
-    parts += filter(None, [hide(on_page(_doing(shown)))])
+    parts += filter(None, [shown.asked, hide(on_page(_doing(shown)))])
     return _status(shown, shown.state, " · ".join(parts))
 
 

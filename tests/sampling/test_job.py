@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.events import Event, EventBus, PhaseChanged, SamplesMade, Warned
+from ed2.events import Event, EventBus, PhaseChanged, Progressed, SamplesMade, Warned
 from ed2.models.sd import StableDiffusion
 from ed2.sampling import job as job_module
 from ed2.sampling.job import SampleJob
@@ -61,6 +61,24 @@ def test_samples_are_made_listed_and_told(job: SampleJob, events: list[Event]) -
     assert [entry["prompt"] for entry in read_samples(job.run_dir)] == ["a cat", "a dog"]
     assert phases(events) == ["sampling", "training"]
     assert not warnings(events)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "told"),
+    [
+        (1, ["drawing sample 1 of 3", "drawing sample 2 of 3", "drawing sample 3 of 3"]),
+        (2, ["drawing samples 1 to 2 of 3", "drawing sample 3 of 3"]),
+        (3, ["drawing 3 samples"]),
+    ],
+)
+def test_each_denoising_step_of_a_batch_is_counted(
+    job: SampleJob, events: list[Event], at_once: int, told: list[str]
+) -> None:
+    job.prompts.path.write_text("a cat\na dog\na cow")
+    replace(job, batch_size=at_once, num_steps=2).run(TrainState(step=4))
+    counted = [(event.doing, event.place, event.total) for event in events if isinstance(event, Progressed)]
+    steps = 2 * 3  # of each of three CFG values
+    assert counted == [(f"{text}: step", place, steps) for text in told for place in range(1, steps + 1)]
 
 
 def test_before_the_first_step_only_where_a_run_begins(job: SampleJob) -> None:

@@ -104,7 +104,9 @@ def browser() -> Iterator[object]:
         pytest.fail("playwright is missing") if os.environ.get("CI") == "true" else pytest.skip("needs playwright")
     with sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            chromium = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=FLAGS, ignore_default_args=["--disable-popup-blocking"]
+            )  # as people have it
         except Error as error:
             pytest.fail(str(error)) if os.environ.get("CI") == "true" else pytest.skip("needs Chromium")
         yield chromium

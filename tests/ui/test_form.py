@@ -10,6 +10,7 @@ import pytest
 
 from ed2.app.curve import Curve, Point
 from ed2.app.preflight import model_sizes
+from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.app.user_files import preset_values
 from ed2.data.folder import ScanOptions, scan
@@ -153,13 +154,35 @@ def test_how_far_a_part_of_a_phase_is_stands_in_the_strip_until_it_is_over() -> 
     view = RunView()
     view(PhaseChanged(3, "sampling", "4 prompts"))
     assert "4 prompts" in status_html(view.snapshot())
-    view(Progressed(3, "drawing sample", 2, 4))
-    assert ">drawing sample 2 of 4<" in status_html(view.snapshot())
+    view(Progressed(3, "drawing samples 1 to 4 of 12: step", 2, 30))
+    assert ">drawing samples 1 to 4 of 12: step 2 of 30<" in status_html(view.snapshot())
     view(PhaseChanged(3, "training"))
     view(Progressed(3, "validating", 1200, 4000))
     assert ">validating 1,200 of 4,000<" in status_html(view.snapshot())
     view(ValidationDone(3, {}))
     assert "validating" not in status_html(view.snapshot())
+
+
+def test_a_pause_that_was_asked_for_is_told_until_the_run_waits_whatever_it_does_meanwhile() -> None:
+    service = TrainerService()
+    view = service._view
+    view(PhaseChanged(3, "sampling", "4 prompts"))
+    view(Progressed(3, "drawing 4 samples: step", 2, 30))
+    service.pause()
+    assert ">pausing after these samples · drawing 4 samples: step 2 of 30<" in status_html(view.snapshot())
+    view(PhaseChanged(3, "training"))
+    assert "pausing after these samples" in status_html(view.snapshot())
+    view(PhaseChanged(3, "paused"))
+    assert "pausing" not in status_html(view.snapshot())
+    view(PhaseChanged(4, "training"))
+    service.pause()
+    assert "pausing after this step" in status_html(view.snapshot())
+    service.resume()
+    assert "pausing" not in status_html(view.snapshot())
+    service.pause()
+    service.stop()
+    assert "pausing" not in status_html(service.snapshot())
+    service._closed.set()
 
 
 def test_what_differs_from_a_preset_is_folded_below_its_number() -> None:
