@@ -12,6 +12,7 @@ from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE
 from ed2.app.continued import (
     begin_again,
+    checkpoint_at,
     last_begun,
     no_checkpoint_yet,
     saved_settings,
@@ -91,7 +92,7 @@ def choose_start(flags: Mapping[str, object], config: Path | None, advance: Adva
     if not settings.model.resume_ckpt:
         raise _no_model()
     path, told = (last, []) if last else _sound_base(settings, advance)
-    notes += told
+    notes += [*told, *_weights_alone(path, settings)]
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
         before = settings_before(path, checkpoint.values)
@@ -192,6 +193,12 @@ def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
         return found.checkpoint.path, found.notes
     require_sound(path, with_state=not settings.model.weights_only, advance=advance)
     return path, []
+
+
+def _weights_alone(path: Path, settings: Settings) -> list[str]:
+    """That a checkpoint is not continued, where it was asked for so: by a setting that may be left from another run."""
+    is_asked = settings.model.weights_only and checkpoint_at(path) is not None
+    return [f"A new run from the weights of {path.name}, since --weights_only is set."] if is_asked else []
 
 
 def _settings_then(checkpoint: Checkpoint) -> Mapping[str, Any]:

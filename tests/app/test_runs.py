@@ -157,6 +157,7 @@ def test_weights_only_begins_at_zero(values: Values) -> None:
     first = train(values, stop_at=3)
     fresh = train({**values, "resume_ckpt": str(first.checkpoint), "weights_only": True, "max_epochs": 1})
     assert fresh.of(RunStarted)[0].step == 0
+    assert f"A new run from the weights of {first.checkpoint.name}, since --weights_only is set." in said(fresh)
 
 
 def test_checkpoints_by_epochs_and_the_last_one(values: Values) -> None:
