@@ -46,6 +46,7 @@ _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ELSEWHERE = {
     "check": "Check in the tab Dataset", "suggest": "Suggest in the tab Settings",
     "test_resume": "Test resume in the tab Resume", "vram_gb": "“Memory of the card”",
+    "config": "the settings file",
 }  # fmt: skip
 
 
