@@ -15,6 +15,12 @@ from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
 
 TICK_SECONDS = 1.0
+ANSWERED = "() => { window.edAnswered = Date.now(); }"
+WATCH = """() => { window.edAnswered = Date.now(); setInterval(() => {
+  if (document.hidden) window.edAnswered = Date.now();
+  document.getElementById('strip').classList.toggle('ed-gone', Date.now() - window.edAnswered > 12000);
+}, 2000); }"""
+"""Says in the strip that the program is gone: without it the last answer would stand for ever. Asks nobody."""
 
 
 def owner_page(context: Context) -> gr.Blocks:
@@ -73,6 +79,8 @@ def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab, resume
         return [now, *(update for part in parts for update in part.updates(shown, before)), *live]
 
     careful = never_raising(tick, len(outputs))
-    timer.tick(careful, [seen, *panel.inputs], outputs, **TICK)
+    ticked = timer.tick(careful, [seen, *panel.inputs], outputs, **TICK)
+    ticked.success(None, None, None, js=ANSWERED)
     first = opened.then(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
-    first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
+    begun = first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
+    begun.then(None, None, None, js=WATCH)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ed2.app.command import stopping_on_signals
+from ed2.app.reporters.texts import shown_path
 from ed2.app.roots import Roots
+from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR
@@ -67,11 +69,24 @@ def run(options: argparse.Namespace) -> int:
             print(context.sharing.as_text(), flush=True)
         while not asked.wait(WAKES_SECONDS):  # on Windows no signal is seen in a wait without an end
             pass
+        is_active = context.service.snapshot().is_active
         context.service.close(signals[0])
+        if is_active:
+            print(told_end(context.service.snapshot()), flush=True)
         context.sharing.close()
         page.on_close()
         page.close(verbose=False)
     return 0
+
+
+def told_end(shown: RunSnapshot) -> str:
+    """What became of the run that the end of the program has ended, and how to go on with it."""
+    begin = f"The run {shown.project} is {shown.state} at step {shown.step:,}"
+    reason = f" ({shown.detail.rstrip('.')})." if shown.detail else "."
+    if shown.checkpoint is None:
+        return f"{begin}{reason} It has no checkpoint."
+    go_on = "" if shown.state == "done" else " To go on, open the page again and press Continue in the tab Resume."
+    return f"{begin}{reason} Saved: {shown_path(shown.checkpoint)}.{go_on}"
 
 
 def context_of(options: argparse.Namespace) -> Context:

@@ -6,14 +6,16 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.settings.files import PROGRAM_DIR
-from ed2.ui.command import _parser, _tell, context_of, login_of, main
+from ed2.ui.command import _parser, _tell, context_of, login_of, main, told_end
 from ed2.ui.serving import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -39,6 +41,14 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
             program.communicate(timeout=100)
     assert program.returncode == 0
     assert time.monotonic() - began < 30
+
+
+def test_the_end_of_the_program_says_what_was_saved_of_its_run_and_how_to_go_on() -> None:
+    shown = RunSnapshot(state="stopped", project="cat", step=1214, detail="stopped and saved")
+    begin = "The run cat is stopped at step 1,214 (stopped and saved). "
+    assert told_end(shown) == f"{begin}It has no checkpoint."
+    told = told_end(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
+    assert told.startswith(f"{begin}Saved: /logs/cat_1/ckpts/interrupted-cat. To go on, open the page again")
 
 
 def test_a_preset_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:

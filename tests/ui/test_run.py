@@ -144,6 +144,17 @@ def test_the_link_shows_the_run_to_whoever_has_the_password(
     phone.context.close()
 
 
+def test_a_program_that_answers_no_more_is_told(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "done")
+    page.wait_for_function("window.edAnswered")
+    before = page.evaluate("window.edAnswered")
+    page.wait_for_function("before => window.edAnswered > before", arg=before)  # each answer counts
+    expect(page.locator("#strip")).not_to_have_class(re.compile("ed-gone"))
+    page.evaluate("Object.defineProperty(window, 'edAnswered', {get: () => 1, set: () => {}})")  # none comes any more
+    expect(page.locator("#strip")).to_have_class(re.compile("ed-gone"))
+
+
 def test_tensorboard_opens_on_this_computer(open_page, server: Server) -> None:
     page = open_page()
     state(page, "done")
