@@ -153,6 +153,7 @@ def test_a_program_that_answers_no_more_is_told(open_page, server: Server) -> No
     expect(page.locator("#strip")).not_to_have_class(re.compile("ed-gone"))
     page.evaluate("Object.defineProperty(window, 'edAnswered', {get: () => 1, set: () => {}})")  # none comes any more
     expect(page.locator("#strip")).to_have_class(re.compile("ed-gone"))
+    assert "does not answer" in page.evaluate("getComputedStyle(document.querySelector('#strip'), '::before').content")
 
 
 def test_tensorboard_opens_on_this_computer(open_page, server: Server) -> None:
