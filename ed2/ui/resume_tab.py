@@ -1,5 +1,6 @@
 """The tab Resume: every run in the logs, to go on with or to start from."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.keep import KeepPanel
-from ed2.ui.live import QUIET, SPOKEN, Seen, refusal
+from ed2.ui.live import SPOKEN, Seen, refusal
 from ed2.ui.proof_panel import ResumeTestPanel
 from ed2.ui.strip import Strip, started
 from ed2.ui.words import empty_html, label_of
@@ -27,9 +28,16 @@ IS_DONE = "This run has done all its epochs. To train it further, say above up t
 NO_RUNS = "No runs yet: they appear here as soon as one was started."
 CHOOSE = """element.addEventListener('click', event => {
   const card = event.target.closest('[data-run]');
-  if (card) trigger('click', {run: card.dataset.run});
+  if (!card) return;
+  for (const other of element.querySelectorAll('[data-run]')) other.classList.toggle('ed-chosen', other === card);
+  trigger('click');
 })"""
-"""A run that is pressed is the chosen one."""
+CHOSEN = "chosen => document.querySelector('#runs-list .ed-chosen')?.dataset.run ?? chosen"
+"""A run that is pressed is the chosen one, at once: nobody waits for an answer, and none can come too late."""
+OFFER = """chosen => { const list = document.querySelector('#runs-list ul'); if (!list) return null;
+  const runs = [...list.children].map(card => card.dataset.run);
+  return runs.includes(chosen) && chosen !== list.dataset.asked ? chosen : list.dataset.offered; }"""
+"""The run that the list offers, unless another was chosen since the list was asked for."""
 MARK = """name => { for (const card of document.querySelectorAll('#runs-list [data-run]'))
   card.classList.toggle('ed-chosen', card.dataset.run === name); }"""
 
@@ -75,9 +83,10 @@ class ResumeTab:
             filled = event(
                 self._fill, [logdir, self.choice, self._told], [self.choice, self.list, self._told], **SPOKEN
             )
-            filled.then(None, self.choice, None, js=MARK)
-            filled.then(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
-        self.list.click(self._pressed, None, self.choice, **QUIET)
+            offered = filled.then(None, self.choice, self.choice, js=OFFER)
+            offered.then(None, self.choice, None, js=MARK)
+            offered.then(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
+        self.list.click(None, self.choice, self.choice, js=CHOSEN)
         self.choice.change(None, self.choice, None, js=MARK)
         self.choice.change(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
         marking = [logdir, self.choice, self.keep.seen, self.keep.boxes]
@@ -95,21 +104,23 @@ class ResumeTab:
         shown = self._context.service.snapshot()
         return folder, shown.run_dir if shown.is_active else None
 
-    def _pressed(self, event: gr.EventData) -> Any:
-        name = getattr(event, "run", None)
-        return name if isinstance(name, str) else gr.skip()
-
     def _fill(self, logdir: str, chosen: str | None, told: str = "") -> tuple[Any, str, str]:
         """The list; a run of this program that has ended since is the chosen one: a hasty Continue is meant for it."""
         runs = find_runs(*self._place(logdir), MAX_SHOWN)
         names = [run.folder.name for run in runs]
-        cards = "".join(self._card(run) for run in runs)
-        html = f'<ul class="ed-grid ed-runs">{cards}</ul>' if runs else empty_html(NO_RUNS)
         shown = self._context.service.snapshot()
         own = shown.run_dir.name if shown.run_dir and not shown.elsewhere else ""
         now = f"{own} {shown.is_active}" if own else told
         wanted = [own if now != told and not shown.is_active else "", chosen, *names[:1]]
-        return gr.update(choices=names, value=next((name for name in wanted if name in names), None)), html, now
+        offered = next((name for name in wanted if name in names), "")
+        return gr.update(choices=names), self._cards(runs, chosen or "", offered), now
+
+    def _cards(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
+        """The list, with the run that was chosen when it was asked for and the one that it offers."""
+        if not runs:
+            return empty_html(NO_RUNS)
+        cards = "".join(self._card(run) for run in runs)
+        return f'<ul class="ed-grid ed-runs" data-asked="{escape(asked)}" data-offered="{escape(offered)}">{cards}</ul>'
 
     def _card(self, run: RunRecord) -> str:
         address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""

@@ -3,6 +3,8 @@
 import json
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import expect
@@ -26,6 +28,23 @@ def reload(page: Any) -> None:
     before = len(page.watched.complaints)
     page.reload()
     page.watched.complaints[before:] = [t for t in page.watched.complaints[before:] if not CUT_OFF.search(t)]
+
+
+@contextmanager
+def answered_late(page: Any, button: str) -> Iterator[None]:
+    """Press a button whose question reaches the program only after what is done meanwhile.
+
+    Until its answer was worked in: that is, until what follows it is asked. What is done meanwhile asks something too.
+    """
+    held: list[Any] = []
+    asked = "**/queue/join*"
+    page.route(asked, lambda route: held.append(route), times=1)
+    with page.expect_request(asked):
+        page.locator(button).click()
+    with page.expect_request(asked):
+        yield
+    with page.expect_request(asked):
+        held[0].continue_()
 
 
 def fill(page: Any, name: str, value: object) -> None:

@@ -1,5 +1,6 @@
 """The tab Resume: what can be done with a run, and why not the rest."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def test_a_run_that_has_ended_is_the_chosen_one_until_another_is_pressed(tab: Re
 
     def filled(chosen: Path | None) -> str:
         nonlocal told
-        update, _, told = tab._fill(str(tmp_path), chosen.name if chosen else None, told)
-        return str(update["value"])
+        _, cards, told = tab._fill(str(tmp_path), chosen.name if chosen else None, told)
+        return str(re.search('data-offered="(.*?)"', cards)[1])
 
     assert filled(old) == old.name
     view.change("status", run_dir=new)

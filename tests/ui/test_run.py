@@ -13,7 +13,7 @@ from tests.ui.conftest import Server, serving
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.ui.actions import fill, overflow, reload, state, tab, wait_for_draft
+from tests.ui.actions import answered_late, fill, overflow, reload, state, tab, wait_for_draft
 from tests.ui.tunnel import write_program
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -222,8 +222,11 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
     assert run_dir_of(server).parent == server.logs
     tab(page, "Resume")
     finished = page.locator("#runs-list [data-run^=creature_]")
-    finished.get_by_role("button").click()
+    with answered_late(page, "#refresh-button"):
+        finished.get_by_role("button").click()
+        expect(finished).to_have_class(re.compile("ed-chosen"))
     expect(finished).to_have_class(re.compile("ed-chosen"))
+    expect(page.locator("#run-choice input")).to_have_value(re.compile("^creature_"))
     page.locator("#use-as-base-button").click()
     expect(page.locator("#tab-settings")).to_be_visible()
     base = page.locator("#resume_ckpt input, #resume_ckpt textarea").first
