@@ -21,11 +21,11 @@ import torch  # noqa: E402
 from diffusers import UNet2DConditionModel  # noqa: E402
 
 from ed2.app.build import Builder  # noqa: E402
-from ed2.app.picture_faults import PictureFaults  # noqa: E402
-from ed2.app.run_folder import Machine, describe_run, make_run_folder  # noqa: E402
-from ed2.app.scanning import scan_dataset  # noqa: E402
+from ed2.app.pictures.faults import PictureFaults  # noqa: E402
+from ed2.app.pictures.scanning import scan_dataset  # noqa: E402
+from ed2.app.pictures.validating import set_apart  # noqa: E402
+from ed2.app.runs.folder import Machine, describe_run, make_run_folder  # noqa: E402
 from ed2.app.start import choose_start, weigh  # noqa: E402
-from ed2.app.validating import set_apart  # noqa: E402
 from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
 from ed2.checkpoint.folder import read_manifest  # noqa: E402
 from ed2.checkpoint.snapshot import bytes_to_copy  # noqa: E402

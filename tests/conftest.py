@@ -44,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session", autouse=True)
 def _own_picture_index(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What runs remember of pictures stays out of the user's folder."""
-    from ed2.app import scanning
+    from ed2.app.pictures import scanning
 
     scanning.INDEX_FILE = tmp_path_factory.mktemp("user") / "index.json"
 

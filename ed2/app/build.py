@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ed2.app.averaging import build_ema
-from ed2.app.captions import caption_note, long_captions
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
-from ed2.app.picture_faults import PictureFaults
-from ed2.app.run_folder import Machine, circumstances, picture_names, recorded_settings
-from ed2.app.scanning import decode_threads
+from ed2.app.pictures.captions import caption_note, long_captions
+from ed2.app.pictures.faults import PictureFaults
+from ed2.app.pictures.scanning import decode_threads
+from ed2.app.pictures.validating import SetApart
+from ed2.app.runs.folder import Machine, circumstances, picture_names, recorded_settings
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
-from ed2.app.validating import SetApart
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _require_right(command: cli.CommandLine) -> None:
-    from ed2.app.start_checks import require_right
+    from ed2.app.checks.start_checks import require_right
 
     require_right(command)  # what is wrong is told before the seconds that the libraries take
 
@@ -88,7 +88,7 @@ def _how_to_start() -> int:
 
 
 def _check(command: cli.CommandLine) -> int:
-    from ed2.app.check import checked
+    from ed2.app.checks.check import checked
 
     answer = checked(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
@@ -96,7 +96,7 @@ def _check(command: cli.CommandLine) -> int:
 
 
 def _suggest(command: cli.CommandLine) -> int:
-    from ed2.app.advising import suggested
+    from ed2.app.memory.suggesting import suggested
 
     answer = suggested(command.values, command.config, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
@@ -105,7 +105,7 @@ def _suggest(command: cli.CommandLine) -> int:
 
 def _test_resume(command: cli.CommandLine, steps: int) -> int:
     require_temporary_folder()
-    from ed2.app.proof import prove
+    from ed2.app.proof.prove import prove
 
     asked: list[int] = []
     with stopping_on_signals(asked.append, "Stopping: what the test has written is removed."):

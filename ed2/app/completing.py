@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from ed2.app.replay import told_events
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.reporters.replay import told_events
 from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.saver import Saver
 from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone

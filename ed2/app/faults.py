@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ed2.app.memory_advice import memory_advice
+from ed2.app.memory.advice import memory_advice
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import damage
 from ed2.checkpoint.resume import opened_or_none

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.build import Builder, open_model
+from ed2.app.checks.space import require_room
 from ed2.app.completing import complete_save
-from ed2.app.picture_faults import PictureFaults
+from ed2.app.pictures.faults import PictureFaults
+from ed2.app.pictures.scanning import Pace, scan_dataset
+from ed2.app.pictures.validating import SetApart, set_apart
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.recording import recording
 from ed2.app.reporters.texts import counted
-from ed2.app.run_folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
-from ed2.app.scanning import Pace, scan_dataset
+from ed2.app.runs.folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
+from ed2.app.runs.recording import recording
 from ed2.app.session import Session
-from ed2.app.space import require_room
 from ed2.app.start import Start, weigh
-from ed2.app.validating import SetApart, set_apart
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.data.reading import Outline
 from ed2.errors import FinishedError, Problem

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.base_model import SETTING, named
-from ed2.app.elsewhere import LOOK_SECONDS, REST, Elsewhere
+from ed2.app.checks.base_model import SETTING, named
+from ed2.app.checks.start_checks import start_problems
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.runs import step_to_go_on_from, told_run
+from ed2.app.runs.elsewhere import LOOK_SECONDS, REST, Elsewhere
+from ed2.app.runs.records import step_to_go_on_from, told_run
 from ed2.app.snapshot import RunSnapshot, RunView, State
-from ed2.app.start_checks import start_problems
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.errors import Ed2Error, ModelError, Problem, ProblemsError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded

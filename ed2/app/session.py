@@ -9,13 +9,13 @@ from typing import Literal
 
 from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder
-from ed2.app.card_memory import watch_card
+from ed2.app.checks.space import space_notes
 from ed2.app.completing import was_told
 from ed2.app.faults import Fault, fault_of
+from ed2.app.memory.measured import watch_card
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.texts import counted
-from ed2.app.space import space_notes
-from ed2.app.unsaved import unsaved
+from ed2.app.runs.unsaved import unsaved
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding

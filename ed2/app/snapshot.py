@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ed2.app.curve import Curve, Point
-from ed2.app.replay import told_events
+from ed2.app.reporters.replay import told_events
 from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, described, told_end
 from ed2.errors import Problem
 from ed2.events import (

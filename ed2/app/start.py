@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ed2.app.base_model import not_on_disk
+from ed2.app.checks.base_model import not_on_disk
 from ed2.app.completing import end_is_missing, with_what_is_left
 from ed2.app.continued import FIND_LAST as FIND_LAST
 from ed2.app.continued import SETTINGS_FILE as SETTINGS_FILE

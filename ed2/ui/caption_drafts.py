@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 from html import escape
 
-from ed2.app.caption_edits import MAX_CHARACTERS
+from ed2.app.pictures.caption_edits import MAX_CHARACTERS
 from ed2.data.example import Example
 
 MAX_NAMED = 5

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.caption_edits import CaptionEdits
-from ed2.app.check import Checked
-from ed2.app.roots import Roots
+from ed2.app.checks.check import Checked
+from ed2.app.page.roots import Roots
+from ed2.app.pictures.caption_edits import CaptionEdits
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError

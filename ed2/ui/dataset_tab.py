@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.check import Checked, looked_at
-from ed2.app.scanning import scan_dataset
+from ed2.app.checks.check import Checked, looked_at
+from ed2.app.pictures.scanning import scan_dataset
 from ed2.data.example import Example, Kind
 from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem, ProblemsError

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.runs import RunRecord, checkpoints_of
+from ed2.app.runs.records import RunRecord, checkpoints_of
 from ed2.checkpoint.pins import is_kept, keep
 from ed2.disk import plain_reason
 from ed2.ui.live import refusal

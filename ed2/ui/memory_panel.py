@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.advising import Suggested, advised, change_lines
-from ed2.app.memory import SMALLEST_SHOWN_GB, Planned, amount_line, part_names, parts_line, planned
+from ed2.app.memory.suggesting import Suggested, advised, change_lines
+from ed2.app.memory.verdict import SMALLEST_SHOWN_GB, Planned, amount_line, part_names, parts_line, planned
 from ed2.app.preflight import model_sizes
 from ed2.errors import ProblemsError
 from ed2.settings.files import with_defaults

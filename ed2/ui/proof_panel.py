@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
+from ed2.app.proof.tester import ResumeTester, ShownTest
 from ed2.app.service import RefusedError
-from ed2.app.tester import ResumeTester, ShownTest
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
+from ed2.app.page.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
 from ed2.errors import Ed2Error
 from ed2.registry import SAMPLERS
 from ed2.settings.fields import fields

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.forecast import forecast
+from ed2.app.checks.forecast import forecast
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults

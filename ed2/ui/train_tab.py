@@ -4,8 +4,8 @@ from typing import Any
 
 import gradio as gr
 
+from ed2.app.page.tensorboard import TensorBoard
 from ed2.app.snapshot import RunSnapshot
-from ed2.app.tensorboard import TensorBoard
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form

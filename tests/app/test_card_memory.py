@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.app.card_memory import PeakWatch
-from ed2.app.corrections import Corrections
+from ed2.app.memory.corrections import Corrections
+from ed2.app.memory.measured import PeakWatch
+from ed2.app.memory.spill_watch import SpillWatch
 from ed2.app.reporters.texts import described
 from ed2.app.snapshot import RunView
-from ed2.app.spill_watch import SpillWatch
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
 from ed2.settings.schema import Settings
 from ed2.training.state import Run

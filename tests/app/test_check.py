@@ -1,6 +1,6 @@
 """What a check forecasts for a card that is not here."""
 
-from ed2.app.check import checked
+from ed2.app.checks.check import checked
 from tests.runs import Values
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app import elsewhere
-from ed2.app.elsewhere import Elsewhere
+from ed2.app.runs import elsewhere
+from ed2.app.runs.elsewhere import Elsewhere
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from tests.elsewhere import trained_elsewhere

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ed2.app.forecast import forecast, measured_speed
+from ed2.app.checks.forecast import forecast, measured_speed
 from ed2.app.reporters.jsonl import JsonlReporter
 from ed2.app.reporters.texts import SPEED
 from ed2.events import MetricsLogged, RunStarted

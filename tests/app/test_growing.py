@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.recording import recording
-from ed2.app.replay import told_events
 from ed2.app.reporters import growing
 from ed2.app.reporters.growing import GrowingFile
+from ed2.app.reporters.replay import told_events
+from ed2.app.runs.recording import recording
 from ed2.errors import RecordError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned
 from tests.app.events import samples, started

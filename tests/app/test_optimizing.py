@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from ed2.app import preflight
+from ed2.app.checks.space import disk_forecast
 from ed2.app.optimizing import network_plans, optimizer_notes
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts
-from ed2.app.space import disk_forecast
 from ed2.errors import SettingsError
 from ed2.settings.checks import settings_from, without_effect
 from ed2.settings.cli import parse

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.base_model import named
-from ed2.app.caption_edits import CaptionEdits
-from ed2.app.roots import Roots
-from ed2.app.start_checks import start_problems
+from ed2.app.checks.base_model import named
+from ed2.app.checks.start_checks import start_problems
+from ed2.app.page.roots import Roots
+from ed2.app.pictures.caption_edits import CaptionEdits
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.settings.fields import fields

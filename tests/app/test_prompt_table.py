@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.prompt_table import PromptTable, file_of, table_of
+from ed2.app.page.prompt_table import PromptTable, file_of, table_of
 from ed2.errors import SettingsError
 from ed2.sampling.prompt import PromptDefaults
 from ed2.sampling.prompt_json import Drawing, prompts_from_json

@@ -10,12 +10,12 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from ed2.app import tester as tester_module
 from ed2.app.command import main
-from ed2.app.proof import ResumeTest, prove
-from ed2.app.proof_folder import sweep_tests
+from ed2.app.proof import tester as tester_module
+from ed2.app.proof.prove import ResumeTest, prove
+from ed2.app.proof.tester import ResumeTester
+from ed2.app.runs.proof_folder import sweep_tests
 from ed2.app.service import RefusedError
-from ed2.app.tester import ResumeTester
 from ed2.errors import Ed2Error, SettingsError
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from tests.runs import Values

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ed2.app import run_folder
-from ed2.app.check import checked
-from ed2.app.comparison import differences
-from ed2.app.replay import told_events
-from ed2.app.scanning import scan_dataset
+from ed2.app.checks.check import checked
+from ed2.app.pictures.scanning import scan_dataset
+from ed2.app.proof.comparison import differences
+from ed2.app.reporters.replay import told_events
+from ed2.app.runs import folder as run_folder
 from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start, weigh
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError

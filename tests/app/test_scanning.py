@@ -1,6 +1,6 @@
 """What is said while pictures are read."""
 
-from ed2.app.scanning import Pace
+from ed2.app.pictures.scanning import Pace
 
 
 def test_the_time_that_is_left_is_told_by_the_pace_so_far() -> None:

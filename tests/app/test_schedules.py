@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.captions import caption_note, long_captions
+from ed2.app.pictures.captions import caption_note, long_captions
 from ed2.data.example import Example
 from ed2.events import EpochEnded, RunStarted, StepDone
 from tests.runs import Values, differing, train

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.runs import find_runs, run_named
+from ed2.app.runs.records import find_runs, run_named
 from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import only_trainer

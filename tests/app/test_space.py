@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.checks.space import checkpoint_size, disk_lines, require_room, space_notes
+from ed2.app.checks.start_checks import start_problems
 from ed2.app.preflight import ModelSizes
-from ed2.app.space import checkpoint_size, disk_lines, require_room, space_notes
-from ed2.app.start_checks import start_problems
 from ed2.checkpoint import room
 from ed2.errors import CheckpointError, SettingsError
 from ed2.settings.files import with_defaults

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.check import checked
+from ed2.app.checks.check import checked
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Example
 from ed2.errors import DatasetError

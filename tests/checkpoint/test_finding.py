@@ -15,7 +15,7 @@ import pytest
 from ed2.app.continued import settings_in_effect
 from ed2.app.reporters import ConsoleReporter
 from ed2.app.reporters.jsonl import cut_back
-from ed2.app.runs import find_runs
+from ed2.app.runs.records import find_runs
 from ed2.app.snapshot import RunView
 from ed2.app.start import choose_start
 from ed2.app.verifying import Verifying

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.continued import newest_state
-from ed2.app.runs import checkpoints_of
+from ed2.app.runs.records import checkpoints_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import damage, whole_folder
 from ed2.checkpoint.order import average_of

@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
-from ed2.app.check import looked_at
+from ed2.app.checks.check import looked_at
 from ed2.app.continued import newest_state
-from ed2.app.corrections import Corrections
-from ed2.app.replay import told_events
+from ed2.app.memory.corrections import Corrections
 from ed2.app.reporters.jsonl import cut_back
-from ed2.app.run_folder import Machine, circumstances
-from ed2.app.runs import find_runs
+from ed2.app.reporters.replay import told_events
+from ed2.app.runs.folder import Machine, circumstances
+from ed2.app.runs.records import find_runs
 from ed2.app.start import choose_start, weigh
 from ed2.app.user_files import UserFiles
 from ed2.checkpoint.finding import newest_below

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.picture_faults import MOST_TOLD, PictureFaults
+from ed2.app.pictures.faults import MOST_TOLD, PictureFaults
 from ed2.app.runner import run_training
 from ed2.app.start import choose_start
 from ed2.data.example import Finding

@@ -127,7 +127,7 @@ def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
 
 def run_once(preset: Path, tell: Callable[[str], object]) -> None:
     """Go on with the newest checkpoint of the preset's runs, or begin, and tell what happens."""
-    from ed2.app import scanning
+    from ed2.app.pictures import scanning
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
     from ed2.events import EventBus

@@ -84,7 +84,7 @@ class Soak:
 
 def soak(folder: Path, model: Path, pictures: Path, steps: int, watch: Soak) -> int:
     """Train so many steps with all that a run may do, and return how many were done."""
-    from ed2.app import scanning
+    from ed2.app.pictures import scanning
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
     from ed2.events import EventBus

@@ -1,6 +1,6 @@
 """Observers of a run: the terminal, TensorBoard, `events.jsonl` and `run.log`.
 
-Each is called with every event and closed once at the end.
+Each is called with every event and closed once at the end. `replay` is the way back, from `events.jsonl` to events.
 """
 
 from ed2.app.reporters.console import ConsoleReporter

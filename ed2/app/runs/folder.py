@@ -15,7 +15,7 @@ import torch
 
 import ed2
 from ed2.app.continued import settings_before
-from ed2.app.proof_folder import sweep_tests
+from ed2.app.runs.proof_folder import sweep_tests
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.checkpoint.origin import PICTURES_FILE

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.check import Checked, as_on_card, looked_at
+from ed2.app.checks.check import Checked, as_on_card, looked_at
+from ed2.app.checks.space import disk_lines
 from ed2.app.preflight import model_sizes
-from ed2.app.replay import told_events
+from ed2.app.reporters.replay import told_events
 from ed2.app.reporters.texts import SPEED, duration
-from ed2.app.space import disk_lines
 from ed2.data.buckets import nearest
 from ed2.data.fullness import batch_notes
 from ed2.events import MetricsLogged, RunStarted

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.continued import settings_in_effect
-from ed2.app.memory import Planned, planned
+from ed2.app.memory.verdict import Planned, planned
+from ed2.app.pictures.scanning import Pace, scan_dataset
+from ed2.app.pictures.validating import SetApart, set_apart
 from ed2.app.preflight import ModelSizes, model_sizes
-from ed2.app.scanning import Pace, scan_dataset
-from ed2.app.space import disk_forecast, disk_lines
-from ed2.app.validating import SetApart, set_apart
 from ed2.data.example import Dataset
 from ed2.data.fullness import batch_notes
 from ed2.data.reading import Outline

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ed2.app.proof import prove
+from ed2.app.proof.prove import prove
 from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error, StopRequested
 

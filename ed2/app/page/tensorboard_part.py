@@ -1,4 +1,4 @@
-"""TensorBoard that ends with the program which has started it: `python -m ed2.app.tensorboard_part FLAG ...`."""
+"""TensorBoard that ends with the program which has started it: `python -m ed2.app.page.tensorboard_part FLAG ...`."""
 
 from ed2.app.leaving import leave_with_the_starter
 

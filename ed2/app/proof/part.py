@@ -1,4 +1,4 @@
-"""A part of the resume test, as a program of its own that may be killed: `python -m ed2.app.proof_part FILE`.
+"""A part of the resume test, as a program of its own that may be killed: `python -m ed2.app.proof.part FILE`.
 
 The file holds settings and how far to go. What happens is told on the standard output, one JSON object a line.
 """

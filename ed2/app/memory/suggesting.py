@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.memory import Planned, planned, verdict_line
+from ed2.app.memory.verdict import Planned, planned, verdict_line
+from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
-from ed2.app.scanning import scan_dataset
 from ed2.errors import DatasetError, Problem, SettingsError
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather

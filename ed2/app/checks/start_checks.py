@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.base_model import base_problems
+from ed2.app.checks.base_model import base_problems
+from ed2.app.checks.space import require_room
 from ed2.app.preflight import model_sizes, require_writable
-from ed2.app.space import require_room
 from ed2.data.manifest import is_manifest
 from ed2.errors import Problem, SettingsError, printable
 from ed2.settings.checks import wrong_settings

@@ -31,10 +31,10 @@ class TensorBoard:
             return self._shown[1]
         self.close()
         port = _free_port()
-        command = [sys.executable, "-m", "ed2.app.tensorboard_part", "--logdir", str(logdir), "--host", "127.0.0.1"]
+        command = [sys.executable, "-m", "ed2.app.page.tensorboard_part", "--logdir", str(logdir)]
         self._process = subprocess.Popen(
-            [*command, "--port", str(port)], cwd=PROGRAM_DIR, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=PROGRAM_DIR,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}/"
         self._wait_for(address)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ed2.app.comparison import differences
+from ed2.app.checks.space import disk_forecast
+from ed2.app.checks.start_checks import start_problems
 from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.proof_folder import folder_of_test, sweep_tests
+from ed2.app.proof.comparison import differences
 from ed2.app.reporters.texts import counted, duration, file_size
-from ed2.app.space import disk_forecast
-from ed2.app.start_checks import start_problems
+from ed2.app.runs.proof_folder import folder_of_test, sweep_tests
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS
@@ -136,7 +136,7 @@ class ResumeTest:
         """Start a part and give what it tells; at the end of the block it is killed if it still runs."""
         file = self.folder / f"part{next(self._parts)}.json"
         file.write_text(json.dumps({"values": dict(values), **limits}), encoding="utf-8")
-        command = [sys.executable, "-m", "ed2.app.proof_part", str(file)]
+        command = [sys.executable, "-m", "ed2.app.proof.part", str(file)]
         self.tell(f"Part {name}: reading the program's libraries.")
         with file.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(

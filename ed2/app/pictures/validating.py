@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ed2.app.scanning import scan_dataset
+from ed2.app.pictures.scanning import scan_dataset
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Dataset, Example
 from ed2.settings.schema import Settings

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ed2.app.corrections import CARDS_FILE, Corrections
-from ed2.app.spill_watch import SpillWatch
+from ed2.app.memory.corrections import CARDS_FILE, Corrections
+from ed2.app.memory.spill_watch import SpillWatch
 from ed2.events import Event, MemoryMeasured, PhaseChanged, SamplesMade, StepDone
 from ed2.settings.schema import Settings
 from ed2.training.state import Run

@@ -1,0 +1,1 @@
+"""The pictures and captions that the settings name: read, told of, and edited."""
