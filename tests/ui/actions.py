@@ -12,6 +12,8 @@ from playwright.sync_api import expect
 PATIENCE_SECONDS = 90.0
 CUT_OFF = re.compile("AbortError|Connection errored out|Failed to fetch")
 """What a page says of answers that it was waiting for when it was loaded anew."""
+ASKED = "queue/join"
+NUMBER_OF = "name => window.gradio_config.components.find(component => component.props.elem_id === name).id"
 
 
 def tab(page: Any, name: str) -> None:
@@ -36,15 +38,23 @@ def answered_late(page: Any, button: str) -> Iterator[None]:
 
     Until its answer was worked in: that is, until what follows it is asked. What is done meanwhile asks something too.
     """
+    number = page.evaluate(NUMBER_OF, button)
     held: list[Any] = []
-    asked = "**/queue/join*"
-    page.route(asked, lambda route: held.append(route), times=1)
-    with page.expect_request(asked):
-        page.locator(button).click()
-    with page.expect_request(asked):
+
+    def is_it(request: Any) -> bool:
+        return ASKED in request.url and request.post_data_json["trigger_id"] == number
+
+    def hold(route: Any) -> None:
+        held.append(route) if not held and is_it(route.request) else route.continue_()
+
+    page.route(f"**/{ASKED}*", hold)
+    with page.expect_request(is_it):
+        page.locator(f"#{button}").click()
+    with page.expect_request(f"**/{ASKED}*"):
         yield
-    with page.expect_request(asked):
+    with page.expect_request(f"**/{ASKED}*"):
         held[0].continue_()
+    page.unroute(f"**/{ASKED}*")
 
 
 def fill(page: Any, name: str, value: object) -> None:

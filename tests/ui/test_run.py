@@ -222,7 +222,7 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
     assert run_dir_of(server).parent == server.logs
     tab(page, "Resume")
     finished = page.locator("#runs-list [data-run^=creature_]")
-    with answered_late(page, "#refresh-button"):
+    with answered_late(page, "refresh-button"):
         finished.get_by_role("button").click()
         expect(finished).to_have_class(re.compile("ed-chosen"))
     expect(finished).to_have_class(re.compile("ed-chosen"))
