@@ -16,7 +16,7 @@ ENDED = {
 def past_run(logdir: Path, ended: str, checkpoint: str = "") -> Path:
     """A run of 4 epochs in its folder: with no checkpoint, one of `weights` alone, or a `whole` one."""
     run = logdir / f"{ended}{checkpoint}_20260101-000000"
-    run.mkdir()
+    run.mkdir(parents=True)
     reporter = JsonlReporter(run)
     for event in (RunStarted(0, "tiny", run, 40, 0, 4, 10, "the CPU", {}), ENDED[ended]):
         reporter(event)

@@ -141,9 +141,11 @@ class TrainerService:
             self._show(runs[-1].parent, other_trainer(runs[-1].parent))
 
     def follow(self, logdir: Path) -> None:
-        """Show from now on, while no run goes on here, what other programs train in a folder of logs."""
-        self._elsewhere = Elsewhere(logdir)
-        threading.Thread(target=self._watch_elsewhere, name="elsewhere", daemon=True).start()
+        """Show from now on, while no run goes on here, what other programs train in this folder of logs."""
+        with self._lock:
+            before, self._elsewhere = self._elsewhere, Elsewhere(logdir)
+        if before is None:
+            threading.Thread(target=self._watch_elsewhere, name="elsewhere", daemon=True).start()
 
     def look_elsewhere(self) -> None:
         """Notice that another program has begun a run, how far it is, or that it has ended it."""
@@ -153,7 +155,7 @@ class TrainerService:
         if running := self._elsewhere.running():
             self._show(*running)
         elif shown.elsewhere and shown.run_dir:
-            self._show(shown.run_dir, None)
+            self._show(shown.run_dir, other_trainer(shown.run_dir))  # it may go on in a folder that was followed before
 
     def _show(self, run_dir: Path, trainer: Holder | None) -> None:
         """Show a run of a folder, unless one goes on here."""

@@ -1,5 +1,6 @@
 """What the parts of the owner's page share."""
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Context:
         Raises:
             OSError: it is remembered until the program ends.
         """
+        if values.get("logdir") != self._form.get("logdir"):
+            self._follow(values)
         self._form = dict(values)
         if self._refused and not self.service.snapshot().is_active:
             self.service.show_problems(self._refused.left(values))
@@ -92,6 +95,11 @@ class Context:
         absolute = absolute_paths(values, PROGRAM_DIR)
         self.roots.require(absolute)
         return absolute
+
+    def _follow(self, values: Mapping[str, object]) -> None:
+        """Follow what other programs train in the folder of runs that the form names, where the page may look there."""
+        with contextlib.suppress(SettingsError):
+            self.service.follow(self.logdir(self.require_allowed({"logdir": values.get("logdir")})))
 
     def logdir(self, values: Mapping[str, object]) -> Path:
         """The folder of runs that the form names."""

@@ -49,6 +49,20 @@ def test_a_run_that_begins_goes_on_and_ends_elsewhere_is_followed(service: Train
         assert service.snapshot().run_dir == other
 
 
+def test_the_folder_of_runs_may_change_while_a_run_is_followed(service: TrainerService, tmp_path: Path) -> None:
+    mine, other = past_run(tmp_path / "mine", "stopped"), past_run(tmp_path / "others", "stopped")
+    service.follow(tmp_path / "mine")
+    with trained_elsewhere(mine):
+        service.look_elsewhere()
+        service.follow(tmp_path / "others")
+        service.look_elsewhere()
+        assert service.snapshot().run_dir == mine
+        assert service.snapshot().elsewhere
+        with trained_elsewhere(other):
+            service.look_elsewhere()
+            assert service.snapshot().run_dir == other
+
+
 def test_a_lock_is_not_tried_again_until_somebody_took_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, look, tried = past_run(tmp_path, "done"), Elsewhere(tmp_path), []
     with trained_elsewhere(run):
