@@ -13,7 +13,7 @@ from ed2.app.start import FIND_LAST, Start
 from ed2.checkpoint.folder import TRAINING_STATE
 from ed2.checkpoint.order import EMA_SUFFIX, oldest_first
 from ed2.errors import ModelError, Problem
-from ed2.models.files import PARTS
+from ed2.models.files.folder import PARTS
 from ed2.models.sd import StableDiffusion
 from ed2.settings.schema import Settings
 from ed2.training.ema import Ema, NoEma, decay_for_strength

@@ -30,7 +30,7 @@ from ed2.data.loader import Loader, LoaderOptions
 from ed2.events import EventBus, Progressed, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
-from ed2.models.choose import open_base
+from ed2.models.files.choose import open_base
 from ed2.models.memory import Precision, checkpoint_gradients
 from ed2.models.sd import TRAINABLE, StableDiffusion, load
 from ed2.registry import JOBS, LOSSES

@@ -12,14 +12,14 @@ from torch import Tensor
 from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
-from ed2.models.base_faults import PICKLES
-from ed2.models.choose import open_base
-from ed2.models.files import PARTS, ModelFolder
-from ed2.models.folder_faults import SCHEDULER_CONFIG
-from ed2.models.layout import diffusers_tensors, sd2_yaml, single_file_tensors
-from ed2.models.pickled import write_tensors_of
-from ed2.models.tensor_file import write_tensors
-from ed2.models.writing import write_single_file
+from ed2.models.files.base_faults import PICKLES
+from ed2.models.files.choose import open_base
+from ed2.models.files.folder import PARTS, ModelFolder
+from ed2.models.files.folder_faults import SCHEDULER_CONFIG
+from ed2.models.files.layout import diffusers_tensors, sd2_yaml, single_file_tensors
+from ed2.models.files.pickled import write_tensors_of
+from ed2.models.files.tensor_file import write_tensors
+from ed2.models.files.writing import write_single_file
 
 FILES = (".safetensors", ".ckpt")
 PREDICTION_KEY = "prediction_type"

@@ -10,10 +10,10 @@ from typing import Any
 
 from ed2.app.continued import checkpoint_at
 from ed2.errors import Problem, SettingsError
-from ed2.models.header import HeaderError, read_header
-from ed2.models.hub import in_hub_cache
-from ed2.models.layout_family import family_of
-from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
+from ed2.models.files.header import HeaderError, read_header
+from ed2.models.files.hub import in_hub_cache
+from ed2.models.files.layout_family import family_of
+from ed2.models.files.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object

@@ -25,7 +25,7 @@ from ed2.checkpoint.origin import pictures_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import CheckpointError, Problem, SettingsError, printable
-from ed2.models.hub import PUBLIC_NAME, in_hub_cache
+from ed2.models.files.hub import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather

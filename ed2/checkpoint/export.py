@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ed2.disk import sweep_half_files, write_whole
-from ed2.models.files import EXTRA_FILE, PARTS
-from ed2.models.layout import sd2_yaml, single_file_tensors
+from ed2.models.files.folder import EXTRA_FILE, PARTS
+from ed2.models.files.layout import sd2_yaml, single_file_tensors
+from ed2.models.files.tensor_file import mapped_tensors
+from ed2.models.files.writing import write_single_file
 from ed2.models.sd import StableDiffusion
-from ed2.models.tensor_file import mapped_tensors
-from ed2.models.writing import write_single_file
 
 RUN_KEY = "run"
 """Where a single file's metadata names the run that wrote it."""

@@ -19,8 +19,8 @@ from ed2.checkpoint.validated import LatestValidation
 from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
+from ed2.models.files.tensor_file import bytes_of
 from ed2.models.sd import StableDiffusion
-from ed2.models.tensor_file import bytes_of
 from ed2.training.state import Run, TrainState
 
 Kind = Literal["", "last", "interrupted", "errored"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ed2.checkpoint.tensors import changed_options, taken_apart
-from ed2.models.files import EXTRA_FILE, PARTS
+from ed2.models.files.folder import EXTRA_FILE, PARTS
 from ed2.training.bad_numbers import require_savable
 from ed2.training.optimizers import averages
 from ed2.training.state import Run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ed2.app.user_files import preset_values
 from ed2.errors import SettingsError
-from ed2.models.hub import PUBLIC_NAME
+from ed2.models.files.hub import PUBLIC_NAME
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.ui.form import defaults
 

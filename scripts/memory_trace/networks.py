@@ -16,8 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
-    "sd1": ROOT / "ed2/models/configs/sd1",
-    "sd2": ROOT / "ed2/models/configs/sd2",
+    "sd1": ROOT / "ed2/models/files/configs/sd1",
+    "sd2": ROOT / "ed2/models/files/configs/sd2",
     "demo": ROOT / "ed2/demo/base",
 }
 # Source: the config.json files of stabilityai/stable-diffusion-xl-base-1.0; what is not named is the class's default.

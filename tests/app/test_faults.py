@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ed2.errors import FinishedError, ModelError
 from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, StepDone, Warned
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from tests.runs import Values, train
 
 

@@ -266,7 +266,7 @@ def test_no_model_is_an_error_that_says_what_to_give(values: Values) -> None:
 
 
 def test_model_errors_list_all_missing_files(sd1: Path, tmp_path: Path) -> None:
-    from ed2.models.files import open_folder
+    from ed2.models.files.folder import open_folder
 
     broken = shutil.copytree(sd1, tmp_path / "broken")
     (broken / "vae" / "config.json").unlink()

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from ed2.checkpoint.export import RUN_KEY, Exporter
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
-from ed2.models import writing
-from ed2.models.writing import write_single_file
+from ed2.models.files import writing
+from ed2.models.files.writing import write_single_file
 from tests.runs import Trained
 
 

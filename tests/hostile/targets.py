@@ -26,10 +26,10 @@ from ed2.data.index import ImageIndex
 from ed2.data.layers import Layer
 from ed2.data.sidecars import described, read_folder_file
 from ed2.errors import Ed2Error
-from ed2.models.choose import open_base
-from ed2.models.files import PARTS, open_folder
-from ed2.models.header import read_header
-from ed2.models.layout import single_file_tensors
+from ed2.models.files.choose import open_base
+from ed2.models.files.folder import PARTS, open_folder
+from ed2.models.files.header import read_header
+from ed2.models.files.layout import single_file_tensors
 from ed2.sampling.pictures import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile

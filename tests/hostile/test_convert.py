@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from ed2.__main__ import main
 from ed2.app import convert
 from ed2.errors import ModelError
-from ed2.models import single_file
-from ed2.models.files import PARTS, open_folder
-from ed2.models.pickled import write_tensors_of
+from ed2.models.files import single_file
+from ed2.models.files.folder import PARTS, open_folder
+from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.models import Bomb
 
@@ -135,7 +135,7 @@ def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str
         "write by flags": f"import os; os.open({str(tmp_path / 'new')!r}, os.O_WRONLY | os.O_CREAT)",
         "remove": f"import os; os.remove({str(tmp_path / 'there')!r})",
     }
-    code = f"import sys; from ed2.models.unpickle import Watch; sys.addaudithook(Watch()); {acts[act]}"
+    code = f"import sys; from ed2.models.files.unpickle import Watch; sys.addaudithook(Watch()); {acts[act]}"
     child = subprocess.run([sys.executable, "-c", code], cwd=PROGRAM_DIR, capture_output=True, text=True, check=False)
     assert "PermissionError: a model file tried" in child.stderr
     assert (tmp_path / "there").exists() and not (tmp_path / "new").exists()

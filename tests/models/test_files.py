@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ed2.errors import ModelError
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import CheckpointError, ModelError
-from ed2.models.layout import UNetShape, diffusers_tensors, single_file_tensors, write_single_file
+from ed2.models.files.layout import UNetShape, diffusers_tensors, single_file_tensors, write_single_file
 
 Parts = dict[str, dict[str, Tensor]]
 Models = tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]

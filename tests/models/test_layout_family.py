@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.models.layout_family import Shapes, family_of
+from ed2.models.files.layout_family import Shapes, family_of
 
 SD15_FILE = Path(__file__).parent / "data" / "sd15-single-file.json"
 SD1 = {name: tuple(shape) for name, shape in json.loads(SD15_FILE.read_text()).items()}

@@ -3,7 +3,7 @@
 import pytest
 
 from ed2.errors import ModelError
-from ed2.models.layout import sd2_yaml
+from ed2.models.files.layout import sd2_yaml
 
 
 @pytest.mark.parametrize(("prediction_type", "parameterization"), [("epsilon", None), ("v_prediction", "v")])

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ed2.errors import ModelError, SettingsError
-from ed2.models import single_file
-from ed2.models.choose import open_base
-from ed2.models.files import open_folder
-from ed2.models.hub import in_hub_cache
-from ed2.models.layout import single_file_tensors
+from ed2.models.files import single_file
+from ed2.models.files.choose import open_base
+from ed2.models.files.folder import open_folder
+from ed2.models.files.hub import in_hub_cache
+from ed2.models.files.layout import single_file_tensors
+from ed2.models.files.single_file import ModelFile, _shipped, open_single_file
 from ed2.models.sd import load
-from ed2.models.single_file import ModelFile, _shipped, open_single_file
 from tests.runs import train, weights
 from tests.tiny import make_pictures
 

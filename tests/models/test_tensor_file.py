@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ed2.disk import HashingFile, sha256_of
-from ed2.models.tensor_file import bytes_of, mapped_tensors, write_tensors
+from ed2.models.files.tensor_file import bytes_of, mapped_tensors, write_tensors
 
 
 def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.sd import StableDiffusion, load
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.sd import StableDiffusion, load
 from ed2.sampling import sampler
 from ed2.sampling.prompt import Prompt

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.events import EventBus
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.memory import Precision
 from ed2.models.sd import load
 from ed2.registry import OPTIMIZERS

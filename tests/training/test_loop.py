@@ -11,7 +11,7 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.errors import DivergedError
 from ed2.events import Event, Warned
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.memory import Precision, choose_device, choose_dtype
 from ed2.models.sd import load
 from ed2.training.loop import optimizer_step

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.draws import rng
-from ed2.models.files import open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.sd import load
 from ed2.training.losses import mse
 from ed2.training.objective import Objective

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.models.base import ModelSource
-from ed2.models.choose import open_base
+from ed2.models.files.choose import open_base
 from ed2.models.freezing import freeze_text_encoder
 from ed2.models.memory import checkpoint_gradients
 from ed2.models.noise import NoiseSchedule

@@ -1,6 +1,6 @@
 """The tensors of a PyTorch `.ckpt`, written as safetensors by a process of its own.
 
-python -m ed2.models.unpickle FROM TO
+python -m ed2.models.files.unpickle FROM TO
 
 A `.ckpt` is a pickle, which may ask for anything. PyTorch's reader with `weights_only` builds tensors and plain values
 and runs nothing else; it has had holes (CVE-2025-32434, CVE-2026-24747), so it runs here where memory is limited and
@@ -45,7 +45,7 @@ def main(source: Path, target: Path) -> None:
     """Convert, or print why not and end with `REFUSED`."""
     import torch
 
-    from ed2.models.writing import write_single_file
+    from ed2.models.files.writing import write_single_file
 
     _limit_memory(4 * source.stat().st_size + EXTRA_BYTES)
     strange = torch.serialization.get_unsafe_globals_in_checkpoint(source)

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
-from ed2.models.base_faults import PREFIXES, file_faults
-from ed2.models.files import TEXT_ENCODER_CONFIG, model_error, stored_dtype, with_scheduler
-from ed2.models.folder_faults import TOKENIZER_FILES
-from ed2.models.header import read_header
-from ed2.models.layout import diffusers_tensors
-from ed2.models.layout_family import family_of
-from ed2.models.layout_names import OPEN_CLIP_PREFIX
-from ed2.models.soundness import weights_fault
+from ed2.models.files.base_faults import PREFIXES, file_faults
+from ed2.models.files.folder import TEXT_ENCODER_CONFIG, model_error, stored_dtype, with_scheduler
+from ed2.models.files.folder_faults import TOKENIZER_FILES
+from ed2.models.files.header import read_header
+from ed2.models.files.layout import diffusers_tensors
+from ed2.models.files.layout_family import family_of
+from ed2.models.files.layout_names import OPEN_CLIP_PREFIX
+from ed2.models.files.soundness import weights_fault
 
 CONFIGS = Path(__file__).parent / "configs"
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x"}

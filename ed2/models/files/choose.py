@@ -7,11 +7,11 @@ from typing import Any
 
 from ed2.errors import Problem
 from ed2.models.base import ModelSource
-from ed2.models.base_faults import is_file
-from ed2.models.files import first_line, model_error, open_folder, with_scheduler
-from ed2.models.folder_faults import SCHEDULER_CONFIG
+from ed2.models.files.base_faults import is_file
+from ed2.models.files.folder import first_line, model_error, open_folder, with_scheduler
+from ed2.models.files.folder_faults import SCHEDULER_CONFIG
+from ed2.models.files.single_file import open_single_file
 from ed2.models.noise import NoiseSchedule
-from ed2.models.single_file import open_single_file
 
 
 def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:

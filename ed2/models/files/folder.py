@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.folder_faults import (
+from ed2.models.files.folder_faults import (
     INDEX,
     SCHEDULER_CONFIG,
     STEMS,
@@ -27,8 +27,8 @@ from ed2.models.folder_faults import (
     small_names,
     weights_file,
 )
-from ed2.models.header import Header, read_header
-from ed2.models.soundness import counted, weights_fault
+from ed2.models.files.header import Header, read_header
+from ed2.models.files.soundness import counted, weights_fault
 
 PARTS: Mapping[str, tuple[type[Any], str]] = {
     "unet": (UNet2DConditionModel, STEMS["unet"]),

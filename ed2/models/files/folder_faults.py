@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Problem, printable, shown
-from ed2.models.header import Header, HeaderError, read_header
-from ed2.models.layout_family import KINDS, family_of
-from ed2.models.part_config import config_fault
+from ed2.models.files.header import Header, HeaderError, read_header
+from ed2.models.files.layout_family import KINDS, family_of
+from ed2.models.files.part_config import config_fault
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """The parts that hold weights, and the name of their file without its extension."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ed2.errors import ModelError, Problem
-from ed2.models.layout_family import family_of
-from ed2.models.layout_names import (
+from ed2.models.files.layout_family import family_of
+from ed2.models.files.layout_names import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
     UNET_PREFIX,
@@ -26,8 +26,8 @@ from ed2.models.layout_names import (
     unet_modules,
     vae_modules,
 )
-from ed2.models.sd2_yaml import sd2_yaml
-from ed2.models.writing import write_single_file
+from ed2.models.files.sd2_yaml import sd2_yaml
+from ed2.models.files.writing import write_single_file
 
 __all__ = [
     "DiffusersTensors",

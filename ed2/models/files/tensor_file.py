@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ed2.disk import HashingFile
-from ed2.models.header import HeaderError, read_header
+from ed2.models.files.header import HeaderError, read_header
 
 _DTYPES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",

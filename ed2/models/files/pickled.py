@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.unpickle import REFUSED
+from ed2.models.files.unpickle import REFUSED
 
 MAX_ENTRIES = 50_000
 MAX_PICKLE_BYTES = 64 << 20
@@ -27,8 +27,8 @@ def write_tensors_of(pickle: Path, target: Path) -> None:
     fault = _fault(pickle)
     if fault:
         raise _error(pickle, fault)
-    command = [sys.executable, "-m", "ed2.models.unpickle", str(pickle.absolute()), str(target.absolute())]
-    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "ed2.models.files.unpickle", str(pickle.absolute()), str(target.absolute())]
+    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
     try:
         child = subprocess.run(

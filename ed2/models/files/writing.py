@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ed2.disk import HashingFile, plain_reason, replace, temporary_name, to_disk
 from ed2.errors import CheckpointError
-from ed2.models.tensor_file import mapped_tensors, stored_dtype, write_tensors
+from ed2.models.files.tensor_file import mapped_tensors, stored_dtype, write_tensors
 
 Tensors = Mapping[str, Tensor]
 _MAY_BE_INFINITE = "attn_mask"

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from ed2.errors import Problem
-from ed2.models.folder_faults import folder_faults
-from ed2.models.header import Header, HeaderError, read_header
-from ed2.models.layout_family import KINDS, family_of
-from ed2.models.layout_names import UNET_PREFIX, VAE_PREFIX
+from ed2.models.files.folder_faults import folder_faults
+from ed2.models.files.header import Header, HeaderError, read_header
+from ed2.models.files.layout_family import KINDS, family_of
+from ed2.models.files.layout_names import UNET_PREFIX, VAE_PREFIX
 
 FAMILIES = ("sd1", "sd2")
 PREFIXES = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": "cond_stage_model."}

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from ed2.models.layout_names import CLIP_PREFIX, OPEN_CLIP_PREFIX, UNET_PREFIX
+from ed2.models.files.layout_names import CLIP_PREFIX, OPEN_CLIP_PREFIX, UNET_PREFIX
 
 Shapes = Mapping[str, tuple[int, ...]]
 Marks = tuple[tuple[str, str], ...]
