@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -109,9 +110,15 @@ def sha256_of(path: Path, was_read: Callable[[int], object] = lambda num_bytes: 
 
 def write_whole(target: Path, content: bytes) -> None:
     """Write a small file under a temporary name, then give it its own."""
+    write_pieces(target, [content])
+
+
+def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file piece by piece under a temporary name, then give it its own."""
     temporary = temporary_name(target)
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
         to_disk(temporary)
         replace(temporary, target)
     finally:
@@ -129,6 +136,15 @@ def append_whole(file: FileIO, content: bytes) -> None:
         with contextlib.suppress(OSError):  # of a drive that is gone
             file.truncate(size)
         raise
+
+
+def why_not_writable(folder: Path) -> str:
+    """Why no file can be made in a folder, in plain words; empty where one can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY):
+            return ""
+    except OSError as error:
+        return plain_reason(error)
 
 
 def temporary_name(target: Path) -> Path:

@@ -150,6 +150,8 @@ class Warned(Event):
     """Something a person should know, that does not stop the run."""
 
     text: str
+    ends: str = ""
+    """The warning that is over by this one; empty where it tells of something new."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class _Failing:
     kinds: set[type[Event]] = field(default_factory=set)
     told_at: float = -math.inf
     reason: str = ""
+    warned: str = ""
 
 
 @dataclass
@@ -219,11 +222,10 @@ class EventBus:
         with self._lock:
             for observer in tuple(self.observers):
                 warning = self._tell(observer, event)
-                if warning:
-                    self.emit(Warned(event.step, warning))
+                self.emit(warning)
 
-    def _tell(self, observer: Callable[[Event], None], event: Event) -> str:
-        """Tell one observer; gives what its failing has to say to people, at the first time."""
+    def _tell(self, observer: Callable[[Event], None], event: Event) -> Warned | None:
+        """Tell one observer; gives what its failing has to say to people, at the first time, and that it is over."""
         failing, kind = self._failing.get(id(observer)), type(event)
         try:
             observer(event)
@@ -232,8 +234,8 @@ class EventBus:
             failing = self._failing.setdefault(id(observer), _Failing())
             failing.kinds.add(kind)
             if is_new and isinstance(error, RecordError):
-                failing.told_at, failing.reason = self.clock(), error.what
-                return str(error)
+                failing.told_at, failing.reason, failing.warned = self.clock(), error.what, str(error)
+                return Warned(event.step, failing.warned)
             if self.clock() - failing.told_at >= TOLD_AGAIN_SECONDS:
                 failing.told_at = self.clock()
                 _log(error, kind.__name__)
@@ -241,8 +243,8 @@ class EventBus:
             if failing and kind in failing.kinds:  # not at a kind that it has passed over all the time
                 del self._failing[id(observer)]
                 if failing.reason:
-                    logger.info("That is over: %s.", failing.reason)
-        return ""
+                    return Warned(event.step, f"That is over: {failing.reason}.", ends=failing.warned)
+        return None
 
 
 def _log(error: Exception, kind: str) -> None:

@@ -15,6 +15,8 @@ MAX_DEPTH = 100
 """Brackets within brackets; Python gives up at about ten times as many, some libraries before."""
 MAX_DIGITS = 60
 """Of a whole number; one of over 308 is too large for other numbers."""
+MAX_LINE_BYTES = 16 << 20
+"""More than any line that this program writes."""
 NO_FILE = "it is not a file"
 TOO_DEEP = "its brackets lie too deep in each other"
 _HOLDERS = (dict, list)
@@ -38,10 +40,19 @@ def opened(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def content_of(path: Path) -> bytes:
-    """All bytes of a file. Raises OSError, as `opened` does."""
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, one after the other, without their ends; one that is longer than any of ours is left out.
+
+    Raises:
+        OSError: as `opened` does.
+    """
+    is_rest = False
     with opened(path) as file:
-        return file.read()
+        while part := file.readline(MAX_LINE_BYTES):
+            is_end = part.endswith(b"\n")
+            if not is_rest and (is_end or len(part) < MAX_LINE_BYTES):
+                yield part.removesuffix(b"\n")
+            is_rest = not is_end
 
 
 def parsed(content: bytes | str) -> Any:
@@ -88,9 +99,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def objects_in(content: bytes) -> Iterator[dict[str, Any]]:
+def objects_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """The objects in the lines of a JSONL file; lines that are torn or cannot be understood are passed over."""
-    for line in content.split(b"\n"):
+    for line in lines:
         try:
             value = parsed_object(line)
         except ValueError:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.small_files import MAX_DEPTH, content_of, objects_in, parsed, read_json, read_object
+from ed2 import small_files
+from ed2.small_files import MAX_DEPTH, lines_of, objects_in, parsed, read_json, read_object
 
 REFUSED = [
     "[" * 200_000,
@@ -29,7 +30,7 @@ def test_what_is_no_proper_json_or_cannot_be_counted_with_is_a_value_error(text:
         parsed(text)
     with pytest.raises(ValueError):
         read_json(tmp_path / "file")
-    assert list(objects_in(b'{"a": 1}\n' + text.encode() + b'\n[]\n\xff\n{"a": 2}')) == [{"a": 1}, {"a": 2}]
+    assert list(objects_in([b'{"a": 1}', text.encode(), b"[]", b"\xff", b'{"a": 2}'])) == [{"a": 1}, {"a": 2}]
 
 
 def test_usual_json_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
@@ -43,10 +44,20 @@ def test_usual_json_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_pipe_are_no_file_and_are_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="it is not a file"):
-        content_of(tmp_path)
+        list(lines_of(tmp_path))
     with pytest.raises(FileNotFoundError):
-        content_of(tmp_path / "none")
+        list(lines_of(tmp_path / "none"))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="it is not a file"):
-            content_of(tmp_path / "pipe")
+            list(lines_of(tmp_path / "pipe"))
+
+
+def test_lines_come_one_by_one_and_one_without_an_end_in_sight_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_files, "MAX_LINE_BYTES", 8)
+    (tmp_path / "file").write_bytes(b"a\n\nseven..\n" + b"x" * 30 + b"\n12345678\nb\n" + b"y" * 16)
+    assert list(lines_of(tmp_path / "file")) == [b"a", b"", b"seven..", b"b"]
+    (tmp_path / "file").write_bytes(b"a\nno end")
+    assert list(lines_of(tmp_path / "file")) == [b"a", b"no end"]

@@ -1,5 +1,6 @@
 """What comes after the checkpoint that a run goes on from, and was not done before it was stopped or killed."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -11,7 +12,7 @@ from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
 from ed2.models.noise import NoiseSchedule
 from ed2.sampling.job import SAMPLES
-from ed2.small_files import content_of, objects_in
+from ed2.small_files import lines_of, objects_in
 from ed2.training.validation import VALIDATION
 
 
@@ -50,9 +51,8 @@ def end_is_missing(checkpoint: Checkpoint, max_epochs: int) -> bool:
 
 def was_told(checkpoint: Path) -> bool:
     """Whether the events of a run tell of a checkpoint, which they do after all of it is written."""
-    try:
-        content = content_of(checkpoint.parents[1] / EVENTS_NAME)
-    except OSError:
-        return False
-    saved = (entry for entry in objects_in(content) if entry.get("event") == CheckpointSaved.__name__)
-    return any(PurePath(str(entry.get("path"))).name == checkpoint.name for entry in saved)
+    with suppress(OSError):
+        told = objects_in(lines_of(checkpoint.parents[1] / EVENTS_NAME))
+        saved = (entry for entry in told if entry.get("event") == CheckpointSaved.__name__)
+        return any(PurePath(str(entry.get("path"))).name == checkpoint.name for entry in saved)
+    return False

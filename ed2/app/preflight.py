@@ -2,13 +2,13 @@
 
 import importlib.util
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ed2.app.continued import checkpoint_at
+from ed2.disk import plain_reason, why_not_writable
 from ed2.errors import Problem, SettingsError
 from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.hub import in_hub_cache
@@ -58,10 +58,11 @@ def require_writable(settings: Settings) -> None:
     for name, folder in folders.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder, prefix=".tmp-"):
-                pass
+            reason = why_not_writable(folder)
         except OSError as error:
-            what = f"the folder {folder} cannot be written ({error.strerror or error})."
+            reason = plain_reason(error)
+        if reason:
+            what = f"the folder {folder} cannot be written ({reason})."
             problems.append(Problem(name, what, "Choose another folder, or change its permissions."))
     if problems:
         raise SettingsError("The run has nowhere to write:", problems)

@@ -19,7 +19,7 @@ from ed2.app.session import Session
 from ed2.app.start import Start, weigh
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.data.reading import Outline
-from ed2.errors import FinishedError, Problem
+from ed2.errors import CheckpointError, FinishedError, Problem
 from ed2.events import EventBus, PhaseChanged, RunEnded, Warned
 from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
@@ -55,6 +55,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     with writable(Path(start.settings.logging.logdir)):
         run_dir = make_run_folder(start)
     with writable(run_dir), only_trainer(run_dir) as renew_lock:
+        _require_still_newest(start)
         builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)
@@ -69,6 +70,14 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
             ended = session.end_of(session.work)
             bus.emit(ended)
     return ended
+
+
+def _require_still_newest(start: Start) -> None:
+    """See that no other program has trained the run since its checkpoint was chosen. Raises CheckpointError."""
+    checkpoint = start.checkpoint
+    if checkpoint and start.same_folder and not checkpoint.is_newest:
+        what, why = f"The run {checkpoint.run_dir.name} has gone on meanwhile", "another program has trained it."
+        raise CheckpointError(what, why, "Start again: it then continues from the checkpoint that is the newest now.")
 
 
 def _upkeep(

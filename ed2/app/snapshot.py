@@ -274,9 +274,10 @@ class RunView:
 
     @_fold.register
     def _(self, event: Warned) -> None:
-        problem = Problem(None, event.text)
-        if problem not in self._shown.problems:
-            self.change("problems", problems=(*self._shown.problems[-9:], problem))
+        problem, before = Problem(None, event.text), self._shown.problems
+        if event.ends or problem not in before:
+            others = tuple(p for p in before if p not in (problem, Problem(None, event.ends)))
+            self.change("problems", problems=(*others[-9:], problem))
 
     @_fold.register
     def _(self, event: RunEnded) -> None:

@@ -24,6 +24,7 @@ from ed2.checkpoint.folder import Advance, untold
 from ed2.checkpoint.origin import pictures_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
+from ed2.disk import why_not_writable
 from ed2.errors import CheckpointError, Problem, SettingsError, printable
 from ed2.models.files.hub import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
@@ -136,6 +137,9 @@ def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> S
         notes += _not_byte_exact(checkpoint, start.settings, circumstances)
     elif not checkpoint.is_newest:
         notes.append("It goes on in a new folder: its run has later checkpoints, which stay.")
+    elif reason := why_not_writable(checkpoint.run_dir):
+        notes.append(f"It goes on in a new folder: {checkpoint.run_dir} cannot be written ({reason}).")
+        notes += _not_byte_exact(checkpoint, start.settings, circumstances)
     else:
         notes += _not_byte_exact(checkpoint, start.settings, circumstances)
         return _in_its_folder(replace(start, notes=tuple(notes)), checkpoint)

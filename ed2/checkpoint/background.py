@@ -27,6 +27,7 @@ class BackgroundSaver:
     saver: Saver
     bus: EventBus
     _thread: threading.Thread | None = field(default=None, repr=False)
+    _warned: str = ""
 
     def start(self, run: Run) -> None:
         """Save `run` as it is now. Waits for the save before this one, and for this one where memory is short."""
@@ -54,7 +55,7 @@ class BackgroundSaver:
         self.bus.emit(SavingChanged(run.state.step, True))
         try:
             saved = self.saver.save(run, kind)
-            self.bus.emit(saved)
+            self._tell(saved)
             return saved
         finally:
             self.bus.emit(SavingChanged(run.state.step, False))
@@ -81,7 +82,7 @@ class BackgroundSaver:
 
     def _write(self, snapshot: Snapshot, name: str) -> None:
         try:
-            self.bus.emit(self.saver.write(snapshot, name, ""))
+            self._tell(self.saver.write(snapshot, name, ""))
             self.bus.emit(SavingChanged(snapshot.step, False))
         except CheckpointError as error:
             self._give_up(snapshot.step, error)
@@ -89,7 +90,16 @@ class BackgroundSaver:
             logger.exception("A save failed.")
             self._give_up(snapshot.step, error)
 
+    def _tell(self, saved: CheckpointSaved) -> None:
+        """Tell of a checkpoint, and that it is over where one before it could not be written."""
+        self.bus.emit(saved)
+        if self._warned:
+            text = f"That is over: a checkpoint could not be written, and {saved.path.name} now is."
+            self.bus.emit(Warned(saved.step, text, ends=self._warned))
+            self._warned = ""
+
     def _give_up(self, step: int, error: Exception) -> None:
         text = str(error) if isinstance(error, CheckpointError) else f"Saving failed: {type(error).__name__}: {error}."
-        self.bus.emit(Warned(step, f"{text} {TRIES_AGAIN}"))
+        before, self._warned = self._warned, f"{text} {TRIES_AGAIN}"
+        self.bus.emit(Warned(step, self._warned, ends=before))
         self.bus.emit(SavingChanged(step, False))

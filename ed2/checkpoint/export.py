@@ -1,6 +1,7 @@
 """Single files for a webui, made out of a checkpoint that is on the disk already."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,9 +57,11 @@ class Exporter:
         return path
 
     def written(self, name: str) -> Path | None:
-        """The single file of the checkpoint `name` that this run has written, if it is there."""
-        files = [path for path in self.folder.glob(f"*.{self.container}") if checkpoint_of(path) == name]
-        return next((path for path in files if writer_of(path) in (self.run_name, None)), None)
+        """The single file of the checkpoint `name` that this run has written, if it is there and can be seen."""
+        with suppress(OSError):
+            files = [path for path in self.folder.glob(f"*.{self.container}") if checkpoint_of(path) == name]
+            return next((path for path in files if writer_of(path) in (self.run_name, None)), None)
+        return None
 
     def require_place(self, model: StableDiffusion) -> None:
         """Put the names of `model` into those of a single file, on no memory.

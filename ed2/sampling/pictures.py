@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ed2.disk import append_whole, write_whole
 from ed2.events import Sample
 from ed2.sampling.prompt import Prompt
-from ed2.small_files import content_of, objects_in
+from ed2.small_files import lines_of, objects_in
 
 SAMPLES_DIR = "samples"
 SAMPLES_LIST = "samples.jsonl"
@@ -103,14 +104,9 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's list of samples; of a picture drawn twice the last. A torn line is passed over."""
-    try:
-        content = content_of(run_dir / SAMPLES_LIST)
-    except OSError:
-        return []
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
-    for entry in objects_in(content):
-        try:
-            found[int(entry["step"]), int(entry["index"]), str(entry["prompt"])] = entry
-        except (ValueError, TypeError, KeyError):
-            continue
+    with suppress(OSError):
+        for entry in objects_in(lines_of(run_dir / SAMPLES_LIST)):
+            with suppress(ValueError, TypeError, KeyError):
+                found[int(entry["step"]), int(entry["index"]), str(entry["prompt"])] = entry
     return list(found.values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError, printable
-from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset, unquoted
 from ed2.settings.legacy import (
     LOWVRAM,
     LOWVRAM_RESOLUTION,
@@ -67,7 +67,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
 def _place_of(name: str, file: object, config: Path | None) -> Path:
     """Return a file that the settings name: beside the settings file, else in the program's folder."""
     folders = [config.parent, PROGRAM_DIR] if config else [Path.cwd()]
-    places = [folder / str(file) for folder in folders]
+    places = [folder / unquoted(str(file)) for folder in folders]
     for place in places:
         try:
             if place.is_file():

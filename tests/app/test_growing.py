@@ -14,6 +14,7 @@ from ed2.app.reporters import growing
 from ed2.app.reporters.growing import GrowingFile
 from ed2.app.reporters.replay import told_events
 from ed2.app.runs.recording import recording
+from ed2.app.snapshot import RunView
 from ed2.errors import RecordError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned
 from tests.app.events import samples, started
@@ -65,11 +66,17 @@ def test_a_disk_that_is_full_for_a_while_costs_no_point_and_is_told_once(
     log = (run_dir / "run.log").read_text()
     assert [f"Step {step}: loss" in log for step in range(1, 33)] == [True] * 32
     assert all(line[:2] == "20" for line in log.splitlines())
-    warned = [event.text for event in told if isinstance(event, Warned)]
+    warned = [event.text for event in told if isinstance(event, Warned) and not event.ends]
     assert [text.split(" cannot be written: the disk is full")[0] for text in warned] == [
         "The list of events events.jsonl",
         "The TensorBoard curves",
     ]
+    over = [event for event in told if isinstance(event, Warned) and event.ends]
+    assert sorted(event.ends for event in over) == sorted(warned)
+    page = RunView()
+    for event in told:
+        page(event)
+    assert [problem.what for problem in page.snapshot().problems] == [event.text for event in over]
     assert "Traceback" not in log + "".join(capfd.readouterr())
 
 

@@ -44,11 +44,16 @@ def test_tensorboard_has_curves_pictures_and_settings(run_dir: Path) -> None:
     assert b'"lr": 1e-06' in config.tensor_proto.string_val[0]
 
 
-def test_tensorboard_hides_what_came_after_the_step_of_a_resume(run_dir: Path) -> None:
+@pytest.mark.parametrize("second", ["", "4102444800"], ids=["", "with a clock that was set back"])
+def test_tensorboard_hides_what_came_after_the_step_of_a_resume(run_dir: Path, second: str) -> None:
     before = TensorBoardReporter(run_dir)
     for step in (5, 10, 15):
         before(MetricsLogged(step, {"loss/log_step": 1.0}))
     before.close()
+    (file,) = run_dir.glob("events.*")
+    file.rename(
+        file.with_name(".".join(second or part if n == 3 else part for n, part in enumerate(file.name.split("."))))
+    )
     after = TensorBoardReporter(run_dir, purge_step=11)
     for step in (12, 15):
         after(MetricsLogged(step, {"loss/log_step": 2.0}))

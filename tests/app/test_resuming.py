@@ -3,24 +3,25 @@
 import errno
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ed2.app import runner
 from ed2.app.checks.check import checked
 from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.proof.comparison import differences
 from ed2.app.reporters.replay import told_events
 from ed2.app.runs import folder as run_folder
 from ed2.app.snapshot import RunView
-from ed2.app.start import choose_start, weigh
+from ed2.app.start import Start, choose_start, weigh
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError
 from ed2.events import CheckpointSaved, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.sampling import job
 from ed2.training.controls import Controls
 from tests.runs import Trained, said, train
-from tests.torture.forked import next_second
 from tests.torture.kills import PROMPTS
 
 Values = dict[str, object]
@@ -104,10 +105,39 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     def refuse(*anything: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(run_folder, "remove_half_files", refuse)
-    with pytest.raises(Ed2Error) as told:
+    with monkeypatch.context() as patched, pytest.raises(Ed2Error) as told:
+        patched.setattr(run_folder, "remove_half_files", refuse)
         train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
     assert f"The folder {first.run_dir} cannot be written: the drive is read-only. See that" in str(told.value)
+    real = tempfile.TemporaryFile
+
+    def read_only(dir: Path, prefix: str) -> Any:
+        return refuse() if dir == first.run_dir else real(dir=dir, prefix=prefix)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    before = sorted(first.run_dir.rglob("*"))
+    third = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert f"It goes on in a new folder: {first.run_dir} cannot be written (the drive is read-only)." in said(third)
+    assert (third.ended.phase, third.run_dir.parent) == ("done", first.run_dir.parent)
+    assert sorted(first.run_dir.rglob("*")) == before
+
+
+def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(values, stop_at=3)
+    real = runner.make_run_folder
+
+    def other_is_faster(start: Start) -> Path:
+        """Between the choice of the checkpoint and the lock, which may be minutes of reading pictures."""
+        monkeypatch.setattr(runner, "make_run_folder", real)
+        train({"resume_ckpt": str(first.run_dir)}, stop_at=6)
+        return real(start)
+
+    monkeypatch.setattr(runner, "make_run_folder", other_is_faster)
+    with pytest.raises(CheckpointError, match="has gone on meanwhile: another program has trained it"):
+        train({"resume_ckpt": str(first.run_dir)})
+    assert [event.step for _, event in told_events(first.run_dir)][-1] == 6
 
 
 def stopped_at_picture(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
@@ -121,7 +151,6 @@ def stopped_at_picture(count: int, values: Values, monkeypatch: pytest.MonkeyPat
             controls.stop(2)
         return sample
 
-    next_second(Path(str(values["logdir"])))
     with monkeypatch.context() as patched:
         patched.setattr(job, "write_sample", write)
         return train(values, controls=controls)
@@ -144,7 +173,6 @@ def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_no
     third = stopped_at_picture(2, again, monkeypatch)
     assert not third.of(ValidationDone), "it was done when the run went on before"
     assert [(event.step, len(event.samples), event.is_whole) for event in third.of(SamplesMade)] == [(4, 2, True)]
-    next_second(tmp_path / "logs")
     last = train(again)
     assert 4 not in {event.step for event in (*last.of(ValidationDone), *last.of(SamplesMade))}
     assert last.run_dir == second.run_dir == third.run_dir
@@ -179,7 +207,6 @@ def test_what_follows_the_last_step_is_made_up_for_after_a_kill_or_a_stop(values
         assert not differences(kept, straight.run_dir)
         with pytest.raises(FinishedError):
             train(again)
-    next_second(tmp_path / "logs")
     stopped = train(values, stop_at=5)
     assert (stopped.ended.phase, stopped.checkpoint.name) == ("stopped", straight.checkpoint.name)
     assert 5 not in {event.step for event in stopped.of(SamplesMade)}

@@ -51,7 +51,6 @@ def start(preset: Path, log: Path, kill_after: float | None = None) -> Ended:
     Raises:
         DifferentError: it ended by itself, but not well.
     """
-    next_second(preset.parent / "logs")
     if threading.active_count() != 1:
         raise RuntimeError("the warm process has started a thread")
     reading, writing = os.pipe()
@@ -152,13 +151,6 @@ def _told(event: Event) -> list[str]:
     if isinstance(event, CheckpointSaved):
         return [f"saved {event.step}"]
     return []
-
-
-def next_second(logs: Path) -> None:
-    """Wait until no TensorBoard file is of this second: two of one second are read in no certain order."""
-    newest = max((int(path.name.split(".")[3]) for path in logs.glob("*/events.out.tfevents.*")), default=0)
-    while int(time.time()) <= newest:
-        time.sleep(0.02)
 
 
 def warm_up(folder: Path) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ from typing import Any
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.sampling.pictures import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
-from ed2.small_files import content_of, objects_in, parsed
+from ed2.small_files import lines_of, objects_in, parsed
 
 OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
 """Entries of a checkpoint's JSON files that say when and in which folders it was written; settings name several."""
@@ -126,4 +126,4 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; torn lines are passed over."""
     if not path.is_file():
         return []
-    return list(objects_in(content_of(path)))
+    return list(objects_in(lines_of(path)))

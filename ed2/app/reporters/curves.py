@@ -5,9 +5,9 @@ records are made by the same library and written at once, so that what cannot be
 """
 
 import io
-import itertools
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,7 @@ from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade
 
 FORMAT = "brain.Event:2"
 """What TensorBoard's files say of themselves."""
+_SECOND = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
 @dataclass
@@ -119,6 +120,10 @@ def _scalars(values: Mapping[str, float]) -> Iterator[Any]:
 
 
 def _file_name(run_dir: Path) -> str:
-    """A name by TensorBoard's rules that is still free: files are read in the order of their names."""
-    stem = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-    return next(name for n in itertools.count() if not (run_dir / (name := f"{stem}.{n}")).exists())
+    """A name by TensorBoard's rules that comes after those that are there: files are read in the order of their names.
+
+    A clock that was set back, or a second that has not passed, would put the points that are hidden last.
+    """
+    there = [int(found[1]) for path in run_dir.glob("events.out.tfevents.*") if (found := _SECOND.match(path.name))]
+    second = max([int(time.time()), *(last + 1 for last in there)])
+    return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ed2.app.reporters.growing import GrowingFile
-from ed2.disk import write_whole
+from ed2.disk import write_pieces
 from ed2.events import Event, Progressed, RunStarted, SavingChanged, StepDone
-from ed2.small_files import content_of, parsed_object
+from ed2.small_files import lines_of, parsed_object
 
 EVENTS_NAME = "events.jsonl"
 
@@ -64,13 +64,14 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
     Raises:
         OSError: the file cannot be read or written.
     """
-    try:
-        content = content_of(path)
-    except FileNotFoundError:
+    if not path.exists():
         return
-    kept = b"".join(line + b"\n" for line in content.split(b"\n") if _is_until(line, step, without))
-    if kept != content:
-        write_whole(path, kept)
+    stays, num_bytes = [], 0
+    for line in lines_of(path):
+        stays.append(_is_until(line, step, without))
+        num_bytes += len(line) + 1
+    if not all(stays) or num_bytes != path.stat().st_size:  # the end of a line may be torn off alone
+        write_pieces(path, (line + b"\n" for line, is_kept in zip(lines_of(path), stays, strict=True) if is_kept))
 
 
 def _is_until(line: bytes, step: int, without: str | None) -> bool:

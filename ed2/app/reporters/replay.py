@@ -1,6 +1,7 @@
 """The events of a run out of its folder: the way back from `events.jsonl`."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
@@ -24,7 +25,7 @@ from ed2.events import (
     ValidationDone,
     Warned,
 )
-from ed2.small_files import content_of, objects_in
+from ed2.small_files import lines_of, objects_in
 
 KINDS: dict[str, type[Event]] = {
     kind.__name__: kind
@@ -38,17 +39,15 @@ PATHS = ("run_dir", "path", "checkpoint", "single_file")
 
 def told_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
     """Yield what a run told, with the times; lines that are torn or of another version are passed over."""
-    try:
-        content = content_of(run_dir / EVENTS_NAME)
-    except OSError:
-        return
-    for values in objects_in(content):
-        try:
-            event = _event(values, run_dir)
+    with suppress(OSError):
+        for values in objects_in(lines_of(run_dir / EVENTS_NAME)):
+            try:
+                event = _event(values, run_dir)
+                moment = datetime.fromisoformat(values["time"]).astimezone(UTC)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                continue
             if event:
-                yield datetime.fromisoformat(values["time"]).astimezone(UTC), event
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            continue
+                yield moment, event
 
 
 def _event(values: dict[str, Any], run_dir: Path) -> Event | None:
