@@ -55,6 +55,7 @@ def owner_page(context: Context) -> gr.Blocks:
 
         filled = [*form.inputs, tabs, ready, *dataset.opened_outputs, *sampling.opened_outputs]
         shown = page.load(opened, None, filled, **QUIET)
+        dataset.show_after(shown)
         for event in (shown, dataset.checked, resume.used, strip.begun):
             event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
         _follow(shown, context, strip, train, resume)

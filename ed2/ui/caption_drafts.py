@@ -8,6 +8,21 @@ from ed2.app.pictures.caption_edits import MAX_CHARACTERS
 from ed2.data.example import Example
 
 MAX_NAMED = 5
+CHOOSE = """element.addEventListener('click', event => {
+  const tile = event.target.closest('[data-picture]');
+  if (!tile) return;
+  for (const other of element.querySelectorAll('.ed-pressed')) other.classList.remove('ed-pressed');
+  tile.classList.add('ed-pressed');
+  trigger('click');
+  document.getElementById('caption-text').scrollIntoView({block: 'center', behavior: 'smooth'});
+})"""
+TILE = "[...document.querySelectorAll('#dataset-pictures [data-picture]')].find(tile => tile.dataset.picture === path)"
+PRESSED = """(path, text) => { const tile = document.querySelector('#dataset-pictures .ed-pressed');
+  return tile ? [tile.dataset.picture, tile.dataset.text] : [path, text]; }"""
+"""A picture that is pressed is the one whose caption is edited, at once: its tile knows what the box begins with."""
+SHOW = f"(path, text) => {TILE}?.dataset.text ?? text"
+KEEP = f"(path, text) => {{ const tile = {TILE}; if (tile) tile.dataset.text = text; return [path, text]; }}"
+"""What was typed is there again when the picture is chosen again."""
 
 
 class CaptionDrafts:
@@ -24,10 +39,15 @@ class CaptionDrafts:
             if _plain(text) != _plain(example.caption):
                 self._texts[str(example.path)] = text[: MAX_CHARACTERS + 1]  # so long that saving it is refused
 
-    def forget(self, example: Example) -> None:
-        """The caption of this picture was saved or put back."""
+    def forget(self, example: Example, text: str) -> None:
+        """This was saved as the caption of the picture, or given up for the one before; what was typed since stays."""
         with self._lock:
-            self._texts.pop(str(example.path), None)
+            if self._texts.get(str(example.path)) == text[: MAX_CHARACTERS + 1]:
+                del self._texts[str(example.path)]
+
+    def hold(self, example: Example) -> bool:
+        """Whether something was typed for this picture that is not its caption."""
+        return _plain(self.shown(example)) != _plain(example.caption)
 
     def shown(self, example: Example) -> str:
         """What the box of a picture begins with."""
@@ -35,7 +55,7 @@ class CaptionDrafts:
 
     def as_html(self, examples: Iterable[Example]) -> str:
         """Which of these pictures have a caption that is not saved; announced by screen readers."""
-        names = [example.name for example in examples if _plain(self.shown(example)) != _plain(example.caption)]
+        names = [example.name for example in examples if self.hold(example)]
         told = ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED:,} more" if names[MAX_NAMED:] else "")
         text = f"Not saved yet: the caption of {escape(told)}. It is kept until the program ends." if names else ""
         return f'<p class="ed-note" role="status">{text}</p>'

@@ -7,22 +7,21 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.check import Checked, looked_at
+from ed2.app.checks.check import looked_at
 from ed2.app.pictures.scanning import scan_dataset
-from ed2.data.example import Example, Kind
-from ed2.data.report import HEADINGS
+from ed2.data.example import Example
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, unquoted, with_defaults
-from ed2.ui.caption_drafts import CaptionDrafts
-from ed2.ui.charts import bars_html
+from ed2.ui.caption_drafts import CHOOSE, KEEP, PRESSED, SHOW, CaptionDrafts
 from ed2.ui.context import Context
+from ed2.ui.dataset_report import report_html
 from ed2.ui.form import Form, defaults
+from ed2.ui.late import fill
 from ed2.ui.live import QUIET, SPOKEN, refusal
-from ed2.ui.words import empty_html, on_page, problems_html
+from ed2.ui.words import empty_html, problems_html
 
 PER_PAGE = 24
-MAX_TOLD = 20
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 NO_FOLDER = "There is no such folder, or it may not be opened from here."
 NOTHING_SAVED = "Nothing was saved here: the box shows the caption of the file."
@@ -34,13 +33,6 @@ ENTER = """element.addEventListener('click', event => {
   if (folder) trigger('click', {folder: folder.dataset.folder});
 })"""
 """A folder that is pressed is opened."""
-CHOOSE = """element.addEventListener('click', event => {
-  const tile = event.target.closest('[data-picture]');
-  if (!tile) return;
-  trigger('click', {picture: tile.dataset.picture});
-  document.getElementById('caption-text').scrollIntoView({block: 'center', behavior: 'smooth'});
-})"""
-"""A picture that is pressed is the one whose caption is edited."""
 
 
 class DatasetTab:
@@ -80,27 +72,41 @@ class DatasetTab:
 
     def wire(self) -> None:
         """Connect everything, once every control of the form is made."""
-        inputs, shown = self._form.inputs, [self.thumbs, self.picture, self.caption]
+        inputs = self._form.inputs
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
         self.checked = self.check.click(self._check, inputs, self._checked_outputs, **slow)
-        self.page.change(self._turn_to, self.page, [self.page, *shown], **QUIET)
         typed = [self.picture, self.caption]
-        self.caption.blur(self._typed, typed, self.unsaved, trigger_mode="multiple", **QUIET)  # left for anything else
-        self.picture.change(self._caption_of, self.picture, self.caption, **QUIET)
-        self.thumbs.click(self._chosen, None, self.picture, **QUIET)
-        for button, change in ((self.save, self._save), (self.undo, self._undo)):
-            button.click(change, [self.page, self.picture, self.caption, *inputs], [self.report, self.unsaved, *shown],
-                         **slow)  # fmt: skip
-        browsed = [self.place, self.inside]
+        # not its event `input`, which tells of keys alone and not of what is pasted (Gradio 6.31)
+        self.caption.change(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="always_last", **QUIET)
+        self.caption.blur(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="multiple", **QUIET)
+        self.picture.change(None, typed, self.caption, js=SHOW)
+        self.thumbs.click(None, typed, typed, js=PRESSED)
+        pressed = ((self.save, self._save), (self.undo, self._undo))
+        edits = [button.click(change, [*typed, *inputs], self.report, **slow) for button, change in pressed]
+        self._turned(self.page.change, self._turn_to)
+        for event in (self.checked, *edits):
+            self.show_after(event)
+        self._wire_folders()
+
+    def show_after(self, event: Any) -> None:
+        """Show what was found once this has ended: it may take long, and what is chosen and typed meanwhile stays."""
+        self._turned(event.success, self._again).then(None, [self.picture, self.caption], None, js=KEEP)
+
+    def _turned(self, event: Any, answer: Callable[..., list[Any]]) -> Any:
+        edited = [self.page, self.picture, self.caption]
+        return fill(event, answer, edited, edited, [self.thumbs, self.picture, self.unsaved], is_whole=True, **QUIET)
+
+    def _wire_folders(self) -> None:
+        place, folders = [self.place], self._form.controls["data_root"]
         for event in (self.place.submit, self.place.blur):
-            event(self._open, self.place, browsed, **SPOKEN)
-        self.inside.click(self._enter, self.place, browsed, **SPOKEN)
-        self.up.click(lambda place: self._open(str(_folder_of(place).parent)), self.place, browsed, **SPOKEN)
-        self.take.click(self._take, self.place, self._form.controls["data_root"], **SPOKEN)
+            fill(event, self._open, place, place, [self.inside], **SPOKEN)
+        self.inside.click(self._enter, place, [self.place, self.inside], **SPOKEN)
+        fill(self.up.click, lambda now: self._open(str(_folder_of(now).parent)), place, place, [self.inside], **SPOKEN)
+        fill(self.take.click, lambda now, _: [self._take(now)], [self.place, folders], [folders], **SPOKEN)
 
     @property
     def _checked_outputs(self) -> list[Any]:
-        return [self.report, self.editor, self.unsaved, self.page, self.thumbs, self.picture, self.caption]
+        return [self.report, self.editor]
 
     @property
     def opened_outputs(self) -> list[Any]:
@@ -138,14 +144,14 @@ class DatasetTab:
             self._context.checked = None
             problems = error.problems if isinstance(error, ProblemsError) else [Problem(None, str(error))]
             told = problems_html(problems, box_id="dataset-problems")
-            return [told, gr.update(visible=False), "", 1, *self._turn(1)]
+            return [told, gr.update(visible=False)]
         return self._found()
 
     def _found(self) -> list[Any]:
         """What the last check found, as the page shows it."""
         if self._context.checked is None:
             return [gr.skip()] * len(self._checked_outputs)
-        return [self._report_html(), gr.update(visible=True), self._unsaved_html(), 1, *self._turn(1)]
+        return [self._report_html(), gr.update(visible=True)]
 
     def _scan(self, values: dict[str, object], progress: Any = None) -> None:
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
@@ -163,28 +169,35 @@ class DatasetTab:
     def _examples(self) -> Sequence[Example]:
         return self._context.checked.dataset.examples if self._context.checked else ()
 
-    def _turn_to(self, page: float | None) -> list[Any]:
-        """Turn the page; the number becomes that of the page that is shown."""
-        shown = self._first(page) // PER_PAGE + 1
-        return [gr.skip() if shown == page else shown, *self._turn(page)]
+    def _turn_to(self, page: float | None, path: str | None, text: str | None) -> list[Any]:
+        """Turn the page: its number, the picture and its caption for `fill`; the tiles, the choices, what is not saved.
 
-    def _turn(self, page: float | None) -> list[Any]:
-        """The thumbnails of a page, the pictures to choose from, and the first one's caption."""
+        The number becomes that of the page shown. A picture that is on it stays chosen, and what is typed stays.
+        """
         examples = self._examples()
         first = self._first(page)
         part = examples[first : first + PER_PAGE]
         choices = [(f"{first + n + 1}: {example.name}", str(example.path)) for n, example in enumerate(part)]
         tiles = "".join(self._tile(first + n, example) for n, example in enumerate(part))
-        pages = max(1, -(-len(examples) // PER_PAGE))
-        html = (
-            f'<p class="ed-note">Page {first // PER_PAGE + 1} of {pages}</p><ul class="ed-grid ed-thumbs">{tiles}</ul>'
-        )
-        chosen = choices[0][1] if choices else None
+        number, pages = first // PER_PAGE + 1, max(1, -(-len(examples) // PER_PAGE))
+        html = f'<p class="ed-note">Page {number} of {pages}</p><ul class="ed-grid ed-thumbs">{tiles}</ul>'
+        chosen = next((example for example in part if str(example.path) == path), part[0] if part else None)
+        is_left = chosen is not None and str(chosen.path) == path and self._drafts.hold(chosen)
         return [
+            gr.skip() if number == page else number,
+            gr.update(value=str(chosen.path) if chosen else None),
+            gr.skip() if is_left else self._drafts.shown(chosen) if chosen else "",
             html if part else "",
-            gr.update(choices=choices, value=chosen),
-            self._drafts.shown(part[0]) if part else "",
+            gr.update(choices=choices),
+            self._unsaved_html(),
         ]
+
+    def _again(self, page: float | None, path: str | None, text: str | None) -> list[Any]:
+        """What is shown after another look at the folder: the page with the chosen picture, if there still is one."""
+        place = next((n for n, example in enumerate(self._examples()) if str(example.path) == path), None)
+        shown = page if place is None else place // PER_PAGE + 1
+        number, *others = self._turn_to(shown, path, text)
+        return [shown if number == gr.skip() and shown != page else number, *others]
 
     def _first(self, page: float | None) -> int:
         pages = max(1, -(-len(self._examples()) // PER_PAGE))
@@ -194,16 +207,14 @@ class DatasetTab:
         address = self._context.thumbs.address(example.path, example.crop)
         size, bucket = (f"{w} x {h}" for w, h in (example.size, example.bucket))
         name, caption = escape(example.name), escape(example.caption or "no caption")
+        begin = escape(self._drafts.shown(example))
         return (
-            f'<li><button type="button" data-picture="{escape(str(example.path))}" aria-label="Edit {name}">'
+            f'<li><button type="button" data-picture="{escape(str(example.path))}" data-text="{begin}" '
+            f'aria-label="Edit {name}">'
             f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
             f'<div class="ed-caption"><p class="ed-text" title="{caption}"><strong>{number + 1}</strong> {caption}</p>'
             f"<small>{name}<br>{size} → {bucket}</small></div></li>"
         )
-
-    def _caption_of(self, path: str | None) -> Any:
-        example = self._example(path)
-        return self._drafts.shown(example) if example else gr.skip()
 
     def _typed(self, path: str | None, text: str) -> str:
         if example := self._example(path):
@@ -213,85 +224,42 @@ class DatasetTab:
     def _unsaved_html(self) -> str:
         return self._drafts.as_html(self._examples())
 
-    def _chosen(self, event: gr.EventData) -> Any:
-        example = self._example(getattr(event, "picture", None))
-        return str(example.path) if example else gr.skip()
-
     def _example(self, path: object) -> Example | None:
         """The picture of the last check at this path: another browser may have checked another folder since."""
         return next((example for example in self._examples() if str(example.path) == path), None)
 
-    def _save(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
+    def _save(self, path: str | None, text: str, *raw: Any) -> str:
         def save(picture: Path) -> str:
             target = self._context.captions.save(picture, text)
             return f"Saved to {target.name}. Undo puts the old one back."
 
-        return self._edited(page, path, raw, save)
+        return self._edited(path, text, raw, save)
 
-    def _undo(self, page: float, path: str | None, text: str, *raw: Any) -> list[Any]:
-        return self._edited(page, path, raw, self._put_back)
+    def _undo(self, path: str | None, text: str, *raw: Any) -> str:
+        return self._edited(path, text, raw, self._put_back)
 
     def _put_back(self, picture: Path) -> str:
         is_back = self._context.captions.undo(picture)
         return "The caption from before is back." if is_back else NOTHING_SAVED
 
-    def _edited(self, page: float, path: str | None, raw: tuple[Any, ...], change: Callable[[Path], str]) -> list[Any]:
+    def _edited(self, path: str | None, text: str, raw: tuple[Any, ...], change: Callable[[Path], str]) -> str:
         """Change the caption of a picture of the last check, look at the folder again, and say what was done."""
         example = self._example(path)
         if example is None or not self._context.roots.allow(example.path):
             raise refusal("Press Check and choose a picture first.")
         try:
             told = change(example.path)
-            self._drafts.forget(example)
+            self._drafts.forget(example, text)
             self._scan(self._form.values_of(raw))
         except Ed2Error as error:
             raise refusal(str(error)) from None
         gr.Info(told, duration=6)
-        thumbs, choices, _ = self._turn(page)
-        now = self._example(path)
-        return [self._report_html(), self._unsaved_html(), thumbs, gr.update(choices=choices["choices"], value=path),
-                now.caption if now else ""]  # fmt: skip
+        return self._report_html()
 
     def _report_html(self) -> str:
-        checked = self._context.checked
-        if checked is None:
-            return ""
-        found = checked.as_object()
-        used, unusable = len(found["images"]), len(checked.dataset.problems)
-        epochs = checked.settings.run.max_epochs
-        counts = (
-            f"<p><strong>{used:,} pictures can be used, {unusable:,} files cannot.</strong><br>"
-            f"{found['steps_per_epoch']:,} steps an epoch, {found['total_steps']:,} steps in {epochs:,} epochs.</p>"
-        )
-        of_model = {problem.what for problem in checked.sizes.problems}  # no fault of the pictures: told as a note
-        problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
-        more = len(problems) - MAX_TOLD
-        if more > 0:
-            problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
-        bars = [(f"{b['size'][0]} x {b['size'][1]}", b["images"]) for b in found["buckets"]]
-        chart = f"<h3>Pictures by size of training</h3>{bars_html(bars, 'Pictures by size of training')}"
-        return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
-            problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
+        return report_html(self._context.checked) if self._context.checked else ""
 
 
 def _folder_of(place: str) -> Path:
     """The folder that a person has typed or pasted."""
     return Path(unquoted(place.strip())).expanduser()
-
-
-def _notes_html(checked: Checked) -> str:
-    """What is good to know and is not told among the problems, gathered by kind with a few names."""
-    kinds: dict[Kind, list[str]] = {}
-    for note in checked.dataset.notes:
-        if note.path is None or note.kind == "side-car":
-            continue
-        kinds.setdefault(note.kind, []).append(
-            str(note.path) if note.kind in HEADINGS else f"{note.path}: {note.what} {note.fix}".strip()
-        )
-    items = []
-    for kind, texts in kinds.items():
-        names = ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
-        heading = HEADINGS.get(kind, "Also good to know")
-        items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
-    items += [f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems]
-    return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

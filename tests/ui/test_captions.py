@@ -38,10 +38,11 @@ def opened(tmp_path: Path) -> Opened:
 def test_a_caption_that_was_typed_is_there_again_and_named_until_it_is_saved(opened: Opened) -> None:
     tab, first, second = opened.tab, opened.path("00.png"), opened.path("01.png")
     assert "Not saved yet: the caption of 00.png." in tab._typed(first, "mine")
-    assert tab._caption_of(second) == "a picture of number 1"
-    assert tab._caption_of(first) == "mine"
-    assert "00.png" in "".join(map(str, tab._check(*opened.raw)[2:3]))  # nor is it lost by another check
-    assert tab._turn(1)[2] == "mine"
+    tab._check(*opened.raw)  # nor is it lost by another check
+    assert tab._again(1, None, "")[1:3] == [gr.update(value=first), "mine"]
+    assert "00.png" in tab._again(1, None, "")[-1]
+    assert tab._again(1, first, "mine and")[1:3] == [gr.update(value=first), gr.skip()], "it may be typed on"
+    assert tab._again(1, second, "?")[1:3] == [gr.update(value=second), "a picture of number 1"]
     assert "00.png" not in tab._typed(first, "a picture of  number 0 ")
 
 
@@ -52,10 +53,15 @@ def test_saving_and_undo_say_what_they_did_and_what_was_typed_is_no_draft_any_mo
     monkeypatch.setattr(gr, "Info", lambda text, **_: told.append(text))
     tab, first = opened.tab, opened.path("00.png")
     tab._typed(first, "mine")
-    assert tab._save(1, first, "mine", *opened.raw)[1] == tab._drafts.as_html([])
+    tab._save(first, "mine", *opened.raw)
+    assert tab._again(1, first, "mine")[-1] == tab._drafts.as_html([])
     assert (opened.folder / "00.txt").read_text() == "mine\n"
-    assert tab._undo(1, first, "mine", *opened.raw)[-1] == "a picture of number 0"
-    tab._undo(1, first, "", *opened.raw)
+    tab._typed(first, "mine and more")
+    tab._undo(first, "mine", *opened.raw)
+    assert tab._again(1, first, "mine and more")[2] == gr.skip(), "typed since it was pressed"
+    tab._typed(first, "mine")
+    tab._undo(first, "mine", *opened.raw)
+    assert tab._again(1, first, "mine")[2] == "a picture of number 0"
     assert told[0] == "Saved to 00.txt. Undo puts the old one back."
     assert "is back" in told[1] and "Nothing was saved here" in told[2]
 
@@ -64,7 +70,7 @@ def test_no_caption_is_written_for_a_picture_that_is_gone(opened: Opened) -> Non
     (opened.folder / "00.png").unlink()
     (opened.folder / "00.txt").unlink()
     with pytest.raises(gr.Error, match=r"00\.png is no longer there"):
-        opened.tab._save(1, opened.path("00.png"), "mine", *opened.raw)
+        opened.tab._save(opened.path("00.png"), "mine", *opened.raw)
     assert not (opened.folder / "00.txt").exists()
     assert opened.tab._example(opened.path("00.png"))  # its tile stays until the next check
 
@@ -73,6 +79,7 @@ def test_a_page_that_is_not_there_becomes_the_nearest_one(tmp_path: Path) -> Non
     tab = Opened(tmp_path, PER_PAGE + 1).tab
     assert (tab.page.minimum, tab.page.maximum) == (None, None)  # else Gradio answers with a bare error
     for asked, shown in ((-3, 1), (0, 1), (None, 1), (9, 2)):
-        page, thumbs, *_ = tab._turn_to(asked)
+        page, _, _, thumbs, *_ = tab._turn_to(asked, None, "")
         assert page == shown and f"Page {shown} of 2" in thumbs
-    assert tab._turn_to(2)[0] == gr.skip()
+    assert tab._turn_to(2, None, "")[0] == gr.skip()
+    assert tab._again(1, tab._turn_to(2, None, "")[1]["value"], "")[0] == 2, "the page of the picture that is chosen"

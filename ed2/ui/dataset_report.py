@@ -1,0 +1,50 @@
+"""What a check of the pictures found, as the tab Dataset tells it."""
+
+from html import escape
+
+from ed2.app.checks.check import Checked
+from ed2.data.example import Kind
+from ed2.data.report import HEADINGS
+from ed2.errors import Problem
+from ed2.ui.charts import bars_html
+from ed2.ui.words import on_page, problems_html
+
+MAX_TOLD = 20
+
+
+def report_html(checked: Checked) -> str:
+    """How many pictures can be used, what is good to know, their sizes of training, and what is wrong."""
+    found = checked.as_object()
+    used, unusable = len(found["images"]), len(checked.dataset.problems)
+    epochs = checked.settings.run.max_epochs
+    counts = (
+        f"<p><strong>{used:,} pictures can be used, {unusable:,} files cannot.</strong><br>"
+        f"{found['steps_per_epoch']:,} steps an epoch, {found['total_steps']:,} steps in {epochs:,} epochs.</p>"
+    )
+    of_model = {problem.what for problem in checked.sizes.problems}  # no fault of the pictures: told as a note
+    problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
+    more = len(problems) - MAX_TOLD
+    if more > 0:
+        problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
+    bars = [(f"{b['size'][0]} x {b['size'][1]}", b["images"]) for b in found["buckets"]]
+    chart = f"<h3>Pictures by size of training</h3>{bars_html(bars, 'Pictures by size of training')}"
+    return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
+        problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
+
+
+def _notes_html(checked: Checked) -> str:
+    """What is good to know and is not told among the problems, gathered by kind with a few names."""
+    kinds: dict[Kind, list[str]] = {}
+    for note in checked.dataset.notes:
+        if note.path is None or note.kind == "side-car":
+            continue
+        kinds.setdefault(note.kind, []).append(
+            str(note.path) if note.kind in HEADINGS else f"{note.path}: {note.what} {note.fix}".strip()
+        )
+    items = []
+    for kind, texts in kinds.items():
+        names = ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
+        heading = HEADINGS.get(kind, "Also good to know")
+        items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
+    items += [f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems]
+    return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""

@@ -1,0 +1,57 @@
+"""What a person does while an answer is awaited is never undone by it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.ui.conftest import Server
+
+pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Request, Route, expect
+
+from tests.ui.actions import reload, state
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@contextmanager
+def asked_late(page: Any, question: str, is_meant: Callable[[Request], bool] = lambda request: True) -> Iterator[None]:
+    """Let the first question that is meant reach the program only when all else was done."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if held or not is_meant(route.request):
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(question, hold)
+    yield
+    assert held
+    held[0].continue_()
+    page.unroute(question)
+
+
+def test_a_caption_that_is_typed_while_another_is_saved_stays_and_a_reload_keeps_it(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    page.locator("#check-button").click()
+    caption = page.locator("#caption-text textarea")
+    expect(caption).to_have_value("a picture of number 0")
+    caption.fill("another caption")
+    told = page.get_by_text("Saved to 00.txt")
+    with asked_late(page, "**/queue/join*"):
+        page.locator("#save-caption-button").click()
+        page.get_by_role("button", name="Edit 02.png").click()
+        expect(caption).to_have_value("a picture of number 2")
+        caption.fill("typed meanwhile")
+    expect(told).to_be_visible()
+    expect(page.locator("#dataset-pictures")).to_contain_text("another caption")
+    expect(caption).to_have_value("typed meanwhile")
+    expect(page.locator("#caption-picture input")).to_have_value("3: 02.png")
+    expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
+    reload(page)  # while the box is still being typed in
+    page.get_by_role("button", name="Edit 02.png").click()
+    expect(caption).to_have_value("typed meanwhile")
