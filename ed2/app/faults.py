@@ -10,9 +10,10 @@ from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import damage
 from ed2.checkpoint.resume import opened_or_none
 from ed2.checkpoint.saver import Kind
-from ed2.errors import DivergedError, Ed2Error, MemoryFullError
+from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError
 from ed2.events import CheckpointSaved
 from ed2.models.memory import is_out_of_memory
+from ed2.settings.fields import fields
 from ed2.settings.schema import Settings
 
 SLOWER = "with a learning rate half as large"
@@ -36,6 +37,8 @@ class Fault:
 def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir: Path, *, is_whole: bool) -> Fault:
     """What `error` means for the run in `run_dir`; `is_whole` says whether its memory holds whole steps only."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
+    if isinstance(error, ModelError):
+        text = f"{text} {_where_given(error)}"
     if isinstance(error, DivergedError):
         return _gone_back(text, run_dir, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
     if is_out_of_memory(error):
@@ -46,6 +49,12 @@ def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir
         fault = _gone_back(f"{text} The step was cut short in its middle.", run_dir, "Continue from it.", "")
         return replace(fault, kind=None)
     return Fault(text)
+
+
+def _where_given(error: ModelError) -> str:
+    """Which setting names the model that cannot be used."""
+    named = [f"--{problem.path}" for problem in error.problems if problem.path in fields()]
+    return f"It is the model of {', '.join(named) or '--resume_ckpt'}."
 
 
 def _gone_back(why: str, run_dir: Path, advice: str, without: str) -> Fault:

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from ed2.errors import FinishedError, ModelError
+from ed2.app.faults import fault_of
+from ed2.errors import FinishedError, ModelError, Problem
 from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, StepDone, Warned
 from ed2.models.files.folder import open_folder
+from ed2.settings.files import with_defaults
 from tests.runs import Values, train
 
 
@@ -43,6 +46,13 @@ def test_a_model_with_a_tensor_missing_is_refused_by_name(sd1: Path, tmp_path: P
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelError, match=part):
         open_folder(base).read(part)
+
+
+def test_a_model_that_fails_in_mid_run_is_told_with_the_setting_that_names_it(values: Values, tmp_path: Path) -> None:
+    for path, setting in (("unet", "--resume_ckpt"), ("ema_resume_model", "--ema_resume_model")):
+        error = ModelError("This model cannot be used:", [Problem(path, "it is half there.", "Get it again.")])
+        fault = fault_of(error, with_defaults(values), torch.device("cpu"), tmp_path, is_whole=True)
+        assert fault.reason.endswith(f"It is the model of {setting}."), fault
 
 
 def test_a_missing_model_is_told_before_the_pictures_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
