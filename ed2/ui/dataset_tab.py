@@ -8,11 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.check import looked_at
+from ed2.app.page.places import contents, places
 from ed2.app.pictures.scanning import scan_dataset
+from ed2.app.reporters.texts import counted
 from ed2.data.example import Example
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
-from ed2.settings.files import PROGRAM_DIR, unquoted, with_defaults
+from ed2.settings.files import with_defaults
+from ed2.ui.browser import NO_FOLDER, Browser, entry, folder_of, listed
 from ed2.ui.caption_drafts import CHOOSE, KEEP, PRESSED, SHOW, CaptionDrafts
 from ed2.ui.context import Context
 from ed2.ui.dataset_report import report_html
@@ -23,16 +26,8 @@ from ed2.ui.words import empty_html, problems_html
 
 PER_PAGE = 24
 NEEDED_GROUPS = ("data", "run", "model", "validation")
-NO_FOLDER = "There is no such folder, or it may not be opened from here."
 NOTHING_SAVED = "Nothing was saved here: the box shows the caption of the file."
 NOT_CHECKED = "Press Check: every picture is read, and nothing is changed."
-
-
-ENTER = """element.addEventListener('click', event => {
-  const folder = event.target.closest('[data-folder]');
-  if (folder) trigger('click', {folder: folder.dataset.folder});
-})"""
-"""A folder that is pressed is opened."""
 
 
 class DatasetTab:
@@ -42,11 +37,9 @@ class DatasetTab:
         self._context, self._form, self._drafts = context, form, CaptionDrafts()
         form.add(["data_root"])
         with gr.Accordion("Choose a folder", open=False):
-            self.place = gr.Textbox(label="Open folder", value=str(self._first_place()), elem_id="browse-place",
-                                    max_lines=1, interactive=True)  # fmt: skip
-            self.inside = gr.HTML("", elem_id="browse-inside", js_on_load=ENTER)
+            self.browser = Browser(context.roots, "browse", lambda: places(context.roots), _told_of)
             with gr.Row(elem_classes="ed-actions"):
-                self.up = gr.Button("Up", elem_id="browse-up-button", min_width=100)
+                self.browser.up.render()
                 self.take = gr.Button("Use this folder", elem_id="browse-take-button", min_width=140)
         with gr.Row(elem_classes="ed-actions"):
             self.check = gr.Button("Check", variant="primary", elem_id="check-button", min_width=140)
@@ -65,10 +58,6 @@ class DatasetTab:
                 self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
             self.unsaved = gr.HTML("", elem_id="caption-unsaved", js_on_load=None)
             self.thumbs = gr.HTML("", elem_id="dataset-pictures", js_on_load=CHOOSE)
-
-    def _first_place(self) -> Path:
-        folders = self._context.roots.folders
-        return folders[0] if folders else PROGRAM_DIR
 
     def wire(self) -> None:
         """Connect everything, once every control of the form is made."""
@@ -97,12 +86,11 @@ class DatasetTab:
         return fill(event, answer, edited, edited, [self.thumbs, self.picture, self.unsaved], is_whole=True, **QUIET)
 
     def _wire_folders(self) -> None:
-        place, folders = [self.place], self._form.controls["data_root"]
-        for event in (self.place.submit, self.place.blur):
-            fill(event, self._open, place, place, [self.inside], **SPOKEN)
-        self.inside.click(self._enter, place, [self.place, self.inside], **SPOKEN)
-        fill(self.up.click, lambda now: self._open(str(_folder_of(now).parent)), place, place, [self.inside], **SPOKEN)
-        fill(self.take.click, lambda now, _: [self._take(now)], [self.place, folders], [folders], **SPOKEN)
+        self.browser.wire()
+        self.browser.inside.click(self.browser.pressed, None, self.browser.outputs, **SPOKEN)
+        folders = self._form.controls["data_root"]
+        inputs = [self.browser.place, folders]
+        fill(self.take.click, lambda now, _: [self._take(now)], inputs, [folders], **SPOKEN)
 
     @property
     def _checked_outputs(self) -> list[Any]:
@@ -111,27 +99,14 @@ class DatasetTab:
     @property
     def opened_outputs(self) -> list[Any]:
         """What `opened` gives values for."""
-        return [self.place, self.inside, *self._checked_outputs]
+        return [*self.browser.outputs, *self._checked_outputs]
 
     def opened(self) -> list[Any]:
         """The first folder of the browser and what was found last, for a page that opens."""
-        return [*self._open(str(self._first_place())), *self._found()]
-
-    def _open(self, place: str) -> tuple[Any, Any]:
-        folder = _folder_of(place)
-        if not self._context.roots.allow(folder) or not folder.is_dir():
-            gr.Warning(NO_FOLDER, duration=6)
-            return gr.skip(), gr.skip()
-        names = map(escape, self._context.roots.folders_in(folder))
-        items = "".join(f'<li><button type="button" data-folder="{name}">{name}</button></li>' for name in names)
-        inside = f'<ul class="ed-folders" aria-label="Folders in it">{items}</ul>'
-        return str(folder), inside if items else '<p class="ed-note">There is no folder in it.</p>'
-
-    def _enter(self, place: str, event: gr.EventData) -> tuple[Any, Any]:
-        return self._open(str(Path(place) / str(getattr(event, "folder", ""))))
+        return [*self.browser.open(str(places(self._context.roots)[0].folder)), *self._found()]
 
     def _take(self, place: str) -> Any:
-        folder = _folder_of(place)
+        folder = folder_of(place)
         if not self._context.roots.allow(folder) or not folder.is_dir():
             gr.Warning(NO_FOLDER, duration=6)
             return gr.skip()
@@ -260,6 +235,8 @@ class DatasetTab:
         return report_html(self._context.checked) if self._context.checked else ""
 
 
-def _folder_of(place: str) -> Path:
-    """The folder that a person has typed or pasted."""
-    return Path(unquoted(place.strip())).expanduser()
+def _told_of(folder: Path) -> str:
+    """How many pictures lie in a folder, and its folders. Raises OSError."""
+    found = contents(folder)
+    folders = listed("Folders in it", (entry(name, folder / name) for name in found.folders))
+    return f'<p class="ed-note">{counted(found.num_pictures, "picture")} in it</p>{folders}'

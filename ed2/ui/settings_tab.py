@@ -19,6 +19,7 @@ from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.loading import BASE, changes_by_preset, changes_of
 from ed2.ui.memory_panel import MemoryPanel
+from ed2.ui.model_chooser import ModelChooser
 from ed2.ui.words import label_of, on_page, problems_html
 
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
@@ -38,9 +39,12 @@ class SettingsTab:
         self._presets_row()
         self.difference = gr.HTML("", js_on_load=None, elem_id="preset-difference")
         with gr.Row():
-            for names in (ESSENTIALS[:5], ESSENTIALS[5:]):
-                with gr.Column(min_width=300):
-                    form.add(name for name in names if name in fields())
+            with gr.Column(min_width=300):
+                form.add(ESSENTIALS[:2])
+                self.models = ModelChooser(context)
+                form.add(ESSENTIALS[2:5])
+            with gr.Column(min_width=300):
+                form.add(ESSENTIALS[5:])
         self.memory = MemoryPanel(context, form)
         self.forecast = gr.HTML("", js_on_load=None, elem_id="forecast")
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
@@ -81,7 +85,7 @@ class SettingsTab:
             self.reset.click(lambda: self._form.shown(self._at_first()), None, inputs, **QUIET),
             self.apply.click(self._apply, self.raw, inputs, **SPOKEN),
         ]
-        changed = [*self.filled, *self.memory.wire()]
+        changed = [*self.filled, *self.memory.wire(), *self.models.wire(self._form)]
         self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
         self.copy.click(None, self.command, None, js=COPY)
         for event in changed:  # these change fields that the browser has not drawn yet, which tell of no change

@@ -87,7 +87,22 @@ def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
     fill(page, "browse-place", server.folder / "pictures")
     page.locator("#browse-take-button").click()
     expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "pictures"))
+    a_base_model_is_found_beside_the_present_one(page, server)
     (server.folder / "pictures" / ".hidden").rmdir()
+
+
+def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
+    tab(page, "Settings")
+    page.get_by_role("button", name="Choose a base model").click()
+    inside = page.locator("#model-inside")
+    model = inside.get_by_label("Models").get_by_role("button", name="model model folder")
+    expect(model).to_be_visible()
+    fill(page, "resume_ckpt", "/nowhere")
+    model.click()
+    expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(str(server.folder / "model"))
+    inside.get_by_role("button", name="pictures", exact=True).click()
+    expect(inside).to_contain_text("No model lies in this folder")
+    wait_for_draft(server, "resume_ckpt", str(server.folder / "model"))
 
 
 def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server) -> None:

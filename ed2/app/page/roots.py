@@ -9,8 +9,6 @@ from ed2.errors import Problem, SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
 
-MAX_SHOWN = 500
-
 
 @dataclass(frozen=True)
 class Roots:
@@ -44,19 +42,17 @@ class Roots:
             if not all(_can_exist(PROGRAM_DIR / text) for text in texts):
                 problems.append(Problem(name, "no path is so long or has such characters.", "Choose another."))
             elif not all(self.allow(PROGRAM_DIR / text) for text in texts):
-                problems.append(Problem(name, "this folder may not be opened from here.", "Ask for it in --data_dirs."))
+                problems.append(Problem(name, "this folder may not be opened from here.", self._how_else()))
         if problems:
             raise SettingsError("Not allowed:", problems)
 
-    def folders_in(self, folder: Path) -> list[str]:
-        """Names of the folders in an allowed folder, hidden ones left out; empty where it cannot be opened."""
-        try:
-            if not self.allow(folder):
-                return []
-            found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[:1] != ".")
-        except OSError:
-            return []
-        return found[:MAX_SHOWN]
+    def _how_else(self) -> str:
+        """What a person can do who needs another folder; most have never seen a command line."""
+        others = ", ".join(str(folder) for folder in dict.fromkeys(self.folders or ()))
+        return (
+            f"The page was started so that it opens only these, and all in them: {others}. Copy what you need into one "
+            "of them; or end the program and start it by a double-click: on its own computer it opens every folder."
+        )
 
 
 def _can_exist(path: Path) -> bool:

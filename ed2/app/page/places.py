@@ -1,0 +1,98 @@
+"""What a browser of folders on the page shows: where it can begin, and what lies in a folder."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ed2.app.page.roots import Roots
+from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.runs.records import checkpoints_of
+from ed2.data.images import EXTENSIONS
+from ed2.models.files.folder_faults import INDEX
+from ed2.settings.files import PROGRAM_DIR
+
+MAX_SHOWN = 500
+MOUNTED_BELOW = ("/media/", "/run/media/", "/mnt/", "/Volumes/")
+"""Where Linux and macOS put other drives."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to begin with."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies in a folder, hidden things left out; names count from it."""
+
+    folders: tuple[str, ...] = ()
+    num_pictures: int = 0
+
+
+def places(roots: Roots) -> list[Place]:
+    """Where a browser can begin: the allowed folders, or all drives of the computer."""
+    if roots.folders is not None:
+        return [Place(_name_of(folder), folder) for folder in dict.fromkeys(roots.folders)]
+    others = drives(partition.mountpoint for partition in psutil.disk_partitions())
+    return [Place("Home", Path.home()), Place(_name_of(PROGRAM_DIR), PROGRAM_DIR), *others]
+
+
+def drives(mounts: Iterable[str]) -> list[Place]:
+    """Those places of a computer that a person calls a drive."""
+    is_windows = sys.platform == "win32"
+    found = sorted(mount for mount in mounts if is_windows or mount.startswith(MOUNTED_BELOW))
+    return [Place(f"Drive {mount if is_windows else Path(mount).name}", Path(mount)) for mount in found]
+
+
+def contents(folder: Path) -> Contents:
+    """The folders and the number of pictures in a folder. Raises OSError."""
+    folders, num_pictures = [], 0
+    for entry in _visible(folder):
+        if entry.is_dir():
+            folders.append(entry.name)
+        else:
+            num_pictures += entry.name.rpartition(".")[2].lower() in EXTENSIONS
+    return Contents(tuple(sorted(folders)[:MAX_SHOWN]), num_pictures)
+
+
+def models(folder: Path) -> list[Path]:
+    """What may be a base model in a folder: single files, diffusers folders, and the checkpoints of runs in it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    found, runs = [], []
+    for entry in _visible(folder):
+        path = Path(entry.path)
+        if is_model(path):
+            found.append(path)
+        elif (path / EVENTS_NAME).is_file():
+            runs.append((entry.stat().st_mtime, path))
+    saved = [checkpoint for _, run in sorted(runs, reverse=True) for checkpoint in reversed(checkpoints_of(run))]
+    return [*saved, *sorted(found)][:MAX_SHOWN]
+
+
+def is_model(path: Path) -> bool:
+    """Whether this looks like a base model: what it is in truth is seen when it is taken."""
+    return (path / INDEX).is_file() or (path.suffix.lower() == ".safetensors" and path.is_file())
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is not hidden; what vanishes meanwhile, or leads nowhere, is passed over."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.name[:1] != "." and entry.stat():
+                    yield entry
+
+
+def _name_of(folder: Path) -> str:
+    return "This program's folder" if folder == PROGRAM_DIR else folder.name or str(folder)

@@ -1,0 +1,99 @@
+"""Goes through the folders that the page may open: to the pictures, or to a base model."""
+
+import os
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.page.places import Place
+from ed2.app.page.roots import Roots
+from ed2.settings.files import unquoted
+from ed2.ui.late import fill
+from ed2.ui.live import SPOKEN, refusal
+
+NO_FOLDER = "There is no such folder, or it may not be opened from here."
+PRESSED = """element.addEventListener('click', event => {
+  const pressed = event.target.closest('[data-lies]');
+  if (pressed) trigger('click', {lies: pressed.dataset.lies});
+})"""
+"""What is pressed says where it lies; with a key named path Gradio 6.31 takes it for a file of its own."""
+
+
+class Browser:
+    """The places to begin with, a folder, and what lies in it."""
+
+    def __init__(self, roots: Roots, name: str, places: Callable[[], Iterable[Place]], told: Callable[[Path], str]):
+        """Make the controls.
+
+        Args:
+            roots: the folders that may be opened.
+            name: begins the ids of the controls.
+            places: where one can begin.
+            told: what lies in a folder, as HTML; it may raise OSError.
+        """
+        self._roots, self._places, self._told = roots, places, told
+        self.place = gr.Textbox(label="Open folder", value=str(next(iter(places())).folder), max_lines=1,
+                                elem_id=f"{name}-place", interactive=True)  # fmt: skip
+        self.inside = gr.HTML("", elem_id=f"{name}-inside", js_on_load=PRESSED)
+        self.up = gr.Button("Up", elem_id=f"{name}-up-button", min_width=100, render=False)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `open` gives values for."""
+        return [self.place, self.inside]
+
+    def wire(self) -> None:
+        """Connect what is typed, and *Up*."""
+        place = [self.place]
+        for event in (self.place.submit, self.place.blur):
+            fill(event, self.open, place, place, [self.inside], **SPOKEN)
+        fill(self.up.click, lambda now: self.open(str(folder_of(now).parent)), place, place, [self.inside], **SPOKEN)
+
+    def open(self, place: str) -> tuple[Any, Any]:
+        """The folder, and what lies in it; a refusal leaves the page as it is."""
+        folder = folder_of(place)
+        try:
+            told = self._told(self.allowed(folder))
+        except OSError:
+            gr.Warning(NO_FOLDER, duration=6)
+            return gr.skip(), gr.skip()
+        begins = [entry(place.name, place.folder) for place in self._places()]
+        return str(folder), f"{listed('Begin at', begins)}{told}"
+
+    def pressed(self, event: gr.EventData) -> tuple[Any, Any]:
+        """Open the folder that was pressed."""
+        return self.open(str(pressed_path(event)))
+
+    def allowed(self, path: Path) -> Path:
+        """A path that was typed or pressed. Raises OSError where it is outside of what may be opened."""
+        if not self._roots.allow(path):
+            raise PermissionError(NO_FOLDER)
+        return path
+
+
+def folder_of(place: str) -> Path:
+    """The folder that a person has typed or pasted."""
+    return Path(os.path.expanduser(unquoted(place.strip())))  # noqa: PTH111 -- pathlib raises for ~nobody
+
+
+def entry(name: str, path: Path, more: str = "") -> str:
+    """Something to press: a folder to open, or a model to take."""
+    told = f"<br><small>{escape(more)}</small>" if more else ""
+    return f'<li><button type="button" data-lies="{escape(str(path))}">{escape(name)}{told}</button></li>'
+
+
+def listed(name: str, buttons: Iterable[str]) -> str:
+    """Buttons in a row under a heading; nothing where there are none."""
+    items = "".join(buttons)
+    return f'<p class="ed-note">{name}</p><ul class="ed-folders" aria-label="{name}">{items}</ul>' if items else ""
+
+
+def pressed_path(event: gr.EventData) -> Path:
+    """What was pressed; it comes from a browser and is not believed. Raises gradio's error where it is none."""
+    path = getattr(event, "lies", None)
+    if not isinstance(path, str):
+        raise refusal(NO_FOLDER)
+    return Path(path)
