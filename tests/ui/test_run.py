@@ -268,6 +268,7 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
         expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
         tab(page, "Train")
         expect(page.locator("#samples-gallery img")).to_have_count(2)
+        one_more_epoch_is_trained(page)
         page.close()
     with serving(tmp_path, {**server.values, "logdir": str(killed)}) as again:
         page = open_page(url=again.url)
@@ -276,3 +277,16 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
         tab(page, "Resume")
         expect(page.locator("#runs-list li").first).to_have_attribute("data-state", "interrupted")
         page.close()
+
+
+def one_more_epoch_is_trained(page) -> None:
+    tab(page, "Resume")
+    expect(page.locator("#resume-note")).to_contain_text("has done all its epochs")
+    expect(page.locator("#continue-epochs input")).to_have_value("6")
+    fill(page, "continue-epochs", 5)
+    page.locator("#continue-button").click()
+    expect(page.locator("#tab-train")).to_be_visible()
+    expect(page.locator("#status")).to_have_attribute("data-total", str(STEPS // 4 * 5))
+    state(page, "done")
+    expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS // 4 * 5))
+    expect(page.locator("#log-tail")).to_contain_text(f"at step {STEPS}")
