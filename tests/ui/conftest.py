@@ -99,9 +99,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def browser() -> Iterator[object]:
     """Debian's Chromium. Where it is missing the tests are skipped; on a build server that is a failure."""
     try:
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error, expect, sync_playwright
     except ImportError:
         pytest.fail("playwright is missing") if os.environ.get("CI") == "true" else pytest.skip("needs playwright")
+    expect.set_options(timeout=60_000)  # 5 s are not enough for an answer on a loaded machine
     with sync_playwright() as playwright:
         try:
             chromium = playwright.chromium.launch(
