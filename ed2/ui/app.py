@@ -7,7 +7,7 @@ import gradio as gr
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import QUIET, TICK, Seen, changed, never_raising, seen_now
+from ed2.ui.live import QUIET, TICK, Seen, never_raising
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
@@ -16,6 +16,9 @@ from ed2.ui.train_tab import TrainTab
 
 TICK_SECONDS = 1.0
 ANSWERED = "() => { window.edAnswered = Date.now(); }"
+HOLD = "() => { document.getElementById('tabs').inert = true; return []; }"
+LET = "() => { document.getElementById('tabs').inert = false; }"
+"""Until the form is filled nobody can type in it: that would be overwritten."""
 WATCH = """() => { window.edAnswered = Date.now(); setInterval(() => {
   if (document.hidden) window.edAnswered = Date.now();
   document.getElementById('strip').classList.toggle('ed-gone', Date.now() - window.edAnswered > 12000);
@@ -54,10 +57,12 @@ def owner_page(context: Context) -> gr.Blocks:
                     *sampling.opened(values.get("sample_prompts"))]  # fmt: skip
 
         filled = [*form.inputs, tabs, ready, *dataset.opened_outputs, *sampling.opened_outputs]
-        shown = page.load(opened, None, filled, **QUIET)
+        shown = page.load(opened, None, filled, js=HOLD, **QUIET)
+        for event in (shown.success, shown.failure):
+            event(None, None, None, js=LET)
         dataset.show_after(shown)
         for event in (shown, dataset.checked, resume.used, strip.begun):
-            event.then(settings.told, settings.told_inputs, settings.told_outputs, **QUIET)
+            settings.tell(event.then)
         _follow(shown, context, strip, train, resume)
     page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]
     return page
@@ -72,10 +77,10 @@ def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab, resume
 
     def tick(before: Seen, *inputs: Any) -> list[Any]:
         shown = context.service.snapshot()
-        now = seen_now(shown)
+        now = panel.seen_now(shown, list(inputs))
         if before == now:
             return [gr.skip()] * len(outputs)
-        live = panel.updates(shown, changed(shown, before), list(inputs))
+        live = panel.updates(shown, before, list(inputs))
         parts = (strip, train, resume)
         return [now, *(update for part in parts for update in part.updates(shown, before)), *live]
 

@@ -37,10 +37,11 @@ def fill(
     places = [next(n for n, given in enumerate(inputs) if given is control) for control in edited]
     letter = gr.Textbox(visible=False)
 
-    def offer(asked: str, *held: Any) -> list[Any]:
+    def offer(asked: str, *held: Any) -> Any:
         made = list(answer(*held))
         offered = [_sent(control, value) for control, value in zip(edited, made, strict=False)]
-        return [json.dumps({"asked": asked, "offered": offered}), *made[len(edited) :]]
+        text = json.dumps({"asked": asked, "offered": offered})
+        return [text, *made[len(edited) :]] if others else text
 
     answered = event(offer, [letter, *inputs], [letter, *others], js=ASK % places, **how)
     taken = TAKE % json.dumps(is_whole)

@@ -72,18 +72,29 @@ class LivePanel:
         """What `updates` wants to know of the page beside its snapshot."""
         return [self.zoom, self.prompt, self.time]
 
-    def updates(self, shown: RunSnapshot, is_new: Callable[[Section], bool], inputs: list[Any]) -> list[Any]:
+    def seen_now(self, shown: RunSnapshot, inputs: list[Any]) -> Seen:
+        """What a page that was brought up to date shows, also by its own zoom, prompt and moment.
+
+        With these an answer that was asked for before they were changed is mended by the next one.
+        """
+        zoom, prompt, time = inputs
+        return {**seen_now(shown), "zoom": zoom, "prompt": _chosen(shown, prompt), "time": time}
+
+    def updates(self, shown: RunSnapshot, seen: Seen, inputs: list[Any]) -> list[Any]:
         """A value for each output; what was not changed is left alone."""
+        is_new, now = changed(shown, seen), self.seen_now(shown, inputs)
         zoom, prompt, time = inputs
         made: list[Any] = [gr.skip()] * len(self.outputs)
         if is_new("status"):
             made[0] = figures_html(shown)
         if is_new("memory"):
             made[1] = memory_html(shown.memory, shown.peaks)
-        if is_new("loss"):
+        if is_new("loss") or seen.get("zoom") != zoom:
             made[2] = loss_html(shown.curve, shown.validation, ZOOMS[zoom])
         if is_new("samples"):
             made[3:6] = self._samples(shown, prompt, time)
+        elif (seen.get("prompt"), seen.get("time")) != (now["prompt"], time):
+            made[5] = self._moment(prompt, time)
         if is_new("log"):
             made[6] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
         return made
@@ -96,9 +107,9 @@ class LivePanel:
         self._shelf.hold(str(shown.run_dir))
         tiles = [self._tile(sample) for sample in reversed(shown.samples[-MAX_SHOWN:])]
         grid = f'<ul class="ed-grid">{"".join(tiles)}</ul>' if tiles else empty_html(NO_SAMPLES)
-        prompts = list(dict.fromkeys(s.sample.prompt for s in shown.samples))
-        chosen = prompt if prompt in prompts else (prompts[0] if prompts else None)
-        return [grid, gr.update(choices=prompts, value=chosen), self._moment_of(shown, chosen, time)]
+        prompts, chosen = _prompts(shown), _chosen(shown, prompt)
+        choice = {} if chosen == prompt else {"value": chosen}  # what is chosen meanwhile stays
+        return [grid, gr.update(choices=prompts, **choice), self._moment_of(shown, chosen, time)]
 
     def _tile(self, shown: ShownSample) -> str:
         sample = shown.sample
@@ -127,6 +138,16 @@ class LivePanel:
 
 
 NO_SAMPLES = "Samples appear here: before the first step, then as often as the tab Sampling says."
+
+
+def _prompts(shown: RunSnapshot) -> list[str]:
+    return list(dict.fromkeys(s.sample.prompt for s in shown.samples))
+
+
+def _chosen(shown: RunSnapshot, prompt: str | None) -> str | None:
+    """The prompt to follow: the one that is chosen, where the run has it, or the first."""
+    prompts = _prompts(shown)
+    return prompt if prompt in prompts else (prompts[0] if prompts else None)
 
 
 def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[..., list[Any]]:

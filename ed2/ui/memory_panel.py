@@ -14,6 +14,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
+from ed2.ui.late import fill
 from ed2.ui.live import QUIET
 from ed2.ui.words import label_of, on_page
 from ed2.vram.card import card_for
@@ -47,11 +48,11 @@ class MemoryPanel:
             The events that change the form.
         """
         given = [self.card, *self._form.inputs]
-        filled = [self.answer, self._before, self.undo, *self._form.inputs]
+        others = [self.answer, self._before, self.undo]
         self.suggest.click(self._suggest, given, self.answer, **QUIET)
         return [
-            self.fit.click(self._fit, given, filled, **QUIET),
-            self.undo.click(self._undo, self._before, filled, **QUIET),
+            fill(self.fit.click, self._fit, given, self._form.inputs, others, **QUIET),
+            fill(self.undo.click, self._undo, [self._before, *self._form.inputs], self._form.inputs, others, **QUIET),
         ]
 
     def told(self, settings: Settings, card_gb: float) -> str:
@@ -65,10 +66,10 @@ class MemoryPanel:
         values = self._form.values_of(raw)
         html, changes = self._answer(card_gb, values)
         before = {name: values[name] for name in changes}
-        return [html, before, gr.update(interactive=bool(changes)), *self._form.shown(changes)]
+        return [*self._form.shown(changes), html, before, gr.update(interactive=bool(changes))]
 
-    def _undo(self, before: Mapping[str, Any]) -> list[Any]:
-        return ["", {}, gr.update(interactive=False), *self._form.shown(before)]
+    def _undo(self, before: Mapping[str, Any], *_: Any) -> list[Any]:
+        return [*self._form.shown(before), "", {}, gr.update(interactive=False)]
 
     def _answer(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """What is suggested for a form, as HTML, and the settings to change."""

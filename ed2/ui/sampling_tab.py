@@ -13,6 +13,7 @@ from ed2.settings.fields import fields
 from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
+from ed2.ui.late import fill
 from ed2.ui.live import QUIET, SPOKEN, refusal
 
 SPARE_ROWS = 3
@@ -52,11 +53,13 @@ class SamplingTab:
     def wire(self, filled: Sequence[Any]) -> None:
         """Connect the buttons; `filled` are the events that may set another file."""
         path = self._form.controls["sample_prompts"]
-        self.read.click(self._read, path, self.opened_outputs, **SPOKEN)
-        path.submit(self._read, path, self.opened_outputs, **SPOKEN)
-        for follow in (path.blur, *(event.then for event in filled)):
-            follow(self.opened, [path, self._shown], self.opened_outputs, **QUIET)
-        self.save.click(self._save, [self.prompts, self.sampler, self.steps], [path, self._shown], **SPOKEN)
+        table = [self.prompts, self.sampler, self.steps]
+        asked = [path, self._shown, *table]
+        for event in (self.read.click, path.submit):
+            fill(event, lambda now, *_: self._read(now), asked, table, [self._shown], is_whole=True, **SPOKEN)
+        for event in (path.blur, *(event.then for event in filled)):
+            fill(event, lambda *now: self.opened(*now[:2]), asked, table, [self._shown], is_whole=True, **QUIET)
+        fill(self.save.click, lambda _, *now: self._save(*now), [path, *table], [path], [self._shown], **SPOKEN)
 
     @property
     def opened_outputs(self) -> list[Any]:

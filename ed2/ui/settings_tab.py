@@ -16,6 +16,7 @@ from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_
 from ed2.small_files import parsed
 from ed2.ui.context import Context
 from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
+from ed2.ui.late import fill
 from ed2.ui.live import QUIET, SPOKEN, refusal
 from ed2.ui.loading import BASE, changes_by_preset, changes_of
 from ed2.ui.memory_panel import MemoryPanel
@@ -25,8 +26,13 @@ from ed2.ui.words import label_of, on_page, problems_html
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
 RAW_INFO = (
     "Applied, it sets what it names. Folders, base model, project name and prompts stay unless it names them; all else "
-    "goes to its default."
+    "goes to its default. What you type stays until it is applied; emptied, the field shows the form again."
 )
+FOLLOW = """(own, shown, applied, raw) => {
+  const field = document.querySelector('#raw-json textarea'), none = {__type__: 'update'};
+  const isMine = raw ? raw !== shown && raw !== applied : field && field === document.activeElement;
+  return isMine ? [none, none, none] : [own, '', own]; }"""
+"""The JSON follows the form, but what a person typed there and did not apply stays."""
 
 IN_STRIP = "The steps and the memory are told once what is listed below the Train button is mended."
 
@@ -61,6 +67,8 @@ class SettingsTab:
         with gr.Accordion("Raw JSON", open=False):
             self.raw = gr.Textbox(label="What differs from the defaults", lines=8, max_lines=30, interactive=True,
                                   elem_id="raw-json", info=RAW_INFO)  # fmt: skip
+            self._own, self._shown, self._applied = (gr.Textbox(visible=False) for _ in range(3))
+            """The form as JSON; as it was shown last; and what was applied since."""
             self.apply = gr.Button("Apply the JSON", elem_id="apply-json-button")
 
     def _presets_row(self) -> None:
@@ -77,23 +85,33 @@ class SettingsTab:
     def wire(self, ready: gr.State) -> None:
         """Connect everything, once every control is made; `ready` says that the page shows the draft."""
         inputs = self._form.inputs
-        self.told_inputs = [ready, self.preset, self.memory.card, *inputs]
-        self.told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self.raw]
-        base = self._form.controls[BASE]
+        self._told_inputs = [ready, self.preset, self.memory.card, *inputs]
+        self._told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self._own]
         self.filled = [
-            self.load.click(self._load, [self.preset, base], inputs, **SPOKEN),
-            self.reset.click(lambda: self._form.shown(self._at_first()), None, inputs, **QUIET),
-            self.apply.click(self._apply, self.raw, inputs, **SPOKEN),
+            fill(self.load.click, self._load, [self.preset, *inputs], inputs, **SPOKEN),
+            fill(self.reset.click, lambda *_: self._form.shown(self._at_first()), inputs, inputs, **QUIET),
+            fill(self.apply.click, self._apply, [self.raw, *inputs], inputs, [self._applied], **SPOKEN),
         ]
         changed = [*self.filled, *self.memory.wire(), *self.models.wire(self._form)]
-        self.keep.click(self._keep, [self.name, *inputs], self.preset, **SPOKEN)
+        fill(self.keep.click, self._keep, [self.preset, self.name, *inputs], [self.preset], [self.preset], **SPOKEN)
         self.copy.click(None, self.command, None, js=COPY)
         for event in changed:  # these change fields that the browser has not drawn yet, which tell of no change
-            event.then(self.told, self.told_inputs, self.told_outputs, **QUIET)
+            self.tell(event.then)
         events = [control.change for control in (self.preset, self.memory.card, *inputs)]
-        gr.on(events, self.told, self.told_inputs, self.told_outputs, trigger_mode="always_last", **QUIET)
+        self.tell(lambda *given, **how: gr.on(events, *given, trigger_mode="always_last", **how))
+        self.raw.blur(None, self._follow_inputs, self._follow_inputs[1:], js=FOLLOW)
 
-    def _load(self, title: str | None, base: str) -> list[Any]:
+    def tell(self, event: Any) -> None:
+        """At this event keep the draft and tell what it comes to."""
+        told = event(self.told, self._told_inputs, self._told_outputs, **QUIET)
+        told.then(None, self._follow_inputs, self._follow_inputs[1:], js=FOLLOW)
+
+    @property
+    def _follow_inputs(self) -> list[Any]:
+        return [self._own, self._shown, self._applied, self.raw]
+
+    def _load(self, title: str | None, *raw: Any) -> list[Any]:
+        base = str(self._form.values_of(raw)[BASE] or "")
         presets = self._context.user.presets()
         path = presets.get(title or "")
         if path is None:
@@ -108,16 +126,16 @@ class SettingsTab:
         begin = self._context.begin
         return {**defaults(), **({"logdir": begin["logdir"]} if "logdir" in begin else {})}
 
-    def _keep(self, name: str, *raw: Any) -> Any:
+    def _keep(self, _: str | None, name: str, *raw: Any) -> list[Any]:
         try:
             values = absolute_paths(self._form.values_of(raw), PROGRAM_DIR)
             title = self._context.user.keep_preset(name, _differing(values, absolute_paths(defaults(), PROGRAM_DIR)))
         except (Ed2Error, OSError) as error:
             raise refusal(str(error)) from None
         gr.Info("The preset is saved.", duration=4)
-        return gr.update(choices=list(self._context.user.presets()), value=title)
+        return [gr.update(value=title), gr.update(choices=list(self._context.user.presets()))]
 
-    def _apply(self, text: str) -> list[Any]:
+    def _apply(self, text: str, *_: Any) -> list[Any]:
         try:
             values = parsed(text or "{}")
             with_defaults(values)
@@ -125,12 +143,12 @@ class SettingsTab:
             raise refusal(f"This is no proper JSON: {error}") from None
         except (Ed2Error, TypeError) as error:
             raise refusal(str(error)) from None
-        return self._form.shown(changes_of(values))
+        return [*self._form.shown(changes_of(values)), text]
 
     def told(self, is_ready: bool, preset: str | None, card_gb: float, *raw: Any) -> tuple[Any, ...]:
         """Keep the draft; what it comes to, how it differs from the preset, as a command and as JSON."""
         if not is_ready:
-            return (gr.skip(),) * len(self.told_outputs)
+            return (gr.skip(),) * len(self._told_outputs)
         values = self._form.values_of(raw)
         with contextlib.suppress(OSError):  # comfort only: the form is still there
             self._context.keep_form(values)

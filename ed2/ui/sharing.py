@@ -16,7 +16,7 @@ from ed2.app.reporters.texts import shown_path
 from ed2.app.service import TrainerService
 from ed2.ui.guard import Hosts
 from ed2.ui.hiding import Hide, hiding, paths_of
-from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising, seen_now
+from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.shelf import Shelf
 from ed2.ui.words import problems_html, status_html
@@ -123,14 +123,15 @@ def monitor_page(service: TrainerService, shelf: Shelf, hide: Hide) -> gr.Blocks
 
         def tick(before: Seen, *inputs: Any) -> list[Any]:
             shown = service.snapshot()
-            if before == seen_now(shown):
+            now = panel.seen_now(shown, list(inputs))
+            if before == now:
                 return [gr.skip()] * (3 + len(panel.outputs))
             is_new = changed(shown, before)
             return [
-                seen_now(shown),
+                now,
                 status_html(shown, hide=hide) if is_new("status") else gr.skip(),
                 problems_html(shown.problems, hide=hide) if is_new("problems") else gr.skip(),
-                *panel.updates(shown, is_new, list(inputs)),
+                *panel.updates(shown, before, list(inputs)),
             ]
 
         outputs = [seen, status, problems, *panel.outputs]

@@ -1,5 +1,6 @@
 """What a person does while an answer is awaited is never undone by it."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from tests.ui.conftest import Server
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Request, Route, expect
 
-from tests.ui.actions import reload, state
+from tests.ui.actions import fill, reload, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -55,3 +56,22 @@ def test_a_caption_that_is_typed_while_another_is_saved_stays_and_a_reload_keeps
     reload(page)  # while the box is still being typed in
     page.get_by_role("button", name="Edit 02.png").click()
     expect(caption).to_have_value("typed meanwhile")
+
+
+def test_a_field_and_json_that_are_typed_while_a_preset_is_loaded_stay(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    tab(page, "Settings")
+    page.get_by_role("button", name="Raw JSON").click()
+    raw = page.locator("#raw-json textarea")
+    expect(raw).to_have_value(re.compile("max_epochs"))
+    with asked_late(page, "**/queue/join*"):
+        page.locator("#load-preset-button").click()
+        fill(page, "max_epochs", 78)
+        with asked_late(page, "**/run/predict*", lambda request: '"ok' not in (request.post_data or "")):
+            fill(page, "batch_size", 3)
+            raw.fill('{"lr": "half typed')
+    wait_for_draft(server, "project_name", "demo")
+    wait_for_draft(server, "max_epochs", 78)
+    expect(page.locator("#max_epochs input")).to_have_value("78")
+    expect(raw).to_have_value('{"lr": "half typed')

@@ -30,7 +30,7 @@ class Filled:
 
     def load(self, title: str) -> None:
         title = next(name for name in self.tab._context.user.presets() if name.startswith(title))
-        self.take(self.tab._load(title, str(self.texts["resume_ckpt"])))
+        self.take(self.tab._load(title, *self.texts.values()))
 
     def take(self, answer: list[object]) -> None:
         shown = dict(zip(self.form.controls, answer, strict=True))
@@ -77,7 +77,7 @@ def test_the_base_that_a_preset_suggests_gives_way_to_one_that_was_chosen(filled
 
 def test_a_preset_of_ones_own_holds_what_differs_and_brings_its_base_back(filled: Filled, tmp_path: Path) -> None:
     filled.texts |= {"resume_ckpt": str(tmp_path), "logdir": "logs", "max_epochs": 7}
-    filled.tab._keep("mine", *filled.texts.values())
+    filled.tab._keep(None, "mine", *filled.texts.values())
     kept = json.loads((tmp_path / "user/presets/mine.json").read_text())
     assert kept == {"resume_ckpt": str(tmp_path), "max_epochs": 7}
     filled.texts |= {"resume_ckpt": "/models/other", "max_epochs": 1}
@@ -87,7 +87,7 @@ def test_a_preset_of_ones_own_holds_what_differs_and_brings_its_base_back(filled
 
 def test_pasted_settings_set_what_they_name_and_leave_the_persons_own(filled: Filled) -> None:
     filled.texts |= {"data_root": "/pictures/cats", "batch_size": 9, "project_name": "cats"}
-    filled.take(filled.tab._apply('{"max_epochs": 12, "project_name": "dogs"}'))
+    filled.take(filled.tab._apply('{"max_epochs": 12, "project_name": "dogs"}')[:-1])
     wanted = {"data_root": "/pictures/cats", "max_epochs": 12, "project_name": "dogs", "batch_size": 2}
     assert filled.of(wanted) == wanted
 

@@ -85,6 +85,7 @@ def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
     fill(page, "browse-place", server.folder / "nowhere")
     expect(page.get_by_text("There is no such folder")).to_be_visible()
     fill(page, "browse-place", server.folder / "pictures")
+    fill(page, "data_root", "")
     page.locator("#browse-take-button").click()
     expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "pictures"))
     a_base_model_is_found_beside_the_present_one(page, server)
@@ -217,7 +218,6 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     page.locator("#reset-button").click()
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("myproj")
     expect(raw).to_have_value(re.compile(r'^{\s*"logdir": "[^"]+"\s*}$'))  # the one of the command line
-    page.wait_for_timeout(1000)  # what the page tells of the reset is shown once more, over what is typed meanwhile
     raw.fill('{"max_epochs": 12, "resolution": 500}')
     page.locator("#apply-json-button").click()
     message = page.get_by_text(re.compile("nearest allowed are 448 and 512"))
@@ -226,6 +226,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     raw.fill('{"max_epochs": 12}')
     page.locator("#apply-json-button").click()
     expect(page.locator("#max_epochs input")).to_have_value("12")
+    expect(raw).to_have_value(re.compile(r'"max_epochs": 12,\s*"logdir"'))  # applied, it follows the form again
 
 
 def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, server: Server) -> None:
