@@ -7,7 +7,7 @@ import torch
 
 from ed2.app.memory.advice import memory_advice
 from ed2.checkpoint.finding import candidates
-from ed2.checkpoint.folder import damage
+from ed2.checkpoint.folder import Advance, damage, untold
 from ed2.checkpoint.resume import opened_or_none
 from ed2.checkpoint.saver import Kind
 from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError
@@ -34,19 +34,50 @@ class Fault:
     goes_back_to: CheckpointSaved | None = None
 
 
-def fault_of(error: Exception, settings: Settings, device: torch.device, run_dir: Path, *, is_whole: bool) -> Fault:
-    """What `error` means for the run in `run_dir`; `is_whole` says whether its memory holds whole steps only."""
+@dataclass(frozen=True)
+class WentBack:
+    """The way of a run back to its last good checkpoint.
+
+    Attributes:
+        run_dir: the run's folder.
+        advance: told how far the comparison of a checkpoint's bytes is.
+    """
+
+    run_dir: Path
+    advance: Advance = untold
+
+    def fault(self, why: str, advice: str, without: str) -> Fault:
+        """End with the last checkpoint that was made before anything went wrong, or say what to do `without` one."""
+        saved = self._last_good()
+        if saved is None:
+            return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
+        went = f"The run went back to its last good checkpoint, {saved.path.name}."
+        return Fault(f"{why} {went} {advice}", None, saved)
+
+    def _last_good(self) -> CheckpointSaved | None:
+        """The last checkpoint of the run that was made before anything went wrong, if there is one."""
+        opened = filter(None, map(opened_or_none, candidates(self.run_dir)))
+        before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
+        sound = (c for c in reversed(before) if damage(c.path, advance=self.advance) is None)
+        last = next(sound, None)
+        if last is None:
+            return None
+        return CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
+
+
+def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack, *, is_whole: bool) -> Fault:
+    """What `error` means for a run; `is_whole` says whether its memory holds whole steps only."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
     if isinstance(error, ModelError):
         text = f"{text} {_where_given(error)}"
     if isinstance(error, DivergedError):
-        return _gone_back(text, run_dir, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
+        return back.fault(text, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
     if is_out_of_memory(error):
         text = "The memory does not suffice."
     if is_out_of_memory(error) or isinstance(error, MemoryFullError):
         text = f"{text} {memory_advice(settings, device)}"
     if not is_whole:
-        fault = _gone_back(f"{text} The step was cut short in its middle.", run_dir, "Continue from it.", "")
+        fault = back.fault(f"{text} The step was cut short in its middle.", "Continue from it.", "")
         return replace(fault, kind=None)
     return Fault(text)
 
@@ -55,22 +86,3 @@ def _where_given(error: ModelError) -> str:
     """Which setting names the model that cannot be used."""
     named = [f"--{problem.path}" for problem in error.problems if problem.path in fields()]
     return f"It is the model of {', '.join(named) or '--resume_ckpt'}."
-
-
-def _gone_back(why: str, run_dir: Path, advice: str, without: str) -> Fault:
-    """End with the last checkpoint that was made before anything went wrong, or say what to do `without` one."""
-    saved = _last_good(run_dir)
-    if saved is None:
-        return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
-    went = f"The run went back to its last good checkpoint, {saved.path.name}."
-    return Fault(f"{why} {went} {advice}", None, saved)
-
-
-def _last_good(run_dir: Path) -> CheckpointSaved | None:
-    """The last checkpoint of a run that was made before anything went wrong, if there is one."""
-    opened = filter(None, map(opened_or_none, candidates(run_dir)))
-    before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
-    last = next((checkpoint for checkpoint in reversed(before) if damage(checkpoint.path) is None), None)
-    if last is None:
-        return None
-    return CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)

@@ -19,6 +19,7 @@ from ed2.settings.schema import Settings
 from ed2.small_files import read_object
 from ed2.vram.shapes import shape_of
 
+OTHER_FOLDER = "Choose another folder, or change its permissions."
 FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 TEXT_PREFIXES = {"sd1": "cond_stage_model.", "sd2": "cond_stage_model.", "sdxl": "conditioner."}
 PARTS = {
@@ -45,25 +46,34 @@ class ModelSizes:
     problems: tuple[Problem, ...] = ()
 
 
+def written_to(settings: Settings) -> dict[str, Path]:
+    """The folders that a run writes to, by their settings."""
+    folders = {"logdir": Path(settings.logging.logdir)}
+    if not settings.checkpoint.no_save_ckpt:
+        folders["save_ckpt_dir"] = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
+    return folders
+
+
+def not_writable(folder: Path, reason: str) -> str:
+    """That a folder cannot be written, and why."""
+    return f"the folder {folder} cannot be written ({reason})."
+
+
 def require_writable(settings: Settings) -> None:
     """Make the folders that the run writes to, and try to write there.
 
     Raises:
         SettingsError: names each setting whose folder cannot be written.
     """
-    folders = {"logdir": Path(settings.logging.logdir)}
-    if not settings.checkpoint.no_save_ckpt:
-        folders["save_ckpt_dir"] = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
     problems = []
-    for name, folder in folders.items():
+    for name, folder in written_to(settings).items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             reason = why_not_writable(folder)
         except OSError as error:
             reason = plain_reason(error)
         if reason:
-            what = f"the folder {folder} cannot be written ({reason})."
-            problems.append(Problem(name, what, "Choose another folder, or change its permissions."))
+            problems.append(Problem(name, not_writable(folder, reason), OTHER_FOLDER))
     if problems:
         raise SettingsError("The run has nowhere to write:", problems)
 

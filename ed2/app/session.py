@@ -11,11 +11,12 @@ from ed2.app.averaging import sample_weights
 from ed2.app.build import Builder
 from ed2.app.checks.space import space_notes
 from ed2.app.completing import was_told
-from ed2.app.faults import Fault, fault_of
+from ed2.app.faults import Fault, WentBack, fault_of
 from ed2.app.memory.measured import watch_card
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.texts import counted
 from ed2.app.runs.unsaved import unsaved
+from ed2.app.verifying import Verifying
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding
@@ -96,7 +97,9 @@ class Session:
             return self._unsaved(error, self._run)
         whole = self._run is None or self._run.is_whole
         device = self._builder.machine.device
-        return fault_of(error, self._start.settings, device, self._builder.run_dir, is_whole=whole)
+        comparing = Verifying(self._bus, None, self._run.state.step if self._run else 0, "stopping")
+        back = WentBack(self._builder.run_dir, comparing)
+        return fault_of(error, self._start.settings, device, back, is_whole=whole)
 
     def _unsaved(self, error: Exception, run: Run) -> Fault:
         return unsaved(error, self._builder.run_dir, run.state.step, self._saver.saver.wanted(run))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ed2.app.pictures.scanning import Pace
 from ed2.app.reporters.texts import file_size
-from ed2.events import EventBus, PhaseChanged
+from ed2.events import EventBus, Phase, PhaseChanged
 from ed2.training.controls import Controls
 
 TELL_SECONDS = 5.0
@@ -17,18 +17,24 @@ class Verifying:
     """Tells of a comparison at its beginning and every few seconds, and leaves it when a stop was asked for.
 
     Attributes:
+        controls: ask for the stop; without them it is not left.
+        step: of the run.
+        phase: what the run is doing meanwhile.
         clock: seconds; for tests.
     """
 
     bus: EventBus
-    controls: Controls
+    controls: Controls | None
+    step: int = 0
+    phase: Phase = "preparing"
     clock: Callable[[], float] = time.monotonic
     _pace: Pace = field(default_factory=Pace)
     _told_at: float = 0.0
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Go on. Raises StopRequested."""
-        self.controls.obey_stop()
+        if self.controls:
+            self.controls.obey_stop()
         if not done:
             self._pace = Pace(self.clock)
             self._pace.left(done, total)
@@ -38,4 +44,4 @@ class Verifying:
 
     def _tell(self, text: str) -> None:
         self._told_at = self.clock()
-        self.bus.emit(PhaseChanged(0, "preparing", text))
+        self.bus.emit(PhaseChanged(self.step, self.phase, text))

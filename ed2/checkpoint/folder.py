@@ -172,11 +172,16 @@ def aside(checkpoint: Path) -> Path:
     return checkpoint.with_name(f".damaged-{time.time_ns()}-{checkpoint.name}")
 
 
+def leftovers_in(folder: Path) -> Iterator[Path]:
+    """What a killed program left half written or half removed in a run's folder of checkpoints."""
+    for pattern in (f"{TEMPORARY}*", f"{TRASH}*", f"*/{TRASH}*"):
+        yield from folder.glob(pattern)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed program left half written or half removed in a run's folder of checkpoints."""
-    for pattern in (f"{TEMPORARY}*", f"{TRASH}*", f"*/{TRASH}*"):
-        for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in leftovers_in(folder):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _unreadable(name: str, error: OSError) -> Unreadable:

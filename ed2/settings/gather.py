@@ -17,10 +17,11 @@ from ed2.settings.legacy import (
 )
 from ed2.settings.schema import Settings
 
-_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = {
+SETTINGS_IN_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = {
     "optimizer_config": from_optimizer_file,
     "validation_config": from_validation_file,
 }
+"""Settings that name a file of further settings."""
 LR = "lr"
 TEXT_ENCODER_LR = "text_encoder_lr"
 
@@ -51,7 +52,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
     values = {**(preset.values if preset else {}), **typed.values}
     notes = [*(preset.notes if preset else ()), *typed.notes]
     merged: dict[str, object] = {}
-    for name, read in _FILES.items():
+    for name, read in SETTINGS_IN_FILES.items():
         file = values.pop(name, None)
         if file:
             place = _place_of(name, file, config if name not in typed.values else None)
@@ -60,7 +61,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
             notes += found.told_of(place.name)
     values = _common_lr(merged, values) | values
     notes += _lowvram(values) + _scale_lr(values)
-    own = {name: value for name, value in (preset.values if preset else {}).items() if name not in _FILES}
+    own = {name: value for name, value in (preset.values if preset else {}).items() if name not in SETTINGS_IN_FILES}
     return Gathered(values, {**merged, **own}, tuple(notes))
 
 

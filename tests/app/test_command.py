@@ -65,6 +65,27 @@ def test_flags_values_and_paths_that_are_wrong_are_told_in_one_list(flags: list[
     ]
 
 
+def test_every_path_that_is_not_there_is_told_before_anything_is_read(
+    flags: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    flags[1], flags[3], flags[11] = tmp_path / "nowhere", "nobody/nothing", tmp_path / "file" / "logs"
+    gone = ["--val_split_mode", "manual", "--manual_data_root", "gone", "--extra_manual_datasets", "a=gone"]
+    assert main([*map(str, flags), *gone, "--ema_decay_rate", "0.9", "--ema_resume_model", "gone"]) == 2
+    told = [line.split(":")[0].strip() for line in capsys.readouterr().err.splitlines()[2:]]
+    assert told == [
+        "manual_data_root",
+        "extra_manual_datasets",
+        "ema_resume_model",
+        "logdir",
+        "data_root",
+        "resume_ckpt",
+    ]
+    assert main([*map(str, flags), "--optimizer_config", "gone.json"]) == 2
+    told = [line.split(":")[0].strip() for line in capsys.readouterr().err.splitlines()[2:]]
+    assert told == ["optimizer_config", "logdir", "data_root", "resume_ckpt"]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
@@ -88,7 +109,7 @@ def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path
     broken = tmp_path / "more"
     broken.mkdir()
     (broken / "cut.png").write_bytes((pictures / "00.png").read_bytes()[:300])
-    argv = ["--check", "--json", "--data_root", pictures, broken, "--resolution", 64, "--batch_size", 2]
+    argv = ["--check", "--json", "--data_root", pictures, broken, "--resolution", 64, "--batch_size", 4]
     done = program(*argv, python=("-X", "importtime"))
     assert done.returncode == 0, done.stderr[-500:]
     answer = json.loads(done.stdout)
@@ -99,6 +120,7 @@ def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path
     paths = [problem["path"] for problem in answer["problems"]]
     assert paths == ["cut.png", None]
     assert "No base model is chosen yet" in answer["problems"][1]["what"]
+    assert any(note.startswith("A batch holds") for note in answer["notes"]), answer["notes"]
     assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 

@@ -11,7 +11,7 @@ import torch
 from ed2.checkpoint import snapshot
 from ed2.data import pixels
 from ed2.data.loader import Batch
-from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, SamplesMade, ValidationDone, Warned
+from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, PhaseChanged, SamplesMade, ValidationDone, Warned
 from ed2.models.sd import StableDiffusion
 from ed2.training import loop, update
 from ed2.training.objective import Objective
@@ -57,6 +57,8 @@ def test_three_steps_that_are_not_finite_take_the_run_back_to_its_last_checkpoin
     poison(monkeypatch, range(steps + 1, steps + 9))
     trained = train(values)
     assert trained.ended.phase == "failed"
+    compared = [event for event in trained.of(PhaseChanged) if event.phase == "stopping"]
+    assert compared and compared[0].step == steps + 3 and compared[0].detail.startswith("comparing every byte of tiny-")
     assert trained.ended.step == steps + 3  # the fourth attempt after it, which is not counted, was the third bad one
     assert [event.step for event in trained.of(CheckpointSaved)] == [steps, 2 * steps]  # the second amidst the bad ones
     assert trained.checkpoint == trained.of(CheckpointSaved)[0].path

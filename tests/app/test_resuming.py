@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from ed2.app import runner
 from ed2.app.checks.check import checked
@@ -84,8 +85,15 @@ def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> N
     left[1].mkdir()
     for path in (left[0], left[2]):
         path.write_text("half")
-    train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    never, held, other = (Path(str(values["logdir"])) / name for name in ("never", "held", "other"))
+    for run_dir in (never, held, other):
+        (run_dir / "ckpts" / ".tmp-1-tiny").mkdir(parents=True)
+        (run_dir / ("events.jsonl" if run_dir != other else "of the user")).write_text("")
+    with FileLock(held / ".lock"):
+        train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
     assert not any(path.exists() for path in left)
+    halves = [path.parts[-3] for path in never.parent.glob("*/ckpts/.tmp-*")]
+    assert sorted(halves) == ["held", "other"], "the halves of a run that nobody trains go, even if it never goes on"
 
 
 def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_written_is_told(

@@ -177,7 +177,7 @@ def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir
     told, view, stream = list[Event](), RunView(), io.StringIO()
     seconds = iter(range(0, 100_000, 3))
     bus = EventBus([told.append, view, ConsoleReporter(stream)])
-    choose_start({"resume_ckpt": str(run_dir)}, None, Verifying(bus, Controls(), lambda: float(next(seconds))))
+    choose_start({"resume_ckpt": str(run_dir)}, None, Verifying(bus, Controls(), clock=lambda: float(next(seconds))))
     details = [event.detail for event in told if isinstance(event, PhaseChanged)]
     assert re.fullmatch(rf"comparing every byte of {newest.name}, [\d.]+ MB", details[0])
     assert re.fullmatch(rf"comparing {newest.name}, [\d.]+ [kM]B of [\d.]+ MB, about .+ left", details[1])

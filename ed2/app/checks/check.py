@@ -58,17 +58,22 @@ class Checked:
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
         report = as_json(self.dataset, self.plan)
-        told = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
+        of_model = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
         disk = disk_forecast(self._as_planned, self.sizes)
-        problems = [*report["problems"], *told]
-        return {**report, "problems": problems, "disk": disk, "memory": self.memory.as_object()}
+        problems = [*report["problems"], *of_model]
+        told = {"problems": problems, "notes": self._told(), "disk": disk, "memory": self.memory.as_object()}
+        return {**report, **told}
 
     def as_text(self) -> str:
         """The same for people."""
-        lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes), *self.notes, *self.apart.notes]
-        lines += [*map(str, self.sizes.problems), *without_effect(self.settings)]
-        lines += batch_notes(self.plan.planner(self.dataset.examples))
+        lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes)]
+        lines += [*map(str, self.sizes.problems), *self._told()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
+
+    def _told(self) -> list[str]:
+        """What to know of the settings, of what is set apart and of the batches, in sentences."""
+        batches = batch_notes(self.plan.planner(self.dataset.examples))
+        return [*self.notes, *self.apart.notes, *without_effect(self.settings), *batches]
 
 
 def as_on_card(settings: Settings, vram_gb: float | None) -> Settings:

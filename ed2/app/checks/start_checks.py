@@ -6,13 +6,16 @@ from pathlib import Path
 
 from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.space import require_room
-from ed2.app.preflight import model_sizes, require_writable
+from ed2.app.continued import FIND_LAST
+from ed2.app.preflight import OTHER_FOLDER, model_sizes, not_writable, require_writable, written_to
+from ed2.checkpoint.room import existing
 from ed2.data.manifest import is_manifest
+from ed2.disk import why_not_writable
 from ed2.errors import Problem, SettingsError, printable
 from ed2.settings.checks import wrong_settings
 from ed2.settings.cli import CommandLine
 from ed2.settings.files import PROGRAM_DIR, with_defaults
-from ed2.settings.gather import gather
+from ed2.settings.gather import SETTINGS_IN_FILES, gather
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
 
@@ -52,11 +55,15 @@ def require_right(command: CommandLine) -> None:
         values = gather(command.values, command.config).values
     except SettingsError as error:
         problems += error.problems
-        values, is_read = translated(command.values).values, False
+        typed = translated(command.values).values
+        values, is_read = {name: value for name, value in typed.items() if name not in SETTINGS_IN_FILES}, False
     try:
-        with_defaults(values)
+        settings = with_defaults(values)
     except SettingsError as error:
         problems += error.problems
+    else:
+        problems += [] if command.suggest else _of_validation(settings)
+        problems += [] if command.check or command.suggest else _of_places(settings, values)
     begins = is_read and not (command.check or command.suggest or values.get("resume_ckpt"))
     asked = {**_not_given(), **values} if begins else values
     missing = [] if command.suggest else _folders(asked, ON_COMMAND_LINE)
@@ -78,6 +85,7 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
     problems: list[Problem] = []
     try:
         settings = with_defaults(values)
+        problems += _of_validation(settings)
         require_writable(settings)
         require_room(settings, model_sizes(settings))
     except SettingsError as error:
@@ -95,6 +103,26 @@ def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
         return [Problem("data_root", "no folder of pictures is given.", fixes.folder)]
     missing = [text for text in texts if not _is_there(text)]
     return [Problem("data_root", f"there is no folder {printable(text)}.", fixes.missing_folder) for text in missing]
+
+
+def _of_validation(settings: Settings) -> list[Problem]:
+    """Folders to validate with, and the average to begin with, that are not there."""
+    wanted, average = settings.validation, settings.ema.ema_resume_model
+    named = [("manual_data_root", wanted.manual_data_root or "")] if wanted.val_split_mode == "manual" else []
+    named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
+    problems = [Problem(name, f"there is no folder {printable(text)}.", "Check it for typing errors.")
+                for name, text in named if text and not _is_there(text)]  # fmt: skip
+    if average and average != FIND_LAST and not _is_there(average):
+        fix = "Give a diffusers folder of the same model, or leave it out."
+        problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
+    return problems
+
+
+def _of_places(settings: Settings, given: Mapping[str, object]) -> list[Problem]:
+    """Folders to write to that were given and cannot be written; others may be those of a run that goes on."""
+    return [Problem(name, not_writable(folder, reason), OTHER_FOLDER)
+            for name, folder in written_to(settings).items()
+            if name in given and (reason := why_not_writable(existing(folder)))]  # fmt: skip
 
 
 def _is_there(text: str) -> bool:

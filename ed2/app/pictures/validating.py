@@ -7,6 +7,7 @@ from pathlib import Path
 from ed2.app.pictures.scanning import scan_dataset
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Dataset, Example
+from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
 
 VALIDATION = "loss/val"
@@ -47,13 +48,21 @@ def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[],
         notes.append(_split_note(len(keys), len(dataset.examples)))
     training = replace(dataset, examples=tuple(e for e in dataset.examples if e.key not in keys))
     for tag, folder in _folders(settings).items():
-        found = scan_dataset(settings.replaced(data_root=(folder,)), should_stop=should_stop)
+        found = _read(settings.replaced(data_root=(folder,)), should_stop)
         curves[tag] = found.examples
         notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:3]]
     if wanted.stabilize_training_loss:
         again = chosen(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
         curves[STABILIZED] = tuple(example for example in training.examples if example.key in again)
     return SetApart(training, {tag: measured(found) for tag, found in curves.items() if found}, keys, tuple(notes))
+
+
+def _read(settings: Settings, should_stop: Callable[[], bool] | None) -> Dataset:
+    """The pictures of a folder to validate with. Raises DatasetError, which says that it is one."""
+    try:
+        return scan_dataset(settings, should_stop=should_stop)
+    except DatasetError as error:
+        raise DatasetError("There is no picture to validate with.", error.problems) from None
 
 
 def _folders(settings: Settings) -> dict[str, str]:

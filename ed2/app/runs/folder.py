@@ -15,6 +15,7 @@ import torch
 
 import ed2
 from ed2.app.continued import settings_before
+from ed2.app.runs.leftovers import sweep_runs
 from ed2.app.runs.proof_folder import sweep_tests
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
@@ -118,6 +119,7 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     remove_leftovers(run_dir / "ckpts")
     remove_half_files(run_dir)
     sweep_tests(run_dir.parent)
+    sweep_runs(run_dir.parent)
     write_settings(run_dir / SETTINGS_FILE, recorded_settings(start))
     write_whole(run_dir / PICTURES_FILE, picture_names(dataset))
     if not start.same_folder:
