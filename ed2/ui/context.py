@@ -52,6 +52,8 @@ class Context:
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_preset_given: bool = False
     _refused: Refused | None = None
+    _turn: str = ""
+    _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples, self.form_values)
@@ -62,12 +64,28 @@ class Context:
         """The form as it was left; at the start of the program what the command line says wins over it."""
         return dict(self._form)
 
-    def keep_form(self, values: Mapping[str, object]) -> None:
+    def keep_form(self, values: Mapping[str, object], turn: str = "") -> bool:
         """Remember the form for every page, and for the next start.
+
+        Args:
+            values: the form.
+            turn: which page sent it, and a number that grows, with a blank between them and of equal length in all of a
+                page. Forms of one page may arrive in another order than they were sent: an older one changes nothing.
+
+        Returns:
+            Whether it is the newest of its page.
 
         Raises:
             OSError: it is remembered until the program ends.
         """
+        with self._keeping:
+            if turn.partition(" ")[0] == self._turn.partition(" ")[0] and turn < self._turn:
+                return False
+            self._turn = turn
+            self._keep(values)
+            return True
+
+    def _keep(self, values: Mapping[str, object]) -> None:
         if values.get("logdir") != self._form.get("logdir"):
             self._follow(values)
         self._form = dict(values)

@@ -34,6 +34,10 @@ FOLLOW = """(own, shown, applied, raw) => {
   return isMine ? [none, none, none] : [own, '', own]; }"""
 """The JSON follows the form, but what a person typed there and did not apply stays."""
 
+TURN = """(_, ...held) => { window.edTurn = (window.edTurn ?? 0) + 1;
+  return [`${performance.timeOrigin} ${String(window.edTurn).padStart(9, '0')}`, ...held]; }"""
+"""Which page sends its form, and for which time: two may be on their way at once, with the older one in the rear."""
+
 IN_STRIP = "The steps and the memory are told once what is listed below the Train button is mended."
 
 
@@ -67,6 +71,7 @@ class SettingsTab:
         with gr.Accordion("Raw JSON", open=False):
             self.raw = gr.Textbox(label="What differs from the defaults", lines=8, max_lines=30, interactive=True,
                                   elem_id="raw-json", info=RAW_INFO)  # fmt: skip
+            self._turn = gr.Textbox(visible=False)
             self._own, self._shown, self._applied = (gr.Textbox(visible=False) for _ in range(3))
             """The form as JSON; as it was shown last; and what was applied since."""
             self.apply = gr.Button("Apply the JSON", elem_id="apply-json-button")
@@ -85,7 +90,7 @@ class SettingsTab:
     def wire(self, ready: gr.State) -> None:
         """Connect everything, once every control is made; `ready` says that the page shows the draft."""
         inputs = self._form.inputs
-        self._told_inputs = [ready, self.preset, self.memory.card, *inputs]
+        self._told_inputs = [self._turn, ready, self.preset, self.memory.card, *inputs]
         self._told_outputs = [self.forecast, self.memory.shown, self.difference, self.command, self._own]
         self.filled = [
             fill(self.load.click, self._load, [self.preset, *inputs], inputs, **SPOKEN),
@@ -103,7 +108,7 @@ class SettingsTab:
 
     def tell(self, event: Any) -> None:
         """At this event keep the draft and tell what it comes to."""
-        told = event(self.told, self._told_inputs, self._told_outputs, **QUIET)
+        told = event(self.told, self._told_inputs, self._told_outputs, js=TURN, **QUIET)
         told.then(None, self._follow_inputs, self._follow_inputs[1:], js=FOLLOW)
 
     @property
@@ -145,13 +150,14 @@ class SettingsTab:
             raise refusal(str(error)) from None
         return [*self._form.shown(changes_of(values)), text]
 
-    def told(self, is_ready: bool, preset: str | None, card_gb: float, *raw: Any) -> tuple[Any, ...]:
+    def told(self, turn: str, is_ready: bool, preset: str | None, card_gb: float, *raw: Any) -> tuple[Any, ...]:
         """Keep the draft; what it comes to, how it differs from the preset, as a command and as JSON."""
         if not is_ready:
             return (gr.skip(),) * len(self._told_outputs)
         values = self._form.values_of(raw)
         with contextlib.suppress(OSError):  # comfort only: the form is still there
-            self._context.keep_form(values)
+            if not self._context.keep_form(values, turn):
+                return (gr.skip(),) * len(self._told_outputs)
         own = _differing(values, defaults())
         text = json.dumps(own, indent=2, ensure_ascii=False)
         return *self._forecast_html(values, card_gb), self._difference_html(values, preset), command_of(own), text

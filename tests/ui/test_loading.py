@@ -126,3 +126,18 @@ def test_what_is_wrong_is_listed_once(filled: Filled) -> None:
     assert filled.tab._forecast_html(values, 0)[0] == f'<p class="ed-note">{IN_STRIP}</p>'
     told = filled.tab._forecast_html({**values, "project_name": "../evil"}, 0)[0]
     assert "(project_name)" in told and "(batch_size)" not in told
+
+
+def test_the_newest_form_of_a_page_is_kept_in_whatever_order_they_arrive(tmp_path: Path) -> None:
+    context = Context(user=UserFiles(tmp_path / "user"))
+
+    def kept(turn: str, name: str) -> object:
+        is_newest = context.keep_form({"project_name": name}, turn)
+        assert is_newest == (context.form_values() == {"project_name": name})
+        assert context.user.draft() == context.form_values()
+        return context.form_values()["project_name"]
+
+    assert kept("1700000000000.5 000000002", "second") == "second"
+    assert kept("1700000000000.5 000000001", "first") == "second"
+    assert kept("1600000000000.5 000000001", "of a page with a clock that is slow") != "second"
+    assert kept("1700000000000.5 000000001", "back on the page before") == "back on the page before"
