@@ -12,7 +12,7 @@ from ed2.ui.form import Form
 from ed2.ui.live import SPOKEN, Seen, changed
 from ed2.ui.words import problems_html, status_html
 
-STOPPING = "Stopping"
+STOPPING, PAUSE, GO_ON = "Stopping", "Pause", "Continue"
 
 
 class Strip:
@@ -24,7 +24,7 @@ class Strip:
             self.status = gr.HTML(status_html(None), js_on_load=None)
             with gr.Row(elem_id="strip-buttons"):
                 self.train = gr.Button("Train", variant="primary", elem_id="train-button")
-                self.pause = gr.Button("Pause", interactive=False, elem_id="pause-button")
+                self.pause = gr.Button(PAUSE, interactive=False, elem_id="pause-button")
                 self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop-button")
                 self.leave = gr.Button("Leave without saving", variant="stop", visible=False, elem_id="leave-button")
             self.problems = gr.HTML(problems_html(()), js_on_load=None)
@@ -50,7 +50,7 @@ class Strip:
         """Connect the buttons, once every control of the form is made."""
         self._form = form
         self.begun = self.train.click(self._begin, form.inputs, [tabs, self.problems], **SPOKEN)
-        self.pause.click(self._pause_or_go_on, None, None, **SPOKEN)
+        self.pause.click(self._pause_or_go_on, self.pause, None, **SPOKEN)
         self.stop.click(self._stop, None, [self.leave, self.stop], **SPOKEN)
         self.leave.click(lambda: asked(self._service.stop_without_saving), None, None, **SPOKEN)
 
@@ -58,8 +58,11 @@ class Strip:
         values = self._form.values_of(raw)
         return started(self._context, values)
 
-    def _pause_or_go_on(self) -> None:
-        asked(self._service.resume if self._service.snapshot().state == "paused" else self._service.pause)
+    def _pause_or_go_on(self, label: str) -> None:
+        """Do what the button said when it was pressed: a second press before it says something else changes nothing."""
+        is_paused = self._service.snapshot().state == "paused"
+        if is_paused == (label == GO_ON):
+            asked(self._service.resume if is_paused else self._service.pause)
 
     def _stop(self) -> tuple[Any, Any]:
         """Stop, and say so at once; where it is stopping already, offer to leave without saving."""
@@ -98,7 +101,7 @@ def buttons(shown: RunSnapshot) -> list[Any]:
     can_pause = shown.state in ("training", "sampling", "paused")
     return [
         gr.update(interactive=not is_busy),
-        gr.update(value="Continue" if shown.state == "paused" else "Pause", interactive=can_pause),
+        gr.update(value=GO_ON if shown.state == "paused" else PAUSE, interactive=can_pause),
         gr.update(value=STOPPING if shown.state == "stopping" else "Stop", interactive=is_busy),
         gr.update(visible=False) if shown.state != "stopping" else gr.skip(),
     ]

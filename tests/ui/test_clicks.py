@@ -68,10 +68,12 @@ def press_at_random(page: Any, *, clicks: int, reloads: int) -> dict[str, int]:
             state(page, "preparing", "sampling", "training", "paused", "stopping", "stopped", "done")
         go_on_if_stopped(page, clicked)
         wanted = "#stop-button" if number in stops else chance.choice(PRESSED)
-        found = [e for e in page.locator(wanted).all() if e.is_visible() and e.is_enabled()]
-        if found:
-            with contextlib.suppress(Error):  # another tab was opened in between
+        found = []
+        with contextlib.suppress(Error):  # another tab was opened in between, or a list drawn anew
+            found = [e for e in page.locator(wanted).all() if e.is_visible() and e.is_enabled(timeout=3000)]
+            if found:
                 chance.choice(found).click(timeout=3000)
+        if found:
             clicked[wanted] += page.locator("#status").get_attribute("data-state") != "done"
     return clicked
 

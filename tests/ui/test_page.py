@@ -44,7 +44,7 @@ def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, ser
     counts = page.evaluate("ids => ids.map(id => document.querySelectorAll('#' + CSS.escape(id)).length)",
                            [*IDS, *fields()])  # fmt: skip
     assert {name: count for name, count in zip([*IDS, *fields()], counts, strict=True) if count != 1} == {}
-    assert page.locator("#loss-chart svg").count() == 1
+    expect(page.locator("#loss-chart svg")).to_have_count(1)
     button, choice = (
         page.locator(name).bounding_box() for name in ("#load-preset-button", "#preset-choice .wrap-inner")
     )

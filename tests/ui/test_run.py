@@ -104,7 +104,8 @@ def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Se
         assert picture.evaluate("image => image.naturalWidth") > 0
     answers: list[bytes] = []
     page.on("response", lambda r: answers.append(r.body()) if r.request.method == "POST" else None)
-    page.wait_for_timeout(6000)
+    for _ in range(5):
+        page.wait_for_event("response", lambda answer: answer.request.method == "POST")
     addresses = [url for url in page.watched.requests if "/pictures-" in url]
     assert len(addresses) == len(set(addresses))
     assert len([url for url in addresses if server.context.samples._address in url]) == 2
