@@ -11,19 +11,21 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from ed2.app.proof.comparison import differences
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import newest_of_run
 from ed2.checkpoint.folder import damage, remove_leftovers
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.snapshot import Snapshot
 from ed2.events import EventBus
-from tests.checkpoint.crashing import CRASHED, calls_of, crash_at
+from tests.checkpoint.crashing import CRASHED, calls_of, crash_at, in_child
 from tests.runs import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 Values = dict[str, object]
 IN_CI = 25
+RESUMES = 40
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,43 @@ def test_a_save_that_dies_at_any_call_at_all_loses_nothing(scene: Scene, quick_p
         if point % 100 == 99:
             print(f"{point + 1} of {len(calls)} calls, none lost", flush=True)
     print(f"{len(calls)} crash points, {calls.count('write')} of them writes: none lost", flush=True)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_a_run_that_dies_while_it_goes_on_ends_with_the_bytes_of_one_that_did_not(
+    short_values: Values, quick_path: Path
+) -> None:
+    values: Values = {**short_values, "max_epochs": 3, "keep_last": 2, "log_step": 1}
+
+    def begin(logdir: Path, stop_at: int | None) -> Path:
+        assert in_child(lambda: train({**values, "logdir": str(logdir)}, stop_at=stop_at)) == 0
+        return next(logdir.iterdir())
+
+    straight, cut = begin(quick_path / "straight", None), begin(quick_path / "cut", 5)
+    for name in ("events.jsonl", "samples.jsonl"):
+        with (cut / name).open("ab") as file:
+            file.write(b'{"step": 5, "ha')
+    logs = quick_path / "logs"
+    run_dir = logs / "tiny"
+
+    def go_on() -> None:
+        train({"resume_ckpt": str(run_dir), "logdir": str(logs)})
+
+    def fresh() -> None:
+        shutil.rmtree(logs, ignore_errors=True)
+        shutil.copytree(cut, run_dir)
+
+    fresh()
+    calls = calls_of(logs, go_on, quick_path / "calls", with_writes=False)
+    for number in range(RESUMES):
+        fresh()
+        point = number * (len(calls) - 1) // (RESUMES - 1)
+        assert crash_at(point, logs, go_on, with_writes=False) == CRASHED, (point, calls[point])
+        assert in_child(go_on) in (0, 1), "1: it was done already"
+        assert differences(straight, run_dir) == [], (point, calls[point])
+        assert not list(logs.rglob(".tmp*")) and not list(logs.rglob(".trash*")), (point, calls[point])
+    print(f"{RESUMES} of {len(calls)} calls while a run goes on, none lost", flush=True)
 
 
 def test_the_second_of_two_saves_of_one_step_writes_nothing_again(scene: Scene, quick_path: Path) -> None:
