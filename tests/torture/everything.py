@@ -118,7 +118,8 @@ def everything(chosen: Sequence[Part], tell: Callable[[str], object], *, is_shor
     try:
         for number, part in enumerate(chosen, 1):
             minutes = part.minutes[is_short]
-            tell(f"[{number}/{len(chosen)}] {part.name}: {part.does} About {minutes:g} min.")
+            form = "In short, about" if is_short else "About"
+            tell(f"[{number}/{len(chosen)}] {part.name}: {part.does} {form} {minutes:g} min.")
             began = time.monotonic()
             is_right = _done(part.short if is_short else part.long, tell)
             failed += not is_right
