@@ -10,7 +10,7 @@ import gradio as gr
 
 from ed2.app.page.places import Place
 from ed2.app.page.roots import Roots
-from ed2.settings.files import unquoted
+from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.ui.late import fill
 from ed2.ui.live import SPOKEN, refusal
 
@@ -75,8 +75,8 @@ class Browser:
 
 
 def folder_of(place: str) -> Path:
-    """The folder that a person has typed or pasted."""
-    return Path(os.path.expanduser(unquoted(place.strip())))  # noqa: PTH111 -- pathlib raises for ~nobody
+    """The folder that a person has typed or pasted; what is no whole path counts from the program's folder."""
+    return PROGRAM_DIR / os.path.expanduser(unquoted(place.strip()))  # noqa: PTH111 -- pathlib raises for ~nobody
 
 
 def entry(name: str, path: Path, more: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.check import looked_at
-from ed2.app.page.places import contents, places
+from ed2.app.page.places import contents, is_folder, places
 from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.reporters.texts import counted
 from ed2.data.example import Example
@@ -107,7 +107,7 @@ class DatasetTab:
 
     def _take(self, place: str) -> Any:
         folder = folder_of(place)
-        if not self._context.roots.allow(folder) or not folder.is_dir():
+        if not self._context.roots.allow(folder) or not is_folder(folder):
             gr.Warning(NO_FOLDER, duration=6)
             return gr.skip()
         return str(folder)

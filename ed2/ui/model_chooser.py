@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.base_model import base_problems
-from ed2.app.page.places import Place, contents, is_model, models, places
+from ed2.app.page.places import Place, contents, is_folder, is_model, models, places
 from ed2.app.reporters.texts import file_size
 from ed2.checkpoint.origin import is_ours
-from ed2.settings.files import PROGRAM_DIR
+from ed2.models.files.base_faults import is_file
 from ed2.ui.browser import Browser, entry, folder_of, listed, pressed_path
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
@@ -43,13 +43,13 @@ class ModelChooser:
 
     def _opened(self, base: str, place: str) -> tuple[Any, Any]:
         """Begin where the present model lies, if that is on this computer."""
-        present = PROGRAM_DIR / folder_of(base)
-        is_here = bool(base.strip()) and self._context.roots.allow(present) and present.exists()
+        present = folder_of(base)
+        is_here = bool(base.strip()) and self._context.roots.allow(present) and (is_file(present) or is_folder(present))
         return self.browser.open(str(present.parent) if is_here else place)
 
     def _places(self) -> list[Place]:
         runs = self._context.logdir(self._context.form_values())
-        own = [Place("My runs", runs)] if self._context.roots.allow(runs) and runs.is_dir() else []
+        own = [Place("My runs", runs)] if self._context.roots.allow(runs) and is_folder(runs) else []
         return [*places(self._context.roots), *own]
 
     def _told(self, folder: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 from ed2.app.page.places import drives
 from ed2.app.page.roots import Roots
 from ed2.app.user_files import UserFiles
+from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form, defaults
@@ -74,6 +75,7 @@ def test_a_model_is_taken_and_a_checkpoint_of_a_run_begins_anew(context: Context
         chooser = ModelChooser(everywhere)
     assert chooser._pressed(pressed(sd1))[2:] == [str(sd1), gr.skip()]
     assert chooser._opened(str(sd1), "/")[0] == str(sd1.parent), "where the present one lies"
+    assert chooser._opened("", "")[0] == str(PROGRAM_DIR), "where nothing is typed"
     listing = chooser._pressed(pressed(tmp_path))[1]
     assert (
         ">last-tiny-ep03-gs00040<br><small>stoppedweights_20260101-000000<" in listing and ">lora.safetens" in listing

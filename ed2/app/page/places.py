@@ -13,6 +13,7 @@ from ed2.app.page.roots import Roots
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import checkpoints_of
 from ed2.data.images import EXTENSIONS
+from ed2.models.files.base_faults import is_file
 from ed2.models.files.folder_faults import INDEX
 from ed2.settings.files import PROGRAM_DIR
 
@@ -48,7 +49,7 @@ def places(roots: Roots) -> list[Place]:
 def drives(mounts: Iterable[str]) -> list[Place]:
     """Those places of a computer that a person calls a drive."""
     is_windows = sys.platform == "win32"
-    found = sorted(mount for mount in mounts if is_windows or mount.startswith(MOUNTED_BELOW))
+    found = sorted(mount for mount in mounts if _is_text(mount) and (is_windows or mount.startswith(MOUNTED_BELOW)))
     return [Place(f"Drive {mount if is_windows else Path(mount).name}", Path(mount)) for mount in found]
 
 
@@ -74,7 +75,7 @@ def models(folder: Path) -> list[Path]:
         path = Path(entry.path)
         if is_model(path):
             found.append(path)
-        elif (path / EVENTS_NAME).is_file():
+        elif is_file(path / EVENTS_NAME):
             runs.append((entry.stat().st_mtime, path))
     saved = [checkpoint for _, run in sorted(runs, reverse=True) for checkpoint in reversed(checkpoints_of(run))]
     return [*saved, *sorted(found)][:MAX_SHOWN]
@@ -82,16 +83,28 @@ def models(folder: Path) -> list[Path]:
 
 def is_model(path: Path) -> bool:
     """Whether this looks like a base model: what it is in truth is seen when it is taken."""
-    return (path / INDEX).is_file() or (path.suffix.lower() == ".safetensors" and path.is_file())
+    return is_file(path / INDEX) or (path.suffix.lower() == ".safetensors" and is_file(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder that can be seen; below one of another user it cannot."""
+    return os.path.isdir(path)  # noqa: PTH112 -- Path.is_dir raises for lost+found of any drive
 
 
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is not hidden; what vanishes meanwhile, or leads nowhere, is passed over."""
+    """What is not hidden; what vanishes meanwhile, leads nowhere, or has a name that is no text is passed over."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                if entry.name[:1] != "." and entry.stat():
+                if entry.name[:1] != "." and _is_text(entry.name) and entry.stat():
                     yield entry
+
+
+def _is_text(name: str) -> bool:
+    """Whether a page can show a name: an old archive or another system may have left bytes that no browser is sent."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return bool(name.encode())
+    return False
 
 
 def _name_of(folder: Path) -> str:

@@ -22,8 +22,8 @@ def base_faults(path: Path) -> list[Problem]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether this is a single file; a name that no file can have is none."""
-    return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it takes a name that is too long
+    """Whether this is a single file; one that cannot be seen or has a name that no file can have is none."""
+    return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it never raises
 
 
 def file_faults(path: Path) -> list[Problem]:
