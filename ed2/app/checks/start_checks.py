@@ -32,7 +32,7 @@ class Fixes:
 ON_PAGE = Fixes(
     folder="Choose one in the tab Dataset.",
     missing_folder="Check it for typing errors, or choose it in the tab Dataset.",
-    model="Give a model folder in the tab Settings, or continue a run in the tab Resume.",
+    model="Choose one in the tab Settings, or continue a run in the tab Resume.",
 )
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
