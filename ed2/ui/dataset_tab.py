@@ -12,6 +12,7 @@ from ed2.app.page.places import contents, is_folder, places
 from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.reporters.texts import counted
 from ed2.data.example import Example
+from ed2.data.walk import printable
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
@@ -152,15 +153,15 @@ class DatasetTab:
         examples = self._examples()
         first = self._first(page)
         part = examples[first : first + PER_PAGE]
-        choices = [(f"{first + n + 1}: {example.name}", str(example.path)) for n, example in enumerate(part)]
+        choices = [(f"{first + n + 1}: {example.name}", _key(example)) for n, example in enumerate(part)]
         tiles = "".join(self._tile(first + n, example) for n, example in enumerate(part))
         number, pages = first // PER_PAGE + 1, max(1, -(-len(examples) // PER_PAGE))
         html = f'<p class="ed-note">Page {number} of {pages}</p><ul class="ed-grid ed-thumbs">{tiles}</ul>'
-        chosen = next((example for example in part if str(example.path) == path), part[0] if part else None)
-        is_left = chosen is not None and str(chosen.path) == path and self._drafts.hold(chosen)
+        chosen = next((example for example in part if _key(example) == path), part[0] if part else None)
+        is_left = chosen is not None and _key(chosen) == path and self._drafts.hold(chosen)
         return [
             gr.skip() if number == page else number,
-            gr.update(value=str(chosen.path) if chosen else None),
+            gr.update(value=_key(chosen) if chosen else None),
             gr.skip() if is_left else self._drafts.shown(chosen) if chosen else "",
             html if part else "",
             gr.update(choices=choices),
@@ -169,7 +170,7 @@ class DatasetTab:
 
     def _again(self, page: float | None, path: str | None, text: str | None) -> list[Any]:
         """What is shown after another look at the folder: the page with the chosen picture, if there still is one."""
-        place = next((n for n, example in enumerate(self._examples()) if str(example.path) == path), None)
+        place = next((n for n, example in enumerate(self._examples()) if _key(example) == path), None)
         shown = page if place is None else place // PER_PAGE + 1
         number, *others = self._turn_to(shown, path, text)
         return [shown if number == gr.skip() and shown != page else number, *others]
@@ -184,7 +185,7 @@ class DatasetTab:
         name, caption = escape(example.name), escape(example.caption or "no caption")
         begin = escape(self._drafts.shown(example))
         return (
-            f'<li><button type="button" data-picture="{escape(str(example.path))}" data-text="{begin}" '
+            f'<li><button type="button" data-picture="{escape(_key(example))}" data-text="{begin}" '
             f'aria-label="Edit {name}">'
             f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
             f'<div class="ed-caption"><p class="ed-text" title="{caption}"><strong>{number + 1}</strong> {caption}</p>'
@@ -201,12 +202,12 @@ class DatasetTab:
 
     def _example(self, path: object) -> Example | None:
         """The picture of the last check at this path: another browser may have checked another folder since."""
-        return next((example for example in self._examples() if str(example.path) == path), None)
+        return next((example for example in self._examples() if _key(example) == path), None)
 
     def _save(self, path: str | None, text: str, *raw: Any) -> str:
         def save(picture: Path) -> str:
             target = self._context.captions.save(picture, text)
-            return f"Saved to {target.name}. Undo puts the old one back."
+            return f"Saved to {printable(target.name)}. Undo puts the old one back."
 
         return self._edited(path, text, raw, save)
 
@@ -233,6 +234,11 @@ class DatasetTab:
 
     def _report_html(self) -> str:
         return report_html(self._context.checked) if self._context.checked else ""
+
+
+def _key(example: Example) -> str:
+    """What a browser calls a picture: where it lies, with bytes spelled out that are no text and cannot be sent."""
+    return printable(str(example.path))
 
 
 def _told_of(folder: Path) -> str:

@@ -1,5 +1,7 @@
 """The captions and pages of the tab Dataset, without a browser."""
 
+import json
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -73,6 +75,22 @@ def test_no_caption_is_written_for_a_picture_that_is_gone(opened: Opened) -> Non
         opened.tab._save(opened.path("00.png"), "mine", *opened.raw)
     assert not (opened.folder / "00.txt").exists()
     assert opened.tab._example(opened.path("00.png"))  # its tile stays until the next check
+
+
+def test_a_picture_whose_name_is_no_text_is_shown_and_its_caption_saved_and_put_back(
+    opened: Opened, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = Path(os.fsdecode(os.fsencode(opened.folder) + b"/caf\xe9.png"))
+    (opened.folder / "01.png").rename(named)
+    opened.tab._check(*opened.raw)
+    shown = opened.tab._turn_to(1, None, "")
+    json.dumps(shown, ensure_ascii=False).encode()  # as it is sent
+    chosen = next(path for _, path in shown[-2]["choices"] if "caf" in path)
+    opened.tab._save(chosen, "a place in Paris", *opened.raw)
+    assert named.with_suffix(".txt").read_text() == "a place in Paris\n"
+    opened.tab._undo(chosen, "", *opened.raw)
+    assert not named.with_suffix(".txt").exists()
+    assert r"Saved to caf\udce9.txt." in capsys.readouterr().out
 
 
 def test_a_page_that_is_not_there_becomes_the_nearest_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ed2.data.walk import printable
 from ed2.disk import write_whole
 from ed2.errors import Ed2Error
 from ed2.small_files import read_object
@@ -35,7 +36,7 @@ class CaptionEdits:
                 "The caption is not saved", f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it."
             )
         if not picture.is_file():
-            what = f"{picture.name} is no longer there."
+            what = f"{printable(picture.name)} is no longer there."
             raise Ed2Error("The caption is not saved", what, "Press Check to see which pictures there are.")
         target = side_car(picture)
         try:
@@ -74,7 +75,7 @@ class CaptionEdits:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"path": str(target), "old": old}
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
-        write_whole(self.folder / name, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+        write_whole(self.folder / name, printable(json.dumps(record, ensure_ascii=False)).encode())
 
     def _records(self, target: Path) -> list[Path]:
         """What was kept of a side-car, oldest first."""
