@@ -59,9 +59,7 @@ def run(options: argparse.Namespace) -> int:
         page = owner_page(context)
         shelves = [context.samples, context.thumbs]
         port = serve(page, port=options.port, hosts=hosts, shelves=shelves, login=login, server_name=name)
-        logdir = context.logdir(context.form_values())
-        context.service.show_last_run(logdir)
-        context.service.follow(logdir)
+        context.show_runs()
         _tell(options, port, login)
         threading.Thread(target=context.service.read_libraries, name="libraries", daemon=True).start()
         if options.share:

@@ -114,10 +114,20 @@ class Context:
         self.roots.require(absolute)
         return absolute
 
+    def show_runs(self) -> None:
+        """Show the last run of the folder of runs, and follow what is trained there, where the page may look there."""
+        with contextlib.suppress(SettingsError):
+            self.service.show_last_run(self._runs_of(self._form))
+        self._follow(self._form)
+
     def _follow(self, values: Mapping[str, object]) -> None:
         """Follow what other programs train in the folder of runs that the form names, where the page may look there."""
         with contextlib.suppress(SettingsError):
-            self.service.follow(self.logdir(self.require_allowed({"logdir": values.get("logdir")})))
+            self.service.follow(self._runs_of(values))
+
+    def _runs_of(self, values: Mapping[str, object]) -> Path:
+        """The folder of runs that a form names. Raises SettingsError where the page may not look there."""
+        return self.logdir(self.require_allowed({"logdir": values.get("logdir")}))
 
     def logdir(self, values: Mapping[str, object]) -> Path:
         """The folder of runs that the form names."""

@@ -87,6 +87,16 @@ def test_a_model_is_taken_and_a_checkpoint_of_a_run_begins_anew(context: Context
         chooser._pressed(gr.EventData(None, {"lies": 3}))
 
 
+def test_the_last_run_is_shown_at_the_start_unless_it_lies_outside(context: Context, tmp_path: Path) -> None:
+    run = past_run(tmp_path, "stopped", "weights")
+    begin = {"logdir": str(tmp_path)}
+    for roots, shown in ((context.roots, None), (Roots(), run)):
+        opened = Context(user=context.user, roots=roots, begin=begin)
+        opened.show_runs()
+        assert opened.service.snapshot().run_dir == shown
+        opened.service.close()
+
+
 def test_drives_are_told_and_what_the_system_mounts_for_itself_is_not() -> None:
     mounts = ["/", "/boot", "/media/ada/Photos", "/run/media/ada/Stick", "/snap/core/1"]
     assert [(place.name, str(place.folder)) for place in drives(mounts)] == [
