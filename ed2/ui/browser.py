@@ -49,7 +49,8 @@ class Browser:
         """Connect what is typed, and *Up*."""
         place = [self.place]
         for event in (self.place.submit, self.place.blur):
-            fill(event, self.open, place, place, [self.inside], **SPOKEN)
+            # What was typed stays as it is: written anew meanwhile, it would keep out the answer to *Up*.
+            event(lambda now: self.open(now)[1], place, self.inside, **SPOKEN)
         fill(self.up.click, lambda now: self.open(str(folder_of(now).parent)), place, place, [self.inside], **SPOKEN)
 
     def open(self, place: str) -> tuple[Any, Any]:

@@ -82,6 +82,10 @@ def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
     expect(place).to_have_value(str(server.folder / "pictures"))
     page.locator("#browse-up-button").click()
     expect(place).to_have_value(str(server.folder))
+    place.fill(f"{server.folder}/pictures/")
+    page.locator("#browse-up-button").click()  # while what was typed is opened
+    expect(inside.get_by_role("button", name="pictures", exact=True)).to_be_visible()
+    expect(place).to_have_value(str(server.folder))
     fill(page, "browse-place", server.folder / "nowhere")
     expect(page.get_by_text("There is no such folder")).to_be_visible()
     fill(page, "browse-place", server.folder / "pictures")
