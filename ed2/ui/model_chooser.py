@@ -53,7 +53,7 @@ class ModelChooser:
         return [*places(self._context.roots), *own]
 
     def _told(self, folder: Path) -> str:
-        found = models(folder)
+        found = [path for path in models(folder) if self._context.roots.allow(path)]  # a link may lead out
         taken = listed("Models", (entry(path.name, path, _more_of(path, folder)) for path in found))
         folders = [path for name in contents(folder).folders if (path := folder / name) not in found]
         return (taken or f'<p class="ed-note">{NO_MODELS}</p>') + listed(

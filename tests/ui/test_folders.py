@@ -81,6 +81,9 @@ def test_a_model_is_taken_and_a_checkpoint_of_a_run_begins_anew(context: Context
         ">last-tiny-ep03-gs00040<br><small>stoppedweights_20260101-000000<" in listing and ">lora.safetens" in listing
     )
     assert chooser._pressed(pressed(run / "ckpts" / "last-tiny-ep03-gs00040"))[3] is True, "only the weights"
+    (context.roots.folders[0] / "link").symlink_to(run)
+    with gr.Blocks():
+        assert "last-tiny" not in ModelChooser(context)._told(context.roots.folders[0]), "of a run outside"
     with pytest.raises(gr.Error, match="lora"):
         chooser._pressed(pressed(tmp_path / "lora.safetensors"))
     with pytest.raises(gr.Error, match="no such folder"):
