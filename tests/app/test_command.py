@@ -84,6 +84,8 @@ def test_every_path_that_is_not_there_is_told_before_anything_is_read(
     assert main([*map(str, flags), "--optimizer_config", "gone.json"]) == 2
     told = [line.split(":")[0].strip() for line in capsys.readouterr().err.splitlines()[2:]]
     assert told == ["optimizer_config", "logdir", "data_root", "resume_ckpt"]
+    assert main([*map(str, flags), "--ema_resume_model", "gone"]) == 2
+    assert "ema_resume_model" not in capsys.readouterr().err, "no average is kept"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _of_validation(settings: Settings) -> list[Problem]:
     named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
     problems = [Problem(name, f"there is no folder {printable(text)}.", "Check it for typing errors.")
                 for name, text in named if text and not _is_there(text)]  # fmt: skip
-    if average and average != FIND_LAST and not _is_there(average):
+    if settings.ema.is_on and average and average != FIND_LAST and not _is_there(average):
         fix = "Give a diffusers folder of the same model, or leave it out."
         problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
     return problems
