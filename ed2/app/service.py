@@ -164,6 +164,9 @@ class TrainerService:
             if trainer:
                 where = f"the run goes on in {trainer.name}"
                 told = replace(told, state="idle", detail=where, elsewhere=trainer.name, is_saving=False, progress="")
+                told = replace(
+                    told, problems=self.snapshot().problems
+                )  # of a start here: they stay until they are mended
             elif told.is_active or (told.state == "idle" and told.run_dir):  # killed before it had told its phase
                 told = replace(told, state="stopped", detail=_how_to_go_on(run_dir), is_saving=False)
             with self._lock:

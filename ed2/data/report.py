@@ -103,7 +103,8 @@ def buckets_page() -> str:
     rule = (
         "A picture is trained in its own shape, in the size of its resolution that is nearest in shape. All sides\n"
         "are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
-        "shape is cut at the two ends.\n\n"
+        "shape is cut at the two ends. Below 256, which only tiny models like that of the demo take, they are\n"
+        "multiples of 16.\n\n"
     )
     lost_head = "\n## What a common picture loses\n\n"
     return f"{head}{rule}```\n{resolution_table()}```\n{lost_head}{loss_table()}"

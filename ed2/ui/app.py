@@ -16,7 +16,7 @@ from ed2.ui.train_tab import TrainTab
 
 TICK_SECONDS = 1.0
 ANSWERED = "() => { window.edAnswered = Date.now(); }"
-HOLD = "() => { document.getElementById('tabs').inert = true; return []; }"
+HOLD = "() => { document.getElementById('tabs').inert = true; return [String(performance.timeOrigin)]; }"
 LET = "() => { document.getElementById('tabs').inert = false; }"
 """Until the form is filled nobody can type in it: that would be overwritten."""
 WATCH = """() => { window.edAnswered = Date.now(); setInterval(() => {
@@ -50,16 +50,16 @@ def owner_page(context: Context) -> gr.Blocks:
         resume.wire(form, strip, tabs, resume_tab)
         train.wire(form)
 
-        def opened() -> list[Any]:
+        def opened(name: str) -> list[Any]:
             selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
             values = {**defaults(), **context.form_values()}
-            return [*form.shown(context.form_values()), selected, True, *dataset.opened(),
+            filled = form.shown(values)
+            context.opened(name, form.values_of(filled))
+            return [*filled, selected, True, settings.presets(), *dataset.opened(),
                     *sampling.opened(values.get("sample_prompts"))]  # fmt: skip
 
-        filled = [*form.inputs, tabs, ready, *dataset.opened_outputs, *sampling.opened_outputs]
-        shown = page.load(opened, None, filled, js=HOLD, **QUIET)
-        for event in (shown.success, shown.failure):
-            event(None, None, None, js=LET)
+        filled = [*form.inputs, tabs, ready, settings.preset, *dataset.opened_outputs, *sampling.opened_outputs]
+        shown = page.load(opened, gr.Textbox(visible=False), filled, js=HOLD, **QUIET)
         dataset.show_after(shown)
         for event in (shown, dataset.checked, resume.used, strip.begun):
             settings.tell(event.then)
@@ -70,6 +70,8 @@ def owner_page(context: Context) -> gr.Blocks:
 
 def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab, resume: ResumeTab) -> None:
     """Keep the page up to date: all of it once its form is filled, so that nobody types sooner, then what changes."""
+    for event in (opened.success, opened.failure):
+        event(None, None, None, js=LET)
     panel = train.panel
     seen = gr.State({})
     timer = gr.Timer(TICK_SECONDS, active=False)

@@ -18,6 +18,8 @@ from ed2.ui.shelf import Shelf
 
 SAMPLE_SIDE = 768
 THUMB_SIDE = 320
+MAX_PAGES = 100
+"""The pages whose forms are remembered; one that was forgotten is kept whole."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ class Refused:
         """The problems whose fields are as they were."""
         changed = {name for name, value in self.values.items() if values.get(name, value) != value}
         return [problem for problem in self.problems if problem.path not in changed]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The form that a page has shown or sent last, and for which time."""
+
+    turn: str
+    form: Mapping[str, object]
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Context:
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_preset_given: bool = False
     _refused: Refused | None = None
-    _turn: str = ""
+    _pages: dict[str, Sent] = field(default_factory=dict)
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -67,8 +77,10 @@ class Context:
     def keep_form(self, values: Mapping[str, object], turn: str = "") -> bool:
         """Remember the form for every page, and for the next start.
 
+        Of a page that was `opened`, only what was changed on it since: others may have changed the rest.
+
         Args:
-            values: the form.
+            values: the form, with every setting.
             turn: which page sent it, and a number that grows, with a blank between them and of equal length in all of a
                 page. Forms of one page may arrive in another order than they were sent: an older one changes nothing.
 
@@ -79,11 +91,26 @@ class Context:
             OSError: it is remembered until the program ends.
         """
         with self._keeping:
-            if turn.partition(" ")[0] == self._turn.partition(" ")[0] and turn < self._turn:
+            page = turn.partition(" ")[0]
+            before = self._pages.get(page)
+            if before and turn < before.turn:
                 return False
-            self._turn = turn
-            self._keep(values)
+            changed = {n: v for n, v in values.items() if v != before.form.get(n)} if before and page else values
+            self._remember(page, Sent(turn, dict(values)))
+            if changed:
+                self._keep({**self._form, **changed})
             return True
+
+    def opened(self, page: str, values: Mapping[str, object]) -> None:
+        """Know with which form a page opens."""
+        with self._keeping:
+            self._remember(page, Sent("", dict(values)))
+
+    def _remember(self, page: str, sent: Sent) -> None:
+        self._pages.pop(page, None)
+        self._pages[page] = sent
+        while len(self._pages) > MAX_PAGES:
+            del self._pages[next(iter(self._pages))]
 
     def _keep(self, values: Mapping[str, object]) -> None:
         if values.get("logdir") != self._form.get("logdir"):

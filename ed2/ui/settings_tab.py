@@ -34,6 +34,7 @@ FOLLOW = """(own, shown, applied, raw) => {
   return isMine ? [none, none, none] : [own, '', own]; }"""
 """The JSON follows the form, but what a person typed there and did not apply stays."""
 
+AT_DEFAULTS = "All settings are at their defaults."
 TURN = """(_, ...held) => { window.edTurn = (window.edTurn ?? 0) + 1;
   return [`${performance.timeOrigin} ${String(window.edTurn).padStart(9, '0')}`, ...held]; }"""
 """Which page sends its form, and for which time: two may be on their way at once, with the older one in the rear."""
@@ -77,9 +78,8 @@ class SettingsTab:
             self.apply = gr.Button("Apply the JSON", elem_id="apply-json-button")
 
     def _presets_row(self) -> None:
-        titles = list(self._context.user.presets())
         with gr.Row():
-            self.preset = gr.Dropdown(titles, value=titles[0] if titles else None, label="Preset", min_width=240,
+            self.preset = gr.Dropdown(list(self._context.user.presets()), value=None, label="Preset", min_width=240,
                                       elem_id="preset-choice", interactive=True, scale=3)  # fmt: skip
             self.load = gr.Button("Load preset", elem_id="load-preset-button", min_width=140, scale=0)
             self.reset = gr.Button("Reset to defaults", elem_id="reset-button", min_width=180, scale=0)
@@ -114,6 +114,10 @@ class SettingsTab:
     @property
     def _follow_inputs(self) -> list[Any]:
         return [self._own, self._shown, self._applied, self.raw]
+
+    def presets(self) -> Any:
+        """The presets that there are, for a page that opens."""
+        return gr.update(choices=list(self._context.user.presets()))
 
     def _load(self, title: str | None, *raw: Any) -> list[Any]:
         base = str(self._form.values_of(raw)[BASE] or "")
@@ -190,11 +194,12 @@ class SettingsTab:
         base = {**values, **new}
         own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
         if not own:
-            return '<p class="ed-note">The form is as in this preset.</p>'
+            return f'<p class="ed-note">{"The form is as in this preset." if path else AT_DEFAULTS}</p>'
         changes = (f"{label_of(name)}: {_told(base[name])} → {_told(value)}" for name, value in own.items())
         items = "".join(f"<li>{escape(change)}</li>" for change in changes)
         count = f"{len(own)} settings differ" if len(own) > 1 else "1 setting differs"
-        return f'<details class="ed-note"><summary>{count} from this preset</summary><ul>{items}</ul></details>'
+        base_name = "this preset" if path else "the defaults"
+        return f'<details class="ed-note"><summary>{count} from {base_name}</summary><ul>{items}</ul></details>'
 
 
 def _is_here(name: str, group: str) -> bool:

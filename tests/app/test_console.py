@@ -84,7 +84,7 @@ def test_the_end_says_what_was_made_and_where(run_dir: Path) -> None:
         run_dir / "samples",
     ):
         assert str(place) in end
-    assert f'tensorboard --logdir "{run_dir.parent}"' in end
+    assert f'--logdir "{run_dir.parent}"' in end
 
 
 def test_the_end_names_the_contact_sheet(run_dir: Path) -> None:

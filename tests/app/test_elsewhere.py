@@ -9,6 +9,7 @@ from ed2.app.runs import elsewhere
 from ed2.app.runs.elsewhere import Elsewhere
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
+from ed2.errors import Problem
 from tests.elsewhere import trained_elsewhere
 from tests.past_runs import past_run
 
@@ -42,6 +43,10 @@ def test_a_run_that_begins_goes_on_and_ends_elsewhere_is_followed(service: Train
         service.look_elsewhere()
         assert service.snapshot().step == 11
         assert drawn_anew(shown, service.snapshot()) == {"status", "log"}
+        service.show_problems([Problem("lr", "it is wrong.")])
+        service.look_elsewhere()
+        assert [problem.path for problem in service.snapshot().problems] == ["lr"], "of a start here: it stays"
+        service.show_problems([])
     service.look_elsewhere()
     assert (service.snapshot().state, service.snapshot().run_dir, service.snapshot().elsewhere) == ("stopped", mine, "")
     with trained_elsewhere(other):

@@ -63,6 +63,11 @@ def fill(page: Any, name: str, value: object) -> None:
     field.press("Tab")
 
 
+def choose_preset(page: Any, name: str) -> None:
+    page.locator("#preset-choice input").click()
+    page.get_by_role("option", name=re.compile(f"^{name}")).click()
+
+
 def overflow(page: Any) -> int:
     """Pixels by which the page is wider than the window."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
@@ -72,6 +77,6 @@ def wait_for_draft(server: Any, name: str, value: object) -> None:
     """Wait until the form is kept with this value."""
     deadline = time.monotonic() + 20
     draft = server.folder / "user" / "draft.json"
-    while time.monotonic() < deadline and json.loads(draft.read_text())[name] != value:
+    while time.monotonic() < deadline and not (draft.exists() and json.loads(draft.read_text())[name] == value):
         time.sleep(0.1)
     assert json.loads(draft.read_text())[name] == value

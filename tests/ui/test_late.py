@@ -12,7 +12,7 @@ from tests.ui.conftest import Server
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Request, Route, expect
 
-from tests.ui.actions import fill, reload, state, tab, wait_for_draft
+from tests.ui.actions import choose_preset, fill, reload, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -65,6 +65,7 @@ def test_a_field_and_json_that_are_typed_while_a_preset_is_loaded_stay(open_page
     page.get_by_role("button", name="Raw JSON").click()
     raw = page.locator("#raw-json textarea")
     expect(raw).to_have_value(re.compile("max_epochs"))
+    choose_preset(page, "Demo")
     with asked_late(page, "**/queue/join*"):
         page.locator("#load-preset-button").click()
         with asked_late(page, "**/run/predict*", lambda request: ",78," in (request.post_data or "")):  # of the form

@@ -140,4 +140,17 @@ def test_the_newest_form_of_a_page_is_kept_in_whatever_order_they_arrive(tmp_pat
     assert kept("1700000000000.5 000000002", "second") == "second"
     assert kept("1700000000000.5 000000001", "first") == "second"
     assert kept("1600000000000.5 000000001", "of a page with a clock that is slow") != "second"
-    assert kept("1700000000000.5 000000001", "back on the page before") == "back on the page before"
+
+
+def test_a_page_that_was_open_before_changes_only_what_is_changed_on_it(tmp_path: Path) -> None:
+    context = Context(user=UserFiles(tmp_path / "user"))
+    old = {"project_name": "demo", "lr": 1e-6}
+    for page in ("1", "2"):
+        context.opened(page, old)
+    assert context.keep_form({**old, "project_name": "cats"}, "1 000000001")
+    assert context.keep_form(old, "2 000000001"), "a press on Check tells the form too"
+    assert context.form_values()["project_name"] == "cats"
+    assert context.keep_form({**old, "lr": 2e-6}, "2 000000002")
+    assert context.user.draft() == {"project_name": "cats", "lr": 2e-6}
+    assert context.keep_form({**old, "project_name": "dogs", "lr": 2e-6}, "2 000000003")
+    assert context.form_values()["project_name"] == "dogs"

@@ -12,7 +12,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
 from tests.ui import aria
-from tests.ui.actions import fill, overflow, reload, state, tab, wait_for_draft
+from tests.ui.actions import choose_preset, fill, overflow, reload, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -200,6 +200,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     state(page, "idle")
     tab(page, "Settings")
     page.get_by_role("button", name="Equivalent command").click()
+    choose_preset(page, "Demo")
     page.locator("#load-preset-button").click()
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("demo")
     command = page.locator("#equivalent-command textarea")
@@ -231,6 +232,8 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     page.locator("#apply-json-button").click()
     expect(page.locator("#max_epochs input")).to_have_value("12")
     expect(raw).to_have_value(re.compile(r'"max_epochs": 12,\s*"logdir"'))  # applied, it follows the form again
+    reload(page)
+    choose_preset(page, "My preset: mine")
 
 
 def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, server: Server) -> None:

@@ -127,8 +127,8 @@ class ConsoleReporter:
         ]
         made = [(label, shown_path(path)) for label, path in rows if path is not None]
         if run_dir:
-            logs = shown_path(run_dir.parent)
-            made.append(("Curves", f'tensorboard --logdir "{logs}"' if " " in logs else f"tensorboard --logdir {logs}"))
+            program = Path(sys.executable).with_name("tensorboard")  # of `.venv`, which is on nobody's path
+            made.append(("Curves", f"{_in_quotes(program)} --logdir {_in_quotes(run_dir.parent)}"))
         if event.phase != "done" and event.checkpoint is not None:
             made.append(("Go on with", f"{TRAIN_COMMAND} --resume_ckpt findlast{self._own_logdir()}"))
         return made
@@ -178,3 +178,9 @@ def _samples(run_dir: Path) -> Path | None:
     folder = run_dir / SAMPLES_DIR
     sheet = folder / SHEET_NAME
     return sheet if sheet.is_file() else folder if folder.is_dir() else None
+
+
+def _in_quotes(path: Path) -> str:
+    """A path as a word of a command line, of Windows too."""
+    text = shown_path(path)
+    return f'"{text}"' if " " in text else text
