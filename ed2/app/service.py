@@ -102,7 +102,7 @@ class TrainerService:
         with self._lock:
             self._require("stop")
             self._controls.stop(signal_number)
-            detail = "the present step ends and the run is saved"
+            detail = "the present step ends, and what was trained is saved"
             self._view.change("status", state="stopping", detail=detail, asked="")
 
     def stop_without_saving(self) -> None:

@@ -81,7 +81,7 @@ class Session:
             lost = self._save_at_end("interrupted" if self._builder.controls.saving and stop.save else None)
             if lost:
                 return self._ended("failed", f"stopped, but not saved. {lost}", stop.signal_number)
-            return self._ended("stopped", "saved" if self._saved else "not saved at its end", stop.signal_number)
+            return self._ended("stopped", self._how_saved(), stop.signal_number)
         except Exception as error:
             _log(error, "The run failed")
             self._saver.join()  # what it writes may be what the run goes back to
@@ -91,6 +91,12 @@ class Session:
         self._saved = fault.goes_back_to or self._saved
         lost = self._save_at_end(fault.kind)  # not before: the error holds on to the memory of its step
         return self._ended("failed", f"{fault.reason} {lost}".strip())
+
+    def _how_saved(self) -> str:
+        if self._saved:
+            return "saved"
+        is_new = self._run is None or self._run.state.step == 0
+        return "before its first step, so there was nothing to save" if is_new else "not saved at its end"
 
     def _fault(self, error: Exception) -> Fault:
         if isinstance(error, CheckpointError) and self._run is not None:  # the last save, which is not tried once more
