@@ -8,7 +8,17 @@ from ed2.app.pictures.caption_edits import MAX_CHARACTERS
 from ed2.data.example import Example
 
 MAX_NAMED = 5
-CHOOSE = """element.addEventListener('click', event => {
+MARK = """path => { const list = document.getElementById('dataset-pictures'); list.dataset.chosen = path ?? '';
+  for (const tile of list.querySelectorAll('[data-picture]')) {
+    const isChosen = tile.dataset.picture === path;
+    if (tile.classList.contains('ed-chosen') === isChosen) continue;  // else the observer would see itself for ever
+    tile.classList.toggle('ed-chosen', isChosen);
+    tile.querySelector('button').setAttribute('aria-pressed', isChosen); } }"""
+"""Shows which picture's caption stands in the box. It is no press: a mark that comes late must undo none."""
+CHOOSE = f"new MutationObserver(() => ({MARK})(document.getElementById('dataset-pictures').dataset.chosen))"
+CHOOSE += """.observe(
+  element, {childList: true, subtree: true, attributeFilter: ['class', 'data-picture']});  // drawn anew: no mark
+element.addEventListener('click', event => {
   const tile = event.target.closest('[data-picture]');
   if (!tile) return;
   for (const other of element.querySelectorAll('.ed-pressed')) other.classList.remove('ed-pressed');

@@ -1,6 +1,9 @@
 """What a check of the pictures found, as the tab Dataset tells it."""
 
+import json
+from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from ed2.app.checks.check import Checked
 from ed2.data.example import Kind
@@ -10,6 +13,21 @@ from ed2.ui.charts import bars_html
 from ed2.ui.words import on_page, problems_html
 
 MAX_TOLD = 20
+IS_STALE = "This is what was found before you changed the folder or a setting of the pictures: press Check again."
+STALE = """(...now) => { const told = document.querySelector('#dataset-report [data-asked]'); if (!told) return [];
+  const plain = value => String(value ?? '').trim();
+  const isAsked = (either, n) => either.some(value => plain(value) === plain(now[n]));
+  told.hidden = JSON.parse(told.dataset.asked).every(isAsked); return []; }"""
+"""Whether the form still asks for what was checked: found out in the browser, so that typing costs no question."""
+
+
+def stale_html(asked: Sequence[Sequence[Any]]) -> str:
+    """Says that a report is out of date, and is hidden until `STALE` finds it so.
+
+    Args:
+        asked: what each control of the pictures held at the check, and what it holds for that after a reload.
+    """
+    return f'<p class="ed-stale" role="status" data-asked="{escape(json.dumps(asked))}" hidden>{IS_STALE}</p>'
 
 
 def report_html(checked: Checked) -> str:

@@ -17,9 +17,9 @@ from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.ui.browser import NO_FOLDER, Browser, entry, folder_of, listed
-from ed2.ui.caption_drafts import CHOOSE, KEEP, PRESSED, SHOW, CaptionDrafts
+from ed2.ui.caption_drafts import CHOOSE, KEEP, MARK, PRESSED, SHOW, CaptionDrafts
 from ed2.ui.context import Context
-from ed2.ui.dataset_report import report_html
+from ed2.ui.dataset_report import STALE, report_html, stale_html
 from ed2.ui.form import Form, defaults
 from ed2.ui.late import fill
 from ed2.ui.live import QUIET, SPOKEN, refusal
@@ -36,6 +36,7 @@ class DatasetTab:
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form, self._drafts = context, form, CaptionDrafts()
+        self._asked: list[list[Any]] = []
         form.add(["data_root"])
         with gr.Accordion("Choose a folder", open=False):
             self.browser = Browser(context.roots, "browse", lambda: places(context.roots), _told_of)
@@ -70,17 +71,26 @@ class DatasetTab:
         self.caption.change(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="always_last", **QUIET)
         self.caption.blur(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="multiple", **QUIET)
         self.picture.change(None, typed, self.caption, js=SHOW)
+        self.picture.change(None, self.picture, None, js=MARK)
         self.thumbs.click(None, typed, typed, js=PRESSED)
         pressed = ((self.save, self._save), (self.undo, self._undo))
         edits = [button.click(change, [*typed, *inputs], self.report, **slow) for button, change in pressed]
         self._turned(self.page.change, self._turn_to)
         for event in (self.checked, *edits):
             self.show_after(event)
+        gr.on([control.change for control in self._of_data], None, self._of_data, None, js=STALE)
         self._wire_folders()
+
+    @property
+    def _of_data(self) -> list[Any]:
+        """The controls that say which pictures there are and how they are cut."""
+        return [control for name, control in self._form.controls.items() if fields()[name].group == "data"]
 
     def show_after(self, event: Any) -> None:
         """Show what was found once this has ended: it may take long, and what is chosen and typed meanwhile stays."""
-        self._turned(event.success, self._again).then(None, [self.picture, self.caption], None, js=KEEP)
+        shown = self._turned(event.success, self._again)
+        shown.then(None, [self.picture, self.caption], None, js=KEEP)
+        shown.then(None, self._of_data, None, js=STALE)
 
     def _turned(self, event: Any, answer: Callable[..., list[Any]]) -> Any:
         edited = [self.page, self.picture, self.caption]
@@ -115,7 +125,7 @@ class DatasetTab:
 
     def _check(self, *raw: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
-            self._scan(self._form.values_of(raw), progress)
+            self._scan(raw, progress)
         except Ed2Error as error:
             self._context.checked = None
             problems = error.problems if isinstance(error, ProblemsError) else [Problem(None, str(error))]
@@ -129,7 +139,8 @@ class DatasetTab:
             return [gr.skip()] * len(self._checked_outputs)
         return [self._report_html(), gr.update(visible=True)]
 
-    def _scan(self, values: dict[str, object], progress: Any = None) -> None:
+    def _scan(self, raw: Sequence[Any], progress: Any = None) -> None:
+        values = self._form.values_of(raw)
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
 
@@ -141,6 +152,8 @@ class DatasetTab:
 
         dataset = scan_dataset(settings, progress=tell, at_outline=lambda found: outlines.append(str(found)))
         self._context.checked = looked_at(settings, dataset)
+        forms = zip(values, raw, self._form.shown(values), strict=True)
+        self._asked = [[held, kept] for name, held, kept in forms if fields()[name].group == "data"]
 
     def _examples(self) -> Sequence[Example]:
         return self._context.checked.dataset.examples if self._context.checked else ()
@@ -185,8 +198,8 @@ class DatasetTab:
         name, caption = escape(example.name), escape(example.caption or "no caption")
         begin = escape(self._drafts.shown(example))
         return (
-            f'<li><button type="button" data-picture="{escape(_key(example))}" data-text="{begin}" '
-            f'aria-label="Edit {name}">'
+            f'<li data-picture="{escape(_key(example))}" data-text="{begin}">'
+            f'<button type="button" aria-label="Edit {name}" aria-pressed="false">'
             f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
             f'<div class="ed-caption"><p class="ed-text" title="{caption}"><strong>{number + 1}</strong> {caption}</p>'
             f"<small>{name}<br>{size} → {bucket}</small></div></li>"
@@ -226,14 +239,15 @@ class DatasetTab:
         try:
             told = change(example.path)
             self._drafts.forget(example, text)
-            self._scan(self._form.values_of(raw))
+            self._scan(raw)
         except Ed2Error as error:
             raise refusal(str(error)) from None
         gr.Info(told, duration=6)
         return self._report_html()
 
     def _report_html(self) -> str:
-        return report_html(self._context.checked) if self._context.checked else ""
+        checked = self._context.checked
+        return stale_html(self._asked) + report_html(checked) if checked else ""
 
 
 def _key(example: Example) -> str:

@@ -172,8 +172,10 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     expect(page.locator("#dataset-pictures img")).to_have_count(4)
     caption = page.locator("#caption-text textarea")
     expect(caption).to_have_value("a picture of number 0")
-    page.get_by_role("button", name="Edit 02.png").click()
+    page.locator("#dataset-pictures").get_by_text("a picture of number 2").click()  # the text of the card
     expect(caption).to_have_value("a picture of number 2")
+    marked = page.locator("#dataset-pictures li.ed-chosen")
+    expect(marked).to_contain_text("02.png")
     caption.fill("typed and not saved")
     page.get_by_role("button", name="Edit 00.png").click()
     expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
@@ -182,6 +184,7 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     page.locator("#save-caption-button").click()
     expect(page.get_by_text("Saved to 00.txt. Undo puts the old one back.")).to_be_visible()
     expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
+    expect(marked).to_contain_text("00.png")  # drawn anew
     side_car = server.folder / "pictures" / "00.txt"
     assert side_car.read_text() == "a <b>new</b> caption\n"
     page.locator("#undo-caption-button").click()
@@ -190,6 +193,14 @@ def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_p
     assert sorted(p.suffix for p in side_car.parent.iterdir()) == [".png"] * 4 + [".txt"] * 4
     reload(page)
     expect(page.locator("#dataset-pictures img")).to_have_count(4)
+    expect(marked).to_have_count(1)
+    stale, folders = page.get_by_text("press Check again"), page.locator("#data_root textarea")
+    expect(stale).to_be_hidden()
+    checked = folders.input_value()
+    folders.fill(checked + "-not")
+    expect(stale).to_be_visible()
+    folders.fill(checked)
+    expect(stale).to_be_hidden()
     tab(page, "Settings")
     fill(page, "max_epochs", 7)
     expect(page.locator("#forecast")).to_contain_text("steps in 7 epochs")
