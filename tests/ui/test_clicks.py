@@ -31,7 +31,7 @@ def test_forty_random_clicks_and_five_reloads_leave_the_bytes_of_an_undisturbed_
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_thousand_random_clicks_and_a_hundred_reloads_leave_those_bytes(open_page, server: Server) -> None:
-    clicked = disturbed(open_page, server, clicks=1800, reloads=120, epochs=600)  # three in five hit something
+    clicked = disturbed(open_page, server, clicks=1800, reloads=120, epochs=1500)  # three in five hit something
     print(f"{sum(clicked.values())} hits of 1800 clicks: {clicked}")
     assert sum(clicked.values()) >= 1000
 

@@ -244,6 +244,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(page.locator("#max_epochs input")).to_have_value("12")
     expect(raw).to_have_value(re.compile(r'"max_epochs": 12,\s*"logdir"'))  # applied, it follows the form again
     reload(page)
+    tab(page, "Settings")
     choose_preset(page, "My preset: mine")
 
 
