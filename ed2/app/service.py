@@ -162,11 +162,11 @@ class TrainerService:
         with contextlib.suppress(OSError):  # its folder was removed, or has no events yet
             told = told_run(run_dir)
             if trainer:
-                where = f"the run goes on in {trainer.name}"
-                told = replace(told, state="idle", detail=where, elsewhere=trainer.name, is_saving=False, progress="")
                 told = replace(
-                    told, problems=self.snapshot().problems
-                )  # of a start here: they stay until they are mended
+                    told, state="idle", detail=f"the run goes on in {trainer.name}", elsewhere=trainer.name,
+                    is_saving=False, progress="",
+                    problems=self.snapshot().problems,  # of a start here: they stay until they are mended
+                )  # fmt: skip
             elif told.is_active or (told.state == "idle" and told.run_dir):  # killed before it had told its phase
                 told = replace(told, state="stopped", detail=_how_to_go_on(run_dir), is_saving=False)
             with self._lock:
