@@ -195,8 +195,8 @@ def _decoded(image: ImageFile, at_least: Size | None, background: str) -> Image.
     image.load()
     # After loading: a PNG may hold its orientation behind the pixels, and Pillow turns TIFF and AVIF by itself.
     turn = _TURNS.get(_orientation(image))
-    picture = _as_rgb(image, background)
-    return picture.transpose(turn) if turn is not None else picture
+    upright = _as_rgb(image, background)
+    return upright.transpose(turn) if turn is not None else upright
 
 
 def _orientation(image: Image.Image) -> int:

@@ -47,11 +47,11 @@ def read_manifest(path: Path, number: int) -> Findings:
 
 
 def _add(found: Findings, path: Path, number: int, entry: dict[str, object], times: Counter[str]) -> None:
-    image = Path(os.path.normpath(path.parent / _at_home(str(entry["image"]))))
-    name = printable(Path(os.path.relpath(image, path.parent)).as_posix())
+    file = Path(os.path.normpath(path.parent / _at_home(str(entry["image"]))))
+    name = printable(Path(os.path.relpath(file, path.parent)).as_posix())
     try:
-        status = image.stat()
-        if not image.is_file():
+        status = file.stat()
+        if not file.is_file():
             raise OSError("it is not a file")
     except (OSError, ValueError) as error:
         what = "there is no such file" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error})"
@@ -62,7 +62,7 @@ def _add(found: Findings, path: Path, number: int, entry: dict[str, object], tim
         layers.append(layer)
         told = [Note("side-car", f"{path.name}: {fault.rstrip('.')}") for fault in faults]
         found.notes += [side_car_finding(name, note, number) for note in told]
-    picture = PictureFile(image, number, name, status, merged(layers), entry=times[name])
+    picture = PictureFile(file, number, name, status, merged(layers), entry=times[name])
     found.pictures.append(picture)
     times[name] += 1
 

@@ -18,10 +18,10 @@ PARTS = {"body": BODY, "horn": HORN, "belly": BELLY, "eye": EYE, "pupil": PUPIL,
 
 def _to_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the picture as uint8 RGB, shrunk to at most 80 pixels a side."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture = picture.convert("RGB")
-    picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    return np.asarray(picture)
+    rgb = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    rgb = rgb.convert("RGB")
+    rgb.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    return np.asarray(rgb)
 
 
 def _ramp(value: float, low: float, high: float) -> float:

@@ -42,7 +42,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """A drawn scene with its caption; pixels are uint8, (height, width, 3)."""
 
     pixels: NDArray[np.uint8]
@@ -167,7 +167,7 @@ def random_scene(rng: random.Random) -> Scene:
     return Scene(rng.choice(SHAPES), colour, rng.choice([name for name in COLOURS if name != colour]))
 
 
-def draw_picture(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Picture:
+def draw_picture(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Drawing:
     """Draw a random scene of (width, height) `size`, anti-aliased by drawing at `scale` times that."""
     scene, placement = random_scene(rng), _random_placement(rng, size)
     background = jitter(COLOURS[scene.background], rng)
@@ -175,7 +175,7 @@ def draw_picture(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> P
     colour = jitter(COLOURS[scene.colour], rng)
     draw_shape(ImageDraw.Draw(image), scene.shape, placement, colour=colour, hole=background, scale=scale)
     pixels = np.asarray(image.resize(size, Image.Resampling.BOX))
-    return Picture(pixels, describe(scene, placement, rng), scene)
+    return Drawing(pixels, describe(scene, placement, rng), scene)
 
 
 def caption_and_scene(rng: random.Random, size: Size = (80, 48)) -> tuple[str, Scene]:

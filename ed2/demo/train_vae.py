@@ -133,8 +133,8 @@ def fold_statistics(vae: AutoencoderKL, seed: int = 9) -> float:
     factor 0.18215 stays right and decoding is unchanged.
     """
     rng = random.Random(seed)
-    pictures = [shapes.draw_picture(rng).pixels for _ in range(192)] + [shapes.draw_clutter(rng) for _ in range(64)]
-    pixels = np.stack(pictures)
+    drawn = [shapes.draw_picture(rng).pixels for _ in range(192)] + [shapes.draw_clutter(rng) for _ in range(64)]
+    pixels = np.stack(drawn)
     means, _ = encode_moments(vae, pixels)
     mean, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING_FACTOR
     probe = to_tensor(pixels[:8])

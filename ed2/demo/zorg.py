@@ -117,9 +117,9 @@ def draw_picture_set(seed: int = 11) -> list[CaptionedImage]:
 def write_picture_set(target_dir: Path) -> None:
     """Write the pictures as PNG files, each with its caption in a text file beside it."""
     target_dir.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(draw_picture_set()):
-        picture.image.save(target_dir / f"zorg-{index + 1:02d}.png", optimize=True)
-        (target_dir / f"zorg-{index + 1:02d}.txt").write_text(picture.caption + "\n", encoding="utf-8")
+    for index, captioned in enumerate(draw_picture_set()):
+        captioned.image.save(target_dir / f"zorg-{index + 1:02d}.png", optimize=True)
+        (target_dir / f"zorg-{index + 1:02d}.txt").write_text(captioned.caption + "\n", encoding="utf-8")
 
 
 def main() -> None:
