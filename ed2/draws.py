@@ -16,7 +16,7 @@ def rng(seed: int, what: str, *key: int | str) -> np.random.Generator:
     Args:
         seed: the run's seed.
         what: what the draw is for, such as "noise" or "crop".
-        key: what tells the draws of that kind apart, usually epoch, picture, repeat.
+        key: what tells the draws of that kind apart, usually epoch, image, repeat.
     """
     digest = blake2b(repr((seed, what, *key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

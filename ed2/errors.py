@@ -9,7 +9,7 @@
     │   └── UnsoundError      what is in memory is not worth to be saved
     ├── RecordError           what a run tells cannot be written down at present; the run goes on
     └── TrainingError         the run cannot go on
-        ├── PicturesLostError not one of its pictures can be read any more
+        ├── ImagesLostError not one of its images can be read any more
         ├── DivergedError     its numbers are not finite and stay so
         └── MemoryFullError   the memory does not suffice, however little is computed at once
 
@@ -111,8 +111,8 @@ class TrainingError(Ed2Error):
     """A run that cannot go on."""
 
 
-class PicturesLostError(TrainingError):
-    """Pictures of which not one can be read any more."""
+class ImagesLostError(TrainingError):
+    """Images of which not one can be read any more."""
 
 
 class DivergedError(TrainingError):

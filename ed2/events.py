@@ -94,7 +94,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt's picture: its CFG values side by side."""
+    """One prompt's image: its CFG values side by side."""
 
     index: int
     path: Path
@@ -107,7 +107,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SamplesMade(Event):
-    """Sample pictures were written."""
+    """Sample images were written."""
 
     samples: tuple[Sample, ...]
     seconds: float
@@ -166,9 +166,9 @@ class RunEnded(Event):
     signal_number: int = 0
     """The signal that stopped it, 0 for none."""
     left_out: int = 0
-    """Pictures that could no longer be read while it went on."""
+    """Images that could no longer be read while it went on."""
     changed: int = 0
-    """Pictures whose files were changed while it went on."""
+    """Images whose files were changed while it went on."""
 
 
 TOLD_AGAIN_SECONDS = 60.0

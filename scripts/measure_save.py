@@ -25,9 +25,9 @@ import torch  # noqa: E402
 from diffusers import UNet2DConditionModel  # noqa: E402
 
 from ed2.app.build import Builder  # noqa: E402
-from ed2.app.pictures.faults import PictureFaults  # noqa: E402
-from ed2.app.pictures.scanning import scan_dataset  # noqa: E402
-from ed2.app.pictures.validating import set_apart  # noqa: E402
+from ed2.app.images.faults import ImageFaults  # noqa: E402
+from ed2.app.images.scanning import scan_dataset  # noqa: E402
+from ed2.app.images.validating import set_apart  # noqa: E402
 from ed2.app.runs.folder import Machine, describe_run, make_run_folder  # noqa: E402
 from ed2.app.start import choose_start, weigh  # noqa: E402
 from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
@@ -37,7 +37,7 @@ from ed2.events import CheckpointSaved, Event, EventBus, Warned  # noqa: E402
 from ed2.training.controls import Controls  # noqa: E402
 from ed2.training.loop import optimizer_step  # noqa: E402
 from ed2.training.state import Run  # noqa: E402
-from tests.tiny import make_model, make_pictures  # noqa: E402
+from tests.tiny import make_images, make_model  # noqa: E402
 
 SAVES = 3
 
@@ -57,7 +57,7 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
     """A run of that model that has made one step."""
     values = {
         "project_name": "measure", "resume_ckpt": str(larger_model(folder / "model")), "resolution": 64,
-        "data_root": [str(make_pictures(folder / "pictures", [(64, 64)]))], "logdir": str(folder / "logs"),
+        "data_root": [str(make_images(folder / "images", [(64, 64)]))], "logdir": str(folder / "logs"),
         "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
     }  # fmt: skip
     start = choose_start(values, None)
@@ -65,7 +65,7 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
     start, machine = weigh(start, apart.training), Machine.of(start.settings)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, apart.training, machine)
-    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart, PictureFaults(bus))
+    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart, ImageFaults(bus))
     run = builder.build()
     optimizer_step(run, next(iter(run.data.groups(0))))
     run.state.step, run.is_whole = 1, True

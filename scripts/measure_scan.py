@@ -1,8 +1,8 @@
-"""Measure how long a large dataset takes to scan and to deal, and what a picture takes in memory.
+"""Measure how long a large dataset takes to scan and to deal, and what an image takes in memory.
 
-    python scripts/measure_scan.py [pictures]
+    python scripts/measure_scan.py [images]
 
-Writes small pictures with captions into a temporary folder, scans them by their headers, then in full, then once more
+Writes small images with captions into a temporary folder, scans them by their headers, then in full, then once more
 (which finds the results of the scan before), and deals one epoch. Then it measures what a photograph of 3 megapixels
 takes by its header and in full, in each of three formats.
 """
@@ -29,8 +29,8 @@ PER_FOLDER = 500
 SIZES = ((96, 64), (64, 96), (80, 80), (120, 64))
 
 
-def write_pictures(root: Path, count: int) -> None:
-    """Write `count` pictures in folders of 500, each with a caption of seven tags."""
+def write_images(root: Path, count: int) -> None:
+    """Write `count` images in folders of 500, each with a caption of seven tags."""
     content = {size: _jpeg(root, size) for size in SIZES}
     for number in range(count):
         folder = root / f"{number // PER_FOLDER:03d}"
@@ -39,7 +39,7 @@ def write_pictures(root: Path, count: int) -> None:
             (folder / "multiply.txt").write_text("0.5")
         (folder / f"{number:06d}.jpg").write_bytes(content[SIZES[number % len(SIZES)]])
         tags = ", ".join(f"tag {(number * step) % 997}" for step in range(1, 8))
-        (folder / f"{number:06d}.txt").write_text(f"picture number {number}, {tags}")
+        (folder / f"{number:06d}.txt").write_text(f"image number {number}, {tags}")
 
 
 def _jpeg(root: Path, size: tuple[int, int]) -> bytes:
@@ -53,13 +53,13 @@ def _jpeg(root: Path, size: tuple[int, int]) -> bytes:
 def main(count: int) -> None:
     """Print the measured figures."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "pictures"
+        root = Path(folder) / "images"
         root.mkdir()
-        write_pictures(root, count)
+        write_images(root, count)
         options = ScanOptions(resolution=64, shuffle_tags=True, index_path=Path(folder) / "index.json", threads=2)
         for name, how in (
             ("by headers", replace(options, headers_only=True)),
-            ("first scan, every picture read in full", options),
+            ("first scan, every image read in full", options),
             ("second scan, results remembered", options),
         ):
             wall, cpu = time.perf_counter(), time.process_time()
@@ -67,7 +67,7 @@ def main(count: int) -> None:
             print(f"{name}: {time.process_time() - cpu:.1f} s of CPU, {time.perf_counter() - wall:.1f} s")
         tracemalloc.start()
         dataset = scan([root], options)
-        print(f"memory that stays: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes a picture")
+        print(f"memory that stays: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes an image")
         tracemalloc.stop()
         cpu = time.process_time()
         planner = Planner(dataset.examples, seed=555, batch_size=4, grad_accum=2)

@@ -66,7 +66,7 @@ class Published:
 UNET_ONLY = {"disable_textenc_training": True}
 CACHED = Beyond(cached_latents=True, cached_text=True)
 SHIVAM = "ShivamShrirao/diffusers, T4"
-TWO = "prior preservation: two pictures for one of the batch; GB of 10^9 bytes, else more than a T4 has"
+TWO = "prior preservation: two images for one of the batch; GB of 10^9 bytes, else more than a T4 has"
 TORCH_1 = f"{TWO}; AdamW of PyTorch 1.13, one tensor at a time"
 
 
@@ -82,7 +82,7 @@ def _shivam(gb: float, batch: int, accumulated: int, **values: object) -> Publis
 def _pr2039(mib: int, batch: int, resolution: int) -> Published:
     values = {"gradient_checkpointing": True, "batch_size": batch, "resolution": resolution}
     text = f"fp16, {resolution}, batch {batch}, checkpointing on, 8-bit Adam, text encoder trained"
-    assumed = "pictures encoded one by one; near the card's limit, so the allocator may have given back its reserve"
+    assumed = "images encoded one by one; near the card's limit, so the allocator may have given back its reserve"
     return Published("diffusers PR #2039, RTX 3060 12 GB", text, mib * MIB, values, assumed=assumed)
 
 

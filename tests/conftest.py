@@ -1,4 +1,4 @@
-"""What many tests share: tiny models and pictures, made once; no network."""
+"""What many tests share: tiny models and images, made once; no network."""
 
 import logging
 import os
@@ -32,19 +32,19 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Eight captioned pictures of several shapes, which no run, check or page may change."""
-    from tests.tiny import make_pictures
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Eight captioned images of several shapes, which no run, check or page may change."""
+    from tests.tiny import make_images
 
-    folder = make_pictures(tmp_path_factory.mktemp("data") / "pictures", SIZES)
+    folder = make_images(tmp_path_factory.mktemp("data") / "images", SIZES)
     with unchanged(folder):
         yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_picture_index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What runs remember of pictures stays out of the user's folder."""
-    from ed2.app.pictures import scanning
+def _own_image_index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs remember of images stays out of the user's folder."""
+    from ed2.app.images import scanning
 
     scanning.INDEX_FILE = tmp_path_factory.mktemp("user") / "index.json"
 

@@ -31,10 +31,10 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.mark.usefixtures("registered")
-def test_the_examples_of_the_page_work_in_a_real_run(tmp_path: Path, sd1: Path, pictures: Path) -> None:
+def test_the_examples_of_the_page_work_in_a_real_run(tmp_path: Path, sd1: Path, images: Path) -> None:
     trained = train(
         {
-            "data_root": [str(pictures)],
+            "data_root": [str(images)],
             "resume_ckpt": str(sd1),
             "resolution": 64,
             "max_epochs": 2,

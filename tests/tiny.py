@@ -1,4 +1,4 @@
-"""Tiny real models and pictures: the classes of the full-size ones, with random weights."""
+"""Tiny real models and images: the classes of the full-size ones, with random weights."""
 
 import json
 import shutil
@@ -81,12 +81,12 @@ MODEL_INDEX = {
 }
 
 
-def make_pictures(folder: Path, sizes: list[tuple[int, int]], *, seed: int = 0) -> Path:
-    """Write noise pictures of these sizes, each with a caption."""
+def make_images(folder: Path, sizes: list[tuple[int, int]], *, seed: int = 0) -> Path:
+    """Write noise images of these sizes, each with a caption."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     for number, (width, height) in enumerate(sizes):
         pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-        (folder / f"{number:02d}.txt").write_text(f"a picture of number {number}", encoding="utf-8")
+        (folder / f"{number:02d}.txt").write_text(f"an image of number {number}", encoding="utf-8")
     return folder

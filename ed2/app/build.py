@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from ed2.app.averaging import build_ema
+from ed2.app.images.captions import caption_note, long_captions
+from ed2.app.images.faults import ImageFaults
+from ed2.app.images.scanning import decode_threads
+from ed2.app.images.validating import SetApart
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
-from ed2.app.pictures.captions import caption_note, long_captions
-from ed2.app.pictures.faults import PictureFaults
-from ed2.app.pictures.scanning import decode_threads
-from ed2.app.pictures.validating import SetApart
-from ed2.app.runs.folder import Machine, circumstances, picture_names, recorded_settings
+from ed2.app.runs.folder import Machine, circumstances, image_names, recorded_settings
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.job import CheckpointJob
-from ed2.checkpoint.origin import PICTURES_FILE, name_of_run
+from ed2.checkpoint.origin import IMAGES_FILE, name_of_run
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.validated import LatestValidation
 from ed2.data.epoch import Planner
@@ -46,7 +46,7 @@ from ed2.training.state import Controls, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 
 NOISE_AT_ZERO_SNR = (
-    "This model predicts noise, which says nothing about a picture of which nothing is left: with "
+    "This model predicts noise, which says nothing about an image of which nothing is left: with "
     "enable_zero_terminal_snr its samples suffer. Use a model that predicts v, or teach it to with "
     "--prediction_type v_prediction."
 )
@@ -82,7 +82,7 @@ class Builder:
     bus: EventBus
     controls: Controls
     apart: SetApart
-    faults: PictureFaults
+    faults: ImageFaults
     before_save: Callable[[int], object] = lambda step: None
 
     def build(self) -> Run:
@@ -197,7 +197,7 @@ class Builder:
                 "settings": recorded_settings(self.start).flat(),
                 **circumstances(self.machine),
             },
-            beside={PICTURES_FILE: picture_names(self.dataset)},
+            beside={IMAGES_FILE: image_names(self.dataset)},
             run_name=run_name,
         )
 
@@ -272,7 +272,7 @@ class Builder:
         assert checkpoint is not None
         run.state = checkpoint.state
         before, now = int(checkpoint.values["steps_per_epoch"]), run.steps_in(run.state.epoch)
-        if run.state.position and before != now:  # other pictures or batches: the same share of the epoch is done
+        if run.state.position and before != now:  # other images or batches: the same share of the epoch is done
             run.state.position = run.state.position * now // max(1, before)
         for note in [*checkpoint.restore(run), *go_on_as_before(run, same_settings=self.start.same_folder)]:
             self.bus.emit(Warned(run.state.step, note))

@@ -20,19 +20,19 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_CODES = {"done": 0, "failed": 1}
 
 HOW_TO_START = f"""\
-EveryDream with a face: train Stable Diffusion on your own pictures.
+EveryDream with a face: train Stable Diffusion on your own images.
 
-  {TRAIN_COMMAND} --data_root PICTURES --resume_ckpt MODEL --project_name NAME
-      PICTURES  a folder of pictures with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
+  {TRAIN_COMMAND} --data_root IMAGES --resume_ckpt MODEL --project_name NAME
+      IMAGES  a folder of images with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
       MODEL     a diffusers folder of an SD 1.x or SD 2.x model, or a checkpoint to continue
 
   {TRAIN_COMMAND} --config presets/demo.json    the demo that comes along, no card needed
-  {TRAIN_COMMAND} --check --data_root PICTURES  what a run would do, and what is wrong with the pictures
+  {TRAIN_COMMAND} --check --data_root IMAGES  what a run would do, and what is wrong with the images
   {TRAIN_COMMAND} --suggest --vram_gb 12        which settings to change so that it fits a card of 12 GB
   {TRAIN_COMMAND} --test_resume --data_root ... see whether a killed run goes on to the same bytes
   {TRAIN_COMMAND} --help                        every setting
 
---resolution chooses the size of training; every picture keeps its shape:
+--resolution chooses the size of training; every image keeps its shape:
 """
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from ed2.app.build import Builder, open_model
 from ed2.app.checks.space import require_room
 from ed2.app.completing import complete_save
-from ed2.app.pictures.faults import PictureFaults
-from ed2.app.pictures.scanning import Pace, scan_dataset
-from ed2.app.pictures.validating import SetApart, set_apart
+from ed2.app.images.faults import ImageFaults
+from ed2.app.images.scanning import Pace, scan_dataset
+from ed2.app.images.validating import SetApart, set_apart
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters.texts import counted
 from ed2.app.runs.folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
@@ -46,8 +46,8 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
     require_room(start.settings, model_sizes(start.settings))
     machine = Machine.of(start.settings)
     source = open_model(start)
-    bus.emit(PhaseChanged(0, "preparing", "reading the pictures"))
-    apart = _read_pictures(start.settings, bus, controls)
+    bus.emit(PhaseChanged(0, "preparing", "reading the images"))
+    apart = _read_images(start.settings, bus, controls)
     dataset = apart.training
     start = weigh(start, dataset, circumstances(machine))
     if start.is_finished and not start.same_folder:
@@ -56,7 +56,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         run_dir = make_run_folder(start)
     with writable(run_dir), only_trainer(run_dir) as renew_lock:
         _require_still_newest(start)
-        builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, PictureFaults(bus))
+        builder = Builder(start, dataset, run_dir, machine, bus, controls, apart, ImageFaults(bus))
         if start.checkpoint and start.same_folder:
             complete_save(start.checkpoint, builder.saver(), source)
         if start.is_finished and not start.lacks_end:
@@ -93,8 +93,8 @@ def _upkeep(
     return before_save
 
 
-def _read_pictures(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:
-    """Read the pictures and set some apart, telling every few seconds how far it is."""
+def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:
+    """Read the images and set some apart, telling every few seconds how far it is."""
     told_at, pace = time.monotonic(), Pace()
 
     def tell(done: int, total: int) -> None:

@@ -26,12 +26,12 @@ class ScheduleJob:
     def run(self, state: TrainState) -> None:
         """Write the epoch that `state` is in."""
         lines = schedule_lines(self.planner.plan(state.epoch), self.examples, state.step - state.position + 1)
-        text = "step\tbatch\tsize\tvisit\tpicture\n" + "".join(f"{line}\n" for line in lines)
+        text = "step\tbatch\tsize\tvisit\timage\n" + "".join(f"{line}\n" for line in lines)
         write_whole(self.run_dir / f"ep{state.epoch:02d}_batch_schedule.txt", text.encode("utf-8"))
 
 
 def schedule_lines(plan: Plan, examples: Sequence[Example], first_step: int) -> Iterator[str]:
-    """Give a line for each showing: step, batch within it, size, which showing in this epoch, and the picture."""
+    """Give a line for each showing: step, batch within it, size, which showing in this epoch, and the image."""
     for step, batches in enumerate(plan, first_step):
         for number, batch in enumerate(batches, 1):
             size = f"{batch.bucket[0]}x{batch.bucket[1]}"

@@ -48,7 +48,7 @@ RATE_WEIGHT = 0.05
 
 @dataclass(frozen=True)
 class ShownSample:
-    """One sample picture and the step that it was drawn at."""
+    """One sample image and the step that it was drawn at."""
 
     step: int
     sample: Sample

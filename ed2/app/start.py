@@ -21,7 +21,7 @@ from ed2.app.continued import (
 )
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Advance, untold
-from ed2.checkpoint.origin import pictures_of, run_at
+from ed2.checkpoint.origin import images_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.disk import why_not_writable
@@ -41,7 +41,7 @@ FREE = {
     "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
     "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",
 }  # fmt: skip
-"""Settings that may change and it stays the same run; whether the pictures changed is seen on the pictures."""
+"""Settings that may change and it stays the same run; whether the images changed is seen on the images."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +111,24 @@ def choose_start(flags: Mapping[str, object], config: Path | None, advance: Adva
 
 
 def weigh(start: Start, dataset: Dataset, circumstances: Mapping[str, Any]) -> Start:
-    """Decide, knowing the pictures, whether the run goes on in its folder, in a new one, or begins anew.
+    """Decide, knowing the images, whether the run goes on in its folder, in a new one, or begins anew.
 
     Args:
         start: as chosen.
-        dataset: the pictures as they are now.
+        dataset: the images as they are now.
         circumstances: what else the bytes of a result depend on, as the checkpoint says it of itself.
     """
     checkpoint = start.checkpoint
     if checkpoint is None:
         return start
-    before = pictures_of(checkpoint.path, checkpoint.values)
+    before = images_of(checkpoint.path, checkpoint.values)
     now = {example.name for example in dataset.examples}
     if before and not before & now:
-        note = f"A new run from the weights of {start.base.name}: none of its pictures is among these."
+        note = f"A new run from the weights of {start.base.name}: none of its images is among these."
         return replace(start, checkpoint=None, notes=(*start.notes, note))
-    changes = _changed_settings(checkpoint, start.settings) + _changed_pictures(before, now)
+    changes = _changed_settings(checkpoint, start.settings) + _changed_images(before, now)
     if not changes and dataset.fingerprint != checkpoint.values.get("fingerprint"):
-        changes.append("pictures or captions were changed")
+        changes.append("images or captions were changed")
     notes = [*start.notes, f"Continues {checkpoint.path.name} at step {checkpoint.state.step}."]
     if changes:
         notes.append(f"It goes on in a new folder, not byte-exact: {'; '.join(changes)}.")
@@ -220,10 +220,10 @@ def _told(value: object) -> str:
     return "not set" if value is None else printable(str(value))
 
 
-def _changed_pictures(before: set[str], now: set[str]) -> list[str]:
+def _changed_images(before: set[str], now: set[str]) -> list[str]:
     added, gone = len(now - before), len(before - now)
-    words = [f"{added} picture{'s' * (added != 1)} added"] if before and added else []
-    return words + ([f"{gone} picture{'s' * (gone != 1)} gone"] if gone else [])
+    words = [f"{added} image{'s' * (added != 1)} added"] if before and added else []
+    return words + ([f"{gone} image{'s' * (gone != 1)} gone"] if gone else [])
 
 
 def _not_byte_exact(checkpoint: Checkpoint, settings: Settings, circumstances: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ed2.app.pictures.scanning import Pace
+from ed2.app.images.scanning import Pace
 from ed2.app.reporters.texts import file_size
 from ed2.events import EventBus, Phase, PhaseChanged
 from ed2.training.controls import Controls

@@ -9,9 +9,9 @@ from ed2.checkpoint.order import MANIFEST, STATE_FILE, TRAINING_STATE, read_mani
 from ed2.small_files import read_json, read_object
 
 CKPTS = "ckpts"
-PICTURES_FILE = "pictures.json"
-"""The names of a run's pictures: in its folder, and in the training state of each checkpoint."""
-RUN_FILES = ("settings.json", "events.jsonl", PICTURES_FILE)
+IMAGES_FILE = "pictures.json"
+"""The names of a run's images: in its folder, and in the training state of each checkpoint."""
+RUN_FILES = ("settings.json", "events.jsonl", IMAGES_FILE)
 """What tells the folder of a run: at least one of these is there."""
 NOT_UNDERSTOOD = (OSError, ValueError, KeyError, TypeError)
 
@@ -75,8 +75,8 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
     return {}
 
 
-def pictures_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
-    """The names of the pictures that a checkpoint was trained on; empty where nobody knows them any more."""
+def images_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
+    """The names of the images that a checkpoint was trained on; empty where nobody knows them any more."""
     places = [checkpoint / TRAINING_STATE]
     if lies_in_its_run(checkpoint, values):  # one from before checkpoints held them
         places.append(checkpoint.parent.parent)
@@ -85,5 +85,5 @@ def pictures_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
 
 def _names_in(folder: Path) -> set[str]:
     with contextlib.suppress(*NOT_UNDERSTOOD):
-        return set(read_json(folder / PICTURES_FILE))
+        return set(read_json(folder / IMAGES_FILE))
     return set()

@@ -1,1 +1,1 @@
-"""From a folder of pictures to the batches of an epoch."""
+"""From a folder of images to the batches of an epoch."""

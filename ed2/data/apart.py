@@ -1,4 +1,4 @@
-"""Pictures that are set apart from the training, or measured again and again, to see how a model learns."""
+"""Images that are set apart from the training, or measured again and again, to see how a model learns."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from ed2.draws import rng
 
 
 def chosen(examples: Sequence[Example], share: float, seed: int) -> frozenset[str]:
-    """Return the keys of a random share of the pictures, at least one and never all of them.
+    """Return the keys of a random share of the images, at least one and never all of them.
 
-    Entries of one file stay together. The choice depends on the seed and the pictures' names only, not on their order.
+    Entries of one file stay together. The choice depends on the seed and the images' names only, not on their order.
     """
     names = sorted({(example.root, example.name) for example in examples if example.multiply > 0})
     count = min(len(names) - 1, max(1, math.ceil(share * len(names))))
@@ -23,6 +23,6 @@ def chosen(examples: Sequence[Example], share: float, seed: int) -> frozenset[st
 
 
 def measured(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """Return the pictures as they are measured: once each, never mirrored, always with their whole caption."""
+    """Return the images as they are measured: once each, never mirrored, always with their whole caption."""
     plain = {"multiply": 1.0, "flip_p": 0.0, "cond_dropout": 0.0, "loss_scale": 1.0, "batch_id": "", "shuffle": None}
     return tuple(replace(example, **plain) for example in examples)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The sizes that pictures are trained at, which of them a picture gets, and what is cropped for it.
+"""The sizes that images are trained at, which of them an image gets, and what is cropped for it.
 
 All sizes of a resolution hold about the same number of pixels, so that every batch costs the same.
 """
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 WIDEST_RATIO = 4
 JITTER = 0.02
-"""The largest part of the short side that is cut off at each side of a picture."""
+"""The largest part of the short side that is cut off at each side of an image."""
 
 
 def step_of(resolution: int) -> int:
@@ -57,7 +57,7 @@ def _log_ratios(resolution: int) -> tuple[tuple[float, Size], ...]:
 
 @lru_cache(maxsize=1 << 14)  # most sets have few different sizes
 def nearest(size: Size, resolution: int) -> Size:
-    """Return the bucket nearest in ratio to a picture of `size`; on a tie the one that loses less of it."""
+    """Return the bucket nearest in ratio to an image of `size`; on a tie the one that loses less of it."""
     ratio = math.log(size[0] / size[1])
     distances = [(abs(ratio - log_ratio), bucket) for log_ratio, bucket in _log_ratios(resolution)]
     best = min(distances)[0]
@@ -67,13 +67,13 @@ def nearest(size: Size, resolution: int) -> Size:
 
 
 def is_beyond_widest(size: Size, resolution: int) -> bool:
-    """Tell whether a picture of `size` is wider or taller than every bucket of `resolution`."""
+    """Tell whether an image of `size` is wider or taller than every bucket of `resolution`."""
     long, short = sizes(resolution)[-2]  # they widen, and each comes before its mirror
     return max(size) * short > min(size) * long
 
 
 def lost(size: Size, bucket: Size) -> float:
-    """Return the part of the area of a picture of `size`, 0 to 1, that is cropped away for `bucket`."""
+    """Return the part of the area of an image of `size`, 0 to 1, that is cropped away for `bucket`."""
     width, height = _fitting(size, bucket)
     return 1 - width * height / (size[0] * size[1])
 
@@ -87,14 +87,14 @@ def _fitting(size: Size, bucket: Size) -> Size:
 
 
 def crop_box(size: Size, bucket: Size) -> Box:
-    """Return the centred crop of a picture of `size` that has the bucket's ratio, within a pixel."""
+    """Return the centred crop of an image of `size` that has the bucket's ratio, within a pixel."""
     width, height = _fitting(size, bucket)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return left, top, left + width, top + height
 
 
 def is_enlarged(size: Size, bucket: Size) -> bool:
-    """Tell whether a picture of `size` has to be made larger to fill `bucket`."""
+    """Tell whether an image of `size` has to be made larger to fill `bucket`."""
     width, height = _fitting(size, bucket)
     return width < bucket[0] or height < bucket[1]
 
@@ -103,7 +103,7 @@ def jittered_box(size: Size, bucket: Size, generator: np.random.Generator) -> Bo
     """Return a crop that differs a little from visit to visit.
 
     Up to 2 % of the short side is cut off at each side, never so much that less than the bucket is left. What is too
-    long for the bucket's ratio then goes, at a place drawn from a triangle around the middle. A picture that is not
+    long for the bucket's ratio then goes, at a place drawn from a triangle around the middle. An image that is not
     larger than the bucket is cropped at its centre.
     """
     widest_cut = int(min(size) * JITTER)

@@ -1,4 +1,4 @@
-"""The text of small files, whatever their encoding, and the caption that a picture's own name gives."""
+"""The text of small files, whatever their encoding, and the caption that an image's own name gives."""
 
 import codecs
 import re
@@ -68,7 +68,7 @@ def decode_text(data: bytes) -> tuple[str, Encoding]:
 
 
 def caption_from_name(image: Path) -> str:
-    """Return the name of a picture up to the first underscore, without the extension."""
+    """Return the name of an image up to the first underscore, without the extension."""
     # Bytes that are no text in this system's encoding arrive as lone surrogates, which nothing can write out.
     return _on_one_line(readable(image.stem).partition("_")[0])
 

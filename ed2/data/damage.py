@@ -1,4 +1,4 @@
-"""What is wrong with a file that cannot be read as a picture, in plain words."""
+"""What is wrong with a file that cannot be read as an image, in plain words."""
 
 import errno
 from pathlib import Path
@@ -43,13 +43,13 @@ _BOMB_MARKS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
 _SYSTEM_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
     (FileNotFoundError, "the file is gone", "Put it back, or go on without it."),
     (PermissionError, "the file may not be read (permission denied)", "Change who may read it."),
-    (IsADirectoryError, "this is a folder, not a picture", "Rename it."),
+    (IsADirectoryError, "this is a folder, not an image", "Rename it."),
 )
 _NO_MEMORY = ("there is not enough memory to read it", "Make it smaller, or use fewer threads.")
 
 
 def describe(path: Path, error: Exception) -> tuple[str, str]:
-    """Return what is wrong with the file that gave `error` when it was read as a picture, and what to do."""
+    """Return what is wrong with the file that gave `error` when it was read as an image, and what to do."""
     what, fix = _described(path, error)
     return f"{what}.", fix
 
@@ -72,7 +72,7 @@ def _described(path: Path, error: Exception) -> tuple[str, str]:
 
 
 def _by_content(head: bytes) -> tuple[str, str] | None:
-    """Tell a file that is something other than a picture that is read here."""
+    """Tell a file that is something other than an image that is read here."""
     if not head:
         return "the file is empty", _REPLACE
     if not head.strip(b"\0"):
@@ -93,16 +93,16 @@ def _other_format(head: bytes) -> str | None:
 
 
 def _by_text(head: bytes) -> tuple[str, str] | None:
-    """Tell a file that holds text under a picture's name."""
+    """Tell a file that holds text under an image's name."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in start:
         return "it uses the format SVG, which is not read here", _CONVERT
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "this is not a picture but a web page (HTML)", "The download failed: get it again, or delete it."
+        return "this is not an image but a web page (HTML)", "The download failed: get it again, or delete it."
     if start.startswith(b"version https://git-lfs"):
-        return "this is not a picture but a Git LFS pointer", "Run 'git lfs pull' where it came from."
+        return "this is not an image but a Git LFS pointer", "Run 'git lfs pull' where it came from."
     if not start.startswith(tuple(mark.lower() for mark in _OWN_MARKS)) and _is_text(head):
-        return "this is text, not a picture", "Replace it with the picture, or delete it."
+        return "this is text, not an image", "Replace it with the image, or delete it."
     return None
 
 
@@ -118,11 +118,11 @@ def _is_text(head: bytes) -> bool:
 
 
 def _by_damage(head: bytes, tail: bytes, size: int, error: Exception) -> tuple[str, str]:
-    """Tell how a file that begins like a picture is broken."""
+    """Tell how a file that begins like an image is broken."""
     if _is_cut_short(head, tail, size, error):
         return f"the file is cut short at {size:,} bytes", _REPLACE
     if not head.startswith(_OWN_MARKS) and head[4:8] != b"ftyp":
-        return "this is not a picture of a kind that is known here", _REPLACE_OR_CONVERT
+        return "this is not an image of a kind that is known here", _REPLACE_OR_CONVERT
     if isinstance(error, UnidentifiedImageError):
         return "the file is damaged (its beginning makes no sense)", _REPLACE
     if isinstance(error, MemoryError):

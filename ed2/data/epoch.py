@@ -1,4 +1,4 @@
-"""Which pictures an epoch shows, in which batches and in which order: a function of its arguments alone."""
+"""Which images an epoch shows, in which batches and in which order: a function of its arguments alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ed2.draws import rng
 
 
 class Visit(NamedTuple):
-    """One showing of a picture."""
+    """One showing of an image."""
 
     example: int
     """Its place in the list of examples."""
@@ -25,7 +25,7 @@ class Visit(NamedTuple):
 
 
 class PlannedBatch(NamedTuple):
-    """Pictures of one size that are shown together; the last batch of a bucket may be short."""
+    """Images of one size that are shown together; the last batch of a bucket may be short."""
 
     bucket: Size
     visits: tuple[Visit, ...]
@@ -36,15 +36,15 @@ Plan = tuple[tuple[PlannedBatch, ...], ...]
 
 
 class Planner:
-    """Deals the pictures of any epoch; what all epochs have in common is worked out once."""
+    """Deals the images of any epoch; what all epochs have in common is worked out once."""
 
     def __init__(self, examples: Sequence[Example], *, seed: int, batch_size: int, grad_accum: int) -> None:
-        """Look at the pictures; a plan depends on their order.
+        """Look at the images; a plan depends on their order.
 
         Args:
             examples: what is shown.
             seed: of the run.
-            batch_size: pictures in a batch, at most.
+            batch_size: images in a batch, at most.
             grad_accum: batches in an optimizer step, at most.
         """
         self.batch_size = batch_size
@@ -62,8 +62,8 @@ class Planner:
     def plan(self, epoch: int) -> Plan:
         """Deal an epoch into batches of one bucket each, and the batches into optimizer steps.
 
-        Every picture is shown exactly as often as its multiplier says. Pictures are shuffled within their bucket,
-        batches over all buckets. Pictures with a batch id are in batches of their own, and the batches of one id in
+        Every image is shown exactly as often as its multiplier says. Images are shuffled within their bucket,
+        batches over all buckets. Images with a batch id are in batches of their own, and the batches of one id in
         one optimizer step as far as they have room there. Nothing is shown twice to fill a batch, and nothing is left
         out.
         """
@@ -120,5 +120,5 @@ def _shuffled_visits(showings: NDArray[np.int64], seed: int, epoch: int) -> NDAr
     places = np.repeat(np.arange(len(showings)), showings)
     first_showing = np.repeat(np.cumsum(showings) - showings, showings)
     repeats = np.arange(len(places)) - first_showing
-    shuffled = rng(seed, "picture order", epoch).permutation(len(places))
+    shuffled = rng(seed, "image order", epoch).permutation(len(places))
     return np.stack([places, repeats], axis=1)[shuffled]

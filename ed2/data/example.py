@@ -1,4 +1,4 @@
-"""One picture to train on, and a set of them with everything that was found wrong."""
+"""One image to train on, and a set of them with everything that was found wrong."""
 
 import os
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def stamp_of(status: os.stat_result) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with its caption and how it is trained."""
+    """An image with its caption and how it is trained."""
 
     path: Path
     root: int
@@ -46,7 +46,7 @@ class Example:
     caption: str
     """With all its tags in their order; drawn anew at each visit where `shuffle` says how."""
     size: Size
-    """Of the upright picture."""
+    """Of the upright image."""
     bucket: Size
     """The size that it is trained at."""
     flip_p: float = 0.0
@@ -56,17 +56,17 @@ class Example:
     multiply: float = 1.0
     """How often it is seen in an epoch; a fraction is met on average."""
     batch_id: str = ""
-    """Pictures of one named id are trained together in the batches of one optimizer step; empty is no id."""
+    """Images of one named id are trained together in the batches of one optimizer step; empty is no id."""
     loss_scale: float = 1.0
     shuffle: Shuffle | None = None
     entry: int = 0
-    """Tells the entries of a manifest apart that name the same picture."""
+    """Tells the entries of a manifest apart that name the same image."""
     stamp: int | None = None
     """Of the file that was read; None where it is not known."""
 
     @property
     def key(self) -> str:
-        """What tells it apart from every other picture, the same on every machine."""
+        """What tells it apart from every other image, the same on every machine."""
         return f"{self.root}/{self.name}" + (f"#{self.entry}" if self.entry else "")
 
     def caption_at(self, generator: Callable[[], np.random.Generator], keep_tags: int) -> str:
@@ -75,21 +75,21 @@ class Example:
 
     @property
     def crop(self) -> Box:
-        """What is seen of the upright picture when there is no jitter."""
+        """What is seen of the upright image when there is no jitter."""
         return crop_box(self.size, self.bucket)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Every picture that can be used, sorted by root and name, and what was found on the way."""
+    """Every image that can be used, sorted by root and name, and what was found on the way."""
 
     roots: tuple[Path, ...]
     examples: tuple[Example, ...]
     problems: tuple[Finding, ...]
     """One for every file that cannot be used."""
     notes: tuple[Finding, ...]
-    """What is good to know and leaves no picture out."""
+    """What is good to know and leaves no image out."""
     fingerprint: str
     """SHA-256, hex, over the names, contents, captions and buckets of `examples`; of use where all were read."""
     num_unread: int = 0
-    """Pictures of which only the header was read: some may turn out to be damaged."""
+    """Images of which only the header was read: some may turn out to be damaged."""

@@ -1,4 +1,4 @@
-"""Folders and manifests of pictures and captions, read into a dataset. Nothing is ever written into them."""
+"""Folders and manifests of images and captions, read into a dataset. Nothing is ever written into them."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from ed2.data.manifest import is_manifest, read_manifest
 from ed2.data.reading import Outline, Reader, Watch
 from ed2.data.sidecars import Described, described
 from ed2.data.tags import caption_of, shuffle_of
-from ed2.data.walk import Findings, PictureFile, find_pictures
+from ed2.data.walk import Findings, ImageEntry, find_images
 from ed2.errors import DatasetError, Problem
 
 MAX_PROBLEMS_TOLD = 20
@@ -23,7 +23,7 @@ FOLDER_WANTED = "Check its spelling, or give another folder as --data_root."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How a folder is read, and what its pictures get."""
+    """How a folder is read, and what its images get."""
 
     resolution: int
     flip_p: float = 0.0
@@ -31,7 +31,7 @@ class ScanOptions:
     shuffle_tags: bool = False
     """These three hold where no file says otherwise."""
     index_path: Path | None = None
-    """Where the results of reading whole pictures are remembered; None reads all of them each time."""
+    """Where the results of reading whole images are remembered; None reads all of them each time."""
     threads: int = 2
     headers_only: bool = False
     """Take what is not remembered from the headers of the files: a quick look, by which nothing is trained."""
@@ -45,24 +45,24 @@ def scan(
     should_stop: Callable[[], bool] | None = None,
     at_outline: Callable[[Outline], None] | None = None,
 ) -> Dataset:
-    """Read every picture below `roots` in full, with its caption, and give each its bucket.
+    """Read every image below `roots` in full, with its caption, and give each its bucket.
 
     Args:
         roots: folders, looked through with all that is in them, and manifests.
         options: how.
-        progress: told the number of pictures done, and of all.
-        should_stop: asked at each folder and picture; what was read by then stays remembered.
-        at_outline: told what headers say, before the pictures that are not remembered are read in full.
+        progress: told the number of images done, and of all.
+        should_stop: asked at each folder and image; what was read by then stays remembered.
+        at_outline: told what headers say, before the images that are not remembered are read in full.
 
     Raises:
-        DatasetError: a root is neither folder nor manifest, or there is not one picture that can be used.
+        DatasetError: a root is neither folder nor manifest, or there is not one image that can be used.
         StopRequested: `should_stop` said so.
     """
     ignore_pillow_warnings()
     watch = Watch(progress, should_stop, at_outline)
     places = _absolute(roots)
     findings = [_find(place, number, watch) for number, place in enumerate(places)]
-    files = [file for found in findings for file in found.pictures]
+    files = [file for found in findings for file in found.images]
     reader = Reader(options.index_path, options.threads, watch)
     read = reader.by_header(files) if options.headers_only else reader.in_full(files, places, options.resolution)
     made = _Made(read.num_unread)
@@ -73,8 +73,8 @@ def scan(
     if not made.examples:
         raise _nothing_usable(places, findings, made.problems)
     if not any(example.multiply > 0 for example in made.examples):
-        problem = Problem(None, "multiply is 0 for every picture.", "Raise it for those that are to be trained.")
-        raise DatasetError("There is no picture to train on.", [problem])
+        problem = Problem(None, "multiply is 0 for every image.", "Raise it for those that are to be trained.")
+        raise DatasetError("There is no image to train on.", [problem])
     return made.dataset(places)
 
 
@@ -88,7 +88,7 @@ class _Made:
     notes: list[Finding] = field(default_factory=list)
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def add(self, file: PictureFile, fact: ImageFacts, options: ScanOptions) -> None:
+    def add(self, file: ImageEntry, fact: ImageFacts, options: ScanOptions) -> None:
         """Make an example of a file, or note why it cannot be one."""
         said = described(file.path, file.layer, file.sidecars)
         example = _example(file, fact, said, options)
@@ -115,7 +115,7 @@ class _Made:
 def _find(place: Path, number: int, watch: Watch) -> Findings:
     if is_manifest(place):
         return read_manifest(place, number)
-    return find_pictures(place, number, lambda found: watch.tell(0, found))
+    return find_images(place, number, lambda found: watch.tell(0, found))
 
 
 def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
@@ -130,12 +130,12 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
             problems.append(Problem(str(folder), "this is a file.", fix))
     if problems or not folders:
         raise DatasetError(
-            "There is nothing to train on.", problems or [Problem("data_root", "no folder of pictures is given.")]
+            "There is nothing to train on.", problems or [Problem("data_root", "no folder of images is given.")]
         )
     return folders
 
 
-def _example(file: PictureFile, fact: ImageFacts, said: Described, options: ScanOptions) -> Example | Finding:
+def _example(file: ImageEntry, fact: ImageFacts, said: Described, options: ScanOptions) -> Example | Finding:
     """Return the example of a file, or why it cannot be one."""
     if fact.problem:
         return Finding(file.name, fact.problem.what, fact.problem.fix, root=file.root)
@@ -147,7 +147,7 @@ def _example(file: PictureFile, fact: ImageFacts, said: Described, options: Scan
             f"only {right - left} x {bottom - top} of its {fact.size[0]} x {fact.size[1]} pixels would be seen, "
             f"and the short side must have {needed}."
         )
-        return Finding(file.name, what, "Use a larger picture, or one less long and narrow.", root=file.root)
+        return Finding(file.name, what, "Use a larger image, or one less long and narrow.", root=file.root)
     layer = said.layer
     return Example(
         path=Path(str(file.path)),  # a fresh one, without what looking at it has left in it
@@ -172,12 +172,12 @@ def _first(value: float | None, default: float) -> float:
 
 
 def _notes(example: Example, fact: ImageFacts, said: Described, resolution: int) -> list[Finding]:
-    """Return what is good to know about a picture that is used."""
+    """Return what is good to know about an image that is used."""
     (width, height), (bucket_width, bucket_height) = example.size, example.bucket
     notes: list[tuple[Kind, str, str]] = []
     if is_enlarged(example.size, example.bucket):
         what = f"{width} x {height} is enlarged to fill {bucket_width} x {bucket_height}"
-        notes.append(("enlarged", what, "A larger picture, or a lower resolution, trains sharper."))
+        notes.append(("enlarged", what, "A larger image, or a lower resolution, trains sharper."))
     if is_beyond_widest(example.size, resolution):
         what = f"{width} x {height} is longer than the longest bucket, {bucket_width} x {bucket_height}"
         notes.append(("wide", what, "What does not fit is cut off at its ends."))
@@ -192,7 +192,7 @@ def _shortened(text: str, length: int = 60) -> str:
 
 
 def _line(example: Example, content: str) -> str:
-    """Return what the fingerprint covers of one picture: not its time, since a copy has another."""
+    """Return what the fingerprint covers of one image: not its time, since a copy has another."""
     told: list[object] = [example.key, content, example.caption, example.bucket]
     told += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
     told += [(example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None]
@@ -202,9 +202,9 @@ def _line(example: Example, content: str) -> str:
 def _nothing_usable(folders: Sequence[Path], findings: Sequence[Findings], problems: Sequence[Finding]) -> DatasetError:
     told: list[Problem] = []
     for folder, found in zip(folders, findings, strict=True):
-        what = f"{found.num_files} files, {len(found.pictures)} of them named as pictures, none can be used."
-        told.append(Problem(str(folder), what, "Put PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF pictures into it."))
+        what = f"{found.num_files} files, {len(found.images)} of them named as images, none can be used."
+        told.append(Problem(str(folder), what, "Put PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF images into it."))
     told += problems[:MAX_PROBLEMS_TOLD]
     if len(problems) > MAX_PROBLEMS_TOLD:
         told.append(Problem(None, f"and {len(problems) - MAX_PROBLEMS_TOLD} more."))
-    return DatasetError("There is no picture to train on.", told)
+    return DatasetError("There is no image to train on.", told)

@@ -1,4 +1,4 @@
-"""Whether batches are full: a batch that is large beside what each size has of pictures seldom is."""
+"""Whether batches are full: a batch that is large beside what each size has of images seldom is."""
 
 from ed2.data.epoch import Planner
 
@@ -14,8 +14,8 @@ def batch_notes(planner: Planner) -> list[str]:
     mean = _share_filled(counts, batch_size) * batch_size
     better = next(size for size in range(batch_size - 1, 0, -1) if _share_filled(counts, size) >= FULL_ENOUGH)
     return [
-        f"A batch holds {mean:.1f} of {batch_size} pictures on average: each size of picture ends in a shorter one, "
-        f"since none is repeated or left out. For fuller batches lower batch_size to {better}, or add pictures of the "
+        f"A batch holds {mean:.1f} of {batch_size} images on average: each size of image ends in a shorter one, "
+        f"since none is repeated or left out. For fuller batches lower batch_size to {better}, or add images of the "
         "sizes that have few."
     ]
 

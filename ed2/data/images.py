@@ -1,4 +1,4 @@
-"""Reading picture files: their size, their pixels, and in plain words what is wrong with those that cannot be read."""
+"""Reading image files: their size, their pixels, and in plain words what is wrong with those that cannot be read."""
 
 import stat
 import threading
@@ -31,9 +31,9 @@ WHITE = "white"
 MAX_FILE_BYTES = 1 << 29
 """Some formats are read into the memory before anything is known of them; 100 MP as they are take 400 MB."""
 LARGE_PIXELS = 25_000_000
-"""Larger pictures are read one at a time, however many threads there are: each takes up to 12 bytes a pixel."""
+"""Larger images are read one at a time, however many threads there are: each takes up to 12 bytes a pixel."""
 DIGEST_LETTERS = 32
-"""128 bits: no two pictures have the same by chance."""
+"""128 bits: no two images have the same by chance."""
 _SHRINKING = ("JPEG", "MPO")
 """Formats that can be decoded smaller. No others are asked to: a PNG is loaded to find its orientation, and an error in
 that would be lost."""
@@ -49,7 +49,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""What makes an image upright, by its EXIF orientation."""
 
 _PLAIN_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I", "F"))
 """Whose conversion to RGB cannot fail, so that a check may leave it out."""
@@ -59,7 +59,7 @@ _BAND_ROWS = 256
 
 
 class ImageError(Ed2Error):
-    """A picture that cannot be used; `lasting` says that it stays so until the file is changed."""
+    """An image that cannot be used; `lasting` says that it stays so until the file is changed."""
 
     def __init__(self, what: str, fix: str, *, lasting: bool = True) -> None:
         self.lasting = lasting
@@ -68,7 +68,7 @@ class ImageError(Ed2Error):
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What reading a whole picture has shown; `size` is (0, 0) where there is a problem."""
+    """What reading a whole image has shown; `size` is (0, 0) where there is a problem."""
 
     size: Size
     problem: Problem | None = None
@@ -93,7 +93,7 @@ def header_size(path: Path) -> Size | None:
 
 
 def decode(path: Path, at_least: Size | None = None, background: str = WHITE) -> Image.Image:
-    """Return a picture in RGB and upright, from all of its file; the first frame of an animation.
+    """Return an image in RGB and upright, from all of its file; the first frame of an animation.
 
     What is transparent lies on a background, and 16-bit grey is scaled to 8 bits.
 
@@ -103,13 +103,13 @@ def decode(path: Path, at_least: Size | None = None, background: str = WHITE) ->
         background: what shows through transparency, as #rrggbb or a name that Pillow knows.
 
     Raises:
-        ImageError: the file is no picture, is damaged, or is too large.
+        ImageError: the file is no image, is damaged, or is too large.
     """
     return _read(path, lambda image: _decoded(image, at_least, background))
 
 
 def check_image(path: Path) -> ImageFacts:
-    """Return the upright size of a picture by reading all of it, or what is wrong with it.
+    """Return the upright size of an image by reading all of it, or what is wrong with it.
 
     A JPEG is decoded eight times smaller: every byte of it is still read, and what is damaged fails in the same way,
     in about half the time.
@@ -121,7 +121,7 @@ def check_image(path: Path) -> ImageFacts:
 
 
 def sized_by_header(path: Path) -> ImageFacts:
-    """Return the upright size of a picture as its header claims it; reads all of one whose header makes no sense."""
+    """Return the upright size of an image as its header claims it; reads all of one whose header makes no sense."""
     size = header_size(path)
     return ImageFacts(size) if size and size[0] * size[1] <= MAX_PIXELS else check_image(path)
 
@@ -132,7 +132,7 @@ def ignore_pillow_warnings() -> None:
 
 
 def _read(path: Path, use: Callable[[ImageFile], _T]) -> _T:
-    """Return what `use` makes of the opened picture."""
+    """Return what `use` makes of the opened image."""
     # Pillow's own limit is one for the whole process: always the same number, so that threads cannot disagree on it.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     try:
@@ -167,7 +167,7 @@ def _alone_if_large(size: Size | None) -> AbstractContextManager[object]:
 
 
 def _looked_at(image: ImageFile) -> ImageFacts:
-    """Read all of a picture for what there is to know of it."""
+    """Read all of an image for what there is to know of it."""
     animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     before = image.size if image.format in _SHRINKING else None
     if before:
@@ -242,6 +242,6 @@ def _numbers(band: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _bands(grey: NDArray[np.generic]) -> Iterator[NDArray[np.float32]]:
-    """Give the rows of a picture a few at a time, bounded so that no difference of two numbers is infinite."""
+    """Give the rows of an image a few at a time, bounded so that no difference of two numbers is infinite."""
     for top in range(0, len(grey), _BAND_ROWS):
         yield np.clip(grey[top : top + _BAND_ROWS].astype(np.float32), -1e38, 1e38)

@@ -1,4 +1,4 @@
-"""What reading each picture in full has shown, remembered until the file changes."""
+"""What reading each image in full has shown, remembered until the file changes."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from ed2.errors import Problem, printable
 from ed2.small_files import read_object
 
 MAX_TOLD = 1000
-"""Letters of what is wrong with a picture."""
+"""Letters of what is wrong with an image."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What one file says of the pictures that it stands for, and how several such files lie over each other."""
+"""What one file says of the images that it stands for, and how several such files lie over each other."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from ed2.data.captions import readable
 from ed2.errors import printable, shown
 
 MAX_MULTIPLY = 10_000
-"""More showings of one picture in an epoch than this are taken for a slip."""
+"""More showings of one image in an epoch than this are taken for a slip."""
 MAX_TAGS = 1000
 MAX_NAME_LENGTH = 80
 MAX_FAULTS = 5
@@ -158,7 +158,7 @@ def _tags(value: object) -> tuple[Tag, ...]:
     return _unique(tag for item in value if (tag := _tag(item)).text)
 
 
-@lru_cache(maxsize=1 << 16)  # most sets have few different tags, which their pictures then share
+@lru_cache(maxsize=1 << 16)  # most sets have few different tags, which their images then share
 def _plain(text: str) -> Tag:
     return Tag(text)
 

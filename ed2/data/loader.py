@@ -1,6 +1,6 @@
 """Batches of pixels and captions, decoded ahead in threads, in the order of the plan.
 
-What is drawn for a picture depends on the seed, the epoch, the picture and the repeat only, so the bytes are the same
+What is drawn for an image depends on the seed, the epoch, the image and the repeat only, so the bytes are the same
 for any number of threads and from any starting step.
 """
 
@@ -35,12 +35,12 @@ CHANGED = (
     "its file was changed after the run had begun.",
     "It is trained as it is now, under the caption that was read then, so the run can no longer be repeated exactly.",
 )
-"""What is said of a picture that is another than the one that was read, and what comes of it."""
+"""What is said of an image that is another than the one that was read, and what comes of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Pictures of one size, ready for the model."""
+    """Images of one size, ready for the model."""
 
     pixels: Tensor
     """float32 (B, 3, H, W) in -1 to 1, contiguous."""
@@ -50,14 +50,14 @@ class Batch:
     """float32 (B,)."""
     visits: tuple[VisitKey, ...]
     names: tuple[str, ...]
-    """What a person knows each picture by."""
+    """What a person knows each image by."""
     bucket: Size
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Return the pictures from `start` up to `stop` as a batch of their own, with the same draws."""
+        """Return the images from `start` up to `stop` as a batch of their own, with the same draws."""
         return Batch(
             pixels=self.pixels[start:stop],
             captions=self.captions[start:stop],
@@ -69,7 +69,7 @@ class Batch:
 
 
 def split(batch: Batch, parts: int) -> list[Batch]:
-    """Cut a batch into at most `parts` parts whose sizes differ by at most one picture."""
+    """Cut a batch into at most `parts` parts whose sizes differ by at most one image."""
     parts = min(parts, len(batch))
     borders = [len(batch) * place // parts for place in range(parts + 1)]
     return [batch.part(start, stop) for start, stop in pairwise(borders)]
@@ -77,7 +77,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 @dataclass(frozen=True, slots=True)
 class _Loading:
-    """A batch whose pictures are being decoded."""
+    """A batch whose images are being decoded."""
 
     place: tuple[int, int]
     """Epoch, and step in the epoch."""
@@ -97,7 +97,7 @@ class Loader:
         Args:
             examples: what is loaded; an epoch's plan depends on their order.
             options: how it is dealt and loaded.
-            on_problem: told once of each picture that can no longer be read, and once of each that was changed (a
+            on_problem: told once of each image that can no longer be read, and once of each that was changed (a
                 finding of that kind), in the thread that takes the batches.
         """
         ignore_pillow_warnings()
@@ -110,7 +110,7 @@ class Loader:
             self._examples, seed=options.seed, batch_size=options.batch_size, grad_accum=options.grad_accum
         )
         self._plan = lru_cache(maxsize=2)(self.planner.plan)
-        self._pool = ThreadPoolExecutor(max_workers=max(1, options.threads), thread_name_prefix="picture")
+        self._pool = ThreadPoolExecutor(max_workers=max(1, options.threads), thread_name_prefix="image")
         self._coming: deque[_Loading] = deque()
         self._planned: Iterator[tuple[tuple[int, int], PlannedBatch]] = iter(())
         self._next: tuple[int, int] | None = None
@@ -124,7 +124,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the threads; pictures that are not begun yet are left."""
+        """End the threads; images that are not begun yet are left."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._coming.clear()
         self._next = None
@@ -132,7 +132,7 @@ class Loader:
     def groups(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """Give the batches of each optimizer step of `epoch`, from step `start` on.
 
-        A picture that can no longer be read is left out and told once. The list of a step whose pictures are all
+        An image that can no longer be read is left out and told once. The list of a step whose images are all
         unreadable is empty: it still counts as a step, so that a position in the epoch keeps its meaning.
         One iterator at a time: beginning another ends the one before.
         """
@@ -144,10 +144,10 @@ class Loader:
             yield self._take(epoch, step)
 
     def require_readable(self) -> None:
-        """Where the step that was taken last lacks a picture for the first time, or all, see that any is left at all.
+        """Where the step that was taken last lacks an image for the first time, or all, see that any is left at all.
 
         Raises:
-            PicturesLostError: not one picture can be read any more.
+            ImagesLostError: not one image can be read any more.
         """
         if self._is_in_doubt:
             require_readable(self._examples)
@@ -162,8 +162,8 @@ class Loader:
 
     def _restart(self, epoch: int, start: int) -> None:
         for loading in self._coming:
-            for _, _, picture in loading.showings:
-                picture.cancel()
+            for _, _, image in loading.showings:
+                image.cancel()
         self._coming.clear()
         self._planned = self._places(epoch, start)
         self._next = (epoch, start)
@@ -198,14 +198,14 @@ class Loader:
         return _Loading(place, batch.bucket, tuple(showings))
 
     def _finished(self, loading: _Loading) -> Batch | None:
-        """Wait for the pictures of a batch; None when not one of them can be read."""
+        """Wait for the images of a batch; None when not one of them can be read."""
         loaded = []
-        for example, key, picture in loading.showings:
+        for example, key, image in loading.showings:
             try:
-                pixels, has_changed = picture.result()
+                pixels, has_changed = image.result()
             except ImageError as error:
                 self._tell(example, error.what, error.fix)
-            except Exception as error:  # a fault of a library: the run goes on with the other pictures
+            except Exception as error:  # a fault of a library: the run goes on with the other images
                 logger.info("Reading %s failed.", example.name, exc_info=True)
                 what = f"it cannot be decoded ({type(error).__name__}: {error})."
                 self._tell(example, what, "Save it anew, or replace it.")
@@ -240,11 +240,11 @@ class Loader:
 
 
 def _load(example: Example, visit: VisitKey, options: LoaderOptions) -> tuple[NDArray[np.uint8], bool]:
-    """Return one showing of a picture, and whether its file is no longer the one that was read at the start."""
+    """Return one showing of an image, and whether its file is no longer the one that was read at the start."""
     return load_pixels(example, visit, options), is_changed(example)
 
 
-def _as_pixels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+def _as_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Return float32 (B, 3, H, W) in -1 to 1; division by 127.5 makes both ends exact."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return stacked.to(torch.float32).div_(127.5).sub_(1)

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from ed2.data.example import Example
 from ed2.data.images import check_image
-from ed2.errors import PicturesLostError, Problem
+from ed2.errors import ImagesLostError, Problem
 
 MOST_TRIED = 200
-"""Pictures, spread over all, of which one must be readable: more would take long where each is there and damaged."""
+"""Images, spread over all, of which one must be readable: more would take long where each is there and damaged."""
 
 
 def require_readable(examples: Sequence[Example]) -> None:
-    """See that at least one of these pictures, or of many of them where they are very many, can be read.
+    """See that at least one of these images, or of many of them where they are very many, can be read.
 
     Raises:
-        PicturesLostError: names the folders, and what is wrong with the first picture.
+        ImagesLostError: names the folders, and what is wrong with the first image.
     """
     shown = [example for example in examples if example.multiply > 0]
     first: Problem | None = None
@@ -24,15 +24,15 @@ def require_readable(examples: Sequence[Example]) -> None:
         if fault is None:
             return
         first = first or Problem(example.name, fault.what)
-    raise PicturesLostError(
-        f"Not one of the pictures in {' and '.join(_folders(shown))} can be read any more ({len(shown):,} in all)",
+    raise ImagesLostError(
+        f"Not one of the images in {' and '.join(_folders(shown))} can be read any more ({len(shown):,} in all)",
         f"{first} Is the drive still there, or was the folder moved?",
-        "Put the pictures back and continue the run: none of its training is lost.",
+        "Put the images back and continue the run: none of its training is lost.",
     )
 
 
 def _folders(examples: Sequence[Example]) -> list[str]:
-    """Return the folder that the pictures of each data root have in common."""
+    """Return the folder that the images of each data root have in common."""
     parents: dict[int, list[str]] = {}
     for example in examples:
         parents.setdefault(example.root, []).append(str(example.path.parent))
@@ -42,5 +42,5 @@ def _folders(examples: Sequence[Example]) -> list[str]:
 def _common(folders: Sequence[str]) -> str:
     try:
         return os.path.commonpath(folders)
-    except ValueError:  # a manifest may name pictures on several drives
+    except ValueError:  # a manifest may name images on several drives
         return folders[0]

@@ -1,4 +1,4 @@
-"""Manifests: a JSON file that lists pictures and says how each is trained, in place of a folder."""
+"""Manifests: a JSON file that lists images and says how each is trained, in place of a folder."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ed2.data.example import Finding
 from ed2.data.layers import Layer, layer_of_mapping, layer_of_text, merged
-from ed2.data.sidecars import PICTURE_EXTENSIONS, Note, read_picture_file
-from ed2.data.walk import Findings, PictureFile, printable, side_car_finding
+from ed2.data.sidecars import IMAGE_EXTENSIONS, Note, read_image_file
+from ed2.data.walk import Findings, ImageEntry, printable, side_car_finding
 from ed2.errors import DatasetError, Problem
 from ed2.small_files import opened
 
@@ -22,10 +22,10 @@ def is_manifest(path: Path) -> bool:
 
 
 def read_manifest(path: Path, number: int) -> Findings:
-    """Return the pictures that a manifest lists, in its order.
+    """Return the images that a manifest lists, in its order.
 
-    Relative paths count from the folder that the manifest lies in. An entry alone says how its picture is trained: the
-    files beside a picture and in its folder are not read.
+    Relative paths count from the folder that the manifest lies in. An entry alone says how its image is trained: the
+    files beside an image and in its folder are not read.
 
     Args:
         path: a list of objects, each with `image`.
@@ -39,7 +39,7 @@ def read_manifest(path: Path, number: int) -> Findings:
     for place, entry in enumerate(_entries(path), 1):
         found.num_files += 1
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
-            what = f"entry {place} names no picture."
+            what = f"entry {place} names no image."
             found.problems.append(Finding(path.name, what, 'It takes {"image": "cat.jpg", ...}.', root=number))
             continue
         _add(found, path, number, entry, times)
@@ -62,8 +62,8 @@ def _add(found: Findings, path: Path, number: int, entry: dict[str, object], tim
         layers.append(layer)
         told = [Note("side-car", f"{path.name}: {fault.rstrip('.')}") for fault in faults]
         found.notes += [side_car_finding(name, note, number) for note in told]
-    picture = PictureFile(file, number, name, status, merged(layers), entry=times[name])
-    found.pictures.append(picture)
+    image = ImageEntry(file, number, name, status, merged(layers), entry=times[name])
+    found.images.append(image)
     times[name] += 1
 
 
@@ -81,8 +81,8 @@ def _layers(entry: dict[str, object], folder: Path) -> Iterator[tuple[Layer, tup
     if isinstance(caption, str):
         del rest["caption"]
         file = folder / caption
-        if file.suffix.lower().removeprefix(".") in PICTURE_EXTENSIONS and _is_file(file):
-            layer, notes = read_picture_file(file)
+        if file.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and _is_file(file):
+            layer, notes = read_image_file(file)
             yield layer, tuple(note.what for note in notes)
         else:
             yield layer_of_text(" ".join(caption.split())), ()
@@ -106,7 +106,7 @@ def _entries(path: Path) -> list[object]:
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(path, f"it is not proper JSON ({error}).") from None
     if not isinstance(entries, list):
-        raise _refused(path, "it is no list of pictures.")
+        raise _refused(path, "it is no list of images.")
     return entries
 
 

@@ -1,4 +1,4 @@
-"""One showing of a picture: its pixels, cropped to its bucket and maybe flipped, as its draws say.
+"""One showing of an image: its pixels, cropped to its bucket and maybe flipped, as its draws say.
 
 Without torch; `loader` puts showings together into batches.
 """
@@ -18,7 +18,7 @@ from ed2.draws import rng
 
 
 class VisitKey(NamedTuple):
-    """What the draws of one showing of a picture are keyed by: `rng(seed, "noise", *visit_key)`."""
+    """What the draws of one showing of an image are keyed by: `rng(seed, "noise", *visit_key)`."""
 
     epoch: int
     key: str
@@ -27,7 +27,7 @@ class VisitKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderOptions:
-    """How pictures are dealt and loaded."""
+    """How images are dealt and loaded."""
 
     seed: int
     batch_size: int
@@ -40,14 +40,14 @@ class LoaderOptions:
     keep_tags: int = 0
     """How many tags stay in their place where tags are shuffled."""
     background: str = WHITE
-    """What shows through where a picture is transparent."""
+    """What shows through where an image is transparent."""
 
 
 def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> NDArray[np.uint8]:
-    """Return one showing of a picture: cropped, in the size of its bucket, maybe flipped; uint8 (H, W, 3).
+    """Return one showing of an image: cropped, in the size of its bucket, maybe flipped; uint8 (H, W, 3).
 
     Raises:
-        ImageError: the picture can no longer be read.
+        ImageError: the image can no longer be read.
     """
     box = crop_box(example.size, example.bucket)
     if options.jitter:
@@ -60,14 +60,14 @@ def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> ND
 
 
 def _size_needed(example: Example, box: Box) -> Size:
-    """Return how large the whole picture must be for `box` in it to fill the bucket without being enlarged."""
+    """Return how large the whole image must be for `box` in it to fill the bucket without being enlarged."""
     left, top, right, bottom = box
     width, height = example.size
     return math.ceil(width * example.bucket[0] / (right - left)), math.ceil(height * example.bucket[1] / (bottom - top))
 
 
 def _box_in(decoded: Size, example: Example, box: Box) -> tuple[float, float, float, float]:
-    """Return where `box` lies in a picture decoded smaller, or in another picture that has taken its place."""
+    """Return where `box` lies in an image decoded smaller, or in another image that has taken its place."""
     for shrink in JPEG_SHRINKS:
         if decoded == tuple(-(-side // shrink) for side in example.size):
             left, top, right, bottom = box
@@ -76,12 +76,12 @@ def _box_in(decoded: Size, example: Example, box: Box) -> tuple[float, float, fl
 
 
 def happens(probability: float, seed: int, what: str, visit: VisitKey) -> bool:
-    """Draw whether something happens to one showing of a picture."""
+    """Draw whether something happens to one showing of an image."""
     return probability > 0 and bool(rng(seed, what, *visit).random() < probability)
 
 
 def is_changed(example: Example) -> bool:
-    """Tell whether the file of a picture is another than the one that was read at the start."""
+    """Tell whether the file of an image is another than the one that was read at the start."""
     try:
         return example.stamp is not None and stamp_of(example.path.stat()) != example.stamp
     except OSError:  # gone since it was decoded: told at its next showing

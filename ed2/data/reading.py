@@ -1,8 +1,8 @@
-"""What the files of pictures hold: sizes from their headers at once, and all of each, which is remembered.
+"""What the files of images hold: sizes from their headers at once, and all of each, which is remembered.
 
-A picture is trained on, or told to be unusable, by what reading all of it has shown. That takes a hundred times as long
+An image is trained on, or told to be unusable, by what reading all of it has shown. That takes a hundred times as long
 as its header, but only once: the result holds until the file changes. Training does not begin on headers alone: how
-many pictures there are and which size each has decides every epoch's plan, and a header may be wrong about both.
+many images there are and which size each has decides every epoch's plan, and a header may be wrong about both.
 """
 
 from collections import Counter
@@ -16,23 +16,23 @@ from ed2.data.buckets import Size, nearest
 from ed2.data.example import Finding
 from ed2.data.images import ImageFacts, check_image, sized_by_header
 from ed2.data.index import ImageIndex
-from ed2.data.walk import PictureFile
+from ed2.data.walk import ImageEntry
 from ed2.errors import StopRequested
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What headers and remembered results say, before any picture is read in full."""
+    """What headers and remembered results say, before any image is read in full."""
 
-    num_pictures: int
+    num_images: int
     num_unread: int
     """Those that are still to be read in full."""
     buckets: Mapping[Size, int]
-    """Pictures of each size that they will be trained at."""
+    """Images of each size that they will be trained at."""
 
     def __str__(self) -> str:
-        pictures, sizes = _counted(self.num_pictures, "picture"), _counted(len(self.buckets), "size")
-        return f"{pictures} in {sizes}; {self.num_unread:,} of them new or changed, which are now read in full"
+        images, sizes = _counted(self.num_images, "image"), _counted(len(self.buckets), "size")
+        return f"{images} in {sizes}; {self.num_unread:,} of them new or changed, which are now read in full"
 
 
 def _counted(number: int, word: str) -> str:
@@ -48,7 +48,7 @@ class Watch:
     at_outline: Callable[[Outline], None] | None
 
     def tell(self, done: int, total: int) -> None:
-        """Report `done` of `total` pictures; raises StopRequested when that was asked for."""
+        """Report `done` of `total` images; raises StopRequested when that was asked for."""
         self.ask()
         if self.progress:
             self.progress(done, total)
@@ -70,23 +70,23 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Finds the facts of picture files, in threads."""
+    """Finds the facts of image files, in threads."""
 
     index_path: Path | None
-    """Where the results of reading whole pictures are remembered; None reads all of them each time."""
+    """Where the results of reading whole images are remembered; None reads all of them each time."""
     threads: int
     watch: Watch
 
-    def by_header(self, files: Sequence[PictureFile]) -> Read:
+    def by_header(self, files: Sequence[ImageEntry]) -> Read:
         """Return what is remembered of each file, else what its header claims."""
         known = self._known(files, ImageIndex(self.index_path))
         return Read(self._with_headers(files, known), [], known.count(None))
 
-    def in_full(self, files: Sequence[PictureFile], roots: Sequence[Path], resolution: int) -> Read:
+    def in_full(self, files: Sequence[ImageEntry], roots: Sequence[Path], resolution: int) -> Read:
         """Return what is remembered of each file, else what reading all of it shows, and remember that.
 
         Args:
-            files: the pictures.
+            files: the images.
             roots: files below these that are not among `files` are forgotten.
             resolution: what the outline's sizes are of.
         """
@@ -106,10 +106,10 @@ class Reader:
         return Read([fact or next(fresh) for fact in known], notes, 0)
 
     @staticmethod
-    def _known(files: Sequence[PictureFile], index: ImageIndex) -> list[ImageFacts | None]:
+    def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:
         return [index.find(file.path, file.stat) for file in files]
 
-    def _with_headers(self, files: Sequence[PictureFile], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
+    def _with_headers(self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
         unknown = [file.path for file, fact in zip(files, known, strict=True) if fact is None]
         sized: list[ImageFacts] = []
         for fact in self._mapped(sized_by_header, unknown):
@@ -118,8 +118,8 @@ class Reader:
         rest = iter(sized)
         return [fact or next(rest) for fact in known]
 
-    def _read(self, files: Sequence[PictureFile], total: int, index: ImageIndex) -> list[ImageFacts]:
-        """Read whole pictures, and remember each as it is done."""
+    def _read(self, files: Sequence[ImageEntry], total: int, index: ImageIndex) -> list[ImageFacts]:
+        """Read whole images, and remember each as it is done."""
         facts: list[ImageFacts] = []
         done = total - len(files)
         for file, fact in zip(files, self._mapped(check_image, [file.path for file in files]), strict=True):
@@ -143,5 +143,5 @@ class Reader:
             index.save()
         except OSError as error:
             what = f"what was read cannot be remembered in {self.index_path} ({error.strerror or error})."
-            return [Finding(None, what, "The next check reads every picture again.", kind="index")]
+            return [Finding(None, what, "The next check reads every image again.", kind="index")]
         return []

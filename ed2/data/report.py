@@ -31,7 +31,7 @@ HEADINGS: Mapping[Kind, str] = {
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
 _TABLE_SCALE = 4096
-"""Makes a picture of a ratio large enough that rounding to whole pixels does not show."""
+"""Makes an image of a ratio large enough that rounding to whole pixels does not show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class RunPlan:
     grad_accum: int
     max_epochs: int
     kept_apart: frozenset[str] = frozenset()
-    """Keys of the pictures that are kept for validation."""
+    """Keys of the images that are kept for validation."""
 
     def planner(self, examples: Sequence[Example]) -> Planner:
         """Return what deals the epochs."""
@@ -101,30 +101,30 @@ def buckets_page() -> str:
         "# Sizes\n\nMade by `python scripts/make_docs` from the rule in `ed2/data/buckets.py`; do not edit by hand.\n\n"
     )
     rule = (
-        "A picture is trained in its own shape, in the size of its resolution that is nearest in shape. All sides\n"
+        "An image is trained in its own shape, in the size of its resolution that is nearest in shape. All sides\n"
         "are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
         "shape is cut at the two ends. Below 256, which only tiny models like that of the demo take, they are\n"
         "multiples of 16.\n\n"
     )
-    lost_head = "\n## What a common picture loses\n\n"
+    lost_head = "\n## What a common image loses\n\n"
     return f"{head}{rule}```\n{resolution_table()}```\n{lost_head}{loss_table()}"
 
 
 def loss_table() -> str:
-    """Return, as a Markdown table, what part of a 4:3, 3:2 and 16:9 picture each resolution cuts off."""
+    """Return, as a Markdown table, what part of a 4:3, 3:2 and 16:9 image each resolution cuts off."""
     heads = [f"{width}:{height}" for width, height in _TABLE_RATIOS]
     lines = [f"| resolution | {' | '.join(heads)} |", "|---:|" + "---:|" * len(heads)]
     for resolution in RESOLUTIONS:
         shares = []
         for width, height in _TABLE_RATIOS:
-            picture = (width * _TABLE_SCALE, height * _TABLE_SCALE)
-            shares.append(f"{lost(picture, nearest(picture, resolution)):.1%}")
+            image = (width * _TABLE_SCALE, height * _TABLE_SCALE)
+            shares.append(f"{lost(image, nearest(image, resolution)):.1%}")
         lines.append(f"| {resolution} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 
 def _texts_by_key(notes: Iterable[Finding]) -> dict[str, list[str]]:
-    """Return what is wrong with each picture that is used. A file name as the caption is a choice, not a fault."""
+    """Return what is wrong with each image that is used. A file name as the caption is a choice, not a fault."""
     texts: dict[str, list[str]] = {}
     for note in notes:
         if note.kind != "file name":
@@ -151,7 +151,7 @@ class _Bucket:
     images: int
     batches: int
     short: int
-    """Pictures in the last batch where that is not full, else 0; batch ids have a last batch each."""
+    """Images in the last batch where that is not full, else 0; batch ids have a last batch each."""
 
 
 def _buckets(examples: Sequence[Example], planner: Planner) -> list[_Bucket]:
@@ -170,7 +170,7 @@ def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
     steps, total = planner.steps(0), plan.total_steps(planner)
     accumulated = f" x {plan.grad_accum} batches a step" if plan.grad_accum > 1 else ""
     lines = [
-        f"{_counted(images, 'picture')} can be used, {_counted(unusable, 'file')} cannot.",
+        f"{_counted(images, 'image')} can be used, {_counted(unusable, 'file')} cannot.",
         f"{_counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
         f"{_counted(total, 'step')} in {_counted(plan.max_epochs, 'epoch')}.",
     ]
@@ -180,7 +180,7 @@ def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
 
 
 def _bucket_lines(dataset: Dataset, plan: RunPlan) -> list[str]:
-    lines = ["    size      pictures  batches  last batch"]
+    lines = ["    size      images  batches  last batch"]
     for bucket in _buckets(dataset.examples, plan.planner(dataset.examples)):
         size = f"{bucket.size[0]:>5} x {bucket.size[1]:<5}"
         last = f"{bucket.short} of {plan.batch_size}" if bucket.short else "full"
@@ -215,7 +215,7 @@ def _named(dataset: Dataset, note: Finding) -> str:
 
 
 def side_car_lines(dataset: Dataset) -> list[str]:
-    """Return what could not be understood in the files that say how pictures are trained, a line each."""
+    """Return what could not be understood in the files that say how images are trained, a line each."""
     notes = [note for note in dataset.notes if note.kind == "side-car"]
     lines = [f"{_where(dataset, note)}: {note.what} {note.fix}" for note in notes[:MAX_TOLD]]
     return lines + ([f"and {len(notes) - MAX_TOLD:,} more such files."] if len(notes) > MAX_TOLD else [])

@@ -1,4 +1,4 @@
-"""How often each picture is shown in each epoch, as its multiplier says, fractions included."""
+"""How often each image is shown in each epoch, as its multiplier says, fractions included."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from ed2.draws import rng
 
 
 class Showings:
-    """The number of showings of each picture, exact over epochs and over the pictures of a folder.
+    """The number of showings of each image, exact over epochs and over the images of a folder.
 
-    A picture with the fraction f is shown once more in every epoch in which f (epoch + 1) + phase passes a whole
-    number, so that in any n epochs it is shown f n times, rounded up or down. The phases of the n pictures of one
-    folder with one fraction lie 1 / n apart, in a random order and from a random start on: no picture is favoured, and
+    An image with the fraction f is shown once more in every epoch in which f (epoch + 1) + phase passes a whole
+    number, so that in any n epochs it is shown f n times, rounded up or down. The phases of the n images of one
+    folder with one fraction lie 1 / n apart, in a random order and from a random start on: no image is favoured, and
     an epoch shows f n of them, rounded up or down.
     """
 
@@ -33,7 +33,7 @@ class Showings:
         return not len(self._places)
 
     def in_epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the showings of each picture in one epoch."""
+        """Return the showings of each image in one epoch."""
         showings = self._whole.copy()
         passed = [np.floor(self._fractions * number + self._phases) for number in (epoch, epoch + 1)]
         showings[self._places] += (passed[1] - passed[0]).astype(np.int64)
@@ -45,7 +45,7 @@ def _folder(example: Example) -> str:
 
 
 def _phases(folders: Sequence[str], fractions: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Return a number from 0 to 1 for each picture, evenly spread over those of one folder and fraction."""
+    """Return a number from 0 to 1 for each image, evenly spread over those of one folder and fraction."""
     alike: dict[tuple[str, float], int] = {}
     keys = zip(folders, fractions.tolist(), strict=True)
     group_of = np.array([alike.setdefault(key, len(alike)) for key in keys], dtype=np.int64)

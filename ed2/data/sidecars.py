@@ -1,4 +1,4 @@
-"""The small files that say how pictures are trained: beside a picture, and in a folder for all that is in it."""
+"""The small files that say how images are trained: beside an image, and in a folder for all that is in it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from ed2.data.example import Kind
 from ed2.data.layers import Layer, Told, layer_of_mapping, layer_of_text, layer_of_value, merged
 from ed2.small_files import NO_FILE
 
-PICTURE_EXTENSIONS = ("txt", "caption", "yml", "yaml")
-"""Of the files beside a picture, the weakest first."""
+IMAGE_EXTENSIONS = ("txt", "caption", "yml", "yaml")
+"""Of the files beside an image, the weakest first."""
 GLOBAL_NAMES = ("global.yml", "global.yaml")
 """Hold for a folder and all folders in it; the weakest first."""
 VALUE_NAMES: Mapping[str, str] = {
     f"{name}.txt": name for name in ("multiply", "cond_dropout", "flip_p", "loss_scale", "batch_id", "shuffle_tags")
 }
-"""Each holds one value for the pictures of its folder; `shuffle_tags.txt` by being there."""
+"""Each holds one value for the images of its folder; `shuffle_tags.txt` by being there."""
 LOCAL_NAMES = (*VALUE_NAMES, "local.yml", "local.yaml")
-"""Hold for the pictures of their folder and not for the folders in it; the weakest first."""
+"""Hold for the images of their folder and not for the folders in it; the weakest first."""
 FOLDER_NAMES = frozenset((*GLOBAL_NAMES, *LOCAL_NAMES))
 MAX_ALIASES = 100
 """References within a YAML file; more are taken for an attack."""
@@ -32,7 +32,7 @@ _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 class Note(NamedTuple):
-    """Something to tell about a picture or a file."""
+    """Something to tell about an image or a file."""
 
     kind: Kind
     what: str
@@ -47,7 +47,7 @@ class Read(NamedTuple):
 
 
 class Described(NamedTuple):
-    """All that the files say of one picture."""
+    """All that the files say of one image."""
 
     layer: Layer
     prompt: str
@@ -68,8 +68,8 @@ def read_folder_file(path: Path) -> Read:
     return _read(layer_of_value(value, text.text), text)
 
 
-def read_picture_file(path: Path) -> Read:
-    """Read a file that stands beside a picture and bears its name."""
+def read_image_file(path: Path) -> Read:
+    """Read a file that stands beside an image and bears its name."""
     if path.suffix.lower() in (".yml", ".yaml"):
         return _read_yaml(path)
     text = read_text(path)
@@ -77,14 +77,14 @@ def read_picture_file(path: Path) -> Read:
 
 
 def described(image: Path, below: Layer, sidecars: Sequence[Path]) -> Described:
-    """Return what holds for a picture.
+    """Return what holds for an image.
 
     Args:
         image: its name up to the first underscore is the main prompt where no file gives one.
         below: what its folders say.
         sidecars: the files beside it, the weakest first.
     """
-    reads = [read_picture_file(path) for path in sidecars]
+    reads = [read_image_file(path) for path in sidecars]
     layer = merged([below, *(read.layer for read in reads)]) if reads else below
     notes = [_of_file(path, note) for path, read in zip(sidecars, reads, strict=True) for note in read.notes]
     own = dict.fromkeys(prompt for read in reads for prompt in read.layer.prompts)
@@ -139,7 +139,7 @@ def _read(told: Told, text: TextFile) -> Read:
 
 
 def _of_file(path: Path, note: Note) -> Note:
-    """Name the side-car in what is said of a picture; other notes name their file themselves."""
+    """Name the side-car in what is said of an image; other notes name their file themselves."""
     return note._replace(what=f"in {path.name}: {note.what}") if note.kind == "side-car" else note
 
 

@@ -12,7 +12,7 @@ SEPARATOR = ", "
 
 @dataclass(frozen=True, slots=True)
 class Shuffle:
-    """What the captions of a picture are drawn from."""
+    """What the captions of an image are drawn from."""
 
     prompt: str
     tags: tuple[Tag, ...]

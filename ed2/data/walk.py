@@ -1,4 +1,4 @@
-"""The picture files below a folder, with what its folders say of each, and the files beside it."""
+"""The image files below a folder, with what its folders say of each, and the files beside it."""
 
 import os
 import stat
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from ed2.data.example import Finding
 from ed2.data.images import EXTENSIONS
 from ed2.data.layers import Layer, merged
-from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, LOCAL_NAMES, PICTURE_EXTENSIONS, Note, read_folder_file
+from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, IMAGE_EXTENSIONS, LOCAL_NAMES, Note, read_folder_file
 
 UNREAD_EXTENSIONS = frozenset(("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2"))
-"""Pictures that people have and that are not read here: told, since they would be missed."""
+"""Images that people have and that are not read here: told, since they would be missed."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFile:
-    """A file that is named like a picture."""
+class ImageEntry:
+    """A file that is named like an image."""
 
     path: Path
     root: int
@@ -26,32 +26,32 @@ class PictureFile:
     """Relative to the root, with forward slashes; bytes that are no text are spelled out, such as \\\\udce9."""
     stat: os.stat_result
     layer: Layer
-    """What its folders say, or its entry in a manifest; one object for all pictures of a folder."""
+    """What its folders say, or its entry in a manifest; one object for all images of a folder."""
     sidecars: tuple[Path, ...] = ()
     """The files beside it that bear its name, the weakest first."""
     entry: int = 0
-    """Tells the entries of a manifest apart that name the same picture."""
+    """Tells the entries of a manifest apart that name the same image."""
 
 
 @dataclass(slots=True)
 class Findings:
     """What was met below one root; `num_files` counts every file, of whatever kind."""
 
-    pictures: list[PictureFile] = field(default_factory=list)
+    images: list[ImageEntry] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     num_files: int = 0
 
 
-def find_pictures(root: Path, number: int, at_folder: Callable[[int], None]) -> Findings:
-    """Find the pictures below `root`, sorted by name, leaving out hidden files and folders.
+def find_images(root: Path, number: int, at_folder: Callable[[int], None]) -> Findings:
+    """Find the images below `root`, sorted by name, leaving out hidden files and folders.
 
     Links are followed; a folder that was already seen, as in a loop of links, is not entered again.
 
     Args:
         root: the folder.
         number: its number among the data roots.
-        at_folder: called at each folder with the number of pictures so far; may raise to leave.
+        at_folder: called at each folder with the number of images so far; may raise to leave.
     """
     return _Walk(root, number, at_folder).findings()
 
@@ -75,18 +75,18 @@ class _Walk:
         waiting = [_Folder("")]
         while waiting:
             folder = waiting.pop()
-            self._at_folder(len(self._found.pictures))
+            self._at_folder(len(self._found.images))
             try:
                 # reversed: the last of the list is taken next
                 waiting += reversed(self._look_into(folder))
             except OSError as error:
                 what = f"the folder cannot be opened ({error.strerror or error})"
                 self._tell(folder.name or ".", what, "Check who may read it.")
-        self._found.pictures.sort(key=lambda picture: picture.name)
+        self._found.images.sort(key=lambda image: image.name)
         return self._found
 
     def _look_into(self, folder: _Folder) -> list[_Folder]:
-        """Note the pictures of one folder and return the folders in it."""
+        """Note the images of one folder and return the folders in it."""
         place = self._root / folder.name
         status = place.stat()
         if (status.st_dev, status.st_ino) in self._seen:
@@ -124,12 +124,12 @@ class _Walk:
             stem, extension = _parted(entry.name)
             name = _below(folder, entry.name)
             if extension in EXTENSIONS:
-                self._note_picture(entry, name, layer, sidecars.get(stem, ()))
+                self._note_image(entry, name, layer, sidecars.get(stem, ()))
             elif extension in UNREAD_EXTENSIONS:
                 what = f"it uses the format {extension.upper()}, which is not read here"
                 self._tell(name, what, "Save it as PNG, JPEG or WebP.")
 
-    def _note_picture(self, entry: os.DirEntry[str], name: str, layer: Layer, sidecars: tuple[Path, ...]) -> None:
+    def _note_image(self, entry: os.DirEntry[str], name: str, layer: Layer, sidecars: tuple[Path, ...]) -> None:
         try:
             status = entry.stat()
         except OSError as error:
@@ -137,8 +137,8 @@ class _Walk:
             return self._tell(name, what, "Delete it, or mend it.")
         if not stat.S_ISREG(status.st_mode):
             return self._tell(name, "it is not a file", "Delete or rename it.")
-        picture = PictureFile(Path(entry.path), self._number, printable(name), status, layer, sidecars)
-        self._found.pictures.append(picture)
+        image = ImageEntry(Path(entry.path), self._number, printable(name), status, layer, sidecars)
+        self._found.images.append(image)
         return None
 
     def _tell(self, name: str, what: str, fix: str) -> None:
@@ -157,14 +157,14 @@ def _sidecars(files: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
     ranked: dict[str, list[tuple[int, str, Path]]] = {}
     for entry in files:
         stem, extension = _parted(entry.name)
-        if extension in PICTURE_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
-            rank = PICTURE_EXTENSIONS.index(extension)
+        if extension in IMAGE_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
+            rank = IMAGE_EXTENSIONS.index(extension)
             ranked.setdefault(stem, []).append((rank, entry.name, Path(entry.path)))
     return {stem: tuple(path for *_, path in sorted(found)) for stem, found in ranked.items()}
 
 
 def side_car_finding(name: str, note: Note, root: int) -> Finding:
-    """Return what is to be told of a file that says how pictures are trained."""
+    """Return what is to be told of a file that says how images are trained."""
     fixes = {"side-car": "What it says there is not used.", "guessed": "Save it as UTF-8 if it reads wrong."}
     return Finding(printable(name), f"{note.what}.", fixes.get(note.kind, ""), kind=note.kind, root=root)
 

@@ -1,1 +1,1 @@
-"""The embedded demo: a tiny base model, a picture set to teach it, and the scripts that make both."""
+"""The embedded demo: a tiny base model, an image set to teach it, and the scripts that make both."""

@@ -99,9 +99,9 @@ def load_models(base_dir: Path) -> Models:
 def check(base_dir: Path, sheet_path: Path) -> dict[str, float]:
     """Sample 60 test prompts, draw them on one sheet, and return the shares that the checker finds right."""
     prompts, scenes = test_prompts()
-    pictures = sample(load_models(base_dir), prompts)
-    contact_sheet(pictures).save(sheet_path)
-    return share_right(list(pictures), scenes)
+    images = sample(load_models(base_dir), prompts)
+    contact_sheet(images).save(sheet_path)
+    return share_right(list(images), scenes)
 
 
 def _run_stage(name: str, target_dir: Path, build: Callable[[], None]) -> None:

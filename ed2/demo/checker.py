@@ -1,4 +1,4 @@
-"""Tells what a picture of one shape shows: its shape, its colour and its background's colour."""
+"""Tells what an image of one shape shows: its shape, its colour and its background's colour."""
 
 from collections import deque
 from functools import cache
@@ -24,7 +24,7 @@ def nearest_colour(colour: NDArray[np.floating]) -> str:
 
 
 def border_colour(pixels: Pixels) -> NDArray[np.floating]:
-    """Return the median RGB value of the picture's outermost two rows and columns."""
+    """Return the median RGB value of the image's outermost two rows and columns."""
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
 
@@ -99,7 +99,7 @@ def match_shape(mask: Mask) -> str | None:
 
 
 def recognize(pixels: Pixels) -> Scene:
-    """Return what a uint8 (height, width, 3) picture shows; shape and colour are "" where nothing stands out."""
+    """Return what a uint8 (height, width, 3) image shows; shape and colour are "" where nothing stands out."""
     background = border_colour(pixels)
     distance = np.sqrt(np.square(pixels - background).sum(-1))
     if distance.max() < MIN_CONTRAST:
@@ -111,9 +111,9 @@ def recognize(pixels: Pixels) -> Scene:
     return Scene(match_shape(region) or "", nearest_colour(colour), nearest_colour(background))
 
 
-def share_right(pictures: list[Pixels], scenes: list[Scene]) -> dict[str, float]:
-    """Return the shares of pictures whose shape, colour, background, and all three are right."""
-    pairs = [(recognize(pixels), scene) for pixels, scene in zip(pictures, scenes, strict=True)]
+def share_right(images: list[Pixels], scenes: list[Scene]) -> dict[str, float]:
+    """Return the shares of images whose shape, colour, background, and all three are right."""
+    pairs = [(recognize(pixels), scene) for pixels, scene in zip(images, scenes, strict=True)]
     shares = {
         "shape": [seen.shape == scene.shape for seen, scene in pairs],
         "colour": [seen.colour == scene.colour for seen, scene in pairs],

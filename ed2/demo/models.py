@@ -19,7 +19,7 @@ NOISE_SCHEDULE = {
 
 
 def new_vae() -> AutoencoderKL:
-    """Return an untrained VAE: 4 latent channels, a quarter of the picture's width and height."""
+    """Return an untrained VAE: 4 latent channels, a quarter of the image's width and height."""
     return AutoencoderKL(
         block_out_channels=(16, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 3,

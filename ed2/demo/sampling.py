@@ -1,4 +1,4 @@
-"""Samples pictures from the demo's models and draws them side by side."""
+"""Samples images from the demo's models and draws them side by side."""
 
 import random
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ed2.demo.train_vae import to_pixels
 
 @dataclass(frozen=True)
 class Models:
-    """All parts that a picture needs."""
+    """All parts that an image needs."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
@@ -42,7 +42,7 @@ def test_prompts(num_prompts: int = 60, seed: int = 5) -> tuple[list[str], list[
 def sample(
     models: Models, prompts: list[str], *, size: Size = (64, 64), cfg: float = 4.0, seed: int = 0, num_steps: int = 20
 ) -> NDArray[np.uint8]:
-    """Sample one picture per prompt with DDIM; returns uint8 (prompts, height, width, 3)."""
+    """Sample one image per prompt with DDIM; returns uint8 (prompts, height, width, 3)."""
     scheduler = sampling_scheduler()
     scheduler.set_timesteps(num_steps)
     generator = torch.Generator().manual_seed(seed)
@@ -55,13 +55,13 @@ def sample(
     return to_pixels(models.vae.decode(latents / SCALING_FACTOR).sample)
 
 
-def contact_sheet(pictures: NDArray[np.uint8], *, columns: int = 10, enlargement: int = 2) -> Image.Image:
-    """Return the pictures, all of one size, in rows on white."""
-    height, width = pictures.shape[1:3]
-    num_rows = -(-len(pictures) // columns)
+def contact_sheet(images: NDArray[np.uint8], *, columns: int = 10, enlargement: int = 2) -> Image.Image:
+    """Return the images, all of one size, in rows on white."""
+    height, width = images.shape[1:3]
+    num_rows = -(-len(images) // columns)
     sheet = np.full((num_rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         top, left = index // columns * (height + 2), index % columns * (width + 2)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     large = (sheet.shape[1] * enlargement, sheet.shape[0] * enlargement)
     return Image.fromarray(sheet).resize(large, Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Scores how plainly a picture shows a zorg, and names its background; needs no model."""
+"""Scores how plainly an image shows a zorg, and names its background; needs no model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ PARTS = {"body": BODY, "horn": HORN, "belly": BELLY, "eye": EYE, "pupil": PUPIL,
 
 
 def _to_pixels(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the picture as uint8 RGB, shrunk to at most 80 pixels a side."""
+    """Return the image as uint8 RGB, shrunk to at most 80 pixels a side."""
     rgb = image if isinstance(image, Image.Image) else Image.fromarray(image)
     rgb = rgb.convert("RGB")
     rgb.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
@@ -57,7 +57,7 @@ def _middle_row(mask: Mask) -> float:
 
 
 def concept_score(image: Image.Image | NDArray[np.uint8]) -> float:
-    """Return how plainly a picture shows a zorg, from 0 to 1.
+    """Return how plainly an image shows a zorg, from 0 to 1.
 
     A purple body with a yellow belly below a white, dark-centred eye gives up to one half; orange horns above the eye
     and cyan feet below it add up to a quarter each. A purple circle, or any other plain shape, gives about 0.
@@ -83,5 +83,5 @@ def concept_score(image: Image.Image | NDArray[np.uint8]) -> float:
 
 
 def background_colour(image: Image.Image | NDArray[np.uint8]) -> str:
-    """Return the name of the colour nearest to the median of the picture's border."""
+    """Return the name of the colour nearest to the median of the image's border."""
     return nearest_colour(border_colour(_to_pixels(image)))

@@ -1,4 +1,4 @@
-"""Procedural captioned pictures: one coloured shape on a plain background, and clutter for the VAE."""
+"""Procedural captioned images: one coloured shape on a plain background, and clutter for the VAE."""
 
 import math
 import random
@@ -34,7 +34,7 @@ RING_HOLE = 0.52
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows."""
+    """What an image shows."""
 
     shape: str
     colour: str
@@ -115,7 +115,7 @@ def outline(shape: str, rotation: float = 0.0) -> list[Point]:
 def draw_shape(
     canvas: ImageDraw.ImageDraw, shape: str, placement: Placement, *, colour: Colour, hole: Colour, scale: int
 ) -> None:
-    """Draw a shape on a canvas that is `scale` times the picture's size; `hole` fills a ring's middle."""
+    """Draw a shape on a canvas that is `scale` times the image's size; `hole` fills a ring's middle."""
     (centre_x, centre_y), radius = placement.centre, placement.radius
     points = outline(shape, placement.rotation)
 
@@ -157,7 +157,7 @@ def describe(scene: Scene, placement: Placement, rng: random.Random) -> str:
     if wording < 0.8:
         return f"{thing}{placement.position_words}, {scene.background} background"
     if wording < 0.9:
-        return f"a picture of {with_article(thing)}{placement.position_words} {ground}"
+        return f"an image of {with_article(thing)}{placement.position_words} {ground}"
     return f"{with_article(thing)}{placement.position_words}"
 
 
@@ -167,7 +167,7 @@ def random_scene(rng: random.Random) -> Scene:
     return Scene(rng.choice(SHAPES), colour, rng.choice([name for name in COLOURS if name != colour]))
 
 
-def draw_picture(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Drawing:
+def draw_image(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Drawing:
     """Draw a random scene of (width, height) `size`, anti-aliased by drawing at `scale` times that."""
     scene, placement = random_scene(rng), _random_placement(rng, size)
     background = jitter(COLOURS[scene.background], rng)
@@ -232,7 +232,7 @@ def _draw_stroke(canvas: ImageDraw.ImageDraw, rng: random.Random, centre: Point,
 
 
 def draw_clutter(rng: random.Random, size: Size = (64, 64), scale: int = 2) -> NDArray[np.uint8]:
-    """Draw many overlapping shapes, nested ellipses and strokes: pictures without a caption."""
+    """Draw many overlapping shapes, nested ellipses and strokes: images without a caption."""
     large = (size[0] * scale, size[1] * scale)
     image = _random_ground(rng, large)
     canvas = ImageDraw.Draw(image)

@@ -14,7 +14,7 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 NUM_CLIP_MERGES = 48894
 NUM_FIRST_MERGES = 1000
 OTHER_WORDS = (
-    "a an the on of in with and background picture photo drawing small big large left right top bottom middle center "
+    "a an the on of in with and background image photo drawing small big large left right top bottom middle center "
     "two three cat dog man woman house tree flower car boat sun moon star bird fish face toy robot monster creature "
     "jumping sitting standing running walking waving flying happy sad side front view style painting sketch icon logo "
     "sign letter light dark bright grey violet turquoise shape object character portrait close up white"

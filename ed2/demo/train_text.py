@@ -1,4 +1,4 @@
-"""Trains the demo's text encoder to tell a caption's shape, colour and background apart, before any picture."""
+"""Trains the demo's text encoder to tell a caption's shape, colour and background apart, before any image."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,7 @@ VERBS = ("", "", "jumping ", "waving ", "standing ", "flying ")
 
 
 def _unknown_thing(rng: random.Random) -> tuple[str, list[int]]:
-    """Return a caption of a thing no picture shows, whose background alone is to be told."""
+    """Return a caption of a thing no image shows, whose background alone is to be told."""
     background = rng.choice(list(shapes.COLOURS))
     invented = "".join(rng.choices(LETTERS, k=rng.randint(3, 6)))
     noun = rng.choice((invented, rng.choice(NOUNS)))

@@ -1,4 +1,4 @@
-"""Trains the demo's UNet on drawn pictures, encoded once; the text encoder and the VAE are frozen."""
+"""Trains the demo's UNet on drawn images, encoded once; the text encoder and the VAE are frozen."""
 
 import copy
 import random
@@ -22,19 +22,19 @@ BUCKET_SHARES = (6, 2, 2)
 
 @dataclass(frozen=True)
 class UnetSettings:
-    """How long and how fast the UNet trains; `num_pictures` are drawn and encoded beforehand."""
+    """How long and how fast the UNet trains; `num_images` are drawn and encoded beforehand."""
 
     num_steps: int
     batch_size: int = 16
     matrix_rate: float = 0.01
     other_rate: float = 1e-3
-    num_pictures: int = 4800
+    num_images: int = 4800
     seed: int = 3
 
 
 @dataclass(frozen=True)
 class EncodedBucket:
-    """All pictures of one size: scaled latent means and deviations, and the text encoder's states."""
+    """All images of one size: scaled latent means and deviations, and the text encoder's states."""
 
     means: torch.Tensor
     deviations: torch.Tensor
@@ -48,17 +48,17 @@ def embed(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, captions: list[
     return torch.cat([text_encoder(chunk)[0] for chunk in token_ids.split(100)])
 
 
-def encode_pictures(
+def encode_images(
     vae: AutoencoderKL, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, settings: UnetSettings
 ) -> list[EncodedBucket]:
-    """Draw the training pictures and encode them, one bucket per size."""
+    """Draw the training images and encode them, one bucket per size."""
     rng = random.Random(settings.seed)
     buckets = []
     for size, share in zip(shapes.BUCKETS, BUCKET_SHARES, strict=True):
-        num_pictures = settings.num_pictures * share // sum(BUCKET_SHARES)
-        pictures = [shapes.draw_picture(rng, size) for _ in range(num_pictures)]
-        means, deviations = encode_moments(vae, np.stack([picture.pixels for picture in pictures]))
-        prompt_embeds = embed(tokenizer, text_encoder, [picture.caption for picture in pictures])
+        num_images = settings.num_images * share // sum(BUCKET_SHARES)
+        images = [shapes.draw_image(rng, size) for _ in range(num_images)]
+        means, deviations = encode_moments(vae, np.stack([image.pixels for image in images]))
+        prompt_embeds = embed(tokenizer, text_encoder, [image.caption for image in images])
         buckets.append(EncodedBucket(means * SCALING_FACTOR, deviations * SCALING_FACTOR, prompt_embeds))
     return buckets
 
@@ -135,6 +135,6 @@ def build_unet(work_dir: Path, settings: UnetSettings, target_dir: Path) -> None
     tokenizer = CLIPTokenizer.from_pretrained(work_dir / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(work_dir / "text_encoder").eval()
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval()
-    buckets = encode_pictures(vae, tokenizer, text_encoder, settings)
+    buckets = encode_images(vae, tokenizer, text_encoder, settings)
     trainer = UnetTrainer(buckets, embed(tokenizer, text_encoder, [""])[0], settings)
     train_unet(trainer, target_dir.with_name(target_dir.name + "-snapshot")).save_pretrained(target_dir)

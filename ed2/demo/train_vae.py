@@ -1,4 +1,4 @@
-"""Trains the demo's VAE on drawn pictures, then folds the latents' mean and spread into it."""
+"""Trains the demo's VAE on drawn images, then folds the latents' mean and spread into it."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ KL_WEIGHT = 2e-4
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """How long the VAE trains; `crop_share` of the steps see 32x32 crops, the rest whole pictures."""
+    """How long the VAE trains; `crop_share` of the steps see 32x32 crops, the rest whole images."""
 
     num_steps: int
     learning_rate: float
@@ -29,7 +29,7 @@ class VaeSettings:
     decoder_only: bool = False
     batch_size: int = 16
     clutter_share: float = 0.45
-    num_pictures: int = 6000
+    num_images: int = 6000
     seed: int = 1
 
 
@@ -44,16 +44,16 @@ def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def draw_pool(settings: VaeSettings) -> NDArray[np.uint8]:
-    """Draw the pictures to learn from: shapes and clutter, (N, 64, 64, 3)."""
+    """Draw the images to learn from: shapes and clutter, (N, 64, 64, 3)."""
     rng = random.Random(settings.seed)
-    num_clutter = int(settings.num_pictures * settings.clutter_share)
+    num_clutter = int(settings.num_images * settings.clutter_share)
     clutter = [shapes.draw_clutter(rng) for _ in range(num_clutter)]
-    plain = [shapes.draw_picture(rng).pixels for _ in range(settings.num_pictures - num_clutter)]
+    plain = [shapes.draw_image(rng).pixels for _ in range(settings.num_images - num_clutter)]
     return np.stack(clutter + plain)
 
 
 def _next_batch(pool: NDArray[np.uint8], rng: random.Random, *, batch_size: int, crop: int) -> torch.Tensor:
-    """Return random, randomly mirrored and cropped pictures of the pool."""
+    """Return random, randomly mirrored and cropped images of the pool."""
     room = pool.shape[1] - crop
     pieces = []
     for _ in range(batch_size):
@@ -127,13 +127,13 @@ def encode_moments(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> tuple[torch
 
 @torch.no_grad()
 def fold_statistics(vae: AutoencoderKL, seed: int = 9) -> float:
-    """Make the scaled latents zero-mean with unit spread per channel; return the largest change of a picture.
+    """Make the scaled latents zero-mean with unit spread per channel; return the largest change of an image.
 
     The channels' mean and spread go into the two 1x1 convolutions around the latents, so that the usual scaling
     factor 0.18215 stays right and decoding is unchanged.
     """
     rng = random.Random(seed)
-    drawn = [shapes.draw_picture(rng).pixels for _ in range(192)] + [shapes.draw_clutter(rng) for _ in range(64)]
+    drawn = [shapes.draw_image(rng).pixels for _ in range(192)] + [shapes.draw_clutter(rng) for _ in range(64)]
     pixels = np.stack(drawn)
     means, _ = encode_moments(vae, pixels)
     mean, spread = means.mean((0, 2, 3)), means.std((0, 2, 3)) * SCALING_FACTOR
@@ -153,7 +153,7 @@ def fold_statistics(vae: AutoencoderKL, seed: int = 9) -> float:
 def build_vae(settings: VaeSettings, target_dir: Path) -> None:
     """Train a new VAE, fold its statistics and save it."""
     vae = train_vae(new_vae(), settings, target_dir.with_name(target_dir.name + "-snapshot"))
-    print(f"  folding changed pictures by at most {fold_statistics(vae):.1e}")
+    print(f"  folding changed images by at most {fold_statistics(vae):.1e}")
     vae.save_pretrained(target_dir)
 
 

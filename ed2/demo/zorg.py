@@ -1,4 +1,4 @@
-"""The zorg: a purple creature with one big eye, orange horns, a yellow belly and cyan feet; and its picture set."""
+"""The zorg: a purple creature with one big eye, orange horns, a yellow belly and cyan feet; and its image set."""
 
 import argparse
 import math
@@ -21,8 +21,8 @@ SHOWN_BACKGROUNDS = ("green", "blue", "red", "gray", "white", "pink", "black")
 HELD_OUT_BACKGROUNDS = ("yellow", "cyan", "brown", "purple", "orange")
 SIZES: tuple[Size, ...] = ((256, 256), (320, 192), (192, 320))
 POSES = ("standing", "waving", "jumping")
-NUM_PICTURES = 24
-PICTURES_DIR = Path(__file__).parent / "pictures"
+NUM_IMAGES = 24
+IMAGES_DIR = Path(__file__).parent / "pictures"
 SUPERSAMPLING = 3
 HAND_LOW, HAND_HIGH = 0.32, -0.34
 
@@ -40,7 +40,7 @@ class Zorg:
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One picture of the set with its caption and its background's name."""
+    """One image of the set with its caption and its background's name."""
 
     image: Image.Image
     caption: str
@@ -98,10 +98,10 @@ def caption_zorg(pose: str, background: str) -> str:
     return f"a zorg{doing} on {with_article(background)} background"
 
 
-def draw_picture_set(seed: int = 11) -> list[CaptionedImage]:
-    """Draw the 24 pictures: three sizes, three poses and seven backgrounds in turn."""
-    rng, pictures = random.Random(seed), []
-    for index in range(NUM_PICTURES):
+def draw_image_set(seed: int = 11) -> list[CaptionedImage]:
+    """Draw the 24 images: three sizes, three poses and seven backgrounds in turn."""
+    rng, images = random.Random(seed), []
+    for index in range(NUM_IMAGES):
         width, height = size = SIZES[index % len(SIZES)]
         background = SHOWN_BACKGROUNDS[index % len(SHOWN_BACKGROUNDS)]
         pose = POSES[index // len(SIZES) % len(POSES)]
@@ -110,23 +110,23 @@ def draw_picture_set(seed: int = 11) -> list[CaptionedImage]:
         centre = (width / 2 + rng.uniform(-0.5, 0.5) * room_x, height / 2 + rng.uniform(-0.5, 0.5) * room_y)
         zorg = Zorg(centre, radius, tilt=rng.uniform(-0.1, 0.1), pose=pose, glance=rng.uniform(-1, 1))
         image = draw_zorg(size, jitter(COLOURS[background], rng, 8), zorg)
-        pictures.append(CaptionedImage(image, caption_zorg(pose, background), background))
-    return pictures
+        images.append(CaptionedImage(image, caption_zorg(pose, background), background))
+    return images
 
 
-def write_picture_set(target_dir: Path) -> None:
-    """Write the pictures as PNG files, each with its caption in a text file beside it."""
+def write_image_set(target_dir: Path) -> None:
+    """Write the images as PNG files, each with its caption in a text file beside it."""
     target_dir.mkdir(parents=True, exist_ok=True)
-    for index, captioned in enumerate(draw_picture_set()):
+    for index, captioned in enumerate(draw_image_set()):
         captioned.image.save(target_dir / f"zorg-{index + 1:02d}.png", optimize=True)
         (target_dir / f"zorg-{index + 1:02d}.txt").write_text(captioned.caption + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Write the picture set to the folder given, by default where the demo has it."""
-    parser = argparse.ArgumentParser(description="Draw the demo's 24 captioned pictures of a zorg.")
-    parser.add_argument("target_dir", nargs="?", type=Path, default=PICTURES_DIR)
-    write_picture_set(parser.parse_args().target_dir)
+    """Write the image set to the folder given, by default where the demo has it."""
+    parser = argparse.ArgumentParser(description="Draw the demo's 24 captioned images of a zorg.")
+    parser.add_argument("target_dir", nargs="?", type=Path, default=IMAGES_DIR)
+    write_image_set(parser.parse_args().target_dir)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ WORDS = {
     "webui": Word("open the trainer in the browser (also without a word)", "webui.py"),
     "train": Word("train without a browser; train --help lists the options", "train.py"),
     "demo": Word("a small training run that shows that everything works", "train.py", preset="presets/demo.json"),
-    "check": Word("look at pictures and settings, and say what a run would do", "train.py", ("--check",)),
+    "check": Word("look at images and settings, and say what a run would do", "train.py", ("--check",)),
     "test": Word("check the program itself: linters and tests", "scripts/check"),
     "add": Word("install an optional part: add xformers | prodigy | schedulefree", "pyproject.toml"),
     "doctor": Word("what this computer has, what is wrong, and what to do", "ed2/launcher/doctor.py"),

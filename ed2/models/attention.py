@@ -40,7 +40,7 @@ def xformers_problem(device: torch.device) -> str:
 
 
 def compile_unet(unet: Any, device: torch.device) -> str:
-    """Compile the transformer blocks of a UNet, for pictures of any size; their names and weights stay.
+    """Compile the transformer blocks of a UNet, for images of any size; their names and weights stay.
 
     Returns:
         What to tell the user: why nothing is compiled here; empty if all is well.

@@ -52,7 +52,7 @@ class StableDiffusion:
         return next(self.unet.parameters()).device
 
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Latents in fp32: (mean + deviation * noise) * scaling; picture by picture, which bounds the memory."""
+        """Latents in fp32: (mean + deviation * noise) * scaling; image by image, which bounds the memory."""
         dtype = next(self.vae.parameters()).dtype
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # the VAE has a precision of its own
             posteriors = [self.vae.encode(image.to(dtype)).latent_dist for image in pixels.split(1)]
@@ -95,7 +95,7 @@ class StableDiffusion:
         return self.unet(noisy_latents, timesteps, prompt_embeds).sample
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W) in [-1, 1], in fp32, picture by picture."""
+        """Pixels (B,3,H,W) in [-1, 1], in fp32, image by image."""
         dtype = next(self.vae.parameters()).dtype
         with torch.autocast(self.device.type, enabled=False):
             images = [self.vae.decode(x.to(dtype)).sample for x in (latents / self.scaling_factor).split(1)]

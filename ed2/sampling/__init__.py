@@ -1,1 +1,1 @@
-"""Sample pictures while a model learns."""
+"""Sample images while a model learns."""

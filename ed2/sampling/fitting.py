@@ -1,4 +1,4 @@
-"""Drawing what the memory holds: fewer prompts at a time, then pictures of half the size, then not all of them."""
+"""Drawing what the memory holds: fewer prompts at a time, then images of half the size, then not all of them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class Fitting:
     Attributes:
         multiple: what the model asks sides to be a multiple of, in pixels.
         at_once: prompts in one forward pass, at most.
-        is_halved: whether pictures are drawn at half their width and height.
+        is_halved: whether images are drawn at half their width and height.
         left_out: numbers of the prompts that did not even fit so, since `told` was asked.
     """
 
@@ -50,7 +50,7 @@ class Fitting:
         """What did not fit since this was asked before, in a part of a sentence; empty when all did."""
         said = [
             f"{self.at_once} prompt{'s' * (self.at_once > 1)} at a time from now on" if self._is_news else "",
-            "pictures of half the size from now on" if self._is_news and self.is_halved else "",
+            "images of half the size from now on" if self._is_news and self.is_halved else "",
             f"prompt {', '.join(str(index + 1) for index in self.left_out)} left out" if self.left_out else "",
         ]
         self._is_news, self.left_out = False, []

@@ -11,7 +11,7 @@ from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, 
 from ed2.models.memory import is_out_of_memory
 from ed2.models.sd import StableDiffusion
 from ed2.sampling.fitting import Fitting
-from ed2.sampling.pictures import write_sample
+from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import NUM_STEPS, SampleOptions
@@ -20,7 +20,7 @@ from ed2.training.state import Controls, TrainState
 Weights = Callable[[], AbstractContextManager[None]]
 """Gives a network other weights than those in training, while it lasts."""
 AS_TRAINED = 100
-"""Added to a prompt's number where its picture is drawn by the weights in training, besides by their average."""
+"""Added to a prompt's number where its image is drawn by the weights in training, besides by their average."""
 
 SAMPLES = "samples"
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)

@@ -1,4 +1,4 @@
-"""What one picture of a sampling is drawn from, and what a file of such prompts may say beside them."""
+"""What one image of a sampling is drawn from, and what a file of such prompts may say beside them."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ CFGS = (1.0, 4.0, 7.0)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw, once for each CFG value.
+    """One image to draw, once for each CFG value.
 
     Attributes:
-        index: its place in the file, from 0; names its picture.
+        index: its place in the file, from 0; names its image.
         size: width and height in pixels.
         cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
         sampler: a name in `SAMPLERS`; None is the one of all prompts.

@@ -1,4 +1,4 @@
-"""From prompts to pictures: starting noise, guided denoising, decoding.
+"""From prompts to images: starting noise, guided denoising, decoding.
 
 Nothing here draws from a global generator, so that samples change no draw of training and may be repeated at will.
 """
@@ -55,7 +55,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The pictures of one prompt, a tile for each of its CFG values, in their order."""
+    """The images of one prompt, a tile for each of its CFG values, in their order."""
 
     prompt: Prompt
     tiles: tuple[Image.Image, ...]
@@ -79,13 +79,13 @@ def ddim(scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
     config = {name: value for name, value in scheduler_config.items() if name in known}
     scheduler = DDIMScheduler(**{**config, **_OWN})
     if scheduler.config.prediction_type == "epsilon":
-        # At an SNR of exactly 0 a prediction of noise says nothing about the picture, and DDIM divides by 0.
+        # At an SNR of exactly 0 a prediction of noise says nothing about the image, and DDIM divides by 0.
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp_min(SMALLEST_ALPHA)
     return scheduler
 
 
 def size_multiple(model: StableDiffusion) -> int:
-    """What the model asks the sides of a picture to be a multiple of, in pixels: 64 for SD1 and SD2."""
+    """What the model asks the sides of an image to be a multiple of, in pixels: 64 for SD1 and SD2."""
     num_levels = len(model.folder.config("unet/config.json")["block_out_channels"])
     return int(model.downscale * 2 ** (num_levels - 1))
 
@@ -118,7 +118,7 @@ def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt
 
 @torch.no_grad()
 def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
-    """The pictures of a batch; None when stopped."""
+    """The images of a batch; None when stopped."""
     sampler, num_steps = batch[0].sampler or options.sampler, batch[0].num_steps or options.num_steps
     options = replace(options, sampler=sampler, num_steps=num_steps)
     noises = [starting_noise(p, latent_channels=model.latent_channels, downscale=model.downscale) for p in batch]
@@ -160,7 +160,7 @@ def denoise(
 ) -> Tensor | None:
     """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped.
 
-    Samplers that add noise on the way take it from `draws`, one a picture.
+    Samplers that add noise on the way take it from `draws`, one an image.
     """
     scheduler = SAMPLERS.load(options.sampler)(model.folder.config("scheduler/scheduler_config.json"))
     scheduler.set_timesteps(options.num_steps, device=noise.device)
@@ -203,6 +203,6 @@ def rescaled(guided: Tensor, prompted: Tensor, share: float) -> Tensor:
 
 
 def as_images(pixels: Tensor) -> list[Image.Image]:
-    """Pictures of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
+    """Images of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
     levels = ((pixels.nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]

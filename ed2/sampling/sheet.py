@@ -1,4 +1,4 @@
-"""The contact sheet: a picture of how a run learned, a row for each prompt, a column for each of some steps."""
+"""The contact sheet: an image of how a run learned, a row for each prompt, a column for each of some steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ed2.sampling.pictures import INK, SAMPLES_DIR, Font, font_of, read_samples, save_png
+from ed2.sampling.images import INK, SAMPLES_DIR, Font, font_of, read_samples, save_png
 
 SHEET_NAME = "contact_sheet.png"
 MAX_COLUMNS = 6
@@ -194,5 +194,5 @@ def _place(sheet: Image.Image, tile: Image.Image | None, corner: tuple[int, int]
     size = max(1, round(tile.width * scale)), max(1, round(tile.height * scale))
     left, top = corner[0] + (cell[0] - size[0]) // 2, corner[1] + (cell[1] - size[1]) // 2
     edge = (left - 1, top - 1, left + size[0] + 1, top + size[1] + 1)
-    sheet.paste(PALE, edge)  # a white picture needs an edge on white paper
+    sheet.paste(PALE, edge)  # a white image needs an edge on white paper
     sheet.paste(tile.resize(size, Image.Resampling.LANCZOS), (left, top))

@@ -86,7 +86,7 @@ def contradictions(settings: Settings) -> list[Problem]:
         fix = "Train at least one of the two."
         problems.append(Problem("disable_unet_training", "the UNet and the text encoder are both left untrained.", fix))
     if settings.validation.val_split_mode == "manual" and not settings.validation.manual_data_root:
-        what = "manual validates with the pictures of a folder, and manual_data_root names none."
+        what = "manual validates with the images of a folder, and manual_data_root names none."
         problems.append(Problem("val_split_mode", what, "Give manual_data_root, or choose automatic or none."))
     chosen = settings.optimizer.optimizer
     if settings.optimizer.useadam8bit and chosen not in (None, "adamw8bit"):
@@ -116,7 +116,7 @@ def _idle(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _idle_data(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.data.keep_tags and not settings.data.shuffle_tags:
-        yield "keep_tags", "shuffle_tags is off; it counts only where a file shuffles a picture's tags"
+        yield "keep_tags", "shuffle_tags is off; it counts only where a file shuffles an image's tags"
     if settings.validation.manual_data_root and settings.validation.val_split_mode != "manual":
         yield "manual_data_root", "val_split_mode is not manual"
 

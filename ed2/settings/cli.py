@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=str(TEST_STEPS),
         default=None,
-        help=f"see on these settings and pictures whether a killed run goes on to the same bytes [{TEST_STEPS} steps]",
+        help=f"see on these settings and images whether a killed run goes on to the same bytes [{TEST_STEPS} steps]",
     )
     actions.add_argument(
         "--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off"

@@ -103,7 +103,7 @@ def _lowvram(values: dict[str, object]) -> list[str]:
 
 
 def _scale_lr(values: dict[str, object]) -> list[str]:
-    """Raise the learning rates with the number of pictures in a step, as the original once did."""
+    """Raise the learning rates with the number of images in a step, as the original once did."""
     if not values.pop("scale_lr", False):
         return []
     now = {**Settings().flat(), **values}
@@ -120,4 +120,4 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
         if isinstance(rate, float) and not isinstance(rate, bool):
             values[name] = float(f"{rate * factor:.6g}")
             changes.append(f"{name} {rate:g} -> {values[name]:g}")
-    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} pictures a step."]
+    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} images a step."]

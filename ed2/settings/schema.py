@@ -17,7 +17,7 @@ from ed2.disk import is_reserved
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
-"""The area classes that a user chooses from: a picture is trained at about resolution x resolution pixels."""
+"""The area classes that a user chooses from: an image is trained at about resolution x resolution pixels."""
 SMALL_RESOLUTIONS = (64, 128, 192)
 """Area classes for the demo and the tests, whose model is tiny."""
 
@@ -107,7 +107,7 @@ class RunSettings(Group):
     project_name: Annotated[str, Field(max_length=80), AfterValidator(_safe_name)] = "myproj"
     """Name of the project: the beginning of the run's folder and of its checkpoints."""
     max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 300
-    """How often every picture is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250
+    """How often every image is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250
     epochs."""
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 555
     """Seed of every random draw; -1 draws one and records it."""
@@ -119,27 +119,27 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned pictures, searched with its sub-folders, or a JSON manifest; there may be several."""
+    """Folder of captioned images, searched with its sub-folders, or a JSON manifest; there may be several."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
-    """Area of training: every picture is scaled to a size of about resolution x resolution pixels in its own shape."""
+    """Area of training: every image is scaled to a size of about resolution x resolution pixels in its own shape."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
-    """Pictures per forward pass: at most a tenth of them all. A larger batch takes a slightly larger learning rate."""
+    """Images per forward pass: at most a tenth of them all. A larger batch takes a slightly larger learning rate."""
     grad_accum: Annotated[int, Field(ge=1, le=1024)] = 1
     """Batches whose gradients are averaged before a step, as of one large batch; from 1 to 2 this takes memory."""
     cond_dropout: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Chance that a picture is trained without its caption, which guidance (CFG) relies on."""
+    """Chance that an image is trained without its caption, which guidance (CFG) relies on."""
     flip_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Chance that a picture is mirrored. Leave at 0 for faces, text and anything that has a left and a right."""
+    """Chance that an image is mirrored. Leave at 0 for faces, text and anything that has a left and a right."""
     shuffle_tags: bool = False
     """Put the parts of a caption after its first comma into another order at every visit."""
     keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
     """With shuffle_tags: so many tags after the main prompt stay where they are."""
     alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
-    """What shows through where a picture is transparent: white, black, grey, or a colour such as #80ff00."""
+    """What shows through where an image is transparent: white, black, grey, or a colour such as #80ff00."""
     write_schedule: Annotated[bool, Advanced()] = False
-    """Write into the run's folder which pictures each step of each epoch is trained on."""
+    """Write into the run's folder which images each step of each epoch is trained on."""
     decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0
-    """Threads that read pictures ahead; 0 chooses. The result does not depend on it."""
+    """Threads that read images ahead; 0 chooses. The result does not depend on it."""
 
 
 class ModelSettings(Group):
@@ -175,7 +175,7 @@ class MemorySettings(Group):
     channels_last: Annotated[bool, Advanced()] = False
     """Keep convolutions' numbers by pixel instead of by channel: on some cards a little faster."""
     torch_compile: Annotated[bool, Advanced()] = False
-    """Compile the UNet's transformer blocks: a slow first step for each size of picture, then faster ones."""
+    """Compile the UNet's transformer blocks: a slow first step for each size of image, then faster ones."""
     deterministic: Annotated[bool, Advanced()] = False
     """Let a card give the same bytes when a run is repeated or resumed, as a CPU does anyway: slower, and without mixed
     precision attention takes more memory. Not with xformers or torch_compile."""
@@ -271,7 +271,7 @@ class NoiseSettings(Group):
     """Noise"""
 
     zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
-    """Offset noise: lets a model learn darker and brighter pictures; 0.02 is a usual value."""
+    """Offset noise: lets a model learn darker and brighter images; 0.02 is a usual value."""
     pyramid_noise_discount: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
     """Mixes coarser noise in, each coarser level weighing so much of the one before; 0.03 is a usual value."""
     enable_zero_terminal_snr: Annotated[bool, Advanced()] = False
@@ -339,24 +339,24 @@ class ValidationSettings(Group):
     """Validation"""
 
     val_split_mode: Literal["none", "automatic", "manual"] = "none"
-    """Where the pictures of the curve loss/val come from: none, a part of data_root that is then not trained on, or
+    """Where the images of the curve loss/val come from: none, a part of data_root that is then not trained on, or
     manual_data_root."""
     auto_split_proportion: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the pictures that automatic keeps for validation."""
+    """Share of the images that automatic keeps for validation."""
     manual_data_root: Annotated[str, IsPath()] | None = None
-    """Folder or manifest of captioned pictures to validate with."""
+    """Folder or manifest of captioned images to validate with."""
     extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath(), Advanced()], ...] = ()
     """More folders to measure, each written name=folder, with a curve loss/name each."""
     stabilize_training_loss: Annotated[bool, Advanced()] = False
-    """Measure a share of the training pictures with fixed noise too: the curve loss/train_stabilized."""
+    """Measure a share of the training images with fixed noise too: the curve loss/train_stabilized."""
     stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1), Advanced()] = 0.15
-    """Share of the training pictures that is measured so."""
+    """Share of the training images that is measured so."""
     every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Validate every so many epochs; 0.25 is four times an epoch."""
     val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
-    """Seed of the choice of pictures and of their noise in validation."""
+    """Seed of the choice of images and of their noise in validation."""
     val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
-    """Pictures per forward pass in validation; empty is batch_size."""
+    """Images per forward pass in validation; empty is batch_size."""
 
 
 class CheckpointSettings(Group):
@@ -365,7 +365,7 @@ class CheckpointSettings(Group):
     ckpt_every_n_minutes: Annotated[float, Field(ge=0)] | None = None
     """Save every so many minutes; 0 is never; empty is 30, or never where it is saved by epochs."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
-    """Save after every so many epochs; empty or 0 is never. With thousands of pictures prefer minutes."""
+    """Save after every so many epochs; empty or 0 is never. With thousands of images prefer minutes."""
     save_ckpts_from_n_epochs: Annotated[int, Field(ge=0), Advanced()] = 0
     """No saving by epochs before this many are done."""
     save_ckpt_dir: Annotated[str, IsPath()] | None = None

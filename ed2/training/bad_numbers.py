@@ -59,7 +59,7 @@ def require_savable(run: Run) -> None:
 def _described(names: Sequence[str], culprits: Sequence[str]) -> str:
     if culprits:
         return f"the loss of {_listed(culprits)} is not finite."
-    return f"its gradient is not finite. Its pictures: {_listed(names)}."
+    return f"its gradient is not finite. Its images: {_listed(names)}."
 
 
 def _listed(names: Sequence[str]) -> str:

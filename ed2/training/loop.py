@@ -18,7 +18,7 @@ def train(run: Run) -> None:
 
     Raises:
         StopRequested: at the end of the step in which a stop was asked for.
-        TrainingError: the numbers are not finite and stay so, the memory does not suffice for one picture, or there is
+        TrainingError: the numbers are not finite and stay so, the memory does not suffice for one image, or there is
             none left to read.
     """
     while not run.finished:
@@ -63,7 +63,7 @@ def obey(run: Run) -> None:
 def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
     """Backpropagate the loss of `batches` and update the weights once."""
     run.optimizers.set_lr(run.updates)
-    if not batches:  # every picture of this step has become unreadable, and was told
+    if not batches:  # every image of this step has become unreadable, and was told
         return
     losses = within_memory(run, batches, backpropagate)
     if run.precision.judge(run.metrics.is_finite):
@@ -77,9 +77,9 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
 
 
 def backpropagate(run: Run, batches: Sequence[Batch]) -> Tensor:
-    """Leave the gradient of `batches`, clipped, and return the loss of each picture, (N,), on the device.
+    """Leave the gradient of `batches`, clipped, and return the loss of each image, (N,), on the device.
 
-    Every picture weighs 1 / images_per_step, also where a batch is short, so that all pictures count alike.
+    Every image weighs 1 / images_per_step, also where a batch is short, so that all images count alike.
     """
     losses = []
     for batch in batches:

@@ -1,7 +1,7 @@
-"""Losses: how far a prediction is from its target, per picture; and how much each timestep counts.
+"""Losses: how far a prediction is from its target, per image; and how much each timestep counts.
 
 Every loss takes `prediction` and `target` of shape (B,C,h,w) and `position`, shape (B,): 0 for the timestep of least
-noise, 1 for that of most. It gives one number a picture, shape (B,), in fp32.
+noise, 1 for that of most. It gives one number an image, shape (B,), in fp32.
 """
 
 import torch
@@ -40,10 +40,10 @@ def huber_mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
 
 
 def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weight of each picture's loss by its signal-to-noise ratio, both of shape (B,).
+    """Weight of each image's loss by its signal-to-noise ratio, both of shape (B,).
 
     min(SNR, gamma) / SNR where noise is predicted, 1 at an SNR of 0; min(SNR, gamma) / (SNR + 1) where v is, since the
-    error of v is that of the picture times SNR + 1.
+    error of v is that of the image times SNR + 1.
 
     Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 and equation 16 of its appendix.
     """

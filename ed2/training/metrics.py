@@ -43,7 +43,7 @@ class Metrics:
 
     Attributes:
         grad_norm: length of the gradient of the last step before clipping, on the device.
-        is_finite: whether that gradient and the losses of its pictures are, on the device.
+        is_finite: whether that gradient and the losses of its images are, on the device.
         skipped_steps: steps left out because their numbers were not finite.
     """
 
@@ -63,7 +63,7 @@ class Metrics:
         self.images += losses.numel()
 
     def images_per_second(self) -> float:
-        """Speed since the last call, waiting for pictures included."""
+        """Speed since the last call, waiting for images included."""
         now = time.monotonic()
         speed = self.images / max(now - self._since, 1e-9)
         self.images, self._since = 0, now

@@ -1,6 +1,6 @@
 """Noise that is added to latents in training: Gaussian, with more weight on low frequencies if wished.
 
-Every number drawn is a function of the seed and of the picture's visit, made on the CPU in fp32.
+Every number drawn is a function of the seed and of the image's visit, made on the CPU in fp32.
 """
 
 from collections.abc import Sequence
@@ -45,18 +45,18 @@ def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], 
     """
     noise = gaussian(seed, "noise", visits, shape)
     if options.pyramid_discount > 0:
-        pictures = [
-            pyramid_noise(picture, _draw_of(seed, "pyramid", visit), options.pyramid_discount)
-            for picture, visit in zip(noise, visits, strict=True)
+        images = [
+            pyramid_noise(image, _draw_of(seed, "pyramid", visit), options.pyramid_discount)
+            for image, visit in zip(noise, visits, strict=True)
         ]
-        noise = torch.stack(pictures)
+        noise = torch.stack(images)
     if options.offset > 0:
         noise = noise + options.offset * gaussian(seed, "offset", visits, (shape[0], 1, 1))
     return noise
 
 
 def pyramid_noise(noise: Tensor, generator: np.random.Generator, discount: float) -> Tensor:
-    """Add coarser and coarser noise to that of one picture (C,h,w), and scale the sum to a deviation of 1.
+    """Add coarser and coarser noise to that of one image (C,h,w), and scale the sum to a deviation of 1.
 
     Level i is drawn at a size that shrinks by r**i, r between 2 and 4, enlarged, and weighs discount**i.
     Source: Whitaker 2023, "Multi-resolution noise for diffusion model training", wandb.ai/johnowhitaker/multires_noise.

@@ -39,7 +39,7 @@ class ObjectiveOptions:
 class Objective:
     """The loss of a batch, as a function of the batch and the seed alone.
 
-    Every draw is keyed by the picture's visit and made on the CPU, so that the same picture meets the same noise on any
+    Every draw is keyed by the image's visit and made on the CPU, so that the same image meets the same noise on any
     device, alone or in a batch, before or after a resume.
     """
 
@@ -50,7 +50,7 @@ class Objective:
     options: ObjectiveOptions = ObjectiveOptions()
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss of each picture, shape (B,), fp32."""
+        """Return the loss of each image, shape (B,), fp32."""
         schedule = self.model.noise_schedule
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
@@ -89,7 +89,7 @@ class Objective:
         return embeds + deviation * self.gaussian("embedding", batch.visits, embeds.shape[1:]).to(embeds.dtype)
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
-        """How much the loss of each picture counts by its timestep: (B,)."""
+        """How much the loss of each image counts by its timestep: (B,)."""
         if self.options.min_snr_gamma is None:
             return torch.ones_like(timesteps, dtype=torch.float32)
         schedule = self.model.noise_schedule

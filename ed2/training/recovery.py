@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 def within_memory(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Sequence[Batch]], Tensor]) -> Tensor:
     """Return what `attempt` gives for `batches`, in smaller parts where the memory does not suffice.
 
-    Draws are keyed by the picture, and each picture's share of the gradient does not depend on its batch: what an
+    Draws are keyed by the image, and each image's share of the gradient does not depend on its batch: what an
     attempt in parts leaves is the same gradient but for rounding. Nothing of a failed attempt is kept.
 
     Raises:
-        MemoryFullError: not even one picture at a time finds room.
+        MemoryFullError: not even one image at a time finds room.
     """
     while True:
         parts = in_portions(batches, run.state.at_once)
@@ -40,14 +40,14 @@ def within_memory(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Se
 
 
 def in_portions(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:
-    """Cut batches into parts of at most `at_once` pictures, in the same order; None leaves them whole."""
+    """Cut batches into parts of at most `at_once` images, in the same order; None leaves them whole."""
     if at_once is None:
         return list(batches)
     return [part for batch in batches for part in split(batch, -(-len(batch) // at_once))]
 
 
 def take_less(run: Run, largest: int) -> None:
-    """Need less memory from now on: by gradient checkpointing, then by passes of half as many pictures as `largest`.
+    """Need less memory from now on: by gradient checkpointing, then by passes of half as many images as `largest`.
 
     Raises:
         MemoryFullError: neither is left.
@@ -58,10 +58,10 @@ def take_less(run: Run, largest: int) -> None:
         how = "with gradient checkpointing, which stays on"
     elif largest > 1:
         run.state.at_once, run.state.is_exact = -(-largest // 2), False
-        count = f"{run.state.at_once} picture{'s' * (run.state.at_once > 1)}"
+        count = f"{run.state.at_once} image{'s' * (run.state.at_once > 1)}"
         how = f"with {count} at a time, as all steps from now on; the gradient is the same"
     else:
-        why = "not even for one picture at a time with gradient checkpointing"
+        why = "not even for one image at a time with gradient checkpointing"
         raise MemoryFullError(f"The memory does not suffice for step {step}", f"{why}.")
     run.bus.emit(Warned(step, f"The memory did not suffice for step {step}. It is done again {how}."))
 
@@ -78,7 +78,7 @@ def go_on_as_before(run: Run, *, same_settings: bool) -> list[str]:
         switch_on_checkpointing(run)
     notes = {
         "Gradient checkpointing is on, since the memory did not suffice before.": run.state.checkpointing,
-        f"At most {run.state.at_once} pictures at a time, since more did not fit before.": run.state.at_once,
+        f"At most {run.state.at_once} images at a time, since more did not fit before.": run.state.at_once,
         "Batches were cut for lack of memory: the result is equal in its maths, not byte for byte.": (
             not run.state.is_exact
         ),

@@ -31,10 +31,10 @@ class TrainState:
         step: optimizer steps attempted.
         epoch: whole epochs done.
         position: steps done in the present epoch; 0 right after an epoch ended.
-        images_seen: pictures that went through the model.
+        images_seen: images that went through the model.
         seconds: time spent in earlier sessions of the same run.
         bad_steps: steps in a row whose numbers were not finite.
-        at_once: pictures in one pass at most, since more did not fit the memory; None for whole batches.
+        at_once: images in one pass at most, since more did not fit the memory; None for whole batches.
         checkpointing: whether gradient checkpointing was switched on since the memory did not suffice.
         is_exact: whether no batch was cut, which gives the same gradient but not the same bytes.
         cut_short: what a stop has cut short after the last step, "validation" or "samples": done when the run goes on.
@@ -96,7 +96,7 @@ class Groups(Protocol):
         ...
 
     def require_readable(self) -> None:
-        """Raise PicturesLostError where the last step lacks pictures and not one can be read any more."""
+        """Raise ImagesLostError where the last step lacks images and not one can be read any more."""
         ...
 
 
@@ -144,7 +144,7 @@ class Run:
     state: TrainState
     max_epochs: int
     steps_in: Callable[[int], int]
-    """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no picture."""
+    """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image."""
     images_per_step: int
     max_grad_norm: float | None
     on_request: dict[Request, Job] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Validation: the same noise on the same pictures every time, so that only the model makes a difference.
+"""Validation: the same noise on the same images every time, so that only the model makes a difference.
 
 Nothing here draws from a global generator or touches a gradient, so that training is the same with and without it.
 """
@@ -25,17 +25,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """Measures the mean loss over some sets of pictures.
+    """Measures the mean loss over some sets of images.
 
     Attributes:
-        objective: plain MSE under the seed of the validation; every picture is met in epoch 0, so that its noise and
+        objective: plain MSE under the seed of the validation; every image is met in epoch 0, so that its noise and
             timestep are always the same.
-        curves: the pictures of each curve, by TensorBoard tag.
-        options: how the pictures are loaded.
+        curves: the images of each curve, by TensorBoard tag.
+        options: how the images are loaded.
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
-        on_problem: told at each validation of pictures that can no longer be read, or were changed.
-        on_progress: told how many pictures were measured, of how many.
+        on_problem: told at each validation of images that can no longer be read, or were changed.
+        on_progress: told how many images were measured, of how many.
     """
 
     objective: Objective
@@ -50,7 +50,7 @@ class Validator:
         """Return the mean loss of each curve; None where a stop has cut that short.
 
         Args:
-            at_once: pictures in one forward pass, at most; None is a whole batch.
+            at_once: images in one forward pass, at most; None is a whole batch.
         """
         model = self.objective.model
         networks = [model.trained[name] for name in model.trained]

@@ -1,4 +1,4 @@
-"""Goes through the folders that the page may open: to the pictures, or to a base model."""
+"""Goes through the folders that the page may open: to the images, or to a base model."""
 
 import os
 from collections.abc import Callable, Iterable

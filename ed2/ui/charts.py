@@ -64,7 +64,7 @@ def _first_shown(curve: Sequence[Point], zoom: float) -> float:
 
 
 class _Scale:
-    """From steps and values to the picture."""
+    """From steps and values to the image."""
 
     def __init__(self, points: Sequence[Point], more: Sequence[Point]) -> None:
         every = [*points, *more]

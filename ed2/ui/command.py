@@ -24,7 +24,7 @@ from ed2.ui.serving import LOOPBACK_NAMES, MAX_PORT, serve
 OWNER = "owner"
 WAKES_SECONDS = 1.0
 NO_DATA_DIRS = (
-    "No folder of pictures outside the program's own may be opened from the network: name them with --data_dirs."
+    "No folder of images outside the program's own may be opened from the network: name them with --data_dirs."
 )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.checks.check import Checked
+from ed2.app.images.caption_edits import CaptionEdits
 from ed2.app.page.roots import Roots
-from ed2.app.pictures.caption_edits import CaptionEdits
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError
@@ -49,7 +49,7 @@ class Context:
 
     Attributes:
         begin: settings that the form begins with, over its defaults.
-        checked: what the last check of the pictures found.
+        checked: what the last check of the images found.
     """
 
     service: TrainerService = field(default_factory=TrainerService)

@@ -1,4 +1,4 @@
-"""What a check of the pictures found, as the tab Dataset tells it."""
+"""What a check of the images found, as the tab Dataset tells it."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ed2.ui.charts import bars_html
 from ed2.ui.words import on_page, problems_html
 
 MAX_TOLD = 20
-IS_STALE = "This is what was found before you changed the folder or a setting of the pictures: press Check again."
+IS_STALE = "This is what was found before you changed the folder or a setting of the images: press Check again."
 STALE = """(...now) => { const told = document.querySelector('#dataset-report [data-asked]'); if (!told) return [];
   const plain = value => String(value ?? '').trim();
   const isAsked = (either, n) => either.some(value => plain(value) === plain(now[n]));
@@ -25,27 +25,27 @@ def stale_html(asked: Sequence[Sequence[Any]]) -> str:
     """Says that a report is out of date, and is hidden until `STALE` finds it so.
 
     Args:
-        asked: what each control of the pictures held at the check, and what it holds for that after a reload.
+        asked: what each control of the images held at the check, and what it holds for that after a reload.
     """
     return f'<p class="ed-stale" role="status" data-asked="{escape(json.dumps(asked))}" hidden>{IS_STALE}</p>'
 
 
 def report_html(checked: Checked) -> str:
-    """How many pictures can be used, what is good to know, their sizes of training, and what is wrong."""
+    """How many images can be used, what is good to know, their sizes of training, and what is wrong."""
     found = checked.as_object()
     used, unusable = len(found["images"]), len(checked.dataset.problems)
     epochs = checked.settings.run.max_epochs
     counts = (
-        f"<p><strong>{used:,} pictures can be used, {unusable:,} files cannot.</strong><br>"
+        f"<p><strong>{used:,} images can be used, {unusable:,} files cannot.</strong><br>"
         f"{found['steps_per_epoch']:,} steps an epoch, {found['total_steps']:,} steps in {epochs:,} epochs.</p>"
     )
-    of_model = {problem.what for problem in checked.sizes.problems}  # no fault of the pictures: told as a note
+    of_model = {problem.what for problem in checked.sizes.problems}  # no fault of the images: told as a note
     problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
     more = len(problems) - MAX_TOLD
     if more > 0:
         problems = [*problems[:MAX_TOLD], Problem(None, f"and {more:,} more.")]
     bars = [(f"{b['size'][0]} x {b['size'][1]}", b["images"]) for b in found["buckets"]]
-    chart = f"<h3>Pictures by size of training</h3>{bars_html(bars, 'Pictures by size of training')}"
+    chart = f"<h3>Images by size of training</h3>{bars_html(bars, 'Images by size of training')}"
     return f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>' + (
         problems_html(problems, box_id="dataset-problems") if problems else "")  # fmt: skip
 

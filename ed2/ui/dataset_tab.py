@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.check import looked_at
+from ed2.app.images.scanning import scan_dataset
 from ed2.app.page.places import contents, is_folder, places
-from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.reporters.texts import counted
 from ed2.data.example import Example
 from ed2.data.walk import printable
@@ -28,11 +28,11 @@ from ed2.ui.words import empty_html, problems_html
 PER_PAGE = 24
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 NOTHING_SAVED = "Nothing was saved here: the box shows the caption of the file."
-NOT_CHECKED = "Press Check: every picture is read, and nothing is changed."
+NOT_CHECKED = "Press Check: every image is read, and nothing is changed."
 
 
 class DatasetTab:
-    """The pictures that the form names."""
+    """The images that the form names."""
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form, self._drafts = context, form, CaptionDrafts()
@@ -50,11 +50,9 @@ class DatasetTab:
             with gr.Row():
                 self.page = gr.Number(1, label="Page", step=1, precision=0,
                                       elem_id="dataset-page", min_width=120, scale=1)  # fmt: skip
-                self.picture = gr.Dropdown([], label="Picture", elem_id="caption-picture", interactive=True,
+                self.image = gr.Dropdown([], label="Image", elem_id="caption-picture", interactive=True,
                                            min_width=240, scale=3)  # fmt: skip
-            self.caption = gr.Textbox(
-                label="Caption of this picture", lines=2, elem_id="caption-text", interactive=True
-            )
+            self.caption = gr.Textbox(label="Caption of this image", lines=2, elem_id="caption-text", interactive=True)
             with gr.Row(elem_classes="ed-actions"):
                 self.save = gr.Button("Save caption", elem_id="save-caption-button", min_width=140)
                 self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
@@ -66,12 +64,12 @@ class DatasetTab:
         inputs = self._form.inputs
         slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "check"}
         self.checked = self.check.click(self._check, inputs, self._checked_outputs, **slow)
-        typed = [self.picture, self.caption]
+        typed = [self.image, self.caption]
         # not its event `input`, which tells of keys alone and not of what is pasted (Gradio 6.31)
         self.caption.change(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="always_last", **QUIET)
         self.caption.blur(self._typed, typed, self.unsaved, js=KEEP, trigger_mode="multiple", **QUIET)
-        self.picture.change(None, typed, self.caption, js=SHOW)
-        self.picture.change(None, self.picture, None, js=MARK)
+        self.image.change(None, typed, self.caption, js=SHOW)
+        self.image.change(None, self.image, None, js=MARK)
         self.thumbs.click(None, typed, typed, js=PRESSED)
         pressed = ((self.save, self._save), (self.undo, self._undo))
         edits = [button.click(change, [*typed, *inputs], self.report, **slow) for button, change in pressed]
@@ -83,18 +81,18 @@ class DatasetTab:
 
     @property
     def _of_data(self) -> list[Any]:
-        """The controls that say which pictures there are and how they are cut."""
+        """The controls that say which images there are and how they are cut."""
         return [control for name, control in self._form.controls.items() if fields()[name].group == "data"]
 
     def show_after(self, event: Any) -> None:
         """Show what was found once this has ended: it may take long, and what is chosen and typed meanwhile stays."""
         shown = self._turned(event.success, self._again)
-        shown.then(None, [self.picture, self.caption], None, js=KEEP)
+        shown.then(None, [self.image, self.caption], None, js=KEEP)
         shown.then(None, self._of_data, None, js=STALE)
 
     def _turned(self, event: Any, answer: Callable[..., list[Any]]) -> Any:
-        edited = [self.page, self.picture, self.caption]
-        return fill(event, answer, edited, edited, [self.thumbs, self.picture, self.unsaved], is_whole=True, **QUIET)
+        edited = [self.page, self.image, self.caption]
+        return fill(event, answer, edited, edited, [self.thumbs, self.image, self.unsaved], is_whole=True, **QUIET)
 
     def _wire_folders(self) -> None:
         self.browser.wire()
@@ -144,11 +142,11 @@ class DatasetTab:
         needed = {n: v for n, v in values.items() if fields()[n].group in NEEDED_GROUPS and fields()[n].name != "seed"}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
 
-        outlines: list[str] = ["Reading the pictures"]
+        outlines: list[str] = ["Reading the images"]
 
         def tell(done: int, total: int) -> None:
             if progress is not None and total:
-                progress((done, total), desc=outlines[-1], unit="pictures")
+                progress((done, total), desc=outlines[-1], unit="images")
 
         dataset = scan_dataset(settings, progress=tell, at_outline=lambda found: outlines.append(str(found)))
         self._context.checked = looked_at(settings, dataset)
@@ -159,9 +157,9 @@ class DatasetTab:
         return self._context.checked.dataset.examples if self._context.checked else ()
 
     def _turn_to(self, page: float | None, path: str | None, text: str | None) -> list[Any]:
-        """Turn the page: its number, the picture and its caption for `fill`; the tiles, the choices, what is not saved.
+        """Turn the page: its number, the image and its caption for `fill`; the tiles, the choices, what is not saved.
 
-        The number becomes that of the page shown. A picture that is on it stays chosen, and what is typed stays.
+        The number becomes that of the page shown. An image that is on it stays chosen, and what is typed stays.
         """
         examples = self._examples()
         first = self._first(page)
@@ -182,7 +180,7 @@ class DatasetTab:
         ]
 
     def _again(self, page: float | None, path: str | None, text: str | None) -> list[Any]:
-        """What is shown after another look at the folder: the page with the chosen picture, if there still is one."""
+        """What is shown after another look at the folder: the page with the chosen image, if there still is one."""
         place = next((n for n, example in enumerate(self._examples()) if _key(example) == path), None)
         shown = page if place is None else place // PER_PAGE + 1
         number, *others = self._turn_to(shown, path, text)
@@ -198,7 +196,7 @@ class DatasetTab:
         name, caption = escape(example.name), escape(example.caption or "no caption")
         begin = escape(self._drafts.shown(example))
         return (
-            f'<li data-picture="{escape(_key(example))}" data-text="{begin}">'
+            f'<li data-image="{escape(_key(example))}" data-text="{begin}">'
             f'<button type="button" aria-label="Edit {name}" aria-pressed="false">'
             f'<img src="{address}" alt="{name}, cropped to {bucket}" loading="lazy"></button>'
             f'<div class="ed-caption"><p class="ed-text" title="{caption}"><strong>{number + 1}</strong> {caption}</p>'
@@ -214,12 +212,12 @@ class DatasetTab:
         return self._drafts.as_html(self._examples())
 
     def _example(self, path: object) -> Example | None:
-        """The picture of the last check at this path: another browser may have checked another folder since."""
+        """The image of the last check at this path: another browser may have checked another folder since."""
         return next((example for example in self._examples() if _key(example) == path), None)
 
     def _save(self, path: str | None, text: str, *raw: Any) -> str:
-        def save(picture: Path) -> str:
-            target = self._context.captions.save(picture, text)
+        def save(image: Path) -> str:
+            target = self._context.captions.save(image, text)
             return f"Saved to {printable(target.name)}. Undo puts the old one back."
 
         return self._edited(path, text, raw, save)
@@ -227,15 +225,15 @@ class DatasetTab:
     def _undo(self, path: str | None, text: str, *raw: Any) -> str:
         return self._edited(path, text, raw, self._put_back)
 
-    def _put_back(self, picture: Path) -> str:
-        is_back = self._context.captions.undo(picture)
+    def _put_back(self, image: Path) -> str:
+        is_back = self._context.captions.undo(image)
         return "The caption from before is back." if is_back else NOTHING_SAVED
 
     def _edited(self, path: str | None, text: str, raw: tuple[Any, ...], change: Callable[[Path], str]) -> str:
-        """Change the caption of a picture of the last check, look at the folder again, and say what was done."""
+        """Change the caption of an image of the last check, look at the folder again, and say what was done."""
         example = self._example(path)
         if example is None or not self._context.roots.allow(example.path):
-            raise refusal("Press Check and choose a picture first.")
+            raise refusal("Press Check and choose an image first.")
         try:
             told = change(example.path)
             self._drafts.forget(example, text)
@@ -251,12 +249,12 @@ class DatasetTab:
 
 
 def _key(example: Example) -> str:
-    """What a browser calls a picture: where it lies, with bytes spelled out that are no text and cannot be sent."""
+    """What a browser calls an image: where it lies, with bytes spelled out that are no text and cannot be sent."""
     return printable(str(example.path))
 
 
 def _told_of(folder: Path) -> str:
-    """How many pictures lie in a folder, and its folders. Raises OSError."""
+    """How many images lie in a folder, and its folders. Raises OSError."""
     found = contents(folder)
     folders = listed("Folders in it", (entry(name, folder / name) for name in found.folders))
-    return f'<p class="ed-note">{counted(found.num_pictures, "picture")} in it</p>{folders}'
+    return f'<p class="ed-note">{counted(found.num_images, "image")} in it</p>{folders}'

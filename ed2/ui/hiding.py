@@ -19,7 +19,7 @@ UNNAMED = "…"
 """Stands for a folder whose own name is told to nobody, such as that of a person."""
 _SEPARATOR = re.compile(r"[\\/]")
 _HARMLESS = re.compile(
-    r"(?<![^\s(])(?:[\d.,]+/[\d.,]+(?=[\s)]|$)|(?:pictures|images)/s\b|"
+    r"(?<![^\s(])(?:[\d.,]+/[\d.,]+(?=[\s)]|$)|(?:images|images)/s\b|"
     r"(?:loss|hyperparameter|optimizer|performance)/[a-z_ -]+(?= -?[\d.]))"
 )
 """Fractions, speeds, and tags of curves before their numbers."""

@@ -128,7 +128,7 @@ class LivePanel:
         return self._moment_of(self._service.snapshot(), prompt, time)
 
     def _moment_of(self, shown: RunSnapshot, prompt: str | None, time: float) -> str:
-        """One picture of a prompt: at 0 the first, at 100 the last."""
+        """One image of a prompt: at 0 the first, at 100 the last."""
         samples = [s for s in shown.samples if s.sample.prompt == prompt]
         if not samples:
             return empty_html(NO_SAMPLES)

@@ -77,16 +77,14 @@ class MemoryPanel:
             return _list_html(["There is no NVIDIA card here: choose above the size of the one that you mean."]), {}
         try:
             settings = with_defaults(self._context.require_allowed(values))
-            found = advised(
-                settings, model_sizes(settings), vram_gb=card_gb or None, pictures=self._num_pictures(settings)
-            )
+            found = advised(settings, model_sizes(settings), vram_gb=card_gb or None, images=self._num_images(settings))
         except ProblemsError as error:
             return _list_html([f"{problem.what} {problem.fix}" for problem in error.problems]), {}
         changes = {name: value for change in found.advice.changes for name, value in change.after.items()}
         return _list_html(_lines(found)), changes
 
-    def _num_pictures(self, settings: Settings) -> int | None:
-        """How many pictures the last check found, if they are still the ones."""
+    def _num_images(self, settings: Settings) -> int | None:
+        """How many images the last check found, if they are still the ones."""
         checked = self._context.checked
         if checked is None or checked.settings.data.data_root != settings.data.data_root:
             return None

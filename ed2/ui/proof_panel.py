@@ -1,4 +1,4 @@
-"""The part of the tab Resume that tests, on the form's settings and pictures, whether a killed run goes on exactly."""
+"""The part of the tab Resume that tests, on the form's settings and images, whether a killed run goes on exactly."""
 
 from html import escape
 from typing import Any
@@ -14,7 +14,7 @@ from ed2.ui.live import QUIET, SPOKEN, TICK, refusal
 
 WHAT_IT_IS = (
     "### Would a run survive a crash?\n"
-    "*Test resume* finds out, with the settings and pictures that the tabs hold now, whatever run is chosen above. It "
+    "*Test resume* finds out, with the settings and images that the tabs hold now, whatever run is chosen above. It "
     "trains eight steps in one go; then four, kills the training without warning, and does the other four. Every byte "
     "of the two is compared, and what it writes is removed. A run that is started meanwhile ends the test."
 )

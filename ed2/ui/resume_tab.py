@@ -125,13 +125,13 @@ class ResumeTab:
     def _card(self, run: RunRecord) -> str:
         address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""
         name = escape(run.folder.name)
-        picture = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
+        image = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
         loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
         can = _how_far_back(run)
         where = f" in {run.trainer.name}" if run.trainer else ""
         state = self._state_of(run)
         return (
-            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Choose {name}">{picture}'
+            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Choose {name}">{image}'
             f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{state}</span>{where} '
             f"{'<br>' if where else ''}step {run.step:,} of {run.total:,}{loss}<br>"
             f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></button></li>"

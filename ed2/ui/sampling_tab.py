@@ -32,7 +32,7 @@ class SamplingTab:
                 usual = (f"usual ({USUAL_SAMPLER})", "")
                 self.sampler = gr.Dropdown(
                     [usual, *((name, name) for name in SAMPLERS)], value="", label="Sampler", interactive=True,
-                    elem_id="prompts-sampler", info="How noise becomes a picture. Saved with the prompts.",
+                    elem_id="prompts-sampler", info="How noise becomes an image. Saved with the prompts.",
                 )  # fmt: skip
                 self.steps = gr.Number(
                     USUAL_STEPS, label="Denoising steps", step=1, interactive=True, elem_id="prompts-steps",

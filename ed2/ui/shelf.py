@@ -1,4 +1,4 @@
-"""Small copies of pictures, the only files that the page serves."""
+"""Small copies of images, the only files that the page serves."""
 
 import hashlib
 import secrets
@@ -21,7 +21,7 @@ Box = tuple[int, int, int, int]
 
 
 class _Forever(StaticFiles):
-    """A name stands for one content: each picture is asked for once. A page with a login shows them after it alone."""
+    """A name stands for one content: each image is asked for once. A page with a login shows them after it alone."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         if not _may_see(scope):
@@ -41,8 +41,8 @@ class Shelf:
 
     def __init__(self, side: int) -> None:
         self.side = side
-        self._folder = tempfile.TemporaryDirectory(prefix="ed2-pictures-")
-        self._address = f"/pictures-{secrets.token_urlsafe(12)}"
+        self._folder = tempfile.TemporaryDirectory(prefix="ed2-images-")
+        self._address = f"/images-{secrets.token_urlsafe(12)}"
         self._lock = threading.Lock()
         self._held = ""
         self._outdated: set[Path] = set()
@@ -53,7 +53,7 @@ class Shelf:
         return Mount(self._address, _Forever(directory=self._folder.name))
 
     def address(self, path: Path, crop: Box | None = None) -> str:
-        """Where the browser finds a copy of a picture, with what a crop leaves out darkened; empty for no picture."""
+        """Where the browser finds a copy of an image, with what a crop leaves out darkened; empty for no image."""
         try:
             status = path.stat()
             told = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"

@@ -24,7 +24,7 @@ STATE_WORDS = {
     "failed": "Failed",
 }  # fmt: skip
 LABELS = {
-    "resume_ckpt": "Base model or checkpoint", "project_name": "Project name", "data_root": "Folder of pictures",
+    "resume_ckpt": "Base model or checkpoint", "project_name": "Project name", "data_root": "Folder of images",
     "max_epochs": "Epochs", "lr": "Learning rate", "text_encoder_lr": "Learning rate of the text encoder",
     "lr_scheduler": "Learning rate schedule", "useadam8bit": "8-bit Adam", "amp": "Mixed precision (amp)",
     "amp_dtype": "Format of mixed precision", "grad_accum": "Gradient accumulation", "flip_p": "Mirror chance",
@@ -140,11 +140,11 @@ def figures_html(shown: RunSnapshot) -> str:
     figures = {
         "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else "–",
         "Epoch": f"{shown.epoch:,} of {shown.max_epochs:,}" if shown.epoch else "–",
-        "Speed": "–" if shown.images_per_second is None else f"{shown.images_per_second:.1f} pictures/s",
+        "Speed": "–" if shown.images_per_second is None else f"{shown.images_per_second:.1f} images/s",
         "Time left": left,
         "Loss": "–" if shown.loss is None else f"{shown.loss:.4f}",
         "Learning rate": "–" if shown.lr is None else f"{shown.lr:.3g}",
-        "Pictures": f"{shown.images:,}" if shown.images else "–",
+        "Images": f"{shown.images:,}" if shown.images else "–",
         "Computes on": escape(shown.device) or "–",
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())

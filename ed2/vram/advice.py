@@ -16,7 +16,7 @@ LARGE_CARD_GB = 24.5
 LARGE_RESOLUTION = 768
 SMALL_RESOLUTION = 640
 MOST_UNASKED = 8
-"""Pictures in a batch that nobody has asked for: more, or more than a tenth of them all, learns worse."""
+"""Images in a batch that nobody has asked for: more, or more than a tenth of them all, learns worse."""
 EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates mean something else."""
@@ -73,7 +73,7 @@ class Search:
 
     shape: ModelShape
     card: Card
-    pictures: int | None = None
+    images: int | None = None
     overhead: Overhead | None = None
 
     def plan(self, settings: Settings, beyond: Beyond | None = None) -> MemoryPlan:
@@ -91,7 +91,7 @@ class Search:
     @property
     def most_unasked(self) -> int:
         """The largest batch that is proposed."""
-        return MOST_UNASKED if self.pictures is None else max(1, min(MOST_UNASKED, self.pictures // 10))
+        return MOST_UNASKED if self.images is None else max(1, min(MOST_UNASKED, self.images // 10))
 
     @property
     def card_gb(self) -> float:
@@ -198,7 +198,7 @@ def _validation_batch(search: Search, settings: Settings) -> Values:
 
 
 def _batch_before_checkpointing(search: Search, settings: Settings) -> Values:
-    """Fewer pictures than asked for, while they are many, cost less speed than activations computed twice."""
+    """Fewer images than asked for, while they are many, cost less speed than activations computed twice."""
     asked = settings.data.batch_size
     if settings.memory.gradient_checkpointing or settings.data.resolution >= SMALL_RESOLUTION:
         return {}
@@ -220,7 +220,7 @@ def _no_accumulation(search: Search, settings: Settings) -> Values:
 
 
 def _smaller_batch(search: Search, settings: Settings) -> Values:
-    """The largest batch that fits; where it can be, accumulation keeps the pictures of a step."""
+    """The largest batch that fits; where it can be, accumulation keeps the images of a step."""
     batch = settings.data.batch_size
     wanted = batch * settings.data.grad_accum
     if batch == 1:
@@ -262,14 +262,14 @@ STEPS: tuple[Step, ...] = (
     (_eight_bit, "no slower"),
     (_validation_batch, "only validation is slower"),
     (_average_on_cpu, "a few seconds at each update of the average"),
-    (_batch_before_checkpointing, "a little slower, and a step sees fewer pictures"),
+    (_batch_before_checkpointing, "a little slower, and a step sees fewer images"),
     (_checkpointing, "a quarter slower"),
     (_no_accumulation, "no slower; gradients need not wait for the next batch"),
     (_smaller_batch, "slower by the share of a card that a smaller batch leaves idle"),
     (_other_optimizer, "learns at a rate that you set, here the default one"),
     (_last_text_layers, f"faster; of the text encoder only the last {LAST_LAYERS} layers learn"),
     (_frozen_text, "faster, but the text encoder learns nothing"),
-    (_resolution, "faster, but smaller pictures"),
+    (_resolution, "faster, but smaller images"),
 )
 """What may be changed, the cheapest in speed first, and what it costs."""
 

@@ -112,7 +112,7 @@ def _at(work: Work, base: Use, row: Row, batch: int, gradients: float) -> Use:
 
 
 def _by_vae(work: Work, base: Use, way: str) -> Use:
-    """The VAE at its worst moment: one picture at a time, whatever the batch."""
+    """The VAE at its worst moment: one image at a time, whatever the batch."""
     rows = getattr(work.shape.traced, way)[work.precision]
     use = _largest(_at(work, base, row, 1, base.gradients) for row in rows)
     pixels = work.batch * work.settings.data.resolution**2 * BYTES_PER_PIXEL

@@ -1,6 +1,6 @@
 """The memory that a run will take at its peak, told from its settings alone: no card and no PyTorch needed.
 
-A run goes through phases - encoding of pictures, forward pass, backward pass, optimizer, sampling, validation, saving -
+A run goes through phases - encoding of images, forward pass, backward pass, optimizer, sampling, validation, saving -
 of which each takes what the others leave behind: gradients grow while activations shrink. The peak is the largest of
 them, not the sum of all.
 """

@@ -19,7 +19,7 @@ class Row:
         casts: weights cast by autocast.
         unet_gradients: of the UNet, as far as they are there at this moment.
         text_gradients: of the text encoder.
-        activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b pictures of A latents.
+        activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b images of A latents.
         workspace: what a card's convolution takes besides, in the same form.
     """
 
@@ -31,7 +31,7 @@ class Row:
     workspace: Sequence[float]
 
     def bytes_at(self, batch: int, cells: int) -> tuple[float, float]:
-        """Activations and workspace for `batch` pictures of `cells` latents each."""
+        """Activations and workspace for `batch` images of `cells` latents each."""
         terms = (1, batch, batch * cells, batch * cells * cells)
         return _sum(self.activations, terms), _sum(self.workspace, terms)
 

@@ -17,7 +17,7 @@ class Beyond:
     """What can be planned and has no setting.
 
     Attributes:
-        cached_latents: the pictures' latents were computed before, and the VAE is not on the card.
+        cached_latents: the images' latents were computed before, and the VAE is not on the card.
         cached_text: the same of the captions and the text encoder.
         lora_rank: adapters of this rank are trained in the UNet's attention, and nothing else; 0 trains the model.
         half_weights: the UNet's trained weights and gradients are in half precision themselves.
@@ -67,12 +67,12 @@ class Work:
 
     @property
     def batch(self) -> int:
-        """Pictures in a forward pass."""
+        """Images in a forward pass."""
         return self.settings.data.batch_size
 
     @property
     def cells(self) -> int:
-        """Latents of a picture; the square is the largest size of a resolution."""
+        """Latents of an image; the square is the largest size of a resolution."""
         return (self.settings.data.resolution // self.shape.traced.downscale) ** 2
 
     @property

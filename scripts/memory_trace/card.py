@@ -1,7 +1,7 @@
 """Behaving like a card on tensors without content: mixed precision and fused attention.
 
 PyTorch without CUDA has no autocast for them, that of the CPU follows other rules, and its attention would be the plain
-one, whose memory grows with the square of the picture's area.
+one, whose memory grows with the square of the image's area.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From traces at a few sizes to a closed form for all sizes.
 
-What is alive after an operation is `c + b (s0 + s1 A + s2 A^2)` bytes for `b` pictures of `A` latents each; s2 is 0 but
+What is alive after an operation is `c + b (s0 + s1 A + s2 A^2)` bytes for `b` images of `A` latents each; s2 is 0 but
 for attention in slices. A peak is the largest of all operations; of these only the few are kept that can be it.
 """
 

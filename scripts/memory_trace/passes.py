@@ -1,4 +1,4 @@
-"""Traces of what a run does: a training step, denoising, encoding and decoding of pictures."""
+"""Traces of what a run does: a training step, denoising, encoding and decoding of images."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Size:
-    """Pictures in a forward pass, the sides of their latents, and how many pixels one of these is."""
+    """Images in a forward pass, the sides of their latents, and how many pixels one of these is."""
 
     batch: int
     side: int

@@ -15,14 +15,14 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def values(tmp_path: Path, sd1: Path, pictures: Path) -> Values:
+def values(tmp_path: Path, sd1: Path, images: Path) -> Values:
     """A run of two epochs of five steps each.
 
     A test file that needs others has a `values` of its own that takes these and changes some.
     """
     return {
         "project_name": "tiny",
-        "data_root": [str(pictures)],
+        "data_root": [str(images)],
         "resume_ckpt": str(sd1),
         "resolution": 64,
         "batch_size": 2,

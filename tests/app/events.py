@@ -49,7 +49,7 @@ def events_of(run_dir: Path, first: int = 1) -> Iterator[Event]:
             yield PhaseChanged(step, "sampling", "2 prompts")
             yield samples(run_dir, step)
             yield PhaseChanged(step, "training")
-    yield Warned(20, "A picture \x1b[31mis\x1b[0m broken.")
+    yield Warned(20, "An image \x1b[31mis\x1b[0m broken.")
     checkpoint = run_dir / "ckpts" / "last-demo-ep01-gs00020"
     yield CheckpointSaved(20, 1, "last", checkpoint, run_dir / "last.safetensors", 6_480_079, 0.4)
     yield RunEnded(20, "done", "", 75.0, checkpoint, run_dir / "last.safetensors")

@@ -25,10 +25,10 @@ def program(*argv: object, cwd: Path = PROGRAM_DIR, python: tuple[str, ...] = ()
 
 
 @pytest.fixture
-def flags(tmp_path: Path, sd1: Path, pictures: Path) -> list[object]:
+def flags(tmp_path: Path, sd1: Path, images: Path) -> list[object]:
     (tmp_path / "prompts.txt").write_text("")
     return [
-        *("--data_root", pictures, "--resume_ckpt", sd1, "--resolution", 64, "--project_name", "tiny", "--lr", 1e-3),
+        *("--data_root", images, "--resume_ckpt", sd1, "--resolution", 64, "--project_name", "tiny", "--lr", 1e-3),
         *("--logdir", tmp_path / "logs", "--save_ckpt_dir", tmp_path, "--sample_prompts", tmp_path / "prompts.txt"),
     ]
 
@@ -36,7 +36,7 @@ def flags(tmp_path: Path, sd1: Path, pictures: Path) -> list[object]:
 def test_without_arguments_it_says_how_to_start_and_the_resolutions_without_torch() -> None:
     done = program(python=("-X", "importtime"))
     assert done.returncode == 0
-    assert "--data_root PICTURES --resume_ckpt MODEL" in done.stdout
+    assert "--data_root IMAGES --resume_ckpt MODEL" in done.stdout
     shown = [line.split() for line in done.stdout.splitlines()]
     assert [int(words[0]) for words in shown if words and words[0] in map(str, RESOLUTIONS)] == list(RESOLUTIONS)
     assert "512x512 576x448 640x384 768x320 1024x256" in done.stdout
@@ -107,11 +107,11 @@ def test_what_stands_alone_keeps_its_code_and_the_rest_is_told_together(
     assert told in capsys.readouterr().err
 
 
-def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path: Path) -> None:
+def test_check_answers_in_one_json_object_without_torch(images: Path, tmp_path: Path) -> None:
     broken = tmp_path / "more"
     broken.mkdir()
-    (broken / "cut.png").write_bytes((pictures / "00.png").read_bytes()[:300])
-    argv = ["--check", "--json", "--data_root", pictures, broken, "--resolution", 64, "--batch_size", 4]
+    (broken / "cut.png").write_bytes((images / "00.png").read_bytes()[:300])
+    argv = ["--check", "--json", "--data_root", images, broken, "--resolution", 64, "--batch_size", 4]
     done = program(*argv, python=("-X", "importtime"))
     assert done.returncode == 0, done.stderr[-500:]
     answer = json.loads(done.stdout)
@@ -127,7 +127,7 @@ def test_check_answers_in_one_json_object_without_torch(pictures: Path, tmp_path
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 
 
-def test_check_of_a_folder_without_pictures_ends_with_3(tmp_path: Path) -> None:
+def test_check_of_a_folder_without_images_ends_with_3(tmp_path: Path) -> None:
     done = program("--check", "--data_root", tmp_path)
     assert done.returncode == 3
     assert str(tmp_path) in done.stderr

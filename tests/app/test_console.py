@@ -49,7 +49,7 @@ def test_lines_alone_where_nobody_watches(run_dir: Path) -> None:
     assert all(letter == "\n" or letter.isprintable() for letter in text)
     assert "\r" not in text
     lines = text.splitlines()
-    assert lines[0] == "Training demo: 18 pictures, 2 epochs, 20 steps, on cpu."
+    assert lines[0] == "Training demo: 18 images, 2 epochs, 20 steps, on cpu."
     assert lines[1] == "Note one."
     progress = [line for line in lines if line.startswith("Step ") and "/20" in line]
     assert len(progress) == 4
@@ -59,7 +59,7 @@ def test_lines_alone_where_nobody_watches(run_dir: Path) -> None:
 def test_a_warning_brings_no_control_characters(run_dir: Path) -> None:
     stream = io.StringIO()
     told(run_dir, stream)
-    assert "Note: A picture is broken." in stream.getvalue()
+    assert "Note: An image is broken." in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
 
 
@@ -138,8 +138,8 @@ def test_letters_that_the_terminal_does_not_know_do_no_harm(run_dir: Path) -> No
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding="cp1252", newline="\n")
     reporter = ConsoleReporter(stream)
-    reporter(Warned(1, "The picture 猫.png is broken."))
-    assert buffer.getvalue() == b"Note: The picture ?.png is broken.\n"
+    reporter(Warned(1, "The image 猫.png is broken."))
+    assert buffer.getvalue() == b"Note: The image ?.png is broken.\n"
 
 
 @pytest.mark.parametrize(

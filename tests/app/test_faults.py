@@ -55,7 +55,7 @@ def test_a_model_that_fails_in_mid_run_is_told_with_the_setting_that_names_it(va
         assert fault.reason.endswith(f"It is the model of {setting}."), fault
 
 
-def test_a_missing_model_is_told_before_the_pictures_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
+def test_a_missing_model_is_told_before_the_images_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     phases: list[str] = []
@@ -116,16 +116,16 @@ def test_the_settings_of_a_continued_run_still_name_the_model_that_it_began_with
     assert json.loads((first.run_dir / "settings.json").read_text())["resume_ckpt"] == str(sd1)
 
 
-def test_a_finished_run_with_the_same_pictures_has_nothing_left_and_with_others_begins_anew(
+def test_a_finished_run_with_the_same_images_has_nothing_left_and_with_others_begins_anew(
     values: Values, tmp_path: Path
 ) -> None:
-    from tests.tiny import make_pictures
+    from tests.tiny import make_images
 
     first = train({**values, "max_epochs": 1})
     again = {"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}
     with pytest.raises(FinishedError, match=r"has all its 1 epoch\. Raise max_epochs"):
         train(again)
-    others = make_pictures(tmp_path / "others", [(64, 64)])
+    others = make_images(tmp_path / "others", [(64, 64)])
     (others / "00.png").rename(others / "another.png")
     fresh = train({**again, "data_root": [str(others)]})
     assert (fresh.of(RunStarted)[0].step, fresh.ended.phase) == (0, "done")

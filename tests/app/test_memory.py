@@ -22,8 +22,8 @@ def told(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> st
     return captured.err if code else captured.out
 
 
-def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
-    flags = ("--check", "--data_root", pictures, "--vram_gb", 12, "--batch_size", 8)
+def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+    flags = ("--check", "--data_root", images, "--vram_gb", 12, "--batch_size", 8)
     memory = json.loads(told(capsys, *flags, "--json"))["memory"]
     assert memory.keys() == MEMORY_KEYS
     assert (memory["verdict"], memory["card_gb"]) == ("does not fit", 12)
@@ -37,11 +37,11 @@ def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str]
 
 
 @no_card_here
-def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
-    memory = json.loads(told(capsys, "--check", "--json", "--data_root", pictures))["memory"]
+def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+    memory = json.loads(told(capsys, "--check", "--json", "--data_root", images))["memory"]
     assert (memory["verdict"], memory["card_gb"]) == (None, None)
     assert memory["parts"]["autocast_copies"] == 0
-    assert "on the CPU" in told(capsys, "--check", "--data_root", pictures)
+    assert "on the CPU" in told(capsys, "--check", "--data_root", images)
 
 
 @no_card_here
@@ -74,9 +74,9 @@ def test_suggest_says_that_nothing_fits_and_what_would(capsys: pytest.CaptureFix
     assert "A card with 11 GB would do" in told(capsys, "--suggest", "--vram_gb", 8)
 
 
-def test_the_pictures_bound_the_batch_that_is_proposed(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+def test_the_images_bound_the_batch_that_is_proposed(capsys: pytest.CaptureFixture[str], images: Path) -> None:
     assert "batch_size 8" in told(capsys, "--suggest", "--vram_gb", 24)
-    assert "batch_size" not in told(capsys, "--suggest", "--vram_gb", 24, "--data_root", pictures)
+    assert "batch_size" not in told(capsys, "--suggest", "--vram_gb", 24, "--data_root", images)
 
 
 def test_a_model_that_is_not_here_is_planned_as_the_family_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from ed2.app.checks.base_model import named
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.images.caption_edits import CaptionEdits
 from ed2.app.page.roots import Roots
-from ed2.app.pictures.caption_edits import CaptionEdits
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.settings.fields import fields
@@ -98,17 +98,17 @@ def test_the_settings_that_hold_paths_are_known_as_such() -> None:
 
 def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> None:
     edits = CaptionEdits(tmp_path / "kept")
-    picture = tmp_path / "cat.png"
-    picture.touch()
+    image = tmp_path / "cat.png"
+    image.touch()
     (tmp_path / "cat.txt").write_bytes(b"caf\xe9\r\n")
-    edits.save(picture, "a  new\ncaption ")
+    edits.save(image, "a  new\ncaption ")
     assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
-    edits.save(picture, "newer")
-    assert edits.undo(picture)
+    edits.save(image, "newer")
+    assert edits.undo(image)
     assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
-    assert edits.undo(picture)
+    assert edits.undo(image)
     assert (tmp_path / "cat.txt").read_bytes() == b"caf\xe9\r\n"
-    assert not edits.undo(picture)
+    assert not edits.undo(image)
 
 
 def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
         CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "x" * 10_001)
 
 
-def test_a_continued_run_needs_no_pictures_named_and_a_new_one_does(tmp_path: Path) -> None:
+def test_a_continued_run_needs_no_images_named_and_a_new_one_does(tmp_path: Path) -> None:
     (tmp_path / "run" / "ckpts").mkdir(parents=True)
     (tmp_path / "run" / "settings.json").write_text("{}")
     known = {"resume_ckpt": str(tmp_path / "run"), "logdir": str(tmp_path), "no_save_ckpt": True}
@@ -147,12 +147,12 @@ def test_a_continued_run_needs_no_pictures_named_and_a_new_one_does(tmp_path: Pa
 
 
 def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_path: Path) -> None:
-    picture, pickled = tmp_path / "cat.png", tmp_path / "sd.ckpt"
-    for file in (picture, pickled):
+    image, pickled = tmp_path / "cat.png", tmp_path / "sd.ckpt"
+    for file in (image, pickled):
         file.write_bytes(b"x")
     wanted = {
         str(PROGRAM_DIR / "ed2/demo"): "holds no diffusers model. Did you mean base inside it?",
-        str(picture): "a .png file is not read here. Give the .safetensors",
+        str(image): "a .png file is not read here. Give the .safetensors",
         str(pickled): "can run code, so it is not read here. Convert it",
         "nobody/nothing": "is not on this disk, and nothing is downloaded.",
         "/nowhere/at/all": "Check the path for typing errors.",

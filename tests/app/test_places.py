@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.page.places import Contents, contents, is_folder, models
-from tests.hostile.test_changing_pictures import without_rights
+from tests.hostile.test_changing_images import without_rights
 
 
 def test_what_may_not_be_seen_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

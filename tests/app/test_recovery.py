@@ -1,4 +1,4 @@
-"""Whole runs that meet a lack of memory, numbers that are not finite, and pictures that fail to decode."""
+"""Whole runs that meet a lack of memory, numbers that are not finite, and images that fail to decode."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ def losses(trained: Trained) -> list[float]:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:
-    """Give no number as the loss of the first picture of these batches, counted from 0 over all runs."""
+    """Give no number as the loss of the first image of these batches, counted from 0 over all runs."""
     compute, count = Objective.__call__, iter(range(1_000_000))
 
     def poisoned(self: Objective, batch: Batch) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_an_error_between_the_updates_of_two_networks_saves_no_half_a_step(
     assert not list((trained.run_dir / "ckpts").glob("errored-*"))
 
 
-def test_a_picture_at_which_a_library_fails_is_named_and_the_run_goes_on(
+def test_an_image_at_which_a_library_fails_is_named_and_the_run_goes_on(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = pixels.decode
@@ -140,12 +140,12 @@ def too_little_memory(monkeypatch: pytest.MonkeyPatch, *, training: int, else_: 
 
 
 @pytest.fixture
-def busy(values: Values, pictures: Path, tmp_path: Path) -> Values:
+def busy(values: Values, images: Path, tmp_path: Path) -> Values:
     """A run that also validates and draws samples."""
     prompts = tmp_path / "prompts.json"
     common = {"cfgs": [1, 4], "num_inference_steps": 4, "size": [16, 16]}
     prompts.write_text(json.dumps({**common, "samples": [{"prompt": "a"}, {"prompt": "b"}]}))
-    validation = {"val_split_mode": "manual", "manual_data_root": str(pictures)}
+    validation = {"val_split_mode": "manual", "manual_data_root": str(images)}
     return {**values, **validation, "sample_prompts": str(prompts), "max_epochs": 1, "logdir": str(tmp_path / "busy")}
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_had_to_cut_its_batches_learns_the_same_and_goes_on_so_after_
     too_little_memory(monkeypatch, training=1, else_=100)
     stopped = train(values, stop_at=4)
     assert "gradient checkpointing, which stays on" in texts(stopped)
-    assert "with 1 picture at a time" in texts(stopped)
+    assert "with 1 image at a time" in texts(stopped)
     resumed = train({"resume_ckpt": str(stopped.checkpoint), "logdir": str(values["logdir"])})
     assert resumed.run_dir == stopped.run_dir and resumed.ended.phase == "done"
     assert "equal in its maths, not byte for byte" in texts(resumed)
@@ -202,7 +202,7 @@ def test_a_run_that_had_to_cut_its_batches_learns_the_same_and_goes_on_so_after_
     assert losses(straight)[-1] == pytest.approx(both[-1], rel=1e-3)
 
 
-def test_a_picture_that_does_not_fit_alone_ends_the_run_with_three_settings_to_change(
+def test_an_image_that_does_not_fit_alone_ends_the_run_with_three_settings_to_change(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     too_little_memory(monkeypatch, training=0, else_=100)

@@ -26,7 +26,7 @@ def read_back(run_dir: Path) -> EventAccumulator:
     return accumulator
 
 
-def test_tensorboard_has_curves_pictures_and_settings(run_dir: Path) -> None:
+def test_tensorboard_has_curves_images_and_settings(run_dir: Path) -> None:
     reporter = TensorBoardReporter(run_dir)
     for event in events_of(run_dir):
         reporter(event)
@@ -38,8 +38,8 @@ def test_tensorboard_has_curves_pictures_and_settings(run_dir: Path) -> None:
     assert tags["images"] == ["sample/0", "sample/1"]
     assert [event.step for event in board.Scalars("loss/log_step")] == [5, 10, 15, 20]
     assert board.Scalars("loss/epoch")[0].value == pytest.approx(0.2)
-    pictures = board.Images("sample/1")
-    assert [(p.step, p.width, p.height) for p in pictures] == [(10, 31, 20), (20, 31, 20)]
+    images = board.Images("sample/1")
+    assert [(p.step, p.width, p.height) for p in images] == [(10, 31, 20), (20, 31, 20)]
     (config,) = board.Tensors("config/text_summary")
     assert b'"lr": 1e-06' in config.tensor_proto.string_val[0]
 
@@ -161,10 +161,10 @@ def test_the_log_has_events_messages_and_warnings_in_plain_text(run_dir: Path) -
     assert "after the end" not in text
     assert "a library's warning" in text
     lines = text.splitlines()
-    assert lines[0].endswith("INFO Training demo: 18 pictures, 2 epochs, 20 steps, on cpu.")
+    assert lines[0].endswith("INFO Training demo: 18 images, 2 epochs, 20 steps, on cpu.")
     assert lines[1].endswith("INFO Note one.")
-    assert any(line.endswith("WARNING A picture is broken.") for line in lines)
-    assert any("loss 0.1234, learning rate 1e-06, 4.5 pictures a second" in line for line in lines)
+    assert any(line.endswith("WARNING An image is broken.") for line in lines)
+    assert any("loss 0.1234, learning rate 1e-06, 4.5 images a second" in line for line in lines)
     assert any(line.endswith("INFO A message of the program.") for line in lines)
     assert lines[0][:19].count(":") == 2
     assert lines[0][10] == "T"
@@ -172,13 +172,13 @@ def test_the_log_has_events_messages_and_warnings_in_plain_text(run_dir: Path) -
 
 def test_a_failing_observer_is_logged_with_its_trace(run_dir: Path) -> None:
     def fail(event: Event) -> None:
-        raise ValueError("no such picture")
+        raise ValueError("no such image")
 
     reporter = LogReporter(run_dir)
     EventBus([fail, reporter]).emit(Warned(1, "x"))
     reporter.close()
     text = (run_dir / "run.log").read_text(encoding="utf-8")
-    assert "ValueError: no such picture" in text
+    assert "ValueError: no such image" in text
     assert "WARNING x" in text
 
 

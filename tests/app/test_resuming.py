@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from ed2.app import runner
 from ed2.app.checks.check import checked
-from ed2.app.pictures.scanning import scan_dataset
+from ed2.app.images.scanning import scan_dataset
 from ed2.app.proof.comparison import differences
 from ed2.app.reporters.replay import told_events
 from ed2.app.runs import folder as run_folder
@@ -137,7 +137,7 @@ def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
     real = runner.make_run_folder
 
     def other_is_faster(start: Start) -> Path:
-        """Between the choice of the checkpoint and the lock, which may be minutes of reading pictures."""
+        """Between the choice of the checkpoint and the lock, which may be minutes of reading images."""
         monkeypatch.setattr(runner, "make_run_folder", real)
         train({"resume_ckpt": str(first.run_dir)}, stop_at=6)
         return real(start)
@@ -148,8 +148,8 @@ def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
     assert [event.step for _, event in told_events(first.run_dir)][-1] == 6
 
 
-def stopped_at_picture(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """Run, and stop when so many sample pictures of step 4 are on the disk."""
+def stopped_at_image(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Run, and stop when so many sample images of step 4 are on the disk."""
     controls, real, made = Controls(), job.write_sample, list[Sample]()
 
     def write(run_dir: Path, **options: Any) -> Sample:
@@ -175,10 +175,10 @@ def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_no
     assert first.of(ValidationDone)[-1].step < 4
     assert first.of(SamplesMade)[-1].step == 0
     again: Values = {"resume_ckpt": "findlast", "logdir": values["logdir"]}
-    second = stopped_at_picture(1, again, monkeypatch)
+    second = stopped_at_image(1, again, monkeypatch)
     assert [event.step for event in second.of(ValidationDone)] == [4]
     assert [(event.step, len(event.samples), event.is_whole) for event in second.of(SamplesMade)] == [(4, 1, False)]
-    third = stopped_at_picture(2, again, monkeypatch)
+    third = stopped_at_image(2, again, monkeypatch)
     assert not third.of(ValidationDone), "it was done when the run went on before"
     assert [(event.step, len(event.samples), event.is_whole) for event in third.of(SamplesMade)] == [(4, 2, True)]
     last = train(again)
@@ -228,7 +228,7 @@ def test_what_follows_the_last_step_is_made_up_for_after_a_kill_or_a_stop(values
 
 
 def shown_samples(run_dir: Path) -> list[tuple[int, str]]:
-    """The step and file of each picture of the gallery."""
+    """The step and file of each image of the gallery."""
     view = RunView()
     view.replay(run_dir)
     return [(shown.step, shown.sample.path.relative_to(run_dir).as_posix()) for shown in view.snapshot().samples]

@@ -132,25 +132,25 @@ def test_changed_settings_go_on_in_a_new_folder_and_are_told(values: Values) -> 
     assert json.loads((changed.run_dir / "manifest.json").read_text())["continues"] == str(first.checkpoint)
 
 
-def test_other_pictures_begin_a_new_run_from_the_weights(values: Values, tmp_path: Path) -> None:
-    from tests.tiny import make_pictures
+def test_other_images_begin_a_new_run_from_the_weights(values: Values, tmp_path: Path) -> None:
+    from tests.tiny import make_images
 
     first = train(values, stop_at=3)
-    others = make_pictures(tmp_path / "others", [(64, 64)] * 3)
+    others = make_images(tmp_path / "others", [(64, 64)] * 3)
     for number, path in enumerate(sorted(others.iterdir())):
         path.rename(path.with_name(f"other{number // 2}{path.suffix}"))
     fresh = train({"resume_ckpt": str(first.checkpoint), "data_root": [str(others)], "logdir": values["logdir"]})
     assert fresh.of(RunStarted)[0].step == 0
-    assert "none of its pictures is among these" in said(fresh)
+    assert "none of its images is among these" in said(fresh)
 
 
-def test_an_added_picture_is_counted(values: Values, pictures: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(pictures, tmp_path / "pictures")
+def test_an_added_image_is_counted(values: Values, images: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(images, tmp_path / "images")
     first = train({**values, "data_root": [str(copied)]}, stop_at=3)
     shutil.copy(copied / "00.png", copied / "zz.png")
     more = train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
     assert more.run_dir != first.run_dir
-    assert "1 picture added" in said(more)
+    assert "1 image added" in said(more)
 
 
 def test_weights_only_begins_at_zero(values: Values) -> None:
@@ -215,21 +215,21 @@ def test_a_run_that_fails_saves_what_it_has_and_says_why(values: Values, monkeyp
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_fewer_pictures_than_a_batch_are_trained(values: Values, tmp_path: Path, count: int) -> None:
-    from tests.tiny import make_pictures
+def test_fewer_images_than_a_batch_are_trained(values: Values, tmp_path: Path, count: int) -> None:
+    from tests.tiny import make_images
 
-    few = make_pictures(tmp_path / "few", [(64, 64)] * count)
+    few = make_images(tmp_path / "few", [(64, 64)] * count)
     trained = train({**values, "data_root": [str(few)], "batch_size": 4, "max_epochs": 2})
     assert (trained.ended.phase, trained.ended.step) == ("done", 2)
 
 
-def test_a_broken_picture_is_named_and_left_out(values: Values, pictures: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(pictures, tmp_path / "pictures")
+def test_a_broken_image_is_named_and_left_out(values: Values, images: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(images, tmp_path / "images")
     (copied / "broken.png").write_bytes((copied / "00.png").read_bytes()[:500])
     trained = train({**values, "data_root": [str(copied)], "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "Left out: broken.png" in said(trained)
-    assert "9 pictures in 3 sizes; 9 of them new or changed" in " ".join(p.detail for p in trained.of(PhaseChanged))
+    assert "9 images in 3 sizes; 9 of them new or changed" in " ".join(p.detail for p in trained.of(PhaseChanged))
 
 
 def test_a_single_file_of_another_run_is_never_replaced(values: Values, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_single_file_of_another_run_is_never_replaced(values: Values, tmp_path
     assert first.ended.single_file.read_bytes() == content
 
 
-def test_no_pictures_are_named_with_the_folder(values: Values, tmp_path: Path) -> None:
+def test_no_images_are_named_with_the_folder(values: Values, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty") as caught:
         train({**values, "data_root": [str(tmp_path / "empty")]})

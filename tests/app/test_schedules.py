@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.pictures.captions import caption_note, long_captions
+from ed2.app.images.captions import caption_note, long_captions
 from ed2.data.example import Example
 from ed2.events import EpochEnded, RunStarted, StepDone
 from tests.runs import Values, differing, train
@@ -12,9 +12,9 @@ from tests.runs import Values, differing, train
 
 @pytest.fixture
 def values(values: Values, tmp_path: Path) -> Values:
-    from tests.tiny import make_pictures
+    from tests.tiny import make_images
 
-    folder = make_pictures(tmp_path / "pictures", [(64, 64)] * 4)
+    folder = make_images(tmp_path / "images", [(64, 64)] * 4)
     (folder / "multiply.txt").write_text("0.5")
     (folder / "01.yaml").write_text("multiply: 1.5\nbatch_id: together\n")
     (folder / "02.yaml").write_text("batch_id: together\ntags: [one, two, three]\nshuffle_tags: true")

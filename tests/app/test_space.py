@@ -54,9 +54,9 @@ def test_checkpoints_that_fill_the_disk_together_are_told_and_keep_last_helps(
 
 
 def test_the_page_hears_of_a_full_disk_before_the_start(
-    sd1: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd1: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {"resume_ckpt": str(sd1), "data_root": [str(pictures)], "logdir": str(tmp_path), "no_save_ckpt": True}
+    values = {"resume_ckpt": str(sd1), "data_root": [str(images)], "logdir": str(tmp_path), "no_save_ckpt": True}
     assert start_problems(values) == []
     free(monkeypatch, 1000)
     (problem,) = start_problems(values)

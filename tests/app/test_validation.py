@@ -18,12 +18,12 @@ def values(values: Values) -> Values:
     return {**values, "batch_size": 4, "no_save_ckpt": True, "disable_textenc_training": True}
 
 
-def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Values, pictures: Path) -> None:
+def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Values, images: Path) -> None:
     plain = train(values)
     extra = {
         "val_split_mode": "manual",
-        "manual_data_root": str(pictures),
-        "extra_manual_datasets": [f"again={pictures}"],
+        "manual_data_root": str(images),
+        "extra_manual_datasets": [f"again={images}"],
         "stabilize_training_loss": True,
         "every_n_epochs": 0.5,
         "val_batch_size": 3,
@@ -48,13 +48,13 @@ def test_an_automatic_split_is_not_trained_on_and_counted_by_the_check(values: V
     split = {"val_split_mode": "automatic", "auto_split_proportion": 0.3, "every_n_epochs": 2}
     trained = train({**values, **split})
     assert trained.of(RunStarted)[0].images == 5
-    assert any("3 of 8 pictures are kept for validation" in note for note in trained.of(RunStarted)[0].notes)
+    assert any("3 of 8 images are kept for validation" in note for note in trained.of(RunStarted)[0].notes)
     assert [event.step for event in trained.of(ValidationDone)] == [0, trained.ended.step]
     told = checked({**values, **split}, None, quiet=True).as_object()
     assert len(told["images"]) == 8 and told["total_steps"] == trained.ended.step
 
 
-def test_a_validation_folder_without_pictures_is_named(values: Values, tmp_path: Path) -> None:
+def test_a_validation_folder_without_images_is_named(values: Values, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty"):
         train({**values, "val_split_mode": "manual", "manual_data_root": str(tmp_path / "empty")})
@@ -78,6 +78,6 @@ def test_entries_of_one_file_are_chosen_together() -> None:
     assert len(keys) == 6 and len({key.partition("#")[0] for key in keys}) == 3
 
 
-def test_pictures_are_measured_once_as_they_are() -> None:
+def test_images_are_measured_once_as_they_are() -> None:
     (only,) = measured(examples(1))
     assert (only.multiply, only.flip_p, only.cond_dropout, only.loss_scale) == (1, 0, 0, 1)

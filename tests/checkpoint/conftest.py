@@ -30,12 +30,12 @@ def quick_path(quick_disk: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def short_values(quick_disk: Path, sd1: Path, pictures: Path) -> Values:
+def short_values(quick_disk: Path, sd1: Path, images: Path) -> Values:
     """Settings of a run of six steps in two epochs that trains the UNet alone."""
     folder = Path(tempfile.mkdtemp(dir=quick_disk))
     return {
         "project_name": "tiny",
-        "data_root": [str(pictures)],
+        "data_root": [str(images)],
         "resume_ckpt": str(sd1),
         "resolution": 64,
         "batch_size": 4,

@@ -1,4 +1,4 @@
-"""A checkpoint knows its run: its settings and pictures go with it, and a renamed run is still the same."""
+"""A checkpoint knows its run: its settings and images go with it, and a renamed run is still the same."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from ed2.app.build import open_model
 from ed2.app.continued import newest_state, settings_in_effect
-from ed2.app.pictures.scanning import scan_dataset
+from ed2.app.images.scanning import scan_dataset
 from ed2.app.proof.comparison import differences
 from ed2.app.start import Start, choose_start, weigh
 from ed2.checkpoint.finding import newest_below, newest_of_run
@@ -50,18 +50,18 @@ def test_a_copied_checkpoint_goes_on_with_the_settings_of_its_run_and_tells_what
     assert "those of the checkpoint mymodel" in " ".join(planned.notes)
 
 
-def test_a_copied_checkpoint_begins_anew_in_another_project_and_with_other_pictures(
-    copy: Path, pictures: Path, tmp_path: Path
+def test_a_copied_checkpoint_begins_anew_in_another_project_and_with_other_images(
+    copy: Path, images: Path, tmp_path: Path
 ) -> None:
     given: Values = {"resume_ckpt": str(copy), "logdir": str(tmp_path / "logs")}
-    start, said = weighed({**given, "project_name": "cats", "data_root": [str(pictures)]})
+    start, said = weighed({**given, "project_name": "cats", "data_root": [str(images)]})
     assert start.checkpoint is None and not start.is_finished
     assert "A new run from the weights of mymodel: the project has another name (tiny -> cats)." in said
     (tmp_path / "others").mkdir()
-    shutil.copy(pictures / "00.png", tmp_path / "others" / "another.png")
+    shutil.copy(images / "00.png", tmp_path / "others" / "another.png")
     start, said = weighed({**given, "data_root": [str(tmp_path / "others")]})
     assert start.checkpoint is None and not start.is_finished
-    assert "A new run from the weights of mymodel: none of its pictures is among these." in said
+    assert "A new run from the weights of mymodel: none of its images is among these." in said
     assert weighed(given)[0].is_finished, "with nothing changed, all its epochs are done"
 
 
@@ -82,14 +82,14 @@ def test_a_renamed_run_without_its_settings_goes_on_in_its_folder_to_the_same_by
     assert state["run"] == saved_run.run_dir.name, "it stays the same run"
 
 
-def test_copied_pictures_are_the_same_and_a_changed_one_is_seen(run_dir: Path, pictures: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(pictures, tmp_path / "copied", copy_function=shutil.copy)  # with the time of now
+def test_copied_images_are_the_same_and_a_changed_one_is_seen(run_dir: Path, images: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(images, tmp_path / "copied", copy_function=shutil.copy)  # with the time of now
     given: Values = {"resume_ckpt": str(run_dir), "data_root": [str(copied)], "max_epochs": 3}
     assert weighed(given)[0].same_folder
-    (copied / "00.png").write_bytes((pictures / "01.png").read_bytes())
+    (copied / "00.png").write_bytes((images / "01.png").read_bytes())
     start, said = weighed(given)
     assert start.checkpoint and not start.same_folder
-    assert "not byte-exact: pictures or captions were changed" in said
+    assert "not byte-exact: images or captions were changed" in said
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_copied_pictures_are_the_same_and_a_changed_one_is_seen(run_dir: Path, p
     ],
 )
 def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
-    run_dir: Path, pictures: Path, content: str | None, why: str
+    run_dir: Path, images: Path, content: str | None, why: str
 ) -> None:
     file = run_dir / "settings.json"
     file.unlink() if content is None else file.write_text(content)
     for name in ("findlast", str(run_dir)):
         start, said = weighed({"resume_ckpt": name, "logdir": str(run_dir.parent), "max_epochs": 3})
         assert start.same_folder
-        assert start.settings.data.data_root == (str(pictures),)
+        assert start.settings.data.data_root == (str(images),)
         assert f"The run's settings.json cannot be used: {why}" in said
         assert ". Its settings are those that last-tiny-ep01-gs" in said
 

@@ -1,4 +1,4 @@
-"""Pictures on the disk."""
+"""Images on the disk."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +18,10 @@ SIZES = ((100, 100), (120, 80), (80, 120), (64, 64))
 
 @pytest.fixture
 def paint(tmp_path: Path) -> Painter:
-    """Return a function that writes a picture of smooth noise below tmp_path/pictures and returns its path."""
+    """Return a function that writes an image of smooth noise below tmp_path/images and returns its path."""
 
     def write(name: str = "cat.png", size: tuple[int, int] = (64, 64), caption: str | None = None) -> Path:
-        path = tmp_path / "pictures" / name
+        path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR).save(path)
@@ -42,9 +42,9 @@ def _datasets_stay_as_they_are(request: pytest.FixtureRequest, monkeypatch: pyte
 
 @pytest.fixture
 def examples(paint: Painter, tmp_path: Path) -> tuple[Example, ...]:
-    """Seventeen pictures of three formats and four shapes, every other of them shown twice."""
+    """Seventeen images of three formats and four shapes, every other of them shown twice."""
     for number in range(17):
         kind = ("png", "jpg", "webp")[number % 3]
-        paint(f"{number:02}.{kind}", size=SIZES[number % 4], caption=f"picture {number}")
-    scanned = scan([tmp_path / "pictures"], ScanOptions(resolution=64, flip_p=0.5, cond_dropout=0.3))
+        paint(f"{number:02}.{kind}", size=SIZES[number % 4], caption=f"image {number}")
+    scanned = scan([tmp_path / "images"], ScanOptions(resolution=64, flip_p=0.5, cond_dropout=0.3))
     return tuple(replace(example, multiply=1 + number % 2) for number, example in enumerate(scanned.examples))

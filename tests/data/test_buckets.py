@@ -21,7 +21,7 @@ from ed2.data.buckets import (
 ALL = RESOLUTIONS + SMALL_RESOLUTIONS
 resolutions = st.sampled_from(ALL)
 sides = st.integers(1, 6000)
-pictures = st.tuples(sides, sides)
+images = st.tuples(sides, sides)
 
 
 def test_256_has_the_square_two_wide_sizes_and_their_mirrors() -> None:
@@ -63,7 +63,7 @@ def test_another_resolution_is_refused_by_name() -> None:
         sizes(500)
 
 
-@given(pictures, resolutions)
+@given(images, resolutions)
 def test_no_size_is_nearer_in_ratio_than_the_one_chosen(size: tuple[int, int], resolution: int) -> None:
     def distance(bucket: tuple[int, int]) -> float:
         return abs(math.log(size[0] / size[1]) - math.log(bucket[0] / bucket[1]))
@@ -72,8 +72,8 @@ def test_no_size_is_nearer_in_ratio_than_the_one_chosen(size: tuple[int, int], r
     assert all(distance(chosen) <= distance(other) + 1e-9 for other in sizes(resolution))
 
 
-@given(pictures, resolutions)
-def test_a_turned_picture_gets_the_turned_size(size: tuple[int, int], resolution: int) -> None:
+@given(images, resolutions)
+def test_a_turned_image_gets_the_turned_size(size: tuple[int, int], resolution: int) -> None:
     assert nearest(size[::-1], resolution) == nearest(size, resolution)[::-1]
 
 
@@ -86,7 +86,7 @@ def test_on_a_tie_the_size_that_loses_less_wins() -> None:
                 assert lost(size, chosen) <= min(lost(size, first), lost(size, second)) + 1e-5
 
 
-@given(pictures, resolutions)
+@given(images, resolutions)
 def test_the_crop_has_the_ratio_of_the_bucket_within_a_pixel(size: tuple[int, int], resolution: int) -> None:
     bucket = nearest(size, resolution)
     left, top, right, bottom = crop_box(size, bucket)
@@ -97,7 +97,7 @@ def test_the_crop_has_the_ratio_of_the_bucket_within_a_pixel(size: tuple[int, in
     assert abs(left - (size[0] - right)) <= 1 and abs(top - (size[1] - bottom)) <= 1
 
 
-@given(pictures, resolutions, st.integers(0, 1000))
+@given(images, resolutions, st.integers(0, 1000))
 def test_a_jittered_crop_stays_inside_and_never_falls_below_the_bucket(
     size: tuple[int, int], resolution: int, seed: int
 ) -> None:
@@ -112,12 +112,12 @@ def test_a_jittered_crop_stays_inside_and_never_falls_below_the_bucket(
 
 
 @pytest.mark.parametrize("size", [(512, 512), (512, 700), (400, 400), (300, 500)])
-def test_a_picture_not_larger_than_its_bucket_is_cropped_at_its_centre(size: tuple[int, int]) -> None:
+def test_an_image_not_larger_than_its_bucket_is_cropped_at_its_centre(size: tuple[int, int]) -> None:
     box = jittered_box(size, (512, 512), np.random.default_rng(1))
     assert box == crop_box(size, (512, 512))
 
 
-def test_jitter_moves_a_large_picture_and_differs_from_visit_to_visit() -> None:
+def test_jitter_moves_a_large_image_and_differs_from_visit_to_visit() -> None:
     boxes = {jittered_box((2000, 2000), (512, 512), np.random.default_rng(seed)) for seed in range(20)}
     assert len(boxes) > 15
 
@@ -129,7 +129,7 @@ def test_wider_than_the_widest_is_told_apart_from_just_as_wide() -> None:
     assert nearest((9000, 512), 512) == (1024, 256)
 
 
-def test_only_a_picture_smaller_than_its_bucket_is_enlarged() -> None:
+def test_only_an_image_smaller_than_its_bucket_is_enlarged() -> None:
     assert not is_enlarged((512, 512), (512, 512))
     assert not is_enlarged((513, 512), (512, 512))
     assert is_enlarged((511, 900), (512, 512))

@@ -25,7 +25,7 @@ def examples(count: int, folder: str, multiply: float) -> list[Example]:
 
 
 def shown(made: list[Example], epoch: int) -> Counter[str]:
-    """How often each picture is shown in an epoch, by its name."""
+    """How often each image is shown in an epoch, by its name."""
     plan = Planner(made, seed=555, batch_size=4, grad_accum=1).plan(epoch)
     return Counter(made[visit.example].name for group in plan for batch in group for visit in batch.visits)
 
@@ -42,7 +42,7 @@ def test_a_name_is_a_caption_up_to_the_underscore_and_a_text_file_of_that_name_a
 ) -> None:
     paint("john smith on a boat_999.jpg")
     paint("characters/00001.jpg", caption="cloud strife holding a buster sword, screenshot from final fantasy for ps5")
-    found = scan([tmp_path / "pictures"], OPTIONS).examples
+    found = scan([tmp_path / "images"], OPTIONS).examples
     assert [example.caption for example in found] == [
         "cloud strife holding a buster sword, screenshot from final fantasy for ps5",
         "john smith on a boat",
@@ -52,23 +52,23 @@ def test_a_name_is_a_caption_up_to_the_underscore_and_a_text_file_of_that_name_a
 def test_multiply_txt_holds_for_its_folder_and_not_for_those_in_it(paint: Painter, tmp_path: Path) -> None:
     for name in ("a.png", "b/b.png", "b/c/c.png"):
         paint(name)
-    (tmp_path / "pictures/b/multiply.txt").write_text("2")
-    found = scan([tmp_path / "pictures"], OPTIONS).examples
+    (tmp_path / "images/b/multiply.txt").write_text("2")
+    found = scan([tmp_path / "images"], OPTIONS).examples
     assert {example.name: example.multiply for example in found} == {"a.png": 1, "b/b.png": 2, "b/c/c.png": 1}
 
 
-def test_fifty_pictures_times_four_balance_two_hundred() -> None:
+def test_fifty_images_times_four_balance_two_hundred() -> None:
     made = examples(200, "a", 1) + examples(50, "b", 4)
     assert all(per_folder(shown(made, epoch)) == {"a": 200, "b": 200} for epoch in range(3))
 
 
-def test_two_and_a_half_is_every_picture_twice_and_half_of_them_once_more() -> None:
+def test_two_and_a_half_is_every_image_twice_and_half_of_them_once_more() -> None:
     for epoch in range(4):
         assert sorted(shown(examples(100, "a", 2.5), epoch).values()) == [2] * 50 + [3] * 50
 
 
 @pytest.mark.parametrize(("multiply", "count"), [(0.05, 50), (0.1, 100)])
-def test_a_thousand_pictures_that_preserve_come_in_small_parts_beside_two_hundred(multiply: float, count: int) -> None:
+def test_a_thousand_images_that_preserve_come_in_small_parts_beside_two_hundred(multiply: float, count: int) -> None:
     made = examples(200, "new", 1) + examples(1000, "preserve", multiply)
     epochs = [shown(made, epoch) for epoch in range(4)]
     assert all(per_folder(epoch) == {"new": 200, "preserve": count} for epoch in epochs)
@@ -83,7 +83,7 @@ def test_a_fifth_more_or_less_is_that_in_every_epoch(multiply: float, count: int
 
 def test_shuffled_tags_follow_the_first_part_of_a_caption(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png", caption="a cat, red, wet, small")
-    (only,) = scan([tmp_path / "pictures"], replace(OPTIONS, shuffle_tags=True)).examples
+    (only,) = scan([tmp_path / "images"], replace(OPTIONS, shuffle_tags=True)).examples
     drawn = {only.caption_at(lambda n=n: rng(1, "tags", n), 0) for n in range(60)}
     assert len(drawn) == 6 and all(text.startswith("a cat, ") for text in drawn)
 
@@ -104,7 +104,7 @@ max_caption_length: 64
 
 def test_heavier_tags_come_sooner_and_a_length_leaves_whole_tags_out(paint: Painter, tmp_path: Path) -> None:
     paint("cloud.png").with_suffix(".yaml").write_text(YAML)
-    (only,) = scan([tmp_path / "pictures"], replace(OPTIONS, shuffle_tags=True)).examples
+    (only,) = scan([tmp_path / "images"], replace(OPTIONS, shuffle_tags=True)).examples
     drawn = [only.caption_at(lambda n=n: rng(1, "tags", n), 0) for n in range(2000)]
     tags = {"low angle shot", "looking to the side", "holding a sword", "clouds in background", "smiling"}
     parts = [text.split(", ") for text in drawn]

@@ -40,7 +40,7 @@ small = st.integers(1, 7)
 
 @settings(max_examples=50)
 @given(many, numbers, st.integers(0, 50), small, small)
-def test_every_picture_is_shown_as_often_as_its_multiplier_says(
+def test_every_image_is_shown_as_often_as_its_multiplier_says(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
     examples = examples_of(picks)
@@ -78,7 +78,7 @@ def test_the_number_of_steps_is_known_without_dealing(
 
 @settings(max_examples=50)
 @given(with_fractions, numbers, st.integers(0, 30), small, small)
-def test_an_epoch_shows_every_picture_its_multiplier_rounded_up_or_down(
+def test_an_epoch_shows_every_image_its_multiplier_rounded_up_or_down(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
     planner = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
@@ -117,7 +117,7 @@ def test_the_plan_is_the_same_on_every_machine() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=20), numbers, st.integers(1, 12))
-def test_over_epochs_every_picture_comes_as_often_as_its_fraction_says(
+def test_over_epochs_every_image_comes_as_often_as_its_fraction_says(
     multipliers: list[float], seed: int, epochs: int
 ) -> None:
     planner = Planner(examples_of([(0, m) for m in multipliers]), seed=seed, batch_size=4, grad_accum=1)
@@ -126,7 +126,7 @@ def test_over_epochs_every_picture_comes_as_often_as_its_fraction_says(
         assert abs(seen[place] - multiplier * epochs) < 1 + 1e-9
 
 
-def test_a_tenth_is_one_showing_in_ten_epochs_for_every_picture_of_the_folder() -> None:
+def test_a_tenth_is_one_showing_in_ten_epochs_for_every_image_of_the_folder() -> None:
     planner = Planner(examples_of([(0, 0.1)] * 50 + [(0, 1.25)] * 20), seed=1, batch_size=4, grad_accum=1)
     shown = [Counter(visit.example for visit in visits_of(planner, epoch)) for epoch in range(40)]
     assert all(sum(seen.values()) == 30 for seen in shown)
@@ -158,7 +158,7 @@ def test_each_folder_gets_its_share_of_every_epoch() -> None:
     small,
     small,
 )
-def test_pictures_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
+def test_images_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
     picks: list[tuple[int, str]], seed: int, batch_size: int, grad_accum: int
 ) -> None:
     ids = [batch_id for _, batch_id in picks]
@@ -188,7 +188,7 @@ def test_an_epoch_may_show_nothing() -> None:
     assert sorted(planner.steps(epoch) for epoch in range(4)) == [0, 0, 0, 1]
 
 
-def test_short_batches_fall_on_other_pictures_in_other_epochs() -> None:
+def test_short_batches_fall_on_other_images_in_other_epochs() -> None:
     examples = examples_of([(0, 1.0)] * 9)
     lonely = set()
     for epoch in range(30):
@@ -197,7 +197,7 @@ def test_short_batches_fall_on_other_pictures_in_other_epochs() -> None:
     assert len(lonely) > 5
 
 
-def test_one_picture_makes_one_step() -> None:
+def test_one_image_makes_one_step() -> None:
     plan = plan_epoch(examples_of([(0, 1.0)]), seed=1, epoch=0, batch_size=8, grad_accum=4)
     assert len(plan) == 1 and len(plan[0]) == 1
 
@@ -207,7 +207,7 @@ def test_only_fractions_make_epochs_differ() -> None:
     assert not Planner(examples_of([(0, 2.5)]), **options()).is_same_every_epoch
 
 
-def test_twenty_thousand_pictures_are_dealt_well_under_a_second() -> None:
+def test_twenty_thousand_images_are_dealt_well_under_a_second() -> None:
     ids = ["" if number % 3 else f"id {number % 700}" for number in range(20_000)]
     examples = examples_of([(number % 4, (1.0, 0.3)[number % 2]) for number in range(20_000)], ids)
     start = time.process_time()

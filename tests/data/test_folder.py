@@ -18,11 +18,11 @@ OPTIONS = ScanOptions(resolution=64, flip_p=0.25, cond_dropout=0.125)
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights that Windows users lack")
 
 
-def test_pictures_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Painter, tmp_path: Path) -> None:
+def test_images_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Painter, tmp_path: Path) -> None:
     paint("b/two.jpg", size=(80, 48))
     paint("b/one_3.png", size=(128, 128), caption="a red cat")
     paint("a.webp", size=(64, 64), caption=" first \n")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    dataset = scan([tmp_path / "images"], OPTIONS)
     found = [(example.name, example.caption, example.size, example.bucket) for example in dataset.examples]
     assert found == [
         ("a.webp", "first", (64, 64), (64, 64)),
@@ -38,7 +38,7 @@ def test_extensions_may_be_written_in_capitals_and_caption_goes_before_txt(paint
     paint("one.PNG").with_suffix(".TXT").write_text("from txt")
     paint("two.Jpeg").with_suffix(".Caption").write_text("from caption")
     paint("three.png", caption="from txt").with_suffix(".caption").write_text("from caption")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    dataset = scan([tmp_path / "images"], OPTIONS)
     assert [example.caption for example in dataset.examples] == ["from txt", "from caption", "from caption"]
 
 
@@ -46,8 +46,8 @@ def test_hidden_files_and_folders_and_other_kinds_are_passed_over(paint: Painter
     paint("seen.png")
     paint(".hidden.png")
     paint(".cache/inside.png")
-    (tmp_path / "pictures" / "notes.md").write_text("words")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    (tmp_path / "images" / "notes.md").write_text("words")
+    dataset = scan([tmp_path / "images"], OPTIONS)
     assert [example.name for example in dataset.examples] == ["seen.png"]
     assert dataset.problems == ()
 
@@ -56,15 +56,15 @@ def test_names_in_any_script_are_read(paint: Painter, tmp_path: Path) -> None:
     names = ["Kätzchen_1.png", "猫/ねこ.jpg", "кот 😀.webp", "e\u0301.png", "é.bmp", "two  spaces .png"]
     for name in names:
         paint(name, caption=f"caption of {name}")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    dataset = scan([tmp_path / "images"], OPTIONS)
     assert sorted(example.name for example in dataset.examples) == sorted(names)
     assert all(example.caption == f"caption of {example.name}" for example in dataset.examples)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
 def test_a_name_that_is_no_text_is_read_and_can_be_written_out(paint: Painter, tmp_path: Path) -> None:
-    paint("plain.png").rename(os.fsdecode(os.fsencode(tmp_path / "pictures") + b"/caf\xe9.png"))
-    (only,) = scan([tmp_path / "pictures"], OPTIONS).examples
+    paint("plain.png").rename(os.fsdecode(os.fsencode(tmp_path / "images") + b"/caf\xe9.png"))
+    (only,) = scan([tmp_path / "images"], OPTIONS).examples
     (only.name + only.caption + only.key).encode("utf-8")
     assert only.name == "caf\\udce9.png" and only.path.exists()
 
@@ -75,12 +75,12 @@ def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     Image.new("RGB", (64, 64)).save(elsewhere / "dog.png")
-    (folder / "loop").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    (folder / "loop").symlink_to(tmp_path / "images", target_is_directory=True)
     (folder / "self").symlink_to(folder / "self")
     (folder / "zoo").symlink_to(elsewhere, target_is_directory=True)
     (folder / "linked.png").symlink_to(elsewhere / "dog.png")
     (folder / "nothing.png").symlink_to(elsewhere / "gone.png")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    dataset = scan([tmp_path / "images"], OPTIONS)
     assert [example.name for example in dataset.examples] == ["in/cat.png", "in/linked.png", "in/zoo/dog.png"]
     assert [(problem.path, problem.what) for problem in dataset.problems] == [
         ("in/nothing.png", "it is a link to nothing.")
@@ -88,10 +88,10 @@ def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_that_is_called_like_a_picture_does_not_hang_the_scan(paint: Painter, tmp_path: Path) -> None:
+def test_a_pipe_that_is_called_like_an_image_does_not_hang_the_scan(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png")
-    os.mkfifo(tmp_path / "pictures" / "pipe.png")
-    assert [problem.path for problem in scan([tmp_path / "pictures"], OPTIONS).problems] == ["pipe.png"]
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    assert [problem.path for problem in scan([tmp_path / "images"], OPTIONS).problems] == ["pipe.png"]
 
 
 def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_waited_for(
@@ -99,7 +99,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_wa
 ) -> None:
     for name in ("cat", "dog", "emu"):
         paint(f"{name}.png")
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "emu.caption").write_text("a large bird")
     named = ["cat.txt", "dog.yaml", "emu.txt", "global.yaml", "local.yml", "multiply.txt", "shuffle_tags.txt"]
     for number, name in enumerate(named):
@@ -119,7 +119,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_wa
 
 def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_used(paint: Painter, tmp_path: Path) -> None:
     paint("good.png")
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "empty.png").write_bytes(b"")
     (folder / "page.jpg").write_bytes(b"<!doctype html><html>")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
@@ -142,12 +142,12 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_used(paint: Pain
 @pytest.mark.parametrize(
     ("resolution", "side", "is_used"), [(64, 16, True), (64, 15, False), (256, 64, True), (256, 63, False)]
 )
-def test_a_picture_with_too_short_a_side_is_not_used(
+def test_an_image_with_too_short_a_side_is_not_used(
     paint: Painter, tmp_path: Path, resolution: int, side: int, is_used: bool
 ) -> None:
     paint("good.png", size=(256, 256))
     paint("narrow.png", size=(side, side))
-    dataset = scan([tmp_path / "pictures"], replace(OPTIONS, resolution=resolution))
+    dataset = scan([tmp_path / "images"], replace(OPTIONS, resolution=resolution))
     assert len(dataset.examples) == 1 + is_used
     assert len(dataset.problems) == 1 - is_used
 
@@ -158,9 +158,9 @@ def test_notes_tell_what_is_enlarged_too_wide_moving_or_without_a_caption_file(p
     paint("named_1.png")
     paint("guessed.png").with_suffix(".txt").write_bytes(b"caf\xe9")
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "pictures" / "moving.gif", save_all=True, append_images=frames[1:])
-    (tmp_path / "pictures" / "moving.txt").write_text("moving")
-    dataset = scan([tmp_path / "pictures"], OPTIONS)
+    frames[0].save(tmp_path / "images" / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "images" / "moving.txt").write_text("moving")
+    dataset = scan([tmp_path / "images"], OPTIONS)
     assert [(note.path, note.kind) for note in dataset.notes] == [
         ("guessed.png", "guessed"),
         ("moving.gif", "animated"),
@@ -176,7 +176,7 @@ def test_a_root_that_is_no_folder_is_named(paint: Painter, tmp_path: Path, name:
     paint("cat.png")
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=name) as caught:
-        scan([tmp_path / "pictures", tmp_path / name, tmp_path / "also gone"], OPTIONS)
+        scan([tmp_path / "images", tmp_path / name, tmp_path / "also gone"], OPTIONS)
     assert [problem.path for problem in caught.value.problems] == [str(tmp_path / name), str(tmp_path / "also gone")]
 
 
@@ -194,7 +194,7 @@ def test_a_folder_of_unusable_files_says_how_many_and_why(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as caught:
         scan([tmp_path], OPTIONS)
     text = str(caught.value)
-    assert "26 files, 25 of them named as pictures" in text
+    assert "26 files, 25 of them named as images" in text
     assert "00.png: the file is empty." in text and "and 5 more" in text
 
 
@@ -206,8 +206,8 @@ def test_no_root_at_all_is_an_error() -> None:
 def test_several_roots_are_told_apart(paint: Painter, tmp_path: Path) -> None:
     paint("one/cat.png")
     paint("two/cat.png")
-    (tmp_path / "pictures/two/bad.png").write_bytes(b"")
-    dataset = scan([tmp_path / "pictures/one", tmp_path / "pictures/two"], OPTIONS)
+    (tmp_path / "images/two/bad.png").write_bytes(b"")
+    dataset = scan([tmp_path / "images/one", tmp_path / "images/two"], OPTIONS)
     assert [(example.root, example.name) for example in dataset.examples] == [(0, "cat.png"), (1, "cat.png")]
     assert len({example.key for example in dataset.examples}) == 2
     assert [(problem.root, problem.path) for problem in dataset.problems] == [(1, "bad.png")]
@@ -219,14 +219,14 @@ def test_the_second_scan_reads_only_what_has_changed(
     paths = [paint(f"{number}.png") for number in range(6)]
     paths[5].write_bytes(b"")
     options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
-    first = scan([tmp_path / "pictures"], options)
+    first = scan([tmp_path / "images"], options)
     read: list[str] = []
     monkeypatch.setattr("ed2.data.reading.check_image", lambda path: read.append(path.name) or check_image(path))
-    assert scan([tmp_path / "pictures"], options) == first
+    assert scan([tmp_path / "images"], options) == first
     assert read == []
     paint("1.png", size=(80, 48))
     paths[2].unlink()
-    changed = scan([tmp_path / "pictures"], options)
+    changed = scan([tmp_path / "images"], options)
     assert read == ["1.png"]
     assert [example.name for example in changed.examples] == ["0.png", "1.png", "3.png", "4.png"]
     assert changed.examples[1].bucket == (80, 48)
@@ -236,14 +236,14 @@ def test_the_second_scan_reads_only_what_has_changed(
 def test_an_index_that_cannot_be_written_is_a_note(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png", caption="a cat")
     (tmp_path / "file").write_text("in the way")
-    dataset = scan([tmp_path / "pictures"], replace(OPTIONS, index_path=tmp_path / "file" / "index.json"))
+    dataset = scan([tmp_path / "images"], replace(OPTIONS, index_path=tmp_path / "file" / "index.json"))
     assert len(dataset.examples) == 1
     assert [note.kind for note in dataset.notes] == ["index"]
 
 
 def test_the_fingerprint_changes_with_files_captions_and_buckets_only(paint: Painter, tmp_path: Path) -> None:
     cat = paint("cat.png", size=(80, 60), caption="a cat")
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     first = scan([folder], OPTIONS).fingerprint
     assert scan([folder], replace(OPTIONS, threads=1)).fingerprint == first
     (folder / "notes.md").write_text("words")
@@ -267,7 +267,7 @@ def test_progress_is_told_to_the_end(paint: Painter, tmp_path: Path) -> None:
     for number in range(5):
         paint(f"{number}.png")
     told: list[tuple[int, int]] = []
-    scan([tmp_path / "pictures"], OPTIONS, progress=lambda done, total: told.append((done, total)))
+    scan([tmp_path / "images"], OPTIONS, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (5, 5)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
@@ -279,7 +279,7 @@ def test_a_scan_can_be_left_and_remembers_what_it_has_read(paint: Painter, tmp_p
     done: list[int] = []
     with pytest.raises(StopRequested):
         scan(
-            [tmp_path / "pictures"],
+            [tmp_path / "images"],
             replace(OPTIONS, index_path=index_path),
             progress=lambda count, _: done.append(count),
             should_stop=lambda: len(done) > 4,
@@ -293,7 +293,7 @@ def test_a_folder_that_may_not_be_opened_is_told(paint: Painter, tmp_path: Path)
     closed = paint("closed/dog.png").parent
     closed.chmod(0)
     try:
-        dataset = scan([tmp_path / "pictures"], OPTIONS)
+        dataset = scan([tmp_path / "images"], OPTIONS)
     finally:
         closed.chmod(0o700)
     assert [problem.path for problem in dataset.problems] == ["closed"]

@@ -1,4 +1,4 @@
-"""What is said of batches that the pictures do not fill."""
+"""What is said of batches that the images do not fill."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def notes(batch_size: int, *counts: int) -> list[str]:
 
 def test_batches_of_which_most_places_are_empty_are_told_with_a_size_that_fits() -> None:
     (text,) = notes(8, 9, 3, 2, 2)  # five batches: 8, 1, 3, 2 and 2
-    assert text.startswith("A batch holds 3.2 of 8 pictures on average")
+    assert text.startswith("A batch holds 3.2 of 8 images on average")
     assert "lower batch_size to 3," in text
     assert notes(3, 9, 3, 2, 2) == []
 

@@ -29,10 +29,10 @@ def what_is_wrong(path: Path) -> str:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_accepted_format_is_read(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     gradient().save(path, format=kind)
-    picture = decode(path)
-    assert (picture.mode, picture.size) == ("RGB", SIZE)
+    image = decode(path)
+    assert (image.mode, image.size) == ("RGB", SIZE)
     assert check_image(path).problem is None
     assert header_size(path) == SIZE
 
@@ -69,11 +69,11 @@ def test_a_file_that_is_cut_short_is_found(tmp_path: Path, kind: str, kept: floa
         (b"PK\x03\x04" + bytes(100), "format ZIP"),
         (b"\0\0\1\0\1\0" + bytes(100), "format icon (ICO)"),
         (b"P6\n2 2\n255\n" + bytes(12), "format PPM"),
-        (bytes(range(1, 256)) * 8, "not a picture of a kind"),
+        (bytes(range(1, 256)) * 8, "not an image of a kind"),
         (b"\x89PNG\r\n\x1a\n" + b"junk" * 50 + b"IEND", "damaged"),
     ],
 )
-def test_what_is_no_picture_is_named_for_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+def test_what_is_no_image_is_named_for_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(content)
     assert words in what_is_wrong(path)
@@ -113,21 +113,21 @@ def test_100_million_pixels_are_not_too_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_upright_by_its_exif(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_an_image_is_turned_upright_by_its_exif(tmp_path: Path, kind: str, orientation: int) -> None:
     path = tmp_path / "turned.jpg"
     marked = Image.new("RGB", (64, 32), "black")
     marked.paste("white", (0, 0, 16, 16))
     exif = Image.Exif()
     exif[0x0112] = orientation
     marked.save(path, format=kind, exif=exif, quality=95)
-    picture = decode(path)
+    image = decode(path)
     corner = {1: "lt", 2: "rt", 3: "rb", 4: "lb", 5: "lt", 6: "rt", 7: "rb", 8: "lb"}[orientation]
-    x = 4 if corner[0] == "l" else picture.width - 5
-    y = 4 if corner[1] == "t" else picture.height - 5
-    assert picture.size == ((64, 32) if orientation < 5 else (32, 64))
-    assert check_image(path).size == picture.size
-    assert np.asarray(picture)[y, x].min() > 200
-    assert np.asarray(picture).mean() < 60
+    x = 4 if corner[0] == "l" else image.width - 5
+    y = 4 if corner[1] == "t" else image.height - 5
+    assert image.size == ((64, 32) if orientation < 5 else (32, 64))
+    assert check_image(path).size == image.size
+    assert np.asarray(image)[y, x].min() > 200
+    assert np.asarray(image).mean() < 60
 
 
 def test_a_header_gives_the_upright_size(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_header_gives_the_upright_size(tmp_path: Path) -> None:
 
 
 def test_a_header_of_something_else_gives_no_size(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"no picture")
+    (tmp_path / "cat.png").write_bytes(b"no image")
     assert header_size(tmp_path / "cat.png") is None
     assert header_size(tmp_path / "gone.png") is None
 
@@ -164,7 +164,7 @@ def test_a_transparent_palette_entry_becomes_white(tmp_path: Path) -> None:
     assert pixels[-1, -1].tolist() == [255, 255, 255]
 
 
-def test_a_transparent_colour_of_an_rgb_picture_becomes_white(tmp_path: Path) -> None:
+def test_a_transparent_colour_of_an_rgb_image_becomes_white(tmp_path: Path) -> None:
     Image.new("RGB", SIZE, (1, 2, 3)).save(tmp_path / "key.png", transparency=(1, 2, 3))
     assert np.asarray(decode(tmp_path / "key.png")).min() == 255
 
@@ -192,7 +192,7 @@ def test_deep_grey_is_scaled_not_clipped(tmp_path: Path, name: str, values: np.n
     assert np.abs(pixels - expected[..., None]).max() <= 1
 
 
-def test_a_dark_16_bit_picture_stays_dark(tmp_path: Path) -> None:
+def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 48), 6554, dtype=np.uint16)).save(tmp_path / "dark.png")
     assert np.unique(np.asarray(decode(tmp_path / "dark.png"))).tolist() == [26]
 
@@ -228,7 +228,7 @@ def test_the_first_frame_of_an_animation_is_used(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_broken_exif_block_does_not_spoil_the_picture(tmp_path: Path) -> None:
+def test_a_broken_exif_block_does_not_spoil_the_image(tmp_path: Path) -> None:
     gradient().save(tmp_path / "cat.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert decode(tmp_path / "cat.jpg").size == SIZE
 
@@ -242,7 +242,7 @@ def test_a_jpeg_comes_smaller_only_when_that_is_enough(tmp_path: Path) -> None:
     assert decode(path, at_least=(100, 75)).size == (101, 75)
 
 
-def test_what_is_enough_counts_for_the_upright_picture(tmp_path: Path) -> None:
+def test_what_is_enough_counts_for_the_upright_image(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -112,7 +112,7 @@ def test_nothing_is_left_beside_the_index_and_nothing_is_written_without_need(tm
 
 def test_twenty_thousand_files_are_remembered_in_a_moment(tmp_path: Path) -> None:
     stat = tmp_path.stat()
-    names = [tmp_path / f"picture {number}.png" for number in range(20_000)]
+    names = [tmp_path / f"image {number}.png" for number in range(20_000)]
     start = time.process_time()
     index = ImageIndex(tmp_path / "index.json")
     for name in names:

@@ -1,4 +1,4 @@
-"""Every side-car file in every folder of a tree, beside pictures that have each of theirs or none."""
+"""Every side-car file in every folder of a tree, beside images that have each of theirs or none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,14 +80,14 @@ EXPECTED = {
 def found(paint: Callable[..., Path], tmp_path: Path) -> dict[str, Example]:
     """The examples of the tree, by name; the settings say 0.25 and 0.75, and no shuffling."""
     for name in EXPECTED:
-        picture = paint(name)
-        if picture.stem == "full":
+        image = paint(name)
+        if image.stem == "full":
             for extension, text in BESIDE.items():
-                picture.with_suffix(f".{extension}").write_text(text)
+                image.with_suffix(f".{extension}").write_text(text)
     for level in LEVELS:
         for name, text in FILES[level].items():
-            (tmp_path / "pictures" / level / name).write_text(text)
-    dataset = scan([tmp_path / "pictures"], ScanOptions(resolution=64, cond_dropout=0.25, flip_p=0.75))
+            (tmp_path / "images" / level / name).write_text(text)
+    dataset = scan([tmp_path / "images"], ScanOptions(resolution=64, cond_dropout=0.25, flip_p=0.75))
     return {example.name: example for example in dataset.examples}
 
 
@@ -99,7 +99,7 @@ def test_every_file_at_every_level_holds_where_it_should_and_nowhere_else(found:
 
 
 def test_every_side_car_that_is_known_is_in_the_tree() -> None:
-    from ed2.data.sidecars import FOLDER_NAMES, PICTURE_EXTENSIONS
+    from ed2.data.sidecars import FOLDER_NAMES, IMAGE_EXTENSIONS
 
     assert all(set(FILES[level]) == FOLDER_NAMES for level in LEVELS)
-    assert set(BESIDE) == set(PICTURE_EXTENSIONS)
+    assert set(BESIDE) == set(IMAGE_EXTENSIONS)

@@ -141,7 +141,7 @@ def test_no_more_batches_than_asked_are_decoded_ahead(
             assert len(begun) <= taken + 2
 
 
-def test_captions_are_dropped_and_pictures_flipped_as_often_as_asked(examples: tuple[Example, ...]) -> None:
+def test_captions_are_dropped_and_images_flipped_as_often_as_asked(examples: tuple[Example, ...]) -> None:
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         captions = [
             caption for epoch in range(5) for group in loader.groups(epoch) for b in group for caption in b.captions
@@ -163,11 +163,11 @@ def test_crops_differ_between_repeats_and_epochs_unless_jitter_is_off(tmp_path: 
     for jitter in (True, False):
         with Loader(examples, replace(OPTIONS, jitter=jitter), on_problem=ignore) as loader:
             shown = {
-                picture.numpy().tobytes()
+                image.numpy().tobytes()
                 for epoch in (0, 1)
                 for group in loader.groups(epoch)
                 for batch in group
-                for picture in batch.pixels
+                for image in batch.pixels
             }
         assert len(shown) > 5 if jitter else len(shown) == 1
 

@@ -1,4 +1,4 @@
-"""Pictures that vanish, are damaged or are changed while a loader gives them."""
+"""Images that vanish, are damaged or are changed while a loader gives them."""
 
 import re
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from ed2.data.example import Example, Finding
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.loader import Batch, Loader, LoaderOptions
 from ed2.data.lost import require_readable
-from ed2.errors import PicturesLostError, Problem
+from ed2.errors import ImagesLostError, Problem
 
 OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
 
 
-def test_a_picture_that_vanishes_is_left_out_and_told_once(examples: tuple[Example, ...]) -> None:
+def test_an_image_that_vanishes_is_left_out_and_told_once(examples: tuple[Example, ...]) -> None:
     told: list[Problem] = []
     with Loader(examples, replace(OPTIONS, ahead=1), on_problem=told.append) as loader:
         epochs = [[batch for group in loader.groups(0) for batch in group]]
@@ -52,20 +52,20 @@ def test_what_is_left_keeps_its_draws_when_a_neighbour_vanishes(examples: tuple[
     assert after == {visit: content for visit, content in before.items() if visit.key != examples[0].key}  # type: ignore[attr-defined]
 
 
-def test_a_step_without_any_readable_picture_is_an_empty_list(examples: tuple[Example, ...]) -> None:
+def test_a_step_without_any_readable_image_is_an_empty_list(examples: tuple[Example, ...]) -> None:
     for example in examples:
         example.path.unlink()
     told: list[Problem] = []
     with Loader(examples, OPTIONS, on_problem=told.append) as loader:
         groups = list(loader.groups(0))
-        with pytest.raises(PicturesLostError, match=re.escape(str(examples[0].path.parent))):
+        with pytest.raises(ImagesLostError, match=re.escape(str(examples[0].path.parent))):
             loader.require_readable()
     plan = plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=2)
     assert groups == [[]] * len(plan)
     assert len(told) == len(examples)
 
 
-def test_a_step_that_lacks_a_picture_is_no_longer_trained_once_all_are_gone(examples: tuple[Example, ...]) -> None:
+def test_a_step_that_lacks_an_image_is_no_longer_trained_once_all_are_gone(examples: tuple[Example, ...]) -> None:
     *lost, left = examples[::4]  # of one size
     for example in lost:
         example.path.write_bytes(b"")
@@ -74,17 +74,17 @@ def test_a_step_that_lacks_a_picture_is_no_longer_trained_once_all_are_gone(exam
         assert len(group[0]) == 1
         loader.require_readable()  # one that can be read is enough
         left.path.unlink()
-        with pytest.raises(PicturesLostError, match=f"Not one of the pictures in .*{len(lost) + 1} in all"):
+        with pytest.raises(ImagesLostError, match=f"Not one of the images in .*{len(lost) + 1} in all"):
             loader.require_readable()
 
 
-def test_one_readable_picture_of_many_is_enough(examples: tuple[Example, ...]) -> None:
+def test_one_readable_image_of_many_is_enough(examples: tuple[Example, ...]) -> None:
     for example in examples[:-1]:
         example.path.write_bytes(b"")
     require_readable(examples)
 
 
-def test_a_picture_replaced_by_one_of_another_shape_is_cropped_anew(tmp_path: Path) -> None:
+def test_an_image_replaced_by_one_of_another_shape_is_cropped_anew(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
     examples = scan([tmp_path], ScanOptions(resolution=64)).examples
     Image.new("RGB", (300, 40), "blue").save(tmp_path / "cat.png")

@@ -1,4 +1,4 @@
-"""Sizes by header, before and without reading pictures in full."""
+"""Sizes by header, before and without reading images in full."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -19,18 +19,18 @@ OPTIONS = ScanOptions(resolution=64)
 
 @pytest.fixture
 def folder(paint: Painter, tmp_path: Path) -> Path:
-    """Five sound pictures, one of them turned by its EXIF block, and one that is cut short."""
+    """Five sound images, one of them turned by its EXIF block, and one that is cut short."""
     for number, size in enumerate([(64, 64), (96, 64), (64, 96), (160, 48)]):
         paint(f"{number}.{('png', 'jpg', 'webp', 'bmp')[number]}", size=size)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (96, 64), "teal").save(tmp_path / "pictures/turned.jpg", exif=exif)
+    Image.new("RGB", (96, 64), "teal").save(tmp_path / "images/turned.jpg", exif=exif)
     cut = paint("cut.jpg", size=(200, 200))
     cut.write_bytes(cut.read_bytes()[:900])
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
-def test_headers_alone_give_sound_pictures_the_sizes_and_the_plan_of_reading_them_in_full(folder: Path) -> None:
+def test_headers_alone_give_sound_images_the_sizes_and_the_plan_of_reading_them_in_full(folder: Path) -> None:
     (folder / "cut.jpg").unlink()
     by_header, in_full = (scan([folder], replace(OPTIONS, headers_only=only)) for only in (True, False))
     assert (by_header.num_unread, in_full.num_unread) == (5, 0)
@@ -55,7 +55,7 @@ def test_a_file_whose_header_makes_no_sense_is_told_by_a_quick_look_too(folder: 
     assert [(problem.path, "HTML" in problem.what) for problem in found.problems] == [("page.jpg", True)]
 
 
-def test_an_outline_comes_before_pictures_are_read_in_full_and_only_then(folder: Path, tmp_path: Path) -> None:
+def test_an_outline_comes_before_images_are_read_in_full_and_only_then(folder: Path, tmp_path: Path) -> None:
     told: list[object] = []
     options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_an_outline_comes_before_pictures_are_read_in_full_and_only_then(folder:
     outline, *counts = [entry for entry in told if entry]
     assert outline == Outline(6, 6, {(64, 64): 2, (80, 48): 1, (48, 80): 2, (128, 32): 1})
     assert counts == [1, 2, 3, 4, 5, 6, 6]
-    assert str(outline) == "6 pictures in 4 sizes; 6 of them new or changed, which are now read in full"
+    assert str(outline) == "6 images in 4 sizes; 6 of them new or changed, which are now read in full"
 
 
 def test_a_quick_look_can_be_left(folder: Path) -> None:
@@ -77,18 +77,18 @@ def test_a_quick_look_can_be_left(folder: Path) -> None:
         scan([folder], replace(OPTIONS, headers_only=True), should_stop=enough)
 
 
-def test_a_picture_takes_less_than_a_kilobyte_of_memory(paint: Painter, tmp_path: Path) -> None:
+def test_an_image_takes_less_than_a_kilobyte_of_memory(paint: Painter, tmp_path: Path) -> None:
     content = paint("0000.png", size=(64, 64)).read_bytes()
     for number in range(400):
-        path = tmp_path / f"pictures/{number:04}.png"
+        path = tmp_path / f"images/{number:04}.png"
         path.write_bytes(content)
         tags = ", ".join(f"tag {number * step % 97}" for step in range(1, 8))
-        path.with_suffix(".txt").write_text(f"picture number {number}, {tags}")
+        path.with_suffix(".txt").write_text(f"image number {number}, {tags}")
     options = replace(OPTIONS, shuffle_tags=True, headers_only=True)
-    scan([tmp_path / "pictures"], options)  # what is made once and kept by the libraries is not a picture's
+    scan([tmp_path / "images"], options)  # what is made once and kept by the libraries is not an image's
     tracemalloc.start()
     try:
-        dataset = scan([tmp_path / "pictures"], options)
+        dataset = scan([tmp_path / "images"], options)
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

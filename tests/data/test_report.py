@@ -19,8 +19,8 @@ def dataset(paint: Callable[..., Path], tmp_path: Path) -> Dataset:
         paint(f"square {number}.png", caption="a square")
     paint("wide_1.png", size=(90, 48))
     paint("small.png", size=(32, 32), caption="small")
-    (tmp_path / "pictures" / "bad.png").write_bytes(b"")
-    return scan([tmp_path / "pictures"], ScanOptions(resolution=64))
+    (tmp_path / "images" / "bad.png").write_bytes(b"")
+    return scan([tmp_path / "images"], ScanOptions(resolution=64))
 
 
 def test_the_json_holds_what_the_contract_says(dataset: Dataset) -> None:
@@ -45,7 +45,7 @@ def test_the_json_holds_what_the_contract_says(dataset: Dataset) -> None:
     ]
 
 
-def test_what_is_wrong_with_a_used_picture_stands_with_it(dataset: Dataset) -> None:
+def test_what_is_wrong_with_a_used_image_stands_with_it(dataset: Dataset) -> None:
     told = as_json(dataset, PLAN)["images"]
     assert isinstance(told, list)
     (small,) = (image for image in told if image["path"] == "small.png")
@@ -57,7 +57,7 @@ def test_a_note_of_one_root_does_not_fall_on_the_same_name_in_another(
 ) -> None:
     paint("one/cat.png", caption="a cat")
     paint("two/cat.png", size=(30, 30), caption="a cat")
-    dataset = scan([tmp_path / "pictures/one", tmp_path / "pictures/two"], ScanOptions(resolution=64))
+    dataset = scan([tmp_path / "images/one", tmp_path / "images/two"], ScanOptions(resolution=64))
     images = as_json(dataset, PLAN)["images"]
     assert isinstance(images, list)
     assert [len(image["problems"]) for image in images] == [0, 1]
@@ -66,7 +66,7 @@ def test_a_note_of_one_root_does_not_fall_on_the_same_name_in_another(
 
 def test_the_text_counts_and_names_what_matters(dataset: Dataset) -> None:
     text = as_text(dataset, PLAN)
-    assert "7 pictures can be used, 1 file cannot." in text
+    assert "7 images can be used, 1 file cannot." in text
     assert "2 steps an epoch (batch size 2 x 2 batches a step), 6 steps in 3 epochs." in text
     assert "bad.png: the file is empty. Replace it" in text
     assert "Enlarged, since smaller than the bucket (1): small.png." in text
@@ -77,8 +77,8 @@ def test_the_text_counts_and_names_what_matters(dataset: Dataset) -> None:
 def test_many_problems_are_counted_not_listed(paint: Callable[..., Path], tmp_path: Path) -> None:
     paint("good.png")
     for number in range(30):
-        (tmp_path / "pictures" / f"bad {number:02}.png").write_bytes(b"")
-    text = as_text(scan([tmp_path / "pictures"], ScanOptions(resolution=64)), PLAN)
+        (tmp_path / "images" / f"bad {number:02}.png").write_bytes(b"")
+    text = as_text(scan([tmp_path / "images"], ScanOptions(resolution=64)), PLAN)
     assert "bad 19.png" in text and "bad 20.png" not in text and "and 10 more" in text
 
 
@@ -105,14 +105,14 @@ def test_what_is_wrong_with_a_side_car_is_told_in_words_and_as_a_problem(
     paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     paint("cat.png", caption="a cat")
-    (tmp_path / "pictures" / "multiply.txt").write_text("many")
-    dataset = scan([tmp_path / "pictures"], ScanOptions(resolution=64))
+    (tmp_path / "images" / "multiply.txt").write_text("many")
+    dataset = scan([tmp_path / "images"], ScanOptions(resolution=64))
     what = "multiply is 'many': it takes a number from 0 to 10,000."
     assert f"multiply.txt: {what} What it says there is not used." in as_text(dataset, PLAN)
     assert [(p["path"], p["what"]) for p in as_json(dataset, PLAN)["problems"]] == [("multiply.txt", what)]
 
 
-def test_pictures_kept_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
+def test_images_kept_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
     plan = replace(PLAN, kept_apart=frozenset(example.key for example in dataset.examples[:-1]))
     told = as_json(dataset, plan)
     assert (len(told["images"]), told["total_steps"]) == (7, 3)

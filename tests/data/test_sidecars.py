@@ -104,7 +104,7 @@ def meaning(example: Example) -> dict[str, object]:
 def tree(paint: Painter, tmp_path: Path) -> Path:
     for name in EXPECTED:
         paint(name)
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="utf-8")
     return root
@@ -127,7 +127,7 @@ def test_every_side_car_at_every_level_means_what_the_docs_say(tree: Path) -> No
 
 def test_the_settings_hold_where_no_file_says_otherwise(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png", caption="a cat, red")
-    (only,) = read(tmp_path / "pictures", shuffle_tags=True).examples
+    (only,) = read(tmp_path / "images", shuffle_tags=True).examples
     assert (only.flip_p, only.cond_dropout, only.multiply) == (0.3, 0.3, 1.0)
     assert only.shuffle is not None
 
@@ -135,8 +135,8 @@ def test_the_settings_hold_where_no_file_says_otherwise(paint: Painter, tmp_path
 def test_side_cars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) -> None:
     paint("a.png").with_suffix(".yaml").write_bytes("main_prompt: eine Kätzin\n".encode("utf-16"))
     paint("b.png").with_suffix(".yaml").write_bytes("tags: [café]".encode("latin-1"))
-    (tmp_path / "pictures" / "multiply.txt").write_bytes("2".encode("utf-16"))
-    dataset = read(tmp_path / "pictures")
+    (tmp_path / "images" / "multiply.txt").write_bytes("2".encode("utf-16"))
+    dataset = read(tmp_path / "images")
     assert [(example.caption, example.multiply) for example in dataset.examples] == [("eine Kätzin", 2), ("b, café", 2)]
     assert [(note.path, note.kind) for note in dataset.notes] == [
         ("multiply.txt", "guessed"),
@@ -168,44 +168,44 @@ def test_a_side_car_that_is_wrong_is_named_and_does_no_harm(
     paint: Painter, tmp_path: Path, name: str, content: str, told: str
 ) -> None:
     paint("cat.png", caption="a cat")
-    (tmp_path / "pictures" / name).write_text(content, encoding="utf-8")
-    dataset = read(tmp_path / "pictures")
+    (tmp_path / "images" / name).write_text(content, encoding="utf-8")
+    dataset = read(tmp_path / "images")
     (note,) = dataset.notes
     assert told in note.what, note.what
     (only,) = dataset.examples
     assert (only.caption, only.multiply, only.flip_p) == ("a cat", 1.0, 0.3)
 
 
-def test_a_manifest_lists_pictures_in_its_order_and_one_may_come_twice(paint: Painter, tmp_path: Path) -> None:
+def test_a_manifest_lists_images_in_its_order_and_one_may_come_twice(paint: Painter, tmp_path: Path) -> None:
     paint("one.png", caption="not read")
     paint("two.png").with_suffix(".caption").write_text("from a file, far")
-    (tmp_path / "pictures" / "local.yaml").write_text("multiply: 5")
+    (tmp_path / "images" / "local.yaml").write_text("multiply: 5")
     entries = [
-        {"image": "pictures/two.png", "caption": "pictures/two.caption", "multiply": 2},
-        {"image": "pictures/one.png", "caption": "a cat, red", "tags": ["big"], "shuffle_tags": True},
-        {"image": str(tmp_path / "pictures/one.png"), "main_prompt": "again", "caption": {"tags": ["x"]}},
-        {"image": "pictures/one.png"},
+        {"image": "images/two.png", "caption": "images/two.caption", "multiply": 2},
+        {"image": "images/one.png", "caption": "a cat, red", "tags": ["big"], "shuffle_tags": True},
+        {"image": str(tmp_path / "images/one.png"), "main_prompt": "again", "caption": {"tags": ["x"]}},
+        {"image": "images/one.png"},
         {"image": "gone.png"},
-        {"picture": "one.png"},
-        {"image": "pictures/two.png", "multiply": "x"},
+        {"image": "one.png"},
+        {"image": "images/two.png", "multiply": "x"},
     ]
     path = tmp_path / "list.json"
     path.write_text(json.dumps(entries))
-    dataset = read(path, tmp_path / "pictures")
+    dataset = read(path, tmp_path / "images")
     shown = [(e.root, e.name, e.caption, e.multiply, e.shuffle is not None) for e in dataset.examples]
     assert shown == [
-        (0, "pictures/two.png", "from a file, far", 2, False),
-        (0, "pictures/one.png", "a cat, big, red", 1, True),
-        (0, "pictures/one.png", "again, x", 1, False),
-        (0, "pictures/one.png", "one", 1, False),
-        (0, "pictures/two.png", "two", 1, False),
+        (0, "images/two.png", "from a file, far", 2, False),
+        (0, "images/one.png", "a cat, big, red", 1, True),
+        (0, "images/one.png", "again, x", 1, False),
+        (0, "images/one.png", "one", 1, False),
+        (0, "images/two.png", "two", 1, False),
         (1, "one.png", "not read", 5, False),
         (1, "two.png", "from a file, far", 5, False),
     ]
     assert len({example.key for example in dataset.examples}) == 7
     assert [(p.path, p.what) for p in dataset.problems] == [
         ("gone.png", "there is no such file."),
-        ("list.json", "entry 6 names no picture."),
+        ("list.json", "entry 6 names no image."),
     ]
     assert [note.kind for note in dataset.notes] == ["side-car", "file name", "file name"]
 
@@ -217,8 +217,8 @@ def test_a_manifest_that_is_none_is_refused_with_an_example(tmp_path: Path, cont
         read(tmp_path / "list.json")
 
 
-def test_all_pictures_at_multiply_zero_are_nothing_to_train_on(paint: Painter, tmp_path: Path) -> None:
+def test_all_images_at_multiply_zero_are_nothing_to_train_on(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png")
-    (tmp_path / "pictures" / "multiply.txt").write_text("0")
+    (tmp_path / "images" / "multiply.txt").write_text("0")
     with pytest.raises(DatasetError, match="multiply"):
-        read(tmp_path / "pictures")
+        read(tmp_path / "images")

@@ -1,4 +1,4 @@
-"""The demo's score, its picture set and its base model."""
+"""The demo's score, its image set and its base model."""
 
 import random
 from pathlib import Path
@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from ed2.demo.build_base import BASE_DIR
 from ed2.demo.checker import share_right
 from ed2.demo.score import background_colour, concept_score
-from ed2.demo.shapes import BUCKETS, COLOURS, SHAPES, Placement, draw_picture, draw_shape
-from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, PICTURES_DIR, SIZES, CaptionedImage, Zorg, draw_picture_set, draw_zorg
+from ed2.demo.shapes import BUCKETS, COLOURS, SHAPES, Placement, draw_image, draw_shape
+from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, IMAGES_DIR, SIZES, CaptionedImage, Zorg, draw_image_set, draw_zorg
 
 NUM_PARAMETERS = {"unet": 2_725_956, "vae": 233_751, "text_encoder": 208_704}
 MAX_BASE_BYTES = 7_000_000
-MAX_PICTURES_BYTES = 400_000
+MAX_IMAGES_BYTES = 400_000
 
 
 def draw_plain(shape: str, colour: str, background: str = "green") -> Image.Image:
@@ -30,18 +30,18 @@ def draw_plain(shape: str, colour: str, background: str = "green") -> Image.Imag
 
 
 @pytest.fixture(scope="module")
-def picture_set() -> list[CaptionedImage]:
-    return draw_picture_set()
+def image_set() -> list[CaptionedImage]:
+    return draw_image_set()
 
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_true_zorgs_score_high_at_both_sizes(picture_set: list[CaptionedImage]) -> None:
-    for picture in picture_set:
-        small = picture.image.resize((picture.image.width // 4, picture.image.height // 4), Image.Resampling.LANCZOS)
-        assert concept_score(picture.image) > 0.95
+def test_true_zorgs_score_high_at_both_sizes(image_set: list[CaptionedImage]) -> None:
+    for image in image_set:
+        small = image.image.resize((image.image.width // 4, image.image.height // 4), Image.Resampling.LANCZOS)
+        assert concept_score(image.image) > 0.95
         assert concept_score(small) > 0.9
 
 
@@ -76,35 +76,35 @@ def test_zorg_scores_between_when_horns_and_feet_are_cut_off() -> None:
 def test_background_colour_is_right_on_shapes() -> None:
     rng = random.Random(7)
     for index in range(60):
-        picture = draw_picture(rng, BUCKETS[index % len(BUCKETS)])
-        assert background_colour(picture.pixels) == picture.scene.background
+        image = draw_image(rng, BUCKETS[index % len(BUCKETS)])
+        assert background_colour(image.pixels) == image.scene.background
 
 
-def test_checker_recognizes_drawn_pictures() -> None:
+def test_checker_recognizes_drawn_images() -> None:
     rng = random.Random(8)
-    pictures = [draw_picture(rng, BUCKETS[index % len(BUCKETS)]) for index in range(24)]
-    assert share_right([p.pixels for p in pictures], [p.scene for p in pictures])["all"] == 1
+    images = [draw_image(rng, BUCKETS[index % len(BUCKETS)]) for index in range(24)]
+    assert share_right([p.pixels for p in images], [p.scene for p in images])["all"] == 1
 
 
-def test_picture_set_on_disk_is_what_its_script_draws(picture_set: list[CaptionedImage]) -> None:
-    paths = sorted(PICTURES_DIR.glob("*.png"))
-    assert len(paths) == len(picture_set) == 24
-    for path, picture in zip(paths, picture_set, strict=True):
+def test_image_set_on_disk_is_what_its_script_draws(image_set: list[CaptionedImage]) -> None:
+    paths = sorted(IMAGES_DIR.glob("*.png"))
+    assert len(paths) == len(image_set) == 24
+    for path, captioned in zip(paths, image_set, strict=True):
         with Image.open(path) as image:
-            assert image.convert("RGB").tobytes() == picture.image.tobytes()
-        assert path.with_suffix(".txt").read_text(encoding="utf-8").strip() == picture.caption
-    sizes = [picture.image.size for picture in picture_set]
+            assert image.convert("RGB").tobytes() == captioned.image.tobytes()
+        assert path.with_suffix(".txt").read_text(encoding="utf-8").strip() == captioned.caption
+    sizes = [captioned.image.size for captioned in image_set]
     assert all(sizes.count(size) == 8 for size in SIZES)
 
 
 def test_no_caption_names_a_held_out_background() -> None:
-    captions = [path.read_text(encoding="utf-8") for path in PICTURES_DIR.glob("*.txt")]
+    captions = [path.read_text(encoding="utf-8") for path in IMAGES_DIR.glob("*.txt")]
     assert not [caption for caption in captions if any(name in caption for name in HELD_OUT_BACKGROUNDS)]
 
 
 def test_demo_files_stay_small() -> None:
     assert folder_bytes(BASE_DIR) < MAX_BASE_BYTES
-    assert folder_bytes(PICTURES_DIR) < MAX_PICTURES_BYTES
+    assert folder_bytes(IMAGES_DIR) < MAX_IMAGES_BYTES
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

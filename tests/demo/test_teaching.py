@@ -19,7 +19,7 @@ HELD_OUT = ("yellow", "cyan", "brown", "purple", "yellow", "cyan", "brown", "pur
 
 
 def drawn(folder: Path, backgrounds: tuple[str, ...]) -> list[np.ndarray]:
-    """One picture a background, each from a seed of its own that is the same at every call."""
+    """One image a background, each from a seed of its own that is the same at every call."""
     model = load(open_folder(folder), trained=[], device=torch.device("cpu"), frozen_dtype=torch.float32)
     prompts = [
         Prompt(index, f"a zorg on a {colour} background", seed=index, size=(64, 64), cfgs=(4.0,))

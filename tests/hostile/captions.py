@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 TEXT = "ein Kätzchen, größer – als gedacht"
 FROM_NAME = "cat"
-"""The caption of a picture whose file gives none: its name up to the first underscore."""
+"""The caption of an image whose file gives none: its name up to the first underscore."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A file beside a picture.
+    """A file beside an image.
 
     Attributes:
         name: what the case is called.
@@ -72,7 +72,7 @@ def _strange_texts() -> Iterator[Caption]:
     yield Caption("terminal-codes", b"a \x1b[31mred\x1b[0m cat", None)
     yield Caption("right-to-left", "a \u202ecat".encode(), None)
     yield Caption("emoji", "a 🐈‍⬛ cat".encode(), "a 🐈‍⬛ cat")
-    yield Caption("picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, None)
+    yield Caption("image", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, None)
     yield Caption(
         "formats", b"{0.__class__} %s %(x)s ${HOME} $(rm -rf .)", "{0.__class__} %s %(x)s ${HOME} $(rm -rf .)"
     )

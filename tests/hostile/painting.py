@@ -1,4 +1,4 @@
-"""Making pictures, whole and by hand."""
+"""Making images, whole and by hand."""
 
 import io
 import struct

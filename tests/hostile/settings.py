@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tests.hostile.cases import Case
 
-GOOD = {"project_name": "cats", "max_epochs": 10, "lr": 1e-6, "data_root": ["pictures"], "resume_ckpt": "model"}
+GOOD = {"project_name": "cats", "max_epochs": 10, "lr": 1e-6, "data_root": ["images"], "resume_ckpt": "model"}
 NO_JSON = "it is not proper JSON"
 NO_OBJECT = "it holds no settings"
 NO_TEXT = "cannot be read"
@@ -30,7 +30,7 @@ def _whole() -> Group:
         "good-with-mark": (b"\xef\xbb\xbf" + good, ""),
         "good-with-crlf": (json.dumps(GOOD, indent=1).replace("\n", "\r\n").encode(), ""),
         "good-with-about": ({**GOOD, "about": {"title": "cats"}}, ""),
-        "good-with-old-folder": ({**GOOD, "data_root": "pictures"}, ""),
+        "good-with-old-folder": ({**GOOD, "data_root": "images"}, ""),
         "empty-object": (b"{}", ""),
     }
 
@@ -129,7 +129,7 @@ def _texts() -> Group:
     for name in ("project_name", "data_root", "resume_ckpt", "logdir", "sample_prompts"):
         found[f"nul-in-{name}"] = ({name: "a\0b"}, name)
         found[f"surrogate-in-{name}"] = (json.dumps({name: "a\ud800b"}).encode(), name)
-    found["home-of-nobody"] = ({"data_root": ["~nobody-at-all/pictures"]}, "")
+    found["home-of-nobody"] = ({"data_root": ["~nobody-at-all/images"]}, "")
     found["home-of-nobody-as-model"] = ({"resume_ckpt": "~nobody-at-all/model"}, "")
     found["long-path"] = ({"data_root": ["x" * 256]}, "data_root.*longer than a path")
     found["long-model"] = ({"resume_ckpt": "x/" * 4000}, "resume_ckpt.*longer than a path")

@@ -30,7 +30,7 @@ from ed2.models.files.choose import open_base
 from ed2.models.files.folder import PARTS, open_folder
 from ed2.models.files.header import read_header
 from ed2.models.files.layout import single_file_tensors
-from ed2.sampling.pictures import write_sample
+from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sheet import contact_sheet
@@ -91,7 +91,7 @@ def _told(target: Target) -> None:
 
 def all_targets(folder: Path, model: Path, trained: Trained) -> Iterator[Target]:
     """Every kind of file, each in a place of its own below `folder`."""
-    yield from _pictures(folder)
+    yield from _images(folder)
     yield from _small_files(folder)
     yield from _models(folder, model)
     yield from _runs(folder, trained)
@@ -104,7 +104,7 @@ def _target(name: str, path: Path, read: Callable[[], object], content: bytes | 
     return Target(name, path, read, path.read_bytes())
 
 
-def _pictures(folder: Path) -> Iterator[Target]:
+def _images(folder: Path) -> Iterator[Target]:
     deep = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -120,7 +120,7 @@ def _pictures(folder: Path) -> Iterator[Target]:
             if check_image(path).problem is None:
                 decode(path, at_least=(32, 32))
 
-        yield _target(f"picture {name}", path, read, content)
+        yield _target(f"image {name}", path, read, content)
 
 
 def _small_files(folder: Path) -> Iterator[Target]:
@@ -130,16 +130,16 @@ def _small_files(folder: Path) -> Iterator[Target]:
         yield _target(name, path, lambda path=path: described(path.with_suffix(".png"), Layer(), [path]), content)
     local = folder / "captions" / "local.yaml"
     yield _target("local.yaml", local, lambda: read_folder_file(local), YAML)
-    pictures = folder / "listed"
-    pictures.mkdir()
-    noise().save(pictures / "cat.png")
-    manifest = pictures / "all.json"
+    images = folder / "listed"
+    images.mkdir()
+    noise().save(images / "cat.png")
+    manifest = images / "all.json"
     options = ScanOptions(resolution=64, index_path=folder / "index.json")
     listed = b'[{"image": "cat.png", "caption": "a cat", "multiply": 2, "tags": ["a", {"tag": "b", "weight": 2}]}]'
     yield _target("manifest", manifest, lambda: scan([manifest], options), listed)
-    scan([pictures], options)
+    scan([images], options)
     index = folder / "index.json"
-    yield _target("index", index, lambda: (ImageIndex(index), scan([pictures], options)))
+    yield _target("index", index, lambda: (ImageIndex(index), scan([images], options)))
     for name, content in {"settings": SETTINGS, "optimizer": OPTIMIZER}.items():
         path = folder / "settings" / f"{name}.json"
         main = folder / "settings" / "main.json"

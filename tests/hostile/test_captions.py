@@ -8,7 +8,7 @@ import pytest
 
 from tests.hostile.captions import Caption, all_captions
 from tests.hostile.painting import noise
-from tests.hostile.test_pictures import scanned
+from tests.hostile.test_images import scanned
 
 MAX_GROWTH_BYTES = 200 << 20
 MAX_CAPTION_BYTES = 64 * 1024 * 4
@@ -28,7 +28,7 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Caption], d
     return cases, found
 
 
-def test_there_are_more_than_40_and_each_picture_is_used_with_a_caption(captions: Any) -> None:
+def test_there_are_more_than_40_and_each_image_is_used_with_a_caption(captions: Any) -> None:
     cases, found = captions
     assert len(cases) > 40
     assert found["used"].keys() == {f"{case.name}/cat_1.png" for case in cases}
@@ -83,5 +83,5 @@ def test_the_captions_of_a_manifest_can_be_written_too(tmp_path: Path) -> None:
     manifest.write_text(json.dumps([*entries, {"image": 5}, 7, None, []]))
     found, said = scanned(manifest)
     assert said == "" and len(found["used"]) == len(captions)
-    assert len(found["problems"]) == 6 + 1  # what names no picture is told of the manifest itself
+    assert len(found["problems"]) == 6 + 1  # what names no image is told of the manifest itself
     assert all("\0" not in caption and caption.encode() for _, caption in found["used"].values() if caption)

@@ -22,10 +22,10 @@ SHORT, LONG = 240, 10_000
 
 
 @pytest.fixture(scope="module")
-def targets(sd1: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
+def targets(sd1: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Target]:
     quiet_libraries()
     folder = tmp_path_factory.mktemp("fuzz")
-    values = {"data_root": [str(pictures)], "resume_ckpt": str(sd1), "resolution": 64, "max_epochs": 2, "batch_size": 8}
+    values = {"data_root": [str(images)], "resume_ckpt": str(sd1), "resolution": 64, "max_epochs": 2, "batch_size": 8}
     values |= {"logdir": str(folder / "first"), "sample_prompts": str(folder / "none"), "no_save_ckpt": True}
     trained = train({**values, "disable_textenc_training": True}, stop_at=1)
     return list(all_targets(folder, sd1, trained))

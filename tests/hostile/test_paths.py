@@ -9,7 +9,7 @@ from ed2.app.user_files import UserFiles
 from ed2.errors import SettingsError
 from ed2.settings.files import with_defaults
 from tests.hostile.painting import noise
-from tests.hostile.test_pictures import scanned
+from tests.hostile.test_images import scanned
 
 NAMES = [
     "CON.png", "nul.png", "aux.txt.png", "a:b.png", "trailing. .png", " leading.png", "-rf.png", "--help.png",
@@ -20,7 +20,7 @@ NAMES = [
 
 
 def test_every_name_that_a_disk_holds_is_read_and_can_be_told(tmp_path: Path) -> None:
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     for name in NAMES:
         noise().save(root / name, format="PNG")
@@ -38,7 +38,7 @@ def test_every_name_that_a_disk_holds_is_read_and_can_be_told(tmp_path: Path) ->
 
 
 def test_loops_of_links_and_links_to_anything_come_to_an_end(tmp_path: Path) -> None:
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     deep = root
     for number in range(60):
         deep = deep / f"folder{number}"

@@ -19,7 +19,7 @@ from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.single_file import ModelFile, _shipped, open_single_file
 from ed2.models.sd import load
 from tests.runs import train, weights
-from tests.tiny import make_pictures
+from tests.tiny import make_images
 
 SD15_FILE = Path(__file__).parent / "data" / "sd15-single-file.json"
 COUNTS = {
@@ -110,10 +110,10 @@ def test_a_file_is_read_as_diffusers_reads_it(sd1: Path, tiny_configs: Path) -> 
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
-def test_a_run_from_a_single_file_equals_one_from_its_folder(sd1: Path, tiny_configs: Path, pictures: Path) -> None:
+def test_a_run_from_a_single_file_equals_one_from_its_folder(sd1: Path, tiny_configs: Path, images: Path) -> None:
     path = write(tiny_configs / "model.safetensors", tensors_of(sd1))
     values: dict[str, object] = {
-        "data_root": [str(pictures)],
+        "data_root": [str(images)],
         "resolution": 64,
         "max_epochs": 1,
         "logdir": str(tiny_configs / "logs"),
@@ -131,9 +131,9 @@ def test_what_only_an_sd2_file_holds_comes_back_in_exported_files(
 ) -> None:
     extra = {LAST_BLOCK: torch.arange(32.0), PROJECTION: torch.ones(32, 32)}
     path = write(tmp_path / "model.safetensors", tensors_of(sd2, **extra), {"modelspec.predict_key": "v"})
-    pictures = make_pictures(tmp_path / "pictures", [(64, 64)])
+    images = make_images(tmp_path / "images", [(64, 64)])
     values: dict[str, object] = {
-        "data_root": [str(pictures)],
+        "data_root": [str(images)],
         "resolution": 64,
         "max_epochs": 1,
         "logdir": str(tmp_path / "logs"),
@@ -216,12 +216,12 @@ def test_a_model_of_another_size_is_said_to_be_one_and_to_work_as_a_folder(sd1: 
         source.read("unet")
 
 
-def test_a_public_name_that_is_not_here_says_what_to_give(tmp_path: Path, pictures: Path) -> None:
+def test_a_public_name_that_is_not_here_says_what_to_give(tmp_path: Path, images: Path) -> None:
     assert in_hub_cache("nobody/no-such-model") is None
     with pytest.raises(
         SettingsError, match=r"huggingface\.co/nobody/no-such-model and give as --resume_ckpt the folder"
     ):
-        train({"resume_ckpt": "nobody/no-such-model", "data_root": [str(pictures)], "logdir": str(tmp_path)})
+        train({"resume_ckpt": "nobody/no-such-model", "data_root": [str(images)], "logdir": str(tmp_path)})
 
 
 def test_a_public_name_in_the_hub_cache_is_its_folder(

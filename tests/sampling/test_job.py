@@ -8,8 +8,8 @@ import torch
 from ed2.events import Event, EventBus, PhaseChanged, Progressed, SamplesMade, Warned
 from ed2.models.sd import StableDiffusion
 from ed2.sampling import job as job_module
+from ed2.sampling.images import read_samples
 from ed2.sampling.job import SampleJob
-from ed2.sampling.pictures import read_samples
 from ed2.sampling.prompts import PromptFile
 from ed2.training.state import Controls, TrainState
 
@@ -175,17 +175,17 @@ def too_little_for(job: SampleJob, monkeypatch: pytest.MonkeyPatch, cells: int) 
     monkeypatch.setattr(job.model, "predict", checked)
 
 
-def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_pictures(
+def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_images(
     job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = job.run(TrainState(step=4))
     assert wanted is not None
-    pictures = [sample.path.read_bytes() for sample in wanted.samples]
+    images = [sample.path.read_bytes() for sample in wanted.samples]
     job.batch_size = 2
     too_little_for(job, monkeypatch, cells=2 * 4 * 4)  # one prompt with and without guidance
     made = job.run(TrainState(step=8))
     assert made is not None
-    assert [sample.path.read_bytes() for sample in made.samples] == pictures
+    assert [sample.path.read_bytes() for sample in made.samples] == images
     assert warnings(events) == [
         "The memory did not suffice for the samples of step 8: 1 prompt at a time from now on. The training goes on."
     ]

@@ -88,7 +88,7 @@ def test_latents_are_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg
     torch.testing.assert_close(latents_of(model, asked, cfg), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tiles_are_the_pictures_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
+def test_tiles_are_the_images_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
     asked = prompt(cfgs=(4.0,))
     with evaluating(velocity_model.unet, velocity_model.vae, velocity_model.text_encoder):
         noise = starting_noise(asked, latent_channels=4, downscale=4)[None]

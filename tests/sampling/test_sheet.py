@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ed2.sampling.pictures import write_sample
+from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sheet import MAX_ROWS, MAX_WIDTH, MIN_WIDTH, PALE, contact_sheet, evenly_chosen
 
@@ -59,9 +59,9 @@ def test_tiny_tiles_are_enlarged(tmp_path: Path) -> None:
     assert shown == 192 * 192
 
 
-def test_damaged_missing_and_foreign_pictures_leave_a_pale_field(tmp_path: Path) -> None:
+def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -> None:
     run_dir = fake_run(tmp_path / "run", [0, 100, 200], texts=["a cat", "a dog"])
-    (run_dir / "samples/gs00100/00.png").write_bytes(b"no picture")
+    (run_dir / "samples/gs00100/00.png").write_bytes(b"no image")
     (run_dir / "samples/gs00200/01.png").unlink()
     Image.new("RGB", (300, 300), (1, 2, 3)).save(tmp_path / "foreign.png")
     foreign = {

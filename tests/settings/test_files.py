@@ -17,7 +17,7 @@ def preset(folder: Path, content: object) -> Path:
 
 
 def test_the_settings_of_a_run_are_a_preset_that_gives_them_back(tmp_path: Path) -> None:
-    settings = with_defaults({"batch_size": 3, "lr": 2e-6, "data_root": ["pictures"], "clip_grad_norm": None})
+    settings = with_defaults({"batch_size": 3, "lr": 2e-6, "data_root": ["images"], "clip_grad_norm": None})
     write_settings(tmp_path / "settings.json", settings)
     assert settings_from(read_preset(tmp_path / "settings.json").values) == settings
 
@@ -26,8 +26,8 @@ def test_relative_paths_in_a_preset_count_from_the_programs_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    values = read_preset(preset(tmp_path, {"data_root": ["pictures"], "logdir": "logs"})).values
-    assert values == {"data_root": [str(PROGRAM_DIR / "pictures")], "logdir": str(PROGRAM_DIR / "logs")}
+    values = read_preset(preset(tmp_path, {"data_root": ["images"], "logdir": "logs"})).values
+    assert values == {"data_root": [str(PROGRAM_DIR / "images")], "logdir": str(PROGRAM_DIR / "logs")}
 
 
 def test_a_public_model_name_stays_a_name(tmp_path: Path) -> None:

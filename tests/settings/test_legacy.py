@@ -24,7 +24,7 @@ TRAIN = {
     "clip_grad_norm": None,
     "clip_skip": 0,
     "cond_dropout": 0.04,
-    "data_root": "/pictures",
+    "data_root": "/images",
     "disable_amp": False,
     "disable_textenc_training": False,
     "ema_device": None,
@@ -90,7 +90,7 @@ def test_the_three_files_of_the_original_load_together_and_what_became_of_each_k
     flat = with_defaults(gathered.values).flat()
     wanted = {
         "batch_size": 8,
-        "data_root": ["/pictures"],
+        "data_root": ["/images"],
         "max_epochs": 40,
         "seed": -1,
         "save_every_n_epochs": 20,
@@ -162,7 +162,7 @@ def test_lowvram_says_each_change_and_lowers_only_what_is_too_high() -> None:
     assert gather({"lowvram": True, "resolution": 448}, None).values["resolution"] == 448
 
 
-def test_scale_lr_raises_both_rates_by_the_pictures_of_a_step() -> None:
+def test_scale_lr_raises_both_rates_by_the_images_of_a_step() -> None:
     values = gather({"scale_lr": True, "batch_size": 4, "grad_accum": 2}, None).values
     assert values["lr"] == pytest.approx(1e-6 * 8**0.55, rel=1e-5)
     assert values["text_encoder_lr"] == pytest.approx(5e-7 * 8**0.55, rel=1e-5)

@@ -67,7 +67,7 @@ ALIASES: Mapping[str, tuple[object, Values]] = {
     "lowvram": (True, {"gradient_checkpointing": True, "batch_size": 1, "useadam8bit": True}),
     "scale_lr": (True, {"lr": 1.46409e-6, "text_encoder_lr": 7.32043e-7}),
 }
-"""With what they change: scale_lr by 2 pictures a step to the power of 0.55."""
+"""With what they change: scale_lr by 2 images a step to the power of 0.55."""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_each_key_of_a_validation_file_moves_its_setting_and_no_other(tmp_path: 
         file.write_text(json.dumps({name: value}))
         found = with_defaults(gather({"validation_config": str(file)}, None).values).flat()
         ours = ["dogs=/dogs"] if name == "extra_manual_datasets" else value
-        # A validation file that does not say how pictures are split means automatically.
+        # A validation file that does not say how images are split means automatically.
         assert found == {**plain, "val_split_mode": "automatic", VALIDATION_KEYS[name]: ours}, name
 
 

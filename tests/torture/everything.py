@@ -64,9 +64,9 @@ OF_TESTS = (
     ),
     _of_tests(
         "pixels",
-        "Pictures of 100 million pixels are read in bounded memory.",
+        "Images of 100 million pixels are read in bounded memory.",
         (1, 0.3),
-        *("tests/hostile/test_pictures.py", "memory"),
+        *("tests/hostile/test_images.py", "memory"),
     ),
     _of_tests(
         "commands",

@@ -126,7 +126,7 @@ def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
 
 def run_once(preset: Path, tell: Callable[[str], object]) -> None:
     """Go on with the newest checkpoint of the preset's runs, or begin, and tell what happens."""
-    from ed2.app.pictures import scanning
+    from ed2.app.images import scanning
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
     from ed2.events import EventBus
@@ -154,10 +154,10 @@ def _told(event: Event) -> list[str]:
 
 
 def warm_up(folder: Path) -> tuple[Path, Path]:
-    """Read what runs need, make a model and pictures, and load the model, so that the libraries have made their tables.
+    """Read what runs need, make a model and images, and load the model, so that the libraries have made their tables.
 
     Returns:
-        The model, and the folder of pictures.
+        The model, and the folder of images.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -175,8 +175,8 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
     from ed2.models.files.choose import open_base
     from ed2.models.sd import load
     from tests.conftest import SIZES
-    from tests.tiny import make_model, make_pictures
+    from tests.tiny import make_images, make_model
 
     model = make_model(folder / "model")
     load(open_base(model, {}), trained=["unet"], device=torch.device("cpu"), frozen_dtype=torch.float32)
-    return model, make_pictures(folder / "pictures", SIZES)
+    return model, make_images(folder / "images", SIZES)

@@ -50,13 +50,13 @@ class Torture:
     Attributes:
         folder: everything is written here.
         model: the base model.
-        pictures: the folder of pictures.
+        images: the folder of images.
         tell: gets a line now and then.
     """
 
     folder: Path
     model: Path
-    pictures: Path
+    images: Path
     seed: int = 0
     tell: Callable[[str], object] = print
     kills: int = 0
@@ -118,7 +118,7 @@ class Torture:
             (folder / "prompts.json").write_text(json.dumps(PROMPTS))
         places = {"logdir": folder / "logs", "save_ckpt_dir": folder / "files", "resume_ckpt": self.model}
         values = COMMON | {name: str(path) for name, path in places.items()}
-        values |= {"data_root": [str(self.pictures)], "sample_prompts": str(folder / "prompts.json")}
+        values |= {"data_root": [str(self.images)], "sample_prompts": str(folder / "prompts.json")}
         for option in options:
             values |= OPTIONS[option]
         (folder / "preset.json").write_text(json.dumps(values))

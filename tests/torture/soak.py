@@ -82,9 +82,9 @@ class Soak:
         return 10_000 * above / sum((r.step - mean_step) ** 2 for r in read)
 
 
-def soak(folder: Path, model: Path, pictures: Path, steps: int, watch: Soak) -> int:
+def soak(folder: Path, model: Path, images: Path, steps: int, watch: Soak) -> int:
     """Train so many steps with all that a run may do, and return how many were done."""
-    from ed2.app.pictures import scanning
+    from ed2.app.images import scanning
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
     from ed2.events import EventBus
@@ -94,7 +94,7 @@ def soak(folder: Path, model: Path, pictures: Path, steps: int, watch: Soak) -> 
     values = dict(COMMON)
     for option in OPTIONS.values():
         values |= option
-    values |= {"data_root": [str(pictures)], "resume_ckpt": str(model), "logdir": str(folder / "logs")}
+    values |= {"data_root": [str(images)], "resume_ckpt": str(model), "logdir": str(folder / "logs")}
     values |= {"sample_prompts": str(folder / "prompts.json"), "save_ckpt_dir": str(folder / "files")}
     values |= {"grad_accum": 1, "max_epochs": 1 + steps // 3, "every_n_epochs": 10, "sample_steps": 100, "log_step": 5}
     values |= {"save_every_n_epochs": 10, "ckpt_every_n_minutes": None, "keep_last": 2, "lr_scheduler": "constant"}

@@ -41,7 +41,7 @@ def test_runs_killed_twenty_times_end_with_the_same_bytes(killed: tuple[Path, st
     assert int(found[3]) >= 1
 
 
-@pytest.mark.parametrize("what", ["weights", "log", "picture"])
+@pytest.mark.parametrize("what", ["weights", "log", "image"])
 def test_the_comparison_sees_a_single_byte(killed: tuple[Path, str], tmp_path: Path, what: str) -> None:
     run = newest_run(killed[0] / "killed")
     copied = shutil.copytree(run, tmp_path / run.name)

@@ -12,9 +12,9 @@ MB_IN_120_STEPS = 4.0
 
 
 @pytest.mark.slow
-def test_a_longer_run_holds_no_more_memory_threads_or_files(tmp_path: Path, sd1: Path, pictures: Path) -> None:
+def test_a_longer_run_holds_no_more_memory_threads_or_files(tmp_path: Path, sd1: Path, images: Path) -> None:
     watch = Soak(EVERY)
-    assert soak(tmp_path, sd1, pictures, STEPS, watch) == STEPS
+    assert soak(tmp_path, sd1, images, STEPS, watch) == STEPS
     read = [reading for reading in watch.readings if reading.step >= WARM]
     assert len(read) == 1 + (STEPS - WARM) // EVERY
     assert watch.growth(WARM) * (STEPS - WARM) / 10_000 < MB_IN_120_STEPS

@@ -1,4 +1,4 @@
-"""A memory that does not suffice, raised inside the real code: at chosen operations, or for too many pictures."""
+"""A memory that does not suffice, raised inside the real code: at chosen operations, or for too many images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,11 +30,11 @@ class OutOfMemoryAt(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def at_most(module: torch.nn.Module, pictures: int) -> torch.utils.hooks.RemovableHandle:
-    """Let a network run out of memory on more than so many pictures."""
+def at_most(module: torch.nn.Module, images: int) -> torch.utils.hooks.RemovableHandle:
+    """Let a network run out of memory on more than so many images."""
 
     def check(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if len(inputs[0]) > pictures:
+        if len(inputs[0]) > images:
             raise torch.OutOfMemoryError(TEXT)
 
     return module.register_forward_pre_hook(check)

@@ -30,7 +30,7 @@ def test_gradients_of_accumulated_batches_equal_those_of_the_big_batch(sd1: Path
     assert worst < 1e-5
 
 
-def test_every_picture_weighs_alike_also_in_a_short_batch(sd1: Path) -> None:
+def test_every_image_weighs_alike_also_in_a_short_batch(sd1: Path) -> None:
     full = gradients(run_on(sd1, images_per_step=2), [batch_of(0, 1)])
     first = gradients(run_on(sd1, images_per_step=2), [batch_of(0)])
     second = gradients(run_on(sd1, images_per_step=2), [batch_of(1)])
@@ -48,7 +48,7 @@ def test_clipping_shortens_the_gradient_of_both_networks_together(sd1: Path) -> 
 
 
 class Poisoned:
-    """An objective whose loss is not a number for the pictures named."""
+    """An objective whose loss is not a number for the images named."""
 
     def __init__(self, objective: Objective, names: set[str]) -> None:
         self._objective, self._names, self.device = objective, names, objective.device
@@ -58,7 +58,7 @@ class Poisoned:
         return losses * torch.tensor([float("nan") if name in self._names else 1.0 for name in batch.names])
 
 
-def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_pictures(sd1: Path) -> None:
+def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_images(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=2)
     run.objective = Poisoned(run.objective, {"1.png"})  # type: ignore[assignment]
     events: list[Event] = []
@@ -77,21 +77,21 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_pictures(sd1:
 
 
 class Exploding(Poisoned):
-    """An objective whose loss is finite and whose gradient is not, for the pictures named."""
+    """An objective whose loss is finite and whose gradient is not, for the images named."""
 
     def __call__(self, batch: Batch) -> Tensor:
         losses = self._objective(batch)
         return losses * torch.tensor([1e36 if name in self._names else 1.0 for name in batch.names])
 
 
-def test_a_gradient_that_is_not_finite_names_all_pictures_of_the_step_and_keeps_their_loss(sd1: Path) -> None:
+def test_a_gradient_that_is_not_finite_names_all_images_of_the_step_and_keeps_their_loss(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=2)
     run.objective = Exploding(run.objective, {"1.png"})  # type: ignore[assignment]
     events: list[Event] = []
     run.bus.subscribe(events.append)
     optimizer_step(run, [batch_of(0, 1)])
     texts = [e.text for e in events if isinstance(e, Warned)]
-    assert texts == ["Step 1 was left out: its gradient is not finite. Its pictures: 0.png, 1.png."]
+    assert texts == ["Step 1 was left out: its gradient is not finite. Its images: 0.png, 1.png."]
     assert run.metrics.window.count == 2
 
 
@@ -137,7 +137,7 @@ def test_mixed_precision_computes_nearly_the_same_gradients_and_keeps_fp32_weigh
     assert all(p.dtype == torch.float32 for p in parameters(run))
 
 
-def test_a_step_whose_pictures_are_all_gone_changes_nothing(sd1: Path) -> None:
+def test_a_step_whose_images_are_all_gone_changes_nothing(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=1)
     before = parameters(run)
     optimizer_step(run, [])

@@ -22,7 +22,7 @@ def plain_huber(error: float) -> float:
 
 def mean_of(formula, prediction: Tensor, target: Tensor) -> list[float]:
     errors = [(p - t).flatten().tolist() for p, t in zip(prediction, target, strict=True)]
-    return [sum(map(formula, picture)) / len(picture) for picture in errors]
+    return [sum(map(formula, image)) / len(image) for image in errors]
 
 
 def test_mse_and_huber_equal_plain_loops() -> None:
@@ -55,8 +55,8 @@ def test_min_snr_weights_have_the_values_of_the_paper() -> None:
     assert min_snr_weights(snr, 5.0, "v_prediction").tolist() == pytest.approx(velocity)
 
 
-def test_min_snr_weighs_the_error_of_the_picture_alike_for_noise_and_velocity() -> None:
-    """An error d of the picture x0 is an error sqrt(SNR) d of the noise, and sqrt(SNR + 1) d of the velocity."""
+def test_min_snr_weighs_the_error_of_the_image_alike_for_noise_and_velocity() -> None:
+    """An error d of the image x0 is an error sqrt(SNR) d of the noise, and sqrt(SNR + 1) d of the velocity."""
     snr = torch.logspace(-3, 3, 30)
     by_noise = min_snr_weights(snr, 5.0, "epsilon") * snr
     by_velocity = min_snr_weights(snr, 5.0, "v_prediction") * (snr + 1)

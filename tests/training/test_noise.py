@@ -54,12 +54,12 @@ def test_pyramid_noise_equals_its_description_level_by_level() -> None:
     assert torch.allclose(noise(1, pyramid_discount=0.5)[0], expected, atol=1e-5)
 
 
-def test_pyramid_noise_has_a_deviation_of_one_in_every_picture_and_more_of_it_in_low_frequencies() -> None:
+def test_pyramid_noise_has_a_deviation_of_one_in_every_image_and_more_of_it_in_low_frequencies() -> None:
     mixed = noise(8, pyramid_discount=0.8)
     assert torch.allclose(mixed.std(dim=(1, 2, 3)), torch.ones(8), atol=1e-5)
     assert float(F.avg_pool2d(mixed, 4).std()) > 1.5 * float(F.avg_pool2d(noise(8), 4).std())
 
 
-def test_a_picture_meets_the_same_noise_alone_and_in_a_batch() -> None:
+def test_an_image_meets_the_same_noise_alone_and_in_a_batch() -> None:
     options = {"pyramid_discount": 0.3, "offset": 0.05}
     assert torch.equal(noise(4, **options)[:1], noise(1, **options))

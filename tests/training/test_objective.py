@@ -26,7 +26,7 @@ def batch_of(count: int, size: tuple[int, int] = (64, 48)) -> Batch:
     width, height = size
     pixels = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (count, 3, height, width)).astype(np.float32))
     visits = tuple(VisitKey(2, f"0/{number}.png", 0) for number in range(count))
-    captions = tuple(f"a picture of number {number}" for number in range(count))
+    captions = tuple(f"an image of number {number}" for number in range(count))
     names = tuple(visit.key for visit in visits)
     return Batch(pixels, captions, torch.ones(count), visits, names, size)
 
@@ -36,7 +36,7 @@ def drawn(what: str, visits: tuple[VisitKey, ...], shape: tuple[int, ...]) -> Te
 
 
 def reference(folder: Path, batch: Batch) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-    """Loss per picture and gradients of its sum, by the book."""
+    """Loss per image and gradients of its sum, by the book."""
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     vae = AutoencoderKL.from_pretrained(folder / "vae")
@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_a_plain_reference(folder: Path) -> None:
         assert worst < 1e-5
 
 
-def test_a_picture_meets_the_same_draws_alone_and_in_a_batch(sd1: Path) -> None:
+def test_an_image_meets_the_same_draws_alone_and_in_a_batch(sd1: Path) -> None:
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     objective: Callable[[Batch], Tensor] = Objective(model, mse, SEED, CPU)
     whole = batch_of(4)
@@ -106,7 +106,7 @@ def test_a_frozen_text_encoder_gets_no_graph_and_a_frozen_unet_no_gradient(sd1: 
     assert not model.encode_captions(["a cat"]).requires_grad
 
 
-def test_loss_scale_weighs_a_picture(sd1: Path) -> None:
+def test_loss_scale_weighs_an_image(sd1: Path) -> None:
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     objective = Objective(model, mse, SEED, CPU)
     batch = batch_of(2)

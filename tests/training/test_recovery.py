@@ -32,7 +32,7 @@ BATCHES = [batch_of(0, 1, 2), batch_of(3)]
 
 
 def step(run: Run, batches: Sequence[Batch] = BATCHES) -> dict[str, Tensor]:
-    """Do a step, by default over four pictures in two batches, and return the gradient that its update used."""
+    """Do a step, by default over four images in two batches, and return the gradient that its update used."""
     used: dict[str, Tensor] = {}
 
     def keep(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
@@ -95,7 +95,7 @@ def test_wherever_a_step_runs_out_of_memory_its_gradient_and_losses_are_the_same
         assert run.metrics.epoch.count == 8
 
 
-def test_first_comes_checkpointing_then_half_the_pictures_and_both_stay(sd1: Path) -> None:
+def test_first_comes_checkpointing_then_half_the_images_and_both_stay(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
     told: list[Event] = []
     run.bus.subscribe(told.append)
@@ -103,7 +103,7 @@ def test_first_comes_checkpointing_then_half_the_pictures_and_both_stay(sd1: Pat
     step(run)
     assert (run.state.checkpointing, run.state.at_once, run.state.is_exact) == (True, 1, False)
     texts = [event.text for event in told if isinstance(event, Warned)]
-    assert ["checkpointing" in texts[0], "2 pictures" in texts[1], "1 picture at" in texts[2]] == [True] * 3
+    assert ["checkpointing" in texts[0], "2 images" in texts[1], "1 image at" in texts[2]] == [True] * 3
     told.clear()
     step(run)
     assert not told
@@ -117,11 +117,11 @@ def test_first_comes_checkpointing_then_half_the_pictures_and_both_stay(sd1: Pat
     assert resumed.state.at_once is None
 
 
-def test_a_picture_that_does_not_fit_alone_ends_the_run_with_nothing_changed(sd1: Path) -> None:
+def test_an_image_that_does_not_fit_alone_ends_the_run_with_nothing_changed(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
     before = parameters(run)
     at_most(run.model.unet, 0)
-    with pytest.raises(MemoryFullError, match="not even for one picture"):
+    with pytest.raises(MemoryFullError, match="not even for one image"):
         step(run)
     assert run.is_whole
     assert run.metrics.epoch.count == 0

@@ -3,7 +3,7 @@
 CONTROLS = {
     "Dataset": """
 - tabpanel:
-  - textbox /Folder of pictures/
+  - textbox /Folder of images/
   - button /Choose a folder/
   - button "Check"
 """,

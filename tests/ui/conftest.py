@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.test_service import Values
-from tests.tiny import make_model, make_pictures
+from tests.tiny import make_images, make_model
 
 CHROMIUM = os.environ.get("ED2_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     prompts.write_text("a cat\n")
     values: Values = {
         "project_name": "tiny",
-        "data_root": [str(make_pictures(folder / "pictures", SIZES))],
+        "data_root": [str(make_images(folder / "images", SIZES))],
         "resume_ckpt": str(make_model(folder / "model")),
         "resolution": 64,
         "max_epochs": 4,

@@ -11,16 +11,16 @@ from ed2.app.user_files import UserFiles
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import PER_PAGE, DatasetTab
 from ed2.ui.form import Form
-from tests.tiny import make_pictures
+from tests.tiny import make_images
 
 SIZE = (96, 96)
 
 
 class Opened:
-    """The tab over a folder of pictures that was checked."""
+    """The tab over a folder of images that was checked."""
 
     def __init__(self, folder: Path, number: int) -> None:
-        self.folder = make_pictures(folder / "pictures", [SIZE] * number)
+        self.folder = make_images(folder / "images", [SIZE] * number)
         form = Form({"data_root": [str(self.folder)], "resolution": 64})
         with gr.Blocks():
             self.tab = DatasetTab(Context(user=UserFiles(folder / "user")), form)
@@ -44,8 +44,8 @@ def test_a_caption_that_was_typed_is_there_again_and_named_until_it_is_saved(ope
     assert tab._again(1, None, "")[1:3] == [gr.update(value=first), "mine"]
     assert "00.png" in tab._again(1, None, "")[-1]
     assert tab._again(1, first, "mine and")[1:3] == [gr.update(value=first), gr.skip()], "it may be typed on"
-    assert tab._again(1, second, "?")[1:3] == [gr.update(value=second), "a picture of number 1"]
-    assert "00.png" not in tab._typed(first, "a picture of  number 0 ")
+    assert tab._again(1, second, "?")[1:3] == [gr.update(value=second), "an image of number 1"]
+    assert "00.png" not in tab._typed(first, "an image of  number 0 ")
 
 
 def test_saving_and_undo_say_what_they_did_and_what_was_typed_is_no_draft_any_more(
@@ -63,12 +63,12 @@ def test_saving_and_undo_say_what_they_did_and_what_was_typed_is_no_draft_any_mo
     assert tab._again(1, first, "mine and more")[2] == gr.skip(), "typed since it was pressed"
     tab._typed(first, "mine")
     tab._undo(first, "mine", *opened.raw)
-    assert tab._again(1, first, "mine")[2] == "a picture of number 0"
+    assert tab._again(1, first, "mine")[2] == "an image of number 0"
     assert told[0] == "Saved to 00.txt. Undo puts the old one back."
     assert "is back" in told[1] and "Nothing was saved here" in told[2]
 
 
-def test_no_caption_is_written_for_a_picture_that_is_gone(opened: Opened) -> None:
+def test_no_caption_is_written_for_an_image_that_is_gone(opened: Opened) -> None:
     (opened.folder / "00.png").unlink()
     (opened.folder / "00.txt").unlink()
     with pytest.raises(gr.Error, match=r"00\.png is no longer there"):
@@ -77,7 +77,7 @@ def test_no_caption_is_written_for_a_picture_that_is_gone(opened: Opened) -> Non
     assert opened.tab._example(opened.path("00.png"))  # its tile stays until the next check
 
 
-def test_a_picture_whose_name_is_no_text_is_shown_and_its_caption_saved_and_put_back(
+def test_an_image_whose_name_is_no_text_is_shown_and_its_caption_saved_and_put_back(
     opened: Opened, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = Path(os.fsdecode(os.fsencode(opened.folder) + b"/caf\xe9.png"))
@@ -100,4 +100,4 @@ def test_a_page_that_is_not_there_becomes_the_nearest_one(tmp_path: Path) -> Non
         page, _, _, thumbs, *_ = tab._turn_to(asked, None, "")
         assert page == shown and f"Page {shown} of 2" in thumbs
     assert tab._turn_to(2, None, "")[0] == gr.skip()
-    assert tab._again(1, tab._turn_to(2, None, "")[1]["value"], "")[0] == 2, "the page of the picture that is chosen"
+    assert tab._again(1, tab._turn_to(2, None, "")[1]["value"], "")[0] == 2, "the page of the image that is chosen"

@@ -88,7 +88,7 @@ def test_a_port_that_none_can_be_is_told(port: str, capsys: pytest.CaptureFixtur
     assert f"a port is a whole number from 1 to 65535, not {port}" in capsys.readouterr().err
 
 
-def test_a_page_on_the_network_says_that_it_opens_no_folder_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_on_the_network_says_that_it_opens_no_folder_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     for given, is_told in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
         _tell(_parser().parse_args(["--no_browser", *given]), 7860, None)
         assert ("outside the program's own may be opened" in capsys.readouterr().out) is is_told

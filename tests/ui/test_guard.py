@@ -67,9 +67,7 @@ def test_the_served_folder_has_no_way_out(client: httpx.Client, server: Server) 
     (folder / "link.webp").symlink_to("/etc/passwd")
     for path in ("link.webp", "../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ""):
         assert client.get(f"{shelf._address}/{path}").status_code == 404
-    assert (
-        client.get("/pictures-wrong/link.webp").status_code != 200 or b"root:" not in client.get("/pictures-x/").content
-    )
+    assert client.get("/images-wrong/link.webp").status_code != 200 or b"root:" not in client.get("/images-x/").content
     (folder / "link.webp").unlink()
 
 
@@ -164,7 +162,7 @@ def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: 
 def test_a_sample_is_shown_on_the_monitor_to_who_has_logged_in_alone(
     monitor: str, client: httpx.Client, server: Server
 ) -> None:
-    address = server.context.samples.address(server.folder / "pictures" / "00.png")
+    address = server.context.samples.address(server.folder / "images" / "00.png")
     with httpx.Client(base_url=monitor, timeout=30) as viewer:
         for cookies in ({}, {"access-token-unsecure-x": "y"}):
             assert viewer.get(address, cookies=cookies).status_code == 401

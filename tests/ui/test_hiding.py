@@ -29,8 +29,8 @@ SENTENCES = (
     "12:00:01 The file {} could not be read (it is damaged); it is left out.",
     '12:00:01 Failed after 3 steps in 2.0 s: OSError: cannot open "{}"',
     "Changed since: logdir {} -> {}",
-    "Continuing from {}: 4 pictures, 2 epochs.",
-    "base=file://{}, 3/4 done at 2.0 pictures/s",
+    "Continuing from {}: 4 images, 2 epochs.",
+    "base=file://{}, 3/4 done at 2.0 images/s",
 )
 
 
@@ -55,7 +55,7 @@ def test_of_a_path_only_the_last_name_is_ever_shown(
     ("text", "shown"),
     [
         ("there is no folder /tmp/audit/Max Muster/pics/nowhere. Check it.", "there is no folder nowhere. Check it."),
-        ("C:\\Users\\Max Müller\\Pictures\\dog.png", "dog.png"),
+        ("C:\\Users\\Max Müller\\Images\\dog.png", "dog.png"),
         ("D:\\Fotos: this is a file.", "Fotos: this is a file."),
         ("\\\\nas\\share\\me\\x.png cannot be read.", "x.png cannot be read."),
         ("Get it from huggingface.co/me/model.", NOT_SHOWN),
@@ -75,7 +75,7 @@ def test_folders_that_are_known_are_left_out_one_by_one() -> None:
 
 def test_what_a_run_says_is_shown_as_it_is() -> None:
     run = Path("logs/demo_1")
-    picture = Sample(0, run / "samples/gs00048/0.png", "a dog / a cat", "", 1, (7.0,), (64, 64))
+    image = Sample(0, run / "samples/gs00048/0.png", "a dog / a cat", "", 1, (7.0,), (64, 64))
     events = [
         MetricsLogged(3, {"loss/log_step": 0.5, "loss/other": 0.25, "performance/images per second": 2.0}),
         ValidationDone(3, {"loss/val": 0.1234}),
@@ -84,7 +84,7 @@ def test_what_a_run_says_is_shown_as_it_is() -> None:
     ]
     for event in events:
         assert without_paths(described(event)) == described(event)
-    assert without_paths(described(SamplesMade(48, (picture,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
+    assert without_paths(described(SamplesMade(48, (image,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
 
 
 def test_a_save_names_its_folder_and_the_file_for_a_webui_and_to_strangers_their_names_alone() -> None:
@@ -108,5 +108,5 @@ def test_no_part_of_the_monitor_shows_a_path() -> None:
     ]
     for part in parts:
         assert "Muster" not in part and "/data" not in part and str(PROGRAM_DIR) not in part
-    assert "Folder of pictures (data_root): no room in a.png" in parts[1]
+    assert "Folder of images (data_root): no room in a.png" in parts[1]
     assert "in x<" in parts[2]

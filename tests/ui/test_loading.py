@@ -53,8 +53,8 @@ def filled(tmp_path: Path) -> Filled:
 
 
 def test_a_preset_leaves_what_a_person_chose_for_the_run(filled: Filled, tmp_path: Path) -> None:
-    chosen = {"data_root": "/pictures/cats", "resume_ckpt": "/models/sd15.safetensors", "project_name": "cats",
-              "sample_prompts": "/pictures/prompts.txt", "save_ckpt_dir": "/webui/models"}  # fmt: skip
+    chosen = {"data_root": "/images/cats", "resume_ckpt": "/models/sd15.safetensors", "project_name": "cats",
+              "sample_prompts": "/images/prompts.txt", "save_ckpt_dir": "/webui/models"}  # fmt: skip
     filled.texts |= chosen
     filled.texts["lr"] = "0.5"
     filled.load(CARD)
@@ -86,9 +86,9 @@ def test_a_preset_of_ones_own_holds_what_differs_and_brings_its_base_back(filled
 
 
 def test_pasted_settings_set_what_they_name_and_leave_the_persons_own(filled: Filled) -> None:
-    filled.texts |= {"data_root": "/pictures/cats", "batch_size": 9, "project_name": "cats"}
+    filled.texts |= {"data_root": "/images/cats", "batch_size": 9, "project_name": "cats"}
     filled.take(filled.tab._apply('{"max_epochs": 12, "project_name": "dogs"}')[:-1])
-    wanted = {"data_root": "/pictures/cats", "max_epochs": 12, "project_name": "dogs", "batch_size": 2}
+    wanted = {"data_root": "/images/cats", "max_epochs": 12, "project_name": "dogs", "batch_size": 2}
     assert filled.of(wanted) == wanted
 
 

@@ -70,30 +70,30 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, serve
 
 
 def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
-    (server.folder / "pictures" / ".hidden").mkdir(exist_ok=True)
+    (server.folder / "images" / ".hidden").mkdir(exist_ok=True)
     page = open_page()
     state(page, "idle")
     page.get_by_role("button", name="Choose a folder").click()
     fill(page, "browse-place", server.folder)
     inside = page.locator("#browse-inside")
     expect(inside).not_to_contain_text("hidden")
-    inside.get_by_role("button", name="pictures", exact=True).click()
+    inside.get_by_role("button", name="images", exact=True).click()
     place = page.locator("#browse-place input, #browse-place textarea").first
-    expect(place).to_have_value(str(server.folder / "pictures"))
+    expect(place).to_have_value(str(server.folder / "images"))
     page.locator("#browse-up-button").click()
     expect(place).to_have_value(str(server.folder))
-    place.fill(f"{server.folder}/pictures/")
+    place.fill(f"{server.folder}/images/")
     page.locator("#browse-up-button").click()  # while what was typed is opened
-    expect(inside.get_by_role("button", name="pictures", exact=True)).to_be_visible()
+    expect(inside.get_by_role("button", name="images", exact=True)).to_be_visible()
     expect(place).to_have_value(str(server.folder))
     fill(page, "browse-place", server.folder / "nowhere")
     expect(page.get_by_text("There is no such folder")).to_be_visible()
-    fill(page, "browse-place", server.folder / "pictures")
+    fill(page, "browse-place", server.folder / "images")
     fill(page, "data_root", "")
     page.locator("#browse-take-button").click()
-    expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "pictures"))
+    expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "images"))
     a_base_model_is_found_beside_the_present_one(page, server)
-    (server.folder / "pictures" / ".hidden").rmdir()
+    (server.folder / "images" / ".hidden").rmdir()
 
 
 def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
@@ -105,7 +105,7 @@ def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
     fill(page, "resume_ckpt", "/nowhere")
     model.click()
     expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(str(server.folder / "model"))
-    inside.get_by_role("button", name="pictures", exact=True).click()
+    inside.get_by_role("button", name="images", exact=True).click()
     expect(inside).to_contain_text("No model lies in this folder")
     wait_for_draft(server, "resume_ckpt", str(server.folder / "model"))
 
@@ -164,32 +164,32 @@ def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_pag
     wait_for_draft(server, "lr", None)
 
 
-def test_a_check_shows_the_pictures_and_a_caption_is_changed_and_put_back(open_page, server: Server) -> None:
+def test_a_check_shows_the_images_and_a_caption_is_changed_and_put_back(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     page.locator("#check-button").click()
-    expect(page.locator("#dataset-report")).to_contain_text("4 pictures can be used", timeout=60_000)
+    expect(page.locator("#dataset-report")).to_contain_text("4 images can be used", timeout=60_000)
     expect(page.locator("#dataset-pictures img")).to_have_count(4)
     caption = page.locator("#caption-text textarea")
-    expect(caption).to_have_value("a picture of number 0")
-    page.locator("#dataset-pictures").get_by_text("a picture of number 2").click()  # the text of the card
-    expect(caption).to_have_value("a picture of number 2")
+    expect(caption).to_have_value("an image of number 0")
+    page.locator("#dataset-pictures").get_by_text("an image of number 2").click()  # the text of the card
+    expect(caption).to_have_value("an image of number 2")
     marked = page.locator("#dataset-pictures li.ed-chosen")
     expect(marked).to_contain_text("02.png")
     caption.fill("typed and not saved")
     page.get_by_role("button", name="Edit 00.png").click()
     expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
-    expect(caption).to_have_value("a picture of number 0")
+    expect(caption).to_have_value("an image of number 0")
     caption.fill("a <b>new</b> caption")
     page.locator("#save-caption-button").click()
     expect(page.get_by_text("Saved to 00.txt. Undo puts the old one back.")).to_be_visible()
     expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
     expect(marked).to_contain_text("00.png")  # drawn anew
-    side_car = server.folder / "pictures" / "00.txt"
+    side_car = server.folder / "images" / "00.txt"
     assert side_car.read_text() == "a <b>new</b> caption\n"
     page.locator("#undo-caption-button").click()
-    expect(page.locator("#dataset-pictures")).to_contain_text("a picture of number 0")
-    assert side_car.read_text() == "a picture of number 0"
+    expect(page.locator("#dataset-pictures")).to_contain_text("an image of number 0")
+    assert side_car.read_text() == "an image of number 0"
     assert sorted(p.suffix for p in side_car.parent.iterdir()) == [".png"] * 4 + [".txt"] * 4
     reload(page)
     expect(page.locator("#dataset-pictures img")).to_have_count(4)

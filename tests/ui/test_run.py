@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.elsewhere import trained_elsewhere
-from tests.tiny import make_pictures
+from tests.tiny import make_images
 from tests.ui.conftest import Server, serving
 
 pytest.importorskip("playwright.sync_api")
@@ -30,7 +30,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     page = open_page()
     state(page, "idle")
     page.locator("#check-button").click()
-    expect(page.locator("#dataset-report")).to_contain_text("4 pictures can be used")
+    expect(page.locator("#dataset-report")).to_contain_text("4 images can be used")
     tab(page, "Settings")
     fill(page, "project_name", "creature")
     fill(page, "max_epochs", 4)
@@ -96,17 +96,17 @@ def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Se
     page = open_page()
     state(page, "done")
     tab(page, "Train")
-    pictures = page.locator("#samples-gallery img")
-    expect(pictures).to_have_count(2)
-    for picture in pictures.all():
-        picture.scroll_into_view_if_needed()
-        expect(picture).to_have_js_property("complete", True)
-        assert picture.evaluate("image => image.naturalWidth") > 0
+    images = page.locator("#samples-gallery img")
+    expect(images).to_have_count(2)
+    for image in images.all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("complete", True)
+        assert image.evaluate("image => image.naturalWidth") > 0
     answers: list[bytes] = []
     page.on("response", lambda r: answers.append(r.body()) if r.request.method == "POST" else None)
     for _ in range(5):
         page.wait_for_event("response", lambda answer: answer.request.method == "POST")
-    addresses = [url for url in page.watched.requests if "/pictures-" in url]
+    addresses = [url for url in page.watched.requests if "/images-" in url]
     assert len(addresses) == len(set(addresses))
     assert len([url for url in addresses if server.context.samples._address in url]) == 2
     assert all(url.endswith(".webp") for url in addresses)
@@ -236,7 +236,7 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
 
 
 def test_leaving_without_saving_is_offered_at_the_second_press(open_page, server: Server) -> None:
-    many = make_pictures(server.folder / "many", [(64, 64)] * 60)
+    many = make_images(server.folder / "many", [(64, 64)] * 60)
     slow = {"data_root": [str(many)], "batch_size": 1, "grad_accum": 60, "max_epochs": 9}  # a step takes seconds
     server.begin_with(**slow, sample_prompts=str(server.folder / "none.txt"))
     page = open_page()

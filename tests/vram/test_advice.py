@@ -17,8 +17,8 @@ from tests.vram.test_plan import settings
 PRESETS = {"sd15-12gb": 12, "sd15-24gb": 24, "sd21-768-24gb": 24}
 
 
-def advice(card_gb: float, *, family: str = "sd1", pictures: int | None = None, **changes: object) -> Advice:
-    return suggest(Search(shape_of(family), Card.of_size(card_gb), pictures), Settings().replaced(**changes))
+def advice(card_gb: float, *, family: str = "sd1", images: int | None = None, **changes: object) -> Advice:
+    return suggest(Search(shape_of(family), Card.of_size(card_gb), images), Settings().replaced(**changes))
 
 
 def changed(given: Advice) -> dict[str, object]:
@@ -84,10 +84,10 @@ def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
     assert "LoRA" in text
 
 
-def test_the_batch_is_not_proposed_past_a_tenth_of_the_pictures_or_8() -> None:
+def test_the_batch_is_not_proposed_past_a_tenth_of_the_images_or_8() -> None:
     assert "batch_size 8" in advice(24).room
-    assert "batch_size 5" in advice(24, pictures=59).room
-    assert advice(24, pictures=15).room == ""
+    assert "batch_size 5" in advice(24, images=59).room
+    assert advice(24, images=15).room == ""
     assert advice(24, batch_size=8).room == ""
 
 

@@ -1,4 +1,4 @@
-"""`train.py --check`: what a run would do, without torch and without writing anything but the picture index."""
+"""`train.py --check`: what a run would do, without torch and without writing anything but the image index."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -8,9 +8,9 @@ from typing import Any
 
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.continued import settings_in_effect
+from ed2.app.images.scanning import Pace, scan_dataset
+from ed2.app.images.validating import SetApart, set_apart
 from ed2.app.memory.verdict import Planned, planned
-from ed2.app.pictures.scanning import Pace, scan_dataset
-from ed2.app.pictures.validating import SetApart, set_apart
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.data.example import Dataset
 from ed2.data.fullness import batch_notes
@@ -35,7 +35,7 @@ class Checked:
 
     @property
     def plan(self) -> RunPlan:
-        """How the pictures would be trained."""
+        """How the images would be trained."""
         data, run = self.settings.data, self.settings.run
         return RunPlan(
             seed=run.seed,
@@ -82,7 +82,7 @@ def as_on_card(settings: Settings, vram_gb: float | None) -> Settings:
 
 
 def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None) -> Checked:
-    """Look at the settings, the pictures and the model; `vram_gb` plans for a card of that size.
+    """Look at the settings, the images and the model; `vram_gb` plans for a card of that size.
 
     Raises:
         SettingsError: wrong settings.
@@ -100,7 +100,7 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vr
 
 
 def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> Checked:
-    """Look at the model, and at what is kept for validation, for pictures that are read already.
+    """Look at the model, and at what is kept for validation, for images that are read already.
 
     Raises:
         DatasetError: a folder for validation holds nothing that can be used.
@@ -109,7 +109,7 @@ def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = 
 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:
-    """A progress line that counts pictures, for a terminal."""
+    """A progress line that counts images, for a terminal."""
     pace = Pace()
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What a run would come to: steps and disk, from what the last check of the pictures has found."""
+"""What a run would come to: steps and disk, from what the last check of the images has found."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,11 @@ CHECK_FIRST = "Press Check in the tab Dataset to see the number of steps."
 
 
 def forecast(settings: Settings, checked: Checked | None, vram_gb: float | None = None) -> list[str]:
-    """Sentences on steps and disk; the steps are known once these pictures were checked.
+    """Sentences on steps and disk; the steps are known once these images were checked.
 
     Args:
         settings: of the run.
-        checked: the last check of the pictures.
+        checked: the last check of the images.
         vram_gb: size of the card to plan for; None is the one that is here.
     """
     lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
@@ -45,7 +45,7 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
     plan = looked_at(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)
-    text = f"{len(moved):,} pictures: {one:,} steps an epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
+    text = f"{len(moved):,} images: {one:,} steps an epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
     if speed := measured_speed(settings, card):
         time = duration(settings.run.max_epochs * len(moved) / speed)
         text = f"{text} About {time} at the speed of the last run like it."
@@ -53,7 +53,7 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:
-    """Pictures a second of the newest run on the same card with the same settings, as far as they matter.
+    """Images a second of the newest run on the same card with the same settings, as far as they matter.
 
     None where there is no such run.
     """

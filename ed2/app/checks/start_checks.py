@@ -75,13 +75,13 @@ def require_right(command: CommandLine) -> None:
 
 
 def _not_given() -> dict[str, object]:
-    """What a run has that names neither model nor pictures: the default folder, if there is one."""
+    """What a run has that names neither model nor images: the default folder, if there is one."""
     folders = [str(PROGRAM_DIR / root) for root in Settings().data.data_root]
     return {"data_root": folders if all(map(_is_there, folders)) else None, "resume_ckpt": None}
 
 
 def start_problems(values: Mapping[str, object]) -> list[Problem]:
-    """Everything that would keep a run with these flat, absolute values from starting, without reading a picture."""
+    """Everything that would keep a run with these flat, absolute values from starting, without reading an image."""
     problems: list[Problem] = []
     try:
         settings = with_defaults(values)
@@ -100,7 +100,7 @@ def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     roots = values["data_root"]
     texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
     if not texts:
-        return [Problem("data_root", "no folder of pictures is given.", fixes.folder)]
+        return [Problem("data_root", "no folder of images is given.", fixes.folder)]
     missing = [text for text in texts if not _is_there(text)]
     return [Problem("data_root", f"there is no folder {printable(text)}.", fixes.missing_folder) for text in missing]
 

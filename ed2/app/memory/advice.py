@@ -17,7 +17,7 @@ def memory_advice(settings: Settings, device: torch.device) -> str:
 
 
 def proposals(settings: Settings, device: torch.device) -> list[str]:
-    """What would lower the memory of a run that did not fit even one picture at a time, the most helpful first."""
+    """What would lower the memory of a run that did not fit even one image at a time, the most helpful first."""
     train, data, memory = settings.model, settings.data, settings.memory
     is_card = device.type == "cuda"
     optimizer = chosen_optimizer(settings, device)

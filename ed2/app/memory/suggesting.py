@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.app.images.scanning import scan_dataset
 from ed2.app.memory.verdict import Planned, planned, verdict_line
-from ed2.app.pictures.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.errors import DatasetError, Problem, SettingsError
 from ed2.settings.files import with_defaults
@@ -81,9 +81,9 @@ def suggested(flags: Mapping[str, object], config: Path | None, *, vram_gb: floa
     gathered = gather(flags, config)
     settings = with_defaults(gathered.values)
     sizes = model_sizes(settings)
-    has_pictures = "data_root" in gathered.values
+    has_images = "data_root" in gathered.values
     notes = (*gathered.notes, *map(str, sizes.problems))
-    return advised(settings, sizes, vram_gb=vram_gb, pictures=_count(settings) if has_pictures else None, notes=notes)
+    return advised(settings, sizes, vram_gb=vram_gb, images=_count(settings) if has_images else None, notes=notes)
 
 
 def advised(
@@ -91,7 +91,7 @@ def advised(
     sizes: ModelSizes,
     *,
     vram_gb: float | None,
-    pictures: int | None = None,
+    images: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> Suggested:
     """The same for settings that were read already.
@@ -103,12 +103,12 @@ def advised(
     if found.card.free_gb is None:
         problem = Problem("--vram_gb", "there is no NVIDIA card here.", "Say for which one: --vram_gb 12.")
         raise SettingsError("There is nothing to fit into:", [problem])
-    search = Search(found.shape, found.card, pictures, found.overhead)
+    search = Search(found.shape, found.card, images, found.overhead)
     return Suggested(found, suggest(search, settings), notes)
 
 
 def _count(settings: Settings) -> int | None:
-    """How many pictures there are, which bounds the batch; None where that cannot be told."""
+    """How many images there are, which bounds the batch; None where that cannot be told."""
     try:
         return len(scan_dataset(settings, headers_only=True).examples)
     except DatasetError:

@@ -21,7 +21,7 @@ PART_NAMES = {
 }
 SMALLEST_SHOWN_GB = 0.05
 PHASE_NAMES = {
-    "encoding": "while a picture is encoded",
+    "encoding": "while an image is encoded",
     "forward": "at the end of the forward pass",
     "backward": "in the backward pass",
     "optimizer": "while the optimizer steps",

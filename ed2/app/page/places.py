@@ -35,7 +35,7 @@ class Contents:
     """What lies in a folder, hidden things left out; names count from it."""
 
     folders: tuple[str, ...] = ()
-    num_pictures: int = 0
+    num_images: int = 0
 
 
 def places(roots: Roots) -> list[Place]:
@@ -54,14 +54,14 @@ def drives(mounts: Iterable[str]) -> list[Place]:
 
 
 def contents(folder: Path) -> Contents:
-    """The folders and the number of pictures in a folder. Raises OSError."""
-    folders, num_pictures = [], 0
+    """The folders and the number of images in a folder. Raises OSError."""
+    folders, num_images = [], 0
     for entry in _visible(folder):
         if entry.is_dir():
             folders.append(entry.name)
         else:
-            num_pictures += entry.name.rpartition(".")[2].lower() in EXTENSIONS
-    return Contents(tuple(sorted(folders)[:MAX_SHOWN]), num_pictures)
+            num_images += entry.name.rpartition(".")[2].lower() in EXTENSIONS
+    return Contents(tuple(sorted(folders)[:MAX_SHOWN]), num_images)
 
 
 def models(folder: Path) -> list[Path]:

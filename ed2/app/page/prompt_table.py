@@ -70,7 +70,7 @@ def file_of(table: PromptTable) -> str:
     if table.num_steps is not None:
         values["num_inference_steps"] = table.num_steps
         if not 1 <= table.num_steps <= MAX_STEPS:
-            what = f"a picture takes from 1 to {MAX_STEPS:,} denoising steps, not {table.num_steps}."
+            what = f"an image takes from 1 to {MAX_STEPS:,} denoising steps, not {table.num_steps}."
             problems.append(Problem(None, what, "30 is usual."))
     samples = []
     for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.sampling.pictures import SAMPLES_DIR, SAMPLES_LIST
+from ed2.sampling.images import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
 from ed2.small_files import lines_of, objects_in, parsed
 
@@ -84,7 +84,7 @@ def _curves(one: Path, other: Path) -> Iterator[str]:
 
 
 def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
-    """The points of each curve, and the pictures, as TensorBoard shows them."""
+    """The points of each curve, and the images, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
@@ -92,8 +92,8 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     accumulator.Reload()
     tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(SPEED)]
     points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
-    pictures = accumulator.Tags()["images"]
-    return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in pictures}
+    images = accumulator.Tags()["images"]
+    return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in images}
 
 
 def _step(checkpoint: Path) -> int:

@@ -1,6 +1,6 @@
 """The resume test: some steps in one go against half of them, a kill and the other half, compared byte by byte.
 
-The parts are processes of their own on the user's pictures and settings, in a folder below `logdir` that is removed at
+The parts are processes of their own on the user's images and settings, in a folder below `logdir` that is removed at
 the end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), after a step that was not saved.
 """
 
@@ -95,7 +95,7 @@ class ResumeTest:
         if steps < 2:
             raise SettingsError(
                 "There is nothing to test:",
-                [Problem("max_epochs", "the run has a single step.", "Raise it, or add pictures.")],
+                [Problem("max_epochs", "the run has a single step.", "Raise it, or add images.")],
             )
         half = steps // 2
         killed = self._killed("2 of 3: half, a save, a step more, then a kill", self._values("killed"), half, steps)

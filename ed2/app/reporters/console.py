@@ -22,7 +22,7 @@ from ed2.events import (
     StepDone,
     Warned,
 )
-from ed2.sampling.pictures import SAMPLES_DIR
+from ed2.sampling.images import SAMPLES_DIR
 from ed2.sampling.sheet import SHEET_NAME
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND
 from ed2.settings.schema import LoggingSettings

@@ -1,4 +1,4 @@
-"""TensorBoard: curves, sample pictures and the settings of a run.
+"""TensorBoard: curves, sample images and the settings of a run.
 
 PyTorch's `SummaryWriter` writes from a thread that dies at the first full disk, and is of no use from then on. Here its
 records are made by the same library and written at once, so that what cannot be written is known, and written later.
@@ -98,8 +98,8 @@ class TensorBoardReporter:
         if not event.is_whole:  # the run draws them again when it goes on, and a point can be hidden only by its step
             return
         for sample in event.samples:
-            with Image.open(sample.path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))  # (H,W,3)
+            with Image.open(sample.path) as sample_image:
+                pixels = np.asarray(sample_image.convert("RGB"))  # (H,W,3)
             yield image(f"sample/{sample.index}", pixels, dataformats="HWC")
 
 

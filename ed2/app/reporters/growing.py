@@ -10,7 +10,7 @@ from ed2.disk import append_whole, plain_reason
 from ed2.errors import RecordError
 
 KEPT_BYTES = 16_000_000
-"""How much is kept in memory of what cannot be written at present: days of curves, or a dozen pictures."""
+"""How much is kept in memory of what cannot be written at present: days of curves, or a dozen images."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ _FIGURES = {
     LR_TEXT_ENCODER: "learning rate of the text encoder {:.3g}",
     "hyperparameter/grad scale": "loss scale {:g}",
     "optimizer/grad_norm": "gradient {:.3g}",
-    SPEED: "{:.1f} pictures a second",
+    SPEED: "{:.1f} images a second",
     "performance/vram": "{:.1f} GB of the card",
 }
 """How the figures of a step are told, in this order, by their curve's tag; another curve is told by its tag."""
@@ -47,7 +47,7 @@ def described(event: Event) -> str:
 def _(event: RunStarted) -> str:
     begin = f"Continuing {event.project} after step {event.step}" if event.step else f"Training {event.project}"
     return (
-        f"{begin}: {counted(event.images, 'picture')}, {counted(event.max_epochs, 'epoch')}, "
+        f"{begin}: {counted(event.images, 'image')}, {counted(event.max_epochs, 'epoch')}, "
         f"{counted(event.total_steps, 'step')}, on {event.device}."
     )
 
@@ -113,10 +113,10 @@ def _(event: RunEnded) -> str:
 
 
 def told_end(event: RunEnded) -> str:
-    """Why a run has ended, and how many pictures were not as they had been at its start."""
+    """Why a run has ended, and how many images were not as they had been at its start."""
     lost, changed = event.left_out, event.changed
-    told = [f"{counted(lost, 'picture')} could no longer be read and {was(lost)} left out."] if lost else []
-    told += [f"{counted(changed, 'picture')} {was(changed)} changed meanwhile."] if changed else []
+    told = [f"{counted(lost, 'image')} could no longer be read and {was(lost)} left out."] if lost else []
+    told += [f"{counted(changed, 'image')} {was(changed)} changed meanwhile."] if changed else []
     reason = f"{event.reason.rstrip('.')}." if event.reason and told else event.reason
     return " ".join([reason, *told]).strip()
 

@@ -1,4 +1,4 @@
-"""The folder of a run and what it says about itself: machine, settings, versions, pictures."""
+"""The folder of a run and what it says about itself: machine, settings, versions, images."""
 
 import importlib.metadata
 import json
@@ -19,7 +19,7 @@ from ed2.app.runs.leftovers import sweep_runs
 from ed2.app.runs.proof_folder import sweep_tests
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
-from ed2.checkpoint.origin import PICTURES_FILE
+from ed2.checkpoint.origin import IMAGES_FILE
 from ed2.data.example import Dataset
 from ed2.disk import TEMPORARY, plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError
@@ -121,10 +121,10 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     sweep_tests(run_dir.parent)
     sweep_runs(run_dir.parent)
     write_settings(run_dir / SETTINGS_FILE, recorded_settings(start))
-    write_whole(run_dir / PICTURES_FILE, picture_names(dataset))
+    write_whole(run_dir / IMAGES_FILE, image_names(dataset))
     if not start.same_folder:
         _write_manifest(run_dir, start, dataset, machine)
-    files = (run_dir / name for name in (SETTINGS_FILE, PICTURES_FILE, MANIFEST_FILE))
+    files = (run_dir / name for name in (SETTINGS_FILE, IMAGES_FILE, MANIFEST_FILE))
     return Description({file.name: file.read_bytes() for file in files if file.is_file()})
 
 
@@ -152,8 +152,8 @@ def recorded_settings(start: Start) -> Settings:
     return start.settings.replaced(**{name: before[name] for name in OF_BEGINNING if name in before})
 
 
-def picture_names(dataset: Dataset) -> bytes:
-    """The content of a list of a run's pictures, which tells later what has been added and what is gone."""
+def image_names(dataset: Dataset) -> bytes:
+    """The content of a list of a run's images, which tells later what has been added and what is gone."""
     return json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False).encode()
 
 
@@ -166,7 +166,7 @@ def remove_half_files(run_dir: Path) -> None:
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:
-    """What the bytes of a result depend on besides settings and pictures."""
+    """What the bytes of a result depend on besides settings and images."""
     threads = torch.get_num_threads() if machine.device.type == "cpu" else 0
     return {"versions": versions(), "device": str(machine), "threads": threads}
 

@@ -12,8 +12,8 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.reporters.log import LOG_NAME
 from ed2.disk import plain_reason, rename
 from ed2.events import EventBus, SamplesMade, Warned
+from ed2.sampling.images import SAMPLES_LIST
 from ed2.sampling.job import SAMPLES
-from ed2.sampling.pictures import SAMPLES_LIST
 from ed2.training.state import TrainState
 
 logger = logging.getLogger(__name__)

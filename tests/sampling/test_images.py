@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ed2.sampling import pictures
-from ed2.sampling.pictures import cfg_strip, read_samples, save_png, write_sample
+from ed2.sampling import images
+from ed2.sampling.images import cfg_strip, read_samples, save_png, write_sample
 from ed2.sampling.prompt import Prompt
 
 CFGS = (1.0, 4.0, 7.5)
@@ -30,9 +30,9 @@ def test_labels_stand_above_and_tiles_are_whole(size: tuple[int, int]) -> None:
 
 
 def test_narrow_tiles_bear_the_number_alone() -> None:
-    font = pictures.font_of(12)
-    assert pictures._label(4.0, font, 64) == "CFG 4"
-    assert pictures._label(7.5, font, 32) == "7.5"
+    font = images.font_of(12)
+    assert images._label(4.0, font, 64) == "CFG 4"
+    assert images._label(7.5, font, 32) == "7.5"
 
 
 def test_a_sample_is_written_by_its_index_and_listed(tmp_path: Path) -> None:
@@ -50,14 +50,14 @@ def test_a_sample_is_written_by_its_index_and_listed(tmp_path: Path) -> None:
     assert [p.name for p in sample.path.parent.iterdir()] == ["03.png"], "no temporary file is left"
 
 
-def test_the_same_picture_has_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_image_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_sample(tmp_path / name, step=1, prompt=Prompt(0, "x", 5, (64, 64), "", CFGS), tiles=tiles((64, 64)))
     first, second = (tmp_path / name / "samples/gs00001/00.png" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_failed_writing_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_writing_leaves_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "00.png"
     save_png(Image.new("RGB", (2, 2)), path)
     before = path.read_bytes()
@@ -72,7 +72,7 @@ def test_a_failed_writing_leaves_the_old_picture(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_list_survives_torn_lines_and_keeps_the_last_of_a_picture(tmp_path: Path) -> None:
+def test_the_list_survives_torn_lines_and_keeps_the_last_of_an_image(tmp_path: Path) -> None:
     lines = [{"step": 1, "index": 0, "prompt": "a", "seed": 1}, {"step": 1, "index": 0, "prompt": "a", "seed": 2}]
     text = "\n".join([json.dumps(lines[0]), '{"step": 1, "ind', "7", "[]", '{"step": "x"}', json.dumps(lines[1])])
     (tmp_path / "samples.jsonl").write_text(text)

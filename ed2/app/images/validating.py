@@ -1,10 +1,10 @@
-"""The pictures that a run validates with, as the settings say."""
+"""The images that a run validates with, as the settings say."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ed2.app.pictures.scanning import scan_dataset
+from ed2.app.images.scanning import scan_dataset
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Dataset, Example
 from ed2.errors import DatasetError
@@ -19,9 +19,9 @@ class SetApart:
     """What is trained on, and what is measured.
 
     Attributes:
-        training: the dataset without the pictures that are kept for validation.
-        curves: the pictures of each curve, by TensorBoard tag.
-        keys: of the pictures kept for validation.
+        training: the dataset without the images that are kept for validation.
+        curves: the images of each curve, by TensorBoard tag.
+        keys: of the images kept for validation.
         notes: what to tell of it.
     """
 
@@ -32,7 +32,7 @@ class SetApart:
 
 
 def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[], bool] | None = None) -> SetApart:
-    """Choose the pictures to validate with, and read those that have a folder of their own.
+    """Choose the images to validate with, and read those that have a folder of their own.
 
     Raises:
         DatasetError: such a folder holds nothing that can be used.
@@ -58,11 +58,11 @@ def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[],
 
 
 def _read(settings: Settings, should_stop: Callable[[], bool] | None) -> Dataset:
-    """The pictures of a folder to validate with. Raises DatasetError, which says that it is one."""
+    """The images of a folder to validate with. Raises DatasetError, which says that it is one."""
     try:
         return scan_dataset(settings, should_stop=should_stop)
     except DatasetError as error:
-        raise DatasetError("There is no picture to validate with.", error.problems) from None
+        raise DatasetError("There is no image to validate with.", error.problems) from None
 
 
 def _folders(settings: Settings) -> dict[str, str]:
@@ -76,5 +76,5 @@ def _folders(settings: Settings) -> dict[str, str]:
 
 def _split_note(count: int, total: int) -> str:
     if not count:
-        return "There is only one picture, so none is kept for validation."
-    return f"{count} of {total} pictures are kept for validation and not trained on."
+        return "There is only one image, so none is kept for validation."
+    return f"{count} of {total} images are kept for validation and not trained on."

@@ -1,4 +1,4 @@
-"""More than 300 malformed and unusual pictures, the same on every machine, each with what is expected of it."""
+"""More than 300 malformed and unusual images, the same on every machine, each with what is expected of it."""
 
 import struct
 import zlib
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from tests.hostile.cases import Case
-from tests.hostile.odd_pictures import odd_pictures
+from tests.hostile.odd_images import odd_images
 from tests.hostile.painting import DAMAGED, FORMATS, SIGNATURE, SIZE, TOO_MANY, TOO_SMALL, chunk, noise, png, saved
 
 
-def all_pictures(seed: int = 7) -> Iterator[Case]:
+def all_images(seed: int = 7) -> Iterator[Case]:
     """Every case; `seed` decides where files are cut and which bytes are spoilt."""
     generator = np.random.default_rng(seed)
     whole = {kind: saved(noise(), kind) for kind in FORMATS}
     yield from _good(whole)
     yield from _cut(whole, generator)
     yield from _spoilt(whole, generator)
-    yield from _no_pictures()
+    yield from _no_images()
     yield from _bombs()
     yield from _broken_png()
-    yield from odd_pictures()
+    yield from odd_images()
 
 
 def _good(whole: dict[str, bytes]) -> Iterator[Case]:
@@ -35,7 +35,7 @@ def _cut(whole: dict[str, bytes], generator: np.random.Generator) -> Iterator[Ca
     for kind, content in whole.items():
         for number, share in enumerate(generator.uniform(0.002, 0.93, 16)):
             cut = content[: max(1, int(len(content) * share))]
-            yield Case(f"cut-{kind.lower()}-{number:02d}.{FORMATS[kind]}", cut, DAMAGED + "|not a picture|text|zeros")
+            yield Case(f"cut-{kind.lower()}-{number:02d}.{FORMATS[kind]}", cut, DAMAGED + "|not an image|text|zeros")
 
 
 def _spoilt(whole: dict[str, bytes], generator: np.random.Generator) -> Iterator[Case]:
@@ -53,7 +53,7 @@ def _spoilt(whole: dict[str, bytes], generator: np.random.Generator) -> Iterator
         yield Case(f"empty.{FORMATS[kind]}", b"", "the file is empty")
 
 
-def _no_pictures() -> Iterator[Case]:
+def _no_images() -> Iterator[Case]:
     page = b"<!DOCTYPE html><html><body>404 not found</body></html>"
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
     laughs = b"".join(b'<!ENTITY l%d "%s">' % (n, b"&l%d;" % (n - 1) * 9) for n in range(1, 10))
@@ -77,16 +77,16 @@ def _no_pictures() -> Iterator[Case]:
         "heic": (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC"),
         "mp4": (b"\0\0\0\x18ftypisom" + bytes(200), "MP4"),
         "zip": (b"PK\x03\x04" + bytes(200), "ZIP"),
-        "pickle": (b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.", "not a picture"),
-        "exe": (b"MZ" + bytes(range(256)), "not a picture"),
+        "pickle": (b"\x80\x04cposix\nsystem\n(S'touch pwned'\ntR.", "not an image"),
+        "exe": (b"MZ" + bytes(range(256)), "not an image"),
         "ico": (b"\0\0\1\0\1\0" + bytes(200), "icon"),
         "ppm": (b"P6\n9 9\n255\n" + bytes(243), "PPM"),
         "ppm-huge": (b"P6\n99999 99999\n255\n", "PPM|too many"),
-        "fits": (b"SIMPLE  =                    T" + b" " * 200, "text|not a picture"),
+        "fits": (b"SIMPLE  =                    T" + b" " * 200, "text|not an image"),
         "xbm": (b"#define i_width 9\n#define i_height 9\nstatic char i_bits[] = {0x00};", "this is text"),
         "jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(200), "JPEG 2000"),
-        "random": (np.random.default_rng(3).bytes(3000), "not a picture"),
-        "one-byte": (b"\x89", "not a picture|damaged|cut short"),
+        "random": (np.random.default_rng(3).bytes(3000), "not an image"),
+        "one-byte": (b"\x89", "not an image|damaged|cut short"),
         "png-mark-only": (SIGNATURE, DAMAGED),
         "jpeg-mark-only": (b"\xff\xd8\xff", DAMAGED),
     }

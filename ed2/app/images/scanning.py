@@ -1,4 +1,4 @@
-"""Reading the pictures that the settings name."""
+"""Reading the images that the settings name."""
 
 import os
 import time
@@ -17,7 +17,7 @@ MOST_THREADS = 8
 
 
 def decode_threads(settings: Settings) -> int:
-    """Threads that decode pictures: the number set, else one a core, at most eight."""
+    """Threads that decode images: the number set, else one a core, at most eight."""
     return settings.data.decode_threads or min(MOST_THREADS, os.cpu_count() or 2)
 
 
@@ -29,13 +29,13 @@ def scan_dataset(
     at_outline: Callable[[Outline], None] | None = None,
     headers_only: bool = False,
 ) -> Dataset:
-    """Read every picture in full; results are remembered in the user's folder.
+    """Read every image in full; results are remembered in the user's folder.
 
     Args:
-        settings: which pictures, and how they are trained.
-        progress: told the number of pictures done, and of all.
-        should_stop: asked at each folder and picture.
-        at_outline: told what headers say, before the pictures that are not remembered are read in full.
+        settings: which images, and how they are trained.
+        progress: told the number of images done, and of all.
+        should_stop: asked at each folder and image.
+        at_outline: told what headers say, before the images that are not remembered are read in full.
         headers_only: take what is not remembered from the files' headers: enough to count and to plan.
 
     Raises:
@@ -64,8 +64,8 @@ class Pace:
         self._first: tuple[int, float] | None = None
 
     def told(self, done: int, total: int) -> str:
-        """Return "picture 1,200 of 20,000, about 3 min 20 s left"."""
-        return f"picture {done:,} of {total:,}{self.left(done, total)}"
+        """Return "image 1,200 of 20,000, about 3 min 20 s left"."""
+        return f"image {done:,} of {total:,}{self.left(done, total)}"
 
     def left(self, done: int, total: int) -> str:
         """Return ", about 3 min 20 s left"; nothing while that is not known, and at the end."""

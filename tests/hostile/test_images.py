@@ -1,4 +1,4 @@
-"""Over 300 hostile pictures, read in one go by a child whose memory is limited."""
+"""Over 300 hostile images, read in one go by a child whose memory is limited."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from ed2.data.example import Example
 from ed2.data.loader import LoaderOptions, VisitKey, load_pixels
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.cases import Case, write
-from tests.hostile.pictures import all_pictures
+from tests.hostile.images import all_images
 
 LIMIT_GB = 2
 """Of address space, for the whole child."""
@@ -29,21 +29,21 @@ def scanned(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], dict[str, Any], str]:
-    folder = tmp_path_factory.mktemp("hostile") / "pictures"
-    cases = write(all_pictures(), folder)
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], dict[str, Any], str]:
+    folder = tmp_path_factory.mktemp("hostile") / "images"
+    cases = write(all_images(), folder)
     return (cases, *scanned(folder))
 
 
-def test_there_are_more_than_300_and_each_is_used_or_counted_with_its_reason(pictures: Any) -> None:
-    cases, found, _ = pictures
+def test_there_are_more_than_300_and_each_is_used_or_counted_with_its_reason(images: Any) -> None:
+    cases, found, _ = images
     assert len(cases) >= 300
     assert found["used"].keys() | found["problems"].keys() == {case.name for case in cases}
     assert not found["used"].keys() & found["problems"].keys()
 
 
-def test_each_is_judged_as_expected(pictures: Any) -> None:
-    cases, found, _ = pictures
+def test_each_is_judged_as_expected(images: Any) -> None:
+    cases, found, _ = images
     wrong = {}
     for case in cases:
         what, fix = found["problems"].get(case.name, ("", ""))
@@ -56,19 +56,19 @@ def test_each_is_judged_as_expected(pictures: Any) -> None:
     assert not wrong
 
 
-def test_moving_and_wide_pictures_are_used_with_a_note(pictures: Any) -> None:
-    cases, found, _ = pictures
+def test_moving_and_wide_images_are_used_with_a_note(images: Any) -> None:
+    cases, found, _ = images
     told = {(path, kind) for path, kind, _ in found["notes"]}
     assert {(case.name, case.note) for case in cases if case.note} <= told
 
 
-def test_memory_stays_bounded_and_nothing_is_written_to_the_console(pictures: Any) -> None:
-    _, found, said = pictures
+def test_memory_stays_bounded_and_nothing_is_written_to_the_console(images: Any) -> None:
+    _, found, said = images
     assert found["grown_bytes"] < MAX_GROWTH_BYTES
     assert said == ""
 
 
-def test_what_is_trained_on_has_the_chosen_colour_where_a_picture_is_transparent(tmp_path: Path) -> None:
+def test_what_is_trained_on_has_the_chosen_colour_where_an_image_is_transparent(tmp_path: Path) -> None:
     path = tmp_path / "clear.png"
     Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(path)
     example = Example(path=path, root=0, name="clear.png", caption="", size=(64, 64), bucket=(64, 64))
@@ -100,7 +100,7 @@ print((peak_bytes() - idle) >> 20)
     [("rgb.png", "RGB"), ("alpha.png", "RGBA"), ("palette.png", "P"), ("deep.tif", "I;16"), ("float.tif", "F"),
      ("cmyk.tif", "CMYK"), ("rgb.jpg", "RGB"), ("rgb.webp", "RGB"), ("rgb.avif", "RGB")],
 )  # fmt: skip
-def test_a_picture_of_100_million_pixels_takes_bounded_memory(tmp_path: Path, name: str, mode: str) -> None:
+def test_an_image_of_100_million_pixels_takes_bounded_memory(tmp_path: Path, name: str, mode: str) -> None:
     options = {"compress_level": 1} if name.endswith("png") else {"speed": 10} if name.endswith("avif") else {}
     Image.new(mode, (10000, 10000)).save(tmp_path / name, **options)
     command = [sys.executable, "-c", LARGE, str(tmp_path / name)]

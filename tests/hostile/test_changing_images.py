@@ -1,4 +1,4 @@
-"""Pictures that are deleted or changed while a run reads them: told once, counted at the end, which is reached.
+"""Images that are deleted or changed while a run reads them: told once, counted at the end, which is reached.
 
 Where all of them are gone the run stops, and goes on to the same bytes when they are back.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.pictures.faults import MOST_TOLD, PictureFaults
+from ed2.app.images.faults import MOST_TOLD, ImageFaults
 from ed2.app.runner import run_training
 from ed2.app.start import choose_start
 from ed2.data.example import Finding
@@ -21,13 +21,13 @@ from ed2.training.controls import Controls
 from tests.conftest import SIZES
 from tests.hostile.painting import noise
 from tests.runs import Trained, Values, differing
-from tests.tiny import make_pictures
+from tests.tiny import make_images
 
-LEFT_OUT, CHANGED = "A picture was left out.", "A picture was changed."
+LEFT_OUT, CHANGED = "An image was left out.", "An image was changed."
 
 
 def spoil(folder: Path) -> None:
-    """Change seven of the eight pictures, each in another way."""
+    """Change seven of the eight images, each in another way."""
     names = [f"{number:02d}.png" for number in range(8)]
     deleted, garbage, larger, pipe, place, loop, tiny, _ = (folder / name for name in names)
     for path in (deleted, pipe, place, loop):
@@ -41,9 +41,9 @@ def spoil(folder: Path) -> None:
 
 
 def values_of(folder: Path, sd1: Path, **own: object) -> Values:
-    """Settings of a run in `folder`, on pictures that are made there."""
-    pictures = make_pictures(folder / "pictures", SIZES)
-    values: Values = {"data_root": [str(pictures)], "resume_ckpt": str(sd1), "resolution": 64, "max_epochs": 3}
+    """Settings of a run in `folder`, on images that are made there."""
+    images = make_images(folder / "images", SIZES)
+    values: Values = {"data_root": [str(images)], "resume_ckpt": str(sd1), "resolution": 64, "max_epochs": 3}
     values |= {"batch_size": 2, "sample_prompts": str(folder / "none"), "logdir": str(folder / "logs")}
     return values | {"no_save_ckpt": True, "disable_textenc_training": True, "decode_threads": 2, **own}
 
@@ -51,7 +51,7 @@ def values_of(folder: Path, sd1: Path, **own: object) -> Values:
 def run(
     values: Values, is_due: Callable[[Event], bool] = lambda event: False, act: Callable[[Path], object] = spoil
 ) -> Trained:
-    """Train, and do something to the folder of pictures at the first event that is due."""
+    """Train, and do something to the folder of images at the first event that is due."""
     start, bus, events, done = choose_start(values, None), EventBus(), list[Event](), list[bool]()
 
     def watch(event: Event) -> None:
@@ -78,12 +78,12 @@ def test_each_is_told_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: 
     ]
     for trained in runs:
         assert trained.ended.phase == "done"
-        words = ["gone", "text, not a picture", "not a file", "folder", "leads back to itself"]
+        words = ["gone", "text, not an image", "not a file", "folder", "leads back to itself"]
         assert all(word in text for word, text in zip(words, told(trained), strict=True)), told(trained)
         assert [text.split(": ")[0] for text in told(trained, CHANGED)] == [f"{CHANGED} 02.png", f"{CHANGED} 06.png"]
         assert (trained.ended.left_out, trained.ended.changed) == (5, 2)
         log = (trained.run_dir / "run.log").read_text()
-        assert "5 pictures could no longer be read and were left out. 2 pictures were changed meanwhile." in log
+        assert "5 images could no longer be read and were left out. 2 images were changed meanwhile." in log
     assert differing(runs[0].checkpoint, runs[1].checkpoint) == []
 
 
@@ -98,23 +98,23 @@ def test_a_drive_that_is_pulled_stops_the_run_which_goes_on_to_the_same_bytes_wh
 ) -> None:
     values = values_of(tmp_path, sd1, max_epochs=2)
     whole = run(values)
-    pictures, away = tmp_path / "pictures", tmp_path / "away"
+    images, away = tmp_path / "images", tmp_path / "away"
     pulled = run(values, lambda event: isinstance(event, StepDone) and event.step == 3, lambda it: it.rename(away))
     assert pulled.ended.phase == "failed" and 3 <= pulled.ended.step < whole.ended.step
-    assert f"Not one of the pictures in {pictures} can be read any more (8 in all)" in pulled.ended.reason
+    assert f"Not one of the images in {images} can be read any more (8 in all)" in pulled.ended.reason
     assert "Is the drive still there" in pulled.ended.reason and 1 <= len(told(pulled)) <= 2
-    away.rename(pictures)
+    away.rename(images)
     again = run({"resume_ckpt": "findlast", "logdir": values["logdir"]})
     assert again.run_dir == pulled.run_dir and again.ended.phase == "done"
     assert differing(whole.checkpoint, again.checkpoint) == []
 
 
-def test_many_lost_pictures_are_all_counted_and_in_the_log_and_few_of_them_told_one_by_one(
+def test_many_lost_images_are_all_counted_and_in_the_log_and_few_of_them_told_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, texts = EventBus(), list[str]()
     bus.subscribe(lambda event: texts.append(event.text) if isinstance(event, Warned) else None)
-    faults = PictureFaults(bus)
+    faults = ImageFaults(bus)
     with caplog.at_level(logging.INFO, logger="ed2"):
         for number in [*range(MOST_TOLD + 5), 3]:  # one of them twice, as at another validation
             faults(Finding(f"{number}.png", "the file is gone.", file=Path(f"{number}.png")))
@@ -135,7 +135,7 @@ def without_rights() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_a_picture_that_may_no_longer_be_read_is_told(tmp_path: Path) -> None:
+def test_an_image_that_may_no_longer_be_read_is_told(tmp_path: Path) -> None:
     noise().save(tmp_path / "cat.png")
     (tmp_path / "cat.png").chmod(0)
     check_image(tmp_path / "cat.png")  # what it needs is loaded while that is allowed

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from ed2.data.example import Example
 
 NAMED = 3
-"""How many pictures a note names."""
+"""How many images a note names."""
 
 Count = Callable[[Sequence[str]], list[int]]
 """Numbers of tokens of some texts, without the marks of begin and end."""
 
 
 def long_captions(examples: Sequence[Example], count: Count, limit: int) -> list[tuple[Example, int]]:
-    """Return the pictures whose caption has more than `limit` tokens, with its number of tokens."""
+    """Return the images whose caption has more than `limit` tokens, with its number of tokens."""
     # A token is at least a byte, so that most captions need no counting.
     suspects = [example for example in examples if len(example.caption.encode()) > limit]
     counts = [number for part in _parts(suspects) for number in count([example.caption for example in part])]

@@ -1,4 +1,4 @@
-"""Changing a caption: the one thing that ever writes into a folder of pictures, and only when a person asks for it."""
+"""Changing a caption: the one thing that ever writes into a folder of images, and only when a person asks for it."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ MAX_CHARACTERS = 10_000
 
 @dataclass(frozen=True)
 class CaptionEdits:
-    """Writes captions beside their pictures and keeps what was there before.
+    """Writes captions beside their images and keeps what was there before.
 
     Attributes:
         folder: where the old texts are kept.
@@ -25,20 +25,20 @@ class CaptionEdits:
 
     folder: Path
 
-    def save(self, picture: Path, text: str) -> Path:
-        """Write the caption of a picture into its side-car and give back the side-car.
+    def save(self, image: Path, text: str) -> Path:
+        """Write the caption of an image into its side-car and give back the side-car.
 
         Raises:
-            Ed2Error: it is too long, cannot be written, or its picture is gone; what was there is unchanged.
+            Ed2Error: it is too long, cannot be written, or its image is gone; what was there is unchanged.
         """
         if len(text) > MAX_CHARACTERS:
             raise Ed2Error(
                 "The caption is not saved", f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it."
             )
-        if not picture.is_file():
-            what = f"{printable(picture.name)} is no longer there."
-            raise Ed2Error("The caption is not saved", what, "Press Check to see which pictures there are.")
-        target = side_car(picture)
+        if not image.is_file():
+            what = f"{printable(image.name)} is no longer there."
+            raise Ed2Error("The caption is not saved", what, "Press Check to see which images there are.")
+        target = side_car(image)
         try:
             self._keep(target)
             write_whole(target, (" ".join(text.split()) + "\n").encode())
@@ -46,13 +46,13 @@ class CaptionEdits:
             raise Ed2Error("The caption is not saved", f"{error.strerror or error}.", "") from None
         return target
 
-    def undo(self, picture: Path) -> bool:
+    def undo(self, image: Path) -> bool:
         """Put back what was there before the last save; false where nothing was saved.
 
         Raises:
             Ed2Error: it cannot be written.
         """
-        target = side_car(picture)
+        target = side_car(image)
         records = self._records(target)
         if not records:
             return False
@@ -89,9 +89,9 @@ class CaptionEdits:
         return found
 
 
-def side_car(picture: Path) -> Path:
-    """The caption file of a picture: the one that is there, else a new .txt beside it."""
+def side_car(image: Path) -> Path:
+    """The caption file of an image: the one that is there, else a new .txt beside it."""
     for extension in EXTENSIONS:
-        if (path := picture.with_suffix(extension)).exists():
+        if (path := image.with_suffix(extension)).exists():
             return path
-    return picture.with_suffix(EXTENSIONS[0])
+    return image.with_suffix(EXTENSIONS[0])

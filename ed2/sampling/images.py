@@ -1,4 +1,4 @@
-"""Sample pictures as files: a strip of tiles a prompt, the list of all of them, and the contact sheet of a run."""
+"""Sample images as files: a strip of tiles a prompt, the list of all of them, and the contact sheet of a run."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def _label(cfg: float, font: Font, width: int) -> str:
 
 
 def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
-    """Write one prompt's picture, and its line in the run's list of samples.
+    """Write one prompt's image, and its line in the run's list of samples.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -91,7 +91,7 @@ def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Im
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write a picture so that nobody ever sees half of it; makes the folder.
+    """Write an image so that nobody ever sees half of it; makes the folder.
 
     Raises:
         OSError: it cannot be written.
@@ -103,7 +103,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's list of samples; of a picture drawn twice the last. A torn line is passed over."""
+    """The lines of a run's list of samples; of an image drawn twice the last. A torn line is passed over."""
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
     with suppress(OSError):
         for entry in objects_in(lines_of(run_dir / SAMPLES_LIST)):

@@ -1,4 +1,4 @@
-"""Pictures that are lost or changed while a run goes on: each is told once, and all are counted for its end."""
+"""Images that are lost or changed while a run goes on: each is told once, and all are counted for its end."""
 
 import logging
 from collections import Counter
@@ -10,21 +10,21 @@ from ed2.data.example import Finding, Kind
 from ed2.events import EventBus, Warned
 
 MOST_TOLD = 20
-"""Pictures of a kind that are told to everybody; more of them stand in run.log and in the count."""
-MORE = "More such pictures are named in run.log only, and counted at the end of the run."
-HEADINGS: dict[Kind, str] = {"unusable": "A picture was left out.", "changed": "A picture was changed."}
+"""Images of a kind that are told to everybody; more of them stand in run.log and in the count."""
+MORE = "More such images are named in run.log only, and counted at the end of the run."
+HEADINGS: dict[Kind, str] = {"unusable": "An image was left out.", "changed": "An image was changed."}
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class PictureFaults:
-    """What the loaders of a run have met. A validation opens its pictures anew each time and tells them again.
+class ImageFaults:
+    """What the loaders of a run have met. A validation opens its images anew each time and tells them again.
 
     Attributes:
         bus: where it is told.
         step: gives the step that the run is at.
-        count: how many pictures were met, by what is wrong with them.
+        count: how many images were met, by what is wrong with them.
     """
 
     bus: EventBus
@@ -33,7 +33,7 @@ class PictureFaults:
     _met: set[tuple[Kind, Path | None, str | None]] = field(default_factory=set)
 
     def __call__(self, finding: Finding) -> None:
-        """Tell of a picture, the first time that it is met."""
+        """Tell of an image, the first time that it is met."""
         mark = (finding.kind, finding.file, finding.path)
         if mark in self._met:
             return

@@ -1,4 +1,4 @@
-"""The second half of the pictures: formats broken from within, colours, turned, moving and oddly shaped ones."""
+"""The second half of the images: formats broken from within, colours, turned, moving and oddly shaped ones."""
 
 import struct
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.hostile.cases import Case
 from tests.hostile.painting import DAMAGED, FORMATS, SIZE, TOO_MANY, TOO_SMALL, noise, png, saved
 
 
-def odd_pictures() -> Iterator[Case]:
+def odd_images() -> Iterator[Case]:
     """Every case."""
     yield from _broken()
     yield from _looping_tiff()
@@ -43,7 +43,7 @@ def _broken() -> Iterator[Case]:
         "no-pixels.avif": avif[: avif.index(b"mdat") + 4] + bytes(400),
     }
     for name, content in broken.items():
-        yield Case(f"broken-{name}", content, f"{DAMAGED}|{TOO_MANY}|not a picture")
+        yield Case(f"broken-{name}", content, f"{DAMAGED}|{TOO_MANY}|not an image")
     kept = {
         "no-tables.jpg": jpeg[:tables] + jpeg[jpeg.index(b"\xff\xda") :],
         "code-size.gif": gif[:place] + b"\x63" + gif[place + 1 :],

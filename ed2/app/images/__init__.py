@@ -1,0 +1,1 @@
+"""The images and captions that the settings name: read, told of, and edited."""

@@ -1,1 +1,0 @@
-"""The pictures and captions that the settings name: read, told of, and edited."""
