@@ -1,8 +1,7 @@
 """Train a Stable Diffusion model without a browser; with no arguments it prints how to start."""
 
-import sys
-
 from ed2.app.command import main
+from ed2.terminal import exit_with
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ed2.errors import Ed2Error
 from ed2.temporary import require_temporary_folder
+from ed2.terminal import exit_with
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,4 +21,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.temporary import require_temporary_folder
+from ed2.terminal import exit_with
 
 USE = "python -m ed2 convert SOURCE TARGET"
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -72,4 +73,4 @@ def _read(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Python is started with -I, which leaves the progra
 
 from ed2.launcher.environment import COMMAND, ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
 from ed2.launcher.install import add, install
+from ed2.terminal import exit_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,4 +135,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)
