@@ -12,7 +12,6 @@ from ed2.app.images.faults import ImageFaults
 from ed2.app.images.scanning import Pace, scan_dataset
 from ed2.app.images.validating import SetApart, set_apart
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.reporters.texts import counted
 from ed2.app.runs.folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
 from ed2.app.runs.recording import recording
 from ed2.app.session import Session
@@ -24,6 +23,7 @@ from ed2.events import EventBus, PhaseChanged, RunEnded, Warned
 from ed2.models.exact import exactly
 from ed2.models.libraries import quiet_libraries
 from ed2.settings.schema import Settings
+from ed2.text import counted
 from ed2.training.state import Controls
 
 PROGRESS_SECONDS = 5.0

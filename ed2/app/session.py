@@ -14,7 +14,6 @@ from ed2.app.completing import was_told
 from ed2.app.faults import Fault, WentBack, fault_of
 from ed2.app.memory.measured import watch_card
 from ed2.app.preflight import model_sizes
-from ed2.app.reporters.texts import counted
 from ed2.app.runs.unsaved import unsaved
 from ed2.app.verifying import Verifying
 from ed2.checkpoint.background import BackgroundSaver
@@ -30,6 +29,7 @@ from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
+from ed2.text import counted
 from ed2.training.bad_numbers import require_savable
 from ed2.training.loop import obey, train
 from ed2.training.state import Run

@@ -11,7 +11,8 @@ from typing import Literal
 
 from ed2.app.curve import Curve, Point
 from ed2.app.reporters.replay import told_events
-from ed2.app.reporters.texts import LOSS, LR_TEXT_ENCODER, LR_UNET, SPEED, described, told_end
+from ed2.app.reporters.texts import described, told_end
+from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointSaved,
@@ -35,7 +36,6 @@ State = Literal["idle", "preparing", "training", "sampling", "paused", "stopping
 Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 
 ACTIVE: frozenset[State] = frozenset(("preparing", "training", "sampling", "paused", "stopping"))
-LOSS_VAL = "loss/val"
 MAX_LOG_LINES = 200
 SECTIONS: Mapping[str, Section] = {
     "curve": "loss", "validation": "loss", "samples": "samples", "log": "log", "peaks": "memory",
@@ -236,7 +236,7 @@ class RunView:
         values = event.values
         lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER, self._shown.lr))
         loss = values.get(LOSS, self._shown.loss)
-        speed = values.get(SPEED, self._shown.images_per_second)
+        speed = values.get(IMAGES_PER_SECOND, self._shown.images_per_second)
         if LOSS in values:
             self._curve.add(event.step, values[LOSS])
             self._is_curve_old = True

@@ -31,6 +31,7 @@ from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
+from ed2.text import counted
 
 FREE = {
     "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
@@ -222,8 +223,8 @@ def _told(value: object) -> str:
 
 def _changed_images(before: set[str], now: set[str]) -> list[str]:
     added, gone = len(now - before), len(before - now)
-    words = [f"{added} image{'s' * (added != 1)} added"] if before and added else []
-    return words + ([f"{gone} image{'s' * (gone != 1)} gone"] if gone else [])
+    words = [f"{counted(added, 'image')} added"] if before and added else []
+    return words + ([f"{counted(gone, 'image')} gone"] if gone else [])
 
 
 def _not_byte_exact(checkpoint: Checkpoint, settings: Settings, circumstances: Mapping[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ed2.app.images.scanning import Pace
-from ed2.app.reporters.texts import file_size
 from ed2.events import EventBus, Phase, PhaseChanged
+from ed2.text import file_size
 from ed2.training.controls import Controls
 
 TELL_SECONDS = 5.0

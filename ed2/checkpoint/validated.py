@@ -3,9 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ed2.curve_names import LOSS_VAL
 from ed2.events import Event, ValidationDone
-
-LOSS_VAL = "loss/val"
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ed2.data.images import ImageFacts, check_image, sized_by_header
 from ed2.data.index import ImageIndex
 from ed2.data.walk import ImageEntry
 from ed2.errors import StopRequested
+from ed2.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,8 @@ class Outline:
     """Images of each size that they will be trained at."""
 
     def __str__(self) -> str:
-        images, sizes = _counted(self.num_images, "image"), _counted(len(self.buckets), "size")
+        images, sizes = counted(self.num_images, "image"), counted(len(self.buckets), "size")
         return f"{images} in {sizes}; {self.num_unread:,} of them new or changed, which are now read in full"
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from ed2.data.buckets import Size, lost, nearest, sizes
 from ed2.data.epoch import Planner
 from ed2.data.example import Dataset, Example, Finding, Kind
 from ed2.settings.schema import RESOLUTIONS
+from ed2.text import counted
 
 MAX_TOLD = 20
 """How many unusable files the text names; the rest are counted."""
@@ -170,9 +171,9 @@ def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
     steps, total = planner.steps(0), plan.total_steps(planner)
     accumulated = f" x {plan.grad_accum} batches a step" if plan.grad_accum > 1 else ""
     lines = [
-        f"{_counted(images, 'image')} can be used, {_counted(unusable, 'file')} cannot.",
-        f"{_counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
-        f"{_counted(total, 'step')} in {_counted(plan.max_epochs, 'epoch')}.",
+        f"{counted(images, 'image')} can be used, {counted(unusable, 'file')} cannot.",
+        f"{counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
+        f"{counted(total, 'step')} in {counted(plan.max_epochs, 'epoch')}.",
     ]
     if not planner.is_same_every_epoch:
         lines.append("Epochs differ a little in length, since some multipliers are fractions.")
@@ -229,10 +230,6 @@ def _where(dataset: Dataset, finding: Finding) -> str:
     """Return the file's path, with its root where there are several."""
     path = finding.path or ""
     return f"{dataset.roots[finding.root].name}/{path}" if len(dataset.roots) > 1 else path
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def _wrapped(start: str, words: Sequence[str]) -> list[str]:

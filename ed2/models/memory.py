@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ed2.text import counted
+
 FIRST_SCALE = 2.0**16
 GROWTH_STEPS = 500
 """Steps without overflow after which the fp16 scaler doubles its scale."""
@@ -87,7 +89,7 @@ def choose_device(setting: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise ValueError(f"{setting} is not there: PyTorch sees {count} card{'s' * (count != 1)}")
+            raise ValueError(f"{setting} is not there: PyTorch sees {counted(count, 'card')}")
         return torch.device("cuda", device.index or 0)
     return device
 

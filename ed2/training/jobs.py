@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR, VRAM
 from ed2.events import EpochEnded, MetricsLogged
 from ed2.training.state import Run, TrainState
+from ed2.vram.card import BYTES_PER_GB
 
 NETWORK_NAMES = {"unet": "unet", "text_encoder": "text encoder"}
-BYTES_PER_GB = 2**30
 
 
 @dataclass
@@ -26,15 +27,15 @@ class MetricsJob:
     def run(self, state: TrainState) -> MetricsLogged:
         """Read the sums from the device. What is not finite has no place on a curve."""
         run = self.training
-        values = {"loss/log_step": run.metrics.window.take()}
-        values |= {f"hyperparameter/lr {NETWORK_NAMES[name]}": lr for name, lr in run.optimizers.lrs().items()}
+        values = {LOSS: run.metrics.window.take()}
+        values |= {LR + NETWORK_NAMES[name]: lr for name, lr in run.optimizers.lrs().items()}
         if run.precision.scaler.is_enabled():
-            values["hyperparameter/grad scale"] = run.precision.scale
-        values["optimizer/grad_norm"] = float(run.metrics.grad_norm)
-        values["performance/images per second"] = run.metrics.images_per_second()
+            values[GRAD_SCALE] = run.precision.scale
+        values[GRAD_NORM] = float(run.metrics.grad_norm)
+        values[IMAGES_PER_SECOND] = run.metrics.images_per_second()
         device = run.objective.device
         if device.type == "cuda":
-            values["performance/vram"] = torch.cuda.max_memory_reserved(device) / BYTES_PER_GB
+            values[VRAM] = torch.cuda.max_memory_reserved(device) / BYTES_PER_GB
         return MetricsLogged(state.step, {tag: value for tag, value in values.items() if math.isfinite(value)})
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from ed2.app.command import stopping_on_signals
 from ed2.app.page.roots import Roots
-from ed2.app.reporters.texts import shown_path
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR
+from ed2.text import shown_path
 from ed2.ui.app import owner_page
 from ed2.ui.context import Context
 from ed2.ui.guard import Hosts

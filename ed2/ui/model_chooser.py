@@ -7,9 +7,9 @@ import gradio as gr
 
 from ed2.app.checks.base_model import base_problems
 from ed2.app.page.places import Place, contents, is_folder, is_model, models, places
-from ed2.app.reporters.texts import file_size
 from ed2.checkpoint.origin import is_ours
 from ed2.models.files.base_faults import is_file
+from ed2.text import file_size
 from ed2.ui.browser import Browser, entry, folder_of, listed, pressed_path
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.reporters.texts import file_size
 from ed2.app.runs.records import RunRecord, find_runs, run_named
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
+from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.keep import KeepPanel

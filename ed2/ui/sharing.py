@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from ed2.app.reporters.texts import shown_path
 from ed2.app.service import TrainerService
+from ed2.text import shown_path
 from ed2.ui.guard import Hosts
 from ed2.ui.hiding import Hide, hiding, paths_of
 from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising

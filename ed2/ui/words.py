@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ed2.app.reporters.texts import described, duration
+from ed2.app.reporters.texts import described
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR
+from ed2.text import duration
 from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from ed2.app.reporters import ConsoleReporter
-from ed2.app.reporters.texts import counted, duration, file_size
 from ed2.events import (
     PhaseChanged,
     RunEnded,
@@ -12,6 +11,7 @@ from ed2.events import (
     Warned,
 )
 from ed2.settings.files import TRAIN_COMMAND
+from ed2.text import counted, duration, file_size
 from tests.app.events import events_of, started
 
 

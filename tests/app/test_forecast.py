@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ed2.app.checks.forecast import forecast, measured_speed
 from ed2.app.reporters.jsonl import JsonlReporter
-from ed2.app.reporters.texts import SPEED
+from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.events import MetricsLogged, RunStarted
 from ed2.settings.files import with_defaults, write_settings
 from ed2.settings.schema import Settings
@@ -33,7 +33,7 @@ def run_on(device: str, logdir: Path, speed: float, settings: Settings) -> None:
     write_settings(folder / "settings.json", settings)
     told = JsonlReporter(folder)
     told(RunStarted(0, "cats", folder, 9, 0, 1, 8, device, {}))
-    told(MetricsLogged(1, {SPEED: speed}))
+    told(MetricsLogged(1, {IMAGES_PER_SECOND: speed}))
     told.close()
 
 

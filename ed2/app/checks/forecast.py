@@ -7,13 +7,14 @@ from ed2.app.checks.check import Checked, as_on_card, looked_at
 from ed2.app.checks.space import disk_lines
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.replay import told_events
-from ed2.app.reporters.texts import SPEED, duration
+from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.data.buckets import nearest
 from ed2.data.fullness import batch_notes
 from ed2.events import MetricsLogged, RunStarted
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
+from ed2.text import duration
 from ed2.vram.card import Card, card_for
 
 MAX_RUNS = 30
@@ -77,6 +78,6 @@ def _speeds(run_dir: Path, card: Card) -> list[float]:
     for _, event in told_events(run_dir):
         if isinstance(event, RunStarted):
             is_same = event.device.startswith(f"{card.name} in ")
-        elif isinstance(event, MetricsLogged) and is_same and event.values.get(SPEED, 0) > 0:
-            speeds.append(event.values[SPEED])
+        elif isinstance(event, MetricsLogged) and is_same and event.values.get(IMAGES_PER_SECOND, 0) > 0:
+            speeds.append(event.values[IMAGES_PER_SECOND])
     return speeds

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.preflight import ModelSizes
-from ed2.app.reporters.texts import file_size
 from ed2.checkpoint.room import existing, shortage
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
+from ed2.text import file_size
 from ed2.vram.optimizers import Trained, state_bytes
 from ed2.vram.shapes import shape_of
 

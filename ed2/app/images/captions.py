@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from ed2.data.example import Example
+from ed2.text import counted
 
 NAMED = 3
 """How many images a note names."""
@@ -25,7 +26,7 @@ def caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
         return ""
     longest = sorted(found, key=lambda pair: -pair[1])[:NAMED]
     names = ", ".join(f"{example.name} ({number})" for example, number in longest)
-    many = "1 caption has" if len(found) == 1 else f"{len(found):,} captions have"
+    many = f"{counted(len(found), 'caption')} {'has' if len(found) == 1 else 'have'}"
     end = ", ..." if len(found) > NAMED else "."
     return f"{many} more than {limit} tokens, and what is beyond is not read: {names}{end}"
 

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ed2.app.reporters.texts import duration
 from ed2.data.example import Dataset
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.reading import Outline
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
+from ed2.text import duration
 
 INDEX_FILE = PROGRAM_DIR / "user" / "index.json"
 MOST_THREADS = 8

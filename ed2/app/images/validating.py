@@ -5,13 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.app.images.scanning import scan_dataset
+from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
 from ed2.data.apart import chosen, measured
 from ed2.data.example import Dataset, Example
 from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
-
-VALIDATION = "loss/val"
-STABILIZED = "loss/train_stabilized"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[],
     keys: frozenset[str] = frozenset()
     if wanted.val_split_mode == "automatic":
         keys = chosen(dataset.examples, wanted.auto_split_proportion, wanted.val_seed)
-        curves[VALIDATION] = tuple(example for example in dataset.examples if example.key in keys)
+        curves[LOSS_VAL] = tuple(example for example in dataset.examples if example.key in keys)
         notes.append(_split_note(len(keys), len(dataset.examples)))
     training = replace(dataset, examples=tuple(e for e in dataset.examples if e.key not in keys))
     for tag, folder in _folders(settings).items():
@@ -53,7 +51,7 @@ def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[],
         notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:3]]
     if wanted.stabilize_training_loss:
         again = chosen(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
-        curves[STABILIZED] = tuple(example for example in training.examples if example.key in again)
+        curves[LOSS_STABILIZED] = tuple(example for example in training.examples if example.key in again)
     return SetApart(training, {tag: measured(found) for tag, found in curves.items() if found}, keys, tuple(notes))
 
 
@@ -67,7 +65,7 @@ def _read(settings: Settings, should_stop: Callable[[], bool] | None) -> Dataset
 
 def _folders(settings: Settings) -> dict[str, str]:
     wanted = settings.validation
-    folders = {VALIDATION: wanted.manual_data_root} if wanted.val_split_mode == "manual" else {}
+    folders = {LOSS_VAL: wanted.manual_data_root} if wanted.val_split_mode == "manual" else {}
     for text in wanted.extra_manual_datasets:
         name, _, folder = text.partition("=")
         folders[f"loss/{name}"] = folder

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.curve_names import PERFORMANCE
 from ed2.sampling.images import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
 from ed2.small_files import lines_of, objects_in, parsed
@@ -14,8 +15,6 @@ OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at", "settings"}
 """Entries of a checkpoint's JSON files that say when and in which folders it was written; settings name several."""
 MANIFESTS = frozenset({"manifest.json"})
 """Lists of the files beside them, with hashes: the files themselves are compared."""
-SPEED = "performance/"
-"""Begins the names of curves that measure time."""
 SHOWN = 20
 
 
@@ -63,7 +62,10 @@ def _logged(run_dir: Path) -> Iterator[tuple[tuple[str, int], object]]:
     for entry in _lines(run_dir / EVENTS_NAME):
         kind, step = str(entry["event"]), int(entry["step"])
         if kind in ("MetricsLogged", "ValidationDone"):
-            yield (kind, step), {tag: value for tag, value in entry["values"].items() if not tag.startswith(SPEED)}
+            yield (
+                (kind, step),
+                {tag: value for tag, value in entry["values"].items() if not tag.startswith(PERFORMANCE)},
+            )
         elif kind == "EpochEnded":
             yield (kind, step), entry["loss"]
         elif kind == "SamplesMade":
@@ -90,7 +92,7 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each continued run, which is what we want
     accumulator.Reload()
-    tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(SPEED)]
+    tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(PERFORMANCE)]
     points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
     images = accumulator.Tags()["images"]
     return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in images}

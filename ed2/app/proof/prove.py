@@ -21,13 +21,13 @@ from ed2.app.checks.start_checks import start_problems
 from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.proof.comparison import differences
-from ed2.app.reporters.texts import counted, duration, file_size
 from ed2.app.runs.proof_folder import folder_of_test, sweep_tests
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
+from ed2.text import counted, duration, file_size
 
 CHECKPOINTS_WRITTEN = 3
 POLL_SECONDS = 0.1

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ed2.app.reporters.texts import described, duration, key_figures, plain, shown_path
+from ed2.app.reporters.texts import described, key_figures
 from ed2.events import (
     CheckpointSaved,
     Event,
@@ -26,6 +26,7 @@ from ed2.sampling.images import SAMPLES_DIR
 from ed2.sampling.sheet import SHEET_NAME
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND
 from ed2.settings.schema import LoggingSettings
+from ed2.text import duration, shown_path, without_ansi
 
 LINE_SECONDS = 10.0
 """The longest silence between two lines where there is no progress bar."""
@@ -165,7 +166,8 @@ class ConsoleReporter:
 
     def _write(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
-        text = plain(text).encode(encoding, "replace").decode(encoding)  # a Windows console may not know every letter
+        # A Windows console may not know every letter.
+        text = without_ansi(text).encode(encoding, "replace").decode(encoding)
         if self._bar is not None:
             self._bar.write(text, file=self.stream)
         else:

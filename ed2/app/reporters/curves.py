@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ed2.app.reporters.growing import GrowingFile
+from ed2.curve_names import LOSS_EPOCH, MINUTES_PER_EPOCH
 from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, ValidationDone
 
 FORMAT = "brain.Event:2"
@@ -89,7 +90,7 @@ class TensorBoardReporter:
 
     @_summaries.register
     def _(self, event: EpochEnded) -> Iterator[Any]:
-        return _scalars({"loss/epoch": event.loss, "performance/minutes per epoch": event.minutes})
+        return _scalars({LOSS_EPOCH: event.loss, MINUTES_PER_EPOCH: event.minutes})
 
     @_summaries.register
     def _(self, event: SamplesMade) -> Iterator[Any]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.reporters.growing import GrowingFile
-from ed2.app.reporters.texts import described, plain
+from ed2.app.reporters.texts import described
 from ed2.errors import RecordError
 from ed2.events import Event, RunStarted, StepDone, Warned
+from ed2.text import without_ansi
 
 LOG_NAME = "run.log"
 PROGRAM = "ed2"
@@ -46,7 +47,7 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record."""
-        return plain(super().format(record))
+        return without_ansi(super().format(record))
 
 
 @dataclass

@@ -1,10 +1,9 @@
 """Events in words, for the terminal and the log."""
 
-import re
 from collections.abc import Mapping
 from functools import singledispatch
-from pathlib import Path
 
+from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET, VRAM
 from ed2.events import (
     CheckpointSaved,
     EpochEnded,
@@ -19,22 +18,18 @@ from ed2.events import (
     ValidationDone,
     Warned,
 )
+from ed2.text import counted, duration, file_size, shown_path
 
-LOSS = "loss/log_step"
-SPEED = "performance/images per second"
-LR_UNET = "hyperparameter/lr unet"
-LR_TEXT_ENCODER = "hyperparameter/lr text encoder"
 _FIGURES = {
     LOSS: "loss {:.4f}",
     LR_UNET: "learning rate {:.3g}",
     LR_TEXT_ENCODER: "learning rate of the text encoder {:.3g}",
-    "hyperparameter/grad scale": "loss scale {:g}",
-    "optimizer/grad_norm": "gradient {:.3g}",
-    SPEED: "{:.1f} images a second",
-    "performance/vram": "{:.1f} GB of the card",
+    GRAD_SCALE: "loss scale {:g}",
+    GRAD_NORM: "gradient {:.3g}",
+    IMAGES_PER_SECOND: "{:.1f} images a second",
+    VRAM: "{:.1f} GB of the card",
 }
 """How the figures of a step are told, in this order, by their curve's tag; another curve is told by its tag."""
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 @singledispatch
@@ -126,47 +121,10 @@ def was(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def plain(text: str) -> str:
-    """The text without colours and other orders to a terminal, which a message of a library may hold."""
-    return _ANSI.sub("", text)
-
-
-def counted(number: int, word: str) -> str:
-    """A number of things: "1 step", "2 steps", "12,000 steps"."""
-    return f"{number:,} {word}{'s' * (number != 1)}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def file_size(num_bytes: int) -> str:
-    """Bytes as people count them: "6.5 MB", "2.1 GB", by thousands."""
-    size = float(num_bytes)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def shown_path(path: Path) -> str:
-    """A path from where the person stands, where it lies below; else in full."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
 def key_figures(values: Mapping[str, float]) -> str:
     """Loss, learning rate and speed out of logged numbers, as far as they are there."""
     lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER))
     parts = [f"loss {values[LOSS]:.4f}"] if LOSS in values else []
     parts += [f"lr {lr:.2g}"] if lr is not None else []
-    parts += [f"{values[SPEED]:.1f} images/s"] if SPEED in values else []
+    parts += [f"{values[IMAGES_PER_SECOND]:.1f} images/s"] if IMAGES_PER_SECOND in values else []
     return ", ".join(parts)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ed2.app.continued import begin_again
 from ed2.app.faults import Fault
-from ed2.app.reporters.texts import counted, file_size
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import damage
 from ed2.checkpoint.order import oldest_first
@@ -14,6 +13,7 @@ from ed2.checkpoint.resume import opened_or_none
 from ed2.checkpoint.room import shortage
 from ed2.errors import Ed2Error, UnsoundError
 from ed2.events import CheckpointSaved
+from ed2.text import counted, file_size
 
 
 def unsaved(error: Exception, run_dir: Path, step: int, wanted: Mapping[Path, int]) -> Fault:
