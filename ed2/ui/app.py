@@ -7,12 +7,13 @@ import gradio as gr
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import QUIET, TICK, Seen, never_raising
+from ed2.ui.live import Seen
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
+from ed2.ui.wiring import QUIET, TICK, never_raising
 
 TICK_SECONDS = 1.0
 ANSWERED = "() => { window.edAnswered = Date.now(); }"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ed2.app.checks.check import Checked
 from ed2.app.images.caption_edits import CaptionEdits
-from ed2.app.page.roots import Roots
+from ed2.app.page.folders import Roots
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError

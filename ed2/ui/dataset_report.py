@@ -9,8 +9,8 @@ from ed2.app.checks.check import Checked
 from ed2.data.example import Kind
 from ed2.data.report import HEADINGS
 from ed2.errors import Problem
-from ed2.ui.charts import bars_html
-from ed2.ui.words import on_page, problems_html
+from ed2.ui.html import bars_html, problems_html
+from ed2.ui.labels import on_page
 
 MAX_TOLD = 20
 IS_STALE = "This is what was found before you changed the folder or a setting of the images: press Check again."

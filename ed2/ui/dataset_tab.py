@@ -9,21 +9,20 @@ import gradio as gr
 
 from ed2.app.checks.check import looked_at
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.page.places import contents, is_folder, places
+from ed2.app.page.folders import contents, is_folder, places
 from ed2.data.example import Example
 from ed2.data.walk import printable
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.text import counted
-from ed2.ui.browser import NO_FOLDER, Browser, entry, folder_of, listed
 from ed2.ui.caption_drafts import CHOOSE, KEEP, MARK, PRESSED, SHOW, CaptionDrafts
 from ed2.ui.context import Context
 from ed2.ui.dataset_report import STALE, report_html, stale_html
+from ed2.ui.folder_browser import NO_FOLDER, Browser, entry, folder_of, listed
 from ed2.ui.form import Form, defaults
-from ed2.ui.late import fill
-from ed2.ui.live import QUIET, SPOKEN, refusal
-from ed2.ui.words import empty_html, problems_html
+from ed2.ui.html import empty_html, problems_html
+from ed2.ui.wiring import QUIET, SPOKEN, fill, refusal
 
 PER_PAGE = 24
 NEEDED_GROUPS = ("data", "run", "model", "validation")

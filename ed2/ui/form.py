@@ -1,13 +1,17 @@
-"""The form: one control a setting, made from the schema."""
+"""The form: one control for each setting, made from the schema, and what a preset changes in it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ed2.app.user_files import preset_values
+from ed2.errors import SettingsError
+from ed2.models.files.hub import PUBLIC_NAME
 from ed2.settings.fields import FieldSpec, fields
-from ed2.settings.files import PROGRAM_DIR, unquoted
-from ed2.ui.words import label_of
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, unquoted
+from ed2.ui.labels import label_of
 
 ESSENTIALS = (
     "project_name", "resume_ckpt", "resolution", "batch_size", "max_epochs", "lr", "lr_scheduler",
@@ -15,6 +19,9 @@ ESSENTIALS = (
 )  # fmt: skip
 ELSEWHERE = ("data_root",)
 """Settings with a place in another tab, beside the group Sampling."""
+OWN = ("data_root", "resume_ckpt", "project_name", "logdir", "save_ckpt_dir", "sample_prompts")
+"""What a person chooses for a run, not for a card: it stays unless it is named."""
+BASE = "resume_ckpt"
 AUTOMATIC = "automatic"
 
 
@@ -119,3 +126,39 @@ def short_path(path: str) -> str:
     """A path from the program's folder where it lies below, as presets write it."""
     base = f"{PROGRAM_DIR}/"
     return path.removeprefix(base) if path.startswith(base) else path
+
+
+def changes_of(named: Mapping[str, object]) -> dict[str, object]:
+    """What the form gets from settings that name some: those, and the defaults of all others but the person's own."""
+    return {**{name: value for name, value in defaults().items() if name not in OWN}, **named}
+
+
+def changes_by_preset(preset: Path, base: object, presets: Iterable[Path]) -> dict[str, object]:
+    """What the form gets from a preset.
+
+    The public name of a base model is a suggestion: it does not replace a model that the person has chosen.
+
+    Args:
+        preset: its file.
+        base: the base model of the form.
+        presets: all there are: a base that one of them names was not chosen by hand.
+
+    Raises:
+        SettingsError: the preset cannot be read.
+    """
+    named = preset_values(preset)
+    chosen = absolute_paths({BASE: base}, PROGRAM_DIR)[BASE]
+    if chosen and _is_public(named.get(BASE)) and chosen not in map(_base_of, presets):
+        del named[BASE]
+    return changes_of(named)
+
+
+def _is_public(base: object) -> bool:
+    return isinstance(base, str) and PUBLIC_NAME.fullmatch(base) is not None
+
+
+def _base_of(preset: Path) -> object:
+    try:
+        return preset_values(preset).get(BASE)
+    except SettingsError:
+        return None

@@ -1,6 +1,5 @@
 """The live view of a run, the same in the tab Train and on the monitor page: figures, memory, loss, samples, log."""
 
-import logging
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -9,27 +8,13 @@ import gradio as gr
 
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, Section, ShownSample
-from ed2.ui.charts import ZOOMS, loss_html
 from ed2.ui.hiding import Hide
+from ed2.ui.html import ZOOMS, empty_html, figures_html, from_program, log_html, loss_html, memory_html
 from ed2.ui.shelf import Shelf
-from ed2.ui.words import empty_html, figures_html, from_program, log_html, memory_html, on_page
-
-logger = logging.getLogger(__name__)
+from ed2.ui.wiring import QUIET
 
 MAX_SHOWN = 60
 LOG_LINES = 120
-TICK: Mapping[str, Any] = {
-    "queue": False, "show_progress": "hidden", "trigger_mode": "once", "api_visibility": "private",
-    "concurrency_limit": None,
-}  # fmt: skip
-"""A tick costs next to nothing and waits for nothing."""
-QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""A quick answer that has nothing to say: what does not pass the queue can show no message (Gradio 6.31)."""
-SPOKEN: Mapping[str, Any] = {
-    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "control",
-}  # fmt: skip
-"""What a person asks for, and may be told that it cannot be; one after the other."""
-
 Seen = Mapping[str, object]
 """What a page shows already: the number of each section, and the state. Small, since one is kept for every page."""
 
@@ -148,24 +133,6 @@ def _chosen(shown: RunSnapshot, prompt: str | None) -> str | None:
     """The prompt to follow: the one that is chosen, where the run has it, or the first."""
     prompts = _prompts(shown)
     return prompt if prompt in prompts else (prompts[0] if prompts else None)
-
-
-def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[..., list[Any]]:
-    """A tick whose faults go to the log and change nothing: a message a second would bury the page."""
-
-    def careful(*inputs: Any) -> list[Any]:
-        try:
-            return tick(*inputs)
-        except Exception:
-            logger.exception("The page could not be brought up to date.")
-            return [gr.skip()] * num_outputs
-
-    return careful
-
-
-def refusal(text: str) -> gr.Error:
-    """An error to raise that tells a person something; it is no fault of the program."""
-    return gr.Error(on_page(text), duration=10, print_exception=False)
 
 
 def seen_now(shown: RunSnapshot) -> Seen:

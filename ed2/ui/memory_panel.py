@@ -14,9 +14,8 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.late import fill
-from ed2.ui.live import QUIET
-from ed2.ui.words import label_of, on_page
+from ed2.ui.labels import label_of, on_page
+from ed2.ui.wiring import QUIET, fill
 from ed2.vram.card import card_for
 
 HERE = 0

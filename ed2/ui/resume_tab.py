@@ -7,17 +7,20 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.runs.records import RunRecord, find_runs, run_named
+from ed2.app.runs.records import RunRecord, checkpoints_of, find_runs, run_named
 from ed2.app.snapshot import RunSnapshot
+from ed2.checkpoint.pins import is_kept, keep
+from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.keep import KeepPanel
-from ed2.ui.live import SPOKEN, Seen, refusal
-from ed2.ui.proof_panel import ResumeTestPanel
+from ed2.ui.html import empty_html
+from ed2.ui.labels import label_of
+from ed2.ui.live import Seen
+from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started
-from ed2.ui.words import empty_html, label_of
+from ed2.ui.wiring import SPOKEN, refusal
 
 MAX_SHOWN = 100
 UNCHOSEN = "Choose a run of the list first."
@@ -40,6 +43,40 @@ OFFER = """chosen => { const list = document.querySelector('#runs-list ul'); if 
 """The run that the list offers, unless another was chosen since the list was asked for."""
 MARK = """name => { for (const card of document.querySelectorAll('#runs-list [data-run]'))
   card.classList.toggle('ed-chosen', card.dataset.run === name); }"""
+WHAT_IT_IS = "What is ticked is never removed nor thinned, whatever keep_last says. It gets a file named KEEP."
+
+
+class KeepPanel:
+    """One box for each checkpoint; what is marked is looked up on the disk, never believed."""
+
+    def __init__(self) -> None:
+        self.boxes = gr.CheckboxGroup(
+            [], label="Checkpoints to keep", info=WHAT_IT_IS, elem_id="keep-checkpoints", visible=False
+        )
+        self.seen = gr.State(())
+        """What was marked when the boxes were last shown: a mark made elsewhere since then is not undone."""
+
+    @property
+    def outputs(self) -> list[gr.components.Component]:
+        """What `shown` fills."""
+        return [self.boxes, self.seen]
+
+    def shown(self, run: RunRecord | None) -> tuple[Any, tuple[str, ...]]:
+        """The boxes of a run, the newest first, and what is marked; no boxes where it has no checkpoints."""
+        found = checkpoints_of(run.folder) if run else []
+        names = [checkpoint.name for checkpoint in reversed(found)]
+        marked = tuple(checkpoint.name for checkpoint in found if is_kept(checkpoint))
+        return gr.update(choices=names, value=list(marked), visible=bool(found)), marked
+
+    def mark(self, run: RunRecord, seen: Sequence[str], wanted: Sequence[str]) -> None:
+        """Mark the checkpoints whose box was set since they were shown, and unmark those whose box was cleared."""
+        changed = set(seen) ^ set(wanted)
+        try:
+            for checkpoint in checkpoints_of(run.folder):
+                if checkpoint.name in changed:
+                    keep(checkpoint, checkpoint.name in wanted)
+        except OSError as error:
+            raise refusal(f"It could not be marked: {plain_reason(error)}.") from None
 
 
 class ResumeTab:

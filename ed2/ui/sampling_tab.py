@@ -13,8 +13,7 @@ from ed2.settings.fields import fields
 from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
-from ed2.ui.late import fill
-from ed2.ui.live import QUIET, SPOKEN, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, fill, refusal
 
 SPARE_ROWS = 3
 USUAL_STEPS, USUAL_SAMPLER = 30, "ddim"

@@ -15,13 +15,12 @@ from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
 from ed2.small_files import parsed
 from ed2.ui.context import Context
-from ed2.ui.form import ELSEWHERE, ESSENTIALS, Form, defaults, short_path
-from ed2.ui.late import fill
-from ed2.ui.live import QUIET, SPOKEN, refusal
-from ed2.ui.loading import BASE, changes_by_preset, changes_of
+from ed2.ui.folder_browser import ModelChooser
+from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changes_by_preset, changes_of, defaults, short_path
+from ed2.ui.html import problems_html
+from ed2.ui.labels import label_of, on_page
 from ed2.ui.memory_panel import MemoryPanel
-from ed2.ui.model_chooser import ModelChooser
-from ed2.ui.words import label_of, on_page, problems_html
+from ed2.ui.wiring import QUIET, SPOKEN, fill, refusal
 
 COPY = """text => { if (navigator.clipboard) navigator.clipboard.writeText(text); }"""
 RAW_INFO = (

@@ -16,10 +16,11 @@ from ed2.app.service import TrainerService
 from ed2.text import shown_path
 from ed2.ui.guard import Hosts
 from ed2.ui.hiding import Hide, hiding, paths_of
-from ed2.ui.live import TICK, LivePanel, Seen, changed, never_raising
+from ed2.ui.html import problems_html, status_html
+from ed2.ui.live import LivePanel, Seen, changed
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.shelf import Shelf
-from ed2.ui.words import problems_html, status_html
+from ed2.ui.wiring import TICK, never_raising
 
 USER = "viewer"
 FIRST_PORT = 7890

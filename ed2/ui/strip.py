@@ -9,8 +9,9 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import SPOKEN, Seen, changed
-from ed2.ui.words import problems_html, status_html
+from ed2.ui.html import problems_html, status_html
+from ed2.ui.live import Seen, changed
+from ed2.ui.wiring import SPOKEN
 
 STOPPING, PAUSE, GO_ON = "Stopping", "Pause", "Continue"
 

@@ -9,9 +9,10 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import SPOKEN, LivePanel, Seen, changed, refusal
+from ed2.ui.html import model_html
+from ed2.ui.live import LivePanel, Seen, changed
 from ed2.ui.strip import asked
-from ed2.ui.words import model_html
+from ed2.ui.wiring import SPOKEN, refusal
 
 OPEN_WINDOW = """logdir => { const board = window.edBoard = window.open('', '_blank');
   if (board) { board.opener = null; board.document.title = board.document.body.textContent = 'TensorBoard starts …'; }

@@ -14,7 +14,7 @@ from ed2.app.snapshot import RunView
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
 from ed2.settings.schema import Settings
 from ed2.training.state import Run
-from ed2.ui.words import memory_html
+from ed2.ui.html import memory_html
 from ed2.vram.learning import Reading
 from ed2.vram.plan import plan_memory
 from ed2.vram.sampler import CardPeaks, MemorySampler, MemoryUse, Share

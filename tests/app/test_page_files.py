@@ -9,7 +9,7 @@ import pytest
 from ed2.app.checks.base_model import named
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.images.caption_edits import CaptionEdits
-from ed2.app.page.roots import Roots
+from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.settings.fields import fields

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.page.places import Contents, contents, is_folder, models
+from ed2.app.page.folders import Contents, contents, is_folder, models
 from tests.hostile.test_changing_images import without_rights
 
 

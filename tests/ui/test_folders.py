@@ -5,14 +5,13 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from ed2.app.page.places import drives
-from ed2.app.page.roots import Roots
+from ed2.app.page.folders import Roots, drives
 from ed2.app.user_files import UserFiles
 from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
+from ed2.ui.folder_browser import ModelChooser
 from ed2.ui.form import Form, defaults
-from ed2.ui.model_chooser import ModelChooser
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab

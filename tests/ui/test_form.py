@@ -19,19 +19,20 @@ from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, Vali
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
-from ed2.ui.charts import bars_html, loss_html
 from ed2.ui.context import Context
 from ed2.ui.form import Form, control, defaults, shown, value_of
-from ed2.ui.settings_tab import SettingsTab, command_of
-from ed2.ui.words import (
+from ed2.ui.html import (
     NO_SINGLE_FILE,
+    bars_html,
     figures_html,
     log_html,
+    loss_html,
     model_html,
-    on_page,
     problems_html,
     status_html,
 )
+from ed2.ui.labels import on_page
+from ed2.ui.settings_tab import SettingsTab, command_of
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:

@@ -13,9 +13,9 @@ from ed2.errors import Problem
 from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.hiding import NOT_SHOWN, hiding, paths_of, without_paths
+from ed2.ui.html import log_html, problems_html, status_html
 from ed2.ui.sharing import Sharing
 from ed2.ui.shelf import Shelf
-from ed2.ui.words import log_html, problems_html, status_html
 
 LETTERS = "QXZJäöüß "
 """None of them, in a row of four, is in any sentence of the program."""

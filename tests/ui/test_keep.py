@@ -5,7 +5,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from ed2.app.page.roots import Roots
+from ed2.app.page.folders import Roots
 from ed2.ui.context import Context
 from ed2.ui.resume_tab import ResumeTab
 

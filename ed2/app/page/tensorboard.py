@@ -1,5 +1,9 @@
-"""TensorBoard as a program beside ours, for this computer only; it ends with ours, even where that is killed."""
+"""TensorBoard as a child process, for this computer only; it exits with this program, even when that is killed.
 
+The child runs `python -m ed2.app.page.tensorboard FLAG ...`.
+"""
+
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +12,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ed2.app.leaving import leave_with_the_starter
 from ed2.errors import Ed2Error
 from ed2.settings.files import PROGRAM_DIR
 
@@ -31,7 +36,7 @@ class TensorBoard:
             return self._shown[1]
         self.close()
         port = _free_port()
-        command = [sys.executable, "-m", "ed2.app.page.tensorboard_part", "--logdir", str(logdir)]
+        command = [sys.executable, "-m", "ed2.app.page.tensorboard", "--logdir", str(logdir)]
         self._process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=PROGRAM_DIR,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -61,8 +66,13 @@ class TensorBoard:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    leave_with_the_starter()
+    from tensorboard.main import run_main
+
+    run_main()  # reads the flags from sys.argv

@@ -10,7 +10,7 @@ from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.live import QUIET, SPOKEN, TICK, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, TICK, refusal
 
 WHAT_IT_IS = (
     "### Would a run survive a crash?\n"

@@ -1,11 +1,29 @@
-"""Answers that come late: what a person changed since the question was asked stays as it is."""
+"""How the controls are connected to the program, so that a late answer never undoes what was changed meanwhile."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import GradioModel, GradioRootModel
+
+from ed2.ui.labels import on_page
+
+logger = logging.getLogger(__name__)
+
+TICK: Mapping[str, Any] = {
+    "queue": False, "show_progress": "hidden", "trigger_mode": "once", "api_visibility": "private",
+    "concurrency_limit": None,
+}  # fmt: skip
+"""A tick costs next to nothing and waits for nothing."""
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""A quick answer that has nothing to say: what does not pass the queue can show no message (Gradio 6.31)."""
+SPOKEN: Mapping[str, Any] = {
+    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "control",
+}  # fmt: skip
+"""What a person asks for, and may be told that it cannot be; one after the other."""
+
 
 ASK = "(_, ...held) => [JSON.stringify(%s.map(place => held[place])), ...held]"
 TAKE = """(answer, ...held) => { const {asked, offered} = JSON.parse(answer), before = JSON.parse(asked || '[]');
@@ -54,3 +72,21 @@ def _sent(control: Any, value: Any) -> Any:
         return value
     made = control.postprocess(value)
     return made.model_dump() if isinstance(made, GradioModel | GradioRootModel) else made
+
+
+def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[..., list[Any]]:
+    """A tick whose faults go to the log and change nothing: a message a second would bury the page."""
+
+    def careful(*inputs: Any) -> list[Any]:
+        try:
+            return tick(*inputs)
+        except Exception:
+            logger.exception("The page could not be brought up to date.")
+            return [gr.skip()] * num_outputs
+
+    return careful
+
+
+def refusal(text: str) -> gr.Error:
+    """An error to raise that tells a person something; it is no fault of the program."""
+    return gr.Error(on_page(text), duration=10, print_exception=False)
