@@ -10,6 +10,79 @@ from pydantic.fields import FieldInfo
 
 from ed2.settings.schema import Advanced, Group, IsPath, OneOf, Settings
 
+LABELS = {
+    "data_root": "Image folders",
+    "cond_dropout": "Caption dropout",
+    "flip_p": "Mirror probability",
+    "keep_tags": "Tags kept in place",
+    "alpha_background": "Background of transparent images",
+    "write_schedule": "Image list per step",
+    "decode_threads": "Image loading threads",
+    "max_epochs": "Epochs",
+    "resume_ckpt": "Base model or checkpoint",
+    "weights_only": "Use only the weights",
+    "disable_unet_training": "Freeze UNet",
+    "disable_textenc_training": "Freeze text encoder",
+    "amp": "Mixed precision (amp)",
+    "amp_dtype": "Mixed precision format",
+    "grad_accum": "Gradient accumulation (batches)",
+    "attn_type": "Attention",
+    "channels_last": "Channels-last memory format",
+    "torch_compile": "Compile the UNet (torch.compile)",
+    "deterministic": "Deterministic results",
+    "useadam8bit": "8-bit Adam",
+    "lr": "Learning rate",
+    "lr_scheduler": "Learning rate schedule",
+    "lr_warmup_steps": "Learning rate warm-up (steps)",
+    "lr_decay_steps": "Learning rate decay end (step)",
+    "clip_grad_norm": "Gradient clipping (max norm)",
+    "text_encoder_lr": "Text encoder learning rate",
+    "text_encoder_lr_scheduler": "Text encoder learning rate schedule",
+    "text_encoder_lr_warmup_steps": "Text encoder warm-up (steps)",
+    "text_encoder_lr_decay_steps": "Text encoder decay end (step)",
+    "unfreeze_last_n_layers": "Trained text encoder layers (last n)",
+    "freeze_embeddings": "Freeze text encoder embeddings",
+    "freeze_final_layer_norm": "Freeze final layer norm",
+    "loss_type": "Loss function",
+    "min_snr_gamma": "Min-SNR gamma",
+    "timestep_start": "Start timestep",
+    "timestep_end": "End timestep (exclusive)",
+    "zero_frequency_noise_ratio": "Offset noise",
+    "pyramid_noise_discount": "Pyramid noise discount",
+    "enable_zero_terminal_snr": "Zero terminal SNR",
+    "clip_skip": "CLIP skip (layers)",
+    "ema_decay_rate": "EMA decay rate",
+    "ema_strength_target": "EMA strength target",
+    "ema_update_interval": "EMA update interval (steps)",
+    "ema_device": "EMA device",
+    "ema_sample_nonema_model": "Sample with the trained weights",
+    "ema_sample_ema_model": "Sample with the EMA",
+    "ema_resume_model": "EMA start weights",
+    "sample_prompts": "Prompt file",
+    "sample_steps": "Sample interval (steps)",
+    "val_split_mode": "Validation images",
+    "auto_split_proportion": "Validation fraction",
+    "manual_data_root": "Validation folder",
+    "extra_manual_datasets": "More validation folders",
+    "stabilize_training_loss": "Measure stabilised training loss",
+    "stabilize_split_proportion": "Stabilised training loss fraction",
+    "every_n_epochs": "Validation interval (epochs)",
+    "val_seed": "Validation seed",
+    "val_batch_size": "Validation batch size",
+    "ckpt_every_n_minutes": "Save interval (minutes)",
+    "save_every_n_epochs": "Save interval (epochs)",
+    "save_ckpts_from_n_epochs": "Epochs before saving by epochs",
+    "save_ckpt_dir": "Folder for single files",
+    "no_save_ckpt": "No single files",
+    "ckpt_format": "Single file format",
+    "save_full_precision": "Full-precision single files",
+    "keep_last": "Checkpoints to keep",
+    "no_prepend_last": "No last- prefix on the final checkpoint",
+    "logdir": "Folder for runs",
+    "log_step": "Log interval (steps)",
+}
+"""What the form calls a setting, where its own name does not read well."""
+
 
 @dataclass(frozen=True)
 class FieldSpec:
@@ -111,6 +184,11 @@ def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
         is_path=any(isinstance(p, IsPath) for p in parts),
         advanced=any(isinstance(p, Advanced) for p in parts),
     )
+
+
+def label_of(name: str) -> str:
+    """What the form calls a setting."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def groups() -> dict[str, type[Group]]:

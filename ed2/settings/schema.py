@@ -105,108 +105,113 @@ class RunSettings(Group):
     """Run"""
 
     project_name: Annotated[str, Field(max_length=80), AfterValidator(_safe_name)] = "myproj"
-    """Name of the project: the beginning of the run's folder and of its checkpoints."""
+    """Name of the project. Run folders and checkpoints start with it."""
     max_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 300
-    """How often every image is seen: the amount of training. There are no repeats: 50 repeats x 5 epochs are 250
-    epochs."""
+    """Number of times each image is seen; sets the amount of training. There are no repeats: 50 repeats x 5 epochs
+    elsewhere are 250 epochs here."""
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 555
-    """Seed of every random draw; -1 draws one and records it."""
+    """Seed of all random draws. -1 picks one and records it."""
     device: Annotated[str, AfterValidator(_device), Advanced()] = "auto"
-    """Where to train: auto (the first card, else the CPU), cpu, cuda or cuda:N."""
+    """Device to train on: auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
 
 
 class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned images, searched with its sub-folders, or a JSON manifest; there may be several."""
+    """Folder of captioned images, searched with its subfolders, or a JSON manifest. Several can be given."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
-    """Area of training: every image is scaled to a size of about resolution x resolution pixels in its own shape."""
+    """Training resolution. Each image keeps its shape and is scaled to about resolution x resolution pixels."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
-    """Images per forward pass: at most a tenth of them all. A larger batch takes a slightly larger learning rate."""
+    """Images per forward pass. Stay below a tenth of the dataset. A larger batch takes a slightly higher learning
+    rate."""
     grad_accum: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Batches whose gradients are averaged before a step, as of one large batch; from 1 to 2 this takes memory."""
+    """Batches to average gradients over before each step, which acts like a larger batch. Going from 1 to 2 needs more
+    memory."""
     cond_dropout: Annotated[float, Field(ge=0, le=1)] = 0.04
-    """Chance that an image is trained without its caption, which guidance (CFG) relies on."""
+    """Probability of training an image without its caption. Guidance (CFG) relies on it."""
     flip_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Chance that an image is mirrored. Leave at 0 for faces, text and anything that has a left and a right."""
+    """Probability of mirroring an image. Keep 0 for faces, text and anything with a left and a right side."""
     shuffle_tags: bool = False
-    """Put the parts of a caption after its first comma into another order at every visit."""
+    """Shuffle the tags of a caption, which are its parts after the first comma, each time the image is seen."""
     keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
-    """With shuffle_tags: so many tags after the main prompt stay where they are."""
+    """Number of tags after the main prompt that shuffle_tags keeps in place."""
     alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
-    """What shows through where an image is transparent: white, black, grey, or a colour such as #80ff00."""
+    """Background colour behind transparent images: white, black, grey, or a colour such as #80ff00."""
     write_schedule: Annotated[bool, Advanced()] = False
-    """Write into the run's folder which images each step of each epoch is trained on."""
+    """Write a list of the images in each step of each epoch to the run folder."""
     decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0
-    """Threads that read images ahead; 0 chooses. The result does not depend on it."""
+    """Threads that load images in advance; 0 chooses automatically. Does not affect the result."""
 
 
 class ModelSettings(Group):
     """Model"""
 
     resume_ckpt: Annotated[str, IsPath()] = ""
-    """The model to start from: a diffusers folder, a .safetensors file, or a checkpoint of a run to continue it;
-    `findlast` is the newest one in the logs."""
+    """Model to start from: a diffusers folder, a .safetensors file, or a checkpoint of a run to resume. `findlast`
+    takes the newest checkpoint in the log folder."""
     weights_only: bool = False
-    """Take only the weights of resume_ckpt: a new run, counters at zero, even where the run could be continued."""
+    """Use only the weights of resume_ckpt and start a new run at step 0, even if the run could be resumed."""
     model_family: Annotated[Literal["sd1", "sd2", "sdxl"], Advanced()] | None = None
-    """The family of a base model that is not on this disk, for planning its memory; told from the file when it is."""
+    """Family of a base model that is not on this disk, used to plan its memory. Read from the file if it is here."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
-    """What the model predicts, where it does not say so itself: noise (epsilon) or velocity."""
+    """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say."""
     disable_unet_training: bool = False
-    """Leave the UNet as it is and train the text encoder only."""
+    """Freeze the UNet and train only the text encoder."""
     disable_textenc_training: bool = False
-    """Leave the text encoder as it is and train the UNet only."""
+    """Freeze the text encoder and train only the UNet. Saves memory."""
 
 
 class MemorySettings(Group):
     """Speed and memory"""
 
     amp: bool = True
-    """Automatic mixed precision: faster and smaller on a card; bf16 where the card has it, else fp16. Off on a CPU."""
+    """Automatic mixed precision: faster and uses less memory. Uses bf16 if the GPU supports it, else fp16. Off on a
+    CPU."""
     amp_dtype: Annotated[Literal["fp16", "bf16"] | None, Advanced()] = None
-    """The format of mixed precision; empty chooses by the card."""
+    """Number format of mixed precision. Empty chooses by GPU."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: much less memory, a quarter slower. For 12 GB."""
+    """Recompute activations instead of storing them: uses much less memory, about a quarter slower. Needed on a 12 GB
+    card."""
     attn_type: Annotated[Literal["sdp", "slice", "xformers"], Advanced()] = "sdp"
-    """How attention is computed: sdp is PyTorch's own and the best; slice is slower and in training takes more memory;
-    xformers is an optional part."""
+    """Attention implementation. sdp is PyTorch's own and the best choice; slice is slower and uses more memory in
+    training; xformers must be installed first."""
     channels_last: Annotated[bool, Advanced()] = False
-    """Keep convolutions' numbers by pixel instead of by channel: on some cards a little faster."""
+    """Store convolution tensors in channels-last order. Slightly faster on some GPUs."""
     torch_compile: Annotated[bool, Advanced()] = False
-    """Compile the UNet's transformer blocks: a slow first step for each size of image, then faster ones."""
+    """Compile the UNet's transformer blocks: the first step at each image size is slow, later ones are faster."""
     deterministic: Annotated[bool, Advanced()] = False
-    """Let a card give the same bytes when a run is repeated or resumed, as a CPU does anyway: slower, and without mixed
-    precision attention takes more memory. Not with xformers or torch_compile."""
+    """Make a GPU give identical bytes when a run is repeated or resumed, as a CPU always does. Slower, and without
+    mixed precision attention uses more memory. Not with xformers or torch_compile."""
 
 
 class OptimizerSettings(Group):
     """Optimizer"""
 
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] | None = None
-    """The optimizer; empty is adamw8bit on a card and adamw on a CPU."""
+    """Optimizer. Empty chooses adamw8bit on a GPU and adamw on a CPU."""
     useadam8bit: bool = False
-    """Short for `optimizer adamw8bit`: the state of AdamW in a quarter of the memory."""
+    """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of both networks; empty is 1e-6 for the UNet and 5e-7 for the text encoder. Halve it at 768."""
+    """Learning rate of both networks. Empty uses 1e-6 for the UNet and 5e-7 for the text encoder. Halve it at
+    resolution 768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
-    """Learning rate of the text encoder alone."""
+    """Learning rate of the text encoder alone. Empty uses the common one."""
     lr_scheduler: Annotated[str, OneOf(SCHEDULES)] = "constant"
-    """How the learning rate moves: constant stays; linear, cosine and polynomial fall to 0 at the end of training."""
+    """Learning rate over the run: constant, or falling to 0 at the end of training (linear, cosine, polynomial)."""
     lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
-    """Optimizer steps over which the learning rate rises at the beginning; empty is none for constant and a fiftieth of
-    the run for the others."""
+    """Steps over which the learning rate rises at the start. Empty uses none for constant and a fiftieth of the run for
+    the others."""
     lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
-    """The optimizer step at which a falling learning rate reaches 0; empty or 0 is the end of training."""
+    """Step at which a falling learning rate reaches 0. Empty or 0 uses the end of training."""
     betas: Annotated[Betas, Advanced()] | None = None
-    """How much the averages of the gradient and of its square remember; empty is 0.9 0.999, for Lion 0.9 0.99."""
+    """Decay rates of the running averages of the gradient and its square. Empty uses 0.9 0.999, for Lion 0.9 0.99."""
     epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] = 1e-8
-    """Added to the root of the second average, so that nothing is divided by zero."""
+    """Small number in the denominator of the update that prevents division by zero."""
     weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.01
-    """How strongly weights are pulled towards 0, times the learning rate. Lion takes about ten times as much."""
+    """Weight decay, multiplied by the learning rate. Lion needs about ten times as much."""
     clip_grad_norm: Annotated[float, Field(gt=0), Advanced()] | None = 1.0
-    """Largest length of the gradient of a step; longer ones are shortened. Empty turns it off."""
+    """Maximum norm of the gradient; larger gradients are scaled down to it. Empty turns clipping off."""
 
     def chosen(self, *, on_card: bool) -> str:
         """The optimizer of both networks: the one set, else adamw8bit on a card and adamw on a CPU."""
@@ -230,76 +235,75 @@ class TextEncoderSettings(Group):
     """Text encoder"""
 
     text_encoder_optimizer: Annotated[str, OneOf(OPTIMIZERS), Advanced()] | None = None
-    """The text encoder's optimizer; empty is the same as the UNet's, as with all settings that begin so."""
+    """Optimizer of the text encoder. Empty uses that of the UNet, as with all text_encoder settings."""
     text_encoder_lr_scheduler: Annotated[str, OneOf(SCHEDULES), Advanced()] | None = None
-    """How the text encoder's learning rate moves."""
+    """Learning rate schedule of the text encoder."""
     text_encoder_lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
-    """Optimizer steps over which the text encoder's learning rate rises."""
+    """Steps over which the text encoder's learning rate rises at the start."""
     text_encoder_lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
-    """The optimizer step at which the text encoder's falling learning rate reaches 0."""
+    """Step at which the text encoder's falling learning rate reaches 0."""
     text_encoder_betas: Annotated[Betas, Advanced()] | None = None
-    """How much the averages of the text encoder's optimizer remember."""
+    """Decay rates of the running averages in the text encoder's optimizer."""
     text_encoder_epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
-    """Added to the root of the second average, in the text encoder's optimizer."""
+    """Small number in the denominator of the text encoder's update."""
     text_encoder_weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
-    """How strongly the text encoder's weights are pulled towards 0."""
+    """Weight decay of the text encoder."""
     unfreeze_last_n_layers: Annotated[int, Field(ge=1), Advanced()] | None = None
-    """Train only so many of the last layers of the text encoder, with its final layer norm and without its embeddings;
-    empty trains all. For SD 2.x: 2."""
+    """Train only this many of the text encoder's last layers and its final layer norm; embeddings stay frozen. Empty
+    trains all layers. Use 2 for SD 2.x."""
     freeze_embeddings: Annotated[bool, Advanced()] = False
-    """Leave the text encoder's embeddings of tokens and positions as they are."""
+    """Freeze the token and position embeddings of the text encoder."""
     freeze_final_layer_norm: Annotated[bool, Advanced()] = False
-    """Leave the text encoder's final layer norm as it is."""
+    """Freeze the final layer norm of the text encoder."""
 
 
 class LossSettings(Group):
     """Loss"""
 
     loss_type: Annotated[str, OneOf(LOSSES)] = "mse"
-    """How the error is measured: mse; huber, which single large errors pull less; mse_huber is mse at timestep 0 and
-    huber at the last, huber_mse the reverse."""
+    """Loss function: mse; huber, less sensitive to outliers; mse_huber goes from mse at timestep 0 to huber at the last
+    timestep, huber_mse the other way."""
     min_snr_gamma: Annotated[float, Field(gt=0), Advanced()] | None = None
-    """Bound on the signal-to-noise ratio as a weight (arXiv:2303.09556): timesteps of little noise count less. 5 is
-    usual; empty turns it off."""
+    """Limit on the loss weight of timesteps with little noise (arXiv:2303.09556). 5 is usual; empty turns it off."""
     timestep_start: Annotated[int, Field(ge=0, le=999), Advanced()] = 0
-    """The first timestep that is trained."""
+    """First timestep to train."""
     timestep_end: Annotated[int, Field(ge=1, le=1000), Advanced()] = 1000
-    """One past the last timestep that is trained; 1000 is most noise."""
+    """End of the timesteps to train, not included. 1000 includes the noisiest."""
 
 
 class NoiseSettings(Group):
     """Noise"""
 
     zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
-    """Offset noise: lets a model learn darker and brighter images; 0.02 is a usual value."""
+    """Offset noise: lets the model learn darker and brighter images. 0.02 is usual."""
     pyramid_noise_discount: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
-    """Mixes coarser noise in, each coarser level weighing so much of the one before; 0.03 is a usual value."""
+    """Mix in coarser noise; each coarser level counts this fraction of the one before. 0.03 is usual."""
     enable_zero_terminal_snr: Annotated[bool, Advanced()] = False
-    """Train and sample from pure noise (arXiv:2305.08891): true blacks and whites. For models that predict v."""
+    """Train and sample from pure noise (arXiv:2305.08891), for true blacks and whites. For v_prediction models."""
     embedding_perturbation: Annotated[float, Field(ge=0), Advanced()] = 0.0
-    """Noise on the caption's embedding (arXiv:2405.20494): less learning by heart; 1 is a usual value."""
+    """Noise on the caption embedding (arXiv:2405.20494), for less memorisation. 1 is usual."""
     clip_skip: Annotated[int, Field(ge=0, le=4), Advanced()] = 0
-    """Take the text encoder's output so many layers before its end; 0 and 1 are the end."""
+    """Take the text encoder's output this many layers before the end. 0 and 1 both use the last layer."""
 
 
 class EmaSettings(Group):
-    """Average of the weights (EMA)"""
+    """EMA (moving average of the weights)"""
 
     ema_decay_rate: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
-    """Turns the average on: the share of it that stays at each update, such as 0.99; saved beside the weights as
-    `_ema`."""
+    """Keep a moving average of the weights (EMA) with this decay per update, such as 0.99. It is saved next to the
+    weights as `_ema`."""
     ema_strength_target: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
-    """Turns the average on by the share of the first weights that is left in it at the end of training."""
+    """Keep an EMA with a decay chosen so that this fraction of the first weights is left at the end of training."""
     ema_update_interval: Annotated[int, Field(ge=1), Advanced()] = 500
-    """Optimizer steps between two updates of the average."""
+    """Steps between two updates of the EMA."""
     ema_device: Annotated[Literal["cpu", "cuda"], Advanced()] = "cpu"
-    """Where the average is kept: cpu costs no memory of the card, cuda is faster."""
+    """Where to keep the EMA: cpu uses no GPU memory, cuda is faster."""
     ema_sample_nonema_model: Annotated[bool, Advanced()] = False
-    """Draw samples with the weights as trained; alone, instead of with their average."""
+    """Draw samples with the trained weights. If set alone, they replace the samples of the EMA."""
     ema_sample_ema_model: Annotated[bool, Advanced()] = False
-    """Draw samples with the average, which is the default when it is on; together with the other: both."""
+    """Draw samples with the EMA, the default when it is on. With ema_sample_nonema_model, draw both."""
     ema_resume_model: Annotated[str, IsPath(), Advanced()] | None = None
-    """Begin the average from the weights in this diffusers folder; `findlast` is the newest average in the logs."""
+    """Start the EMA from the weights in this diffusers folder. `findlast` takes the newest EMA in the log folder."""
 
     @property
     def is_on(self) -> bool:
@@ -321,9 +325,10 @@ class SamplingSettings(Group):
     """Sampling"""
 
     sample_prompts: Annotated[str, IsPath()] = "sample_prompts.txt"
-    """Text file with one prompt a line; missing or empty: no samples. Read again before each sampling."""
+    """Text file with one prompt per line, read again before each sampling. No samples are drawn if it is missing or
+    empty."""
     sample_steps: Annotated[int, Field(ge=1)] = 250
-    """Make samples every so many optimizer steps, besides before the first and after the last."""
+    """Steps between samples. Samples are also drawn before the first step and after the last."""
 
 
 def _named_folder(value: str) -> str:
@@ -339,48 +344,47 @@ class ValidationSettings(Group):
     """Validation"""
 
     val_split_mode: Literal["none", "automatic", "manual"] = "none"
-    """Where the images of the curve loss/val come from: none, a part of data_root that is then not trained on, or
-    manual_data_root."""
+    """Images for the validation loss: none; automatic holds out part of data_root; manual uses manual_data_root."""
     auto_split_proportion: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the images that automatic keeps for validation."""
+    """Fraction of the images that automatic holds out for validation."""
     manual_data_root: Annotated[str, IsPath()] | None = None
-    """Folder or manifest of captioned images to validate with."""
+    """Folder or manifest of captioned images for validation."""
     extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath(), Advanced()], ...] = ()
-    """More folders to measure, each written name=folder, with a curve loss/name each."""
+    """More folders to validate on, each written name=folder. Each gets its own curve, loss/name."""
     stabilize_training_loss: Annotated[bool, Advanced()] = False
-    """Measure a share of the training images with fixed noise too: the curve loss/train_stabilized."""
+    """Also measure part of the training images with fixed noise: the curve loss/train_stabilized."""
     stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1), Advanced()] = 0.15
-    """Share of the training images that is measured so."""
+    """Fraction of the training images to measure this way."""
     every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Validate every so many epochs; 0.25 is four times an epoch."""
+    """Epochs between validations. 0.25 validates four times per epoch."""
     val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
-    """Seed of the choice of images and of their noise in validation."""
+    """Seed of the validation images and their noise."""
     val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
-    """Images per forward pass in validation; empty is batch_size."""
+    """Images per forward pass in validation. Empty uses batch_size."""
 
 
 class CheckpointSettings(Group):
     """Checkpoints"""
 
     ckpt_every_n_minutes: Annotated[float, Field(ge=0)] | None = None
-    """Save every so many minutes; 0 is never; empty is 30, or never where it is saved by epochs."""
+    """Minutes between checkpoints; 0 turns this off. Empty uses 30, or 0 if save_every_n_epochs is set."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
-    """Save after every so many epochs; empty or 0 is never. With thousands of images prefer minutes."""
+    """Epochs between checkpoints. Empty or 0 turns this off. With thousands of images, save by minutes instead."""
     save_ckpts_from_n_epochs: Annotated[int, Field(ge=0), Advanced()] = 0
-    """No saving by epochs before this many are done."""
+    """Number of epochs before saving by epochs begins."""
     save_ckpt_dir: Annotated[str, IsPath()] | None = None
-    """Folder of the single files for a webui; empty is the program's folder."""
+    """Folder for single files, which web UIs load. Empty uses the program folder."""
     no_save_ckpt: bool = False
-    """Write no single files, only the diffusers folders."""
+    """Save only diffusers folders, no single files."""
     ckpt_format: Annotated[Literal["safetensors", "ckpt"], Advanced()] = "safetensors"
-    """Container of the single file; the names inside are the same."""
+    """Format of the single file. Tensor names are the same in both."""
     save_full_precision: Annotated[bool, Advanced()] = False
-    """Write the single file in fp32 instead of fp16: twice the size, no use for a webui."""
+    """Save the single file in fp32 instead of fp16: twice the size, and web UIs gain nothing from it."""
     keep_last: Annotated[int, Field(ge=2)] | None = None
-    """Keep so many of the newest checkpoints with their single files, the best by validation loss, and those marked
-    with Keep; empty keeps all."""
+    """Keep only this many of the newest checkpoints with their single files, plus the best by validation loss and those
+    marked Keep. Empty keeps all."""
     no_prepend_last: Annotated[bool, Advanced()] = False
-    """Leave out `last-` before the name of the final checkpoint."""
+    """Save the final checkpoint without the prefix `last-`."""
 
     @property
     def minutes(self) -> float:
@@ -394,11 +398,11 @@ class LoggingSettings(Group):
     """Logging"""
 
     logdir: Annotated[str, IsPath()] = "logs"
-    """Folder of the runs: samples, checkpoints, TensorBoard files."""
+    """Folder for runs: samples, checkpoints and TensorBoard logs."""
     run_name: Annotated[str, Field(max_length=200), Advanced()] | None = None
-    """A name of the run for people: it stands among its settings, in TensorBoard too."""
+    """Name of the run for display, also shown in TensorBoard."""
     log_step: Annotated[int, Field(ge=1)] = 25
-    """Write loss, learning rate and speed every so many optimizer steps."""
+    """Steps between log entries for loss, learning rate and speed."""
 
 
 class Settings(Group):

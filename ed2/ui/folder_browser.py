@@ -12,11 +12,11 @@ from ed2.app.checks.base_model import base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.origin import is_ours
 from ed2.models.files.base_faults import is_file
+from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
-from ed2.ui.labels import label_of
 from ed2.ui.wiring import SPOKEN, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it may not be opened from here."

@@ -9,11 +9,11 @@ from ed2.app.reporters.texts import described
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
-from ed2.settings.fields import fields
+from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.text import duration
 from ed2.ui.hiding import Hide
-from ed2.ui.labels import label_of, on_page
+from ed2.ui.labels import on_page
 from ed2.vram.sampler import MemoryUse, Share
 
 LOOKS = {

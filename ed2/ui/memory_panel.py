@@ -10,11 +10,12 @@ from ed2.app.memory.suggesting import Suggested, advised, change_lines
 from ed2.app.memory.verdict import SMALLEST_SHOWN_GB, Planned, amount_line, part_names, parts_line, planned
 from ed2.app.preflight import model_sizes
 from ed2.errors import ProblemsError
+from ed2.settings.fields import label_of
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.labels import label_of, on_page
+from ed2.ui.labels import on_page
 from ed2.ui.wiring import QUIET, fill
 from ed2.vram.card import card_for
 

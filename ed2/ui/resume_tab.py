@@ -12,11 +12,11 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.pins import is_kept, keep
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
+from ed2.settings.fields import label_of
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import empty_html
-from ed2.ui.labels import label_of
 from ed2.ui.live import Seen
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, started

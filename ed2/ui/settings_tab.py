@@ -11,14 +11,14 @@ import gradio as gr
 
 from ed2.app.checks.forecast import forecast
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
-from ed2.settings.fields import fields, groups
+from ed2.settings.fields import fields, groups, label_of
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
 from ed2.small_files import parsed
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import ModelChooser
 from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changes_by_preset, changes_of, defaults, short_path
 from ed2.ui.html import problems_html
-from ed2.ui.labels import label_of, on_page
+from ed2.ui.labels import on_page
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.wiring import QUIET, SPOKEN, fill, refusal
 

@@ -3,7 +3,7 @@
 CONTROLS = {
     "Dataset": """
 - tabpanel:
-  - textbox /Folder of images/
+  - textbox /Image folders/
   - button /Choose a folder/
   - button "Check"
 """,
@@ -22,15 +22,15 @@ CONTROLS = {
   - combobox "Learning rate schedule"
   - checkbox "Gradient checkpointing"
   - checkbox "8-bit Adam"
-  - textbox /Checkpoint every so many minutes/
+  - textbox /Save interval .minutes./
   - button /Advanced/
   - button /Equivalent command/
   - button /Raw JSON/
 """,
     "Sampling": """
 - tabpanel:
-  - textbox /File of prompts/
-  - spinbutton "Samples every so many steps"
+  - textbox /Prompt file/
+  - spinbutton "Sample interval (steps)"
   - combobox "Sampler"
   - spinbutton "Denoising steps"
   - grid /Prompts/:

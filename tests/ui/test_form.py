@@ -78,7 +78,7 @@ def test_what_was_written_for_the_command_line_is_told_under_the_names_of_the_pa
     problems += caught.value.problems
     html = problems_html(problems)
     assert "--" not in html and "null" not in html
-    assert "give another folder as “Folder of images”." in html
+    assert "give another folder as “Image folders”." in html
     assert "set “Model family” to sd2 or sdxl." in html
     assert "Batch size (batch_size): empty is not allowed" in html
 

@@ -108,5 +108,5 @@ def test_no_part_of_the_monitor_shows_a_path() -> None:
     ]
     for part in parts:
         assert "Muster" not in part and "/data" not in part and str(PROGRAM_DIR) not in part
-    assert "Folder of images (data_root): no room in a.png" in parts[1]
+    assert "Image folders (data_root): no room in a.png" in parts[1]
     assert "in x<" in parts[2]
