@@ -12,6 +12,8 @@ from ed2.models.noise import NoiseSchedule
 from ed2.models.remembered import Remembered
 
 TRAINABLE = ("unet", "text_encoder")
+ALIGNMENT = 64
+"""Bytes that every tensor made by PyTorch starts at a multiple of, and that MKL's matrix products depend on."""
 
 
 @dataclass
@@ -125,6 +127,7 @@ def load(
     stored: dict[str, dict[str, Tensor]] = {}
     for part in ("unet", "vae", "text_encoder"):
         module = folder.read(part)
+        align_weights(module)
         if part in trained:
             modules[part] = module.requires_grad_(True).to(device).train()
             continue
@@ -144,3 +147,16 @@ def load(
         noise_schedule=NoiseSchedule.from_config(folder.config("scheduler/scheduler_config.json")).to(device),
         extra=folder.extra(),
     )
+
+
+def align_weights(module: nn.Module) -> None:
+    """Move weights that still lie in a mapped file into memory of PyTorch.
+
+    safetensors maps a file that needs no conversion, and a tensor starts wherever its header ends. MKL sums products of
+    some shapes in another order where an operand is not aligned, so the weights of a base model and the same weights
+    read from a checkpoint would train to other bytes.
+    Source: Intel oneMKL developer guide, "Obtaining numerically reproducible results", on alignment.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()

@@ -1,0 +1,40 @@
+"""The same weights compute the same bytes, from whatever file they were read."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from ed2.data.loader import Batch, VisitKey
+from ed2.models.files.folder import open_folder
+from ed2.models.sd import TRAINABLE, load
+from ed2.settings.files import PROGRAM_DIR
+from ed2.training.losses import mse
+from ed2.training.objective import Objective
+
+BASE = PROGRAM_DIR / "ed2" / "demo" / "base"
+CPU = torch.device("cpu")
+
+
+def gradients_from(folder: Path) -> dict[str, bytes]:
+    """The bytes of every gradient of one image: products of matrices with a single row are the sensitive ones."""
+    model = load(open_folder(folder), trained=TRAINABLE, device=CPU, frozen_dtype=torch.float32)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    batch = Batch(pixels, ("a red circle",), torch.ones(1), (VisitKey(0, "0/a.png", 0),), ("a.png",), (64, 64))
+    Objective(model, mse, 1, CPU)(batch).sum().backward()
+    return {
+        f"{part}/{name}": parameter.grad.numpy().tobytes()
+        for part, network in model.trained.items()
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def test_a_checkpoint_gives_the_gradients_of_the_base_byte_for_byte(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fp32"  # the demo's base is in fp16: what is trained of it is saved in fp32, and mapped
+    shutil.copytree(BASE, checkpoint)
+    model = load(open_folder(BASE), trained=TRAINABLE, device=CPU, frozen_dtype=torch.float32)
+    model.unet.save_pretrained(checkpoint / "unet")
+    model.text_encoder.save_pretrained(checkpoint / "text_encoder")
+    of_base, of_checkpoint = gradients_from(BASE), gradients_from(checkpoint)
+    assert [name for name in of_base if of_base[name] != of_checkpoint[name]] == []
