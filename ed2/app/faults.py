@@ -7,8 +7,8 @@ import torch
 
 from ed2.app.memory.advice import memory_advice
 from ed2.checkpoint.finding import candidates
-from ed2.checkpoint.folder import Advance, damage, untold
-from ed2.checkpoint.resume import opened_or_none
+from ed2.checkpoint.folder import Progress, find_damage, no_progress
+from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.saver import Kind
 from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError
 from ed2.events import CheckpointSaved
@@ -40,11 +40,11 @@ class WentBack:
 
     Attributes:
         run_dir: the run's folder.
-        advance: told how far the comparison of a checkpoint's bytes is.
+        progress: told how far the comparison of a checkpoint's bytes is.
     """
 
     run_dir: Path
-    advance: Advance = untold
+    progress: Progress = no_progress
 
     def fault(self, why: str, advice: str, without: str) -> Fault:
         """End with the last checkpoint that was made before anything went wrong, or say what to do `without` one."""
@@ -56,9 +56,9 @@ class WentBack:
 
     def _last_good(self) -> CheckpointSaved | None:
         """The last checkpoint of the run that was made before anything went wrong, if there is one."""
-        opened = filter(None, map(opened_or_none, candidates(self.run_dir)))
+        opened = filter(None, map(open_or_none, candidates(self.run_dir)))
         before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
-        sound = (c for c in reversed(before) if damage(c.path, advance=self.advance) is None)
+        sound = (c for c in reversed(before) if find_damage(c.path, progress=self.progress) is None)
         last = next(sound, None)
         if last is None:
             return None

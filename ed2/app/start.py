@@ -20,7 +20,7 @@ from ed2.app.continued import (
     with_those_of,
 )
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
-from ed2.checkpoint.folder import Advance, untold
+from ed2.checkpoint.folder import Progress, no_progress
 from ed2.checkpoint.origin import images_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
@@ -71,13 +71,13 @@ class Start:
         return self.checkpoint is not None and self.checkpoint.state.epoch >= self.settings.run.max_epochs
 
 
-def choose_start(flags: Mapping[str, object], config: Path | None, advance: Advance = untold) -> Start:
+def choose_start(flags: Mapping[str, object], config: Path | None, progress: Progress = no_progress) -> Start:
     """Read the settings and find what the run begins with.
 
     Args:
         flags: settings of the command line; they win.
         config: a preset, or the settings of an earlier run.
-        advance: told how far the comparison of a checkpoint's bytes is.
+        progress: told how far the comparison of a checkpoint's bytes is.
 
     Raises:
         SettingsError: wrong settings, or no model named.
@@ -87,13 +87,13 @@ def choose_start(flags: Mapping[str, object], config: Path | None, advance: Adva
     preset, given, notes = gathered.preset, dict(gathered.values), list(gathered.notes)
     last: Path | None = None
     if given.get("resume_ckpt") == FIND_LAST:
-        last, told = _find_last(with_defaults(given), preset_base := str(preset.get("resume_ckpt", "")), advance)
+        last, told = _find_last(with_defaults(given), preset_base := str(preset.get("resume_ckpt", "")), progress)
         given["resume_ckpt"] = str(last or preset_base)
         notes += told
     settings = with_defaults(given)
     if not settings.model.resume_ckpt:
         raise _no_model()
-    path, told = (last, []) if last else _sound_base(settings, advance)
+    path, told = (last, []) if last else _sound_base(settings, progress)
     notes += [*told, *_weights_alone(path, settings)]
     checkpoint = None if settings.model.weights_only else Checkpoint.open(path)
     if checkpoint:
@@ -155,10 +155,10 @@ def _in_its_folder(start: Start, checkpoint: Checkpoint) -> Start:
     return replace(start, checkpoint=checkpoint, same_folder=True, lacks_end=lacks_end, notes=(*start.notes, *note))
 
 
-def _find_last(settings: Settings, preset_base: str, advance: Advance) -> tuple[Path | None, list[str]]:
+def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint; None where `preset_base` stands in; and what is to be said of that."""
     logdir = Path(settings.logging.logdir)
-    found, begun = newest_below(logdir, advance), last_begun(logdir)
+    found, begun = newest_below(logdir, progress), last_begun(logdir)
     unsaved = [no_checkpoint_yet(begun)] if begun else []
     if last := found.checkpoint:
         note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
@@ -184,11 +184,11 @@ def _base_path(name: str) -> Path:
     raise SettingsError("The base model is missing:", [not_on_disk(name)])
 
 
-def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
+def _sound_base(settings: Settings, progress: Progress) -> tuple[Path, list[str]]:
     """The model to begin with, or the newest sound checkpoint where a run is named; and what is to be said of it."""
     path = _base_path(settings.model.resume_ckpt)
     if run_dir := run_at(path):
-        path, found = run_dir, newest_of_run(run_dir, advance)
+        path, found = run_dir, newest_of_run(run_dir, progress)
         if not found.checkpoint:
             if not found.notes:
                 what, why = f"The run {path.name} cannot be continued", "it ended before its first checkpoint."
@@ -196,7 +196,7 @@ def _sound_base(settings: Settings, advance: Advance) -> tuple[Path, list[str]]:
             why = " ".join(found.notes)
             raise CheckpointError(f"The run {path.name} has no checkpoint to continue", why, "Choose another run.")
         return found.checkpoint.path, found.notes
-    require_sound(path, with_state=not settings.model.weights_only, advance=advance)
+    require_sound(path, with_state=not settings.model.weights_only, progress=progress)
     return path, []
 
 

@@ -1,13 +1,13 @@
-"""Finding a sound checkpoint: every byte is compared, and where one is damaged the one before is taken."""
+"""Finding a sound checkpoint: every byte is compared, and where one is damaged the one before it is used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, Advance, Unreadable, aside, damage, untold
+from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, Progress, damaged_name, find_damage, no_progress
 from ed2.checkpoint.order import age, oldest_first
 from ed2.checkpoint.origin import is_ours
-from ed2.checkpoint.resume import Checkpoint, opened_or_none
+from ed2.checkpoint.resume import Checkpoint, open_or_none
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import rename
 from ed2.errors import CheckpointError
@@ -15,94 +15,101 @@ from ed2.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Found:
-    """The newest sound checkpoint, if there is one, and what was damaged on the way to it, in sentences."""
+    """The newest sound checkpoint, if there is one, and sentences on the damaged ones that are newer."""
 
     checkpoint: Checkpoint | None
     damaged: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """The sentences, with what is taken instead."""
+        """The sentences, with what is used instead."""
         instead = f": continuing from {self.checkpoint.path.name}." if self.checkpoint else "."
         return [f"{sentence}{instead}" for sentence in self.damaged]
 
 
-def newest_of_run(run_dir: Path, advance: Advance = untold) -> Found:
-    """The newest sound checkpoint of a run; `advance` is told how far the comparison of its bytes is.
+def newest_of_run(run_dir: Path, progress: Progress = no_progress) -> Found:
+    """The newest sound checkpoint of a run.
 
-    Damaged ones that are newer are renamed, so that their names are free, unless the run is being trained just now.
+    Damaged ones that are newer are renamed, so that their names are free, unless the run is being trained right now.
     Those that cannot be read keep their names, and so does one whose comparison was stopped.
     """
-    return _newest_sound(candidates(run_dir), advance)
+    return _newest_sound(candidates(run_dir), progress)
 
 
-def newest_below(logdir: Path, advance: Advance = untold) -> Found:
+def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
     """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
     runs = [path.parent for path in logdir.glob("*/ckpts") if path.is_dir()]
-    return _newest_sound([path for run_dir in runs for path in candidates(run_dir)], advance)
+    return _newest_sound([path for run_dir in runs for path in candidates(run_dir)], progress)
 
 
-def require_sound(path: Path, *, with_state: bool, advance: Advance = untold) -> None:
-    """Read every byte of a checkpoint of ours that was asked for by its name; it is left as it is.
+def require_sound(path: Path, *, with_state: bool, progress: Progress = no_progress) -> None:
+    """Compare every byte of a checkpoint that was asked for by name; it is never renamed.
 
     Args:
-        path: any model; one that is no checkpoint of ours is passed over.
+        path: any model; only checkpoints of this program are compared.
         with_state: whether the training state is needed too.
-        advance: told how far it is.
+        progress: called as the bytes are compared.
 
     Raises:
-        CheckpointError: it is damaged; names the sound one before it.
+        CheckpointError: it is damaged; names the last sound one before it.
     """
     if not (path / MANIFEST).is_file() and not (path / TRAINING_STATE / STATE_FILE).is_file():
         return
-    fault = damage(path, with_state=with_state, advance=advance)
-    if fault is None:
+    damage = find_damage(path, with_state=with_state, progress=progress)
+    if damage is None:
         return
-    own = oldest_first(candidates(path.parent.parent))
-    earlier = [other for other in reversed(own) if age(other) < age(path)]
-    sound = next((c for o in earlier if not damage(o, advance=advance) and (c := opened_or_none(o))), None)
-    what = "cannot be read" if isinstance(fault, Unreadable) else "is damaged"
-    fix = f"Continue from the one before it: --resume_ckpt {sound.path}" if sound else "Choose another checkpoint."
-    if with_state and damage(path, with_state=False, advance=advance) is None:
-        fix += " Or add --weights_only: its weights are sound."
-    raise CheckpointError(f"{path.name} {what}", f"{fault}.", fix)
+    sound = _last_sound_before(path, progress)
+    what = "cannot be read" if damage.is_unreadable else "is damaged"
+    fix = f"Continue from the one before it: --resume_ckpt {sound}" if sound else "Choose another checkpoint."
+    if with_state and find_damage(path, with_state=False, progress=progress) is None:
+        fix += " Or add --weights_only: its weights are intact."
+    raise CheckpointError(f"{path.name} {what}", f"{damage}.", fix)
+
+
+def _last_sound_before(path: Path, progress: Progress) -> Path | None:
+    own_age = age(path)
+    for other in reversed(oldest_first(candidates(path.parent.parent))):
+        if age(other) < own_age and not find_damage(other, progress=progress) and open_or_none(other):
+            return other
+    return None
 
 
 def candidates(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run that have a training state, sound or not; not those that an older version thinned."""
+    """The checkpoints of a run that have a training state, sound or not."""
     folders = [path.parent for path in (run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}") if path.is_dir()]
+    # A state without either file is what an older version left when it removed one to save space.
     return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
 
 
-def _newest_sound(paths: Sequence[Path], advance: Advance) -> Found:
+def _newest_sound(paths: Sequence[Path], progress: Progress) -> Found:
     damaged: list[str] = []
     for path in reversed(oldest_first(paths)):
         if not is_ours(path):
-            damaged.append(f"{path} was not written by this program and stays as it is")
+            damaged.append(f"{path} was not written by this program and is left alone")
             continue
-        fault = damage(path, advance=advance)
-        if fault is None and (checkpoint := opened_or_none(path)):
-            return Found(checkpoint, tuple(damaged))
-        if fault is None:
-            damaged.append(f"{path.name} is of another version of this program")
-            continue
-        if isinstance(fault, Unreadable):
-            damaged.append(f"{path.name} cannot be read just now ({fault})")
-            continue
-        renamed = _set_aside(path, advance)
-        damaged.append(f"{path.name} is damaged ({fault}){f' and now named {renamed.name}' if renamed else ''}")
+        damage = find_damage(path, progress=progress)
+        if damage is None:
+            if checkpoint := open_or_none(path):
+                return Found(checkpoint, tuple(damaged))
+            damaged.append(f"{path.name} was written by another version of this program")
+        elif damage.is_unreadable:
+            damaged.append(f"{path.name} cannot be read at the moment ({damage})")
+        elif renamed := _rename_damaged(path, progress):
+            damaged.append(f"{path.name} is damaged ({damage}) and was renamed to {renamed.name}")
+        else:
+            damaged.append(f"{path.name} is damaged ({damage})")
     return Found(None, tuple(damaged))
 
 
-def _set_aside(damaged: Path, advance: Advance) -> Path | None:
-    """Rename a damaged checkpoint; None where it keeps its name: the run is being trained, the drive read-only."""
-    new = aside(damaged)
+def _rename_damaged(checkpoint: Path, progress: Progress) -> Path | None:
+    """Its new name; None where it keeps the old one: the run is being trained, or the drive is read-only."""
+    new = damaged_name(checkpoint)
     try:
-        with only_trainer(damaged.parent.parent):
-            fault = damage(damaged, advance=advance)  # again: its trainer may have been removing it
-            if fault is None or isinstance(fault, Unreadable):
+        with only_trainer(checkpoint.parent.parent):
+            damage = find_damage(checkpoint, progress=progress)  # again: its trainer may have been removing it
+            if damage is None or damage.is_unreadable:
                 return None
-            rename(damaged, new)
+            rename(checkpoint, new)
     except (OSError, CheckpointError):
         return None
     return new

@@ -30,19 +30,32 @@ HASHING_THREADS = 4
 WAIT_SECONDS = 1.0
 """Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
 
-Advance = Callable[[str, int, int], None]
-"""Told the name of a checkpoint, how many of its bytes were compared, from 0 on, and of how many.
+Progress = Callable[[str, int, int], None]
+"""Called with a checkpoint's name, how many of its bytes have been compared, and how many there are.
 
-It is called from one thread at a time, after each block, and may raise `StopRequested`, which ends the comparison.
+It is called from one thread at a time, first with 0 bytes and then after each block. It may raise `StopRequested` to
+end the comparison.
 """
 
 
-def untold(name: str, done: int, total: int) -> None:
-    """The `Advance` that tells nobody."""
+def no_progress(name: str, done: int, total: int) -> None:
+    """The `Progress` that reports to nobody."""
 
 
-class Unreadable(str):
-    """What is wrong with a checkpoint of which a file cannot be read now, which says nothing of what stands in it."""
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a checkpoint.
+
+    Attributes:
+        text: one of its files, and what is wrong with it.
+        is_unreadable: the file cannot be read at the moment. Its content may be fine, so the checkpoint is not renamed.
+    """
+
+    text: str
+    is_unreadable: bool = False
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -120,34 +133,35 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
     to_disk(path)
 
 
-def damage(
-    checkpoint: Path, *, with_state: bool = True, is_quick: bool = False, advance: Advance = untold
-) -> str | None:
-    """What is wrong with the files of a checkpoint, naming one of them; None where it is sound.
+def find_damage(
+    checkpoint: Path, *, with_state: bool = True, is_quick: bool = False, progress: Progress = no_progress
+) -> Damage | None:
+    """What is wrong with the files of a checkpoint; None where they are as they were written.
 
-    Where a file could not be read, what is given back is `Unreadable`: it may be sound, and is never renamed. A
-    checkpoint whose training state was thinned is sound. Of one that is older than manifests only the headers of the
-    tensor files are looked at.
+    A checkpoint whose training state was removed to save space is sound. Of one that was written before there were
+    manifests, only the headers of the tensor files are checked.
 
     Args:
         checkpoint: its folder.
-        with_state: look at the training state too, if it is there.
-        is_quick: compare the lengths of the files, and do not read them.
-        advance: told how far it is; what it raises is passed on.
+        with_state: check the training state too, if there is one.
+        is_quick: compare the sizes of the files without reading them.
+        progress: called as the bytes are compared; what it raises is passed on.
     """
     try:
         manifest = read_manifest(checkpoint)
         if not manifest:
-            return f"{MANIFEST}: it is missing" if _had_manifest(checkpoint) else _damaged_header(checkpoint)
+            return Damage(f"{MANIFEST} is missing") if _had_manifest(checkpoint) else _damaged_header(checkpoint)
         records = {name: _record(values) for name, values in manifest["files"].items()}
     except OSError as error:
         return _unreadable(MANIFEST, error)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST}: it cannot be understood"
+        return Damage(f"{MANIFEST} is invalid")
     if not with_state or not (checkpoint / TRAINING_STATE).exists():
         records = {name: record for name, record in records.items() if not name.startswith(f"{TRAINING_STATE}/")}
-    wrong = _wrong_length(checkpoint, records)
-    return wrong or (None if is_quick else _wrong_content(checkpoint, records, advance))
+    damage = _wrong_size(checkpoint, records)
+    if damage or is_quick:
+        return damage
+    return _wrong_content(checkpoint, records, progress)
 
 
 def _had_manifest(checkpoint: Path) -> bool:
@@ -167,7 +181,7 @@ def _record(values: Mapping[str, Any]) -> FileRecord:
     return record
 
 
-def aside(checkpoint: Path) -> Path:
+def damaged_name(checkpoint: Path) -> Path:
     """The name under which a damaged checkpoint is kept out of the way."""
     return checkpoint.with_name(f".damaged-{time.time_ns()}-{checkpoint.name}")
 
@@ -184,70 +198,70 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _unreadable(name: str, error: OSError) -> Unreadable:
-    return Unreadable(f"{name}: it cannot be read ({error.strerror or error})")
+def _unreadable(name: str, error: OSError) -> Damage:
+    return Damage(f"{name} cannot be read ({error.strerror or error})", is_unreadable=True)
 
 
-def _wrong_length(checkpoint: Path, records: Mapping[str, FileRecord]) -> str | None:
+def _wrong_size(checkpoint: Path, records: Mapping[str, FileRecord]) -> Damage | None:
     for name, record in records.items():
         try:
-            length = (checkpoint / name).stat().st_size
+            size = (checkpoint / name).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
-            return f"{name}: it is missing"
+            return Damage(f"{name} is missing")
         except OSError as error:
             return _unreadable(name, error)
         except ValueError:  # no file can have that name
-            return f"{MANIFEST}: it cannot be understood"
-        if length != record.bytes:
-            return f"{name}: it is {length:,} bytes long, and {record.bytes:,} were written"
+            return Damage(f"{MANIFEST} is invalid")
+        if size != record.bytes:
+            return Damage(f"{name} has {size:,} bytes instead of {record.bytes:,}")
     return None
 
 
-class _Count:
-    """Counts the bytes that several threads compare; `is_over` says that a stop has ended that."""
+class _ByteCounter:
+    """Reports the bytes that several threads compare; `is_over` tells them that one report has ended the comparison."""
 
-    def __init__(self, name: str, total: int, advance: Advance) -> None:
-        self._name, self._total, self._advance = name, total, advance
+    def __init__(self, name: str, total: int, progress: Progress) -> None:
+        self._name, self._total, self._progress = name, total, progress
         self._done, self._lock, self.is_over = 0, threading.Lock(), False
-        advance(name, 0, total)
+        progress(name, 0, total)
 
     def add(self, num_bytes: int) -> None:
         with self._lock:
             self._done += num_bytes
             try:
-                self._advance(self._name, self._done, self._total)
+                self._progress(self._name, self._done, self._total)
             except BaseException:
                 self.is_over = True
                 raise
 
 
-def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord], advance: Advance) -> str | None:
-    count = _Count(checkpoint.name, sum(record.bytes for record in records.values()), advance)
+def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord], progress: Progress) -> Damage | None:
+    counter = _ByteCounter(checkpoint.name, sum(record.bytes for record in records.values()), progress)
 
-    def wrong(name: str) -> str | None:
-        if count.is_over:
+    def compare(name: str) -> Damage | None:
+        if counter.is_over:
             return None
         try:
-            is_same = sha256_of(checkpoint / name, count.add) == records[name].sha256
+            is_same = sha256_of(checkpoint / name, counter.add) == records[name].sha256
         except OSError as error:
             return _unreadable(name, error)
-        return None if is_same else f"{name}: its bytes are not those that were written"
+        return None if is_same else Damage(f"{name} is not as it was written")
 
     with ThreadPoolExecutor(HASHING_THREADS, "hash") as threads:
-        comparisons = [threads.submit(wrong, name) for name in records]
+        comparisons = [threads.submit(compare, name) for name in records]
         try:
             for comparison in comparisons:
                 while not wait([comparison], WAIT_SECONDS).done:
                     continue
-                if fault := comparison.result():
-                    return fault
+                if damage := comparison.result():
+                    return damage
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
     return None
 
 
-def _damaged_header(checkpoint: Path) -> str | None:
-    """A tensor file that is not as long as its header says, in a checkpoint without a manifest."""
+def _damaged_header(checkpoint: Path) -> Damage | None:
+    """The first tensor file that is not as long as its header says, of a checkpoint without a manifest."""
     files = sorted(checkpoint.rglob("*.safetensors"))
     for file in files:
         name = file.relative_to(checkpoint).as_posix()
@@ -257,5 +271,5 @@ def _damaged_header(checkpoint: Path) -> str | None:
         except OSError as error:
             return _unreadable(name, error)
         except SafetensorError:
-            return f"{name}: it is cut short, or no tensor file"
-    return None if files else "its weights are missing"
+            return Damage(f"{name} is cut short or not a tensor file")
+    return None if files else Damage("its weights are missing")

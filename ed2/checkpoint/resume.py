@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, Unreadable, damage, read_manifest
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, find_damage, read_manifest
 from ed2.checkpoint.origin import lies_in_its_run
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.checkpoint.tensors import put_back
@@ -82,9 +82,14 @@ class Checkpoint:
     def is_newest(self) -> bool:
         """Whether its run has gone no further in a later checkpoint; what stands in the files is not read for that."""
         paths = (self.run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}")
-        faults = {path.parent: damage(path.parent, is_quick=True) for path in paths}
-        others = [opened_or_none(c) for c, fault in faults.items() if not fault or isinstance(fault, Unreadable)]
-        return self.state.step >= max((other.state.step for other in others if other), default=0)
+        for checkpoint in [path.parent for path in paths]:
+            damage = find_damage(checkpoint, is_quick=True)
+            if damage and not damage.is_unreadable:
+                continue
+            other = open_or_none(checkpoint)
+            if other and other.state.step > self.state.step:
+                return False
+        return True
 
     def restore(self, run: Run) -> list[str]:
         """Give `run`, built from this checkpoint's weights, its optimizers, scaler and metrics.
@@ -135,7 +140,7 @@ def _read_trained(network: nn.Module, file: Path) -> None:
     overwrite(trained.values(), [tensors[name] for name in trained])
 
 
-def opened_or_none(path: Path) -> Checkpoint | None:
+def open_or_none(path: Path) -> Checkpoint | None:
     """A checkpoint that this program can continue from, as far as its description tells."""
     try:
         return Checkpoint.open(path)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, Unreadable, aside, damage, whole_folder
+from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damaged_name, find_damage, whole_folder
 from ed2.checkpoint.order import average_of
 from ed2.checkpoint.retention import Retention
 from ed2.checkpoint.room import require_space
@@ -152,7 +152,7 @@ class Saver:
         """What was written of this very step, if it is whole: another copy of it would be of no use."""
         with contextlib.suppress(OSError):
             for folder in (self.run_dir / "ckpts").glob(f"[!.]*-gs{state.step:05d}"):
-                if (folder / TRAINING_STATE / STATE_FILE).is_file() and not damage(folder, is_quick=True):
+                if (folder / TRAINING_STATE / STATE_FILE).is_file() and not find_damage(folder, is_quick=True):
                     return self._known(folder, state)
         return None
 
@@ -186,11 +186,11 @@ class Saver:
             for name, content in self.beside.items():
                 folder.add(f"{TRAINING_STATE}/{name}", content)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
-        if fault := damage(target):  # nothing older is removed for what cannot be read back
-            if not isinstance(fault, Unreadable):
-                rename(target, aside(target))
+        if damage := find_damage(target):  # nothing older is removed for what cannot be read back
+            if not damage.is_unreadable:
+                rename(target, damaged_name(target))
             fix = "The drive may be failing: save elsewhere with --logdir."
-            raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{fault}.", fix)
+            raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{damage}.", fix)
         return sum(record.bytes for record in folder.files.values())
 
     def _write_average(self, target: Path, snapshot: Snapshot) -> bool:
@@ -252,8 +252,9 @@ def _size(file: Path | None) -> int:
 
 def _set_aside_damaged(target: Path) -> None:
     """Free the name of a checkpoint that was damaged after it was written. Raises OSError where it cannot be read."""
-    fault = damage(target) if target.exists() else None
-    if isinstance(fault, Unreadable):
-        raise OSError(f"a checkpoint of that name is there, and {fault}")
-    if fault:
-        rename(target, aside(target))
+    damage = find_damage(target) if target.exists() else None
+    if damage is None:
+        return
+    if damage.is_unreadable:
+        raise OSError(f"a checkpoint of that name exists, and {damage}")
+    rename(target, damaged_name(target))

@@ -8,7 +8,7 @@ import pytest
 
 from ed2.app.snapshot import RunView
 from ed2.checkpoint import background
-from ed2.checkpoint.folder import NewFolder, damage
+from ed2.checkpoint.folder import NewFolder, find_damage
 from ed2.events import CheckpointSaved, Event, SavingChanged, StepDone, Warned
 from tests.runs import Trained, differing, train
 
@@ -102,5 +102,5 @@ def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
     assert (over.step, over.ends) == (6, warning.text)
     assert "the disk is full" in warning.text and "tries again at the next interval" in warning.text
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
-    assert all(damage(e.path) is None for e in trained.of(CheckpointSaved))
+    assert all(find_damage(e.path) is None for e in trained.of(CheckpointSaved))
     assert not list((trained.run_dir / "ckpts").glob(".tmp*"))

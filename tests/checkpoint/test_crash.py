@@ -14,7 +14,7 @@ from safetensors import safe_open
 from ed2.app.proof.comparison import differences
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import newest_of_run
-from ed2.checkpoint.folder import damage, remove_leftovers
+from ed2.checkpoint.folder import find_damage, remove_leftovers
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.snapshot import Snapshot
 from ed2.events import EventBus
@@ -102,7 +102,7 @@ def require_whole_again(scene: Scene, folder: Path) -> None:
         name + end for name in (scene.name, scene.before) for end in ("", "_ema")
     }
     assert not list(folder.rglob(".tmp*")) and not list(folder.rglob(".trash*"))
-    assert all(damage(path) is None for path in run_dir.joinpath("ckpts").iterdir())
+    assert all(find_damage(path) is None for path in run_dir.joinpath("ckpts").iterdir())
 
 
 def test_a_save_that_dies_at_any_of_some_calls_loses_nothing(scene: Scene, quick_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_
         found = newest_of_run(run_dir)
         assert found.checkpoint and found.checkpoint.path == older, name
         assert re.match(
-            rf"{newest.name} is damaged \(.+\) and now named \.damaged-\d+-{newest.name}: continuing from {older.name}",
+            rf"{newest.name} is damaged \(.+\) and was renamed to \.damaged-\d+-{newest.name}: "
+            rf"continuing from {older.name}",
             found.notes[0],
         ), found
         assert name in found.notes[0] or name == "manifest.json", found
@@ -111,7 +112,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
         assert newest.is_dir()
         assert start.checkpoint and start.checkpoint.path == older
         if name == "findlast":
-            reason = r"\(unet/diffusion_pytorch_model.safetensors: its bytes are not those that were written\)"
+            reason = r"\(unet/diffusion_pytorch_model.safetensors is not as it was written\)"
             assert re.match(f"{newest.name} is damaged {reason}: continuing from {older.name}", start.notes[0])
 
 
@@ -134,8 +135,8 @@ def test_a_checkpoint_that_cannot_be_read_just_now_keeps_its_name(
             choose_start({"resume_ckpt": str(newest)}, None)
     assert found.checkpoint and found.checkpoint.path == older
     assert found.notes == [
-        f"{newest.name} cannot be read just now (vae/config.json: it cannot be read (Too many open files)): continuing "
-        f"from {older.name}."
+        f"{newest.name} cannot be read at the moment (vae/config.json cannot be read (Too many open files)): "
+        f"continuing from {older.name}."
     ]
     assert not found.checkpoint.is_newest, "so that it goes on in a new folder"
     again = newest_of_run(run_dir)
@@ -148,7 +149,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_b
     with pytest.raises(CheckpointError, match="is damaged") as error:
         choose_start({"resume_ckpt": str(newest)}, None)
     assert f"--resume_ckpt {older}" in str(error.value)
-    assert "add --weights_only: its weights are sound" in str(error.value)
+    assert "add --weights_only: its weights are intact" in str(error.value)
     assert newest.exists()
     start = choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
     assert start.base == newest
@@ -226,7 +227,7 @@ def test_a_checkpoint_of_a_newer_program_is_passed_over_and_keeps_its_name(run_d
     (newest / "manifest.json").write_text(json.dumps(manifest))
     found = newest_of_run(run_dir)
     assert found.checkpoint and found.checkpoint.path == older
-    assert "is of another version of this program" in found.notes[0]
+    assert "was written by another version of this program" in found.notes[0]
     assert newest.exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ed2 import disk
-from ed2.checkpoint.folder import damage, remove_leftovers, whole_folder
+from ed2.checkpoint.folder import find_damage, remove_leftovers, whole_folder
 from ed2.disk import READ_BYTES, write_whole
 
 
@@ -26,7 +26,7 @@ def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
         "whole/inner/a",
         "whole/manifest.json",
     ]
-    assert damage(tmp_path / "whole") is None
+    assert find_damage(tmp_path / "whole") is None
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["step"] == 7
 
 
@@ -36,7 +36,7 @@ def test_the_comparison_tells_how_far_it_is_from_nothing_to_all_bytes(tmp_path: 
         new.add("small", b"a" * 1000)
         new.add("none", b"")
     told: list[tuple[str, int, int]] = []
-    assert damage(tmp_path / "whole", advance=lambda *now: told.append(now)) is None
+    assert find_damage(tmp_path / "whole", progress=lambda *now: told.append(now)) is None
     total = 5 * READ_BYTES // 2 + 1000
     done = [num_bytes for _, num_bytes, _ in told]
     assert (done[0], done[-1]) == (0, total)
@@ -72,7 +72,7 @@ def test_whichever_write_to_the_disk_fails_nothing_is_left(
         assert not list(tmp_path.glob(".tmp-*"))
     else:
         assert calls < failing_call or failing_call == 6, "only what comes after the rename may fail"
-        assert damage(tmp_path / "whole") is None
+        assert find_damage(tmp_path / "whole") is None
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES])
@@ -93,7 +93,7 @@ def test_a_drive_that_cannot_force_folders_to_the_disk_is_saved_to(
     monkeypatch.setattr(disk.os, "posix_fadvise", advise, raising=False)
     fill(tmp_path / "whole")
     write_whole(tmp_path / "small", b"1")
-    assert damage(tmp_path / "whole") is None
+    assert find_damage(tmp_path / "whole") is None
 
 
 def test_what_a_killed_program_left_is_swept(tmp_path: Path) -> None:

@@ -159,10 +159,10 @@ def test_findlast_leaves_folders_of_others_alone_and_says_so(run_dir: Path, copy
     (theirs / "training_state" / "state.json").write_text(content)
     found = newest_below(run_dir.parent)
     assert found.checkpoint and found.checkpoint.run_dir == run_dir
-    assert found.notes[0].startswith(f"{theirs} was not written by this program and stays as it is: continuing from")
+    assert found.notes[0].startswith(f"{theirs} was not written by this program and is left alone: continuing from")
     assert theirs.is_dir()
     assert newest_state(run_dir.parent) == found.checkpoint.path / "training_state" / "state.json"
     ours = shutil.copytree(copy, theirs.with_name("ours"))
     (ours / "training_state" / "state.json").write_text(content)
     told = " ".join(newest_of_run(theirs.parents[1]).notes)
-    assert "ours is damaged (training_state/state.json" in told and "now named .damaged-" in told
+    assert "ours is damaged (training_state/state.json" in told and "was renamed to .damaged-" in told

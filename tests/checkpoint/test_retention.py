@@ -9,7 +9,7 @@ import pytest
 from ed2.app.continued import newest_state
 from ed2.app.runs.records import checkpoints_of
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import damage, whole_folder
+from ed2.checkpoint.folder import Damage, find_damage, whole_folder
 from ed2.checkpoint.order import average_of
 from ed2.checkpoint.pins import KEEP_FILE, keep
 from ed2.checkpoint.retention import Retention
@@ -47,7 +47,7 @@ def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_
         assert Retention(None, None).thin(save(tmp_path, step, loss=0.5)) == []
     assert steps(tmp_path) == list(range(1, 8))
     assert states(tmp_path) == [5, 6, 7]
-    assert all(damage(folder) is None for folder in tmp_path.iterdir())
+    assert all(find_damage(folder) is None for folder in tmp_path.iterdir())
     assert not list(tmp_path.rglob(".trash*"))
 
 
@@ -155,7 +155,7 @@ def test_nothing_is_removed_for_a_checkpoint_that_reads_back_damaged(
 ) -> None:
     from ed2.checkpoint import saver
 
-    monkeypatch.setattr(saver, "damage", lambda path, **given: "unet/x: its bytes are not those that were written")
+    monkeypatch.setattr(saver, "find_damage", lambda path, **given: Damage("unet/x is not as it was written"))
     trained = train({**values, "save_every_n_epochs": 1, "max_epochs": 2, "keep_last": 2})
     assert not trained.of(CheckpointSaved)
     assert any("reads back damaged" in event.text for event in trained.of(Warned))

@@ -7,9 +7,9 @@ from pathlib import Path
 from ed2.app.continued import begin_again
 from ed2.app.faults import Fault
 from ed2.checkpoint.finding import candidates
-from ed2.checkpoint.folder import damage
+from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.order import oldest_first
-from ed2.checkpoint.resume import opened_or_none
+from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.room import shortage
 from ed2.errors import Ed2Error, UnsoundError
 from ed2.events import CheckpointSaved
@@ -55,8 +55,8 @@ def _last_saved(run_dir: Path) -> CheckpointSaved | None:
     """The newest checkpoint of a run as far as the lengths of its files tell: all bytes are compared at the start."""
     with contextlib.suppress(OSError):
         for folder in reversed(oldest_first(candidates(run_dir))):
-            checkpoint = opened_or_none(folder)
-            if checkpoint and not damage(folder, is_quick=True):
+            checkpoint = open_or_none(folder)
+            if checkpoint and not find_damage(folder, is_quick=True):
                 state = checkpoint.state
                 return CheckpointSaved(state.step, state.epoch, "", folder, None, 0, 0.0)
     return None
