@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, run as they stand there."""
+"""The examples of docs/architecture.md, run as they stand there."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ed2.events import RunStarted, Warned
 from ed2.settings.files import PROGRAM_DIR
 from tests.runs import train
 
-PAGE = (PROGRAM_DIR / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGE = (PROGRAM_DIR / "docs" / "architecture.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, flags=re.DOTALL)
 LINES = re.findall(r'`"(\w+)": "(my_\w+:\w+)"`', PAGE)
 
