@@ -120,5 +120,6 @@ def _shuffled_visits(showings: NDArray[np.int64], seed: int, epoch: int) -> NDAr
     places = np.repeat(np.arange(len(showings)), showings)
     first_showing = np.repeat(np.cumsum(showings) - showings, showings)
     repeats = np.arange(len(places)) - first_showing
-    shuffled = rng(seed, "image order", epoch).permutation(len(places))
+    # The name is part of the draw: another one would reorder every run.
+    shuffled = rng(seed, "picture order", epoch).permutation(len(places))
     return np.stack([places, repeats], axis=1)[shuffled]

@@ -186,7 +186,7 @@ def test_a_manifest_lists_images_in_its_order_and_one_may_come_twice(paint: Pain
         {"image": str(tmp_path / "images/one.png"), "main_prompt": "again", "caption": {"tags": ["x"]}},
         {"image": "images/one.png"},
         {"image": "gone.png"},
-        {"image": "one.png"},
+        {"picture": "one.png"},
         {"image": "images/two.png", "multiply": "x"},
     ]
     path = tmp_path / "list.json"
