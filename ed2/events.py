@@ -243,7 +243,7 @@ class EventBus:
             if failing and kind in failing.kinds:  # not at a kind that it has passed over all the time
                 del self._failing[id(observer)]
                 if failing.reason:
-                    return Warned(event.step, f"That is over: {failing.reason}.", ends=failing.warned)
+                    return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warned)
         return None
 
 

@@ -31,7 +31,7 @@ from ed2.app.images.validating import set_apart  # noqa: E402
 from ed2.app.runs.folder import Machine, describe_run, make_run_folder  # noqa: E402
 from ed2.app.start import choose_start, weigh  # noqa: E402
 from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
-from ed2.checkpoint.folder import read_manifest  # noqa: E402
+from ed2.checkpoint.identity import read_manifest  # noqa: E402
 from ed2.checkpoint.snapshot import bytes_to_copy  # noqa: E402
 from ed2.events import CheckpointSaved, Event, EventBus, Warned  # noqa: E402
 from ed2.training.controls import Controls  # noqa: E402

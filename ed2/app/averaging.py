@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.app.start import FIND_LAST, Start
-from ed2.checkpoint.folder import TRAINING_STATE
-from ed2.checkpoint.order import EMA_SUFFIX, oldest_first
+from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
 from ed2.errors import ModelError, Problem
 from ed2.models.files.folder import PARTS
 from ed2.models.sd import StableDiffusion

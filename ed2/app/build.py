@@ -17,12 +17,11 @@ from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
 from ed2.app.runs.folder import Machine, circumstances, image_names, recorded_settings
 from ed2.app.schedule import ScheduleJob
 from ed2.app.start import Start
-from ed2.checkpoint.background import BackgroundSaver
+from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.job import CheckpointJob
-from ed2.checkpoint.origin import IMAGES_FILE, name_of_run
+from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
+from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
-from ed2.checkpoint.validated import LatestValidation
 from ed2.data.epoch import Planner
 from ed2.data.example import Dataset
 from ed2.data.fullness import batch_notes

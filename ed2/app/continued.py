@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ed2.checkpoint.order import oldest_first
-from ed2.checkpoint.origin import is_ours, lies_in_its_run, name_of_run, run_at, state_of
+from ed2.checkpoint.identity import is_in_its_run, is_ours, name_of_run, oldest_first, run_at, state_of
 from ed2.errors import SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
@@ -96,7 +95,7 @@ def settings_before(checkpoint: Path, values: Mapping[str, Any]) -> Before:
         SettingsError: the file in the run's folder is damaged, and the checkpoint is too old to hold settings.
     """
     saved = saved_settings(values)
-    if not lies_in_its_run(checkpoint, values):
+    if not is_in_its_run(checkpoint, values):
         return Before({name: value for name, value in saved.items() if name not in PLACES})
     file = checkpoint.parent.parent / SETTINGS_FILE
     why = "it is missing"
@@ -121,7 +120,7 @@ def saved_settings(values: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _owner(checkpoint: Path) -> str:
-    in_run = lies_in_its_run(checkpoint, state_of(checkpoint))
+    in_run = is_in_its_run(checkpoint, state_of(checkpoint))
     return f"the run {checkpoint.parent.parent.name}" if in_run else f"the checkpoint {checkpoint.name}"
 
 

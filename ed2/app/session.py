@@ -125,7 +125,7 @@ class Session:
         try:
             self._saver.saver.require_export(run.model)
         except ModelError as error:
-            self._saver.leave_out_single_files()
+            self._saver.disable_single_files()
             self._bus.emit(Warned(run.state.step, f"No single files are written. {error}"))
 
     def _sample_job(self, run: Run) -> SampleJob:

@@ -21,7 +21,7 @@ from ed2.app.continued import (
 )
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Progress, no_progress
-from ed2.checkpoint.origin import images_of, run_at
+from ed2.checkpoint.identity import images_of, run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.disk import why_not_writable

@@ -1,7 +1,8 @@
-"""Saving while the training goes on: the loop waits for a copy in memory only, and a thread writes it."""
+"""Saving while training continues: the loop waits only for a copy in memory, and a thread writes it to disk."""
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, field, replace
 
 from ed2.checkpoint.room import has_memory_for
@@ -9,19 +10,19 @@ from ed2.checkpoint.saver import Kind, Saver
 from ed2.checkpoint.snapshot import Snapshot, bytes_to_copy
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved, EventBus, SavingChanged, Warned
-from ed2.training.state import Run
+from ed2.training.state import Run, TrainState
 
 logger = logging.getLogger(__name__)
 
-TRIES_AGAIN = "The training goes on and tries again at the next interval."
+RETRY_LATER = "Training continues and will try again at the next interval."
 
 
 @dataclass
 class BackgroundSaver:
-    """Makes the checkpoints of a run, one at a time.
+    """Writes the checkpoints of a run, one at a time.
 
-    What the thread does is told from the thread, when it has happened: the checkpoint when it is on the disk, a failure
-    as a warning. The thread is no daemon, so that the program's end waits for it.
+    The thread emits its own events: a checkpoint once it is on the disk, a failure as a warning. It is not a daemon
+    thread, so that the program does not exit before it has finished.
     """
 
     saver: Saver
@@ -30,7 +31,7 @@ class BackgroundSaver:
     _warned: str = ""
 
     def start(self, run: Run) -> None:
-        """Save `run` as it is now. Waits for the save before this one, and for this one where memory is short."""
+        """Save `run` as it is now. Waits for the previous save, and for this one too where memory is short."""
         self.join()
         step, name = run.state.step, self.saver.name(run.state, "")
         self.bus.emit(SavingChanged(step, True))
@@ -42,11 +43,11 @@ class BackgroundSaver:
                 return
             self._thread = threading.Thread(target=self._write, args=(copy, name), name="saving")
             self._thread.start()
-        except (CheckpointError, RuntimeError, MemoryError) as error:  # also: no memory even for a save without a copy
+        except (CheckpointError, RuntimeError, MemoryError) as error:  # also out of memory without a copy
             self._give_up(step, error)
 
     def finish(self, run: Run, kind: Kind) -> CheckpointSaved:
-        """Make the last checkpoint of a run and wait for it; there is nothing that could go on meanwhile.
+        """Write the last checkpoint of a run and wait for it.
 
         Raises:
             CheckpointError: it could not be written.
@@ -55,51 +56,86 @@ class BackgroundSaver:
         self.bus.emit(SavingChanged(run.state.step, True))
         try:
             saved = self.saver.save(run, kind)
-            self._tell(saved)
+            self._announce(saved)
             return saved
         finally:
             self.bus.emit(SavingChanged(run.state.step, False))
 
     def join(self) -> None:
-        """Wait until no save is going on."""
+        """Wait until no save is in progress."""
         while self._thread is not None and self._thread.is_alive():
-            self._thread.join(1.0)  # on Windows Ctrl-C is not heard while a thread is waited for without an end
+            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
         self._thread = None
 
-    def leave_out_single_files(self) -> None:
+    def disable_single_files(self) -> None:
         """Write no single files from now on."""
         self.saver = replace(self.saver, exporter=None)
 
     def _copy(self, run: Run) -> Snapshot | None:
-        """A copy of all that training changes; None where the memory does not suffice for one."""
+        """A copy of all that training changes; None where there is not enough memory for one."""
         if not has_memory_for(bytes_to_copy(run)):
             return None
         try:
             return self.saver.snapshot(run, copied=True)
-        except (MemoryError, RuntimeError):  # PyTorch says the latter of the computer's memory
-            logger.exception("The copy for a checkpoint failed; it is written without one.")
+        except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
+            logger.exception("There was no memory to copy the weights; training waits until the checkpoint is written.")
             return None
 
     def _write(self, snapshot: Snapshot, name: str) -> None:
         try:
-            self._tell(self.saver.write(snapshot, name, ""))
+            self._announce(self.saver.write(snapshot, name, ""))
             self.bus.emit(SavingChanged(snapshot.step, False))
         except CheckpointError as error:
             self._give_up(snapshot.step, error)
-        except Exception as error:  # of a thread nobody else would hear of it
+        except Exception as error:  # in a thread nobody else would see it
             logger.exception("A save failed.")
             self._give_up(snapshot.step, error)
 
-    def _tell(self, saved: CheckpointSaved) -> None:
-        """Tell of a checkpoint, and that it is over where one before it could not be written."""
+    def _announce(self, saved: CheckpointSaved) -> None:
+        """Report a checkpoint, and that saving works again where the one before it failed."""
         self.bus.emit(saved)
         if self._warned:
-            text = f"That is over: a checkpoint could not be written, and {saved.path.name} now is."
+            text = f"Resolved: checkpoints can be written again; {saved.path.name} is saved."
             self.bus.emit(Warned(saved.step, text, ends=self._warned))
             self._warned = ""
 
     def _give_up(self, step: int, error: Exception) -> None:
         text = str(error) if isinstance(error, CheckpointError) else f"Saving failed: {type(error).__name__}: {error}."
-        before, self._warned = self._warned, f"{text} {TRIES_AGAIN}"
-        self.bus.emit(Warned(step, self._warned, ends=before))
+        earlier, self._warned = self._warned, f"{text} {RETRY_LATER}"
+        self.bus.emit(Warned(step, self._warned, ends=earlier))
         self.bus.emit(SavingChanged(step, False))
+
+
+@dataclass
+class CheckpointJob:
+    """Saves at intervals of time and of epochs. The checkpoint at the end of the run is not its task.
+
+    Attributes:
+        minutes: between two saves by the clock, 0 for never.
+        epochs: between two saves by epochs, 0 for never.
+        first_epoch: saves by epochs begin when this many are done.
+    """
+
+    saver: BackgroundSaver
+    training: Run
+    minutes: float
+    epochs: int
+    first_epoch: int = 0
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def due(self, state: TrainState) -> bool:
+        """Whether an interval is over; the last step of a run is never due."""
+        if self.training.finished:
+            return False
+        by_clock = self.minutes > 0 and time.monotonic() - self._saved_at >= self.minutes * 60
+        return by_clock or self._is_epoch_due(state)
+
+    def _is_epoch_due(self, state: TrainState) -> bool:
+        if not self.epochs or not state.epoch_ended or state.epoch < self.first_epoch:
+            return False
+        return state.epoch % self.epochs == 0
+
+    def run(self, state: TrainState) -> None:
+        """Save; a failure is a warning, and the next interval tries again."""
+        self._saved_at = time.monotonic()
+        self.saver.start(self.training)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.folder import MANIFEST, STATE_FILE, TRAINING_STATE, Progress, damaged_name, find_damage, no_progress
-from ed2.checkpoint.order import age, oldest_first
-from ed2.checkpoint.origin import is_ours
+from ed2.checkpoint.folder import Progress, damaged_name, find_damage, no_progress
+from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, age, is_ours, oldest_first
 from ed2.checkpoint.resume import Checkpoint, open_or_none
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import rename

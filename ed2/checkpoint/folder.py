@@ -15,10 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.checkpoint.order import MANIFEST as MANIFEST
-from ed2.checkpoint.order import STATE_FILE as STATE_FILE
-from ed2.checkpoint.order import TRAINING_STATE as TRAINING_STATE
-from ed2.checkpoint.order import read_manifest as read_manifest
+from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, read_manifest
 from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, sha256_of, temporary_name, to_disk
 from ed2.models.files.tensor_file import write_tensors
 from ed2.small_files import read_object

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, find_damage, read_manifest
-from ed2.checkpoint.origin import lies_in_its_run
+from ed2.checkpoint.folder import find_damage
+from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError, shown
@@ -66,7 +66,7 @@ class Checkpoint:
     @property
     def is_in_its_run(self) -> bool:
         """Whether it lies where it was written, in `ckpts` of its run's folder, whatever that is called by now."""
-        return lies_in_its_run(self.path, self.values)
+        return is_in_its_run(self.path, self.values)
 
     @property
     def run_dir(self) -> Path:

@@ -1,25 +1,46 @@
 """Which checkpoints of a run stay, and the removal of the others."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.checkpoint.export import Exporter, checkpoint_of, writer_of
-from ed2.checkpoint.order import EMA_SUFFIX, TRAINING_STATE, average_of, oldest_first, read_manifest
-from ed2.checkpoint.pins import is_kept
+from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, average_of, is_pinned, oldest_first, read_manifest
+from ed2.curve_names import LOSS_VAL
 from ed2.disk import plain_reason, remove_tree
+from ed2.events import Event, ValidationDone
 
 STATES_KEPT = 3
 """How many of the newest checkpoints keep their training state."""
 
 
-@dataclass(frozen=True)
-class Retention:
-    """What a run removes when a new checkpoint is on the disk and was read back.
+@dataclass
+class LatestValidation:
+    """Remembers a run's last validation, for the manifests of its checkpoints.
 
     Attributes:
-        keep_last: so many of the newest checkpoints stay, besides the best one by validation loss and those that are
-            marked; None keeps all.
+        measured: step and loss of the last validation; None before the first.
+    """
+
+    measured: dict[str, float] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Remember the loss of a validation, if it is finite."""
+        if not isinstance(event, ValidationDone):
+            return
+        loss = event.values.get(LOSS_VAL, math.nan)
+        if math.isfinite(loss):
+            self.measured = {"step": event.step, "loss": loss}
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What a run removes once a new checkpoint was written and read back.
+
+    Attributes:
+        keep_last: how many of the newest checkpoints stay, besides pinned ones and the best by validation loss; None
+            keeps all.
         exporter: whose single files go with their checkpoints.
     """
 
@@ -32,63 +53,77 @@ class Retention:
         Returns:
             What could not be removed, in sentences.
         """
-        ckpts = just_saved.parent
-        saved = _oldest_first(ckpts)
-        extra = [checkpoint for checkpoint in self._not_needed(saved) if checkpoint != just_saved]
-        failed = [sentence for checkpoint in extra for sentence in self._remove(checkpoint)]
-        if self.keep_last is not None:  # an average whose own checkpoint was never finished
-            failed += _removed(average for average in _orphans(ckpts) if not is_kept(average))
-        stay = [checkpoint for checkpoint in saved if checkpoint not in extra]
-        states = [c / TRAINING_STATE for c in stay if (c / TRAINING_STATE).is_dir()]
-        return failed + _removed(s for s in states[:-STATES_KEPT] if not is_kept(s.parent) and s.parent != just_saved)
+        ckpts, failed = just_saved.parent, []
+        checkpoints = _checkpoints_in(ckpts)
+        if self.keep_last is not None:
+            for checkpoint in self._surplus(checkpoints, just_saved):
+                failed += self._remove(checkpoint)
+                checkpoints.remove(checkpoint)
+            failed += _remove_all(average for average in _orphans(ckpts) if not is_pinned(average))
+        with_state = [checkpoint for checkpoint in checkpoints if (checkpoint / TRAINING_STATE).is_dir()]
+        for checkpoint in with_state[:-STATES_KEPT]:
+            if checkpoint != just_saved and not is_pinned(checkpoint):
+                failed += _remove_all([checkpoint / TRAINING_STATE])
+        return failed
 
-    def _not_needed(self, saved: Sequence[Path]) -> list[Path]:
-        if self.keep_last is None:
-            return []
-        best = best_validated(saved)
-        return [c for c in saved[: -self.keep_last] if c != best and not is_kept(c)]
+    def _surplus(self, checkpoints: Sequence[Path], just_saved: Path) -> list[Path]:
+        assert self.keep_last is not None
+        stay = (just_saved, best_validated(checkpoints))
+        return [c for c in checkpoints[: -self.keep_last] if c not in stay and not is_pinned(c)]
 
     def _remove(self, checkpoint: Path) -> list[str]:
         average = average_of(checkpoint)
-        files = [file for folder in (average, checkpoint) for file in self._single_files(folder.name)]
-        return _removed([*files, *([average] if average.exists() else []), checkpoint])
+        paths = [*self._single_files(average.name), *self._single_files(checkpoint.name)]
+        if average.exists():
+            paths.append(average)
+        return _remove_all([*paths, checkpoint])
 
     def _single_files(self, name: str) -> list[Path]:
-        """The single files of a checkpoint that this run has written, as far as they say so: a .ckpt does not."""
+        """A checkpoint's single files, as far as they name this run as their writer, which a .ckpt cannot."""
         if self.exporter is None or not self.exporter.folder.is_dir():
             return []
-        found = [f for f in self.exporter.folder.glob("*.safetensors") if checkpoint_of(f) == name]
-        own = [file for file in found if writer_of(file) == self.exporter.run_name]
-        return own + [yaml for file in own if (yaml := file.with_suffix(".yaml")).exists()]
+        found = []
+        for file in self.exporter.folder.glob("*.safetensors"):
+            if checkpoint_of(file) == name and writer_of(file) == self.exporter.run_name:
+                found.append(file)
+                if file.with_suffix(".yaml").exists():
+                    found.append(file.with_suffix(".yaml"))
+        return found
 
 
 def best_validated(checkpoints: Iterable[Path]) -> Path | None:
     """The checkpoint with the lowest validation loss, the earliest of equals; None where nothing was measured."""
-    losses = [(loss, number, c) for number, c in enumerate(checkpoints) if (loss := _validation_loss(c)) is not None]
-    return min(losses)[2] if losses else None
+    best, lowest = None, math.inf
+    for checkpoint in checkpoints:
+        loss = _validation_loss(checkpoint)
+        if loss < lowest:
+            best, lowest = checkpoint, loss
+    return best
 
 
-def _validation_loss(checkpoint: Path) -> float | None:
+def _validation_loss(checkpoint: Path) -> float:
+    """What its manifest says; infinite where nothing was measured."""
     try:
         measured = read_manifest(checkpoint).get("validation")
-        return float(measured["loss"]) if measured else None
+        return float(measured["loss"]) if measured else math.inf
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return math.inf
 
 
-def _oldest_first(ckpts: Path) -> list[Path]:
+def _checkpoints_in(ckpts: Path) -> list[Path]:
+    """Those of a run, oldest first, without averages."""
     folders = [index.parent for index in ckpts.glob("[!.]*/model_index.json")]
     return oldest_first(f for f in folders if not f.name.endswith(EMA_SUFFIX))
 
 
 def _orphans(ckpts: Path) -> list[Path]:
-    """Averages without the checkpoint that they are the average of."""
+    """Averages whose own checkpoint was never finished."""
     averages = ckpts.glob(f"[!.]*{EMA_SUFFIX}")
     return [average for average in averages if not average.with_name(average.name.removesuffix(EMA_SUFFIX)).exists()]
 
 
-def _removed(paths: Iterable[Path]) -> list[str]:
-    """Remove files and folders; a sentence for each that cannot be."""
+def _remove_all(paths: Iterable[Path]) -> list[str]:
+    """Remove files and folders; gives a sentence for each that cannot be removed."""
     failed = []
     for path in paths:
         try:

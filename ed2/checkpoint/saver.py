@@ -10,12 +10,11 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import STATE_FILE, TRAINING_STATE, damaged_name, find_damage, whole_folder
-from ed2.checkpoint.order import average_of
-from ed2.checkpoint.retention import Retention
+from ed2.checkpoint.folder import damaged_name, find_damage, whole_folder
+from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, average_of
+from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
-from ed2.checkpoint.validated import LatestValidation
 from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned

@@ -10,7 +10,7 @@ import gradio as gr
 
 from ed2.app.checks.base_model import base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
-from ed2.checkpoint.origin import is_ours
+from ed2.checkpoint.identity import is_ours
 from ed2.models.files.base_faults import is_file
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, unquoted

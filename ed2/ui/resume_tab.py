@@ -9,7 +9,7 @@ import gradio as gr
 
 from ed2.app.runs.records import RunRecord, checkpoints_of, find_runs, run_named
 from ed2.app.snapshot import RunSnapshot
-from ed2.checkpoint.pins import is_kept, keep
+from ed2.checkpoint.identity import is_pinned, pin
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.settings.fields import label_of
@@ -65,7 +65,7 @@ class KeepPanel:
         """The boxes of a run, the newest first, and what is marked; no boxes where it has no checkpoints."""
         found = checkpoints_of(run.folder) if run else []
         names = [checkpoint.name for checkpoint in reversed(found)]
-        marked = tuple(checkpoint.name for checkpoint in found if is_kept(checkpoint))
+        marked = tuple(checkpoint.name for checkpoint in found if is_pinned(checkpoint))
         return gr.update(choices=names, value=list(marked), visible=bool(found)), marked
 
     def mark(self, run: RunRecord, seen: Sequence[str], wanted: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class KeepPanel:
         try:
             for checkpoint in checkpoints_of(run.folder):
                 if checkpoint.name in changed:
-                    keep(checkpoint, checkpoint.name in wanted)
+                    pin(checkpoint, checkpoint.name in wanted)
         except OSError as error:
             raise refusal(f"It could not be marked: {plain_reason(error)}.") from None
 

@@ -179,7 +179,7 @@ def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
     monkeypatch.setattr(snapshot, "taken_apart", fails_twice)
     trained = train({**values, "save_every_n_epochs": 1})
     assert trained.ended.phase == "done"
-    assert "tries again at the next interval" in texts(trained)
+    assert "try again at the next interval" in texts(trained)
     assert len(trained.of(CheckpointSaved)) == len(straight.of(CheckpointSaved)) - 1
     assert not differing(straight.checkpoint, trained.checkpoint)
 

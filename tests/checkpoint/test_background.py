@@ -98,9 +98,9 @@ def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
 
     monkeypatch.setattr(NewFolder, "add_tensors", fail_once)
     trained = train({**values, "max_epochs": 3})
-    warning, over = (e for e in trained.of(Warned) if "could not be written" in e.text)
-    assert (over.step, over.ends) == (6, warning.text)
-    assert "the disk is full" in warning.text and "tries again at the next interval" in warning.text
+    warning, resolved = (e for e in trained.of(Warned) if "be written" in e.text)
+    assert (resolved.step, resolved.ends) == (6, warning.text)
+    assert "the disk is full" in warning.text and "try again at the next interval" in warning.text
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
     assert all(find_damage(e.path) is None for e in trained.of(CheckpointSaved))
     assert not list((trained.run_dir / "ckpts").glob(".tmp*"))

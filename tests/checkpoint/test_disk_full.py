@@ -142,9 +142,9 @@ def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeyp
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
     trained = train({**values, "max_epochs": 3}, observer=fill_up)
     (told,) = (e.text for e in trained.of(Warned) if "left out" in e.text)
-    assert "GB, and 0.00 GB are free in" in told and "tries again at the next interval" in told
+    assert "GB, and 0.00 GB are free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
-    assert over.ends == told and over.step == 6 and over.text.startswith("That is over: a checkpoint could not be")
+    assert over.ends == told and over.step == 6 and over.text.startswith("Resolved: checkpoints can be")
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
 
 

@@ -10,8 +10,7 @@ from ed2.app.continued import newest_state
 from ed2.app.runs.records import checkpoints_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import Damage, find_damage, whole_folder
-from ed2.checkpoint.order import average_of
-from ed2.checkpoint.pins import KEEP_FILE, keep
+from ed2.checkpoint.identity import KEEP_FILE, average_of, pin
 from ed2.checkpoint.retention import Retention
 from ed2.events import CheckpointSaved, Warned
 from tests.runs import train
@@ -58,12 +57,12 @@ def test_the_newest_the_best_and_the_marked_ones_stay(tmp_path: Path) -> None:
     for step, loss in losses.items():
         target = save(tmp_path, step, loss)
         if step == 4:
-            keep(target, True)
+            pin(target, True)
         assert Retention(2, None).thin(target) == []
     assert steps(tmp_path) == [2, 4, 6, 7]
     assert states(tmp_path) == [4, 6, 7], "a marked one keeps its training state too"
     assert {f.name for f in tmp_path.glob("*_ema")} == {f"tiny-ep00-gs{step:05d}_ema" for step in (2, 4, 6, 7)}
-    keep(tmp_path / "tiny-ep00-gs00004", False)
+    pin(tmp_path / "tiny-ep00-gs00004", False)
     Retention(2, None).thin(tmp_path / "tiny-ep00-gs00007")
     assert steps(tmp_path) == [2, 6, 7]
 
@@ -73,7 +72,7 @@ def test_a_clock_that_was_set_back_makes_no_checkpoint_older(tmp_path: Path) -> 
     for step, second in {1: 50, 2: 51, 3: 3, 4: 4, 5: 5}.items():
         newest = save(run_dir / "ckpts", step, second=second)
         assert Retention(2, None).thin(newest) == []
-        keep(run_dir / "ckpts" / "tiny-ep00-gs00001", True)  # changes the folder's time
+        pin(run_dir / "ckpts" / "tiny-ep00-gs00001", True)  # changes the folder's time
         assert checkpoints_of(run_dir)[-1] == newest
         assert newest_state(tmp_path) == newest / "training_state" / "state.json"
     assert steps(run_dir / "ckpts") == [1, 4, 5]
@@ -98,7 +97,7 @@ def test_a_mark_on_an_average_keeps_it_and_its_checkpoint(tmp_path: Path) -> Non
     Retention(1, None).thin(newest)
     assert steps(tmp_path) == [1, 5]
     assert average_of(marked).is_dir() and average_of(lone).is_dir()
-    keep(marked, False)
+    pin(marked, False)
     Retention(1, None).thin(newest)
     assert steps(tmp_path) == [5]
 
@@ -130,9 +129,11 @@ def test_single_files_go_with_their_checkpoint_if_this_run_wrote_them(values: Va
     assert not trained.of(Warned) or all("removed" not in event.text for event in trained.of(Warned))
     name = kept[0].name
     shutil.copyfile(single / f"{name}.safetensors", single / f"{name} (2).safetensors")
-    another = Exporter(single, "another run")
-    assert Retention(2, another)._single_files(name) == []
-    assert len(Retention(2, Exporter(single, trained.run_dir.name))._single_files(name)) == 2
+    copied = shutil.copytree(trained.run_dir / "ckpts", tmp_path / "copied")
+    assert not Retention(1, Exporter(single, "another run")).thin(copied / kept[1].name)
+    assert not (copied / name).exists() and len(list(single.glob(f"{name}*"))) == 2
+    assert not Retention(1, Exporter(single, trained.run_dir.name)).thin(kept[1])
+    assert not list(single.glob(f"{name}*"))
 
 
 def test_what_fails_while_older_ones_are_looked_at_spoils_no_save(
@@ -143,7 +144,7 @@ def test_what_fails_while_older_ones_are_looked_at_spoils_no_save(
     def refuse(checkpoint: Path) -> bool:
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(retention, "is_kept", refuse)
+    monkeypatch.setattr(retention, "is_pinned", refuse)
     trained = train({**values, "max_epochs": 3, "keep_last": 2})
     assert len(trained.of(CheckpointSaved)) == 3
     assert trained.ended.phase == "done"

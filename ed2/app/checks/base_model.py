@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ed2.app.continued import FIND_LAST
-from ed2.checkpoint.origin import is_ours, run_at, state_of
+from ed2.checkpoint.identity import is_ours, run_at, state_of
 from ed2.errors import Problem, printable
 from ed2.models.files.base_faults import base_faults
 from ed2.models.files.hub import PUBLIC_NAME, in_hub_cache

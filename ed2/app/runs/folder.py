@@ -19,7 +19,7 @@ from ed2.app.runs.leftovers import sweep_runs
 from ed2.app.runs.proof_folder import sweep_tests
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
-from ed2.checkpoint.origin import IMAGES_FILE
+from ed2.checkpoint.identity import IMAGES_FILE
 from ed2.data.example import Dataset
 from ed2.disk import TEMPORARY, plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError

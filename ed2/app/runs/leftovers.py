@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ed2.checkpoint.folder import leftovers_in, remove_leftovers
-from ed2.checkpoint.origin import CKPTS, is_run
+from ed2.checkpoint.identity import CKPTS, is_run
 from ed2.checkpoint.run_lock import LOCK_FILE
 
 

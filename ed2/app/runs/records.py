@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
-from ed2.checkpoint.order import EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
+from ed2.checkpoint.identity import EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
 from ed2.checkpoint.run_lock import Holder, other_trainer
 
 

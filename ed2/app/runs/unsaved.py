@@ -8,7 +8,7 @@ from ed2.app.continued import begin_again
 from ed2.app.faults import Fault
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import find_damage
-from ed2.checkpoint.order import oldest_first
+from ed2.checkpoint.identity import oldest_first
 from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.room import shortage
 from ed2.errors import Ed2Error, UnsoundError

@@ -1,0 +1,173 @@
+"""What a checkpoint is: the names of its files, its age, the run it belongs to, whether it is pinned. Without torch."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ed2.small_files import read_json, read_object
+
+CKPTS = "ckpts"
+MANIFEST = "manifest.json"
+TRAINING_STATE = "training_state"
+STATE_FILE = "state.json"
+IMAGES_FILE = "pictures.json"
+"""The names of a run's images: in its folder, and in the training state of each checkpoint."""
+KEEP_FILE = "KEEP"
+"""A file of this name in a checkpoint's folder pins it; its content does not matter."""
+EMA_SUFFIX = "_ema"
+"""Ends the name of a checkpoint of averaged weights."""
+RUN_FILES = ("settings.json", "events.jsonl", IMAGES_FILE)
+"""A folder with at least one of these is that of a run."""
+INVALID = (OSError, ValueError, KeyError, TypeError)
+"""What reading a small file raises if it is missing, damaged or not one of ours."""
+_STEP_IN_NAME = re.compile(r"-gs(\d+)")
+
+
+def average_of(checkpoint: Path) -> Path:
+    """Where the average of a checkpoint is, if there is one."""
+    return checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")
+
+
+def oldest_first(checkpoints: Iterable[Path]) -> list[Path]:
+    """Checkpoints in the order in which they were saved.
+
+    Those of one run are sorted by step, whatever the clock said, since clocks are set back. The runs are sorted by the
+    clock, each by its last checkpoint, since there is nothing else to compare them by.
+    """
+    runs: dict[Path, list[tuple[int, str, Path]]] = {}
+    for path in checkpoints:
+        runs.setdefault(path.parent, []).append((*age(path), path))
+    in_order = sorted((sorted(own) for own in runs.values()), key=lambda own: own[-1][1])
+    return [path for own in in_order for _, _, path in own]
+
+
+def age(checkpoint: Path) -> tuple[int, str]:
+    """A checkpoint's step, and when it was saved: the later of what its manifest and its training state say.
+
+    Where neither can be read, the step comes from its name and the time from its folder.
+    """
+    known = list(_ages_in_files(checkpoint))
+    if known:
+        return max(known)
+    step = _STEP_IN_NAME.search(checkpoint.name)
+    return int(step[1]) if step else 0, _modified_at(checkpoint)
+
+
+def _ages_in_files(checkpoint: Path) -> Iterator[tuple[int, str]]:
+    with contextlib.suppress(*INVALID):
+        yield _step_and_time(read_manifest(checkpoint))
+    with contextlib.suppress(*INVALID):
+        values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
+        yield _step_and_time({**values, **values["state"]})
+
+
+def _step_and_time(values: Mapping[str, Any]) -> tuple[int, str]:
+    return int(values["step"]), str(values["saved_at"])
+
+
+def _modified_at(path: Path) -> str:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
+    except OSError:  # another program has just removed it
+        return ""
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's manifest; empty where there is none, as in old versions of this program.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    path = checkpoint / MANIFEST
+    if not path.exists():
+        return {}
+    return read_object(path)
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """The description of a checkpoint's training state; empty where it is missing or invalid."""
+    with contextlib.suppress(*INVALID):
+        return read_object(checkpoint / TRAINING_STATE / STATE_FILE)
+    return {}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run of this program, damaged or not."""
+    return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
+
+
+def run_at(path: Path) -> Path | None:
+    """The folder of the run that a path means: the folder itself or its `ckpts`; None where it is neither."""
+    folder = path.parent if path.name == CKPTS else path
+    return folder if is_run(folder) else None
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a checkpoint was certainly written by this program: it is in a run of ours, or its files say so.
+
+    One whose files cannot be read at the moment counts as ours.
+    """
+    if is_run(checkpoint.parent.parent):
+        return True
+    state = checkpoint / TRAINING_STATE / STATE_FILE
+    return _is_written_by_us(checkpoint / MANIFEST, "files") or _is_written_by_us(state, "state")
+
+
+def _is_written_by_us(file: Path, key: str) -> bool:
+    try:
+        return {"format", "saved_at", key} <= read_object(file).keys()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    except ValueError:
+        return False
+
+
+def name_of_run(run_dir: Path) -> str:
+    """What a run was called when it began; its folder may have been renamed since."""
+    with contextlib.suppress(*INVALID):
+        name = read_manifest(run_dir)["run"]
+        if isinstance(name, str):
+            return name
+    return run_dir.name
+
+
+def is_in_its_run(checkpoint: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is still in `ckpts` of the run that wrote it, even if that folder was renamed.
+
+    Args:
+        checkpoint: its folder.
+        values: the description of its training state.
+    """
+    run_dir = checkpoint.parent.parent
+    return checkpoint.parent.name == CKPTS and values.get("run") in (run_dir.name, name_of_run(run_dir))
+
+
+def images_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
+    """The names of the images that a checkpoint was trained on; empty where they are not known any more."""
+    places = [checkpoint / TRAINING_STATE]
+    if is_in_its_run(checkpoint, values):  # old checkpoints do not hold the names themselves
+        places.append(checkpoint.parent.parent)
+    return next(filter(None, map(_image_names_in, places)), set())
+
+
+def _image_names_in(folder: Path) -> set[str]:
+    with contextlib.suppress(*INVALID):
+        return set(read_json(folder / IMAGES_FILE))
+    return set()
+
+
+def is_pinned(checkpoint: Path) -> bool:
+    """Whether a checkpoint stays whatever the settings say; a pin on its average holds both."""
+    return any((folder / KEEP_FILE).exists() for folder in (checkpoint, average_of(checkpoint)))
+
+
+def pin(checkpoint: Path, is_wanted: bool) -> None:
+    """Pin a checkpoint, or remove its pin. Raises OSError."""
+    if is_wanted:
+        (checkpoint / KEEP_FILE).touch()
+    else:
+        for folder in (checkpoint, average_of(checkpoint)):
+            (folder / KEEP_FILE).unlink(missing_ok=True)
