@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ed2.app.reporters import JsonlReporter
+from ed2.app.reporters.jsonl import JsonlReporter
 from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE
 from ed2.events import MetricsLogged, RunEnded, RunStarted
 

@@ -132,7 +132,7 @@ def _train(command: cli.CommandLine) -> int:
     from ed2.models.libraries import quiet_libraries
 
     quiet_libraries()
-    from ed2.app.reporters import ConsoleReporter
+    from ed2.app.reporters.console import ConsoleReporter
     from ed2.app.runner import run_training
     from ed2.app.start import choose_start
     from ed2.app.verifying import Verifying

@@ -4,8 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.reporters.replay import told_events
+from ed2.app.reporters.jsonl import EVENTS_NAME, read_events
 from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.saver import Saver
 from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
@@ -35,7 +34,7 @@ def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:
     state = checkpoint.state
     if not state.cut_short:
         return checkpoint
-    told = [event for _, event in told_events(checkpoint.run_dir) if event.step == state.step]
+    told = [event for _, event in read_events(checkpoint.run_dir) if event.step == state.step]
     done = {SAMPLES for event in told if isinstance(event, SamplesMade) and event.is_whole}
     done |= {VALIDATION for event in told if isinstance(event, ValidationDone)}
     state.cut_short = [what for what in state.cut_short if what not in done]
@@ -45,7 +44,7 @@ def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:
 def end_is_missing(checkpoint: Checkpoint, max_epochs: int) -> bool:
     """Whether a run has all its epochs, and was stopped or killed before it was done with what follows them."""
     state = checkpoint.state
-    ends = (event for _, event in told_events(checkpoint.run_dir) if isinstance(event, RunEnded))
+    ends = (event for _, event in read_events(checkpoint.run_dir) if isinstance(event, RunEnded))
     return state.epoch == max_epochs and not any(end.phase == "done" and end.step >= state.step for end in ends)
 
 

@@ -12,8 +12,8 @@ from ed2.app.images.faults import ImageFaults
 from ed2.app.images.scanning import Pace, scan_dataset
 from ed2.app.images.validating import SetApart, set_apart
 from ed2.app.preflight import model_sizes, require_parts, require_writable
+from ed2.app.reporters.recording import recording
 from ed2.app.runs.folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
-from ed2.app.runs.recording import recording
 from ed2.app.session import Session
 from ed2.app.start import Start, weigh
 from ed2.checkpoint.run_lock import only_trainer

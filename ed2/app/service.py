@@ -12,8 +12,7 @@ from pathlib import Path
 from ed2.app.checks.base_model import SETTING, named
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.runs.elsewhere import LOOK_SECONDS, REST, Elsewhere
-from ed2.app.runs.records import step_to_go_on_from, told_run
+from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import RunSnapshot, RunView, State
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.errors import Ed2Error, ModelError, Problem, ProblemsError, SettingsError, StopRequested
@@ -56,7 +55,7 @@ class TrainerService:
         self._libraries = threading.Lock()
         self._closed = threading.Event()
         self._memory = MemorySampler()
-        self._elsewhere: Elsewhere | None = None
+        self._elsewhere: ExternalRuns | None = None
         threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
 
     def snapshot(self) -> RunSnapshot:
@@ -143,7 +142,7 @@ class TrainerService:
     def follow(self, logdir: Path) -> None:
         """Show from now on, while no run goes on here, what other programs train in this folder of logs."""
         with self._lock:
-            before, self._elsewhere = self._elsewhere, Elsewhere(logdir)
+            before, self._elsewhere = self._elsewhere, ExternalRuns(logdir)
         if before is None:
             threading.Thread(target=self._watch_elsewhere, name="elsewhere", daemon=True).start()
 
@@ -152,7 +151,7 @@ class TrainerService:
         shown = self.snapshot()
         if shown.is_active or self._elsewhere is None:
             return
-        if running := self._elsewhere.running():
+        if running := self._elsewhere.newest():
             self._show(*running)
         elif shown.elsewhere and shown.run_dir:
             self._show(shown.run_dir, other_trainer(shown.run_dir))  # it may go on in a folder that was followed before
@@ -160,7 +159,7 @@ class TrainerService:
     def _show(self, run_dir: Path, trainer: Holder | None) -> None:
         """Show a run of a folder, unless one goes on here."""
         with contextlib.suppress(OSError):  # its folder was removed, or has no events yet
-            told = told_run(run_dir)
+            told = replay_run(run_dir)
             if trainer:
                 told = replace(
                     told, state="idle", detail=f"the run goes on in {trainer.name}", elsewhere=trainer.name,
@@ -231,7 +230,7 @@ class TrainerService:
 
     def _watch_elsewhere(self) -> None:
         took = 0.0
-        while not self._closed.wait(max(LOOK_SECONDS, REST * took)):
+        while not self._closed.wait(max(SCAN_SECONDS, SCAN_REST * took)):
             began = time.monotonic()
             self.look_elsewhere()
             took = time.monotonic() - began
@@ -246,7 +245,7 @@ class TrainerService:
 
 def _how_to_go_on(run_dir: Path) -> str:
     """What to do about a run whose program was ended in mid-run."""
-    step = step_to_go_on_from(run_dir)
+    step = resume_step(run_dir)
     if step is None:
         return "the program ended in mid-run, before the first checkpoint: press Train to begin anew"
     return f"the program ended in mid-run: continue it in the tab Resume, from step {step:,}"

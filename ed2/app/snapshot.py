@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from ed2.app.curve import Curve, Point
-from ed2.app.reporters.replay import told_events
-from ed2.app.reporters.texts import described, told_end
+from ed2.app.reporters.describe import describe, describe_end
+from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
 from ed2.errors import Problem
 from ed2.events import (
@@ -174,7 +174,7 @@ class RunView:
         """Fold what a run's folder tells, up to step `until`."""
         with self._lock:
             now, self._now = self._now, self._now
-            for moment, event in told_events(run_dir):
+            for moment, event in read_events(run_dir):
                 if until is None or event.step <= until:
                     self._now = lambda moment=moment: moment.astimezone()  # type: ignore[misc]
                     self(event)
@@ -191,7 +191,7 @@ class RunView:
         """Fold an event."""
         with self._lock:
             self._fold(event)
-            if text := described(event):
+            if text := describe(event):
                 self._say(text)
             for note in event.notes if isinstance(event, RunStarted) else ():
                 self._say(note)
@@ -284,8 +284,8 @@ class RunView:
         if event.checkpoint:  # one that was there before the end is told by no event of its own
             self.change("status", checkpoint=event.checkpoint, single_file=event.single_file)
         self.change(
-            "status", state=event.phase, detail=told_end(event), step=event.step, is_saving=False, progress="",
+            "status", state=event.phase, detail=describe_end(event), step=event.step, is_saving=False, progress="",
             asked="", left_out=event.left_out, changed=event.changed,
         )  # fmt: skip
         if event.phase == "failed":
-            self.change("problems", problems=(*self._shown.problems, Problem(None, told_end(event))))
+            self.change("problems", problems=(*self._shown.problems, Problem(None, describe_end(event))))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from ed2.app.curve import Point, smoothed
-from ed2.app.reporters.texts import described
+from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
@@ -134,7 +134,7 @@ def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) 
     busy = (
         f'<p class="ed-note">The card is busy {memory.busy_percent} % of the time.</p>' if memory.busy_percent else ""
     )
-    told = "".join(f'<p class="ed-note">{escape(described(peak))}</p>' for peak in peaks)
+    told = "".join(f'<p class="ed-note">{escape(describe(peak))}</p>' for peak in peaks)
     bars = card + busy + told + _memory("Computer", memory.pc)
     return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}</section>'
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.runs.records import RunRecord, checkpoints_of, find_runs, run_named
+from ed2.app.runs.records import RunRecord, checkpoints_of, find_run, find_runs
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import is_pinned, pin
 from ed2.disk import plain_reason
@@ -181,7 +181,7 @@ class ResumeTab:
 
     def _chosen(self, logdir: str, name: str | None) -> RunRecord:
         folder, live = self._place(logdir)
-        run = run_named(folder, name or "", live)
+        run = find_run(folder, name or "", live)
         if run is None:
             raise refusal(UNCHOSEN)
         return run
@@ -189,7 +189,7 @@ class ResumeTab:
     def _allowed(self, logdir: str, name: str | None) -> list[Any]:
         """What can be done with the chosen run, why not the rest, and its checkpoints to keep."""
         folder, live = self._place(logdir)
-        run = run_named(folder, name or "", live)
+        run = find_run(folder, name or "", live)
         why = self._why_not_continue(run) if run else ""
         is_done = run is not None and run.state == "done" and not why
         note = why or (IS_DONE if is_done else "")
@@ -241,11 +241,11 @@ class ResumeTab:
 
 def _how_far_back(run: RunRecord) -> str:
     """Whether a run can be continued, and from where if steps that it did are in no checkpoint."""
-    if run.goes_on_from is None:
+    if run.resume_step is None:
         return "no checkpoint to continue"
-    if run.state == "running" or run.goes_on_from >= run.step:
+    if run.state == "running" or run.resume_step >= run.step:
         return "can be continued"
-    return f"continues from step {run.goes_on_from:,}, its last checkpoint"
+    return f"continues from step {run.resume_step:,}, its last checkpoint"
 
 
 def _phase(shown: RunSnapshot) -> str:

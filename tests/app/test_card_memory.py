@@ -9,7 +9,7 @@ import torch
 from ed2.app.memory.corrections import Corrections
 from ed2.app.memory.measured import PeakWatch
 from ed2.app.memory.spill_watch import SpillWatch
-from ed2.app.reporters.texts import described
+from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunView
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
 from ed2.settings.schema import Settings
@@ -121,8 +121,8 @@ def test_a_damaged_file_of_cards_is_as_good_as_none(tmp_path: Path) -> None:
 
 def test_both_figures_are_in_the_log_and_on_the_page() -> None:
     event = MemoryMeasured(3, "training", 10.3, 9.9, 11.2, 10.1)
-    text = "Memory of the card at the peak of training: planned 10.3 GB (9.9 to 11.2), measured 10.1 GB."
-    assert described(event) == text
+    text = "Peak GPU memory while training: planned 10.3 GB (9.9 to 11.2), measured 10.1 GB."
+    assert describe(event) == text
     view = RunView()
     view(event)
     assert text in memory_html(MemoryUse(Share(16.0, 1.0, 2.0)), view.snapshot().peaks)

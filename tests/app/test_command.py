@@ -197,7 +197,7 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
     assert "Done after 5 steps" in first.stdout
     again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
     assert again.returncode == 0
-    assert "Now preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.stdout
+    assert "Preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.stdout
     assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epoch." in again.stderr
     assert "Raise max_epochs to train on: --max_epochs 2." in again.stderr
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.reporters import ConsoleReporter
+from ed2.app.reporters.console import ConsoleReporter
 from ed2.events import (
     PhaseChanged,
     RunEnded,
@@ -111,7 +111,7 @@ def test_a_stopped_run_says_how_to_go_on(run_dir: Path) -> None:
     reporter(started(run_dir))
     reporter(PhaseChanged(0, "sampling", "4 prompts"))
     reporter(RunEnded(3, "stopped", "stopped and saved", 4.0, run_dir / "ckpts" / "interrupted"))
-    assert "Now drawing samples: 4 prompts." in stream.getvalue()
+    assert "Drawing samples: 4 prompts." in stream.getvalue()
     assert f'{TRAIN_COMMAND} --resume_ckpt findlast --logdir "{run_dir.parent}"' in stream.getvalue()
 
 

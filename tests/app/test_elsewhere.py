@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.runs import elsewhere
-from ed2.app.runs.elsewhere import Elsewhere
+from ed2.app.runs import records
+from ed2.app.runs.records import ExternalRuns
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
@@ -69,14 +69,14 @@ def test_the_folder_of_runs_may_change_while_a_run_is_followed(service: TrainerS
 
 
 def test_a_lock_is_not_tried_again_until_somebody_took_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, look, tried = past_run(tmp_path, "done"), Elsewhere(tmp_path), []
+    run, look, tried = past_run(tmp_path, "done"), ExternalRuns(tmp_path), []
     with trained_elsewhere(run):
-        assert look.running()
-    monkeypatch.setattr(elsewhere, "other_trainer", tried.append)
+        assert look.newest()
+    monkeypatch.setattr(records, "other_trainer", tried.append)
     for _ in range(3):
-        assert look.running() is None
+        assert look.newest() is None
     assert tried == [run]
     monkeypatch.undo()
     with trained_elsewhere(run) as pid:
-        found = look.running()
+        found = look.newest()
         assert found and found[1].pid == pid

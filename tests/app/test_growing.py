@@ -12,8 +12,8 @@ import pytest
 
 from ed2.app.reporters import growing
 from ed2.app.reporters.growing import GrowingFile
-from ed2.app.reporters.replay import told_events
-from ed2.app.runs.recording import recording
+from ed2.app.reporters.jsonl import read_events
+from ed2.app.reporters.recording import recording
 from ed2.app.snapshot import RunView
 from ed2.errors import RecordError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned
@@ -89,7 +89,7 @@ def test_a_folder_that_is_deleted_in_mid_run_is_written_anew(run_dir: Path) -> N
         logged(bus, range(4, 7))
     assert [e.step for e in read_back(run_dir).Scalars("loss/log_step")] == [4, 5, 6]
     assert read_back(run_dir).Tensors("config/text_summary")
-    events = [event for _, event in told_events(run_dir)]
+    events = [event for _, event in read_events(run_dir)]
     assert [type(event).__name__ for event in events] == ["RunStarted", *["MetricsLogged"] * 3]
     assert "Step 6" in (run_dir / "run.log").read_text()
 

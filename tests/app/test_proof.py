@@ -14,7 +14,7 @@ from ed2.app.command import main
 from ed2.app.proof import tester as tester_module
 from ed2.app.proof.prove import ResumeTest, prove
 from ed2.app.proof.tester import ResumeTester
-from ed2.app.runs.proof_folder import sweep_tests
+from ed2.app.runs.leftovers import sweep_resume_tests
 from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error, SettingsError
 from ed2.settings.files import PROGRAM_DIR, with_defaults
@@ -119,7 +119,7 @@ def test_a_part_ends_with_the_test_that_was_killed_and_the_next_run_removes_what
     assert not part.is_running()
     logdir = Path(str(values["logdir"]))
     assert len(list(logdir.glob(".test-resume-*"))) == 1
-    sweep_tests(logdir)
+    sweep_resume_tests(logdir)
     assert not list(logdir.glob(".test-resume-*"))
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ed2.app.reporters import JsonlReporter, LogReporter, TensorBoardReporter, cut_back
+from ed2.app.reporters.jsonl import JsonlReporter, cut_back
+from ed2.app.reporters.log import LogReporter
+from ed2.app.reporters.tensorboard import TensorBoardReporter
 from ed2.events import (
     Event,
     EventBus,
@@ -164,7 +166,7 @@ def test_the_log_has_events_messages_and_warnings_in_plain_text(run_dir: Path) -
     assert lines[0].endswith("INFO Training demo: 18 images, 2 epochs, 20 steps, on cpu.")
     assert lines[1].endswith("INFO Note one.")
     assert any(line.endswith("WARNING An image is broken.") for line in lines)
-    assert any("loss 0.1234, learning rate 1e-06, 4.5 images a second" in line for line in lines)
+    assert any("loss 0.1234, learning rate 1e-06, 4.5 images/s" in line for line in lines)
     assert any(line.endswith("INFO A message of the program.") for line in lines)
     assert lines[0][:19].count(":") == 2
     assert lines[0][10] == "T"

@@ -14,7 +14,7 @@ from ed2.app import runner
 from ed2.app.checks.check import checked
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.proof.comparison import differences
-from ed2.app.reporters.replay import told_events
+from ed2.app.reporters.jsonl import read_events
 from ed2.app.runs import folder as run_folder
 from ed2.app.snapshot import RunView
 from ed2.app.start import Start, choose_start, weigh
@@ -105,10 +105,10 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     log.mkdir()
     (log / "something").write_text("of the user")
     second = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}, stop_at=4)
-    assert "events.jsonl of the run cannot be added to (a folder stands where its file should be)" in said(second)
+    assert "The run's events.jsonl cannot be written (a folder stands where its file should be)" in said(second)
     (kept,) = first.run_dir.glob("events.jsonl.unusable-*/something")
     assert kept.read_text() == "of the user"
-    assert [type(event) for _, event in told_events(first.run_dir)][-1] is RunEnded
+    assert [type(event) for _, event in read_events(first.run_dir)][-1] is RunEnded
 
     def refuse(*anything: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -145,7 +145,7 @@ def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
     monkeypatch.setattr(runner, "make_run_folder", other_is_faster)
     with pytest.raises(CheckpointError, match="has gone on meanwhile: another program has trained it"):
         train({"resume_ckpt": str(first.run_dir)})
-    assert [event.step for _, event in told_events(first.run_dir)][-1] == 6
+    assert [event.step for _, event in read_events(first.run_dir)][-1] == 6
 
 
 def stopped_at_image(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:

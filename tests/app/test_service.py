@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.runs.records import find_runs, run_named
+from ed2.app.runs.records import find_run, find_runs
 from ed2.app.service import RefusedError, TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import only_trainer
@@ -92,8 +92,8 @@ def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Valu
         "the program ended in mid-run: continue it in the tab Resume, from step 10",
     )
     assert [run.state for run in find_runs(run_dir.parent)] == ["interrupted"]
-    assert run_named(run_dir.parent, run_dir.name, run_dir).state == "running"
-    assert run_named(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None
+    assert find_run(run_dir.parent, run_dir.name, run_dir).state == "running"
+    assert find_run(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None
 
 
 def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ed2.app.continued import settings_in_effect
-from ed2.app.reporters import ConsoleReporter
+from ed2.app.reporters.console import ConsoleReporter
 from ed2.app.reporters.jsonl import cut_back
 from ed2.app.runs.records import find_runs
 from ed2.app.snapshot import RunView
@@ -183,7 +183,7 @@ def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir
     assert re.fullmatch(rf"comparing every byte of {newest.name}, [\d.]+ MB", details[0])
     assert re.fullmatch(rf"comparing {newest.name}, [\d.]+ [kM]B of [\d.]+ MB, about .+ left", details[1])
     assert view.snapshot().detail == details[-1]
-    assert stream.getvalue().splitlines() == [f"Now preparing: {detail}." for detail in details]
+    assert stream.getvalue().splitlines() == [f"Preparing: {detail}." for detail in details]
 
 
 def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None:

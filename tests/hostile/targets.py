@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from ed2.app.checks.check import looked_at
 from ed2.app.continued import newest_state
 from ed2.app.memory.corrections import Corrections
-from ed2.app.reporters.jsonl import cut_back
-from ed2.app.reporters.replay import told_events
+from ed2.app.reporters.jsonl import cut_back, read_events
 from ed2.app.runs.folder import Machine, circumstances
 from ed2.app.runs.records import find_runs
 from ed2.app.start import choose_start, weigh
@@ -198,7 +197,7 @@ def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
             f"run {path.relative_to(run_dir.parent.parent / run_dir.parent.name / run_dir.name)}", path, continued
         )
     events, samples, logdir = run_dir / "events.jsonl", run_dir / "samples.jsonl", folder / "logs"
-    yield _target("events", events, lambda: (list(told_events(run_dir)), find_runs(logdir), cut_back(events, 1)))
+    yield _target("events", events, lambda: (list(read_events(run_dir)), find_runs(logdir), cut_back(events, 1)))
     prompt = Prompt(0, "a cat", seed=5, size=(64, 64), cfgs=(7.5,))
     write_sample(run_dir, step=1, prompt=prompt, tiles=[noise()])
     yield _target("samples", samples, lambda: (contact_sheet(run_dir), cut_back(samples, 1)))

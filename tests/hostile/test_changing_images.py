@@ -83,7 +83,9 @@ def test_each_is_told_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: 
         assert [text.split(": ")[0] for text in told(trained, CHANGED)] == [f"{CHANGED} 02.png", f"{CHANGED} 06.png"]
         assert (trained.ended.left_out, trained.ended.changed) == (5, 2)
         log = (trained.run_dir / "run.log").read_text()
-        assert "5 images could no longer be read and were left out. 2 images were changed meanwhile." in log
+        assert (
+            "5 images were left out because they could no longer be read. 2 images were changed during the run." in log
+        )
     assert differing(runs[0].checkpoint, runs[1].checkpoint) == []
 
 

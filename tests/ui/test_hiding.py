@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ed2.app.reporters.texts import described
+from ed2.app.reporters.describe import describe
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
@@ -83,13 +83,13 @@ def test_what_a_run_says_is_shown_as_it_is() -> None:
         RunEnded(3, "stopped", "stopped by the user", 3.0),
     ]
     for event in events:
-        assert without_paths(described(event)) == described(event)
-    assert without_paths(described(SamplesMade(48, (image,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
+        assert without_paths(describe(event)) == describe(event)
+    assert without_paths(describe(SamplesMade(48, (image,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
 
 
 def test_a_save_names_its_folder_and_the_file_for_a_webui_and_to_strangers_their_names_alone() -> None:
     run, single = Path("/runs/a_1"), Path("/my webui/models/last-a.safetensors")
-    told = described(CheckpointSaved(8, 1, "last", run / "ckpts/last-a", single, 9000, 0.5))
+    told = describe(CheckpointSaved(8, 1, "last", run / "ckpts/last-a", single, 9000, 0.5))
     assert told == f"Step 8: saved last-a (9.0 kB, 0.5 s) in /runs/a_1/ckpts, single file {single}."
     sharing = Sharing(TrainerService(), Shelf(64), dict)
     sharing.service._view.change("status", run_dir=run, single_file=single)

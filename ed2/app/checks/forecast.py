@@ -6,7 +6,7 @@ from pathlib import Path
 from ed2.app.checks.check import Checked, as_on_card, looked_at
 from ed2.app.checks.space import disk_lines
 from ed2.app.preflight import model_sizes
-from ed2.app.reporters.replay import told_events
+from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.data.buckets import nearest
 from ed2.data.fullness import batch_notes
@@ -75,7 +75,7 @@ def measured_speed(settings: Settings, card: Card) -> float | None:
 def _speeds(run_dir: Path, card: Card) -> list[float]:
     """The speeds that a run logged on this card: it may have gone on on another."""
     speeds, is_same = [], False
-    for _, event in told_events(run_dir):
+    for _, event in read_events(run_dir):
         if isinstance(event, RunStarted):
             is_same = event.device.startswith(f"{card.name} in ")
         elif isinstance(event, MetricsLogged) and is_same and event.values.get(IMAGES_PER_SECOND, 0) > 0:

@@ -21,7 +21,7 @@ from ed2.app.checks.start_checks import start_problems
 from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.proof.comparison import differences
-from ed2.app.runs.proof_folder import folder_of_test, sweep_tests
+from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS
@@ -206,8 +206,8 @@ def prove(
     require_writable(settings)
     _require_room(settings)
     logdir = Path(settings.logging.logdir)
-    sweep_tests(logdir)
-    with _writing(logdir), folder_of_test(logdir) as folder:
+    sweep_resume_tests(logdir)
+    with _writing(logdir), resume_test_folder(logdir) as folder:
         return ResumeTest(settings, folder, steps, tell, should_stop).run()
 
 

@@ -1,8 +1,8 @@
-"""The run in a terminal: a progress bar and short lines; where nobody watches, lines alone."""
+"""The run in a terminal: a progress bar and short lines; in a pipe or a file, lines alone."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ed2.app.reporters.texts import described, key_figures
+from ed2.app.reporters.describe import describe
+from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET
 from ed2.events import (
     CheckpointSaved,
     Event,
@@ -34,7 +35,7 @@ LINE_SECONDS = 10.0
 
 @dataclass
 class ConsoleReporter:
-    """Tells a run on `stream`, with a progress bar where that is a terminal, without a control character elsewhere.
+    """Prints a run to `stream`: with a progress bar to a terminal, without control characters elsewhere.
 
     Attributes:
         clock: seconds; for tests.
@@ -46,29 +47,29 @@ class ConsoleReporter:
     _bar: "tqdm[Any] | None" = None
     _figures: str = ""
     _line_at: float = 0.0
-    _first: tuple[int, float] | None = None  # step and time at the end of the first step: what the time left is told by
+    _first: tuple[int, float] | None = None  # step and time after the first step, for the time left
 
     def __call__(self, event: Event) -> None:
-        """Tell of an event, if it is worth it."""
-        self._tell(event)
+        """Print an event, if it is worth it."""
+        self._print(event)
 
     def close(self) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     @singledispatchmethod
-    def _tell(self, event: Event) -> None:
-        """What is not told of below is left to the log."""
+    def _print(self, event: Event) -> None:
+        """Events without a function below go to the log alone."""
 
-    @_tell.register
+    @_print.register
     def _(self, event: RunStarted) -> None:
         self._run, self._first, self._line_at = event, None, self.clock()
-        self._write(described(event))
+        self._write(describe(event))
         for note in event.notes:
             self._write(note)
-        self._write(f"Everything is written to {shown_path(event.run_dir)}.")
+        self._write(f"Run folder: {shown_path(event.run_dir)}")
         if self.stream.isatty():
             form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
             self._bar = tqdm(
@@ -76,7 +77,7 @@ class ConsoleReporter:
             )
             self._bar.set_description_str(self._epoch_text(event.epoch))
 
-    @_tell.register
+    @_print.register
     def _(self, event: StepDone) -> None:
         if self._first is None:
             self._first = event.step, self.clock()
@@ -86,39 +87,39 @@ class ConsoleReporter:
         elif self.clock() - self._line_at >= LINE_SECONDS:
             self._progress_line(event.step)
 
-    @_tell.register
+    @_print.register
     def _(self, event: MetricsLogged) -> None:
-        self._figures = key_figures(event.values) or self._figures
+        self._figures = _key_figures(event.values) or self._figures
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures)
         else:
             self._progress_line(event.step)
 
-    @_tell.register
+    @_print.register
     def _(self, event: PhaseChanged) -> None:
         if self._bar is not None and event.phase != "training":
             self._bar.set_description_str(event.phase)
         elif self._bar is None and event.phase in ("preparing", "sampling"):
-            self._write(described(event))
+            self._write(describe(event))
 
-    @_tell.register(SamplesMade)
-    @_tell.register(CheckpointSaved)
+    @_print.register(SamplesMade)
+    @_print.register(CheckpointSaved)
     def _(self, event: Event) -> None:
-        self._write(described(event))
+        self._write(describe(event))
 
-    @_tell.register
+    @_print.register
     def _(self, event: Warned) -> None:
         self._write(f"Note: {event.text}")
 
-    @_tell.register
+    @_print.register
     def _(self, event: RunEnded) -> None:
         self.close()
-        self._write(described(event))
+        self._write(describe(event))
         for label, place in self._made(event):
             self._write(f"  {label:<12} {place}")
 
     def _made(self, event: RunEnded) -> list[tuple[str, str]]:
-        """What there is to look at or to go on from, and where."""
+        """What there is to look at or to resume from, and where."""
         run_dir = self._run.run_dir if self._run else None
         rows: list[tuple[str, Path | None]] = [
             ("Run folder", run_dir),
@@ -128,14 +129,14 @@ class ConsoleReporter:
         ]
         made = [(label, shown_path(path)) for label, path in rows if path is not None]
         if run_dir:
-            program = Path(sys.executable).with_name("tensorboard")  # of `.venv`, which is on nobody's path
+            program = Path(sys.executable).with_name("tensorboard")  # in `.venv`, which is not on the PATH
             made.append(("Curves", f"{_in_quotes(program)} --logdir {_in_quotes(run_dir.parent)}"))
         if event.phase != "done" and event.checkpoint is not None:
-            made.append(("Go on with", f"{TRAIN_COMMAND} --resume_ckpt findlast{self._own_logdir()}"))
+            made.append(("Resume with", f"{TRAIN_COMMAND} --resume_ckpt findlast{self._own_logdir()}"))
         return made
 
     def _own_logdir(self) -> str:
-        """The flag that lets `findlast` find this run, where its folder is not the usual one."""
+        """The flag that lets `findlast` find this run, if its folder is not the usual one."""
         logdir = self._run.run_dir.absolute().parent if self._run else None
         if logdir is None or logdir == (PROGRAM_DIR / LoggingSettings().logdir).absolute():
             return ""
@@ -178,11 +179,26 @@ class ConsoleReporter:
 def _samples(run_dir: Path) -> Path | None:
     """The contact sheet, or the folder of samples, or nothing."""
     folder = run_dir / SAMPLES_DIR
-    sheet = folder / SHEET_NAME
-    return sheet if sheet.is_file() else folder if folder.is_dir() else None
+    for path in (folder / SHEET_NAME, folder):
+        if path.exists():
+            return path
+    return None
+
+
+def _key_figures(values: Mapping[str, float]) -> str:
+    """Loss, learning rate and speed, as far as they were logged."""
+    texts = []
+    if LOSS in values:
+        texts.append(f"loss {values[LOSS]:.4f}")
+    lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER))
+    if lr is not None:
+        texts.append(f"lr {lr:.2g}")
+    if IMAGES_PER_SECOND in values:
+        texts.append(f"{values[IMAGES_PER_SECOND]:.1f} images/s")
+    return ", ".join(texts)
 
 
 def _in_quotes(path: Path) -> str:
-    """A path as a word of a command line, of Windows too."""
+    """A path as a word of a command line, on Windows too."""
     text = shown_path(path)
     return f'"{text}"' if " " in text else text

@@ -1,25 +1,61 @@
-"""`events.jsonl`: every event of a run but its steps and their like, one JSON object a line, to rebuild a page from."""
+"""`events.jsonl`: a run's events, one JSON object a line, written, cut back, and read to rebuild the page from."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from ed2.app.reporters.growing import GrowingFile
 from ed2.disk import write_pieces
-from ed2.events import Event, Progressed, RunStarted, SavingChanged, StepDone
-from ed2.small_files import lines_of, parsed_object
+from ed2.events import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    MemoryMeasured,
+    MetricsLogged,
+    PhaseChanged,
+    Progressed,
+    RunEnded,
+    RunStarted,
+    Sample,
+    SamplesMade,
+    SavingChanged,
+    StepDone,
+    ValidationDone,
+    Warned,
+)
+from ed2.small_files import lines_of, objects_in, parsed_object
 
 EVENTS_NAME = "events.jsonl"
+_READ = (
+    RunStarted,
+    PhaseChanged,
+    MetricsLogged,
+    EpochEnded,
+    SamplesMade,
+    CheckpointSaved,
+    Warned,
+    RunEnded,
+    ValidationDone,
+    MemoryMeasured,
+)
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in _READ}
+"""The events that are read back, by the name in their line."""
+PATHS = ("run_dir", "path", "checkpoint", "single_file")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass
 class JsonlReporter:
-    """Appends events to `events.jsonl` of a run's folder; each line is on its way to the disk when it is told."""
+    """Appends events to `events.jsonl` of a run's folder, each line at once."""
 
     run_dir: Path
     _file: GrowingFile = field(init=False, repr=False)
@@ -32,15 +68,15 @@ class JsonlReporter:
         if isinstance(event, StepDone | Progressed):
             return
         text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
-        line = f"{text}\n".encode(errors="backslashreplace")  # a file name that is no proper text: still proper JSON
+        line = f"{text}\n".encode(errors="backslashreplace")  # valid JSON even if a file's name is not valid text
         self._file.write(line)
-        if isinstance(event, RunStarted):  # a file that is made anew says of which run it is
+        if isinstance(event, RunStarted):  # a file that is created again begins with its run too
             self._file.head = line
-        if isinstance(event, SavingChanged) and event.is_saving:  # what a checkpoint counts as told is on the disk
+        if isinstance(event, SavingChanged) and event.is_saving:  # events before a checkpoint are on the disk before it
             self._file.to_disk()
 
     def close(self) -> str:
-        """Close the file; says what is lost."""
+        """Close the file; says what was lost."""
         return self._file.close()
 
 
@@ -50,39 +86,10 @@ def event_json(event: Event, run_dir: Path) -> dict[str, Json]:
     Paths inside `run_dir` are relative to it, with forward slashes; numbers that are not finite are null.
     """
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return {"event": type(event).__name__, "time": time, **_fields(event, run_dir)}
+    return {"event": type(event).__name__, "time": time, **_fields_json(event, run_dir)}
 
 
-def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
-    """Take the lines after `step`, and torn ones, out of a JSONL file; nothing happens where there is no file.
-
-    Args:
-        path: the file.
-        step: the last one that stays.
-        without: kind of event of which those of this step go too.
-
-    Raises:
-        OSError: the file cannot be read or written.
-    """
-    if not path.exists():
-        return
-    stays, num_bytes = [], 0
-    for line in lines_of(path):
-        stays.append(_is_until(line, step, without))
-        num_bytes += len(line) + 1
-    if not all(stays) or num_bytes != path.stat().st_size:  # the end of a line may be torn off alone
-        write_pieces(path, (line + b"\n" for line, is_kept in zip(lines_of(path), stays, strict=True) if is_kept))
-
-
-def _is_until(line: bytes, step: int, without: str | None) -> bool:
-    try:
-        entry = parsed_object(line)
-        return int(entry["step"]) <= step - (without is not None and entry.get("event") == without)
-    except (ValueError, TypeError, KeyError):
-        return False
-
-
-def _fields(value: object, run_dir: Path) -> dict[str, Json]:
+def _fields_json(value: object, run_dir: Path) -> dict[str, Json]:
     assert is_dataclass(value)
     return {item.name: _as_json(getattr(value, item.name), run_dir) for item in fields(value)}
 
@@ -95,12 +102,91 @@ def _as_json(value: object, run_dir: Path) -> Json:
     if isinstance(value, Path):
         path, root = value.absolute(), run_dir.absolute()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(value)
-    return _many(value, run_dir)
-
-
-def _many(value: object, run_dir: Path) -> Json:
     if isinstance(value, Mapping):
         return {str(key): _as_json(item, run_dir) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(item, run_dir) for item in value]
-    return _fields(value, run_dir) if is_dataclass(value) else str(value)
+    return _fields_json(value, run_dir) if is_dataclass(value) else str(value)
+
+
+def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
+    """Remove the lines after `step`, and torn ones, from a JSONL file, if there is one.
+
+    Args:
+        path: the file.
+        step: the last one that stays.
+        without: a kind of event of which the lines of `step` itself are removed too.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    if not path.exists():
+        return
+    stays, num_bytes = [], 0
+    for line in lines_of(path):
+        stays.append(_is_until(line, step, without))
+        num_bytes += len(line) + 1
+    if not all(stays) or num_bytes != path.stat().st_size:  # the last line may only lack its end
+        kept = (line for line, is_kept in zip(lines_of(path), stays, strict=True) if is_kept)
+        write_pieces(path, (line + b"\n" for line in kept))
+
+
+def _is_until(line: bytes, step: int, without: str | None) -> bool:
+    try:
+        entry = parsed_object(line)
+        return int(entry["step"]) <= step - (without is not None and entry.get("event") == without)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def read_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
+    """Yield a run's events with their times; lines that are torn or from another version are skipped."""
+    with suppress(OSError):
+        for values in objects_in(lines_of(run_dir / EVENTS_NAME)):
+            try:
+                event = _parsed_event(values, run_dir)
+                moment = datetime.fromisoformat(values["time"]).astimezone(UTC)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                continue
+            if event:
+                yield moment, event
+
+
+def _parsed_event(values: dict[str, Any], run_dir: Path) -> Event | None:
+    """The event of a line; None for kinds that are not read back. Raises ValueError where the line is invalid."""
+    kind = KINDS.get(values["event"])
+    if kind is None:
+        return None
+    own = _fields_of(kind, values, run_dir)
+    if kind is SamplesMade:
+        own["samples"] = [_fields_of(Sample, sample, run_dir) for sample in values["samples"]]
+    if kind in (MetricsLogged, ValidationDone):
+        own["values"] = {tag: value for tag, value in values["values"].items() if value is not None}
+    event: Event = _validator(values["event"]).validate_python(own)
+    return event
+
+
+@cache
+def _validator(name: str) -> TypeAdapter[Any]:
+    """Makes an event of that kind; raises ValueError where a field has the wrong type."""
+    return TypeAdapter(KINDS[name])
+
+
+def _fields_of(kind: type, values: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """The fields of `kind` among `values`, with absolute paths and printable texts."""
+    own: dict[str, Any] = {}
+    for item in fields(kind):
+        if item.name in values:
+            value = values[item.name]
+            is_path = item.name in PATHS and isinstance(value, str)
+            own[item.name] = run_dir / value if is_path else _printable(value)
+    return own
+
+
+def _printable(value: Any) -> Any:
+    """The same with what is not valid text, such as bytes of a file's name, spelled out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_printable(name): _printable(item) for name, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ed2.app.reporters.describe import describe
 from ed2.app.reporters.growing import GrowingFile
-from ed2.app.reporters.texts import described
 from ed2.errors import RecordError
 from ed2.events import Event, RunStarted, StepDone, Warned
 from ed2.text import without_ansi
@@ -73,7 +73,7 @@ class LogReporter:
         if isinstance(event, StepDone):
             return
         level = logging.WARNING if isinstance(event, Warned) else logging.INFO
-        for text in (described(event), *(event.notes if isinstance(event, RunStarted) else ())):
+        for text in (describe(event), *(event.notes if isinstance(event, RunStarted) else ())):
             if text:
                 logger.log(level, "%s", text)
 

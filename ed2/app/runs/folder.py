@@ -15,8 +15,7 @@ import torch
 
 import ed2
 from ed2.app.continued import settings_before
-from ed2.app.runs.leftovers import sweep_runs
-from ed2.app.runs.proof_folder import sweep_tests
+from ed2.app.runs.leftovers import remove_half_files, sweep_resume_tests, sweep_runs
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.checkpoint.identity import IMAGES_FILE
@@ -118,7 +117,7 @@ def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
     remove_half_files(run_dir)
-    sweep_tests(run_dir.parent)
+    sweep_resume_tests(run_dir.parent)
     sweep_runs(run_dir.parent)
     write_settings(run_dir / SETTINGS_FILE, recorded_settings(start))
     write_whole(run_dir / IMAGES_FILE, image_names(dataset))
@@ -155,14 +154,6 @@ def recorded_settings(start: Start) -> Settings:
 def image_names(dataset: Dataset) -> bytes:
     """The content of a list of a run's images, which tells later what has been added and what is gone."""
     return json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False).encode()
-
-
-def remove_half_files(run_dir: Path) -> None:
-    """Remove what a killed program left half written among the samples and lists of a run."""
-    for pattern in (".tmp-*", "samples/*/.tmp-*", ".*.tmp", "samples/.*.tmp", "samples/*/.*.tmp"):
-        for leftover in run_dir.glob(pattern):
-            if leftover.is_file():
-                leftover.unlink(missing_ok=True)
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The runs in a folder of logs: how far each went, and whether it can go on."""
+"""The runs in a folder of logs: how far each went, whether it can be resumed, and whether another program trains it."""
 
 import contextlib
 import os
@@ -9,8 +9,13 @@ from pathlib import Path
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
-from ed2.checkpoint.identity import EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
-from ed2.checkpoint.run_lock import Holder, other_trainer
+from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
+from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
+
+SCAN_SECONDS = 5.0
+"""Between two looks for runs of other programs."""
+SCAN_REST = 50
+"""The same as a multiple of what a look takes, since reading a long run takes a while; the longer of the two holds."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class RunRecord:
     Attributes:
         state: done, stopped, failed, running, or interrupted where the program was killed.
         checkpoint: the newest one; None where there is none.
-        goes_on_from: step of the newest checkpoint that has what a run needs to go on; None where none has.
+        resume_step: step of the newest checkpoint with a training state; None where there is none.
         trainer: another program that trains this run now.
     """
 
@@ -33,92 +38,120 @@ class RunRecord:
     size_bytes: int
     last_sample: Path | None
     checkpoint: Path | None
-    goes_on_from: int | None
+    resume_step: int | None
     trainer: Holder | None = None
     max_epochs: int = 0
 
     @property
     def can_continue(self) -> bool:
-        """Whether a checkpoint has what a run needs to go on."""
-        return self.goes_on_from is not None
+        """Whether there is a checkpoint to resume from."""
+        return self.resume_step is not None
+
+
+class ExternalRuns:
+    """Finds runs below a folder of logs that other programs train, by their locks and at next to no cost.
+
+    A lock is tried only if its holder file was written since the lock was last found free.
+    """
+
+    def __init__(self, logdir: Path) -> None:
+        self._logdir = logdir
+        self._free: dict[Path, int] = {}
+
+    def newest(self) -> tuple[Path, Holder] | None:
+        """The folder of the run that another program started last and still trains, and that program."""
+        for started_at, run_dir in sorted(self._started(), reverse=True):
+            if self._free.get(run_dir) == started_at:
+                continue
+            if other := other_trainer(run_dir):
+                return run_dir, other
+            self._free[run_dir] = started_at
+        return None
+
+    def _started(self) -> list[tuple[int, Path]]:
+        """When each run was last started or resumed, with its folder."""
+        found = []
+        for file in self._logdir.glob(f"*/{HOLDER_FILE}"):
+            with contextlib.suppress(OSError):  # removed just now
+                found.append((file.stat().st_mtime_ns, file.parent))
+        return found
 
 
 def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
-    """The newest `limit` runs below `logdir`, newest first; `live` is the folder of the one that is going on."""
-    files = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=lambda file: _changed(file), reverse=True)
+    """The newest `limit` runs below `logdir`, newest first; `live` is the folder of the one in this program."""
+    files = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=_modified_at, reverse=True)
     return [_record(file.parent, is_live=file.parent == live) for file in files[:limit]]
+
+
+def find_run(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
+    """The run below `logdir` whose folder has this name; None where there is none."""
+    for file in logdir.glob(f"*/{EVENTS_NAME}"):
+        if file.parent.name == name:
+            return _record(file.parent, is_live=file.parent == live)
+    return None
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, without the averages that belong to them."""
-    found = (index.parent for index in (folder / "ckpts").glob("[!.]*/model_index.json"))
+    found = (index.parent for index in (folder / CKPTS).glob("[!.]*/model_index.json"))
     return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 
-def step_to_go_on_from(folder: Path) -> int | None:
-    """The step of a run's newest checkpoint that it can go on from; None where it has none."""
-    whole = [found for found in checkpoints_of(folder) if (found / TRAINING_STATE / STATE_FILE).is_file()]
-    return age(whole[-1])[0] if whole else None
+def resume_step(folder: Path) -> int | None:
+    """The step of a run's newest checkpoint with a training state; None where there is none."""
+    for checkpoint in reversed(checkpoints_of(folder)):
+        if (checkpoint / TRAINING_STATE / STATE_FILE).is_file():
+            return age(checkpoint)[0]
+    return None
 
 
-def run_named(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
-    """The run below `logdir` whose folder has this name; None where there is none."""
-    file = next((file for file in logdir.glob(f"*/{EVENTS_NAME}") if file.parent.name == name), None)
-    return _record(file.parent, is_live=file.parent == live) if file else None
+def replay_run(folder: Path) -> RunSnapshot:
+    """The state of a run according to the events in its folder. Raises OSError."""
+    written = (folder / EVENTS_NAME).stat()
+    return _replay(folder, (written.st_mtime, written.st_size))
 
 
 @lru_cache(maxsize=256)
-def _replayed(folder: Path, written: tuple[float, int]) -> RunSnapshot:
-    """What a run's events come to, read once as long as they are as they were: a long run takes a tenth of a second.
-
-    Args:
-        folder: of the run.
-        written: when its events were written last, and how many bytes.
-    """
+def _replay(folder: Path, written: tuple[float, int]) -> RunSnapshot:
+    """Replay a run's events, once for each time and size of their file: a long run takes a tenth of a second."""
     view = RunView()
     view.replay(folder)
     return view.snapshot()
 
 
-def told_run(folder: Path) -> RunSnapshot:
-    """What the events in a run's folder come to. Raises OSError."""
-    written = (folder / EVENTS_NAME).stat()
-    return _replayed(folder, (written.st_mtime, written.st_size))
-
-
 def _record(folder: Path, *, is_live: bool) -> RunRecord:
-    shown = told_run(folder)
+    shown = replay_run(folder)
     trainer = None if is_live else other_trainer(folder)
-    ended = "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
+    state = "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
     checkpoints = checkpoints_of(folder)
     samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]
     return RunRecord(
         folder=folder,
-        state="running" if is_live or trainer else ended,
+        state="running" if is_live or trainer else state,
         step=max(shown.step, age(checkpoints[-1])[0] if checkpoints else 0),
         total=shown.total,
         loss=shown.loss,
-        begun_at=datetime.fromtimestamp(_changed(folder / "manifest.json")),
+        begun_at=datetime.fromtimestamp(_modified_at(folder / "manifest.json")),
         size_bytes=_size(folder),
         last_sample=samples[-1] if samples else None,
         checkpoint=checkpoints[-1] if checkpoints else None,
-        goes_on_from=step_to_go_on_from(folder),
+        resume_step=resume_step(folder),
         trainer=trainer,
         max_epochs=shown.max_epochs,
     )
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a folder; those that a save renames meanwhile are passed over."""
-    sizes = 0
+    """Bytes of all files below a folder, except those that a save is renaming right now."""
+    total = 0
     for inner, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                sizes += (Path(inner) / name).stat().st_size
-    return sizes
+                total += (Path(inner) / name).stat().st_size
+    return total
 
 
-def _changed(path: Path) -> float:
+def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:

@@ -1,0 +1,122 @@
+"""Events in words, for the terminal, the log and the page."""
+
+from functools import singledispatch
+
+from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET, VRAM
+from ed2.events import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    MemoryMeasured,
+    MetricsLogged,
+    PhaseChanged,
+    RunEnded,
+    RunStarted,
+    SamplesMade,
+    SavingChanged,
+    ValidationDone,
+    Warned,
+)
+from ed2.text import counted, duration, file_size, shown_path
+
+_METRICS = {
+    LOSS: "loss {:.4f}",
+    LR_UNET: "learning rate {:.3g}",
+    LR_TEXT_ENCODER: "text encoder learning rate {:.3g}",
+    GRAD_SCALE: "loss scale {:g}",
+    GRAD_NORM: "gradient norm {:.3g}",
+    IMAGES_PER_SECOND: "{:.1f} images/s",
+    VRAM: "{:.1f} GB of GPU memory",
+}
+"""How the metrics of a step are written, in this order; any other is written after its curve's name."""
+
+
+@singledispatch
+def describe(event: Event) -> str:
+    """A short sentence on what happened; empty for events that are not worth one."""
+    return ""
+
+
+@describe.register
+def _(event: RunStarted) -> str:
+    begin = f"Continuing {event.project} after step {event.step}" if event.step else f"Training {event.project}"
+    return (
+        f"{begin}: {counted(event.images, 'image')}, {counted(event.max_epochs, 'epoch')}, "
+        f"{counted(event.total_steps, 'step')}, on {event.device}."
+    )
+
+
+@describe.register
+def _(event: PhaseChanged) -> str:
+    phase = "drawing samples" if event.phase == "sampling" else event.phase
+    text = f"{phase}: {event.detail}" if event.detail else phase
+    return f"{text[0].upper()}{text[1:]}."
+
+
+@describe.register
+def _(event: MetricsLogged) -> str:
+    known = [text.format(event.values[tag]) for tag, text in _METRICS.items() if tag in event.values]
+    others = [f"{tag} {value:.4g}" for tag, value in event.values.items() if tag not in _METRICS]
+    return f"Step {event.step}: {', '.join(known + others)}."
+
+
+@describe.register
+def _(event: ValidationDone) -> str:
+    return f"Step {event.step}, validation: " + ", ".join(f"{tag} {value:.4f}" for tag, value in event.values.items())
+
+
+@describe.register
+def _(event: EpochEnded) -> str:
+    return f"Epoch {event.epoch + 1} done: loss {event.loss:.4f}, {event.minutes:.2f} minutes."
+
+
+@describe.register
+def _(event: SamplesMade) -> str:
+    where = shown_path(event.samples[0].path.parent) if event.samples else ""
+    return f"Step {event.step}: {counted(len(event.samples), 'sample')} in {where} ({duration(event.seconds)})."
+
+
+@describe.register
+def _(event: SavingChanged) -> str:
+    return "Saving a checkpoint." if event.is_saving else ""
+
+
+@describe.register
+def _(event: CheckpointSaved) -> str:
+    cost = f"{file_size(event.bytes_written)}, {duration(event.seconds)}"
+    single = f", single file {shown_path(event.single_file)}" if event.single_file else ""
+    return f"Step {event.step}: saved {event.path.name} ({cost}) in {shown_path(event.path.parent)}{single}."
+
+
+@describe.register
+def _(event: MemoryMeasured) -> str:
+    planned = f"planned {event.planned_gb:.1f} GB ({event.low_gb:.1f} to {event.high_gb:.1f})"
+    return f"Peak GPU memory while {event.what}: {planned}, measured {event.measured_gb:.1f} GB."
+
+
+@describe.register
+def _(event: Warned) -> str:
+    return event.text
+
+
+@describe.register
+def _(event: RunEnded) -> str:
+    words = {"done": "Done", "stopped": "Stopped", "failed": "Failed"}
+    begin = f"{words[event.phase]} after {counted(event.step, 'step')} in {duration(event.seconds)}"
+    outcome = describe_end(event)
+    return f"{begin}: {outcome}" if outcome else f"{begin}."
+
+
+def describe_end(event: RunEnded) -> str:
+    """Why a run ended, and how many of its images were lost or changed while it ran."""
+    notes = []
+    if event.left_out:
+        notes.append(f"{_were(event.left_out)} left out because they could no longer be read.")
+    if event.changed:
+        notes.append(f"{_were(event.changed)} changed during the run.")
+    reason = f"{event.reason.rstrip('.')}." if event.reason and notes else event.reason
+    return " ".join([reason, *notes]).strip()
+
+
+def _were(num_images: int) -> str:
+    return f"{counted(num_images, 'image')} {'was' if num_images == 1 else 'were'}"
