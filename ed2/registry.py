@@ -93,7 +93,7 @@ JOBS = Registry("job", {})
 SAMPLERS = Registry(
     "sampler",
     {
-        "ddim": "ed2.sampling.sampler:ddim",
+        "ddim": "ed2.sampling.schedulers:ddim",
         "ddpm": "ed2.sampling.schedulers:ddpm",
         "pndm": "ed2.sampling.schedulers:pndm",
         "lms": "ed2.sampling.schedulers:lms",

@@ -1,30 +1,96 @@
 """Samples as a job of the training loop."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.disk import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, Warned
-from ed2.models.memory import is_out_of_memory
+from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.models.sd import StableDiffusion
-from ed2.sampling.fitting import Fitting
 from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
-from ed2.sampling.sampler import NUM_STEPS, SampleOptions
+from ed2.sampling.sampler import NUM_STEPS, Drawn, SampleOptions, draw_samples
+from ed2.text import counted, plural
 from ed2.training.state import Controls, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
 """Gives a network other weights than those in training, while it lasts."""
 AS_TRAINED = 100
-"""Added to a prompt's number where its image is drawn by the weights in training, besides by their average."""
+"""Added to a prompt's index for the image drawn by the weights in training, besides the one by their average."""
 
 SAMPLES = "samples"
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
-"""What may go wrong in sampling without ending the training; out of memory on a card is a RuntimeError."""
+"""Errors in sampling that do not end the training; out of GPU memory is a RuntimeError."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AdaptiveSampler:
+    """Draws what fits into memory: fewer prompts at a time, then images of half the size, then not all of them.
+
+    It remembers what has fitted, so that the next samples begin with that.
+
+    Attributes:
+        multiple: what the sides of images must be a multiple of, in pixels.
+        at_once: prompts in one forward pass, at most.
+        is_halved: whether images are drawn at half their width and height.
+        left_out: indices of the prompts that did not fit even so, since the last `take_news`.
+    """
+
+    multiple: int
+    at_once: int = 64
+    is_halved: bool = False
+    left_out: list[int] = field(default_factory=list)
+    _is_reduced: bool = False
+
+    def draw(self, model: StableDiffusion, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+        """Draw the prompts in their order; those drawn before memory ran out are not drawn again."""
+        left = list(prompts)
+        while left:
+            at_once = min(self.at_once, options.batch_size, len(left))
+            try:
+                for drawn in draw_samples(model, list(map(self._sized, left)), replace(options, batch_size=at_once)):
+                    del left[0]
+                    yield drawn
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.info("Out of memory while drawing samples.", exc_info=True)
+            release_memory(model.device)
+            self._reduce(left, at_once)
+
+    def take_news(self) -> str:
+        """What was reduced since the last call, as part of a sentence; empty where nothing was."""
+        news = []
+        if self._is_reduced:
+            news.append(f"{counted(self.at_once, 'prompt')} at a time from now on")
+            if self.is_halved:
+                news.append("images of half the size from now on")
+        if self.left_out:
+            news.append(f"prompt {', '.join(str(index + 1) for index in self.left_out)} left out")
+        self._is_reduced, self.left_out = False, []
+        return ", ".join(news)
+
+    def _reduce(self, left: list[Prompt], at_once: int) -> None:
+        if at_once > 1:
+            self.at_once, self._is_reduced = at_once // 2, True
+        elif not self.is_halved:
+            self.at_once, self.is_halved, self._is_reduced = 1, True, True
+        else:
+            self.left_out.append(left.pop(0).index)
+
+    def _sized(self, prompt: Prompt) -> Prompt:
+        if not self.is_halved:
+            return prompt
+        width, height = (max(self.multiple, side // 2 // self.multiple * self.multiple) for side in prompt.size)
+        return replace(prompt, size=(width, height))
 
 
 @dataclass(kw_only=True)
@@ -35,7 +101,7 @@ class SampleJob:
         prompts: read again each time.
         autocast: gives the context of a forward pass.
         total_steps: optimizer steps of the whole run.
-        batch_size: prompts in one forward pass, where the file does not say; fewer when the memory does not suffice.
+        batch_size: prompts in one forward pass, unless the file sets it; fewer where memory is short.
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
         weights: what to draw with, all prompts with each; the second time as samples of their own.
@@ -55,65 +121,60 @@ class SampleJob:
     weights: Sequence[Weights] = (nullcontext,)
 
     def __post_init__(self) -> None:
-        self._fitting = Fitting(self.prompts.multiple)
+        self._adaptive = AdaptiveSampler(self.prompts.multiple)
 
     def due(self, state: TrainState) -> bool:
         """Every `sample_steps` steps, and after the last."""
         return state.step % self.sample_steps == 0 or state.step >= self.total_steps
 
     def before_first_step(self, state: TrainState) -> SamplesMade | None:
-        """What the model draws untrained; where a run goes on only what a stop has cut short."""
+        """Draw with the untrained model; in a resumed run only what a stop has cut short."""
         note = self._read(state.step)[1]
         if state.again(SAMPLES) and (state.step or self.prompts.options.before_training):
             return self.run(state, note)
-        if note:
-            self.bus.emit(Warned(state.step, note))
+        self._warn(state.step, note)
         return None
 
-    def run(self, state: TrainState, told: str = "") -> SamplesMade | None:
-        """Draw and write the samples; None when there are none. `told` is still to be said of the file.
+    def run(self, state: TrainState, note: str = "") -> SamplesMade | None:
+        """Draw and write the samples; None when there are none. `note` is what is still to be said of the file.
 
-        A stop leaves out what is not finished. A failure is told and leaves the training alone.
+        A stop leaves out what is not finished. A failure is a warning, and training continues.
         """
-        prompts, note = self._read(state.step)
-        if told or note:
-            self.bus.emit(Warned(state.step, told or note))
-        if not prompts or self.controls.stopping:
-            state.cut_short += [SAMPLES] if prompts else []
+        prompts, news = self._read(state.step)
+        self._warn(state.step, note or news)
+        if not prompts:
             return None
-        count = f"{len(prompts)} prompt{'s' * (len(prompts) > 1)}"
-        self.bus.emit(PhaseChanged(state.step, "sampling", count))
-        began = time.monotonic()
-        samples: list[Sample] = []
-        try:
-            self._draw(state.step, prompts, samples)
-        except _SURVIVED as error:
-            self.bus.emit(Warned(state.step, _what_failed(error, state.step)))
-        finally:
-            if told := self._fitting.told():
-                text = f"The memory did not suffice for the samples of step {state.step}: {told}."
-                self.bus.emit(Warned(state.step, f"{text} The training goes on."))
-            self.bus.emit(PhaseChanged(state.step, "stopping" if self.controls.stopping else "training"))
+        if self.controls.stopping:
+            state.cut_short.append(SAMPLES)
+            return None
+        self.bus.emit(PhaseChanged(state.step, "sampling", counted(len(prompts), "prompt")))
+        started = time.monotonic()
+        samples = self._draw_and_write(state.step, prompts)
         is_whole = not self.controls.stopping or len(samples) == len(prompts) * len(self.weights)
         if not is_whole:
             state.cut_short.append(SAMPLES)
-        return SamplesMade(state.step, tuple(samples), time.monotonic() - began, is_whole) if samples else None
+        return SamplesMade(state.step, tuple(samples), time.monotonic() - started, is_whole) if samples else None
 
-    def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
-        """Read the file, which may also say how often samples are made."""
-        prompts, note = self.prompts.read(step)
-        wanted = self.prompts.options.sample_steps
-        if wanted and wanted != self.sample_steps:
-            note = f"{note} Samples are made every {wanted} steps from now on.".strip()
-            self.sample_steps = wanted
-        return prompts, note
+    def _draw_and_write(self, step: int, prompts: Sequence[Prompt]) -> list[Sample]:
+        """Draw what can be drawn; gives the samples that were written, also where one after them failed."""
+        samples: list[Sample] = []
+        try:
+            for sample in self._samples(step, prompts, samples):
+                samples.append(sample)
+        except _SURVIVED as error:
+            self._warn(step, _describe_failure(error, step))
+        finally:
+            if news := self._adaptive.take_news():
+                self._warn(step, f"Out of memory while drawing the samples of step {step}: {news}. Training continues.")
+            self.bus.emit(PhaseChanged(step, "stopping" if self.controls.stopping else "training"))
+        return samples
 
-    def _draw(self, step: int, prompts: tuple[Prompt, ...], samples: list[Sample]) -> None:
-        """Add to `samples` as they are written, so that those before a failure count."""
+    def _samples(self, step: int, prompts: Sequence[Prompt], written: Sequence[Sample]) -> Iterator[Sample]:
+        """Draw and write one sample after the other; `written` are those that came before it."""
         total = len(prompts) * len(self.weights)
 
-        def tell(at_once: int, place: int, steps: int) -> None:
-            doing = f"drawing {_which(len(samples), at_once, total)}: step"
+        def report(at_once: int, place: int, steps: int) -> None:
+            doing = f"drawing {_which(len(written), at_once, total)}: step"
             self.bus.emit(Progressed(step, doing, place, steps))
 
         options = SampleOptions(
@@ -122,28 +183,40 @@ class SampleJob:
             batch_size=self.prompts.options.batch_size or self.batch_size,
             autocast=self.autocast,
             should_stop=lambda: self.controls.stopping,
-            on_step=tell,
+            on_step=report,
         )
         for turn, weights in enumerate(self.weights):
             with weights():
-                for drawn in self._fitting.draw(self.model, prompts, options):
+                for drawn in self._adaptive.draw(self.model, prompts, options):
                     prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
-                    samples.append(write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles))
+                    yield write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles)
+
+    def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
+        """Read the file, which may also set how often samples are made."""
+        prompts, note = self.prompts.read(step)
+        wanted = self.prompts.options.sample_steps
+        if wanted and wanted != self.sample_steps:
+            note = f"{note} Samples are made every {wanted} steps from now on.".strip()
+            self.sample_steps = wanted
+        return prompts, note
+
+    def _warn(self, step: int, text: str) -> None:
+        if text:
+            self.bus.emit(Warned(step, text))
 
 
 def _which(done: int, at_once: int, total: int) -> str:
-    """The samples that are drawn now: all of them, one, or a range."""
+    """The samples that are being drawn: all of them, one, or a range."""
     if at_once == total:
-        return f"{total} sample{'s' * (total > 1)}"
+        return counted(total, "sample")
     place = f"{done + 1:,}" if at_once == 1 else f"{done + 1:,} to {done + at_once:,}"
-    return f"sample{'s' * (at_once > 1)} {place} of {total:,}"
+    return f"{plural(at_once, 'sample')} {place} of {total:,}"
 
 
-def _what_failed(error: Exception, step: int) -> str:
+def _describe_failure(error: Exception, step: int) -> str:
     if is_out_of_memory(error):
-        return f"The memory did not suffice for the samples of step {step}. The training goes on."
-    reason = plain_reason(error)[:300]
-    return f"The samples of step {step} could not be made ({reason}). The training goes on."
+        return f"Out of memory while drawing the samples of step {step}. Training continues."
+    return f"The samples of step {step} could not be made ({plain_reason(error)[:300]}). Training continues."
 
 
 def _as_trained(prompt: Prompt) -> Prompt:

@@ -4,15 +4,13 @@ Nothing here draws from a global generator, so that samples change no draw of tr
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -26,9 +24,6 @@ NUM_STEPS = 30
 """Denoising steps of a sample."""
 GUIDANCE_RESCALE = 0.7
 """How far guidance is rescaled for a schedule of zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
-SMALLEST_ALPHA = 2.0**-24
-# Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
-_OWN = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +62,6 @@ class PromptEmbeds:
 
     prompts: Tensor
     negatives: Tensor
-
-
-def ddim(scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
-    """Deterministic DDIM whose first step is at full noise, as the model was trained.
-
-    Takes the noise schedule and the prediction type from a saved scheduler of any class.
-    Source: Song et al. 2020, arXiv:2010.02502, equation 12; Lin et al. 2023, arXiv:2305.08891, section 3.3.
-    """
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    config = {name: value for name, value in scheduler_config.items() if name in known}
-    scheduler = DDIMScheduler(**{**config, **_OWN})
-    if scheduler.config.prediction_type == "epsilon":
-        # At an SNR of exactly 0 a prediction of noise says nothing about the image, and DDIM divides by 0.
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp_min(SMALLEST_ALPHA)
-    return scheduler
 
 
 def size_multiple(model: StableDiffusion) -> int:

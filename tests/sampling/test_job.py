@@ -187,7 +187,7 @@ def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_images(
     assert made is not None
     assert [sample.path.read_bytes() for sample in made.samples] == images
     assert warnings(events) == [
-        "The memory did not suffice for the samples of step 8: 1 prompt at a time from now on. The training goes on."
+        "Out of memory while drawing the samples of step 8: 1 prompt at a time from now on. Training continues."
     ]
     events.clear()
     assert job.run(TrainState(step=12)) is not None

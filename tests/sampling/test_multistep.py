@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from ed2.sampling.multistep import LinearMultistepScheduler, step_weights
+from ed2.sampling.schedulers import LinearMultistepScheduler, step_weights
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "trailing"}
 

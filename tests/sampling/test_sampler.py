@@ -15,13 +15,13 @@ from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import (
     PromptEmbeds,
     SampleOptions,
-    ddim,
     denoise,
     draw_samples,
     evaluating,
     size_multiple,
     starting_noise,
 )
+from ed2.sampling.schedulers import ddim
 
 STEPS = 2
 

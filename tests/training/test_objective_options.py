@@ -15,7 +15,8 @@ from ed2.models.memory import checkpoint_gradients
 from ed2.models.noise import NoiseSchedule
 from ed2.models.remembered import Remembered
 from ed2.models.sd import StableDiffusion, load
-from ed2.sampling.sampler import ddim, rescaled
+from ed2.sampling.sampler import rescaled
+from ed2.sampling.schedulers import ddim
 from ed2.training.losses import huber, mse
 from ed2.training.objective import Objective, ObjectiveOptions
 from tests.training.test_objective import CPU, SEED, batch_of
