@@ -54,7 +54,7 @@ class PhaseChanged(Event):
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """One optimizer step was attempted. Costs no read from the device."""
+    """One optimizer step was attempted, in `epoch`, from 0. Reads nothing from the device."""
 
     epoch: int
     images: int

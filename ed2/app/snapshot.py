@@ -16,6 +16,7 @@ from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, 
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointSaved,
+    EpochEnded,
     Event,
     MemoryMeasured,
     MetricsLogged,
@@ -60,6 +61,7 @@ class RunSnapshot:
 
     Attributes:
         detail: on the state, for people.
+        epoch: the one that the last step belongs to, from 1; None before the first step.
         progress: how far a part of the phase is, for people; empty while there is nothing to count.
         asked: what a person has asked for and the run will do at its next chance, for people.
         elsewhere: the other program that trains the run; empty where there is none.
@@ -74,6 +76,7 @@ class RunSnapshot:
     device: str = ""
     step: int = 0
     total: int = 0
+    epoch: int | None = None
     max_epochs: int = 0
     progress: str = ""
     asked: str = ""
@@ -106,11 +109,6 @@ class RunSnapshot:
         return self.state in ACTIVE
 
     @property
-    def epoch(self) -> int | None:
-        """The one that the step done last belongs to, from 1 on; None before the first step."""
-        return -(-self.step * self.max_epochs // self.total) if self.step and self.total else None
-
-    @property
     def seconds_left(self) -> float | None:
         """Until the last step at the present speed; None while that is not known, and after that step."""
         if self.seconds_per_step is None or not self.is_active or self.step >= self.total:
@@ -133,6 +131,7 @@ class RunView:
     _validation: Curve = field(default_factory=Curve)
     _is_curve_old: bool = False
     _step_at: float | None = None
+    _epochs_done: int = 0
     _now: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
     def snapshot(self) -> RunSnapshot:
@@ -155,7 +154,7 @@ class RunView:
     def clear(self, state: State, detail: str = "") -> None:
         """Forget the run that was shown: another one begins."""
         with self._lock:
-            self._curve, self._validation, self._step_at = Curve(), Curve(), None
+            self._curve, self._validation, self._step_at, self._epochs_done = Curve(), Curve(), None, 0
             self._is_curve_old = False
             old = self._shown
             self._shown = RunSnapshot(revisions=old.revisions, memory=old.memory, state=state, detail=detail)
@@ -196,6 +195,10 @@ class RunView:
             for note in event.notes if isinstance(event, RunStarted) else ():
                 self._say(note)
 
+    def _epoch_at(self, step: int) -> int | None:
+        """The epoch of a step; a run's folder, which does not list every step, tells only when each epoch ended."""
+        return self._shown.epoch if step <= self._shown.step else self._epochs_done + 1
+
     def _say(self, text: str) -> None:
         lines = (*self._shown.log, f"{self._now():%H:%M:%S} {text}")
         self.change("log", log=lines[-MAX_LOG_LINES:])
@@ -206,6 +209,7 @@ class RunView:
 
     @_fold.register
     def _(self, event: RunStarted) -> None:
+        self._epochs_done = event.epoch
         self.change(
             "status", project=event.project, run_dir=event.run_dir, device=event.device, step=event.step,
             total=event.total_steps, max_epochs=event.max_epochs, images=event.images,
@@ -229,7 +233,7 @@ class RunView:
             seconds = now - self._step_at
             rate = seconds if rate is None else (1 - RATE_WEIGHT) * rate + RATE_WEIGHT * seconds
         self._step_at = now
-        self.change("status", step=event.step, progress="", seconds_per_step=rate)
+        self.change("status", step=event.step, epoch=event.epoch + 1, progress="", seconds_per_step=rate)
 
     @_fold.register
     def _(self, event: MetricsLogged) -> None:
@@ -240,7 +244,13 @@ class RunView:
         if LOSS in values:
             self._curve.add(event.step, values[LOSS])
             self._is_curve_old = True
-        self.change("status", "loss", loss=loss, lr=lr, images_per_second=speed, step=event.step)
+        epoch = self._epoch_at(event.step)
+        self.change("status", "loss", loss=loss, lr=lr, images_per_second=speed, step=event.step, epoch=epoch)
+
+    @_fold.register
+    def _(self, event: EpochEnded) -> None:
+        self._epochs_done = event.epoch + 1
+        self.change("status", step=event.step, epoch=self._epochs_done)
 
     @_fold.register
     def _(self, event: ValidationDone) -> None:
@@ -284,8 +294,16 @@ class RunView:
         if event.checkpoint:  # one that was there before the end is told by no event of its own
             self.change("status", checkpoint=event.checkpoint, single_file=event.single_file)
         self.change(
-            "status", state=event.phase, detail=describe_end(event), step=event.step, is_saving=False, progress="",
-            asked="", left_out=event.left_out, changed=event.changed,
-        )  # fmt: skip
+            "status",
+            state=event.phase,
+            detail=describe_end(event),
+            step=event.step,
+            epoch=self._epoch_at(event.step),
+            is_saving=False,
+            progress="",
+            asked="",
+            left_out=event.left_out,
+            changed=event.changed,
+        )
         if event.phase == "failed":
             self.change("problems", problems=(*self._shown.problems, Problem(None, describe_end(event))))

@@ -27,10 +27,11 @@ def train(run: Run) -> None:
             continue
         for batches in run.data.groups(run.state.epoch, run.state.position):
             run.data.require_readable()  # where a drive is gone this step is not to count
+            epoch = run.state.epoch  # of this step: counting its last one turns the epoch
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
             run.is_whole = True
-            run.bus.emit(StepDone(run.state.step, run.state.epoch, sum(len(b.captions) for b in batches)))
+            run.bus.emit(StepDone(run.state.step, epoch, sum(len(b.captions) for b in batches)))
             for job in run.jobs:
                 if job.due(run.state):
                     run.bus.emit(job.run(run.state))

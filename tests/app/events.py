@@ -41,7 +41,7 @@ def samples(run_dir: Path, step: int) -> SamplesMade:
 def events_of(run_dir: Path, first: int = 1) -> Iterator[Event]:
     yield started(run_dir, first - 1)
     for step in range(first, 21):
-        yield StepDone(step, step // 10, 4)
+        yield StepDone(step, (step - 1) // 10, 4)
         if step % 5 == 0:
             yield MetricsLogged(step, FIGURES)
         if step % 10 == 0:

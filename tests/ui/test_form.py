@@ -140,7 +140,8 @@ def test_a_chart_of_a_single_point_is_a_dot_on_it() -> None:
 
 def test_the_epoch_reads_alike_everywhere_from_before_the_first_step_to_the_end() -> None:
     def told(state: State, step: int) -> tuple[str, str]:
-        shown = RunSnapshot(state=state, step=step, total=600, max_epochs=100)
+        epoch = -(-step // 6) if step else None
+        shown = RunSnapshot(state=state, step=step, epoch=epoch, total=600, max_epochs=100)
         strip = re.search(r"epoch ([\d,]+ of [\d,]+)", status_html(shown))
         card = re.search(r"<dt>Epoch</dt><dd>([^<]+)</dd>", figures_html(shown))
         return strip.group(1) if strip else "", card.group(1) if card else ""

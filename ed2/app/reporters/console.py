@@ -82,7 +82,7 @@ class ConsoleReporter:
         if self._first is None:
             self._first = event.step, self.clock()
         if self._bar is not None:
-            self._bar.set_description_str(self._epoch_text(self._epoch_of(event)), refresh=False)
+            self._bar.set_description_str(self._epoch_text(event.epoch), refresh=False)
             self._bar.update(event.step - self._bar.n)
         elif self.clock() - self._line_at >= LINE_SECONDS:
             self._progress_line(event.step)
@@ -141,13 +141,6 @@ class ConsoleReporter:
         if logdir is None or logdir == (PROGRAM_DIR / LoggingSettings().logdir).absolute():
             return ""
         return f' --logdir "{logdir}"'
-
-    def _epoch_of(self, event: StepDone) -> int:
-        """The epoch, from 0, that the step belonged to: its last step already counts the next one."""
-        if self._run is None:
-            return event.epoch
-        steps_per_epoch = max(1, self._run.total_steps // self._run.max_epochs)
-        return (event.step - 1) // steps_per_epoch
 
     def _epoch_text(self, epoch: int) -> str:
         max_epochs = self._run.max_epochs if self._run else 0
