@@ -105,12 +105,12 @@ def _suggest(command: cli.CommandLine) -> int:
 
 def _test_resume(command: cli.CommandLine, steps: int) -> int:
     require_temporary_folder()
-    from ed2.app.proof.prove import prove
+    from ed2.app.resume_test.run import run_resume_test
 
     asked: list[int] = []
     with stopping_on_signals(asked.append, "Stopping: what the test has written is removed."):
         try:
-            proof = prove(
+            result = run_resume_test(
                 command.values,
                 command.config,
                 steps=steps,
@@ -120,8 +120,8 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
         except StopRequested:
             print("Stopped before there was an answer.", file=sys.stderr)
             return 128 + asked[0]
-    print(proof.as_text())
-    return int(not proof.is_same)
+    print(result.as_text())
+    return int(not result.is_same)
 
 
 def _train(command: cli.CommandLine) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.proof.tester import ResumeTester, ShownTest
+from ed2.app.resume_test.tester import ResumeTester, TestStatus
 from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
@@ -20,7 +20,7 @@ WHAT_IT_IS = (
 )
 WAIT = "A run is going on: the test can be made when it has ended."
 WORDS = {
-    "running": ("busy", "Testing"), "same": ("good", "Passed"), "different": ("bad", "Not the same"),
+    "running": ("busy", "Testing"), "same": ("good", "Passed"), "different": ("bad", "Different"),
     "failed": ("wait", "No result"),
 }  # fmt: skip
 """How each state looks and what it is called."""
@@ -38,7 +38,7 @@ class ResumeTestPanel:
             with gr.Row(elem_classes="ed-actions"):
                 self.begin = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
                 self.end = gr.Button("Stop the test", elem_id="stop-test-button", min_width=140, visible=False)
-            self.told = gr.HTML(shown_html(ShownTest()), js_on_load=None)
+            self.told = gr.HTML(shown_html(TestStatus()), js_on_load=None)
         self._timer = gr.Timer(SECONDS, active=False)
 
     def wire(self, form: Form, tab: gr.Tab, phase: gr.HTML) -> None:
@@ -60,7 +60,7 @@ class ResumeTestPanel:
         except RefusedError as error:
             raise refusal(str(error)) from None
         except Ed2Error as error:
-            return [shown_html(ShownTest("failed", str(error))), gr.skip(), gr.skip(), gr.skip()]
+            return [shown_html(TestStatus("failed", str(error))), gr.skip(), gr.skip(), gr.skip()]
         return self._now()
 
     def _now(self) -> list[Any]:
@@ -70,7 +70,7 @@ class ResumeTestPanel:
         return [shown_html(shown, WAIT if is_training else ""), *buttons, gr.Timer(active=is_running)]
 
 
-def shown_html(shown: ShownTest, wait: str = "") -> str:
+def shown_html(shown: TestStatus, wait: str = "") -> str:
     """How far the test is, in words; `wait` says why there can be none now."""
     text = escape(shown.text).replace("\n", "<br>")
     words = ""

@@ -13,8 +13,8 @@ from filelock import FileLock
 from ed2.app import runner
 from ed2.app.checks.check import checked
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.proof.comparison import differences
 from ed2.app.reporters.jsonl import read_events
+from ed2.app.resume_test.comparison import differences
 from ed2.app.runs import folder as run_folder
 from ed2.app.snapshot import RunView
 from ed2.app.start import Start, choose_start, weigh

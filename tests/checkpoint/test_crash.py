@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from ed2.app.proof.comparison import differences
+from ed2.app.resume_test.comparison import differences
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import newest_of_run
 from ed2.checkpoint.folder import find_damage, remove_leftovers

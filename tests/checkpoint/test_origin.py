@@ -10,7 +10,7 @@ import pytest
 from ed2.app.build import open_model
 from ed2.app.continued import newest_state, settings_in_effect
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.proof.comparison import differences
+from ed2.app.resume_test.comparison import differences
 from ed2.app.start import Start, choose_start, weigh
 from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.resume import Checkpoint

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.proof.comparison import differences
+from ed2.app.resume_test.comparison import differences
 from tests.torture.forked import DifferentError, start
 
 Values = dict[str, object]

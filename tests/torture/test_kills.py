@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.proof.comparison import differences
+from ed2.app.resume_test.comparison import differences
 from ed2.settings.files import PROGRAM_DIR
 from tests.torture.kills import newest_run
 

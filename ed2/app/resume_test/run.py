@@ -1,7 +1,7 @@
-"""The resume test: some steps in one go against half of them, a kill and the other half, compared byte by byte.
+"""The resume test: some steps in one go against half of them, a kill and the other half, compared byte for byte.
 
-The parts are processes of their own on the user's images and settings, in a folder below `logdir` that is removed at
-the end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), after a step that was not saved.
+Each part is a process of its own on the user's images and settings, in a folder below `logdir` that is removed at the
+end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), after a step that was not saved.
 """
 
 import json
@@ -20,7 +20,7 @@ from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.proof.comparison import differences
+from ed2.app.resume_test.comparison import differences
 from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
@@ -34,14 +34,14 @@ POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What the test has shown.
+class ResumeTestResult:
+    """The outcome of a test.
 
     Attributes:
         steps: of the whole test.
         half: the step that was saved before the kill.
-        found: what differs; empty where all is the same.
-        seconds: that the test took.
+        found: what differs; empty where everything is identical.
+        seconds: duration of the test.
     """
 
     steps: int
@@ -61,24 +61,24 @@ class Proof:
             f"in {duration(self.seconds)}."
         )
         if self.is_same:
-            return f"The same, byte by byte: weights, training state, logged losses, samples and curves. ({done})"
+            return f"Identical, byte for byte: weights, training state, logged losses, samples and curves. ({done})"
         lines = "\n  ".join(self.found)
-        return f"Not the same. These differ:\n  {lines}\n({done}) {WHY}"
+        return f"Different:\n  {lines}\n({done}) {WHY}"
 
 
 WHY = (
-    "On a card some operations add their numbers in an order that changes from run to run, if --deterministic is off; "
-    "a run then goes on as well, but not to the same bytes. Else this is a fault of the program: please report it."
+    "Without --deterministic, some GPU operations add numbers in a different order each time: resuming works, but the "
+    "results are not bit-identical. With --deterministic, or on a CPU, this is a bug: please report it."
 )
 
 
 @dataclass
 class ResumeTest:
-    """One test, made by `prove`.
+    """One test, made by `run_resume_test`.
 
     Attributes:
-        tell: gets a sentence whenever there is something new.
-        should_stop: asked at each line of a part, and while waiting.
+        tell: called with a sentence whenever there is news.
+        should_stop: polled at each line from a part, and while waiting.
     """
 
     settings: Settings
@@ -88,24 +88,24 @@ class ResumeTest:
     should_stop: Callable[[], bool]
     _parts: Iterator[int] = field(default_factory=lambda: iter(range(1, 9)))
 
-    def run(self) -> Proof:
-        """Do the three parts and compare. Raises Ed2Error, StopRequested."""
+    def run(self) -> ResumeTestResult:
+        """Run the three parts and compare. Raises Ed2Error, StopRequested."""
         began = time.monotonic()
         straight, steps = self._to_the_end("1 of 3: in one go", self._values("straight"), self.steps)
         if steps < 2:
             raise SettingsError(
-                "There is nothing to test:",
-                [Problem("max_epochs", "the run has a single step.", "Raise it, or add images.")],
+                "This run is too short to test:",
+                [Problem("max_epochs", "the run has only one step.", "Raise it, or add images.")],
             )
         half = steps // 2
         killed = self._killed("2 of 3: half, a save, a step more, then a kill", self._values("killed"), half, steps)
         values = {"resume_ckpt": str(killed), "weights_only": False, "logdir": str(killed.parent)}
         ended, _ = self._to_the_end("3 of 3: the other half", values, steps)
         self.tell("Comparing.")
-        return Proof(steps, half, tuple(differences(straight, ended)), time.monotonic() - began)
+        return ResumeTestResult(steps, half, tuple(differences(straight, ended)), time.monotonic() - began)
 
     def _values(self, name: str) -> dict[str, object]:
-        """The user's settings in a folder of the test: from the model's weights alone, saving when the test says so."""
+        """The user's settings in a folder of the test: from the model's weights, with saving left to the test."""
         changes: dict[str, object] = {"logdir": str(self.folder / name), "weights_only": True, "no_save_ckpt": True}
         saving = {"ckpt_every_n_minutes": 0.0, "save_every_n_epochs": None}
         return {**self.settings.flat(), **changes, **saving, "log_step": 1}
@@ -125,26 +125,30 @@ class ResumeTest:
             for line in told:
                 run_dir, warning = Path(line.get("run_dir", run_dir)), line.get("warning", warning)
                 awaited = {key: step for key, step in awaited.items() if line.get(key) != step}
-                if not awaited:  # the save, which goes on in the background, has ended as well
+                if not awaited:  # the background save has finished too
                     break
         if not any((run_dir / "ckpts").glob(f"[!.]*-gs{half:05d}")):
-            raise Ed2Error("The resume test cannot go on", warning or f"no checkpoint of step {half} was written")
+            raise Ed2Error("The resume test cannot continue", warning or f"no checkpoint of step {half} was written")
         return run_dir
 
     @contextmanager
     def _part(self, name: str, values: Mapping[str, object], **limits: int) -> Iterator[Iterator[dict[str, Any]]]:
-        """Start a part and give what it tells; at the end of the block it is killed if it still runs."""
+        """Start a part and give the lines it prints; at the end of the block it is killed if it still runs."""
         file = self.folder / f"part{next(self._parts)}.json"
         file.write_text(json.dumps({"values": dict(values), **limits}), encoding="utf-8")
-        command = [sys.executable, "-m", "ed2.app.proof.part", str(file)]
-        self.tell(f"Part {name}: reading the program's libraries.")
+        command = [sys.executable, "-m", "ed2.app.resume_test.part", str(file)]
+        self.tell(f"Part {name}: loading libraries.")
         with file.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=PROGRAM_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the part
-            )  # fmt: skip
+                command,
+                cwd=PROGRAM_DIR,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the part
+            )
             done = threading.Event()
-            threading.Thread(target=self._end_when_asked, args=(process, done), name="resume test").start()
+            threading.Thread(target=self._kill_on_stop, args=(process, done), name="resume test").start()
             try:
                 yield self._lines(name, process, limits["until"])
             finally:
@@ -155,7 +159,7 @@ class ResumeTest:
                     if pipe:
                         pipe.close()
 
-    def _end_when_asked(self, process: "subprocess.Popen[bytes]", done: threading.Event) -> None:
+    def _kill_on_stop(self, process: "subprocess.Popen[bytes]", done: threading.Event) -> None:
         while not done.wait(POLL_SECONDS):
             if self.should_stop():
                 process.kill()
@@ -168,11 +172,11 @@ class ResumeTest:
                 line = json.loads(raw)
             except ValueError:
                 line = None
-            if not isinstance(line, dict):  # a library has printed something
+            if not isinstance(line, dict):  # printed by a library
                 continue
             if "failed" in line:
-                raise _failed(line["failed"], line["code"])
-            if text := _told(line, until):
+                raise _failure(line["failed"], line["code"])
+            if text := _describe_line(line, until):
                 self.tell(f"Part {name}{text}")
             yield line
         if self.should_stop():
@@ -182,20 +186,20 @@ class ResumeTest:
             raise Ed2Error(f"Part {name} of the resume test ended with code {process.returncode}", last.strip())
 
 
-def prove(
+def run_resume_test(
     flags: Mapping[str, object],
     config: Path | None,
     *,
     steps: int = TEST_STEPS,
     tell: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False,
-) -> Proof:
-    """Test whether a run with these settings goes on exactly after a kill.
+) -> ResumeTestResult:
+    """Test whether a run with these settings resumes exactly after a kill.
 
     Raises:
         SettingsError: wrong settings, or no room on the disk.
-        Ed2Error: the test itself cannot be done; nothing is said of the run then.
-        StopRequested: `should_stop` said so.
+        Ed2Error: the test itself failed, which says nothing about the run.
+        StopRequested: `should_stop` returned true.
     """
     settings = settings_in_effect(flags, config).settings
     if settings.run.seed < 0:
@@ -204,7 +208,7 @@ def prove(
         raise SettingsError("The test cannot start:", problems)
     require_parts(settings)
     require_writable(settings)
-    _require_room(settings)
+    _require_space(settings)
     logdir = Path(settings.logging.logdir)
     sweep_resume_tests(logdir)
     with _writing(logdir), resume_test_folder(logdir) as folder:
@@ -213,7 +217,7 @@ def prove(
 
 @contextmanager
 def _writing(logdir: Path) -> Iterator[None]:
-    """Say in words that the test's own files cannot be written. Raises Ed2Error."""
+    """Raise Ed2Error where the test's own files cannot be written."""
     try:
         yield
     except OSError as error:
@@ -221,22 +225,24 @@ def _writing(logdir: Path) -> Iterator[None]:
         raise Ed2Error(f"The resume test cannot write to {logdir}", f"{plain_reason(error)}.", fix) from error
 
 
-def _require_room(settings: Settings) -> None:
+def _require_space(settings: Settings) -> None:
     disk = disk_forecast(settings.replaced(no_save_ckpt=True), model_sizes(settings))
     needed = CHECKPOINTS_WRITTEN * disk["checkpoint_bytes"]
     if needed > disk["free_bytes"]:
-        what = f"the test writes {file_size(needed)} for a while; {file_size(disk['free_bytes'])} are free."
-        raise SettingsError("The test has no room:", [Problem("logdir", what, "Free some space, or choose another.")])
+        what = f"the test needs {file_size(needed)} for a while, and {file_size(disk['free_bytes'])} are free."
+        raise SettingsError(
+            "Not enough disk space for the test:", [Problem("logdir", what, "Free some space, or choose another.")]
+        )
 
 
-def _told(line: Mapping[str, Any], until: int) -> str:
-    """What a line of a part says to people, after the part's name."""
+def _describe_line(line: Mapping[str, Any], until: int) -> str:
+    """A line of a part in words, to follow the part's name."""
     if "preparing" in line:
         return f": {line['preparing']}."
     return f", step {line['step']} of {until}." if "step" in line else ""
 
 
-def _failed(text: str, code: int) -> Ed2Error:
+def _failure(text: str, code: int) -> Ed2Error:
     kinds: dict[int, Callable[[str], Ed2Error]] = {
         2: lambda text: SettingsError(text, []),
         3: lambda text: DatasetError(text, []),

@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 
 from ed2.app.command import main
-from ed2.app.proof import tester as tester_module
-from ed2.app.proof.prove import ResumeTest, prove
-from ed2.app.proof.tester import ResumeTester
+from ed2.app.resume_test import tester as tester_module
+from ed2.app.resume_test.run import ResumeTest, run_resume_test
+from ed2.app.resume_test.tester import ResumeTester
 from ed2.app.runs.leftovers import sweep_resume_tests
 from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error, SettingsError
@@ -40,11 +40,11 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
     with FileLock(going_on / ".lock"):
         os.utime(going_on / ".lock", (0, 0))
         os.utime(going_on, (0, 0))
-        proof = prove({**values, "seed": -1}, None, steps=4, tell=heard.append)
-    assert proof.is_same, proof.as_text()
-    assert (proof.steps, proof.half) == (4, 2)
-    assert "The same, byte by byte" in proof.as_text()
-    assert "4 steps in one go, against 2, a kill, and 2 more" in proof.as_text()
+        result = run_resume_test({**values, "seed": -1}, None, steps=4, tell=heard.append)
+    assert result.is_same, result.as_text()
+    assert (result.steps, result.half) == (4, 2)
+    assert "Identical, byte for byte" in result.as_text()
+    assert "4 steps in one go, against 2, a kill, and 2 more" in result.as_text()
     assert [text for text in heard if text.startswith("Part 2")][-1].endswith("step 3 of 4.")
     assert next(text for text in heard if "step" in text and text.startswith("Part 3")).endswith("step 3 of 4.")
     assert sorted((tmp_path / "logs").iterdir()) == [going_on, elsewhere]
@@ -52,18 +52,18 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
 
 def test_wrong_settings_are_told_before_anything_is_started(values: Values) -> None:
     with pytest.raises(SettingsError, match="there is no folder"):
-        prove({**values, "data_root": ["/not/there"]}, None, tell=print)
+        run_resume_test({**values, "data_root": ["/not/there"]}, None, tell=print)
     assert main(["--test_resume", "1"]) == 2
 
 
 def test_no_test_begins_beside_a_run_and_a_run_ends_a_test(values: Values) -> None:
     is_training = True
     tester = ResumeTester(lambda: is_training)
-    with pytest.raises(RefusedError, match="a run is going on"):
+    with pytest.raises(RefusedError, match="a run is in progress"):
         tester.start(values)
     is_training = False
     tester.start(values)
-    with pytest.raises(RefusedError, match="a test is going on"):
+    with pytest.raises(RefusedError, match="a test is in progress"):
         tester.start(values)
     is_training = True
     tester.wait()
@@ -78,7 +78,7 @@ def test_a_test_that_fails_in_an_unknown_way_says_so_and_lets_go_of_its_button(
     def fail(*_: object, **__: object) -> None:
         raise TypeError("argument of type 'int' is not iterable")
 
-    monkeypatch.setattr(tester_module, "prove", fail)
+    monkeypatch.setattr(tester_module, "run_resume_test", fail)
     tester = ResumeTester(lambda: False)
     for _ in range(2):
         tester.start(values)

@@ -1,6 +1,6 @@
-"""A part of the resume test, as a program of its own that may be killed: `python -m ed2.app.proof.part FILE`.
+"""A part of the resume test, as a program of its own that can be killed: `python -m ed2.app.resume_test.part FILE`.
 
-The file holds settings and how far to go. What happens is told on the standard output, one JSON object a line.
+The file holds settings and how far to go. Progress is printed to standard output, one JSON object a line.
 """
 
 import json
@@ -32,20 +32,20 @@ class Part:
 
 
 @dataclass
-class Watch:
-    """Obeys a `Part`, and tells of each step."""
+class PartObserver:
+    """Stops, saves and pauses as a `Part` says, and prints each step."""
 
     part: Part
     controls: Controls
 
     def __call__(self, event: Event) -> None:
-        """Look at an event, from the trainer's thread."""
-        if told := _told(event):
-            tell(**told)
+        """Handle an event, in the trainer's thread."""
+        if line := _line_of(event):
+            print_line(**line)
         if isinstance(event, StepDone):
-            self._obey(event)
+            self._control(event)
 
-    def _obey(self, event: StepDone) -> None:
+    def _control(self, event: StepDone) -> None:
         if event.step == self.part.until:
             self.controls.stop()
         elif event.step == self.part.save_at:
@@ -54,8 +54,8 @@ class Watch:
             self.controls.pause()
 
 
-def _told(event: Event) -> dict[str, object]:
-    """What the resume test is to know of an event."""
+def _line_of(event: Event) -> dict[str, object]:
+    """What the resume test needs to know of an event."""
     match event:
         case RunStarted():
             return {"began": event.step, "run_dir": str(event.run_dir), "total": event.total_steps}
@@ -70,14 +70,14 @@ def _told(event: Event) -> dict[str, object]:
     return {}
 
 
-def tell(**what: object) -> None:
+def print_line(**what: object) -> None:
     """Print one line of JSON."""
     print(json.dumps(what), flush=True)
 
 
 def main(argv: list[str]) -> int:
-    """Run a part; 0 where it came to its end."""
-    leave_with_the_starter()  # first, since reading libraries takes seconds
+    """Run a part; 0 if it reached its end."""
+    leave_with_the_starter()  # first, since loading libraries takes seconds
     part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -90,17 +90,17 @@ def main(argv: list[str]) -> int:
     from ed2.events import EventBus
 
     controls = Controls()
-    bus: Any = EventBus([Watch(part, controls)])
+    bus: Any = EventBus([PartObserver(part, controls)])
     try:
         start = choose_start(part.values, None, Verifying(bus, controls))
         ended = run_training(start, bus=bus, controls=controls)
     except Ed2Error as error:
-        tell(failed=str(error), code=error.exit_code)
+        print_line(failed=str(error), code=error.exit_code)
         return 1
     except StopRequested:
         return 1
     if ended.phase == "failed":
-        tell(failed=ended.reason, code=1)
+        print_line(failed=ended.reason, code=1)
     return int(ended.phase == "failed")
 
 

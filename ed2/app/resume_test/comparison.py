@@ -1,4 +1,4 @@
-"""What differs between two runs that should be the same: weights, training state, logged numbers, samples, curves."""
+"""What differs between two runs that should be identical: weights, training state, metrics, samples, curves."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -6,35 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, MANIFEST
 from ed2.curve_names import PERFORMANCE
 from ed2.sampling.images import SAMPLES_DIR, SAMPLES_LIST
-from ed2.sampling.sheet import SHEET_NAME  # the sheet names the folder of its run
+from ed2.sampling.sheet import SHEET_NAME  # not compared, since it names the folder of its run
 from ed2.small_files import lines_of, objects_in, parsed
 
-OF_ITS_TIME = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
-"""Entries of a checkpoint's JSON files that say when and in which folders it was written; settings name several."""
-MANIFESTS = frozenset({"manifest.json"})
-"""Lists of the files beside them, with hashes: the files themselves are compared."""
-SHOWN = 20
+TIMES_AND_PLACES = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
+"""Entries of a checkpoint's JSON files that differ in any two runs; settings name several folders."""
+MAX_SHOWN = 20
 
 
 def differences(one: Path, other: Path) -> list[str]:
     """What differs between the last checkpoints, the logs and the samples of two runs' folders, in short lines."""
     found = [*_checkpoints(one, other), *_logs(one, other), *_samples(one, other), *_curves(one, other)]
-    return found[:SHOWN] + ([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
+    more = len(found) - MAX_SHOWN
+    return [*found[:MAX_SHOWN], f"and {more} more"] if more > 0 else found
 
 
 def last_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoint of the highest step, with its average where there is one."""
-    folders = [folder for folder in (run_dir / "ckpts").glob("[!.]*") if folder.is_dir()]
-    most = max((_step(folder) for folder in folders), default=0)
-    return sorted(folder for folder in folders if _step(folder) == most)
+    """The checkpoint of the highest step, and its average if there is one."""
+    folders = [folder for folder in (run_dir / CKPTS).glob("[!.]*") if folder.is_dir()]
+    last = max(map(_step, folders), default=0)
+    return sorted(folder for folder in folders if _step(folder) == last)
 
 
 def differing_files(one: Path, other: Path) -> list[str]:
-    """Names of the files below two folders that differ or stand in one of them only; times are passed over."""
-    names = {path.relative_to(root).as_posix() for root in (one, other) for path in root.rglob("[!.]*")
-             if path.is_file()}  # fmt: skip
+    """Names of the files below two folders that differ or exist in one of them only; times are ignored."""
+    names = set()
+    for root in (one, other):
+        names |= {path.relative_to(root).as_posix() for path in root.rglob("[!.]*") if path.is_file()}
     return [name for name in sorted(names) if not _is_same(one / name, other / name)]
 
 
@@ -44,28 +45,26 @@ def _checkpoints(one: Path, other: Path) -> Iterator[str]:
         yield f"the last checkpoints: {', '.join(here) or 'none'}; {', '.join(there) or 'none'}"
         return
     for name, folder in here.items():
-        yield from (f"{name}/{file}" for file in differing_files(folder, there[name]))
+        for file in differing_files(folder, there[name]):
+            yield f"{name}/{file}"
 
 
 def _logs(one: Path, other: Path) -> Iterator[str]:
-    here, there = (list(_logged(run)) for run in (one, other))
-    for name, lines in (("the first", here), ("the second", there)):
-        if len({key for key, _ in lines}) != len(lines):
-            yield f"{EVENTS_NAME}: {name} run has a line twice"
-    a, b = dict(here), dict(there)
-    yield from (f"{EVENTS_NAME}: {kind} of step {step}" for kind, step in sorted(a.keys() | b.keys())
-                if a.get((kind, step)) != b.get((kind, step)))  # fmt: skip
+    here, there = list(_logged(one)), list(_logged(other))
+    for name, lines in (("first", here), ("second", there)):
+        if len(dict(lines)) != len(lines):
+            yield f"{EVENTS_NAME}: the {name} run has a line twice"
+    for kind, step in _differing(dict(here), dict(there)):
+        yield f"{EVENTS_NAME}: {kind} of step {step}"
 
 
 def _logged(run_dir: Path) -> Iterator[tuple[tuple[str, int], object]]:
-    """Every logged number but times, and the paths of the samples, by kind and step."""
+    """Every logged number except times, and the paths of the samples, by kind and step."""
     for entry in _lines(run_dir / EVENTS_NAME):
         kind, step = str(entry["event"]), int(entry["step"])
         if kind in ("MetricsLogged", "ValidationDone"):
-            yield (
-                (kind, step),
-                {tag: value for tag, value in entry["values"].items() if not tag.startswith(PERFORMANCE)},
-            )
+            values = entry["values"]
+            yield (kind, step), {tag: values[tag] for tag in values if not tag.startswith(PERFORMANCE)}
         elif kind == "EpochEnded":
             yield (kind, step), entry["loss"]
         elif kind == "SamplesMade":
@@ -75,14 +74,14 @@ def _logged(run_dir: Path) -> Iterator[tuple[tuple[str, int], object]]:
 def _samples(one: Path, other: Path) -> Iterator[str]:
     if _lines(one / SAMPLES_LIST) != _lines(other / SAMPLES_LIST):
         yield SAMPLES_LIST
-    here, there = one / SAMPLES_DIR, other / SAMPLES_DIR
-    yield from (f"{SAMPLES_DIR}/{name}" for name in differing_files(here, there) if name != SHEET_NAME)
+    for name in differing_files(one / SAMPLES_DIR, other / SAMPLES_DIR):
+        if name != SHEET_NAME:
+            yield f"{SAMPLES_DIR}/{name}"
 
 
 def _curves(one: Path, other: Path) -> Iterator[str]:
-    here, there = _points(one), _points(other)
-    yield from (f"TensorBoard's curve {tag}" for tag in sorted(here.keys() | there.keys())
-                if here.get(tag) != there.get(tag))  # fmt: skip
+    for tag in _differing(_points(one), _points(other)):
+        yield f"TensorBoard's curve {tag}"
 
 
 def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
@@ -90,7 +89,7 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each continued run, which is what we want
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
     accumulator.Reload()
     tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(PERFORMANCE)]
     points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
@@ -98,15 +97,20 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in images}
 
 
+def _differing(here: Mapping[Any, object], there: Mapping[Any, object]) -> list[Any]:
+    """The sorted keys whose values differ."""
+    return [key for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
+
+
 def _step(checkpoint: Path) -> int:
-    digits = checkpoint.name.removesuffix("_ema").rpartition("-gs")[2]
+    digits = checkpoint.name.removesuffix(EMA_SUFFIX).rpartition("-gs")[2]
     return int(digits) if digits.isdigit() else -1
 
 
 def _is_same(one: Path, other: Path) -> bool:
     if not one.is_file() or not other.is_file():
         return False
-    if one.name in MANIFESTS:
+    if one.name == MANIFEST:  # it lists the hashes of files that are compared themselves
         return True
     here, there = one.read_bytes(), other.read_bytes()
     return here == there or (one.suffix == ".json" and _timeless(here) == _timeless(there))
@@ -115,7 +119,7 @@ def _is_same(one: Path, other: Path) -> bool:
 def _timeless(content: bytes) -> object:
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items() if key not in OF_ITS_TIME}
+            return {key: clean(item) for key, item in value.items() if key not in TIMES_AND_PLACES}
         return [clean(item) for item in value] if isinstance(value, list) else value
 
     try:
@@ -125,7 +129,7 @@ def _timeless(content: bytes) -> object:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; torn lines are passed over."""
+    """The objects of a JSONL file without torn lines; none where there is no file."""
     if not path.is_file():
         return []
     return list(objects_in(lines_of(path)))
