@@ -37,10 +37,8 @@ class Shown:
 
 
 def test_page_terminal_and_folder_tell_the_epoch_that_a_step_belongs_to(values: Values, tmp_path: Path) -> None:
-    folder = make_images(tmp_path / "images", [(64, 64)] * 4)
-    (folder / "multiply.txt").write_text("0.5")
-    (folder / "01.yaml").write_text("multiply: 1.5\nbatch_id: together\n")
-    (folder / "02.yaml").write_text("batch_id: together\n")
+    folder = make_images(tmp_path / "images", [(64, 64)] * 7)
+    (folder / "multiply.txt").write_text("0.4")
     shown, terminal = Shown(), Terminal()
     console = ConsoleReporter(terminal)
 
@@ -48,7 +46,7 @@ def test_page_terminal_and_folder_tell_the_epoch_that_a_step_belongs_to(values: 
         shown(event)
         console(event)
 
-    own = {"data_root": [str(folder)], "batch_size": 1, "max_epochs": 5, "log_step": 1, "no_save_ckpt": True}
+    own = {"data_root": [str(folder)], "max_epochs": 5, "log_step": 1, "no_save_ckpt": True}
     trained = train({**values, **own}, observer=observe)
     assert len(set(map(shown.true.count, shown.true))) > 1, "the epochs of this test differ in length"
     assert shown.page == shown.true
