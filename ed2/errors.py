@@ -6,8 +6,8 @@
     ├── FinishedError         the run to continue has all its epochs                    exit code 0
     ├── ModelError            the base model is missing, incomplete or of another kind
     ├── CheckpointError       a checkpoint cannot be written or continued
-    │   └── UnsoundError      what is in memory is not worth to be saved
-    ├── RecordError           what a run tells cannot be written down at present; the run goes on
+    │   └── UnusableWeightsError      what is in memory is not worth to be saved
+    ├── LogWriteError           what a run tells cannot be written down at present; the run goes on
     └── TrainingError         the run cannot go on
         ├── ImagesLostError not one of its images can be read any more
         ├── DivergedError     its numbers are not finite and stay so
@@ -99,11 +99,11 @@ class CheckpointError(Ed2Error):
     """A checkpoint that cannot be written or continued."""
 
 
-class UnsoundError(CheckpointError):
+class UnusableWeightsError(CheckpointError):
     """Weights that are not worth to be saved: not finite, or of half a step."""
 
 
-class RecordError(Ed2Error):
+class LogWriteError(Ed2Error):
     """What a run tells, that cannot be written down at present."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ed2.disk import plain_reason
-from ed2.errors import RecordError
+from ed2.errors import LogWriteError
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class EventBus:
             is_new = failing is None
             failing = self._failing.setdefault(id(observer), _Failing())
             failing.kinds.add(kind)
-            if is_new and isinstance(error, RecordError):
+            if is_new and isinstance(error, LogWriteError):
                 failing.told_at, failing.reason, failing.warned = self.clock(), error.what, str(error)
                 return Warned(event.step, failing.warned)
             if self.clock() - failing.told_at >= TOLD_AGAIN_SECONDS:
@@ -248,7 +248,7 @@ class EventBus:
 
 
 def _log(error: Exception, kind: str) -> None:
-    if isinstance(error, RecordError):
+    if isinstance(error, LogWriteError):
         logger.warning("%s", error)
     elif isinstance(error, OSError):  # of a drive: where in the program it was met is of no use
         logger.warning("An observer failed on %s: %s. The run goes on.", kind, plain_reason(error))

@@ -27,7 +27,7 @@ from diffusers import UNet2DConditionModel  # noqa: E402
 from ed2.app.build import Builder  # noqa: E402
 from ed2.app.images.faults import ImageFaults  # noqa: E402
 from ed2.app.images.scanning import scan_dataset  # noqa: E402
-from ed2.app.images.validating import set_apart  # noqa: E402
+from ed2.app.images.validating import split_off_validation  # noqa: E402
 from ed2.app.runs.folder import Machine, describe_run, make_run_folder  # noqa: E402
 from ed2.app.start import choose_start, weigh  # noqa: E402
 from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
@@ -61,7 +61,7 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
         "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
     }  # fmt: skip
     start = choose_start(values, None)
-    apart = set_apart(start.settings, scan_dataset(start.settings))
+    apart = split_off_validation(start.settings, scan_dataset(start.settings))
     start, machine = weigh(start, apart.training), Machine.of(start.settings)
     run_dir = make_run_folder(start)
     describe_run(run_dir, start, apart.training, machine)

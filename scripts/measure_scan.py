@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from ed2.data.epoch import Planner  # noqa: E402
+from ed2.data.epoch import EpochPlanner  # noqa: E402
 from ed2.data.folder import ScanOptions, scan  # noqa: E402
-from ed2.data.images import check_image, sized_by_header  # noqa: E402
+from ed2.data.images import check_image, read_header_facts  # noqa: E402
 
 PER_FOLDER = 500
 SIZES = ((96, 64), (64, 96), (80, 80), (120, 64))
@@ -70,7 +70,7 @@ def main(count: int) -> None:
         print(f"memory that stays: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes an image")
         tracemalloc.stop()
         cpu = time.process_time()
-        planner = Planner(dataset.examples, seed=555, batch_size=4, grad_accum=2)
+        planner = EpochPlanner(dataset.examples, seed=555, batch_size=4, grad_accum=2)
         planner.plan(0)
         print(f"an epoch dealt: {time.process_time() - cpu:.2f} s of CPU")
     measure_photographs()
@@ -86,7 +86,7 @@ def measure_photographs() -> None:
         for name in ("jpg", "png", "webp"):
             path = Path(folder) / f"photograph.{name}"
             photograph.save(path, quality=90)
-            taken = [_milliseconds(read, path) for read in (sized_by_header, check_image)]
+            taken = [_milliseconds(read, path) for read in (read_header_facts, check_image)]
             print(f"a photograph as {name}: {taken[0]:.2f} ms of CPU by its header, {taken[1]:.0f} ms in full")
 
 

@@ -19,13 +19,9 @@ LONG_FILES = {Path("ed2/settings/schema.py")}  # one line or two for each of abo
 ONE_BRANCH = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.IfExp, ast.ExceptHandler, ast.match_case, ast.Assert)
 EXCEPTIONS = {
     "require_right": 24,
-    "set_apart": 13,
     "require": 15,
     "require_sound": 13,
     "thin": 15,
-    "scan": 13,
-    "_scaled_grey": 14,
-    "described": 19,
     "report": 15,
     "add": 14,
     "weights_fault": 15,

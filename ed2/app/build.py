@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ed2.app.averaging import build_ema
-from ed2.app.images.captions import caption_note, long_captions
+from ed2.app.images.captions import find_long_captions, long_caption_note
 from ed2.app.images.faults import ImageFaults
 from ed2.app.images.scanning import decode_threads
-from ed2.app.images.validating import SetApart
+from ed2.app.images.validating import ValidationSplit
 from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
 from ed2.app.runs.folder import Machine, circumstances, image_names, recorded_settings
 from ed2.app.schedule import ScheduleJob
@@ -22,10 +22,10 @@ from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
 from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
-from ed2.data.epoch import Planner
+from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Dataset
-from ed2.data.fullness import batch_notes
 from ed2.data.loader import Loader, LoaderOptions
+from ed2.data.report import batch_notes
 from ed2.events import EventBus, Progressed, Warned
 from ed2.models.attention import choose_attention, compile_unet
 from ed2.models.base import ModelSource
@@ -80,7 +80,7 @@ class Builder:
     machine: Machine
     bus: EventBus
     controls: Controls
-    apart: SetApart
+    apart: ValidationSplit
     faults: ImageFaults
     before_save: Callable[[int], object] = lambda step: None
 
@@ -132,7 +132,7 @@ class Builder:
             return [len(tokens) for tokens in model.tokenizer(list(texts), add_special_tokens=False).input_ids]
 
         limit = model.tokenizer.model_max_length - 2  # the marks of begin and end
-        note = caption_note(long_captions(self.dataset.examples, count, limit), limit)
+        note = long_caption_note(find_long_captions(self.dataset.examples, count, limit), limit)
         return [note] if note else []
 
     def notes(self) -> list[str]:
@@ -142,7 +142,7 @@ class Builder:
             notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
         data, seed = self.start.settings.data, self.start.settings.run.seed
         examples = self.dataset.examples
-        planner = Planner(examples, seed=seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
+        planner = EpochPlanner(examples, seed=seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
         return [*notes, *self.apart.notes, *batch_notes(planner)]
 
     def validation_job(self, run: Run) -> list[ValidationJob]:

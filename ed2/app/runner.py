@@ -9,8 +9,8 @@ from ed2.app.build import Builder, open_model
 from ed2.app.checks.space import require_room
 from ed2.app.completing import complete_save
 from ed2.app.images.faults import ImageFaults
-from ed2.app.images.scanning import Pace, scan_dataset
-from ed2.app.images.validating import SetApart, set_apart
+from ed2.app.images.scanning import TimeLeft, scan_dataset
+from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.reporters.recording import recording
 from ed2.app.runs.folder import Description, Machine, circumstances, describe_run, make_run_folder, writable
@@ -93,13 +93,13 @@ def _upkeep(
     return before_save
 
 
-def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> SetApart:
+def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:
     """Read the images and set some apart, telling every few seconds how far it is."""
-    told_at, pace = time.monotonic(), Pace()
+    told_at, time_left = time.monotonic(), TimeLeft()
 
     def tell(done: int, total: int) -> None:
         nonlocal told_at
-        text = pace.told(done, total) if total else ""
+        text = time_left.images(done, total) if total else ""
         if text and time.monotonic() - told_at > PROGRESS_SECONDS:
             told_at = time.monotonic()
             bus.emit(PhaseChanged(0, "preparing", text))
@@ -111,8 +111,8 @@ def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> SetAp
         controls.obey_stop()  # leaves with the signal that asked for it
         return False
 
-    dataset = scan_dataset(settings, progress=tell, should_stop=stopping, at_outline=outline)
-    apart = set_apart(settings, dataset, should_stop=stopping)
+    dataset = scan_dataset(settings, progress=tell, should_stop=stopping, on_outline=outline)
+    apart = split_off_validation(settings, dataset, should_stop=stopping)
     controls.obey_stop()
     return apart
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.data.epoch import Plan, Planner
+from ed2.data.epoch import EpochPlan, EpochPlanner
 from ed2.data.example import Example
 from ed2.disk import write_whole
 from ed2.training.state import Run, TrainState
@@ -16,7 +16,7 @@ class ScheduleJob:
 
     run_dir: Path
     training: Run
-    planner: Planner
+    planner: EpochPlanner
     examples: Sequence[Example]
 
     def due(self, state: TrainState) -> bool:
@@ -30,7 +30,7 @@ class ScheduleJob:
         write_whole(self.run_dir / f"ep{state.epoch:02d}_batch_schedule.txt", text.encode("utf-8"))
 
 
-def schedule_lines(plan: Plan, examples: Sequence[Example], first_step: int) -> Iterator[str]:
+def schedule_lines(plan: EpochPlan, examples: Sequence[Example], first_step: int) -> Iterator[str]:
     """Give a line for each showing: step, batch within it, size, which showing in this epoch, and the image."""
     for step, batches in enumerate(plan, first_step):
         for number, batch in enumerate(batches, 1):

@@ -20,7 +20,7 @@ from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding
 from ed2.data.loader import Loader
-from ed2.data.report import side_car_lines
+from ed2.data.report import sidecar_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
@@ -164,7 +164,7 @@ class Session:
         run.state.seconds += time.monotonic() - self._began
         notes = [*self._start.notes, *self._builder.notes(), *self._builder.caption_notes(run.model)]
         notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
-        notes += side_car_lines(dataset)
+        notes += sidecar_lines(dataset)
         for text in space_notes(settings, model_sizes(settings)):
             self._bus.emit(Warned(run.state.step, text))
         self._bus.emit(

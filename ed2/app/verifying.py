@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ed2.app.images.scanning import Pace
+from ed2.app.images.scanning import TimeLeft
 from ed2.events import EventBus, Phase, PhaseChanged
 from ed2.text import file_size
 from ed2.training.controls import Controls
@@ -28,7 +28,7 @@ class Verifying:
     step: int = 0
     phase: Phase = "preparing"
     clock: Callable[[], float] = time.monotonic
-    _pace: Pace = field(default_factory=Pace)
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
     _told_at: float = 0.0
 
     def __call__(self, name: str, done: int, total: int) -> None:
@@ -36,11 +36,13 @@ class Verifying:
         if self.controls:
             self.controls.obey_stop()
         if not done:
-            self._pace = Pace(self.clock)
-            self._pace.left(done, total)
+            self._time_left = TimeLeft(self.clock)
+            self._time_left.suffix(done, total)
             self._tell(f"comparing every byte of {name}, {file_size(total)}")
         elif self.clock() - self._told_at >= TELL_SECONDS:
-            self._tell(f"comparing {name}, {file_size(done)} of {file_size(total)}{self._pace.left(done, total)}")
+            self._tell(
+                f"comparing {name}, {file_size(done)} of {file_size(total)}{self._time_left.suffix(done, total)}"
+            )
 
     def _tell(self, text: str) -> None:
         self._told_at = self.clock()

@@ -1,6 +1,6 @@
-"""The sizes that images are trained at, which of them an image gets, and what is cropped for it.
+"""The sizes that images are trained at, which of them an image gets, and how it is cropped to it.
 
-All sizes of a resolution hold about the same number of pixels, so that every batch costs the same.
+All sizes of a resolution have about the same number of pixels, so that every batch costs the same.
 """
 
 import math
@@ -13,33 +13,33 @@ from ed2.settings.schema import RESOLUTIONS, SMALL_RESOLUTIONS
 Size = tuple[int, int]
 """Width and height in pixels."""
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; right and bottom lie just outside."""
+"""Left, top, right and bottom in pixels; right and bottom are just outside."""
 
 WIDEST_RATIO = 4
 JITTER = 0.02
-"""The largest part of the short side that is cut off at each side of an image."""
+"""Most that jitter cuts off at each side of an image, as a fraction of its short side."""
 
 
-def step_of(resolution: int) -> int:
+def side_step(resolution: int) -> int:
     """Return the number that both sides of every bucket of `resolution` are multiples of."""
     return 16 if resolution < RESOLUTIONS[0] else 64
 
 
-def smallest_side(resolution: int) -> int:
-    """Return the short side in pixels under which a crop holds too little to train on."""
-    return step_of(resolution)
+def min_crop_side(resolution: int) -> int:
+    """Return the short side in pixels below which a crop has too little detail to train on."""
+    return side_step(resolution)
 
 
 @cache
-def sizes(resolution: int) -> tuple[Size, ...]:
+def bucket_sizes(resolution: int) -> tuple[Size, ...]:
     """Return the buckets of `resolution`: the square, then ever wider sizes, each followed by its mirror.
 
     For each short side s the long side l is the largest multiple of the step with s * l <= resolution ** 2, and the
-    size exists where s <= l <= 4 s.
+    size exists if s <= l <= 4 s.
     """
     if resolution not in RESOLUTIONS + SMALL_RESOLUTIONS:
         raise ValueError(f"resolution is {resolution}: it must be one of {SMALL_RESOLUTIONS + RESOLUTIONS}")
-    step = step_of(resolution)
+    step = side_step(resolution)
     found: list[Size] = []
     for short in range(resolution, 0, -step):
         long = resolution * resolution // short // step * step
@@ -52,34 +52,34 @@ def sizes(resolution: int) -> tuple[Size, ...]:
 
 @cache
 def _log_ratios(resolution: int) -> tuple[tuple[float, Size], ...]:
-    return tuple((math.log(width / height), (width, height)) for width, height in sizes(resolution))
+    return tuple((math.log(width / height), (width, height)) for width, height in bucket_sizes(resolution))
 
 
-@lru_cache(maxsize=1 << 14)  # most sets have few different sizes
-def nearest(size: Size, resolution: int) -> Size:
-    """Return the bucket nearest in ratio to an image of `size`; on a tie the one that loses less of it."""
+@lru_cache(maxsize=1 << 14)  # most datasets have few different sizes
+def nearest_bucket(size: Size, resolution: int) -> Size:
+    """Return the bucket nearest in ratio to an image of `size`; on a tie the one that crops less."""
     ratio = math.log(size[0] / size[1])
     distances = [(abs(ratio - log_ratio), bucket) for log_ratio, bucket in _log_ratios(resolution)]
     best = min(distances)[0]
     # Rounding in the logarithms is about 1e-16, real differences are far larger.
     ties = [bucket for distance, bucket in distances if distance <= best + 1e-12]
-    return min(ties, key=lambda bucket: (lost(size, bucket), -bucket[0] * bucket[1]))
+    return min(ties, key=lambda bucket: (cropped_share(size, bucket), -bucket[0] * bucket[1]))
 
 
-def is_beyond_widest(size: Size, resolution: int) -> bool:
+def is_beyond_widest_bucket(size: Size, resolution: int) -> bool:
     """Tell whether an image of `size` is wider or taller than every bucket of `resolution`."""
-    long, short = sizes(resolution)[-2]  # they widen, and each comes before its mirror
+    long, short = bucket_sizes(resolution)[-2]  # sizes get wider, and each comes before its mirror
     return max(size) * short > min(size) * long
 
 
-def lost(size: Size, bucket: Size) -> float:
-    """Return the part of the area of an image of `size`, 0 to 1, that is cropped away for `bucket`."""
-    width, height = _fitting(size, bucket)
+def cropped_share(size: Size, bucket: Size) -> float:
+    """Return the share of the area of an image of `size`, 0 to 1, that is cropped away for `bucket`."""
+    width, height = _largest_crop(size, bucket)
     return 1 - width * height / (size[0] * size[1])
 
 
-def _fitting(size: Size, bucket: Size) -> Size:
-    """Return the largest size of the bucket's ratio, within a pixel, inside `size`."""
+def _largest_crop(size: Size, bucket: Size) -> Size:
+    """Return the largest size inside `size` with the bucket's ratio, within a pixel."""
     width, height = size
     if width * bucket[1] > height * bucket[0]:
         return min(width, max(1, round(height * bucket[0] / bucket[1]))), height
@@ -87,33 +87,34 @@ def _fitting(size: Size, bucket: Size) -> Size:
 
 
 def crop_box(size: Size, bucket: Size) -> Box:
-    """Return the centred crop of an image of `size` that has the bucket's ratio, within a pixel."""
-    width, height = _fitting(size, bucket)
+    """Return the centred crop of an image of `size` with the bucket's ratio, within a pixel."""
+    width, height = _largest_crop(size, bucket)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return left, top, left + width, top + height
 
 
-def is_enlarged(size: Size, bucket: Size) -> bool:
-    """Tell whether an image of `size` has to be made larger to fill `bucket`."""
-    width, height = _fitting(size, bucket)
+def needs_enlarging(size: Size, bucket: Size) -> bool:
+    """Tell whether an image of `size` has to be enlarged to fill `bucket`."""
+    width, height = _largest_crop(size, bucket)
     return width < bucket[0] or height < bucket[1]
 
 
-def jittered_box(size: Size, bucket: Size, generator: np.random.Generator) -> Box:
+def jittered_crop_box(size: Size, bucket: Size, generator: np.random.Generator) -> Box:
     """Return a crop that differs a little from visit to visit.
 
-    Up to 2 % of the short side is cut off at each side, never so much that less than the bucket is left. What is too
-    long for the bucket's ratio then goes, at a place drawn from a triangle around the middle. An image that is not
-    larger than the bucket is cropped at its centre.
+    Up to 2 % of the short side is cut off at each side, but at least the bucket's size is left. What is then too long
+    for the bucket's ratio is cropped at a position drawn from a triangular distribution around the middle. An image
+    that is not larger than the bucket is cropped at its centre.
     """
     widest_cut = int(min(size) * JITTER)
-    cut_x, cut_y = (max(0, min(widest_cut, (side - wanted) // 2)) for side, wanted in zip(size, bucket, strict=True))
+    cut_x = max(0, min(widest_cut, (size[0] - bucket[0]) // 2))
+    cut_y = max(0, min(widest_cut, (size[1] - bucket[1]) // 2))
     if not cut_x or not cut_y:
         return crop_box(size, bucket)
     left, right = generator.integers(0, cut_x, 2, endpoint=True).tolist()
     top, bottom = generator.integers(0, cut_y, 2, endpoint=True).tolist()
     inner = (size[0] - left - right, size[1] - top - bottom)
-    width, height = _fitting(inner, bucket)
+    width, height = _largest_crop(inner, bucket)
     x = left + _triangular(inner[0] - width, generator)
     y = top + _triangular(inner[1] - height, generator)
     return x, y, x + width, y + height

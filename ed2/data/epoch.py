@@ -1,125 +1,252 @@
-"""Which images an epoch shows, in which batches and in which order: a function of its arguments alone."""
+"""Which images an epoch uses, in which batches and in which order: a pure function of the seed and the epoch."""
 
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ed2.data.buckets import Size
 from ed2.data.example import Example
-from ed2.data.grouping import groups_of, num_groups
-from ed2.data.showings import Showings
 from ed2.draws import rng
+
+_T = TypeVar("_T")
 
 
 class Visit(NamedTuple):
-    """One showing of an image."""
+    """One use of an image in an epoch."""
 
     example: int
-    """Its place in the list of examples."""
+    """Index into the list of examples."""
     repeat: int
-    """The how-many-th showing in this epoch, from 0."""
+    """Counts the visits of this image in this epoch, from 0."""
 
 
 class PlannedBatch(NamedTuple):
-    """Images of one size that are shown together; the last batch of a bucket may be short."""
+    """Images of one size that are trained together; the last batch of a bucket may be short."""
 
     bucket: Size
     visits: tuple[Visit, ...]
 
 
-Plan = tuple[tuple[PlannedBatch, ...], ...]
-"""One inner tuple holds the batches of one optimizer step."""
+EpochPlan = tuple[tuple[PlannedBatch, ...], ...]
+"""Each inner tuple holds the batches of one optimizer step."""
 
 
-class Planner:
-    """Deals the images of any epoch; what all epochs have in common is worked out once."""
+class BucketUse(NamedTuple):
+    """How an epoch uses a bucket."""
+
+    visits: int = 0
+    batches: int = 0
+    short: int = 0
+    """Visits in batches that are not full."""
+
+
+class EpochPlanner:
+    """Plans any epoch of a run; what all epochs share is computed once."""
 
     def __init__(self, examples: Sequence[Example], *, seed: int, batch_size: int, grad_accum: int) -> None:
-        """Look at the images; a plan depends on their order.
+        """Group the images by bucket and batch id.
 
         Args:
-            examples: what is shown.
-            seed: of the run.
-            batch_size: images in a batch, at most.
-            grad_accum: batches in an optimizer step, at most.
+            examples: the images; a plan depends on their order.
+            seed: the run's seed.
+            batch_size: most images in a batch.
+            grad_accum: most batches in an optimizer step.
         """
         self.batch_size = batch_size
         self._seed, self._grad_accum = seed, grad_accum
-        self._showings = Showings(examples, seed)
-        self._piles = sorted({(example.batch_id, example.bucket) for example in examples})
-        place_of = {pile: place for place, pile in enumerate(self._piles)}
-        self._pile_of = np.array([place_of[example.batch_id, example.bucket] for example in examples], dtype=np.int64)
+        self._visit_counts = VisitCounts(examples, seed)
+        self._groups = sorted({(example.batch_id, example.bucket) for example in examples})
+        index_of = {group: index for index, group in enumerate(self._groups)}
+        self._group_of = np.array([index_of[example.batch_id, example.bucket] for example in examples], dtype=np.int64)
 
     @property
     def is_same_every_epoch(self) -> bool:
         """Whether every epoch has the same number of steps."""
-        return self._showings.is_same_every_epoch
+        return self._visit_counts.is_same_every_epoch
 
-    def plan(self, epoch: int) -> Plan:
-        """Deal an epoch into batches of one bucket each, and the batches into optimizer steps.
+    def plan(self, epoch: int) -> EpochPlan:
+        """Split an epoch into batches of one bucket each, and the batches into optimizer steps.
 
-        Every image is shown exactly as often as its multiplier says. Images are shuffled within their bucket,
-        batches over all buckets. Images with a batch id are in batches of their own, and the batches of one id in
-        one optimizer step as far as they have room there. Nothing is shown twice to fill a batch, and nothing is left
-        out.
+        Every image is used exactly as often as its multiplier says. Images are shuffled within their bucket, batches
+        across all buckets. Images with a batch id get batches of their own, and the batches of one id share as few
+        optimizer steps as possible. No image is repeated to fill a batch, and none is left out.
         """
         batches: list[PlannedBatch] = []
         ids: list[str] = []
-        for (batch_id, bucket), visits in zip(self._piles, self._shuffled_piles(epoch), strict=True):
-            for start in range(0, len(visits), self.batch_size):
-                batches.append(PlannedBatch(bucket, tuple(visits[start : start + self.batch_size])))
+        for (batch_id, bucket), visits in zip(self._groups, self._shuffled_groups(epoch), strict=True):
+            for chunk in _chunks(visits, self.batch_size):
+                batches.append(PlannedBatch(bucket, tuple(chunk)))
                 ids.append(batch_id)
         order = rng(self._seed, "batch order", epoch).permutation(len(batches)).tolist()
-        groups = groups_of(order, ids, self._grad_accum)
-        if any(ids):  # those with an id were put together first: mix them with the others
-            mixed = rng(self._seed, "group order", epoch).permutation(len(groups)).tolist()
-            groups = [groups[place] for place in mixed]
-        return tuple(tuple(batches[place] for place in group) for group in groups)
+        steps = _group_into_steps(order, ids, self._grad_accum)
+        if any(ids):  # the steps with a batch id come first: mix them with the others
+            mixed = rng(self._seed, "group order", epoch).permutation(len(steps)).tolist()
+            steps = [steps[index] for index in mixed]
+        return tuple(tuple(batches[index] for index in step) for step in steps)
 
     def steps(self, epoch: int) -> int:
-        """Return the number of optimizer steps of an epoch, without dealing it."""
+        """Return the number of optimizer steps in an epoch without planning it."""
         batches = Counter[str]()
-        for (batch_id, _), count in zip(self._piles, self.counts(epoch), strict=True):
+        for (batch_id, _), count in zip(self._groups, self.counts(epoch), strict=True):
             batches[batch_id] += -(-count // self.batch_size)
-        return num_groups(batches, self._grad_accum)
+        return _count_steps(batches, self._grad_accum)
 
-    def buckets(self, epoch: int) -> dict[Size, tuple[int, int, int]]:
-        """Return for each bucket the showings in an epoch, its batches, and the showings in batches that are short."""
-        found: dict[Size, tuple[int, int, int]] = {}
-        for (_, bucket), count in zip(self._piles, self.counts(epoch), strict=True):
-            showings, batches, short = found.get(bucket, (0, 0, 0))
-            more = -(-count // self.batch_size)
-            found[bucket] = (showings + count, batches + more, short + count % self.batch_size)
+    def buckets(self, epoch: int) -> dict[Size, BucketUse]:
+        """Return how an epoch uses each bucket."""
+        found: dict[Size, BucketUse] = {}
+        for (_, bucket), count in zip(self._groups, self.counts(epoch), strict=True):
+            before = found.get(bucket, BucketUse())
+            found[bucket] = BucketUse(
+                before.visits + count,
+                before.batches + -(-count // self.batch_size),
+                before.short + count % self.batch_size,
+            )
         return found
 
     def counts(self, epoch: int) -> list[int]:
-        """Return the showings in an epoch of each kind of batch, that is of each size and batch id."""
-        # Weights are floats, which hold whole numbers exactly up to 2 ** 53.
-        counts = np.bincount(self._pile_of, weights=self._showings.in_epoch(epoch), minlength=len(self._piles))
+        """Return the visits in an epoch for each combination of bucket and batch id."""
+        # Weights are floats, which are exact for whole numbers up to 2 ** 53.
+        counts = np.bincount(self._group_of, weights=self._visit_counts.in_epoch(epoch), minlength=len(self._groups))
         return [int(count) for count in counts.tolist()]
 
-    def _shuffled_piles(self, epoch: int) -> list[list[Visit]]:
-        visits = _shuffled_visits(self._showings.in_epoch(epoch), self._seed, epoch)
-        # A stable sort keeps the shuffled order within each pile.
-        dealt = visits[np.argsort(self._pile_of[visits[:, 0]], kind="stable")]
-        borders = np.searchsorted(self._pile_of[dealt[:, 0]], np.arange(len(self._piles) + 1)).tolist()
-        return [[Visit(*pair) for pair in dealt[first:last].tolist()] for first, last in pairwise(borders)]
+    def _shuffled_groups(self, epoch: int) -> Iterator[list[Visit]]:
+        visits = _shuffled_visits(self._visit_counts.in_epoch(epoch), self._seed, epoch)
+        # A stable sort keeps the shuffled order within each group.
+        sorted_visits = visits[np.argsort(self._group_of[visits[:, 0]], kind="stable")]
+        groups = self._group_of[sorted_visits[:, 0]]
+        borders = np.searchsorted(groups, np.arange(len(self._groups) + 1)).tolist()
+        for first, last in pairwise(borders):
+            yield [Visit(*pair) for pair in sorted_visits[first:last].tolist()]
 
 
-def plan_epoch(examples: Sequence[Example], *, seed: int, epoch: int, batch_size: int, grad_accum: int) -> Plan:
-    """Return the plan of one epoch."""
-    return Planner(examples, seed=seed, batch_size=batch_size, grad_accum=grad_accum).plan(epoch)
-
-
-def _shuffled_visits(showings: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return rows of (example, repeat) in a random order."""
-    places = np.repeat(np.arange(len(showings)), showings)
-    first_showing = np.repeat(np.cumsum(showings) - showings, showings)
-    repeats = np.arange(len(places)) - first_showing
+def _shuffled_visits(visit_counts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return rows of (example, repeat) in random order."""
+    examples = np.repeat(np.arange(len(visit_counts)), visit_counts)
+    first_visit = np.repeat(np.cumsum(visit_counts) - visit_counts, visit_counts)
+    repeats = np.arange(len(examples)) - first_visit
     # The name is part of the draw: another one would reorder every run.
-    shuffled = rng(seed, "picture order", epoch).permutation(len(places))
-    return np.stack([places, repeats], axis=1)[shuffled]
+    shuffled = rng(seed, "picture order", epoch).permutation(len(examples))
+    return np.stack([examples, repeats], axis=1)[shuffled]
+
+
+class VisitCounts:
+    """How often each image is used in each epoch: exact over epochs and across the images of a folder.
+
+    An image whose multiplier has the fraction f gets an extra visit in every epoch in which f (epoch + 1) + phase
+    passes a whole number. So over any n epochs its extra visits number f n, rounded up or down. The phases of the n
+    images of one folder with one fraction lie 1 / n apart, in random order and from a random start: no image is
+    favoured, and an epoch adds visits for f n of them, rounded up or down.
+    """
+
+    def __init__(self, examples: Sequence[Example], seed: int) -> None:
+        multipliers = np.array([example.multiply for example in examples], dtype=np.float64)
+        self._whole = np.floor(multipliers).astype(np.int64)
+        fractions = multipliers - self._whole
+        self._fractional = np.flatnonzero(fractions)
+        self._fractions = fractions[self._fractional]
+        folders = [_folder(examples[index]) for index in self._fractional.tolist()]
+        self._phases = _phases(folders, self._fractions, seed)
+
+    @property
+    def is_same_every_epoch(self) -> bool:
+        """Whether all multipliers are whole numbers."""
+        return not len(self._fractional)
+
+    def in_epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Return the number of visits of each image in one epoch."""
+        counts = self._whole.copy()
+        before = np.floor(self._fractions * epoch + self._phases)
+        after = np.floor(self._fractions * (epoch + 1) + self._phases)
+        counts[self._fractional] += (after - before).astype(np.int64)
+        return counts
+
+
+def _folder(example: Example) -> str:
+    return f"{example.root}/{example.name.rpartition('/')[0]}"
+
+
+def _phases(folders: Sequence[str], fractions: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Return a number from 0 to 1 for each image, evenly spaced over the images of one folder and fraction."""
+    indices: dict[tuple[str, float], int] = {}
+    keys = zip(folders, fractions.tolist(), strict=True)
+    group_of = np.array([indices.setdefault(key, len(indices)) for key in keys], dtype=np.int64)
+    generator = rng(seed, "multiply")
+    order = np.lexsort((generator.random(len(group_of)), group_of))
+    sizes = np.bincount(group_of, minlength=len(indices))
+    first = np.cumsum(sizes) - sizes
+    ranks = np.empty(len(group_of), dtype=np.int64)
+    ranks[order] = np.arange(len(group_of)) - first[group_of[order]]
+    phases: NDArray[np.float64] = (ranks + generator.random(len(indices))[group_of]) / sizes[group_of]
+    return phases
+
+
+@dataclass(slots=True)
+class _Step:
+    room: int
+    """How many more batches fit."""
+    batches: list[int] = field(default_factory=list)
+
+
+def _group_into_steps(order: Sequence[int], ids: Sequence[str], grad_accum: int) -> list[list[int]]:
+    """Return the batches of each optimizer step.
+
+    Batches without an id fill up the steps of those that have one, then make steps of their own. A step other than
+    the last is short only if there are too few of them.
+
+    Args:
+        order: batch numbers in the order in which they are used.
+        ids: the batch id of each batch number, empty for none.
+        grad_accum: most batches in a step.
+    """
+    by_id: dict[str, list[int]] = {}
+    for batch in order:
+        by_id.setdefault(ids[batch], []).append(batch)
+    unnamed = iter(by_id.pop("", []))
+    parts: list[list[int]] = []
+    for batches in by_id.values():
+        parts += _chunks(batches, grad_accum)
+    steps = _pack(parts, grad_accum)
+    for step in steps:
+        step.batches += islice(unnamed, step.room)
+    return [*(step.batches for step in steps), *_chunks(list(unnamed), grad_accum)]
+
+
+def _count_steps(batches: Mapping[str, int], grad_accum: int) -> int:
+    """Return how many steps `_group_into_steps` makes of this many batches of each id."""
+    parts: list[list[int]] = []
+    for batch_id, count in batches.items():
+        if batch_id:
+            parts += _chunks([0] * count, grad_accum)
+    steps = _pack(parts, grad_accum)
+    rest = max(0, batches.get("", 0) - sum(step.room for step in steps))
+    return len(steps) + -(-rest // grad_accum)
+
+
+def _pack(parts: Sequence[list[int]], grad_accum: int) -> list[_Step]:
+    """Put each part, the largest first, into the step whose free room it fills best.
+
+    Steps are looked up by their free room, so that the time does not grow with the number of ids.
+    """
+    steps: list[_Step] = []
+    by_room: dict[int, list[_Step]] = {}
+    for part in sorted(parts, key=len, reverse=True):
+        large_enough = [room for room, waiting in by_room.items() if waiting and room >= len(part)]
+        if large_enough:
+            step = by_room[min(large_enough)].pop()
+        else:
+            step = _Step(grad_accum)
+            steps.append(step)
+        step.batches += part
+        step.room -= len(part)
+        by_room.setdefault(step.room, []).append(step)
+    return steps
+
+
+def _chunks(items: list[_T], size: int) -> list[list[_T]]:
+    """Return the items in lists of `size`; the last may be shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

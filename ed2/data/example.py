@@ -1,4 +1,4 @@
-"""One image to train on, and a set of them with everything that was found wrong."""
+"""One image to train on, and a dataset of them with everything that was found wrong."""
 
 import os
 from collections.abc import Callable
@@ -9,28 +9,38 @@ from typing import Literal
 import numpy as np
 
 from ed2.data.buckets import Box, Size, crop_box
-from ed2.data.tags import Shuffle
+from ed2.data.image_config import TagShuffle
 from ed2.errors import Problem
 
-Kind = Literal[
-    "unusable", "enlarged", "wide", "animated", "guessed", "cut", "several",
-    "file name", "no caption", "side-car", "index", "changed",
-]  # fmt: skip
-"""What a finding is about: "unusable" leaves a file out, the others are only told."""
+FindingKind = Literal[
+    "unusable",
+    "enlarged",
+    "wide",
+    "animated",
+    "guessed",
+    "cut",
+    "several",
+    "file name",
+    "no caption",
+    "sidecar",
+    "index",
+    "changed",
+]
+"""What a finding is about: "unusable" leaves a file out, the others are only reported."""
 
 
 @dataclass(frozen=True)
 class Finding(Problem):
-    """A problem or a note about one file; `path` is relative to the data root number `root`."""
+    """A problem or a note about one file; `path` is relative to the data root with index `root`."""
 
-    kind: Kind = "unusable"
+    kind: FindingKind = "unusable"
     root: int = 0
     file: Path | None = None
-    """In full, where it is told while a run goes on."""
+    """The full path, if reported during a run."""
 
 
-def stamp_of(status: os.stat_result) -> int:
-    """Return what tells that a file is still the one that was read: time and size, in one number to spare memory."""
+def file_stamp(status: os.stat_result) -> int:
+    """Return a number that changes with the file: its time and size, in one number to save memory."""
     return status.st_mtime_ns << 40 | status.st_size
 
 
@@ -40,11 +50,11 @@ class Example:
 
     path: Path
     root: int
-    """Number of the data root that it was found in."""
+    """Index of the data root that it was found in."""
     name: str
     """Relative to that root, with forward slashes."""
     caption: str
-    """With all its tags in their order; drawn anew at each visit where `shuffle` says how."""
+    """With all tags in their order; `shuffle` draws another at each visit."""
     size: Size
     """Of the upright image."""
     bucket: Size
@@ -54,42 +64,42 @@ class Example:
     cond_dropout: float = 0.0
     """Probability of an empty caption."""
     multiply: float = 1.0
-    """How often it is seen in an epoch; a fraction is met on average."""
+    """Visits in an epoch; a fraction is met over several epochs."""
     batch_id: str = ""
-    """Images of one named id are trained together in the batches of one optimizer step; empty is no id."""
+    """Images with the same id are trained together, in the batches of one optimizer step; empty means no id."""
     loss_scale: float = 1.0
-    shuffle: Shuffle | None = None
+    shuffle: TagShuffle | None = None
     entry: int = 0
-    """Tells the entries of a manifest apart that name the same image."""
+    """Tells the manifest entries for the same image apart."""
     stamp: int | None = None
-    """Of the file that was read; None where it is not known."""
+    """`file_stamp` of the file that was read; None if unknown."""
 
     @property
     def key(self) -> str:
-        """What tells it apart from every other image, the same on every machine."""
+        """Identifies the image in the dataset, the same on every machine."""
         return f"{self.root}/{self.name}" + (f"#{self.entry}" if self.entry else "")
 
     def caption_at(self, generator: Callable[[], np.random.Generator], keep_tags: int) -> str:
-        """Return the caption of one visit; `generator` gives the draws of that visit where any are needed."""
-        return self.shuffle.drawn(generator(), keep_tags) if self.shuffle else self.caption
+        """Return the caption of one visit; `generator` is only called if something has to be drawn."""
+        return self.shuffle.draw(generator(), keep_tags) if self.shuffle else self.caption
 
     @property
     def crop(self) -> Box:
-        """What is seen of the upright image when there is no jitter."""
+        """The part of the upright image that is used without jitter."""
         return crop_box(self.size, self.bucket)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Every image that can be used, sorted by root and name, and what was found on the way."""
+    """Every usable image, sorted by root and name, and what was found on the way."""
 
     roots: tuple[Path, ...]
     examples: tuple[Example, ...]
     problems: tuple[Finding, ...]
     """One for every file that cannot be used."""
     notes: tuple[Finding, ...]
-    """What is good to know and leaves no image out."""
+    """Worth knowing; no image is left out for it."""
     fingerprint: str
-    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; of use where all were read."""
+    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; only valid if all were read."""
     num_unread: int = 0
     """Images of which only the header was read: some may turn out to be damaged."""

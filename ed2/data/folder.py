@@ -6,35 +6,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.data.buckets import crop_box, is_beyond_widest, is_enlarged, nearest, smallest_side
-from ed2.data.example import Dataset, Example, Finding, Kind, stamp_of
+from ed2.data.buckets import crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
+from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
+from ed2.data.image_config import caption_in_order, tag_shuffle
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
-from ed2.data.reading import Outline, Reader, Watch
-from ed2.data.sidecars import Described, described
-from ed2.data.tags import caption_of, shuffle_of
-from ed2.data.walk import Findings, ImageEntry, find_images
+from ed2.data.reading import ImageReader, Outline, ScanCallbacks
+from ed2.data.sidecars import ImageDescription, describe_image
+from ed2.data.walk import ImageEntry, RootContents, find_images
 from ed2.errors import DatasetError, Problem
 
-MAX_PROBLEMS_TOLD = 20
-"""How many files an error names when nothing can be used; the rest are counted."""
-FOLDER_WANTED = "Check its spelling, or give another folder as --data_root."
+MAX_LISTED = 20
+"""How many files an error names if nothing can be used; the rest are counted."""
+FOLDER_WANTED = "Check the spelling, or choose another folder with --data_root."
+MAX_QUOTED = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How a folder is read, and what its images get."""
+    """How a folder is read, and the defaults for its images."""
 
     resolution: int
     flip_p: float = 0.0
     cond_dropout: float = 0.0
     shuffle_tags: bool = False
-    """These three hold where no file says otherwise."""
+    """These three apply unless a sidecar says otherwise."""
     index_path: Path | None = None
-    """Where the results of reading whole images are remembered; None reads all of them each time."""
+    """Where the results of full reads are remembered; with None every image is read each time."""
     threads: int = 2
     headers_only: bool = False
-    """Take what is not remembered from the headers of the files: a quick look, by which nothing is trained."""
+    """Read only the headers of files that are not remembered: a quick look, not enough to train."""
 
 
 def scan(
@@ -43,44 +44,45 @@ def scan(
     *,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    at_outline: Callable[[Outline], None] | None = None,
+    on_outline: Callable[[Outline], None] | None = None,
 ) -> Dataset:
-    """Read every image below `roots` in full, with its caption, and give each its bucket.
+    """Read every image below `roots` in full, with its caption, and assign each to its bucket.
 
     Args:
-        roots: folders, looked through with all that is in them, and manifests.
-        options: how.
-        progress: told the number of images done, and of all.
-        should_stop: asked at each folder and image; what was read by then stays remembered.
-        at_outline: told what headers say, before the images that are not remembered are read in full.
+        roots: folders, searched with all their subfolders, and manifests.
+        options: how they are read.
+        progress: called with the number of images done, and of all.
+        should_stop: called for each folder and image; what was read by then stays remembered.
+        on_outline: called with what headers say, before new or changed images are read in full.
 
     Raises:
-        DatasetError: a root is neither folder nor manifest, or there is not one image that can be used.
-        StopRequested: `should_stop` said so.
+        DatasetError: a root is neither folder nor manifest, or no image can be used.
+        StopRequested: `should_stop` returned True.
     """
     ignore_pillow_warnings()
-    watch = Watch(progress, should_stop, at_outline)
-    places = _absolute(roots)
-    findings = [_find(place, number, watch) for number, place in enumerate(places)]
-    files = [file for found in findings for file in found.images]
-    reader = Reader(options.index_path, options.threads, watch)
-    read = reader.by_header(files) if options.headers_only else reader.in_full(files, places, options.resolution)
-    made = _Made(read.num_unread)
-    made.notes += [*read.notes, *(note for found in findings for note in found.notes)]
-    made.problems += [problem for found in findings for problem in found.problems]
-    for file, fact in zip(files, read.facts, strict=True):
-        made.add(file, fact, options)
-    if not made.examples:
-        raise _nothing_usable(places, findings, made.problems)
-    if not any(example.multiply > 0 for example in made.examples):
-        problem = Problem(None, "multiply is 0 for every image.", "Raise it for those that are to be trained.")
-        raise DatasetError("There is no image to train on.", [problem])
-    return made.dataset(places)
+    callbacks = ScanCallbacks(progress, should_stop, on_outline)
+    paths = _absolute(roots)
+    contents = [_contents(path, number, callbacks) for number, path in enumerate(paths)]
+    files = [file for found in contents for file in found.images]
+    reader = ImageReader(options.index_path, options.threads, callbacks)
+    read = reader.read_headers(files) if options.headers_only else reader.read_in_full(files, paths, options.resolution)
+    builder = _DatasetBuilder(read.num_unread, notes=list(read.notes))
+    for found in contents:
+        builder.notes += found.notes
+        builder.problems += found.problems
+    for file, facts in zip(files, read.facts, strict=True):
+        builder.add(file, facts, options)
+    if not builder.examples:
+        raise _nothing_usable(paths, contents, builder.problems)
+    if not any(example.multiply > 0 for example in builder.examples):
+        problem = Problem(None, "multiply is 0 for every image.", "Raise it for the images to train.")
+        raise DatasetError("There are no images to train on.", [problem])
+    return builder.dataset(paths)
 
 
 @dataclass(slots=True)
-class _Made:
-    """What has come of the files so far."""
+class _DatasetBuilder:
+    """Collects examples and findings file by file."""
 
     num_unread: int
     examples: list[Example] = field(default_factory=list)
@@ -88,19 +90,20 @@ class _Made:
     notes: list[Finding] = field(default_factory=list)
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def add(self, file: ImageEntry, fact: ImageFacts, options: ScanOptions) -> None:
-        """Make an example of a file, or note why it cannot be one."""
-        said = described(file.path, file.layer, file.sidecars)
-        example = _example(file, fact, said, options)
-        if isinstance(example, Finding):
-            self.problems.append(example)
+    def add(self, file: ImageEntry, facts: ImageFacts, options: ScanOptions) -> None:
+        """Add the example of a file, or the reason why it cannot be used."""
+        problem = facts.problem or _too_small(facts, options.resolution)
+        if problem:
+            self.problems.append(Finding(file.name, problem.what, problem.fix, root=file.root))
             return
+        description = describe_image(file.path, file.config, file.sidecars)
+        example = _example(file, facts, description, options)
         self.examples.append(example)
-        self.notes += _notes(example, fact, said, options.resolution)
-        self.digest.update(_line(example, fact.digest).encode())
+        self.notes += _notes(example, facts, description, options.resolution)
+        self.digest.update(_fingerprint_line(example, facts.digest).encode())
 
     def dataset(self, roots: tuple[Path, ...]) -> Dataset:
-        """Return all of it."""
+        """Return everything collected."""
         problems = sorted(self.problems, key=lambda problem: (problem.root, problem.path or ""))
         return Dataset(
             roots,
@@ -112,58 +115,60 @@ class _Made:
         )
 
 
-def _find(place: Path, number: int, watch: Watch) -> Findings:
-    if is_manifest(place):
-        return read_manifest(place, number)
-    return find_images(place, number, lambda found: watch.tell(0, found))
+def _contents(path: Path, number: int, callbacks: ScanCallbacks) -> RootContents:
+    if is_manifest(path):
+        return read_manifest(path, number)
+    return find_images(path, number, lambda found: callbacks.report(0, found))
 
 
 def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the roots as absolute paths; all that are no folders are told at once."""
-    folders = tuple(root.absolute() for root in roots)
+    """Return the roots as absolute paths. Raises DatasetError, which lists all that do not exist or are files."""
+    paths = tuple(root.absolute() for root in roots)
     problems = []
-    for folder in folders:
-        if not folder.exists():
-            problems.append(Problem(str(folder), "there is no such folder.", FOLDER_WANTED))
-        elif not folder.is_dir() and not is_manifest(folder):
-            fix = "Give the folder that it is in, or a .json manifest."
-            problems.append(Problem(str(folder), "this is a file.", fix))
-    if problems or not folders:
-        raise DatasetError(
-            "There is nothing to train on.", problems or [Problem("data_root", "no folder of images is given.")]
-        )
-    return folders
+    for path in paths:
+        if not path.exists():
+            problems.append(Problem(str(path), "the folder does not exist.", FOLDER_WANTED))
+        elif not path.is_dir() and not is_manifest(path):
+            fix = "Choose the folder that it is in, or a .json manifest."
+            problems.append(Problem(str(path), "this is a file.", fix))
+    if not paths:
+        problems.append(Problem("data_root", "no folder of images is set."))
+    if problems:
+        raise DatasetError("There are no images to train on.", problems)
+    return paths
 
 
-def _example(file: ImageEntry, fact: ImageFacts, said: Described, options: ScanOptions) -> Example | Finding:
-    """Return the example of a file, or why it cannot be one."""
-    if fact.problem:
-        return Finding(file.name, fact.problem.what, fact.problem.fix, root=file.root)
-    bucket = nearest(fact.size, options.resolution)
-    left, top, right, bottom = crop_box(fact.size, bucket)
-    needed = smallest_side(options.resolution)
-    if min(right - left, bottom - top) < needed:
-        what = (
-            f"only {right - left} x {bottom - top} of its {fact.size[0]} x {fact.size[1]} pixels would be seen, "
-            f"and the short side must have {needed}."
-        )
-        return Finding(file.name, what, "Use a larger image, or one less long and narrow.", root=file.root)
-    layer = said.layer
+def _too_small(facts: ImageFacts, resolution: int) -> Problem | None:
+    """Return what is wrong with an image whose crop would have too little detail."""
+    left, top, right, bottom = crop_box(facts.size, nearest_bucket(facts.size, resolution))
+    width, height = right - left, bottom - top
+    needed = min_crop_side(resolution)
+    if min(width, height) >= needed:
+        return None
+    what = (
+        f"only {width} x {height} of its {facts.size[0]} x {facts.size[1]} pixels would be used, and the short side "
+        f"must be at least {needed}."
+    )
+    return Problem(None, what, "Use a larger image, or one that is less long and narrow.")
+
+
+def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription, options: ScanOptions) -> Example:
+    config, prompt = description.config, description.prompt
     return Example(
-        path=Path(str(file.path)),  # a fresh one, without what looking at it has left in it
+        path=Path(str(file.path)),  # a new object, without what the old one has cached
         root=file.root,
         name=file.name,
-        caption=caption_of(layer, said.prompt),
-        size=fact.size,
-        bucket=bucket,
-        flip_p=_first(layer.flip_p, options.flip_p),
-        cond_dropout=_first(layer.cond_dropout, options.cond_dropout),
-        multiply=_first(layer.multiply, 1.0),
-        batch_id=layer.batch_id or "",
-        loss_scale=_first(layer.loss_scale, 1.0),
-        shuffle=shuffle_of(layer, said.prompt, default=options.shuffle_tags),
+        caption=caption_in_order(config, prompt),
+        size=facts.size,
+        bucket=nearest_bucket(facts.size, options.resolution),
+        flip_p=_first(config.flip_p, options.flip_p),
+        cond_dropout=_first(config.cond_dropout, options.cond_dropout),
+        multiply=_first(config.multiply, 1.0),
+        batch_id=config.batch_id or "",
+        loss_scale=_first(config.loss_scale, 1.0),
+        shuffle=tag_shuffle(config, prompt, default=options.shuffle_tags),
         entry=file.entry,
-        stamp=stamp_of(file.stat),
+        stamp=file_stamp(file.stat),
     )
 
 
@@ -171,40 +176,41 @@ def _first(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _notes(example: Example, fact: ImageFacts, said: Described, resolution: int) -> list[Finding]:
-    """Return what is good to know about an image that is used."""
+def _notes(example: Example, facts: ImageFacts, description: ImageDescription, resolution: int) -> list[Finding]:
+    """Return what is worth knowing about an image that is used."""
     (width, height), (bucket_width, bucket_height) = example.size, example.bucket
-    notes: list[tuple[Kind, str, str]] = []
-    if is_enlarged(example.size, example.bucket):
+    notes: list[tuple[FindingKind, str, str]] = []
+    if needs_enlarging(example.size, example.bucket):
         what = f"{width} x {height} is enlarged to fill {bucket_width} x {bucket_height}"
-        notes.append(("enlarged", what, "A larger image, or a lower resolution, trains sharper."))
-    if is_beyond_widest(example.size, resolution):
+        notes.append(("enlarged", what, "Use a larger image or a lower resolution for sharper results."))
+    if is_beyond_widest_bucket(example.size, resolution):
         what = f"{width} x {height} is longer than the longest bucket, {bucket_width} x {bucket_height}"
-        notes.append(("wide", what, "What does not fit is cut off at its ends."))
-    if fact.animated:
+        notes.append(("wide", what, "Both ends are cropped."))
+    if facts.animated:
         notes.append(("animated", "it has several frames", "Only the first is used."))
-    notes += [(kind, what, f'Its caption is "{_shortened(example.caption)}".') for kind, what in said.notes]
+    caption = example.caption
+    if len(caption) > MAX_QUOTED:
+        caption = f"{caption[: MAX_QUOTED - 3]}..."
+    notes += [(kind, what, f'The caption is "{caption}".') for kind, what in description.notes]
     return [Finding(example.name, f"{what}.", fix, kind=kind, root=example.root) for kind, what, fix in notes]
 
 
-def _shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+def _fingerprint_line(example: Example, content: str) -> str:
+    """Return what the fingerprint covers of one image; not its time, which differs in a copy."""
+    values: list[object] = [example.key, content, example.caption, example.bucket]
+    values += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
+    values.append((example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None)
+    return json.dumps(values) + "\n"
 
 
-def _line(example: Example, content: str) -> str:
-    """Return what the fingerprint covers of one image: not its time, since a copy has another."""
-    told: list[object] = [example.key, content, example.caption, example.bucket]
-    told += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
-    told += [(example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None]
-    return json.dumps(told) + "\n"
-
-
-def _nothing_usable(folders: Sequence[Path], findings: Sequence[Findings], problems: Sequence[Finding]) -> DatasetError:
-    told: list[Problem] = []
-    for folder, found in zip(folders, findings, strict=True):
-        what = f"{found.num_files} files, {len(found.images)} of them named as images, none can be used."
-        told.append(Problem(str(folder), what, "Put PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF images into it."))
-    told += problems[:MAX_PROBLEMS_TOLD]
-    if len(problems) > MAX_PROBLEMS_TOLD:
-        told.append(Problem(None, f"and {len(problems) - MAX_PROBLEMS_TOLD} more."))
-    return DatasetError("There is no image to train on.", told)
+def _nothing_usable(
+    roots: Sequence[Path], contents: Sequence[RootContents], problems: Sequence[Finding]
+) -> DatasetError:
+    listed: list[Problem] = []
+    for root, found in zip(roots, contents, strict=True):
+        what = f"none of its {found.num_files} files can be used; {len(found.images)} have the name of an image."
+        listed.append(Problem(str(root), what, "Add PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF images."))
+    listed += problems[:MAX_LISTED]
+    if len(problems) > MAX_LISTED:
+        listed.append(Problem(None, f"and {len(problems) - MAX_LISTED} more."))
+    return DatasetError("There are no images to train on.", listed)

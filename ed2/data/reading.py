@@ -1,10 +1,13 @@
-"""What the files of images hold: sizes from their headers at once, and all of each, which is remembered.
+"""What image files contain: sizes from their headers at once, and a full read of each, which is remembered.
 
-An image is trained on, or told to be unusable, by what reading all of it has shown. That takes a hundred times as long
-as its header, but only once: the result holds until the file changes. Training does not begin on headers alone: how
-many images there are and which size each has decides every epoch's plan, and a header may be wrong about both.
+A full read decides whether an image is trained or reported as unusable. It takes a hundred times as long as the
+header, but is done only once: the result is valid until the file changes. Training never starts from headers alone:
+the number of images and their sizes decide the plan of every epoch, and a header may be wrong about both.
 """
 
+import json
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,133 +15,215 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ed2.data.buckets import Size, nearest
+import PIL
+
+from ed2.data.buckets import Size, nearest_bucket
 from ed2.data.example import Finding
-from ed2.data.images import ImageFacts, check_image, sized_by_header
-from ed2.data.index import ImageIndex
+from ed2.data.images import ImageFacts, check_image, read_header_facts
 from ed2.data.walk import ImageEntry
-from ed2.errors import StopRequested
+from ed2.disk import write_whole
+from ed2.errors import Problem, StopRequested, printable
+from ed2.small_files import read_object
 from ed2.text import counted
+
+MAX_TEXT = 1000
+"""Most characters of a remembered problem."""
+
+logger = logging.getLogger(__name__)
+
+
+class ImageIndex:
+    """What reading each image in full has shown, by path, file size and modification time, in one JSON file.
+
+    A file that cannot be read, is damaged, or was written with another version of Pillow, which may read more or
+    fewer images, is replaced.
+    """
+
+    VERSION = 2
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the index in `path`; with None nothing is kept beyond this object."""
+        self._path = path
+        # An entry: file size, mtime_ns, width, height, animated, digest, problem, fix; anything in a damaged file.
+        self._entries: dict[str, Sequence[object]] = _read_entries(path, self._head()) if path else {}
+        self._is_changed = False
+
+    def find(self, path: Path, stat: os.stat_result) -> ImageFacts | None:
+        """Return what is known of the file in its current state."""
+        match self._entries.get(str(path)):
+            case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix)]:
+                if not digest.isascii() or not (what or min(w, h) > 0):  # not written by this program
+                    return None
+                problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT)) if what else None
+                return ImageFacts((w, h), problem, animated, digest)
+        return None
+
+    def remember(self, path: Path, stat: os.stat_result, facts: ImageFacts) -> None:
+        """Keep the facts, unless they may change while the file does not."""
+        if not facts.lasting:
+            return
+        fault = (facts.problem.what, facts.problem.fix) if facts.problem else ("", "")
+        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *facts.size, facts.animated, facts.digest, *fault)
+        self._is_changed = True
+
+    def forget_missing(self, roots: Sequence[Path], present: set[str]) -> None:
+        """Drop the files below `roots` that are not among `present`."""
+        prefixes = tuple(str(root).rstrip(os.sep) + os.sep for root in roots)
+        missing = [path for path in self._entries if path not in present and path.startswith(prefixes)]
+        for path in missing:
+            del self._entries[path]
+        self._is_changed = self._is_changed or bool(missing)
+
+    def save(self) -> None:
+        """Write the file if anything is new, so that readers find either the old file or the new one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._path is None or not self._is_changed:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path, json.dumps({**self._head(), "entries": self._entries}).encode())
+        self._is_changed = False
+
+    def _head(self) -> dict[str, object]:
+        return {"version": self.VERSION, "pillow": PIL.__version__}
+
+
+def _read_entries(path: Path, head: dict[str, object]) -> dict[str, Sequence[object]]:
+    try:
+        content = read_object(path)
+        if {name: content[name] for name in head} != head:
+            return {}
+        return dict(content["entries"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        logger.warning("The index %s cannot be read (%s). Starting a new one.", path, error)
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What headers and remembered results say, before any image is read in full."""
+    """What headers and remembered results say before any image is read in full."""
 
     num_images: int
     num_unread: int
-    """Those that are still to be read in full."""
+    """Images that still have to be read in full."""
     buckets: Mapping[Size, int]
-    """Images of each size that they will be trained at."""
+    """Number of images in each bucket."""
 
     def __str__(self) -> str:
         images, sizes = counted(self.num_images, "image"), counted(len(self.buckets), "size")
-        return f"{images} in {sizes}; {self.num_unread:,} of them new or changed, which are now read in full"
+        return f"{images} in {sizes}; reading {self.num_unread:,} new or changed in full"
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Whoever waits: is told how far it is, and may have had enough."""
+class ScanCallbacks:
+    """What a scan calls while it works; see `scan`."""
 
     progress: Callable[[int, int], None] | None
     should_stop: Callable[[], bool] | None
-    at_outline: Callable[[Outline], None] | None
+    on_outline: Callable[[Outline], None] | None
 
-    def tell(self, done: int, total: int) -> None:
-        """Report `done` of `total` images; raises StopRequested when that was asked for."""
-        self.ask()
+    def report(self, done: int, total: int) -> None:
+        """Report `done` of `total` images. Raises StopRequested if `should_stop` says so."""
+        self.raise_if_stopped()
         if self.progress:
             self.progress(done, total)
 
-    def ask(self) -> None:
-        """Raise StopRequested when that was asked for."""
+    def raise_if_stopped(self) -> None:
+        """Raise StopRequested if `should_stop` says so."""
         if self.should_stop and self.should_stop():
             raise StopRequested(save=False)
 
 
-class Read(NamedTuple):
-    """What files hold, in their order, and what is to be said about remembering it."""
+class ReadResult(NamedTuple):
+    """The facts of files, in their order, and what to report about remembering them."""
 
     facts: list[ImageFacts]
     notes: list[Finding]
     num_unread: int
-    """Those of which only the header was read."""
+    """Images of which only the header was read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ImageReader:
     """Finds the facts of image files, in threads."""
 
     index_path: Path | None
-    """Where the results of reading whole images are remembered; None reads all of them each time."""
+    """Where the results of full reads are remembered; with None every image is read each time."""
     threads: int
-    watch: Watch
+    callbacks: ScanCallbacks
 
-    def by_header(self, files: Sequence[ImageEntry]) -> Read:
-        """Return what is remembered of each file, else what its header claims."""
-        known = self._known(files, ImageIndex(self.index_path))
-        return Read(self._with_headers(files, known), [], known.count(None))
+    def read_headers(self, files: Sequence[ImageEntry]) -> ReadResult:
+        """Return what is remembered of each file, or else what its header says."""
+        known = _known(files, ImageIndex(self.index_path))
+        return ReadResult(self._add_headers(files, known), [], known.count(None))
 
-    def in_full(self, files: Sequence[ImageEntry], roots: Sequence[Path], resolution: int) -> Read:
-        """Return what is remembered of each file, else what reading all of it shows, and remember that.
+    def read_in_full(self, files: Sequence[ImageEntry], roots: Sequence[Path], resolution: int) -> ReadResult:
+        """Return what is remembered of each file, or else what a full read shows, and remember that.
 
         Args:
             files: the images.
             roots: files below these that are not among `files` are forgotten.
-            resolution: what the outline's sizes are of.
+            resolution: decides the buckets of the outline.
         """
         index = ImageIndex(self.index_path)
-        known = self._known(files, index)
-        if self.watch.at_outline and None in known:
-            headers = self._with_headers(files, known)
-            buckets = Counter(nearest(fact.size, resolution) for fact in headers if not fact.problem)
-            self.watch.at_outline(Outline(len(files), known.count(None), buckets))
-        unread = [file for file, fact in zip(files, known, strict=True) if fact is None]
+        known = _known(files, index)
+        if self.callbacks.on_outline and None in known:
+            headers = self._add_headers(files, known)
+            buckets = Counter(nearest_bucket(fact.size, resolution) for fact in headers if not fact.problem)
+            self.callbacks.on_outline(Outline(len(files), known.count(None), buckets))
         notes: list[Finding] = []
         try:
-            fresh = iter(self._read(unread, len(files), index))
+            fresh = self._read(_unknown(files, known), len(files), index)
             index.forget_missing(roots, {str(file.path) for file in files})
         finally:
-            notes += self._saved(index)
-        return Read([fact or next(fresh) for fact in known], notes, 0)
+            try:
+                index.save()
+            except OSError as error:
+                what = f"the results cannot be saved in {self.index_path} ({error.strerror or error})."
+                notes.append(Finding(None, what, "The next check will read every image again.", kind="index"))
+        return ReadResult(_fill_in(known, fresh), notes, 0)
 
-    @staticmethod
-    def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:
-        return [index.find(file.path, file.stat) for file in files]
-
-    def _with_headers(self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
-        unknown = [file.path for file, fact in zip(files, known, strict=True) if fact is None]
-        sized: list[ImageFacts] = []
-        for fact in self._mapped(sized_by_header, unknown):
-            self.watch.ask()
-            sized.append(fact)
-        rest = iter(sized)
-        return [fact or next(rest) for fact in known]
+    def _add_headers(self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
+        headers: list[ImageFacts] = []
+        for fact in self._map(read_header_facts, _unknown(files, known)):
+            self.callbacks.raise_if_stopped()
+            headers.append(fact)
+        return _fill_in(known, headers)
 
     def _read(self, files: Sequence[ImageEntry], total: int, index: ImageIndex) -> list[ImageFacts]:
-        """Read whole images, and remember each as it is done."""
+        """Read whole images, and remember each as soon as it is done."""
         facts: list[ImageFacts] = []
-        done = total - len(files)
-        for file, fact in zip(files, self._mapped(check_image, [file.path for file in files]), strict=True):
+        num_known = total - len(files)
+        for file, fact in zip(files, self._map(check_image, files), strict=True):
             index.remember(file.path, file.stat, fact)
             facts.append(fact)
-            self.watch.tell(done + len(facts), total)
+            self.callbacks.report(num_known + len(facts), total)
         if not files:
-            self.watch.tell(total, total)
+            self.callbacks.report(total, total)
         return facts
 
-    def _mapped(self, read: Callable[[Path], ImageFacts], paths: Iterable[Path]) -> Iterator[ImageFacts]:
-        """Give what `read` returns for each path, in their order."""
+    def _map(self, read: Callable[[Path], ImageFacts], files: Iterable[ImageEntry]) -> Iterator[ImageFacts]:
+        """Yield what `read` returns for the path of each file, in their order."""
         pool = ThreadPoolExecutor(max_workers=max(1, self.threads), thread_name_prefix="check")
         try:
-            yield from pool.map(read, paths)
+            yield from pool.map(read, [file.path for file in files])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _saved(self, index: ImageIndex) -> list[Finding]:
-        try:
-            index.save()
-        except OSError as error:
-            what = f"what was read cannot be remembered in {self.index_path} ({error.strerror or error})."
-            return [Finding(None, what, "The next check reads every image again.", kind="index")]
-        return []
+
+def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:
+    return [index.find(file.path, file.stat) for file in files]
+
+
+def _unknown(files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageEntry]:
+    return [file for file, fact in zip(files, known, strict=True) if fact is None]
+
+
+def _fill_in(known: Sequence[ImageFacts | None], fresh: Iterable[ImageFacts]) -> list[ImageFacts]:
+    """Return `known` with each None replaced by the next of `fresh`."""
+    rest = iter(fresh)
+    return [fact or next(rest) for fact in known]

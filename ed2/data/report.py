@@ -1,4 +1,4 @@
-"""What a check says about a dataset, for programs and for people."""
+"""What a check reports about a dataset, as JSON and as text."""
 
 import textwrap
 from collections import Counter
@@ -6,29 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ed2.data.buckets import Size, lost, nearest, sizes
-from ed2.data.epoch import Planner
-from ed2.data.example import Dataset, Example, Finding, Kind
+from ed2.data.buckets import Size, bucket_sizes, cropped_share, nearest_bucket
+from ed2.data.epoch import BucketUse, EpochPlanner
+from ed2.data.example import Dataset, Example, Finding, FindingKind
 from ed2.settings.schema import RESOLUTIONS
 from ed2.text import counted
 
-MAX_TOLD = 20
-"""How many unusable files the text names; the rest are counted."""
+MAX_FILES = 20
+"""How many unusable files the text lists; the rest are counted."""
+MAX_NAMES = 3
+"""How many files the text names for each kind of note."""
 TABLE_COLUMNS = 100
-MAX_NOTES_TOLD = 3
-"""How many files the text names of each kind of note."""
+FULL_ENOUGH = 0.75
+"""If batches are on average filled less than this, it is worth a note."""
 
-HEADINGS: Mapping[Kind, str] = {
+HEADINGS: Mapping[FindingKind, str] = {
     "enlarged": "Enlarged, since smaller than the bucket",
-    "wide": "Cut at both ends, since longer than the longest bucket",
-    "animated": "Several frames, of which the first is used",
+    "wide": "Cropped at both ends, since longer than the longest bucket",
+    "animated": "Several frames; only the first is used",
     "file name": "Caption taken from the file name",
     "no caption": "No caption at all",
-    "guessed": "Text not UTF-8, read as UTF-16 or Western European",
-    "cut": "Caption file too long, the end left out",
-    "several": "More than one main prompt, of which the first is used",
+    "guessed": "Text not UTF-8; read as UTF-16 or Western European",
+    "cut": "Caption file too long; the end is ignored",
+    "several": "Several main prompts; only the first is used",
 }
-"""What each kind of note is called for people."""
+"""A heading for each kind of note."""
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
 _TABLE_SCALE = 4096
@@ -36,51 +38,53 @@ _TABLE_SCALE = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunPlan:
+class ReportOptions:
     """How the dataset would be trained."""
 
     seed: int
     batch_size: int
     grad_accum: int
     max_epochs: int
-    kept_apart: frozenset[str] = frozenset()
+    validation_keys: frozenset[str] = frozenset()
     """Keys of the images that are kept for validation."""
 
-    def planner(self, examples: Sequence[Example]) -> Planner:
-        """Return what deals the epochs."""
-        trained = [example for example in examples if example.key not in self.kept_apart]
-        return Planner(trained, seed=self.seed, batch_size=self.batch_size, grad_accum=self.grad_accum)
+    def planner(self, examples: Sequence[Example]) -> EpochPlanner:
+        """Return the planner of the epochs."""
+        trained = [example for example in examples if example.key not in self.validation_keys]
+        return EpochPlanner(trained, seed=self.seed, batch_size=self.batch_size, grad_accum=self.grad_accum)
 
-    def total_steps(self, planner: Planner) -> int:
-        """Return the optimizer steps of all epochs, which differ only where a multiplier is a fraction."""
+    def total_steps(self, planner: EpochPlanner) -> int:
+        """Return the optimizer steps of all epochs, which differ only if a multiplier is a fraction."""
         if planner.is_same_every_epoch:
             return self.max_epochs * planner.steps(0)
         return sum(planner.steps(epoch) for epoch in range(self.max_epochs))
 
 
-def as_json(dataset: Dataset, plan: RunPlan) -> dict[str, Any]:
-    """Return what the contract says of images, buckets, steps and problems."""
-    problems_of = _texts_by_key(dataset.notes)
-    planner = plan.planner(dataset.examples)
-    told = (note for note in dataset.notes if note.path is None or note.kind == "side-car")
-    unusable = [*dataset.problems, *told]
+def as_json(dataset: Dataset, options: ReportOptions) -> dict[str, Any]:
+    """Return what the contract says about images, buckets, steps and problems."""
+    texts = _texts_by_key(dataset.notes)
+    planner = options.planner(dataset.examples)
+    use = planner.buckets(0)
+    problems = [*dataset.problems]
+    problems += [note for note in dataset.notes if note.path is None or note.kind == "sidecar"]
     return {
-        "images": [_image(example, problems_of.get(example.key, [])) for example in dataset.examples],
+        "images": [_image(example, texts.get(example.key, [])) for example in dataset.examples],
         "buckets": [
-            {"size": list(bucket.size), "images": bucket.images, "short": bucket.short}
-            for bucket in _buckets(dataset.examples, planner)
+            {"size": list(size), "images": images, "short": use.get(size, BucketUse()).short}
+            for size, images in _images_by_bucket(dataset.examples)
         ],
         "steps_per_epoch": planner.steps(0),
-        "total_steps": plan.total_steps(planner),
-        "problems": [{"path": finding.path, "what": finding.what, "fix": finding.fix} for finding in unusable],
+        "total_steps": options.total_steps(planner),
+        "problems": [{"path": problem.path, "what": problem.what, "fix": problem.fix} for problem in problems],
     }
 
 
-def as_text(dataset: Dataset, plan: RunPlan) -> str:
-    """Return the same for people: counts, buckets, what cannot be used, and notes, in lines of plain text."""
+def as_text(dataset: Dataset, options: ReportOptions) -> str:
+    """Return the same for people: counts, buckets, unusable files and notes, as lines of plain text."""
+    planner = options.planner(dataset.examples)
     parts = [
-        _counts(dataset, plan),
-        _bucket_lines(dataset, plan),
+        _count_lines(dataset, options, planner),
+        _bucket_lines(dataset, planner),
         _problem_lines(dataset),
         _note_lines(dataset),
     ]
@@ -89,43 +93,63 @@ def as_text(dataset: Dataset, plan: RunPlan) -> str:
 
 def resolution_table() -> str:
     """Return the resolutions and their buckets, at most 100 columns wide; mirrors are implied."""
-    lines = ["resolution  sizes (each wide one also upright)"]
+    lines = ["resolution  sizes (landscape; each also exists in portrait)"]
     for resolution in RESOLUTIONS:
-        wide = [f"{width}x{height}" for width, height in sizes(resolution) if width >= height]
-        lines += _wrapped(f"{resolution:>10}  ", wide)
+        landscape = [f"{width}x{height}" for width, height in bucket_sizes(resolution) if width >= height]
+        start = f"{resolution:>10}  "
+        indent = " " * len(start)
+        lines += textwrap.wrap(" ".join(landscape), TABLE_COLUMNS, initial_indent=start, subsequent_indent=indent)
     return "\n".join(lines) + "\n"
 
 
 def buckets_page() -> str:
-    """Return the page of the documentation on sizes, as Markdown."""
-    head = (
-        "# Sizes\n\nMade by `python scripts/make_docs` from the rule in `ed2/data/buckets.py`; do not edit by hand.\n\n"
-    )
+    """Return the documentation page on sizes, as Markdown."""
+    head = "# Sizes\n\nGenerated by `python scripts/make_docs` from `ed2/data/buckets.py`; do not edit by hand.\n\n"
     rule = (
-        "An image is trained in its own shape, in the size of its resolution that is nearest in shape. All sides\n"
-        "are multiples of 64, and every size holds at most resolution x resolution pixels. What does not fit the\n"
-        "shape is cut at the two ends. Below 256, which only tiny models like that of the demo take, they are\n"
-        "multiples of 16.\n\n"
+        "An image keeps its shape: it is trained at the size of its resolution that is nearest in ratio. All sides\n"
+        "are multiples of 64, and every size has at most resolution x resolution pixels. What does not fit is cropped\n"
+        "at both ends. Below 256, for tiny models such as the demo's, sides are multiples of 16.\n\n"
     )
-    lost_head = "\n## What a common image loses\n\n"
-    return f"{head}{rule}```\n{resolution_table()}```\n{lost_head}{loss_table()}"
+    loss_head = "\n## How much of common images is cropped\n\n"
+    return f"{head}{rule}```\n{resolution_table()}```\n{loss_head}{loss_table()}"
 
 
 def loss_table() -> str:
-    """Return, as a Markdown table, what part of a 4:3, 3:2 and 16:9 image each resolution cuts off."""
+    """Return, as a Markdown table, what share of 4:3, 3:2 and 16:9 images each resolution crops."""
     heads = [f"{width}:{height}" for width, height in _TABLE_RATIOS]
     lines = [f"| resolution | {' | '.join(heads)} |", "|---:|" + "---:|" * len(heads)]
     for resolution in RESOLUTIONS:
         shares = []
         for width, height in _TABLE_RATIOS:
             image = (width * _TABLE_SCALE, height * _TABLE_SCALE)
-            shares.append(f"{lost(image, nearest(image, resolution)):.1%}")
+            shares.append(f"{cropped_share(image, nearest_bucket(image, resolution)):.1%}")
         lines.append(f"| {resolution} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 
+def batch_notes(planner: EpochPlanner) -> list[str]:
+    """Return a note if many batches are short, with the batch size that fills them; otherwise nothing."""
+    counts, batch_size = planner.counts(0), planner.batch_size
+    if not sum(counts) or _share_filled(counts, batch_size) >= FULL_ENOUGH:
+        return []
+    mean = _share_filled(counts, batch_size) * batch_size
+    better = batch_size - 1
+    while _share_filled(counts, better) < FULL_ENOUGH:  # 1 is always full
+        better -= 1
+    return [
+        f"Batches hold {mean:.1f} of {batch_size} images on average: the last batch of each size is short, since no "
+        f"image is repeated or left out. For fuller batches, lower batch_size to {better} or add images of the sizes "
+        "that have few."
+    ]
+
+
+def _share_filled(counts: Sequence[int], batch_size: int) -> float:
+    batches = sum(-(-count // batch_size) for count in counts)
+    return sum(counts) / (batches * batch_size)
+
+
 def _texts_by_key(notes: Iterable[Finding]) -> dict[str, list[str]]:
-    """Return what is wrong with each image that is used. A file name as the caption is a choice, not a fault."""
+    """Return what is wrong with each image that is used. A file name as the caption is a choice, not a problem."""
     texts: dict[str, list[str]] = {}
     for note in notes:
         if note.kind != "file name":
@@ -146,93 +170,79 @@ def _image(example: Example, problems: Sequence[str]) -> dict[str, object]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Bucket:
-    size: Size
-    images: int
-    batches: int
-    short: int
-    """Images in the last batch where that is not full, else 0; batch ids have a last batch each."""
-
-
-def _buckets(examples: Sequence[Example], planner: Planner) -> list[_Bucket]:
-    """Return the buckets in use, the fullest first."""
+def _images_by_bucket(examples: Sequence[Example]) -> list[tuple[Size, int]]:
+    """Return the buckets in use with their number of images, the fullest first."""
     images = Counter(example.bucket for example in examples)
-    planned = planner.buckets(0)
-    return [
-        _Bucket(size, images[size], *planned.get(size, (0, 0, 0))[1:])
-        for size in sorted(images, key=lambda size: (-images[size], size))
-    ]
+    return sorted(images.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _counts(dataset: Dataset, plan: RunPlan) -> list[str]:
-    images, unusable = len(dataset.examples), len(dataset.problems)
-    planner = plan.planner(dataset.examples)
-    steps, total = planner.steps(0), plan.total_steps(planner)
-    accumulated = f" x {plan.grad_accum} batches a step" if plan.grad_accum > 1 else ""
+def _count_lines(dataset: Dataset, options: ReportOptions, planner: EpochPlanner) -> list[str]:
+    unusable = len(dataset.problems)
+    batches = f"batch size {options.batch_size}"
+    if options.grad_accum > 1:
+        batches += f" x {options.grad_accum} batches per step"
+    steps, total = planner.steps(0), options.total_steps(planner)
     lines = [
-        f"{counted(images, 'image')} can be used, {counted(unusable, 'file')} cannot.",
-        f"{counted(steps, 'step')} an epoch (batch size {plan.batch_size}{accumulated}), "
-        f"{counted(total, 'step')} in {counted(plan.max_epochs, 'epoch')}.",
+        f"{counted(len(dataset.examples), 'image')} can be used, {counted(unusable, 'file')} cannot.",
+        f"{counted(steps, 'step')} per epoch ({batches}), {counted(total, 'step')} in "
+        f"{counted(options.max_epochs, 'epoch')}.",
     ]
     if not planner.is_same_every_epoch:
-        lines.append("Epochs differ a little in length, since some multipliers are fractions.")
+        lines.append("Epochs differ slightly in length, since some multipliers are fractions.")
     return lines
 
 
-def _bucket_lines(dataset: Dataset, plan: RunPlan) -> list[str]:
+def _bucket_lines(dataset: Dataset, planner: EpochPlanner) -> list[str]:
     lines = ["    size      images  batches  last batch"]
-    for bucket in _buckets(dataset.examples, plan.planner(dataset.examples)):
-        size = f"{bucket.size[0]:>5} x {bucket.size[1]:<5}"
-        last = f"{bucket.short} of {plan.batch_size}" if bucket.short else "full"
-        lines.append(f"{size} {bucket.images:>8,}  {bucket.batches:>7,}  {last:>10}")
+    use = planner.buckets(0)
+    for (width, height), images in _images_by_bucket(dataset.examples):
+        _, batches, short = use.get((width, height), BucketUse())
+        last = f"{short} of {planner.batch_size}" if short else "full"
+        lines.append(f"{width:>5} x {height:<5} {images:>8,}  {batches:>7,}  {last:>10}")
     return lines
 
 
 def _problem_lines(dataset: Dataset) -> list[str]:
     if not dataset.problems:
         return []
-    told = [f"  {_where(dataset, finding)}: {finding.what} {finding.fix}" for finding in dataset.problems[:MAX_TOLD]]
-    more = [f"  and {len(dataset.problems) - MAX_TOLD:,} more."] if len(dataset.problems) > MAX_TOLD else []
-    return [f"Cannot be used ({len(dataset.problems):,}):", *told, *more]
+    heading = f"Unusable files ({len(dataset.problems):,}):"
+    return [heading, *(f"  {line}" for line in _finding_lines(dataset, dataset.problems))]
+
+
+def sidecar_lines(dataset: Dataset) -> list[str]:
+    """Return what is wrong with caption files and the files for whole folders, a line each."""
+    return _finding_lines(dataset, [note for note in dataset.notes if note.kind == "sidecar"])
+
+
+def _finding_lines(dataset: Dataset, findings: Sequence[Finding]) -> list[str]:
+    lines = [f"{_path(dataset, finding)}: {finding.what} {finding.fix}" for finding in findings[:MAX_FILES]]
+    if len(findings) > MAX_FILES:
+        lines.append(f"and {len(findings) - MAX_FILES:,} more.")
+    return lines
 
 
 def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
     lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
-    lines += side_car_lines(dataset)
+    lines += sidecar_lines(dataset)
     for kind, heading in HEADINGS.items():
         notes = [note for note in dataset.notes if note.kind == kind]
         if notes:
-            names = ", ".join(_named(dataset, note) for note in notes[:MAX_NOTES_TOLD])
-            lines.append(f"{heading} ({len(notes):,}): {names}{_rest(len(notes))}")
+            names = ", ".join(_name(dataset, note) for note in notes[:MAX_NAMES])
+            rest = f" and {len(notes) - MAX_NAMES:,} more" if len(notes) > MAX_NAMES else ""
+            lines.append(f"{heading} ({len(notes):,}): {names}{rest}.")
     return lines
 
 
-def _named(dataset: Dataset, note: Finding) -> str:
-    """Return the file's path, and of a caption file that is there and empty that it is."""
-    is_empty = note.kind in ("file name", "no caption") and " is empty" in note.what
-    return _where(dataset, note) + (f" ({note.what.partition(',')[0].rstrip('.')})" if is_empty else "")
+def _name(dataset: Dataset, note: Finding) -> str:
+    """Return the file's path, and whether its caption file exists but is empty."""
+    path = _path(dataset, note)
+    if note.kind in ("file name", "no caption") and " is empty" in note.what:
+        return f"{path} ({note.what.partition(',')[0].rstrip('.')})"
+    return path
 
 
-def side_car_lines(dataset: Dataset) -> list[str]:
-    """Return what could not be understood in the files that say how images are trained, a line each."""
-    notes = [note for note in dataset.notes if note.kind == "side-car"]
-    lines = [f"{_where(dataset, note)}: {note.what} {note.fix}" for note in notes[:MAX_TOLD]]
-    return lines + ([f"and {len(notes) - MAX_TOLD:,} more such files."] if len(notes) > MAX_TOLD else [])
-
-
-def _rest(count: int) -> str:
-    return f" and {count - MAX_NOTES_TOLD:,} more." if count > MAX_NOTES_TOLD else "."
-
-
-def _where(dataset: Dataset, finding: Finding) -> str:
-    """Return the file's path, with its root where there are several."""
+def _path(dataset: Dataset, finding: Finding) -> str:
+    """Return the file's path, with its root if there are several."""
     path = finding.path or ""
     return f"{dataset.roots[finding.root].name}/{path}" if len(dataset.roots) > 1 else path
-
-
-def _wrapped(start: str, words: Sequence[str]) -> list[str]:
-    """Return the words in lines of at most 100 columns; lines after the first are indented like `start`."""
-    lines = textwrap.wrap(" ".join(words), TABLE_COLUMNS - len(start))
-    return [(start if number == 0 else " " * len(start)) + line for number, line in enumerate(lines)]

@@ -1,4 +1,4 @@
-"""The small files that say how images are trained: beside an image, and in a folder for all that is in it."""
+"""Sidecar files: the caption files beside an image, and the files in a folder that apply to all images in it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,153 +7,153 @@ from typing import NamedTuple
 
 import yaml
 
-from ed2.data.captions import TextFile, caption_from_name, read_text
-from ed2.data.example import Kind
-from ed2.data.layers import Layer, Told, layer_of_mapping, layer_of_text, layer_of_value, merged
+from ed2.data.example import FindingKind
+from ed2.data.image_config import ImageConfig, ParsedConfig, config_from_mapping, config_from_text, merge_configs
+from ed2.data.text_files import TextFile, caption_from_name, read_text
 from ed2.small_files import NO_FILE
 
-IMAGE_EXTENSIONS = ("txt", "caption", "yml", "yaml")
-"""Of the files beside an image, the weakest first."""
+CAPTION_EXTENSIONS = ("txt", "caption", "yml", "yaml")
+"""Extensions of the caption files beside an image, the weakest first."""
 GLOBAL_NAMES = ("global.yml", "global.yaml")
-"""Hold for a folder and all folders in it; the weakest first."""
+"""Files that apply to a folder and all folders in it; the weakest first."""
 VALUE_NAMES: Mapping[str, str] = {
     f"{name}.txt": name for name in ("multiply", "cond_dropout", "flip_p", "loss_scale", "batch_id", "shuffle_tags")
 }
-"""Each holds one value for the images of its folder; `shuffle_tags.txt` by being there."""
+"""Each holds one value for the images of its folder; `shuffle_tags.txt` only has to exist."""
 LOCAL_NAMES = (*VALUE_NAMES, "local.yml", "local.yaml")
-"""Hold for the images of their folder and not for the folders in it; the weakest first."""
+"""Files that apply to the images of their folder but not to the folders in it; the weakest first."""
 FOLDER_NAMES = frozenset((*GLOBAL_NAMES, *LOCAL_NAMES))
 MAX_ALIASES = 100
 """References within a YAML file; more are taken for an attack."""
 
 _ALIAS = re.compile(r"(?:^|[\s,\[{:-])\*[\w-]")
-# All scalars stay text: a tag `no`, `1e3` or `2020-01-01` means its letters. Nothing of this loader runs code.
+# All scalars stay text: a tag `no`, `1e3` or `2020-01-01` means its letters. This loader never runs code.
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-class Note(NamedTuple):
-    """Something to tell about an image or a file."""
+class SidecarNote(NamedTuple):
+    """Something to report about an image or a sidecar."""
 
-    kind: Kind
+    kind: FindingKind
     what: str
     """Without the full stop."""
 
 
-class Read(NamedTuple):
-    """A layer, and what to tell about the file that it comes from."""
+class SidecarConfig(NamedTuple):
+    """The config in a sidecar, and what to report about the file."""
 
-    layer: Layer
-    notes: tuple[Note, ...] = ()
+    config: ImageConfig
+    notes: tuple[SidecarNote, ...] = ()
 
 
-class Described(NamedTuple):
-    """All that the files say of one image."""
+class ImageDescription(NamedTuple):
+    """Everything that sidecars say about one image."""
 
-    layer: Layer
+    config: ImageConfig
     prompt: str
-    notes: tuple[Note, ...]
+    notes: tuple[SidecarNote, ...]
 
 
-def read_folder_file(path: Path) -> Read:
-    """Read a file that holds for a folder."""
+def read_folder_file(path: Path) -> SidecarConfig:
+    """Read a file that applies to a folder."""
     name = path.name.lower()
     if name not in VALUE_NAMES:
         return _read_yaml(path)
     value = VALUE_NAMES[name]
     if value == "shuffle_tags":
-        return Read(Layer(shuffle_tags=True)) if path.is_file() else _refused(NO_FILE)
+        return SidecarConfig(ImageConfig(shuffle_tags=True)) if path.is_file() else _rejected(NO_FILE)
     text = read_text(path)
     if not text.text:
-        return Read(Layer(), (Note("side-car", text.detail or "it is empty"),))
-    return _read(layer_of_value(value, text.text), text)
+        return _rejected(text.detail or "it is empty")
+    return _with_notes(config_from_mapping({value: text.text}), text)
 
 
-def read_image_file(path: Path) -> Read:
-    """Read a file that stands beside an image and bears its name."""
+def read_caption_file(path: Path) -> SidecarConfig:
+    """Read a file that lies beside an image and has its name."""
     if path.suffix.lower() in (".yml", ".yaml"):
         return _read_yaml(path)
     text = read_text(path)
-    return Read(layer_of_text(text.text) if text.text else Layer(), _text_notes(path, text))
+    if text.text:
+        return _with_notes(ParsedConfig(config_from_text(text.text)), text)
+    if text.detail:
+        return _rejected(text.detail)
+    return SidecarConfig(ImageConfig(), (SidecarNote("file name", f"{path.name} is empty"),))
 
 
-def described(image: Path, below: Layer, sidecars: Sequence[Path]) -> Described:
-    """Return what holds for an image.
+def describe_image(image: Path, inherited: ImageConfig, sidecars: Sequence[Path]) -> ImageDescription:
+    """Return what applies to an image.
 
     Args:
-        image: its name up to the first underscore is the main prompt where no file gives one.
-        below: what its folders say.
-        sidecars: the files beside it, the weakest first.
+        image: its name up to the first underscore is the main prompt if no file gives one.
+        inherited: what its folders say.
+        sidecars: the caption files beside it, the weakest first.
     """
-    reads = [read_image_file(path) for path in sidecars]
-    layer = merged([below, *(read.layer for read in reads)]) if reads else below
-    notes = [_of_file(path, note) for path, read in zip(sidecars, reads, strict=True) for note in read.notes]
-    own = dict.fromkeys(prompt for read in reads for prompt in read.layer.prompts)
-    if len(own) > 1:
-        what = f'it has {len(own)} main prompts, of which only "{layer.prompts[0][:60]}" is used'
-        notes.append(Note("several", what))
-    if layer.prompts:
-        # Of an empty text file nothing needs to be told where another file gives the caption.
-        return Described(layer, layer.prompts[0], tuple(note for note in notes if note.kind != "file name"))
+    configs = [inherited]
+    notes: list[SidecarNote] = []
+    own_prompts: dict[str, None] = {}
+    for path in sidecars:
+        config, found = read_caption_file(path)
+        configs.append(config)
+        notes += [_name_file(path, note) for note in found]
+        own_prompts.update(dict.fromkeys(config.prompts))
+    config = merge_configs(configs) if sidecars else inherited  # which all images of a folder share
+    if len(own_prompts) > 1:
+        what = f'it has {len(own_prompts)} main prompts; only "{config.prompts[0][:60]}" is used'
+        notes.append(SidecarNote("several", what))
+    empty_files = [note for note in notes if note.kind == "file name"]
+    other_notes = tuple(note for note in notes if note.kind != "file name")
+    if config.prompts:  # an empty caption file is not worth reporting if another gives the caption
+        return ImageDescription(config, config.prompts[0], other_notes)
     prompt = caption_from_name(image)
-    usual = "its side-car gives no caption" if sidecars else "there is no caption file"
-    reason = next((note.what for note in notes if note.kind == "file name"), usual)
-    notes = [note for note in notes if note.kind != "file name"]
-    if prompt or layer.tags:
-        notes.append(Note("file name", reason))
-    else:
-        notes.append(Note("no caption", f"{reason}, and the file name gives none"))
-    return Described(layer, prompt, tuple(notes))
+    reason = _why_no_prompt(empty_files, sidecars)
+    note = SidecarNote("file name", reason)
+    if not prompt and not config.tags:
+        note = SidecarNote("no caption", f"{reason}, and the file name gives no caption either")
+    return ImageDescription(config, prompt, (*other_notes, note))
 
 
-def _read_yaml(path: Path) -> Read:
+def _why_no_prompt(empty_files: Sequence[SidecarNote], sidecars: Sequence[Path]) -> str:
+    if empty_files:
+        return empty_files[0].what
+    return "its caption file has no main prompt" if sidecars else "there is no caption file"
+
+
+def _name_file(path: Path, note: SidecarNote) -> SidecarNote:
+    """Add the sidecar's name to a note about an image; other kinds already name their file."""
+    return note._replace(what=f"in {path.name}: {note.what}") if note.kind == "sidecar" else note
+
+
+def _read_yaml(path: Path) -> SidecarConfig:
     text = read_text(path, keep_lines=True)
     if not text.text:
-        return Read(Layer(), (Note("side-car", text.detail or "it is empty"),) if text.detail else ())
+        return _rejected(text.detail) if text.detail else SidecarConfig(ImageConfig())
     if text.note == "cut":
-        return _refused("it is larger than 64 KB")
+        return _rejected("it is larger than 64 KB")
     if len(_ALIAS.findall(text.text)) > MAX_ALIASES:
-        return _refused(f"it refers to itself more than {MAX_ALIASES} times")
+        return _rejected(f"it has more than {MAX_ALIASES} YAML aliases")
     try:
         values = yaml.load(text.text, Loader=_LOADER)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        return _refused(f"it is not proper YAML ({_where(error)}), so nothing of it is used; correct it there")
+        return _rejected(f"it is not valid YAML ({_yaml_reason(error)})")
     if values is None or values == "":
-        return Read(Layer())
+        return SidecarConfig(ImageConfig())
     if not isinstance(values, dict):
-        return _refused("it holds no names with values, such as `main_prompt: a cat`")
-    return _read(layer_of_mapping(_with_caption(values)), text)
+        return _rejected("it has no names with values, such as `main_prompt: a cat`")
+    return _with_notes(config_from_mapping(values), text)
 
 
-def _with_caption(values: dict[object, object]) -> dict[object, object]:
-    """Read a caption that is mere text as the main prompt."""
-    if isinstance(values.get("caption"), str):
-        return {("main_prompt" if name == "caption" else name): value for name, value in values.items()}
-    return values
-
-
-def _read(told: Told, text: TextFile) -> Read:
-    notes = [Note("side-car", fault.rstrip(".")) for fault in told.faults]
+def _with_notes(parsed: ParsedConfig, text: TextFile) -> SidecarConfig:
+    notes = [SidecarNote("sidecar", problem.rstrip(".")) for problem in parsed.problems]
     if text.note:
-        notes.append(Note(text.note, text.detail))
-    return Read(told.layer, tuple(notes))
+        notes.append(SidecarNote(text.note, text.detail))
+    return SidecarConfig(parsed.config, tuple(notes))
 
 
-def _of_file(path: Path, note: Note) -> Note:
-    """Name the side-car in what is said of an image; other notes name their file themselves."""
-    return note._replace(what=f"in {path.name}: {note.what}") if note.kind == "side-car" else note
+def _rejected(what: str) -> SidecarConfig:
+    return SidecarConfig(ImageConfig(), (SidecarNote("sidecar", what),))
 
 
-def _refused(what: str) -> Read:
-    return Read(Layer(), (Note("side-car", what),))
-
-
-def _text_notes(path: Path, text: TextFile) -> tuple[Note, ...]:
-    if not text.text:
-        return (Note("side-car", text.detail) if text.detail else Note("file name", f"{path.name} is empty"),)
-    return (Note(text.note, text.detail),) if text.note else ()
-
-
-def _where(error: Exception) -> str:
+def _yaml_reason(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
     return f"line {mark.line + 1}: {problem}" if mark else str(problem)

@@ -1,4 +1,4 @@
-"""The image files below a folder, with what its folders say of each, and the files beside it."""
+"""The image files below a folder, with the config of their folders and the caption files beside them."""
 
 import os
 import stat
@@ -8,34 +8,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ed2.data.example import Finding
+from ed2.data.image_config import ImageConfig, merge_configs
 from ed2.data.images import EXTENSIONS
-from ed2.data.layers import Layer, merged
-from ed2.data.sidecars import FOLDER_NAMES, GLOBAL_NAMES, IMAGE_EXTENSIONS, LOCAL_NAMES, Note, read_folder_file
+from ed2.data.sidecars import (
+    CAPTION_EXTENSIONS,
+    FOLDER_NAMES,
+    GLOBAL_NAMES,
+    LOCAL_NAMES,
+    SidecarNote,
+    read_folder_file,
+)
 
-UNREAD_EXTENSIONS = frozenset(("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2"))
-"""Images that people have and that are not read here: told, since they would be missed."""
+UNSUPPORTED_EXTENSIONS = frozenset(
+    ("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2")
+)
+"""Image formats that people have but that cannot be read here: reported, so that nobody misses them later."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """A file that is named like an image."""
+    """A file with the name of an image."""
 
     path: Path
     root: int
     name: str
-    """Relative to the root, with forward slashes; bytes that are no text are spelled out, such as \\\\udce9."""
+    """Relative to the root, with forward slashes; undecodable bytes are escaped, such as \\\\udce9."""
     stat: os.stat_result
-    layer: Layer
-    """What its folders say, or its entry in a manifest; one object for all images of a folder."""
+    config: ImageConfig
+    """From its folders or its entry in a manifest; all images of a folder share one object."""
     sidecars: tuple[Path, ...] = ()
-    """The files beside it that bear its name, the weakest first."""
+    """The caption files beside it, the weakest first."""
     entry: int = 0
-    """Tells the entries of a manifest apart that name the same image."""
+    """Tells the manifest entries for the same image apart."""
 
 
 @dataclass(slots=True)
-class Findings:
-    """What was met below one root; `num_files` counts every file, of whatever kind."""
+class RootContents:
+    """What was found below one data root; `num_files` counts files of every kind."""
 
     images: list[ImageEntry] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
@@ -43,142 +52,139 @@ class Findings:
     num_files: int = 0
 
 
-def find_images(root: Path, number: int, at_folder: Callable[[int], None]) -> Findings:
-    """Find the images below `root`, sorted by name, leaving out hidden files and folders.
+def find_images(root: Path, number: int, on_folder: Callable[[int], None]) -> RootContents:
+    """Find the images below `root`, sorted by name, without hidden files and folders.
 
-    Links are followed; a folder that was already seen, as in a loop of links, is not entered again.
+    Links are followed. A folder that has been seen before, as in a loop of links, is skipped.
 
     Args:
         root: the folder.
-        number: its number among the data roots.
-        at_folder: called at each folder with the number of images so far; may raise to leave.
+        number: its index among the data roots.
+        on_folder: called for each folder with the number of images so far; may raise to stop.
     """
-    return _Walk(root, number, at_folder).findings()
+    walk = _Walk(root, number)
+    waiting = [_Folder("")]
+    while waiting:
+        folder = waiting.pop()
+        on_folder(len(walk.found.images))
+        try:
+            # Reversed, since the last of the list is next.
+            waiting += reversed(walk.read_folder(folder))
+        except OSError as error:
+            what = f"the folder cannot be opened ({error.strerror or error})"
+            walk.report(folder.name or ".", what, "Check its permissions.")
+    walk.found.images.sort(key=lambda image: image.name)
+    return walk.found
 
 
 class _Folder(NamedTuple):
-    """A folder that is still to be looked into."""
+    """A folder that is still to be read."""
 
     name: str
     """Relative to the root."""
-    inherited: tuple[Layer, ...] = ()
-    """What the folders above say for it too, the weakest first."""
+    inherited: tuple[ImageConfig, ...] = ()
+    """From the folders above, the weakest first."""
 
 
 class _Walk:
-    def __init__(self, root: Path, number: int, at_folder: Callable[[int], None]) -> None:
-        self._root, self._number, self._at_folder = root, number, at_folder
-        self._found = Findings()
+    def __init__(self, root: Path, number: int) -> None:
+        self.found = RootContents()
+        self._root, self._number = root, number
         self._seen: set[tuple[int, int]] = set()
 
-    def findings(self) -> Findings:
-        waiting = [_Folder("")]
-        while waiting:
-            folder = waiting.pop()
-            self._at_folder(len(self._found.images))
-            try:
-                # reversed: the last of the list is taken next
-                waiting += reversed(self._look_into(folder))
-            except OSError as error:
-                what = f"the folder cannot be opened ({error.strerror or error})"
-                self._tell(folder.name or ".", what, "Check who may read it.")
-        self._found.images.sort(key=lambda image: image.name)
-        return self._found
-
-    def _look_into(self, folder: _Folder) -> list[_Folder]:
-        """Note the images of one folder and return the folders in it."""
-        place = self._root / folder.name
-        status = place.stat()
+    def read_folder(self, folder: _Folder) -> list[_Folder]:
+        """Collect the images of one folder and return the folders in it."""
+        path = self._root / folder.name
+        status = path.stat()
         if (status.st_dev, status.st_ino) in self._seen:
             return []
         self._seen.add((status.st_dev, status.st_ino))
-        with os.scandir(place) as listing:
+        with os.scandir(path) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
-        shown = [(entry, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
-        files = [entry for entry, is_folder in shown if not is_folder]
-        self._found.num_files += len(files)
-        named = [entry for entry, _ in shown]  # a folder where a caption should be is told when that is read
-        inherited = (*folder.inherited, *self._layers(folder.name, named, GLOBAL_NAMES))
-        layer = merged([*inherited, *self._layers(folder.name, named, LOCAL_NAMES)])
-        self._note_files(folder.name, files, layer, _sidecars(named))
-        return [_Folder(_below(folder.name, entry.name), inherited) for entry, is_folder in shown if is_folder]
-
-    def _layers(self, folder: str, named: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[Layer]:
-        """Read what bears one of the names, in the order of the names."""
-        layers = []
-        for entry in sorted((e for e in named if e.name.lower() in names), key=lambda e: names.index(e.name.lower())):
-            read = read_folder_file(Path(entry.path))
-            layers.append(read.layer)
-            name = _below(folder, entry.name)
-            self._found.notes += [side_car_finding(name, note, self._number) for note in read.notes]
-        return layers
-
-    def _note_files(
-        self,
-        folder: str,
-        files: Sequence[os.DirEntry[str]],
-        layer: Layer,
-        sidecars: Mapping[str, tuple[Path, ...]],
-    ) -> None:
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = {entry.name: None for entry in entries if _is_folder(entry)}  # in order, and quick to look up
+        files = [entry for entry in entries if entry.name not in folders]
+        self.found.num_files += len(files)
+        # Sidecars are looked up among all entries: a folder with the name of one is reported when it is read.
+        inherited = (*folder.inherited, *self._configs(folder.name, entries, GLOBAL_NAMES))
+        config = merge_configs([*inherited, *self._configs(folder.name, entries, LOCAL_NAMES)])
+        sidecars = _caption_files(entries)
         for entry in files:
-            stem, extension = _parted(entry.name)
-            name = _below(folder, entry.name)
-            if extension in EXTENSIONS:
-                self._note_image(entry, name, layer, sidecars.get(stem, ()))
-            elif extension in UNREAD_EXTENSIONS:
-                what = f"it uses the format {extension.upper()}, which is not read here"
-                self._tell(name, what, "Save it as PNG, JPEG or WebP.")
+            self._add_file(entry, _join(folder.name, entry.name), config, sidecars)
+        return [_Folder(_join(folder.name, name), inherited) for name in folders]
 
-    def _note_image(self, entry: os.DirEntry[str], name: str, layer: Layer, sidecars: tuple[Path, ...]) -> None:
+    def _configs(self, folder: str, entries: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[ImageConfig]:
+        """Read the entries that have one of the names, in the order of the names."""
+        configs = []
+        named = [entry for entry in entries if entry.name.lower() in names]
+        for entry in sorted(named, key=lambda entry: names.index(entry.name.lower())):
+            config, notes = read_folder_file(Path(entry.path))
+            configs.append(config)
+            name = _join(folder, entry.name)
+            self.found.notes += [sidecar_finding(name, note, self._number) for note in notes]
+        return configs
+
+    def _add_file(
+        self, entry: os.DirEntry[str], name: str, config: ImageConfig, sidecars: Mapping[str, tuple[Path, ...]]
+    ) -> None:
+        stem, extension = _split_extension(entry.name)
+        if extension in UNSUPPORTED_EXTENSIONS:
+            self.report(name, f"the {extension.upper()} format is not supported", "Save it as PNG, JPEG or WebP.")
+        if extension not in EXTENSIONS:
+            return
         try:
             status = entry.stat()
         except OSError as error:
-            what = "it is a link to nothing" if entry.is_symlink() else f"it cannot be read ({error.strerror or error})"
-            return self._tell(name, what, "Delete it, or mend it.")
+            what = "it is a broken link" if entry.is_symlink() else f"it cannot be read ({error.strerror or error})"
+            self.report(name, what, "Delete or repair it.")
+            return
         if not stat.S_ISREG(status.st_mode):
-            return self._tell(name, "it is not a file", "Delete or rename it.")
-        image = ImageEntry(Path(entry.path), self._number, printable(name), status, layer, sidecars)
-        self._found.images.append(image)
-        return None
+            self.report(name, "it is not a file", "Delete or rename it.")
+            return
+        image = ImageEntry(
+            Path(entry.path), self._number, escape_undecodable(name), status, config, sidecars.get(stem, ())
+        )
+        self.found.images.append(image)
 
-    def _tell(self, name: str, what: str, fix: str) -> None:
-        self._found.problems.append(Finding(printable(name), f"{what}.", fix, root=self._number))
+    def report(self, name: str, what: str, fix: str) -> None:
+        """Add a problem with a file or folder."""
+        self.found.problems.append(Finding(escape_undecodable(name), f"{what}.", fix, root=self._number))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads back to itself
+    except OSError:  # a link that points to itself
         return False
 
 
-def _sidecars(files: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
-    """Return the side-car files for each name without extension; the case of extensions does not matter."""
+def _caption_files(entries: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
+    """Return the caption files for each name without extension; the case of extensions does not matter."""
     ranked: dict[str, list[tuple[int, str, Path]]] = {}
-    for entry in files:
-        stem, extension = _parted(entry.name)
-        if extension in IMAGE_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
-            rank = IMAGE_EXTENSIONS.index(extension)
+    for entry in entries:
+        stem, extension = _split_extension(entry.name)
+        if extension in CAPTION_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
+            rank = CAPTION_EXTENSIONS.index(extension)
             ranked.setdefault(stem, []).append((rank, entry.name, Path(entry.path)))
     return {stem: tuple(path for *_, path in sorted(found)) for stem, found in ranked.items()}
 
 
-def side_car_finding(name: str, note: Note, root: int) -> Finding:
-    """Return what is to be told of a file that says how images are trained."""
-    fixes = {"side-car": "What it says there is not used.", "guessed": "Save it as UTF-8 if it reads wrong."}
-    return Finding(printable(name), f"{note.what}.", fixes.get(note.kind, ""), kind=note.kind, root=root)
+def sidecar_finding(name: str, note: SidecarNote, root: int) -> Finding:
+    """Return a note about a sidecar as a finding."""
+    fixes = {"sidecar": "Ignored until it is fixed.", "guessed": "If the text looks wrong, save it as UTF-8."}
+    return Finding(escape_undecodable(name), f"{note.what}.", fixes.get(note.kind, ""), kind=note.kind, root=root)
 
 
-def _parted(name: str) -> tuple[str, str]:
+def _split_extension(name: str) -> tuple[str, str]:
     """Return a file name without its extension, and the extension in lower case without the dot."""
     stem, dot, extension = name.rpartition(".")
     return (stem, extension.lower()) if dot else (name, "")
 
 
-def _below(folder: str, name: str) -> str:
+def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def printable(name: str) -> str:
-    """Return a file name with bytes that are no text spelled out."""
+def escape_undecodable(name: str) -> str:
+    """Return a file name with undecodable bytes escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

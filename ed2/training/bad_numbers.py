@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ed2.data.loader import Batch
-from ed2.errors import DivergedError, UnsoundError
+from ed2.errors import DivergedError, UnusableWeightsError
 from ed2.events import Warned
 from ed2.training.state import Run
 
@@ -44,16 +44,16 @@ def require_savable(run: Run) -> None:
     """See that the weights are worth to be saved.
 
     Raises:
-        UnsoundError: some are not finite, or the last update was cut short.
+        UnusableWeightsError: some are not finite, or the last update was cut short.
     """
     step = run.state.step
     if not run.is_whole:
         why = "its update was cut short, and what is in memory belongs to two steps."
-        raise UnsoundError(f"Step {step + 1} is not saved", why, "The checkpoint before it is whole.")
+        raise UnusableWeightsError(f"Step {step + 1} is not saved", why, "The checkpoint before it is whole.")
     parameters = [p for network in run.model.trained.values() for p in network.parameters() if p.requires_grad]
     if not bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all()):
         fix = "The checkpoint before is sound. Lower the learning rate."
-        raise UnsoundError(f"Step {step} is not saved", "the weights hold numbers that are not finite.", fix)
+        raise UnusableWeightsError(f"Step {step} is not saved", "the weights hold numbers that are not finite.", fix)
 
 
 def _described(names: Sequence[str], culprits: Sequence[str]) -> str:

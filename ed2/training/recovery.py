@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from ed2.data.loader import Batch, split
+from ed2.data.loader import Batch, split_batch
 from ed2.errors import MemoryFullError
 from ed2.events import Warned
 from ed2.models.memory import checkpoint_gradients, is_out_of_memory, release_memory
@@ -43,7 +43,7 @@ def in_portions(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:
     """Cut batches into parts of at most `at_once` images, in the same order; None leaves them whole."""
     if at_once is None:
         return list(batches)
-    return [part for batch in batches for part in split(batch, -(-len(batch) // at_once))]
+    return [part for batch in batches for part in split_batch(batch, -(-len(batch) // at_once))]
 
 
 def take_less(run: Run, largest: int) -> None:

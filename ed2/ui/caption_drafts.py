@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable
 from html import escape
 
-from ed2.app.images.caption_edits import MAX_CHARACTERS
+from ed2.app.images.captions import MAX_CHARACTERS
 from ed2.data.example import Example
 
 MAX_NAMED = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.checks.check import Checked
-from ed2.app.images.caption_edits import CaptionEdits
+from ed2.app.images.captions import CaptionEdits
 from ed2.app.page.folders import Roots
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles

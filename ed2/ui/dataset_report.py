@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from ed2.app.checks.check import Checked
-from ed2.data.example import Kind
+from ed2.data.example import FindingKind
 from ed2.data.report import HEADINGS
 from ed2.errors import Problem
 from ed2.ui.html import bars_html, problems_html
@@ -52,9 +52,9 @@ def report_html(checked: Checked) -> str:
 
 def _notes_html(checked: Checked) -> str:
     """What is good to know and is not told among the problems, gathered by kind with a few names."""
-    kinds: dict[Kind, list[str]] = {}
+    kinds: dict[FindingKind, list[str]] = {}
     for note in checked.dataset.notes:
-        if note.path is None or note.kind == "side-car":
+        if note.path is None or note.kind == "sidecar":
             continue
         kinds.setdefault(note.kind, []).append(
             str(note.path) if note.kind in HEADINGS else f"{note.path}: {note.what} {note.fix}".strip()

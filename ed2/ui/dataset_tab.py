@@ -11,7 +11,7 @@ from ed2.app.checks.check import looked_at
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.page.folders import contents, is_folder, places
 from ed2.data.example import Example
-from ed2.data.walk import printable
+from ed2.data.walk import escape_undecodable
 from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
@@ -147,7 +147,7 @@ class DatasetTab:
             if progress is not None and total:
                 progress((done, total), desc=outlines[-1], unit="images")
 
-        dataset = scan_dataset(settings, progress=tell, at_outline=lambda found: outlines.append(str(found)))
+        dataset = scan_dataset(settings, progress=tell, on_outline=lambda found: outlines.append(str(found)))
         self._context.checked = looked_at(settings, dataset)
         forms = zip(values, raw, self._form.shown(values), strict=True)
         self._asked = [[held, kept] for name, held, kept in forms if fields()[name].group == "data"]
@@ -217,7 +217,7 @@ class DatasetTab:
     def _save(self, path: str | None, text: str, *raw: Any) -> str:
         def save(image: Path) -> str:
             target = self._context.captions.save(image, text)
-            return f"Saved to {printable(target.name)}. Undo puts the old one back."
+            return f"Saved to {escape_undecodable(target.name)}. Undo puts the old one back."
 
         return self._edited(path, text, raw, save)
 
@@ -249,7 +249,7 @@ class DatasetTab:
 
 def _key(example: Example) -> str:
     """What a browser calls an image: where it lies, with bytes spelled out that are no text and cannot be sent."""
-    return printable(str(example.path))
+    return escape_undecodable(str(example.path))
 
 
 def _told_of(folder: Path) -> str:

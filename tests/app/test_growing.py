@@ -15,7 +15,7 @@ from ed2.app.reporters.growing import GrowingFile
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.reporters.recording import recording
 from ed2.app.snapshot import RunView
-from ed2.errors import RecordError
+from ed2.errors import LogWriteError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned
 from tests.app.events import samples, started
 from tests.app.test_reporters import read_back
@@ -129,7 +129,7 @@ def test_a_half_piece_that_cannot_be_taken_back_at_once_is_taken_back_later(
     file.write(b"one\n")
     with monkeypatch.context() as patched:
         patched.setattr(growing, "append_whole", torn)
-        with pytest.raises(RecordError, match="The curves cannot be written: the drive reports an error"):
+        with pytest.raises(LogWriteError, match="The curves cannot be written: the drive reports an error"):
             file.write(b"two\n")
     file.write(b"three\n")
     assert path.read_bytes() == b"one\ntwo\nthree\n"

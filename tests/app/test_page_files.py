@@ -8,7 +8,7 @@ import pytest
 
 from ed2.app.checks.base_model import named
 from ed2.app.checks.start_checks import start_problems
-from ed2.app.images.caption_edits import CaptionEdits
+from ed2.app.images.captions import CaptionEdits
 from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.errors import Ed2Error, Problem, SettingsError
@@ -126,7 +126,7 @@ def test_a_caption_goes_into_the_side_car_that_is_there(tmp_path: Path) -> None:
 
 
 def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
-    with pytest.raises(Ed2Error, match=r"not saved: cat\.png is no longer there\. Press Check"):
+    with pytest.raises(Ed2Error, match=r"not saved: cat\.png no longer exists\. Press Check"):
         CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "text")
     assert not list(tmp_path.iterdir())
     (tmp_path / "cat.png").touch()

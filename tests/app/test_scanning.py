@@ -1,11 +1,11 @@
 """What is said while images are read."""
 
-from ed2.app.images.scanning import Pace
+from ed2.app.images.scanning import TimeLeft
 
 
-def test_the_time_that_is_left_is_told_by_the_pace_so_far() -> None:
+def test_the_time_left_follows_from_the_speed_so_far() -> None:
     seconds = iter([0.0, 30.0, 40.0])
-    pace = Pace(lambda: next(seconds))
-    assert pace.told(1_001, 20_000) == "image 1,001 of 20,000"
-    assert pace.told(2_001, 20_000) == "image 2,001 of 20,000, about 9 min 0 s left"
-    assert pace.told(20_000, 20_000) == "image 20,000 of 20,000"
+    time_left = TimeLeft(lambda: next(seconds))
+    assert time_left.images(1_001, 20_000) == "image 1,001 of 20,000"
+    assert time_left.images(2_001, 20_000) == "image 2,001 of 20,000, about 9 min 0 s left"
+    assert time_left.images(20_000, 20_000) == "image 20,000 of 20,000"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.images.captions import caption_note, long_captions
+from ed2.app.images.captions import find_long_captions, long_caption_note
 from ed2.data.example import Example
 from ed2.events import EpochEnded, RunStarted, StepDone
 from tests.runs import Values, differing, train
@@ -63,8 +63,8 @@ def test_captions_over_the_limit_are_counted_and_the_longest_named() -> None:
         return Example(Path(name), 0, name, "word " * words, (64, 64), (64, 64))
 
     examples = [example("a", 75), example("b", 76), example("c", 3), example("d", 200), example("e", 80)]
-    found = long_captions([*examples, example("f", 77)], lambda texts: [len(text.split()) for text in texts], 75)
+    found = find_long_captions([*examples, example("f", 77)], lambda texts: [len(text.split()) for text in texts], 75)
     assert [(e.name, n) for e, n in found] == [("b", 76), ("d", 200), ("e", 80), ("f", 77)]
-    note = caption_note(found, 75)
+    note = long_caption_note(found, 75)
     assert note.startswith("4 captions have more than 75 tokens") and "d (200), e (80), f (77), ..." in note
-    assert caption_note([], 75) == ""
+    assert long_caption_note([], 75) == ""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.checks.check import checked
-from ed2.data.apart import chosen, measured
+from ed2.app.images.validating import for_validation, sample_keys
 from ed2.data.example import Example
 from ed2.errors import DatasetError
 from ed2.events import Progressed, RunStarted, ValidationDone
@@ -28,13 +28,13 @@ def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Va
         "every_n_epochs": 0.5,
         "val_batch_size": 3,
     }
-    measured = train({**values, **extra})
-    assert not differing(plain.checkpoint, measured.checkpoint)
-    counted = [(told.place, told.total) for told in measured.of(Progressed) if told.doing == "validating"]
-    per_time = len(counted) // len(measured.of(ValidationDone))
+    validated = train({**values, **extra})
+    assert not differing(plain.checkpoint, validated.checkpoint)
+    counted = [(told.place, told.total) for told in validated.of(Progressed) if told.doing == "validating"]
+    per_time = len(counted) // len(validated.of(ValidationDone))
     assert counted[0][0] == 3 and counted[per_time - 1][0] == counted[0][1] > 16, "of all three curves together"
-    done = measured.of(ValidationDone)
-    steps = measured.ended.step // 2
+    done = validated.of(ValidationDone)
+    steps = validated.ended.step // 2
     assert [event.step for event in done] == [0, -(-steps // 2), steps, steps + -(-steps // 2), 2 * steps]
     assert all(set(event.values) == {"loss/val", "loss/again", "loss/train_stabilized"} for event in done)
     assert all(event.values["loss/val"] == event.values["loss/again"] for event in done)
@@ -65,19 +65,23 @@ def examples(count: int) -> list[Example]:
 
 
 def test_the_choice_is_rounded_up_and_leaves_something_to_train() -> None:
-    assert len(chosen(examples(100), 0.15, 555)) == 15
-    assert len(chosen(examples(101), 0.15, 555)) == 16
-    assert len(chosen(examples(2), 0.99, 555)) == 1
-    assert chosen(examples(1), 0.15, 555) == frozenset()
-    assert chosen(examples(50), 0.2, 1) == chosen(examples(50)[::-1], 0.2, 1) != chosen(examples(50), 0.2, 2)
+    assert len(sample_keys(examples(100), 0.15, 555)) == 15
+    assert len(sample_keys(examples(101), 0.15, 555)) == 16
+    assert len(sample_keys(examples(2), 0.99, 555)) == 1
+    assert sample_keys(examples(1), 0.15, 555) == frozenset()
+    assert (
+        sample_keys(examples(50), 0.2, 1)
+        == sample_keys(examples(50)[::-1], 0.2, 1)
+        != sample_keys(examples(50), 0.2, 2)
+    )
 
 
 def test_entries_of_one_file_are_chosen_together() -> None:
     twice = [replace(example, entry=entry) for example in examples(10) for entry in range(2)]
-    keys = chosen(twice, 0.3, 555)
+    keys = sample_keys(twice, 0.3, 555)
     assert len(keys) == 6 and len({key.partition("#")[0] for key in keys}) == 3
 
 
 def test_images_are_measured_once_as_they_are() -> None:
-    (only,) = measured(examples(1))
+    (only,) = for_validation(examples(1))
     assert (only.multiply, only.flip_p, only.cond_dropout, only.loss_scale) == (1, 0, 0, 1)

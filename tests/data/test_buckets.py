@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from ed2.data.buckets import (
     RESOLUTIONS,
     SMALL_RESOLUTIONS,
+    bucket_sizes,
     crop_box,
-    is_beyond_widest,
-    is_enlarged,
-    jittered_box,
-    lost,
-    nearest,
-    sizes,
-    smallest_side,
+    cropped_share,
+    is_beyond_widest_bucket,
+    jittered_crop_box,
+    min_crop_side,
+    nearest_bucket,
+    needs_enlarging,
 )
 
 ALL = RESOLUTIONS + SMALL_RESOLUTIONS
@@ -25,17 +25,17 @@ images = st.tuples(sides, sides)
 
 
 def test_256_has_the_square_two_wide_sizes_and_their_mirrors() -> None:
-    assert sizes(256) == ((256, 256), (320, 192), (192, 320), (512, 128), (128, 512))
+    assert bucket_sizes(256) == ((256, 256), (320, 192), (192, 320), (512, 128), (128, 512))
 
 
 def test_512_has_the_nine_sizes_of_the_contract() -> None:
     wide = [(576, 448), (640, 384), (768, 320), (1024, 256)]
-    assert set(sizes(512)) == {(512, 512), *wide, *((height, width) for width, height in wide)}
+    assert set(bucket_sizes(512)) == {(512, 512), *wide, *((height, width) for width, height in wide)}
 
 
 @pytest.mark.parametrize(("resolution", "count"), [(256, 5), (512, 9), (768, 13), (64, 5)])
 def test_the_number_of_sizes_is_that_of_the_contract(resolution: int, count: int) -> None:
-    assert len(sizes(resolution)) == count
+    assert len(bucket_sizes(resolution)) == count
 
 
 def test_there_are_seventeen_resolutions_and_three_small_ones() -> None:
@@ -43,7 +43,7 @@ def test_there_are_seventeen_resolutions_and_three_small_ones() -> None:
 
 
 def test_small_resolutions_have_steps_of_sixteen() -> None:
-    assert set(sizes(64)) >= {(64, 64), (80, 48), (48, 80)}
+    assert set(bucket_sizes(64)) >= {(64, 64), (80, 48), (48, 80)}
 
 
 @pytest.mark.parametrize("resolution", ALL)
@@ -54,13 +54,13 @@ def test_every_size_follows_the_rule_of_the_contract(resolution: int) -> None:
         long = max(side for side in range(step, 64 * 64 * 64, step) if short * side <= resolution**2)
         if short <= long <= 4 * short:
             expected |= {(long, short), (short, long)}
-    assert set(sizes(resolution)) == expected
-    assert len(sizes(resolution)) == len(expected)
+    assert set(bucket_sizes(resolution)) == expected
+    assert len(bucket_sizes(resolution)) == len(expected)
 
 
 def test_another_resolution_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="resolution is 500"):
-        sizes(500)
+        bucket_sizes(500)
 
 
 @given(images, resolutions)
@@ -68,27 +68,29 @@ def test_no_size_is_nearer_in_ratio_than_the_one_chosen(size: tuple[int, int], r
     def distance(bucket: tuple[int, int]) -> float:
         return abs(math.log(size[0] / size[1]) - math.log(bucket[0] / bucket[1]))
 
-    chosen = nearest(size, resolution)
-    assert all(distance(chosen) <= distance(other) + 1e-9 for other in sizes(resolution))
+    chosen = nearest_bucket(size, resolution)
+    assert all(distance(chosen) <= distance(other) + 1e-9 for other in bucket_sizes(resolution))
 
 
 @given(images, resolutions)
 def test_a_turned_image_gets_the_turned_size(size: tuple[int, int], resolution: int) -> None:
-    assert nearest(size[::-1], resolution) == nearest(size, resolution)[::-1]
+    assert nearest_bucket(size[::-1], resolution) == nearest_bucket(size, resolution)[::-1]
 
 
 def test_on_a_tie_the_size_that_loses_less_wins() -> None:
     for resolution in ALL:
-        for first in sizes(resolution):
-            for second in sizes(resolution):
+        for first in bucket_sizes(resolution):
+            for second in bucket_sizes(resolution):
                 size = (round(1000 * math.sqrt(first[0] * second[0])), round(1000 * math.sqrt(first[1] * second[1])))
-                chosen = nearest(size, resolution)
-                assert lost(size, chosen) <= min(lost(size, first), lost(size, second)) + 1e-5
+                chosen = nearest_bucket(size, resolution)
+                assert (
+                    cropped_share(size, chosen) <= min(cropped_share(size, first), cropped_share(size, second)) + 1e-5
+                )
 
 
 @given(images, resolutions)
 def test_the_crop_has_the_ratio_of_the_bucket_within_a_pixel(size: tuple[int, int], resolution: int) -> None:
-    bucket = nearest(size, resolution)
+    bucket = nearest_bucket(size, resolution)
     left, top, right, bottom = crop_box(size, bucket)
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
     width, height = right - left, bottom - top
@@ -101,8 +103,8 @@ def test_the_crop_has_the_ratio_of_the_bucket_within_a_pixel(size: tuple[int, in
 def test_a_jittered_crop_stays_inside_and_never_falls_below_the_bucket(
     size: tuple[int, int], resolution: int, seed: int
 ) -> None:
-    bucket = nearest(size, resolution)
-    left, top, right, bottom = jittered_box(size, bucket, np.random.default_rng(seed))
+    bucket = nearest_bucket(size, resolution)
+    left, top, right, bottom = jittered_crop_box(size, bucket, np.random.default_rng(seed))
     assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
     width, height = right - left, bottom - top
     full = crop_box(size, bucket)
@@ -113,27 +115,27 @@ def test_a_jittered_crop_stays_inside_and_never_falls_below_the_bucket(
 
 @pytest.mark.parametrize("size", [(512, 512), (512, 700), (400, 400), (300, 500)])
 def test_an_image_not_larger_than_its_bucket_is_cropped_at_its_centre(size: tuple[int, int]) -> None:
-    box = jittered_box(size, (512, 512), np.random.default_rng(1))
+    box = jittered_crop_box(size, (512, 512), np.random.default_rng(1))
     assert box == crop_box(size, (512, 512))
 
 
 def test_jitter_moves_a_large_image_and_differs_from_visit_to_visit() -> None:
-    boxes = {jittered_box((2000, 2000), (512, 512), np.random.default_rng(seed)) for seed in range(20)}
+    boxes = {jittered_crop_box((2000, 2000), (512, 512), np.random.default_rng(seed)) for seed in range(20)}
     assert len(boxes) > 15
 
 
 def test_wider_than_the_widest_is_told_apart_from_just_as_wide() -> None:
-    assert not is_beyond_widest((2048, 512), 512)
-    assert is_beyond_widest((2049, 512), 512)
-    assert is_beyond_widest((512, 2049), 512)
-    assert nearest((9000, 512), 512) == (1024, 256)
+    assert not is_beyond_widest_bucket((2048, 512), 512)
+    assert is_beyond_widest_bucket((2049, 512), 512)
+    assert is_beyond_widest_bucket((512, 2049), 512)
+    assert nearest_bucket((9000, 512), 512) == (1024, 256)
 
 
 def test_only_an_image_smaller_than_its_bucket_is_enlarged() -> None:
-    assert not is_enlarged((512, 512), (512, 512))
-    assert not is_enlarged((513, 512), (512, 512))
-    assert is_enlarged((511, 900), (512, 512))
+    assert not needs_enlarging((512, 512), (512, 512))
+    assert not needs_enlarging((513, 512), (512, 512))
+    assert needs_enlarging((511, 900), (512, 512))
 
 
 def test_the_smallest_side_is_16_below_resolution_256_and_64_from_there() -> None:
-    assert [smallest_side(resolution) for resolution in (64, 192, 256, 1536)] == [16, 16, 64, 64]
+    assert [min_crop_side(resolution) for resolution in (64, 192, 256, 1536)] == [16, 16, 64, 64]

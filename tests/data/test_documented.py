@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.data.epoch import Planner
+from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
 from ed2.draws import rng
@@ -26,7 +26,7 @@ def examples(count: int, folder: str, multiply: float) -> list[Example]:
 
 def shown(made: list[Example], epoch: int) -> Counter[str]:
     """How often each image is shown in an epoch, by its name."""
-    plan = Planner(made, seed=555, batch_size=4, grad_accum=1).plan(epoch)
+    plan = EpochPlanner(made, seed=555, batch_size=4, grad_accum=1).plan(epoch)
     return Counter(made[visit.example].name for group in plan for batch in group for visit in batch.visits)
 
 

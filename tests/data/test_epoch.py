@@ -7,9 +7,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ed2.data.buckets import nearest
-from ed2.data.epoch import Planner, Visit, plan_epoch
+from ed2.data.buckets import nearest_bucket
+from ed2.data.epoch import EpochPlanner, Visit
 from ed2.data.example import Example
+from tests.data.planning import plan_epoch
 
 SIZES = ((512, 512), (640, 480), (480, 640), (1600, 500))
 
@@ -18,7 +19,7 @@ def examples_of(picks: list[tuple[int, float]], ids: list[str] | None = None) ->
     made = []
     for number, (size, multiply) in enumerate(picks):
         name = f"{number}.png"
-        bucket = nearest(SIZES[size], 512)
+        bucket = nearest_bucket(SIZES[size], 512)
         batch_id = ids[number] if ids else ""
         made.append(Example(Path(name), 0, name, name, SIZES[size], bucket, multiply=multiply, batch_id=batch_id))
     return made
@@ -28,7 +29,7 @@ def options(**changes: int) -> dict[str, int]:
     return {"seed": 1, "batch_size": 4, "grad_accum": 1, **changes}
 
 
-def visits_of(planner: Planner, epoch: int) -> list[Visit]:
+def visits_of(planner: EpochPlanner, epoch: int) -> list[Visit]:
     return [visit for group in planner.plan(epoch) for batch in group for visit in batch.visits]
 
 
@@ -72,7 +73,7 @@ def test_batches_hold_one_bucket_and_only_the_last_of_a_bucket_is_short(
 def test_the_number_of_steps_is_known_without_dealing(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
-    planner = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
+    planner = EpochPlanner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
     assert planner.steps(epoch) == len(planner.plan(epoch))
 
 
@@ -81,7 +82,7 @@ def test_the_number_of_steps_is_known_without_dealing(
 def test_an_epoch_shows_every_image_its_multiplier_rounded_up_or_down(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
-    planner = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
+    planner = EpochPlanner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
     visits = visits_of(planner, epoch)
     assert len(set(visits)) == len(visits)
     shown = Counter(visit.example for visit in visits)
@@ -93,7 +94,7 @@ def test_an_epoch_shows_every_image_its_multiplier_rounded_up_or_down(
 def test_an_epoch_has_the_same_plan_directly_and_after_those_before(
     picks: list[tuple[int, float]], seed: int, batch_size: int
 ) -> None:
-    walked = Planner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=2)
+    walked = EpochPlanner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=2)
     for epoch in range(4):
         direct = plan_epoch(examples_of(picks), seed=seed, epoch=epoch, batch_size=batch_size, grad_accum=2)
         assert walked.plan(epoch) == direct
@@ -120,14 +121,14 @@ def test_the_plan_is_the_same_on_every_machine() -> None:
 def test_over_epochs_every_image_comes_as_often_as_its_fraction_says(
     multipliers: list[float], seed: int, epochs: int
 ) -> None:
-    planner = Planner(examples_of([(0, m) for m in multipliers]), seed=seed, batch_size=4, grad_accum=1)
+    planner = EpochPlanner(examples_of([(0, m) for m in multipliers]), seed=seed, batch_size=4, grad_accum=1)
     seen = Counter(visit.example for epoch in range(epochs) for visit in visits_of(planner, epoch))
     for place, multiplier in enumerate(multipliers):
         assert abs(seen[place] - multiplier * epochs) < 1 + 1e-9
 
 
 def test_a_tenth_is_one_showing_in_ten_epochs_for_every_image_of_the_folder() -> None:
-    planner = Planner(examples_of([(0, 0.1)] * 50 + [(0, 1.25)] * 20), seed=1, batch_size=4, grad_accum=1)
+    planner = EpochPlanner(examples_of([(0, 0.1)] * 50 + [(0, 1.25)] * 20), seed=1, batch_size=4, grad_accum=1)
     shown = [Counter(visit.example for visit in visits_of(planner, epoch)) for epoch in range(40)]
     assert all(sum(seen.values()) == 30 for seen in shown)
     for start in range(0, 40, 10):
@@ -139,7 +140,7 @@ def test_a_tenth_is_one_showing_in_ten_epochs_for_every_image_of_the_folder() ->
 def test_no_place_in_a_folder_is_favoured() -> None:
     first = Counter[int]()
     for seed in range(400):
-        first.update(v.example for v in visits_of(Planner(examples_of([(0, 0.1)] * 50), **options(seed=seed)), 0))
+        first.update(v.example for v in visits_of(EpochPlanner(examples_of([(0, 0.1)] * 50), **options(seed=seed)), 0))
     fifths = [sum(first[place] for place in range(start, start + 10)) / 4000 for start in range(0, 50, 10)]
     assert all(abs(rate - 0.1) < 0.02 for rate in fifths)
 
@@ -147,7 +148,7 @@ def test_no_place_in_a_folder_is_favoured() -> None:
 def test_each_folder_gets_its_share_of_every_epoch() -> None:
     examples = [replace(e, name=f"{'ab'[n % 2]}/{n}.png") for n, e in enumerate(examples_of([(0, 0.25)] * 80))]
     for epoch in range(8):
-        seen = Counter(visit.example % 2 for visit in visits_of(Planner(examples, **options()), epoch))
+        seen = Counter(visit.example % 2 for visit in visits_of(EpochPlanner(examples, **options()), epoch))
         assert seen == {0: 10, 1: 10}
 
 
@@ -162,7 +163,7 @@ def test_images_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
     picks: list[tuple[int, str]], seed: int, batch_size: int, grad_accum: int
 ) -> None:
     ids = [batch_id for _, batch_id in picks]
-    planner = Planner(
+    planner = EpochPlanner(
         examples_of([(size, 1.0) for size, _ in picks], ids), seed=seed, batch_size=batch_size, grad_accum=grad_accum
     )
     plan = planner.plan(0)
@@ -179,12 +180,12 @@ def test_images_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
 
 
 def test_batches_without_an_id_fill_the_steps_of_those_with_one() -> None:
-    planner = Planner(examples_of([(0, 1.0)] * 12, ["x"] * 4 + [""] * 8), seed=1, batch_size=2, grad_accum=3)
+    planner = EpochPlanner(examples_of([(0, 1.0)] * 12, ["x"] * 4 + [""] * 8), seed=1, batch_size=2, grad_accum=3)
     assert sorted(len(group) for group in planner.plan(0)) == [3, 3]
 
 
 def test_an_epoch_may_show_nothing() -> None:
-    planner = Planner(examples_of([(0, 0.25)]), **options())
+    planner = EpochPlanner(examples_of([(0, 0.25)]), **options())
     assert sorted(planner.steps(epoch) for epoch in range(4)) == [0, 0, 0, 1]
 
 
@@ -203,15 +204,15 @@ def test_one_image_makes_one_step() -> None:
 
 
 def test_only_fractions_make_epochs_differ() -> None:
-    assert Planner(examples_of([(0, 2.0), (1, 0.0)]), **options()).is_same_every_epoch
-    assert not Planner(examples_of([(0, 2.5)]), **options()).is_same_every_epoch
+    assert EpochPlanner(examples_of([(0, 2.0), (1, 0.0)]), **options()).is_same_every_epoch
+    assert not EpochPlanner(examples_of([(0, 2.5)]), **options()).is_same_every_epoch
 
 
 def test_twenty_thousand_images_are_dealt_well_under_a_second() -> None:
     ids = ["" if number % 3 else f"id {number % 700}" for number in range(20_000)]
     examples = examples_of([(number % 4, (1.0, 0.3)[number % 2]) for number in range(20_000)], ids)
     start = time.process_time()
-    planner = Planner(examples, seed=1, batch_size=4, grad_accum=2)
+    planner = EpochPlanner(examples, seed=1, batch_size=4, grad_accum=2)
     planner.plan(0)
     assert time.process_time() - start < 0.6
     start = time.process_time()

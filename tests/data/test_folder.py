@@ -9,7 +9,7 @@ from PIL import Image
 
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image
-from ed2.data.report import RunPlan, as_text
+from ed2.data.report import ReportOptions, as_text
 from ed2.errors import DatasetError, StopRequested
 
 Painter = Callable[..., Path]
@@ -83,7 +83,7 @@ def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path:
     dataset = scan([tmp_path / "images"], OPTIONS)
     assert [example.name for example in dataset.examples] == ["in/cat.png", "in/linked.png", "in/zoo/dog.png"]
     assert [(problem.path, problem.what) for problem in dataset.problems] == [
-        ("in/nothing.png", "it is a link to nothing.")
+        ("in/nothing.png", "it is a broken link.")
     ]
 
 
@@ -94,7 +94,7 @@ def test_a_pipe_that_is_called_like_an_image_does_not_hang_the_scan(paint: Paint
     assert [problem.path for problem in scan([tmp_path / "images"], OPTIONS).problems] == ["pipe.png"]
 
 
-def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_waited_for(
+def test_a_folder_or_a_pipe_in_place_of_a_sidecar_is_reported_and_does_not_block(
     paint: Painter, tmp_path: Path
 ) -> None:
     for name in ("cat", "dog", "emu"):
@@ -109,11 +109,11 @@ def test_a_folder_or_a_pipe_in_place_of_a_caption_or_side_car_is_told_and_not_wa
             (folder / name).mkdir()
     dataset = scan([folder], OPTIONS)
     assert [example.caption for example in dataset.examples] == ["cat", "dog", "a large bird"]
-    told = [(note.path, note.what) for note in dataset.notes if note.kind == "side-car"]
+    told = [(note.path, note.what) for note in dataset.notes if note.kind == "sidecar"]
     assert {path for path, _ in told} == {*named[3:], "cat.png", "dog.png", "emu.png"}
     assert all("it is not a file" in what for _, what in told)
     assert dict(told)["cat.png"] == "in cat.txt: it cannot be read (it is not a file)."
-    shown = as_text(dataset, RunPlan(seed=0, batch_size=1, grad_accum=1, max_epochs=1))
+    shown = as_text(dataset, ReportOptions(seed=0, batch_size=1, grad_accum=1, max_epochs=1))
     assert "cat.png: in cat.txt: it cannot be read (it is not a file)." in shown
 
 
@@ -194,7 +194,7 @@ def test_a_folder_of_unusable_files_says_how_many_and_why(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as caught:
         scan([tmp_path], OPTIONS)
     text = str(caught.value)
-    assert "26 files, 25 of them named as images" in text
+    assert "none of its 26 files can be used; 25 have the name of an image" in text
     assert "00.png: the file is empty." in text and "and 5 more" in text
 
 

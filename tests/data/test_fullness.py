@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ed2.data.buckets import Size
-from ed2.data.epoch import Planner
+from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Example
-from ed2.data.fullness import batch_notes
+from ed2.data.report import batch_notes
 
 
 def notes(batch_size: int, *counts: int) -> list[str]:
@@ -15,13 +15,13 @@ def notes(batch_size: int, *counts: int) -> list[str]:
         for size, count in zip(sizes, counts, strict=False)
         for number in range(count)
     ]
-    return batch_notes(Planner(examples, seed=1, batch_size=batch_size, grad_accum=1))
+    return batch_notes(EpochPlanner(examples, seed=1, batch_size=batch_size, grad_accum=1))
 
 
 def test_batches_of_which_most_places_are_empty_are_told_with_a_size_that_fits() -> None:
     (text,) = notes(8, 9, 3, 2, 2)  # five batches: 8, 1, 3, 2 and 2
-    assert text.startswith("A batch holds 3.2 of 8 images on average")
-    assert "lower batch_size to 3," in text
+    assert text.startswith("Batches hold 3.2 of 8 images on average")
+    assert "lower batch_size to 3 " in text
     assert notes(3, 9, 3, 2, 2) == []
 
 
@@ -33,4 +33,4 @@ def test_full_batches_and_few_short_ones_are_not_worth_a_word() -> None:
 
 
 def test_a_batch_larger_than_the_set_is_told() -> None:
-    assert "lower batch_size to 6," in notes(8, 5)[0]
+    assert "lower batch_size to 6 " in notes(8, 5)[0]

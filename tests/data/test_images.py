@@ -55,21 +55,21 @@ def test_a_file_that_is_cut_short_is_found(tmp_path: Path, kind: str, kept: floa
     ("content", "words"),
     [
         (b"", "empty"),
-        (bytes(5000), "nothing but zeros"),
+        (bytes(5000), "only zeros"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "web page (HTML)"),
         (b"\xef\xbb\xbf \n<html lang=en>" + b" " * 3000, "web page (HTML)"),
-        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "format SVG"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG format"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         ("just some words about a Kätzchen\n".encode() * 100, "this is text"),
-        (b"8BPS\0\1" + bytes(100), "format Photoshop (PSD)"),
-        (b"\0\0\0\x18ftypheic" + bytes(100), "format HEIC"),
-        (b"\0\0\0\x18ftypisom" + bytes(100), "format MP4 video"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format EPS"),
-        (b"%PDF-1.7\n", "format PDF"),
-        (b"PK\x03\x04" + bytes(100), "format ZIP"),
-        (b"\0\0\1\0\1\0" + bytes(100), "format icon (ICO)"),
-        (b"P6\n2 2\n255\n" + bytes(12), "format PPM"),
-        (bytes(range(1, 256)) * 8, "not an image of a kind"),
+        (b"8BPS\0\1" + bytes(100), "Photoshop (PSD) format"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC format"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "MP4 video format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS format"),
+        (b"%PDF-1.7\n", "PDF format"),
+        (b"PK\x03\x04" + bytes(100), "ZIP format"),
+        (b"\0\0\1\0\1\0" + bytes(100), "icon (ICO) format"),
+        (b"P6\n2 2\n255\n" + bytes(12), "PPM format"),
+        (bytes(range(1, 256)) * 8, "not an image in a supported format"),
         (b"\x89PNG\r\n\x1a\n" + b"junk" * 50 + b"IEND", "damaged"),
     ],
 )
@@ -79,9 +79,9 @@ def test_what_is_no_image_is_named_for_what_it_is(tmp_path: Path, content: bytes
     assert words in what_is_wrong(path)
 
 
-def test_a_file_that_is_gone_is_said_to_be_gone_and_that_is_not_remembered(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_reported_and_that_is_not_remembered(tmp_path: Path) -> None:
     facts = check_image(tmp_path / "gone.png")
-    assert facts.problem and "gone" in facts.problem.what
+    assert facts.problem and "no longer exists" in facts.problem.what
     assert not facts.lasting
 
 

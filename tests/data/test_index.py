@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.data.images import ImageFacts
-from ed2.data.index import ImageIndex
+from ed2.data.reading import ImageIndex
 from ed2.errors import Problem
 
 GOOD = ImageFacts((64, 48), animated=True, digest="0a")

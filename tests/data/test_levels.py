@@ -1,4 +1,4 @@
-"""Every side-car file in every folder of a tree, beside images that have each of theirs or none."""
+"""Every sidecar in every folder of a tree, beside images that have each of theirs or none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_every_file_at_every_level_holds_where_it_should_and_nowhere_else(found:
 
 
 def test_every_side_car_that_is_known_is_in_the_tree() -> None:
-    from ed2.data.sidecars import FOLDER_NAMES, IMAGE_EXTENSIONS
+    from ed2.data.sidecars import CAPTION_EXTENSIONS, FOLDER_NAMES
 
     assert all(set(FILES[level]) == FOLDER_NAMES for level in LEVELS)
-    assert set(BESIDE) == set(IMAGE_EXTENSIONS)
+    assert set(BESIDE) == set(CAPTION_EXTENSIONS)

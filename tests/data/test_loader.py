@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ed2.data.epoch import plan_epoch
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.loader import Batch, Loader, LoaderOptions, load_pixels, split
+from ed2.data.loader import Batch, Loader, LoaderOptions, VisitKey, load_pixels, split_batch
 from ed2.errors import Problem
+from tests.data.planning import plan_epoch
 
 OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
 
@@ -114,14 +114,24 @@ def test_an_iterator_that_another_has_overtaken_says_so(examples: tuple[Example,
         first = loader.groups(0)
         next(first)
         next(loader.groups(1))
-        with pytest.raises(RuntimeError, match="another place"):
+        with pytest.raises(RuntimeError, match="closed or moved"):
             next(first)
 
 
-def test_the_next_epoch_is_begun_before_this_one_ends(examples: tuple[Example, ...]) -> None:
+def test_the_next_epoch_is_started_before_this_one_ends(
+    examples: tuple[Example, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_started = threading.Event()
+
+    def watched(example: Example, visit: VisitKey, options: LoaderOptions) -> np.ndarray:
+        if visit.epoch == 1:
+            is_started.set()
+        return load_pixels(example, visit, options)
+
+    monkeypatch.setattr("ed2.data.loader.load_pixels", watched)
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         list(loader.groups(0))
-        assert {loading.place[0] for loading in loader._coming} == {1}
+        assert is_started.wait(10)
 
 
 def test_no_more_batches_than_asked_are_decoded_ahead(
@@ -224,10 +234,10 @@ def test_nothing_to_show_gives_no_steps(examples: tuple[Example, ...]) -> None:
 def test_a_batch_is_split_with_the_same_draws(examples: tuple[Example, ...]) -> None:
     with Loader(examples, replace(OPTIONS, batch_size=5), on_problem=ignore) as loader:
         batch = max((batch for group in loader.groups(0) for batch in group), key=len)
-    parts = split(batch, 2)
+    parts = split_batch(batch, 2)
     assert [len(part) for part in parts] == [2, 3]
     assert torch.equal(torch.cat([part.pixels for part in parts]), batch.pixels)
     assert parts[0].visits + parts[1].visits == batch.visits
     assert parts[0].captions + parts[1].captions == batch.captions
-    assert [len(part) for part in split(batch, 50)] == [1] * 5
-    assert contents(split(batch, 1)[0]) == contents(batch)
+    assert [len(part) for part in split_batch(batch, 50)] == [1] * 5
+    assert contents(split_batch(batch, 1)[0]) == contents(batch)

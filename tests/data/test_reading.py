@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ed2.data.epoch import plan_epoch
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.reading import Outline
 from ed2.errors import StopRequested
+from tests.data.planning import plan_epoch
 
 Painter = Callable[..., Path]
 OPTIONS = ScanOptions(resolution=64)
@@ -59,11 +59,11 @@ def test_an_outline_comes_before_images_are_read_in_full_and_only_then(folder: P
     told: list[object] = []
     options = replace(OPTIONS, index_path=tmp_path / "user/index.json")
     for _ in range(2):
-        scan([folder], options, at_outline=told.append, progress=lambda done, _: told.append(done))
+        scan([folder], options, on_outline=told.append, progress=lambda done, _: told.append(done))
     outline, *counts = [entry for entry in told if entry]
     assert outline == Outline(6, 6, {(64, 64): 2, (80, 48): 1, (48, 80): 2, (128, 32): 1})
     assert counts == [1, 2, 3, 4, 5, 6, 6]
-    assert str(outline) == "6 images in 4 sizes; 6 of them new or changed, which are now read in full"
+    assert str(outline) == "6 images in 4 sizes; reading 6 new or changed in full"
 
 
 def test_a_quick_look_can_be_left(folder: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 from ed2.data.buckets import RESOLUTIONS
 from ed2.data.example import Dataset
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.report import RunPlan, as_json, as_text, loss_table, resolution_table
+from ed2.data.report import ReportOptions, as_json, as_text, loss_table, resolution_table
 
-PLAN = RunPlan(seed=1, batch_size=2, grad_accum=2, max_epochs=3)
+PLAN = ReportOptions(seed=1, batch_size=2, grad_accum=2, max_epochs=3)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_note_of_one_root_does_not_fall_on_the_same_name_in_another(
 def test_the_text_counts_and_names_what_matters(dataset: Dataset) -> None:
     text = as_text(dataset, PLAN)
     assert "7 images can be used, 1 file cannot." in text
-    assert "2 steps an epoch (batch size 2 x 2 batches a step), 6 steps in 3 epochs." in text
+    assert "2 steps per epoch (batch size 2 x 2 batches per step), 6 steps in 3 epochs." in text
     assert "bad.png: the file is empty. Replace it" in text
     assert "Enlarged, since smaller than the bucket (1): small.png." in text
     assert "Caption taken from the file name (1): wide_1.png." in text
@@ -101,18 +101,16 @@ def test_the_table_of_losses_has_a_row_for_each_resolution() -> None:
     assert "| 512 | 3.6% | 10.0% | 6.2% |" in loss_table()
 
 
-def test_what_is_wrong_with_a_side_car_is_told_in_words_and_as_a_problem(
-    paint: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_invalid_sidecar_is_reported_in_words_and_as_a_problem(paint: Callable[..., Path], tmp_path: Path) -> None:
     paint("cat.png", caption="a cat")
     (tmp_path / "images" / "multiply.txt").write_text("many")
     dataset = scan([tmp_path / "images"], ScanOptions(resolution=64))
-    what = "multiply is 'many': it takes a number from 0 to 10,000."
-    assert f"multiply.txt: {what} What it says there is not used." in as_text(dataset, PLAN)
+    what = "multiply is 'many'; it must be a number from 0 to 10,000."
+    assert f"multiply.txt: {what} Ignored until it is fixed." in as_text(dataset, PLAN)
     assert [(p["path"], p["what"]) for p in as_json(dataset, PLAN)["problems"]] == [("multiply.txt", what)]
 
 
 def test_images_kept_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
-    plan = replace(PLAN, kept_apart=frozenset(example.key for example in dataset.examples[:-1]))
+    plan = replace(PLAN, validation_keys=frozenset(example.key for example in dataset.examples[:-1]))
     told = as_json(dataset, plan)
     assert (len(told["images"]), told["total_steps"]) == (7, 3)

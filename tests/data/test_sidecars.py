@@ -1,4 +1,4 @@
-"""A tree with every side-car file at every level, and what it means, written by hand."""
+"""A tree with every sidecar at every level, and what it means, written by hand."""
 
 import json
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def read(*roots: Path, **options: object) -> Dataset:
     return scan(roots, ScanOptions(**{"resolution": 64, "flip_p": 0.3, "cond_dropout": 0.3, **options}))
 
 
-def test_every_side_car_at_every_level_means_what_the_docs_say(tree: Path) -> None:
+def test_every_sidecar_at_every_level_means_what_the_docs_say(tree: Path) -> None:
     dataset = read(tree)
     assert {example.name: meaning(example) for example in dataset.examples} == EXPECTED
     assert dataset.problems == ()
@@ -132,7 +132,7 @@ def test_the_settings_hold_where_no_file_says_otherwise(paint: Painter, tmp_path
     assert only.shuffle is not None
 
 
-def test_side_cars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) -> None:
+def test_sidecars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) -> None:
     paint("a.png").with_suffix(".yaml").write_bytes("main_prompt: eine Kätzin\n".encode("utf-16"))
     paint("b.png").with_suffix(".yaml").write_bytes("tags: [café]".encode("latin-1"))
     (tmp_path / "images" / "multiply.txt").write_bytes("2".encode("utf-16"))
@@ -144,27 +144,27 @@ def test_side_cars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) -
         ("b.png", "guessed"),
         ("b.png", "file name"),
     ]
-    assert "not used" not in "".join(note.fix for note in dataset.notes)
+    assert "Ignored" not in "".join(note.fix for note in dataset.notes)
     assert "multiply.txt is not UTF-8 and was read as UTF-16." in [note.what for note in dataset.notes]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("multiply.txt", "many", "multiply is 'many': it takes a number from 0 to 10,000."),
+        ("multiply.txt", "many", "multiply is 'many'; it must be a number from 0 to 10,000."),
         ("flip_p.txt", "", "it is empty."),
-        ("local.yaml", "tags: [a", "it is not proper YAML (line "),
-        ("global.yaml", "- a\n- b\n", "it holds no names with values"),
-        ("cat.yaml", "mutliply: 2", "mutliply is not known; did you mean multiply?"),
-        ("cat.yaml", "!!python/object/apply:os.system [exit]", "it holds no names with values"),
-        ("cat.yaml", "x: &x [a]\ntags: [" + "*x," * 200 + "]", "refers to itself more than 100 times"),
-        ("cat.yaml", "a: &a [*a]", "it is not proper YAML"),
-        ("cat.yaml", "[" * 5000, "it is not proper YAML"),
+        ("local.yaml", "tags: [a", "it is not valid YAML (line "),
+        ("global.yaml", "- a\n- b\n", "it has no names with values"),
+        ("cat.yaml", "mutliply: 2", "mutliply is not a known name; did you mean multiply?"),
+        ("cat.yaml", "!!python/object/apply:os.system [exit]", "it has no names with values"),
+        ("cat.yaml", "x: &x [a]\ntags: [" + "*x," * 200 + "]", "has more than 100 YAML aliases"),
+        ("cat.yaml", "a: &a [*a]", "it is not valid YAML"),
+        ("cat.yaml", "[" * 5000, "it is not valid YAML"),
         ("cat.yaml", "tags: [" + "x" * 70_000 + "]", "it is larger than 64 KB"),
-        ("local.yaml", "? [a, b]\n: c", "it is not proper YAML"),
+        ("local.yaml", "? [a, b]\n: c", "it is not valid YAML"),
     ],
 )
-def test_a_side_car_that_is_wrong_is_named_and_does_no_harm(
+def test_an_invalid_sidecar_is_named_and_does_no_harm(
     paint: Painter, tmp_path: Path, name: str, content: str, told: str
 ) -> None:
     paint("cat.png", caption="a cat")
@@ -204,14 +204,14 @@ def test_a_manifest_lists_images_in_its_order_and_one_may_come_twice(paint: Pain
     ]
     assert len({example.key for example in dataset.examples}) == 7
     assert [(p.path, p.what) for p in dataset.problems] == [
-        ("gone.png", "there is no such file."),
-        ("list.json", "entry 6 names no image."),
+        ("gone.png", "the file does not exist."),
+        ("list.json", "entry 6 has no image path."),
     ]
-    assert [note.kind for note in dataset.notes] == ["side-car", "file name", "file name"]
+    assert [note.kind for note in dataset.notes] == ["sidecar", "file name", "file name"]
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "not proper JSON"), ("{}", "no list"), ("[]", "0 files")])
-def test_a_manifest_that_is_none_is_refused_with_an_example(tmp_path: Path, content: str, told: str) -> None:
+@pytest.mark.parametrize(("content", "told"), [("{", "not valid JSON"), ("{}", "not a list"), ("[]", "0 files")])
+def test_an_invalid_manifest_is_refused_with_an_example(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(DatasetError, match=told):
         read(tmp_path / "list.json")

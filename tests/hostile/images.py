@@ -69,7 +69,7 @@ def _no_images() -> Iterator[Case]:
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS"),
         "words": (b"just words about a cat\n" * 50, "this is text"),
         "json": (b'{"error": "rate limit exceeded"}', "this is text"),
-        "zeros": (bytes(4096), "nothing but zeros"),
+        "zeros": (bytes(4096), "only zeros"),
         "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n(x) run\n", "EPS"),
         "eps-for-windows": (b"\xc5\xd0\xd3\xc6" + bytes(26) + b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
         "pdf": (b"%PDF-1.7\n1 0 obj <<>> endobj\n", "PDF"),
@@ -120,9 +120,9 @@ def _bombs() -> Iterator[Case]:
         "iCCP": b"icc\0\0" + packed,
         "iTXt": b"Comment\0\1\0\0\0" + packed,
     }.items():
-        yield Case(f"bomb-{name}.png", png(SIZE, chunk(name.encode(), data)), "unpacks to more")
+        yield Case(f"bomb-{name}.png", png(SIZE, chunk(name.encode(), data)), "too large once unpacked")
     texts = [chunk(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(1 << 20), 9)) for n in range(100)]
-    yield Case("bomb-many-zTXt.png", png(SIZE, *texts), "unpacks to more")
+    yield Case("bomb-many-zTXt.png", png(SIZE, *texts), "too large once unpacked")
     yield Case("bomb-rows.png", png(SIZE, data=zlib.compress(bytes(300 << 20), 9)), either=True, expected=DAMAGED)
     yield Case("large-but-allowed.png", png((10000, 9999), depth=1, colour=0))
 

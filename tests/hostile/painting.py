@@ -9,9 +9,9 @@ from PIL import Image
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "AVIF": "avif"}
 SIZE = (72, 64)
-DAMAGED = r"cut short|damaged|unpacks to more"
+DAMAGED = r"cut short|damaged|too large once unpacked"
 TOO_MANY = r"too many pixels"
-TOO_SMALL = r"the short side must have"
+TOO_SMALL = r"the short side must be"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

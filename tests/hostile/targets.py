@@ -20,10 +20,10 @@ from ed2.app.user_files import UserFiles
 from ed2.checkpoint.finding import newest_below
 from ed2.checkpoint.run_lock import HOLDER_FILE, _holder, only_trainer
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.image_config import ImageConfig
 from ed2.data.images import check_image, decode, header_size
-from ed2.data.index import ImageIndex
-from ed2.data.layers import Layer
-from ed2.data.sidecars import described, read_folder_file
+from ed2.data.reading import ImageIndex
+from ed2.data.sidecars import describe_image, read_folder_file
 from ed2.errors import Ed2Error
 from ed2.models.files.choose import open_base
 from ed2.models.files.folder import PARTS, open_folder
@@ -126,7 +126,9 @@ def _small_files(folder: Path) -> Iterator[Target]:
     text = "ein Kätzchen, größer, fluffy".encode()
     for name, content in {"a.txt": text, "a.caption": text.decode().encode("utf-16"), "a.yaml": YAML}.items():
         path = folder / "captions" / name
-        yield _target(name, path, lambda path=path: described(path.with_suffix(".png"), Layer(), [path]), content)
+        yield _target(
+            name, path, lambda path=path: describe_image(path.with_suffix(".png"), ImageConfig(), [path]), content
+        )
     local = folder / "captions" / "local.yaml"
     yield _target("local.yaml", local, lambda: read_folder_file(local), YAML)
     images = folder / "listed"

@@ -1,4 +1,4 @@
-"""More than 40 hostile captions and side-cars, read by a child whose memory is limited."""
+"""More than 40 hostile captions and sidecars, read by a child whose memory is limited."""
 
 import json
 from pathlib import Path

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.images.faults import MOST_TOLD, ImageFaults
+from ed2.app.images.faults import MAX_REPORTED, ImageFaults
 from ed2.app.runner import run_training
 from ed2.app.start import choose_start
 from ed2.data.example import Finding
@@ -23,7 +23,7 @@ from tests.hostile.painting import noise
 from tests.runs import Trained, Values, differing
 from tests.tiny import make_images
 
-LEFT_OUT, CHANGED = "An image was left out.", "An image was changed."
+LEFT_OUT, CHANGED = "An image was left out.", "An image has changed."
 
 
 def spoil(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_each_is_told_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: 
     ]
     for trained in runs:
         assert trained.ended.phase == "done"
-        words = ["gone", "text, not an image", "not a file", "folder", "leads back to itself"]
+        words = ["no longer exists", "text, not an image", "not a file", "folder", "points to itself"]
         assert all(word in text for word, text in zip(words, told(trained), strict=True)), told(trained)
         assert [text.split(": ")[0] for text in told(trained, CHANGED)] == [f"{CHANGED} 02.png", f"{CHANGED} 06.png"]
         assert (trained.ended.left_out, trained.ended.changed) == (5, 2)
@@ -103,8 +103,8 @@ def test_a_drive_that_is_pulled_stops_the_run_which_goes_on_to_the_same_bytes_wh
     images, away = tmp_path / "images", tmp_path / "away"
     pulled = run(values, lambda event: isinstance(event, StepDone) and event.step == 3, lambda it: it.rename(away))
     assert pulled.ended.phase == "failed" and 3 <= pulled.ended.step < whole.ended.step
-    assert f"Not one of the images in {images} can be read any more (8 in all)" in pulled.ended.reason
-    assert "Is the drive still there" in pulled.ended.reason and 1 <= len(told(pulled)) <= 2
+    assert f"None of the 8 images in {images} can be read any more" in pulled.ended.reason
+    assert "Was the drive disconnected" in pulled.ended.reason and 1 <= len(told(pulled)) <= 2
     away.rename(images)
     again = run({"resume_ckpt": "findlast", "logdir": values["logdir"]})
     assert again.run_dir == pulled.run_dir and again.ended.phase == "done"
@@ -118,10 +118,10 @@ def test_many_lost_images_are_all_counted_and_in_the_log_and_few_of_them_told_on
     bus.subscribe(lambda event: texts.append(event.text) if isinstance(event, Warned) else None)
     faults = ImageFaults(bus)
     with caplog.at_level(logging.INFO, logger="ed2"):
-        for number in [*range(MOST_TOLD + 5), 3]:  # one of them twice, as at another validation
+        for number in [*range(MAX_REPORTED + 5), 3]:  # one of them twice, as at another validation
             faults(Finding(f"{number}.png", "the file is gone.", file=Path(f"{number}.png")))
-    assert faults.count["unusable"] == MOST_TOLD + 5
-    assert len(texts) == MOST_TOLD + 1 and "run.log" in texts[-1]
+    assert faults.count["unusable"] == MAX_REPORTED + 5
+    assert len(texts) == MAX_REPORTED + 1 and "run.log" in texts[-1]
     assert len(caplog.messages) == 5
 
 

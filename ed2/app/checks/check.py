@@ -8,14 +8,13 @@ from typing import Any
 
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.continued import settings_in_effect
-from ed2.app.images.scanning import Pace, scan_dataset
-from ed2.app.images.validating import SetApart, set_apart
+from ed2.app.images.scanning import TimeLeft, scan_dataset
+from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.memory.verdict import Planned, planned
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.data.example import Dataset
-from ed2.data.fullness import batch_notes
 from ed2.data.reading import Outline
-from ed2.data.report import RunPlan, as_json, as_text
+from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
 
@@ -27,22 +26,22 @@ class Checked:
     settings: Settings
     dataset: Dataset
     sizes: ModelSizes
-    apart: SetApart
+    apart: ValidationSplit
     notes: tuple[str, ...] = ()
     """What has become of names of the original."""
     vram_gb: float | None = None
     """The card to plan for; None is the one that is here."""
 
     @property
-    def plan(self) -> RunPlan:
+    def plan(self) -> ReportOptions:
         """How the images would be trained."""
         data, run = self.settings.data, self.settings.run
-        return RunPlan(
+        return ReportOptions(
             seed=run.seed,
             batch_size=data.batch_size,
             grad_accum=data.grad_accum,
             max_epochs=run.max_epochs,
-            kept_apart=self.apart.keys,
+            validation_keys=self.apart.keys,
         )
 
     @property
@@ -94,7 +93,7 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vr
     dataset = scan_dataset(
         settings,
         progress=None if quiet else counted_on(write),
-        at_outline=None if quiet else outlined_on(write),
+        on_outline=None if quiet else outlined_on(write),
     )
     return replace(looked_at(settings, dataset, notes=known.notes), vram_gb=vram_gb)
 
@@ -105,16 +104,16 @@ def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = 
     Raises:
         DatasetError: a folder for validation holds nothing that can be used.
     """
-    return Checked(settings, dataset, model_sizes(settings), set_apart(settings, dataset), notes)
+    return Checked(settings, dataset, model_sizes(settings), split_off_validation(settings, dataset), notes)
 
 
 def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:
     """A progress line that counts images, for a terminal."""
-    pace = Pace()
+    time_left = TimeLeft()
 
     def progress(done: int, total: int) -> None:
         if total and sys.stderr.isatty():
-            text = pace.told(done, total)
+            text = time_left.images(done, total)
             if done % 20 == 0 or done == total:
                 write(f"\rreading {text:<70}" + ("\n" if done == total else ""))
 

@@ -8,8 +8,8 @@ from ed2.app.checks.space import disk_lines
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND
-from ed2.data.buckets import nearest
-from ed2.data.fullness import batch_notes
+from ed2.data.buckets import nearest_bucket
+from ed2.data.report import batch_notes
 from ed2.events import MetricsLogged, RunStarted
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
@@ -42,7 +42,7 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
     if checked is None or checked.settings.data.data_root != settings.data.data_root:
         return [CHECK_FIRST]
     resolution = settings.data.resolution
-    moved = tuple(replace(e, bucket=nearest(e.size, resolution)) for e in checked.dataset.examples)
+    moved = tuple(replace(e, bucket=nearest_bucket(e.size, resolution)) for e in checked.dataset.examples)
     plan = looked_at(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)

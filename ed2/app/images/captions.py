@@ -1,36 +1,132 @@
-"""Captions that are longer than the text encoder reads, counted with the model's own tokenizer."""
+"""Captions: which of them are too long for the text encoder, and edits made on the page.
 
-from collections.abc import Callable, Iterator, Sequence
+An edit is the only thing that ever writes into a folder of images, and only when a person saves it.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 from ed2.data.example import Example
+from ed2.data.walk import escape_undecodable
+from ed2.disk import write_whole
+from ed2.errors import Ed2Error
+from ed2.small_files import read_object
 from ed2.text import counted
 
-NAMED = 3
+MAX_NAMES = 3
 """How many images a note names."""
+COUNTED_AT_ONCE = 1000
+EXTENSIONS = (".txt", ".caption")
+MAX_CHARACTERS = 10_000
 
-Count = Callable[[Sequence[str]], list[int]]
-"""Numbers of tokens of some texts, without the marks of begin and end."""
+TokenCounter = Callable[[Sequence[str]], list[int]]
+"""Returns the number of tokens of each text, without start and end tokens."""
 
 
-def long_captions(examples: Sequence[Example], count: Count, limit: int) -> list[tuple[Example, int]]:
+def find_long_captions(
+    examples: Sequence[Example], count_tokens: TokenCounter, limit: int
+) -> list[tuple[Example, int]]:
     """Return the images whose caption has more than `limit` tokens, with its number of tokens."""
-    # A token is at least a byte, so that most captions need no counting.
+    # A token is at least one byte, so most captions do not have to be counted.
     suspects = [example for example in examples if len(example.caption.encode()) > limit]
-    counts = [number for part in _parts(suspects) for number in count([example.caption for example in part])]
-    return [(example, number) for example, number in zip(suspects, counts, strict=True) if number > limit]
+    counts: list[int] = []
+    for start in range(0, len(suspects), COUNTED_AT_ONCE):
+        counts += count_tokens([example.caption for example in suspects[start : start + COUNTED_AT_ONCE]])
+    return [(example, count) for example, count in zip(suspects, counts, strict=True) if count > limit]
 
 
-def caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
-    """Return a sentence on captions that are too long, empty where there are none."""
+def long_caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
+    """Return a sentence about captions that are too long, empty if there are none."""
     if not found:
         return ""
-    longest = sorted(found, key=lambda pair: -pair[1])[:NAMED]
-    names = ", ".join(f"{example.name} ({number})" for example, number in longest)
-    many = f"{counted(len(found), 'caption')} {'has' if len(found) == 1 else 'have'}"
-    end = ", ..." if len(found) > NAMED else "."
-    return f"{many} more than {limit} tokens, and what is beyond is not read: {names}{end}"
+    longest = sorted(found, key=lambda pair: -pair[1])[:MAX_NAMES]
+    names = ", ".join(f"{example.name} ({count})" for example, count in longest)
+    verb = "has" if len(found) == 1 else "have"
+    end = ", ..." if len(found) > MAX_NAMES else "."
+    return f"{counted(len(found), 'caption')} {verb} more than {limit} tokens; the rest is ignored: {names}{end}"
 
 
-def _parts(examples: Sequence[Example], size: int = 1000) -> Iterator[Sequence[Example]]:
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
+@dataclass(frozen=True)
+class CaptionEdits:
+    """Writes captions beside their images and keeps the previous text of each.
+
+    Attributes:
+        folder: where previous texts are kept.
+    """
+
+    folder: Path
+
+    def save(self, image: Path, text: str) -> Path:
+        """Write the caption of an image into its caption file, and return that file.
+
+        Raises:
+            Ed2Error: the caption is too long or cannot be written, or the image is gone; nothing is changed.
+        """
+        what = "The caption was not saved"
+        if len(text) > MAX_CHARACTERS:
+            raise Ed2Error(what, f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it.")
+        if not image.is_file():
+            why = f"{escape_undecodable(image.name)} no longer exists."
+            raise Ed2Error(what, why, "Press Check to read the folder again.")
+        target = caption_file(image)
+        try:
+            self._keep(target)
+            write_whole(target, (" ".join(text.split()) + "\n").encode())
+        except OSError as error:
+            raise Ed2Error(what, f"{error.strerror or error}.") from None
+        return target
+
+    def undo(self, image: Path) -> bool:
+        """Restore the text before the last save; False if nothing was saved.
+
+        Raises:
+            Ed2Error: it cannot be written.
+        """
+        what = "The caption was not restored"
+        target = caption_file(image)
+        records = self._records(target)
+        if not records:
+            return False
+        try:
+            old = read_object(records[-1])["old"]
+            if old is None:
+                target.unlink(missing_ok=True)
+            else:
+                write_whole(target, base64.b64decode(old))
+        except OSError as error:
+            raise Ed2Error(what, f"{error.strerror or error}.") from None
+        except (ValueError, KeyError, TypeError):
+            fix = "Delete that file; the caption stays as it is."
+            raise Ed2Error(what, f"the previous text in {records[-1]} is damaged.", fix) from None
+        records[-1].unlink()
+        return True
+
+    def _keep(self, target: Path) -> None:
+        old = base64.b64encode(target.read_bytes()).decode() if target.exists() else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"path": str(target), "old": old}
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
+        write_whole(self.folder / name, escape_undecodable(json.dumps(record, ensure_ascii=False)).encode())
+
+    def _records(self, target: Path) -> list[Path]:
+        """Return the records of a caption file, oldest first."""
+        found = []
+        for file in sorted(self.folder.glob("[!.]*.json")):
+            try:
+                if read_object(file)["path"] == str(target):
+                    found.append(file)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+
+def caption_file(image: Path) -> Path:
+    """Return the caption file of an image: the existing one, or else a new .txt beside it."""
+    for extension in EXTENSIONS:
+        if (path := image.with_suffix(extension)).exists():
+            return path
+    return image.with_suffix(EXTENSIONS[0])

@@ -1,26 +1,30 @@
 """The images that a run validates with, as the settings say."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.app.images.scanning import scan_dataset
 from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
-from ed2.data.apart import chosen, measured
 from ed2.data.example import Dataset, Example
+from ed2.draws import rng
 from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
 
+MAX_PROBLEMS = 3
+"""How many unusable files of a validation folder are reported."""
+
 
 @dataclass(frozen=True)
-class SetApart:
-    """What is trained on, and what is measured.
+class ValidationSplit:
+    """What is trained and what is validated.
 
     Attributes:
         training: the dataset without the images that are kept for validation.
         curves: the images of each curve, by TensorBoard tag.
-        keys: of the images kept for validation.
-        notes: what to tell of it.
+        keys: the keys of the images that are kept for validation.
+        notes: sentences to report about it.
     """
 
     training: Dataset
@@ -29,43 +33,74 @@ class SetApart:
     notes: tuple[str, ...] = ()
 
 
-def set_apart(settings: Settings, dataset: Dataset, *, should_stop: Callable[[], bool] | None = None) -> SetApart:
+def split_off_validation(
+    settings: Settings, dataset: Dataset, *, should_stop: Callable[[], bool] | None = None
+) -> ValidationSplit:
     """Choose the images to validate with, and read those that have a folder of their own.
 
     Raises:
-        DatasetError: such a folder holds nothing that can be used.
-        StopRequested: `should_stop` said so.
+        DatasetError: such a folder has no usable images.
+        StopRequested: `should_stop` returned True.
     """
     wanted = settings.validation
-    curves: dict[str, tuple[Example, ...]] = {}
+    curves: dict[str, Sequence[Example]] = {}
     notes: list[str] = []
     keys: frozenset[str] = frozenset()
     if wanted.val_split_mode == "automatic":
-        keys = chosen(dataset.examples, wanted.auto_split_proportion, wanted.val_seed)
-        curves[LOSS_VAL] = tuple(example for example in dataset.examples if example.key in keys)
+        keys = sample_keys(dataset.examples, wanted.auto_split_proportion, wanted.val_seed)
+        curves[LOSS_VAL] = _with_keys(dataset.examples, keys)
         notes.append(_split_note(len(keys), len(dataset.examples)))
     training = replace(dataset, examples=tuple(e for e in dataset.examples if e.key not in keys))
     for tag, folder in _folders(settings).items():
         found = _read(settings.replaced(data_root=(folder,)), should_stop)
         curves[tag] = found.examples
-        notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:3]]
+        notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:MAX_PROBLEMS]]
     if wanted.stabilize_training_loss:
-        again = chosen(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
-        curves[LOSS_STABILIZED] = tuple(example for example in training.examples if example.key in again)
-    return SetApart(training, {tag: measured(found) for tag, found in curves.items() if found}, keys, tuple(notes))
+        stable = sample_keys(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
+        curves[LOSS_STABILIZED] = _with_keys(training.examples, stable)
+    validated = {tag: for_validation(examples) for tag, examples in curves.items() if examples}
+    return ValidationSplit(training, validated, keys, tuple(notes))
+
+
+def sample_keys(examples: Sequence[Example], share: float, seed: int) -> frozenset[str]:
+    """Return the keys of a random share of the images: at least one, never all of them.
+
+    Manifest entries for the same file stay together. The choice depends only on the seed and the images' names, not on
+    their order.
+    """
+    names = sorted({(example.root, example.name) for example in examples if example.multiply > 0})
+    count = min(len(names) - 1, max(1, math.ceil(share * len(names))))
+    if count < 1:
+        return frozenset()
+    order = rng(seed, "validation split").permutation(len(names))[:count].tolist()
+    sampled = {names[index] for index in order}
+    return frozenset(example.key for example in examples if (example.root, example.name) in sampled)
+
+
+def for_validation(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return the images as they are validated: once each, never mirrored, always with their whole caption."""
+    plain = {"multiply": 1.0, "flip_p": 0.0, "cond_dropout": 0.0, "loss_scale": 1.0, "batch_id": "", "shuffle": None}
+    return tuple(replace(example, **plain) for example in examples)  # type: ignore[arg-type]
+
+
+def _with_keys(examples: Sequence[Example], keys: frozenset[str]) -> list[Example]:
+    return [example for example in examples if example.key in keys]
 
 
 def _read(settings: Settings, should_stop: Callable[[], bool] | None) -> Dataset:
-    """The images of a folder to validate with. Raises DatasetError, which says that it is one."""
+    """Read a validation folder. Raises DatasetError, which says that it is one."""
     try:
         return scan_dataset(settings, should_stop=should_stop)
     except DatasetError as error:
-        raise DatasetError("There is no image to validate with.", error.problems) from None
+        raise DatasetError("There are no images to validate with.", error.problems) from None
 
 
 def _folders(settings: Settings) -> dict[str, str]:
+    """Return the validation folders by TensorBoard tag."""
     wanted = settings.validation
-    folders = {LOSS_VAL: wanted.manual_data_root} if wanted.val_split_mode == "manual" else {}
+    folders: dict[str, str] = {}
+    if wanted.val_split_mode == "manual":
+        folders[LOSS_VAL] = wanted.manual_data_root or ""
     for text in wanted.extra_manual_datasets:
         name, _, folder = text.partition("=")
         folders[f"loss/{name}"] = folder

@@ -7,7 +7,7 @@ from io import FileIO
 from pathlib import Path
 
 from ed2.disk import append_whole, plain_reason
-from ed2.errors import RecordError
+from ed2.errors import LogWriteError
 
 KEPT_BYTES = 16_000_000
 """How much is kept in memory of what cannot be written at present: days of curves, or a dozen images."""
@@ -40,7 +40,7 @@ class GrowingFile:
         """Add `pieces`, after all that is kept.
 
         Raises:
-            RecordError: not all could be written; it is kept, as far as there is room for it in memory.
+            LogWriteError: not all could be written; it is kept, as far as there is room for it in memory.
         """
         for piece in pieces:
             self._keep(piece)
@@ -50,7 +50,7 @@ class GrowingFile:
             raise self._not_written(error) from error
 
     def to_disk(self) -> None:
-        """See that what was written has reached the disk. Raises RecordError."""
+        """See that what was written has reached the disk. Raises LogWriteError."""
         try:
             if self._file is not None:
                 os.fsync(self._file.fileno())
@@ -121,12 +121,12 @@ class GrowingFile:
             file, self._file = self._file, None
             file.close()
 
-    def _not_written(self, error: OSError) -> RecordError:
+    def _not_written(self, error: OSError) -> LogWriteError:
         then = (
             "what is missing is written then" if not self._num_lost else "not all that is missing can be written then"
         )
         fix = f"The training goes on; it is tried again, and {then}."
-        return RecordError(f"{self.name} cannot be written", f"{plain_reason(error)}.", fix)
+        return LogWriteError(f"{self.name} cannot be written", f"{plain_reason(error)}.", fix)
 
 
 def _is_at(file: FileIO, path: Path) -> bool:

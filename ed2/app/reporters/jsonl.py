@@ -64,7 +64,7 @@ class JsonlReporter:
         self._file = GrowingFile(self.run_dir / EVENTS_NAME, f"The list of events {EVENTS_NAME}")
 
     def __call__(self, event: Event) -> None:
-        """Write an event. Raises RecordError."""
+        """Write an event. Raises LogWriteError."""
         if isinstance(event, StepDone | Progressed):
             return
         text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ed2.app.reporters.describe import describe
 from ed2.app.reporters.growing import GrowingFile
-from ed2.errors import RecordError
+from ed2.errors import LogWriteError
 from ed2.events import Event, RunStarted, StepDone, Warned
 from ed2.text import without_ansi
 
@@ -27,7 +27,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; what cannot be written now comes later, what cannot be put in words is left out."""
-        with suppress(RecordError, TypeError, ValueError):
+        with suppress(LogWriteError, TypeError, ValueError):
             self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
     def finish(self) -> str:

@@ -42,7 +42,7 @@ class TensorBoardReporter:
     _file: GrowingFile | None = field(default=None, repr=False)
 
     def __call__(self, event: Event) -> None:
-        """Write what an event holds for TensorBoard. Raises RecordError."""
+        """Write what an event holds for TensorBoard. Raises LogWriteError."""
         summaries = list(self._summaries(event))
         if not summaries:
             return

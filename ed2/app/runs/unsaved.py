@@ -11,7 +11,7 @@ from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.identity import oldest_first
 from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.room import shortage
-from ed2.errors import Ed2Error, UnsoundError
+from ed2.errors import Ed2Error, UnusableWeightsError
 from ed2.events import CheckpointSaved
 from ed2.text import counted, file_size
 
@@ -26,7 +26,7 @@ def unsaved(error: Exception, run_dir: Path, step: int, wanted: Mapping[Path, in
         wanted: what a checkpoint takes, in bytes, by folder.
     """
     last = _last_saved(run_dir)
-    if isinstance(error, UnsoundError):  # to do the same again would come to the same
+    if isinstance(error, UnusableWeightsError):  # to do the same again would come to the same
         return Fault(str(error), None, last)
     known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
     said = str(Ed2Error(known.what, f"{known.why} {_lacking(wanted)}".strip(), known.fix))

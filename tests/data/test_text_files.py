@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import pytest
 
-from ed2.data.captions import MAX_BYTES, caption_from_name, decode_text
-from ed2.data.layers import Layer
-from ed2.data.sidecars import described
-from ed2.data.tags import caption_of as caption_with_tags
+from ed2.data.image_config import ImageConfig, caption_in_order
+from ed2.data.sidecars import describe_image
+from ed2.data.text_files import MAX_BYTES, caption_from_name, decode_text
 
 
 class Caption(NamedTuple):
@@ -17,9 +16,9 @@ class Caption(NamedTuple):
 
 
 def caption_of(image: Path, *files: Path) -> Caption:
-    said = described(image, Layer(), files)
+    said = describe_image(image, ImageConfig(), files)
     note = said.notes[0] if said.notes else None
-    return Caption(caption_with_tags(said.layer, said.prompt), note and note.kind, note.what if note else "")
+    return Caption(caption_in_order(said.config, said.prompt), note and note.kind, note.what if note else "")
 
 
 TEXT = "ein Kätzchen, größer – als gedacht 猫"
@@ -105,7 +104,7 @@ def test_a_name_that_gives_nothing_is_no_caption() -> None:
 
 def test_a_text_file_that_cannot_be_read_gives_the_file_name(tmp_path: Path) -> None:
     caption = caption_of(tmp_path / "cat.png", tmp_path / "gone.txt")
-    assert (caption.text, caption.note) == ("cat", "side-car")
+    assert (caption.text, caption.note) == ("cat", "sidecar")
     assert caption.detail.startswith("in gone.txt: it cannot be read (")
 
 

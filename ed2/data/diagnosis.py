@@ -1,4 +1,4 @@
-"""What is wrong with a file that cannot be read as an image, in plain words."""
+"""What is wrong with a file that cannot be read as an image, and what to do about it."""
 
 import errno
 from pathlib import Path
@@ -33,33 +33,33 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"#?RADIANCE", "HDR"),
     (0, b"v/1\x01", "OpenEXR"),
 )
-"""Where its mark stands, the mark, and what people call the format."""
+"""Offset of a signature, the signature, and the common name of the format."""
 
-_OWN_MARKS = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_BOMB_MARKS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
-"""Pillow's names of its limits, in its errors."""
+_BOMB_LIMITS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
+"""Names of Pillow's limits, as they appear in its errors."""
 
 _SYSTEM_ERRORS: tuple[tuple[type[Exception], str, str], ...] = (
-    (FileNotFoundError, "the file is gone", "Put it back, or go on without it."),
-    (PermissionError, "the file may not be read (permission denied)", "Change who may read it."),
+    (FileNotFoundError, "the file no longer exists", "Put it back, or continue without it."),
+    (PermissionError, "the file cannot be read (permission denied)", "Change its permissions."),
     (IsADirectoryError, "this is a folder, not an image", "Rename it."),
 )
-_NO_MEMORY = ("there is not enough memory to read it", "Make it smaller, or use fewer threads.")
+_OUT_OF_MEMORY = ("there is not enough memory to read it", "Make it smaller, or lower decode_threads.")
 
 
-def describe(path: Path, error: Exception) -> tuple[str, str]:
-    """Return what is wrong with the file that gave `error` when it was read as an image, and what to do."""
-    what, fix = _described(path, error)
+def diagnose(path: Path, error: Exception) -> tuple[str, str]:
+    """Return what is wrong with a file whose reading as an image raised `error`, and what to do."""
+    what, fix = _cause(path, error)
     return f"{what}.", fix
 
 
-def _described(path: Path, error: Exception) -> tuple[str, str]:
+def _cause(path: Path, error: Exception) -> tuple[str, str]:
     for kind, what, fix in _SYSTEM_ERRORS:
         if isinstance(error, kind):
             return what, fix
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "it is a link that leads back to itself", "Delete it, or mend it."
+        return "it is a link that points to itself", "Delete or repair it."
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -72,14 +72,14 @@ def _described(path: Path, error: Exception) -> tuple[str, str]:
 
 
 def _by_content(head: bytes) -> tuple[str, str] | None:
-    """Tell a file that is something other than an image that is read here."""
+    """Recognise a file that is not an image of a supported format."""
     if not head:
         return "the file is empty", _REPLACE
     if not head.strip(b"\0"):
-        return "the file holds nothing but zeros", _REPLACE
+        return "the file contains only zeros", _REPLACE
     other = _other_format(head)
     if other:
-        return f"it uses the format {other}, which is not read here", _CONVERT
+        return f"the {other} format is not supported", _CONVERT
     return _by_text(head)
 
 
@@ -93,15 +93,15 @@ def _other_format(head: bytes) -> str | None:
 
 
 def _by_text(head: bytes) -> tuple[str, str] | None:
-    """Tell a file that holds text under an image's name."""
+    """Recognise a text file with the name of an image."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in start:
-        return "it uses the format SVG, which is not read here", _CONVERT
+        return "the SVG format is not supported", _CONVERT
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "this is not an image but a web page (HTML)", "The download failed: get it again, or delete it."
+        return "this is a web page (HTML), not an image", "The download failed: repeat it, or delete the file."
     if start.startswith(b"version https://git-lfs"):
-        return "this is not an image but a Git LFS pointer", "Run 'git lfs pull' where it came from."
-    if not start.startswith(tuple(mark.lower() for mark in _OWN_MARKS)) and _is_text(head):
+        return "this is a Git LFS pointer, not an image", "Run 'git lfs pull' in its repository."
+    if not start.startswith(tuple(mark.lower() for mark in _IMAGE_SIGNATURES)) and _is_text(head):
         return "this is text, not an image", "Replace it with the image, or delete it."
     return None
 
@@ -110,7 +110,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        # A character that the end of `head` cuts in two is no reason to doubt the rest.
+        # The end of `head` may cut a character in two.
         if error.start < len(head) - 3:
             return False
         text = head[: error.start].decode("utf-8")
@@ -118,26 +118,23 @@ def _is_text(head: bytes) -> bool:
 
 
 def _by_damage(head: bytes, tail: bytes, size: int, error: Exception) -> tuple[str, str]:
-    """Tell how a file that begins like an image is broken."""
+    """Describe the damage to a file that starts like an image."""
     if _is_cut_short(head, tail, size, error):
         return f"the file is cut short at {size:,} bytes", _REPLACE
-    if not head.startswith(_OWN_MARKS) and head[4:8] != b"ftyp":
-        return "this is not an image of a kind that is known here", _REPLACE_OR_CONVERT
+    if not head.startswith(_IMAGE_SIGNATURES) and head[4:8] != b"ftyp":
+        return "this is not an image in a supported format", _REPLACE_OR_CONVERT
     if isinstance(error, UnidentifiedImageError):
-        return "the file is damaged (its beginning makes no sense)", _REPLACE
+        return "the file is damaged (its header makes no sense)", _REPLACE
     if isinstance(error, MemoryError):
-        return _NO_MEMORY
+        return _OUT_OF_MEMORY
     reason = " ".join(str(error).split())
-    if any(mark in reason for mark in _BOMB_MARKS):
-        return (
-            "a text or colour profile in it unpacks to more than is read, as in a file made to fill the memory",
-            _REPLACE,
-        )
-    return f"the file is damaged ({reason or 'its parts contradict each other'})", _REPLACE
+    if any(mark in reason for mark in _BOMB_LIMITS):
+        return "a text or colour profile in it is too large once unpacked", _REPLACE
+    return f"the file is damaged ({reason or 'its parts are inconsistent'})", _REPLACE
 
 
 def _is_cut_short(head: bytes, tail: bytes, size: int, error: Exception) -> bool:
-    """Tell whether a file ends before the end that its format has, or says in its header; else by the error's words."""
+    """Tell whether a file is too short, by its end marker or the size in its header, or else by the error's words."""
     if head.startswith(b"\x89PNG"):
         return b"IEND" not in tail
     if head.startswith(b"\xff\xd8"):
