@@ -108,7 +108,7 @@ class Session:
         return fault_of(error, self._start.settings, device, back, is_whole=whole)
 
     def _unsaved(self, error: Exception, run: Run) -> Fault:
-        return unsaved(error, self._builder.run_dir, run.state.step, self._saver.saver.wanted(run))
+        return unsaved(error, self._builder.run_dir, run.state.step, self._saver.saver.required_bytes(run))
 
     @contextmanager
     def _built(self) -> Iterator[Run]:
@@ -189,7 +189,7 @@ class Session:
 
     def _save_last(self, run: Run) -> None:
         """Make the last checkpoint; where the run has gone on from it, only what was not told of it is told."""
-        self._saved = self._saver.saver.saved_already(run.state) if self._start.lacks_end else None
+        self._saved = self._saver.saver.find_saved(run.state) if self._start.lacks_end else None
         if self._saved is None:
             self._save("last")
         elif not was_told(self._saved.path):
@@ -202,7 +202,7 @@ class Session:
             return ""
         try:
             self._saver.join()
-            self._saved = self._saver.saver.saved_already(run.state)
+            self._saved = self._saver.saver.find_saved(run.state)
             if self._saved is None:
                 require_savable(run)
                 self._save("last" if run.finished else kind)

@@ -1,4 +1,4 @@
-"""Single files for a webui, made out of a checkpoint that is on the disk already."""
+"""Single files for web UIs, made from a checkpoint that is already on the disk."""
 
 import re
 from contextlib import suppress
@@ -18,9 +18,9 @@ from ed2.models.files.writing import write_single_file
 from ed2.models.sd import StableDiffusion
 
 RUN_KEY = "run"
-"""Where a single file's metadata names the run that wrote it."""
+"""The metadata of a single file that names the run which wrote it."""
 PREDICTION_KEY = "prediction_type"
-"""Where it says what the model predicts."""
+"""The metadata that says what the model predicts."""
 _NUMBERED = re.compile(r" \(\d+\)$")
 
 
@@ -41,10 +41,10 @@ class Exporter:
     dtype: torch.dtype = torch.float16
 
     def write(self, checkpoint: Path, family: str, prediction_type: str) -> Path:
-        """Write the single file of `checkpoint`; its weights are read from there, not all at once.
+        """Write the single file of `checkpoint`, whose weights are read from the disk, not all at once.
 
         Raises:
-            CheckpointError, OSError, SafetensorError: it could not be written; a file of that name is unchanged.
+            CheckpointError, OSError, SafetensorError: it could not be written; an older file of that name is unchanged.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep_half_files(self.folder)
@@ -56,24 +56,21 @@ class Exporter:
             write_whole(path.with_suffix(".yaml"), sd2_yaml(prediction_type).encode())
         return path
 
-    def written(self, name: str) -> Path | None:
-        """The single file of the checkpoint `name` that this run has written, if it is there and can be seen."""
+    def find_file(self, name: str) -> Path | None:
+        """The single file that this run wrote of the checkpoint `name`, if it exists."""
         with suppress(OSError):
-            files = [path for path in self.folder.glob(f"*.{self.container}") if checkpoint_of(path) == name]
-            return next((path for path in files if writer_of(path) in (self.run_name, None)), None)
+            for path in self.folder.glob(f"*.{self.container}"):
+                if checkpoint_of(path) == name and writer_of(path) in (self.run_name, None):
+                    return path
         return None
 
     def require_place(self, model: StableDiffusion) -> None:
-        """Put the names of `model` into those of a single file, on no memory.
-
-        Raises:
-            ModelError: they have no place there.
-        """
+        """Raise ModelError unless all tensors of `model` have a name in a single file; takes no memory."""
         names = {part: {n: t.to("meta") for n, t in named.items()} for part, named in model.tensors().items()}
         single_file_tensors(model.family, **names)
 
     def _free_name(self, path: Path) -> Path:
-        """`path`, or with a number where another run wrote a file of that name."""
+        """`path`, with a number if another run wrote a file of that name."""
         candidate, number = path, 1
         while candidate.exists() and writer_of(candidate) != self.run_name:
             number += 1
@@ -82,12 +79,12 @@ class Exporter:
 
 
 def checkpoint_of(single_file: Path) -> str:
-    """The name of the checkpoint that a single file is of, without the number that frees a name."""
+    """The name of the checkpoint that a single file was made from, without the number that made its name unique."""
     return _NUMBERED.sub("", single_file.stem)
 
 
 def writer_of(single_file: Path) -> str | None:
-    """The run that wrote a single file, None where it does not say."""
+    """The run that wrote a single file; None where the file does not say."""
     if single_file.suffix != ".safetensors":
         return None
     try:

@@ -1,4 +1,4 @@
-"""A checkpoint to continue from, and putting everything back that it holds."""
+"""A checkpoint to resume from, and restoring a run from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from torch import nn
 
 from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
+from ed2.checkpoint.optimizer_state import restore_state
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
-from ed2.checkpoint.tensors import put_back
 from ed2.errors import CheckpointError, shown
 from ed2.small_files import read_object
 from ed2.training.optimizers import averages, overwrite
 from ed2.training.state import Run, TrainState
 
-_KINDS = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
-"""What the description of a training state holds, and what each of it is."""
+_TYPES = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
+"""Entries of a training state's description, and their types."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of ours that a run can continue from.
+    """A checkpoint of this program that a run can resume from.
 
     Attributes:
         path: its diffusers folder.
-        values: what its training state says.
+        values: the description of its training state.
     """
 
     path: Path
@@ -36,10 +36,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Self | None:
-        """Read the training state's description; None where `path` is no checkpoint of ours or lost its state.
+        """Read the training state's description; None where `path` has no training state.
 
         Raises:
-            CheckpointError: it is damaged, or of a newer program.
+            CheckpointError: it is damaged, or was written by a newer version.
         """
         file = path / TRAINING_STATE / STATE_FILE
         if not file.is_file():
@@ -47,17 +47,17 @@ class Checkpoint:
         try:
             values = read_object(file)
             if values.get("format") not in FORMATS_READ:
-                fix = "Use the version of this program that wrote it, or add --weights_only."
-                raise CheckpointError(f"{path.name} is of another version of this program", "", fix)
-            _require_shape(values)
+                fix = "Use the version that wrote it, or add --weights_only."
+                raise CheckpointError(f"{path.name} was written by another version of this program", "", fix)
+            _require_valid(values)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            fix = "Choose an earlier checkpoint, or add --weights_only to start anew from its weights."
+            fix = "Choose an earlier checkpoint, or add --weights_only to start a new run from its weights."
             raise CheckpointError(f"The training state of {path.name} is damaged", f"{error!r}.", fix) from None
         return cls(path, values)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What its manifest says; empty where it has none that can be read."""
+        """Its manifest; empty where there is none that can be read."""
         try:
             return read_manifest(self.path)
         except (OSError, ValueError):
@@ -65,7 +65,7 @@ class Checkpoint:
 
     @property
     def is_in_its_run(self) -> bool:
-        """Whether it lies where it was written, in `ckpts` of its run's folder, whatever that is called by now."""
+        """Whether it is still in `ckpts` of the run that wrote it, even if that folder was renamed."""
         return is_in_its_run(self.path, self.values)
 
     @property
@@ -75,12 +75,12 @@ class Checkpoint:
 
     @property
     def state(self) -> TrainState:
-        """How far the run was."""
+        """The progress of the run."""
         return TrainState.from_dict(self.values["state"])
 
     @property
     def is_newest(self) -> bool:
-        """Whether its run has gone no further in a later checkpoint; what stands in the files is not read for that."""
+        """Whether no checkpoint of its run is of a later step; the content of the files is not compared."""
         paths = (self.run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}")
         for checkpoint in [path.parent for path in paths]:
             damage = find_damage(checkpoint, is_quick=True)
@@ -92,10 +92,10 @@ class Checkpoint:
         return True
 
     def restore(self, run: Run) -> list[str]:
-        """Give `run`, built from this checkpoint's weights, its optimizers, scaler and metrics.
+        """Restore the optimizers, EMA, scaler and metrics of `run`, which was built from this checkpoint's weights.
 
         Returns:
-            Sentences on what could not be taken over because the settings are others now.
+            Sentences on what could not be restored because settings have changed.
 
         Raises:
             CheckpointError: the state is damaged.
@@ -106,14 +106,13 @@ class Checkpoint:
             for name, optimizer in run.optimizers.by_network.items():
                 saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
                 if saved["class"] != type(optimizer).__name__:
-                    notes.append(
-                        f"The {name} was trained by {saved['class']}: its {type(optimizer).__name__} begins anew."
-                    )
+                    now = type(optimizer).__name__
+                    notes.append(f"The {name} was trained with {saved['class']}; {now} starts from scratch.")
                     continue
                 tensors = load_file(state_dir / f"optimizer-{name}.safetensors")
-                put_back(optimizer, tensors, saved["numbers"], saved.get("options", ()))
+                restore_state(optimizer, tensors, saved["numbers"], saved.get("options", ()))
                 if averages(optimizer):
-                    _read_trained(run.model.trained[name], state_dir / f"{trained_stem(name)}.safetensors")
+                    _load_trained(run.model.trained[name], state_dir / f"{trained_stem(name)}.safetensors")
             files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}
             run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
             if run.precision.scaler.is_enabled() and self.values["scaler"]:
@@ -125,23 +124,23 @@ class Checkpoint:
         return notes
 
 
-def _require_shape(values: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError where a training state lacks what is relied on, or holds something else there."""
+def _require_valid(values: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError where entries of a training state are missing or of the wrong type."""
     TrainState.from_dict(values["state"])
-    for name, kind in _KINDS.items():
+    for name, kind in _TYPES.items():
         if not isinstance(values.get(name, kind()), kind):
             raise TypeError(f"{name} is {shown(values[name])}")
 
 
-def _read_trained(network: nn.Module, file: Path) -> None:
-    """Give a network the weights that its optimizer works on, where those in the checkpoint are their average."""
+def _load_trained(network: nn.Module, file: Path) -> None:
+    """Load the weights that the optimizer works on into a network whose checkpoint holds their average instead."""
     tensors = load_file(file)
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     overwrite(trained.values(), [tensors[name] for name in trained])
 
 
 def open_or_none(path: Path) -> Checkpoint | None:
-    """A checkpoint that this program can continue from, as far as its description tells."""
+    """The checkpoint, if its description says that this program can resume from it."""
     try:
         return Checkpoint.open(path)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Room for a save: on the disk, and in the memory of the computer."""
+"""Space for a save: on the disk, and in main memory."""
 
 import contextlib
 import shutil
@@ -12,9 +12,9 @@ from ed2.disk import plain_reason
 from ed2.errors import CheckpointError
 
 DISK_MARGIN = 1.1
-"""Free space that a save asks for, as a multiple of what it writes."""
+"""Free disk space that a save needs, as a multiple of what it writes."""
 MEMORY_MARGIN = 1.3
-"""Free memory that a copy asks for, as a multiple of its size."""
+"""Free memory that a copy needs, as a multiple of its size."""
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -23,46 +23,46 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
-"""Where a container says how much memory it may take and takes: of the second and the first version."""
+"""Where a container's memory limit and use are found, in cgroup versions 2 and 1."""
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """A disk that has less room than is wanted, in bytes."""
+    """A disk with less free space than is required, in bytes."""
 
     folder: Path
-    wanted: int
+    required: int
     free: int
 
 
-def shortage(wanted: Mapping[Path, int]) -> Shortage | None:
-    """The first disk without room for what is wanted in its folders, and a tenth more; None where all have it.
+def shortage(required: Mapping[Path, int]) -> Shortage | None:
+    """The first disk without space for what its folders require, and a tenth more; None where all have it.
 
     Raises:
         OSError: a disk does not answer.
     """
     by_device: dict[int, Shortage] = {}
-    for folder, num_bytes in wanted.items():
+    for folder, num_bytes in required.items():
         there = existing(folder)
         device = there.stat().st_dev
         before = by_device.get(device) or Shortage(there, 0, shutil.disk_usage(there).free)
-        by_device[device] = replace(before, wanted=before.wanted + num_bytes)
-    return next((s for s in by_device.values() if s.free < DISK_MARGIN * s.wanted), None)
+        by_device[device] = replace(before, required=before.required + num_bytes)
+    return next((s for s in by_device.values() if s.free < DISK_MARGIN * s.required), None)
 
 
-def require_space(name: str, wanted: Mapping[Path, int]) -> None:
-    """See that the disks have room for checkpoint `name`, which writes so many bytes into each folder.
+def require_space(name: str, required: Mapping[Path, int]) -> None:
+    """Raise an error unless the disks have space for checkpoint `name`, which writes so many bytes into each folder.
 
     Raises:
-        CheckpointError: tells how much it takes and how much is free.
+        CheckpointError: says how much space it needs and how much is free.
     """
     try:
-        short = shortage(wanted)
+        short = shortage(required)
     except OSError as error:
-        raise CheckpointError(f"The checkpoint {name} was left out", f"{plain_reason(error)}.") from error
+        raise CheckpointError(f"The checkpoint {name} was not saved", f"{plain_reason(error)}.") from error
     if short:
-        why = f"it takes {short.wanted / 1e9:.2f} GB, and {short.free / 1e9:.2f} GB are free in {short.folder}."
-        raise CheckpointError(f"The checkpoint {name} was left out", why, "Free some space.")
+        why = f"it needs {short.required / 1e9:.2f} GB, and {short.free / 1e9:.2f} GB are free in {short.folder}."
+        raise CheckpointError(f"The checkpoint {name} was not saved", why, "Free some space.")
 
 
 def has_memory_for(num_bytes: int) -> bool:
@@ -71,23 +71,23 @@ def has_memory_for(num_bytes: int) -> bool:
 
 
 def free_memory_bytes() -> int:
-    """Memory that can be had without swapping; in a container no more than it may take."""
+    """Memory available without swapping, within the limit of the container, if any."""
     free = int(psutil.virtual_memory().available)
     for limit, used, stat in _CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: there is no limit
+        with contextlib.suppress(OSError, ValueError):  # "max", which is not a number, means no limit
             taken = int(Path(used).read_text()) - _reclaimable(Path(stat))
             free = min(free, int(Path(limit).read_text()) - taken)
     return max(0, free)
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
+    """`path`, or the nearest folder above it that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
 
 
 def _reclaimable(stat: Path) -> int:
-    """Bytes of files that a container's system keeps in memory and gives up when asked for."""
+    """Bytes of cached files, which the system gives up when memory is needed."""
     fields = dict(line.split() for line in stat.read_text().splitlines())
     return int(fields.get("inactive_file", fields.get("total_inactive_file", 0)))

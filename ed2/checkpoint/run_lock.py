@@ -1,4 +1,4 @@
-"""One run, one trainer: a lock of the operating system in the run's folder, which the end of the program frees."""
+"""One run, one trainer: a file lock in the run's folder, which the operating system frees when the program exits."""
 
 import json
 import logging
@@ -19,29 +19,29 @@ LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
 """Beside the lock, since Windows lets nobody read a locked file."""
 
-LOOK_SECONDS = 0.2
-"""How long a trainer tries for the lock: one that only looks whether it is held has it for less than a thousandth."""
+LOCK_SECONDS = 0.2
+"""How long a trainer tries to get the lock; whoever only tests it holds it for less than a thousandth of that."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The program that trains a run; process and time are None where that is not written down."""
+    """The program that trains a run; process and time are None where they are not known."""
 
     pid: int | None = None
     since: str | None = None
 
     @property
     def name(self) -> str:
-        """The program as it is called within a sentence."""
+        """The program, for use within a sentence."""
         return "another program" if self.pid is None else f"another program (process {self.pid})"
 
 
 def other_trainer(run_dir: Path) -> Holder | None:
-    """The other program that trains this run; None where there is none, or where that cannot be told.
+    """The other program that trains this run; None where there is none, or where that is not known.
 
-    Waits for nothing and leaves no file.
+    Returns at once and leaves no file.
     """
     if not (run_dir / LOCK_FILE).is_file():
         return None
@@ -57,29 +57,29 @@ def other_trainer(run_dir: Path) -> Holder | None:
 
 @contextmanager
 def only_trainer(run_dir: Path) -> Iterator[Callable[[], None]]:
-    """Hold the lock of a run. Where the drive knows no locks, that is logged and nothing is held.
+    """Hold the lock of a run; on a drive without support for locks, log that and hold nothing.
 
     Yields:
-        What takes the lock once more where its file was deleted, which leaves the run without one.
+        A function that takes the lock again if its file was deleted.
 
     Raises:
         CheckpointError: another program trains this run; says which.
     """
     lock = FileLock(run_dir / LOCK_FILE, thread_local=False)
     try:
-        lock.acquire(timeout=LOOK_SECONDS)
-        _tell_holder(run_dir)
+        lock.acquire(timeout=LOCK_SECONDS)
+        _write_holder(run_dir)
     except Timeout:
         raise _is_taken(run_dir) from None
     except OSError as error:
-        logger.warning("The run's folder cannot be locked against a second trainer (%s).", error)
+        logger.warning("The run's folder cannot be locked, so a second program could train the same run (%s).", error)
 
     def renew() -> None:
         if not (run_dir / LOCK_FILE).exists():
             lock.release(force=True)
             with suppress(Timeout, OSError):
-                lock.acquire(timeout=LOOK_SECONDS)
-                _tell_holder(run_dir)
+                lock.acquire(timeout=LOCK_SECONDS)
+                _write_holder(run_dir)
 
     try:
         yield renew
@@ -87,12 +87,12 @@ def only_trainer(run_dir: Path) -> Iterator[Callable[[], None]]:
         lock.release()
 
 
-def _tell_holder(run_dir: Path) -> None:
+def _write_holder(run_dir: Path) -> None:
     holder = {"pid": os.getpid(), "started_at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     try:
         write_whole(run_dir / HOLDER_FILE, json.dumps(holder).encode())
     except OSError as error:
-        logger.warning("The run's folder is locked, but not by whom could be written down (%s).", error)
+        logger.warning("The run's folder is locked, but its lock file could not name this program (%s).", error)
 
 
 def _holder(run_dir: Path) -> Holder:
@@ -106,5 +106,5 @@ def _holder(run_dir: Path) -> Holder:
 def _is_taken(run_dir: Path) -> CheckpointError:
     holder = _holder(run_dir)
     who = "another program." if holder.pid is None else f"process {holder.pid} since {holder.since}."
-    fix = "Wait for its end or stop it; to train the same once more, begin a new run."
-    return CheckpointError(f"The run {run_dir.name} is being trained already", f"by {who}", fix)
+    fix = "Wait until it ends, stop it, or start a new run."
+    return CheckpointError(f"The run {run_dir.name} is already being trained", f"by {who}", fix)

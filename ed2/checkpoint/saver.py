@@ -1,4 +1,4 @@
-"""Saving a run: a diffusers folder to continue from or load anywhere, and a single file for a webui."""
+"""Saving a run: a diffusers folder to resume from or load anywhere, and a single file for web UIs."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import damaged_name, find_damage, whole_folder
-from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, average_of
+from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_of
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
@@ -25,16 +25,7 @@ from ed2.training.state import Run, TrainState
 Kind = Literal["", "last", "interrupted", "errored"]
 
 NOT_WRITTEN = (OSError, RuntimeError, MemoryError, ValueError, SafetensorError)
-"""What may go wrong in writing."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What a single file says of its checkpoint beside the weights."""
-
-    step: int
-    family: str
-    prediction_type: str
+"""Errors in writing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +35,15 @@ class Saver:
     Attributes:
         run_dir: the run's folder.
         project: the beginning of the names.
-        bus: is told what could not be done but does not make a checkpoint worthless.
+        bus: receives warnings of failures that leave the checkpoint itself intact.
         exporter: writes the single files; None writes none.
         keep_last: how many of the newest checkpoints stay; None keeps all.
         prepend_last: whether the last checkpoint's name begins with `last-`.
-        validation: knows the last validation, by which the best checkpoint is told.
-        before: called with the step before each checkpoint is written; sees that the run's folder is as it should be.
-        about: goes into the training state beside what the run itself knows: seed, fingerprint of the dataset.
-        beside: small files that go into the folder of the training state, by name.
-        run_name: what the run was called when it began; None is the name of its folder.
+        validation: the last validation, by which the best checkpoint is found.
+        before: called with the step before each checkpoint is written; restores the run's folder where it was deleted.
+        about: is added to the training state: seed, fingerprint of the dataset.
+        beside: small files that are added to the folder of the training state, by name.
+        run_name: what the run was called when it began; None for the name of its folder.
     """
 
     run_dir: Path
@@ -77,56 +68,52 @@ class Saver:
         """Write a checkpoint of `run` as it is now.
 
         Raises:
-            CheckpointError: it could not be written; what was there before is unchanged.
+            CheckpointError: it could not be written; older checkpoints are unchanged.
         """
         name = self.name(run.state, kind)
         try:
             snapshot = self.snapshot(run, copied=False)
         except NOT_WRITTEN as error:
-            raise self._not_written(self.run_dir / "ckpts" / name, error) from error
+            raise self._not_written(self.run_dir / CKPTS / name, error) from error
         return self.write(snapshot, name, kind)
 
     def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
-        """Take down `run` as it is now; one that is not `copied` has to be written before the next step."""
+        """Capture `run` as it is now; without `copied` it has to be written before the next step."""
         about = {**self.about, "validation": self.validation.measured}
         return take_snapshot(run, self.run_name or self.run_dir.name, about, copied=copied)
 
     def require_space(self, run: Run, name: str) -> None:
-        """See that the disks have room for a checkpoint of `run`.
+        """Raise CheckpointError unless the disks have space for a checkpoint of `run`."""
+        require_space(name, self.required_bytes(run))
 
-        Raises:
-            CheckpointError: they have not.
-        """
-        require_space(name, self.wanted(run))
-
-    def wanted(self, run: Run) -> dict[Path, int]:
+    def required_bytes(self, run: Run) -> dict[Path, int]:
         """How many bytes a checkpoint of `run` takes, by folder."""
         parts = run.model.tensors().values()
-        weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a model of its own
-        wanted = {self.run_dir / "ckpts": copies * weights + state_bytes(run)}
+        weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a complete model
+        required = {self.run_dir / CKPTS: copies * weights + state_bytes(run)}
         if self.exporter:
             single = copies * sum(bytes_of(part, self.exporter.dtype) for part in parts)
-            wanted[self.exporter.folder] = wanted.get(self.exporter.folder, 0) + single
-        return wanted
+            required[self.exporter.folder] = required.get(self.exporter.folder, 0) + single
+        return required
 
     def write(self, snapshot: Snapshot, name: str, kind: Kind) -> CheckpointSaved:
         """Write a checkpoint under `name`, and its single file.
 
         Raises:
-            CheckpointError: it could not be written; what was there before is unchanged.
+            CheckpointError: it could not be written; older checkpoints are unchanged.
         """
         started = time.monotonic()
-        target = self.run_dir / "ckpts" / name
+        target = self.run_dir / CKPTS / name
         average = average_of(target)
         has_average = bool(snapshot.averages) and self._write_average(average, snapshot)
-        try:  # after the average: a run that is killed from here on does not come back to this step
+        try:  # after the average: a run killed from here on does not return to this step
             self.before(snapshot.step)
             written = self._write_folder(target, snapshot)
         except NOT_WRITTEN as error:
             raise self._not_written(target, error) from error
-        single = self._export(target, snapshot)
+        single = self._export(target, snapshot.step, snapshot.family, snapshot.prediction_type)
         if has_average:
-            self._export(average, snapshot)
+            self._export(average, snapshot.step, snapshot.family, snapshot.prediction_type)
         self._thin(target, snapshot.step)
         return CheckpointSaved(
             step=snapshot.step,
@@ -139,7 +126,7 @@ class Saver:
         )
 
     def _thin(self, just_saved: Path, step: int) -> None:
-        """Remove what need not stay; where that fails, the save is good all the same."""
+        """Remove what need not stay; a failure is only a warning."""
         try:
             sentences = Retention(self.keep_last, self.exporter).thin(just_saved)
         except OSError as error:
@@ -147,32 +134,28 @@ class Saver:
         for sentence in sentences:
             self.bus.emit(Warned(step, sentence))
 
-    def saved_already(self, state: TrainState) -> CheckpointSaved | None:
-        """What was written of this very step, if it is whole: another copy of it would be of no use."""
+    def find_saved(self, state: TrainState) -> CheckpointSaved | None:
+        """The complete checkpoint of this very step, if there is one, so that it is not saved twice."""
         with contextlib.suppress(OSError):
-            for folder in (self.run_dir / "ckpts").glob(f"[!.]*-gs{state.step:05d}"):
+            for folder in (self.run_dir / CKPTS).glob(f"[!.]*-gs{state.step:05d}"):
                 if (folder / TRAINING_STATE / STATE_FILE).is_file() and not find_damage(folder, is_quick=True):
-                    return self._known(folder, state)
+                    return self._existing(folder, state)
         return None
 
-    def _known(self, folder: Path, state: TrainState) -> CheckpointSaved:
+    def _existing(self, folder: Path, state: TrainState) -> CheckpointSaved:
         kind: Kind = "last" if folder.name.startswith("last-") else ""
-        single = self.exporter.written(folder.name) if self.exporter else None
+        single = self.exporter.find_file(folder.name) if self.exporter else None
         total = sum(_size(file) for file in folder.rglob("*")) + _size(single)
         return CheckpointSaved(state.step, state.epoch, kind, folder, single, total, 0.0)
 
     def require_export(self, model: StableDiffusion) -> None:
-        """See that the weights of `model` have a place in a single file.
-
-        Raises:
-            ModelError: they have none.
-        """
+        """Raise ModelError unless all weights of `model` have a place in a single file."""
         if self.exporter is not None:
             self.exporter.require_place(model)
 
     def _write_folder(self, target: Path, snapshot: Snapshot) -> int:
-        """Write the diffusers folder and the training state in it; give back how many bytes."""
-        _set_aside_damaged(target)
+        """Write the diffusers folder with the training state in it; gives the number of bytes."""
+        _rename_damaged(target)
         if target.exists():
             return 0
         with whole_folder(target, snapshot.about) as folder:
@@ -185,17 +168,17 @@ class Saver:
             for name, content in self.beside.items():
                 folder.add(f"{TRAINING_STATE}/{name}", content)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
-        if damage := find_damage(target):  # nothing older is removed for what cannot be read back
+        if damage := find_damage(target):  # nothing older is removed in favour of what cannot be read back
             if not damage.is_unreadable:
                 rename(target, damaged_name(target))
-            fix = "The drive may be failing: save elsewhere with --logdir."
-            raise CheckpointError(f"The checkpoint {target.name} was written and reads back damaged", f"{damage}.", fix)
+            fix = "The drive may be failing: save to another one with --logdir."
+            raise CheckpointError(f"The checkpoint {target.name} reads back damaged", f"{damage}.", fix)
         return sum(record.bytes for record in folder.files.values())
 
     def _write_average(self, target: Path, snapshot: Snapshot) -> bool:
-        """Write the same checkpoint with the average in place of what was trained; false where that failed."""
+        """Write the same checkpoint with the average in place of the trained weights; false where that failed."""
         try:
-            _set_aside_damaged(target)
+            _rename_damaged(target)
             if not target.exists():
                 with whole_folder(target, snapshot.about) as folder:
                     for name, content in snapshot.small_files.items():
@@ -208,32 +191,29 @@ class Saver:
         return True
 
     def complete(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> None:
-        """Write the single files of a checkpoint that are missing, since the program was killed before them.
-
-        What need not stay beside it goes, as at the end of each save.
-        """
+        """Finish a save that was killed: write the missing single files, and remove what need not stay."""
         for folder in (checkpoint, average_of(checkpoint)):
-            if self.exporter and folder.is_dir() and not self.exporter.written(folder.name):
-                self._export(folder, Exported(step, family, prediction_type))
+            if self.exporter and folder.is_dir() and not self.exporter.find_file(folder.name):
+                self._export(folder, step, family, prediction_type)
         self._thin(checkpoint, step)
 
-    def _export(self, checkpoint: Path, snapshot: Snapshot | Exported) -> Path | None:
-        """Write the single file; where that fails the checkpoint is good all the same."""
+    def _export(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> Path | None:
+        """Write the single file; a failure is only a warning."""
         if self.exporter is None:
             return None
         try:
-            return self.exporter.write(checkpoint, snapshot.family, snapshot.prediction_type)
+            return self.exporter.write(checkpoint, family, prediction_type)
         except Ed2Error as error:
-            text = f"{error} The checkpoint {checkpoint.name} itself is complete."
+            text = f"{error} The checkpoint {checkpoint.name} is complete."
         except NOT_WRITTEN as error:
             reason = plain_reason(error)
             text = f"The single file of {checkpoint.name} could not be written: {reason}. The checkpoint is complete."
-        self.bus.emit(Warned(snapshot.step, text))
+        self.bus.emit(Warned(step, text))
         return None
 
     def _not_written(self, target: Path, error: BaseException) -> CheckpointError:
         reason = plain_reason(error)
-        fix = f"See that {target.parent} is there and can be written."
+        fix = f"Check that {target.parent} exists and is writable."
         if "disk" in reason:
             fix = "Free some space."
         elif isinstance(error, MemoryError):
@@ -242,15 +222,15 @@ class Saver:
 
 
 def _size(file: Path | None) -> int:
-    """Bytes of a file; none of one that is gone already, or of a folder."""
+    """Bytes of a file; 0 for one that has just been removed, and for a folder."""
     try:
         return file.stat().st_size if file and file.is_file() else 0
     except OSError:
         return 0
 
 
-def _set_aside_damaged(target: Path) -> None:
-    """Free the name of a checkpoint that was damaged after it was written. Raises OSError where it cannot be read."""
+def _rename_damaged(target: Path) -> None:
+    """Free the name of a checkpoint that was damaged after it was written. Raises OSError if it cannot be read."""
     damage = find_damage(target) if target.exists() else None
     if damage is None:
         return

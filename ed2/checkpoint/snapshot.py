@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run at one step, ready to be written while the training goes on, or before it does."""
+"""What a checkpoint holds of a run at one step, ready to be written while training continues, or before it does."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,33 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ed2.checkpoint.tensors import changed_options, taken_apart
+from ed2.checkpoint.optimizer_state import changed_options, flatten_state
 from ed2.models.files.folder import EXTRA_FILE, PARTS
 from ed2.training.bad_numbers import require_savable
 from ed2.training.optimizers import averages
 from ed2.training.state import Run
 
 FORMAT = 2
-"""Of the training state. Format 1 had no manifest beside it; else they are the same."""
+"""Of the training state. Format 1 had no manifest beside it and is otherwise the same."""
 FORMATS_READ = (1, 2)
 
 Tensors = Mapping[str, Tensor]
-Taken = Callable[[Tensor], Tensor]
-"""Gives of a tensor what goes into the snapshot."""
+Take = Callable[[Tensor], Tensor]
+"""Gives what a snapshot holds of a tensor: a copy or the tensor itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A run at one step. Knows no run any more, so that another thread may write it.
+    """A run at one step, without the run itself, so that another thread can write it.
 
     Attributes:
-        small_files: the files of the model's folder but its weights, by path.
-        weights: the tensors of each part, by the names that they get in its file.
+        small_files: the files of the model's folder except its weights, by path.
+        weights: the tensors of each part, by their names in its file.
         extra: tensors that only a single file holds.
         state_tensors: tensors of the training state, by the stem of their file.
         state: the rest of the training state.
-        averages: moving averages of what is trained, by part; empty where there are none.
-        about: what the manifest says beside the files.
+        averages: moving averages of the trained parts; empty where there are none.
+        about: what the manifest says besides the files.
     """
 
     step: int
@@ -60,20 +60,20 @@ class Snapshot:
 
 
 def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: bool) -> Snapshot:
-    """Take down `run` as it is now.
+    """Capture `run` as it is now.
 
     Args:
         run: between two steps.
         run_name: goes into the training state.
         about: goes there too.
-        copied: bring all that training changes to the memory of the computer, so that it may go on meanwhile. Else the
-            snapshot holds the very tensors, and has to be written before the next step.
+        copied: copy all that training changes to main memory, so that it can continue. Otherwise the snapshot holds
+            the tensors themselves and has to be written before the next step.
 
     Raises:
-        CheckpointError: the weights are not worth it: not finite, or of half a step.
+        CheckpointError: the weights are not worth saving: not finite, or of half a step.
     """
     require_savable(run)
-    take: Taken = to_host if copied else _as_it_is
+    take: Take = to_host if copied else _uncopied
     tensors, numbers = _optimizer_states(run, take)
     average = {network: {k: take(t) for k, t in named.items()} for network, named in run.ema.state().items()}
     tensors |= {ema_stem(network): named for network, named in average.items()}
@@ -100,13 +100,13 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
 
 
 def bytes_to_copy(run: Run) -> int:
-    """How much memory of the computer a copied snapshot of `run` takes."""
+    """How much main memory a copied snapshot of `run` takes."""
     weights = [p for network in run.model.trained.values() for p in network.state_dict().values()]
     return sum(tensor.nbytes for tensor in weights) + state_bytes(run)
 
 
 def state_bytes(run: Run) -> int:
-    """How much the tensors of the training state take, in memory as on the disk."""
+    """How many bytes the tensors of the training state take, in memory and on the disk."""
     tensors: list[Tensor] = []
     for network, optimizer in run.optimizers.by_network.items():
         tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
@@ -117,31 +117,31 @@ def state_bytes(run: Run) -> int:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in the memory of the computer, in the usual order; never the tensor itself, wherever it lies."""
+    """A contiguous copy in main memory; never the tensor itself, even if it is there already."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def trained_stem(network: str) -> str:
-    """Stem of the file that holds a network's weights as trained, where the checkpoint holds their average."""
+    """Stem of the file with a network's weights as trained, for checkpoints that hold their average."""
     return f"trained-{network}"
 
 
 def ema_stem(network: str) -> str:
-    """Stem of the file that holds the moving average of a network's weights."""
+    """Stem of the file with the moving average of a network's weights."""
     return f"ema-{network}"
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _uncopied(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _weights(run: Run, take: Taken) -> dict[str, Tensors]:
-    """The weights of each part: the trained ones in fp32, the others as the base had them, which nothing changes."""
+def _weights(run: Run, take: Take) -> dict[str, Tensors]:
+    """The weights of each part: trained ones in fp32, the others as they are in the base model."""
     weights: dict[str, Tensors] = {}
     with run.optimizers.averaged():
         for part, named in run.model.tensors().items():
             if part in run.model.trained:
-                # What `averaged` lends is taken back at the end of this block.
+                # `averaged` swaps its weights out again at the end of this block.
                 own = to_host if averages(run.optimizers.by_network[part]) else take
                 named = {name: own(tensor) for name, tensor in named.items()}
             weights[part] = _file_names(part, named)
@@ -149,24 +149,24 @@ def _weights(run: Run, take: Taken) -> dict[str, Tensors]:
 
 
 def _file_names(part: str, named: Tensors) -> Tensors:
-    """The names that every program reads; transformers 5.6 and later leave `text_model.` out in memory."""
+    """The names that every program reads; in memory, transformers 5.6 and later leave out `text_model.`."""
     if part != "text_encoder":
         return named
     return {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in named.items()}
 
 
-def _optimizer_states(run: Run, take: Taken) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """The tensors of the optimizers by the stem of their file, and the numbers of each by network."""
+def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The tensors of the optimizers by the stem of their file, and their numbers by network."""
     tensors: dict[str, Tensors] = {}
     numbers: dict[str, Any] = {}
     for network, optimizer in run.optimizers.by_network.items():
-        tensors[f"optimizer-{network}"], numbers[network] = taken_apart(optimizer, take)
+        tensors[f"optimizer-{network}"], numbers[network] = flatten_state(optimizer, take)
         if averages(optimizer):
             tensors[trained_stem(network)] = _trained(run.model.trained[network], take)
     return tensors, numbers
 
 
-def _trained(network: nn.Module, take: Taken) -> dict[str, Tensor]:
+def _trained(network: nn.Module, take: Take) -> dict[str, Tensor]:
     return {name: take(p) for name, p in network.named_parameters() if p.requires_grad}
 
 

@@ -168,7 +168,7 @@ def test_too_little_memory_for_validation_and_samples_changes_no_byte_of_the_tra
 def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy, count = snapshot.taken_apart, iter(range(100))
+    copy, count = snapshot.flatten_state, iter(range(100))
 
     def fails_twice(*anything: Any) -> Any:  # for the copy of the first save, and for the save without a copy
         if next(count) < 2:
@@ -176,7 +176,7 @@ def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
         return copy(*anything)
 
     straight = train({**values, "save_every_n_epochs": 1})
-    monkeypatch.setattr(snapshot, "taken_apart", fails_twice)
+    monkeypatch.setattr(snapshot, "flatten_state", fails_twice)
     trained = train({**values, "save_every_n_epochs": 1})
     assert trained.ended.phase == "done"
     assert "try again at the next interval" in texts(trained)

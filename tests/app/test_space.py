@@ -69,14 +69,14 @@ def test_folders_on_one_disk_are_counted_together_and_a_dead_drive_is_told(
     free(monkeypatch, 1000)
     wanted = {tmp_path / "a" / "b": 500, tmp_path / "c": 500}
     short = room.shortage(wanted)
-    assert short and (short.wanted, short.free) == (1000, 1000)
+    assert short and (short.required, short.free) == (1000, 1000)
     assert room.shortage({tmp_path: 900}) is None
 
     def dead(path: Path) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(room.shutil, "disk_usage", dead)
-    with pytest.raises(CheckpointError, match="was left out: the drive reports an error"):
+    with pytest.raises(CheckpointError, match="was not saved: the drive reports an error"):
         room.require_space("x", wanted)
 
 

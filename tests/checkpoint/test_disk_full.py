@@ -141,7 +141,7 @@ def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeyp
 
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
     trained = train({**values, "max_epochs": 3}, observer=fill_up)
-    (told,) = (e.text for e in trained.of(Warned) if "left out" in e.text)
+    (told,) = (e.text for e in trained.of(Warned) if "was not saved" in e.text)
     assert "GB, and 0.00 GB are free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
     assert over.ends == told and over.step == 6 and over.text.startswith("Resolved: checkpoints can be")
@@ -181,7 +181,7 @@ def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(value
             described.update({path.name: path.read_bytes() for path in run_dir.glob("[!.]*.json")})
             shutil.rmtree(run_dir.parent)
         if isinstance(event, CheckpointSaved) and event.step == 6:
-            with pytest.raises(CheckpointError, match="is being trained already"), only_trainer(event.path.parents[1]):
+            with pytest.raises(CheckpointError, match="is already being trained"), only_trainer(event.path.parents[1]):
                 pass
             locked.append(True)
 
@@ -197,7 +197,7 @@ def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(value
 
 def test_the_last_save_is_tried_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, wanted: object) -> None:
-        raise CheckpointError(f"The checkpoint {name} was left out", "no room.")
+        raise CheckpointError(f"The checkpoint {name} was not saved", "no room.")
 
     monkeypatch.setattr(saver, "require_space", refuse)
     trained = train({**values, "max_epochs": 2})

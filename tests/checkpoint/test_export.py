@@ -97,7 +97,7 @@ def test_a_file_of_another_run_keeps_its_name(saved_run: Trained, quick_path: Pa
 
 def test_a_single_file_is_found_whatever_its_project_is_called(quick_path: Path) -> None:
     exporter, name = Exporter(quick_path, "run"), "my cat (v2)-ep00-gs00001"
-    assert not exporter.written(name)
+    assert not exporter.find_file(name)
     write_single_file(quick_path / f"{name} (2).safetensors", {"weight": torch.ones(1)}, {RUN_KEY: "run"})
-    assert exporter.written(name)
-    assert not exporter.written("my cat")
+    assert exporter.find_file(name)
+    assert not exporter.find_file("my cat")

@@ -32,7 +32,7 @@ def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) ->
         for _ in range(2):  # a look takes nothing away
             other = other_trainer(tmp_path)
             assert other and other.pid == holder.pid and other.since and re.match(r"\d{4}-\d\d-\d\d", other.since)
-        expected = rf"The run {tmp_path.name} is being trained already: by process {holder.pid} since \d{{4}}-\d\d-\d\d"
+        expected = rf"The run {tmp_path.name} is already being trained: by process {holder.pid} since \d{{4}}-\d\d-\d\d"
         assert re.match(expected, str(error.value))
     finally:
         holder.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)

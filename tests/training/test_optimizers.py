@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ed2.checkpoint.optimizer_state import changed_options, flatten_state, restore_state
 from ed2.checkpoint.snapshot import to_host
-from ed2.checkpoint.tensors import changed_options, put_back, taken_apart
 from ed2.errors import SettingsError
 from ed2.registry import OPTIMIZERS
 from ed2.training import optimizers
@@ -132,8 +132,8 @@ def test_state_put_back_goes_on_to_the_same_bytes(name: str, layout: torch.memor
     optimizer = stepped(name, parameter)
     copy = nn.Parameter(parameter.detach().clone())
     resumed = OPTIMIZERS.load(name)([copy], OPTIONS)
-    tensors, numbers = taken_apart(optimizer, to_host)
-    put_back(resumed, {name: t.clone() for name, t in tensors.items()}, numbers, changed_options(optimizer))
+    tensors, numbers = flatten_state(optimizer, to_host)
+    restore_state(resumed, {name: t.clone() for name, t in tensors.items()}, numbers, changed_options(optimizer))
     for step in range(3):
         for one, of in ((optimizer, parameter), (resumed, copy)):
             of.grad = gradient(50 + step, shape).to(memory_format=layout)

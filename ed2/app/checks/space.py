@@ -88,7 +88,7 @@ def space_notes(settings: Settings, sizes: ModelSizes) -> list[str]:
     if short is None or count == 1:
         return []
     return [
-        f"The checkpoints of this run will fill the disk: they take about {file_size(short.wanted)}, and "
+        f"The checkpoints of this run will fill the disk: they take about {file_size(short.required)}, and "
         f"{file_size(short.free)} are free in {short.folder}. Set keep_last, save less often, or choose another folder."
     ]
 
@@ -103,7 +103,7 @@ def require_room(settings: Settings, sizes: ModelSizes) -> None:
     if short is None:
         return
     name = "logdir" if short.folder == existing(Path(settings.logging.logdir)) else "save_ckpt_dir"
-    wanted, free = file_size(short.wanted), file_size(short.free)
+    wanted, free = file_size(short.required), file_size(short.free)
     what = f"one checkpoint takes about {wanted} in {short.folder}, and {free} are free."
     fix = "Free some space, or choose another folder."
     raise SettingsError("The disk is too full for this run:", [Problem(name, what, fix)])

@@ -47,7 +47,7 @@ def _lacking(wanted: Mapping[Path, int]) -> str:
     """How much a full disk lacks; empty where there is room, or it does not say."""
     with contextlib.suppress(OSError):
         if short := shortage(wanted):
-            return f"It takes {file_size(short.wanted)}, and {file_size(short.free)} are free in {short.folder}."
+            return f"It takes {file_size(short.required)}, and {file_size(short.free)} are free in {short.folder}."
     return ""
 
 

@@ -8,25 +8,24 @@ from torch import Tensor
 
 SEPARATOR = "/"
 SAME = "same as"
-MOST_COMPARED = 4096
-"""Numbers in a tensor that is looked at for being the same as another."""
+MAX_COMPARED = 4096
+"""Largest number of elements of a tensor that is compared with others."""
 
 
-def taken_apart(
+def flatten_state(
     optimizer: torch.optim.Optimizer, take: Callable[[Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state of `optimizer` as what `take` gives of its tensors, and numbers, named by place: "0/exp_avg".
+    """The state of `optimizer` as tensors, each after `take`, and as numbers, both named by place: "0/exp_avg".
 
     Small tensors of the same content, such as the tables of 8-bit optimizers that all parameters share, are returned
-    once; among the numbers stands for each further place the name of the first.
+    once. The numbers then hold, for every other place, the name of the first.
     """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     first_place: dict[object, str] = {}
     state = optimizer.state_dict()["state"]
-    for name, value in sorted(
-        _leaves(state), key=lambda leaf: leaf[0]
-    ):  # so that the first place is the same one after a resume
+    # Sorted, so that the first place of a shared tensor is the same after a resume.
+    for name, value in sorted(_leaves(state), key=lambda leaf: leaf[0]):
         if not isinstance(value, Tensor):
             numbers[name] = value
             continue
@@ -39,28 +38,28 @@ def taken_apart(
 
 
 def changed_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What an optimizer has found out for each group of parameters: options that are not as it was made.
+    """The options of each parameter group that an optimizer has changed itself.
 
-    Prodigy keeps its step size there, schedule-free the sum of its weights. The learning rate is left out: it follows
-    from the number of the update.
+    Prodigy keeps its step size there, schedule-free the sum of its weights. The learning rate is left out, since it
+    follows from the number of the update.
     """
-    return [
-        {
-            name: value
-            for name, value in group.items()
-            if name not in ("params", "lr") and (name not in optimizer.defaults or optimizer.defaults[name] != value)
-        }
-        for group in optimizer.param_groups
-    ]
+    changed = []
+    for group in optimizer.param_groups:
+        options = {name: value for name, value in group.items() if name not in ("params", "lr")}
+        for name, default in optimizer.defaults.items():
+            if name in options and options[name] == default:
+                del options[name]
+        changed.append(options)
+    return changed
 
 
-def put_back(
+def restore_state(
     optimizer: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
     options: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Give `optimizer`, made anew for the same parameters, what `taken_apart` and `changed_options` returned.
+    """Load what `flatten_state` and `changed_options` returned into a new `optimizer` of the same parameters.
 
     Raises:
         ValueError: the state belongs to other parameters.
@@ -73,13 +72,13 @@ def put_back(
             place = place.setdefault(step, {})
         place[last] = tensors[value[SAME]].clone() if isinstance(value, Mapping) else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    _lay_out(optimizer)
+    _match_strides(optimizer)
     for group, changed in zip(optimizer.param_groups, options, strict=False):
         group.update(changed)
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Give each number of the state the place in memory that its parameter's has, which fused kernels rely on."""
+def _match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Give each tensor of the state the memory layout of its parameter, which fused kernels rely on."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -96,8 +95,8 @@ def _leaves(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _content(tensor: Tensor) -> object:
-    """What two small tensors have in common if they are the same; None for a large one."""
-    if tensor.numel() > MOST_COMPARED:
+    """A key that is equal for identical small tensors; None for a large one."""
+    if tensor.numel() > MAX_COMPARED:
         return None
     return (
         str(tensor.dtype),
