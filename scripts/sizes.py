@@ -20,12 +20,9 @@ ONE_BRANCH = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.IfExp, ast.ExceptHan
 EXCEPTIONS = {
     "require_right": 24,
     "require": 15,
-    "require_sound": 13,
-    "thin": 15,
     "report": 15,
     "add": 14,
     "weights_fault": 15,
-    "run": 13,
     "settings_from": 15,
     "loss_html": 14,
     "_turn_to": 13,

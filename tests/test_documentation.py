@@ -1,0 +1,33 @@
+"""The documentation against the program: its links lead somewhere, and the files that it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ed2.settings.files import PROGRAM_DIR
+
+PAGES = sorted([*PROGRAM_DIR.glob("*.md"), *PROGRAM_DIR.glob("docs/*.md")])
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+SOURCE = re.compile(r"`((?:ed2|scripts|tests|presets|docs)/[\w./-]+)`")
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        linked = (page.parent / target).resolve() if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), anchor
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    if page.name != "CHANGELOG.md":  # which also names files that have gone
+        for named in SOURCE.findall(page.read_text(encoding="utf-8")):
+            assert (PROGRAM_DIR / named).exists(), named
