@@ -1,14 +1,17 @@
-"""The documentation against the program: its links lead somewhere, and the files that it names exist."""
+"""The documentation against the program: links lead somewhere, files exist, and command lines are understood."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from ed2.settings import cli
 from ed2.settings.files import PROGRAM_DIR
 
 PAGES = sorted([*PROGRAM_DIR.glob("*.md"), *PROGRAM_DIR.glob("docs/*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+COMMAND = re.compile(r"\./launch\.sh (?:train|check)([^`)\n]*)")
 SOURCE = re.compile(r"`((?:ed2|scripts|tests|presets|docs)/[\w./-]+)`")
 
 
@@ -31,3 +34,9 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     if page.name != "CHANGELOG.md":  # which also names files that have gone
         for named in SOURCE.findall(page.read_text(encoding="utf-8")):
             assert (PROGRAM_DIR / named).exists(), named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_of_a_page_is_understood(page: Path) -> None:
+    for arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
+        assert cli.parse(shlex.split(arguments)).problems == (), arguments
