@@ -18,9 +18,10 @@ sys.path.insert(0, str(ROOT))
 from ed2.settings.schema import Settings  # noqa: E402
 from ed2.vram.advice import Search  # noqa: E402
 from ed2.vram.card import Card  # noqa: E402
-from ed2.vram.plan import ON_CARD, plan_memory  # noqa: E402
+from ed2.vram.memory_model import PlannedFeatures  # noqa: E402
+from ed2.vram.overhead import ON_CARD  # noqa: E402
+from ed2.vram.plan import plan_memory  # noqa: E402
 from ed2.vram.shapes import shape_of  # noqa: E402
-from ed2.vram.work import Beyond  # noqa: E402
 
 PAGE = ROOT / "docs" / "memory.md"
 GB, MIB = 1e9 / 2**30, 1 / 1024
@@ -39,7 +40,7 @@ class Published:
         text: the configuration in its words.
         gb: what it says, in GB of 2**30 bytes.
         values: the same as settings.
-        beyond: what has no setting.
+        features: what has no setting.
         assumed: what the source does not say.
         bound: where it only says that it fits, `<`, or does not, `>`.
     """
@@ -48,7 +49,7 @@ class Published:
     text: str
     gb: float
     values: dict[str, object]
-    beyond: Beyond = field(default_factory=Beyond)
+    features: PlannedFeatures = field(default_factory=PlannedFeatures)
     family: str = "sd1"
     assumed: str = ""
     bound: str = ""
@@ -58,13 +59,13 @@ class Published:
     def planned_gb(self) -> float:
         """What the plan says of its training step; nobody drew samples in these."""
         given = Settings().replaced(**{"optimizer": "adamw8bit", **self.values})
-        plan = plan_memory(given, shape_of(self.family), card=self.card, beyond=self.beyond)
+        plan = plan_memory(given, shape_of(self.family), card=self.card, features=self.features)
         allocated = max(plan.by_phase[phase] for phase in STEP if phase in plan.by_phase)
         return ON_CARD.reserved[1] * allocated + ON_CARD.context_gb[1]
 
 
 UNET_ONLY = {"disable_textenc_training": True}
-CACHED = Beyond(cached_latents=True, cached_text=True)
+CACHED = PlannedFeatures(cached_latents=True, cached_text=True)
 SHIVAM = "ShivamShrirao/diffusers, T4"
 TWO = "prior preservation: two images for one of the batch; GB of 10^9 bytes, else more than a T4 has"
 TORCH_1 = f"{TWO}; AdamW of PyTorch 1.13, one tensor at a time"
@@ -87,9 +88,9 @@ def _pr2039(mib: int, batch: int, resolution: int) -> Published:
 
 
 ON = {"gradient_checkpointing": True}
-FUSED = Beyond(cached_latents=True, cached_text=True, fused_backward=True)
-FUSED_HALF = Beyond(cached_latents=True, cached_text=True, fused_backward=True, half_weights=True)
-RESIDENT = Beyond(fused_backward=True, half_weights=True)
+FUSED = PlannedFeatures(cached_latents=True, cached_text=True, fused_backward=True)
+FUSED_HALF = PlannedFeatures(cached_latents=True, cached_text=True, fused_backward=True, half_weights=True)
+RESIDENT = PlannedFeatures(fused_backward=True, half_weights=True)
 SDXL = {**UNET_ONLY, **ON, "resolution": 1024, "batch_size": 1, "optimizer": "adafactor"}
 S1259 = "sd-scripts PR #1259"
 TEXT_12 = {"gradient_checkpointing": True, "batch_size": 2}
@@ -119,7 +120,7 @@ ROWS = (
     Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 6}, FUSED, "sdxl",
               "text encoders and VAE away from the card", bound="<"),
     Published("kohya_ss #2530", "SDXL 1024, batch 1, full fp16, 8-bit Adam, checkpointing on, 'about 19 GB'", 19.0,
-              {**SDXL, "optimizer": "adamw8bit"}, Beyond(half_weights=True), "sdxl",
+              {**SDXL, "optimizer": "adamw8bit"}, PlannedFeatures(half_weights=True), "sdxl",
               "nothing cached; a round figure", bound="<"),
     Published("EveryDream 2, LOWVRAM.md", "512, batch 2, checkpointing on, text encoder trained, 'fits 12 GB'", 12.0,
               TEXT_12, assumed="amp and 8-bit Adam", bound="<"),
@@ -129,8 +130,8 @@ ROWS = (
               "12 GB", 12.0, {**UNET_ONLY, **ON, "batch_size": 10}, CACHED,
               assumed="UNet only, latents and captions cached", bound="<"),
     Published("sd-scripts README", "SDXL LoRA 1024, rank 8, checkpointing on, cached, '8 GB, 10 recommended'", 8.0,
-              {**SDXL, "optimizer": "adamw8bit"}, Beyond(cached_latents=True, cached_text=True, lora_rank=8), "sdxl",
-              "batch 1", bound="<"),
+              {**SDXL, "optimizer": "adamw8bit"}, PlannedFeatures(cached_latents=True, cached_text=True, lora_rank=8),
+              "sdxl", "batch 1", bound="<"),
 )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def _batches(family: str, size: int) -> Iterator[str]:
         search = Search(shape_of(family), Card.of_size(gb))
         for again in (False, True):
             settings = Settings().replaced(resolution=size, gradient_checkpointing=again)
-            yield str(search.batch_below(settings, MOST) or "-")
+            yield str(search.largest_batch(settings, MOST) or "-")
 
 
 def page_with_tables(text: str) -> str:

@@ -96,9 +96,9 @@ def _check(command: cli.CommandLine) -> int:
 
 
 def _suggest(command: cli.CommandLine) -> int:
-    from ed2.app.memory.suggesting import suggested
+    from ed2.app.memory.suggestion import suggest_for_command
 
-    answer = suggested(command.values, command.config, vram_gb=command.vram_gb)
+    answer = suggest_for_command(command.values, command.config, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
     return 0
 

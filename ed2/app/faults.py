@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ed2.app.memory.advice import memory_advice
+from ed2.app.memory.suggestion import out_of_memory_fix
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
 from ed2.checkpoint.resume import open_or_none
@@ -73,9 +73,10 @@ def fault_of(error: Exception, settings: Settings, device: torch.device, back: W
     if isinstance(error, DivergedError):
         return back.fault(text, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
     if is_out_of_memory(error):
-        text = "The memory does not suffice."
+        text = "Out of memory."
     if is_out_of_memory(error) or isinstance(error, MemoryFullError):
-        text = f"{text} {memory_advice(settings, device)}"
+        fix = out_of_memory_fix(settings, on_gpu=device.type == "cuda")
+        text = f"{text} {fix}"
     if not is_whole:
         fault = back.fault(f"{text} The step was cut short in its middle.", "Continue from it.", "")
         return replace(fault, kind=None)

@@ -12,7 +12,7 @@ from ed2.app.build import Builder
 from ed2.app.checks.space import space_notes
 from ed2.app.completing import was_told
 from ed2.app.faults import Fault, WentBack, fault_of
-from ed2.app.memory.measured import watch_card
+from ed2.app.memory.watch import watch_card
 from ed2.app.preflight import model_sizes
 from ed2.app.runs.unsaved import unsaved
 from ed2.app.verifying import Verifying

@@ -6,8 +6,15 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.memory.suggesting import Suggested, advised, change_lines
-from ed2.app.memory.verdict import SMALLEST_SHOWN_GB, Planned, amount_line, part_names, parts_line, planned
+from ed2.app.memory.report import (
+    SMALLEST_SHOWN_GB,
+    MemoryReport,
+    amount_line,
+    part_names,
+    parts_line,
+    report_memory,
+)
+from ed2.app.memory.suggestion import Suggestion, change_lines, suggest_for
 from ed2.app.preflight import model_sizes
 from ed2.errors import ProblemsError
 from ed2.settings.fields import label_of
@@ -23,7 +30,7 @@ HERE = 0
 """The choice of the card that is in this computer."""
 SIZES = (8, 12, 16, 24)
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
-SHORT = {"fits": "It fits", "tight": "It is tight", "does not fit": "It does not fit"}
+SHORT = {"fits": "Fits", "tight": "Tight", "does not fit": "Does not fit"}
 
 
 class MemoryPanel:
@@ -57,7 +64,7 @@ class MemoryPanel:
 
     def told(self, settings: Settings, card_gb: float) -> str:
         """The bar and the verdict for settings that were checked; the choice of a card is 0 for the one here."""
-        return plan_html(planned(settings, model_sizes(settings), card_gb or None))
+        return plan_html(report_memory(settings, model_sizes(settings), card_gb or None))
 
     def _suggest(self, card_gb: float, *raw: Any) -> str:
         return self._answer(card_gb, self._form.values_of(raw))[0]
@@ -77,7 +84,8 @@ class MemoryPanel:
             return _list_html(["There is no NVIDIA card here: choose above the size of the one that you mean."]), {}
         try:
             settings = with_defaults(self._context.require_allowed(values))
-            found = advised(settings, model_sizes(settings), vram_gb=card_gb or None, images=self._num_images(settings))
+            sizes, num_images = model_sizes(settings), self._num_images(settings)
+            found = suggest_for(settings, sizes, vram_gb=card_gb or None, num_images=num_images)
         except ProblemsError as error:
             return _list_html([f"{problem.what} {problem.fix}" for problem in error.problems]), {}
         changes = {name: value for change in found.advice.changes for name, value in change.after.items()}
@@ -96,7 +104,7 @@ def _card_here() -> str:
     return "No card found here" if card.total_gb is None else f"This one: {card.name}, {card.total_gb:.0f} GB"
 
 
-def _lines(found: Suggested) -> list[str]:
+def _lines(found: Suggestion) -> list[str]:
     advice = found.advice
     lines = [*advice.needed, *change_lines(advice.changes, label_of)]
     if advice.fits:
@@ -110,7 +118,7 @@ def _list_html(lines: list[str]) -> str:
     return f'<ul class="ed-advice">{"".join(f"<li>{escape(on_page(line.strip()))}</li>" for line in lines)}</ul>'
 
 
-def plan_html(found: Planned) -> str:
+def plan_html(found: MemoryReport) -> str:
     """A bar of the parts against the card, its legend, and the verdict in words."""
     plan, verdict = found.plan, found.plan.verdict(found.card)
     pill = f'<span class="ed-pill" data-look="{LOOKS[verdict]}">{SHORT[verdict]}</span> ' if verdict else ""
@@ -130,13 +138,13 @@ def plan_html(found: Planned) -> str:
     )
 
 
-def _sentence(found: Planned) -> str:
+def _sentence(found: MemoryReport) -> str:
     text = amount_line(found.plan, found.card)
     hint = " For a card choose its size above." if found.card.kind == "cpu" else ""
     return f"{text[0].upper()}{text[1:]}{hint}"
 
 
-def _bar_html(found: Planned, shown: Mapping[str, float]) -> str:
+def _bar_html(found: MemoryReport, shown: Mapping[str, float]) -> str:
     """The parts side by side, the free part of the card behind them; a mark where the card ends, if they are more."""
     plan, card_gb = found.plan, found.card.free_gb or 0.0
     whole = max(card_gb, plan.high_gb)

@@ -1,1 +1,1 @@
-"""Memory of the card and of the computer: what is used now."""
+"""GPU memory: planned from the settings, and what to change; current use of GPU and system memory."""

@@ -1,28 +1,31 @@
-"""Which settings to change so that a run fits its card, the cheapest in speed first; or that none would do."""
+"""Which settings to change so that a run needs less memory, those that cost the least speed first."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import Card
-from ed2.vram.plan import MemoryPlan, Overhead, plan_memory
+from ed2.vram.memory_model import PlannedFeatures
+from ed2.vram.overhead import Overhead
+from ed2.vram.plan import MemoryPlan, plan_memory
 from ed2.vram.shapes import ModelShape
-from ed2.vram.work import Beyond
 
 SMALL_CARD_GB = 12.5
-"""Up to here activations are always computed twice: what a display or a browser takes decides otherwise."""
+"""Up to this size always checkpoint: otherwise the memory of a display or a browser decides."""
 LARGE_CARD_GB = 24.5
-"""Up to here they are computed twice above `LARGE_RESOLUTION`."""
+"""Up to this size checkpoint above `LARGE_RESOLUTION`."""
 LARGE_RESOLUTION = 768
 SMALL_RESOLUTION = 640
-MOST_UNASKED = 8
-"""Images in a batch that nobody has asked for: more, or more than a tenth of them all, learns worse."""
+MAX_SUGGESTED_BATCH = 8
+"""A larger batch than this, or than a tenth of the images, learns worse."""
 EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
-"""Optimizers whose learning rates mean something else."""
+"""Optimizers whose learning rates are not comparable."""
 LORA_RANK = 16
 LAST_LAYERS = 2
-FASTER = "faster as well"
+FASTER = "also faster"
+ENOUGH = 0.9
+"""After out of memory, aim for this share of what the plan says."""
 
 Values = Mapping[str, object]
 
@@ -32,10 +35,10 @@ class Change:
     """Settings to change together.
 
     Attributes:
-        before: their values now, by name.
-        after: what to set.
-        saves_gb: memory that it saves; less than 0 where speed is bought with it.
-        why: what it costs or brings.
+        before: their current values, by name.
+        after: their new values.
+        saves_gb: memory that this saves; negative if it trades memory for speed.
+        why: what it costs or gains.
     """
 
     before: Values
@@ -50,12 +53,12 @@ class Advice:
 
     Attributes:
         settings: with all changes made.
-        before: the plan as things are.
+        before: the plan of the current settings.
         after: the plan with all changes made.
-        fits: whether that is sure to fit.
+        fits: whether that plan fits even at its upper bound.
         changes: in order.
-        room: what the memory left would allow, in a sentence; empty for nothing.
-        needed: where nothing fits, what would, in sentences.
+        room: a larger batch that the free memory would allow, as a sentence; empty for none.
+        needed: what would be needed if nothing fits, as sentences.
     """
 
     settings: Settings
@@ -69,84 +72,101 @@ class Advice:
 
 @dataclass(frozen=True)
 class Search:
-    """A card, and a model to fit it."""
+    """A GPU, and a model to fit on it."""
 
     shape: ModelShape
     card: Card
-    images: int | None = None
+    num_images: int | None = None
     overhead: Overhead | None = None
 
-    def plan(self, settings: Settings, beyond: Beyond | None = None) -> MemoryPlan:
+    def plan(self, settings: Settings, features: PlannedFeatures | None = None) -> MemoryPlan:
         """The memory of a run."""
-        return plan_memory(settings, self.shape, card=self.card, overhead=self.overhead, beyond=beyond)
+        return plan_memory(settings, self.shape, card=self.card, overhead=self.overhead, features=features)
 
     def fits(self, settings: Settings, **changes: object) -> bool:
-        """Whether a run with these changes is sure to fit."""
+        """Whether a run with these changes fits even at its upper bound."""
         return self.plan(settings.replaced(**changes)).verdict(self.card) == "fits"
 
-    def batch_below(self, settings: Settings, most: int, **changes: object) -> int:
-        """The largest batch of at most `most` that fits; 0 for none."""
-        return next((b for b in range(most, 0, -1) if self.fits(settings, batch_size=b, **changes)), 0)
+    def largest_batch(self, settings: Settings, most: int, **changes: object) -> int:
+        """The largest batch up to `most` that fits; 0 for none."""
+        for batch in range(most, 0, -1):
+            if self.fits(settings, batch_size=batch, **changes):
+                return batch
+        return 0
 
     @property
-    def most_unasked(self) -> int:
-        """The largest batch that is proposed."""
-        return MOST_UNASKED if self.images is None else max(1, min(MOST_UNASKED, self.images // 10))
+    def max_batch(self) -> int:
+        """The largest batch to suggest."""
+        return (
+            MAX_SUGGESTED_BATCH if self.num_images is None else max(1, min(MAX_SUGGESTED_BATCH, self.num_images // 10))
+        )
 
     @property
     def card_gb(self) -> float:
-        """The size of the card."""
+        """The size of the GPU; 0 if unknown."""
         return self.card.total_gb or 0.0
 
 
-Step = tuple[Callable[[Search, Settings], Values], str]
+Option = tuple[Callable[[Search, Settings], Values], str]
+"""A function that gives settings to change, or none; and what the change costs."""
+Chosen = tuple[Values, str]
 
 
 def suggest(search: Search, settings: Settings) -> Advice:
-    """Find what to change; each step is taken only as long as it does not fit, and is left out if not needed after all.
+    """Find the changes after which a run fits; those that turn out to be unnecessary are left out.
 
     Args:
-        search: the card and the model.
-        settings: as they are.
+        search: the GPU and the model.
+        settings: the current ones.
     """
     before = search.plan(settings)
-    taken: list[tuple[Values, str]] = []
-    now = settings
-    for values, why in _by_rule(search, settings):
-        taken.append((values, why))
-        now = now.replaced(**values)
-    num_by_rule = len(taken)
-    for step, why in STEPS:
+    rule = _checkpointing_rule(search, settings)
+    chosen: list[Chosen] = [rule] if rule else []
+    now = settings.replaced(**rule[0]) if rule else settings
+    for option, why in OPTIONS:
         if search.fits(now):
             break
-        values = step(search, now)
+        values = option(search, now)
         if values:
-            taken.append((values, why))
+            chosen.append((values, why))
             now = now.replaced(**values)
     if not search.fits(now):
         return Advice(settings, before, before, fits=False, needed=tuple(_needed(search, now)))
-    taken = _without_needless(search, settings, taken, num_by_rule)
-    changes, now = _told(search, settings, taken)
+    changes, now = _changes(search, settings, _without_needless(search, settings, chosen, 1 if rule else 0))
     return Advice(now, before, search.plan(now), fits=True, changes=changes, room=_room(search, now))
 
 
-def _without_needless(
-    search: Search, settings: Settings, taken: list[tuple[Values, str]], num_kept: int
-) -> list[tuple[Values, str]]:
-    """Leave out what is not needed, the dearest first; the first `num_kept` stay, and what is faster as well."""
-    for step in reversed(taken[num_kept:]):
-        if step[1] == FASTER:
+def changes_that_save(search: Search, settings: Settings) -> list[Change]:
+    """Each change that saves memory by itself, for a run that ran out of memory whatever its plan says."""
+    goal = ENOUGH * search.plan(settings).high_gb
+    search = replace(search, card=replace(search.card, free_gb=goal))
+    found = []
+    for option, why in OPTIONS:
+        values = option(search, settings)
+        if values:
+            (change,), _ = _changes(search, settings, [(values, why)])
+            found.append(change)
+    return [change for change in found if change.saves_gb > 0]
+
+
+def _without_needless(search: Search, settings: Settings, chosen: list[Chosen], num_kept: int) -> list[Chosen]:
+    """Drop what is not needed, the most costly first; the first `num_kept` stay, and what is faster anyway."""
+    for option in reversed(chosen[num_kept:]):
+        if option[1] == FASTER:
             continue
-        others = [other for other in taken if other is not step]
-        merged = {name: value for values, _ in others for name, value in values.items()}
+        others = [other for other in chosen if other is not option]
+        merged: dict[str, object] = {}
+        for values, _ in others:
+            merged |= values
         if search.fits(settings, **merged):
-            taken = others
-    return taken
+            chosen = others
+    return chosen
 
 
-def _told(search: Search, settings: Settings, taken: list[tuple[Values, str]]) -> tuple[tuple[Change, ...], Settings]:
+def _changes(search: Search, settings: Settings, chosen: list[Chosen]) -> tuple[tuple[Change, ...], Settings]:
+    """Each change with what it saves after those before it, and the settings after all of them."""
     changes, now = [], settings
-    for values, why in taken:
+    for values, why in chosen:
         flat, then = now.flat(), now.replaced(**values)
         saved = search.plan(now).expected_gb - search.plan(then).expected_gb
         after = {name: value for name, value in values.items() if value != flat[name]}
@@ -155,18 +175,19 @@ def _told(search: Search, settings: Settings, taken: list[tuple[Values, str]]) -
     return tuple(changes), now
 
 
-def _by_rule(search: Search, settings: Settings) -> Iterator[tuple[Values, str]]:
-    """What is advised whether it fits or not: how often activations are computed."""
+def _checkpointing_rule(search: Search, settings: Settings) -> Chosen | None:
+    """Whether to checkpoint gradients, which is advised whether the run fits or not."""
     is_on, resolution = settings.memory.gradient_checkpointing, settings.data.resolution
+    wanted, why = is_on, "a quarter slower"
     if search.card_gb <= SMALL_CARD_GB:
-        tipped = "; it fits without, but other programs on the card could tip it over" if search.fits(settings) else ""
-        wanted, why = True, f"a quarter slower{tipped}"
+        wanted = True
+        if search.fits(settings):
+            why += "; it fits without, but other programs on the GPU could use up the rest"
     elif search.card_gb <= LARGE_CARD_GB and resolution > LARGE_RESOLUTION:
-        wanted, why = True, "a quarter slower"
-    else:
-        wanted, why = is_on and not search.fits(settings, gradient_checkpointing=False), "a quarter faster"
-    if wanted != is_on and (wanted or is_on):
-        yield {"gradient_checkpointing": wanted}, why
+        wanted = True
+    elif search.fits(settings, gradient_checkpointing=False):
+        wanted, why = False, "a quarter faster"
+    return None if wanted == is_on else ({"gradient_checkpointing": wanted}, why)
 
 
 def _mixed_precision(search: Search, settings: Settings) -> Values:
@@ -178,9 +199,10 @@ def _fused_attention(search: Search, settings: Settings) -> Values:
 
 
 def _eight_bit(search: Search, settings: Settings) -> Values:
-    """The same optimizers with a state of 8 bit; one whose rate means something else is left for later."""
+    """The same optimizers with 8-bit state; those with other learning rates come later."""
     changes: dict[str, object] = {}
-    common, own = settings.optimizer.chosen(on_card=True), settings.text_encoder.text_encoder_optimizer
+    on_card = search.card.kind == "cuda"
+    common, own = settings.optimizer.chosen(on_card=on_card), settings.text_encoder.text_encoder_optimizer
     if common in EIGHT_BIT:
         changes["optimizer"] = EIGHT_BIT[common]
     if own in EIGHT_BIT:
@@ -188,7 +210,7 @@ def _eight_bit(search: Search, settings: Settings) -> Values:
     return changes
 
 
-def _average_on_cpu(search: Search, settings: Settings) -> Values:
+def _ema_on_cpu(search: Search, settings: Settings) -> Values:
     return {"ema_device": "cpu"} if settings.ema.is_on and settings.ema.ema_device == "cuda" else {}
 
 
@@ -198,12 +220,12 @@ def _validation_batch(search: Search, settings: Settings) -> Values:
 
 
 def _batch_before_checkpointing(search: Search, settings: Settings) -> Values:
-    """Fewer images than asked for, while they are many, cost less speed than activations computed twice."""
+    """A large batch made smaller costs less speed than checkpointing does."""
     asked = settings.data.batch_size
     if settings.memory.gradient_checkpointing or settings.data.resolution >= SMALL_RESOLUTION:
         return {}
-    found = search.batch_below(settings, asked - 1)
-    return {"batch_size": found} if found >= MOST_UNASKED else {}
+    found = search.largest_batch(settings, asked - 1)
+    return {"batch_size": found} if found >= MAX_SUGGESTED_BATCH else {}
 
 
 def _checkpointing(search: Search, settings: Settings) -> Values:
@@ -211,16 +233,16 @@ def _checkpointing(search: Search, settings: Settings) -> Values:
 
 
 def _no_accumulation(search: Search, settings: Settings) -> Values:
-    """Gradients that wait for the next batch cost more than a larger batch does."""
+    """Gradients held for the next batch need more memory than a larger batch does."""
     accumulated, batch = settings.data.grad_accum, settings.data.batch_size
     if accumulated == 1:
         return {}
-    most = max(batch, min(batch * accumulated, search.most_unasked))
-    return {"grad_accum": 1, "batch_size": search.batch_below(settings, most, grad_accum=1) or batch}
+    most = max(batch, min(batch * accumulated, search.max_batch))
+    return {"grad_accum": 1, "batch_size": search.largest_batch(settings, most, grad_accum=1) or batch}
 
 
 def _smaller_batch(search: Search, settings: Settings) -> Values:
-    """The largest batch that fits; where it can be, accumulation keeps the images of a step."""
+    """The largest batch that fits, with accumulation to keep the images per step if possible."""
     batch = settings.data.batch_size
     wanted = batch * settings.data.grad_accum
     if batch == 1:
@@ -229,7 +251,7 @@ def _smaller_batch(search: Search, settings: Settings) -> Values:
         accumulated = -(-wanted // smaller)
         if search.fits(settings, batch_size=smaller, grad_accum=accumulated):
             return {"batch_size": smaller, "grad_accum": accumulated}
-    return {"batch_size": search.batch_below(settings, batch - 1) or 1}
+    return {"batch_size": search.largest_batch(settings, batch - 1) or 1}
 
 
 def _other_optimizer(search: Search, settings: Settings) -> Values:
@@ -240,7 +262,7 @@ def _other_optimizer(search: Search, settings: Settings) -> Values:
 
 
 def _last_text_layers(search: Search, settings: Settings) -> Values:
-    """Of the text encoder of SD2, whose first layers are better left alone, only the last."""
+    """Only the last layers of SD2's text encoder, whose first layers are better left frozen."""
     is_whole = settings.text_encoder.unfreeze_last_n_layers is None and _frozen_text(search, settings)
     return {"unfreeze_last_n_layers": LAST_LAYERS} if search.shape.family == "sd2" and is_whole else {}
 
@@ -251,49 +273,53 @@ def _frozen_text(search: Search, settings: Settings) -> Values:
 
 
 def _resolution(search: Search, settings: Settings) -> Values:
-    smaller = [r for r in RESOLUTIONS if r < settings.data.resolution]
-    found = next((r for r in reversed(smaller) if search.fits(settings, resolution=r)), None)
-    return {"resolution": found or smaller[0]} if smaller else {}
+    smaller = [resolution for resolution in RESOLUTIONS if resolution < settings.data.resolution]
+    for resolution in reversed(smaller):
+        if search.fits(settings, resolution=resolution):
+            return {"resolution": resolution}
+    return {"resolution": smaller[0]} if smaller else {}
 
 
-STEPS: tuple[Step, ...] = (
+OPTIONS: tuple[Option, ...] = (
     (_mixed_precision, FASTER),
     (_fused_attention, FASTER),
-    (_eight_bit, "no slower"),
+    (_eight_bit, "same speed"),
     (_validation_batch, "only validation is slower"),
-    (_average_on_cpu, "a few seconds at each update of the average"),
-    (_batch_before_checkpointing, "a little slower, and a step sees fewer images"),
+    (_ema_on_cpu, "a few seconds more per EMA update"),
+    (_batch_before_checkpointing, "a little slower, and fewer images per step"),
     (_checkpointing, "a quarter slower"),
-    (_no_accumulation, "no slower; gradients need not wait for the next batch"),
-    (_smaller_batch, "slower by the share of a card that a smaller batch leaves idle"),
-    (_other_optimizer, "learns at a rate that you set, here the default one"),
-    (_last_text_layers, f"faster; of the text encoder only the last {LAST_LAYERS} layers learn"),
-    (_frozen_text, "faster, but the text encoder learns nothing"),
-    (_resolution, "faster, but smaller images"),
+    (_no_accumulation, "same speed; no gradients are held for the next batch"),
+    (_smaller_batch, "slower, since a smaller batch leaves part of the GPU idle"),
+    (_other_optimizer, "uses a learning rate that you set, here the default"),
+    (_last_text_layers, f"faster, but only the last {LAST_LAYERS} layers of the text encoder are trained"),
+    (_frozen_text, "faster, but the text encoder is not trained"),
+    (_resolution, "faster, but images are smaller"),
 )
-"""What may be changed, the cheapest in speed first, and what it costs."""
+"""What can be changed and what it costs, the least cost in speed first."""
 
 
 def _room(search: Search, settings: Settings) -> str:
-    batch, most = settings.data.batch_size, search.most_unasked
-    found = search.batch_below(settings, most)
+    batch, most = settings.data.batch_size, search.max_batch
+    found = search.largest_batch(settings, most)
     return f"There is room for batch_size {found}." if found > batch else ""
 
 
 def _needed(search: Search, smallest: Settings) -> Iterator[str]:
-    """What would do where nothing fits."""
-    plan = search.plan(smallest)
-    own = smallest.data
+    """What would be enough if nothing fits."""
+    plan, own = search.plan(smallest), smallest.data
     yield (
-        f"Nothing fits: even at resolution {own.resolution}, batch {own.batch_size}, with all that saves memory, a "
-        f"full fine-tune takes {plan.low_gb:.1f} to {plan.high_gb:.1f} GB of {search.card.free_gb or 0:.1f} GB free."
+        f"Nothing fits: even at resolution {own.resolution} and batch size {own.batch_size}, with every option that "
+        f"saves memory, a full fine-tune needs {plan.low_gb:.1f} to {plan.high_gb:.1f} GB; "
+        f"{search.card.free_gb or 0:.1f} GB are free."
     )
-    yield f"A card with {_card_that_fits(plan)} GB would do for that."
-    lora = search.plan(smallest.replaced(resolution=512), Beyond(lora_rank=LORA_RANK))
+    yield f"A card with {_card_that_fits(plan)} GB would be enough."
+    lora = search.plan(smallest.replaced(resolution=512), PlannedFeatures(lora_rank=LORA_RANK))
     if lora.verdict(search.card) == "fits":
-        yield f"So would adapters (LoRA, rank {LORA_RANK}): about {lora.expected_gb:.1f} GB at 512. They are to come."
+        yield f"LoRA (rank {LORA_RANK}) would need about {lora.expected_gb:.1f} GB at 512, but is not available yet."
 
 
 def _card_that_fits(plan: MemoryPlan) -> int:
-    sizes = (6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80)
-    return next((gb for gb in sizes if plan.high_gb <= (Card.of_size(gb).free_gb or 0)), 141)
+    for size_gb in (6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80):
+        if plan.high_gb <= (Card.of_size(size_gb).free_gb or 0):
+            return size_gb
+    return 141

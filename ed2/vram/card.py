@@ -1,4 +1,4 @@
-"""The card that a run is planned for: found through NVIDIA's library, which does not begin to use it, or assumed."""
+"""The device that a run is planned for: found through NVIDIA's library, which does not start to use it, or assumed."""
 
 import importlib
 import re
@@ -7,20 +7,20 @@ from typing import Any, Literal
 
 BYTES_PER_GB = 2**30
 TAKEN_GB = 0.3
-"""What the system takes of a card of which only the size is known."""
+"""What the system uses of a GPU of which only the size is known."""
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a run computes on.
+    """The device that a run computes on.
 
     Attributes:
-        kind: cuda, or cpu for the computer's own memory.
-        total_gb: its memory in GB of 2**30 bytes; None where it is not known.
-        free_gb: what is free of it.
-        name: as the driver says it.
+        kind: cuda, or cpu for system memory.
+        total_gb: its memory in GB of 2**30 bytes; None if unknown.
+        free_gb: its free memory.
+        name: as the driver gives it.
     """
 
     kind: Literal["cuda", "cpu"] = "cuda"
@@ -30,21 +30,21 @@ class Card:
 
     @classmethod
     def of_size(cls, total_gb: float) -> "Card":
-        """A card of which only the size is known."""
-        return cls(total_gb=total_gb, free_gb=total_gb - TAKEN_GB, name=f"a card of {total_gb:g} GB")
+        """A GPU of which only the size is known."""
+        return cls(total_gb=total_gb, free_gb=total_gb - TAKEN_GB, name=f"a card with {total_gb:g} GB")
 
 
 NO_CARD = Card(kind="cpu", name="the CPU")
 
 
 def card_for(device: str) -> Card:
-    """The card that the setting `device` means, without beginning to use it; `NO_CARD` where there is none."""
+    """The GPU of the setting `device`, without starting to use it; `NO_CARD` if there is none."""
     if device == "cpu":
         return NO_CARD
     numbered = re.fullmatch(r"cuda:(\d+)", device)
     try:
         return _by_driver(importlib.import_module("pynvml"), int(numbered[1]) if numbered else 0)
-    except Exception:  # no package, no driver, no such card, or one that does not answer
+    except Exception:  # no package, no driver, no such GPU, or one that does not answer
         return NO_CARD
 
 

@@ -1,56 +1,37 @@
-"""The memory that a run will take at its peak, told from its settings alone: no card and no PyTorch needed.
+"""The peak memory of a run, from its settings alone: no GPU and no PyTorch needed.
 
-A run goes through phases - encoding of images, forward pass, backward pass, optimizer, sampling, validation, saving -
-of which each takes what the others leave behind: gradients grow while activations shrink. The peak is the largest of
-them, not the sum of all.
+A run goes through phases: encoding, forward pass, backward pass, optimizer, sampling, validation, saving. Memory that
+one phase needs is free again in the next (gradients grow while activations shrink), so the peak is the largest phase,
+not the sum of all.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 
 from ed2.settings.schema import Settings
-from ed2.vram import phases
 from ed2.vram.card import BYTES_PER_GB, Card, Verdict
+from ed2.vram.memory_model import MemoryModel, PlannedFeatures
+from ed2.vram.overhead import ON_CARD, ON_CPU, Overhead
 from ed2.vram.shapes import ModelShape
-from ed2.vram.work import Beyond, Work
+from ed2.vram.traced import Row
 
-
-@dataclass(frozen=True)
-class Overhead:
-    """From what PyTorch's tensors take to what the card shows as taken.
-
-    Attributes:
-        reserved: what PyTorch holds for each byte of tensors, lowest, expected and highest.
-        context_gb: what CUDA and its libraries take for themselves.
-        allocated: tensors measured for each byte planned.
-        is_measured: whether the figures come from the card itself.
-    """
-
-    reserved: tuple[float, float, float]
-    context_gb: tuple[float, float, float]
-    allocated: float = 1.0
-    is_measured: bool = False
-
-
-ON_CARD = Overhead(reserved=(1.02, 1.05, 1.08), context_gb=(0.35, 0.5, 1.0))
-"""Reserved over allocated from replays of traces through the allocator's rules, the rest judged: not measured."""
-ON_CPU = Overhead(reserved=(1.0, 1.05, 1.3), context_gb=(0.5, 0.9, 1.5))
-"""Python and its libraries beside the tensors, in the computer's own memory."""
+BYTES_PER_PIXEL = 12
+"""Three numbers in fp32."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Memory at the peak of a run, in GB of 2**30 bytes.
+    """Peak memory of a run, in GB of 2**30 bytes.
 
     Attributes:
-        expected_gb: what the card will show as taken by the run.
-        low_gb: it will hardly be less.
-        high_gb: it will hardly be more.
-        peak: the phase that takes most: forward, backward, optimizer, encoding, sampling, validation or saving.
-        parts: what the expected figure is made of, by name.
-        allocated_gb: what PyTorch's tensors take, as torch.cuda.max_memory_allocated counts.
-        by_phase: the same of each phase.
-        notes: what the plan could not know.
+        expected_gb: what the GPU will show as used by the run.
+        low_gb: lower bound.
+        high_gb: upper bound.
+        peak: the phase with the peak: forward, backward, optimizer, encoding, sampling, validation or saving.
+        parts: the expected figure by what it is used for.
+        allocated_gb: PyTorch's tensors, as torch.cuda.max_memory_allocated counts them.
+        by_phase: the same for each phase.
+        notes: what the plan could not take into account.
     """
 
     expected_gb: float
@@ -64,7 +45,7 @@ class MemoryPlan:
     is_measured: bool = False
 
     def verdict(self, card: Card) -> Verdict | None:
-        """Whether the run fits: surely, perhaps, or not; None where there is no card to fit."""
+        """Whether the run fits; None without a GPU."""
         if card.free_gb is None:
             return None
         if self.high_gb <= card.free_gb:
@@ -73,7 +54,6 @@ class MemoryPlan:
 
     def as_object(self, card: Card) -> dict[str, object]:
         """The `memory` of `--check --json`."""
-        total = card.total_gb
         return {
             "expected_gb": round(self.expected_gb, 2),
             "low_gb": round(self.low_gb, 2),
@@ -81,8 +61,35 @@ class MemoryPlan:
             "peak": self.peak,
             "parts": {name: round(size, 2) for name, size in self.parts.items()},
             "verdict": self.verdict(card),
-            "card_gb": None if total is None else round(total, 2),
+            "card_gb": None if card.total_gb is None else round(card.total_gb, 2),
         }
+
+
+@dataclass(frozen=True)
+class PhaseUsage:
+    """Bytes in use at one moment, by what they are for."""
+
+    weights: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    average: float = 0.0
+    autocast_copies: float = 0.0
+    activations: float = 0.0
+    temporaries: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum of all parts."""
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        """Each part by its name."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+    def interpolate(self, other: "PhaseUsage", share: float) -> "PhaseUsage":
+        """The usage at `share` of the way to `other`."""
+        mine, theirs = self.parts(), other.parts()
+        return PhaseUsage(**{name: mine[name] + share * (theirs[name] - mine[name]) for name in mine})
 
 
 def plan_memory(
@@ -91,27 +98,25 @@ def plan_memory(
     *,
     card: Card | None = None,
     overhead: Overhead | None = None,
-    beyond: Beyond | None = None,
+    features: PlannedFeatures | None = None,
 ) -> MemoryPlan:
     """Plan the memory of a run.
 
     Args:
         settings: of the run.
         shape: of its model.
-        card: what it computes on, by default any card.
-        overhead: what has been learnt of the card.
-        beyond: what is done without a setting for it.
+        card: the device, by default any GPU.
+        overhead: learned from earlier runs on this device.
+        features: features without a setting.
     """
-    work = Work(settings, shape, card or Card(), beyond or Beyond())
-    known = overhead or (ON_CARD if work.on_card else ON_CPU)
-    uses = phases.phases(work)
-    peak = max(uses, key=lambda name: uses[name].total)
+    model = MemoryModel(settings, shape, card or Card(), features or PlannedFeatures())
+    known = overhead or (ON_CARD if model.on_card else ON_CPU)
+    usage = _usage_by_phase(model)
+    peak = max(usage, key=lambda name: usage[name].total)
     scale = known.allocated / BYTES_PER_GB
-    allocated = uses[peak].total * scale
-    low, expected, high = (
-        ratio * allocated + context for ratio, context in zip(known.reserved, known.context_gb, strict=True)
-    )
-    parts = {name: size * scale for name, size in uses[peak].parts().items()}
+    allocated = usage[peak].total * scale
+    low, expected, high = known.range_of(allocated)
+    parts = {name: size * scale for name, size in usage[peak].parts().items()}
     return MemoryPlan(
         expected_gb=expected,
         low_gb=low,
@@ -119,26 +124,142 @@ def plan_memory(
         peak=peak,
         parts={**parts, "context": expected - allocated},
         allocated_gb=allocated,
-        by_phase={name: use.total * scale for name, use in uses.items()},
-        notes=_notes(work),
+        by_phase={name: phase.total * scale for name, phase in usage.items()},
+        notes=_notes(model),
         is_measured=known.is_measured,
     )
 
 
-def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card | None = None) -> int:
-    """Prompts that are sampled together: as many as a training batch holds, if they take no more than training does."""
-    return phases.sampling_batch(Work(settings, shape, card or Card(), Beyond()))
-
-
-def _notes(work: Work) -> tuple[str, ...]:
+def _notes(model: MemoryModel) -> tuple[str, ...]:
     notes = []
-    if work.shape.parameters:
+    if model.shape.parameters:
         notes.append(
-            f"The model is not of the usual size of {work.shape.family}: its weights are counted, its activations "
-            "planned as if it were."
+            f"This model differs in size from the usual {model.shape.family}: its weights are counted, its activations "
+            "are planned as for the usual size."
         )
-    if work.settings.memory.attn_type == "xformers":
-        notes.append("xformers is planned as PyTorch's own attention, which takes about as much.")
-    if work.settings.memory.torch_compile:
-        notes.append("torch_compile is not in the plan.")
+    if model.settings.memory.attn_type == "xformers":
+        notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
+    if model.settings.memory.torch_compile:
+        notes.append("The plan does not include torch_compile.")
     return tuple(notes)
+
+
+def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card | None = None) -> int:
+    """Prompts to sample together: as many as a training batch has images, if that uses no more memory than training."""
+    model = MemoryModel(settings, shape, card or Card(), PlannedFeatures())
+    base = _resident(model)
+    return _sampling_batch(model, base, _peak_bytes(_training_usage(model, base)))
+
+
+def _usage_by_phase(model: MemoryModel) -> dict[str, PhaseUsage]:
+    """The worst moment of each phase."""
+    base = _resident(model)
+    usage = _training_usage(model, base)
+    usage["sampling"] = _sampling(model, base, _sampling_batch(model, base, _peak_bytes(usage)))
+    own = model.settings.validation
+    if own.val_split_mode != "none" or own.stabilize_training_loss or own.extra_manual_datasets:
+        usage["validation"] = _without_gradients(model, base, own.val_batch_size or model.batch)
+    usage["saving"] = replace(base, temporaries=model.largest_tensor())
+    return usage
+
+
+def _resident(model: MemoryModel) -> PhaseUsage:
+    """What is in memory all the time."""
+    return PhaseUsage(weights=model.weights(), optimizer=model.optimizer_state(), average=model.average())
+
+
+def _peak_bytes(usage: Mapping[str, PhaseUsage]) -> float:
+    return max(phase.total for phase in usage.values())
+
+
+def _training_usage(model: MemoryModel, base: PhaseUsage) -> dict[str, PhaseUsage]:
+    """The phases of a step."""
+    full = model.gradients()
+    held = full if model.holds_gradients and not model.features.fused_backward else 0.0
+    usage = {}
+    if not model.features.cached_latents:
+        usage["encoding"] = _vae(model, replace(base, gradients=held), "encoding")
+    for phase in ("forward", "backward"):
+        usage[phase] = _pass(model, base, phase, held)
+    gradients = model.largest_tensor() if model.features.fused_backward else full
+    usage["optimizer"] = replace(base, gradients=gradients, temporaries=model.optimizer_update())
+    return usage
+
+
+def _pass(model: MemoryModel, base: PhaseUsage, phase: str, held: float) -> PhaseUsage:
+    """The forward or the backward pass; one that trains part of the text encoder lies between none and all of it."""
+    without = model.variant(with_text=False)
+    whole = _worst_moment(model, base, model.variant(with_text=True), phase, held)
+    if model.text_depth == 1 or not model.trains_text or not model.trains_unet:
+        return whole
+    return _worst_moment(model, base, without, phase, held).interpolate(whole, model.text_depth)
+
+
+def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str, held: float) -> PhaseUsage:
+    rows = (row for row in model.shape.traced.training[variant] if row.phase == phase)
+    return _largest(_at(model, base, row, model.batch, _gradients(model, row, held)) for row in rows)
+
+
+def _gradients(model: MemoryModel, row: Row, held: float) -> float:
+    """Gradients in memory at a moment of a pass."""
+    if model.features.fused_backward:
+        return model.largest_tensor()
+    if model.features.lora_rank:
+        return held or (model.gradients() if row.phase == "backward" else 0.0)
+    return held or model.shape.scale("unet") * row.unet_gradients + model.text_share * row.text_gradients
+
+
+def _at(model: MemoryModel, base: PhaseUsage, row: Row, batch: int, gradients: float) -> PhaseUsage:
+    activations, workspace = row.bytes_at(batch, model.cells)
+    return replace(
+        base,
+        gradients=gradients,
+        autocast_copies=model.shape.scale("unet") * row.casts,
+        activations=activations,
+        temporaries=workspace if model.has_convolution_workspace else 0.0,
+    )
+
+
+def _vae(model: MemoryModel, base: PhaseUsage, direction: str) -> PhaseUsage:
+    """The VAE at its worst moment: one image at a time, whatever the batch."""
+    rows = getattr(model.shape.traced, direction)[model.precision]
+    usage = _largest(_at(model, base, row, 1, base.gradients) for row in rows)
+    pixels = model.batch * model.settings.data.resolution**2 * BYTES_PER_PIXEL
+    return replace(usage, activations=usage.activations + pixels)
+
+
+def _sampling_batch(model: MemoryModel, base: PhaseUsage, most: float) -> int:
+    batch = model.batch
+    while batch > 1 and _sampling(model, base, batch).total > most:
+        batch -= 1
+    return batch
+
+
+def _sampling(model: MemoryModel, base: PhaseUsage, batch: int) -> PhaseUsage:
+    """Samples of `batch` prompts, each with and without its prompt."""
+    base = replace(base, weights=base.weights + _returned_weights(model) + _parked_weights(model))
+    return _largest((_without_gradients(model, base, 2 * batch), _vae(model, base, "decoding")))
+
+
+def _parked_weights(model: MemoryModel) -> float:
+    """Trained weights that are set aside, on the CPU, while samples are drawn with the EMA."""
+    return model.average() if not model.on_card and model.settings.ema.samples_average else 0.0
+
+
+def _returned_weights(model: MemoryModel) -> float:
+    """Weights that a cache keeps off the GPU in training and that sampling needs."""
+    parts = {"vae": model.features.cached_latents, "text_encoder": model.features.cached_text}
+    return sum(model.frozen_bytes * model.shape.numbers(part) for part, is_away in parts.items() if is_away)
+
+
+def _without_gradients(model: MemoryModel, base: PhaseUsage, batch: int) -> PhaseUsage:
+    """A forward pass of the UNet alone."""
+    rows = model.shape.traced.denoising[model.precision]
+    usages = [_at(model, base, row, batch, 0.0) for row in rows]
+    if not model.casts_unet:
+        usages = [replace(usage, autocast_copies=0.0) for usage in usages]
+    return _largest(usages)
+
+
+def _largest(usages: Iterable[PhaseUsage]) -> PhaseUsage:
+    return max(usages, key=lambda usage: usage.total)

@@ -1,7 +1,7 @@
-"""What is used now of the card's and the computer's memory, by this program and by others; and the peaks of a run.
+"""Current use of GPU and system memory, by this program and by others; and the peaks of a run.
 
-The sizes of a card come from PyTorch once that uses it, else from its driver. What only the driver knows - the share of
-each program, how busy the card is - is left out where it does not answer.
+Once PyTorch uses a GPU, its sizes come from PyTorch, before that from the driver. What only the driver knows (the share
+of each program, how busy the GPU is) is left out if the driver does not say.
 """
 
 import contextlib
@@ -12,16 +12,16 @@ from typing import Any
 
 import psutil
 
-from ed2.vram.learning import Reading
+from ed2.vram.overhead import Reading
 
 BYTES_PER_GB = 2**30
 BUSY_STEP = 5
-"""Percent; how busy a card is changes all the time, and a page need not be drawn for each of them."""
+"""Percent; rounded, so that the page is not redrawn for every small change."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """One memory: its size and who uses it, in GB of 2**30 bytes, rounded so that a still run gives equal readings."""
+    """The size and use of one memory in GB of 2**30 bytes, rounded so that an idle run gives equal readings."""
 
     total: float
     own: float
@@ -29,7 +29,7 @@ class Share:
 
     @classmethod
     def of_bytes(cls, total: int, used: int, own: int) -> "Share":
-        """Take what is used apart into ours and theirs."""
+        """Split the used bytes into ours and those of other programs."""
         own = min(own, used)
         total_gb, own_gb, others_gb = (round(number / BYTES_PER_GB, 1) for number in (total, own, used - own))
         return cls(total_gb, own_gb, others_gb)
@@ -37,10 +37,10 @@ class Share:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """A reading; `card` is None where there is no NVIDIA card.
+    """A reading; `card` is None without an NVIDIA GPU.
 
     Attributes:
-        busy_percent: share of the time in which the card computed, None where the driver does not say.
+        busy_percent: share of the time in which the GPU computed; None if the driver does not say.
     """
 
     pc: Share
@@ -50,14 +50,14 @@ class MemoryUse:
 
 
 class MemorySampler:
-    """Reads the memories."""
+    """Reads GPU and system memory."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._nvml: Any = _nvml()
 
     def read(self) -> MemoryUse:
-        """A reading."""
+        """Read both once."""
         memory = psutil.virtual_memory()
         pc = Share.of_bytes(memory.total, memory.total - memory.available, self._process.memory_info().rss)
         torch = _torch_in_use()
@@ -68,13 +68,13 @@ class MemorySampler:
                 return MemoryUse(pc)
             card = _by_torch(torch, index, _own_bytes(self._nvml, handle)) if torch else _by_driver(self._nvml, handle)
             return MemoryUse(pc, card, _name(self._nvml, handle, torch, index), _busy_percent(self._nvml, handle))
-        except Exception:  # drivers fail in many ways, and none of them is worth the reading
+        except Exception:  # drivers fail in many ways; none should stop the reading
             return MemoryUse(pc)
 
 
 @dataclass(frozen=True)
 class CardPeaks:
-    """What PyTorch counts of the card with this number, for this process."""
+    """PyTorch's counters of the GPU with this index, for this process."""
 
     index: int
 
@@ -85,7 +85,7 @@ class CardPeaks:
         torch.cuda.reset_peak_memory_stats(self.index)
 
     def read(self, planned_gb: float) -> Reading:
-        """The peak since `reset`, beside what was planned for it."""
+        """The peak since `reset`, with what was planned for it."""
         import torch
 
         nvml = _nvml()
@@ -98,7 +98,7 @@ class CardPeaks:
         )
 
     def fullness(self) -> float:
-        """Which share of the card's memory is taken, by whomever."""
+        """Used share of the GPU's memory, by any program."""
         import torch
 
         free, total = torch.cuda.mem_get_info(self.index)
@@ -123,7 +123,7 @@ def _name(nvml: Any, handle: Any, torch: Any, index: int) -> str:
 
 
 def _own_bytes(nvml: Any, handle: Any) -> int | None:
-    """What the driver counts for this process; None where it does not, as on Windows and in containers."""
+    """What the driver counts for this process; None if it does not, as on Windows and in containers."""
     if handle is None:
         return None
     with contextlib.suppress(Exception):
@@ -140,7 +140,7 @@ def _busy_percent(nvml: Any, handle: Any) -> int | None:
 
 
 def _handle(nvml: Any, torch: Any, index: int) -> Any:
-    """The driver's handle of PyTorch's card `index`, since both may count in another order; else of the first card."""
+    """The driver's handle of PyTorch's GPU `index`, since the two may number GPUs differently; else of the first."""
     if nvml is None:
         return None
     if torch is None:
@@ -151,19 +151,19 @@ def _handle(nvml: Any, torch: Any, index: int) -> Any:
 
 
 def _busiest(torch: Any) -> int:
-    """The card on which PyTorch holds most: a thread that only looks is not told which one the trainer chose."""
+    """The GPU on which PyTorch holds most memory: this thread does not know which one the trainer chose."""
     return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved) if torch else 0
 
 
 def _torch_in_use() -> Any:
-    """PyTorch, where it works on a card already; None otherwise. Never makes it begin to."""
+    """PyTorch if it uses a GPU already; None otherwise. Never makes it start to."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return torch if cuda is not None and getattr(cuda, "is_initialized", bool)() else None
 
 
 def _nvml() -> Any:
-    """NVIDIA's library, ready for use; None where there is no driver."""
+    """NVIDIA's library, ready for use; None without a driver."""
     try:
         import pynvml
 

@@ -1,4 +1,4 @@
-"""What was traced of each model family: closed forms of the memory that a pass takes, made by scripts/trace_memory."""
+"""Traced figures of each model family: closed forms of the memory of a pass, made by scripts/trace_memory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ FILE = Path(__file__).with_name("traced.json")
 
 @dataclass(frozen=True)
 class Row:
-    """An operation that can be the peak of its phase; bytes alive after it, beside the weights.
+    """An operation that can be the peak of its phase: bytes in use after it, besides the weights.
 
     Attributes:
         phase: forward or backward.
         casts: weights cast by autocast.
-        unet_gradients: of the UNet, as far as they are there at this moment.
+        unet_gradients: of the UNet, as far as they exist at this moment.
         text_gradients: of the text encoder.
         activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b images of A latents.
-        workspace: what a card's convolution takes besides, in the same form.
+        workspace: what a GPU's convolution uses besides, in the same form.
     """
 
     phase: str
@@ -42,17 +42,17 @@ def _sum(form: Sequence[float], terms: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Traced:
-    """All that is known of a family.
+    """All traced figures of a model.
 
     Attributes:
-        downscale: pixels of a side of a latent.
+        downscale: side of a latent in pixels.
         parameters: counts by part: all, small, largest, factored; of the text encoder also layers, layer, embeddings,
             final_norm.
         adapters_per_rank: numbers of LoRA adapters of the UNet's attention at rank 1.
         training: rows by the name of the variant.
         denoising: rows of the UNet alone, without gradients, by precision.
         encoding: rows of the VAE, by precision.
-        decoding: the same the other way.
+        decoding: rows of the VAE decoding, by precision.
     """
 
     downscale: int
@@ -65,11 +65,12 @@ class Traced:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Traced":
-        """Read what the script has written of a family."""
+        """Read what the script wrote about a model."""
         passes = ("training", "denoising", "encoding", "decoding")
-        rows = {
-            name: {key: tuple(Row(*row) for row in found) for key, found in content[name].items()} for name in passes
-        }
+        rows: dict[str, dict[str, tuple[Row, ...]]] = {name: {} for name in passes}
+        for name in passes:
+            for key, found in content[name].items():
+                rows[name][key] = tuple(Row(*row) for row in found)
         return cls(content["downscale"], content["parameters"], content["adapters_per_rank"], **rows)
 
 

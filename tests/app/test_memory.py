@@ -1,6 +1,7 @@
 """`--check` and `--suggest` on memory: against a card that is named, or none."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ed2.app.command import main
+from ed2.app.memory.suggestion import out_of_memory_fix
 from ed2.app.preflight import model_sizes
 from ed2.settings.checks import settings_from
 from ed2.vram.card import NO_CARD, Card, card_for
@@ -31,8 +33,8 @@ def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str]
     assert sum(memory["parts"].values()) == pytest.approx(memory["expected_gb"], abs=0.05)
     text = told(capsys, *flags)
     assert f"about {memory['expected_gb']:.1f} GB" in text
-    assert "It does not fit." in text
-    assert "What to change so that it fits: --suggest." in text
+    assert "Does not fit." in text
+    assert "To find settings that fit, use --suggest." in text
     assert "at the end of the forward pass: weights 3.8" in text
 
 
@@ -46,7 +48,7 @@ def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], 
 
 @no_card_here
 def test_suggesting_without_a_card_asks_for_which(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Say for which one: --vram_gb 12" in told(capsys, "--suggest", code=2)
+    assert "Give a GPU's memory in GB: --vram_gb 12" in told(capsys, "--suggest", code=2)
 
 
 @pytest.mark.parametrize("size", ["big", "-3", "0", "nan", "1e9"])
@@ -71,7 +73,7 @@ def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.
 def test_suggest_says_that_nothing_fits_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(told(capsys, "--suggest", "--vram_gb", 8, "--json"))
     assert (answer["fits"], answer["changes"]) == (False, [])
-    assert "A card with 11 GB would do" in told(capsys, "--suggest", "--vram_gb", 8)
+    assert "A card with 11 GB would be enough" in told(capsys, "--suggest", "--vram_gb", 8)
 
 
 def test_the_images_bound_the_batch_that_is_proposed(capsys: pytest.CaptureFixture[str], images: Path) -> None:
@@ -108,3 +110,20 @@ def test_a_card_is_found_without_beginning_to_use_it() -> None:
     assert card_for("cpu") == NO_CARD
     assert card_for("cuda:99") == NO_CARD
     assert Card.of_size(12).free_gb == pytest.approx(11.7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "on_gpu", "flags"),
+    [
+        ({}, True, ["--batch_size 1", "--disable_textenc_training", "--resolution 256"]),
+        ({"optimizer": "adamw"}, True, ["--optimizer adamw8bit", "--batch_size 1", "--disable_textenc_training"]),
+        ({}, False, ["--optimizer adamw8bit", "--batch_size 1", "--disable_textenc_training"]),
+        ({"batch_size": 1, "disable_textenc_training": True, "resolution": 256}, True, []),
+    ],
+)
+def test_after_out_of_memory_the_advice_names_what_saves_memory(
+    settings: dict[str, object], on_gpu: bool, flags: list[str]
+) -> None:
+    fix = out_of_memory_fix(settings_from(settings), on_gpu=on_gpu)
+    assert re.findall(r"--\w+(?: \w+)?", fix) == flags
+    assert ("close other programs" in fix) == (len(flags) < 3)

@@ -208,4 +208,4 @@ def test_an_image_that_does_not_fit_alone_ends_the_run_with_three_settings_to_ch
     too_little_memory(monkeypatch, training=0, else_=100)
     trained = train({**values, "disable_textenc_training": False})
     assert trained.ended.phase == "failed"
-    assert [w in trained.ended.reason for w in ("adamw8bit", "disable_textenc", "gradient_checkpointing")] == [True] * 3
+    assert [w in trained.ended.reason for w in ("adamw8bit", "disable_textenc", "batch_size 1")] == [True] * 3

@@ -10,7 +10,8 @@ from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 from ed2.settings.schema import Settings
 from ed2.vram.advice import Advice, Search, suggest
 from ed2.vram.card import Card
-from ed2.vram.plan import Overhead, plan_memory
+from ed2.vram.overhead import Overhead
+from ed2.vram.plan import plan_memory
 from ed2.vram.shapes import FAMILIES, shape_of
 from tests.vram.test_plan import settings
 
@@ -80,7 +81,7 @@ def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
     assert not found.fits
     text = " ".join(found.needed)
     assert "full fine-tune" in text
-    assert "A card with 11 GB would do" in text
+    assert "A card with 11 GB would be enough" in text
     assert "LoRA" in text
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import NO_CARD, Card
+from ed2.vram.memory_model import PlannedFeatures
 from ed2.vram.plan import MemoryPlan, plan_memory, sampling_batch
 from ed2.vram.shapes import FAMILIES, shape_of
-from ed2.vram.work import Beyond
 
 BIG = Card.of_size(80)
 TRAINED = ({}, {"disable_textenc_training": True}, {"disable_unet_training": True}, {"unfreeze_last_n_layers": 2})
@@ -38,8 +38,10 @@ settings = st.builds(
 families = st.sampled_from(FAMILIES)
 
 
-def planned(family: str = "sd1", *, card: Card = BIG, beyond: Beyond | None = None, **changes: object) -> MemoryPlan:
-    return plan_memory(Settings().replaced(**changes), shape_of(family), card=card, beyond=beyond)
+def planned(
+    family: str = "sd1", *, card: Card = BIG, features: PlannedFeatures | None = None, **changes: object
+) -> MemoryPlan:
+    return plan_memory(Settings().replaced(**changes), shape_of(family), card=card, features=features)
 
 
 @checked(deadline=None)  # other work on the same computer is no fault
@@ -110,9 +112,9 @@ def test_the_average_counts_where_it_lies() -> None:
 
 def test_what_has_no_setting_yet_can_be_planned() -> None:
     full = planned(gradient_checkpointing=True)
-    cached = planned(gradient_checkpointing=True, beyond=Beyond(cached_latents=True))
+    cached = planned(gradient_checkpointing=True, features=PlannedFeatures(cached_latents=True))
     assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)
-    small, large = (planned(gradient_checkpointing=True, beyond=Beyond(lora_rank=rank)) for rank in (4, 128))
+    small, large = (planned(gradient_checkpointing=True, features=PlannedFeatures(lora_rank=rank)) for rank in (4, 128))
     assert small.allocated_gb < large.allocated_gb < full.allocated_gb / 2
 
 

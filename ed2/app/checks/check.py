@@ -10,7 +10,7 @@ from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.continued import settings_in_effect
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
-from ed2.app.memory.verdict import Planned, planned
+from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
@@ -45,9 +45,9 @@ class Checked:
         )
 
     @property
-    def memory(self) -> Planned:
+    def memory(self) -> MemoryReport:
         """What the run takes of the card."""
-        return planned(self.settings, self.sizes, self.vram_gb)
+        return report_memory(self.settings, self.sizes, self.vram_gb)
 
     @property
     def _as_planned(self) -> Settings:

@@ -11,7 +11,7 @@ from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import file_size
-from ed2.vram.optimizers import Trained, state_bytes
+from ed2.vram.memory_model import TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
 
 KEPT_ASIDE = {"schedulefree": 4}
@@ -124,5 +124,5 @@ def _state_bytes(part: str, settings: Settings, count: int, family: str) -> floa
     own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
     optimizer = own or settings.optimizer.chosen(on_card=on_card)
-    trained = Trained.share_of(shape_of(family).traced.parameters[part], count)
+    trained = TrainedWeights.share_of(shape_of(family).traced.parameters[part], count)
     return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count

@@ -1,4 +1,4 @@
-"""What was measured on each card, kept in the user's folder, and what it teaches about the next plan."""
+"""Memory readings of each GPU, kept in the user's folder, so that the next plans can learn from them."""
 
 import json
 import logging
@@ -10,8 +10,7 @@ from pathlib import Path
 from ed2.app.user_files import UserFiles
 from ed2.settings.files import PROGRAM_DIR
 from ed2.small_files import read_object
-from ed2.vram.learning import KEPT, Reading, learnt
-from ed2.vram.plan import Overhead
+from ed2.vram.overhead import KEPT, Overhead, Reading, overhead_from
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +19,23 @@ CARDS_FILE = PROGRAM_DIR / "user" / "cards.json"
 
 @dataclass(frozen=True)
 class Corrections:
-    """What was measured on each card, by its name and the version of PyTorch."""
+    """The readings of each GPU, by its name and the version of PyTorch."""
 
     file: Path
 
     def overhead(self, card: str) -> Overhead | None:
-        """What the readings of a card teach."""
-        return learnt(self._readings().get(_key(card), []))
+        """The overhead that the readings of a GPU give; None without any."""
+        return overhead_from(self._readings().get(_key(card), []))
 
     def add(self, card: str, reading: Reading) -> None:
-        """Keep a reading. One that cannot be written is reported and lost."""
+        """Keep a reading; log one that cannot be written."""
         readings = self._readings()
         readings[_key(card)] = [*readings.get(_key(card), []), reading][-KEPT:]
-        text = json.dumps({name: [asdict(r) for r in found] for name, found in readings.items()}, indent=1)
+        content = {name: [asdict(kept) for kept in found] for name, found in readings.items()}
         try:
-            UserFiles(self.file.parent).write(self.file.name, text)
+            UserFiles(self.file.parent).write(self.file.name, json.dumps(content, indent=1))
         except OSError as error:
-            logger.warning("What was measured on the card could not be kept: %s.", error)
+            logger.warning("Could not save the measured GPU memory: %s.", error)
 
     def _readings(self) -> dict[str, list[Reading]]:
         try:
@@ -47,10 +46,11 @@ class Corrections:
 
 
 def _reading(values: Mapping[str, object]) -> Reading:
-    """A reading out of the file. Raises TypeError where it holds none."""
-    if not all(isinstance(value, float | int) or (name, value) == ("context_gb", None)
-               for name, value in values.items()):  # fmt: skip
-        raise TypeError("it holds no numbers")
+    """A reading from the file. Raises TypeError if it is not one."""
+    for name, value in values.items():
+        is_unknown = name == "context_gb" and value is None
+        if not isinstance(value, float | int) and not is_unknown:
+            raise TypeError(f"{name} is not a number")
     return Reading(**values)  # type: ignore[arg-type]
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ed2.vram.learning import KEPT, Reading, learnt
+from ed2.vram.overhead import KEPT, Reading, overhead_from
 
 
 def test_one_reading_gives_its_own_figures_and_a_narrow_range() -> None:
-    known = learnt([Reading(planned_gb=10.0, allocated_gb=10.5, reserved_gb=11.0, context_gb=0.6)])
+    known = overhead_from([Reading(planned_gb=10.0, allocated_gb=10.5, reserved_gb=11.0, context_gb=0.6)])
     assert known is not None and known.is_measured
     low, expected, high = (r * known.allocated * 10 + c for r, c in zip(known.reserved, known.context_gb, strict=True))
     assert expected == pytest.approx(11.6)
@@ -15,7 +15,7 @@ def test_one_reading_gives_its_own_figures_and_a_narrow_range() -> None:
 
 def test_the_range_holds_every_reading_that_counts_and_the_middle_is_the_median() -> None:
     readings = [Reading(10.0, 9.5 + n / 10, 10.0 + n / 10, 0.5) for n in range(KEPT)]
-    known = learnt([Reading(10.0, 18.0, 19.0, 3.0), *readings])  # the oldest of six counts no more
+    known = overhead_from([Reading(10.0, 18.0, 19.0, 3.0), *readings])  # the oldest of six counts no more
     assert known is not None
     totals = [reading.reserved_gb + 0.5 for reading in readings]
     low, expected, high = (r * known.allocated * 10 + c for r, c in zip(known.reserved, known.context_gb, strict=True))
@@ -24,10 +24,10 @@ def test_the_range_holds_every_reading_that_counts_and_the_middle_is_the_median(
 
 
 def test_where_the_driver_does_not_tell_the_context_the_assumed_one_stays() -> None:
-    known = learnt([Reading(10.0, 10.0, 10.5)])
+    known = overhead_from([Reading(10.0, 10.0, 10.5)])
     assert known is not None and known.context_gb == (0.35, 0.5, 1.0)
 
 
 @pytest.mark.parametrize("reading", [Reading(10.0, 2.0, 3.0), Reading(10.0, 40.0, 41.0), Reading(0.0, 1.0, 1.0)])
 def test_readings_of_something_else_teach_nothing(reading: Reading) -> None:
-    assert learnt([reading]) is None
+    assert overhead_from([reading]) is None

@@ -8,16 +8,16 @@ from torch import nn
 
 from ed2.registry import OPTIMIZERS
 from ed2.training.optimizers import OptimizerOptions
-from ed2.vram.optimizers import Trained, state_bytes
+from ed2.vram.memory_model import TrainedWeights, state_bytes
 
 SHAPES = ((512, 256), (64, 64, 3, 3), (64, 128, 1, 1), (64,))
 
 
-def trained() -> Trained:
+def trained() -> TrainedWeights:
     """The counts of these shapes, each by its own rule."""
     sizes = [math.prod(shape) for shape in SHAPES]
     factored = [math.prod(s) // s[-1] + math.prod(s) // s[-2] if len(s) > 1 else s[0] for s in SHAPES]
-    return Trained(sum(sizes), sum(size for size in sizes if size < 4096), max(sizes), sum(factored))
+    return TrainedWeights(sum(sizes), sum(size for size in sizes if size < 4096), max(sizes), sum(factored))
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -1,8 +1,8 @@
-"""The driver's silent spill, in made-up series of steps."""
+"""A driver that spills into system memory, in made-up series of steps."""
 
 import pytest
 
-from ed2.vram.spill import StepReading, slowdown
+from ed2.app.memory.watch import StepReading, spill_slowdown
 
 
 def series(*parts: tuple[int, float, float]) -> list[StepReading]:
@@ -15,7 +15,7 @@ def series(*parts: tuple[int, float, float]) -> list[StepReading]:
 
 
 def test_steps_that_become_slow_while_the_card_is_full_are_a_spill() -> None:
-    factor = slowdown(series((30, 0.5, 0.9), (5, 2.5, 0.99)))
+    factor = spill_slowdown(series((30, 0.5, 0.9), (5, 2.5, 0.99)))
     assert factor == pytest.approx(5, rel=0.2)
 
 
@@ -32,4 +32,4 @@ def test_steps_that_become_slow_while_the_card_is_full_are_a_spill() -> None:
     ],
 )
 def test_nothing_else_is(readings: list[StepReading]) -> None:
-    assert slowdown(readings) is None
+    assert spill_slowdown(readings) is None

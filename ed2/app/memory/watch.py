@@ -1,0 +1,171 @@
+"""Listeners that watch the GPU memory of a run: its measured peak beside the plan, and a spill into system memory."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from ed2.app.memory.corrections import CARDS_FILE, Corrections
+from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
+from ed2.settings.schema import Settings
+from ed2.training.state import Run
+from ed2.vram.overhead import ON_CARD
+from ed2.vram.plan import plan_memory
+from ed2.vram.sampler import CardPeaks
+from ed2.vram.shapes import ModelShape
+
+TRAINING_PHASES = ("encoding", "forward", "backward", "optimizer")
+MEASURED_STEP = 3
+"""The first step has no optimizer state in its passes; the third is like all that follow."""
+
+RECENT_STEPS = 5
+STEPS_BEFORE = 15
+"""Steps that show how long one usually takes."""
+SLOW_FACTOR = 2.0
+"""Buckets of equal area differ in time by far less than this."""
+FULL = 0.95
+"""Used share of a GPU's memory at which a driver begins to spill: it keeps some hundred megabytes for itself."""
+CARD_SECONDS = 2.0
+"""Minimum time between two readings of the GPU."""
+KEPT_STEPS = 10 * STEPS_BEFORE + RECENT_STEPS
+SPILL_FIX = (
+    "Lower batch_size or resolution, or turn on gradient_checkpointing. To get an out-of-memory error instead of slow "
+    "steps, set NVIDIA Control Panel > Manage 3D settings > CUDA - Sysmem Fallback Policy to Prefer No Sysmem Fallback."
+)
+
+
+def watch_card(run: Run, settings: Settings, shape: ModelShape) -> None:
+    """Measure the memory of a run on a GPU, report it and learn from it; on a CPU, do nothing."""
+    device = run.objective.device
+    if device.type != "cuda":
+        return
+    import torch
+
+    peaks = CardPeaks(device.index or 0)
+    plan = plan_memory(settings, shape)
+    name = torch.cuda.get_device_name(device)
+    run.bus.subscribe(PeakWatch(run, plan.by_phase, peaks, name, Corrections(CARDS_FILE)))
+    run.bus.subscribe(SpillWatch(run, peaks.fullness))
+
+
+@dataclass
+class PeakWatch:
+    """Measures the peak of training and of sampling once each, and reports both beside the plan.
+
+    Attributes:
+        run: what is measured. A run that had to reduce its memory teaches nothing.
+        by_phase: planned tensors by phase, uncorrected, in GB.
+        peaks: the GPU's counters.
+        card: its name.
+        corrections: what the plan uses, and where readings are kept.
+    """
+
+    run: Run
+    by_phase: Mapping[str, float]
+    peaks: CardPeaks
+    card: str
+    corrections: Corrections
+    _steps: int = 0
+    _reported: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._known = self.corrections.overhead(self.card) or ON_CARD
+
+    def __call__(self, event: Event) -> None:
+        """Measure when the event is the right moment."""
+        if isinstance(event, PhaseChanged):  # samples or a pause: what follows is measured by itself
+            self.peaks.reset()
+            self._steps = min(self._steps, 1)
+        elif isinstance(event, StepDone):
+            self._steps += 1
+            if self._steps == 1:
+                self.peaks.reset()
+            elif self._steps == MEASURED_STEP and "training" not in self._reported:
+                self._report(event.step, "training", max(self.by_phase.get(phase, 0.0) for phase in TRAINING_PHASES))
+        elif isinstance(event, SamplesMade) and "training" in self._reported and "sampling" not in self._reported:
+            self._report(event.step, "sampling", self.by_phase.get("sampling", 0.0))
+
+    def _report(self, step: int, what: Literal["training", "sampling"], planned_gb: float) -> None:
+        if self.run.state.checkpointing or self.run.state.at_once:
+            return
+        reading = self.peaks.read(planned_gb)
+        self._reported.add(what)
+        low, expected, high = self._known.range_of(self._known.allocated * planned_gb)
+        context = self._known.context_gb[1] if reading.context_gb is None else reading.context_gb
+        self.run.bus.emit(MemoryMeasured(step, what, expected, low, high, reading.reserved_gb + context))
+        if what == "training":
+            self.corrections.add(self.card, reading)
+
+
+@dataclass(frozen=True)
+class StepReading:
+    """How long a step took, and the used share of the GPU's memory then."""
+
+    seconds: float
+    fullness: float
+
+
+def spill_slowdown(readings: Sequence[StepReading]) -> float | None:
+    """How many times slower steps have become, if that looks like a spill; else None.
+
+    Drivers on Windows use system memory when the GPU's is full, instead of letting an allocation fail. Nothing reports
+    that; the run continues, several times slower.
+
+    Args:
+        readings: of the last steps in order, all under the same conditions.
+    """
+    before, recent = readings[:-RECENT_STEPS], readings[-RECENT_STEPS:]
+    if len(before) < STEPS_BEFORE or min(reading.fullness for reading in recent) < FULL:
+        return None
+    usual_seconds = median(reading.seconds for reading in before)
+    factor = median(reading.seconds for reading in recent) / max(usual_seconds, 1e-9)
+    return factor if factor >= SLOW_FACTOR else None
+
+
+@dataclass
+class SpillWatch:
+    """Warns once when a run begins to use system memory in place of the GPU's.
+
+    Attributes:
+        run: whose steps are timed. Time between two steps in which anything else happened does not count.
+        fullness: reads the used share of the GPU's memory.
+        clock: seconds.
+    """
+
+    run: Run
+    fullness: Callable[[], float]
+    clock: Callable[[], float] = time.monotonic
+    _readings: deque[StepReading] = field(default_factory=lambda: deque(maxlen=KEPT_STEPS))
+    _conditions: tuple[object, ...] = ()
+    _step_at: float | None = None
+    _last_read: tuple[float, float] = (-CARD_SECONDS, 0.0)
+    _has_warned: bool = False
+
+    def __call__(self, event: Event) -> None:
+        """Time a step."""
+        if not isinstance(event, StepDone):
+            if not isinstance(event, MetricsLogged):
+                self._step_at = None
+            return
+        now, before = self.clock(), self._step_at
+        self._step_at = now
+        conditions = (self.run.state.checkpointing, self.run.state.at_once)
+        if conditions != self._conditions:  # steps are slower for another reason
+            self._conditions = conditions
+            self._readings.clear()
+        if before is None or self._has_warned:
+            return
+        self._readings.append(StepReading(now - before, self._read_fullness(now)))
+        factor = spill_slowdown(tuple(self._readings))
+        if factor:
+            self._has_warned = True
+            text = f"Steps take {factor:.1f} times as long as before and the GPU memory is full"
+            reason = "the driver is probably using system memory instead"
+            self.run.bus.emit(Warned(event.step, f"{text}: {reason}. {SPILL_FIX}"))
+
+    def _read_fullness(self, now: float) -> float:
+        if now - self._last_read[0] >= CARD_SECONDS:
+            self._last_read = now, self.fullness()
+        return self._last_read[1]
