@@ -1,4 +1,4 @@
-"""Sample images as files: a strip of tiles a prompt, the list of all of them, and the contact sheet of a run."""
+"""Sample images as files: a strip of tiles for each prompt, and the list of all of them."""
 
 import io
 import json
@@ -26,19 +26,19 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Strip:
-    """Tiles side by side with their labels above them; `boxes` says where each tile lies, to be cut out again."""
+    """Tiles side by side with labels above them; `boxes` says where each tile is, so that it can be cut out again."""
 
     image: Image.Image
     boxes: tuple[Box, ...]
 
 
 def font_of(size: int) -> Font:
-    """Pillow's own font, which needs no file; `size` in pixels."""
+    """Pillow's built-in font; `size` in pixels."""
     return ImageFont.load_default(size)
 
 
 def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> Strip:
-    """Put the tiles of one prompt, all of one size, side by side, each under its CFG value and never covered by it."""
+    """Put the tiles of one prompt, all of the same size, side by side, each below its CFG value."""
     width, height = tiles[0].size
     font_size = min(28, max(12, width // 18))
     gap, top = max(2, width // 64), font_size + 6
@@ -52,13 +52,13 @@ def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> Strip:
 
 
 def _label(cfg: float, font: Font, width: int) -> str:
-    """The label of a tile: "CFG 4", or "4" where there is no room for it."""
+    """The label of a tile: "CFG 4", or "4" where there is too little space."""
     text = f"CFG {cfg:g}"
     return text if font.getlength(text) <= width - 4 else f"{cfg:g}"
 
 
 def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
-    """Write one prompt's image, and its line in the run's list of samples.
+    """Write one prompt's image, and a line in the run's list of samples.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -91,7 +91,7 @@ def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Im
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write an image so that nobody ever sees half of it; makes the folder.
+    """Write an image, whole or not at all, and create its folder.
 
     Raises:
         OSError: it cannot be written.
@@ -103,7 +103,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's list of samples; of an image drawn twice the last. A torn line is passed over."""
+    """The lines of a run's list of samples, without torn ones; the last one of an image drawn twice."""
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
     with suppress(OSError):
         for entry in objects_in(lines_of(run_dir / SAMPLES_LIST)):

@@ -1,4 +1,4 @@
-"""What one image of a sampling is drawn from, and what a file of such prompts may say beside them."""
+"""Sample prompts, and the options of a file of them."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ class Prompt:
     """One image to draw, once for each CFG value.
 
     Attributes:
-        index: its place in the file, from 0; names its image.
+        index: its place in the file, from 0; also the name of its image.
         size: width and height in pixels.
         cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
-        sampler: a name in `SAMPLERS`; None is the one of all prompts.
-        num_steps: denoising steps; None is the number of all prompts.
+        sampler: a name in `SAMPLERS`; None for the common one.
+        num_steps: denoising steps; None for the common number.
     """
 
     index: int
@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptDefaults:
-    """What a file may leave unsaid; sides are multiples of `multiple`, in pixels."""
+    """What holds for prompts that do not set it; sides are multiples of `multiple`, in pixels."""
 
     seed: int
     size: tuple[int, int]
@@ -40,7 +40,7 @@ class PromptDefaults:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What a JSON file says beside its prompts; None leaves it to the settings.
+    """What a JSON file sets besides its prompts; None leaves it to the settings.
 
     Attributes:
         batch_size: prompts in one forward pass.

@@ -1,4 +1,4 @@
-"""Sample prompts in the JSON form, in which each prompt may have its own seed, size and sampler."""
+"""Sample prompts in JSON, where each prompt can have its own seed, size and sampler."""
 
 import json
 import math
@@ -16,36 +16,36 @@ MAX_SIDE = 2048
 MAX_CFGS = 12
 MAX_STEPS = 1000
 NUM_RANDOM = 4
-"""How many captions are drawn where the file names no prompts."""
+"""How many captions are used where the file holds no prompts."""
 WIDEST = 8
 _IGNORED = ("show_progress_bars", "doc", "about")
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What a file may leave to chance: captions of the training, and draws that differ from step to step."""
+class RandomSource:
+    """What random prompts and seeds are drawn from: the training captions, and the step."""
 
     captions: Sequence[str] = ()
     step: int = 0
 
 
 def prompts_from_json(
-    content: bytes, defaults: PromptDefaults, drawing: Drawing
+    content: bytes, defaults: PromptDefaults, source: RandomSource
 ) -> tuple[list[Prompt], FileOptions, list[str]]:
-    """Return the prompts of a JSON file, what else it says, and what was passed over, in sentences.
+    """The prompts of a JSON file, its options, and what was ignored, in sentences.
 
     Raises:
-        ValueError: it is no object that holds samples.
+        ValueError: it is not an object with samples.
     """
     try:
         values = parsed(content)
     except ValueError as error:
-        raise ValueError(f"it is not proper JSON ({error})") from None
+        raise ValueError(f"it is invalid JSON ({error})") from None
     if not isinstance(values, dict):
-        raise ValueError('it is no object such as {"samples": [{"prompt": "a cat"}]}')
-    samples = values.pop("samples", None) or [{"random_caption": True}] * min(NUM_RANDOM, len(drawing.captions))
+        raise ValueError('it must be an object such as {"samples": [{"prompt": "a cat"}]}')
+    samples = values.pop("samples", None) or [{"random_caption": True}] * min(NUM_RANDOM, len(source.captions))
     if not isinstance(samples, list):
-        raise ValueError("samples is no list")
+        raise ValueError("samples must be a list")
     common, faults = _read(values, "")
     options = FileOptions(
         batch_size=common.pop("batch_size", None),
@@ -54,9 +54,13 @@ def prompts_from_json(
     )
     prompts = []
     for index, sample in enumerate(samples[: MAX_PROMPTS + 1]):
-        own, more = _read(sample, f"sample {index + 1}: ") if isinstance(sample, dict) else ({}, ["it is no object."])
-        faults += more
-        prompts.append(_prompt(index, {**common, **own}, defaults, drawing))
+        own: dict[str, Any] = {}
+        if isinstance(sample, dict):
+            own, more = _read(sample, f"sample {index + 1}: ")
+            faults += more
+        else:
+            faults.append(f"sample {index + 1} must be an object.")
+        prompts.append(_prompt(index, {**common, **own}, defaults, source))
     return prompts, options, faults
 
 
@@ -69,23 +73,24 @@ def _read(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[s
         reader = _READERS.get(name)
         if reader is None:
             near = get_close_matches(name, _READERS, n=1)
-            faults.append(f"{where}{name} is not known" + (f"; did you mean {near[0]}?" if near else "."))
+            end = f"; did you mean {near[0]}?" if near else "."
+            faults.append(f"{where}unknown name {name}{end}")
             continue
         try:
             found[name] = reader(value)
         except ValueError as error:
-            faults.append(f"{where}{name} is {json.dumps(value)[:60]}: it takes {error}.")
+            faults.append(f"{where}{name} is {json.dumps(value)[:60]}, but must be {error}.")
     return found, faults
 
 
-def _prompt(index: int, values: Mapping[str, Any], defaults: PromptDefaults, drawing: Drawing) -> Prompt:
+def _prompt(index: int, values: Mapping[str, Any], defaults: PromptDefaults, source: RandomSource) -> Prompt:
     seed = values.get("seed", defaults.seed)
     if seed < 0:
-        seed = int(rng(defaults.seed, "sample seed", index, drawing.step).integers(2**31))
+        seed = int(rng(defaults.seed, "sample seed", index, source.step).integers(2**31))
     text = values.get("prompt", "")
-    if values.get("random_caption") and drawing.captions:
-        place = rng(defaults.seed, "random caption", index, drawing.step).integers(len(drawing.captions))
-        text = drawing.captions[int(place)]
+    if values.get("random_caption") and source.captions:
+        place = rng(defaults.seed, "random caption", index, source.step).integers(len(source.captions))
+        text = source.captions[int(place)]
     return Prompt(
         index,
         text,
@@ -135,13 +140,13 @@ def _is_number(value: object) -> bool:
 
 def _cfgs(value: object) -> tuple[float, ...]:
     if not isinstance(value, list) or not 0 < len(value) <= MAX_CFGS or not all(_is_number(v) for v in value):
-        raise ValueError(f"a list of at most {MAX_CFGS} numbers")
+        raise ValueError(f"a list of 1 to {MAX_CFGS} numbers")
     return tuple(float(cfg) for cfg in value)
 
 
 def _sides(value: object) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2 or not all(_is_number(v) and 1 <= v <= MAX_SIDE for v in value):
-        raise ValueError(f"[width, height] of at most {MAX_SIDE} each")
+        raise ValueError(f"[width, height], each at most {MAX_SIDE}")
     return round(value[0]), round(value[1])
 
 

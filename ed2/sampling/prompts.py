@@ -1,22 +1,22 @@
-"""What is drawn while training: the prompts of a file that a person may change during the run."""
+"""The sample prompts of a file, which can be edited during the run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
-from ed2.sampling.prompt_json import Drawing, prompts_from_json
+from ed2.sampling.prompt_json import RandomSource, prompts_from_json
 from ed2.small_files import opened
 
 MAX_CHARACTERS = 1000
-"""Length of a prompt; the text encoder reads 75 tokens, some 400 characters of English."""
+"""Longest prompt; the text encoder reads 75 tokens, some 400 characters of English."""
 MAX_FILE_BYTES = 1 << 20
 MAX_FAULTS = 5
-"""How many faults of a file are told."""
+"""How many faults of a file are reported."""
 
 
 def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
-    """The prompts of a text file, one a line; blank lines and lines that begin with # are skipped."""
+    """The prompts of a text file, one per line; blank lines and lines that begin with # are skipped."""
     lines = (_cleaned(line) for line in _decoded(content).split("\n"))
     texts = [line for line in lines if line and not line.startswith("#")]
     return [Prompt(index, text, defaults.seed, defaults.size) for index, text in enumerate(texts)]
@@ -24,14 +24,14 @@ def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
 
 @dataclass
 class PromptFile:
-    """A prompt file, read again whenever samples are due; what was read last survives a damaged file.
+    """A prompt file, read again whenever samples are due; if it is damaged, the last good prompts stay in use.
 
     Attributes:
-        seed: of every prompt that names none.
-        resolution: in pixels; prompts that name no size are resolution x resolution.
-        multiple: what the model asks sides to be a multiple of, in pixels.
-        captions: of the training, to draw from where the file asks for it.
-        options: what the file said beside its prompts when it was read last.
+        seed: of every prompt that does not set one.
+        resolution: in pixels; prompts without a size are resolution x resolution.
+        multiple: what the model needs sides to be a multiple of, in pixels.
+        captions: of the training images, for random captions.
+        options: of the file when it was last read.
     """
 
     path: Path
@@ -41,14 +41,14 @@ class PromptFile:
     captions: Sequence[str] = field(default=(), repr=False)
     options: FileOptions = field(default_factory=FileOptions)
     _prompts: tuple[Prompt, ...] = ()
-    _told: str = field(default="", repr=False)
+    _reported: str = field(default="", repr=False)
 
     def read(self, step: int = 0) -> tuple[tuple[Prompt, ...], str]:
-        """The prompts as they are now; `step` keys what is drawn anew at each sampling.
+        """The prompts as they are now; `step` keys random captions and seeds.
 
         Returns:
-            The prompts, those of the last good reading where the file has become missing, empty or unreadable; and
-            what a person should be told, empty when there is nothing new to tell.
+            The prompts, from the last good reading if the file is now missing, empty or unreadable; and a note for the
+            user, empty if there is nothing new to say.
         """
         try:
             prompts, faults = self._parsed(_content(self.path), step)
@@ -57,7 +57,7 @@ class PromptFile:
         except ValueError as error:
             return self._prompts, self._once(self._unusable(str(error)))
         if not prompts:
-            return self._prompts, self._once(self._unusable("it holds no prompts"))
+            return self._prompts, self._once(self._unusable("it contains no prompts"))
         self._prompts, notes = _limited(prompts)
         notes = [*faults[:MAX_FAULTS], *notes]
         return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
@@ -67,22 +67,24 @@ class PromptFile:
         defaults = PromptDefaults(self.seed, size, self.multiple)
         if self.path.suffix.lower() != ".json":
             return prompts_from_text(content, defaults), []
-        prompts, self.options, faults = prompts_from_json(content, defaults, Drawing(self.captions, step))
+        prompts, self.options, faults = prompts_from_json(content, defaults, RandomSource(self.captions, step))
         return prompts, faults
 
     def _unusable(self, reason: str) -> str:
-        what = "The prompts read before are used." if self._prompts else "No samples are made until it has one a line."
-        return f"Cannot use the sample prompts of {self.path}: {reason}. {what}"
+        then = "Add prompts to it, one per line, to get samples."
+        if self._prompts:
+            then = "The earlier prompts stay in use."
+        return f"Cannot use the sample prompts in {self.path}: {reason}. {then}"
 
     def _once(self, text: str) -> str:
-        """`text`, or nothing where it was the last thing told."""
-        is_new = text != self._told
-        self._told = text
+        """`text`, or nothing if it was the last one returned."""
+        is_new = text != self._reported
+        self._reported = text
         return text if is_new else ""
 
 
 def _content(path: Path) -> bytes:
-    """The file's bytes; of a huge file the whole lines of its beginning.
+    """The file's bytes; of a huge file only the whole lines at its beginning.
 
     Raises:
         OSError: it cannot be read.
@@ -93,7 +95,7 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(content: bytes) -> str:
-    """Text of UTF-8, of UTF-16 with its mark, or else of Western Windows, which holds Latin-1; lines end in LF."""
+    """Text from UTF-8, UTF-16 with a byte order mark, or else Windows-1252; lines end in LF."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16", errors="replace")
     else:
@@ -105,15 +107,15 @@ def _decoded(content: bytes) -> str:
 
 
 def _cleaned(line: str) -> str:
-    """One line with control characters as spaces and no spaces around it."""
+    """One line, stripped, with control characters as spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in line).strip()
 
 
 def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:
-    """The prompts within the limits, and what was cut, for people."""
+    """The prompts within the limits, and sentences on what was cut."""
     prompts, notes = list(prompts), []
     if len(prompts) > MAX_PROMPTS:
-        notes.append(f"only the first {MAX_PROMPTS} of its {len(prompts)} prompts are drawn.")
+        notes.append(f"only the first {MAX_PROMPTS} of its {len(prompts)} prompts are used.")
     kept = tuple(_cut(prompt) for prompt in prompts[:MAX_PROMPTS])
     if any(len(prompt.prompt) > MAX_CHARACTERS for prompt in prompts[:MAX_PROMPTS]):
         notes.append(f"prompts are cut at {MAX_CHARACTERS} characters.")
@@ -127,5 +129,5 @@ def _cut(prompt: Prompt) -> Prompt:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "the file does not exist"
     return error.strerror or str(error)

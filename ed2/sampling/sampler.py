@@ -1,6 +1,6 @@
 """From prompts to images: starting noise, guided denoising, decoding.
 
-Nothing here draws from a global generator, so that samples change no draw of training and may be repeated at will.
+Nothing here uses a global random generator, so samples change no random draw of training and can be repeated.
 """
 
 import inspect
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ed2.sampling.prompt import Prompt
 NUM_STEPS = 30
 """Denoising steps of a sample."""
 GUIDANCE_RESCALE = 0.7
-"""How far guidance is rescaled for a schedule of zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
+"""How far guidance is rescaled with zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,11 @@ class SampleOptions:
     Attributes:
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
-        batch_size: prompts in one forward pass; guidance passes each of them twice, with and without the prompt.
+        batch_size: prompts in one forward pass; guidance passes each twice, with and without the prompt.
         autocast: gives the context of a forward pass.
-        should_stop: asked before every denoising step.
-        on_step: told before every one how many prompts are drawn at once, which step of theirs it is, from 1, and of
-            how many, over all their CFG values.
+        should_stop: polled before every denoising step.
+        on_step: called before every one with the number of prompts in the batch, the step, from 1, and the total, both
+            counted over all CFG values.
     """
 
     sampler: str = "ddim"
@@ -65,7 +66,7 @@ class PromptEmbeds:
 
 
 def size_multiple(model: StableDiffusion) -> int:
-    """What the model asks the sides of an image to be a multiple of, in pixels: 64 for SD1 and SD2."""
+    """What the sides of an image must be a multiple of, in pixels."""
     num_levels = len(model.folder.config("unet/config.json")["block_out_channels"])
     return int(model.downscale * 2 ** (num_levels - 1))
 
@@ -80,8 +81,8 @@ def starting_noise(prompt: Prompt, *, latent_channels: int, downscale: int) -> T
 def draw_samples(model: StableDiffusion, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
     """Draw the prompts, batch by batch, in their order; prompts of one batch share size and CFG values.
 
-    Between two results the model is as it was before: the same modes of its modules, gradients enabled.
-    Ends early, without the batch at hand, when `options.should_stop()`.
+    Between two results the model is in its own state: the modes of its modules, gradients enabled.
+    Ends early, without the current batch, when `options.should_stop()`.
     """
     for batch in _batches(prompts, options.batch_size):
         drawn = _draw_batch(model, batch, options)
@@ -109,23 +110,25 @@ def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: Sample
             prompts = model.encode_captions([prompt.prompt for prompt in batch])
             negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
         embeds = PromptEmbeds(prompts, negatives)
-        for turn, cfg in enumerate(batch[0].cfgs):
-            draws = [_draws_of(prompt) for prompt in batch]
-            latents = denoise(model, noise, embeds, cfg, _counting(options, turn, len(batch[0].cfgs)), draws)
+        cfgs = batch[0].cfgs
+        for turn, cfg in enumerate(cfgs):
+            generators = [_generator_of(prompt) for prompt in batch]
+            own_options = _counted_over_turns(options, turn, len(cfgs))
+            latents = denoise(model, noise, embeds, cfg, own_options, generators)
             if latents is None:
                 return None
             columns.append(as_images(model.decode_latents(latents)))
     return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
 
 
-def _counting(options: SampleOptions, turn: int, turns: int) -> SampleOptions:
-    """The options for one of several turns, whose steps are told as those of all."""
-    told = options.on_step
-    return replace(options, on_step=lambda at_once, place, total: told(at_once, turn * total + place, turns * total))
+def _counted_over_turns(options: SampleOptions, turn: int, turns: int) -> SampleOptions:
+    """The options for one of several turns, with steps reported as a share of all turns."""
+    report = options.on_step
+    return replace(options, on_step=lambda at_once, place, total: report(at_once, turn * total + place, turns * total))
 
 
-def _draws_of(prompt: Prompt) -> torch.Generator:
-    """What samplers that add noise on the way draw from: the same for each CFG value, alone or in a batch."""
+def _generator_of(prompt: Prompt) -> torch.Generator:
+    """The generator for samplers that add noise: the same for each CFG value, alone or in a batch."""
     seed = int(rng(prompt.seed, "sample on the way", prompt.index).integers(2**63))
     return torch.Generator("cpu").manual_seed(seed)
 
@@ -136,17 +139,19 @@ def denoise(
     embeds: PromptEmbeds,
     cfg: float,
     options: SampleOptions,
-    draws: Sequence[torch.Generator] = (),
+    generators: Sequence[torch.Generator] = (),
 ) -> Tensor | None:
     """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped.
 
-    Samplers that add noise on the way take it from `draws`, one an image.
+    Samplers that add noise take it from `generators`, one per image.
     """
     scheduler = SAMPLERS.load(options.sampler)(model.folder.config("scheduler/scheduler_config.json"))
     scheduler.set_timesteps(options.num_steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
-    extra = {"generator": list(draws)} if draws and "generator" in inspect.signature(scheduler.step).parameters else {}
-    with options.autocast():  # one context for all steps: it keeps the weights that it has cast
+    extra: dict[str, Any] = {}
+    if generators and "generator" in inspect.signature(scheduler.step).parameters:
+        extra["generator"] = list(generators)
+    with options.autocast():  # one context for all steps, since it caches the weights that it casts
         for place, timestep in enumerate(scheduler.timesteps, 1):
             if options.should_stop():
                 return None
@@ -160,7 +165,7 @@ def denoise(
 def guided_prediction(
     model: StableDiffusion, latents: Tensor, timestep: Tensor, embeds: PromptEmbeds, cfg: float
 ) -> Tensor:
-    """Return negative + cfg (prompt - negative), in fp32, both out of one forward pass; 1 needs no negative.
+    """Return negative + cfg (prompt - negative), in fp32, both from one forward pass; 1 needs no negative.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, equation 6, with cfg = 1 + w.
     """
@@ -174,7 +179,7 @@ def guided_prediction(
 
 
 def rescaled(guided: Tensor, prompted: Tensor, share: float) -> Tensor:
-    """Take the deviation of a guided prediction (B,C,h,w) back to that of the plain one, by a share from 0 to 1.
+    """Rescale a guided prediction (B,C,h,w) towards the standard deviation of the prompted one, by a share from 0 to 1.
 
     Source: Lin et al. 2023, arXiv:2305.08891, equations 15 and 16.
     """
@@ -183,6 +188,6 @@ def rescaled(guided: Tensor, prompted: Tensor, share: float) -> Tensor:
 
 
 def as_images(pixels: Tensor) -> list[Image.Image]:
-    """Images of pixels (B,3,H,W) in [-1, 1]; what is not finite becomes grey."""
+    """Images from pixels (B,3,H,W) in [-1, 1]; values that are not finite become grey."""
     levels = ((pixels.nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -1,4 +1,4 @@
-"""The contact sheet: an image of how a run learned, a row for each prompt, a column for each of some steps."""
+"""The contact sheet: an image of what a run learned, with a row for each prompt and a column for some of the steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MIN_WIDTH, MAX_WIDTH = 560, 1600
 MIN_CELL, MAX_CELL = 192, 320
 """Pixels of a cell's longer side, wherever the width allows."""
 MAX_SIDE = 1 << 16
-"""Pixels of a strip, more than any has."""
+"""Pixels; no strip is longer."""
 TEXT_WIDTH = 200
 MARGIN, GAP = 36, 14
 HEADER = 34
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie, in pixels.
+    """Positions in pixels.
 
     Attributes:
         top: where the first row begins.
@@ -88,20 +88,20 @@ def contact_sheet(run_dir: Path) -> Path | None:
 
 
 def evenly_chosen(steps: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the sorted steps, evenly far apart in steps, the first and the last always."""
+    """At most `count` of the sorted steps, evenly spaced, always with the first and the last."""
     if len(steps) <= count:
         return list(steps)
     wanted = [steps[0] + (steps[-1] - steps[0]) * i / (count - 1) for i in range(count)]
     chosen: list[int] = []
     for place, step in enumerate(wanted):
-        still_needed = count - place - 1  # leave enough behind for the columns to come
+        still_needed = count - place - 1  # leave enough steps for the remaining columns
         left = [s for s in steps if not chosen or s > chosen[-1]]
         chosen.append(min(left[: len(left) - still_needed], key=lambda s: abs(s - step)))
     return chosen
 
 
 def _rows(entries: list[Entry]) -> list[Row]:
-    """A row for each prompt at its place in the file: one that was changed during the run begins a row of its own."""
+    """A row for each prompt at its place in the file; one that was edited during the run starts a new row."""
     rows: dict[tuple[int, str], Row] = {}
     for entry in sorted(filter(_is_drawn, entries), key=lambda e: (int(e["index"]), int(e["step"]))):
         row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), Row(str(entry["prompt"]), {}))
@@ -110,7 +110,7 @@ def _rows(entries: list[Entry]) -> list[Row]:
 
 
 def _is_drawn(entry: Entry) -> bool:
-    """Whether an entry says where its tiles lie; a run's folder may come from someone else."""
+    """Whether an entry has valid tiles; a run's folder may come from someone else."""
     match entry:
         case {"path": str(), "cfgs": [_, *_] as cfgs, "tiles": [_, *_] as boxes}:
             return all(isinstance(cfg, float | int) for cfg in cfgs) and all(map(_is_box, boxes))
@@ -125,7 +125,7 @@ def _is_box(box: object) -> bool:
 
 
 def _tiles(run_dir: Path, row: Row, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-    """The row's tiles of the middle CFG value, with their columns; what is missing or damaged is left out."""
+    """The row's tiles of the middle CFG value, with their columns, without missing or damaged ones."""
     for column, step in enumerate(steps):
         if step not in row.entries:
             continue
@@ -155,11 +155,11 @@ def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
 
 def _subtitle(rows: Sequence[Row]) -> str:
     cfgs = {f"{entry['cfgs'][len(entry['cfgs']) // 2]:g}" for row in rows for entry in row.entries.values()}
-    return f"Each row is a prompt, always drawn from the same noise. CFG {', '.join(sorted(cfgs))}."
+    return f"One row per prompt, always from the same noise. CFG {', '.join(sorted(cfgs))}."
 
 
 def _prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) -> None:
-    """The prompt left of its row, as many lines as there is room for, in the middle of the row's height."""
+    """Draw the prompt left of its row, vertically centred, in as many lines as fit."""
     font = font_of(16)
     max_lines = max(1, layout.cell[1] // 22)
     lines = wrapped(prompt, font, TEXT_WIDTH)
@@ -171,7 +171,7 @@ def _prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) ->
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
-    """The lines of a text that fit into `width` pixels; a word that is longer is cut."""
+    """The text in lines of at most `width` pixels; longer words are cut."""
     lines = [""]
     for word in text.split():
         if font.getlength(f"{lines[-1]} {word}".strip()) <= width:
@@ -186,7 +186,7 @@ def wrapped(text: str, font: Font, width: int) -> list[str]:
 
 
 def _place(sheet: Image.Image, tile: Image.Image | None, corner: tuple[int, int], cell: Size) -> None:
-    """Put a tile, enlarged or reduced to the cell, in the cell's middle; a missing one is a pale field."""
+    """Paste a tile into the middle of a cell, scaled to fit; a missing one becomes a pale field."""
     if tile is None:
         sheet.paste(PALE, (*corner, corner[0] + cell[0], corner[1] + cell[1]))
         return

@@ -7,14 +7,14 @@ import pytest
 from ed2.app.page.prompt_table import PromptTable, file_of, table_of
 from ed2.errors import SettingsError
 from ed2.sampling.prompt import PromptDefaults
-from ed2.sampling.prompt_json import Drawing, prompts_from_json
+from ed2.sampling.prompt_json import RandomSource, prompts_from_json
 
 ROWS = [("a cat", "blurry", "7", "512", "768", "1 4.5"), ("a dög", "", "", "", "", ""), ("", "", "", "", "", "")]
 
 
 def test_the_sampler_reads_what_the_table_says(tmp_path: Path) -> None:
     text = file_of(PromptTable(ROWS, "euler", 20))
-    prompts, _, faults = prompts_from_json(text.encode(), PromptDefaults(555, (512, 512)), Drawing())
+    prompts, _, faults = prompts_from_json(text.encode(), PromptDefaults(555, (512, 512)), RandomSource())
     assert not faults
     cat, dog = prompts
     told = (cat.prompt, cat.negative_prompt, cat.seed, cat.size, cat.cfgs)

@@ -54,7 +54,7 @@ def test_what_is_left_to_chance_changes_from_step_to_step_and_comes_again(tmp_pa
 def test_no_samples_are_random_captions(tmp_path: Path) -> None:
     assert len(reader(tmp_path, {"samples": []}).read()[0]) == 3
     prompts, note = reader(tmp_path, {}, captions=()).read()
-    assert prompts == () and "it holds no prompts" in note
+    assert prompts == () and "it contains no prompts" in note
 
 
 def test_the_last_good_reading_is_kept_and_the_fault_told_once(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_the_last_good_reading_is_kept_and_the_fault_told_once(tmp_path: Path) -
     good = file.read()[0]
     file.path.write_text('{"samples": [')
     prompts, note = file.read()
-    assert prompts == good and "not proper JSON" in note and "read before are used" in note
+    assert prompts == good and "invalid JSON" in note and "earlier prompts stay in use" in note
     assert file.read() == (good, "")
     file.path.write_text('{"samples": [{"prompt": "a dog"}]}')
     assert [p.prompt for p in file.read()[0]] == ["a dog"]
@@ -71,13 +71,13 @@ def test_the_last_good_reading_is_kept_and_the_fault_told_once(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("sample", "told"),
     [
-        ({"seed": "x"}, 'sample 1: seed is "x": it takes a whole number from -1'),
+        ({"seed": "x"}, 'sample 1: seed is "x", but must be a whole number from -1'),
         ({"size": [0, 10]}, "[width, height]"),
         ({"size": [1e9, 10]}, "[width, height]"),
         ({"aspect_ratio": "0:1"}, "width / height"),
         ({"aspect_ratio": 100}, "width / height"),
-        ({"cfgs": []}, "a list of at most 12 numbers"),
-        ({"cfgs": 7}, "a list of at most 12 numbers"),
+        ({"cfgs": []}, "a list of 1 to 12 numbers"),
+        ({"cfgs": 7}, "a list of 1 to 12 numbers"),
         ({"scheduler": "plms"}, "one of ddim, ddpm"),
         ({"num_inference_steps": 0}, "a whole number from 1"),
         ({"negative_promt": "x"}, "did you mean negative_prompt?"),

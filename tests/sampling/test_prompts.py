@@ -57,7 +57,7 @@ def test_a_missing_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
     found, note = prompts.read()
     assert found == ()
     assert str(path) in note
-    assert "no such file" in note
+    assert "the file does not exist" in note
     assert prompts.read() == ((), "")
     path.write_text("now it is there")
     assert [p.prompt for p in prompts.read()[0]] == ["now it is there"]
@@ -82,7 +82,7 @@ def test_a_file_that_breaks_keeps_the_prompts_read_before(path: Path, damage: st
         path.mkdir()
     found, note = prompts.read()
     assert found == good
-    assert "read before" in note
+    assert "earlier prompts stay in use" in note
     assert prompts.read() == (good, "")
 
 
