@@ -1,10 +1,10 @@
-"""Measure how long a large dataset takes to scan and to deal, and what an image takes in memory.
+"""Measure how long it takes to scan a large dataset and plan an epoch, and how much memory an image takes.
 
     python scripts/measure_scan.py [images]
 
 Writes small images with captions into a temporary folder, scans them by their headers, then in full, then once more
-(which finds the results of the scan before), and deals one epoch. Then it measures what a photograph of 3 megapixels
-takes by its header and in full, in each of three formats.
+(which finds the results of the previous scan), and plans one epoch. Then it measures how long a photograph of 3
+megapixels takes by its header and in full, in each of three formats.
 """
 
 import sys
@@ -67,17 +67,17 @@ def main(count: int) -> None:
             print(f"{name}: {time.process_time() - cpu:.1f} s of CPU, {time.perf_counter() - wall:.1f} s")
         tracemalloc.start()
         dataset = scan([root], options)
-        print(f"memory that stays: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes an image")
+        print(f"memory: {tracemalloc.get_traced_memory()[0] / count:.0f} bytes per image")
         tracemalloc.stop()
         cpu = time.process_time()
         planner = EpochPlanner(dataset.examples, seed=555, batch_size=4, grad_accum=2)
         planner.plan(0)
-        print(f"an epoch dealt: {time.process_time() - cpu:.2f} s of CPU")
+        print(f"planning an epoch: {time.process_time() - cpu:.2f} s of CPU")
     measure_photographs()
 
 
 def measure_photographs() -> None:
-    """Print what one photograph of 2000 x 1500 takes, made of smooth noise with grain."""
+    """Print how long one photograph of 2000 x 1500 takes, made of smooth noise with grain."""
     generator = np.random.default_rng(0)
     smooth = Image.fromarray(generator.integers(0, 256, (150, 200, 3), dtype=np.uint8)).resize((2000, 1500))
     grain = generator.normal(0, 8, (1500, 2000, 3))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/memory.md: published measurements beside the plan, and what fits which card.
+"""Write the tables of docs/memory.md: published measurements next to the plan, and what fits on which GPU.
 
 python scripts/memory_table.py
 """
@@ -33,16 +33,16 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Published:
-    """A measurement that somebody has published.
+    """A published measurement.
 
     Attributes:
         source: where.
-        text: the configuration in its words.
-        gb: what it says, in GB of 2**30 bytes.
-        values: the same as settings.
+        text: the configuration in the words of the source.
+        gb: the published figure, in GB of 2**30 bytes.
+        values: the configuration as settings.
         features: what has no setting.
-        assumed: what the source does not say.
-        bound: where it only says that it fits, `<`, or does not, `>`.
+        assumed: assumptions where the source says nothing.
+        bound: `<` if the source only says that it fits, `>` if it only says that it does not.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Published:
 
     @property
     def planned_gb(self) -> float:
-        """What the plan says of its training step; nobody drew samples in these."""
+        """The planned peak of a training step; these measurements drew no samples."""
         given = Settings().replaced(**{"optimizer": "adamw8bit", **self.values})
         plan = plan_memory(given, shape_of(self.family), card=self.card, features=self.features)
         allocated = max(plan.by_phase[phase] for phase in STEP if phase in plan.by_phase)
@@ -83,7 +83,7 @@ def _shivam(gb: float, batch: int, accumulated: int, **values: object) -> Publis
 def _pr2039(mib: int, batch: int, resolution: int) -> Published:
     values = {"gradient_checkpointing": True, "batch_size": batch, "resolution": resolution}
     text = f"fp16, {resolution}, batch {batch}, checkpointing on, 8-bit Adam, text encoder trained"
-    assumed = "images encoded one by one; near the card's limit, so the allocator may have given back its reserve"
+    assumed = "images encoded one by one; near the GPU's limit, so the allocator may have released its reserve"
     return Published("diffusers PR #2039, RTX 3060 12 GB", text, mib * MIB, values, assumed=assumed)
 
 
@@ -111,14 +111,14 @@ ROWS = (
     _pr2039(11450, 1, 768),
     _pr2039(11598, 1, 1024),
     Published(S1259, "SDXL 1024, batch 1, bf16 weights, Adafactor in the backward pass, checkpointing on, caches", 10.0,
-              SDXL, FUSED_HALF, "sdxl", "text encoders and VAE away from the card, as 'caches' says"),
-    Published(S1259, "the same", 10.0, SDXL, RESIDENT, "sdxl", "text encoders and VAE still on the card, in bf16"),
+              SDXL, FUSED_HALF, "sdxl", "text encoders and VAE not on the GPU, as 'caches' says"),
+    Published(S1259, "the same", 10.0, SDXL, RESIDENT, "sdxl", "text encoders and VAE still on the GPU, in bf16"),
     Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, SDXL, FUSED, "sdxl",
-              "text encoders and VAE away from the card"),
+              "text encoders and VAE not on the GPU"),
     Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 16}, RESIDENT, "sdxl",
-              "text encoders and VAE still on the card", bound="<"),
+              "text encoders and VAE still on the GPU", bound="<"),
     Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 6}, FUSED, "sdxl",
-              "text encoders and VAE away from the card", bound="<"),
+              "text encoders and VAE not on the GPU", bound="<"),
     Published("kohya_ss #2530", "SDXL 1024, batch 1, full fp16, 8-bit Adam, checkpointing on, 'about 19 GB'", 19.0,
               {**SDXL, "optimizer": "adamw8bit"}, PlannedFeatures(half_weights=True), "sdxl",
               "nothing cached; a round figure", bound="<"),
@@ -136,7 +136,7 @@ ROWS = (
 
 
 def published_table() -> str:
-    """The published measurements beside the plan."""
+    """The published measurements next to the plan."""
     lines = ["| source | configuration | published | planned | error | assumed |", "|---|---|---:|---:|---:|---|"]
     for row in ROWS:
         planned = row.planned_gb
@@ -147,17 +147,17 @@ def published_table() -> str:
 
 
 def errors_line() -> str:
-    """How far the plan is from what was measured, in a sentence."""
+    """The error of the plan against the measurements, in one sentence."""
     errors = [row.planned_gb / row.gb - 1 for row in ROWS if not row.bound]
     within = sum(abs(error) <= 0.1 for error in errors)
     return (
-        f"Of the {len(errors)} rows that are measurements {within} are within 10 %; the mean error is "
+        f"Of the {len(errors)} measurements, {within} are within 10 %; the mean error is "
         f"{sum(errors) / len(errors):+.1%}, the worst {min(errors):+.0%} and {max(errors):+.0%}."
     )
 
 
 def batch_table() -> str:
-    """The largest batch that fits, by model, size and card."""
+    """The largest batch that fits, by model, resolution and GPU memory."""
     heads = [f"{gb} GB, {again}" for gb in CARDS for again in ("off", "on")]
     lines = [f"| model | size | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     for family, name, sizes in (("sd1", "SD 1.5", (512, 640, 768, 1024)), ("sd2", "SD 2.1", (512, 768))):
@@ -176,7 +176,7 @@ def _batches(family: str, size: int) -> Iterator[str]:
 
 
 def page_with_tables(text: str) -> str:
-    """The page with its tables made anew."""
+    """The page with new tables."""
     for name, table in {"published": published_table(), "errors": errors_line(), "batches": batch_table()}.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
