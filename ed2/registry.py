@@ -51,6 +51,15 @@ class Registry(Mapping[str, str]):
         return getattr(import_module(module), attribute)
 
 
+FAMILIES = Registry(
+    "model family",
+    {
+        "sd1": "ed2.models.families.sd:load",
+        "sd2": "ed2.models.families.sd:load",
+    },
+)
+"""load(source: ed2.models.base.ModelSource, *, trained, device, frozen_dtype) -> ed2.models.base.DiffusionModel"""
+
 OPTIMIZERS = Registry(
     "optimizer",
     {

@@ -12,16 +12,14 @@ from torch import Tensor
 from ed2.app.start import FIND_LAST, Start
 from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
 from ed2.errors import ModelError, Problem
+from ed2.models.base import DiffusionModel, Part, trained_parts
 from ed2.models.files.folder import PARTS
-from ed2.models.sd import StableDiffusion
 from ed2.settings.schema import Settings
 from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.state import Average, Run
 
-MODEL_PREFIX = "text_model."
 
-
-def build_ema(model: StableDiffusion, start: Start, device: torch.device, *, total_steps: int) -> Average:
+def build_ema(model: DiffusionModel, start: Start, device: torch.device, *, total_steps: int) -> Average:
     """The average that the settings ask for, or what stands in its place.
 
     The average of a run that goes on is put back later, and does not begin from elsewhere.
@@ -36,7 +34,7 @@ def build_ema(model: StableDiffusion, start: Start, device: torch.device, *, tot
     if own.ema_strength_target is not None:
         decay = decay_for_strength(own.ema_strength_target, total_steps=total_steps, interval=own.ema_update_interval)
     place = device if own.ema_device == "cuda" else torch.device("cpu")
-    ema = Ema(model.trained, decay, own.ema_update_interval, place)
+    ema = Ema(trained_parts(model), decay, own.ema_update_interval, place)
     if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
         logdir = Path(start.settings.logging.logdir)
         folder = _newest_average(logdir) if own.ema_resume_model == FIND_LAST else None
@@ -56,17 +54,17 @@ def sample_weights(run: Run, settings: Settings) -> list[Callable[[], AbstractCo
 
 def _begin_with(ema: Ema, folder: Path) -> None:
     try:
-        ema.restore({part: _weights(folder, part) for part in ema.networks})
+        ema.restore({name: _weights(folder, part) for name, part in ema.parts.items()})
     except (OSError, RuntimeError, SafetensorError) as error:
         what = f"the average in {folder} cannot be used ({str(error).splitlines()[0][:200]})."
         problem = Problem("ema_resume_model", what, "Give a diffusers folder of the same model.")
         raise ModelError("The average cannot begin:", [problem]) from error
 
 
-def _weights(folder: Path, part: str) -> dict[str, Tensor]:
+def _weights(folder: Path, part: Part) -> dict[str, Tensor]:
     """A part's weights by the names of its module, which for the text encoder depend on the version of transformers."""
-    tensors = load_file(folder / part / f"{PARTS[part][1]}.safetensors")
-    return {**tensors, **{name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}}
+    tensors = load_file(folder / part.name / f"{PARTS[part.name][1]}.safetensors")
+    return {**tensors, **{name.removeprefix(part.saved_prefix): tensor for name, tensor in tensors.items()}}
 
 
 def _newest_average(logdir: Path) -> Path:

@@ -1,6 +1,6 @@
 """Puts a run together: the one place that knows every part, and that chooses device and precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,12 +27,11 @@ from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.data.report import batch_notes
 from ed2.events import EventBus, Progressed, Warned
-from ed2.models.attention import choose_attention, compile_unet
-from ed2.models.base import ModelSource
+from ed2.models.attention import choose_attention, compile_denoiser
+from ed2.models.base import DiffusionModel, ModelSource
 from ed2.models.files.choose import open_base
-from ed2.models.memory import Precision, checkpoint_gradients
-from ed2.models.sd import TRAINABLE, StableDiffusion, load
-from ed2.registry import JOBS, LOSSES
+from ed2.models.memory import Precision, enable_checkpointing
+from ed2.registry import FAMILIES, JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.training.jobs import EpochJob, MetricsJob
@@ -125,14 +124,10 @@ class Builder:
         run.jobs += [JOBS.load(name)(run) for name in JOBS]
         return run
 
-    def caption_notes(self, model: StableDiffusion) -> list[str]:
+    def caption_notes(self, model: DiffusionModel) -> list[str]:
         """What is to be said about the length of captions."""
-
-        def count(texts: Sequence[str]) -> list[int]:
-            return [len(tokens) for tokens in model.tokenizer(list(texts), add_special_tokens=False).input_ids]
-
-        limit = model.tokenizer.model_max_length - 2  # the marks of begin and end
-        note = long_caption_note(find_long_captions(self.dataset.examples, count, limit), limit)
+        too_long = find_long_captions(self.dataset.examples, model.count_tokens, model.max_tokens)
+        note = long_caption_note(too_long, model.max_tokens)
         return [note] if note else []
 
     def notes(self) -> list[str]:
@@ -211,37 +206,39 @@ class Builder:
             first_epoch=settings.save_ckpts_from_n_epochs,
         )
 
-    def _model(self, folder: ModelSource) -> StableDiffusion:
+    def _model(self, source: ModelSource) -> DiffusionModel:
         settings = self.start.settings
-        frozen = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
-        trained = [name for name in TRAINABLE if not frozen[name]]
-        frozen_dtype = self.machine.dtype or torch.float32
-        model = load(folder, trained=trained, device=self.machine.device, frozen_dtype=frozen_dtype)
+        model: DiffusionModel = FAMILIES.load(source.family)(
+            source,
+            trained=settings.model.trained_parts,
+            device=self.machine.device,
+            frozen_dtype=self.machine.dtype or torch.float32,
+        )
         model.clip_skip = settings.noise.clip_skip
         if settings.memory.gradient_checkpointing:
-            checkpoint_gradients({"unet": model.unet, **model.trained}.values())
+            enable_checkpointing(model)
         self._arrange(model)
         return model
 
-    def _arrange(self, model: StableDiffusion) -> None:
+    def _arrange(self, model: DiffusionModel) -> None:
         """Choose how the networks compute, and say what cannot be had."""
         memory, device = self.start.settings.memory, self.machine.device
-        notes = [choose_attention(model.unet, model.vae, memory.attn_type, device)]
+        notes = [choose_attention(model, memory.attn_type, device)]
         if memory.channels_last:
-            model.unet.to(memory_format=torch.channels_last)
+            model.denoiser.to(memory_format=torch.channels_last)
         if memory.torch_compile:
-            notes.append(compile_unet(model.unet, device))
-        schedule = model.noise_schedule
-        if schedule.is_zero_snr and schedule.prediction_type == "epsilon":
+            notes.append(compile_denoiser(model, device))
+        process = model.process
+        if process.is_zero_snr and process.prediction_type == "epsilon":
             notes.append(NOISE_AT_ZERO_SNR)
-        if schedule.is_zero_snr and self.start.settings.loss.min_snr_gamma and schedule.prediction_type != "epsilon":
+        if process.is_zero_snr and self.start.settings.loss.min_snr_gamma and process.prediction_type != "epsilon":
             notes.append(
                 "min_snr_gamma leaves the last timestep without weight, which enable_zero_terminal_snr is for."
             )
         for note in filter(None, notes):
             self.bus.emit(Warned(0, note))
 
-    def _objective(self, model: StableDiffusion) -> Objective:
+    def _objective(self, model: DiffusionModel) -> Objective:
         settings = self.start.settings
         options = ObjectiveOptions(
             timestep_start=settings.loss.timestep_start,

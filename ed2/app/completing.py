@@ -9,7 +9,7 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.saver import Saver
 from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
-from ed2.models.noise import NoiseSchedule
+from ed2.models.process import Discrete
 from ed2.sampling.job import SAMPLES
 from ed2.small_files import lines_of, objects_in
 from ed2.training.validation import VALIDATION
@@ -22,8 +22,8 @@ def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> 
     """
     if was_told(checkpoint.path):
         return
-    schedule = NoiseSchedule.from_config(source.config("scheduler/scheduler_config.json"))
-    saver.complete(checkpoint.path, checkpoint.state.step, source.family, schedule.prediction_type)
+    process = Discrete.from_config(source.config("scheduler/scheduler_config.json"))
+    saver.complete(checkpoint.path, checkpoint.state.step, source.family, process.prediction_type)
 
 
 def with_what_is_left(checkpoint: Checkpoint) -> Checkpoint:

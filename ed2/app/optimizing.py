@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from ed2.models.freezing import freeze_text_encoder
-from ed2.models.sd import TRAINABLE, StableDiffusion
+from ed2.models.base import DiffusionModel, trained_parts
+from ed2.models.families.shared import freeze_text_encoder
 from ed2.registry import OPTIMIZERS, SCHEDULES
 from ed2.settings.schema import Settings
 from ed2.training.jobs import NETWORK_NAMES
@@ -52,17 +52,16 @@ class NetworkPlan:
 
 def network_plans(settings: Settings, device: torch.device) -> dict[str, NetworkPlan]:
     """How each network that is trained will be."""
-    left_out = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
-    return {name: _plan(name, settings, device) for name in TRAINABLE if not left_out[name]}
+    return {name: _plan(name, settings, device) for name in settings.model.trained_parts}
 
 
 def build_optimizers(
-    model: StableDiffusion, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int
+    model: DiffusionModel, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int
 ) -> Optimizers:
     """Freeze what is to stay, and make an optimizer for the rest of each trained network.
 
     Args:
-        model: with its trained networks.
+        model: with its trained parts.
         settings: what the user wants.
         plans: of each trained network.
         steps: updates of the whole run.
@@ -71,16 +70,17 @@ def build_optimizers(
         SettingsError: an optional part is not installed.
     """
     own = settings.text_encoder
-    if "text_encoder" in model.trained:
+    trained = trained_parts(model)
+    if "text_encoder" in trained:
         freeze_text_encoder(
-            model.trained["text_encoder"],
+            trained["text_encoder"].module,
             last_layers=own.unfreeze_last_n_layers,
             embeddings=own.freeze_embeddings,
             final_layer_norm=own.freeze_final_layer_norm,
         )
     by_network = {}
-    for name, network in model.trained.items():
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for name, part in trained.items():
+        parameters = list(part.parameters().values())
         by_network[name] = OPTIMIZERS.load(plans[name].optimizer)(parameters, plans[name].options)
     return Optimizers(
         by_network,

@@ -26,7 +26,6 @@ from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
-from ed2.sampling.sampler import size_multiple
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
 from ed2.text import counted
@@ -134,7 +133,7 @@ class Session:
             path=Path(settings.sampling.sample_prompts),
             seed=settings.run.seed,
             resolution=settings.data.resolution,
-            multiple=size_multiple(run.model),
+            multiple=run.model.size_multiple,
             captions=tuple(example.caption for example in self._builder.dataset.examples if example.caption),
         )
         return SampleJob(

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ed2.disk import sweep_half_files, write_whole
+from ed2.models.base import DiffusionModel
 from ed2.models.files.folder import EXTRA_FILE, PARTS
 from ed2.models.files.layout import sd2_yaml, single_file_tensors
 from ed2.models.files.tensor_file import mapped_tensors
 from ed2.models.files.writing import write_single_file
-from ed2.models.sd import StableDiffusion
 
 RUN_KEY = "run"
 """The metadata of a single file that names the run which wrote it."""
@@ -64,10 +64,12 @@ class Exporter:
                     return path
         return None
 
-    def require_place(self, model: StableDiffusion) -> None:
+    def require_place(self, model: DiffusionModel) -> None:
         """Raise ModelError unless all tensors of `model` have a name in a single file; takes no memory."""
-        names = {part: {n: t.to("meta") for n, t in named.items()} for part, named in model.tensors().items()}
-        single_file_tensors(model.family, **names)
+        names = {}
+        for part in model.parts.values():
+            names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}
+        single_file_tensors(model.facts.name, **names)
 
     def _free_name(self, path: Path) -> Path:
         """`path`, with a number if another run wrote a file of that name."""

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
@@ -15,7 +14,7 @@ from ed2.checkpoint.optimizer_state import restore_state
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.errors import CheckpointError, shown
 from ed2.small_files import read_object
-from ed2.training.optimizers import averages, overwrite
+from ed2.training.optimizers import averages
 from ed2.training.state import Run, TrainState
 
 _TYPES = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
@@ -112,7 +111,7 @@ class Checkpoint:
                 tensors = load_file(state_dir / f"optimizer-{name}.safetensors")
                 restore_state(optimizer, tensors, saved["numbers"], saved.get("options", ()))
                 if averages(optimizer):
-                    _load_trained(run.model.trained[name], state_dir / f"{trained_stem(name)}.safetensors")
+                    run.model.parts[name].restore(load_file(state_dir / f"{trained_stem(name)}.safetensors"))
             files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}
             run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
             if run.precision.scaler.is_enabled() and self.values["scaler"]:
@@ -130,13 +129,6 @@ def _require_valid(values: Mapping[str, Any]) -> None:
     for name, kind in _TYPES.items():
         if not isinstance(values.get(name, kind()), kind):
             raise TypeError(f"{name} is {shown(values[name])}")
-
-
-def _load_trained(network: nn.Module, file: Path) -> None:
-    """Load the weights that the optimizer works on into a network whose checkpoint holds their average instead."""
-    tensors = load_file(file)
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    overwrite(trained.values(), [tensors[name] for name in trained])
 
 
 def open_or_none(path: Path) -> Checkpoint | None:

@@ -18,8 +18,8 @@ from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
 from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
+from ed2.models.base import DiffusionModel
 from ed2.models.files.tensor_file import bytes_of
-from ed2.models.sd import StableDiffusion
 from ed2.training.state import Run, TrainState
 
 Kind = Literal["", "last", "interrupted", "errored"]
@@ -88,7 +88,7 @@ class Saver:
 
     def required_bytes(self, run: Run) -> dict[Path, int]:
         """How many bytes a checkpoint of `run` takes, by folder."""
-        parts = run.model.tensors().values()
+        parts = [part.saved() for part in run.model.parts.values()]
         weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a complete model
         required = {self.run_dir / CKPTS: copies * weights + state_bytes(run)}
         if self.exporter:
@@ -148,7 +148,7 @@ class Saver:
         total = sum(_size(file) for file in folder.rglob("*")) + _size(single)
         return CheckpointSaved(state.step, state.epoch, kind, folder, single, total, 0.0)
 
-    def require_export(self, model: StableDiffusion) -> None:
+    def require_export(self, model: DiffusionModel) -> None:
         """Raise ModelError unless all weights of `model` have a place in a single file."""
         if self.exporter is not None:
             self.exporter.require_place(model)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state
+from ed2.models.base import Part, trained_parts
 from ed2.models.files.folder import EXTRA_FILE, PARTS
 from ed2.training.bad_numbers import require_savable
 from ed2.training.optimizers import averages
@@ -82,14 +83,14 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
     return Snapshot(
         step=run.state.step,
         epoch=run.state.epoch,
-        family=run.model.family,
-        prediction_type=run.model.noise_schedule.prediction_type,
-        small_files=run.model.folder.small_files,
+        family=run.model.facts.name,
+        prediction_type=run.model.process.prediction_type,
+        small_files=run.model.source.small_files,
         weights=_weights(run, take),
         extra=run.model.extra,
         state_tensors=tensors,
         state=json.dumps(state, indent=1).encode(),
-        averages={part: _file_names(part, named) for part, named in average.items()},
+        averages={name: _saved_names(run.model.parts[name], named) for name, named in average.items()},
         about={
             "step": run.state.step,
             "saved_at": saved_at,
@@ -101,7 +102,7 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
 
 def bytes_to_copy(run: Run) -> int:
     """How much main memory a copied snapshot of `run` takes."""
-    weights = [p for network in run.model.trained.values() for p in network.state_dict().values()]
+    weights = [tensor for part in trained_parts(run.model).values() for tensor in part.saved().values()]
     return sum(tensor.nbytes for tensor in weights) + state_bytes(run)
 
 
@@ -111,7 +112,7 @@ def state_bytes(run: Run) -> int:
     for network, optimizer in run.optimizers.by_network.items():
         tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
         if averages(optimizer):
-            tensors += list(run.model.trained[network].parameters())
+            tensors += run.model.parts[network].module.parameters()
     tensors += [t for named in run.ema.state().values() for t in named.values()]
     return sum(tensor.nbytes for tensor in tensors)
 
@@ -139,20 +140,18 @@ def _weights(run: Run, take: Take) -> dict[str, Tensors]:
     """The weights of each part: trained ones in fp32, the others as they are in the base model."""
     weights: dict[str, Tensors] = {}
     with run.optimizers.averaged():
-        for part, named in run.model.tensors().items():
-            if part in run.model.trained:
+        for part in run.model.parts.values():
+            named = part.saved()
+            if part.is_trained:
                 # `averaged` swaps its weights out again at the end of this block.
-                own = to_host if averages(run.optimizers.by_network[part]) else take
+                own = to_host if averages(run.optimizers.by_network[part.name]) else take
                 named = {name: own(tensor) for name, tensor in named.items()}
-            weights[part] = _file_names(part, named)
+            weights[part.name] = named
     return weights
 
 
-def _file_names(part: str, named: Tensors) -> Tensors:
-    """The names that every program reads; in memory, transformers 5.6 and later leave out `text_model.`."""
-    if part != "text_encoder":
-        return named
-    return {name if name.startswith("text_model.") else f"text_model.{name}": t for name, t in named.items()}
+def _saved_names(part: Part, named: Tensors) -> Tensors:
+    return {part.saved_name(name): tensor for name, tensor in named.items()}
 
 
 def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[str, Any]]:
@@ -162,12 +161,12 @@ def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[st
     for network, optimizer in run.optimizers.by_network.items():
         tensors[f"optimizer-{network}"], numbers[network] = flatten_state(optimizer, take)
         if averages(optimizer):
-            tensors[trained_stem(network)] = _trained(run.model.trained[network], take)
+            tensors[trained_stem(network)] = _trained(run.model.parts[network], take)
     return tensors, numbers
 
 
-def _trained(network: nn.Module, take: Take) -> dict[str, Tensor]:
-    return {name: take(p) for name, p in network.named_parameters() if p.requires_grad}
+def _trained(part: Part, take: Take) -> dict[str, Tensor]:
+    return {name: take(parameter) for name, parameter in part.parameters().items()}
 
 
 def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:

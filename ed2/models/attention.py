@@ -1,25 +1,27 @@
 """How the networks compute: kind of attention, layout in memory, compilation. What cannot be had is said."""
 
 import warnings
-from typing import Any
 
 import torch
 
+from ed2.models.base import DiffusionModel
 
-def choose_attention(unet: Any, vae: Any, kind: str, device: torch.device) -> str:
+
+def choose_attention(model: DiffusionModel, kind: str, device: torch.device) -> str:
     """Set the kind of attention: sdp, slice or xformers.
 
     Returns:
         What to tell the user, empty where there is nothing to tell.
     """
     if kind == "slice":
-        unet.set_attention_slice("auto")
+        model.denoiser.set_attention_slice("auto")
     if kind == "xformers":
         if problem := xformers_problem(device):
             return f"xformers cannot be used ({problem}): PyTorch's own attention is used instead."
         # diffusers 0.42: set_attention_backend("xformers") does nothing to a UNet and does not say so; this one raises.
-        for network in (unet, vae):
-            network.enable_xformers_memory_efficient_attention()
+        for part in model.parts.values():
+            if hasattr(part.module, "enable_xformers_memory_efficient_attention"):  # not the text encoders
+                part.module.enable_xformers_memory_efficient_attention()
     return ""
 
 
@@ -39,8 +41,8 @@ def xformers_problem(device: torch.device) -> str:
     return ""
 
 
-def compile_unet(unet: Any, device: torch.device) -> str:
-    """Compile the transformer blocks of a UNet, for images of any size; their names and weights stay.
+def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
+    """Compile the transformer blocks of the UNet, for images of any size; their names and weights stay.
 
     Returns:
         What to tell the user: why nothing is compiled here; empty if all is well.
@@ -50,7 +52,7 @@ def compile_unet(unet: Any, device: torch.device) -> str:
         probe(torch.ones(8, device=device))
     except Exception as error:  # no compiler on this machine, or one that fails in its own way
         return f"torch_compile cannot be used here ({_first_line(error)}): the UNet runs as it is."
-    unet.compile_repeated_blocks(dynamic=True)
+    model.denoiser.compile_repeated_blocks(dynamic=True)
     return ""
 
 

@@ -1,44 +1,153 @@
-"""What the trainer asks of a model family."""
+"""What the trainer knows of a model: the protocol of a family, its parts, and what flows through it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ed2.models.noise import NoiseSchedule
+from ed2.models.families.facts import FamilyFacts
+
+Mode = Literal["frozen", "full"]
 
 
-class DiffusionModel(Protocol):
-    """A latent diffusion model: encoders, a network that predicts, and its noise schedule.
+@dataclass(frozen=True)
+class Part:
+    """A network of a model, and what training does with it.
 
-    No base class is asked for; a family is a class with these names.
+    Attributes:
+        mode: frozen parts keep their weights; of full ones everything that requires a gradient is trained.
+        saved_prefix: begins the names of its tensors in a checkpoint, whether or not the module in memory has it.
+        stored: of a frozen part the tensors as the base has them, so that a checkpoint holds them unchanged whatever
+            precision they are computed in.
     """
 
-    family: str
-    """Name of the family: sd1, sd2."""
-    noise_schedule: NoiseSchedule
-    latent_channels: int
-    downscale: int
-    """Pixels per latent along one side."""
+    name: str
+    module: Any
+    mode: Mode = "full"
+    saved_prefix: str = ""
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def trained(self) -> Mapping[str, nn.Module]:
-        """The networks that are trained, by name."""
+    def is_trained(self) -> bool:
+        """Whether training changes it."""
+        return self.mode != "frozen"
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer gets, by its name in the module."""
+        if not self.is_trained:
+            return {}
+        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+
+    def saved(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it, by the names that every program reads; the very tensors, not copies."""
+        tensors = self.module.state_dict() if self.is_trained else self.stored
+        return {self.saved_name(name): tensor for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors into what is trained, by the names of `saved` or of the module.
+
+        Raises:
+            KeyError: one is missing.
+            RuntimeError: one has another shape.
+        """
+        for name, parameter in self.parameters().items():
+            saved_name = self.saved_name(name)
+            parameter.copy_(tensors[saved_name if saved_name in tensors else name])
+
+    def saved_name(self, name: str) -> str:
+        """The name in a checkpoint of a tensor of the module."""
+        return name if name.startswith(self.saved_prefix) else self.saved_prefix + name
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The distribution of latents that an encoder gives for pixels; (B,C,h,w) each, fp32, not scaled."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Latents, from standard normal noise of their shape."""
+        return self.mean + self.std * noise
+
+
+@dataclass(frozen=True)
+class TextEmbeds:
+    """What text encoders give for captions: hidden states (B,77,D), and one vector each (B,P) where a family has it."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """Sizes that a family may condition on, in pixels, (B,2) each as height and width; crop is its top and left."""
+
+    original: Tensor
+    crop: Tensor
+    target: Tensor
+
+    @classmethod
+    def uncropped(cls, size: tuple[int, int], count: int) -> "ImageSizes":
+        """Of `count` whole images of `size` (width, height)."""
+        target = torch.tensor([[size[1], size[0]]] * count)
+        return cls(target, torch.zeros_like(target), target)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What guides a prediction: embeddings (B,77,D), and what a family adds to them by name, each (B,...)."""
+
+    hidden: Tensor
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def joined(self, other: "Conditioning") -> "Conditioning":
+        """This batch and another one after it."""
+        added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
+        return Conditioning(torch.cat([self.hidden, other.hidden]), added)
+
+
+class Process(Protocol):
+    """How noise is added to latents, and what the network has to predict.
+
+    Attributes:
+        config: of the diffusers scheduler that draws samples.
+        prediction_type: what the network predicts, as diffusers call it.
+        is_zero_snr: whether nothing of the signal is left at the last timestep (arXiv:2305.08891).
+    """
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def prediction_type(self) -> str: ...  # noqa: D102
+    @property
+    def is_zero_snr(self) -> bool: ...  # noqa: D102
+
+    def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
+        """A timestep from each generator, from `start` up to and without `end`, (B,), on the CPU."""
         ...
 
-    def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Latents (B,C,h,w) of pixels (B,3,H,W) in [-1, 1]: mean + deviation * noise, scaled to about unit variance."""
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents of the shape of `latents` (B,C,h,w); timesteps (B,)."""
         ...
 
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """Prompt embeddings (B,77,D); with a graph only where the text encoder is trained."""
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network is to predict, in the shape of `latents`."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """The network's prediction, shape of `noisy_latents`."""
+    def position(self, timesteps: Tensor) -> Tensor:
+        """0 for the timestep of least noise, 1 for that of most, (B,)."""
+        ...
+
+    def weight(self, timesteps: Tensor, min_snr_gamma: float) -> Tensor:
+        """How much the loss at each timestep counts, (B,), its signal-to-noise ratio bounded by `min_snr_gamma`."""
         ...
 
 
@@ -80,3 +189,82 @@ class ModelSource(Protocol):
     def extra(self) -> dict[str, Tensor]:
         """Tensors that have no place in a diffusers folder, by their names in a single file."""
         ...
+
+
+class DiffusionModel(Protocol):
+    """A latent diffusion model as everything but its own module sees it.
+
+    No base class is asked for; a family is a class with these names.
+
+    Attributes:
+        facts: of its family.
+        source: what it was read from.
+        parts: its networks by name.
+        process: how noise is added.
+        denoiser: the network that predicts; gradients of text encoders flow through it even where it is frozen.
+        extra: tensors that only a single file holds, by their names there; an exported one gets them back.
+        device: where it computes.
+        downscale: pixels per latent along one side.
+        latent_scale: factor that brings latents to about unit variance.
+        size_multiple: the sides of an image have to be a multiple of it, in pixels.
+        max_tokens: of a caption; what comes after is cut off.
+        clip_skip: take the text encoder's output so many layers before its end; 0 and 1 are the end.
+    """
+
+    facts: FamilyFacts
+    source: ModelSource
+    parts: Mapping[str, Part]
+    process: Process
+    extra: Mapping[str, Tensor]
+    downscale: int
+    latent_scale: float
+    size_multiple: int
+    max_tokens: int
+    clip_skip: int
+
+    @property
+    def denoiser(self) -> Any: ...  # noqa: D102
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def encode_pixels(self, pixels: Tensor) -> Posterior:
+        """The latents' distribution for pixels (B,3,H,W) in [-1, 1]; never with a graph."""
+        ...
+
+    def encode_captions(self, captions: Sequence[str]) -> TextEmbeds:
+        """Embeddings of captions, with a graph only where a text encoder is trained."""
+        ...
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has, without the marks of its begin and end."""
+        ...
+
+    def condition(self, embeds: TextEmbeds, sizes: ImageSizes) -> Conditioning:
+        """What guides the prediction for images of these captions and sizes."""
+        ...
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's prediction, in the shape of `noisy_latents` (B,C,h,w); timesteps (B,)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B,3,H,W) in [-1, 1], fp32, of scaled latents."""
+        ...
+
+
+def trained_parts(model: DiffusionModel) -> dict[str, Part]:
+    """The parts that training changes, by name."""
+    return {name: part for name, part in model.parts.items() if part.is_trained}
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Put networks into evaluation mode, and each of their modules back into the mode it was in."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ed2.models.base import DiffusionModel, trained_parts
 from ed2.text import counted
 
 FIRST_SCALE = 2.0**16
@@ -117,13 +118,24 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def checkpoint_gradients(networks: Iterable[Any]) -> None:
-    """Keep no activations inside the blocks of `networks`; compute them again in the backward pass.
-
-    The UNet is one of them also where it is not trained: the text encoder's gradient comes through it.
-    """
-    for network in networks:
+def enable_checkpointing(model: DiffusionModel) -> None:
+    """Keep no activations inside the blocks of networks with a gradient; compute them again in the backward pass."""
+    for network in _with_gradients(model):
         if hasattr(network, "gradient_checkpointing_enable"):  # transformers
             network.gradient_checkpointing_enable()
         else:  # diffusers
             network.enable_gradient_checkpointing()
+
+
+def uses_checkpointing(model: DiffusionModel) -> bool:
+    """Whether `enable_checkpointing` has nothing left to do."""
+    return all(
+        any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
+        for network in _with_gradients(model)
+    )
+
+
+def _with_gradients(model: DiffusionModel) -> list[Any]:
+    """The trained networks and the denoiser, through which the gradient of a text encoder comes."""
+    trained = [part.module for part in trained_parts(model).values()]
+    return [model.denoiser, *(network for network in trained if network is not model.denoiser)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ed2.disk import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, Warned
+from ed2.models.base import DiffusionModel
 from ed2.models.memory import is_out_of_memory, release_memory
-from ed2.models.sd import StableDiffusion
 from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
@@ -49,7 +49,7 @@ class AdaptiveSampler:
     left_out: list[int] = field(default_factory=list)
     _is_reduced: bool = False
 
-    def draw(self, model: StableDiffusion, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+    def draw(self, model: DiffusionModel, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
         """Draw the prompts in their order; those drawn before memory ran out are not drawn again."""
         left = list(prompts)
         while left:
@@ -107,7 +107,7 @@ class SampleJob:
         weights: what to draw with, all prompts with each; the second time as samples of their own.
     """
 
-    model: StableDiffusion
+    model: DiffusionModel
     prompts: PromptFile
     run_dir: Path
     bus: EventBus

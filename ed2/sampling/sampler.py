@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ed2.draws import rng
-from ed2.models.modes import evaluating
-from ed2.models.sd import StableDiffusion
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, evaluating
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import Prompt
 
@@ -58,17 +57,11 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class PromptEmbeds:
-    """What guides a batch: embeddings of the prompts and of the negative prompts, both (B,77,D)."""
+class Guidance:
+    """What guides a batch: the prompts, and the negative prompts."""
 
-    prompts: Tensor
-    negatives: Tensor
-
-
-def size_multiple(model: StableDiffusion) -> int:
-    """What the sides of an image must be a multiple of, in pixels."""
-    num_levels = len(model.folder.config("unet/config.json")["block_out_channels"])
-    return int(model.downscale * 2 ** (num_levels - 1))
+    prompts: Conditioning
+    negatives: Conditioning
 
 
 def starting_noise(prompt: Prompt, *, latent_channels: int, downscale: int) -> Tensor:
@@ -78,7 +71,7 @@ def starting_noise(prompt: Prompt, *, latent_channels: int, downscale: int) -> T
     return torch.from_numpy(generator.standard_normal((latent_channels, height, width), dtype=np.float32))
 
 
-def draw_samples(model: StableDiffusion, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+def draw_samples(model: DiffusionModel, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
     """Draw the prompts, batch by batch, in their order; prompts of one batch share size and CFG values.
 
     Between two results the model is in its own state: the modes of its modules, gradients enabled.
@@ -98,27 +91,33 @@ def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt
 
 
 @torch.no_grad()
-def _draw_batch(model: StableDiffusion, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
+def _draw_batch(model: DiffusionModel, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
     """The images of a batch; None when stopped."""
     sampler, num_steps = batch[0].sampler or options.sampler, batch[0].num_steps or options.num_steps
     options = replace(options, sampler=sampler, num_steps=num_steps)
-    noises = [starting_noise(p, latent_channels=model.latent_channels, downscale=model.downscale) for p in batch]
+    noises = [starting_noise(p, latent_channels=model.facts.latent_channels, downscale=model.downscale) for p in batch]
     noise = torch.stack(noises).to(model.device)
     columns: list[list[Image.Image]] = []
-    with evaluating(model.unet, model.vae, model.text_encoder):
+    with evaluating(*(part.module for part in model.parts.values())):
         with options.autocast():
-            prompts = model.encode_captions([prompt.prompt for prompt in batch])
-            negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
-        embeds = PromptEmbeds(prompts, negatives)
+            guidance = guidance_of(model, batch)
         cfgs = batch[0].cfgs
         for turn, cfg in enumerate(cfgs):
             generators = [_generator_of(prompt) for prompt in batch]
             own_options = _counted_over_turns(options, turn, len(cfgs))
-            latents = denoise(model, noise, embeds, cfg, own_options, generators)
+            latents = denoise(model, noise, guidance, cfg, own_options, generators)
             if latents is None:
                 return None
-            columns.append(as_images(model.decode_latents(latents)))
+            columns.append(as_images(model.decode(latents)))
     return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
+
+
+def guidance_of(model: DiffusionModel, batch: Sequence[Prompt]) -> Guidance:
+    """What guides prompts of one size."""
+    sizes = ImageSizes.uncropped(batch[0].size, len(batch))
+    prompts = model.encode_captions([prompt.prompt for prompt in batch])
+    negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
+    return Guidance(model.condition(prompts, sizes), model.condition(negatives, sizes))
 
 
 def _counted_over_turns(options: SampleOptions, turn: int, turns: int) -> SampleOptions:
@@ -134,9 +133,9 @@ def _generator_of(prompt: Prompt) -> torch.Generator:
 
 
 def denoise(
-    model: StableDiffusion,
+    model: DiffusionModel,
     noise: Tensor,
-    embeds: PromptEmbeds,
+    guidance: Guidance,
     cfg: float,
     options: SampleOptions,
     generators: Sequence[torch.Generator] = (),
@@ -145,7 +144,7 @@ def denoise(
 
     Samplers that add noise take it from `generators`, one per image.
     """
-    scheduler = SAMPLERS.load(options.sampler)(model.folder.config("scheduler/scheduler_config.json"))
+    scheduler = SAMPLERS.load(options.sampler)(model.process.config)
     scheduler.set_timesteps(options.num_steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
     extra: dict[str, Any] = {}
@@ -157,25 +156,25 @@ def denoise(
                 return None
             options.on_step(len(latents), place, len(scheduler.timesteps))
             scaled = scheduler.scale_model_input(latents, timestep)
-            prediction = guided_prediction(model, scaled, timestep, embeds, cfg)
+            prediction = guided_prediction(model, scaled, timestep, guidance, cfg)
             latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
     return latents
 
 
 def guided_prediction(
-    model: StableDiffusion, latents: Tensor, timestep: Tensor, embeds: PromptEmbeds, cfg: float
+    model: DiffusionModel, latents: Tensor, timestep: Tensor, guidance: Guidance, cfg: float
 ) -> Tensor:
     """Return negative + cfg (prompt - negative), in fp32, both from one forward pass; 1 needs no negative.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598, equation 6, with cfg = 1 + w.
     """
     if cfg == 1:
-        return model.predict(latents, timestep.expand(len(latents)), embeds.prompts).float()
-    both = torch.cat([embeds.negatives, embeds.prompts])
-    prediction = model.predict(torch.cat([latents, latents]), timestep.expand(len(both)), both).float()
+        return model.predict(latents, timestep.expand(len(latents)), guidance.prompts).float()
+    both = guidance.negatives.joined(guidance.prompts)
+    prediction = model.predict(torch.cat([latents, latents]), timestep.expand(2 * len(latents)), both).float()
     negative, prompted = prediction.chunk(2)
     guided = negative + cfg * (prompted - negative)
-    return rescaled(guided, prompted, GUIDANCE_RESCALE) if model.noise_schedule.is_zero_snr else guided
+    return rescaled(guided, prompted, GUIDANCE_RESCALE) if model.process.is_zero_snr else guided
 
 
 def rescaled(guided: Tensor, prompted: Tensor, share: float) -> Tensor:

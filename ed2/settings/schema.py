@@ -161,6 +161,12 @@ class ModelSettings(Group):
     disable_textenc_training: bool = False
     """Freeze the text encoder and train only the UNet. Saves memory."""
 
+    @property
+    def trained_parts(self) -> list[str]:
+        """Names of the parts that are trained."""
+        is_frozen = {"unet": self.disable_unet_training, "text_encoder": self.disable_textenc_training}
+        return [part for part in is_frozen if not is_frozen[part]]
+
 
 class MemorySettings(Group):
     """Speed and memory"""

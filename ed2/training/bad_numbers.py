@@ -8,6 +8,7 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.errors import DivergedError, UnusableWeightsError
 from ed2.events import Warned
+from ed2.models.base import trained_parts
 from ed2.training.state import Run
 
 MAX_BAD_STEPS = 3
@@ -50,7 +51,7 @@ def require_savable(run: Run) -> None:
     if not run.is_whole:
         why = "its update was cut short, and what is in memory belongs to two steps."
         raise UnusableWeightsError(f"Step {step + 1} is not saved", why, "The checkpoint before it is whole.")
-    parameters = [p for network in run.model.trained.values() for p in network.parameters() if p.requires_grad]
+    parameters = [p for part in trained_parts(run.model).values() for p in part.parameters().values()]
     if not bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all()):
         fix = "The checkpoint before is sound. Lower the learning rate."
         raise UnusableWeightsError(f"Step {step} is not saved", "the weights hold numbers that are not finite.", fix)

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ed2.models.base import Part
 from ed2.training.optimizers import overwrite
 
 NetworkTensors = dict[str, dict[str, Tensor]]
@@ -39,21 +40,21 @@ class Ema:
     """The average of what is trained of each network.
 
     Attributes:
-        networks: the trained networks by name.
+        parts: the trained parts by name.
         decay: share of the average that stays at an update.
         interval: optimizer steps between two updates.
         device: where the average lies.
     """
 
-    networks: Mapping[str, nn.Module]
+    parts: Mapping[str, Part]
     decay: float
     interval: int
     device: torch.device
 
     def __post_init__(self) -> None:
         self._averages: NetworkTensors = {
-            name: {key: p.detach().to(self.device, torch.float32, copy=True) for key, p in trained_of(network).items()}
-            for name, network in self.networks.items()
+            name: {key: p.detach().to(self.device, torch.float32, copy=True) for key, p in part.parameters().items()}
+            for name, part in self.parts.items()
         }
 
     @torch.no_grad()
@@ -61,8 +62,8 @@ class Ema:
         """Move the average by 1 - decay of the way to the weights, if optimizer step number `step` is due."""
         if step % self.interval:
             return
-        for name, network in self.networks.items():
-            for key, parameter in trained_of(network).items():
+        for name, part in self.parts.items():
+            for key, parameter in part.parameters().items():
                 self._averages[name][key].lerp_(parameter.to(self.device, torch.float32), 1 - self.decay)
 
     def state(self) -> NetworkTensors:
@@ -87,7 +88,7 @@ class Ema:
 
         On a card they would take more than the gradients of a step do, and samples would be the peak of the run.
         """
-        parameters = [p for network in self.networks.values() for p in trained_of(network).values()]
+        parameters = [p for part in self.parts.values() for p in part.parameters().values()]
         averages = [tensor for tensors in self._averages.values() for tensor in tensors.values()]
         kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
         try:
@@ -95,8 +96,3 @@ class Ema:
             yield
         finally:
             overwrite(parameters, kept)
-
-
-def trained_of(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a network that are trained, by name."""
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

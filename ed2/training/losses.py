@@ -1,4 +1,4 @@
-"""Losses: how far a prediction is from its target, per image; and how much each timestep counts.
+"""Losses: how far a prediction is from its target, per image.
 
 Every loss takes `prediction` and `target` of shape (B,C,h,w) and `position`, shape (B,): 0 for the timestep of least
 noise, 1 for that of most. It gives one number an image, shape (B,), in fp32.
@@ -37,17 +37,3 @@ def mse_huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
 def huber_mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
     """Huber's loss at timestep 0, MSE at the last, a mixture by `position` between."""
     return torch.lerp(huber(prediction, target, position), mse(prediction, target, position), position)
-
-
-def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weight of each image's loss by its signal-to-noise ratio, both of shape (B,).
-
-    min(SNR, gamma) / SNR where noise is predicted, 1 at an SNR of 0; min(SNR, gamma) / (SNR + 1) where v is, since the
-    error of v is that of the image times SNR + 1.
-
-    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 and equation 16 of its appendix.
-    """
-    capped = snr.clamp(max=gamma)
-    if prediction_type == "v_prediction":
-        return capped / (snr + 1)
-    return torch.where(snr > 0, capped / snr.clamp_min(torch.finfo(snr.dtype).tiny), torch.ones_like(snr))

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.draws import rng
-from ed2.models.base import DiffusionModel
-from ed2.training.losses import min_snr_weights
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes
 from ed2.training.noise import NoiseOptions, gaussian, key_of, training_noise
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -51,49 +50,49 @@ class Objective:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each image, shape (B,), fp32."""
-        schedule = self.model.noise_schedule
+        process = self.model.process
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
         noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options.noise)
         noise = noise.to(self.device, non_blocking=True)
-        noisy_latents = schedule.add_noise(latents, noise, timesteps)
-        target = schedule.target(latents, noise, timesteps)
-        prediction = self.model.predict(noisy_latents, timesteps, self.prompt_embeds(batch))
-        losses = self.loss(prediction, target, timesteps / (schedule.num_timesteps - 1))
+        noisy_latents = process.add_noise(latents, noise, timesteps)
+        target = process.target(latents, noise, timesteps)
+        prediction = self.model.predict(noisy_latents, timesteps, self.conditioning(batch))
+        losses = self.loss(prediction, target, process.position(timesteps))
         return losses * self.timestep_weights(timesteps) * batch.loss_scale.to(self.device)
 
     def latents(self, batch: Batch) -> Tensor:
         """Encode the pixels of a batch: (B,C,h,w)."""
         height, width = batch.pixels.shape[2:]
         size = (height // self.model.downscale, width // self.model.downscale)
-        draw = self.gaussian("latent", batch.visits, (self.model.latent_channels, *size))
-        return self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True), draw)
+        draw = self.gaussian("latent", batch.visits, (self.model.facts.latent_channels, *size))
+        posterior = self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True))
+        return posterior.sample(draw) * self.model.latent_scale
 
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:
         """Draw a timestep for each visit, uniform over those that are trained: (B,), int64."""
-        count = self.model.noise_schedule.num_timesteps
-        end = min(count, self.options.timestep_end or count)
-        first = min(self.options.timestep_start, end - 1)
-        steps = [rng(self.seed, "timestep", *key_of(visit)).integers(first, end) for visit in visits]
-        return torch.tensor(steps, dtype=torch.int64, device=self.device)
+        generators = [rng(self.seed, "timestep", *key_of(visit)) for visit in visits]
+        steps = self.model.process.draw_timesteps(generators, self.options.timestep_start, self.options.timestep_end)
+        return steps.to(self.device)
 
-    def prompt_embeds(self, batch: Batch) -> Tensor:
-        """Prompt embeddings (B,77,D), perturbed by noise of deviation strength / sqrt(D).
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """What guides the prediction: embeddings of the captions, perturbed by noise of deviation strength / sqrt(D).
 
         Source: Chen et al. 2024, arXiv:2405.20494, section 4.1.
         """
         embeds = self.model.encode_captions(batch.captions)
-        if not self.options.embedding_perturbation:
-            return embeds
-        deviation = self.options.embedding_perturbation / math.sqrt(embeds.shape[-1])
-        return embeds + deviation * self.gaussian("embedding", batch.visits, embeds.shape[1:]).to(embeds.dtype)
+        if self.options.embedding_perturbation:
+            hidden = embeds.hidden
+            deviation = self.options.embedding_perturbation / math.sqrt(hidden.shape[-1])
+            noise = self.gaussian("embedding", batch.visits, hidden.shape[1:]).to(hidden.dtype)
+            embeds = replace(embeds, hidden=hidden + deviation * noise)
+        return self.model.condition(embeds, ImageSizes.uncropped(batch.bucket, len(batch)))
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
         """How much the loss of each image counts by its timestep: (B,)."""
         if self.options.min_snr_gamma is None:
             return torch.ones_like(timesteps, dtype=torch.float32)
-        schedule = self.model.noise_schedule
-        return min_snr_weights(schedule.snr(timesteps), self.options.min_snr_gamma, schedule.prediction_type)
+        return self.model.process.weight(timesteps, self.options.min_snr_gamma)
 
     def gaussian(self, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the device."""

@@ -8,8 +8,7 @@ from torch import Tensor
 from ed2.data.loader import Batch, split_batch
 from ed2.errors import MemoryFullError
 from ed2.events import Warned
-from ed2.models.memory import checkpoint_gradients, is_out_of_memory, release_memory
-from ed2.models.sd import StableDiffusion
+from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
 from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def take_less(run: Run, largest: int) -> None:
         MemoryFullError: neither is left.
     """
     step = run.state.step + 1
-    if not checkpoints_gradients(run.model):
+    if not uses_checkpointing(run.model):
         switch_on_checkpointing(run)
         how = "with gradient checkpointing, which stays on"
     elif largest > 1:
@@ -89,10 +88,4 @@ def go_on_as_before(run: Run, *, same_settings: bool) -> list[str]:
 def switch_on_checkpointing(run: Run) -> None:
     """Turn gradient checkpointing on for the rest of the run."""
     run.state.checkpointing = True
-    checkpoint_gradients({"unet": run.model.unet, **run.model.trained}.values())
-
-
-def checkpoints_gradients(model: StableDiffusion) -> bool:
-    """Whether no network keeps the activations inside its blocks."""
-    networks = {"unet": model.unet, **model.trained}.values()
-    return all(any(getattr(m, "gradient_checkpointing", False) for m in network.modules()) for network in networks)
+    enable_checkpointing(run.model)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.errors import shown
 from ed2.events import Event, EventBus
+from ed2.models.base import DiffusionModel
 from ed2.models.memory import Precision
-from ed2.models.sd import StableDiffusion
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
 from ed2.training.ema import NoEma
@@ -132,7 +132,7 @@ class Job(Protocol):
 class Run:
     """Everything that the loop works on, put together by `ed2.app.build`."""
 
-    model: StableDiffusion
+    model: DiffusionModel
     data: Groups
     objective: Objective
     precision: Precision

@@ -13,8 +13,8 @@ import torch
 from ed2.data.example import Example, Finding
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.events import Event, EventBus, ValidationDone, Warned
+from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory
-from ed2.models.modes import evaluating
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
 from ed2.training.recovery import in_portions
@@ -52,8 +52,7 @@ class Validator:
         Args:
             at_once: images in one forward pass, at most; None is a whole batch.
         """
-        model = self.objective.model
-        networks = [model.trained[name] for name in model.trained]
+        networks = [part.module for part in trained_parts(self.objective.model).values()]
         found: dict[str, float] = {}
         before, total = 0, sum(map(len, self.curves.values()))
         with torch.no_grad(), evaluating(*networks):

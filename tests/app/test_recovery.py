@@ -12,7 +12,7 @@ from ed2.checkpoint import snapshot
 from ed2.data import pixels
 from ed2.data.loader import Batch
 from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, PhaseChanged, SamplesMade, ValidationDone, Warned
-from ed2.models.sd import StableDiffusion
+from ed2.models.families.sd import StableDiffusion
 from ed2.training import loop, update
 from ed2.training.objective import Objective
 from ed2.training.state import Run
@@ -82,7 +82,7 @@ def test_without_a_checkpoint_the_last_finite_weights_are_saved(
 def test_weights_that_are_not_finite_are_never_saved(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     def update_too_far(run: Run) -> None:
         update_weights(run)
-        next(iter(run.model.trained["unet"].parameters())).data[0] = NOT_A_NUMBER
+        next(run.model.parts["unet"].module.parameters()).data[0] = NOT_A_NUMBER
 
     monkeypatch.setattr(loop, "update_weights", update_too_far)
     trained = train({**values, "save_every_n_epochs": 1})

@@ -57,12 +57,15 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
     """Every tensor that training changes is copied, and every copy is alone."""
     from ed2.checkpoint import saver
     from ed2.checkpoint.snapshot import Snapshot
+    from ed2.models.base import trained_parts
 
     taken: list[tuple[Snapshot, set[int]]] = []
 
     def watch(run: Any, *given: Any, copied: bool) -> Snapshot:
         snapshot = real(run, *given, copied=copied)
-        live = {p.untyped_storage().data_ptr() for net in run.model.trained.values() for p in net.state_dict().values()}
+        live: set[int] = set()
+        for part in trained_parts(run.model).values():
+            live |= {tensor.untyped_storage().data_ptr() for tensor in part.saved().values()}
         for optimizer in run.optimizers:
             for values in optimizer.state.values():
                 live |= {v.untyped_storage().data_ptr() for v in values.values() if hasattr(v, "untyped_storage")}

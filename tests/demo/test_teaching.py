@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ed2.demo.score import background_colour, concept_score
+from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.models.sd import load
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
 from ed2.settings.files import PROGRAM_DIR, read_preset

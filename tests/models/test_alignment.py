@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from ed2.data.loader import Batch, VisitKey
+from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.models.sd import TRAINABLE, load
 from ed2.settings.files import PROGRAM_DIR
 from ed2.training.losses import mse
 from ed2.training.objective import Objective
@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 
 def gradients_from(folder: Path) -> dict[str, bytes]:
     """The bytes of every gradient of one image: products of matrices with a single row are the sensitive ones."""
-    model = load(open_folder(folder), trained=TRAINABLE, device=CPU, frozen_dtype=torch.float32)
+    model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
     batch = Batch(pixels, ("a red circle",), torch.ones(1), (VisitKey(0, "0/a.png", 0),), ("a.png",), (64, 64))
     Objective(model, mse, 1, CPU)(batch).sum().backward()
     return {
-        f"{part}/{name}": parameter.grad.numpy().tobytes()
-        for part, network in model.trained.items()
-        for name, parameter in network.named_parameters()
+        f"{part.name}/{name}": parameter.grad.numpy().tobytes()
+        for part in model.parts.values()
+        for name, parameter in part.parameters().items()
         if parameter.grad is not None
     }
 
@@ -33,7 +33,7 @@ def gradients_from(folder: Path) -> dict[str, bytes]:
 def test_a_checkpoint_gives_the_gradients_of_the_base_byte_for_byte(tmp_path: Path) -> None:
     checkpoint = tmp_path / "fp32"  # the demo's base is in fp16: what is trained of it is saved in fp32, and mapped
     shutil.copytree(BASE, checkpoint)
-    model = load(open_folder(BASE), trained=TRAINABLE, device=CPU, frozen_dtype=torch.float32)
+    model = load(open_folder(BASE), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
     model.unet.save_pretrained(checkpoint / "unet")
     model.text_encoder.save_pretrained(checkpoint / "text_encoder")
     of_base, of_checkpoint = gradients_from(BASE), gradients_from(checkpoint)

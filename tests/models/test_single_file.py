@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ed2.errors import ModelError, SettingsError
+from ed2.models.families.sd import load
 from ed2.models.files import single_file
 from ed2.models.files.choose import open_base
 from ed2.models.files.folder import open_folder
 from ed2.models.files.hub import in_hub_cache
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.single_file import ModelFile, _shipped, open_single_file
-from ed2.models.sd import load
 from tests.runs import train, weights
 from tests.tiny import make_images
 
@@ -235,4 +235,4 @@ def test_a_public_name_in_the_hub_cache_is_its_folder(
     folder = in_hub_cache("owner/tiny")
     assert folder == home / "snapshots" / "abc"
     model = load(open_base(folder, {}), trained=(), device=torch.device("cpu"), frozen_dtype=torch.float32)
-    assert model.family == "sd1"
+    assert model.facts.name == "sd1"

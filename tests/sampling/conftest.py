@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ed2.models.families.sd import StableDiffusion, load
 from ed2.models.files.folder import open_folder
-from ed2.models.sd import StableDiffusion, load
 
 
 @pytest.fixture(scope="package", autouse=True)

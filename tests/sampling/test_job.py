@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ed2.events import Event, EventBus, PhaseChanged, Progressed, SamplesMade, Warned
-from ed2.models.sd import StableDiffusion
+from ed2.models.families.sd import StableDiffusion
 from ed2.sampling import job as job_module
 from ed2.sampling.images import read_samples
 from ed2.sampling.job import SampleJob

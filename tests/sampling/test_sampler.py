@@ -8,17 +8,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from ed2.models.base import evaluating
+from ed2.models.families.sd import StableDiffusion, load
 from ed2.models.files.folder import open_folder
-from ed2.models.sd import StableDiffusion, load
 from ed2.sampling import sampler
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import (
-    PromptEmbeds,
+    Guidance,
     SampleOptions,
     denoise,
     draw_samples,
-    evaluating,
-    size_multiple,
     starting_noise,
 )
 from ed2.sampling.schedulers import ddim
@@ -38,15 +37,15 @@ def tiles(model: StableDiffusion, prompts: list[Prompt], **changes) -> list[list
     return [[tile.tobytes() for tile in drawn.tiles] for drawn in draw_samples(model, prompts, options(**changes))]
 
 
-def embeds_of(model: StableDiffusion, prompt: Prompt) -> PromptEmbeds:
+def guidance_of(model: StableDiffusion, prompt: Prompt) -> Guidance:
     with torch.no_grad():
-        return PromptEmbeds(model.encode_captions([prompt.prompt]), model.encode_captions([prompt.negative_prompt]))
+        return sampler.guidance_of(model, [prompt])
 
 
 def latents_of(model: StableDiffusion, prompt: Prompt, cfg: float) -> torch.Tensor:
     noise = starting_noise(prompt, latent_channels=4, downscale=model.downscale)[None]
     with torch.no_grad(), evaluating(model.unet, model.text_encoder):
-        latents = denoise(model, noise, embeds_of(model, prompt), cfg, options())
+        latents = denoise(model, noise, guidance_of(model, prompt), cfg, options())
     assert latents is not None
     return latents
 
@@ -57,7 +56,7 @@ def pipeline_of(model: StableDiffusion) -> StableDiffusionPipeline:
         text_encoder=model.text_encoder,
         tokenizer=model.tokenizer,
         unet=model.unet,
-        scheduler=ddim(model.folder.config("scheduler/scheduler_config.json")),
+        scheduler=ddim(model.process.config),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -119,7 +118,7 @@ def test_ddim_keeps_the_noise_schedule(prediction_type: str) -> None:
 
 def test_a_model_that_knows_the_answer_gives_it_back(epsilon_model: StableDiffusion) -> None:
     """DDIM's only fixed point: with the true noise as prediction, the clean latents come out."""
-    scheduler = ddim(epsilon_model.folder.config("scheduler/scheduler_config.json"))
+    scheduler = ddim(epsilon_model.process.config)
     scheduler.set_timesteps(STEPS)
     clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
     latents = scheduler.add_noise(clean, noise, scheduler.timesteps[:1])
@@ -158,10 +157,10 @@ def test_guidance_is_void_where_prompt_and_negative_are_the_same(epsilon_model: 
 
 
 def test_guidance_goes_from_the_negative_through_the_prompt(epsilon_model: StableDiffusion) -> None:
-    embeds = embeds_of(epsilon_model, prompt(negative_prompt="blue"))
+    guidance = guidance_of(epsilon_model, prompt(negative_prompt="blue"))
     latents, timestep = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor(500)
     with torch.no_grad():
-        at = {c: sampler.guided_prediction(epsilon_model, latents, timestep, embeds, c) for c in (0.0, 1.0, 3.0)}
+        at = {c: sampler.guided_prediction(epsilon_model, latents, timestep, guidance, c) for c in (0.0, 1.0, 3.0)}
     torch.testing.assert_close(at[3.0], at[0.0] + 3 * (at[1.0] - at[0.0]), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(at[0.0], at[1.0])
 
@@ -216,7 +215,7 @@ def test_modes_come_back_after_a_failure(velocity_model: StableDiffusion, monkey
     def fail(latents: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(velocity_model, "decode_latents", fail)
+    monkeypatch.setattr(velocity_model, "decode", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         tiles(velocity_model, [prompt()])
     assert velocity_model.unet.training
@@ -255,7 +254,7 @@ def test_pixels_that_are_not_finite_become_grey() -> None:
 
 
 def test_size_multiple_counts_vae_and_unet(epsilon_model: StableDiffusion) -> None:
-    assert size_multiple(epsilon_model) == 8
+    assert epsilon_model.size_multiple == 8
     (drawn,) = draw_samples(epsilon_model, [prompt(size=(40, 56), cfgs=(1.0,))], options())
     assert isinstance(drawn.tiles[0], Image.Image)
     assert drawn.tiles[0].size == (40, 56)

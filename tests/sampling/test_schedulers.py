@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ed2.models.sd import StableDiffusion
+from ed2.models.families.sd import StableDiffusion
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples

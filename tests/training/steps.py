@@ -1,17 +1,17 @@
 """Single steps of a tiny model, without a run around them."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.events import EventBus
+from ed2.models.base import DiffusionModel, trained_parts
+from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.models.memory import Precision
-from ed2.models.sd import load
 from ed2.registry import OPTIMIZERS
 from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
@@ -31,10 +31,12 @@ def batch_of(*numbers: int) -> Batch:
     return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
 
 
-def optimizers_of(networks: Mapping[str, nn.Module], name: str = "adamw") -> Optimizers:
+def optimizers_of(model: DiffusionModel, name: str = "adamw") -> Optimizers:
     lrs = {"unet": 1e-3, "text_encoder": 5e-4}
     build = OPTIMIZERS.load(name)
-    return Optimizers({n: build(list(m.parameters()), OptimizerOptions(lrs[n])) for n, m in networks.items()}, lrs)
+    parts = trained_parts(model)
+    made = {n: build(list(part.parameters().values()), OptimizerOptions(lrs[n])) for n, part in parts.items()}
+    return Optimizers(made, lrs)
 
 
 def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None, optimizer: str = "adamw") -> Run:
@@ -44,7 +46,7 @@ def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = No
         data=None,  # type: ignore[arg-type]
         objective=Objective(model, mse, 1, CPU),
         precision=Precision(CPU, dtype),
-        optimizers=optimizers_of(model.trained, optimizer),
+        optimizers=optimizers_of(model, optimizer),
         metrics=Metrics(),
         bus=EventBus(),
         jobs=[],
@@ -63,11 +65,11 @@ def gradients(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
         run.precision.backward(run.objective(batch).sum() / run.images_per_step)
     return {
         f"{network}/{name}": p.grad.clone()
-        for network, module in run.model.trained.items()
-        for name, p in module.named_parameters()
+        for network, part in trained_parts(run.model).items()
+        for name, p in part.parameters().items()
         if p.grad is not None
     }
 
 
 def parameters(run: Run) -> list[Tensor]:
-    return [p.detach().clone() for module in run.model.trained.values() for p in module.parameters()]
+    return [p.detach().clone() for part in run.model.parts.values() for p in part.parameters().values()]

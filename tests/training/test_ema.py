@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ed2.models.base import Part
 from ed2.training.ema import Ema, decay_for_strength
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def moved(net: nn.Linear, value: float) -> None:
 
 def test_the_average_follows_its_formula_at_its_interval() -> None:
     net = network()
-    ema = Ema({"unet": net}, decay=0.75, interval=2, device=CPU)
+    ema = Ema({"unet": Part("unet", net)}, decay=0.75, interval=2, device=CPU)
     expected = 1.0
     for step in range(1, 7):
         moved(net, float(step))
@@ -34,7 +35,7 @@ def test_the_average_follows_its_formula_at_its_interval() -> None:
 
 
 def test_only_what_is_trained_is_averaged() -> None:
-    assert list(Ema({"unet": network()}, decay=0.9, interval=1, device=CPU).state()["unet"]) == ["weight"]
+    assert list(Ema({"unet": Part("unet", network())}, decay=0.9, interval=1, device=CPU).state()["unet"]) == ["weight"]
 
 
 def test_a_strength_target_is_the_share_of_the_first_weights_that_is_left_at_the_end() -> None:
@@ -45,7 +46,7 @@ def test_a_strength_target_is_the_share_of_the_first_weights_that_is_left_at_the
 
 def test_in_its_place_the_average_stands_and_the_weights_come_back_exactly() -> None:
     net = network()
-    ema = Ema({"unet": net}, decay=0.5, interval=1, device=CPU)
+    ema = Ema({"unet": Part("unet", net)}, decay=0.5, interval=1, device=CPU)
     moved(net, 1 / 3)
     before = net.weight.detach().clone()
     with pytest.raises(RuntimeError, match="stopped"), ema.in_place():
@@ -56,7 +57,7 @@ def test_in_its_place_the_average_stands_and_the_weights_come_back_exactly() -> 
 
 def test_a_restored_average_goes_on() -> None:
     net = network()
-    one, other = (Ema({"unet": net}, decay=0.5, interval=1, device=CPU) for _ in range(2))
+    one, other = (Ema({"unet": Part("unet", net)}, decay=0.5, interval=1, device=CPU) for _ in range(2))
     moved(net, 4.0)
     one.update(1)
     other.restore(one.state())

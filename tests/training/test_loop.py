@@ -11,9 +11,9 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.errors import DivergedError
 from ed2.events import Event, Warned
+from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.models.memory import Precision, choose_device, choose_dtype
-from ed2.models.sd import load
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
 from ed2.training.metrics import Mean
@@ -42,7 +42,7 @@ def test_clipping_shortens_the_gradient_of_both_networks_together(sd1: Path) -> 
     before = gradients(run, [batch_of(0)])
     length = float(torch.stack([g.norm() for g in before.values()]).norm())
     told = float(run.precision.clip(run.optimizers, length / 10))
-    after = [p.grad for module in run.model.trained.values() for p in module.parameters() if p.grad is not None]
+    after = [p.grad for part in run.model.parts.values() for p in part.parameters().values() if p.grad is not None]
     assert told == pytest.approx(length, rel=1e-4)
     assert float(torch.stack([g.norm() for g in after]).norm()) == pytest.approx(length / 10, rel=1e-3)
 
@@ -128,8 +128,8 @@ def test_mixed_precision_computes_nearly_the_same_gradients_and_keeps_fp32_weigh
     run.precision.clip(run.optimizers, None)
     mixed = {
         f"{network}/{name}": p.grad
-        for network, module in run.model.trained.items()
-        for name, p in module.named_parameters()
+        for network, part in run.model.parts.items()
+        for name, p in part.parameters().items()
         if p.grad is not None
     }
     one, other = (torch.cat([grads[n].flatten() for n in exact]) for grads in (exact, mixed))
@@ -195,7 +195,7 @@ def test_a_card_trains_in_mixed_precision(sd1: Path) -> None:
         model=model,
         objective=Objective(model, mse, 1, device),
         precision=Precision(device, torch.bfloat16),
-        optimizers=optimizers_of(model.trained),
+        optimizers=optimizers_of(model),
     )
     before = parameters(run)
     optimizer_step(run, [batch_of(0, 1)])

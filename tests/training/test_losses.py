@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ed2.models.process import min_snr_weights
 from ed2.registry import LOSSES
-from ed2.training.losses import huber, huber_mse, min_snr_weights, mse, mse_huber
+from ed2.training.losses import huber, huber_mse, mse, mse_huber
 
 SHAPE = (3, 2, 2, 2)
 POSITION = torch.tensor([0.0, 0.25, 1.0])

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.models.base import ModelSource
+from ed2.models.families.sd import StableDiffusion, load
+from ed2.models.families.shared import EmbedsCache, freeze_text_encoder
 from ed2.models.files.choose import open_base
-from ed2.models.freezing import freeze_text_encoder
-from ed2.models.memory import checkpoint_gradients
-from ed2.models.noise import NoiseSchedule
-from ed2.models.remembered import Remembered
-from ed2.models.sd import StableDiffusion, load
+from ed2.models.memory import enable_checkpointing
+from ed2.models.process import Discrete
 from ed2.sampling.sampler import rescaled
 from ed2.sampling.schedulers import ddim
 from ed2.training.losses import huber, mse
@@ -36,7 +35,9 @@ def gradients(model: StableDiffusion, batches: list[Batch]) -> Tensor:
     objective = Objective(model, huber, SEED, CPU, ObjectiveOptions(min_snr_gamma=5.0))
     for batch in batches:
         (objective(batch).sum() / 4).backward()
-    return torch.cat([p.grad.flatten() for n in model.trained.values() for p in n.parameters() if p.grad is not None])
+    return torch.cat(
+        [p.grad.flatten() for n in model.parts.values() for p in n.module.parameters() if p.grad is not None]
+    )
 
 
 def test_gradients_of_accumulated_batches_are_those_of_the_big_batch_to_a_millionth(sd1: Path) -> None:
@@ -56,31 +57,31 @@ def test_perturbed_embeddings_have_the_deviation_of_the_paper(sd1: Path) -> None
     model, batch = model_of(sd1), batch_of(4)
     plain = Objective(model, mse, SEED, CPU)
     noisy = replace(plain, options=ObjectiveOptions(embedding_perturbation=2.0))
-    shift = noisy.prompt_embeds(batch) - plain.prompt_embeds(batch)
+    shift = noisy.conditioning(batch).hidden - plain.conditioning(batch).hidden
     assert float(shift.std()) == pytest.approx(2.0 / 32**0.5, rel=0.02)
-    assert torch.equal(noisy.prompt_embeds(batch.part(1, 2))[0], noisy.prompt_embeds(batch)[1])
+    assert torch.equal(noisy.conditioning(batch.part(1, 2)).hidden[0], noisy.conditioning(batch).hidden[1])
 
 
 @pytest.mark.parametrize("trained", [(), ("text_encoder",)], ids=["frozen", "trained"])
 def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(sd1: Path, trained: tuple[str, ...]) -> None:
     model = model_of(sd1, *trained)
-    at_end = model.encode_captions(["a cat"])
-    model.clip_skip, model.remembered = 1, Remembered()
-    assert torch.equal(model.encode_captions(["a cat"]), at_end)
-    model.clip_skip, model.remembered = 2, Remembered()
-    skipped = model.encode_captions(["a cat"])
+    at_end = model.encode_captions(["a cat"]).hidden
+    model.clip_skip, model.cache = 1, EmbedsCache()
+    assert torch.equal(model.encode_captions(["a cat"]).hidden, at_end)
+    model.clip_skip, model.cache = 2, EmbedsCache()
+    skipped = model.encode_captions(["a cat"]).hidden
     inner = getattr(model.text_encoder, "text_model", model.text_encoder)
     inner.encoder.layers = inner.encoder.layers[:-1]
-    model.clip_skip, model.remembered = 0, Remembered()
-    assert torch.allclose(skipped, model.encode_captions(["a cat"]), atol=1e-6)
+    model.clip_skip, model.cache = 0, EmbedsCache()
+    assert torch.allclose(skipped, model.encode_captions(["a cat"]).hidden, atol=1e-6)
 
 
 def test_a_frozen_text_encoder_is_asked_once_for_each_caption(sd1: Path) -> None:
     model = model_of(sd1, "unet")
     calls: list[int] = []
     model.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    first = model.encode_captions(["a cat", "a dog", "a cat"])
-    again = model.encode_captions(["a dog"])
+    first = model.encode_captions(["a cat", "a dog", "a cat"]).hidden
+    again = model.encode_captions(["a dog"]).hidden
     assert len(calls) == 2
     assert torch.equal(first[0], first[2])
     assert torch.equal(first[1], again[0])
@@ -88,13 +89,13 @@ def test_a_frozen_text_encoder_is_asked_once_for_each_caption(sd1: Path) -> None
 
 
 def test_what_is_remembered_is_bounded_and_drops_the_oldest() -> None:
-    store = Remembered(max_bytes=3 * 40)
+    store = EmbedsCache(max_bytes=3 * 40)
     for key in "abcad":
-        store.of(key, lambda: torch.zeros(10))
+        store.get(key, lambda: torch.zeros(10))
     assert (len(store), store.num_bytes) == (3, 120)
     asked: list[str] = []
     for key in "ab":
-        store.of(key, lambda key=key: asked.append(key) or torch.zeros(10))
+        store.get(key, lambda key=key: asked.append(key) or torch.zeros(10))
     assert asked == ["b"]
 
 
@@ -103,7 +104,7 @@ def test_frozen_parts_of_a_text_encoder_get_no_gradient_and_the_rest_do(sd1: Pat
     model = model_of(sd1, "text_encoder")
     freeze_text_encoder(model.text_encoder, last_layers=1, embeddings=False, final_layer_norm=False)
     if is_checkpointed:
-        checkpoint_gradients([model.unet, model.text_encoder])
+        enable_checkpointing(model)
     Objective(model, mse, SEED, CPU)(batch_of(1)).sum().backward()
     with_gradient = {n for n, p in model.text_encoder.named_parameters() if p.grad is not None and p.grad.any()}
     allowed = {n for n, _ in model.text_encoder.named_parameters() if "layers.1." in n or "final_layer_norm" in n}
@@ -114,8 +115,8 @@ def test_frozen_parts_of_a_text_encoder_get_no_gradient_and_the_rest_do(sd1: Pat
 
 def test_a_schedule_of_zero_terminal_snr_has_the_values_of_the_paper() -> None:
     """Lin et al. 2023, algorithm 1: the roots are shifted by the last and scaled so that the first stays."""
-    plain = NoiseSchedule.from_config(BETAS)
-    zero = NoiseSchedule.from_config({**BETAS, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
+    plain = Discrete.from_config(BETAS)
+    zero = Discrete.from_config({**BETAS, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
     roots = plain.alphas_cumprod.sqrt()
     expected = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
     assert torch.allclose(zero.alphas_cumprod.sqrt(), expected, atol=1e-4)

@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ed2.data.loader import Batch
 from ed2.errors import MemoryFullError
 from ed2.events import Event, Warned
-from ed2.models.memory import Precision, is_out_of_memory
-from ed2.models.sd import load
+from ed2.models.families.sd import load
+from ed2.models.memory import Precision, is_out_of_memory, uses_checkpointing
 from ed2.registry import OPTIMIZERS
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
 from ed2.training.objective import Objective
 from ed2.training.optimizers import OptimizerOptions
-from ed2.training.recovery import checkpoints_gradients, go_on_as_before
+from ed2.training.recovery import go_on_as_before
 from ed2.training.state import Run
 from ed2.training.update import UpdateCutError, step_fully, update_weights
 from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
@@ -36,8 +36,8 @@ def step(run: Run, batches: Sequence[Batch] = BATCHES) -> dict[str, Tensor]:
     used: dict[str, Tensor] = {}
 
     def keep(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-        for network, module in run.model.trained.items():
-            named = module.named_parameters()
+        for network, part in run.model.parts.items():
+            named = part.parameters().items()
             with _disable_current_modes():
                 used.update({f"{network}/{n}": p.grad.clone() for n, p in named if p.grad is not None})
 
@@ -112,7 +112,7 @@ def test_first_comes_checkpointing_then_half_the_images_and_both_stay(sd1: Path)
     resumed = run_on(sd1, images_per_step=4)
     resumed.state = run.state
     assert len(go_on_as_before(resumed, same_settings=True)) == 3
-    assert checkpoints_gradients(resumed.model)
+    assert uses_checkpointing(resumed.model)
     assert len(go_on_as_before(resumed, same_settings=False)) == 1
     assert resumed.state.at_once is None
 
@@ -254,10 +254,10 @@ def test_a_card_that_is_made_smaller_gets_the_same_gradient_in_parts(sd1: Path) 
 
     def fresh() -> Run:
         run = run_on(sd1, images_per_step=64)
-        model = load(run.model.folder, trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.float32)
+        model = load(run.model.source, trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.float32)
         objective = Objective(model, mse, 1, device)
         return replace(run, model=model, objective=objective, precision=Precision(device, None),
-                       optimizers=optimizers_of(model.trained))  # fmt: skip
+                       optimizers=optimizers_of(model))  # fmt: skip
 
     def reserved(batches: list[Batch]) -> tuple[dict[str, Tensor], int]:
         torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ed2.data.loader import Batch, VisitKey
-from ed2.models.memory import checkpoint_gradients
+from ed2.models.memory import enable_checkpointing
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
 from ed2.settings.schema import Settings
@@ -75,7 +75,7 @@ def test_the_plan_of_a_step_is_what_a_real_one_allocates(
 ) -> None:
     run = run_on(sd1, images_per_step=BATCH * accumulated)
     if checkpointing:
-        checkpoint_gradients([run.model.unet, run.model.text_encoder])
+        enable_checkpointing(run.model)
     batches = [batch_of(BATCH)] * accumulated
     for _ in range(2):  # so that the optimizers have their state
         optimizer_step(run, batches)

@@ -45,8 +45,7 @@ class CheckpointSize:
 def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """How much one checkpoint takes."""
     parameters = sizes.parameters
-    disabled = {"unet": settings.model.disable_unet_training, "text_encoder": settings.model.disable_textenc_training}
-    trained = {part: count for part, count in parameters.items() if not disabled.get(part, True)}
+    trained = {part: count for part, count in parameters.items() if part in settings.model.trained_parts}
     weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
     state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())

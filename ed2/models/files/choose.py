@@ -11,7 +11,7 @@ from ed2.models.files.base_faults import is_file
 from ed2.models.files.folder import first_line, model_error, open_folder, with_scheduler
 from ed2.models.files.folder_faults import SCHEDULER_CONFIG
 from ed2.models.files.single_file import open_single_file
-from ed2.models.noise import NoiseSchedule
+from ed2.models.process import Discrete
 
 
 def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
@@ -30,7 +30,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
         folder = open_folder(path)
         source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
     try:
-        NoiseSchedule.from_config(source.config(SCHEDULER_CONFIG))
+        Discrete.from_config(source.config(SCHEDULER_CONFIG))
     except Exception as error:  # a wrong configuration fails in as many ways as it has settings
         own = isinstance(error, ValueError)
         what = first_line(error) if own else f"no schedule of noise can be made from it ({first_line(error)})"

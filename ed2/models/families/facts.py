@@ -1,0 +1,279 @@
+"""What sets the model families apart, one row each, and which family a model is. Needs no torch.
+
+Settings, checks, the memory plan, file reading and export ask this table; nothing else names a family. To add one,
+write a row here, its module, a row in `FAMILIES` of `ed2.registry`, and its figures for the memory plan.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ed2.registry import FAMILIES
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_PREFIX = "cond_stage_model.transformer."
+OPEN_CLIP_PREFIX = "cond_stage_model.model."
+
+Shapes = Mapping[str, tuple[int, ...]]
+Marks = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartFacts:
+    """A part of a model that holds weights.
+
+    Attributes:
+        name: as its folder is called.
+        library: of the class that the weights are loaded into.
+        class_name: of that class.
+        stem: name of the file of the weights in a diffusers folder, without its extension.
+        prefix: begins the names of its tensors in a single file.
+        saved_prefix: begins the names in a folder, whether or not the module in memory has it.
+        sign: a pattern of the name of a tensor that every such part has.
+        model_types: what a transformers config may call it.
+        is_trainable: whether it can be trained.
+        is_open_clip: whether a single file holds it by the names of OpenCLIP.
+    """
+
+    name: str
+    library: str = "diffusers"
+    class_name: str
+    stem: str = "diffusion_pytorch_model"
+    prefix: str
+    saved_prefix: str = ""
+    sign: str
+    model_types: tuple[str, ...] = ()
+    is_trainable: bool = False
+    is_open_clip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """A family of models.
+
+    Attributes:
+        title: what people call it.
+        parts: what holds weights, in the order in which it is loaded and trained.
+        pipeline: the class of the whole model in diffusers.
+        pipeline_mark: a pattern of that class and of those for more special uses of the same weights.
+        resolution: of its training images, one side in pixels.
+        latent_channels: of the VAE.
+        prediction_type: what its models predict unless they say otherwise; None where they have to say it.
+        text_width: of the embeddings that the UNet attends to.
+        text_mark: a pattern of the names of its text encoder's tensors in a single file.
+        unet_config: what the UNet's config.json says in this family and not in those before it in the table.
+        has_linear_projections: whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1
+            convolutions.
+        has_yaml: whether web UIs need a .yaml beside a single file.
+        best_text_layers: train only so many of the text encoder's last layers where memory is short; None is all or
+            none.
+        traces: names of the traced figures for the memory plan, that of the usual size first.
+    """
+
+    name: str
+    title: str
+    parts: tuple[PartFacts, ...]
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+    pipeline: str
+    pipeline_mark: str
+    resolution: int
+    latent_channels: int = 4
+    prediction_type: str | None = "epsilon"
+    text_width: int
+    text_mark: str
+    unet_config: Mapping[str, object] = field(default_factory=dict)
+    has_linear_projections: bool = True
+    has_yaml: bool = False
+    best_text_layers: int | None = None
+    traces: tuple[str, ...]
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether there is code to train it."""
+        return self.name in FAMILIES
+
+    def part(self, name: str) -> PartFacts:
+        """The part of that name. Raises KeyError."""
+        return {part.name: part for part in self.parts}[name]
+
+
+def _unet() -> PartFacts:
+    return PartFacts(
+        name="unet",
+        class_name="UNet2DConditionModel",
+        prefix=UNET_PREFIX,
+        sign=r"^conv_in\.weight$",
+        is_trainable=True,
+    )
+
+
+def _vae() -> PartFacts:
+    return PartFacts(name="vae", class_name="AutoencoderKL", prefix=VAE_PREFIX, sign=r"encoder\.conv_in\.weight$")
+
+
+def _text_encoder(prefix: str, name: str = "text_encoder", class_name: str = "CLIPTextModel") -> PartFacts:
+    return PartFacts(
+        name=name,
+        library="transformers",
+        class_name=class_name,
+        stem="model",
+        prefix=prefix,
+        saved_prefix="text_model.",
+        sign=r"(^|\.)embeddings\.token_embedding\.weight$",
+        model_types=("clip_text_model", "clip"),
+        is_trainable=True,
+        is_open_clip=prefix.endswith(".model."),
+    )
+
+
+_SD1 = FamilyFacts(
+    name="sd1",
+    title="SD 1.x",
+    parts=(_unet(), _vae(), _text_encoder(CLIP_PREFIX)),
+    pipeline="StableDiffusionPipeline",
+    pipeline_mark=r"StableDiffusion(?!3)(?!.*XL)",
+    resolution=512,
+    text_width=768,
+    text_mark="^" + re.escape(CLIP_PREFIX),
+    has_linear_projections=False,
+    traces=("sd1", "demo"),
+)
+_SD2 = FamilyFacts(
+    name="sd2",
+    title="SD 2.x",
+    parts=(_unet(), _vae(), _text_encoder(OPEN_CLIP_PREFIX)),
+    pipeline="StableDiffusionPipeline",
+    pipeline_mark=r"StableDiffusion(?!3)(?!.*XL)",
+    resolution=768,
+    prediction_type=None,
+    text_width=1024,
+    text_mark="^" + re.escape(OPEN_CLIP_PREFIX),
+    unet_config={"use_linear_projection": True},
+    has_yaml=True,
+    best_text_layers=2,
+    traces=("sd2",),
+)
+_SDXL = FamilyFacts(
+    name="sdxl",
+    title="SDXL",
+    parts=(
+        _unet(),
+        _vae(),
+        _text_encoder("conditioner.embedders.0.transformer."),
+        _text_encoder("conditioner.embedders.1.model.", "text_encoder_2", "CLIPTextModelWithProjection"),
+    ),
+    tokenizers=("tokenizer", "tokenizer_2"),
+    pipeline="StableDiffusionXLPipeline",
+    pipeline_mark="StableDiffusionXL",
+    resolution=1024,
+    text_width=2048,
+    text_mark=r"^conditioner\.embedders\.1\.",
+    unet_config={"addition_embed_type": "text_time"},
+    traces=("sdxl",),
+)
+
+FACTS = {family.name: family for family in (_SD1, _SD2, _SDXL)}
+"""Facts by name; also of families that can only be planned so far."""
+DEFAULT = _SD1
+"""What is planned where nothing tells the family."""
+
+OTHER_KINDS = {
+    "sdxl_refiner": "the refiner of SDXL",
+    "inpainting": "an inpainting model",
+    "pix2pix": "an InstructPix2Pix model",
+    "depth": "a depth model",
+    "upscaler": "an upscaler",
+    "unclip": "an unCLIP model",
+    "flux": "a Flux model",
+    "sd3": "an SD 3 model",
+    "controlnet": "a ControlNet",
+    "lora": "a LoRA, which is an addition to a model",
+    "embedding": "a textual inversion embedding",
+    "vae": "a VAE without a UNet",
+    "text_encoder": "a text encoder without a UNet",
+    "diffusers_unet": "the UNet of a diffusers folder",
+    "unknown": "not a known Stable Diffusion model",
+}
+"""What `kind_of` finds besides families, in words."""
+CHANNEL_KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaler", 5: "depth"}
+"""Models that take more than noisy latents, by the input channels of their UNet."""
+
+_NO_STABLE_DIFFUSION: Marks = (
+    # LoRA before Flux and SD3: a LoRA's names contain those of the model that it is for.
+    ("lora", r"^(lora|lycoris)_|[._]lora[._]|\.(hada|lokr|oft)_"),
+    ("embedding", r"^(emb_params|string_to_param|string_to_token|clip_l|clip_g)(\.|$)"),
+    ("controlnet", r"^(control_model|input_hint_block|zero_convs|controlnet_\w+)\."),
+    ("flux", r"(^|\.)double_blocks\."),
+    ("sd3", r"(^|\.)joint_blocks\."),
+    ("unclip", r"^noise_augmentor\."),
+)
+_REFINER = ("sdxl_refiner", r"^conditioner\.embedders\.0\.model\.")
+_REFINER_WIDTH = 1280
+_LONE_PARTS: Marks = (
+    ("vae", r"^(first_stage_model\.|vae\.)?(en|de)coder\.conv_in\."),
+    ("text_encoder", r"^(cond_stage_model\.|text_model\.|encoder\.layers\.)"),
+    ("diffusers_unet", r"^down_blocks\.0\."),
+)
+
+
+def trainable_titles() -> str:
+    """The families that can be trained, for a sentence: `SD 1.x or SD 2.x`."""
+    titles = [family.title for family in FACTS.values() if family.is_trainable]
+    return " or ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+
+
+def described(kind: str) -> str:
+    """What `kind_of` found, in words with an article."""
+    return OTHER_KINDS[kind] if kind in OTHER_KINDS else f"an {FACTS[kind].title} model"
+
+
+def family_of_config(unet_config: Mapping[str, Any]) -> FamilyFacts:
+    """The family of a diffusers folder, from the config.json of its UNet."""
+    found = DEFAULT
+    for family in FACTS.values():
+        if all(unet_config.get(name) == value for name, value in family.unet_config.items()):
+            found = family
+    return found
+
+
+def is_trainable_pipeline(class_name: str) -> bool:
+    """Whether a diffusers pipeline of this class is of a family that can be trained."""
+    return any(family.is_trainable and re.match(family.pipeline_mark, class_name) for family in FACTS.values())
+
+
+def kind_of(shapes: Shapes) -> str:
+    """What a single file is, from the names and shapes of its tensors: a family's name, or one of `OTHER_KINDS`.
+
+    Whether an SD2 model predicts the noise or v cannot be told from these.
+    """
+    conv_in = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())
+    kind = _marked(_NO_STABLE_DIFFUSION, shapes)
+    if not kind and len(conv_in) == 4:
+        kind = _kind_of_unet(shapes, in_channels=conv_in[1])
+    return kind or _marked(_LONE_PARTS, shapes) or "unknown"
+
+
+def _kind_of_unet(shapes: Shapes, *, in_channels: int) -> str:
+    if in_channels != DEFAULT.latent_channels:
+        return CHANNEL_KINDS.get(in_channels, "unknown")
+    # Newest first: SDXL has an encoder of the refiner as well. Text encoders before the width of the attention: a small
+    # model may have any width.
+    newest_first = [(family.name, family.text_mark) for family in reversed(FACTS.values())]
+    marked = _marked((newest_first[0], _REFINER, *newest_first[1:]), shapes)
+    widths = {family.text_width: family.name for family in FACTS.values()} | {_REFINER_WIDTH: _REFINER[0]}
+    return marked or widths.get(_cross_attention_width(shapes), "unknown")
+
+
+def _cross_attention_width(shapes: Shapes) -> int:
+    """The width of the text that the UNet attends to; 0 if it attends to none."""
+    return next((shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight") and shape), 0)
+
+
+def _marked(marks: Iterable[tuple[str, str]], names: Iterable[str]) -> str:
+    """The first kind of which some name bears the mark; empty if there is none."""
+    for kind, pattern in marks:
+        if any(map(re.compile(pattern).search, names)):
+            return kind
+    return ""

@@ -1,0 +1,123 @@
+"""The discrete forward process: how noise is added to latents, and what the network has to predict.
+
+Source: Ho et al. 2020, arXiv:2006.11239, equation 4; v-prediction: Salimans and Ho 2022, arXiv:2202.00512, appendix D.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ed2.errors import shown
+
+PredictionType = Literal["epsilon", "v_prediction"]
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+MAX_TIMESTEPS = 100_000
+_BETAS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """A process of T timesteps, each with a share of the signal that is left.
+
+    Attributes:
+        alphas_cumprod: share of the signal's variance left, shape (T,), fp32, falling from nearly 1.
+        prediction_type: what the network predicts.
+        config: of the diffusers scheduler that it was read from.
+    """
+
+    alphas_cumprod: Tensor
+    prediction_type: PredictionType
+    is_zero_snr: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read the process from a diffusers scheduler's configuration.
+
+        Raises:
+            ValueError: a prediction type that is neither epsilon nor v_prediction, or impossible betas.
+        """
+        prediction_type = config.get("prediction_type", "epsilon")
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type is {prediction_type}; only epsilon and v_prediction can be trained")
+        betas = {name: config[name] for name in _BETAS if config.get(name) is not None}
+        steps = betas.get("num_train_timesteps", 1000)
+        if not isinstance(steps, int) or not 2 <= steps <= MAX_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps is {shown(steps)}; it must be between 2 and {MAX_TIMESTEPS:,}")
+        alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod
+        if len(alphas_cumprod) != steps or not bool(((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all()):
+            raise ValueError("its betas do not form a noise schedule")
+        return cls(alphas_cumprod, prediction_type, is_zero_snr=bool(alphas_cumprod[-1] == 0), config=config)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.alphas_cumprod)
+
+    def to(self, device: torch.device) -> Self:
+        """The same process with its table on `device`."""
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
+
+    def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
+        """A timestep from each generator, uniform from `start` up to and without `end`: (B,), int64, on the CPU.
+
+        Both ends are moved into the process where they lie beyond it.
+        """
+        end = min(self.num_timesteps, end or self.num_timesteps)
+        start = min(start, end - 1)
+        return torch.tensor([generator.integers(start, end) for generator in generators], dtype=torch.int64)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return sqrt(a) latents + sqrt(1 - a) noise, in fp32; latents (B,C,h,w), timesteps (B,)."""
+        signal, spread = self._factors(timesteps)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the network is to predict: the noise, or the velocity sqrt(a) noise - sqrt(1 - a) latents."""
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, spread = self._factors(timesteps)
+        return signal * noise - spread * latents
+
+    def position(self, timesteps: Tensor) -> Tensor:
+        """Return 0 for the first timestep, 1 for the last, (B,)."""
+        return timesteps / (self.num_timesteps - 1)
+
+    def weight(self, timesteps: Tensor, min_snr_gamma: float) -> Tensor:
+        """Return the min-SNR weight of each image's loss, (B,)."""
+        return min_snr_weights(self.snr(timesteps), min_snr_gamma, self.prediction_type)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio a / (1 - a) of each timestep, shape (B,); 0 at zero terminal SNR."""
+        alphas = self.alphas_cumprod[timesteps]
+        return alphas / (1 - alphas)
+
+    def _factors(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return alphas.sqrt(), (1 - alphas).sqrt()
+
+
+def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Weight of each image's loss by its signal-to-noise ratio, both of shape (B,).
+
+    min(SNR, gamma) / SNR where noise is predicted, 1 at an SNR of 0; min(SNR, gamma) / (SNR + 1) where v is, since the
+    error of v is that of the image times SNR + 1.
+
+    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 and equation 16 of its appendix.
+    """
+    capped = snr.clamp(max=gamma)
+    if prediction_type == "v_prediction":
+        return capped / (snr + 1)
+    return torch.where(snr > 0, capped / snr.clamp_min(torch.finfo(snr.dtype).tiny), torch.ones_like(snr))
