@@ -1,19 +1,19 @@
-"""What can go wrong, said for the person who has to mend it.
+"""The errors that a user may see, each with what to do about it.
 
-    Ed2Error                  exit code 1
-    ├── SettingsError         wrong settings, all of them listed                        exit code 2
-    ├── DatasetError          there is nothing to train on                              exit code 3
-    ├── FinishedError         the run to continue has all its epochs                    exit code 0
-    ├── ModelError            the base model is missing, incomplete or of another kind
-    ├── CheckpointError       a checkpoint cannot be written or continued
-    │   └── UnusableWeightsError      what is in memory is not worth to be saved
-    ├── LogWriteError           what a run tells cannot be written down at present; the run goes on
-    └── TrainingError         the run cannot go on
-        ├── ImagesLostError not one of its images can be read any more
-        ├── DivergedError     its numbers are not finite and stay so
-        └── MemoryFullError   the memory does not suffice, however little is computed at once
+    Ed2Error                      exit code 1
+    ├── SettingsError             invalid settings, all of them listed                    exit code 2
+    ├── DatasetError              there are no images to train on                         exit code 3
+    ├── FinishedError             the run to resume has completed all its epochs          exit code 0
+    ├── ModelError                the base model is missing, incomplete or not supported
+    ├── CheckpointError           a checkpoint cannot be saved or resumed
+    │   └── UnusableWeightsError  the current weights are not worth saving
+    ├── LogWriteError             a log cannot be written at the moment; the run continues
+    └── TrainingError             the run cannot continue
+        ├── ImagesLostError       none of its images can be read any more
+        ├── DivergedError         losses or gradients stay infinite or NaN
+        └── MemoryFullError       out of memory, even with one image at a time
 
-`StopRequested` is no error: it is how the loop is left when a person asked for it.
+`StopRequested` is not an error: it ends the loop when a user asks for it.
 """
 
 import reprlib
@@ -23,18 +23,18 @@ from typing import ClassVar
 
 
 def printable(text: str, length: int = 60) -> str:
-    """A text from elsewhere as it may stand in a message: what is no text spelled out, and not longer than `length`."""
+    """Return foreign text in a form that is safe in a message: escaped, and at most `length` characters."""
     text = text[: 2 * length].encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def shown(value: object) -> str:
-    """A value from elsewhere as it may stand in a message, however large and deep it is, or holds itself."""
+    """Return a foreign value in a form that is safe in a message, however large, deep or self-referential it is."""
     return printable(_Shortened().repr(value))
 
 
 class _Shortened(reprlib.Repr):
-    """`repr` that looks at the beginning only."""
+    """`repr` of the first part of a value only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class _Shortened(reprlib.Repr):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it is, and what to do about it."""
+    """One thing that is wrong, where, and how to fix it."""
 
     path: str | None
-    """The file, folder or setting that it is about; None when it is about the whole."""
+    """The file, folder or setting; None if it is about all of them."""
     what: str
     fix: str = ""
 
@@ -56,7 +56,7 @@ class Problem:
 
 
 class Ed2Error(Exception):
-    """An error with what happened, why, and what to do; `str()` gives the three as sentences."""
+    """An error that says what happened, why, and what to do; `str()` gives all three as sentences."""
 
     exit_code: ClassVar[int] = 1
 
@@ -66,7 +66,7 @@ class Ed2Error(Exception):
 
 
 class ProblemsError(Ed2Error):
-    """An error that tells several problems at once."""
+    """An error that lists several problems."""
 
     def __init__(self, what: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -74,57 +74,57 @@ class ProblemsError(Ed2Error):
 
 
 class SettingsError(ProblemsError):
-    """Settings that cannot be used; `problems` names each setting, its value and what is allowed."""
+    """Invalid settings; `problems` names each setting, its value and what is allowed."""
 
     exit_code = 2
 
 
 class FinishedError(ProblemsError):
-    """A run that has nothing left to train, which is no failure."""
+    """A run that has nothing left to train, which is not a failure."""
 
     exit_code = 0
 
 
 class DatasetError(ProblemsError):
-    """Nothing to train on."""
+    """There are no images to train on."""
 
     exit_code = 3
 
 
 class ModelError(ProblemsError):
-    """A base model that cannot be used."""
+    """A base model cannot be used."""
 
 
 class CheckpointError(Ed2Error):
-    """A checkpoint that cannot be written or continued."""
+    """A checkpoint cannot be saved or resumed."""
 
 
 class UnusableWeightsError(CheckpointError):
-    """Weights that are not worth to be saved: not finite, or of half a step."""
+    """Weights that are not worth saving: infinite or NaN, or from an incomplete update."""
 
 
 class LogWriteError(Ed2Error):
-    """What a run tells, that cannot be written down at present."""
+    """A log of the run cannot be written at the moment."""
 
 
 class TrainingError(Ed2Error):
-    """A run that cannot go on."""
+    """A run cannot continue."""
 
 
 class ImagesLostError(TrainingError):
-    """Images of which not one can be read any more."""
+    """None of the images can be read any more."""
 
 
 class DivergedError(TrainingError):
-    """Numbers that are not finite, step after step."""
+    """Losses or gradients are infinite or NaN, step after step."""
 
 
 class MemoryFullError(TrainingError):
-    """Memory that does not suffice, however little is computed at once."""
+    """Out of memory, even with one image at a time."""
 
 
 class StopRequested(BaseException):
-    """Raised between two steps when a stop was asked for; `signal_number` says by which signal, 0 for a button."""
+    """Raised between two steps to stop the run; `signal_number` is the signal that asked for it, 0 for a button."""
 
     def __init__(self, signal_number: int = 0, *, save: bool = True) -> None:
         self.signal_number, self.save = signal_number, save

@@ -1,4 +1,4 @@
-"""Builds the demo's base model from nothing, stage by stage: `python -m ed2.demo.build_base --merges FILE`."""
+"""Builds the demo's base model from scratch, stage by stage: `python -m ed2.demo.build_base --merges FILE`."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def _write_json(content: dict[str, object], path: Path) -> None:
 
 
 def _save_text_encoder(source_dir: Path, target_dir: Path) -> None:
-    """Save the text encoder in half precision under the keys that Stable Diffusion 1 has."""
+    """Save the text encoder in half precision with the key names of Stable Diffusion 1."""
     CLIPTextModel.from_pretrained(source_dir, dtype=torch.float16).save_pretrained(target_dir)
     weights_path = target_dir / "model.safetensors"
     weights = load_file(weights_path)
@@ -51,7 +51,7 @@ def _save_text_encoder(source_dir: Path, target_dir: Path) -> None:
 
 
 def assemble(work_dir: Path, target_dir: Path) -> None:
-    """Put the stages' results together as a half-precision diffusers folder in the Stable Diffusion 1 layout."""
+    """Combine the stages' results into a half-precision diffusers folder in the Stable Diffusion 1 layout."""
     unet = UNet2DConditionModel.from_pretrained(work_dir / "unet", torch_dtype=torch.float16)
     unet.save_pretrained(target_dir / "unet")
     vae_dir = work_dir / "decoder" if (work_dir / "decoder").exists() else work_dir / "vae"
@@ -71,13 +71,13 @@ def assemble(work_dir: Path, target_dir: Path) -> None:
 
 
 def _pndm_settings() -> dict[str, object]:
-    """Return the noise schedule without what PNDM does not know."""
+    """Return the noise schedule without the options that PNDM does not have."""
     known = {name: value for name, value in NOISE_SCHEDULE.items() if name != "clip_sample"}
     return {**known, "skip_prk_steps": True, "set_alpha_to_one": False}
 
 
 def _forget_paths(target_dir: Path) -> None:
-    """Drop from the configs where the parts came from, and keep clip_sample as Stable Diffusion 1 has it."""
+    """Remove local paths from the configs, and keep clip_sample as in Stable Diffusion 1."""
     for path in sorted(target_dir.glob("*/*config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
@@ -97,7 +97,7 @@ def load_models(base_dir: Path) -> Models:
 
 
 def check(base_dir: Path, sheet_path: Path) -> dict[str, float]:
-    """Sample 60 test prompts, draw them on one sheet, and return the shares that the checker finds right."""
+    """Sample 60 test prompts onto one sheet, and return the shares that the checker finds right."""
     prompts, scenes = test_prompts()
     images = sample(load_models(base_dir), prompts)
     contact_sheet(images).save(sheet_path)
@@ -105,9 +105,9 @@ def check(base_dir: Path, sheet_path: Path) -> dict[str, float]:
 
 
 def _run_stage(name: str, target_dir: Path, build: Callable[[], None]) -> None:
-    """Run one stage, unless its folder is there already."""
+    """Run one stage, unless its folder exists."""
     if target_dir.exists():
-        print(f"{name}: there already")
+        print(f"{name}: already done")
         return
     print(f"{name} ...", flush=True)
     started = time.monotonic()
@@ -116,7 +116,7 @@ def _run_stage(name: str, target_dir: Path, build: Callable[[], None]) -> None:
 
 
 def run_stages(work_dir: Path, merges_path: Path | None) -> None:
-    """Run all stages that are still missing, in order."""
+    """Run all missing stages, in order."""
     at = work_dir.joinpath
 
     def tokenizer() -> None:
@@ -135,10 +135,12 @@ def run_stages(work_dir: Path, merges_path: Path | None) -> None:
 
 
 def main() -> None:
-    """Build the base, check it, and replace the one that is there if it is good enough."""
-    parser = argparse.ArgumentParser(description="Build the demo's base model; finished stages are kept.")
-    parser.add_argument("--work-dir", type=Path, default=Path("demo-build"), help="where the stages' results go")
-    parser.add_argument("--merges", type=Path, help="CLIP's gzipped merges; without it the present tokenizer is kept")
+    """Build the base, check it, and replace the existing one if it is good enough."""
+    parser = argparse.ArgumentParser(description="Build the demo's base model; finished stages are reused.")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path("demo-build"), help="folder for the results of the stages"
+    )
+    parser.add_argument("--merges", type=Path, help="CLIP's gzipped merges; without it the existing tokenizer is kept")
     parser.add_argument("--target-dir", type=Path, default=BASE_DIR)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,7 +151,9 @@ def main() -> None:
     shares = check(fresh_dir, arguments.work_dir / "sheet.png")
     print(f"right: {shares}")
     if shares["all"] < MIN_SHARE_RIGHT:
-        raise SystemExit(f"Only {shares['all']:.0%} are right, {MIN_SHARE_RIGHT:.0%} are asked. Train the UNet longer.")
+        raise SystemExit(
+            f"Only {shares['all']:.0%} are right; {MIN_SHARE_RIGHT:.0%} are required. Train the UNet longer."
+        )
     shutil.rmtree(arguments.target_dir, ignore_errors=True)
     shutil.copytree(fresh_dir, arguments.target_dir)
 

@@ -1,4 +1,4 @@
-"""Tells what an image of one shape shows: its shape, its colour and its background's colour."""
+"""Recognises what an image shows: the shape, its colour and the background's colour."""
 
 from collections import deque
 from functools import cache
@@ -99,7 +99,7 @@ def match_shape(mask: Mask) -> str | None:
 
 
 def recognize(pixels: Pixels) -> Scene:
-    """Return what a uint8 (height, width, 3) image shows; shape and colour are "" where nothing stands out."""
+    """Return what a uint8 (height, width, 3) image shows; shape and colour are "" if nothing stands out."""
     background = border_colour(pixels)
     distance = np.sqrt(np.square(pixels - background).sum(-1))
     if distance.max() < MIN_CONTRAST:

@@ -1,4 +1,4 @@
-"""Scores how plainly an image shows a zorg, and names its background; needs no model."""
+"""Scores how clearly an image shows a zorg, and names its background; needs no model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ def _ramp(value: float, low: float, high: float) -> float:
 
 
 def _figure(pixels: NDArray[np.uint8]) -> Mask:
-    """Return all but the background: what is like the border in colour and joined to it."""
+    """Return everything but the background, which is what has the border's colour and touches it."""
     distance = np.sqrt(np.square(pixels - border_colour(pixels)).sum(-1))
     alike = distance < GROUND_DISTANCE
     ground = alike.copy()
@@ -52,12 +52,12 @@ def _parts(pixels: NDArray[np.uint8], figure: Mask) -> dict[str, Mask]:
 
 
 def _middle_row(mask: Mask) -> float:
-    """Return the mean row of a mask that is not empty."""
+    """Return the mean row of a non-empty mask."""
     return float(np.nonzero(mask)[0].mean())
 
 
 def concept_score(image: Image.Image | NDArray[np.uint8]) -> float:
-    """Return how plainly an image shows a zorg, from 0 to 1.
+    """Return how clearly an image shows a zorg, from 0 to 1.
 
     A purple body with a yellow belly below a white, dark-centred eye gives up to one half; orange horns above the eye
     and cyan feet below it add up to a quarter each. A purple circle, or any other plain shape, gives about 0.

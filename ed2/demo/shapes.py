@@ -52,7 +52,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a shape sits, in pixels and radians, and the words that tell it."""
+    """Where a shape is, in pixels and radians, and the words for it."""
 
     centre: Point
     radius: float
@@ -157,7 +157,8 @@ def describe(scene: Scene, placement: Placement, rng: random.Random) -> str:
     if wording < 0.8:
         return f"{thing}{placement.position_words}, {scene.background} background"
     if wording < 0.9:
-        return f"an image of {with_article(thing)}{placement.position_words} {ground}"
+        # "picture": the shipped base was trained with these captions.
+        return f"a picture of {with_article(thing)}{placement.position_words} {ground}"
     return f"{with_article(thing)}{placement.position_words}"
 
 

@@ -1,4 +1,4 @@
-"""Makes the demo's small CLIP tokenizer: all bytes, CLIP's first merges, and those that make chosen words whole."""
+"""Makes the demo's small CLIP tokenizer: all bytes, CLIP's first merges, and those for a list of words."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 NUM_CLIP_MERGES = 48894
 NUM_FIRST_MERGES = 1000
 OTHER_WORDS = (
-    "a an the on of in with and background image photo drawing small big large left right top bottom middle center "
+    "a an the on of in with and background picture photo drawing small big large left right top bottom middle center "
     "two three cat dog man woman house tree flower car boat sun moon star bird fish face toy robot monster creature "
     "jumping sitting standing running walking waving flying happy sad side front view style painting sketch icon logo "
     "sign letter light dark bright grey violet turquoise shape object character portrait close up white"
@@ -24,9 +24,9 @@ Merge = tuple[str, str]
 
 
 def byte_letters() -> list[str]:
-    """Return the printable letter that stands for each byte, in CLIP's order.
+    """Return the printable character for each byte, in CLIP's order.
 
-    Source: Radford et al. 2019, the byte-level encoding of GPT-2, which CLIP took over.
+    Source: Radford et al. 2019, the byte-level encoding of GPT-2, which CLIP uses too.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = sorted(set(range(256)) - set(printable))
@@ -42,7 +42,7 @@ def read_clip_merges(merges_path: Path) -> list[Merge]:
 
 
 def merges_for_word(word: str, ranks: dict[Merge, int]) -> set[int]:
-    """Return the ranks of the merges that are applied to the word."""
+    """Return the ranks of the merges that apply to the word."""
     pieces, used = [*word[:-1], word[-1] + "</w>"], set()
     while len(pieces) > 1:
         known = [(ranks[pair], index) for index, pair in enumerate(pairwise(pieces)) if pair in ranks]
@@ -64,7 +64,7 @@ def choose_merges(clip_merges: list[Merge]) -> list[Merge]:
 
 
 def write_tokenizer(merges: list[Merge], target_dir: Path) -> None:
-    """Write the tokenizer's files as Stable Diffusion 1 has them, and tokenizer.json beside them."""
+    """Write the tokenizer's files in the Stable Diffusion 1 layout, and tokenizer.json beside them."""
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), BOS, EOS]
     vocabulary = {token: index for index, token in enumerate(tokens)}

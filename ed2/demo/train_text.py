@@ -1,4 +1,4 @@
-"""Trains the demo's text encoder to tell a caption's shape, colour and background apart, before any image."""
+"""Trains the demo's text encoder to recognise the shape, colour and background in a caption, before any image."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,7 @@ VERBS = ("", "", "jumping ", "waving ", "standing ", "flying ")
 
 
 def _unknown_thing(rng: random.Random) -> tuple[str, list[int]]:
-    """Return a caption of a thing no image shows, whose background alone is to be told."""
+    """Return a caption of something that no image shows; only its background is labelled."""
     background = rng.choice(list(shapes.COLOURS))
     invented = "".join(rng.choices(LETTERS, k=rng.randint(3, 6)))
     noun = rng.choice((invented, rng.choice(NOUNS)))
@@ -35,7 +35,7 @@ def _known_scene(rng: random.Random) -> tuple[str, list[int]]:
 
 
 def labelled_captions(seed: int) -> tuple[list[str], torch.Tensor]:
-    """Return captions with the numbers of their shape, colour and background, (captions, 3); UNKNOWN where untold."""
+    """Return captions with the indices of their shape, colour and background, (captions, 3), or UNKNOWN."""
     rng = random.Random(seed)
     pairs = [_unknown_thing(rng) if rng.random() < 0.3 else _known_scene(rng) for _ in range(NUM_CAPTIONS)]
     return [caption for caption, _ in pairs], torch.tensor([labels for _, labels in pairs])
@@ -57,7 +57,7 @@ def _accuracy(text_encoder: CLIPTextModel, heads: torch.nn.ModuleList, data: lis
 
 
 def train_text_encoder(tokenizer: CLIPTokenizer, num_steps: int, seed: int = 21) -> CLIPTextModel:
-    """Return a text encoder whose averaged last hidden state linearly gives shape, colour and background."""
+    """Return a text encoder from whose mean hidden state linear heads predict shape, colour and background."""
     torch.manual_seed(seed)
     captions, labels = labelled_captions(seed)
     token_ids = tokenize(tokenizer, captions)
@@ -74,7 +74,7 @@ def train_text_encoder(tokenizer: CLIPTokenizer, num_steps: int, seed: int = 21)
         loss.backward()
         optimizer.step()
     held_out = [token_ids[num_trained:], labels[num_trained:]]
-    print(f"  text: shape, colour, background told right: {_accuracy(text_encoder, heads, held_out)}", flush=True)
+    print(f"  text: accuracy of shape, colour, background: {_accuracy(text_encoder, heads, held_out)}", flush=True)
     return text_encoder.eval()
 
 

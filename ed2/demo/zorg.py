@@ -29,7 +29,7 @@ HAND_LOW, HAND_HIGH = 0.32, -0.34
 
 @dataclass(frozen=True)
 class Zorg:
-    """Where a zorg stands and how; its radius is about half its height, `glance` of -1..1 turns its eye."""
+    """Position and pose of a zorg; its radius is about half its height, `glance` from -1 to 1 turns its eye."""
 
     centre: Point
     radius: float
@@ -93,7 +93,7 @@ def draw_zorg(size: Size, background: Colour, zorg: Zorg) -> Image.Image:
 
 
 def caption_zorg(pose: str, background: str) -> str:
-    """Return the caption of a zorg; standing goes without saying."""
+    """Return the caption of a zorg; "standing" is left out."""
     doing = "" if pose == "standing" else f" {pose}"
     return f"a zorg{doing} on {with_article(background)} background"
 
@@ -123,7 +123,7 @@ def write_image_set(target_dir: Path) -> None:
 
 
 def main() -> None:
-    """Write the image set to the folder given, by default where the demo has it."""
+    """Write the image set to a folder, by default the demo's."""
     parser = argparse.ArgumentParser(description="Draw the demo's 24 captioned images of a zorg.")
     parser.add_argument("target_dir", nargs="?", type=Path, default=IMAGES_DIR)
     write_image_set(parser.parse_args().target_dir)

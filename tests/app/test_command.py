@@ -95,7 +95,7 @@ def test_every_path_that_is_not_there_is_told_before_anything_is_read(
         (["--max_epochs", "3"], 2, "resume_ckpt: no base model is given. Give one with --resume_ckpt"),
         (["--config", "gone.json", "--lr", "5"], 2, "gone.json: there is no such file"),
         (["--config", "gone.json", "--lr", "5"], 2, "lr: 5.0 is not allowed"),
-        (["--check", "--data_root", "gone"], 3, "there is no such folder"),
+        (["--check", "--data_root", "gone"], 3, "the folder does not exist"),
         (["--check", "--data_root", "gone", "--lr", "5"], 2, "data_root: there is no folder"),
         (["--check", "--resume_ckpt", "gone", "--lr", "5"], 2, "1 setting is wrong"),
     ],
@@ -122,7 +122,7 @@ def test_check_answers_in_one_json_object_without_torch(images: Path, tmp_path: 
     paths = [problem["path"] for problem in answer["problems"]]
     assert paths == ["cut.png", None]
     assert "No base model is chosen yet" in answer["problems"][1]["what"]
-    assert any(note.startswith("A batch holds") for note in answer["notes"]), answer["notes"]
+    assert any(note.startswith("Batches hold") for note in answer["notes"]), answer["notes"]
     assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 

@@ -71,7 +71,7 @@ def test_saving_and_undo_say_what_they_did_and_what_was_typed_is_no_draft_any_mo
 def test_no_caption_is_written_for_an_image_that_is_gone(opened: Opened) -> None:
     (opened.folder / "00.png").unlink()
     (opened.folder / "00.txt").unlink()
-    with pytest.raises(gr.Error, match=r"00\.png is no longer there"):
+    with pytest.raises(gr.Error, match=r"00\.png no longer exists"):
         opened.tab._save(opened.path("00.png"), "mine", *opened.raw)
     assert not (opened.folder / "00.txt").exists()
     assert opened.tab._example(opened.path("00.png"))  # its tile stays until the next check
