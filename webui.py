@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error
-from ed2.temporary import require_temporary_folder
 from ed2.terminal import exit_with
 
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
-from ed2.temporary import require_temporary_folder
 from ed2.terminal import exit_with
 
 USE = "python -m ed2 convert SOURCE TARGET"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what a failing disk says in plain words. Knows nothing of models."""
+"""Files that are written whole or not at all, and the errors of a failing disk in plain words."""
 
 import contextlib
 import errno
@@ -15,30 +15,32 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from ed2.errors import Ed2Error
+
 RENAME_TRIES = 10
 RENAME_WAIT_SECONDS = 0.2
 TEMPORARY = ".tmp-"
-"""Begins the names of what is not finished; the dot keeps programs that list models from seeing it."""
+"""Prefix of unfinished files and folders; the dot hides them from programs that list models."""
 TRASH = ".trash-"
-"""Begins the names of what is being removed."""
+"""Prefix of files and folders that are being removed."""
 SWEPT_AFTER_SECONDS = 120
-"""A half file of a dead program that was not written to for so long is removed; one of a living program after a day."""
+"""Age at which a half-written file of a dead program is removed; one of a running program is after a day."""
 READ_BYTES = 1 << 20
 
 FULL = "the disk is full"
 GONE = "its folder is gone or the drive does not answer"
-DENIED = "there is no permission to write there"
+DENIED = "permission to write there is denied"
 _BY_NUMBER = {
     errno.ENOSPC: FULL,
-    errno.EDQUOT: "the disk space that this user may fill is used up",
-    errno.EFBIG: "the disk is full, or takes no files of this size",
+    errno.EDQUOT: "this user's disk quota is used up",
+    errno.EFBIG: "the disk is full or does not support files of this size",
     errno.EACCES: DENIED,
     errno.EPERM: DENIED,
     errno.EROFS: "the drive is read-only",
     errno.ENOENT: GONE,
-    errno.ENOTDIR: "a file stands where its folder should be",
-    errno.EEXIST: "a file stands where its folder should be",
-    errno.EISDIR: "a folder stands where its file should be",
+    errno.ENOTDIR: "there is a file where its folder should be",
+    errno.EEXIST: "there is a file where its folder should be",
+    errno.EISDIR: "there is a folder where its file should be",
     errno.EIO: "the drive reports an error",
     errno.ENODEV: GONE,
     errno.ENXIO: GONE,
@@ -47,36 +49,27 @@ _BY_NUMBER = {
     errno.EHOSTDOWN: GONE,
 }
 _NO_CALL_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
-"""What network and FUSE drives say that cannot force a folder to the disk; its files they can."""
+"""Errors of network and FUSE drives that can sync files but not folders."""
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
 
 
 logger = logging.getLogger(__name__)
 
-_DEVICES = frozenset(
-    (
-        "CON",
-        "PRN",
-        "AUX",
-        "NUL",
-        "CONIN$",
-        "CONOUT$",
-        *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
-    )
-)
+_PORTS = [f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"]
+_DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS))
 
 
 def is_reserved(name: str) -> bool:
-    """Whether Windows cannot have a file of that name: a device, also with an extension, or a full stop at its end.
+    """Whether Windows does not allow a file of that name: a device, with or without extension, or a trailing full stop.
 
-    Asked everywhere, since runs move between computers.
+    Checked on every system, since runs move between computers.
     """
     return name[-1:] in (".", " ") or name.partition(".")[0].rstrip().upper() in _DEVICES
 
 
 class HashingFile:
-    """A file to write that knows the SHA-256 and the length of what went into it."""
+    """A file to write to that counts and hashes what is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash, self.num_bytes = file, hashlib.sha256(), 0
@@ -98,7 +91,7 @@ def sha256_of(path: Path, was_read: Callable[[int], object] = lambda num_bytes: 
 
     Args:
         path: the file.
-        was_read: told after each block how many bytes it had; an exception of its own leaves the file half read.
+        was_read: called after each block with its number of bytes; an exception that it raises ends the reading.
     """
     digest, block = hashlib.sha256(), memoryview(bytearray(READ_BYTES))
     with path.open("rb", buffering=0) as file:
@@ -109,12 +102,12 @@ def sha256_of(path: Path, was_read: Callable[[int], object] = lambda num_bytes: 
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Write a small file under a temporary name, then give it its own."""
+    """Write a small file under a temporary name, then rename it."""
     write_pieces(target, [content])
 
 
 def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file piece by piece under a temporary name, then give it its own."""
+    """Write a file piece by piece under a temporary name, then rename it."""
     temporary = temporary_name(target)
     try:
         with temporary.open("wb") as file:
@@ -127,19 +120,19 @@ def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
 
 
 def append_whole(file: FileIO, content: bytes) -> None:
-    """Add all of `content` to an unbuffered file that is open for appending, or nothing of it. Raises OSError."""
+    """Append all of `content` to an unbuffered file, or nothing. Raises OSError."""
     size, left = file.seek(0, os.SEEK_END), memoryview(content)
     try:
         while left:
             left = left[file.write(left) or 0 :]
     except OSError:
-        with contextlib.suppress(OSError):  # of a drive that is gone
+        with contextlib.suppress(OSError):  # the drive is gone
             file.truncate(size)
         raise
 
 
 def why_not_writable(folder: Path) -> str:
-    """Why no file can be made in a folder, in plain words; empty where one can."""
+    """Why no file can be created in a folder, in plain words; empty where one can."""
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY):
             return ""
@@ -147,13 +140,28 @@ def why_not_writable(folder: Path) -> str:
         return plain_reason(error)
 
 
+def require_temporary_folder() -> None:
+    """Check that temporary files can be written, since loading the libraries ends in a traceback where they cannot.
+
+    Raises:
+        Ed2Error: no folder for them is writable, as on a full disk; names those that were tried.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        tried = (error.strerror or "").partition("found in ")[2].strip("[]").replace("'", "")
+        why = f"the disk is full, or none of these is writable: {tried}."
+        fix = "Free some space, or set TMPDIR (on Windows TEMP) to a folder on another drive."
+        raise Ed2Error("No folder for temporary files is writable", why, fix) from None
+
+
 def temporary_name(target: Path) -> Path:
-    """Where this thread writes what becomes `target`: beside it, so that the way there is a rename."""
+    """Where this thread writes what becomes `target`: beside it, so that a rename is enough."""
     return target.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_native_id()}-{target.name}")
 
 
 def sweep_half_files(folder: Path) -> None:
-    """Remove the half files that killed programs left in a folder which several programs may write to."""
+    """Remove half-written files of killed programs from a folder that several programs may write to."""
     for leftover in _listed(folder, f"{TEMPORARY}*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             seconds = time.time() - leftover.stat().st_mtime
@@ -162,15 +170,28 @@ def sweep_half_files(folder: Path) -> None:
                 leftover.unlink()
 
 
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)
+
+
 def remove_tree(folder: Path) -> None:
-    """Remove a folder by way of another name, so that nobody meets half of it. Raises OSError."""
+    """Remove a folder after renaming it, so that no program sees half of it. Raises OSError."""
     trash = folder.with_name(f"{TRASH}{time.time_ns()}-{folder.name}")
     rename(folder, trash)
     shutil.rmtree(trash)
 
 
 def finish_folder(temporary: Path, target: Path) -> None:
-    """Give a folder, whose files are on the disk, its name. Raises OSError, and then it does not have it."""
+    """Sync a folder, whose files are synced already, and rename it. Raises OSError, and then it is not renamed."""
     for inner, _, _ in os.walk(temporary, topdown=False):
         to_disk(Path(inner))
     rename(temporary, target)
@@ -178,7 +199,7 @@ def finish_folder(temporary: Path, target: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename; on Windows again for two seconds, since a virus scanner may hold on to a file that was just written."""
+    """Rename, with retries for two seconds, since a virus scanner on Windows may hold a file that was just written."""
     for _ in range(RENAME_TRIES - 1):
         try:
             old.rename(new)
@@ -190,7 +211,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 def replace(temporary: Path, target: Path) -> None:
-    """Give a finished file its name, in the place of what had it before, and see that the disk knows."""
+    """Rename a finished file, replacing an older one of that name, and sync the folder."""
     for _ in range(RENAME_TRIES - 1):
         try:
             temporary.replace(target)
@@ -204,15 +225,15 @@ def replace(temporary: Path, target: Path) -> None:
 
 
 def _name_to_disk(target: Path) -> None:
-    """See that the disk knows a new name; where it refuses, the file is there until a power cut."""
+    """Sync a new name to the disk; if that fails, the file may be lost in a power cut."""
     try:
         to_disk(target.parent)
     except OSError as error:
-        logger.warning("%s is written, but a power cut may still lose it: %s.", target, plain_reason(error))
+        logger.warning("%s is written, but may be lost in a power cut: %s.", target, plain_reason(error))
 
 
 def to_disk(path: Path) -> None:
-    """See that a file or folder has reached the disk. Raises OSError."""
+    """Force a file or folder to the disk. Raises OSError."""
     if not path.is_dir():
         _to_disk(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     elif os.name != "nt":  # Windows has no such call for folders
@@ -227,7 +248,7 @@ def _to_disk(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
         os.fsync(handle)
-        if hasattr(os, "posix_fadvise"):  # so that reading it back asks the drive, not the computer's memory
+        if hasattr(os, "posix_fadvise"):  # so that reading it back reads the drive, not the cache
             with contextlib.suppress(OSError):
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
@@ -235,10 +256,10 @@ def _to_disk(path: Path, flags: int) -> None:
 
 
 def plain_reason(error: BaseException) -> str:
-    """Why a file could not be written, in plain words: also where a library has wrapped what the system said.
+    """Why a file could not be written, in plain words, also where a library has wrapped the system's error.
 
-    safetensors gives the number of the error in its text only; torch.save hides a full disk behind a complaint about
-    its own position in the file.
+    safetensors has the number of the error in its text only; torch.save reports a full disk as an unexpected position
+    in the file.
     """
     number = next((n for e in _chain(error) if (n := _number(e)) is not None), None)
     if number is not None:
@@ -246,7 +267,7 @@ def plain_reason(error: BaseException) -> str:
     if any(isinstance(e, RuntimeError) and _TORCH_WRITER.search(str(e)) for e in _chain(error)):
         return FULL
     if isinstance(error, MemoryError):
-        return "the computer's memory does not suffice"
+        return "out of memory"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -258,21 +279,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error; None where it is none of the system's."""
+    """The system's number of an error; None for other errors."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     found = _NUMBER_IN_TEXT.search(str(error))
     return int(found[1]) if found else None
-
-
-def _listed(folder: Path, pattern: str) -> list[Path]:
-    try:
-        return list(folder.glob(pattern))
-    except OSError:
-        return []
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid)

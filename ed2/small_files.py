@@ -1,4 +1,4 @@
-"""Small files that others may have written, or a bad disk: read in bounds, understood or refused, never waited for."""
+"""Reading small files that may be damaged or hostile: within limits, valid or refused, and without blocking."""
 
 import errno
 import json
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 256 << 20
-"""More than any file of JSON that this program writes."""
+"""More than any JSON file of this program has."""
 MAX_DEPTH = 100
-"""Brackets within brackets; Python gives up at about ten times as many, some libraries before."""
+"""Nested brackets; Python fails at about ten times as many, some libraries earlier."""
 MAX_DIGITS = 60
-"""Of a whole number; one of over 308 is too large for other numbers."""
+"""Of an integer; one of over 308 digits does not fit into a float."""
 MAX_LINE_BYTES = 16 << 20
-"""More than any line that this program writes."""
+"""More than any line of this program has."""
 NO_FILE = "it is not a file"
-TOO_DEEP = "its brackets lie too deep in each other"
+TOO_DEEP = "its brackets are nested too deeply"
 _HOLDERS = (dict, list)
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file to read it: nothing but a file, since a named pipe or a device would be waited for without an end.
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file to read it; a named pipe or a device could block forever.
 
     Raises:
         OSError: it cannot be read, or is a folder, a pipe or a device.
@@ -31,7 +31,7 @@ def opened(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
-        if path.is_dir():  # Windows says that permission is denied
+        if path.is_dir():  # Windows reports this as denied permission
             raise OSError(errno.EINVAL, NO_FILE, str(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -41,13 +41,13 @@ def opened(path: Path) -> BinaryIO:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file, one after the other, without their ends; one that is longer than any of ours is left out.
+    """Yield the lines of a file without their ends; lines longer than `MAX_LINE_BYTES` are skipped.
 
     Raises:
-        OSError: as `opened` does.
+        OSError: as `open_file` does.
     """
     is_rest = False
-    with opened(path) as file:
+    with open_file(path) as file:
         while part := file.readline(MAX_LINE_BYTES):
             is_end = part.endswith(b"\n")
             if not is_rest and (is_end or len(part) < MAX_LINE_BYTES):
@@ -55,11 +55,11 @@ def lines_of(path: Path) -> Iterator[bytes]:
             is_rest = not is_end
 
 
-def parsed(content: bytes | str) -> Any:
-    """What a text in JSON holds.
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text.
 
     Raises:
-        ValueError: it is no proper JSON, nested too deep, or has a number that is none or too large to count with.
+        ValueError: it is invalid, nested too deeply, or has a number that is not finite or too large.
     """
     try:
         value = json.loads(content, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
@@ -69,48 +69,48 @@ def parsed(content: bytes | str) -> Any:
     return value
 
 
-def parsed_object(content: bytes | str) -> dict[str, Any]:
-    """The names and values that a text in JSON holds. Raises ValueError, also where it holds anything else."""
-    value = parsed(content)
-    if not isinstance(value, dict):
-        raise ValueError("it holds no names with values")
-    return value
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """The object of a JSON text. Raises ValueError where it is invalid or not an object."""
+    return _require_object(parse_json(content))
 
 
 def read_json(path: Path) -> Any:
-    """What a file of JSON holds.
+    """The value of a JSON file.
 
     Raises:
-        OSError: it cannot be read, or is no file.
-        ValueError: it cannot be understood, or is too large for one of ours.
+        OSError: it cannot be read, or is not a regular file.
+        ValueError: it is invalid or too large.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"it is larger than {MAX_JSON_BYTES >> 20} MB")
-    return parsed(content)
+    return parse_json(content)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The names and values in a file of JSON. Raises OSError and ValueError, also where it holds anything else."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError("it holds no names with values")
-    return value
+    """The object of a JSON file. Raises OSError where it cannot be read, ValueError where it is not a valid object."""
+    return _require_object(read_json(path))
 
 
 def objects_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The objects in the lines of a JSONL file; lines that are torn or cannot be understood are passed over."""
+    """Yield the objects in the lines of a JSONL file; torn and invalid lines are skipped."""
     for line in lines:
         try:
-            value = parsed_object(line)
+            value = parse_object(line)
         except ValueError:
             continue
         yield value
 
 
+def _require_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object with names and values")
+    return value
+
+
 def _require_shallow(value: object) -> None:
-    """Refuse what is nested too deep. Looks at one level after the other, and so at no depth itself."""
+    """Refuse what is nested too deeply. Works level by level, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [item for one in level for item in _held(one) if isinstance(item, _HOLDERS)]
@@ -126,12 +126,12 @@ def _held(value: object) -> Iterable[object]:
 
 
 def _no_number(text: str) -> object:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"the number {text[:20]} is too large")
     return value
 
 

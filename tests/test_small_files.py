@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2 import small_files
-from ed2.small_files import MAX_DEPTH, lines_of, objects_in, parsed, read_json, read_object
+from ed2.small_files import MAX_DEPTH, lines_of, objects_in, parse_json, read_json, read_object
 
 REFUSED = [
     "[" * 200_000,
@@ -27,7 +27,7 @@ REFUSED = [
 def test_what_is_no_proper_json_or_cannot_be_counted_with_is_a_value_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(text)
     with pytest.raises(ValueError):
-        parsed(text)
+        parse_json(text)
     with pytest.raises(ValueError):
         read_json(tmp_path / "file")
     assert list(objects_in([b'{"a": 1}', text.encode(), b"[]", b"\xff", b'{"a": 2}'])) == [{"a": 1}, {"a": 2}]
@@ -35,8 +35,8 @@ def test_what_is_no_proper_json_or_cannot_be_counted_with_is_a_value_error(text:
 
 def test_usual_json_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
     text = '{"a": [1, 2.5, -1e-300, null, true, "\\u00e4", 1000000000000000000, {"b": {}}]}'
-    assert parsed(text) == parsed(text.encode()) == {"a": [1, 2.5, -1e-300, None, True, "ä", 10**18, {"b": {}}]}
-    assert parsed("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    assert parse_json(text) == parse_json(text.encode()) == {"a": [1, 2.5, -1e-300, None, True, "ä", 10**18, {"b": {}}]}
+    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
     (tmp_path / "list").write_text("[]")
     with pytest.raises(ValueError):
         read_object(tmp_path / "list")

@@ -10,10 +10,10 @@ from contextlib import closing, contextmanager, suppress
 from types import FrameType
 
 from ed2.app.console_close import saving_when_closed
+from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
-from ed2.temporary import require_temporary_folder
 
 STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")

@@ -10,7 +10,7 @@ from ed2.data.image_config import ParsedConfig, config_from_mapping, config_from
 from ed2.data.sidecars import CAPTION_EXTENSIONS, SidecarNote, read_caption_file
 from ed2.data.walk import ImageEntry, RootContents, escape_undecodable, sidecar_finding
 from ed2.errors import DatasetError, Problem
-from ed2.small_files import opened
+from ed2.small_files import open_file
 
 MAX_BYTES = 256 << 20
 
@@ -101,7 +101,7 @@ def _is_file(path: Path) -> bool:
 
 def _entries(path: Path) -> list[object]:
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")

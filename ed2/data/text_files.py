@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ed2.small_files import opened
+from ed2.small_files import open_file
 
 MAX_BYTES = 64 * 1024
 """Longer than any caption."""
@@ -30,7 +30,7 @@ class TextFile:
 def read_text(path: Path, *, keep_lines: bool = False) -> TextFile:
     """Return the text of a small file, on one line unless `keep_lines`; empty if it cannot be read."""
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         return TextFile("", detail=f"it cannot be read ({error.strerror or error})")

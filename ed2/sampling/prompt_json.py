@@ -10,7 +10,7 @@ from typing import Any
 from ed2.draws import rng
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
-from ed2.small_files import parsed
+from ed2.small_files import parse_json
 
 MAX_SIDE = 2048
 MAX_CFGS = 12
@@ -38,7 +38,7 @@ def prompts_from_json(
         ValueError: it is not an object with samples.
     """
     try:
-        values = parsed(content)
+        values = parse_json(content)
     except ValueError as error:
         raise ValueError(f"it is invalid JSON ({error})") from None
     if not isinstance(values, dict):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
 from ed2.sampling.prompt_json import RandomSource, prompts_from_json
-from ed2.small_files import opened
+from ed2.small_files import open_file
 
 MAX_CHARACTERS = 1000
 """Longest prompt; the text encoder reads 75 tokens, some 400 characters of English."""
@@ -89,7 +89,7 @@ def _content(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         content = file.read(MAX_FILE_BYTES + 1)
     return content if len(content) <= MAX_FILE_BYTES else content[:MAX_FILE_BYTES].rpartition(b"\n")[0]
 

@@ -13,7 +13,7 @@ from ed2.app.checks.forecast import forecast
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups, label_of
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
-from ed2.small_files import parsed
+from ed2.small_files import parse_json
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import ModelChooser
 from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changes_by_preset, changes_of, defaults, short_path
@@ -145,7 +145,7 @@ class SettingsTab:
 
     def _apply(self, text: str, *_: Any) -> list[Any]:
         try:
-            values = parsed(text or "{}")
+            values = parse_json(text or "{}")
             with_defaults(values)
         except ValueError as error:
             raise refusal(f"This is no proper JSON: {error}") from None

@@ -211,5 +211,5 @@ def test_where_no_temporary_file_can_be_written_that_is_told_before_the_librarie
         limited = ["bash", "-c", 'ulimit -f 0; exec "$@"', "-", sys.executable, *command]
         done = subprocess.run(limited, cwd=PROGRAM_DIR, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
         assert done.returncode == 1, command
-        assert "No folder for temporary files can be written: the disk is full" in done.stderr
+        assert "No folder for temporary files is writable: the disk is full" in done.stderr
         assert "set TMPDIR" in done.stderr and "Traceback" not in done.stderr

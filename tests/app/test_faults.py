@@ -168,7 +168,7 @@ def test_a_stop_that_cannot_be_saved_ends_as_failed_and_names_the_checkpoint_bef
     (saved,) = trained.of(CheckpointSaved)
     assert (trained.ended.phase, trained.checkpoint) == ("failed", saved.path)
     lost = f"The 1 step since {saved.path.name} is in no checkpoint: --resume_ckpt findlast does it again."
-    assert f"the disk is full, or takes no files of this size. Free some space. {lost}" in trained.ended.reason
+    assert f"the disk is full or does not support files of this size. Free some space. {lost}" in trained.ended.reason
     assert not [warned for warned in trained.of(Warned) if "could not be written" in warned.text]
 
 

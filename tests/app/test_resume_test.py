@@ -138,7 +138,7 @@ def test_a_save_that_fails_ends_the_test_with_its_reason(values: Values, tmp_pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the part inherits it
     try:
-        with pytest.raises(Ed2Error, match="takes no files of this size"):
+        with pytest.raises(Ed2Error, match="does not support files of this size"):
             test._killed("2 of 3: half, then a kill", test._values("killed"), 2, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

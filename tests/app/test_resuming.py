@@ -105,7 +105,7 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     log.mkdir()
     (log / "something").write_text("of the user")
     second = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}, stop_at=4)
-    assert "The run's events.jsonl cannot be written (a folder stands where its file should be)" in said(second)
+    assert "The run's events.jsonl cannot be written (there is a folder where its file should be)" in said(second)
     (kept,) = first.run_dir.glob("events.jsonl.unusable-*/something")
     assert kept.read_text() == "of the user"
     assert [type(event) for _, event in read_events(first.run_dir)][-1] is RunEnded

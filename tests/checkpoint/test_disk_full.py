@@ -124,7 +124,7 @@ def test_all_forms_of_a_full_disk_become_one_plain_text() -> None:
     for error in (OSError(errno.ENOSPC, "No space left"), in_rust, in_torch, torch_save_on(full), wrapped):
         assert plain_reason(error) == "the disk is full", repr(error)
     assert plain_reason(OSError(errno.EFBIG, "File too large")).startswith("the disk is full")
-    assert plain_reason(PermissionError(errno.EACCES, "x")) == "there is no permission to write there"
+    assert plain_reason(PermissionError(errno.EACCES, "x")) == "permission to write there is denied"
     assert plain_reason(OSError(errno.ESTALE, "x")).startswith("its folder is gone")
 
 
@@ -165,7 +165,7 @@ def test_a_folder_that_goes_between_two_saves_ends_no_run(values: Values, gone: 
     trained: Trained = train({**values, "max_epochs": 3}, observer=watch)
     steps = [e.step for e in trained.of(CheckpointSaved)]
     assert steps == ([3, 6, 9] if gone == "deleted" else [3, 9])
-    told = [e.text for e in trained.of(Warned) if "a file stands where its folder should be" in e.text]
+    told = [e.text for e in trained.of(Warned) if "there is a file where its folder should be" in e.text]
     assert len(told) == (gone == "a file")
     assert trained.ended.phase == "done"
     assert newest_of_run(trained.run_dir).checkpoint

@@ -114,7 +114,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(tmp_path: Path, mon
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
     (sentence,) = Retention(2, None).thin(newest)
-    assert sentence.endswith("tiny-ep00-gs00001 could not be removed: there is no permission to write there.")
+    assert sentence.endswith("tiny-ep00-gs00001 could not be removed: permission to write there is denied.")
     assert steps(tmp_path) == [3, 4]
 
 

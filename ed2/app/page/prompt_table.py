@@ -11,7 +11,7 @@ from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import MAX_PROMPTS, PromptDefaults
 from ed2.sampling.prompt_json import MAX_STEPS
 from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_from_text
-from ed2.small_files import opened, parsed
+from ed2.small_files import open_file, parse_json
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
 EMPTY = ("", "", "", "", "", "")
@@ -42,12 +42,12 @@ def table_of(path: Path) -> PromptTable:
         OSError: the file cannot be read.
         ValueError: it is no file of prompts.
     """
-    with opened(path) as stream:
+    with open_file(path) as stream:
         content = stream.read(MAX_FILE_BYTES)
     if path.suffix.lower() != ".json":
         prompts = prompts_from_text(content, PromptDefaults(0, (0, 0)))
         return PromptTable([(prompt.prompt, *EMPTY[1:]) for prompt in prompts])
-    values = parsed(content)
+    values = parse_json(content)
     samples = values.get("samples") if isinstance(values, dict) else None
     if not isinstance(samples, list):
         raise ValueError("it holds no list of samples")

@@ -31,7 +31,7 @@ from ed2.events import (
     ValidationDone,
     Warned,
 )
-from ed2.small_files import lines_of, objects_in, parsed_object
+from ed2.small_files import lines_of, objects_in, parse_object
 
 EVENTS_NAME = "events.jsonl"
 _READ = (
@@ -133,7 +133,7 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
 
 def _is_until(line: bytes, step: int, without: str | None) -> bool:
     try:
-        entry = parsed_object(line)
+        entry = parse_object(line)
         return int(entry["step"]) <= step - (without is not None and entry.get("event") == without)
     except (ValueError, TypeError, KeyError):
         return False

@@ -10,7 +10,7 @@ from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, MANIFEST
 from ed2.curve_names import PERFORMANCE
 from ed2.sampling.images import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # not compared, since it names the folder of its run
-from ed2.small_files import lines_of, objects_in, parsed
+from ed2.small_files import lines_of, objects_in, parse_json
 
 TIMES_AND_PLACES = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
 """Entries of a checkpoint's JSON files that differ in any two runs; settings name several folders."""
@@ -123,7 +123,7 @@ def _timeless(content: bytes) -> object:
         return [clean(item) for item in value] if isinstance(value, list) else value
 
     try:
-        return clean(parsed(content))
+        return clean(parse_json(content))
     except ValueError:
         return content
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Ed2Error, printable, shown
-from ed2.small_files import opened
+from ed2.small_files import open_file
 
 MAX_HEADER_BYTES = 16 << 20
 """A full SD model has some 150 KB; the format itself allows 100 MB."""
@@ -80,7 +80,7 @@ def read_header(path: Path) -> Header:
         size = path.stat().st_size
         if not path.is_file():
             raise HeaderError("this is not a file", "Give a .safetensors file.")
-        with opened(path) as file:
+        with open_file(path) as file:
             begin = file.read(1024)
             _refuse_other_files(begin, size)
             (length,) = struct.unpack("<Q", begin[:8])
