@@ -47,9 +47,9 @@ class RefusedError(Ed2Error):
 class TrainerService:
     """Holds the run of this process; every method may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: RunView | None = None) -> None:
         self._lock = threading.RLock()
-        self._view = RunView()
+        self._view = view or RunView()
         self._controls = Controls()
         self._thread: threading.Thread | None = None
         self._libraries = threading.Lock()

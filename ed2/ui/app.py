@@ -1,95 +1,99 @@
 """The owner's page, put together."""
 
-from typing import Any
-
 import gradio as gr
+from gradio.events import Dependency
 
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import Seen
+from ed2.ui.live import View
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
-from ed2.ui.wiring import QUIET, TICK, never_raising
+from ed2.ui.wiring import QUIET, TICK, Updates, never_raising
 
 TICK_SECONDS = 1.0
-ANSWERED = "() => { window.edAnswered = Date.now(); }"
-HOLD = "() => { document.getElementById('tabs').inert = true; return [String(performance.timeOrigin)]; }"
-LET = "() => { document.getElementById('tabs').inert = false; }"
-"""Until the form is filled nobody can type in it: that would be overwritten."""
-WATCH = """() => { window.edAnswered = Date.now(); setInterval(() => {
-  if (document.hidden) window.edAnswered = Date.now();
-  document.getElementById('strip').classList.toggle('ed-gone', Date.now() - window.edAnswered > 12000);
-}, 2000); }"""
-"""Says in the strip that the program is gone: without it the last answer would stand for ever. Asks nobody."""
 
 
-def owner_page(context: Context) -> gr.Blocks:
-    """The whole page: the strip, and five tabs."""
-    form = Form(context.form_values())
-    with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as page:
-        strip = Strip(context)
-        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
-            with gr.Tab("Dataset", id="dataset", elem_id="tab-dataset"):
-                dataset = DatasetTab(context, form)
-            with gr.Tab("Settings", id="settings", elem_id="tab-settings"):
-                settings = SettingsTab(context, form)
-            with gr.Tab("Sampling", id="sampling", elem_id="tab-sampling"):
-                sampling = SamplingTab(context, form)
-            with gr.Tab("Resume", id="resume", elem_id="tab-resume") as resume_tab:
-                resume = ResumeTab(context)
-            with gr.Tab("Train", id="train", elem_id="tab-train"):
-                train = TrainTab(context)
-        ready = gr.State(False)
-        strip.wire(form, tabs)
-        dataset.wire()
-        settings.wire(ready)
-        sampling.wire(settings.filled)
-        resume.wire(form, strip, tabs, resume_tab)
-        train.wire(form)
+class OwnerPage:
+    """The whole page: the strip and five tabs."""
 
-        def opened(name: str) -> list[Any]:
-            selected = gr.Tabs(selected="train") if context.service.snapshot().is_active else gr.skip()
-            values = {**defaults(), **context.form_values()}
-            filled = form.shown(values)
-            context.opened(name, form.values_of(filled))
-            return [*filled, selected, True, settings.presets(), *dataset.opened(),
-                    *sampling.opened(values.get("sample_prompts"))]  # fmt: skip
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.form = form = Form(context.form_values())
+        with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as self.blocks:
+            self.strip = Strip(context)
+            with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as self.tabs:
+                with gr.Tab("Dataset", id="dataset", elem_id="tab-dataset"):
+                    self.dataset = DatasetTab(context, form)
+                with gr.Tab("Settings", id="settings", elem_id="tab-settings"):
+                    self.settings = SettingsTab(context, form)
+                with gr.Tab("Sampling", id="sampling", elem_id="tab-sampling"):
+                    self.sampling = SamplingTab(context, form)
+                with gr.Tab("Resume", id="resume", elem_id="tab-resume") as self.resume_tab:
+                    self.resume = ResumeTab(context)
+                with gr.Tab("Train", id="train", elem_id="tab-train"):
+                    self.train = TrainTab(context)
+            self._wire()
 
-        filled = [*form.inputs, tabs, ready, settings.preset, *dataset.opened_outputs, *sampling.opened_outputs]
-        shown = page.load(opened, gr.Textbox(visible=False), filled, js=HOLD, **QUIET)
-        dataset.show_after(shown)
-        for event in (shown, dataset.checked, resume.used, strip.begun):
-            settings.tell(event.then)
-        _follow(shown, context, strip, train, resume)
-    page.on_close = lambda: [end() for end in (train.tensorboard.close, resume.test.tester.close)]
-    return page
+    def _wire(self) -> None:
+        self.strip.wire(self.form, self.tabs)
+        self.dataset.wire()
+        self.settings.wire()
+        self.sampling.wire(self.settings.filled)
+        self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
+        self.train.wire(self.form)
+        outputs = [*self.form.inputs, self.tabs, self.settings.preset]
+        outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
+        opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)
+        opened.failure(None, None, None, js="ed.unlockForm")
+        filled = opened.success(None, None, None, js="ed.formFilled")
+        self.dataset.show_after(filled)
+        for event in (filled, self.dataset.checked, self.resume.used, self.strip.started):
+            self.settings.follow(event.then)
+        self._keep_up_to_date(filled)
 
+    def _keep_up_to_date(self, filled: Dependency) -> None:
+        """Show all of the run once the form is filled, then what changes."""
+        panel = self.train.panel
+        timer = gr.Timer(TICK_SECONDS, active=False)
+        outputs = [*self.strip.outputs, *self.train.outputs, *self.resume.outputs, *panel.outputs]
+        tick = never_raising(self.tick)
+        timer.tick(tick, panel.inputs, outputs, **TICK).success(None, None, None, js="ed.answered")
+        first = filled.then(tick, panel.inputs, outputs, **TICK)
+        started = first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
+        started.then(None, None, None, js="ed.watchProgram")
 
-def _follow(opened: Any, context: Context, strip: Strip, train: TrainTab, resume: ResumeTab) -> None:
-    """Keep the page up to date: all of it once its form is filled, so that nobody types sooner, then what changes."""
-    for event in (opened.success, opened.failure):
-        event(None, None, None, js=LET)
-    panel = train.panel
-    seen = gr.State({})
-    timer = gr.Timer(TICK_SECONDS, active=False)
-    outputs = [seen, *strip.outputs, *train.outputs, *resume.outputs, *panel.outputs]
+    def open(self, request: gr.Request) -> Updates:
+        """Fill a page that opens: with the form as it was left, and what was checked last."""
+        values = {**defaults(), **self._context.form_values()}
+        filled = self.form.show(values)
+        page = self._context.pages.of(request)
+        page.form = self.form.read([filled[control] for control in self.form.inputs])
+        updates = {**filled, self.settings.preset: self.settings.preset_choices(), **self.dataset.opened()}
+        updates |= self.sampling.prompts_of(page, values.get("sample_prompts"))
+        if self._context.service.snapshot().is_active:
+            updates[self.tabs] = gr.Tabs(selected="train")
+        return updates
 
-    def tick(before: Seen, *inputs: Any) -> list[Any]:
-        shown = context.service.snapshot()
-        now = panel.seen_now(shown, list(inputs))
-        if before == now:
-            return [gr.skip()] * len(outputs)
-        live = panel.updates(shown, before, list(inputs))
-        parts = (strip, train, resume)
-        return [now, *(update for part in parts for update in part.updates(shown, before)), *live]
+    def tick(self, request: gr.Request, zoom: str, prompt: str | None, time: float) -> Updates:
+        """What has changed since the page was updated last."""
+        page, view = self._context.pages.of(request), View(zoom, prompt, time)
+        shown = self._context.service.snapshot()
+        now = self.train.panel.seen_with(shown, view)
+        if page.seen == now:
+            return gr.skip()
+        updates: Updates = {}
+        for part in (self.strip, self.train, self.resume):
+            updates |= part.updates(shown, page)
+        updates |= self.train.panel.updates(shown, page, view)
+        page.seen = now
+        return updates or gr.skip()
 
-    careful = never_raising(tick, len(outputs))
-    ticked = timer.tick(careful, [seen, *panel.inputs], outputs, **TICK)
-    ticked.success(None, None, None, js=ANSWERED)
-    first = opened.then(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
-    begun = first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
-    begun.then(None, None, None, js=WATCH)
+    def close(self) -> None:
+        """End what the page has started, and then the page."""
+        self.train.tensorboard.close()
+        self.resume.test.tester.close()
+        self.blocks.close(verbose=False)

@@ -13,42 +13,34 @@ from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.ui.image_copies import ImageCopies
+from ed2.ui.page_state import Pages, PageState
 from ed2.ui.sharing import Sharing
-from ed2.ui.shelf import Shelf
 
 SAMPLE_SIDE = 768
 THUMB_SIDE = 320
-MAX_PAGES = 100
-"""The pages whose forms are remembered; one that was forgotten is kept whole."""
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A form that could not start, and why."""
+class RefusedForm:
+    """A form that could not start a run, and why."""
 
     values: Mapping[str, object]
     problems: tuple[Problem, ...]
 
-    def left(self, values: Mapping[str, object]) -> list[Problem]:
-        """The problems whose fields are as they were."""
+    def remaining(self, values: Mapping[str, object]) -> list[Problem]:
+        """The problems whose fields were not changed since."""
         changed = {name for name, value in self.values.items() if values.get(name, value) != value}
         return [problem for problem in self.problems if problem.path not in changed]
 
 
-@dataclass(frozen=True)
-class Sent:
-    """The form that a page has shown or sent last, and for which time."""
-
-    turn: str
-    form: Mapping[str, object]
-
-
 @dataclass
 class Context:
-    """One for the program, whatever the number of browsers.
+    """One for the program, however many browsers are open.
 
     Attributes:
         begin: settings that the form begins with, over its defaults.
+        pages: what the program remembers of each open page.
         checked: what the last check of the images found.
     """
 
@@ -56,106 +48,92 @@ class Context:
     user: UserFiles = field(default_factory=UserFiles)
     roots: Roots = field(default_factory=Roots)
     begin: Mapping[str, object] = field(default_factory=dict)
-    samples: Shelf = field(default_factory=lambda: Shelf(SAMPLE_SIDE))
-    thumbs: Shelf = field(default_factory=lambda: Shelf(THUMB_SIDE))
+    samples: ImageCopies = field(default_factory=lambda: ImageCopies(SAMPLE_SIDE))
+    thumbs: ImageCopies = field(default_factory=lambda: ImageCopies(THUMB_SIDE))
+    pages: Pages = field(default_factory=Pages)
     checked: Checked | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
     is_preset_given: bool = False
-    _refused: Refused | None = None
-    _pages: dict[str, Sent] = field(default_factory=dict)
+    _refused: RefusedForm | None = None
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples, self.form_values)
         self.captions = CaptionEdits(self.user.folder / "captions")
-        self._form = {**({} if self.is_preset_given else self.user.draft()), **self.begin}
+        draft = {} if self.is_preset_given else self.user.draft()
+        self._form: dict[str, object] = {**draft, **self.begin}
 
     def form_values(self) -> dict[str, object]:
-        """The form as it was left; at the start of the program what the command line says wins over it."""
+        """The form as it was left; when the program starts, the command line wins over it."""
         return dict(self._form)
 
-    def keep_form(self, values: Mapping[str, object], turn: str = "") -> bool:
+    def keep_form(self, values: Mapping[str, object], page: PageState | None = None, turn: int = 0) -> bool:
         """Remember the form for every page, and for the next start.
 
-        Of a page that was `opened`, only what was changed on it since: others may have changed the rest.
+        Of an open page only what was changed on it counts: another page may have changed the rest.
 
         Args:
             values: the form, with every setting.
-            turn: which page sent it, and a number that grows, with a blank between them and of equal length in all of a
-                page. Forms of one page may arrive in another order than they were sent: an older one changes nothing.
+            page: the page that sent it, if one did.
+            turn: number of the form on that page. Forms may arrive in another order than they were sent: an older one
+                changes nothing.
 
         Returns:
             Whether it is the newest of its page.
 
         Raises:
-            OSError: it is remembered until the program ends.
+            OSError: it could not be written, and is remembered until the program ends.
         """
         with self._keeping:
-            page = turn.partition(" ")[0]
-            before = self._pages.get(page)
-            if before and turn < before.turn:
+            page = page or PageState()
+            if turn < page.turn:
                 return False
-            changed = {n: v for n, v in values.items() if v != before.form.get(n)} if before and page else values
-            self._remember(page, Sent(turn, dict(values)))
+            before = page.form or {}
+            changed = {name: value for name, value in values.items() if not before or value != before.get(name)}
+            page.form, page.turn = dict(values), turn
             if changed:
                 self._keep({**self._form, **changed})
             return True
-
-    def opened(self, page: str, values: Mapping[str, object]) -> None:
-        """Know with which form a page opens."""
-        with self._keeping:
-            self._remember(page, Sent("", dict(values)))
-
-    def _remember(self, page: str, sent: Sent) -> None:
-        self._pages.pop(page, None)
-        self._pages[page] = sent
-        while len(self._pages) > MAX_PAGES:
-            del self._pages[next(iter(self._pages))]
 
     def _keep(self, values: Mapping[str, object]) -> None:
         if values.get("logdir") != self._form.get("logdir"):
             self._follow(values)
         self._form = dict(values)
         if self._refused and not self.service.snapshot().is_active:
-            self.service.show_problems(self._refused.left(values))
+            self.service.show_problems(self._refused.remaining(values))
         self.user.keep_draft(values)
 
     def start(self, values: Mapping[str, object]) -> None:
-        """Begin a run with this form.
+        """Start a run with this form.
 
         Raises:
-            RefusedError: a run is going on.
+            RefusedError: a run is in progress.
             SettingsError: lists everything that is wrong, which is shown until those fields are changed.
         """
         try:
             self.service.start(self.require_allowed(values))
         except SettingsError as error:
-            self._refused = Refused(dict(values), tuple(error.problems))
+            self._refused = RefusedForm(dict(values), tuple(error.problems))
             self.service.show_problems(error.problems)
             raise
         self._refused = None
 
     def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
-        """The values with their paths made absolute, every one of them in an allowed folder. Raises SettingsError."""
+        """The values with absolute paths. Raises SettingsError where one of these is not in an allowed folder."""
         absolute = absolute_paths(values, PROGRAM_DIR)
         self.roots.require(absolute)
         return absolute
 
+    def logdir(self, form: Mapping[str, object]) -> Path:
+        """The runs folder that a form names. Raises SettingsError where the page may not open it."""
+        allowed = self.require_allowed({"logdir": form.get("logdir")})
+        return PROGRAM_DIR / str(allowed["logdir"] or "logs")
+
     def show_runs(self) -> None:
-        """Show the last run of the folder of runs, and follow what is trained there, where the page may look there."""
+        """Show the last run in the runs folder, and follow the runs of other programs there, if it may be opened."""
         with contextlib.suppress(SettingsError):
-            self.service.show_last_run(self._runs_of(self._form))
+            self.service.show_last_run(self.logdir(self._form))
         self._follow(self._form)
 
-    def _follow(self, values: Mapping[str, object]) -> None:
-        """Follow what other programs train in the folder of runs that the form names, where the page may look there."""
+    def _follow(self, form: Mapping[str, object]) -> None:
         with contextlib.suppress(SettingsError):
-            self.service.follow(self._runs_of(values))
-
-    def _runs_of(self, values: Mapping[str, object]) -> Path:
-        """The folder of runs that a form names. Raises SettingsError where the page may not look there."""
-        return self.logdir(self.require_allowed({"logdir": values.get("logdir")}))
-
-    def logdir(self, values: Mapping[str, object]) -> Path:
-        """The folder of runs that the form names."""
-        return PROGRAM_DIR / str(values.get("logdir") or "logs")
+            self.service.follow(self.logdir(form))

@@ -1,4 +1,4 @@
-"""Who may ask the page for what: hosts, origins, and ways of Gradio that this page has no use for.
+"""Who may ask the page for what: hosts, origins, and routes of Gradio that this page does not need.
 
 Without this any web page could drive the trainer through the user's browser (DNS rebinding), or fill the disk with
 uploads (cross-site request forgery).
@@ -11,14 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-CLOSED = ("file=", "file/", "upload", "upload_progress", "proxy=", "stream", "component_server", "process_recording",
-          "deep_link", "runs", "mcp", "vibe", "custom_component", "call")  # fmt: skip
-"""What begins a path below /gradio_api/ that nothing on the page asks for."""
+CLOSED: tuple[str, ...] = ("file=", "file/", "upload", "upload_progress", "proxy=", "stream", "component_server")
+CLOSED += ("process_recording", "deep_link", "runs", "mcp", "vibe", "custom_component", "call")
+"""Beginnings of paths below /gradio_api/ that nothing on the page asks for."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 class Hosts:
-    """The names under which the page may be called; more may join while it runs."""
+    """The host names the page answers under; more may be added while it runs."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {name.lower() for name in names}
@@ -37,7 +37,7 @@ class Hosts:
 
 
 class Guard:
-    """ASGI middleware that answers what is refused with 400, 403 or 404."""
+    """ASGI middleware that refuses requests with 400, 403 or 404."""
 
     def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
@@ -54,7 +54,7 @@ class Guard:
         try:
             await self._app(scope, receive, send)
         except RuntimeError as error:
-            # Gradio refuses a stream that it has begun when its page was loaded anew: the end of it, not a fault
+            # Gradio refuses a stream that it has already started when its page is reloaded. It just ends: no error
             if not isinstance(error.__cause__, HTTPException):
                 raise
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -62,10 +62,10 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._hosts.allow(headers.get("host", "")):
-            return PlainTextResponse("This page is not served under that name.", 400)
+            return PlainTextResponse("This page is not served under this name.", 400)
         is_safe = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         if not is_safe and not self._is_same_site(headers):
-            return PlainTextResponse("Requests of other pages are refused.", 403)
+            return PlainTextResponse("Requests from other pages are refused.", 403)
         return PlainTextResponse("Not found.", 404) if _is_closed(scope["path"]) else None
 
     def _is_same_site(self, headers: dict[str, str]) -> bool:
@@ -80,7 +80,7 @@ class Guard:
 
 
 def _is_loopback(netloc: str) -> bool:
-    """Another port of this computer is another program, and no friend."""
+    """Another port of this computer belongs to another program, which is not trusted."""
     return urlsplit(f"//{netloc}").hostname in ("127.0.0.1", "localhost", "::1")
 
 

@@ -1,6 +1,7 @@
-"""Pieces of HTML: state, figures, memory, problems and charts. Every text is escaped."""
+"""Pieces of HTML: status, figures, memory, problems and charts. Every text is escaped."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -13,62 +14,104 @@ from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.text import duration
 from ed2.ui.hiding import Hide
-from ed2.ui.labels import on_page
 from ed2.vram.sampler import MemoryUse, Share
 
-LOOKS = {
-    "preparing": "busy", "training": "busy", "sampling": "busy", "paused": "wait", "stopping": "wait",
-    "done": "good", "stopped": "wait", "failed": "bad",
-}  # fmt: skip
-STATE_WORDS = {
-    "connecting": "Connecting", "idle": "Ready", "preparing": "Preparing", "training": "Training",
-    "sampling": "Drawing samples", "paused": "Paused", "stopping": "Stopping", "done": "Done", "stopped": "Stopped",
-    "failed": "Failed",
-}  # fmt: skip
-WIDTH, HEIGHT = 1000, 240
-NO_LOSS = "The curve begins with the first step."
+STATES = {
+    "connecting": ("", "Connecting"),
+    "idle": ("", "Ready"),
+    "preparing": ("busy", "Preparing"),
+    "training": ("busy", "Training"),
+    "sampling": ("busy", "Sampling"),
+    "paused": ("wait", "Paused"),
+    "stopping": ("wait", "Stopping"),
+    "done": ("good", "Done"),
+    "stopped": ("wait", "Stopped"),
+    "failed": ("bad", "Failed"),
+}
+"""How each state looks and what it is called."""
+ELSEWHERE = ("busy", "Running elsewhere")
 ZOOMS = {"Whole run": 1.0, "Last half": 0.5, "Last tenth": 0.1}
+CHART_WIDTH, CHART_HEIGHT = 1000, 240
+_GRID = "".join(
+    f'<line class="grid" x1="0" x2="{CHART_WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, CHART_HEIGHT // 2, CHART_HEIGHT)
+)
+NO_VALUE = "–"
 NO_SINGLE_FILE = (
-    "No single file for a webui was written (no_save_ckpt). Make one out of the checkpoint: "
+    "No single file for web UIs was written (no_save_ckpt is on). To make one from the checkpoint, run "
     "<code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
 )
+_OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
+_ON_PAGE = {
+    "check": "Check in the Dataset tab",
+    "suggest": "Suggest in the Settings tab",
+    "test_resume": "Test resume in the Resume tab",
+    "vram_gb": "“GPU memory”",
+    "config": "the settings file",
+}
+"""What the page has in place of an option that is not a setting."""
+
+
+def on_page(text: str) -> str:
+    """The text with command-line options under the names that the page has for them."""
+    return _OPTION.sub(_name_on_page, text)
+
+
+def _name_on_page(found: re.Match[str]) -> str:
+    name = found[1]
+    if name in _ON_PAGE:
+        return _ON_PAGE[name]
+    return f"“{label_of(name)}”" if name in fields() else found[0]
+
+
+def short_paths(text: str) -> str:
+    """The text with paths below the program's folder written from there."""
+    return text.replace(f"{PROGRAM_DIR}{os.sep}", "")
+
+
+def empty_html(text: str) -> str:
+    """What stands where there is nothing to show yet."""
+    return f'<div class="ed-empty">{escape(text)}</div>'
 
 
 def status_html(shown: RunSnapshot | None, *, hide: Hide = str) -> str:
     """The state in the strip; None while the program has not answered."""
     if shown is None:
         return _status(RunSnapshot(), "connecting", "")
-    parts = [shown.project] if shown.project else []
+    parts = [shown.project, shown.asked, hide(on_page(_activity(shown)))]
+    parts[1:1] = _progress(shown)
+    return _status(shown, shown.state, " · ".join(filter(None, parts)))
+
+
+def _progress(shown: RunSnapshot) -> list[str]:
+    parts = []
     if shown.epoch:
         parts.append(f"epoch {shown.epoch:,} of {shown.max_epochs:,}")
     if shown.total:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
         parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
-    parts += filter(None, [shown.asked, hide(on_page(_doing(shown)))])
-    return _status(shown, shown.state, " · ".join(parts))
+    return parts
 
 
-def _doing(shown: RunSnapshot) -> str:
+def _activity(shown: RunSnapshot) -> str:
     """What is being done now, or how it ended."""
     if shown.is_saving:
         return "saving a checkpoint"
     if shown.progress and shown.state != "stopping":
         return shown.progress
-    if shown.detail:
-        return shown.detail if shown.state != "failed" else ""
-    return "Fill the tabs, then press Train." if shown.state == "idle" else ""
+    if shown.state == "idle":
+        return shown.detail or "Fill in the tabs, then press Train."
+    return "" if shown.state == "failed" else shown.detail
 
 
 def _status(shown: RunSnapshot, state: str, text: str) -> str:
     step, total = shown.step, shown.total
     percent = 100 * step / total if total else 0
-    is_saving = str(shown.is_saving).lower()
-    data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{is_saving}"'
-    look, word = ("busy", "Elsewhere") if shown.elsewhere else (LOOKS.get(state, ""), STATE_WORDS[state])
+    look, name = ELSEWHERE if shown.elsewhere else STATES[state]
+    data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{str(shown.is_saving).lower()}"'
     return (
-        f'<section id="status" class="ed-status" aria-label="State of the run" {data}>'
-        f'<span class="ed-pill" data-look="{look}">{word}</span>'
+        f'<section id="status" class="ed-status" aria-label="Run status" {data}>'
+        f'<span class="ed-pill" data-look="{look}">{name}</span>'
         f'<span class="ed-status-text">{escape(text)}</span>'
         f'<div class="ed-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{step}"><i style="width:{percent:.1f}%"></i></div></section>'
@@ -76,11 +119,13 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
 
 
 def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str) -> str:
-    """What is wrong and what to do, in a box that screen readers announce; an empty box where nothing is wrong."""
+    """What is wrong and what to do, in a box that screen readers announce; an empty box without problems."""
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
     items = "".join(f"<li>{_problem(problem, hide)}</li>" for problem in problems)
-    heading = "This needs your attention:" if len(problems) == 1 else f"These {len(problems)} need your attention:"
+    heading = "1 problem needs your attention:"
+    if len(problems) > 1:
+        heading = f"{len(problems)} problems need your attention:"
     return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p><ul>{items}</ul></div>'
 
 
@@ -92,13 +137,16 @@ def _problem(problem: Problem, hide: Hide) -> str:
 
 
 def model_html(shown: RunSnapshot) -> str:
-    """Where the model of a run that has ended lies; empty while one goes on, and where nothing was saved."""
-    places = {"Checkpoint": shown.checkpoint, "Single file for a webui": shown.single_file}
-    there = {name: path for name, path in places.items() if path and path.exists()}
-    if shown.is_active or shown.elsewhere or not there:
+    """Where the model of an ended run is; empty during a run, and if nothing was saved."""
+    if shown.is_active or shown.elsewhere:
+        return ""
+    rows = ""
+    for name, path in (("Single file for web UIs", shown.single_file), ("Checkpoint", shown.checkpoint)):
+        if path and path.exists():
+            rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
+    if not rows:
         return ""
     note = "" if shown.single_file else f'<p class="ed-note">{NO_SINGLE_FILE}</p>'
-    rows = "".join(f"<dt>{name}</dt><dd>{escape(str(there[name]))}</dd>" for name in reversed(places) if name in there)
     return (
         f'<section class="ed-card ed-model" aria-label="Your model"><h3>Your model</h3><dl>{rows}</dl>{note}</section>'
     )
@@ -106,135 +154,120 @@ def model_html(shown: RunSnapshot) -> str:
 
 def figures_html(shown: RunSnapshot) -> str:
     """Step, epoch, speed, time left, loss and learning rate."""
-    left = "–" if shown.seconds_left is None else duration(shown.seconds_left)
     figures = {
-        "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else "–",
-        "Epoch": f"{shown.epoch:,} of {shown.max_epochs:,}" if shown.epoch else "–",
-        "Speed": "–" if shown.images_per_second is None else f"{shown.images_per_second:.1f} images/s",
-        "Time left": left,
-        "Loss": "–" if shown.loss is None else f"{shown.loss:.4f}",
-        "Learning rate": "–" if shown.lr is None else f"{shown.lr:.3g}",
-        "Images": f"{shown.images:,}" if shown.images else "–",
-        "Computes on": escape(shown.device) or "–",
+        "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else NO_VALUE,
+        "Epoch": f"{shown.epoch:,} of {shown.max_epochs:,}" if shown.epoch else NO_VALUE,
+        "Speed": _formatted(shown.images_per_second, ".1f", " images/s"),
+        "Time left": NO_VALUE if shown.seconds_left is None else duration(shown.seconds_left),
+        "Loss": _formatted(shown.loss, ".4f"),
+        "Learning rate": _formatted(shown.lr, ".3g"),
+        "Images": _formatted(shown.images or None, ","),
+        "Device": escape(shown.device) or NO_VALUE,
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
     title = escape(shown.project) or "No run yet"
-    return f'<section class="ed-card" aria-label="Figures of the run"><h3>{title}</h3>'\
-           f'<dl class="ed-figures">{rows}</dl></section>'  # fmt: skip
+    figures_list = f'<dl class="ed-figures">{rows}</dl>'
+    return f'<section class="ed-card" aria-label="Run figures"><h3>{title}</h3>{figures_list}</section>'
+
+
+def _formatted(value: float | None, form: str, unit: str = "") -> str:
+    return NO_VALUE if value is None else f"{value:{form}}{unit}"
 
 
 def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) -> str:
-    """Memory of the card and of the computer as bars, and what was planned beside what was measured."""
+    """Memory of the GPU and of the computer as bars, and the planned peaks beside the measured ones."""
     if memory is None:
-        return (
-            '<section class="ed-card" aria-label="Memory"><h3>Memory</h3><p class="ed-note">Not read yet.</p></section>'
-        )
-    card = _memory(memory.card_name or "Card", memory.card) if memory.card else (
-        '<p class="ed-note">No NVIDIA card is in use: the run computes on the processor.</p>')  # fmt: skip
-    busy = (
-        f'<p class="ed-note">The card is busy {memory.busy_percent} % of the time.</p>' if memory.busy_percent else ""
-    )
-    told = "".join(f'<p class="ed-note">{escape(describe(peak))}</p>' for peak in peaks)
-    bars = card + busy + told + _memory("Computer", memory.pc)
-    return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{bars}</section>'
+        html = '<p class="ed-note">Not measured yet.</p>'
+    else:
+        html = '<p class="ed-note">No NVIDIA GPU in use. The run trains on the CPU.</p>'
+        if memory.card:
+            html = _memory_bar(memory.card_name or "GPU", memory.card)
+        if memory.busy_percent:
+            html += f'<p class="ed-note">GPU utilization: {memory.busy_percent} %</p>'
+        html += "".join(f'<p class="ed-note">{escape(describe(peak))}</p>' for peak in peaks)
+        html += _memory_bar("System RAM", memory.pc)
+    return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{html}</section>'
 
 
-def _memory(name: str, share: Share) -> str:
+def _memory_bar(name: str, share: Share) -> str:
     own, others = (100 * part / max(share.total, 0.1) for part in (share.own, share.others))
     free = max(0.0, share.total - share.own - share.others)
-    told = f"this program {share.own:.1f}, others {share.others:.1f} of {share.total:.1f} GB"
+    label = f"{escape(name)}: this program {share.own:.1f}, others {share.others:.1f} of {share.total:.1f} GB"
     return (
         f'<div class="ed-memory"><div class="ed-memory-text"><strong>{escape(name)}</strong>'
         f"<span>{free:.1f} of {share.total:.1f} GB free</span></div>"
-        f'<div class="ed-stack" role="img" aria-label="{escape(name)}: {told}"><i class="own" style="width:{own:.1f}%">'
+        f'<div class="ed-stack" role="img" aria-label="{label}"><i class="own" style="width:{own:.1f}%">'
         f'</i><i class="others" style="width:{others:.1f}%"></i></div><p class="ed-note ed-legend">'
         f'<span><i class="ed-key own"></i>this program {share.own:.1f} GB</span>'
         f'<span><i class="ed-key others"></i>others {share.others:.1f} GB</span></p></div>'
     )
 
 
-def empty_html(text: str) -> str:
-    """Said where there is nothing to show yet."""
-    return f'<div class="ed-empty">{escape(text)}</div>'
-
-
-def from_program(text: str) -> str:
-    """The text with what lies in the program's folder named from there."""
-    return text.replace(f"{PROGRAM_DIR}{os.sep}", "")
-
-
-def log_html(lines: Iterable[str], *, hide: Hide = from_program) -> str:
+def log_html(lines: Iterable[str], *, hide: Hide = short_paths) -> str:
     """The last lines of the log, the newest at the end."""
-    shown = escape("\n".join(hide(on_page(line)) for line in lines)) or "Nothing has happened yet."
-    return f'<pre class="ed-log" tabindex="0" aria-label="Log of the run">{shown}</pre>'
+    text = escape("\n".join(hide(on_page(line)) for line in lines)) or "The log is empty."
+    return f'<pre class="ed-log" tabindex="0" aria-label="Log">{text}</pre>'
 
 
 def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: float = 1.0) -> str:
     """The loss by step: a band from lowest to highest, its moving average, and the validation as a dashed line.
 
-    The letters stand beside the drawing, so that they keep their size where the drawing is stretched.
+    The letters stand beside the drawing, so that they keep their size where it is stretched.
 
     Args:
         curve: points by step.
         validation: points of the validation loss.
         zoom: the last part of the run that is shown, 1 for all of it.
     """
+    first = curve[-1].step - (curve[-1].step - curve[0].step) * zoom if curve else 0
     line = smoothed(tuple(curve))
-    first = _first_shown(curve, zoom)
     shown = [(point, mean) for point, mean in zip(curve, line, strict=True) if point.step >= first]
     if not shown:
-        return f'<div class="ed-empty">{NO_LOSS}{_drawing("No loss yet", "", "ed-nothing")}</div>'
+        nothing = _drawing("No loss yet", "", "ed-nothing")
+        return f'<div class="ed-empty">The curve starts at the first step.{nothing}</div>'
     checks = [point for point in validation if point.step >= first]
-    scale = _Scale([p for p, _ in shown], checks)
-    upper = [scale.at(p.step, p.high) for p, _ in shown]
-    lower = [scale.at(p.step, p.low) for p, _ in reversed(shown)]
-    parts = [
-        *(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, HEIGHT // 2, HEIGHT)),
-        f'<polygon class="band" points="{" ".join(upper + lower)}"/>',
-        f'<polyline class="line" points="{" ".join(scale.at(p.step, mean) for p, mean in shown)}"/>',
-    ]
-    if len(shown) == 1:
-        x, y = scale.at(shown[0][0].step, shown[0][1]).split(",")
-        parts.append(f'<line class="dot" x1="{x}" x2="{x}" y1="{y}" y2="{y}"/>')
+    scale = _Scale([point for point, _ in shown], checks)
+    content = _GRID + scale.curve(shown)
+    legend = '<span><i class="ed-key line"></i>moving average</span><span><i class="ed-key band"></i>range</span>'
     if checks:
-        parts.append(f'<polyline class="val" points="{" ".join(scale.at(p.step, p.mean) for p in checks)}"/>')
-    label = f"Loss from step {shown[0][0].step:,} to {shown[-1][0].step:,}, now {shown[-1][1]:.4f}"
-    drawing = _drawing(label, "".join(parts), "ed-loss")
-    return f'<div class="ed-plot">{scale.sides()}{drawing}{_legend(bool(checks))}</div>'
+        content += f'<polyline class="val" points="{scale.points((point.step, point.mean) for point in checks)}"/>'
+        legend += '<span><i class="ed-key val"></i>validation</span>'
+    (start, _), (end, mean) = shown[0], shown[-1]
+    drawing = _drawing(f"Loss from step {start.step:,} to {end.step:,}, now {mean:.4f}", content, "ed-loss")
+    return f'<div class="ed-plot">{scale.sides()}{drawing}<div class="ed-note ed-legend">{legend}</div></div>'
 
 
 def _drawing(label: str, content: str, kind: str) -> str:
-    head = f'class="{kind}" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img"'
+    head = f'class="{kind}" viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" preserveAspectRatio="none" role="img"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {head} aria-label="{escape(label)}">{content}</svg>'
 
 
-def _legend(has_validation: bool) -> str:
-    validation = '<span><i class="ed-key val"></i>validation</span>' if has_validation else ""
-    return (
-        '<div class="ed-note ed-legend"><span><i class="ed-key line"></i>moving average</span>'
-        f'<span><i class="ed-key band"></i>measured</span>{validation}</div>'
-    )
-
-
-def _first_shown(curve: Sequence[Point], zoom: float) -> float:
-    if not curve:
-        return 0
-    return curve[-1].step - (curve[-1].step - curve[0].step) * zoom
-
-
 class _Scale:
-    """From steps and values to the image."""
+    """From steps and values to places in the drawing."""
 
     def __init__(self, points: Sequence[Point], more: Sequence[Point]) -> None:
         every = [*points, *more]
         self.first, self.last = points[0].step, max(points[-1].step, points[0].step + 1)
-        low, high = min(p.low for p in every), max(p.high for p in every)
+        low, high = min(point.low for point in every), max(point.high for point in every)
         room = 0.0 if high > low else abs(low) / 10 or 1e-6
         self.low, self.high = low - room, high + room
 
-    def at(self, step: float, value: float) -> str:
-        x = WIDTH * (step - self.first) / (self.last - self.first)
-        return f"{x:.1f},{HEIGHT * (self.high - value) / (self.high - self.low):.1f}"
+    def points(self, values: Iterable[tuple[float, float]]) -> str:
+        """Places in the drawing, as SVG has them, of pairs of a step and a value."""
+        height = CHART_HEIGHT / (self.high - self.low)
+        width = CHART_WIDTH / (self.last - self.first)
+        return " ".join(f"{width * (x - self.first):.1f},{height * (self.high - y):.1f}" for x, y in values)
+
+    def curve(self, shown: Sequence[tuple[Point, float]]) -> str:
+        """A band from lowest to highest and a line of the averages; of a single point a dot."""
+        upper = self.points((point.step, point.high) for point, _ in shown)
+        lower = self.points((point.step, point.low) for point, _ in reversed(shown))
+        means = self.points((point.step, mean) for point, mean in shown)
+        curve = f'<polygon class="band" points="{upper} {lower}"/><polyline class="line" points="{means}"/>'
+        if len(shown) == 1:
+            x, y = means.split(",")
+            curve += f'<line class="dot" x1="{x}" x2="{x}" y1="{y}" y2="{y}"/>'
+        return curve
 
     def sides(self) -> str:
         """The numbers beside and below the drawing."""

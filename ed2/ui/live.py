@@ -1,29 +1,40 @@
-"""The live view of a run, the same in the tab Train and on the monitor page: figures, memory, loss, samples, log."""
+"""The live view of a run, the same in the Train tab and on the monitor page: figures, memory, loss, samples, log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot, Section, ShownSample
+from ed2.app.snapshot import RunSnapshot, ShownSample
 from ed2.ui.hiding import Hide
-from ed2.ui.html import ZOOMS, empty_html, figures_html, from_program, log_html, loss_html, memory_html
-from ed2.ui.shelf import Shelf
-from ed2.ui.wiring import QUIET
+from ed2.ui.html import ZOOMS, empty_html, figures_html, log_html, loss_html, memory_html, short_paths
+from ed2.ui.image_copies import ImageCopies
+from ed2.ui.page_state import PageState
+from ed2.ui.wiring import QUIET, Updates
 
 MAX_SHOWN = 60
 LOG_LINES = 120
-Seen = Mapping[str, object]
-"""What a page shows already: the number of each section, and the state. Small, since one is kept for every page."""
+WHOLE_RUN = next(iter(ZOOMS))
+NO_SAMPLES = "Samples appear here before the first step, then at the interval set in the Sampling tab."
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page has chosen to see: a part of the loss, a prompt, and how far it is followed, from 0 to 100."""
+
+    zoom: str = WHOLE_RUN
+    prompt: str | None = None
+    time: float = 100
 
 
 class LivePanel:
     """Components that follow the run; to be made inside a `gr.Blocks`."""
 
-    def __init__(self, service: TrainerService, shelf: Shelf, *, hide: Hide = from_program) -> None:
-        self._service, self._shelf, self._hide = service, shelf, hide
+    def __init__(self, service: TrainerService, samples: ImageCopies, *, hide: Hide = short_paths) -> None:
+        self._service, self._copies, self._hide = service, samples, hide
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.figures = gr.HTML(figures_html(RunSnapshot()), js_on_load=None)
@@ -31,75 +42,84 @@ class LivePanel:
                 self.memory = gr.HTML(memory_html(None), elem_id="memory-card", js_on_load=None)
         with gr.Row(elem_classes="ed-heading"):
             gr.Markdown("### Loss")
-            self.zoom = gr.Radio(list(ZOOMS), value="Whole run", label="Part of the run that is shown",
-                                 show_label=False, container=False, elem_id="loss-zoom")  # fmt: skip
+            self.zoom = gr.Radio(
+                list(ZOOMS), value=WHOLE_RUN, label="Range", show_label=False, container=False, elem_id="loss-zoom"
+            )
         self.loss = gr.HTML(loss_html(()), elem_id="loss-chart", js_on_load=None)
         gr.Markdown("### Samples, newest first")
         self.gallery = gr.HTML(empty_html(NO_SAMPLES), elem_id="samples-gallery", js_on_load=None)
         with gr.Accordion("One prompt over time", open=False):
             self.prompt = gr.Dropdown([], label="Prompt", elem_id="history-prompt", interactive=True)
-            self.time = gr.Slider(0, 100, 100, step=1, label="From the first sample (0) to the last (100)",
-                                  elem_id="history-time", interactive=True)  # fmt: skip
-            self.view = gr.HTML(empty_html(NO_SAMPLES), elem_id="history-view", js_on_load=None)
+            label = "Position (0: first sample, 100: latest sample)"
+            self.time = gr.Slider(0, 100, 100, step=1, label=label, elem_id="history-time", interactive=True)
+            self.moment = gr.HTML(empty_html(NO_SAMPLES), elem_id="history-view", js_on_load=None)
         gr.Markdown("### Log")
         self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True, max_height=340)
-        self.zoom.change(self._zoomed, self.zoom, self.loss, **QUIET)
-        gr.on([self.prompt.change, self.time.change], self._moment, [self.prompt, self.time], self.view,
-              trigger_mode="always_last", **QUIET)  # fmt: skip
+        self.zoom.change(self.show_loss, self.zoom, self.loss, **QUIET)
+        moved, chosen = [self.prompt.change, self.time.change], [self.prompt, self.time]
+        gr.on(moved, self.show_moment, chosen, self.moment, trigger_mode="always_last", **QUIET)
 
     @property
     def outputs(self) -> list[Any]:
-        """What `updates` gives values for."""
-        return [self.figures, self.memory, self.loss, self.gallery, self.prompt, self.view, self.log]
+        """What `updates` may change."""
+        return [self.figures, self.memory, self.loss, self.gallery, self.prompt, self.moment, self.log]
 
     @property
     def inputs(self) -> list[Any]:
-        """What `updates` wants to know of the page beside its snapshot."""
+        """The controls of a `View`."""
         return [self.zoom, self.prompt, self.time]
 
-    def seen_now(self, shown: RunSnapshot, inputs: list[Any]) -> Seen:
-        """What a page that was brought up to date shows, also by its own zoom, prompt and moment.
+    def seen_with(self, shown: RunSnapshot, view: View) -> Mapping[str, object]:
+        """What an updated page shows of the run.
 
-        With these an answer that was asked for before they were changed is mended by the next one.
+        The view is part of it: an answer that was on its way while the view changed is corrected by the next one.
         """
-        zoom, prompt, time = inputs
-        return {**seen_now(shown), "zoom": zoom, "prompt": _chosen(shown, prompt), "time": time}
+        seen: dict[str, object] = {str(section): revision for section, revision in shown.revisions.items()}
+        seen |= {"state": shown.state, "elsewhere": shown.elsewhere}
+        return {**seen, "zoom": view.zoom, "time": view.time, "prompt": _followed(shown, view.prompt)}
 
-    def updates(self, shown: RunSnapshot, seen: Seen, inputs: list[Any]) -> list[Any]:
-        """A value for each output; what was not changed is left alone."""
-        is_new, now = changed(shown, seen), self.seen_now(shown, inputs)
-        zoom, prompt, time = inputs
-        made: list[Any] = [gr.skip()] * len(self.outputs)
-        if is_new("status"):
-            made[0] = figures_html(shown)
-        if is_new("memory"):
-            made[1] = memory_html(shown.memory, shown.peaks)
-        if is_new("loss") or seen.get("zoom") != zoom:
-            made[2] = loss_html(shown.curve, shown.validation, ZOOMS[zoom])
-        if is_new("samples"):
-            made[3:6] = self._samples(shown, prompt, time)
-        elif (seen.get("prompt"), seen.get("time")) != (now["prompt"], time):
-            made[5] = self._moment(prompt, time)
-        if is_new("log"):
-            made[6] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
-        return made
+    def updates(self, shown: RunSnapshot, page: PageState, view: View) -> Updates:
+        """What the page lacks."""
+        updates: Updates = {}
+        if page.lacks("status", shown):
+            updates[self.figures] = figures_html(shown)
+        if page.lacks("memory", shown):
+            updates[self.memory] = memory_html(shown.memory, shown.peaks)
+        if page.lacks("loss", shown) or page.seen.get("zoom") != view.zoom:
+            updates[self.loss] = _loss(shown, view.zoom)
+        if page.lacks("samples", shown):
+            updates |= self._samples(shown, view)
+        elif (page.seen.get("prompt"), page.seen.get("time")) != (_followed(shown, view.prompt), view.time):
+            updates[self.moment] = self._moment(shown, view.prompt, view.time)
+        if page.lacks("log", shown):
+            updates[self.log] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
+        return updates
 
-    def _zoomed(self, zoom: str) -> str:
-        shown = self._service.snapshot()
-        return loss_html(shown.curve, shown.validation, ZOOMS[zoom])
+    def show_loss(self, zoom: str) -> str:
+        """The loss of a part of the run."""
+        return _loss(self._service.snapshot(), zoom)
 
-    def _samples(self, shown: RunSnapshot, prompt: str | None, time: float) -> list[Any]:
-        self._shelf.hold(str(shown.run_dir))
+    def show_moment(self, prompt: str | None, time: float) -> str:
+        """One sample of a prompt."""
+        return self._moment(self._service.snapshot(), prompt, time)
+
+    def _samples(self, shown: RunSnapshot, view: View) -> Updates:
+        self._copies.keep_only(str(shown.run_dir))
         tiles = [self._tile(sample) for sample in reversed(shown.samples[-MAX_SHOWN:])]
-        grid = f'<ul class="ed-grid">{"".join(tiles)}</ul>' if tiles else empty_html(NO_SAMPLES)
-        prompts, chosen = _prompts(shown), _chosen(shown, prompt)
-        choice = {} if chosen == prompt else {"value": chosen}  # what is chosen meanwhile stays
-        return [grid, gr.update(choices=prompts, **choice), self._moment_of(shown, chosen, time)]
+        gallery = empty_html(NO_SAMPLES)
+        if tiles:
+            gallery = f'<ul class="ed-grid">{"".join(tiles)}</ul>'
+        followed = _followed(shown, view.prompt)
+        choice: dict[str, Any] = {"choices": _prompts(shown)}
+        if followed != view.prompt:  # else a prompt that is chosen meanwhile would be undone
+            choice["value"] = followed
+        moment = self._moment(shown, followed, view.time)
+        return {self.gallery: gallery, self.prompt: gr.update(**choice), self.moment: moment}
 
     def _tile(self, shown: ShownSample) -> str:
         sample = shown.sample
-        address = self._shelf.address(sample.path)
-        when = "before training" if shown.step == 0 else f"step {shown.step:,}"
+        address = self._copies.address(sample.path)
+        when = f"step {shown.step:,}" if shown.step else "before training"
         cfgs = ", ".join(f"{cfg:g}" for cfg in sample.cfgs)
         text = f"{when}: {sample.prompt}"
         return (
@@ -109,41 +129,25 @@ class LivePanel:
             f"<small>CFG {cfgs} · seed {sample.seed} · {sample.size[0]} x {sample.size[1]}</small></div></li>"
         )
 
-    def _moment(self, prompt: str | None, time: float) -> str:
-        return self._moment_of(self._service.snapshot(), prompt, time)
-
-    def _moment_of(self, shown: RunSnapshot, prompt: str | None, time: float) -> str:
-        """One image of a prompt: at 0 the first, at 100 the last."""
-        samples = [s for s in shown.samples if s.sample.prompt == prompt]
+    def _moment(self, shown: RunSnapshot, prompt: str | None, time: float) -> str:
+        """One sample of a prompt: at 0 the first, at 100 the latest."""
+        samples = [one for one in shown.samples if one.sample.prompt == prompt]
         if not samples:
             return empty_html(NO_SAMPLES)
         place = round((len(samples) - 1) * min(100.0, max(0.0, float(time or 0))) / 100)
-        counted = f"{place + 1} of {len(samples)}"
-        return f'<ul class="ed-grid ed-view">{self._tile(samples[place])}</ul><p class="ed-note">{counted}</p>'
+        note = f"{place + 1} of {len(samples)}"
+        return f'<ul class="ed-grid ed-view">{self._tile(samples[place])}</ul><p class="ed-note">{note}</p>'
 
 
-NO_SAMPLES = "Samples appear here: before the first step, then as often as the tab Sampling says."
+def _loss(shown: RunSnapshot, zoom: str) -> str:
+    return loss_html(shown.curve, shown.validation, ZOOMS[zoom])
 
 
 def _prompts(shown: RunSnapshot) -> list[str]:
-    return list(dict.fromkeys(s.sample.prompt for s in shown.samples))
+    return list(dict.fromkeys(one.sample.prompt for one in shown.samples))
 
 
-def _chosen(shown: RunSnapshot, prompt: str | None) -> str | None:
-    """The prompt to follow: the one that is chosen, where the run has it, or the first."""
+def _followed(shown: RunSnapshot, prompt: str | None) -> str | None:
+    """The prompt to follow: the chosen one if the run has it, else its first."""
     prompts = _prompts(shown)
-    return prompt if prompt in prompts else (prompts[0] if prompts else None)
-
-
-def seen_now(shown: RunSnapshot) -> Seen:
-    """What a page that was brought up to date shows."""
-    return {
-        **{str(name): number for name, number in shown.revisions.items()},
-        "state": shown.state,
-        "elsewhere": shown.elsewhere,
-    }
-
-
-def changed(shown: RunSnapshot, seen: Seen) -> Callable[[Section], bool]:
-    """Tells which sections a page has not seen yet; a new page has seen none."""
-    return lambda section: not seen or seen.get(section) != shown.revisions.get(section)
+    return prompt if prompt in prompts else next(iter(prompts), None)

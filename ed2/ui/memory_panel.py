@@ -1,6 +1,6 @@
-"""The memory of the run against a card, in the tab Settings: a bar of its parts, what to change, and changing it."""
+"""GPU memory in the Settings tab: a bar of what the run needs, what to change, and changing it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -22,31 +22,30 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.labels import on_page
-from ed2.ui.wiring import QUIET, fill
+from ed2.ui.html import on_page
+from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 
 HERE = 0
-"""The choice of the card that is in this computer."""
-SIZES = (8, 12, 16, 24)
+"""The choice of the GPU in this computer."""
+SIZES_GB = (8, 12, 16, 24)
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
-SHORT = {"fits": "Fits", "tight": "Tight", "does not fit": "Does not fit"}
+NO_GPU = "There is no NVIDIA GPU here. Choose the memory of the one you mean above."
 
 
 class MemoryPanel:
-    """Says while the form is filled in whether the run fits a card, and fills in what makes it fit."""
+    """Shows while the form is filled in whether the run fits a GPU, and changes the form so that it does."""
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
-        choices = [(_card_here(), HERE), *((f"{gb} GB", gb) for gb in SIZES)]
-        self.card = gr.Radio(choices, value=HERE, label="Memory of the card", interactive=True, elem_id="card-choice")
-        self.shown = gr.HTML("", js_on_load=None, elem_id="memory-plan")
+        choices = [(_gpu_here(), HERE), *((f"{gb} GB", gb) for gb in SIZES_GB)]
+        self.card = gr.Radio(choices, value=HERE, label="GPU memory", interactive=True, elem_id="card-choice")
+        self.plan = gr.HTML("", js_on_load=None, elem_id="memory-plan")
         with gr.Row(elem_classes="ed-actions"):
             self.suggest = gr.Button("Suggest", elem_id="suggest-button", min_width=100)
             self.fit = gr.Button("Make it fit", elem_id="fit-button", min_width=100)
             self.undo = gr.Button("Undo", elem_id="undo-fit-button", min_width=100, interactive=False)
         self.answer = gr.HTML("", js_on_load=None, elem_id="memory-answer")
-        self._before = gr.State({})
 
     def wire(self) -> list[Any]:
         """Connect the buttons, once every control is made; the bar is drawn with all else that follows the form.
@@ -54,103 +53,114 @@ class MemoryPanel:
         Returns:
             The events that change the form.
         """
-        given = [self.card, *self._form.inputs]
-        others = [self.answer, self._before, self.undo]
-        self.suggest.click(self._suggest, given, self.answer, **QUIET)
+        inputs = self._form.inputs
+        given, others = [self.card, *inputs], [self.answer, self.undo]
+        self.suggest.click(self.show_advice, given, self.answer, **QUIET)
         return [
-            fill(self.fit.click, self._fit, given, self._form.inputs, others, **QUIET),
-            fill(self.undo.click, self._undo, [self._before, *self._form.inputs], self._form.inputs, others, **QUIET),
+            fill(self.fit.click, self.make_fit, given, inputs, others, **QUIET),
+            fill(self.undo.click, self.undo_fit, inputs, inputs, others, **QUIET),
         ]
 
-    def told(self, settings: Settings, card_gb: float) -> str:
-        """The bar and the verdict for settings that were checked; the choice of a card is 0 for the one here."""
+    def plan_of(self, settings: Settings, card_gb: float) -> str:
+        """The bar and the verdict for valid settings; a `card_gb` of 0 is the GPU in this computer."""
         return plan_html(report_memory(settings, model_sizes(settings), card_gb or None))
 
-    def _suggest(self, card_gb: float, *raw: Any) -> str:
-        return self._answer(card_gb, self._form.values_of(raw))[0]
+    def show_advice(self, card_gb: float, *raw: Any) -> str:
+        """What to change so that the run fits."""
+        return self._advice(card_gb, self._form.read(raw))[0]
 
-    def _fit(self, card_gb: float, *raw: Any) -> list[Any]:
-        values = self._form.values_of(raw)
-        html, changes = self._answer(card_gb, values)
-        before = {name: values[name] for name in changes}
-        return [*self._form.shown(changes), html, before, gr.update(interactive=bool(changes))]
+    def make_fit(self, request: gr.Request, card_gb: float, *raw: Any) -> Updates:
+        """Change the form so that the run fits."""
+        values = self._form.read(raw)
+        html, changes = self._advice(card_gb, values)
+        self._context.pages.of(request).before_fit = {name: values[name] for name in changes}
+        return {**self._form.show(changes), self.answer: html, self.undo: gr.update(interactive=bool(changes))}
 
-    def _undo(self, before: Mapping[str, Any], *_: Any) -> list[Any]:
-        return [*self._form.shown(before), "", {}, gr.update(interactive=False)]
+    def undo_fit(self, request: gr.Request, *_: Any) -> Updates:
+        """Restore what `make_fit` changed."""
+        page = self._context.pages.of(request)
+        before, page.before_fit = page.before_fit, {}
+        return {**self._form.show(before), self.answer: "", self.undo: gr.update(interactive=False)}
 
-    def _answer(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-        """What is suggested for a form, as HTML, and the settings to change."""
+    def _advice(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+        """The advice for a form, as HTML, and the settings to change."""
         if card_gb == HERE and card_for(str(values.get("device", "auto"))).total_gb is None:
-            return _list_html(["There is no NVIDIA card here: choose above the size of the one that you mean."]), {}
+            return _list_html([NO_GPU]), {}
         try:
             settings = with_defaults(self._context.require_allowed(values))
             sizes, num_images = model_sizes(settings), self._num_images(settings)
             found = suggest_for(settings, sizes, vram_gb=card_gb or None, num_images=num_images)
         except ProblemsError as error:
             return _list_html([f"{problem.what} {problem.fix}" for problem in error.problems]), {}
-        changes = {name: value for change in found.advice.changes for name, value in change.after.items()}
-        return _list_html(_lines(found)), changes
+        changes: dict[str, object] = {}
+        for change in found.advice.changes:
+            changes.update(change.after)
+        return _list_html(_advice_lines(found)), changes
 
     def _num_images(self, settings: Settings) -> int | None:
-        """How many images the last check found, if they are still the ones."""
+        """How many images the last check found, if it was of the same folders."""
         checked = self._context.checked
         if checked is None or checked.settings.data.data_root != settings.data.data_root:
             return None
         return len(checked.dataset.examples)
 
 
-def _card_here() -> str:
+def _gpu_here() -> str:
     card = card_for("auto")
-    return "No card found here" if card.total_gb is None else f"This one: {card.name}, {card.total_gb:.0f} GB"
+    return "No GPU found here" if card.total_gb is None else f"This GPU: {card.name}, {card.total_gb:.0f} GB"
 
 
-def _lines(found: Suggestion) -> list[str]:
+def _advice_lines(found: Suggestion) -> list[str]:
     advice = found.advice
     lines = [*advice.needed, *change_lines(advice.changes, label_of)]
     if advice.fits:
         after = advice.after
-        text = f"about {after.expected_gb:.1f} GB ({after.low_gb:.1f} to {after.high_gb:.1f})"
-        lines.append(f"Then it takes {text}." if advice.changes else f"Nothing has to be changed: it takes {text}.")
-    return [*lines, *([advice.room] if advice.room else [])]
+        start = "With these changes it needs" if advice.changes else "Nothing has to be changed: it needs"
+        lines.append(f"{start} about {after.expected_gb:.1f} GB ({after.low_gb:.1f} to {after.high_gb:.1f}).")
+    if advice.room:
+        lines.append(advice.room)
+    return lines
 
 
-def _list_html(lines: list[str]) -> str:
-    return f'<ul class="ed-advice">{"".join(f"<li>{escape(on_page(line.strip()))}</li>" for line in lines)}</ul>'
+def _list_html(lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(on_page(line.strip()))}</li>" for line in lines)
+    return f'<ul class="ed-advice">{items}</ul>'
 
 
 def plan_html(found: MemoryReport) -> str:
-    """A bar of the parts against the card, its legend, and the verdict in words."""
-    plan, verdict = found.plan, found.plan.verdict(found.card)
-    pill = f'<span class="ed-pill" data-look="{LOOKS[verdict]}">{SHORT[verdict]}</span> ' if verdict else ""
-    names = part_names(found.card)
+    """A bar of the parts against the GPU's memory, its legend, and the verdict in words."""
+    plan, card = found.plan, found.card
+    verdict = plan.verdict(card)
+    text = amount_line(plan, card)
+    text = escape(f"{text[0].upper()}{text[1:]}")
+    if verdict:
+        text = f'<span class="ed-pill" data-look="{LOOKS[verdict]}">{verdict.capitalize()}</span> {text}'
+    if card.kind == "cpu":
+        text += " To plan for a GPU, choose its memory above."
+    names = part_names(card)
     shown = {name: size for name, size in plan.parts.items() if size >= SMALLEST_SHOWN_GB}
-    legend = "".join(
-        f'<li><i class="ed-key part-{name}"></i>{escape(names[name])} <b>{size:.1f}</b></li>'
-        for name, size in shown.items()
-    )
-    card_gb = found.card.free_gb or 0.0
-    if 0 < card_gb < plan.high_gb:
-        legend += f'<li><i class="ed-key limit"></i>end of the card <b>{card_gb:.1f}</b></li>'
+    legend = "".join(_legend_item(f"part-{name}", names[name], size) for name, size in shown.items())
+    if card.free_gb and card.free_gb < plan.high_gb:
+        legend += _legend_item("limit", "end of GPU memory", card.free_gb)
     notes = "".join(f'<p class="ed-note">{escape(on_page(note))}</p>' for note in plan.notes)
     return (
-        f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{pill}{escape(_sentence(found))}</p>'
-        f'{_bar_html(found, shown)}<ul class="ed-parts-legend">{legend}</ul>{notes}</div>'
+        f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{text}</p>{_bar_html(found, shown)}'
+        f'<ul class="ed-parts-legend">{legend}</ul>{notes}</div>'
     )
 
 
-def _sentence(found: MemoryReport) -> str:
-    text = amount_line(found.plan, found.card)
-    hint = " For a card choose its size above." if found.card.kind == "cpu" else ""
-    return f"{text[0].upper()}{text[1:]}{hint}"
+def _legend_item(key: str, name: str, size_gb: float) -> str:
+    return f'<li><i class="ed-key {key}"></i>{escape(name)} <b>{size_gb:.1f}</b></li>'
 
 
 def _bar_html(found: MemoryReport, shown: Mapping[str, float]) -> str:
-    """The parts side by side, the free part of the card behind them; a mark where the card ends, if they are more."""
-    plan, card_gb = found.plan, found.card.free_gb or 0.0
-    whole = max(card_gb, plan.high_gb)
+    """The parts side by side over the free memory, with a mark where that ends if they need more."""
+    free_gb = found.card.free_gb or 0.0
+    whole_gb = max(free_gb, found.plan.high_gb)
     parts = "".join(
-        f'<i class="part-{name}" style="width:{100 * size / whole:.2f}%"></i>' for name, size in shown.items()
+        f'<i class="part-{name}" style="width:{100 * size / whole_gb:.2f}%"></i>' for name, size in shown.items()
     )
-    end = f'<b class="ed-limit" style="left:{100 * card_gb / whole:.2f}%"></b>' if 0 < card_gb < whole else ""
-    label = escape(parts_line(plan, found.card))
-    return f'<div class="ed-parts" role="img" aria-label="{label}" title="{label}">{parts}{end}</div>'
+    if 0 < free_gb < whole_gb:
+        parts += f'<b class="ed-limit" style="left:{100 * free_gb / whole_gb:.2f}%"></b>'
+    label = escape(parts_line(found.plan, found.card))
+    return f'<div class="ed-parts" role="img" aria-label="{label}" title="{label}">{parts}</div>'

@@ -1,4 +1,4 @@
-"""The tab Resume: every run in the logs, to go on with or to start from."""
+"""The Resume tab: every run in the runs folder, to resume or to start from."""
 
 from collections.abc import Sequence
 from html import escape
@@ -17,237 +17,238 @@ from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import empty_html
-from ed2.ui.live import Seen
+from ed2.ui.page_state import PageState
 from ed2.ui.resume_test import ResumeTestPanel
-from ed2.ui.strip import Strip, started
-from ed2.ui.wiring import SPOKEN, refusal
+from ed2.ui.strip import Strip, start_run
+from ed2.ui.wiring import SPOKEN, Updates, refusal
 
 MAX_SHOWN = 100
-UNCHOSEN = "Choose a run of the list first."
-A_RUN_GOES_ON = "A run is going on: wait for its end, or stop it, to continue one here."
-NO_CHECKPOINT = "This run has no checkpoint: it can neither be continued nor be used as base model."
-WEIGHTS_ALONE = "The checkpoints of this run hold the weights alone: use one as base model; it cannot be continued."
-IS_DONE = "This run has done all its epochs. To train it further, say above up to which epoch, and press Continue."
-NO_RUNS = "No runs yet: they appear here as soon as one was started."
-CHOOSE = """element.addEventListener('click', event => {
-  const card = event.target.closest('[data-run]');
-  if (!card) return;
-  for (const other of element.querySelectorAll('[data-run]')) other.classList.toggle('ed-chosen', other === card);
-  trigger('click');
-})"""
-CHOSEN = "chosen => document.querySelector('#runs-list .ed-chosen')?.dataset.run ?? chosen"
-"""A run that is pressed is the chosen one, at once: nobody waits for an answer, and none can come too late."""
-OFFER = """chosen => { const list = document.querySelector('#runs-list ul'); if (!list) return null;
-  const runs = [...list.children].map(card => card.dataset.run);
-  return runs.includes(chosen) && chosen !== list.dataset.asked ? chosen : list.dataset.offered; }"""
-"""The run that the list offers, unless another was chosen since the list was asked for."""
-MARK = """name => { for (const card of document.querySelectorAll('#runs-list [data-run]'))
-  card.classList.toggle('ed-chosen', card.dataset.run === name); }"""
-WHAT_IT_IS = "What is ticked is never removed nor thinned, whatever keep_last says. It gets a file named KEEP."
-
-
-class KeepPanel:
-    """One box for each checkpoint; what is marked is looked up on the disk, never believed."""
-
-    def __init__(self) -> None:
-        self.boxes = gr.CheckboxGroup(
-            [], label="Checkpoints to keep", info=WHAT_IT_IS, elem_id="keep-checkpoints", visible=False
-        )
-        self.seen = gr.State(())
-        """What was marked when the boxes were last shown: a mark made elsewhere since then is not undone."""
-
-    @property
-    def outputs(self) -> list[gr.components.Component]:
-        """What `shown` fills."""
-        return [self.boxes, self.seen]
-
-    def shown(self, run: RunRecord | None) -> tuple[Any, tuple[str, ...]]:
-        """The boxes of a run, the newest first, and what is marked; no boxes where it has no checkpoints."""
-        found = checkpoints_of(run.folder) if run else []
-        names = [checkpoint.name for checkpoint in reversed(found)]
-        marked = tuple(checkpoint.name for checkpoint in found if is_pinned(checkpoint))
-        return gr.update(choices=names, value=list(marked), visible=bool(found)), marked
-
-    def mark(self, run: RunRecord, seen: Sequence[str], wanted: Sequence[str]) -> None:
-        """Mark the checkpoints whose box was set since they were shown, and unmark those whose box was cleared."""
-        changed = set(seen) ^ set(wanted)
-        try:
-            for checkpoint in checkpoints_of(run.folder):
-                if checkpoint.name in changed:
-                    pin(checkpoint, checkpoint.name in wanted)
-        except OSError as error:
-            raise refusal(f"It could not be marked: {plain_reason(error)}.") from None
+NOT_SELECTED = "Select a run first."
+IN_PROGRESS = "A run is in progress. Stop it, or wait until it ends, to resume another one."
+NO_CHECKPOINT = "This run has no checkpoint, so it cannot be resumed or used as a base model."
+ONLY_WEIGHTS = (
+    "The checkpoints of this run contain only the weights. They can be used as a base model, but the run cannot be "
+    "resumed."
+)
+IS_DONE = "All epochs of this run are done. To keep training, enter the last epoch above and press Resume."
+STARTS_OVER = (
+    f"The base model is now the newest checkpoint of this run, and “{label_of('weights_only')}” is on: training starts "
+    "at step 0. Give the new run its own project name."
+)
+NO_RUNS = "No runs yet. They appear here once the first one has started."
+KEEP_INFO = "Checked ones are never deleted or thinned, whatever keep_last says. Each gets a file named KEEP."
 
 
 class ResumeTab:
-    """The list of runs; what is chosen is looked up again on the disk, never believed."""
+    """The list of runs; the selected one is looked up again on the disk, never trusted."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
             self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=0)
-        self.more = gr.Number(label="Train on up to epoch", precision=0, step=1, visible=False, interactive=True,
-                              elem_id="continue-epochs")  # fmt: skip
+        self.last_epoch = gr.Number(
+            label="Last epoch", precision=0, step=1, visible=False, interactive=True, elem_id="continue-epochs"
+        )
         with gr.Row(elem_id="resume-actions", elem_classes="ed-actions"):
-            self.go_on = gr.Button("Continue", variant="primary", elem_id="continue-button", min_width=140)
+            self.resume = gr.Button("Resume", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
-        self.why = gr.HTML("", elem_id="resume-note", js_on_load=None)
-        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=CHOOSE)
-        self._told = gr.State("")
-        """The run of this program that the list knew of, and whether it went on."""
-        self.keep = KeepPanel()
+        self.note = gr.HTML("", elem_id="resume-note", js_on_load=None)
+        js = "ed.watchRuns(element, trigger)"
+        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
+        label = "Checkpoints to keep"
+        self.kept = gr.CheckboxGroup([], label=label, info=KEEP_INFO, elem_id="keep-checkpoints", visible=False)
         self.test = ResumeTestPanel(context)
-        self._phase = gr.HTML(_phase(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
-        """What is going on, as far as it matters here; never seen. A state would tell of no change (Gradio 6.31)."""
+        # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).
+        self._phase = gr.HTML(_phase_html(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
 
     @property
     def outputs(self) -> list[Any]:
-        """What `updates` gives values for."""
+        """What `updates` may change."""
         return [self._phase]
 
-    def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
-        """Whether a run goes on, here or elsewhere, and is paused; the list is read again when that changes."""
-        is_as_before = (seen.get("state"), seen.get("elsewhere")) == (shown.state, shown.elsewhere)
-        return [gr.skip() if is_as_before else _phase(shown)]
+    def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
+        """Whether a run is in progress, here or elsewhere, and is paused; its change refreshes the list."""
+        if (page.seen.get("state"), page.seen.get("elsewhere")) == (shown.state, shown.elsewhere):
+            return {}
+        return {self._phase: _phase_html(shown)}
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
+        self._form, self._tabs, self._problems = form, tabs, strip.problems
         self.test.wire(form, tab, self._phase)
-        logdir = form.controls["logdir"]
-        allowed = [self.go_on, self.as_base, self.more, self.why, *self.keep.outputs]
+        selected = [form.controls["logdir"], self.choice]
+        described = [self.resume, self.as_base, self.last_epoch, self.note, self.kept]
         for event in (self.refresh.click, tab.select, self._phase.change):
-            filled = event(
-                self._fill, [logdir, self.choice, self._told], [self.choice, self.list, self._told], **SPOKEN
-            )
-            offered = filled.then(None, self.choice, self.choice, js=OFFER)
-            offered.then(None, self.choice, None, js=MARK)
-            offered.then(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
-        self.list.click(None, self.choice, self.choice, js=CHOSEN)
-        self.choice.change(None, self.choice, None, js=MARK)
-        self.choice.change(self._allowed, [logdir, self.choice], allowed, **SPOKEN)
-        marking = [logdir, self.choice, self.keep.seen, self.keep.boxes]
-        self.keep.boxes.input(self._keep, marking, self.keep.outputs, **SPOKEN)
-        self.go_on.click(self._continue, [logdir, self.choice, self.more], [tabs, strip.problems], **SPOKEN)
+            listed = event(self.list_runs, selected, [self.choice, self.list], **SPOKEN)
+            offered = listed.then(None, self.choice, self.choice, js="ed.offeredRun")
+            offered.then(None, self.choice, None, js="ed.markRun")
+            offered.then(self.describe, selected, described, **SPOKEN)
+        self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
+        self.choice.change(None, self.choice, None, js="ed.markRun")
+        self.choice.change(self.describe, selected, described, **SPOKEN)
+        self.kept.input(self.keep_checkpoints, [*selected, self.kept], self.kept, **SPOKEN)
+        self.resume.click(self.resume_run, [*selected, self.last_epoch], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
-        self.used = self.as_base.click(self._use, [logdir, self.choice], base, **SPOKEN)
+        self.used = self.as_base.click(self.use_as_base, selected, base, **SPOKEN)
+
+    def list_runs(self, request: gr.Request, logdir: str, chosen: str | None) -> Updates:
+        """The runs; the one of this program is offered once when it has ended: a quick Resume is meant for it."""
+        runs = find_runs(*self._place(logdir), MAX_SHOWN)
+        names = [run.folder.name for run in runs]
+        shown, page = self._context.service.snapshot(), self._context.pages.of(request)
+        own = ""
+        if shown.run_dir and not shown.elsewhere:
+            own = shown.run_dir.name
+        is_new = bool(own) and page.listed_run != f"{own} {shown.is_active}"
+        if own:
+            page.listed_run = f"{own} {shown.is_active}"
+        wanted = [chosen, *names[:1]]
+        if is_new and not shown.is_active:
+            wanted.insert(0, own)
+        offered = next((name for name in wanted if name in names), "")
+        return {self.choice: gr.update(choices=names), self.list: self._list_html(runs, chosen or "", offered or "")}
+
+    def describe(self, request: gr.Request, logdir: str, name: str | None) -> Updates:
+        """What can be done with the selected run, why not the rest, and which of its checkpoints are kept."""
+        folder, active = self._place(logdir)
+        run = find_run(folder, name or "", active)
+        page = self._context.pages.of(request)
+        if run is None:
+            off = gr.update(interactive=False)
+            hidden = gr.update(value=None, visible=False)
+            return {
+                self.resume: off,
+                self.as_base: off,
+                self.last_epoch: hidden,
+                self.note: "",
+                **self._kept(page, None),
+            }
+        reason = self._why_not_resume(run)
+        is_done = run.state == "done" and not reason
+        note = IS_DONE if is_done else reason
+        last_epoch = gr.update(value=None, visible=False)
+        if is_done:
+            last_epoch = gr.update(value=run.max_epochs + max(1, run.max_epochs // 2), visible=True)
+        return {
+            self.resume: gr.update(interactive=not reason),
+            self.as_base: gr.update(interactive=run.checkpoint is not None),
+            self.last_epoch: last_epoch,
+            self.note: f'<p class="ed-note">{escape(note)}</p>' if note else "",
+            **self._kept(page, run),
+        }
+
+    def keep_checkpoints(self, request: gr.Request, logdir: str, name: str | None, wanted: list[str]) -> Updates:
+        """Mark the checkpoints that were checked since they were shown, and unmark those that were unchecked.
+
+        A mark that was made elsewhere meanwhile stays.
+        """
+        run, page = self._selected(logdir, name), self._context.pages.of(request)
+        changed = set(page.kept) ^ set(wanted)
+        try:
+            for checkpoint in checkpoints_of(run.folder):
+                if checkpoint.name in changed:
+                    pin(checkpoint, checkpoint.name in wanted)
+        except OSError as error:
+            raise refusal(f"The checkpoint could not be marked: {plain_reason(error)}.") from None
+        return self._kept(page, run)
+
+    def resume_run(self, logdir: str, name: str | None, last_epoch: float | None) -> Updates:
+        """Resume the selected run, up to a later epoch if it is done."""
+        run = self._selected(logdir, name)
+        if reason := self._why_not_resume(run):
+            raise refusal(reason)
+        values: dict[str, object] = {"resume_ckpt": str(run.folder), "logdir": str(run.folder.parent)}
+        if run.state == "done":
+            if last_epoch is None or last_epoch <= run.max_epochs:
+                raise refusal(f"All {run.max_epochs:,} epochs are done; enter a higher number to keep training.")
+            values["max_epochs"] = int(last_epoch)
+        return start_run(self._context, values, self._tabs, self._problems)
+
+    def use_as_base(self, logdir: str, name: str | None) -> Updates:
+        """Start a new run from the weights of the selected one."""
+        run = self._selected(logdir, name)
+        if run.checkpoint is None:
+            raise refusal("This run has no checkpoint.")
+        gr.Info(STARTS_OVER, duration=8)
+        controls = self._form.controls
+        base = {controls["resume_ckpt"]: str(run.checkpoint), controls["weights_only"]: True}
+        return {**base, self._tabs: gr.Tabs(selected="settings")}
 
     def _place(self, logdir: str) -> tuple[Path, Path | None]:
-        """The folder of runs, and that of the run which is going on."""
+        """The runs folder, and the folder of the run in progress."""
         try:
-            folder = self._context.logdir(self._context.require_allowed({"logdir": logdir}))
+            folder = self._context.logdir({"logdir": logdir})
         except Ed2Error as error:
             raise refusal(str(error)) from None
         shown = self._context.service.snapshot()
         return folder, shown.run_dir if shown.is_active else None
 
-    def _fill(self, logdir: str, chosen: str | None, told: str = "") -> tuple[Any, str, str]:
-        """The list; a run of this program that has ended since is the chosen one: a hasty Continue is meant for it."""
-        runs = find_runs(*self._place(logdir), MAX_SHOWN)
-        names = [run.folder.name for run in runs]
-        shown = self._context.service.snapshot()
-        own = shown.run_dir.name if shown.run_dir and not shown.elsewhere else ""
-        now = f"{own} {shown.is_active}" if own else told
-        wanted = [own if now != told and not shown.is_active else "", chosen, *names[:1]]
-        offered = next((name for name in wanted if name in names), "")
-        return gr.update(choices=names), self._cards(runs, chosen or "", offered), now
+    def _selected(self, logdir: str, name: str | None) -> RunRecord:
+        folder, active = self._place(logdir)
+        run = find_run(folder, name or "", active)
+        if run is None:
+            raise refusal(NOT_SELECTED)
+        return run
 
-    def _cards(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
-        """The list, with the run that was chosen when it was asked for and the one that it offers."""
+    def _why_not_resume(self, run: RunRecord) -> str:
+        """Why a run cannot be resumed now; empty if it can."""
+        if self._context.service.snapshot().is_active:
+            return IN_PROGRESS
+        if run.trainer:
+            return f"This run is being trained in {run.trainer.name}. Stop it there, or wait until it ends."
+        if run.can_continue:
+            return ""
+        return ONLY_WEIGHTS if run.checkpoint else NO_CHECKPOINT
+
+    def _kept(self, page: PageState, run: RunRecord | None) -> Updates:
+        """A box for each checkpoint of a run, newest first; none without checkpoints."""
+        found = checkpoints_of(run.folder) if run else []
+        page.kept = tuple(checkpoint.name for checkpoint in found if is_pinned(checkpoint))
+        names = [checkpoint.name for checkpoint in reversed(found)]
+        return {self.kept: gr.update(choices=names, value=list(page.kept), visible=bool(found))}
+
+    def _list_html(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
+        """The list, with the run that was selected when it was asked for and the one that it offers."""
         if not runs:
             return empty_html(NO_RUNS)
         cards = "".join(self._card(run) for run in runs)
         return f'<ul class="ed-grid ed-runs" data-asked="{escape(asked)}" data-offered="{escape(offered)}">{cards}</ul>'
 
     def _card(self, run: RunRecord) -> str:
-        address = self._context.thumbs.address(run.last_sample) if run.last_sample else ""
-        name = escape(run.folder.name)
-        image = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">' if address else ""
-        loss = f" · loss {run.loss:.4f}" if run.loss is not None else ""
-        can = _how_far_back(run)
-        where = f" in {run.trainer.name}" if run.trainer else ""
-        state = self._state_of(run)
+        name, state = escape(run.folder.name), self._state_of(run)
+        image = where = loss = ""
+        if run.last_sample and (address := self._context.thumbs.address(run.last_sample)):
+            image = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">'
+        if run.trainer:
+            where = f" in {run.trainer.name}<br>"
+        if run.loss is not None:
+            loss = f" · loss {run.loss:.4f}"
+        size = file_size(run.size_bytes)
         return (
-            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Choose {name}">{image}'
+            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Select {name}">{image}'
             f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{state}</span>{where} '
-            f"{'<br>' if where else ''}step {run.step:,} of {run.total:,}{loss}<br>"
-            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {file_size(run.size_bytes)} · {can}</small></div></button></li>"
+            f"step {run.step:,} of {run.total:,}{loss}<br>"
+            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {size} · {_resumable(run)}</small></div></button></li>"
         )
 
     def _state_of(self, run: RunRecord) -> str:
-        """The state of a run in a word; one that is paused is running, but not on its way."""
-        is_paused = run.state == "running" and not run.trainer and self._context.service.snapshot().state == "paused"
-        return "paused" if is_paused else run.state
-
-    def _chosen(self, logdir: str, name: str | None) -> RunRecord:
-        folder, live = self._place(logdir)
-        run = find_run(folder, name or "", live)
-        if run is None:
-            raise refusal(UNCHOSEN)
-        return run
-
-    def _allowed(self, logdir: str, name: str | None) -> list[Any]:
-        """What can be done with the chosen run, why not the rest, and its checkpoints to keep."""
-        folder, live = self._place(logdir)
-        run = find_run(folder, name or "", live)
-        why = self._why_not_continue(run) if run else ""
-        is_done = run is not None and run.state == "done" and not why
-        note = why or (IS_DONE if is_done else "")
-        return [
-            gr.update(interactive=run is not None and not why),
-            gr.update(interactive=run is not None and run.checkpoint is not None),
-            gr.update(visible=is_done, value=run.max_epochs + max(1, run.max_epochs // 2) if run and is_done else None),
-            f'<p class="ed-note">{escape(note)}</p>' if note else "",
-            *self.keep.shown(run),
-        ]
-
-    def _why_not_continue(self, run: RunRecord) -> str:
-        """Why a run cannot be continued now; empty where it can."""
-        if self._context.service.snapshot().is_active:
-            return A_RUN_GOES_ON
-        if run.trainer:
-            return f"This run goes on in {run.trainer.name}: wait for its end or stop it there."
-        if run.can_continue:
-            return ""
-        return WEIGHTS_ALONE if run.checkpoint else NO_CHECKPOINT
-
-    def _keep(self, logdir: str, name: str | None, seen: tuple[str, ...], wanted: list[str]) -> Any:
-        run = self._chosen(logdir, name)
-        self.keep.mark(run, seen, wanted)
-        return self.keep.shown(run)
-
-    def _continue(self, logdir: str, name: str | None, up_to: float | None) -> tuple[Any, str]:
-        run = self._chosen(logdir, name)
-        if why := self._why_not_continue(run):
-            raise refusal(why)
-        values: dict[str, object] = {"resume_ckpt": str(run.folder), "logdir": str(run.folder.parent)}
-        if run.state == "done":
-            if up_to is None or up_to <= run.max_epochs:
-                raise refusal(f"This run has done its {run.max_epochs:,} epochs: say a higher number to train it on.")
-            values["max_epochs"] = int(up_to)
-        return started(self._context, values)
-
-    def _use(self, logdir: str, name: str | None) -> tuple[str, bool, Any]:
-        run = self._chosen(logdir, name)
-        if run.checkpoint is None:
-            raise refusal("This run has no checkpoint.")
-        gr.Info(
-            f"The newest checkpoint of this run is now the base model, and “{label_of('weights_only')}” is set: "
-            f"training begins anew at step 0. Give it a {label_of('project_name')} of its own.",
-            duration=8,
-        )
-        return str(run.checkpoint), True, gr.Tabs(selected="settings")
+        """The state of a run in a word; a paused run of this program is stored as running."""
+        is_paused = self._context.service.snapshot().state == "paused"
+        return "paused" if is_paused and run.state == "running" and not run.trainer else run.state
 
 
-def _how_far_back(run: RunRecord) -> str:
-    """Whether a run can be continued, and from where if steps that it did are in no checkpoint."""
+def _resumable(run: RunRecord) -> str:
+    """Whether a run can be resumed, and from where if its last steps are in no checkpoint."""
     if run.resume_step is None:
-        return "no checkpoint to continue"
+        return "no checkpoint to resume from"
     if run.state == "running" or run.resume_step >= run.step:
-        return "can be continued"
-    return f"continues from step {run.resume_step:,}, its last checkpoint"
+        return "can be resumed"
+    return f"resumes from step {run.resume_step:,}, its last checkpoint"
 
 
-def _phase(shown: RunSnapshot) -> str:
-    phase = shown.elsewhere if not shown.is_active else "paused" if shown.state == "paused" else "running"
+def _phase_html(shown: RunSnapshot) -> str:
+    phase = shown.elsewhere
+    if shown.is_active:
+        phase = "paused" if shown.state == "paused" else "running"
     return f'<i data-phase="{escape(phase)}"></i>'

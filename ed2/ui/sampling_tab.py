@@ -1,4 +1,4 @@
-"""The tab Sampling: what is drawn while training, and how often."""
+"""The Sampling tab: what is sampled while training, and how often."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,15 @@ from ed2.settings.fields import fields
 from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
-from ed2.ui.wiring import QUIET, SPOKEN, fill, refusal
+from ed2.ui.page_state import PageState
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
 
 SPARE_ROWS = 3
-USUAL_STEPS, USUAL_SAMPLER = 30, "ddim"
+DEFAULT_STEPS, DEFAULT_SAMPLER = 30, "ddim"
+SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
+STEPS_INFO = "More steps take longer and show finer detail. Saved with the prompts."
+TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, CFG 1 4 7"
+COLUMN_WIDTHS = ["326px", "290px", "130px", "130px", "130px", "168px"]
 
 
 class SamplingTab:
@@ -28,74 +33,101 @@ class SamplingTab:
             with gr.Column(min_width=300):
                 form.add(name for name, spec in fields().items() if spec.group == "sampling")
             with gr.Column(min_width=300):
-                usual = (f"usual ({USUAL_SAMPLER})", "")
+                samplers = [(f"default ({DEFAULT_SAMPLER})", ""), *((name, name) for name in SAMPLERS)]
                 self.sampler = gr.Dropdown(
-                    [usual, *((name, name) for name in SAMPLERS)], value="", label="Sampler", interactive=True,
-                    elem_id="prompts-sampler", info="How noise becomes an image. Saved with the prompts.",
-                )  # fmt: skip
+                    samplers, value="", label="Sampler", interactive=True, elem_id="prompts-sampler", info=SAMPLER_INFO
+                )
                 self.steps = gr.Number(
-                    USUAL_STEPS, label="Denoising steps", step=1, interactive=True, elem_id="prompts-steps",
-                    info="Of each sample: more take longer and look finer. Saved with the prompts.",
-                )  # fmt: skip
+                    DEFAULT_STEPS,
+                    label="Denoising steps",
+                    step=1,
+                    interactive=True,
+                    elem_id="prompts-steps",
+                    info=STEPS_INFO,
+                )
         self.prompts = gr.Dataframe(
-            _with_spare(PromptTable(())), headers=list(HEADERS), datatype="str", type="array", elem_id="prompts",
-            label="Prompts, a row each. An empty cell is as usual: seed and size of the run, CFG 1 4 7",
-            column_count=len(HEADERS), row_count=SPARE_ROWS, interactive=True, wrap=True, buttons=[],
-            column_widths=["326px", "290px", "130px", "130px", "130px", "168px"],
-        )  # fmt: skip
+            _with_spare_rows(PromptTable(())),
+            headers=list(HEADERS),
+            datatype="str",
+            type="array",
+            elem_id="prompts",
+            label=TABLE_LABEL,
+            column_count=len(HEADERS),
+            column_widths=COLUMN_WIDTHS,
+            row_count=SPARE_ROWS,
+            interactive=True,
+            wrap=True,
+            buttons=[],
+        )
         with gr.Row(elem_classes="ed-actions"):
-            self.save = gr.Button("Save as my prompts", variant="primary", elem_id="save-prompts-button", min_width=140)
-            self.read = gr.Button("Read the file again", elem_id="read-prompts-button", min_width=140)
-        self._shown = gr.State("")
-        """The file that the table shows, so that what was typed in it is not lost when its field is only passed."""
+            self.save = gr.Button("Save prompts", variant="primary", elem_id="save-prompts-button", min_width=140)
+            self.read = gr.Button("Reload file", elem_id="read-prompts-button", min_width=140)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `prompts_of` changes."""
+        return [self.prompts, self.sampler, self.steps]
 
     def wire(self, filled: Sequence[Any]) -> None:
         """Connect the buttons; `filled` are the events that may set another file."""
-        path = self._form.controls["sample_prompts"]
-        table = [self.prompts, self.sampler, self.steps]
-        asked = [path, self._shown, *table]
+        self._path = path = self._form.controls["sample_prompts"]
+        given = [path, *self.outputs]
         for event in (self.read.click, path.submit):
-            fill(event, lambda now, *_: self._read(now), asked, table, [self._shown], is_whole=True, **SPOKEN)
+            fill(event, self.reload, given, self.outputs, is_whole=True, **SPOKEN)
         for event in (path.blur, *(event.then for event in filled)):
-            fill(event, lambda *now: self.opened(*now[:2]), asked, table, [self._shown], is_whole=True, **QUIET)
-        fill(self.save.click, lambda _, *now: self._save(*now), [path, *table], [path], [self._shown], **SPOKEN)
+            fill(event, self.follow, given, self.outputs, is_whole=True, **QUIET)
+        fill(self.save.click, self.save_prompts, given, [path], **SPOKEN)
 
-    @property
-    def opened_outputs(self) -> list[Any]:
-        """What `opened` gives values for."""
-        return [self.prompts, self.sampler, self.steps, self._shown]
+    def prompts_of(self, page: PageState, path: object) -> Updates:
+        """The prompts of a file, unless the page shows them already; no prompts if they cannot be read.
 
-    def opened(self, path: object, shown: str = "") -> list[Any]:
-        """The prompts of the file that is set, unless they are shown; an empty table where they cannot be read."""
-        text = short_path(unquoted(str(path or "").strip()))
-        if text == shown:
-            return [gr.skip()] * len(self.opened_outputs)
+        What was typed in the table is not lost when the field of the file is only passed.
+        """
+        name = short_path(unquoted(str(path or "").strip()))
+        if name == page.prompt_file:
+            return {}
         try:
-            return self._table(text)
+            table = self._read(name)
         except (OSError, ValueError, Ed2Error):
-            return [_with_spare(PromptTable(())), "", USUAL_STEPS, text]
+            table = PromptTable(())
+        page.prompt_file = name
+        return self._show(table)
 
-    def _table(self, path: str) -> list[Any]:
-        file = self._context.require_allowed({"sample_prompts": path})["sample_prompts"]
-        table = table_of(Path(str(file)))
-        return [_with_spare(table), table.sampler, table.num_steps or USUAL_STEPS, short_path(unquoted(path.strip()))]
+    def follow(self, request: gr.Request, path: str, *_: Any) -> Updates:
+        """Show the prompts of the file that is set now."""
+        return self.prompts_of(self._context.pages.of(request), path)
 
-    def _read(self, path: str) -> list[Any]:
+    def reload(self, request: gr.Request, path: str, *_: Any) -> Updates:
+        """Show the prompts of the file as it is on the disk."""
         try:
-            return self._table(path)
+            table = self._read(path)
         except (OSError, ValueError, Ed2Error) as error:
-            raise refusal(f"The prompts cannot be read: {error}") from None
+            raise refusal(f"Cannot read the prompts: {error}") from None
+        self._context.pages.of(request).prompt_file = short_path(unquoted(path.strip()))
+        return self._show(table)
 
-    def _save(self, rows: list[list[object]], sampler: str, steps: float | None) -> tuple[str, str]:
+    def save_prompts(
+        self, request: gr.Request, _: str, rows: list[list[object]], sampler: str, steps: float | None
+    ) -> Updates:
+        """Write the table into the user's own file, and set that file."""
+        num_steps = None if steps in (None, DEFAULT_STEPS) else int(steps or 0)
         try:
-            table = PromptTable(rows, sampler, None if steps in (None, USUAL_STEPS) else int(steps or 0))
-            file = self._context.user.write(self._context.user.prompts.name, file_of(table))
+            text = file_of(PromptTable(rows, sampler, num_steps))
+            file = self._context.user.write(self._context.user.prompts.name, text)
         except (OSError, Ed2Error) as error:
-            raise refusal(f"The prompts cannot be saved: {error}") from None
-        gr.Info("Saved. They are drawn from the next sampling on.", duration=4)
-        return str(file), short_path(str(file))
+            raise refusal(f"Cannot save the prompts: {error}") from None
+        gr.Info("Saved. Used from the next samples on.", duration=4)
+        self._context.pages.of(request).prompt_file = short_path(str(file))
+        return {self._path: str(file)}
+
+    def _read(self, path: str) -> PromptTable:
+        return table_of(Path(str(self._context.require_allowed({"sample_prompts": path})["sample_prompts"])))
+
+    def _show(self, table: PromptTable) -> Updates:
+        steps = table.num_steps or DEFAULT_STEPS
+        return {self.prompts: _with_spare_rows(table), self.sampler: table.sampler, self.steps: steps}
 
 
-def _with_spare(table: PromptTable) -> list[list[object]]:
-    """The rows, and some empty ones to fill."""
+def _with_spare_rows(table: PromptTable) -> list[list[object]]:
+    """The rows, and some empty ones to fill in."""
     return [list(row) for row in (*table.rows, *[EMPTY] * SPARE_ROWS)]

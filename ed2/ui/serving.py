@@ -1,7 +1,7 @@
-"""Putting a page on a port, with what Gradio leaves open closed."""
+"""Serves a page on a port, with the doors closed that Gradio leaves open."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,30 @@ from starlette.middleware import Middleware
 
 from ed2.errors import Ed2Error
 from ed2.ui.guard import Guard, Hosts
-from ed2.ui.shelf import Shelf
+from ed2.ui.image_copies import ImageCopies
 
 CSS_FILE = Path(__file__).with_name("page.css")
+JS_FILE = Path(__file__).with_name("page.js")
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 20
 MAX_PORT = 65535
 IDLE_SECONDS = 0.05
 PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-"""A port that was just left is free. Only Windows has the first, and would with the second call one in use free too."""
+"""A port that was just left is free. Windows alone has the first option, and with the second would share a busy one."""
+SWITCHED_OFF: Mapping[str, Any] = {
+    "share": False,
+    "inbrowser": False,
+    "show_error": False,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "mcp_server": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "strict_cors": True,
+    "max_file_size": "1kb",
+}
+"""Features of Gradio that this page does not need."""
 
 
 def serve(
@@ -26,11 +41,14 @@ def serve(
     *,
     port: int,
     hosts: Hosts,
-    shelves: Sequence[Shelf],
+    images: Sequence[ImageCopies],
     login: tuple[str, str] | None = None,
     server_name: str = "127.0.0.1",
 ) -> int:
-    """Serve a page from `port`, or the next free one of 20, in threads of its own; gives the port.
+    """Serve a page from `port`, or the next free one of 20, in threads of its own.
+
+    Returns:
+        The port.
 
     Raises:
         Ed2Error: none of them is free.
@@ -39,23 +57,22 @@ def serve(
     if hasattr(page._queue, "sleep_when_free"):  # Gradio 6.31 looks every millisecond: 6 % of a core for nothing
         page._queue.sleep_when_free = IDLE_SECONDS
     chosen = free_port(port, server_name)
+    routes = [copies.mount() for copies in images]
+    guarded = {"middleware": [Middleware(Guard, hosts=hosts)], "routes": routes}
     page.launch(
-        server_name=server_name, server_port=chosen, auth=login, prevent_thread_lock=True, share=False, quiet=True,
-        inbrowser=False, show_error=False, footer_links=[], run_history=False, enable_monitoring=False,
-        mcp_server=False, ssr_mode=False, pwa=False, strict_cors=True, max_file_size="1kb",
-        state_session_capacity=200, theme=theme(), css_paths=[CSS_FILE], app_kwargs=_closed(hosts, shelves),
-    )  # fmt: skip
+        server_name=server_name,
+        server_port=chosen,
+        auth=login,
+        prevent_thread_lock=True,
+        quiet=True,
+        state_session_capacity=200,
+        theme=theme(),
+        css_paths=[CSS_FILE],
+        head=f"<script>{JS_FILE.read_text(encoding='utf-8')}</script>",
+        app_kwargs={**guarded, "docs_url": None, "redoc_url": None, "openapi_url": None},
+        **SWITCHED_OFF,
+    )
     return chosen
-
-
-def _closed(hosts: Hosts, shelves: Sequence[Shelf]) -> dict[str, Any]:
-    return {
-        "middleware": [Middleware(Guard, hosts=hosts)],
-        "routes": [shelf.mount() for shelf in shelves],
-        "docs_url": None,
-        "redoc_url": None,
-        "openapi_url": None,
-    }
 
 
 def free_port(first: int, server_name: str = "127.0.0.1") -> int:
@@ -69,11 +86,11 @@ def free_port(first: int, server_name: str = "127.0.0.1") -> int:
             except OSError:
                 continue
             return port
-    raise Ed2Error(f"The ports {first} to {last} are all in use", "", "Choose another with --port.")
+    raise Ed2Error(f"Ports {first} to {last} are all in use", "", "Choose another with --port.")
 
 
 def theme() -> gr.themes.Base:
-    """The theme: fonts of the system, light and dark as the system has it."""
+    """The theme: system fonts, light or dark as the system is."""
     return gr.themes.Soft(
         primary_hue="indigo",
         neutral_hue="slate",

@@ -3,6 +3,7 @@
 import contextvars
 import io
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -12,22 +13,26 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
+from ed2.app.page.folders import paths_of
 from ed2.app.service import TrainerService
 from ed2.text import shown_path
 from ed2.ui.guard import Hosts
-from ed2.ui.hiding import Hide, hiding, paths_of
+from ed2.ui.hiding import Hide, hiding
 from ed2.ui.html import problems_html, status_html
-from ed2.ui.live import LivePanel, Seen, changed
+from ed2.ui.image_copies import ImageCopies
+from ed2.ui.live import LivePanel, View
+from ed2.ui.page_state import Pages
 from ed2.ui.serving import LOOPBACK_NAMES, serve
-from ed2.ui.shelf import Shelf
-from ed2.ui.wiring import TICK, never_raising
+from ed2.ui.wiring import TICK, Updates, never_raising
 
 USER = "viewer"
 FIRST_PORT = 7890
+TICK_SECONDS = 2.0
 NO_LINK = (
-    "There is no link: this computer cannot reach the share service (no network, a firewall, or the service is down). "
+    "No share link: this computer cannot reach the share service (no network, a firewall, or the service is down). "
     "Training is not affected."
 )
+READ_ONLY = "# Training monitor\nThis page is read-only. The run is controlled on the computer that trains it."
 
 
 @dataclass
@@ -35,32 +40,38 @@ class Sharing:
     """The monitor page of this program, started when it is first asked for."""
 
     service: TrainerService
-    shelf: Shelf
+    samples: ImageCopies
     form_values: Callable[[], Mapping[str, object]]
     password: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     link: str = ""
     monitor: Any = None
     _hosts: Hosts = field(default_factory=lambda: Hosts(LOOPBACK_NAMES))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> str:
-        """Start the monitor page and a link to it, and tell of it in HTML; what fails is told in words."""
-        if self.monitor is None:
-            # In a context of its own: inside an answer to a browser Gradio 6.31 makes no whole components.
-            self.monitor = contextvars.Context().run(self._serve_monitor)
-        if not self.link:
-            self.link = self._tunnel()
-        return self.as_html()
+        """Start the monitor page and a link to it, and describe both as HTML; a failure is described too."""
+        with self._lock:
+            if self.monitor is None:
+                # In a context of its own: inside an answer to a browser Gradio 6.31 makes no whole components.
+                self.monitor = contextvars.Context().run(self._serve_monitor)
+            if not self.link:
+                self.link = self._tunnel()
+            return self.as_html()
 
     def _serve_monitor(self) -> gr.Blocks:
-        page = monitor_page(self.service, self.shelf, hiding(self._folders))
-        serve(page, port=FIRST_PORT, hosts=self._hosts, shelves=[self.shelf], login=(USER, self.password))
+        page = monitor_page(self.service, self.samples, hiding(self.folders))
+        login = (USER, self.password)
+        serve(page, port=FIRST_PORT, hosts=self._hosts, images=[self.samples], login=login)
         return page
 
-    def _folders(self) -> list[Path]:
-        """What the texts of a run may name: its folder, its single file, and the paths of the form."""
+    def folders(self) -> list[Path]:
+        """What the texts of a run may name: its folder, its single file, and the paths in the form."""
         shown = self.service.snapshot()
-        made = [path for path in (shown.run_dir, shown.single_file) if path]
-        return [*paths_of(self.form_values()), *made, *(Path(shown_path(path)) for path in made)]
+        named = [path for path in (shown.run_dir, shown.single_file) if path]
+        named += [Path(shown_path(path)) for path in named]
+        for paths in paths_of(self.form_values()).values():
+            named += paths
+        return named
 
     def _tunnel(self) -> str:
         from gradio import networking, tunneling
@@ -69,35 +80,35 @@ class Sharing:
             monitor = self.monitor
             link = networking.setup_tunnel("127.0.0.1", monitor.server_port, monitor.share_token, None, None)
         except tunneling.ChecksumMismatchError:
-            # Gradio 6.31 keeps the damaged program and would start it unseen the next time.
+            # Gradio 6.31 keeps the damaged program and would start it without a check the next time.
             Path(tunneling.BINARY_PATH).unlink(missing_ok=True)
             return ""
-        except Exception:  # the tunnel is a program of others, which fails in many ways
+        except Exception:  # the tunnel is not our program, and fails in many ways
             return ""
         self._hosts.add(urlsplit(link).hostname or "")
         return link
 
     def as_html(self) -> str:
         """Link, user, password and a QR code."""
-        address = self.link or f"http://127.0.0.1:{self.monitor.server_port}/"
-        where = f'<a href="{escape(address)}" target="_blank" rel="noopener"><code>{escape(address)}</code></a>'
-        note = "" if self.link else f"<p><strong>{NO_LINK}</strong> On this computer the page is at:</p>"
-        code = (
-            f'<div class="ed-qr" role="img" aria-label="QR code of the link">{_qr(self.link)}</div>'
-            if self.link
-            else ""
-        )
+        address = escape(self.link or f"http://127.0.0.1:{self.monitor.server_port}/")
+        note = code = ""
+        if self.link:
+            code = f'<div class="ed-qr" role="img" aria-label="QR code of the link">{_qr(self.link)}</div>'
+        else:
+            note = f"<p><strong>{NO_LINK}</strong> On this computer, open:</p>"
         return (
-            f'<div class="ed-card ed-share">{note}<p>{where}</p><p>User <code>{USER}</code>, password '
-            f"<code>{escape(self.password)}</code></p>{code}<p class='ed-note'>Whoever has these can watch this run "
-            "and do nothing else. It ends with this program.</p></div>"
+            f'<div class="ed-card ed-share">{note}'
+            f'<p><a href="{address}" target="_blank" rel="noopener"><code>{address}</code></a></p>'
+            f"<p>User <code>{USER}</code>, password <code>{escape(self.password)}</code></p>{code}"
+            '<p class="ed-note">Anyone with these can watch the run, but cannot change anything. The page is gone when '
+            "the program exits.</p></div>"
         )
 
     def as_text(self) -> str:
         """The same for a terminal."""
         if not self.link:
             return NO_LINK
-        return f"Watch from elsewhere: {self.link}  user {USER}  password {self.password}"
+        return f"Watch the run at {self.link}  user {USER}  password {self.password}"
 
     def close(self) -> None:
         """End the link and the monitor page."""
@@ -113,33 +124,33 @@ class Sharing:
         self.monitor.close(verbose=False)
 
 
-def monitor_page(service: TrainerService, shelf: Shelf, hide: Hide) -> gr.Blocks:
-    """The read-only page: no control that changes anything, no path of this computer, as `hide` sees to it."""
-    with gr.Blocks(title="Training monitor", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown("# Training monitor\nThis page only shows. The run is started and stopped at the computer itself.")
+def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> gr.Blocks:
+    """The read-only page: no control that changes anything, and no path of this computer, thanks to `hide`."""
+    pages = Pages()
+    with gr.Blocks(title="Training monitor", analytics_enabled=False, fill_width=True) as blocks:
+        gr.Markdown(READ_ONLY)
         status = gr.HTML(status_html(None), js_on_load=None)
         problems = gr.HTML(problems_html(()), js_on_load=None)
-        panel = LivePanel(service, shelf, hide=hide)
-        seen = gr.State({})
+        panel = LivePanel(service, samples, hide=hide)
 
-        def tick(before: Seen, *inputs: Any) -> list[Any]:
-            shown = service.snapshot()
-            now = panel.seen_now(shown, list(inputs))
-            if before == now:
-                return [gr.skip()] * (3 + len(panel.outputs))
-            is_new = changed(shown, before)
-            return [
-                now,
-                status_html(shown, hide=hide) if is_new("status") else gr.skip(),
-                problems_html(shown.problems, hide=hide) if is_new("problems") else gr.skip(),
-                *panel.updates(shown, before, list(inputs)),
-            ]
+        def tick(request: gr.Request, zoom: str, prompt: str | None, time: float) -> Updates:
+            page, view, shown = pages.of(request), View(zoom, prompt, time), service.snapshot()
+            now = panel.seen_with(shown, view)
+            if page.seen == now:
+                return gr.skip()
+            updates = panel.updates(shown, page, view)
+            if page.lacks("status", shown):
+                updates[status] = status_html(shown, hide=hide)
+            if page.lacks("problems", shown):
+                updates[problems] = problems_html(shown.problems, hide=hide)
+            page.seen = now
+            return updates or gr.skip()
 
-        outputs = [seen, status, problems, *panel.outputs]
-        careful = never_raising(tick, len(outputs))
-        gr.Timer(2.0).tick(careful, [seen, *panel.inputs], outputs, **TICK)
-        page.load(lambda *inputs: careful({}, *inputs), panel.inputs, outputs, **TICK)
-    return page
+        outputs = [status, problems, *panel.outputs]
+        careful = never_raising(tick)
+        gr.Timer(TICK_SECONDS).tick(careful, panel.inputs, outputs, **TICK)
+        blocks.load(careful, panel.inputs, outputs, **TICK)
+    return blocks
 
 
 def _qr(link: str) -> str:

@@ -1,4 +1,4 @@
-"""The tab Train: what the run does now, save and sample now, TensorBoard, sharing."""
+"""The Train tab: what the run does now, save and sample now, TensorBoard, sharing."""
 
 from typing import Any
 
@@ -10,21 +10,14 @@ from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import model_html
-from ed2.ui.live import LivePanel, Seen, changed
-from ed2.ui.strip import asked
-from ed2.ui.wiring import SPOKEN, refusal
-
-OPEN_WINDOW = """logdir => { const board = window.edBoard = window.open('', '_blank');
-  if (board) { board.opener = null; board.document.title = board.document.body.textContent = 'TensorBoard starts …'; }
-  return logdir; }"""
-"""Done at the press itself: a browser opens no window by itself seconds later."""
-OPEN_LINK = """html => { const link = /href="([^"]+)"/.exec(html);
-  if (link && window.edBoard) window.edBoard.location = link[1]; }"""
-CLOSE_WINDOW = "() => { window.edBoard?.close(); }"
+from ed2.ui.live import LivePanel
+from ed2.ui.page_state import PageState
+from ed2.ui.strip import request
+from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
 
 
 class TrainTab:
-    """The monitor of the owner."""
+    """The owner's view of the run."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._service = context, context.service
@@ -41,38 +34,40 @@ class TrainTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `updates` gives values for, beside the panel's."""
+        """What `updates` may change."""
         return [self.model, self.save, self.sample]
 
-    def updates(self, shown: RunSnapshot, seen: Seen) -> list[Any]:
-        """Where the model lies, and the two buttons as the state allows them."""
-        model = model_html(shown) if changed(shown, seen)("status") else gr.skip()
-        if seen.get("state") == shown.state:
-            return [model, gr.skip(), gr.skip()]
-        can_ask = shown.state in ("training", "sampling", "paused")
-        return [model, gr.update(interactive=can_ask), gr.update(interactive=can_ask)]
+    def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
+        """What the page lacks: where the model is, and what the state allows."""
+        updates: Updates = {}
+        if page.lacks("status", shown):
+            updates[self.model] = model_html(shown)
+        if page.lacks_state(shown):
+            can_ask = gr.update(interactive=shown.state in ("training", "sampling", "paused"))
+            updates |= {self.save: can_ask, self.sample: can_ask}
+        return updates
 
     def wire(self, form: Form) -> None:
         """Connect the buttons."""
-        self.save.click(lambda: asked(self._service.save_now), None, None, **SPOKEN)
-        self.sample.click(lambda: asked(self._service.sample_now), None, None, **SPOKEN)
-        slow = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
-        self.share.click(self._share, None, self.share_answer, **slow)
-        shown = self.board.click(self._open_board, form.controls["logdir"], self.board_answer, js=OPEN_WINDOW, **slow)
-        shown.success(None, self.board_answer, None, js=OPEN_LINK)
-        shown.failure(None, None, None, js=CLOSE_WINDOW)
+        self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
+        self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
+        self.share.click(self.start_sharing, None, self.share_answer, **SLOW)
+        logdir = form.controls["logdir"]
+        started = self.board.click(self.open_tensorboard, logdir, self.board_answer, js="ed.openTensorBoard", **SLOW)
+        started.success(None, self.board_answer, None, js="ed.showTensorBoard")
+        started.failure(None, None, None, js="ed.closeTensorBoard")
 
-    def _share(self) -> str:
+    def start_sharing(self) -> str:
+        """Start the monitor page and a link to it, and show both."""
         try:
-            with self._context.lock:
-                return self._context.sharing.start()
+            return self._context.sharing.start()
         except Ed2Error as error:
             raise refusal(str(error)) from None
 
-    def _open_board(self, logdir: str) -> str:
+    def open_tensorboard(self, logdir: str) -> str:
+        """Start TensorBoard on the runs folder, and show where it is."""
         try:
-            values = self._context.require_allowed({"logdir": logdir})
-            address = self.tensorboard.start(self._context.logdir(values))
+            address = self.tensorboard.start(self._context.logdir({"logdir": logdir}))
         except Ed2Error as error:
             raise refusal(str(error)) from None
-        return f'<p>Open TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'
+        return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'

@@ -1,5 +1,6 @@
-"""How the controls are connected to the program, so that a late answer never undoes what was changed meanwhile."""
+"""How the page's controls are connected to the program."""
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -8,85 +9,88 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import GradioModel, GradioRootModel
 
-from ed2.ui.labels import on_page
+from ed2.ui.html import on_page
 
 logger = logging.getLogger(__name__)
 
-TICK: Mapping[str, Any] = {
-    "queue": False, "show_progress": "hidden", "trigger_mode": "once", "api_visibility": "private",
-    "concurrency_limit": None,
-}  # fmt: skip
+Updates = dict[Any, Any]
+"""What a handler changes: a value by its component. A component that is not named stays as it is."""
+
+HIDDEN: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+QUIET: Mapping[str, Any] = {**HIDDEN, "queue": False}
+"""A quick answer without a message: what bypasses the queue cannot show one (Gradio 6.31)."""
+TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None}
 """A tick costs next to nothing and waits for nothing."""
-QUIET: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-"""A quick answer that has nothing to say: what does not pass the queue can show no message (Gradio 6.31)."""
-SPOKEN: Mapping[str, Any] = {
-    "show_progress": "hidden", "api_visibility": "private", "concurrency_id": "control",
-}  # fmt: skip
-"""What a person asks for, and may be told that it cannot be; one after the other."""
-
-
-ASK = "(_, ...held) => [JSON.stringify(%s.map(place => held[place])), ...held]"
-TAKE = """(answer, ...held) => { const {asked, offered} = JSON.parse(answer), before = JSON.parse(asked || '[]');
-  const isKept = held.map((value, n) => JSON.stringify(value) !== JSON.stringify(before[n]));
-  const none = %s && isKept.some(Boolean);
-  return offered.map((value, n) => none || isKept[n] ? {__type__: 'update'} : value); }"""
+SPOKEN: Mapping[str, Any] = {**HIDDEN, "concurrency_id": "control"}
+"""What a person asks for, one after the other; it may be refused with a message."""
+SLOW: Mapping[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
+"""What takes seconds, in a line of its own, with a sign that it is running."""
 
 
 def fill(
-    event: Any, answer: Callable[..., Sequence[Any]], inputs: Sequence[Any], edited: Sequence[Any],
-    others: Sequence[Any] = (), is_whole: bool = False, **how: Any,
-) -> Any:  # fmt: skip
-    """Have an event fill controls that a person may change while the answer is awaited.
+    event: Any,
+    answer: Callable[..., Updates],
+    inputs: Sequence[Any],
+    edited: Sequence[Any],
+    others: Sequence[Any] = (),
+    is_whole: bool = False,
+    **how: Any,
+) -> Any:
+    """Have an event fill controls that a person may change while the answer is on its way.
 
-    The answer is an offer: the browser takes it for each control that holds what it held when the question was asked.
+    The answer is an offer: the browser takes it for each control that still holds what it held when it asked.
 
     Args:
         event: such as `button.click`.
-        answer: gives a value for each of `edited`, then for each of `others`.
-        inputs: what it wants to know; all of `edited` are among them.
-        edited: the controls.
-        others: outputs that nobody else changes.
+        answer: takes the request and the values of `inputs`, and returns updates of `edited` and `others`.
+        inputs: the controls whose values it needs; all of `edited` are among them.
+        edited: the controls to fill.
+        others: outputs that nobody else changes. Of a control that is in `edited` too, the answer is a `gr.update`: its
+            value is offered, the rest is set.
         is_whole: take all of it or nothing.
-        how: what the event takes beside.
+        how: further arguments of the event.
 
     Returns:
         The event of the filling.
     """
     places = [next(n for n, given in enumerate(inputs) if given is control) for control in edited]
-    letter = gr.Textbox(visible=False)
+    carrier = gr.Textbox(visible=False)  # Gradio 6.31 gives an answer to a component, never to JavaScript alone
 
-    def offer(asked: str, *held: Any) -> Any:
-        made = list(answer(*held))
-        offered = [_sent(control, value) for control, value in zip(edited, made, strict=False)]
-        text = json.dumps({"asked": asked, "offered": offered})
-        return [text, *made[len(edited) :]] if others else text
+    def offer(request: gr.Request, asked: str, *held: Any) -> Updates:
+        updates = answer(request, *held)
+        offered = [_as_sent(control, updates.get(control, gr.skip())) for control in edited]
+        made = {other: updates[other] for other in others if other in updates}
+        for control in made.keys() & set(edited):
+            made[control] = {name: value for name, value in made[control].items() if name != "value"}
+        return {carrier: json.dumps({"asked": asked, "offered": offered}), **made}
 
-    answered = event(offer, [letter, *inputs], [letter, *others], js=ASK % places, **how)
-    taken = TAKE % json.dumps(is_whole)
-    return answered.success(None, [letter, *edited], list(edited), js=taken, api_visibility="private")
+    answered = event(offer, [carrier, *inputs], [carrier, *others], js=f"ed.ask({places})", **how)
+    js = f"ed.take({json.dumps(is_whole)})"
+    return answered.success(None, [carrier, *edited], list(edited), js=js, api_visibility="private")
 
 
-def _sent(control: Any, value: Any) -> Any:
-    """A value as the browser holds it; that a control is left alone stays as it is."""
+def _as_sent(control: Any, value: Any) -> Any:
+    """A value as the browser holds it; of an update its value, if it has one."""
     if isinstance(value, dict) and value.get("__type__") == "update":
-        return value
+        return {name: value[name] for name in ("__type__", "value") if name in value}
     made = control.postprocess(value)
     return made.model_dump() if isinstance(made, GradioModel | GradioRootModel) else made
 
 
-def never_raising(tick: Callable[..., list[Any]], num_outputs: int) -> Callable[..., list[Any]]:
-    """A tick whose faults go to the log and change nothing: a message a second would bury the page."""
+def never_raising(tick: Callable[..., Updates]) -> Callable[..., Updates]:
+    """The same tick, but its errors go to the log and change nothing: a message a second would bury the page."""
 
-    def careful(*inputs: Any) -> list[Any]:
+    @functools.wraps(tick)
+    def careful(*inputs: Any) -> Updates:
         try:
             return tick(*inputs)
         except Exception:
-            logger.exception("The page could not be brought up to date.")
-            return [gr.skip()] * num_outputs
+            logger.exception("The page could not be updated.")
+            return gr.skip()
 
     return careful
 
 
 def refusal(text: str) -> gr.Error:
-    """An error to raise that tells a person something; it is no fault of the program."""
+    """An error to raise that tells a person why something is refused; the program is not at fault."""
     return gr.Error(on_page(text), duration=10, print_exception=False)

@@ -12,7 +12,7 @@ CONTROLS = {
   - combobox "Preset"
   - button "Load preset"
   - button "Reset to defaults"
-  - button /Save as my own preset/
+  - button /Save as preset/
   - textbox /Project name/
   - textbox /Base model or checkpoint/
   - combobox "Resolution"
@@ -33,7 +33,7 @@ CONTROLS = {
   - spinbutton "Sample interval (steps)"
   - combobox "Sampler"
   - spinbutton "Denoising steps"
-  - grid /Prompts/:
+  - grid /One prompt per row/:
     - rowgroup:
       - row:
         - columnheader "Prompt"
@@ -44,14 +44,14 @@ CONTROLS = {
         - columnheader "CFG"
     - row "a cat":
       - gridcell "a cat"
-  - button "Save as my prompts"
-  - button "Read the file again"
+  - button "Save prompts"
+  - button "Reload file"
 """,
     "Resume": """
 - tabpanel:
   - combobox "Run"
   - button "Refresh"
-  - button "Continue"
+  - button "Resume"
   - button "Use as base model"
 """,
     "Train": """
@@ -60,7 +60,7 @@ CONTROLS = {
   - button "Sample now" [disabled]
   - button "Open TensorBoard"
   - button "Share"
-  - region "Figures of the run"
+  - region "Run figures"
   - region "Memory"
   - group:
     - radio "Whole run" [checked]
@@ -70,7 +70,7 @@ CONTROLS = {
 """,
 }
 STRIP = """
-- region "State of the run":
+- region "Run status":
   - progressbar "Steps done"
 - button "Train"
 - button "Pause" [disabled]

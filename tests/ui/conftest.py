@@ -56,22 +56,21 @@ class Server:
 def serving(folder: Path, values: Values) -> Iterator[Server]:
     """The page with this form, as the program serves it: with the last run of the logs."""
     from ed2.app.user_files import UserFiles
-    from ed2.ui.app import owner_page
+    from ed2.ui.app import OwnerPage
     from ed2.ui.context import Context
     from ed2.ui.guard import Hosts
     from ed2.ui.serving import LOOPBACK_NAMES, serve
 
     context = Context(user=UserFiles(folder / "user"), begin=values)
-    page = owner_page(context)
-    shelves = [context.samples, context.thumbs]
+    page = OwnerPage(context)
     context.service.show_last_run(Path(str(values["logdir"])))
     context.service.follow(Path(str(values["logdir"])))
-    port = serve(page, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), shelves=shelves)
+    images = [context.samples, context.thumbs]
+    port = serve(page.blocks, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), images=images)
     yield Server(context, page, port, folder, values)
     context.service.close()
     context.sharing.close()
-    page.on_close()
-    page.close(verbose=False)
+    page.close()
 
 
 @pytest.fixture(scope="module")

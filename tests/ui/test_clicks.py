@@ -86,7 +86,7 @@ def go_on_if_stopped(page: Any, clicked: dict[str, int]) -> None:
     tab(page, "Resume")
     newest = page.locator("#runs-list li").first
     expect(newest).to_have_attribute("data-state", "stopped")
-    if "can be continued" in newest.inner_text():
+    if "can be resumed" in newest.inner_text():
         newest.get_by_role("button").click()
         expect(page.locator("#run-choice input")).to_have_value(str(newest.get_attribute("data-run")))
         page.locator("#continue-button").click()

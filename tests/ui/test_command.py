@@ -15,7 +15,7 @@ import pytest
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.settings.files import PROGRAM_DIR
-from ed2.ui.command import _parser, _tell, context_of, login_of, main, told_end
+from ed2.ui.command import build_parser, closing_words, context_of, login_of, main, opening_words
 from ed2.ui.serving import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -31,8 +31,8 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
         program = subprocess.Popen(command, cwd=PROGRAM_DIR, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **quiet)
         assert program.stdout
         lines = [program.stdout.readline(), program.stdout.readline()]
-        assert lines[0] == f"Port {port} is in use, so the page is at another.\n"
-        address = lines[1].removeprefix("The page: ").strip()
+        assert lines[0] == f"Port {port} is in use; the page uses another one.\n"
+        address = lines[1].removeprefix("Page: ").strip()
         assert httpx.get(address, timeout=30).status_code == 200
         with httpx.stream("GET", f"{address}gradio_api/heartbeat/a-page-that-is-open", timeout=60) as open_page:
             assert open_page.status_code == 200
@@ -43,52 +43,52 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
     assert time.monotonic() - began < 30
 
 
-def test_the_end_of_the_program_says_what_was_saved_of_its_run_and_how_to_go_on() -> None:
+def test_the_end_of_the_program_says_what_was_saved_of_its_run_and_how_to_resume_it() -> None:
     shown = RunSnapshot(state="stopped", project="cat", step=1214, detail="stopped and saved")
     begin = "The run cat is stopped at step 1,214 (stopped and saved). "
-    assert told_end(shown) == f"{begin}It has no checkpoint."
-    told = told_end(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
-    assert told.startswith(f"{begin}Saved: /logs/cat_1/ckpts/interrupted-cat. To go on, open the page again")
+    assert closing_words(shown) == f"{begin}It has no checkpoint."
+    told = closing_words(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
+    assert told.startswith(f"{begin}Saved: /logs/cat_1/ckpts/interrupted-cat. To resume it, open the page again")
 
 
-def test_a_preset_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_preset_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", "/nowhere.json", "--no_browser"]) == 2
     assert "/nowhere.json" in capsys.readouterr().err
 
 
 def test_the_network_always_asks_for_a_password_and_opens_only_the_named_folders(tmp_path: Path) -> None:
-    listening = _parser().parse_args(["--listen", "--data_dirs", str(tmp_path)])
+    listening = build_parser().parse_args(["--listen", "--data_dirs", str(tmp_path)])
     login = login_of(listening)
     assert login and login[0] == "owner" and len(login[1]) >= 10
     roots = context_of(listening).roots
     assert roots.allow(tmp_path / "x") and not roots.allow(Path("/etc"))
-    alone = _parser().parse_args([])
+    alone = build_parser().parse_args([])
     assert login_of(alone) is None
     assert context_of(alone).roots.allow(Path("/etc"))
-    assert login_of(_parser().parse_args(["--owner_password", "secret words"])) == ("owner", "secret words")
+    assert login_of(build_parser().parse_args(["--owner_password", "secret words"])) == ("owner", "secret words")
 
 
 def test_the_command_line_wins_over_the_draft(tmp_path: Path) -> None:
-    options = _parser().parse_args(["--preset", str(PROGRAM_DIR / "presets/demo.json"), "--logdir", str(tmp_path)])
+    options = build_parser().parse_args(["--preset", str(PROGRAM_DIR / "presets/demo.json"), "--logdir", str(tmp_path)])
     values = context_of(options).form_values()
     assert (values["project_name"], values["logdir"]) == ("demo", str(tmp_path))
 
 
-def test_no_free_port_is_told() -> None:
+def test_no_free_port_is_reported() -> None:
     for first, last in ((1, 20), (65530, 65535)):
         with pytest.raises(Ed2Error, match=f"{first} to {last} are all in use"):
             free_port(first, "203.0.113.1")  # an address that this computer does not have
 
 
 @pytest.mark.parametrize("port", ["99999", "-5", "0", "x"])
-def test_a_port_that_none_can_be_is_told(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port_is_reported(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([f"--port={port}", "--no_browser"])
     assert caught.value.code == 2
     assert f"a port is a whole number from 1 to 65535, not {port}" in capsys.readouterr().err
 
 
-def test_a_page_on_the_network_says_that_it_opens_no_folder_of_images(capsys: pytest.CaptureFixture[str]) -> None:
-    for given, is_told in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
-        _tell(_parser().parse_args(["--no_browser", *given]), 7860, None)
-        assert ("outside the program's own may be opened" in capsys.readouterr().out) is is_told
+def test_a_page_on_the_network_says_that_it_opens_no_image_folder() -> None:
+    for given, is_said in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
+        lines = opening_words(build_parser().parse_args(["--no_browser", *given]), 7860, None)
+        assert any("inside the program's own folder" in line for line in lines) is is_said

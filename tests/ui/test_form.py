@@ -5,22 +5,22 @@ import re
 import shlex
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from ed2.app.curve import Curve, Point
 from ed2.app.preflight import model_sizes
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, RunView, State
-from ed2.app.user_files import preset_values
+from ed2.app.user_files import UserFiles, preset_values
 from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError
 from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
 from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
-from ed2.ui.form import Form, control, defaults, shown, value_of
+from ed2.ui.form import control_of, defaults, from_control, to_control
 from ed2.ui.html import (
     NO_SINGLE_FILE,
     bars_html,
@@ -28,34 +28,36 @@ from ed2.ui.html import (
     log_html,
     loss_html,
     model_html,
+    on_page,
     problems_html,
     status_html,
 )
-from ed2.ui.labels import on_page
-from ed2.ui.settings_tab import SettingsTab, command_of
+from ed2.ui.settings_tab import command_of
 
 
 def test_every_default_comes_back_from_its_control_as_it_was() -> None:
     for name, spec in fields().items():
         default = defaults()[name]
-        control(spec, shown(spec, default))
-        assert value_of(spec, shown(spec, default)) == default, name
+        control_of(spec, default)
+        assert from_control(spec, to_control(spec, default)) == default, name
     settings_from(defaults())
 
 
 def test_what_a_person_types_becomes_the_setting() -> None:
     typed = {"lr": "1e-6", "max_epochs": 3, "data_root": "a\n b \n", "save_ckpt_dir": "", "batch_size": 2.0}
     wanted = {"lr": 1e-6, "max_epochs": 3, "data_root": ["a", "b"], "save_ckpt_dir": None, "batch_size": 2}
-    assert {name: value_of(fields()[name], raw) for name, raw in typed.items()} == wanted
-    assert value_of(fields()["lr"], "fast") == "fast"
+    assert {name: from_control(fields()[name], raw) for name, raw in typed.items()} == wanted
+    assert from_control(fields()["lr"], "fast") == "fast"
     copied = {
         "resume_ckpt": ' "C:\\my models\\sd.safetensors" ',
         "data_root": "'/a b'\n \"C:\\pics\" ",
         "save_ckpt_dir": '""',
     }
     plain = {"resume_ckpt": "C:\\my models\\sd.safetensors", "data_root": ["/a b", "C:\\pics"], "save_ckpt_dir": None}
-    assert {name: value_of(fields()[name], raw) for name, raw in copied.items()} == plain, "as file managers copy paths"
-    assert value_of(fields()["batch_size"], None) is None
+    assert {name: from_control(fields()[name], raw) for name, raw in copied.items()} == plain, (
+        "as file managers copy paths"
+    )
+    assert from_control(fields()["batch_size"], None) is None
 
 
 def test_the_command_has_every_switch_in_its_form() -> None:
@@ -78,7 +80,7 @@ def test_what_was_written_for_the_command_line_is_told_under_the_names_of_the_pa
     problems += caught.value.problems
     html = problems_html(problems)
     assert "--" not in html and "null" not in html
-    assert "give another folder as “Image folders”." in html
+    assert "choose another folder with “Image folders”." in html
     assert "set “Model family” to sd2 or sdxl." in html
     assert "Batch size (batch_size): empty is not allowed" in html
 
@@ -89,7 +91,7 @@ def test_every_option_has_a_name_on_the_page(name: str) -> None:
 
 
 def test_of_the_other_dashes_nothing_is_changed() -> None:
-    assert on_page("--check lists them all.") == "Check in the tab Dataset lists them all."
+    assert on_page("--check lists them all.") == "Check in the Dataset tab lists them all."
     text = "a --dog, a--lr, --- and --no-amp"
     assert on_page(text) == text
 
@@ -166,8 +168,8 @@ def test_how_far_a_part_of_a_phase_is_stands_in_the_strip_until_it_is_over() -> 
 
 
 def test_a_pause_that_was_asked_for_is_told_until_the_run_waits_whatever_it_does_meanwhile() -> None:
-    service = TrainerService()
-    view = service._view
+    view = RunView()
+    service = TrainerService(view)
     view(PhaseChanged(3, "sampling", "4 prompts"))
     view(Progressed(3, "drawing 4 samples: step", 2, 30))
     service.pause()
@@ -184,17 +186,18 @@ def test_a_pause_that_was_asked_for_is_told_until_the_run_waits_whatever_it_does
     service.pause()
     service.stop()
     assert "pausing" not in status_html(service.snapshot())
-    service._closed.set()
+    view(RunEnded(4, "stopped", "stopped", 1.0))
+    service.close()
 
 
-def test_what_differs_from_a_preset_is_folded_below_its_number() -> None:
-    with gr.Blocks():
-        tab = SettingsTab(context := Context(), Form(context.form_values()))
+def test_what_differs_from_a_preset_is_folded_below_its_number(tmp_path: Path) -> None:
+    context = Context(user=UserFiles(tmp_path / "user"))
+    tab = OwnerPage(context).settings
     title = next(iter(context.user.presets()))
     preset = {**defaults(), **preset_values(context.user.presets()[title])}
-    told = tab._difference_html({**preset, "max_epochs": 7, "lr": 1e-3}, title)
+    told = tab.difference_html({**preset, "max_epochs": 7, "lr": 1e-3}, title)
     assert told.startswith('<details class="ed-note"><summary>2 settings differ from this preset</summary><ul><li>')
-    assert "as in this preset" in tab._difference_html(preset, title)
+    assert "matches this preset" in tab.difference_html(preset, title)
 
 
 def test_a_hundred_thousand_losses_are_drawn_from_about_a_thousand_points() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -62,11 +61,11 @@ def test_no_file_of_the_computer_is_served(client: httpx.Client, path: str) -> N
 
 
 def test_the_served_folder_has_no_way_out(client: httpx.Client, server: Server) -> None:
-    shelf = server.context.samples
-    folder = Path(shelf._folder.name)
+    copies = server.context.samples
+    folder = copies.folder
     (folder / "link.webp").symlink_to("/etc/passwd")
     for path in ("link.webp", "../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", ""):
-        assert client.get(f"{shelf._address}/{path}").status_code == 404
+        assert client.get(f"{copies.route}/{path}").status_code == 404
     assert client.get("/images-wrong/link.webp").status_code != 200 or b"root:" not in client.get("/images-x/").content
     (folder / "link.webp").unlink()
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from ed2.app.reporters.describe import describe
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.errors import Problem
 from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.settings.files import PROGRAM_DIR
-from ed2.ui.hiding import NOT_SHOWN, hiding, paths_of, without_paths
+from ed2.ui.hiding import NOT_SHOWN, hiding, without_paths
 from ed2.ui.html import log_html, problems_html, status_html
+from ed2.ui.image_copies import ImageCopies
 from ed2.ui.sharing import Sharing
-from ed2.ui.shelf import Shelf
 
 LETTERS = "QXZJäöüß "
 """None of them, in a row of four, is in any sentence of the program."""
@@ -91,15 +91,16 @@ def test_a_save_names_its_folder_and_the_file_for_a_webui_and_to_strangers_their
     run, single = Path("/runs/a_1"), Path("/my webui/models/last-a.safetensors")
     told = describe(CheckpointSaved(8, 1, "last", run / "ckpts/last-a", single, 9000, 0.5))
     assert told == f"Step 8: saved last-a (9.0 kB, 0.5 s) in /runs/a_1/ckpts, single file {single}."
-    sharing = Sharing(TrainerService(), Shelf(64), dict)
-    sharing.service._view.change("status", run_dir=run, single_file=single)
-    shown = without_paths(told, sharing._folders())
+    view = RunView()
+    view.change("status", run_dir=run, single_file=single)
+    sharing = Sharing(TrainerService(view), ImageCopies(64), dict)
+    shown = without_paths(told, sharing.folders())
     sharing.service.close()
     assert shown == "Step 8: saved last-a (9.0 kB, 0.5 s) in ckpts, single file last-a.safetensors."
 
 
 def test_no_part_of_the_monitor_shows_a_path() -> None:
-    hide = hiding(lambda: paths_of({"data_root": ["/data/Max Muster"], "logdir": "logs", "lr": 1.0}))
+    hide = hiding(lambda: ["/data/Max Muster", PROGRAM_DIR / "logs"])
     text = "no room in /data/Max Muster/pics/a.png"
     parts = [
         status_html(RunSnapshot(state="stopped", detail=text), hide=hide),

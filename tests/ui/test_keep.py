@@ -1,4 +1,4 @@
-"""Marking checkpoints on the tab Resume."""
+"""Marking checkpoints in the Resume tab."""
 
 from pathlib import Path
 
@@ -6,8 +6,12 @@ import gradio as gr
 import pytest
 
 from ed2.app.page.folders import Roots
+from ed2.app.user_files import UserFiles
+from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.resume_tab import ResumeTab
+
+REQUEST = gr.Request(session_hash="1")
 
 
 def a_run(logdir: Path, steps: tuple[int, ...]) -> Path:
@@ -21,32 +25,33 @@ def a_run(logdir: Path, steps: tuple[int, ...]) -> Path:
     return run
 
 
-def test_a_box_marks_a_checkpoint_of_the_chosen_run_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture
+def tab(tmp_path: Path) -> ResumeTab:
+    return OwnerPage(Context(user=UserFiles(tmp_path / "user"), roots=Roots((tmp_path,)))).resume
+
+
+def test_a_box_marks_a_checkpoint_of_the_selected_run_and_nothing_else(tab: ResumeTab, tmp_path: Path) -> None:
     run = a_run(tmp_path, (2, 4))
     first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
-    with gr.Blocks():
-        tab = ResumeTab(Context(roots=Roots((tmp_path,))))
-    assert tab._allowed(str(tmp_path), "another")[-2]["visible"] is False
-    *_, shown, seen = tab._allowed(str(tmp_path), run.name)
+    place = (REQUEST, str(tmp_path))
+    assert tab.describe(*place, "another")[tab.kept]["visible"] is False
+    shown = tab.describe(*place, run.name)[tab.kept]
     assert (sorted(shown["choices"]), shown["value"], shown["visible"]) == ([first, second], [], True)
-    shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, "../../elsewhere"])
-    assert shown["value"] == [first]
+    assert tab.keep_checkpoints(*place, run.name, [first, "../../elsewhere"])[tab.kept]["value"] == [first]
     assert [path.parent.name for path in tmp_path.rglob("KEEP")] == [first]
-    assert tab._keep(str(tmp_path), run.name, seen, [])[0]["value"] == []
+    assert tab.keep_checkpoints(*place, run.name, [])[tab.kept]["value"] == []
     assert not list(tmp_path.rglob("KEEP"))
-    with pytest.raises(gr.Error, match="Choose a run"):
-        tab._keep(str(tmp_path), "another", seen, [first])
+    with pytest.raises(gr.Error, match="Select a run"):
+        tab.keep_checkpoints(*place, "another", [first])
 
 
-def test_a_mark_that_was_made_elsewhere_since_the_boxes_were_shown_stays(tmp_path: Path) -> None:
+def test_a_mark_that_was_made_elsewhere_since_the_boxes_were_shown_stays(tab: ResumeTab, tmp_path: Path) -> None:
     run = a_run(tmp_path, (2, 4, 6))
     first, second, third = (f"tiny-ep00-gs{step:05d}" for step in (2, 4, 6))
+    place = (REQUEST, str(tmp_path), run.name)
     (run / "ckpts" / first / "KEEP").touch()
-    with gr.Blocks():
-        tab = ResumeTab(Context(roots=Roots((tmp_path,))))
-    *_, seen = tab._allowed(str(tmp_path), run.name)
+    tab.describe(*place)
     (run / "ckpts" / second / "KEEP").touch()  # by hand, or on another page
-    shown, seen = tab._keep(str(tmp_path), run.name, seen, [first, third])
-    assert shown["value"] == list(seen) == [first, second, third]
+    assert tab.keep_checkpoints(*place, [first, third])[tab.kept]["value"] == [first, second, third]
     (run / "ckpts" / first / "KEEP").unlink()
-    assert tab._keep(str(tmp_path), run.name, seen, [first, second])[0]["value"] == [second]
+    assert tab.keep_checkpoints(*place, [first, second])[tab.kept]["value"] == [second]

@@ -106,7 +106,7 @@ def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
     model.click()
     expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(str(server.folder / "model"))
     inside.get_by_role("button", name="images", exact=True).click()
-    expect(inside).to_contain_text("No model lies in this folder")
+    expect(inside).to_contain_text("No models in this folder")
     wait_for_draft(server, "resume_ckpt", str(server.folder / "model"))
 
 
@@ -182,7 +182,7 @@ def test_a_check_shows_the_images_and_a_caption_is_changed_and_put_back(open_pag
     expect(caption).to_have_value("an image of number 0")
     caption.fill("a <b>new</b> caption")
     page.locator("#save-caption-button").click()
-    expect(page.get_by_text("Saved to 00.txt. Undo puts the old one back.")).to_be_visible()
+    expect(page.get_by_text("Saved to 00.txt. Undo restores the old caption.")).to_be_visible()
     expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
     expect(marked).to_contain_text("00.png")  # drawn anew
     side_car = server.folder / "images" / "00.txt"
@@ -216,14 +216,14 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("demo")
     command = page.locator("#equivalent-command textarea")
     expect(command).to_have_value(re.compile("--project_name demo .*--resolution 64"))
-    expect(page.locator("#preset-difference")).to_contain_text("as in this preset")
+    expect(page.locator("#preset-difference")).to_contain_text("matches this preset")
     expect(command).to_have_value(re.compile("--log_step 10 "))  # a field that is not drawn yet
     fill(page, "max_epochs", 77)
     expect(page.locator("#preset-difference")).to_contain_text("Epochs: 100 → 77")
     expect(page.locator("#preset-difference li")).to_be_hidden()
     page.locator("#preset-difference summary").click()
     expect(page.locator("#preset-difference li")).to_be_visible()
-    page.get_by_role("button", name="Save as my own preset").click()
+    page.get_by_role("button", name="Save as preset").click()
     fill(page, "preset-name", "mine")
     page.locator("#save-preset-button").click()
     expect(page.locator("#preset-choice input")).to_have_value("My preset: mine")
@@ -259,7 +259,7 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     fill(page, "batch_size", 16)
     expect(plan).to_have_attribute("data-verdict", "does not fit")
     expect(plan.locator("[role=img]")).to_have_attribute("aria-label", re.compile("activations 19"))
-    expect(plan.locator(".ed-parts-legend")).to_contain_text("end of the card 23.7")
+    expect(plan.locator(".ed-parts-legend")).to_contain_text("end of GPU memory 23.7")
     page.locator("#suggest-button").click()
     expect(page.locator("#memory-answer")).to_contain_text("Batch size 16 -> 11")
     expect(batch).to_have_value("16")

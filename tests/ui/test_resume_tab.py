@@ -1,4 +1,4 @@
-"""The tab Resume: what can be done with a run, and why not the rest."""
+"""The Resume tab: what can be done with a run, and why not the rest."""
 
 import re
 import shutil
@@ -8,89 +8,102 @@ import gradio as gr
 import pytest
 
 from ed2.app.page.folders import Roots
+from ed2.app.service import TrainerService
+from ed2.app.snapshot import RunView
+from ed2.app.user_files import UserFiles
 from ed2.events import PhaseChanged, RunEnded
+from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
-from ed2.ui.resume_tab import A_RUN_GOES_ON, IS_DONE, NO_CHECKPOINT, WEIGHTS_ALONE, ResumeTab
+from ed2.ui.resume_tab import IN_PROGRESS, IS_DONE, NO_CHECKPOINT, ONLY_WEIGHTS, ResumeTab
 from tests.elsewhere import trained_elsewhere
 from tests.past_runs import past_run
 
+REQUEST = gr.Request(session_hash="1")
+
 
 @pytest.fixture
-def tab(tmp_path: Path) -> ResumeTab:
-    with gr.Blocks():
-        return ResumeTab(Context(roots=Roots((tmp_path,))))
+def view() -> RunView:
+    """What is shown of the run of this program; events may be told to it."""
+    return RunView()
 
 
-def allowed(tab: ResumeTab, run: Path | None) -> tuple[bool, bool, bool, str]:
-    """Whether Continue, Use as base model and the epochs to train on are offered for a run, and the note."""
-    go_on, as_base, more, why, *_ = tab._allowed(str(run.parent if run else "logs"), run.name if run else None)
-    return go_on["interactive"], as_base["interactive"], more["visible"], why
+@pytest.fixture
+def context(tmp_path: Path, view: RunView) -> Context:
+    return Context(service=TrainerService(view), user=UserFiles(tmp_path / "user"), roots=Roots((tmp_path,)))
 
 
-def test_only_what_works_can_be_pressed_and_the_rest_is_told(tab: ResumeTab, tmp_path: Path) -> None:
-    assert tab._allowed(str(tmp_path), None)[0]["interactive"] is False
-    assert allowed(tab, past_run(tmp_path, "stopped")) == (
-        False,
-        False,
-        False,
-        f'<p class="ed-note">{NO_CHECKPOINT}</p>',
-    )
-    weights = allowed(tab, past_run(tmp_path, "stopped", "weights"))
-    assert weights == (False, True, False, f'<p class="ed-note">{WEIGHTS_ALONE}</p>')
+@pytest.fixture
+def tab(context: Context) -> ResumeTab:
+    return OwnerPage(context).resume
+
+
+def offered(tab: ResumeTab, run: Path) -> tuple[bool, bool, bool, str]:
+    """Whether Resume, Use as base model and the last epoch are offered for a run, and the note."""
+    shown = tab.describe(REQUEST, str(run.parent), run.name)
+    buttons = [shown[button]["interactive"] for button in (tab.resume, tab.as_base)]
+    return *buttons, shown[tab.last_epoch]["visible"], re.sub("<.*?>", "", shown[tab.note])
+
+
+def listed(tab: ResumeTab, logdir: Path, chosen: str | None = None) -> str:
+    return str(tab.list_runs(REQUEST, str(logdir), chosen)[tab.list])
+
+
+def test_only_what_works_can_be_pressed_and_the_rest_is_explained(tab: ResumeTab, tmp_path: Path) -> None:
+    assert offered(tab, tmp_path / "none") == (False, False, False, "")
+    assert offered(tab, past_run(tmp_path, "stopped")) == (False, False, False, NO_CHECKPOINT)
+    assert offered(tab, past_run(tmp_path, "stopped", "weights")) == (False, True, False, ONLY_WEIGHTS)
     whole = past_run(tmp_path, "stopped", "whole")
-    assert allowed(tab, whole) == (True, True, False, "")
+    assert offered(tab, whole) == (True, True, False, "")
     with trained_elsewhere(whole) as pid:
-        *offered, why = allowed(tab, whole)
-        assert offered == [False, True, False] and f"another program (process {pid})" in why
-        with pytest.raises(gr.Error, match="goes on in another program"):
-            tab._continue(str(tmp_path), whole.name, None)
+        *buttons, note = offered(tab, whole)
+        assert buttons == [False, True, False] and f"another program (process {pid})" in note
+        with pytest.raises(gr.Error, match="is being trained in another program"):
+            tab.resume_run(str(tmp_path), whole.name, None)
 
 
-def test_a_killed_run_says_from_which_step_it_goes_on(tab: ResumeTab, tmp_path: Path) -> None:
+def test_a_killed_run_says_from_which_step_it_resumes(tab: ResumeTab, context: Context, tmp_path: Path) -> None:
     run = past_run(tmp_path, "killed", "whole")
-    assert "continues from step 40, its last checkpoint" in tab._fill(str(tmp_path), None)[1]
-    service = tab._context.service
+    assert "resumes from step 40, its last checkpoint" in listed(tab, tmp_path)
+    service = context.service
     service.show_last_run(tmp_path)
-    assert service.snapshot().detail.endswith("continue it in the tab Resume, from step 40")
+    assert "step 40" in service.snapshot().detail
     shutil.rmtree(run / "ckpts")
     service.show_last_run(tmp_path)
-    assert service.snapshot().detail.endswith("before the first checkpoint: press Train to begin anew")
+    assert "before the first checkpoint" in service.snapshot().detail
 
 
-def test_while_a_run_goes_on_none_is_continued_and_a_paused_one_is_called_so(tab: ResumeTab, tmp_path: Path) -> None:
+def test_during_a_run_none_can_be_resumed_and_a_paused_one_is_called_so(
+    tab: ResumeTab, view: RunView, tmp_path: Path
+) -> None:
     run = past_run(tmp_path, "stopped", "whole")
-    view = tab._context.service._view
     view.change("status", run_dir=run)
     view(PhaseChanged(3, "training"))
-    assert allowed(tab, run) == (False, True, False, f'<p class="ed-note">{A_RUN_GOES_ON}</p>')
-    assert 'data-state="running"' in tab._fill(str(tmp_path), None)[1]
+    assert offered(tab, run) == (False, True, False, IN_PROGRESS)
+    assert 'data-state="running"' in listed(tab, tmp_path)
     view(PhaseChanged(3, "paused"))
-    assert 'data-state="paused"' in tab._fill(str(tmp_path), None)[1]
-    with pytest.raises(gr.Error, match="A run is going on"):
-        tab._continue(str(tmp_path), run.name, None)
+    assert 'data-state="paused"' in listed(tab, tmp_path)
+    with pytest.raises(gr.Error, match="A run is in progress"):
+        tab.resume_run(str(tmp_path), run.name, None)
 
 
-def test_a_run_that_has_ended_is_the_chosen_one_until_another_is_pressed(tab: ResumeTab, tmp_path: Path) -> None:
+def test_a_run_that_has_ended_is_offered_once(tab: ResumeTab, view: RunView, tmp_path: Path) -> None:
     old, new = past_run(tmp_path, "stopped", "whole"), past_run(tmp_path, "done", "whole")
-    view, told = tab._context.service._view, ""
 
-    def filled(chosen: Path | None) -> str:
-        nonlocal told
-        _, cards, told = tab._fill(str(tmp_path), chosen.name if chosen else None, told)
-        return str(re.search('data-offered="(.*?)"', cards)[1])
+    def offer() -> str:
+        return str(re.search('data-offered="(.*?)"', listed(tab, tmp_path, old.name))[1])
 
-    assert filled(old) == old.name
+    assert offer() == old.name
     view.change("status", run_dir=new)
     view(PhaseChanged(3, "training"))
-    assert filled(old) == old.name, "it may be looked at meanwhile"
+    assert offer() == old.name, "it may be looked at meanwhile"
     view(RunEnded(12, "done", "all epochs are done", 1.0))
-    assert [filled(old), filled(old)] == [new.name, old.name], "at the end, and not again once another is pressed"
+    assert [offer(), offer()] == [new.name, old.name], "at the end, and not again once another is selected"
 
 
-def test_a_run_that_is_done_is_trained_on_up_to_a_higher_epoch(tab: ResumeTab, tmp_path: Path) -> None:
+def test_a_run_that_is_done_is_trained_up_to_a_later_epoch(tab: ResumeTab, tmp_path: Path) -> None:
     run = past_run(tmp_path, "done", "whole")
-    go_on, _, more, why, *_ = tab._allowed(str(tmp_path), run.name)
-    assert go_on["interactive"] and (more["visible"], more["value"]) == (True, 6) and IS_DONE in why
-    for up_to in (None, 4, -1):
-        with pytest.raises(gr.Error, match="has done its 4 epochs"):
-            tab._continue(str(tmp_path), run.name, up_to)
+    assert offered(tab, run) == (True, True, True, IS_DONE)
+    assert tab.describe(REQUEST, str(tmp_path), run.name)[tab.last_epoch]["value"] == 6
+    for last_epoch in (None, 4, -1):
+        with pytest.raises(gr.Error, match="All 4 epochs are done"):
+            tab.resume_run(str(tmp_path), run.name, last_epoch)

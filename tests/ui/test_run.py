@@ -46,7 +46,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
     expect(page.locator("#status")).to_have_attribute("data-saving", "false")
     tab(page, "Train")
-    expect(page.locator("#memory-card")).to_contain_text("Computer")
+    expect(page.locator("#memory-card")).to_contain_text("System RAM")
     expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
     expect(page.locator("#your-model")).to_contain_text(f"last-creature-ep03-gs000{STEPS}")
     the_whole_loss_and_its_end_are_shown(page)
@@ -55,7 +55,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     card = page.locator("#runs-list li").first
     expect(card).to_contain_text("creature_")
     expect(card).to_contain_text(re.compile(f"done\\s+step {STEPS} of {STEPS}"))
-    expect(card).to_contain_text("can be continued")
+    expect(card).to_contain_text("can be resumed")
     the_time_is_told_of_runs_of_a_kind_that_was_measured(page)
 
 
@@ -108,7 +108,7 @@ def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Se
         page.wait_for_event("response", lambda answer: answer.request.method == "POST")
     addresses = [url for url in page.watched.requests if "/images-" in url]
     assert len(addresses) == len(set(addresses))
-    assert len([url for url in addresses if server.context.samples._address in url]) == 2
+    assert len([url for url in addresses if server.context.samples.route in url]) == 2
     assert all(url.endswith(".webp") for url in addresses)
     assert len(answers) >= 3
     assert max(map(len, answers)) < 4000
@@ -148,11 +148,11 @@ def test_the_link_shows_the_run_to_whoever_has_the_password(
 def test_a_program_that_answers_no_more_is_told(open_page, server: Server) -> None:
     page = open_page()
     state(page, "done")
-    page.wait_for_function("window.edAnswered")
-    before = page.evaluate("window.edAnswered")
-    page.wait_for_function("before => window.edAnswered > before", arg=before)  # each answer counts
+    page.wait_for_function("ed.store.answeredAt")
+    before = page.evaluate("ed.store.answeredAt")
+    page.wait_for_function("before => ed.store.answeredAt > before", arg=before)  # each answer counts
     expect(page.locator("#strip")).not_to_have_class(re.compile("ed-gone"))
-    page.evaluate("Object.defineProperty(window, 'edAnswered', {get: () => 1, set: () => {}})")  # none comes any more
+    page.evaluate("Object.defineProperty(ed.store, 'answeredAt', {get: () => 1, set: () => {}})")  # none comes any more
     expect(page.locator("#strip")).to_have_class(re.compile("ed-gone"))
     assert "does not answer" in page.evaluate("getComputedStyle(document.querySelector('#strip'), '::before').content")
 
@@ -163,7 +163,7 @@ def test_tensorboard_opens_on_this_computer(open_page, server: Server) -> None:
     tab(page, "Train")
     with page.expect_popup(timeout=60_000) as opened:
         page.locator("#tensorboard-button").click()
-    expect(opened.value).to_have_title(re.compile("^TensorBoard starts"))  # at the press, when a browser allows it
+    expect(opened.value).to_have_title(re.compile("^Starting TensorBoard"))  # at the press, when a browser allows it
     opened.value.wait_for_url(re.compile(r"^http://127\.0\.0\.1:\d+/"), timeout=60_000)
     opened.value.close()
 
@@ -179,11 +179,11 @@ def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) 
     state(page, "training")
     page.locator("#pause-button").click()
     state(phone, "paused")
-    expect(phone.locator("#pause-button")).to_have_text("Continue")
+    expect(phone.locator("#pause-button")).to_have_text("Resume")
     tab(phone, "Resume")
     expect(phone.locator("#runs-list li").first).to_have_attribute("data-state", "paused")
     expect(phone.locator("#continue-button")).to_be_disabled()
-    expect(phone.locator("#resume-note")).to_contain_text("A run is going on")
+    expect(phone.locator("#resume-note")).to_contain_text("A run is in progress")
     expect(phone.locator("#test-resume-button")).to_be_disabled()
     page.locator("#save-now-button").click()
     expect(page.locator("#log-tail")).to_contain_text(re.compile("saved [a-z]+-ep"), timeout=90_000)
@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
         expect(page.locator("#status")).to_contain_text(f"the run goes on in another program (process {pid})")
         expect(page.locator("#runs-list li").first).to_contain_text(f"running in another program (process {pid})")
         expect(page.locator("#continue-button")).to_be_disabled()
-        expect(page.get_by_text(f"This run goes on in another program (process {pid})")).to_be_visible()
+        expect(page.get_by_text(f"This run is being trained in another program (process {pid})")).to_be_visible()
     server.context.service.look_elsewhere()
     state(page, "stopped")
     page.locator("#continue-button").click()
@@ -282,7 +282,7 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
 
 def one_more_epoch_is_trained(page) -> None:
     tab(page, "Resume")
-    expect(page.locator("#resume-note")).to_contain_text("has done all its epochs")
+    expect(page.locator("#resume-note")).to_contain_text("All epochs of this run are done")
     expect(page.locator("#continue-epochs input")).to_have_value("6")
     fill(page, "continue-epochs", 5)
     page.locator("#continue-button").click()

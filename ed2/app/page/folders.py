@@ -1,4 +1,4 @@
-"""Which folders the page may open, where a folder browser begins, and what is in a folder."""
+"""Which folders the page may open, where a folder browser starts, and what is in a folder."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ class Roots:
     folders: tuple[Path, ...] | None = None
 
     def allow(self, path: Path) -> bool:
-        """Whether `path`, with links followed, lies in an allowed folder; never one that no disk can hold."""
+        """Whether `path`, with links followed, is in an allowed folder, and is a path that a disk can hold."""
         if not _can_exist(path):
             return False
         if self.folders is None:
@@ -46,31 +46,40 @@ class Roots:
             SettingsError: names each setting whose path is outside.
         """
         problems = []
-        for name, value in values.items():
-            spec = fields().get(name)
-            if spec is None or not spec.is_path:
-                continue
-            texts = [str(text) for text in (value if isinstance(value, list | tuple) else [value]) if text]
-            if name == NAMED_FOLDERS:
-                texts = [text.partition("=")[2] or text for text in texts]
-            if not all(_can_exist(PROGRAM_DIR / text) for text in texts):
-                problems.append(Problem(name, "no path is so long or has such characters.", "Choose another."))
-            elif not all(self.allow(PROGRAM_DIR / text) for text in texts):
-                problems.append(Problem(name, "this folder may not be opened from here.", self._how_else()))
+        for name, paths in paths_of(values).items():
+            if not all(map(_can_exist, paths)):
+                problems.append(Problem(name, "this path is too long or has invalid characters.", "Choose another."))
+            elif not all(map(self.allow, paths)):
+                problems.append(Problem(name, "this folder cannot be opened from here.", self._how_else()))
         if problems:
             raise SettingsError("Not allowed:", problems)
 
     def _how_else(self) -> str:
-        """What a person can do who needs another folder; most have never seen a command line."""
+        """What to do to use another folder; most people have never seen a command line."""
         others = ", ".join(str(folder) for folder in dict.fromkeys(self.folders or ()))
         return (
-            f"The page was started so that it opens only these, and all in them: {others}. Copy what you need into one "
-            "of them; or end the program and start it by a double-click: on its own computer it opens every folder."
+            f"The page was started with access to these folders only: {others}. Copy what you need into one of them, "
+            "or exit the program and start it with a double-click: on its own computer it opens every folder."
         )
 
 
+def paths_of(values: Mapping[str, object]) -> dict[str, list[Path]]:
+    """The paths among flat settings, in full, by the name of their setting."""
+    found: dict[str, list[Path]] = {}
+    for name, value in values.items():
+        spec = fields().get(name)
+        if spec is None or not spec.is_path:
+            continue
+        items = value if isinstance(value, list | tuple) else [value]
+        texts = [str(item) for item in items if item]
+        if name == NAMED_FOLDERS:
+            texts = [text.partition("=")[2] or text for text in texts]
+        found[name] = [PROGRAM_DIR / text for text in texts]
+    return found
+
+
 def _can_exist(path: Path) -> bool:
-    """Whether the system takes this for a path at all: pathlib raises at each question about one that it does not."""
+    """Whether the system accepts this as a path at all; pathlib raises for one that it does not."""
     try:
         path.lstat()
     except ValueError:  # a null character
@@ -82,7 +91,7 @@ def _can_exist(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to begin with."""
+    """A folder to start from."""
 
     name: str
     folder: Path
@@ -90,14 +99,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in a folder, hidden things left out; names count from it."""
+    """What is in a folder, except hidden things; folders by name."""
 
     folders: tuple[str, ...] = ()
     num_images: int = 0
 
 
 def places(roots: Roots) -> list[Place]:
-    """Where a browser can begin: the allowed folders, or all drives of the computer."""
+    """Where a folder browser can start: the allowed folders, or all drives of the computer."""
     if roots.folders is not None:
         return [Place(_name_of(folder), folder) for folder in dict.fromkeys(roots.folders)]
     others = drives(partition.mountpoint for partition in psutil.disk_partitions())
@@ -105,10 +114,11 @@ def places(roots: Roots) -> list[Place]:
 
 
 def drives(mounts: Iterable[str]) -> list[Place]:
-    """Those places of a computer that a person calls a drive."""
-    is_windows = sys.platform == "win32"
-    found = sorted(mount for mount in mounts if _is_text(mount) and (is_windows or mount.startswith(MOUNTED_BELOW)))
-    return [Place(f"Drive {mount if is_windows else Path(mount).name}", Path(mount)) for mount in found]
+    """The mounted places that a person calls a drive."""
+    shown = sorted(filter(_is_text, mounts))
+    if sys.platform == "win32":
+        return [Place(f"Drive {mount}", Path(mount)) for mount in shown]
+    return [Place(f"Drive {Path(mount).name}", Path(mount)) for mount in shown if mount.startswith(MOUNTED_BELOW)]
 
 
 def contents(folder: Path) -> Contents:
@@ -123,7 +133,7 @@ def contents(folder: Path) -> Contents:
 
 
 def models(folder: Path) -> list[Path]:
-    """What may be a base model in a folder: single files, diffusers folders, and the checkpoints of runs in it.
+    """What may be a base model in a folder: single files, diffusers folders, and checkpoints of its runs, newest first.
 
     Raises:
         OSError: it cannot be opened.
@@ -135,22 +145,24 @@ def models(folder: Path) -> list[Path]:
             found.append(path)
         elif is_file(path / EVENTS_NAME):
             runs.append((entry.stat().st_mtime, path))
-    saved = [checkpoint for _, run in sorted(runs, reverse=True) for checkpoint in reversed(checkpoints_of(run))]
+    saved: list[Path] = []
+    for _, run in sorted(runs, reverse=True):
+        saved += reversed(checkpoints_of(run))
     return [*saved, *sorted(found)][:MAX_SHOWN]
 
 
 def is_model(path: Path) -> bool:
-    """Whether this looks like a base model: what it is in truth is seen when it is taken."""
+    """Whether this looks like a base model; it is read only when it is chosen."""
     return is_file(path / INDEX) or (path.suffix.lower() == ".safetensors" and is_file(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this is a folder that can be seen; below one of another user it cannot."""
+    """Whether this is a folder; not one that belongs to another user and cannot be seen."""
     return os.path.isdir(path)  # noqa: PTH112 -- Path.is_dir raises for lost+found of any drive
 
 
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is not hidden; what vanishes meanwhile, leads nowhere, or has a name that is no text is passed over."""
+    """What is not hidden, except what vanishes meanwhile, leads nowhere, or has a name that is not text."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -159,7 +171,7 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a page can show a name: an old archive or another system may have left bytes that no browser is sent."""
+    """Whether a page can show a name: an old archive or another system may have left bytes that cannot be sent."""
     with contextlib.suppress(UnicodeEncodeError):
         return bool(name.encode())
     return False

@@ -1,4 +1,4 @@
-"""Sample prompts as a table that people fill, and as the JSON file that the sampler reads."""
+"""Sample prompts as a table that people fill in, and as the JSON file that the sampler reads."""
 
 import json
 import re
@@ -25,9 +25,9 @@ class PromptTable:
     """Prompts as people fill them in.
 
     Attributes:
-        rows: a prompt each, with what it wants otherwise than usual.
-        sampler: of all of them; empty is the usual one.
-        num_steps: denoising steps of all of them; None is the usual number.
+        rows: a prompt each, with what differs from the defaults.
+        sampler: of all of them; empty is the default.
+        num_steps: denoising steps of all of them; None is the default.
     """
 
     rows: Sequence[Sequence[object]]
@@ -36,11 +36,11 @@ class PromptTable:
 
 
 def table_of(path: Path) -> PromptTable:
-    """The prompts of a file, a row each; what the file leaves unsaid is empty.
+    """The prompts of a file, a row each; what the file does not say is empty.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no file of prompts.
+        ValueError: it is not a prompt file.
     """
     with open_file(path) as stream:
         content = stream.read(MAX_FILE_BYTES)
@@ -50,7 +50,7 @@ def table_of(path: Path) -> PromptTable:
     values = parse_json(content)
     samples = values.get("samples") if isinstance(values, dict) else None
     if not isinstance(samples, list):
-        raise ValueError("it holds no list of samples")
+        raise ValueError("it contains no list of samples")
     sampler, steps = values.get("scheduler"), values.get("num_inference_steps")
     return PromptTable(
         [_row({**values, **sample}) for sample in samples if isinstance(sample, dict)],
@@ -70,25 +70,27 @@ def file_of(table: PromptTable) -> str:
     if table.num_steps is not None:
         values["num_inference_steps"] = table.num_steps
         if not 1 <= table.num_steps <= MAX_STEPS:
-            what = f"an image takes from 1 to {MAX_STEPS:,} denoising steps, not {table.num_steps}."
-            problems.append(Problem(None, what, "30 is usual."))
+            what = f"the number of denoising steps is from 1 to {MAX_STEPS:,}, not {table.num_steps}."
+            problems.append(Problem(None, what, "The default is 30."))
     samples = []
     for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):
         cells = [str(cell if cell is not None else "").strip() for cell in row]
         if cells and cells[0]:
             samples.append(_sample(number, [*cells, *EMPTY][: len(HEADERS)], problems))
     if problems:
-        raise SettingsError("The prompts are not saved:", problems)
+        raise SettingsError("The prompts were not saved:", problems)
     return json.dumps({**values, "samples": samples}, indent=2, ensure_ascii=False) + "\n"
 
 
 def _row(sample: dict[str, object]) -> Row:
-    size = sample.get("size")
-    width, height = size if isinstance(size, list) and len(size) == 2 else ("", "")
-    cfgs = sample.get("cfgs")
-    cfg_text = " ".join(f"{cfg:g}" for cfg in cfgs if isinstance(cfg, int | float)) if isinstance(cfgs, list) else ""
-    texts = (sample.get("prompt", ""), sample.get("negative_prompt", ""), sample.get("seed", ""), width, height)
-    return (*map(str, texts), cfg_text)
+    size, cfgs = sample.get("size"), sample.get("cfgs")
+    width: object = ""
+    height: object = ""
+    if isinstance(size, list) and len(size) == 2:
+        width, height = size
+    cfg_texts = [f"{cfg:g}" for cfg in cfgs if isinstance(cfg, int | float)] if isinstance(cfgs, list) else []
+    texts = [str(sample.get(name, "")) for name in ("prompt", "negative_prompt", "seed")]
+    return (*texts, str(width), str(height), " ".join(cfg_texts))
 
 
 def _sample(number: int, cells: Sequence[str], problems: list[Problem]) -> dict[str, object]:
@@ -96,15 +98,14 @@ def _sample(number: int, cells: Sequence[str], problems: list[Problem]) -> dict[
     sample: dict[str, object] = {"prompt": prompt}
     if negative:
         sample["negative_prompt"] = negative
-    whole = {name: _whole(number, name, text, problems) for name, text in
-             (("Seed", seed), ("Width", width), ("Height", height)) if text}  # fmt: skip
-    if "Seed" in whole:
-        sample["seed"] = whole["Seed"]
-    if "Width" in whole and "Height" in whole:
-        sample["size"] = [whole["Width"], whole["Height"]]
-    elif "Width" in whole or "Height" in whole:
-        fix = "Leave both empty for the usual one."
-        problems.append(Problem(f"row {number}", "a size takes a width and a height.", fix))
+    if seed:
+        sample["seed"] = _whole(number, "Seed", seed, problems)
+    sizes = [_whole(number, name, text, problems) for name, text in (("Width", width), ("Height", height)) if text]
+    if len(sizes) == 2:
+        sample["size"] = sizes
+    elif sizes:
+        fix = "Leave both empty for the default size."
+        problems.append(Problem(f"row {number}", "a size needs both width and height.", fix))
     if cfg:
         sample["cfgs"] = _cfgs(number, cfg, problems)
     return sample
@@ -116,8 +117,8 @@ def _whole(number: int, name: str, text: str, problems: list[Problem]) -> int:
     except ValueError:
         value = -2.0
     if value < -1 or not value.is_integer() or (name != "Seed" and not 16 <= value <= 2048):
-        fix = "-1 draws one each time." if name == "Seed" else "From 16 to 2048 pixels."
-        problems.append(Problem(f"row {number}", f"{name} takes a whole number, not {text!r}.", fix))
+        fix = "-1 draws a new seed each time." if name == "Seed" else "It is from 16 to 2048 pixels."
+        problems.append(Problem(f"row {number}", f"{name} is a whole number, not {text!r}.", fix))
         return 0
     return int(value)
 
@@ -128,5 +129,5 @@ def _cfgs(number: int, text: str, problems: list[Problem]) -> list[float]:
     except ValueError:
         cfgs = []
     if not 0 < len(cfgs) <= MAX_CFGS or not all(0 <= cfg <= 100 for cfg in cfgs):
-        problems.append(Problem(f"row {number}", f"CFG takes numbers such as 1 4 7, not {text!r}."))
+        problems.append(Problem(f"row {number}", f"CFG is a list of numbers such as 1 4 7, not {text!r}."))
     return cfgs

@@ -27,27 +27,29 @@ class TensorBoard:
     _shown: tuple[Path, str] | None = None
 
     def start(self, logdir: Path) -> str:
-        """Show a folder of runs and give back the address.
+        """Show a runs folder.
+
+        Returns:
+            The address.
 
         Raises:
-            Ed2Error: it does not start.
+            Ed2Error: it did not start.
         """
         if self._shown and self._shown[0] == logdir and self._process and self._process.poll() is None:
             return self._shown[1]
         self.close()
         port = _free_port()
         command = [sys.executable, "-m", "ed2.app.page.tensorboard", "--logdir", str(logdir)]
-        self._process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=PROGRAM_DIR,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, cwd=PROGRAM_DIR, stdin=pipe, stdout=nowhere, stderr=nowhere)
         address = f"http://127.0.0.1:{port}/"
         self._wait_for(address)
         self._shown = logdir, address
         return address
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         if self._process is not None:
             self._process.terminate()
             self._process.communicate(timeout=10)  # closes the pipe as well
@@ -62,7 +64,7 @@ class TensorBoard:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         self.close()
-        raise Ed2Error("TensorBoard does not start", "", "Is the package tensorboard installed?")
+        raise Ed2Error("TensorBoard did not start", "", "Is the package tensorboard installed?")
 
 
 def _free_port() -> int:

@@ -20,62 +20,59 @@ GRACE_SECONDS = 60.0
 Box = tuple[int, int, int, int]
 
 
-class _Forever(StaticFiles):
-    """A name stands for one content: each image is asked for once. A page with a login shows them after it alone."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        if not _may_see(scope):
-            return PlainTextResponse("Log in first.", 401, {"Cache-Control": "no-store"})
-        response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = "private, max-age=604800, immutable"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-
-class Shelf:
-    """A folder of WebP copies under an address that nobody can guess; it goes when the program ends.
+class ImageCopies:
+    """A folder of WebP copies under an address that nobody can guess; it is deleted when the program exits.
 
     Attributes:
         side: pixels of a copy's longer side.
+        route: begins the addresses of the copies.
     """
 
     def __init__(self, side: int) -> None:
         self.side = side
-        self._folder = tempfile.TemporaryDirectory(prefix="ed2-images-")
-        self._address = f"/images-{secrets.token_urlsafe(12)}"
+        self.route = f"/images-{secrets.token_urlsafe(12)}"
+        self._temporary = tempfile.TemporaryDirectory(prefix="ed2-images-")
         self._lock = threading.Lock()
-        self._held = ""
+        self._owner = ""
         self._outdated: set[Path] = set()
         self._clear_at = 0.0
 
+    @property
+    def folder(self) -> Path:
+        """Where the copies are."""
+        return Path(self._temporary.name)
+
     def mount(self) -> Mount:
         """The route that serves it."""
-        return Mount(self._address, _Forever(directory=self._folder.name))
+        return Mount(self.route, _CachedFiles(directory=self.folder))
 
     def address(self, path: Path, crop: Box | None = None) -> str:
-        """Where the browser finds a copy of an image, with what a crop leaves out darkened; empty for no image."""
+        """Where the browser finds a copy of an image; empty if it cannot be read.
+
+        What a crop leaves out is darkened.
+        """
         try:
             status = path.stat()
-            told = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"
-            name = f"{hashlib.sha256(told.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
-            copy = Path(self._folder.name) / name
+            key = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"
+            name = f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
+            copy = self.folder / name
             with self._lock:
                 self._outdated.discard(copy)
                 if not copy.exists():
                     _write_copy(path, copy, self.side, crop)
         except (OSError, ImageError):
             return ""
-        return f"{self._address}/{name}"
+        return f"{self.route}/{name}"
 
-    def hold(self, what: str) -> None:
-        """Take every copy away when something else is shown than before, such as another run.
+    def keep_only(self, owner: str) -> None:
+        """Delete the copies of the previous owner, such as another run, when the owner changes.
 
-        They stay for a minute more: pages that have not heard of it yet may ask for one.
+        They stay for another minute: pages that still show them may ask for one.
         """
         with self._lock:
-            if what != self._held:
-                self._held = what
-                self._outdated |= set(Path(self._folder.name).iterdir())
+            if owner != self._owner:
+                self._owner = owner
+                self._outdated |= set(self.folder.iterdir())
                 self._clear_at = time.monotonic() + GRACE_SECONDS
             if time.monotonic() >= self._clear_at:
                 for copy in self._outdated:
@@ -83,8 +80,20 @@ class Shelf:
                 self._outdated.clear()
 
 
-def _may_see(scope: Scope) -> bool:
-    """Whether who asks has logged in, as Gradio 6.31 keeps that for its own answers, or need not."""
+class _CachedFiles(StaticFiles):
+    """Files that never change under their name: a browser asks for each one once, after the login if there is one."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if not _is_logged_in(scope):
+            return PlainTextResponse("Log in first.", 401, {"Cache-Control": "no-store"})
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "private, max-age=604800, immutable"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+def _is_logged_in(scope: Scope) -> bool:
+    """Whether the login was passed, as Gradio 6.31 records it for its own answers, or there is none."""
     app = scope["app"]
     if getattr(app, "auth", None) is None:
         return True

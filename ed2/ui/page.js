@@ -1,0 +1,140 @@
+// What the page does in the browser itself. Python names these functions where it connects the controls; what a
+// browser alone knows is in `ed.store`, and nowhere else.
+window.ed = (() => {
+  const store = {
+    answeredAt: 0, // when the program last answered, in milliseconds
+    isFilled: false, // whether the form shows the saved settings: before that nothing it holds is sent
+    turn: 0, // number of the form that was sent last
+    json: { shown: '', applied: '', sent: '' }, // the raw JSON as shown, as applied, and as last sent to be applied
+    tensorboard: null, // the window that was opened for it
+  };
+  const unchanged = { __type__: 'update' };
+  const byId = id => document.getElementById(id);
+  const tiles = () => [...document.querySelectorAll('#dataset-pictures [data-image]')];
+  const tileOf = path => tiles().find(tile => tile.dataset.image === path);
+  const runCards = () => [...document.querySelectorAll('#runs-list [data-run]')];
+
+  // A late answer: a field that was changed since the question was asked stays as it is. The question carries what
+  // the fields held and the answer brings it back, since the next question may be asked before this answer is taken.
+  const ask = places => (_, ...held) => [JSON.stringify(places.map(place => held[place])), ...held];
+  const take = isWhole => (answer, ...held) => {
+    const { asked, offered } = JSON.parse(answer);
+    const before = JSON.parse(asked || '[]');
+    const isKept = held.map((value, n) => JSON.stringify(value) !== JSON.stringify(before[n]));
+    const keepAll = isWhole && isKept.some(Boolean);
+    return offered.map((value, n) => (keepAll || isKept[n] ? unchanged : value));
+  };
+
+  // The form. Until it is filled nobody can type in it: that would be overwritten.
+  const lockForm = () => { byId('tabs').inert = true; };
+  const unlockForm = () => { byId('tabs').inert = false; };
+  const formFilled = () => { store.isFilled = true; unlockForm(); };
+  // Two forms may be on their way at once; the number tells the program which one is newer.
+  const numberForm = (_, ...held) => [store.isFilled ? ++store.turn : 0, ...held];
+  // The raw JSON follows the form, but what a person typed there and did not apply stays.
+  const followForm = (current, raw) => {
+    const field = document.querySelector('#raw-json textarea');
+    const isTyped = raw ? raw !== store.json.shown && raw !== store.json.applied : field && field === document.activeElement;
+    if (isTyped) return unchanged;
+    Object.assign(store.json, { shown: current, applied: '' });
+    return current;
+  };
+  const sendJson = raw => { store.json.sent = raw; };
+  const jsonApplied = () => { store.json.applied = store.json.sent; };
+  const copy = text => { navigator.clipboard?.writeText(text); };
+
+  // Without this the last state would stay on screen for ever after the program is gone. It asks nobody.
+  const answered = () => { store.answeredAt = Date.now(); };
+  const watchProgram = () => {
+    answered();
+    setInterval(() => {
+      if (document.hidden) answered();
+      byId('strip').classList.toggle('ed-gone', Date.now() - store.answeredAt > 12000);
+    }, 2000);
+  };
+
+  // Folders and models: with a key named `path` Gradio 6.31 would take it for a file of its own.
+  const watchFolders = (element, trigger) => element.addEventListener('click', event => {
+    const button = event.target.closest('[data-location]');
+    if (button) trigger('click', { location: button.dataset.location });
+  });
+
+  // Images and their captions. A tile is chosen in the browser, at once, so no late answer can choose another.
+  const markImage = path => {
+    byId('dataset-pictures').dataset.chosen = path ?? '';
+    for (const tile of tiles()) {
+      const isChosen = tile.dataset.image === path;
+      if (tile.classList.contains('ed-chosen') === isChosen) continue; // else the observer below would never rest
+      tile.classList.toggle('ed-chosen', isChosen);
+      tile.querySelector('button').setAttribute('aria-pressed', isChosen);
+    }
+  };
+  const watchImages = (element, trigger) => {
+    const remark = () => markImage(byId('dataset-pictures').dataset.chosen); // tiles that are redrawn have no mark
+    const changes = { childList: true, subtree: true, attributeFilter: ['class', 'data-image'] };
+    new MutationObserver(remark).observe(element, changes);
+    element.addEventListener('click', event => {
+      const tile = event.target.closest('[data-image]');
+      if (!tile) return;
+      tiles().forEach(other => other.classList.toggle('ed-pressed', other === tile));
+      trigger('click');
+      byId('caption-text').scrollIntoView({ block: 'center', behavior: 'smooth' });
+    });
+  };
+  const pressedImage = (path, text) => {
+    const tile = document.querySelector('#dataset-pictures .ed-pressed');
+    return tile ? [tile.dataset.image, tile.dataset.text] : [path, text];
+  };
+  const draftOf = (path, text) => tileOf(path)?.dataset.text ?? text;
+  const keepDraft = (path, text) => {
+    const tile = tileOf(path);
+    if (tile) tile.dataset.text = text;
+    return [path, text];
+  };
+  // Whether the form still asks for what was checked: found out here, so that typing costs no question.
+  const showStale = (...now) => {
+    const warning = document.querySelector('#dataset-report [data-asked]');
+    if (!warning) return;
+    const plain = value => String(value ?? '').trim();
+    const isAsked = (accepted, n) => accepted.some(value => plain(value) === plain(now[n]));
+    warning.hidden = JSON.parse(warning.dataset.asked).every(isAsked);
+  };
+
+  // The list of runs.
+  const watchRuns = (element, trigger) => element.addEventListener('click', event => {
+    const card = event.target.closest('[data-run]');
+    if (!card) return;
+    markRun(card.dataset.run);
+    trigger('click');
+  });
+  const markRun = name => runCards().forEach(card => card.classList.toggle('ed-chosen', card.dataset.run === name));
+  const pressedRun = chosen => document.querySelector('#runs-list .ed-chosen')?.dataset.run ?? chosen;
+  // The run that the list offers, unless another one was chosen since the list was asked for.
+  const offeredRun = chosen => {
+    const list = document.querySelector('#runs-list ul');
+    if (!list) return null;
+    const isNewChoice = chosen !== list.dataset.asked && runCards().some(card => card.dataset.run === chosen);
+    return isNewChoice ? chosen : list.dataset.offered;
+  };
+
+  // TensorBoard. The window is opened by the press itself: a browser blocks one that opens seconds later.
+  const openTensorBoard = logdir => {
+    const opened = store.tensorboard = window.open('', '_blank');
+    if (opened) {
+      opened.opener = null;
+      opened.document.title = opened.document.body.textContent = 'Starting TensorBoard …';
+    }
+    return logdir;
+  };
+  const showTensorBoard = html => {
+    const link = /href="([^"]+)"/.exec(html);
+    if (link && store.tensorboard) store.tensorboard.location = link[1];
+  };
+  const closeTensorBoard = () => { store.tensorboard?.close(); };
+
+  return {
+    store, ask, take, lockForm, unlockForm, formFilled, numberForm, followForm, sendJson, jsonApplied, copy, answered,
+    watchProgram, watchFolders, markImage, watchImages, pressedImage, draftOf, keepDraft, showStale, watchRuns, markRun,
+    pressedRun, offeredRun, openTensorBoard, showTensorBoard, closeTensorBoard,
+  };
+})();

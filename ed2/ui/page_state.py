@@ -1,0 +1,61 @@
+"""What the program remembers of each open page; what a browser sends back might be old, or made up."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from ed2.app.snapshot import RunSnapshot, Section
+
+MAX_PAGES = 100
+"""A page that was forgotten is redrawn as a whole, and its next form is saved as a whole."""
+
+
+@dataclass
+class PageState:
+    """One page in one browser.
+
+    Attributes:
+        form: the settings that it showed or sent last; None before that.
+        turn: number of the form that it sent last; forms may arrive in another order.
+        seen: what it shows of the run: the revision of each section, the state, and its own choices.
+        prompt_file: the file that its prompt table shows.
+        listed_run: the run of this program that its list of runs shows, and whether that was active.
+        kept: the checkpoints whose boxes were ticked when they were last shown.
+        before_fit: the settings that *Make it fit* changed, as they were.
+    """
+
+    form: Mapping[str, object] | None = None
+    turn: int = 0
+    seen: Mapping[str, object] = field(default_factory=dict)
+    prompt_file: str = ""
+    listed_run: str = ""
+    kept: tuple[str, ...] = ()
+    before_fit: Mapping[str, object] = field(default_factory=dict)
+
+    def lacks(self, section: Section, shown: RunSnapshot) -> bool:
+        """Whether the page does not show this section as it is now."""
+        return not self.seen or self.seen.get(section) != shown.revisions.get(section)
+
+    def lacks_state(self, shown: RunSnapshot) -> bool:
+        """Whether the page shows another state of the run."""
+        return self.seen.get("state") != shown.state
+
+
+class Pages:
+    """The open pages, the most recently used last."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, PageState] = {}
+        self._lock = threading.Lock()
+
+    def of(self, request: gr.Request) -> PageState:
+        """The page that sent a request."""
+        name = request.session_hash or ""
+        with self._lock:
+            page = self._pages.pop(name, None) or PageState()
+            self._pages[name] = page
+            while len(self._pages) > MAX_PAGES:
+                del self._pages[next(iter(self._pages))]
+            return page
