@@ -11,7 +11,8 @@
     └── TrainingError             the run cannot continue
         ├── ImagesLostError       none of its images can be read any more
         ├── DivergedError         losses or gradients stay infinite or NaN
-        └── MemoryFullError       out of memory, even with one image at a time
+        ├── MemoryFullError       out of memory, even with one image at a time
+        └── UpdateFailedError     an update failed partway, and the current weights are of no step
 
 `StopRequested` is not an error: it ends the loop when a user asks for it.
 """
@@ -121,6 +122,10 @@ class DivergedError(TrainingError):
 
 class MemoryFullError(TrainingError):
     """Out of memory, even with one image at a time."""
+
+
+class UpdateFailedError(TrainingError):
+    """An update of the weights that failed partway."""
 
 
 class StopRequested(BaseException):

@@ -68,7 +68,7 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
     builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart, ImageFaults(bus))
     run = builder.build()
     optimizer_step(run, next(iter(run.data.groups(0))))
-    run.state.step, run.is_whole = 1, True
+    run.state.step = 1
     return run, BackgroundSaver(builder.saver(), bus)
 
 

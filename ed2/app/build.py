@@ -39,8 +39,9 @@ from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
 from ed2.training.noise import NoiseOptions
 from ed2.training.objective import Objective, ObjectiveOptions
-from ed2.training.recovery import go_on_as_before
+from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Controls, Run, TrainState
+from ed2.training.update import Whole
 from ed2.training.validation import ValidationJob, Validator
 
 NOISE_AT_ZERO_SNR = (
@@ -96,12 +97,14 @@ class Builder:
         total_updates = sum(map(loader.planner.steps, range(settings.run.max_epochs)))
         plans = network_plans(settings, self.machine.device)
         optimizers = build_optimizers(model, settings, plans, total_updates)
+        precision = Precision(self.machine.device, self.machine.dtype)
         run = Run(
             model=model,
             data=loader,
             objective=self._objective(model),
-            precision=Precision(self.machine.device, self.machine.dtype),
+            precision=precision,
             optimizers=optimizers,
+            update=Whole(optimizers, precision, settings.optimizer.clip_grad_norm),
             ema=build_ema(model, self.start, self.machine.device, total_steps=total_updates),
             metrics=Metrics(),
             bus=self.bus,
@@ -111,10 +114,10 @@ class Builder:
             max_epochs=settings.run.max_epochs,
             steps_in=cache(loader.planner.steps),
             images_per_step=settings.data.batch_size * settings.data.grad_accum,
-            max_grad_norm=settings.optimizer.clip_grad_norm,
         )
         if self.start.checkpoint:
             self._restore(run)
+        optimizers.make_state()
         self.faults.step = lambda: run.state.step
         run.jobs += [MetricsJob(run, settings.logging.log_step), EpochJob(run)]
         if settings.data.write_schedule:
@@ -270,5 +273,5 @@ class Builder:
         before, now = int(checkpoint.values["steps_per_epoch"]), run.steps_in(run.state.epoch)
         if run.state.position and before != now:  # other images or batches: the same share of the epoch is done
             run.state.position = run.state.position * now // max(1, before)
-        for note in [*checkpoint.restore(run), *go_on_as_before(run, same_settings=self.start.same_folder)]:
+        for note in [*checkpoint.restore(run), *restore_oom_limits(run, same_settings=self.start.same_folder)]:
             self.bus.emit(Warned(run.state.step, note))

@@ -10,7 +10,7 @@ from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
 from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.saver import Kind
-from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError
+from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError, UpdateFailedError
 from ed2.events import CheckpointSaved
 from ed2.models.memory import is_out_of_memory
 from ed2.settings.fields import fields
@@ -65,20 +65,22 @@ class WentBack:
         return CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
 
 
-def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack, *, is_whole: bool) -> Fault:
-    """What `error` means for a run; `is_whole` says whether its memory holds whole steps only."""
+def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack) -> Fault:
+    """What `error` means for a run."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
     if isinstance(error, ModelError):
         text = f"{text} {_where_given(error)}"
     if isinstance(error, DivergedError):
         return back.fault(text, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
-    if is_out_of_memory(error):
+    cause = error.__cause__ if isinstance(error, UpdateFailedError) else error
+    is_oom = cause is not None and is_out_of_memory(cause)
+    if is_oom:
         text = "Out of memory."
-    if is_out_of_memory(error) or isinstance(error, MemoryFullError):
+    if is_oom or isinstance(error, MemoryFullError):
         fix = out_of_memory_fix(settings, on_gpu=device.type == "cuda")
         text = f"{text} {fix}"
-    if not is_whole:
-        fault = back.fault(f"{text} The step was cut short in its middle.", "Continue from it.", "")
+    if isinstance(error, UpdateFailedError):
+        fault = back.fault(text, "Continue from it.", "")
         return replace(fault, kind=None)
     return Fault(text)
 

@@ -30,7 +30,7 @@ from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
 from ed2.text import counted
 from ed2.training.bad_numbers import require_savable
-from ed2.training.loop import obey, train
+from ed2.training.loop import handle_requests, train
 from ed2.training.state import Run
 from ed2.vram.card import Card
 from ed2.vram.plan import sampling_batch
@@ -66,7 +66,7 @@ class Session:
             for job in validation:
                 self._bus.emit(job.before_first_step(run.state))
             self._bus.emit(samples.before_first_step(run.state))
-            obey(run)
+            handle_requests(run)
             self._bus.emit(PhaseChanged(run.state.step, "training"))
             run.metrics.restart_clocks()
             train(run)
@@ -100,11 +100,10 @@ class Session:
     def _fault(self, error: Exception) -> Fault:
         if isinstance(error, CheckpointError) and self._run is not None:  # the last save, which is not tried once more
             return self._unsaved(error, self._run)
-        whole = self._run is None or self._run.is_whole
         device = self._builder.machine.device
         comparing = Verifying(self._bus, None, self._run.state.step if self._run else 0, "stopping")
         back = WentBack(self._builder.run_dir, comparing)
-        return fault_of(error, self._start.settings, device, back, is_whole=whole)
+        return fault_of(error, self._start.settings, device, back)
 
     def _unsaved(self, error: Exception, run: Run) -> Fault:
         return unsaved(error, self._builder.run_dir, run.state.step, self._saver.saver.required_bytes(run))

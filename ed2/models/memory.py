@@ -71,8 +71,8 @@ class Precision:
             self.scaler.update(self.scale)  # a scale that is given is kept, and no overflow is counted
         self._is_unscaled = False
 
-    def judge(self, is_finite: Tensor) -> bool:
-        """Read the one flag of a step from the device; the scaler learns of its overflow, or of none."""
+    def step_or_skip(self, is_finite: Tensor) -> bool:
+        """Read the one flag of a step from the device: True to step, False to skip. Adjusts the scale under fp16."""
         self.scaler.update()
         self._is_unscaled = False
         return bool(is_finite)

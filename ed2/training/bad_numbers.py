@@ -18,7 +18,7 @@ SMALLEST_SCALE = 1.0
 NAMES_SHOWN = 12
 
 
-def bad_step(run: Run, batches: Sequence[Batch], losses: Tensor) -> None:
+def report_skipped_step(run: Run, batches: Sequence[Batch], losses: Tensor) -> None:
     """Tell of a step that was left out since its losses (N,), or its gradients, are not finite.
 
     Raises:
@@ -48,9 +48,6 @@ def require_savable(run: Run) -> None:
         UnusableWeightsError: some are not finite, or the last update was cut short.
     """
     step = run.state.step
-    if not run.is_whole:
-        why = "its update was cut short, and what is in memory belongs to two steps."
-        raise UnusableWeightsError(f"Step {step + 1} is not saved", why, "The checkpoint before it is whole.")
     parameters = [p for part in trained_parts(run.model).values() for p in part.parameters().values()]
     if not bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all()):
         fix = "The checkpoint before is sound. Lower the learning rate."

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ed2.data.loader import Batch
 from ed2.events import PhaseChanged, StepDone
-from ed2.training.bad_numbers import bad_step
-from ed2.training.recovery import within_memory
+from ed2.training.bad_numbers import report_skipped_step
+from ed2.training.recovery import retry_on_oom
 from ed2.training.state import Run
-from ed2.training.update import update_weights
+from ed2.training.update import changing_weights
 
 
 def train(run: Run) -> None:
@@ -18,28 +18,27 @@ def train(run: Run) -> None:
 
     Raises:
         StopRequested: at the end of the step in which a stop was asked for.
-        TrainingError: the numbers are not finite and stay so, the memory does not suffice for one image, or there is
-            none left to read.
+        TrainingError: the numbers stay non-finite, one image alone runs out of memory, no image is left to read, or an
+            update of the weights failed.
     """
     while not run.finished:
-        if not run.steps_in(run.state.epoch):  # all multipliers are small fractions, and none of them is met
+        if not run.steps_in(run.state.epoch):  # possible where all multipliers are small fractions
             run.state.epoch += 1
             continue
         for batches in run.data.groups(run.state.epoch, run.state.position):
-            run.data.require_readable()  # where a drive is gone this step is not to count
+            run.data.require_readable()  # before the step counts, in case a drive is gone
             epoch = run.state.epoch  # of this step: counting its last one turns the epoch
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
-            run.is_whole = True
             run.bus.emit(StepDone(run.state.step, epoch, sum(len(b.captions) for b in batches)))
             for job in run.jobs:
                 if job.due(run.state):
                     run.bus.emit(job.run(run.state))
-            obey(run)
+            handle_requests(run)
 
 
-def obey(run: Run) -> None:
-    """Do between two steps what people have asked for: stop, wait, save, sample. Nothing here draws or trains.
+def handle_requests(run: Run) -> None:
+    """Stop, pause, save or sample between two steps, as requested. Nothing here trains or draws random numbers.
 
     Raises:
         StopRequested: a stop was asked for.
@@ -62,23 +61,26 @@ def obey(run: Run) -> None:
 
 
 def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
-    """Backpropagate the loss of `batches` and update the weights once."""
+    """Backpropagate the loss of `batches` and update the weights once.
+
+    Raises:
+        UpdateFailedError: what is in memory belongs to no step.
+    """
     run.optimizers.set_lr(run.updates)
-    if not batches:  # every image of this step has become unreadable, and was told
+    if not batches:  # every image of this step has become unreadable, which was reported
         return
-    losses = within_memory(run, batches, backpropagate)
-    if run.precision.judge(run.metrics.is_finite):
-        update_weights(run)
-        run.metrics.add(losses)
-        run.state.bad_steps = 0
-    else:
-        bad_step(run, batches, losses)
-    run.optimizers.zero_grad()
-    run.ema.update(run.state.step + 1)
+    losses, is_updated = retry_on_oom(run, batches, update_weights)
+    with changing_weights():
+        if is_updated:
+            run.metrics.add(losses)
+            run.state.bad_steps = 0
+        else:
+            report_skipped_step(run, batches, losses)
+        run.ema.update(run.state.step + 1)
 
 
-def backpropagate(run: Run, batches: Sequence[Batch]) -> Tensor:
-    """Leave the gradient of `batches`, clipped, and return the loss of each image, (N,), on the device.
+def update_weights(run: Run, batches: Sequence[Batch]) -> tuple[Tensor, bool]:
+    """Return the loss of each image, (N,), on the device, and whether the weights were updated.
 
     Every image weighs 1 / images_per_step, also where a batch is short, so that all images count alike.
     """
@@ -86,9 +88,8 @@ def backpropagate(run: Run, batches: Sequence[Batch]) -> Tensor:
     for batch in batches:
         with run.precision.autocast():
             of_batch = run.objective(batch)  # (B,)
-        run.precision.backward(of_batch.sum() / run.images_per_step)
+        run.update.accumulate(of_batch.sum() / run.images_per_step)
         losses.append(of_batch.detach())  # stays on the device: nothing is read here
-    of_step = torch.cat(losses)
-    run.metrics.grad_norm = run.precision.clip(run.optimizers, run.max_grad_norm)
-    run.metrics.is_finite = torch.isfinite(run.metrics.grad_norm) & torch.isfinite(of_step).all()
-    return of_step
+    of_step = torch.cat(losses)  # before the weights change, since what runs out of memory is tried again
+    run.metrics.grad_norm, is_updated = run.update.finish()
+    return of_step, is_updated

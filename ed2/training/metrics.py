@@ -42,15 +42,13 @@ class Metrics:
     """What is measured between two log lines and over an epoch.
 
     Attributes:
-        grad_norm: length of the gradient of the last step before clipping, on the device.
-        is_finite: whether that gradient and the losses of its images are, on the device.
+        grad_norm: norm of the gradient of the last step before clipping, on the device.
         skipped_steps: steps left out because their numbers were not finite.
     """
 
     window: Mean = field(default_factory=Mean)
     epoch: Mean = field(default_factory=Mean)
     grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))
-    is_finite: Tensor = field(default_factory=lambda: torch.tensor(True))
     skipped_steps: int = 0
     images: int = 0
     _since: float = field(default_factory=time.monotonic)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ed2.errors import Problem, SettingsError
+from ed2.errors import MemoryFullError, Problem, SettingsError
+from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.training.schedules import Schedule
 
 Parameters = Iterable[nn.Parameter]
@@ -138,7 +140,7 @@ def _optional(module: str, part: str) -> Any:
         raise SettingsError("The optimizer is not there:", [problem]) from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Optimizers:
     """One optimizer for each trained network, with its own learning rate.
 
@@ -151,9 +153,35 @@ class Optimizers:
     by_network: Mapping[str, torch.optim.Optimizer]
     base_lrs: Mapping[str, float]
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    _made_early: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[torch.optim.Optimizer]:
         return iter(self.by_network.values())
+
+    def make_state(self) -> None:
+        """Make the state of every optimizer that has none yet.
+
+        Raises:
+            MemoryFullError: it does not fit in memory.
+        """
+        for name, optimizer in self.by_network.items():
+            if optimizer.state:  # restored from a checkpoint
+                continue
+            try:
+                make_state(optimizer)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise MemoryFullError(f"Out of memory while making the optimizer state of the {name}") from None
+            self._made_early.add(name)
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for name, optimizer in self.by_network.items():
+            optimizer.step()
+            if name in self._made_early:
+                _drop_unused_state(optimizer)
+        self._made_early.clear()
 
     def set_lr(self, update: int) -> None:
         """Set every learning rate to that of update number `update`, counted from 0."""
@@ -189,6 +217,59 @@ class Optimizers:
             for optimizer, tensors in zip(free, kept, strict=True):
                 optimizer.train()
                 overwrite(parameters_of(optimizer), tensors)
+
+
+class _Recorded(dict[str, Any]):
+    """The state of one parameter, which remembers each entry as it was first set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, tuple[Any, Any]] = {}
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self.first:
+            self.first[name] = (value, value.clone() if isinstance(value, Tensor) else None)
+        super().__setitem__(name, value)
+
+    def reset(self) -> dict[str, Any]:
+        """The entries with the values that they were first set to, in the same memory."""
+        for value, copy in self.first.values():
+            if copy is not None:
+                value.copy_(copy)
+        return {name: value for name, (value, _) in self.first.items()}
+
+
+@torch.no_grad()
+def make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state of every parameter now, with the bytes that the first step would give it.
+
+    Optimizers make state only in their first step, each in its own way. Made here, it is known to fit in memory before
+    anything is trained, and an update hardly allocates. Each parameter is stepped alone with a gradient of zeros, which
+    bounds the memory that this takes; then everything is reset: weights, state and the optimizer's own numbers.
+    """
+    options = [dict(group) for group in optimizer.param_groups]
+    recorded: defaultdict[Tensor, _Recorded] = defaultdict(_Recorded)
+    state: defaultdict[Tensor, Any] = defaultdict(dict)
+    optimizer.state = recorded
+    for parameter in parameters_of(optimizer):
+        weights, copy = parameter.data, parameter.data.clone()
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        parameter.grad = None
+        parameter.data = weights.copy_(copy)  # bitsandbytes replaces what is not contiguous
+        state[parameter] = recorded.pop(parameter).reset()
+        for group, values in zip(optimizer.param_groups, options, strict=True):
+            group.clear()
+            group.update(values)
+    optimizer.state = state
+    release_memory(weights.device)
+
+
+def _drop_unused_state(optimizer: torch.optim.Optimizer) -> None:
+    """Drop the state of parameters without a gradient, such as those of layers that `clip_skip` leaves out."""
+    for parameter in parameters_of(optimizer):
+        if parameter.grad is None:
+            optimizer.state.pop(parameter, None)
 
 
 def averages(optimizer: torch.optim.Optimizer) -> bool:

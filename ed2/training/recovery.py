@@ -1,91 +1,87 @@
-"""What a step does when the memory does not suffice: the same again, with less in memory at once."""
+"""Retrying a step that ran out of memory, with less in memory at once."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-
-from torch import Tensor
+from typing import TypeVar
 
 from ed2.data.loader import Batch, split_batch
 from ed2.errors import MemoryFullError
 from ed2.events import Warned
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
+from ed2.text import counted
 from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def within_memory(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Sequence[Batch]], Tensor]) -> Tensor:
-    """Return what `attempt` gives for `batches`, in smaller parts where the memory does not suffice.
 
-    Draws are keyed by the image, and each image's share of the gradient does not depend on its batch: what an
-    attempt in parts leaves is the same gradient but for rounding. Nothing of a failed attempt is kept.
+def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Sequence[Batch]], T]) -> T:
+    """Return what `attempt` gives for `batches`, cut into smaller ones after running out of memory.
+
+    Random draws are keyed by the image, and an image's share of the gradient does not depend on its batch, so an
+    attempt with smaller batches gives the same gradient except for rounding. Nothing of a failed attempt is kept.
 
     Raises:
-        MemoryFullError: not even one image at a time finds room.
+        MemoryFullError: out of memory even with one image at a time.
     """
     while True:
-        parts = in_portions(batches, run.state.at_once)
+        parts = split_batches(batches, run.state.at_once)
         try:
             return attempt(run, parts)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            logger.info("The memory did not suffice for step %d.", run.state.step + 1, exc_info=True)
-        # Only here, after `except`: the error held on to the tensors of the attempt.
-        run.optimizers.zero_grad()
-        run.precision.forget()
+            logger.info("Out of memory at step %d.", run.state.step + 1, exc_info=True)
+        run.update.discard()  # not inside `except`: there the error still refers to the tensors of the attempt
         release_memory(run.objective.device)
-        take_less(run, max(map(len, parts)))
+        reduce_memory(run, max(map(len, parts)))
 
 
-def in_portions(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:
+def split_batches(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:
     """Cut batches into parts of at most `at_once` images, in the same order; None leaves them whole."""
     if at_once is None:
         return list(batches)
     return [part for batch in batches for part in split_batch(batch, -(-len(batch) // at_once))]
 
 
-def take_less(run: Run, largest: int) -> None:
-    """Need less memory from now on: by gradient checkpointing, then by passes of half as many images as `largest`.
+def reduce_memory(run: Run, largest: int) -> None:
+    """Use less memory from now on: gradient checkpointing first, then half as many images at a time as `largest`.
 
     Raises:
-        MemoryFullError: neither is left.
+        MemoryFullError: both are done already.
     """
     step = run.state.step + 1
     if not uses_checkpointing(run.model):
-        switch_on_checkpointing(run)
-        how = "with gradient checkpointing, which stays on"
+        run.state.checkpointing = True
+        enable_checkpointing(run.model)
+        how = "with gradient checkpointing, which stays on."
     elif largest > 1:
         run.state.at_once, run.state.is_exact = -(-largest // 2), False
-        count = f"{run.state.at_once} image{'s' * (run.state.at_once > 1)}"
-        how = f"with {count} at a time, as all steps from now on; the gradient is the same"
+        how = f"with {counted(run.state.at_once, 'image')} at a time, as in all later steps. The gradient is the same."
     else:
-        why = "not even for one image at a time with gradient checkpointing"
-        raise MemoryFullError(f"The memory does not suffice for step {step}", f"{why}.")
-    run.bus.emit(Warned(step, f"The memory did not suffice for step {step}. It is done again {how}."))
+        why = "even with one image at a time and gradient checkpointing."
+        raise MemoryFullError(f"Out of memory at step {step}", why)
+    run.bus.emit(Warned(step, f"Out of memory at step {step}. Retrying {how}"))
 
 
-def go_on_as_before(run: Run, *, same_settings: bool) -> list[str]:
-    """Take up again what an earlier part of a restored run found to fit the memory; with other settings find it anew.
+def restore_oom_limits(run: Run, *, same_settings: bool) -> list[str]:
+    """Apply what an earlier session of a restored run found to fit in memory; with other settings, forget it.
 
     Returns:
-        Sentences on it.
+        Notes about it, in sentences.
     """
+    state, notes = run.state, list[str]()
     if not same_settings:
-        run.state.at_once, run.state.checkpointing = None, False
-    if run.state.checkpointing:
-        switch_on_checkpointing(run)
-    notes = {
-        "Gradient checkpointing is on, since the memory did not suffice before.": run.state.checkpointing,
-        f"At most {run.state.at_once} images at a time, since more did not fit before.": run.state.at_once,
-        "Batches were cut for lack of memory: the result is equal in its maths, not byte for byte.": (
-            not run.state.is_exact
-        ),
-    }
-    return [note for note, holds in notes.items() if holds]
-
-
-def switch_on_checkpointing(run: Run) -> None:
-    """Turn gradient checkpointing on for the rest of the run."""
-    run.state.checkpointing = True
-    enable_checkpointing(run.model)
+        state.at_once, state.checkpointing = None, False
+    if state.checkpointing:
+        enable_checkpointing(run.model)
+        notes.append("Gradient checkpointing is on because this run was out of memory before.")
+    if state.at_once:
+        images = counted(state.at_once, "image")
+        notes.append(f"Training with at most {images} at a time because this run was out of memory before.")
+    if not state.is_exact:
+        notes.append(
+            "Batches were split when memory ran out: the result is mathematically equal, but not bit-identical."
+        )
+    return notes

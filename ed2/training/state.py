@@ -18,6 +18,7 @@ from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
+from ed2.training.update import Update
 
 _OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None}
 """What may stand in a `TrainState` besides values of the kind that it begins with."""
@@ -137,6 +138,7 @@ class Run:
     objective: Objective
     precision: Precision
     optimizers: Optimizers
+    update: Update
     metrics: Metrics
     bus: EventBus
     jobs: list[Job]
@@ -146,12 +148,9 @@ class Run:
     steps_in: Callable[[int], int]
     """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image."""
     images_per_step: int
-    max_grad_norm: float | None
     on_request: dict[Request, Job] = field(default_factory=dict)
     """What makes a checkpoint or samples when someone asks for them."""
     ema: Average = field(default_factory=NoEma)
-    is_whole: bool = True
-    """Whether weights, optimizers and counters are those of one and the same step; not while an update is made."""
 
     @cached_property
     def total_steps(self) -> int:

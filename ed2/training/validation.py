@@ -17,7 +17,7 @@ from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
-from ed2.training.recovery import in_portions
+from ed2.training.recovery import split_batches
 from ed2.training.state import Run, TrainState
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Validator:
             for batches in loader.groups(0):
                 if self.should_stop():
                     return None
-                for batch in in_portions(batches, at_once):
+                for batch in split_batches(batches, at_once):
                     with self.autocast():
                         mean.add(self.objective(batch))
                 measured += sum(len(batch.captions) for batch in batches)

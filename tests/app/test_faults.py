@@ -51,7 +51,7 @@ def test_a_model_with_a_tensor_missing_is_refused_by_name(sd1: Path, tmp_path: P
 def test_a_model_that_fails_in_mid_run_is_told_with_the_setting_that_names_it(values: Values, tmp_path: Path) -> None:
     for path, setting in (("unet", "--resume_ckpt"), ("ema_resume_model", "--ema_resume_model")):
         error = ModelError("This model cannot be used:", [Problem(path, "it is half there.", "Get it again.")])
-        fault = fault_of(error, with_defaults(values), torch.device("cpu"), tmp_path, is_whole=True)
+        fault = fault_of(error, with_defaults(values), torch.device("cpu"), tmp_path)
         assert fault.reason.endswith(f"It is the model of {setting}."), fault
 
 

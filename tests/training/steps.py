@@ -18,6 +18,7 @@ from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.state import Controls, Run, TrainState
+from ed2.training.update import Whole
 
 CPU = torch.device("cpu")
 
@@ -41,12 +42,15 @@ def optimizers_of(model: DiffusionModel, name: str = "adamw") -> Optimizers:
 
 def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None, optimizer: str = "adamw") -> Run:
     model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
+    precision, optimizers = Precision(CPU, dtype), optimizers_of(model, optimizer)
+    optimizers.make_state()
     return Run(
         model=model,
         data=None,  # type: ignore[arg-type]
         objective=Objective(model, mse, 1, CPU),
-        precision=Precision(CPU, dtype),
-        optimizers=optimizers_of(model, optimizer),
+        precision=precision,
+        optimizers=optimizers,
+        update=Whole(optimizers, precision, None),
         metrics=Metrics(),
         bus=EventBus(),
         jobs=[],
@@ -55,7 +59,6 @@ def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = No
         max_epochs=4,
         steps_in=lambda epoch: 5,
         images_per_step=images_per_step,
-        max_grad_norm=None,
     )
 
 

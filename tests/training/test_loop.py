@@ -20,6 +20,7 @@ from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
 from ed2.training.schedules import cosine
 from ed2.training.state import TrainState
+from ed2.training.update import Whole
 from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
 
 
@@ -190,12 +191,14 @@ def test_auto_is_the_cpu_without_a_card_and_mixed_precision_is_off_there() -> No
 def test_a_card_trains_in_mixed_precision(sd1: Path) -> None:
     device = torch.device("cuda:0")
     model = load(open_folder(sd1), trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.bfloat16)
+    precision, optimizers = Precision(device, torch.bfloat16), optimizers_of(model)
     run = replace(
         run_on(sd1, images_per_step=2),
         model=model,
         objective=Objective(model, mse, 1, device),
-        precision=Precision(device, torch.bfloat16),
-        optimizers=optimizers_of(model),
+        precision=precision,
+        optimizers=optimizers,
+        update=Whole(optimizers, precision, None),
     )
     before = parameters(run)
     optimizer_step(run, [batch_of(0, 1)])

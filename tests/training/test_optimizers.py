@@ -12,7 +12,7 @@ from ed2.checkpoint.snapshot import to_host
 from ed2.errors import SettingsError
 from ed2.registry import OPTIMIZERS
 from ed2.training import optimizers
-from ed2.training.optimizers import OptimizerOptions, Optimizers, parameters_of
+from ed2.training.optimizers import OptimizerOptions, Optimizers, make_state, parameters_of
 
 OPTIONS = OptimizerOptions(lr=1e-2, betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.1)
 STEPS = 4
@@ -139,6 +139,58 @@ def test_state_put_back_goes_on_to_the_same_bytes(name: str, layout: torch.memor
             of.grad = gradient(50 + step, shape).to(memory_format=layout)
             one.step()
     assert torch.equal(parameter, copy)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_state_made_before_the_first_step_gives_the_same_bytes(name: str, layout: torch.memory_format) -> None:
+    shapes = [(16, 8, 8, 8), (64, 128), (9,)]
+    ready, plain = ([nn.Parameter(start(s).detach().clone()) for s in shapes] for _ in range(2))
+    for parameters in (ready, plain):
+        parameters[0].data = parameters[0].data.to(memory_format=layout)
+    made, lazy = (OPTIMIZERS.load(name)(parameters, OPTIONS) for parameters in (ready, plain))
+    options = [dict(group) for group in made.param_groups]
+    make_state(made)
+    assert made.param_groups == options
+    assert ready[0].stride() == plain[0].stride()
+    assert all(parameter.grad is None for parameter in ready)
+    for step in range(3):
+        for optimizer, parameters in ((made, ready), (lazy, plain)):
+            for parameter in parameters:
+                parameter.grad = gradient(step, tuple(parameter.shape))
+            optimizer.step()
+        assert all(map(torch.equal, ready, plain)), step
+        assert same_state(made, lazy), step
+
+
+def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
+    (tensors, numbers), (expected, expected_numbers) = (flatten_state(o, to_host) for o in (one, other))
+    assert tensors.keys() == expected.keys()
+    bytes_of = [[t.numpy().tobytes() for t in named.values()] for named in (tensors, expected)]
+    return bytes_of[0] == bytes_of[1] and numbers == expected_numbers and strides(one) == strides(other)
+
+
+def strides(optimizer: torch.optim.Optimizer) -> list[tuple[int, ...]]:
+    return [v.stride() for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+
+
+def test_state_is_made_in_the_layout_and_with_the_tables_of_the_first_step() -> None:
+    parameters = [start((64, 128)), start((64, 128))]
+    optimizer = OPTIMIZERS.load("adamw8bit")(parameters, OPTIONS)
+    make_state(optimizer)
+    one, other = (optimizer.state[parameter] for parameter in parameters)
+    assert one["step"] == 0 and not one["state1"].any()
+    assert one["qmap1"] is other["qmap1"]  # shared by all parameters
+
+
+def test_a_parameter_without_a_gradient_keeps_no_state_after_the_first_update() -> None:
+    used, unused = start((64, 128)), start((9,))
+    optimizers = Optimizers({"unet": OPTIMIZERS.load("adamw")([used, unused], OPTIONS)}, {"unet": 1e-2})
+    optimizers.make_state()
+    assert unused in optimizers.by_network["unet"].state
+    used.grad = gradient(0, (64, 128))
+    optimizers.step()
+    assert list(optimizers.by_network["unet"].state) == [used]
 
 
 def test_averaged_weights_give_way_to_the_trained_ones_exactly() -> None:

@@ -11,20 +11,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ed2.data.loader import Batch
-from ed2.errors import MemoryFullError
+from ed2.errors import MemoryFullError, UpdateFailedError
 from ed2.events import Event, Warned
 from ed2.models.families.sd import load
 from ed2.models.memory import Precision, is_out_of_memory, uses_checkpointing
-from ed2.registry import OPTIMIZERS
+from ed2.training.ema import NoEma
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
 from ed2.training.objective import Objective
-from ed2.training.optimizers import OptimizerOptions
-from ed2.training.recovery import go_on_as_before
+from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Run
-from ed2.training.update import UpdateCutError, step_fully, update_weights
+from ed2.training.update import Whole
 from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
-from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
+from tests.training.steps import batch_of, optimizers_of, parameters, run_on
 
 TOLERANCE = 1e-5
 """Relative, in the L2 norm: the order of sums is another where a batch is cut."""
@@ -48,18 +47,17 @@ def step(run: Run, batches: Sequence[Batch] = BATCHES) -> dict[str, Tensor]:
         for hook in hooks:
             hook.remove()
     run.state.step += 1
-    run.is_whole = True
     return used
 
 
-def counted(run: Run) -> tuple[int, int]:
-    """How many operations that allocate a step does before its update, and in all."""
+def counted(run: Run) -> int:
+    """How many operations that allocate a step does before its update."""
     counter, at = OutOfMemoryAt([]), list[int]()
     hook = next(iter(run.optimizers)).register_step_pre_hook(lambda *anything: at.append(counter.count))
     with counter:
         step(run)
     hook.remove()
-    return at[0], counter.count
+    return at[0]
 
 
 def distance(used: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
@@ -79,10 +77,9 @@ def undisturbed(sd1: Path) -> tuple[list[dict[str, Tensor]], float]:
 def test_wherever_a_step_runs_out_of_memory_its_gradient_and_losses_are_the_same(
     sd1: Path, undisturbed: tuple[list[dict[str, Tensor]], float], steps_before: int
 ) -> None:
-    update_at, end_at = counted(run_on(sd1, images_per_step=4))
+    update_at = counted(run_on(sd1, images_per_step=4))
     places = [update_at * part // 3 for part in range(3)]  # in the passes forward and back of both batches
     places += [update_at - 12]  # in clipping
-    places += [(update_at + end_at) // 2, end_at - 40] if not steps_before else []  # in the making of optimizer state
     for place in places:
         run = run_on(sd1, images_per_step=4)
         used = [step(run) for _ in range(steps_before)]
@@ -111,9 +108,9 @@ def test_first_comes_checkpointing_then_half_the_images_and_both_stay(sd1: Path)
 
     resumed = run_on(sd1, images_per_step=4)
     resumed.state = run.state
-    assert len(go_on_as_before(resumed, same_settings=True)) == 3
+    assert len(restore_oom_limits(resumed, same_settings=True)) == 3
     assert uses_checkpointing(resumed.model)
-    assert len(go_on_as_before(resumed, same_settings=False)) == 1
+    assert len(restore_oom_limits(resumed, same_settings=False)) == 1
     assert resumed.state.at_once is None
 
 
@@ -121,82 +118,53 @@ def test_an_image_that_does_not_fit_alone_ends_the_run_with_nothing_changed(sd1:
     run = run_on(sd1, images_per_step=4)
     before = parameters(run)
     at_most(run.model.unet, 0)
-    with pytest.raises(MemoryFullError, match="not even for one image"):
+    with pytest.raises(MemoryFullError, match="even with one image at a time"):
         step(run)
-    assert run.is_whole
     assert run.metrics.epoch.count == 0
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
     assert all(p.grad is None for p in run.model.unet.parameters())
 
 
-def parameters_with_gradients() -> list[torch.nn.Parameter]:
-    """Matrices, whose state 8-bit optimizers quantise, and vectors."""
-    generator = torch.Generator().manual_seed(1)
-    made = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((64, 128), (9,)) * 4]
-    for parameter in made:
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
-    return made
-
-
-FINISHED = ("adamw", "adamw8bit")
-"""Optimizers whose update is finished wherever it was stopped; others may have to say that it was cut."""
-
-
-@pytest.mark.parametrize("name", [*FINISHED, "adafactor", "prodigy"])
-@pytest.mark.parametrize("steps_before", [0, 1], ids=["first step", "second step"])
-def test_an_update_for_which_memory_runs_out_is_finished_or_said_to_be_cut(name: str, steps_before: int) -> None:
-    def updated(faults: OutOfMemoryAt) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
-        made = parameters_with_gradients()
-        optimizer = OPTIMIZERS.load(name)(made, OptimizerOptions(1e-3))
-        gradients = [parameter.grad for parameter in made]
-        for _ in range(steps_before):
-            optimizer.step()
-        for parameter, gradient in zip(made, gradients, strict=True):
-            parameter.grad = gradient
-        with faults:
-            step_fully(optimizer, CPU)
-        return made, optimizer
-
-    counter = OutOfMemoryAt([])
-    wanted, straight = updated(counter)
-    finished = 0
-    places = range(0, counter.count, max(1, counter.count // 3))
-    for place in places:
-        try:
-            made, optimizer = updated(OutOfMemoryAt([place]))
-        except UpdateCutError:
-            continue
-        finished += 1
-        assert all(map(torch.equal, wanted, made))
-        assert len(optimizer.state) == len(straight.state)
-        for mine, theirs in zip(optimizer.state.values(), straight.state.values(), strict=True):
-            assert mine.keys() == theirs.keys()
-            assert all(torch.equal(torch.as_tensor(mine[k]), torch.as_tensor(theirs[k])) for k in mine)
-    assert finished == (len(places) if name in FINISHED else finished)
-
-
-def test_an_update_that_never_fits_changes_nothing_in_the_first_network_and_is_cut_in_the_second(sd1: Path) -> None:
+@pytest.mark.parametrize("network", [0, 1], ids=["first network", "second network"])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(TEXT), ZeroDivisionError("a fault")], ids=["oom", "other"])
+def test_an_error_inside_an_optimizer_is_a_failed_update_and_not_retried(
+    sd1: Path, network: int, error: Exception
+) -> None:
     run = run_on(sd1, images_per_step=1)
-    gradients(run, [batch_of(0)])
-    before = parameters(run)
-    with OutOfMemoryAt(range(100_000)), pytest.raises(MemoryFullError, match="optimizer's state"):
-        update_weights(run)
-    assert run.is_whole
-    assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
-    assert not any(len(optimizer.state) for optimizer in run.optimizers)
-    counter = OutOfMemoryAt([])
-    with counter:
-        step_fully(run.optimizers.by_network["unet"], CPU)
+    told: list[Event] = []
+    run.bus.subscribe(told.append)
+
+    def fail(*anything: object) -> None:
+        raise error
+
+    list(run.optimizers)[network].register_step_pre_hook(fail)
+    with pytest.raises(UpdateFailedError) as caught:
+        step(run, [batch_of(0)])
+    assert caught.value.__cause__ is error
+    assert not told
+
+
+def test_an_average_that_fails_after_the_weights_changed_is_a_failed_update(sd1: Path) -> None:
+    class Failing(NoEma):
+        def update(self, step: int) -> None:
+            raise MemoryError
+
     run = run_on(sd1, images_per_step=1)
-    gradients(run, [batch_of(0)])
-    with OutOfMemoryAt(range(counter.count, 100_000)), pytest.raises(MemoryFullError):
-        update_weights(run)
-    assert not run.is_whole
+    run.ema = Failing()
+    with pytest.raises(UpdateFailedError):
+        step(run, [batch_of(0)])
+
+
+def test_state_that_does_not_fit_in_memory_is_an_error_before_the_first_step(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=1)
+    optimizers = optimizers_of(run.model)
+    with OutOfMemoryAt([400]), pytest.raises(MemoryFullError, match="optimizer state of the unet"):
+        optimizers.make_state()
 
 
 def test_under_fp16_a_step_whose_gradients_were_unscaled_is_done_again_at_its_scale(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4, dtype=torch.float16)
-    update_at, _ = counted(run)
+    update_at = counted(run)
     again = run_on(sd1, images_per_step=4, dtype=torch.float16)
     with OutOfMemoryAt([update_at - 12]) as faults:  # in clipping
         step(again)
@@ -256,8 +224,10 @@ def test_a_card_that_is_made_smaller_gets_the_same_gradient_in_parts(sd1: Path) 
         run = run_on(sd1, images_per_step=64)
         model = load(run.model.source, trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.float32)
         objective = Objective(model, mse, 1, device)
-        return replace(run, model=model, objective=objective, precision=Precision(device, None),
-                       optimizers=optimizers_of(model))  # fmt: skip
+        precision, optimizers = Precision(device, None), optimizers_of(model)
+        update = Whole(optimizers, precision, None)
+        run = replace(run, model=model, objective=objective)
+        return replace(run, precision=precision, optimizers=optimizers, update=update)
 
     def reserved(batches: list[Batch]) -> tuple[dict[str, Tensor], int]:
         torch.cuda.empty_cache()
