@@ -13,6 +13,7 @@ from ed2.data.example import Example
 from ed2.data.walk import escape_undecodable
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
+from ed2.ui.html import note_html
 from ed2.ui.wiring import QUIET, Updates, fill, refusal
 
 PER_PAGE = 24
@@ -93,8 +94,7 @@ class CaptionEditor:
         if _key(chosen) != path or not self._drafts.has(chosen):
             updates[self.caption] = self._drafts.text_of(chosen)
         updates[self.image] = gr.update(value=_key(chosen), choices=choices)
-        note = f'<p class="ed-note">Page {number} of {pages}</p>'
-        updates[self.thumbs] = f'{note}<ul class="ed-grid ed-thumbs">{tiles}</ul>'
+        updates[self.thumbs] = f'{note_html(f"Page {number} of {pages}")}<ul class="ed-grid ed-thumbs">{tiles}</ul>'
         return updates
 
     def show_again(self, request: gr.Request, page: float | None, path: str | None, text: str | None) -> Updates:

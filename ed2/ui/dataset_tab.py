@@ -13,7 +13,7 @@ from ed2.app.images.scanning import scan_dataset
 from ed2.app.page.folders import contents, is_folder, places
 from ed2.data.example import FindingKind
 from ed2.data.report import HEADINGS
-from ed2.errors import Ed2Error, Problem, ProblemsError
+from ed2.errors import Ed2Error, Problem
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.text import counted
@@ -21,7 +21,7 @@ from ed2.ui.caption_editor import CaptionEditor
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, button_html, buttons_html, folder_of
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import bars_html, empty_html, on_page, problems_html
+from ed2.ui.html import bars_html, empty_html, note_html, on_page, problems_html, problems_of
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
@@ -100,8 +100,7 @@ class DatasetTab:
             self._scan(raw, progress)
         except Ed2Error as error:
             self._context.checked = None
-            problems = error.problems if isinstance(error, ProblemsError) else [Problem(None, str(error))]
-            html = problems_html(problems, box_id="dataset-problems")
+            html = problems_html(problems_of(error), box_id="dataset-problems")
             return {self.report: html, self.captions.column: gr.update(visible=False)}
         return self._results()
 
@@ -155,7 +154,7 @@ def describe_folder(folder: Path) -> str:
     """How many images are in a folder, and its folders. Raises OSError."""
     found = contents(folder)
     folders = buttons_html("Folders", (button_html(name, folder / name) for name in found.folders))
-    return f'<p class="ed-note">{counted(found.num_images, "image")} in this folder</p>{folders}'
+    return note_html(f"{counted(found.num_images, 'image')} in this folder") + folders
 
 
 def stale_html(accepted: Sequence[Sequence[Any]]) -> str:
@@ -199,12 +198,12 @@ def _notes_html(checked: Checked) -> str:
         if note.kind not in HEADINGS:
             text = f"{note.path}: {note.what} {note.fix}".strip()
         kinds.setdefault(note.kind, []).append(text)
-    items = []
+    items = ""
     for kind, texts in kinds.items():
         names = ", ".join(texts[:MAX_NAMES])
         if len(texts) > MAX_NAMES:
             names += f" and {len(texts) - MAX_NAMES:,} more"
         heading = HEADINGS.get(kind, "Notes")
-        items.append(f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>")
-    items += [f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems]
-    return f'<ul class="ed-note">{"".join(items)}</ul>' if items else ""
+        items += f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>"
+    items += "".join(f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems)
+    return items and f'<ul class="ed-note">{items}</ul>'

@@ -1,5 +1,6 @@
 """Browse the folders that the page may open: to the images, or to a base model."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from html import escape
@@ -18,6 +19,7 @@ from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
+from ed2.ui.html import note_html
 from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."
@@ -138,15 +140,15 @@ class ModelBrowser:
         folders = [path for name in contents(folder).folders if (path := folder / name) not in found]
         models_html = buttons_html("Models", (button_html(path.name, path, _origin(path, folder)) for path in found))
         folders_html = buttons_html("Folders", (button_html(path.name, path) for path in folders))
-        return (models_html or f'<p class="ed-note">{NO_MODELS}</p>') + folders_html
+        return (models_html or note_html(NO_MODELS)) + folders_html
 
     def _places(self) -> list[Place]:
         starts = places(self._context.roots)
-        try:
+        with contextlib.suppress(SettingsError):
             runs = self._context.logdir(self._context.form_values())
-        except SettingsError:
-            return starts
-        return [*starts, Place("My runs", runs)] if is_folder(runs) else starts
+            if is_folder(runs):
+                starts.append(Place("My runs", runs))
+        return starts
 
 
 def folder_of(place: str) -> Path:

@@ -8,7 +8,7 @@ from html import escape
 from ed2.app.curve import Point, smoothed
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Problem
+from ed2.errors import Ed2Error, Problem, ProblemsError
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
@@ -68,6 +68,11 @@ def short_paths(text: str) -> str:
     return text.replace(f"{PROGRAM_DIR}{os.sep}", "")
 
 
+def note_html(text: str) -> str:
+    """A remark in small letters; nothing without a text."""
+    return text and f'<p class="ed-note">{escape(text)}</p>'
+
+
 def empty_html(text: str) -> str:
     """What stands where there is nothing to show yet."""
     return f'<div class="ed-empty">{escape(text)}</div>'
@@ -106,7 +111,7 @@ def _activity(shown: RunSnapshot) -> str:
 
 def _status(shown: RunSnapshot, state: str, text: str) -> str:
     step, total = shown.step, shown.total
-    percent = 100 * step / total if total else 0
+    percent = 100 * step / max(1, total)
     look, name = ELSEWHERE if shown.elsewhere else STATES[state]
     data = f'data-state="{state}" data-step="{step}" data-total="{total}" data-saving="{str(shown.is_saving).lower()}"'
     return (
@@ -116,6 +121,11 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
         f'<div class="ed-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{step}"><i style="width:{percent:.1f}%"></i></div></section>'
     )
+
+
+def problems_of(error: Ed2Error) -> Sequence[Problem]:
+    """The problems that an error lists, or the error as one."""
+    return error.problems if isinstance(error, ProblemsError) else (Problem(None, str(error)),)
 
 
 def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str) -> str:
@@ -133,7 +143,7 @@ def _problem(problem: Problem, hide: Hide) -> str:
     name, text = problem.path or "", on_page(f"{problem.what} {problem.fix}".strip())
     if name in fields():
         return escape(f"{label_of(name)} ({name}): {hide(text)}")
-    return escape(hide(f"{name}: {text}" if name else text))
+    return escape(hide(": ".join(filter(None, (name, text)))))
 
 
 def model_html(shown: RunSnapshot) -> str:
@@ -146,10 +156,10 @@ def model_html(shown: RunSnapshot) -> str:
             rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
     if not rows:
         return ""
-    note = "" if shown.single_file else f'<p class="ed-note">{NO_SINGLE_FILE}</p>'
-    return (
-        f'<section class="ed-card ed-model" aria-label="Your model"><h3>Your model</h3><dl>{rows}</dl>{note}</section>'
-    )
+    html = f"<h3>Your model</h3><dl>{rows}</dl>"
+    if not shown.single_file:
+        html += f'<p class="ed-note">{NO_SINGLE_FILE}</p>'
+    return f'<section class="ed-card ed-model" aria-label="Your model">{html}</section>'
 
 
 def figures_html(shown: RunSnapshot) -> str:
@@ -177,14 +187,14 @@ def _formatted(value: float | None, form: str, unit: str = "") -> str:
 def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) -> str:
     """Memory of the GPU and of the computer as bars, and the planned peaks beside the measured ones."""
     if memory is None:
-        html = '<p class="ed-note">Not measured yet.</p>'
+        html = note_html("Not measured yet.")
     else:
-        html = '<p class="ed-note">No NVIDIA GPU in use. The run trains on the CPU.</p>'
+        html = note_html("No NVIDIA GPU in use. The run trains on the CPU.")
         if memory.card:
             html = _memory_bar(memory.card_name or "GPU", memory.card)
         if memory.busy_percent:
-            html += f'<p class="ed-note">GPU utilization: {memory.busy_percent} %</p>'
-        html += "".join(f'<p class="ed-note">{escape(describe(peak))}</p>' for peak in peaks)
+            html += note_html(f"GPU utilization: {memory.busy_percent} %")
+        html += "".join(note_html(describe(peak)) for peak in peaks)
         html += _memory_bar("System RAM", memory.pc)
     return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{html}</section>'
 

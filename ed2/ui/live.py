@@ -10,7 +10,7 @@ import gradio as gr
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, ShownSample
 from ed2.ui.hiding import Hide
-from ed2.ui.html import ZOOMS, empty_html, figures_html, log_html, loss_html, memory_html, short_paths
+from ed2.ui.html import ZOOMS, empty_html, figures_html, log_html, loss_html, memory_html, note_html, short_paths
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import QUIET, Updates
@@ -135,8 +135,9 @@ class LivePanel:
         if not samples:
             return empty_html(NO_SAMPLES)
         place = round((len(samples) - 1) * min(100.0, max(0.0, float(time or 0))) / 100)
-        note = f"{place + 1} of {len(samples)}"
-        return f'<ul class="ed-grid ed-view">{self._tile(samples[place])}</ul><p class="ed-note">{note}</p>'
+        return f'<ul class="ed-grid ed-view">{self._tile(samples[place])}</ul>' + note_html(
+            f"{place + 1} of {len(samples)}"
+        )
 
 
 def _loss(shown: RunSnapshot, zoom: str) -> str:

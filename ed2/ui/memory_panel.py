@@ -22,7 +22,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import on_page
+from ed2.ui.html import note_html, on_page
 from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 
@@ -142,7 +142,7 @@ def plan_html(found: MemoryReport) -> str:
     legend = "".join(_legend_item(f"part-{name}", names[name], size) for name, size in shown.items())
     if card.free_gb and card.free_gb < plan.high_gb:
         legend += _legend_item("limit", "end of GPU memory", card.free_gb)
-    notes = "".join(f'<p class="ed-note">{escape(on_page(note))}</p>' for note in plan.notes)
+    notes = "".join(note_html(on_page(note)) for note in plan.notes)
     return (
         f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{text}</p>{_bar_html(found, shown)}'
         f'<ul class="ed-parts-legend">{legend}</ul>{notes}</div>'

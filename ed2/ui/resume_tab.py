@@ -16,7 +16,7 @@ from ed2.settings.fields import label_of
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import empty_html
+from ed2.ui.html import empty_html, note_html
 from ed2.ui.page_state import PageState
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, start_run
@@ -124,17 +124,16 @@ class ResumeTab:
                 self.note: "",
                 **self._kept(page, None),
             }
-        reason = self._why_not_resume(run)
-        is_done = run.state == "done" and not reason
-        note = IS_DONE if is_done else reason
+        note = reason = self._why_not_resume(run)
         last_epoch = gr.update(value=None, visible=False)
-        if is_done:
+        if run.state == "done" and not reason:
+            note = IS_DONE
             last_epoch = gr.update(value=run.max_epochs + max(1, run.max_epochs // 2), visible=True)
         return {
             self.resume: gr.update(interactive=not reason),
             self.as_base: gr.update(interactive=run.checkpoint is not None),
             self.last_epoch: last_epoch,
-            self.note: f'<p class="ed-note">{escape(note)}</p>' if note else "",
+            self.note: note_html(note),
             **self._kept(page, run),
         }
 

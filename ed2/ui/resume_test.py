@@ -10,6 +10,7 @@ from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
+from ed2.ui.html import note_html
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
 EXPLANATION = (
@@ -65,11 +66,13 @@ class ResumeTestPanel:
 
     def show(self) -> Updates:
         """How far the test is, and which buttons make sense."""
-        shown, is_training = self.tester.shown, self._is_training()
+        shown, wait = self.tester.shown, ""
+        if self._is_training():
+            wait = WAIT
         is_running = shown.state == "running"
         return {
-            self.result: result_html(shown, WAIT if is_training else ""),
-            self.start: gr.update(interactive=not is_running and not is_training),
+            self.result: result_html(shown, wait),
+            self.start: gr.update(interactive=not is_running and not wait),
             self.stop: gr.update(visible=is_running),
             self._timer: gr.Timer(active=is_running),
         }
@@ -80,7 +83,7 @@ class ResumeTestPanel:
 
 def result_html(shown: TestStatus, wait: str = "") -> str:
     """How far the test is; `wait` says why it cannot be started now."""
-    html = f'<p class="ed-note">{escape(wait)}</p>' if wait else ""
+    html = note_html(wait)
     if shown.state in LOOKS:
         look, name = LOOKS[shown.state]
         text = escape(shown.text).replace("\n", "<br>")

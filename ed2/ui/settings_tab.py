@@ -14,10 +14,11 @@ from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
 from ed2.settings.fields import fields, groups, label_of
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, absolute_paths, with_defaults
 from ed2.small_files import parse_json
+from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import ModelBrowser
 from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changed_form, defaults, form_of_preset, short_path
-from ed2.ui.html import on_page, problems_html
+from ed2.ui.html import note_html, on_page, problems_html
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
 
@@ -184,26 +185,27 @@ class SettingsTab:
         in_strip = self._context.service.snapshot().problems
         others = [problem for problem in problems if problem not in in_strip]
         if not others:
-            return f'<p class="ed-note">{LISTED_IN_STRIP}</p>'
+            return note_html(LISTED_IN_STRIP)
         return problems_html(others, box_id="settings-problems")
 
     def difference_html(self, values: dict[str, object], title: str | None) -> str:
         """What loading the preset would change."""
         presets = self._context.user.presets()
-        path = presets.get(title or "")
-        name = "this preset" if path else "the defaults"
-        try:
-            loaded = form_of_preset(path, values[BASE], presets.values()) if path else changed_form({})
-        except SettingsError:
-            return ""
+        name, loaded = "the defaults", changed_form({})
+        if title in presets:
+            name = "this preset"
+            try:
+                loaded = form_of_preset(presets[title], values[BASE], presets.values())
+            except SettingsError:
+                return ""
         base = {**values, **loaded}
         own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
         if not own:
-            return f'<p class="ed-note">The form matches {name}.</p>'
+            return note_html(f"The form matches {name}.")
         changes = (f"{label_of(name)}: {_as_text(base[name])} → {_as_text(value)}" for name, value in own.items())
         items = "".join(f"<li>{escape(change)}</li>" for change in changes)
-        count = "1 setting differs" if len(own) == 1 else f"{len(own)} settings differ"
-        return f'<details class="ed-note"><summary>{count} from {name}</summary><ul>{items}</ul></details>'
+        summary = f"{counted(len(own), 'change')} from {name}"
+        return f'<details class="ed-note"><summary>{summary}</summary><ul>{items}</ul></details>'
 
 
 def _advanced_of(group: str) -> list[str]:
