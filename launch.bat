@@ -1,5 +1,5 @@
 @echo off
-rem Start the program: finds a Python and hands over to ed2\launcher\launch.py, which makes .venv, installs what is missing and runs the word.
+rem Start the program: finds a Python and starts ed2\launcher\launch.py, which makes .venv, installs what is missing and runs the command.
 setlocal EnableExtensions DisableDelayedExpansion
 set "HERE=%~dp0"
 set "PYTHONHOME="
@@ -7,7 +7,7 @@ set "PYTHONPATH="
 set "FOUND="
 set "RC=1"
 if not exist "%HERE%ed2\launcher\launch.py" goto :nofolder
-rem A half-made .venv (it holds the file .partial), or one whose Python is gone, is not used: launch.py makes it anew.
+rem A half-made .venv (with the file .partial), or one whose Python is gone, is not used: launch.py makes it again.
 if exist "%HERE%.venv\.partial" goto :find
 if not exist "%HERE%.venv\Scripts\python.exe" goto :find
 "%HERE%.venv\Scripts\python.exe" -c "" >nul 2>nul
@@ -39,7 +39,7 @@ goto :end
 
 :nofolder
 echo.
-echo ERROR: the program's files are not beside this script.
+echo ERROR: the program's files are not next to this script.
 echo   Unpack the whole folder to a local drive and start launch.bat there.
 
 :end

@@ -1,4 +1,4 @@
-"""`python -m ed2 convert SOURCE TARGET`: models between a diffusers folder, `.safetensors` and `.ckpt`."""
+"""`python -m ed2 convert SOURCE TARGET`: convert models between a diffusers folder, `.safetensors` and `.ckpt`."""
 
 import argparse
 import sys
@@ -14,25 +14,25 @@ PREDICTIONS = ("epsilon", "v_prediction")
 HELP = f"""\
 {USE} [--prediction_type {"|".join(PREDICTIONS)}]
 
-Write a Stable Diffusion 1.x or 2.x model in another form. SOURCE is a diffusers folder, a .safetensors or a .ckpt;
-TARGET ends in .safetensors or .ckpt, else it becomes a folder. Nothing is written over, and nothing that a .ckpt asks
-for is run. What the model predicts is to be given where it does not say it itself."""
+Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file; TARGET is a
+.safetensors or .ckpt file if it ends that way, else a folder. Existing files are never overwritten, and code in a .ckpt
+is never run. Give --prediction_type if the model does not say what it predicts."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line says; 0 done, 1 failed, 2 it cannot be read."""
+    """Run the command; 0 done, 1 failed, 2 wrong command line."""
     if not argv or {"-h", "--help"} & set(argv):
         sys.stdout.write(f"{HELP}\n")
         return 0
     try:
-        source, target, prediction_type = _read(argv)
+        source, target, prediction_type = _parse(argv)
         require_temporary_folder()
     except Ed2Error as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     from ed2.models.libraries import quiet_libraries
 
-    quiet_libraries()  # before what reads the libraries: bitsandbytes speaks as it is read
+    quiet_libraries()  # before the import of convert: bitsandbytes prints when it is imported
     from ed2.app.convert import convert
 
     try:
@@ -44,32 +44,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
-    """Read the command line.
+def _parse(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
+    """Source, target and prediction type.
 
     Raises:
-        SettingsError: lists everything that is wrong with it.
+        SettingsError: lists everything that is wrong with the command line.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--prediction_type", nargs="?", const="")
     known, rest = parser.parse_known_args(argv)
     problems = [Problem(printable(text), "there is no such flag.") for text in rest if text.startswith("-")]
-    word, *paths = [text for text in rest if not text.startswith("-")] or [""]
-    if word != "convert":
-        what = f"{printable(word)!r} is no word that this knows." if word else "the word convert is missing."
+    command, *paths = [text for text in rest if not text.startswith("-")] or [""]
+    if command != "convert":
+        what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
         problems.append(Problem(None, what, f"Use: {USE}"))
     elif len(paths) != 2:
-        problems.append(Problem(None, f"convert takes two paths, not {len(paths)}.", f"Use: {USE}"))
-    if known.prediction_type not in (None, *PREDICTIONS):
-        what = (
-            f"{printable(known.prediction_type)!r} is not allowed."
-            if known.prediction_type
-            else "its value is missing."
-        )
-        problems.append(Problem("--prediction_type", what, f"It takes {' or '.join(PREDICTIONS)}."))
+        problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Use: {USE}"))
+    prediction = known.prediction_type
+    if prediction not in (None, *PREDICTIONS):
+        what = f"{printable(prediction)!r} is not allowed." if prediction else "the value is missing."
+        problems.append(Problem("--prediction_type", what, f"Use {' or '.join(PREDICTIONS)}."))
     if problems:
-        raise SettingsError("The command line cannot be read:", problems)
-    return Path(paths[0]), Path(paths[1]), known.prediction_type
+        raise SettingsError("Invalid command line:", problems)
+    return Path(paths[0]), Path(paths[1]), prediction
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What launch.sh and launch.bat call: makes `.venv`, fills it, and starts the program. Standard library only."""
+"""What launch.sh and launch.bat call: make `.venv`, install into it, and start the program. Standard library only."""

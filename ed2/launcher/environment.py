@@ -1,4 +1,4 @@
-"""The folder `.venv`: made once, never used half-made, held by one start at a time. Standard library only."""
+"""The folder `.venv`: made once, never used half-made, locked by one start at a time. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
-PARTIAL = VENV / ".partial"  # there while the environment is being made
+PARTIAL = VENV / ".partial"  # exists while the environment is being made
 COMMAND = "launch.bat" if os.name == "nt" else "./launch.sh"
 
 
 class LaunchError(Exception):
-    """What went wrong, and in `hints`, a line each, what to do about it."""
+    """What went wrong; `hints` holds lines on what to do about it."""
 
     def __init__(self, what: str, *hints: str) -> None:
         super().__init__(what)
@@ -29,34 +29,32 @@ class LaunchError(Exception):
 
 
 def say(*lines: str) -> None:
-    """Print to stderr, because stdout belongs to the program that is started."""
+    """Print to stderr, since stdout belongs to the program that is started."""
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
 def venv_python() -> Path:
-    """The Python of `.venv`, there or not."""
+    """The Python of `.venv`, whether it exists or not."""
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def in_venv() -> bool:
-    """Whether this Python is that of a finished `.venv`."""
+    """Whether this is the Python of a finished `.venv`."""
     return VENV.is_dir() and Path(sys.prefix).samefile(VENV) and not PARTIAL.exists()
 
 
 def require_python() -> None:
-    """Raise LaunchError where this Python is too old or too new."""
+    """Raise LaunchError if this Python is too old or too new."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 14):
         version = sys.version.split()[0]
-        fix = (
-            f"Delete {VENV} and start again."
-            if Path(sys.prefix) == VENV
-            else f"Start with {COMMAND}: it looks for one."
-        )
-        raise LaunchError(f"Python 3.11 to 3.14 is needed, {sys.prefix} has {version}", fix)
+        fix = f"Start with {COMMAND}, which looks for a suitable Python."
+        if Path(sys.prefix) == VENV:
+            fix = f"Delete {VENV} and start again."
+        raise LaunchError(f"Python 3.11 to 3.14 is needed, but {sys.prefix} has {version}", fix)
 
 
 def runs(*command: str | Path) -> bool:
-    """Whether the command can be started and exits with 0."""
+    """Whether the command starts and exits with 0."""
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -64,7 +62,7 @@ def runs(*command: str | Path) -> bool:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Lock `file` until it is closed; False where another process has it."""
+    """Lock `file` until it is closed; False if another process holds the lock."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -83,43 +81,43 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Hold `.venv` for this process: two starts at once install one after the other."""
+    """Lock `.venv` for this process, so that two starts install one after the other."""
     try:
         VENV.mkdir(exist_ok=True)
         file = (VENV / ".lock").open("a")
     except OSError as error:
-        fix = "Move the program to a folder of your own."
+        fix = "Move the program to a folder that you can write to."
         raise LaunchError(f"cannot write to {VENV}: {error.strerror}", fix) from error
     with file:
         if not try_lock(file):
-            say("Another start is installing; waiting for it.")
+            say("Another start is installing; waiting for it to finish.")
             while not try_lock(file):
                 time.sleep(0.2)
         yield
 
 
 def make_venv() -> None:
-    """Make `.venv` from this Python. `.partial` lies in it until it is complete, so a half-made one is made anew."""
+    """Make `.venv` from this Python. Until it is complete it holds `.partial`, so a half-made one is made again."""
     with locked():
         if not PARTIAL.exists() and runs(venv_python(), "-I", "-c", ""):
-            return  # made by the start that this one waited for
+            return  # the start that this one waited for has made it
         clear_venv()
-        say(f"Making the Python environment (Python {sys.version.split()[0]}) in {VENV} ...")
+        say(f"Creating the Python environment (Python {sys.version.split()[0]}) in {VENV} ...")
         PARTIAL.touch()
         if subprocess.call([sys.executable, "-I", "-m", "venv", str(VENV)], stdout=sys.stderr):
             raise LaunchError(
-                f"the Python environment could not be made with {sys.executable}",
+                f"could not create the Python environment with {sys.executable}",
                 "Debian and Ubuntu: sudo apt install python3-venv, then start again.",
-                "Elsewhere: see the message above; often the disk is full or the folder belongs to somebody else.",
+                "Other systems: see the message above. Often the disk is full, or the folder belongs to another user.",
             )
         PARTIAL.unlink()
 
 
 def clear_venv() -> None:
-    """Empty `.venv` but for the lock. Raises LaunchError where the folder is something else."""
+    """Empty `.venv` except for the lock. Raises LaunchError if the folder is something else."""
     content = [path for path in VENV.iterdir() if path.name != ".lock"]
     if content and not any(path.name in ("pyvenv.cfg", ".partial") for path in content):
-        raise LaunchError(f"{VENV} is no Python environment", "Rename or delete that folder and start again.")
+        raise LaunchError(f"{VENV} is not a Python environment", "Rename or delete that folder and start again.")
     for path in sorted(content, key=lambda path: path.name == ".partial"):  # .partial goes last
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The words of launch.sh and launch.bat: `.venv` is made and filled first, then the word is run.
+"""The commands of launch.sh and launch.bat: make and fill `.venv` if needed, then run the command.
 
 Standard library only, and called by its path, so that it works before anything is installed.
 """
@@ -13,98 +13,171 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-if __name__ == "__main__":  # Python is started with -I, which leaves the program's folder out
+if __name__ == "__main__":  # python -I leaves the program's folder out of the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ed2.launcher.environment import COMMAND, ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
-from ed2.launcher.install import add, install
+import ed2
+from ed2.launcher.environment import (
+    COMMAND,
+    ROOT,
+    VENV,
+    LaunchError,
+    in_venv,
+    make_venv,
+    require_python,
+    say,
+    venv_python,
+)
+from ed2.launcher.install import (
+    Gpu,
+    Torch,
+    add,
+    free_disk_gb,
+    install,
+    installed_torch,
+    is_installed,
+    nvidia_gpus,
+    unused_gpu,
+)
 from ed2.terminal import exit_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LOW_DISK_GB = 20
 
-class Word(NamedTuple):
-    """A command: the file that does it, from the program's folder, and the options put before the user's own."""
+
+class Command(NamedTuple):
+    """A command: the script that it runs, from the program's folder, and options put before the user's own."""
 
     help: str
     script: str
     options: tuple[str, ...] = ()
     preset: str = ""
 
-    def is_built(self) -> bool:
+    def exists(self) -> bool:
         """Whether this version of the program has it."""
         return all((ROOT / name).is_file() for name in (self.script, self.preset or self.script))
 
-    def command(self) -> list[str]:
-        """The program and its options; paths are absolute, because it starts where the user stands."""
+    def argv(self) -> list[str]:
+        """The program and its options; paths are absolute, since it starts in the user's current folder."""
         preset = ["--config", str(ROOT / self.preset)] if self.preset else []
         return [sys.executable, str(ROOT / self.script), *preset, *self.options]
 
 
-WORDS = {
-    "webui": Word("open the trainer in the browser (also without a word)", "webui.py"),
-    "train": Word("train without a browser; train --help lists the options", "train.py"),
-    "demo": Word("a small training run that shows that everything works", "train.py", preset="presets/demo.json"),
-    "check": Word("look at images and settings, and say what a run would do", "train.py", ("--check",)),
-    "test": Word("check the program itself: linters and tests", "scripts/check"),
-    "add": Word("install an optional part: add xformers | prodigy | schedulefree", "pyproject.toml"),
-    "doctor": Word("what this computer has, what is wrong, and what to do", "ed2/launcher/doctor.py"),
+COMMANDS = {
+    "webui": Command("open the trainer in the browser (the default)", "webui.py"),
+    "train": Command("train without a browser; train --help lists the options", "train.py"),
+    "demo": Command("run a small training to see that everything works", "train.py", preset="presets/demo.json"),
+    "check": Command("check images and settings, and show what a run would do", "train.py", ("--check",)),
+    "test": Command("check the program itself: linters and tests", "scripts/check"),
+    "add": Command("install an optional package: add xformers | prodigy | schedulefree", "pyproject.toml"),
+    "doctor": Command("show this computer's setup, and find and explain problems", "ed2/launcher/launch.py"),
 }
 
 
 def usage() -> str:
-    """The words that this version has."""
-    lines = [f"  {name:<8}{word.help}" for name, word in WORDS.items() if word.is_built()]
-    return "\n".join([f"usage: {COMMAND} [word] [options]", "", *lines])
+    """The commands of this version."""
+    lines = [f"  {name:<8}{command.help}" for name, command in COMMANDS.items() if command.exists()]
+    return "\n".join([f"usage: {COMMAND} [command] [options]", "", *lines])
 
 
-def chosen_word(argv: Sequence[str]) -> str | None:
-    """The word that is meant; None where only the usage can be shown, with what is wrong printed before it."""
-    first = argv[0] if argv else "webui"
-    if first.startswith("-"):
-        first = "webui"
-    built = [name for name, word in WORDS.items() if word.is_built()]
-    if first in built:
+def chosen_command(argv: Sequence[str]) -> str | None:
+    """The name of the command to run; None if there is none, after printing why."""
+    first = argv[0] if argv and not argv[0].startswith("-") else "webui"
+    known = [name for name, command in COMMANDS.items() if command.exists()]
+    if first in known:
         return first
     if argv:
-        near = difflib.get_close_matches(first, built, n=1)
-        known = f"'{argv[0]}' is no word of this version"
-        say(f"{known}; did you mean '{near[0]}'?" if near else f"{known}.", "")
+        near = difflib.get_close_matches(first, known, n=1)
+        say(f"unknown command '{argv[0]}'" + (f"; did you mean '{near[0]}'?" if near else ""), "")
     return None
 
 
-def run(command: Sequence[str]) -> int:
-    """Start a program where the user stands and give back its exit code; on Linux and macOS it takes our place.
+def run(argv: Sequence[str]) -> int:
+    """Start a program in the current folder and return its exit code; on Linux and macOS it replaces this process.
 
-    Ctrl-C is the program's: it saves and ends by itself, and we wait for it.
+    Ctrl-C is left to the program, which saves and exits by itself.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     environment["PYTHONUTF8"] = "1"
     sys.stderr.flush()
     if os.name != "nt":
-        os.execve(command[0], list(command), environment)
+        os.execve(argv[0], list(argv), environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return subprocess.call(command, env=environment)
+    return subprocess.call(argv, env=environment)
 
 
 def doctor() -> int:
-    """Install what is missing, and report in any case."""
-    from ed2.launcher.doctor import report
-
+    """Install what is missing, then print facts and problems in any case; 1 if there are problems, else 0."""
+    problems: list[str] = []
     try:
         install()
     except LaunchError as error:
-        return report(error)
-    return report()
+        problems = [f"Installation failed: {error}", *(f"  {hint}" for hint in error.hints)]
+    torch, gpus = installed_torch(), nvidia_gpus()
+    for name, fact in system_facts(torch, gpus).items():
+        print(f"{name:<11}{fact}")
+    problems += [*unused_gpu(torch, gpus), *system_problems()]
+    print("", *(problems or [f"No problems found. Start with {COMMAND}."]), sep="\n")
+    return 1 if problems else 0
+
+
+def system_facts(torch: Torch | None, gpus: Sequence[Gpu]) -> dict[str, str]:
+    """What this computer has, by name."""
+    memory_gb = system_memory_gb()
+    return {
+        "program": f"{ed2.__version__} in {ROOT}",
+        "Python": f"{sys.version.split()[0]} ({sys.executable})",
+        "packages": "installed" if is_installed() else "incomplete",
+        "PyTorch": f"{torch.version} on {torch.device or 'the CPU'}" if torch else "not installed",
+        "GPU": "; ".join(f"{gpu.name}, {gpu.memory_gb or 0:.1f} GB" for gpu in gpus) or "no NVIDIA GPU found",
+        "driver": gpus[0].driver if gpus else "-",
+        "free disk": f"{free_disk_gb(ROOT):.1f} GB",
+        "memory": f"{memory_gb:.1f} GB" if memory_gb else "unknown",
+    }
+
+
+def system_problems() -> list[str]:
+    """Lines on problems of this Python and this disk, each followed by what to do."""
+    problems = []
+    if "WindowsApps" in sys.base_prefix:
+        problems += [
+            "Python comes from the Microsoft Store, which hides files from other programs.",
+            f"  Install it from python.org, delete {VENV} and start again.",
+        ]
+    if free_disk_gb(ROOT) < LOW_DISK_GB:
+        problems += [
+            "The disk is nearly full: an SD1 checkpoint takes 2 to 4 GB.",
+            "  Free some space before a long run.",
+        ]
+    return problems
+
+
+def system_memory_gb() -> float | None:
+    """This computer's memory in GB of 2**30 bytes; None if the system does not say."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # GlobalMemoryStatusEx fills in two 32-bit fields, then total, free and five more of 64 bits.
+        fields = (ctypes.c_uint64 * 8)()
+        fields[0] = ctypes.sizeof(fields)
+        library = getattr(ctypes, "windll", None)
+        if library is None or not library.kernel32.GlobalMemoryStatusEx(ctypes.byref(fields)):
+            return None
+        return fields[1] / 2**30
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (OSError, ValueError):
+        return None
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Run the word in `argv` and give back its exit code. Raises LaunchError."""
+    """Run the command in `argv` and return its exit code. Raises LaunchError."""
     if argv[:1] in (["-h"], ["--help"]):
         print(usage())
         return 0
-    name = chosen_word(argv)
+    name = chosen_command(argv)
     if name is None:
         print(usage(), file=sys.stderr if argv else sys.stdout)
         return 2 if argv else 0
@@ -119,18 +192,18 @@ def launch(argv: Sequence[str]) -> int:
     if name == "add":
         add(rest)
         return 0
-    return run([*WORDS[name].command(), *rest])
+    return run([*COMMANDS[name].argv(), *rest])
 
 
 def main(argv: Sequence[str]) -> int:
-    """`launch`, with what goes wrong told in words."""
+    """`launch`, with errors printed as text."""
     try:
         return launch(argv)
     except LaunchError as error:
         say("", f"ERROR: {error}", *(f"  {hint}" for hint in error.hints))
         return 1
     except KeyboardInterrupt:
-        say("", "Stopped. Start again to go on from here.")
+        say("", "Stopped. Start again to continue from here.")
         return 130
 
 

@@ -152,10 +152,10 @@ def test_nothing_is_written_over(sd1: Path, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
-        ([], 0, "Write a Stable Diffusion"),
-        (["konvert", "a", "b"], 2, "'konvert' is no word that this knows. Use: python -m ed2 convert SOURCE TARGET"),
-        (["convert", "a"], 2, "convert takes two paths, not 1."),
-        (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: its value is missing. It takes epsilon or"),
+        ([], 0, "Convert a Stable Diffusion"),
+        (["konvert", "a", "b"], 2, "unknown command 'konvert'. Use: python -m ed2 convert SOURCE TARGET"),
+        (["convert", "a"], 2, "convert needs two paths, not 1."),
+        (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: the value is missing. Use epsilon or"),
         (["convert", "a", "b", "--fast"], 2, "--fast: there is no such flag."),
     ],
 )
