@@ -37,8 +37,7 @@ from ed2.settings.schema import Settings
 from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
-from ed2.training.noise import NoiseOptions
-from ed2.training.objective import Objective, ObjectiveOptions
+from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.update import Whole

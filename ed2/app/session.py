@@ -29,8 +29,8 @@ from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.schema import Settings
 from ed2.text import counted
-from ed2.training.bad_numbers import require_savable
 from ed2.training.loop import handle_requests, train
+from ed2.training.recovery import require_savable
 from ed2.training.state import Run
 from ed2.vram.card import Card
 from ed2.vram.plan import sampling_batch

@@ -12,8 +12,8 @@ from torch import Tensor
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state
 from ed2.models.base import Part, trained_parts
 from ed2.models.files.folder import EXTRA_FILE, PARTS
-from ed2.training.bad_numbers import require_savable
 from ed2.training.optimizers import averages
+from ed2.training.recovery import require_savable
 from ed2.training.state import Run
 
 FORMAT = 2

@@ -17,12 +17,12 @@ NetworkTensors = dict[str, dict[str, Tensor]]
 
 
 def decay_for_strength(target: float, *, total_steps: int, interval: int) -> float:
-    """The decay by which the weights at the start keep a share of `target` in the average at the end of the run."""
+    """The decay at which the initial weights have a share of `target` in the average at the end of the run."""
     return float(target ** (1 / max(1, total_steps // interval)))
 
 
 class NoEma:
-    """Stands where a run keeps no average."""
+    """The null object of a run without an average."""
 
     def update(self, step: int) -> None:
         """Do nothing."""
@@ -32,7 +32,7 @@ class NoEma:
         return {}
 
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Nothing to put back."""
+        """Nothing to restore."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average by 1 - decay of the way to the weights, if optimizer step number `step` is due."""
+        """Move the average towards the weights by 1 - decay, if a step of this number is due."""
         if step % self.interval:
             return
         for name, part in self.parts.items():
@@ -67,12 +67,12 @@ class Ema:
                 self._averages[name][key].lerp_(parameter.to(self.device, torch.float32), 1 - self.decay)
 
     def state(self) -> NetworkTensors:
-        """The averages themselves by network and name of the parameter, where they lie; an update changes them."""
+        """The averages by network and parameter name: the tensors themselves, which the next update changes."""
         return self._averages
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over averages; what `state` does not hold stays.
+        """Load averages; what `state` does not hold keeps its value.
 
         Raises:
             RuntimeError: they belong to another model.
@@ -84,9 +84,10 @@ class Ema:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the networks the averages, and back their own weights, exactly; those wait on the CPU.
+        """Swap the averages into the networks, and swap the trained weights back afterwards, bit for bit.
 
-        On a card they would take more than the gradients of a step do, and samples would be the peak of the run.
+        Meanwhile the trained weights are kept on the CPU. On a GPU they would take more memory than the gradients of a
+        step, and sampling would be the peak of the run.
         """
         parameters = [p for part in self.parts.values() for p in part.parameters().values()]
         averages = [tensor for tensors in self._averages.values() for tensor in tensors.values()]

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ed2.data.loader import Batch
 from ed2.events import PhaseChanged, StepDone
-from ed2.training.bad_numbers import report_skipped_step
-from ed2.training.recovery import retry_on_oom
+from ed2.training.recovery import report_skipped_step, retry_on_oom
 from ed2.training.state import Run
 from ed2.training.update import changing_weights
 

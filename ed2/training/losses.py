@@ -1,7 +1,7 @@
 """Losses: how far a prediction is from its target, per image.
 
 Every loss takes `prediction` and `target` of shape (B,C,h,w) and `position`, shape (B,): 0 for the timestep of least
-noise, 1 for that of most. It gives one number an image, shape (B,), in fp32.
+noise, 1 for that of most. The result has one number per image, shape (B,), in fp32.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HUBER_DELTA = 1.0
-"""Errors below it count by their square, those above by their size."""
+"""Smaller errors count quadratically, larger ones linearly."""
 
 
 def mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
 
 
 def huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
-    """Huber's loss, which single large errors pull less: half the square up to 1, then the size less a half.
+    """Huber's loss, less sensitive to outliers: half the square of an error up to 1, beyond that |error| - 0.5.
 
     Source: Huber 1964, "Robust estimation of a location parameter", equation 1.6.
     """

@@ -1,4 +1,4 @@
-"""Sums of losses, kept on the device until someone wants to see them."""
+"""Running sums of losses, kept on the device until they are logged."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,19 +10,19 @@ from torch import Tensor
 
 @dataclass
 class Mean:
-    """A running mean whose sum stays where its values are."""
+    """A running mean whose sum stays on the device of its values."""
 
     total: Tensor | None = None
     count: int = 0
 
     def add(self, values: Tensor) -> None:
-        """Add every number of `values`, in fp64 so that the order of logging changes nothing."""
+        """Add every number of `values`, in fp64, so that the log interval does not change the mean of an epoch."""
         total = values.double().sum()
         self.total = total if self.total is None else self.total + total
         self.count += values.numel()
 
     def take(self) -> float:
-        """The mean so far, read from the device; begins anew. NaN when nothing was added."""
+        """The mean so far, read from the device, which resets it. NaN if nothing was added."""
         mean = float(self.total) / self.count if self.total is not None and self.count else float("nan")
         self.total, self.count = None, 0
         return mean
@@ -32,18 +32,18 @@ class Mean:
         return {"total": float(self.total) if self.total is not None else 0.0, "count": self.count}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """The way back."""
+        """Load what `state` gave."""
         self.count = int(values["count"])
         self.total = torch.tensor(values["total"], dtype=torch.float64) if self.count else None
 
 
 @dataclass
 class Metrics:
-    """What is measured between two log lines and over an epoch.
+    """What is measured since the last log line and over an epoch.
 
     Attributes:
         grad_norm: norm of the gradient of the last step before clipping, on the device.
-        skipped_steps: steps left out because their numbers were not finite.
+        skipped_steps: steps skipped because of a loss or gradient that was not finite.
     """
 
     window: Mean = field(default_factory=Mean)
@@ -61,7 +61,7 @@ class Metrics:
         self.images += losses.numel()
 
     def images_per_second(self) -> float:
-        """Speed since the last call, waiting for images included."""
+        """Speed since the last call, including the time spent waiting for images."""
         now = time.monotonic()
         speed = self.images / max(now - self._since, 1e-9)
         self.images, self._since = 0, now
@@ -75,16 +75,16 @@ class Metrics:
         return minutes
 
     def restart_clocks(self) -> None:
-        """Begin to measure time here: what went before was preparation."""
+        """Start measuring time here, after preparing or a pause."""
         self._since = self._epoch_since = time.monotonic()
         self.images = 0
 
     def state(self) -> dict[str, Any]:
-        """For JSON: what a resumed run needs to log the same numbers."""
+        """For JSON: what a resumed run needs to log the same numbers as one that was not interrupted."""
         return {"window": self.window.state(), "epoch": self.epoch.state(), "skipped_steps": self.skipped_steps}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """The way back."""
+        """Load what `state` gave."""
         self.window.restore(values["window"])
         self.epoch.restore(values["epoch"])
         self.skipped_steps = int(values["skipped_steps"])

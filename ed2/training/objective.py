@@ -1,18 +1,37 @@
-"""What a step minimises: noise is added to the latents of a batch, and the network has to tell it."""
+"""The loss that a step minimises: how well the network predicts the noise that was added to a batch of latents.
+
+The noise is Gaussian, optionally with more weight on low frequencies.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ed2.data.loader import Batch, VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes
-from ed2.training.noise import NoiseOptions, gaussian, key_of, training_noise
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+PYRAMID_LEVELS = 10
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """What is mixed into the noise.
+
+    Attributes:
+        pyramid_discount: factor from one level of the pyramid to the next coarser one; 0 for no pyramid.
+        offset: standard deviation of a constant that is added to each channel; 0 for none.
+    """
+
+    pyramid_discount: float = 0.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -20,9 +39,9 @@ class ObjectiveOptions:
     """What the user may change about the objective.
 
     Attributes:
-        timestep_start: the first timestep that is drawn.
-        timestep_end: one past the last, None for the end of the schedule; a larger one ends there too.
-        min_snr_gamma: upper bound on the signal-to-noise ratio as a weight; None weighs all timesteps alike.
+        timestep_start: the lowest timestep that is drawn.
+        timestep_end: one past the highest timestep that is drawn; None, or one beyond the schedule, for its end.
+        min_snr_gamma: upper bound on the SNR weight of a timestep; None for equal weights.
         embedding_perturbation: strength of the noise on prompt embeddings.
         noise: what is mixed into the noise on latents.
     """
@@ -38,8 +57,8 @@ class ObjectiveOptions:
 class Objective:
     """The loss of a batch, as a function of the batch and the seed alone.
 
-    Every draw is keyed by the image's visit and made on the CPU, so that the same image meets the same noise on any
-    device, alone or in a batch, before or after a resume.
+    Every draw is keyed by the image's visit and made on the CPU, so an image gets the same noise on any device,
+    alone or in a batch, with or without a resume.
     """
 
     model: DiffusionModel
@@ -97,3 +116,55 @@ class Objective:
     def gaussian(self, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the device."""
         return gaussian(self.seed, what, visits, shape).to(self.device, non_blocking=True)
+
+
+def gaussian(seed: int, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the CPU."""
+    draws = [rng(seed, what, *key_of(v)).standard_normal(tuple(shape), dtype=np.float32) for v in visits]
+    return torch.from_numpy(np.stack(draws))
+
+
+def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], options: NoiseOptions) -> Tensor:
+    """The noise of a batch: (B, *shape) for latents of `shape` (C,h,w).
+
+    The offset is added last, because scaling the pyramid to unit deviation would shrink it.
+    Source of the offset: Guttenberg 2023, "Diffusion with offset noise",
+    https://www.crosslabs.org/blog/diffusion-with-offset-noise.
+    """
+    noise = gaussian(seed, "noise", visits, shape)
+    if options.pyramid_discount > 0:
+        images = [
+            pyramid_noise(image, _draw_of(seed, "pyramid", visit), options.pyramid_discount)
+            for image, visit in zip(noise, visits, strict=True)
+        ]
+        noise = torch.stack(images)
+    if options.offset > 0:
+        noise = noise + options.offset * gaussian(seed, "offset", visits, (shape[0], 1, 1))
+    return noise
+
+
+def pyramid_noise(noise: Tensor, generator: np.random.Generator, discount: float) -> Tensor:
+    """Add coarser and coarser levels to the noise of one image (C,h,w), and scale the sum to a deviation of 1.
+
+    Level i is drawn at a size divided by r**i, r between 2 and 4, enlarged, and weighted by discount**i.
+    Source: Whitaker 2023, "Multi-resolution noise for diffusion model training", wandb.ai/johnowhitaker/multires_noise.
+    """
+    channels, height, width = noise.shape
+    total, size = noise.clone(), (height, width)
+    for level in range(PYRAMID_LEVELS):
+        ratio = (generator.random() * 2 + 2) ** level
+        size = (max(1, int(size[0] / ratio)), max(1, int(size[1] / ratio)))
+        coarse = torch.from_numpy(generator.standard_normal((1, channels, *size), dtype=np.float32))
+        total += F.interpolate(coarse, (height, width), mode="bilinear")[0] * discount**level
+        if 1 in size:
+            break
+    return total / total.std()
+
+
+def key_of(visit: VisitKey) -> tuple[int, str, int]:
+    """What identifies a visit within a run."""
+    return visit.epoch, visit.key, visit.repeat
+
+
+def _draw_of(seed: int, what: str, visit: VisitKey) -> np.random.Generator:
+    return rng(seed, what, *key_of(visit))

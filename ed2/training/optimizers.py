@@ -24,7 +24,7 @@ LION_BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """What the settings say on the optimizer of one network; `betas` None is for the optimizer to choose."""
+    """The settings of one network's optimizer; `betas` None leaves them to the optimizer."""
 
     lr: float
     betas: tuple[float, float] | None = None
@@ -33,7 +33,7 @@ class OptimizerOptions:
 
 
 def adamw(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """AdamW, all parameters in one fused kernel.
+    """AdamW in one fused kernel for all parameters.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
@@ -41,7 +41,7 @@ def adamw(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Opti
 
 
 def adamw8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """AdamW whose state takes one byte a number, quantised in blocks; tensors under 4096 numbers stay in fp32.
+    """AdamW with one byte per number of its state, quantised in blocks; tensors under 4096 numbers stay in fp32.
 
     Source: Dettmers et al. 2022, arXiv:2110.02861.
     """
@@ -50,7 +50,7 @@ def adamw8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
 
 
 def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Lion: steps by the sign of an average; a third to a tenth of AdamW's rate, and as much more weight decay.
+    """Lion: steps by the sign of an average. It needs 1/3 to 1/10 of AdamW's rate, and more weight decay to match.
 
     Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2.
     """
@@ -59,13 +59,13 @@ def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optim
 
 
 def lion8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Lion whose state takes one byte a number; tensors under 4096 numbers stay in fp32."""
+    """Lion with one byte per number of its state; tensors under 4096 numbers stay in fp32."""
     optimizer: torch.optim.Optimizer = _bitsandbytes().Lion8bit(parameters, **_lion_options(options))
     return optimizer
 
 
 def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Adafactor at the given rate: the second average of a matrix is kept as its rows' and columns', the first not.
+    """Adafactor at the given rate: keeps only row and column averages of a matrix's squared gradient.
 
     Source: Shazeer and Stern 2018, arXiv:1804.04235, algorithm 4; without the relative step sizes of its section 8, so
     that a learning rate means what it means for AdamW.
@@ -80,7 +80,7 @@ def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
 
 
 def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Prodigy: AdamW that finds its rate; `lr` is a factor on it, best left at 1.
+    """Prodigy: AdamW that finds its own rate; `lr` is a factor on it, best left at 1.
 
     Source: Mishchenko and Defazio 2023, arXiv:2306.06101.
 
@@ -96,7 +96,7 @@ def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Op
 
 
 def schedulefree(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Schedule-free AdamW: its average of the weights stands in for a falling rate; takes a constant, larger rate.
+    """Schedule-free AdamW: averages the weights instead of lowering the rate. It needs a constant, higher rate.
 
     Source: Defazio et al. 2024, arXiv:2405.15682.
 
@@ -129,15 +129,13 @@ def _bitsandbytes() -> Any:
 
 
 def _optional(module: str, part: str) -> Any:
-    """Import what may not be there; `part` is its name for the launcher."""
+    """Import a module that may not be installed; `part` is what the launcher calls it."""
     try:
         return import_module(module)
     except ImportError as error:
-        fix = (
-            f"Install it with ./launch.sh add {part} (launch.bat add {part})" if part else "Use an optimizer of 32 bit"
-        )
+        fix = f"Install it with ./launch.sh add {part} (launch.bat add {part})" if part else "Use a 32-bit optimizer"
         problem = Problem("optimizer", f"it needs {module}, which cannot be imported ({error}).", f"{fix}.")
-        raise SettingsError("The optimizer is not there:", [problem]) from None
+        raise SettingsError("The optimizer is not installed:", [problem]) from None
 
 
 @dataclass
@@ -147,7 +145,7 @@ class Optimizers:
     Attributes:
         by_network: optimizer by the network's name.
         base_lrs: learning rate of each before its schedule.
-        schedules: factor on it by update; a network without one keeps its rate.
+        schedules: factor on it by number of the update; a network without one keeps its rate.
     """
 
     by_network: Mapping[str, torch.optim.Optimizer]
@@ -191,7 +189,7 @@ class Optimizers:
                 group["lr"] = self.base_lrs[name] * factor
 
     def lrs(self) -> dict[str, float]:
-        """The learning rates now, by network; with the factor that Prodigy has found."""
+        """The current learning rates by network, times the factor that Prodigy has found."""
         groups = {name: optimizer.param_groups[0] for name, optimizer in self.by_network.items()}
         return {name: float(group["lr"] * group.get("d", 1.0)) for name, group in groups.items()}
 
@@ -202,10 +200,10 @@ class Optimizers:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the networks the weights that are to be looked at and saved, and back those that are trained.
+        """Swap the weights that are to be used and saved into the networks, and swap the trained ones back afterwards.
 
-        Only schedule-free optimizers tell the two apart. Their way back by arithmetic is not exact, so that the trained
-        weights are kept aside, on the CPU.
+        Only for schedule-free optimizers are these different weights. They compute the one from the other, which is not
+        exact, so the trained weights are kept on the CPU meanwhile.
         """
         free: list[Any] = [optimizer for optimizer in self if averages(optimizer)]
         kept = [[p.detach().to("cpu", copy=True) for p in parameters_of(optimizer)] for optimizer in free]
@@ -273,12 +271,12 @@ def _drop_unused_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def averages(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the weights that it trains are others than those to be used."""
+    """Whether it trains other weights than those that are to be used and saved."""
     return hasattr(optimizer, "eval") and hasattr(optimizer, "train")
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Every parameter that it steps, in order."""
+    """The parameters of all its groups, in order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

@@ -1,17 +1,27 @@
-"""Retrying a step that ran out of memory, with less in memory at once."""
+"""What a step does when it goes wrong: retry with less memory, or skip where a loss or gradient is not finite."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 from ed2.data.loader import Batch, split_batch
-from ed2.errors import MemoryFullError
+from ed2.errors import DivergedError, MemoryFullError, UnusableWeightsError
 from ed2.events import Warned
+from ed2.models.base import trained_parts
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
 from ed2.text import counted
 from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 3
+"""Skipped steps in a row after which a run ends."""
+SMALLEST_SCALE = 1.0
+"""Above it an overflow under fp16 is how the scaler finds its scale, and not a fault."""
+NAMES_SHOWN = 12
 
 T = TypeVar("T")
 
@@ -85,3 +95,50 @@ def restore_oom_limits(run: Run, *, same_settings: bool) -> list[str]:
             "Batches were split when memory ran out: the result is mathematically equal, but not bit-identical."
         )
     return notes
+
+
+def report_skipped_step(run: Run, batches: Sequence[Batch], losses: Tensor) -> None:
+    """Report a step that was skipped because its losses (N,) or its gradients are not finite.
+
+    Raises:
+        DivergedError: it was the third in a row.
+    """
+    run.metrics.skipped_steps += 1
+    finite = torch.isfinite(losses).tolist()
+    if all(finite):
+        run.metrics.add(losses)
+        if run.precision.scaler.is_enabled() and run.precision.scale > SMALLEST_SCALE:
+            return  # the gradient overflowed, and the scaler has lowered its scale
+    run.state.bad_steps += 1
+    names = [name for batch in batches for name in batch.names]
+    culprits = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+    step = run.state.step + 1
+    run.bus.emit(Warned(step, f"Step {step} was skipped: {_describe(names, culprits)}"))
+    if run.state.bad_steps >= MAX_BAD_STEPS:
+        raise DivergedError(
+            f"{MAX_BAD_STEPS} steps in a row were skipped", "the model has diverged: its numbers are not finite."
+        )
+
+
+def require_savable(run: Run) -> None:
+    """Check that the weights are worth saving.
+
+    Raises:
+        UnusableWeightsError: some are not finite.
+    """
+    step = run.state.step
+    parameters = [p for part in trained_parts(run.model).values() for p in part.parameters().values()]
+    if not bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all()):
+        fix = "Resume from the previous checkpoint with a lower learning rate."
+        raise UnusableWeightsError(f"Step {step} was not saved", "some weights are not finite.", fix)
+
+
+def _describe(names: Sequence[str], culprits: Sequence[str]) -> str:
+    if culprits:
+        return f"the loss of {_list_names(culprits)} is not finite."
+    return f"its gradient is not finite. Its images: {_list_names(names)}."
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

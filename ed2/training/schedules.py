@@ -1,7 +1,7 @@
-"""Learning rate schedules: a factor as a function of how many updates are done.
+"""Learning rate schedules: a factor as a function of the number of the update.
 
-They keep no state: the number of the update is all there is, so a resumed run needs nothing restored. A run that is
-made longer follows the longer curve from where it is.
+They have no state: the factor depends on the number of the update only, so a resumed run has nothing to restore. A run
+that is made longer follows the longer curve from there on.
 """
 
 import math
@@ -41,12 +41,12 @@ def polynomial(progress: float) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A warm-up, and a curve from there to the end.
+    """A warm-up followed by a curve to the end of training.
 
     Attributes:
-        curve: factor by progress, which runs from 0 after the warm-up to 1 at `decay_steps` and stays there.
-        warmup_steps: updates during which the factor rises; the first one is trained at 1 / warmup_steps, not at 0.
-        decay_steps: the update at which the curve ends: the number of updates of the whole run.
+        curve: factor as a function of progress, which goes from 0 after the warm-up to 1 at `decay_steps`.
+        warmup_steps: updates during which the factor rises, from 1 / warmup_steps so that the first one trains too.
+        decay_steps: the update at which the curve ends, and after which the factor stays the same.
     """
 
     curve: Curve

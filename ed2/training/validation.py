@@ -1,6 +1,6 @@
 """Validation: the same noise on the same images every time, so that only the model makes a difference.
 
-Nothing here draws from a global generator or touches a gradient, so that training is the same with and without it.
+Nothing here draws from a global generator or touches a gradient, so training is the same with and without it.
 """
 
 import logging
@@ -15,6 +15,7 @@ from ed2.data.loader import Loader, LoaderOptions
 from ed2.events import Event, EventBus, ValidationDone, Warned
 from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory
+from ed2.text import counted
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
 from ed2.training.recovery import split_batches
@@ -34,8 +35,8 @@ class Validator:
         options: how the images are loaded.
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
-        on_problem: told at each validation of images that can no longer be read, or were changed.
-        on_progress: told how many images were measured, of how many.
+        on_problem: called at each validation with images that can no longer be read, or were changed.
+        on_progress: called with the number of images done, and of all.
     """
 
     objective: Objective
@@ -47,10 +48,10 @@ class Validator:
     on_progress: Callable[[int, int], None] = lambda measured, total: None
 
     def losses(self, at_once: int | None = None) -> dict[str, float] | None:
-        """Return the mean loss of each curve; None where a stop has cut that short.
+        """Return the mean loss of each curve; None if a stop interrupted it.
 
         Args:
-            at_once: images in one forward pass, at most; None is a whole batch.
+            at_once: images per forward pass at most; None for whole batches.
         """
         networks = [part.module for part in trained_parts(self.objective.model).values()]
         found: dict[str, float] = {}
@@ -84,10 +85,10 @@ VALIDATION = "validation"
 
 @dataclass
 class ValidationJob:
-    """Validates before the first step, every so many epochs or parts of one, and at the end.
+    """Validates before the first step, at an interval of epochs or of parts of one, and at the end.
 
     Attributes:
-        every_n_epochs: 1 and more: at the end of every n-th epoch; less: so many times an epoch as it goes into 1.
+        every_n_epochs: from 1: at the end of every n-th epoch; below 1: round(1 / n) times per epoch.
     """
 
     training: Run
@@ -123,13 +124,12 @@ class ValidationJob:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                logger.info("The memory did not suffice for a validation.", exc_info=True)
+                logger.info("Out of memory during validation.", exc_info=True)
             release_memory(self.training.objective.device)
             largest = self._at_once or self.validator.options.batch_size
-            lack = f"The memory did not suffice for the validation of step {state.step}."
+            lack = f"Out of memory during the validation of step {state.step}."
             if largest == 1:
-                return Warned(state.step, f"{lack} It is left out, and the training goes on.")
+                return Warned(state.step, f"{lack} It was skipped; training continues.")
             self._at_once = largest // 2
-            self.bus.emit(
-                Warned(state.step, f"{lack} It is done again with {self._at_once} at a time, as from now on.")
-            )
+            images = counted(self._at_once, "image")
+            self.bus.emit(Warned(state.step, f"{lack} Retrying with {images} at a time, as in all later ones."))

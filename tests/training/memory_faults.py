@@ -1,4 +1,4 @@
-"""A memory that does not suffice, raised inside the real code: at chosen operations, or for too many images."""
+"""Out-of-memory errors raised inside the real code: at chosen operations, or for too many images."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -67,9 +67,7 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_names_its_images(sd1: P
     before = parameters(run)
     optimizer_step(run, [batch_of(0, 1)])
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
-    assert [e.text for e in events if isinstance(e, Warned)] == [
-        "Step 1 was left out: the loss of 1.png is not finite."
-    ]
+    assert [e.text for e in events if isinstance(e, Warned)] == ["Step 1 was skipped: the loss of 1.png is not finite."]
     optimizer_step(run, [batch_of(2, 3)])
     assert run.state.bad_steps == 0
     assert math.isfinite(run.metrics.window.take())
@@ -92,7 +90,7 @@ def test_a_gradient_that_is_not_finite_names_all_images_of_the_step_and_keeps_th
     run.bus.subscribe(events.append)
     optimizer_step(run, [batch_of(0, 1)])
     texts = [e.text for e in events if isinstance(e, Warned)]
-    assert texts == ["Step 1 was left out: its gradient is not finite. Its images: 0.png, 1.png."]
+    assert texts == ["Step 1 was skipped: its gradient is not finite. Its images: 0.png, 1.png."]
     assert run.metrics.window.count == 2
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ed2.data.loader import VisitKey
 from ed2.draws import rng
-from ed2.training.noise import NoiseOptions, training_noise
+from ed2.training.objective import NoiseOptions, training_noise
 
 SHAPE = (4, 12, 16)
 SEED = 7

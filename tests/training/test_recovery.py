@@ -1,4 +1,4 @@
-"""A memory that does not suffice in the midst of a step: nothing is lost, nothing is done twice or by half."""
+"""Running out of memory in the middle of a step: nothing is lost, and nothing is done twice or by half."""
 
 import gc
 from collections.abc import Sequence
@@ -190,7 +190,7 @@ def test_no_memory_is_kept_of_what_failed(sd1: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "is_lack"),
+    ("error", "is_oom"),
     [
         (torch.OutOfMemoryError(TEXT), True),
         (MemoryError(), True),
@@ -205,11 +205,11 @@ def test_no_memory_is_kept_of_what_failed(sd1: Path) -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_counts_as_a_lack_of_memory(error: Exception, is_lack: bool) -> None:
-    assert is_out_of_memory(error) == is_lack
+def test_out_of_memory_is_recognised_by_its_message(error: Exception, is_oom: bool) -> None:
+    assert is_out_of_memory(error) == is_oom
 
 
-def test_the_cpu_says_in_its_own_words_that_memory_does_not_suffice() -> None:
+def test_out_of_memory_is_recognised_on_the_cpu() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
