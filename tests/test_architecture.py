@@ -1,4 +1,4 @@
-"""The examples of docs/architecture.md, run as they stand there."""
+"""docs/architecture.md against the program: its examples run, and the types of its glossary exist."""
 
 import re
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from ed2.settings.files import PROGRAM_DIR
 from tests.runs import train
 
 PAGE = (PROGRAM_DIR / "docs" / "architecture.md").read_text(encoding="utf-8")
+TYPES = re.findall(r"`(\w+)` \(`(ed2/[\w/]+\.py)`\)", PAGE)
 EXAMPLES = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, flags=re.DOTALL)
 LINES = re.findall(r'`"(\w+)": "(my_\w+:\w+)"`', PAGE)
 
@@ -59,3 +60,9 @@ def test_each_example_takes_about_ten_lines() -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="there is a loss named mse already"):
         registry.LOSSES.add("mse", "my_loss:mse")
+
+
+def test_every_type_of_the_glossary_is_where_it_says() -> None:
+    assert len(TYPES) >= 20
+    for name, path in TYPES:
+        assert re.search(rf"^class {name}\b", (PROGRAM_DIR / path).read_text(encoding="utf-8"), re.MULTILINE), name
