@@ -1,7 +1,7 @@
-"""What a run tells the world: plain, frozen events, and the bus that carries them.
+"""The events of a run, and the bus that delivers them.
 
-Events hold numbers, text and paths, never tensors, so that an observer may keep, print or store them. The trainer
-emits; the console, TensorBoard, `events.jsonl` and the page listen.
+Events hold numbers, text and paths, never tensors, so that observers can keep, print or store them. The trainer emits
+them; the console, TensorBoard, `events.jsonl` and the page observe.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """Training begins, at `step` when a run is continued."""
+    """Training starts; in a resumed run after `step`."""
 
     project: str
     run_dir: Path
@@ -46,7 +46,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class PhaseChanged(Event):
-    """The run is now doing something else; `detail` is for people."""
+    """The run has entered another phase; `detail` is for the user."""
 
     phase: Phase
     detail: str = ""
@@ -62,7 +62,7 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class Progressed(Event):
-    """How far a part of a phase is: "validating 12 of 40". For those who watch; no log keeps it."""
+    """Progress within a phase, such as "validating 12 of 40". Shown live and not logged."""
 
     doing: str
     place: int
@@ -71,21 +71,21 @@ class Progressed(Event):
 
 @dataclass(frozen=True)
 class MetricsLogged(Event):
-    """Numbers for a curve each; keys are the TensorBoard tags of the contract."""
+    """Metrics of a step; keys are names of curves, see `ed2.curve_names`."""
 
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class ValidationDone(Event):
-    """The losses of a validation; keys are the TensorBoard tags of the contract."""
+    """The losses of a validation; keys are names of curves."""
 
     values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """A whole epoch is done; `epoch` counts from 0."""
+    """An epoch is done; `epoch` counts from 0."""
 
     epoch: int
     loss: float
@@ -94,7 +94,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt's image: its CFG values side by side."""
+    """One prompt's image, with its CFG values side by side."""
 
     index: int
     path: Path
@@ -112,12 +112,12 @@ class SamplesMade(Event):
     samples: tuple[Sample, ...]
     seconds: float
     is_whole: bool = True
-    """False where a stop has left some out: all are drawn when the run goes on."""
+    """False if a stop left some out; all of them are drawn again when the run is resumed."""
 
 
 @dataclass(frozen=True)
 class SavingChanged(Event):
-    """A checkpoint is being written from now on, or no longer."""
+    """A checkpoint is now being written, or no longer."""
 
     is_saving: bool
 
@@ -136,7 +136,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class MemoryMeasured(Event):
-    """What a run took of its card at its peak, beside what was planned, in GB of 2**30 bytes."""
+    """Peak GPU memory, planned and measured, in GB of 2**30 bytes."""
 
     what: Literal["training", "sampling"]
     planned_gb: float
@@ -147,11 +147,11 @@ class MemoryMeasured(Event):
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something a person should know, that does not stop the run."""
+    """Something the user should know that does not stop the run."""
 
     text: str
     ends: str = ""
-    """The warning that is over by this one; empty where it tells of something new."""
+    """The text of the earlier warning that this one resolves; empty for a new problem."""
 
 
 @dataclass(frozen=True)
@@ -166,30 +166,30 @@ class RunEnded(Event):
     signal_number: int = 0
     """The signal that stopped it, 0 for none."""
     left_out: int = 0
-    """Images that could no longer be read while it went on."""
+    """Images that could no longer be read during the run."""
     changed: int = 0
-    """Images whose files were changed while it went on."""
+    """Images whose files changed during the run."""
 
 
-TOLD_AGAIN_SECONDS = 60.0
-"""How long a failing observer is passed over in silence."""
+REPEAT_SECONDS = 60.0
+"""How long further errors of a failing observer are not logged."""
 
 
 @dataclass
 class _Failing:
-    """An observer that fails: at which kinds of events, and when that was told last."""
+    """An observer that fails, at which kinds of events, and when that was last logged."""
 
     kinds: set[type[Event]] = field(default_factory=set)
-    told_at: float = -math.inf
+    logged_at: float = -math.inf
     reason: str = ""
-    warned: str = ""
+    warning: str = ""
 
 
 @dataclass
 class EventBus:
-    """Hands each event to every observer, in the order in which they subscribed.
+    """Delivers each event to every observer, in the order in which they subscribed.
 
-    Several threads may emit: observers are called one at a time.
+    Several threads may emit; observers are called one at a time.
 
     Attributes:
         clock: seconds; for tests.
@@ -206,26 +206,26 @@ class EventBus:
             self.observers.append(observer)
 
     def unsubscribe(self, observer: Callable[[Event], None]) -> None:
-        """Call `observer` no more."""
+        """Stop calling `observer`."""
         with self._lock:
             self.observers.remove(observer)
             self._failing.pop(id(observer), None)
 
     def emit(self, event: Event | None) -> None:
-        """Tell every observer; None is passed over.
+        """Deliver an event to every observer; None is ignored.
 
-        One that fails stops no run. It is reported at the first time, and again after it has worked or after a minute;
-        what it says for people, the others are told as a warning.
+        An observer that fails does not stop the run. Its error is logged, but at most once a minute until it works
+        again. A LogWriteError also becomes a warning to all observers.
         """
         if event is None:
             return
         with self._lock:
             for observer in tuple(self.observers):
-                warning = self._tell(observer, event)
+                warning = self._deliver(observer, event)
                 self.emit(warning)
 
-    def _tell(self, observer: Callable[[Event], None], event: Event) -> Warned | None:
-        """Tell one observer; gives what its failing has to say to people, at the first time, and that it is over."""
+    def _deliver(self, observer: Callable[[Event], None], event: Event) -> Warned | None:
+        """Call one observer; gives the warning that it has begun to fail, or that it works again."""
         failing, kind = self._failing.get(id(observer)), type(event)
         try:
             observer(event)
@@ -234,23 +234,23 @@ class EventBus:
             failing = self._failing.setdefault(id(observer), _Failing())
             failing.kinds.add(kind)
             if is_new and isinstance(error, LogWriteError):
-                failing.told_at, failing.reason, failing.warned = self.clock(), error.what, str(error)
-                return Warned(event.step, failing.warned)
-            if self.clock() - failing.told_at >= TOLD_AGAIN_SECONDS:
-                failing.told_at = self.clock()
+                failing.logged_at, failing.reason, failing.warning = self.clock(), error.what, str(error)
+                return Warned(event.step, failing.warning)
+            if self.clock() - failing.logged_at >= REPEAT_SECONDS:
+                failing.logged_at = self.clock()
                 _log(error, kind.__name__)
         else:
-            if failing and kind in failing.kinds:  # not at a kind that it has passed over all the time
+            if failing and kind in failing.kinds:  # not at kinds that it ignores anyway
                 del self._failing[id(observer)]
                 if failing.reason:
-                    return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warned)
+                    return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warning)
         return None
 
 
 def _log(error: Exception, kind: str) -> None:
     if isinstance(error, LogWriteError):
         logger.warning("%s", error)
-    elif isinstance(error, OSError):  # of a drive: where in the program it was met is of no use
-        logger.warning("An observer failed on %s: %s. The run goes on.", kind, plain_reason(error))
+    elif isinstance(error, OSError):  # of a drive: a traceback would not help
+        logger.warning("An observer failed on %s: %s. The run continues.", kind, plain_reason(error))
     else:
-        logger.error("An observer failed on %s; the run goes on.", kind, exc_info=error)
+        logger.error("An observer failed on %s; the run continues.", kind, exc_info=error)

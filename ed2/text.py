@@ -6,14 +6,14 @@ from pathlib import Path
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural_noun: str = "") -> str:
     """A number of things: "1 step", "2 steps", "12,000 steps"."""
-    return f"{number:,} {plural(number, noun)}"
+    return f"{number:,} {plural(number, noun, plural_noun)}"
 
 
-def plural(number: int, noun: str) -> str:
-    """The noun alone, with an s for any number but one: "image", "images"."""
-    return noun if number == 1 else f"{noun}s"
+def plural(number: int, noun: str, plural_noun: str = "") -> str:
+    """The noun alone, in the plural for any number but one: "image", "images"."""
+    return noun if number == 1 else plural_noun or f"{noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`python -m ed2 convert`: between a diffusers folder, a `.safetensors` and a `.ckpt`."""
+"""`python -m ed2 convert`: convert between a diffusers folder, a `.safetensors` and a `.ckpt`."""
 
 import contextlib
 import shutil
@@ -26,22 +26,22 @@ PREDICTION_KEY = "prediction_type"
 
 
 def convert(source: Path, target: Path, prediction_type: str | None = None) -> None:
-    """Write the model `source` as `target`, a folder or by its extension a single file; nothing is written over.
+    """Write the model `source` as `target`, a folder or, by its extension, a single file; nothing is overwritten.
 
     Args:
         source: a diffusers folder, a `.safetensors` or a `.ckpt` of the SD1 or SD2 family.
-        target: where to; its folder has to be there.
-        prediction_type: what the model predicts, where it does not say so itself.
+        target: a new path in an existing folder.
+        prediction_type: what the model predicts, if it does not say so itself.
 
     Raises:
-        ModelError: the source is damaged or of another kind, or the target cannot be written.
+        ModelError: the source is damaged or unsupported, or the target cannot be written.
         CheckpointError: a single file could not be written.
     """
     _require_free(target)
     with _without_pickle(source, target) as readable:
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
         for part in PARTS:
-            model.read(part)  # every weight in its place, finite, in its shape
+            model.read(part)  # checks that every tensor is there, finite and of the right shape
         if target.suffix.lower() in FILES:
             _write_file(model, target)
         else:
@@ -50,16 +50,17 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
 
 def _require_free(target: Path) -> None:
     if target.exists():
-        raise _error(target, "it is there already.", "Choose another name, or remove it.")
+        raise _error(target, "it already exists.", "Choose another name, or remove it.")
     if not target.parent.is_dir():
-        raise _error(target, f"there is no folder {target.parent}.", "Make it first.")
+        raise _error(target, f"the folder {target.parent} does not exist.", "Create it first.")
     if target.suffix and target.suffix.lower() not in FILES:
-        raise _error(target, f"{target.suffix} is not known.", f"Use {' or '.join(FILES)}, or the name of a folder.")
+        fix = f"Use {' or '.join(FILES)}, or a folder name."
+        raise _error(target, f"{target.suffix} is not a supported format.", fix)
 
 
 @contextmanager
 def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
-    """Give a source that can be read: of a pickle its weights, in a file that is removed again."""
+    """Give a source that can be read: for a pickle, a temporary file with its weights."""
     if not source.is_file() or source.suffix.lower() not in PICKLES:
         yield source
         return
@@ -125,7 +126,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
-    """The weights of each part by their diffusers names, as they are stored."""
+    """The weights of each part by their diffusers names, in the stored precision."""
     if isinstance(model, ModelFolder):
         return {part: load_file(model.weights[part]) for part in PARTS}
     layers = model.config("text_encoder/config.json")["num_hidden_layers"]

@@ -1,4 +1,4 @@
-"""What the page keeps for its user, all in one folder: the form as it was left, own presets, sample prompts."""
+"""The user's own files, all in one folder: the draft of the form, presets, sample prompts."""
 
 import json
 import re
@@ -28,37 +28,37 @@ class UserFiles:
         return self.folder / "sample_prompts.json"
 
     def draft(self) -> dict[str, object]:
-        """The form as it was left; empty where there is none or it is damaged."""
+        """The form as it was left; empty if there is none or it is damaged."""
         try:
             return read_object(self.folder / "draft.json")
         except (OSError, ValueError):
             return {}
 
     def keep_draft(self, values: Mapping[str, object]) -> None:
-        """Remember the form. Raises OSError."""
+        """Save the form. Raises OSError."""
         self.write("draft.json", json.dumps(values, indent=1, ensure_ascii=False))
 
     def presets(self) -> dict[str, Path]:
-        """Presets by their title: those that come along, then the user's own."""
+        """Presets by title: the shipped ones, then the user's own."""
         shipped = {_title(path): path for path in sorted(SHIPPED.glob("*.json"))}
         own = {f"My preset: {path.stem}": path for path in sorted((self.folder / "presets").glob("*.json"))}
         return {**shipped, **own}
 
     def keep_preset(self, name: str, values: Mapping[str, object]) -> str:
-        """Keep settings as a preset of the user's own and give back its title.
+        """Save settings as a preset of the user's own; gives its title.
 
         Raises:
-            SettingsError: the name is none that a file can have.
+            SettingsError: the name is not valid for a file.
             OSError: it cannot be written.
         """
         if not _NAME.fullmatch(name.strip()) or is_reserved(name.strip()):
-            fix = "Use letters, digits, blanks, - and _, up to 60."
-            raise SettingsError("The preset cannot be kept:", [Problem(None, f"{name!r} is no name for it.", fix)])
+            fix = "Use up to 60 letters, digits, spaces, - and _."
+            raise SettingsError("The preset cannot be saved:", [Problem(None, f"{name!r} is not a valid name.", fix)])
         self.write(f"presets/{name.strip()}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         return f"My preset: {name.strip()}"
 
     def write(self, name: str, text: str) -> Path:
-        """Write a small file of the folder, whole or not at all. Raises OSError."""
+        """Write a small file into the folder, whole or not at all. Raises OSError."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
@@ -74,5 +74,5 @@ def _title(path: Path) -> str:
 
 
 def preset_values(path: Path) -> dict[str, object]:
-    """The settings of a preset, paths absolute, names of EveryDream 2 in their new form. Raises SettingsError."""
+    """The settings of a preset, with absolute paths and current names. Raises SettingsError."""
     return dict(gather({}, path).values)

@@ -144,7 +144,7 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
     monkeypatch.setattr(session, "require_savable", fail)
     trained = train(values, stop_at=1)
     assert trained.ended.phase == "failed", "130 says that it was stopped and saved"
-    begin = "stopped, but not saved. The run could not be saved: the disk is gone. The run has no checkpoint yet:"
+    begin = "stopped, but not saved. The run could not be saved: the disk is gone. The run has no checkpoint yet, so"
     assert trained.ended.reason.startswith(begin), trained.ended
     assert f"--config {trained.run_dir / 'settings.json'}" in trained.ended.reason
     warned = [event.text for event in trained.of(Warned)]
@@ -167,7 +167,7 @@ def test_a_stop_that_cannot_be_saved_ends_as_failed_and_names_the_checkpoint_bef
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (saved,) = trained.of(CheckpointSaved)
     assert (trained.ended.phase, trained.checkpoint) == ("failed", saved.path)
-    lost = f"The 1 step since {saved.path.name} is in no checkpoint: --resume_ckpt findlast does it again."
+    lost = f"The 1 step after {saved.path.name} was not saved; train it again with --resume_ckpt findlast."
     assert f"the disk is full or does not support files of this size. Free some space. {lost}" in trained.ended.reason
     assert not [warned for warned in trained.of(Warned) if "could not be written" in warned.text]
 

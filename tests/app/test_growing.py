@@ -103,7 +103,7 @@ def test_what_is_kept_has_a_bound_and_what_is_lost_is_told_at_the_end(
     with full_disk(), caplog.at_level(logging.ERROR), recording(bus, run_dir, None):
         logged(bus, range(1, 100))
     texts = [record.getMessage() for record in caplog.records]
-    assert any(text.startswith("The TensorBoard curves: 99 of what belongs") for text in texts)
+    assert any(text.startswith("The TensorBoard curves: 99 entries could not be written") for text in texts)
     assert any("the disk is full" in text for text in texts)
 
 

@@ -198,7 +198,7 @@ def test_an_observer_that_goes_on_failing_is_reported_once_until_it_works_again(
         bus.emit(Warned(step, "x"))
         bus.emit(StepDone(step, 0, 4))  # which the observer passes over
     assert [record.getMessage() for record in caplog.records] == [
-        "An observer failed on Warned: the disk is full. The run goes on."
+        "An observer failed on Warned: the disk is full. The run continues."
     ]
     assert not caplog.records[0].exc_info
     now = 61.0

@@ -116,7 +116,7 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     with monkeypatch.context() as patched, pytest.raises(Ed2Error) as told:
         patched.setattr(run_folder, "remove_half_files", refuse)
         train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
-    assert f"The folder {first.run_dir} cannot be written: the drive is read-only. See that" in str(told.value)
+    assert f"The folder {first.run_dir} cannot be written: the drive is read-only. Check its owner" in str(told.value)
     real = tempfile.TemporaryFile
 
     def read_only(dir: Path, prefix: str) -> Any:

@@ -45,10 +45,10 @@ def tells_how_to_go_on(trained: Trained, *, last: int, step: int) -> None:
     ended = trained.ended
     assert (ended.phase, ended.step) == ("failed", step)
     assert ended.checkpoint and ended.checkpoint.name.endswith(f"-gs{last:05d}"), ended
-    lost = f"The {step - last} steps since {ended.checkpoint.name} are in no checkpoint: "
+    lost = f"The {step - last} steps after {ended.checkpoint.name} were not saved; train "
     assert re.search(
         rf"^(stopped, but not saved\. )?The checkpoint \S+-gs{step:05d} could not be written: the disk is full[^.]*\. "
-        rf"Free some space\. {lost}--resume_ckpt findlast does them again\.$",
+        rf"Free some space\. {lost}them again with --resume_ckpt findlast\.$",
         ended.reason,
     ), ended.reason
 

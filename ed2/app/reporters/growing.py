@@ -1,4 +1,4 @@
-"""A file that a run adds to until its end, on a disk that may be full for a while and in a folder that may go."""
+"""A file that a run appends to, on a disk that may be full for a while and in a folder that may be deleted."""
 
 import os
 from collections import deque
@@ -8,22 +8,23 @@ from pathlib import Path
 
 from ed2.disk import append_whole, plain_reason
 from ed2.errors import LogWriteError
+from ed2.text import counted
 
 KEPT_BYTES = 16_000_000
-"""How much is kept in memory of what cannot be written at present: days of curves, or a dozen images."""
+"""How much is kept in memory while it cannot be written: days of curves, or a dozen images."""
 
 
 @dataclass
 class GrowingFile:
-    """Grows by whole pieces: one that does not fit is not begun, is kept, and comes first as soon as there is room.
+    """Grows by whole pieces; those that do not fit on the disk are kept, and written first as soon as there is space.
 
-    The file is made anew where it was deleted in the meantime. Windows lets nobody delete it.
+    If the file is deleted, which Windows does not allow, it is created again.
 
     Attributes:
-        path: of the file, made at the first piece.
-        name: what people call it, as the beginning of a sentence.
+        path: of the file, which is created at the first piece.
+        name: for messages, as the beginning of a sentence.
         head: what every new file begins with.
-        is_text: whether pieces are lines, so that one which a killed program left unfinished is ended first.
+        is_text: whether pieces are lines, so that a torn last line of a killed program is ended first.
     """
 
     path: Path
@@ -34,13 +35,13 @@ class GrowingFile:
     _kept: deque[bytes] = field(default_factory=deque, repr=False)
     _num_kept_bytes: int = 0
     _num_lost: int = 0
-    _torn_at: int | None = None  # where a half piece begins that could not be taken back yet
+    _torn_at: int | None = None  # where a torn piece begins that could not be removed yet
 
     def write(self, *pieces: bytes) -> None:
-        """Add `pieces`, after all that is kept.
+        """Append `pieces`, after all that were kept.
 
         Raises:
-            LogWriteError: not all could be written; it is kept, as far as there is room for it in memory.
+            LogWriteError: not all could be written; the rest is kept in memory, up to `KEPT_BYTES`.
         """
         for piece in pieces:
             self._keep(piece)
@@ -50,7 +51,7 @@ class GrowingFile:
             raise self._not_written(error) from error
 
     def to_disk(self) -> None:
-        """See that what was written has reached the disk. Raises LogWriteError."""
+        """Force what was written to the disk. Raises LogWriteError."""
         try:
             if self._file is not None:
                 os.fsync(self._file.fileno())
@@ -58,7 +59,7 @@ class GrowingFile:
             raise self._not_written(error) from error
 
     def close(self) -> str:
-        """Write what is kept, if it can be now, and close; says what is lost, nothing where all is written."""
+        """Write what is kept, if possible, and close; says what was lost, empty if nothing."""
         reason = ""
         try:
             self._write_kept()
@@ -67,7 +68,7 @@ class GrowingFile:
         self._close()
         lost, self._num_lost = self._num_lost + len(self._kept), 0
         self._kept.clear()
-        return f"{self.name}: {lost:,} of what belongs there could not be written{reason}." if lost else ""
+        return f"{self.name}: {counted(lost, 'entry', 'entries')} could not be written{reason}." if lost else ""
 
     def _keep(self, piece: bytes) -> None:
         if self._num_kept_bytes + len(piece) > KEPT_BYTES:
@@ -82,7 +83,7 @@ class GrowingFile:
             self._num_kept_bytes -= len(self._kept.popleft())
 
     def _append(self, piece: bytes) -> None:
-        file = self._opened()
+        file = self._open()
         size = file.seek(0, os.SEEK_END)
         try:
             append_whole(file, piece)
@@ -91,11 +92,11 @@ class GrowingFile:
             self._close()
             raise
 
-    def _opened(self) -> FileIO:
-        """The file under its name: the one that is open, or a new one where that was deleted."""
+    def _open(self) -> FileIO:
+        """The open file, or a new one if it was deleted."""
         if self._file is None or not _is_at(self._file, self.path):
             self._close()
-            self.path.parent.mkdir(exist_ok=True)  # not its parents: of a drive that is gone nothing is made up
+            self.path.parent.mkdir(exist_ok=True)  # not its parents, which may be on a drive that is gone
             self._file = FileIO(self.path, "a+")
             try:
                 self._begin(self._file)
@@ -122,10 +123,8 @@ class GrowingFile:
             file.close()
 
     def _not_written(self, error: OSError) -> LogWriteError:
-        then = (
-            "what is missing is written then" if not self._num_lost else "not all that is missing can be written then"
-        )
-        fix = f"The training goes on; it is tried again, and {then}."
+        kept = "some entries are lost" if self._num_lost else "nothing is lost so far"
+        fix = f"Training continues, and writing is tried again; {kept}."
         return LogWriteError(f"{self.name} cannot be written", f"{plain_reason(error)}.", fix)
 
 

@@ -1,4 +1,4 @@
-"""`run.log`: what happened in a run, in plain text, with times."""
+"""`run.log`: the events of a run in plain text, with times."""
 
 import logging
 from contextlib import suppress
@@ -19,25 +19,25 @@ logger = logging.getLogger(__name__)
 
 
 class LogHandler(logging.Handler):
-    """Writes a log; a full disk, which the page tells of, brings no tracebacks into the terminal."""
+    """Writes a log; a full disk, which the page reports, prints no tracebacks to the terminal."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = GrowingFile(path, f"The log {path.name}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; what cannot be written now comes later, what cannot be put in words is left out."""
+        """Write a record; one that cannot be written now is written later, one that cannot be formatted is dropped."""
         with suppress(LogWriteError, TypeError, ValueError):
             self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
     def finish(self) -> str:
-        """Write no more; says what is lost."""
+        """Close the file; says what was lost."""
         super().close()
         return self._file.close()
 
 
 class PlainFormatter(logging.Formatter):
-    """Time in ISO form with its zone, level, text; without colours."""
+    """ISO time with zone, level, text; without colours."""
 
     default_time_format = "%Y-%m-%dT%H:%M:%S%z"
     default_msec_format = None
@@ -52,7 +52,7 @@ class PlainFormatter(logging.Formatter):
 
 @dataclass
 class LogReporter:
-    """Writes events, messages of the program and Python's warnings to `run.log`, from its making until `close`."""
+    """Writes events, log messages and Python warnings to `run.log`, from its creation until `close`."""
 
     run_dir: Path
     _handler: LogHandler = field(init=False, repr=False)
@@ -78,7 +78,7 @@ class LogReporter:
                 logger.log(level, "%s", text)
 
     def close(self) -> str:
-        """Write no more, and say what is lost; the loggers are as they were before."""
+        """Restore the loggers and close the file; says what was lost."""
         logging.captureWarnings(False)
         for name in (PROGRAM, PYTHON_WARNINGS):
             logging.getLogger(name).removeHandler(self._handler)

@@ -1,7 +1,7 @@
 """TensorBoard: curves, sample images and the settings of a run.
 
-PyTorch's `SummaryWriter` writes from a thread that dies at the first full disk, and is of no use from then on. Here its
-records are made by the same library and written at once, so that what cannot be written is known, and written later.
+PyTorch's `SummaryWriter` writes from a thread that dies when the disk is first full. Here the same library makes the
+records, which are written at once, so that what cannot be written is known and can be written later.
 """
 
 import io
@@ -24,17 +24,17 @@ from ed2.curve_names import LOSS_EPOCH, MINUTES_PER_EPOCH
 from ed2.events import EpochEnded, Event, MetricsLogged, RunStarted, SamplesMade, ValidationDone
 
 FORMAT = "brain.Event:2"
-"""What TensorBoard's files say of themselves."""
+"""The version entry of TensorBoard files."""
 _SECOND = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 
 
 @dataclass
 class TensorBoardReporter:
-    """Writes a TensorBoard file into the run's folder, made at the first event that has a place in it.
+    """Writes a TensorBoard file into the run's folder, created at the first event that it shows.
 
     Attributes:
-        purge_step: where a run is continued, the first step that will be written anew: TensorBoard hides what an
-            earlier part of the run wrote from there on.
+        purge_step: in a resumed run, the first step that is written again; TensorBoard hides what an earlier part of
+            the run wrote from there on.
     """
 
     run_dir: Path
@@ -42,28 +42,28 @@ class TensorBoardReporter:
     _file: GrowingFile | None = field(default=None, repr=False)
 
     def __call__(self, event: Event) -> None:
-        """Write what an event holds for TensorBoard. Raises LogWriteError."""
+        """Write an event's curves, images or settings. Raises LogWriteError."""
         summaries = list(self._summaries(event))
         if not summaries:
             return
         records = [record(summary=summary, step=event.step) for summary in summaries]
-        file = self._opened()
+        file = self._open()
         file.write(*records)
-        if isinstance(event, RunStarted):  # a file that is made anew holds the settings too
+        if isinstance(event, RunStarted):  # a file that is created again holds the settings too
             file.head += b"".join(records)
 
     def close(self) -> str:
-        """Close the file; says what is lost."""
+        """Close the file; says what was lost."""
         return self._file.close() if self._file else ""
 
-    def _opened(self) -> GrowingFile:
+    def _open(self) -> GrowingFile:
         if self._file is None:
             path = self.run_dir / _file_name(self.run_dir)
             self._file = GrowingFile(path, "The TensorBoard curves", self._head(), is_text=False)
         return self._file
 
     def _head(self) -> bytes:
-        """What a file begins with."""
+        """The beginning of every file."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         begin = record(file_version=FORMAT)
@@ -73,7 +73,7 @@ class TensorBoardReporter:
 
     @singledispatchmethod
     def _summaries(self, event: Event) -> Iterator[Any]:
-        """What an event is in TensorBoard's terms; what is not named below has no place there."""
+        """The TensorBoard summaries of an event; none for kinds that are not registered below."""
         return iter(())
 
     @_summaries.register
@@ -96,7 +96,7 @@ class TensorBoardReporter:
     def _(self, event: SamplesMade) -> Iterator[Any]:
         from torch.utils.tensorboard.summary import image
 
-        if not event.is_whole:  # the run draws them again when it goes on, and a point can be hidden only by its step
+        if not event.is_whole:  # they are drawn again after a resume, and points can be hidden by step only
             return
         for sample in event.samples:
             with Image.open(sample.path) as sample_image:
@@ -121,10 +121,12 @@ def _scalars(values: Mapping[str, float]) -> Iterator[Any]:
 
 
 def _file_name(run_dir: Path) -> str:
-    """A name by TensorBoard's rules that comes after those that are there: files are read in the order of their names.
+    """A name in TensorBoard's form that sorts after the existing ones, since files are read in order of their names.
 
-    A clock that was set back, or a second that has not passed, would put the points that are hidden last.
+    Otherwise, after a clock was set back or within the same second, the points that are hidden would come last.
     """
-    there = [int(found[1]) for path in run_dir.glob("events.out.tfevents.*") if (found := _SECOND.match(path.name))]
-    second = max([int(time.time()), *(last + 1 for last in there)])
+    second = int(time.time())
+    for path in run_dir.glob("events.out.tfevents.*"):
+        if found := _SECOND.match(path.name):
+            second = max(second, int(found[1]) + 1)
     return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"

@@ -1,4 +1,4 @@
-"""The folder of a run and what it says about itself: machine, settings, versions, images."""
+"""A run's folder and the files that describe the run: machine, settings, versions, images."""
 
 import importlib.metadata
 import json
@@ -35,17 +35,17 @@ OF_BEGINNING = ("resume_ckpt", "weights_only")
 
 @dataclass(frozen=True)
 class Machine:
-    """What the run computes on."""
+    """The device and precision of a run."""
 
     device: torch.device
     dtype: torch.dtype | None
 
     @classmethod
     def of(cls, settings: Settings) -> "Machine":
-        """Choose by the settings and what is there.
+        """Choose by the settings and the hardware.
 
         Raises:
-            SettingsError: a card is asked for that is not there.
+            SettingsError: the settings ask for a GPU that does not exist.
         """
         try:
             device = choose_device(settings.run.device)
@@ -60,7 +60,7 @@ class Machine:
 
 
 def make_run_folder(start: Start) -> Path:
-    """Make the folder `<logdir>/<project>_<time>`, or take the one that the run was in."""
+    """Create the folder `<logdir>/<project>_<time>`, or use that of the resumed run."""
     if start.same_folder and start.checkpoint:
         return start.checkpoint.run_dir
     logdir = Path(start.settings.logging.logdir)
@@ -70,7 +70,7 @@ def make_run_folder(start: Start) -> Path:
         folder = logdir / f"{start.settings.run.project_name}_{moment:%Y%m%d-%H%M%S}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another run began in the same second
+        except FileExistsError:  # another run started in the same second
             moment += timedelta(seconds=1)
         else:
             return folder
@@ -78,10 +78,10 @@ def make_run_folder(start: Start) -> Path:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """See that files can be made in the folder of a run, or of runs; say it in plain words where writing there fails.
+    """Check that files can be created in a run's folder, and turn later errors in writing there into plain words.
 
     Raises:
-        Ed2Error: the system refuses to write there.
+        Ed2Error: the folder cannot be written.
     """
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY):
@@ -89,21 +89,20 @@ def writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = plain_reason(error)
-        fix = (
-            "Free some space there." if "disk" in reason else "See that it belongs to you and can be written (what "
-            "docker or sudo began belongs to root), or copy it elsewhere and continue the copy."
-        )  # fmt: skip
+        fix = "Free some space there."
+        if "disk" not in reason:
+            fix = "Check its owner and permissions (docker and sudo create files as root), or resume a copy of it."
         raise Ed2Error(f"The folder {folder} cannot be written", f"{reason}.", fix) from error
 
 
 @dataclass(frozen=True)
 class Description:
-    """The files in which a run's folder says what it is, kept to be written again where the folder is deleted."""
+    """The files that describe a run, kept in memory to write them again if its folder is deleted."""
 
     files: Mapping[str, bytes]
 
     def write_missing(self, run_dir: Path) -> bool:
-        """Write those that are not there, and say whether there were any. Raises OSError."""
+        """Write missing files, and return whether there were any. Raises OSError."""
         missing = [name for name in self.files if not (run_dir / name).exists()]
         if missing:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ class Description:
 
 
 def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> Description:
-    """Write what the run is made of: settings.json, manifest.json, pictures.json; sweep up after a killed program."""
+    """Write settings.json, manifest.json and pictures.json, and remove the leftovers of killed programs."""
     (run_dir / "ckpts").mkdir(exist_ok=True)
     remove_leftovers(run_dir / "ckpts")
     remove_half_files(run_dir)
@@ -143,7 +142,7 @@ def _write_manifest(run_dir: Path, start: Start, dataset: Dataset, machine: Mach
 
 
 def recorded_settings(start: Start) -> Settings:
-    """The settings as a run's folder and its checkpoints keep them, which say how the run once began."""
+    """The settings that a run's folder and checkpoints hold; of a resumed run with the origin of its first part."""
     checkpoint = start.checkpoint
     if not checkpoint or not start.same_folder:
         return start.settings
@@ -152,18 +151,18 @@ def recorded_settings(start: Start) -> Settings:
 
 
 def image_names(dataset: Dataset) -> bytes:
-    """The content of a list of a run's images, which tells later what has been added and what is gone."""
+    """The list of a run's images as JSON, by which added and removed ones are found later."""
     return json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False).encode()
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:
-    """What the bytes of a result depend on besides settings and images."""
+    """What results depend on, bit for bit, besides settings and images."""
     threads = torch.get_num_threads() if machine.device.type == "cpu" else 0
     return {"versions": versions(), "device": str(machine), "threads": threads}
 
 
 def versions() -> dict[str, str]:
-    """The versions of this program, of Python and of the packages that the result depends on."""
+    """The versions of this program, of Python and of the packages that results depend on."""
     found = {"everydream": ed2.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""An end that could not be saved: what of the run is in no checkpoint, and how to get there again."""
+"""The end of a run that could not be saved: which steps are lost, and how to train them again."""
 
 import contextlib
 from collections.abc import Mapping
@@ -16,43 +16,44 @@ from ed2.events import CheckpointSaved
 from ed2.text import counted, file_size
 
 
-def unsaved(error: Exception, run_dir: Path, step: int, wanted: Mapping[Path, int]) -> Fault:
-    """Say that step `step` of a run could not be saved, why, what is lost by it, and what to do.
+def unsaved(error: Exception, run_dir: Path, step: int, required: Mapping[Path, int]) -> Fault:
+    """The fault of a run whose last step could not be saved: why, what is lost, and what to do.
 
     Args:
         error: why.
         run_dir: the run's folder.
         step: the last one that was trained.
-        wanted: what a checkpoint takes, in bytes, by folder.
+        required: bytes that a checkpoint takes, by folder.
     """
     last = _last_saved(run_dir)
-    if isinstance(error, UnusableWeightsError):  # to do the same again would come to the same
+    if isinstance(error, UnusableWeightsError):  # training the same steps again would end the same way
         return Fault(str(error), None, last)
     known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
-    said = str(Ed2Error(known.what, f"{known.why} {_lacking(wanted)}".strip(), known.fix))
+    said = str(Ed2Error(known.what, f"{known.why} {_lacking(required)}".strip(), known.fix))
     if last is None:
-        return Fault(f"{said} The run has no checkpoint yet: nothing of it is saved. {begin_again(run_dir)}", None)
+        return Fault(f"{said} The run has no checkpoint yet, so nothing of it is saved. {begin_again(run_dir)}", None)
     return Fault(f"{said} {_lost(step - last.step, last.path.name)}", None, last)
 
 
 def _lost(steps: int, name: str) -> str:
     if steps <= 0:
-        return f"Nothing is lost: {name} is of the same step."
-    is_one = steps == 1
-    again = f"--resume_ckpt findlast does {'it' if is_one else 'them'} again."
-    return f"The {counted(steps, 'step')} since {name} {'is' if is_one else 'are'} in no checkpoint: {again}"
+        return f"Nothing is lost: {name} has the same step."
+    verb, them = ("was", "it") if steps == 1 else ("were", "them")
+    again = f"train {them} again with --resume_ckpt findlast."
+    return f"The {counted(steps, 'step')} after {name} {verb} not saved; {again}"
 
 
-def _lacking(wanted: Mapping[Path, int]) -> str:
-    """How much a full disk lacks; empty where there is room, or it does not say."""
+def _lacking(required: Mapping[Path, int]) -> str:
+    """How much space a full disk lacks; empty where there is enough, or that is not known."""
     with contextlib.suppress(OSError):
-        if short := shortage(wanted):
-            return f"It takes {file_size(short.required)}, and {file_size(short.free)} are free in {short.folder}."
+        if short := shortage(required):
+            needed, free = file_size(short.required), file_size(short.free)
+            return f"A checkpoint needs {needed}, and {free} are free in {short.folder}."
     return ""
 
 
 def _last_saved(run_dir: Path) -> CheckpointSaved | None:
-    """The newest checkpoint of a run as far as the lengths of its files tell: all bytes are compared at the start."""
+    """The newest checkpoint of a run by the sizes of its files; its bytes are compared when it is resumed."""
     with contextlib.suppress(OSError):
         for folder in reversed(oldest_first(candidates(run_dir))):
             checkpoint = open_or_none(folder)
