@@ -21,7 +21,7 @@ from ed2.ui.caption_editor import CaptionEditor
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, button_html, buttons_html, folder_of
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import bars_html, empty_html, note_html, on_page, problems_html, problems_of
+from ed2.ui.html import bars_html, empty_html, list_html, note_html, on_page, problems_html, problems_of
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
@@ -153,7 +153,7 @@ def _is_needed(name: str) -> bool:
 def describe_folder(folder: Path) -> str:
     """How many images are in a folder, and its folders. Raises OSError."""
     found = contents(folder)
-    folders = buttons_html("Folders", (button_html(name, folder / name) for name in found.folders))
+    folders = buttons_html("Folders", [button_html(name, folder / name) for name in found.folders])
     return note_html(f"{counted(found.num_images, 'image')} in this folder") + folders
 
 
@@ -198,12 +198,12 @@ def _notes_html(checked: Checked) -> str:
         if note.kind not in HEADINGS:
             text = f"{note.path}: {note.what} {note.fix}".strip()
         kinds.setdefault(note.kind, []).append(text)
-    items = ""
+    items = []
     for kind, texts in kinds.items():
         names = ", ".join(texts[:MAX_NAMES])
         if len(texts) > MAX_NAMES:
             names += f" and {len(texts) - MAX_NAMES:,} more"
         heading = HEADINGS.get(kind, "Notes")
-        items += f"<li><strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}</li>"
-    items += "".join(f"<li>{escape(on_page(str(problem)))}</li>" for problem in checked.sizes.problems)
-    return items and f'<ul class="ed-note">{items}</ul>'
+        items.append(f"<strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}")
+    items += [escape(on_page(str(problem))) for problem in checked.sizes.problems]
+    return list_html(items, "ed-note") if items else ""

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
-from ed2.ui.html import note_html
+from ed2.ui.html import list_html, note_html
 from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."
@@ -138,8 +138,8 @@ class ModelBrowser:
         """The models and folders in a folder, as HTML. Raises OSError."""
         found = [path for path in models(folder) if self._context.roots.allow(path)]  # a link may lead out
         folders = [path for name in contents(folder).folders if (path := folder / name) not in found]
-        models_html = buttons_html("Models", (button_html(path.name, path, _origin(path, folder)) for path in found))
-        folders_html = buttons_html("Folders", (button_html(path.name, path) for path in folders))
+        models_html = buttons_html("Models", [button_html(path.name, path, _origin(path, folder)) for path in found])
+        folders_html = buttons_html("Folders", [button_html(path.name, path) for path in folders])
         return (models_html or note_html(NO_MODELS)) + folders_html
 
     def _places(self) -> list[Place]:
@@ -160,15 +160,14 @@ def button_html(name: str, path: Path, note: str = "") -> str:
     """Something to press: a folder to open, or a model to choose."""
     if note:
         note = f"<br><small>{escape(note)}</small>"
-    return f'<li><button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button></li>'
+    return f'<button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button>'
 
 
-def buttons_html(heading: str, buttons: Iterable[str]) -> str:
+def buttons_html(heading: str, buttons: Sequence[str]) -> str:
     """Buttons in a row under a heading; nothing without buttons."""
-    items = "".join(buttons)
-    if not items:
+    if not buttons:
         return ""
-    return f'<p class="ed-note">{heading}</p><ul class="ed-folders" aria-label="{heading}">{items}</ul>'
+    return note_html(heading) + list_html(buttons, "ed-folders", f'aria-label="{heading}"')
 
 
 def pressed_path(event: gr.EventData) -> Path:

@@ -73,6 +73,12 @@ def note_html(text: str) -> str:
     return text and f'<p class="ed-note">{escape(text)}</p>'
 
 
+def list_html(items: Iterable[str], kind: str = "", attributes: str = "") -> str:
+    """A list of pieces of HTML; `kind` is its class."""
+    content = "".join(f"<li>{item}</li>" for item in items)
+    return f'<ul class="{kind}" {attributes}>{content}</ul>'
+
+
 def empty_html(text: str) -> str:
     """What stands where there is nothing to show yet."""
     return f'<div class="ed-empty">{escape(text)}</div>'
@@ -132,11 +138,11 @@ def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide
     """What is wrong and what to do, in a box that screen readers announce; an empty box without problems."""
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
-    items = "".join(f"<li>{_problem(problem, hide)}</li>" for problem in problems)
+    items = list_html(_problem(problem, hide) for problem in problems)
     heading = "1 problem needs your attention:"
     if len(problems) > 1:
         heading = f"{len(problems)} problems need your attention:"
-    return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p><ul>{items}</ul></div>'
+    return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p>{items}</div>'
 
 
 def _problem(problem: Problem, hide: Hide) -> str:
@@ -289,9 +295,9 @@ class _Scale:
 
 def bars_html(bars: Sequence[tuple[str, int]], label: str) -> str:
     """Horizontal bars, each with its name and number."""
-    most = max((number for _, number in bars), default=1)
-    rows = "".join(
-        f'<li><span>{escape(name)}</span><i style="width:{100 * number / most:.1f}%"></i><b>{number:,}</b></li>'
-        for name, number in bars
-    )
-    return f'<ul class="ed-bars" aria-label="{escape(label)}">{rows}</ul>'
+    most = max(dict(bars).values(), default=1)
+    rows = []
+    for name, number in bars:
+        bar = f'<i style="width:{100 * number / most:.1f}%"></i>'
+        rows.append(f"<span>{escape(name)}</span>{bar}<b>{number:,}</b>")
+    return list_html(rows, "ed-bars", f'aria-label="{escape(label)}"')

@@ -10,7 +10,17 @@ import gradio as gr
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, ShownSample
 from ed2.ui.hiding import Hide
-from ed2.ui.html import ZOOMS, empty_html, figures_html, log_html, loss_html, memory_html, note_html, short_paths
+from ed2.ui.html import (
+    ZOOMS,
+    empty_html,
+    figures_html,
+    list_html,
+    log_html,
+    loss_html,
+    memory_html,
+    note_html,
+    short_paths,
+)
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import QUIET, Updates
@@ -106,9 +116,7 @@ class LivePanel:
     def _samples(self, shown: RunSnapshot, view: View) -> Updates:
         self._copies.keep_only(str(shown.run_dir))
         tiles = [self._tile(sample) for sample in reversed(shown.samples[-MAX_SHOWN:])]
-        gallery = empty_html(NO_SAMPLES)
-        if tiles:
-            gallery = f'<ul class="ed-grid">{"".join(tiles)}</ul>'
+        gallery = list_html(tiles, "ed-grid") if tiles else empty_html(NO_SAMPLES)
         followed = _followed(shown, view.prompt)
         choice: dict[str, Any] = {"choices": _prompts(shown)}
         if followed != view.prompt:  # else a prompt that is chosen meanwhile would be undone
@@ -123,10 +131,10 @@ class LivePanel:
         cfgs = ", ".join(f"{cfg:g}" for cfg in sample.cfgs)
         text = f"{when}: {sample.prompt}"
         return (
-            f'<li><a href="{address}" target="_blank" rel="noopener"><img src="{address}" alt="{escape(text)}" '
+            f'<a href="{address}" target="_blank" rel="noopener"><img src="{address}" alt="{escape(text)}" '
             f'loading="lazy"></a><div class="ed-caption"><strong>{when}</strong>'
             f'<p class="ed-text" title="{escape(sample.prompt)}">{escape(sample.prompt)}</p>'
-            f"<small>CFG {cfgs} · seed {sample.seed} · {sample.size[0]} x {sample.size[1]}</small></div></li>"
+            f"<small>CFG {cfgs} · seed {sample.seed} · {sample.size[0]} x {sample.size[1]}</small></div>"
         )
 
     def _moment(self, shown: RunSnapshot, prompt: str | None, time: float) -> str:
@@ -135,9 +143,8 @@ class LivePanel:
         if not samples:
             return empty_html(NO_SAMPLES)
         place = round((len(samples) - 1) * min(100.0, max(0.0, float(time or 0))) / 100)
-        return f'<ul class="ed-grid ed-view">{self._tile(samples[place])}</ul>' + note_html(
-            f"{place + 1} of {len(samples)}"
-        )
+        tile = list_html([self._tile(samples[place])], "ed-grid ed-view")
+        return tile + note_html(f"{place + 1} of {len(samples)}")
 
 
 def _loss(shown: RunSnapshot, zoom: str) -> str:

@@ -22,7 +22,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import note_html, on_page
+from ed2.ui.html import list_html, note_html, on_page
 from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 
@@ -123,8 +123,7 @@ def _advice_lines(found: Suggestion) -> list[str]:
 
 
 def _list_html(lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(on_page(line.strip()))}</li>" for line in lines)
-    return f'<ul class="ed-advice">{items}</ul>'
+    return list_html((escape(on_page(line.strip())) for line in lines), "ed-advice")
 
 
 def plan_html(found: MemoryReport) -> str:
@@ -139,18 +138,18 @@ def plan_html(found: MemoryReport) -> str:
         text += " To plan for a GPU, choose its memory above."
     names = part_names(card)
     shown = {name: size for name, size in plan.parts.items() if size >= SMALLEST_SHOWN_GB}
-    legend = "".join(_legend_item(f"part-{name}", names[name], size) for name, size in shown.items())
+    legend = [_legend_item(f"part-{name}", names[name], size) for name, size in shown.items()]
     if card.free_gb and card.free_gb < plan.high_gb:
-        legend += _legend_item("limit", "end of GPU memory", card.free_gb)
+        legend.append(_legend_item("limit", "end of GPU memory", card.free_gb))
     notes = "".join(note_html(on_page(note)) for note in plan.notes)
     return (
         f'<div class="ed-card ed-plan" data-verdict="{verdict or "unknown"}"><p>{text}</p>{_bar_html(found, shown)}'
-        f'<ul class="ed-parts-legend">{legend}</ul>{notes}</div>'
+        f"{list_html(legend, 'ed-parts-legend')}{notes}</div>"
     )
 
 
 def _legend_item(key: str, name: str, size_gb: float) -> str:
-    return f'<li><i class="ed-key {key}"></i>{escape(name)} <b>{size_gb:.1f}</b></li>'
+    return f'<i class="ed-key {key}"></i>{escape(name)} <b>{size_gb:.1f}</b>'
 
 
 def _bar_html(found: MemoryReport, shown: Mapping[str, float]) -> str:

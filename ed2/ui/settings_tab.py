@@ -18,7 +18,7 @@ from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import ModelBrowser
 from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changed_form, defaults, form_of_preset, short_path
-from ed2.ui.html import note_html, on_page, problems_html
+from ed2.ui.html import list_html, note_html, on_page, problems_html
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
 
@@ -202,10 +202,11 @@ class SettingsTab:
         own = _differing(absolute_paths(values, PROGRAM_DIR), absolute_paths(base, PROGRAM_DIR))
         if not own:
             return note_html(f"The form matches {name}.")
-        changes = (f"{label_of(name)}: {_as_text(base[name])} → {_as_text(value)}" for name, value in own.items())
-        items = "".join(f"<li>{escape(change)}</li>" for change in changes)
+        changes = []
+        for setting, value in own.items():
+            changes.append(escape(f"{label_of(setting)}: {_as_text(base[setting])} → {_as_text(value)}"))
         summary = f"{counted(len(own), 'change')} from {name}"
-        return f'<details class="ed-note"><summary>{summary}</summary><ul>{items}</ul></details>'
+        return f'<details class="ed-note"><summary>{summary}</summary>{list_html(changes)}</details>'
 
 
 def _advanced_of(group: str) -> list[str]:
