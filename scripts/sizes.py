@@ -1,7 +1,8 @@
 """What the linters do not count: branches, sizes, and a few things that have no place in `ed2`.
 
 Fails on functions of `ed2` with more than 12 branches, hidden ones included: a boolean operator, a ternary and a
-comprehension are branches too. Warns about functions over 60 lines and files over 400, which do several things at once.
+comprehension are branches too. Fails as well if two types of `ed2` share a name. Warns about functions over 60 lines
+and files over 400, which do several things at once.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ def private_imports(path: Path, tree: ast.Module) -> Iterator[str]:
                     yield f"{path}:{node.lineno}: imports the private name {name.name}"
 
 
+def shared_names(types: dict[str, list[str]]) -> Iterator[str]:
+    """A line for each name that several public types have, from the places of each."""
+    for name, places in types.items():
+        if len(places) > 1 and not name.startswith("_"):
+            yield f"{places[1]}: {name} is also the name of a type at {places[0]}"
+
+
 def hand_formatted(path: Path, text: str) -> Iterator[str]:
     """A line for each place that the formatter is told to leave alone."""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -92,6 +100,7 @@ def main() -> int:
     """Print what is wrong and what is only long; 1 if anything is wrong."""
     problems: list[str] = []
     warnings: list[str] = []
+    types: dict[str, list[str]] = {}
     for path in python_files():
         text = (ROOT / path).read_text(encoding="utf-8")
         tree = ast.parse(text)
@@ -100,6 +109,10 @@ def main() -> int:
             problems += too_branched(path, tree)
             warnings += private_imports(path, tree)
             warnings += hand_formatted(path, text)
+            for node in tree.body:
+                if isinstance(node, ast.ClassDef):
+                    types.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    problems += shared_names(types)
     for line in warnings:
         print(f"warning: {line}")
     for line in problems or ["sizes and branches are fine"]:

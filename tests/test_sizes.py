@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from scripts.sizes import hand_formatted, num_branches, private_imports, too_branched, too_long
+from scripts.sizes import hand_formatted, num_branches, private_imports, shared_names, too_branched, too_long
 
 SIX = """
 def choose(values, default):
@@ -48,3 +48,8 @@ def test_private_imports_and_hand_formatting_are_named() -> None:
     assert list(hand_formatted(Path("ed2/x.py"), "x = 1\ny = 2  # fmt: " + "skip\n")) == [
         "ed2/x.py:2: is left out of formatting",
     ]
+
+
+def test_two_types_of_one_name_are_named() -> None:
+    types = {"Part": ["ed2/a.py:1", "ed2/b.py:2"], "Run": ["ed2/a.py:3"], "_Step": ["ed2/a.py:4", "ed2/b.py:5"]}
+    assert list(shared_names(types)) == ["ed2/b.py:2: Part is also the name of a type at ed2/a.py:1"]

@@ -25,7 +25,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
-class Strip:
+class CfgStrip:
     """Tiles side by side with labels above them; `boxes` says where each tile is, so that it can be cut out again."""
 
     image: Image.Image
@@ -37,7 +37,7 @@ def font_of(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> Strip:
+def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> CfgStrip:
     """Put the tiles of one prompt, all of the same size, side by side, each below its CFG value."""
     width, height = tiles[0].size
     font_size = min(28, max(12, width // 18))
@@ -48,7 +48,7 @@ def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> Strip:
     for tile, cfg, box in zip(tiles, cfgs, boxes, strict=True):
         draw.text((box[0] + width / 2, top / 2), _label(cfg, font, width), INK, font, anchor="mm")
         image.paste(tile, box[:2])
-    return Strip(image, tuple(boxes))
+    return CfgStrip(image, tuple(boxes))
 
 
 def _label(cfg: float, font: Font, width: int) -> str:

@@ -28,7 +28,7 @@ Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """One prompt and its entries in the list of samples, by step."""
 
     prompt: str
@@ -100,11 +100,11 @@ def evenly_chosen(steps: Sequence[int], count: int) -> list[int]:
     return chosen
 
 
-def _rows(entries: list[Entry]) -> list[Row]:
+def _rows(entries: list[Entry]) -> list[SheetRow]:
     """A row for each prompt at its place in the file; one that was edited during the run starts a new row."""
-    rows: dict[tuple[int, str], Row] = {}
+    rows: dict[tuple[int, str], SheetRow] = {}
     for entry in sorted(filter(_is_drawn, entries), key=lambda e: (int(e["index"]), int(e["step"]))):
-        row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), Row(str(entry["prompt"]), {}))
+        row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), SheetRow(str(entry["prompt"]), {}))
         row.entries[int(entry["step"])] = entry
     return list(rows.values())[:MAX_ROWS]
 
@@ -124,7 +124,7 @@ def _is_box(box: object) -> bool:
     return False
 
 
-def _tiles(run_dir: Path, row: Row, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+def _tiles(run_dir: Path, row: SheetRow, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
     """The row's tiles of the middle CFG value, with their columns, without missing or damaged ones."""
     for column, step in enumerate(steps):
         if step not in row.entries:
@@ -153,7 +153,7 @@ def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
     draw.text((MARGIN, MARGIN + 36), subtitle, GREY, font_of(15))
 
 
-def _subtitle(rows: Sequence[Row]) -> str:
+def _subtitle(rows: Sequence[SheetRow]) -> str:
     cfgs = {f"{entry['cfgs'][len(entry['cfgs']) // 2]:g}" for row in rows for entry in row.entries.values()}
     return f"One row per prompt, always from the same noise. CFG {', '.join(sorted(cfgs))}."
 

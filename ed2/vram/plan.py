@@ -13,7 +13,7 @@ from ed2.vram.card import BYTES_PER_GB, Card, Verdict
 from ed2.vram.memory_model import MemoryModel, PlannedFeatures
 from ed2.vram.overhead import ON_CARD, ON_CPU, Overhead
 from ed2.vram.shapes import ModelShape
-from ed2.vram.traced import Row
+from ed2.vram.traced import TracedRow
 
 BYTES_PER_PIXEL = 12
 """Three numbers in fp32."""
@@ -200,7 +200,7 @@ def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str
     return _largest(_at(model, base, row, model.batch, _gradients(model, row, held)) for row in rows)
 
 
-def _gradients(model: MemoryModel, row: Row, held: float) -> float:
+def _gradients(model: MemoryModel, row: TracedRow, held: float) -> float:
     """Gradients in memory at a moment of a pass."""
     if model.features.fused_backward:
         return model.largest_tensor()
@@ -209,7 +209,7 @@ def _gradients(model: MemoryModel, row: Row, held: float) -> float:
     return held or model.shape.scale("unet") * row.unet_gradients + model.text_share * row.text_gradients
 
 
-def _at(model: MemoryModel, base: PhaseUsage, row: Row, batch: int, gradients: float) -> PhaseUsage:
+def _at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradients: float) -> PhaseUsage:
     activations, workspace = row.bytes_at(batch, model.cells)
     return replace(
         base,

@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("traced.json")
 
 
 @dataclass(frozen=True)
-class Row:
+class TracedRow:
     """An operation that can be the peak of its phase: bytes in use after it, besides the weights.
 
     Attributes:
@@ -58,19 +58,19 @@ class Traced:
     downscale: int
     parameters: Mapping[str, Mapping[str, int]]
     adapters_per_rank: int
-    training: Mapping[str, tuple[Row, ...]]
-    denoising: Mapping[str, tuple[Row, ...]]
-    encoding: Mapping[str, tuple[Row, ...]]
-    decoding: Mapping[str, tuple[Row, ...]]
+    training: Mapping[str, tuple[TracedRow, ...]]
+    denoising: Mapping[str, tuple[TracedRow, ...]]
+    encoding: Mapping[str, tuple[TracedRow, ...]]
+    decoding: Mapping[str, tuple[TracedRow, ...]]
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Traced":
         """Read what the script wrote about a model."""
         passes = ("training", "denoising", "encoding", "decoding")
-        rows: dict[str, dict[str, tuple[Row, ...]]] = {name: {} for name in passes}
+        rows: dict[str, dict[str, tuple[TracedRow, ...]]] = {name: {} for name in passes}
         for name in passes:
             for key, found in content[name].items():
-                rows[name][key] = tuple(Row(*row) for row in found)
+                rows[name][key] = tuple(TracedRow(*row) for row in found)
         return cls(content["downscale"], content["parameters"], content["adapters_per_rank"], **rows)
 
 

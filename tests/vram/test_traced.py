@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.vram.traced import Row, traced
+from ed2.vram.traced import TracedRow, traced
 from scripts.memory_trace.networks import blueprint, counts
 from scripts.memory_trace.passes import Size, Variant, training
 from scripts.memory_trace.record import USUAL_SIDES, step_of
@@ -13,7 +13,7 @@ CHECKPOINTED = Variant("half", "both", checkpointing=True)
 def test_a_new_trace_of_sd15_finds_the_shipped_figures() -> None:
     plan = blueprint("sd1")
     assert counts(plan) == traced("sd1").parameters
-    found = tuple(Row(*row) for row in step_of(plan, CHECKPOINTED, USUAL_SIDES))  # type: ignore[arg-type]
+    found = tuple(TracedRow(*row) for row in step_of(plan, CHECKPOINTED, USUAL_SIDES))  # type: ignore[arg-type]
     assert found == traced("sd1").training[CHECKPOINTED.key]
 
 

@@ -17,7 +17,7 @@ from ed2.training.controls import Controls
 
 
 @dataclass(frozen=True)
-class Part:
+class ResumeTestPart:
     """How far a part of the test goes.
 
     Attributes:
@@ -33,9 +33,9 @@ class Part:
 
 @dataclass
 class PartObserver:
-    """Stops, saves and pauses as a `Part` says, and prints each step."""
+    """Stops, saves and pauses as a `ResumeTestPart` says, and prints each step."""
 
-    part: Part
+    part: ResumeTestPart
     controls: Controls
 
     def __call__(self, event: Event) -> None:
@@ -78,7 +78,7 @@ def print_line(**what: object) -> None:
 def main(argv: list[str]) -> int:
     """Run a part; 0 if it reached its end."""
     leave_with_the_starter()  # first, since loading libraries takes seconds
-    part = Part(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    part = ResumeTestPart(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ed2.models.libraries import quiet_libraries
