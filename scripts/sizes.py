@@ -20,8 +20,6 @@ LONG_FILES = {Path("ed2/settings/schema.py")}  # one line or two for each of abo
 ONE_BRANCH = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.IfExp, ast.ExceptHandler, ast.match_case, ast.Assert)
 EXCEPTIONS = {
     "require_right": 24,
-    "report": 15,
-    "add": 14,
     "weights_fault": 15,
     "settings_from": 15,
 }

@@ -1,4 +1,4 @@
-"""The documentation against the program: links lead somewhere, files exist, and command lines are understood."""
+"""The documentation against the program: its links, files, command lines, and the labels of the page that it quotes."""
 
 import re
 import shlex
@@ -12,6 +12,7 @@ from ed2.settings.files import PROGRAM_DIR
 PAGES = sorted([*PROGRAM_DIR.glob("*.md"), *PROGRAM_DIR.glob("docs/*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 COMMAND = re.compile(r"\./launch\.sh (?:train|check)([^`)\n]*)")
+LABEL = re.compile(r"(?<![*\w\\])\*([A-Z][^*`|]{2,40}?)\.?\*(?!\*)")
 SOURCE = re.compile(r"`((?:ed2|scripts|tests|presets|docs)/[\w./-]+)`")
 
 
@@ -40,3 +41,13 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 def test_every_command_line_of_a_page_is_understood(page: Path) -> None:
     for arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
         assert cli.parse(shlex.split(arguments)).problems == (), arguments
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/page.md", "docs/memory.md", "docs/reliability.md"])
+def test_every_label_that_a_page_quotes_is_on_the_page(name: str) -> None:
+    files = [*PROGRAM_DIR.glob("ed2/ui/*.py"), *PROGRAM_DIR.glob("ed2/ui/*.js"), PROGRAM_DIR / "ed2/settings/schema.py"]
+    shown = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    labels = LABEL.findall((PROGRAM_DIR / name).read_text(encoding="utf-8"))
+    assert labels
+    for label in labels:
+        assert " ".join(label.split()) in shown, label
