@@ -1,1 +1,1 @@
-"""Checkpoints: written whole or not at all, and everything back when a run goes on."""
+"""Checkpoints: written whole or not at all, verified, and resumed exactly."""

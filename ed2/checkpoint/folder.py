@@ -1,4 +1,4 @@
-"""A checkpoint's folder: there whole or not at all, with a manifest that tells later whether its bytes are the same."""
+"""A checkpoint's folder: written whole or not at all, with a manifest to verify its bytes by."""
 
 import json
 import shutil
@@ -22,10 +22,10 @@ from ed2.small_files import read_object
 
 MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
-"""Of the training state: the first that had a manifest beside it."""
+"""The first format of the training state with a manifest beside it."""
 HASHING_THREADS = 4
 WAIT_SECONDS = 1.0
-"""Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
+"""Longest wait at a time: without a limit, Windows would not react to Ctrl-C."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a checkpoint's name, how many of its bytes have been compared, and how many there are.
@@ -36,7 +36,7 @@ end the comparison.
 
 
 def no_progress(name: str, done: int, total: int) -> None:
-    """The `Progress` that reports to nobody."""
+    """A `Progress` that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file was when it was written."""
+    """Size and hash of a file as it was written."""
 
     bytes: int
     sha256: str
@@ -65,7 +65,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class NewFolder:
-    """A checkpoint that is being written; what goes into it is remembered for the manifest.
+    """A checkpoint that is being written; its files are recorded for the manifest.
 
     Attributes:
         path: the temporary folder.
@@ -97,14 +97,13 @@ class NewFolder:
 
 @contextmanager
 def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[NewFolder]:
-    """Give a folder to fill, which becomes `target` at the end of the block; `about` goes into its manifest.
+    """Give a folder to fill, which becomes `target` at the end of the block; `about` is added to its manifest.
 
-    Files and folders reach the disk before the rename, which alone makes it a checkpoint; the manifest comes last. A
-    power cut leaves the whole of it or nothing. If the block fails, the temporary folder is removed and `target` is
-    untouched.
+    Files and folders are synced before the rename, which alone makes it a checkpoint; the manifest is written last. A
+    power cut leaves all of it or nothing. If the block fails, the temporary folder is removed; `target` is unchanged.
 
     Raises:
-        FileExistsError: `target` is there already; nothing is ever written over it.
+        FileExistsError: `target` exists; it is never overwritten.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists")
@@ -162,7 +161,7 @@ def find_damage(
 
 
 def _had_manifest(checkpoint: Path) -> bool:
-    """Whether the version of this program that wrote a checkpoint wrote manifests."""
+    """Whether a checkpoint was written by a version that wrote manifests."""
     try:
         values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
         return bool(values["format"] >= FORMAT_WITH_MANIFEST)
@@ -171,7 +170,7 @@ def _had_manifest(checkpoint: Path) -> bool:
 
 
 def _record(values: Mapping[str, Any]) -> FileRecord:
-    """What a manifest says of a file. Raises TypeError where that is nothing of the kind."""
+    """A file's entry in a manifest. Raises TypeError where it is invalid."""
     record = FileRecord(**values)
     if not isinstance(record.bytes, int) or not isinstance(record.sha256, str):
         raise TypeError("no length and hash")
@@ -179,18 +178,18 @@ def _record(values: Mapping[str, Any]) -> FileRecord:
 
 
 def damaged_name(checkpoint: Path) -> Path:
-    """The name under which a damaged checkpoint is kept out of the way."""
+    """The hidden name that a damaged checkpoint is renamed to."""
     return checkpoint.with_name(f".damaged-{time.time_ns()}-{checkpoint.name}")
 
 
 def leftovers_in(folder: Path) -> Iterator[Path]:
-    """What a killed program left half written or half removed in a run's folder of checkpoints."""
+    """Half-written and half-removed folders of a killed program among a run's checkpoints."""
     for pattern in (f"{TEMPORARY}*", f"{TRASH}*", f"*/{TRASH}*"):
         yield from folder.glob(pattern)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed program left half written or half removed in a run's folder of checkpoints."""
+    """Remove half-written and half-removed folders of a killed program from a run's checkpoints."""
     for leftover in leftovers_in(folder):
         shutil.rmtree(leftover, ignore_errors=True)
 

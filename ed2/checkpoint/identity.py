@@ -22,7 +22,7 @@ EMA_SUFFIX = "_ema"
 RUN_FILES = ("settings.json", "events.jsonl", IMAGES_FILE)
 """A folder with at least one of these is that of a run."""
 INVALID = (OSError, ValueError, KeyError, TypeError)
-"""What reading a small file raises if it is missing, damaged or not one of ours."""
+"""What reading a small file raises if it is missing, damaged or foreign."""
 _STEP_IN_NAME = re.compile(r"-gs(\d+)")
 
 
@@ -76,7 +76,7 @@ def _modified_at(path: Path) -> str:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The content of a checkpoint's manifest; empty where there is none, as in old versions of this program.
+    """The content of a checkpoint's manifest; empty where there is none, as in checkpoints of old versions.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -106,7 +106,7 @@ def run_at(path: Path) -> Path | None:
 
 
 def is_ours(checkpoint: Path) -> bool:
-    """Whether a checkpoint was certainly written by this program: it is in a run of ours, or its files say so.
+    """Whether a checkpoint was certainly written by this program: it is in one of its runs, or its files say so.
 
     One whose files cannot be read at the moment counts as ours.
     """

@@ -17,7 +17,7 @@ from ed2.small_files import read_object
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
-"""Beside the lock, since Windows lets nobody read a locked file."""
+"""Beside the lock, since a locked file cannot be read on Windows."""
 
 LOCK_SECONDS = 0.2
 """How long a trainer tries to get the lock; whoever only tests it holds it for less than a thousandth of that."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.folder import damaged_name, find_damage, whole_folder
+from ed2.checkpoint.folder import NewFolder, damaged_name, find_damage, whole_folder
 from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_of
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
@@ -159,10 +159,7 @@ class Saver:
         if target.exists():
             return 0
         with whole_folder(target, snapshot.about) as folder:
-            for name, content in snapshot.small_files.items():
-                folder.add(name, content)
-            for name, tensors in snapshot.model_files().items():
-                folder.add_tensors(name, tensors)
+            _add_model(folder, snapshot)
             for stem, tensors in snapshot.state_tensors.items():
                 folder.add_tensors(f"{TRAINING_STATE}/{stem}.safetensors", tensors)
             for name, content in self.beside.items():
@@ -181,10 +178,7 @@ class Saver:
             _rename_damaged(target)
             if not target.exists():
                 with whole_folder(target, snapshot.about) as folder:
-                    for name, content in snapshot.small_files.items():
-                        folder.add(name, content)
-                    for name, tensors in snapshot.model_files(averaged=True).items():
-                        folder.add_tensors(name, tensors)
+                    _add_model(folder, snapshot, averaged=True)
         except NOT_WRITTEN as error:
             self.bus.emit(Warned(snapshot.step, str(self._not_written(target, error))))
             return False
@@ -219,6 +213,13 @@ class Saver:
         elif isinstance(error, MemoryError):
             fix = "Close other programs."
         return CheckpointError(f"The checkpoint {target.name} could not be written", f"{reason}.", fix)
+
+
+def _add_model(folder: NewFolder, snapshot: Snapshot, *, averaged: bool = False) -> None:
+    for name, content in snapshot.small_files.items():
+        folder.add(name, content)
+    for name, tensors in snapshot.model_files(averaged=averaged).items():
+        folder.add_tensors(name, tensors)
 
 
 def _size(file: Path | None) -> int:

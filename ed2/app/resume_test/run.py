@@ -113,16 +113,16 @@ class ResumeTest:
     def _to_the_end(self, name: str, values: Mapping[str, object], until: int) -> tuple[Path, int]:
         """Run a part and return its run's folder and last step."""
         run_dir, step = Path(), 0
-        with self._part(name, values, until=until) as told:
-            for line in told:
+        with self._part(name, values, until=until) as lines:
+            for line in lines:
                 run_dir, step = Path(line.get("run_dir", run_dir)), int(line.get("step", step))
         return run_dir, step
 
     def _killed(self, name: str, values: Mapping[str, object], half: int, until: int) -> Path:
         """Run a part until a step after the saved one, kill it, and return its run's folder."""
         run_dir, warning, awaited = Path(), "", {"step": half + 1, "saved": half}
-        with self._part(name, values, until=until, save_at=half) as told:
-            for line in told:
+        with self._part(name, values, until=until, save_at=half) as lines:
+            for line in lines:
                 run_dir, warning = Path(line.get("run_dir", run_dir)), line.get("warning", warning)
                 awaited = {key: step for key, step in awaited.items() if line.get(key) != step}
                 if not awaited:  # the background save has finished too

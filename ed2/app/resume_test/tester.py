@@ -22,7 +22,7 @@ class TestStatus:
 
     Attributes:
         state: idle before the first test; same or different when it is done; failed if the test itself failed.
-        text: for people.
+        text: for the user.
     """
 
     state: Literal["idle", "running", "same", "different", "failed"] = "idle"
