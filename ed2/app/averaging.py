@@ -13,7 +13,7 @@ from ed2.app.start import FIND_LAST, Start
 from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
 from ed2.errors import ModelError, Problem
 from ed2.models.base import DiffusionModel, Part, trained_parts
-from ed2.models.files.folder import PARTS
+from ed2.models.families.facts import FamilyFacts
 from ed2.settings.schema import Settings
 from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.state import Average, Run
@@ -38,7 +38,7 @@ def build_ema(model: DiffusionModel, start: Start, device: torch.device, *, tota
     if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
         logdir = Path(start.settings.logging.logdir)
         folder = _newest_average(logdir) if own.ema_resume_model == FIND_LAST else None
-        _begin_with(ema, folder or Path(own.ema_resume_model))
+        _begin_with(ema, folder or Path(own.ema_resume_model), model.facts)
     return ema
 
 
@@ -52,18 +52,18 @@ def sample_weights(run: Run, settings: Settings) -> list[Callable[[], AbstractCo
     return chosen
 
 
-def _begin_with(ema: Ema, folder: Path) -> None:
+def _begin_with(ema: Ema, folder: Path, facts: FamilyFacts) -> None:
     try:
-        ema.restore({name: _weights(folder, part) for name, part in ema.parts.items()})
+        ema.restore({name: _weights(folder / facts.part(name).file, part) for name, part in ema.parts.items()})
     except (OSError, RuntimeError, SafetensorError) as error:
         what = f"the average in {folder} cannot be used ({str(error).splitlines()[0][:200]})."
         problem = Problem("ema_resume_model", what, "Give a diffusers folder of the same model.")
         raise ModelError("The average cannot begin:", [problem]) from error
 
 
-def _weights(folder: Path, part: Part) -> dict[str, Tensor]:
+def _weights(file: Path, part: Part) -> dict[str, Tensor]:
     """A part's weights by the names of its module, which for the text encoder depend on the version of transformers."""
-    tensors = load_file(folder / part.name / f"{PARTS[part.name][1]}.safetensors")
+    tensors = load_file(file)
     return {**tensors, **{name.removeprefix(part.saved_prefix): tensor for name, tensor in tensors.items()}}
 
 

@@ -29,7 +29,7 @@ from ed2.data.report import batch_notes
 from ed2.events import EventBus, Progressed, Warned
 from ed2.models.attention import choose_attention, compile_denoiser
 from ed2.models.base import DiffusionModel, ModelSource
-from ed2.models.files.choose import open_base
+from ed2.models.files.source import open_base
 from ed2.models.memory import Precision, enable_checkpointing
 from ed2.registry import FAMILIES, JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR

@@ -12,6 +12,7 @@ from types import FrameType
 from ed2.app.console_close import saving_when_closed
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
+from ed2.models.families.facts import trainable_titles
 from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
 
@@ -24,7 +25,7 @@ EveryDream with a face: train Stable Diffusion on your own images.
 
   {TRAIN_COMMAND} --data_root IMAGES --resume_ckpt MODEL --project_name NAME
       IMAGES  a folder of images with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
-      MODEL     a diffusers folder of an SD 1.x or SD 2.x model, or a checkpoint to continue
+      MODEL     a diffusers folder of an {trainable_titles()} model, or a checkpoint to resume
 
   {TRAIN_COMMAND} --config presets/demo.json    the demo that comes along, no card needed
   {TRAIN_COMMAND} --check --data_root IMAGES  what a run would do, and what is wrong with the images

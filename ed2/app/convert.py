@@ -12,14 +12,14 @@ from torch import Tensor
 from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
-from ed2.models.files.base_faults import PICKLES
-from ed2.models.files.choose import open_base
-from ed2.models.files.folder import PARTS, ModelFolder
-from ed2.models.files.folder_faults import SCHEDULER_CONFIG
-from ed2.models.files.layout import diffusers_tensors, sd2_yaml, single_file_tensors
+from ed2.models.families.facts import FACTS
+from ed2.models.files.base_model import PICKLES
+from ed2.models.files.folder import ModelFolder
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.layout import diffusers_tensors, single_file_tensors, yaml_beside
 from ed2.models.files.pickled import write_tensors_of
-from ed2.models.files.tensor_file import write_tensors
-from ed2.models.files.writing import write_single_file
+from ed2.models.files.source import open_base
+from ed2.models.files.tensor_file import write_single_file, write_tensors
 
 FILES = (".safetensors", ".ckpt")
 PREDICTION_KEY = "prediction_type"
@@ -29,7 +29,7 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
     """Write the model `source` as `target`, a folder or, by its extension, a single file; nothing is overwritten.
 
     Args:
-        source: a diffusers folder, a `.safetensors` or a `.ckpt` of the SD1 or SD2 family.
+        source: a diffusers folder, a `.safetensors` or a `.ckpt` of a family that can be trained.
         target: a new path in an existing folder.
         prediction_type: what the model predicts, if it does not say so itself.
 
@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
     _require_free(target)
     with _without_pickle(source, target) as readable:
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
-        for part in PARTS:
+        for part in model.dtypes:
             model.read(part)  # checks that every tensor is there, finite and of the right shape
         if target.suffix.lower() in FILES:
             _write_file(model, target)
@@ -83,14 +83,13 @@ def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
 def _write_file(model: ModelSource, target: Path) -> None:
     predicted = str(model.config(SCHEDULER_CONFIG)[PREDICTION_KEY])
     if isinstance(model, ModelFolder):
-        parts = {part: load_file(model.weights[part]) for part in PARTS}
-        tensors = single_file_tensors(model.family, **parts, extra=model.extra())
+        tensors = single_file_tensors(model.family, _parts(model), model.extra())
     else:
         tensors = load_file(model.path)
     write_single_file(target, tensors, {"format": "pt", PREDICTION_KEY: predicted})
-    if model.family == "sd2":
+    if text := yaml_beside(model.family, predicted):
         with _writing(target):
-            write_whole(target.with_suffix(".yaml"), sd2_yaml(predicted).encode())
+            write_whole(target.with_suffix(".yaml"), text.encode())
 
 
 def _write_folder(model: ModelSource, target: Path) -> None:
@@ -98,7 +97,7 @@ def _write_folder(model: ModelSource, target: Path) -> None:
     try:
         with _writing(target):
             _fill(folder, model)
-            for part in PARTS:
+            for part in model.dtypes:
                 open_base(folder, {}).read(part)
             finish_folder(folder, target)
     finally:
@@ -111,7 +110,7 @@ def _fill(folder: Path, model: ModelSource) -> None:
         (folder / name).write_bytes(content)
         to_disk(folder / name)
     for part, tensors in _parts(model).items():
-        file = folder / part / f"{PARTS[part][1]}.safetensors"
+        file = folder / FACTS[model.family].part(part).file
         with file.open("wb") as stream:
             write_tensors(HashingFile(stream), tensors, {"format": "pt"})
         to_disk(file)
@@ -128,10 +127,9 @@ def _writing(target: Path) -> Iterator[None]:
 def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
     """The weights of each part by their diffusers names, in the stored precision."""
     if isinstance(model, ModelFolder):
-        return {part: load_file(model.weights[part]) for part in PARTS}
+        return {part: load_file(file) for part, file in model.weights.items()}
     layers = model.config("text_encoder/config.json")["num_hidden_layers"]
-    found = diffusers_tensors(load_file(model.path), num_text_layers=layers)
-    return {"unet": found.unet, "vae": found.vae, "text_encoder": found.text_encoder}
+    return diffusers_tensors(load_file(model.path), num_text_layers=layers).parts
 
 
 def _error(target: Path, what: str, fix: str) -> ModelError:

@@ -10,23 +10,23 @@ from typing import Any
 from ed2.app.continued import checkpoint_at
 from ed2.disk import plain_reason, why_not_writable
 from ed2.errors import Problem, SettingsError
+from ed2.models.families.facts import (
+    DEFAULT,
+    FACTS,
+    FamilyFacts,
+    described,
+    family_of_config,
+    kind_of,
+    trainable_titles,
+)
+from ed2.models.files.base_model import in_hub_cache
 from ed2.models.files.header import HeaderError, read_header
-from ed2.models.files.hub import in_hub_cache
-from ed2.models.files.layout_family import family_of
-from ed2.models.files.layout_names import UNET_PREFIX, VAE_PREFIX
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
 from ed2.vram.shapes import shape_of
 
 OTHER_FOLDER = "Choose another folder, or change its permissions."
-FAMILY_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
-TEXT_PREFIXES = {"sd1": "cond_stage_model.", "sd2": "cond_stage_model.", "sdxl": "conditioner."}
-PARTS = {
-    "sd1": ("unet", "text_encoder", "vae"),
-    "sd2": ("unet", "text_encoder", "vae"),
-    "sdxl": ("unet", "text_encoder", "text_encoder_2", "vae"),
-}
 MODULES = {
     "adamw8bit": "bitsandbytes",
     "lion": "bitsandbytes",
@@ -97,61 +97,61 @@ def require_parts(settings: Settings) -> None:
 
 
 def model_sizes(settings: Settings) -> ModelSizes:
-    """Count the weights of the base model from its files' headers; one that is not here is planned by its family."""
-    name, family = settings.model.resume_ckpt, settings.model.model_family or "sd1"
+    """Count the weights of the base model from its files' headers; a missing one is planned as its family."""
+    name, family = settings.model.resume_ckpt, FACTS[settings.model.model_family or DEFAULT.name]
     if not name:
-        what = f"No base model is chosen yet, so an {FAMILY_NAMES[family]} model is planned."
+        what = f"No base model is chosen yet, so {described(family.name)} is planned."
         return _usual(family, Problem(None, what))
     folder = Path(name)
     is_here = folder.exists()
     folder = (checkpoint_at(folder) if is_here else in_hub_cache(name)) or folder
     if folder.is_file():
         return _sizes_of_file(folder)
-    config = _json_object(folder / "unet" / "config.json")
-    here = _family_of_config(config)
-    counts = {part: _parameters_in(folder / part) for part in PARTS[here]}
-    if not all(counts.values()):
-        why = "holds no model that can be trained here" if is_here else "is not on this disk"
-        what = f"The base model {name} {why}, so an {FAMILY_NAMES[family]} model is planned."
-        is_told = is_here or settings.model.model_family
-        fix = "" if is_told else "If it is another, set --model_family to sd2 or sdxl."
-        return _usual(family, Problem(None, what, fix))
-    counts["text_encoder"] += counts.pop("text_encoder_2", 0)
-    return ModelSizes(here, counts, _untrainable(here, folder.name))
+    here = family_of_config(_json_object(folder / "unet" / "config.json"))
+    counts = {part.name: _parameters_in(folder / part.name) for part in here.parts}
+    if all(counts.values()):
+        return ModelSizes(here.name, _with_one_text_encoder(counts), _untrainable(here, folder.name))
+    why, fix = "holds no model that can be trained here", ""
+    if not is_here:
+        why = "is not on this disk"
+        fix = "" if settings.model.model_family else f"If it is another, set --model_family to {_other_families()}."
+    return _usual(family, Problem(None, f"The base model {name} {why}, so {described(family.name)} is planned.", fix))
 
 
-def _usual(family: str, *problems: Problem) -> ModelSizes:
-    shape = shape_of(family)
+def _other_families() -> str:
+    return " or ".join(name for name in FACTS if name != DEFAULT.name)
+
+
+def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:
+    shape = shape_of(family.name)
     counts = {part: shape.numbers(part) for part in ("unet", "text_encoder", "vae")}
-    return ModelSizes(family, counts, (*problems, *_untrainable(family, "This")))
+    return ModelSizes(family.name, counts, (*problems, *_untrainable(family, "This")))
 
 
-def _family_of_config(config: Mapping[str, Any]) -> str:
-    if config.get("addition_embed_type") == "text_time":
-        return "sdxl"
-    return "sd2" if config.get("use_linear_projection") else "sd1"
-
-
-def _untrainable(family: str, name: str) -> tuple[Problem, ...]:
-    if family != "sdxl":
+def _untrainable(family: FamilyFacts, name: str) -> tuple[Problem, ...]:
+    if family.is_trainable:
         return ()
-    what = f"{name} is an SDXL model, which cannot be trained here yet: this is only what it would take."
-    return (Problem(None, what, "Choose an SD 1.x or SD 2.x model."),)
+    what = f"{name} is {described(family.name)}, which cannot be trained here yet: this is only what it would take."
+    return (Problem(None, what, f"Choose an {trainable_titles()} model."),)
 
 
 def _sizes_of_file(file: Path) -> ModelSizes:
-    """Count the weights of a single file; one that cannot be trained is planned as SD 1.x."""
+    """Count the weights of a single file; one of an unknown kind is planned as the default family."""
     shapes = _shapes_in(file)
-    family = family_of(shapes)
-    if family not in TEXT_PREFIXES:
-        what = f"{file.name} is no model that can be trained here, so an SD 1.x model is planned."
-        return _usual("sd1", Problem(None, what))
-    prefixes = {"unet": UNET_PREFIX, "vae": VAE_PREFIX, "text_encoder": TEXT_PREFIXES[family]}
-    counts = {
-        part: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
-        for part, prefix in prefixes.items()
-    }
-    return ModelSizes(family, counts, _untrainable(family, file.name))
+    family = FACTS.get(kind_of(shapes))
+    if family is None:
+        what = f"{file.name} cannot be trained here, so {described(DEFAULT.name)} is planned."
+        return _usual(DEFAULT, Problem(None, what))
+    counts = {}
+    for part in family.parts:
+        counts[part.name] = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(part.prefix))
+    return ModelSizes(family.name, _with_one_text_encoder(counts), _untrainable(family, file.name))
+
+
+def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:
+    """The counts with all text encoders as one, which is how memory is planned."""
+    counts["text_encoder"] += counts.pop("text_encoder_2", 0)
+    return counts
 
 
 def _parameters_in(folder: Path) -> int:

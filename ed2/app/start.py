@@ -26,7 +26,8 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.disk import why_not_writable
 from ed2.errors import CheckpointError, Problem, SettingsError, printable
-from ed2.models.files.hub import PUBLIC_NAME, in_hub_cache
+from ed2.models.families.facts import trainable_titles
+from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
@@ -257,7 +258,7 @@ def _drawn_seed() -> int:
 
 def _no_model() -> SettingsError:
     fix = (
-        "Give one with --resume_ckpt: a diffusers folder or a .safetensors file of an SD 1.x or SD 2.x model, or a "
+        f"Set --resume_ckpt to a diffusers folder or a .safetensors file of an {trainable_titles()} model, or to a "
         "checkpoint of a run."
     )
     return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ed2.disk import sweep_half_files, write_whole
 from ed2.models.base import DiffusionModel
-from ed2.models.files.folder import EXTRA_FILE, PARTS
-from ed2.models.files.layout import sd2_yaml, single_file_tensors
-from ed2.models.files.tensor_file import mapped_tensors
-from ed2.models.files.writing import write_single_file
+from ed2.models.families.facts import FACTS
+from ed2.models.files.folder import EXTRA_FILE
+from ed2.models.files.layout import single_file_tensors, yaml_beside
+from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 
 RUN_KEY = "run"
 """The metadata of a single file that names the run which wrote it."""
@@ -49,11 +49,11 @@ class Exporter:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep_half_files(self.folder)
         path = self._free_name(self.folder / f"{checkpoint.name}.{self.container}")
-        content = single_file_tensors(family, **_parts_of(checkpoint), extra=_extra_of(checkpoint))
+        content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
         metadata = {"format": "pt", RUN_KEY: self.run_name, PREDICTION_KEY: prediction_type}
         write_single_file(path, content, metadata, dtype=self.dtype)
-        if family == "sd2":
-            write_whole(path.with_suffix(".yaml"), sd2_yaml(prediction_type).encode())
+        if text := yaml_beside(family, prediction_type):
+            write_whole(path.with_suffix(".yaml"), text.encode())
         return path
 
     def find_file(self, name: str) -> Path | None:
@@ -69,7 +69,7 @@ class Exporter:
         names = {}
         for part in model.parts.values():
             names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}
-        single_file_tensors(model.facts.name, **names)
+        single_file_tensors(model.facts.name, names)
 
     def _free_name(self, path: Path) -> Path:
         """`path`, with a number if another run wrote a file of that name."""
@@ -96,8 +96,8 @@ def writer_of(single_file: Path) -> str | None:
         return None
 
 
-def _parts_of(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
-    return {part: mapped_tensors(checkpoint / part / f"{stem}.safetensors") for part, (_, stem) in PARTS.items()}
+def _parts_of(checkpoint: Path, family: str) -> dict[str, dict[str, Tensor]]:
+    return {part.name: mapped_tensors(checkpoint / part.file) for part in FACTS[family].parts}
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state
 from ed2.models.base import Part, trained_parts
-from ed2.models.files.folder import EXTRA_FILE, PARTS
+from ed2.models.families.facts import FACTS
+from ed2.models.files.folder import EXTRA_FILE
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -56,7 +57,7 @@ class Snapshot:
         files: dict[str, Tensors] = {EXTRA_FILE: self.extra} if self.extra else {}
         for part, named in self.weights.items():
             changed = self.averages.get(part, {}) if averaged else {}
-            files[f"{part}/{PARTS[part][1]}.safetensors"] = {**named, **changed}
+            files[FACTS[self.family].part(part).file] = {**named, **changed}
         return files
 
 

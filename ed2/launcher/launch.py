@@ -148,7 +148,7 @@ def system_problems() -> list[str]:
         ]
     if free_disk_gb(ROOT) < LOW_DISK_GB:
         problems += [
-            "The disk is nearly full: an SD1 checkpoint takes 2 to 4 GB.",
+            "The disk is nearly full: a checkpoint takes 2 to 4 GB.",
             "  Free some space before a long run.",
         ]
     return problems

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import core_schema
 
 from ed2.disk import is_reserved
+from ed2.models.families.facts import FACTS
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
@@ -152,7 +153,7 @@ class ModelSettings(Group):
     takes the newest checkpoint in the log folder."""
     weights_only: bool = False
     """Use only the weights of resume_ckpt and start a new run at step 0, even if the run could be resumed."""
-    model_family: Annotated[Literal["sd1", "sd2", "sdxl"], Advanced()] | None = None
+    model_family: Annotated[str, OneOf(tuple(FACTS)), Advanced()] | None = None
     """Family of a base model that is not on this disk, used to plan its memory. Read from the file if it is here."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
     """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say."""

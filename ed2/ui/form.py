@@ -8,7 +8,7 @@ import gradio as gr
 
 from ed2.app.user_files import preset_values
 from ed2.errors import SettingsError
-from ed2.models.files.hub import PUBLIC_NAME
+from ed2.models.files.base_model import PUBLIC_NAME
 from ed2.settings.fields import FieldSpec, fields, label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, unquoted
 from ed2.ui.wiring import Updates

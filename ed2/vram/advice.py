@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ed2.models.families.facts import FACTS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import Card
 from ed2.vram.memory_model import PlannedFeatures
@@ -22,7 +23,6 @@ EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates are not comparable."""
 LORA_RANK = 16
-LAST_LAYERS = 2
 FASTER = "also faster"
 ENOUGH = 0.9
 """After out of memory, aim for this share of what the plan says."""
@@ -262,9 +262,10 @@ def _other_optimizer(search: Search, settings: Settings) -> Values:
 
 
 def _last_text_layers(search: Search, settings: Settings) -> Values:
-    """Only the last layers of SD2's text encoder, whose first layers are better left frozen."""
+    """Only the last layers of the text encoder, in a family whose first ones are better left frozen."""
+    layers = FACTS[search.shape.family].best_text_layers
     is_whole = settings.text_encoder.unfreeze_last_n_layers is None and _frozen_text(search, settings)
-    return {"unfreeze_last_n_layers": LAST_LAYERS} if search.shape.family == "sd2" and is_whole else {}
+    return {"unfreeze_last_n_layers": layers} if layers and is_whole else {}
 
 
 def _frozen_text(search: Search, settings: Settings) -> Values:
@@ -291,7 +292,7 @@ OPTIONS: tuple[Option, ...] = (
     (_no_accumulation, "same speed; no gradients are held for the next batch"),
     (_smaller_batch, "slower, since a smaller batch leaves part of the GPU idle"),
     (_other_optimizer, "uses a learning rate that you set, here the default"),
-    (_last_text_layers, f"faster, but only the last {LAST_LAYERS} layers of the text encoder are trained"),
+    (_last_text_layers, "faster, but only the last layers of the text encoder are trained"),
     (_frozen_text, "faster, but the text encoder is not trained"),
     (_resolution, "faster, but images are smaller"),
 )

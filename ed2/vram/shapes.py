@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ed2.models.families.facts import FACTS
 from ed2.vram.traced import Traced, traced
 
-FAMILIES = ("sd1", "sd2", "sdxl")
-SMALL_MODELS = ("demo",)
-"""Traced models that are not of a family's usual size."""
 SAME = 0.05
 """Share by which files of one model differ: some hold layers that are not used, or a schedule."""
 
@@ -17,7 +15,7 @@ class ModelShape:
     """A model as far as memory is concerned.
 
     Attributes:
-        family: sd1, sd2 or sdxl.
+        family: a name in `FACTS`.
         traced: the figures that hold for it.
         parameters: weights by part, where they are others than those of the traced model.
     """
@@ -39,14 +37,15 @@ def shape_of(family: str, parameters: Mapping[str, int] | None = None) -> ModelS
     """The shape of a model of `family`.
 
     Args:
-        family: sd1, sd2 or sdxl.
+        family: a name in `FACTS`.
         parameters: weights by part, by which small models are known; None is the family's usual model.
     """
-    for name in (family, *SMALL_MODELS) if parameters else (family,):
+    traces = FACTS[family].traces
+    for name in traces if parameters else traces[:1]:
         known = traced(name)
         if not parameters or all(_is_same(count, known.parameters[part]["all"]) for part, count in parameters.items()):
             return ModelShape(family, known)
-    return ModelShape(family, traced(family), parameters)
+    return ModelShape(family, traced(traces[0]), parameters)
 
 
 def _is_same(count: int, known: int) -> bool:

@@ -76,7 +76,7 @@ class Traced:
 
 @cache
 def traced(name: str) -> Traced:
-    """The shipped figures of sd1, sd2, sdxl or demo."""
+    """The shipped figures of that name: one of `FamilyFacts.traces`."""
     return Traced.of(_content()["families"][name])
 
 

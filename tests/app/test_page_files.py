@@ -151,9 +151,9 @@ def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_p
     for file in (image, pickled):
         file.write_bytes(b"x")
     wanted = {
-        str(PROGRAM_DIR / "ed2/demo"): "holds no diffusers model. Did you mean base inside it?",
-        str(image): "a .png file is not read here. Give the .safetensors",
-        str(pickled): "can run code, so it is not read here. Convert it",
+        str(PROGRAM_DIR / "ed2/demo"): "contains no diffusers model. Did you mean base inside it?",
+        str(image): ".png cannot be used as a base model. Choose the .safetensors",
+        str(pickled): "can run code, so it cannot be used directly. Convert it",
         "nobody/nothing": "is not on this disk, and nothing is downloaded.",
         "/nowhere/at/all": "Check the path for typing errors.",
     }

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from ed2.checkpoint.export import RUN_KEY, Exporter
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
-from ed2.models.files import writing
-from ed2.models.files.writing import write_single_file
+from ed2.models.files import tensor_file
+from ed2.models.files.tensor_file import write_single_file
 from tests.runs import Trained
 
 
@@ -43,7 +43,7 @@ def test_numbers_that_are_not_finite_or_too_large_for_the_format_replace_nothing
 def test_a_file_that_does_not_read_back_as_it_was_given_replaces_nothing(
     old: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    write, read = writing._FORMATS[".safetensors"]
+    write, read = tensor_file.FORMATS[".safetensors"]
 
     def spoil(tensors, path, metadata, dtype):  # type: ignore[no-untyped-def]
         changed = {"weight": torch.ones(5)} if fault == "another shape" else dict(tensors)
@@ -53,7 +53,7 @@ def test_a_file_that_does_not_read_back_as_it_was_given_replaces_nothing(
         if fault == "cut":
             path.write_bytes(path.read_bytes()[:-4])
 
-    monkeypatch.setitem(writing._FORMATS, ".safetensors", (spoil, read))  # type: ignore[misc]
+    monkeypatch.setitem(tensor_file.FORMATS, ".safetensors", (spoil, read))  # type: ignore[misc]
     with pytest.raises(CheckpointError, match="What was there before is unchanged"):
         write_single_file(old, {"weight": torch.ones(4), "other": torch.ones(1)})
     require_unchanged(old)

@@ -50,13 +50,13 @@ def _without(*names: str) -> Spoil:
 def _missing() -> Iterator[Model]:
     yield Model("gone", lambda folder: folder / "gone", "there is no such file or folder")
     yield Model("long-name", lambda folder: folder / ("x" * 300), "there is no such file or folder")
-    yield Model("part-alone", lambda folder: folder / "unet", "holds one part alone .'UNet2DConditionModel'")
+    yield Model("part-alone", lambda folder: folder / "unet", "only one part of a model .'UNet2DConditionModel'")
     yield Model("loop", _loop, "there is no such file or folder")
     yield Model(
         "nothing-in-it", _without("unet", "vae", "text_encoder", "tokenizer", "scheduler"), "(?s)unet.*vae.*tok"
     )
     yield Model("no-vae-no-tokenizer", _without("vae", "tokenizer"), "(?s)vae/config.json.*tokenizer/vocab.json.*vae/")
-    yield Model("in-pieces", _in_pieces, "several pieces")
+    yield Model("in-pieces", _in_pieces, "split into several files")
     yield Model("config-is-a-folder", _folder_as_file, "scheduler_config.json: the file is missing")
 
 
@@ -86,18 +86,18 @@ def _indexes() -> Iterator[Model]:
     yield Model("index-custom-pipeline", _set(INDEX, {"_class_name": ["evil", "Pipeline"]}), "this is a")
     contents = {"list": b"[]", "text": b'"x"', "cut": b'{"_class', "deep": b"[" * 90_000, "empty": b"", "nul": bytes(9)}
     for name, content in contents.items():
-        yield Model(f"index-{name}", _write(INDEX, content), "model_index.json: this is no proper JSON")
-        yield Model(f"config-{name}", _write(UNET, content), "unet/config.json: this is no proper JSON")
+        yield Model(f"index-{name}", _write(INDEX, content), "model_index.json: invalid JSON")
+        yield Model(f"config-{name}", _write(UNET, content), "unet/config.json: invalid JSON")
     yield Model("config-huge", _write(UNET, b" " * (17 << 20)), "larger than 16 MB")
 
 
 def _configs() -> Iterator[Model]:
     wrong: dict[str, tuple[str, dict[str, Any], str]] = {
         "inpainting": (UNET, {"in_channels": 9}, "an inpainting model"),
-        "odd-channels": (UNET, {"in_channels": [4]}, "a model of"),
+        "odd-channels": (UNET, {"in_channels": [4]}, "a model with"),
         "controlnet": (UNET, {"_class_name": "ControlNetModel"}, "ControlNetModel"),
         "other-vae": (VAE, {"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
-        "t5": (TEXT, {"model_type": "t5"}, "text encoder of the kind"),
+        "t5": (TEXT, {"model_type": "t5"}, "text encoder of type"),
         "code": (TEXT, {"auto_map": {"AutoModel": "evil.Model"}}, "asks for code"),
         "attention-from-elsewhere": (TEXT, {"_attn_implementation": "evil/kernel"}, "asks for code"),
         "quantized": (UNET, {"quantization_config": {"load_in_4bit": True}}, "asks for code or a library"),
@@ -110,10 +110,10 @@ def _configs() -> Iterator[Model]:
         "large-vocabulary": (TEXT, {"vocab_size": 900_000}, "do not belong together"),
         "small-vocabulary": (TEXT, {"vocab_size": 10}, "text_encoder|tokenizer"),
         "other-width": (TEXT, {"hidden_size": 64}, "two models"),
-        "sdxl-width": (UNET, {"cross_attention_dim": 2048}, "reads text of width 2048"),
-        "no-groups": (UNET, {"norm_num_groups": 0}, "unet/config.json: no network can be made"),
-        "text-as-number": (UNET, {"layers_per_block": "two"}, "unet/config.json: no network can be made"),
-        "unknown-blocks": (UNET, {"down_block_types": ["Evil", "Evil"]}, "unet/config.json: no network can be made"),
+        "sdxl-width": (UNET, {"cross_attention_dim": 2048}, "takes text of width 2048"),
+        "no-groups": (UNET, {"norm_num_groups": 0}, "unet/config.json: no network can be built"),
+        "text-as-number": (UNET, {"layers_per_block": "two"}, "unet/config.json: no network can be built"),
+        "unknown-blocks": (UNET, {"down_block_types": ["Evil", "Evil"]}, "unet/config.json: no network can be built"),
         "no-latents": (VAE, {"latent_channels": 0}, "vae"),
         "infinite": (VAE, {"scaling_factor": 1e999}, "which no network has"),
         "long-list": (VAE, {"block_out_channels": [8] * 500}, "more than a network can have"),
@@ -148,7 +148,7 @@ def _vocabulary(content: bytes) -> Spoil:
 
 
 def _tokenizers() -> Iterator[Model]:
-    yield Model("tokenizer-no-json", _write("tokenizer/vocab.json", b"{"), "tokenizer/vocab.json: this is no proper")
+    yield Model("tokenizer-no-json", _write("tokenizer/vocab.json", b"{"), "tokenizer/vocab.json: invalid JSON")
     yield Model("tokenizer-list", _write("tokenizer/vocab.json", b"[]"), "tokenizer")
     whole = {"empty": b"{}", "odd": b'{"version": 5}', "model": b'{"model": {"type": "Evil"}}'}
     for name, content in whole.items():

@@ -56,7 +56,7 @@ def _other_contents() -> Iterator[Model]:
     """Files that are no safetensors, alone and as a part of a folder."""
     contents = {
         "empty": (b"", "the file is empty"),
-        "zeros": (bytes(5000), "nothing but zeros"),
+        "zeros": (bytes(5000), "only zeros"),
         "one-byte": (b"\x80", "cut short"),
         "page": (b"<!DOCTYPE html><html>Sign in</html>", r"web page \(HTML\)"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4265146304\n", "Git LFS pointer"),
@@ -64,8 +64,8 @@ def _other_contents() -> Iterator[Model]:
         "pickle": (pickle.dumps(Bomb(), protocol=2), "pickle"),
         "gguf": (b"GGUF\3\0\0\0" + bytes(100), "GGUF"),
         "error": (b'{"error": "Invalid username or password."}', "a text file"),
-        "text": (b"not found, sorry for that", "no safetensors file"),
-        "random": (bytes(range(1, 256)) * 20, "no safetensors file"),
+        "text": (b"not found, sorry for that", "not a safetensors file"),
+        "random": (bytes(range(1, 256)) * 20, "not a safetensors file"),
     }
     for name, (content, words) in contents.items():
         yield Model(f"{name}.safetensors", _written(content), words, is_file=True)
@@ -89,35 +89,35 @@ def _headers() -> Iterator[Model]:
         b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
     )
     lies = {
-        "good-but-no-model": (good, "no Stable Diffusion model"),
+        "good-but-no-model": (good, "an unknown kind of model"),
         "cut": (good[:-1], "1 of 16 bytes of its tensors are missing"),
-        "longer": (good + b"x", "1 bytes more than its header says"),
+        "longer": (good + b"x", "1 bytes longer than its header says"),
         "cut-header": (good[:40], "cut short"),
         "ten-gigabytes": (header({"a": 1}, length=10 << 30), "header would have 10,737,418,240 bytes"),
-        "two-to-the-62": (header({"a": 1}, length=2**62), "no safetensors file"),
-        "no-json": (struct.pack("<Q", 16) + b"{ not json at all" + four, "no proper JSON"),
-        "deep": (struct.pack("<Q", 20_000) + b'{"a":' * 4000, "no proper JSON"),
+        "two-to-the-62": (header({"a": 1}, length=2**62), "not a safetensors file"),
+        "no-json": (struct.pack("<Q", 16) + b"{ not json at all" + four, "invalid JSON"),
+        "deep": (struct.pack("<Q", 20_000) + b'{"a":' * 4000, "invalid JSON"),
         "list": (struct.pack("<Q", 2) + b"[]", "no tensors"),
         "no-tensors": (header({}), "no tensors"),
         "only-metadata": (header({"__metadata__": {"format": "pt"}}), "no tensors"),
-        "odd-metadata": (header({"__metadata__": [1], "a": tensor([4], 0, 16)}, four), "no Stable Diffusion"),
-        "two-of-a-name": (struct.pack("<Q", len(twice)) + twice + four, "two tensors called a"),
-        "overlap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}, four), "lies over another"),
-        "gap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 20, 36)}, bytes(36)), "leaves a gap"),
-        "backwards": (header({"a": tensor([4], 16, 0)}, four), "does not fit its shape"),
-        "before-the-file": (header({"a": tensor([4], -16, 0)}, four), "does not fit its shape"),
+        "odd-metadata": (header({"__metadata__": [1], "a": tensor([4], 0, 16)}, four), "an unknown kind of model"),
+        "two-of-a-name": (struct.pack("<Q", len(twice)) + twice + four, "two of its tensors are called a"),
+        "overlap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}, four), "overlaps another"),
+        "gap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 20, 36)}, bytes(36)), "has a gap"),
+        "backwards": (header({"a": tensor([4], 16, 0)}, four), "do not fit its shape"),
+        "before-the-file": (header({"a": tensor([4], -16, 0)}, four), "do not fit its shape"),
         "beyond-the-file": (header({"a": tensor([10**9], 0, 4 * 10**9)}, four), "are missing"),
-        "other-size": (header({"a": tensor([5], 0, 16)}, four), "does not fit its shape"),
-        "overflow": (header({"a": tensor([2**32, 2**32], 0, 16)}, four), "does not fit its shape"),
+        "other-size": (header({"a": tensor([5], 0, 16)}, four), "do not fit its shape"),
+        "overflow": (header({"a": tensor([2**32, 2**32], 0, 16)}, four), "do not fit its shape"),
         "negative": (header({"a": tensor([-4], 0, 16)}, four), r"has the shape \[-4\]"),
         "many-sides": (header({"a": tensor([1] * 2000, 0, 4)}, bytes(4)), "has the shape"),
         "half-numbers": (header({"a": {"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]}}, four), "shape"),
         "unknown-kind": (header({"a": tensor([4], 0, 16, "F99")}, four), "F99"),
-        "no-entry": (header({"a": 5}, four), "what it says of a is 5"),
-        "no-place": (header({"a": {"dtype": "F32", "shape": [4]}}, four), "what it says of a"),
+        "no-entry": (header({"a": 5}, four), "its entry for a is 5"),
+        "no-place": (header({"a": {"dtype": "F32", "shape": [4]}}, four), "its entry for a"),
         "many-tensors": (header({f"t{n}": tensor([0], 0, 0) for n in range(10_001)}), "10,001 tensors"),
-        "long-name": (header({"x" * 100_000: 5}), "what it says of x"),
-        "surrogate-name": (header({"\ud800": 5}), r"what it says of \\ud800"),
+        "long-name": (header({"x" * 100_000: 5}), "its entry for x"),
+        "surrogate-name": (header({"\ud800": 5}), r"its entry for \\ud800"),
     }
     for name, (content, words) in lies.items():
         yield Model(f"header-{name}.safetensors", _written(content), words, is_file=True)
@@ -131,12 +131,12 @@ def _other_kinds() -> Iterator[Model]:
         "lora": ({"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": width}, "a LoRA"),
         "lora-peft": ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": width}, "a LoRA"),
         "locon": ({"lora_te_text_model_encoder_layers_0.hada_w1_a": width}, "a LoRA"),
-        "embedding": ({"emb_params": (4, 768)}, "a textual embedding"),
-        "embedding-xl": ({"clip_l": (4, 768), "clip_g": (4, 1280)}, "a textual embedding"),
-        "vae": ({"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}, "a VAE alone"),
-        "vae-in-place": ({"first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3)}, "a VAE alone"),
-        "text-encoder": ({"text_model.embeddings.token_embedding.weight": width}, "a text encoder alone"),
-        "diffusers-unet": ({"down_blocks.0.resnets.0.conv1.weight": width}, "UNet of a diffusers folder alone"),
+        "embedding": ({"emb_params": (4, 768)}, "a textual inversion embedding"),
+        "embedding-xl": ({"clip_l": (4, 768), "clip_g": (4, 1280)}, "a textual inversion embedding"),
+        "vae": ({"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}, "only a VAE"),
+        "vae-in-place": ({"first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3)}, "only a VAE"),
+        "text-encoder": ({"text_model.embeddings.token_embedding.weight": width}, "only a text encoder"),
+        "diffusers-unet": ({"down_blocks.0.resnets.0.conv1.weight": width}, "only the UNet of a diffusers folder"),
         "controlnet": ({"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)}, "a ControlNet"),
         "controlnet-new": ({"controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3)}, "a ControlNet"),
         "sdxl": ({conv: (8, 4, 3, 3), "conditioner.embedders.1.model.ln_final.weight": (8,)}, "an SDXL model"),
@@ -149,7 +149,7 @@ def _other_kinds() -> Iterator[Model]:
         "depth": ({conv: (8, 5, 3, 3), key: (8, 1024)}, "a depth model"),
         "upscaler": ({conv: (8, 7, 3, 3), key: (8, 1024)}, "an upscaler"),
         "unclip": ({"noise_augmentor.data_mean": (8,)}, "an unCLIP model"),
-        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "no Stable Diffusion model"),
+        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "an unknown kind of model"),
         "unet-only": ({conv: (8, 4, 3, 3), key: (8, 768)}, "it has no vae and no text_encoder"),
     }
     for name, (shapes, words) in kinds.items():
@@ -162,8 +162,8 @@ def _other_kinds() -> Iterator[Model]:
 def _pickles() -> Iterator[Model]:
     for suffix in ("ckpt", "pt", "pth", "bin"):
         yield Model(f"code.{suffix}", _written(pickle.dumps(Bomb())), f"a .{suffix} file can run code", is_file=True)
-    yield Model("model.zip", _written(b"PK\x03\x04"), "a .zip file is not read here", is_file=True)
-    yield Model("unet-is-bin", _only_bin, "only diffusion_pytorch_model.bin is there, a format that can run code")
+    yield Model("model.zip", _written(b"PK\x03\x04"), ".zip cannot be used as a base model", is_file=True)
+    yield Model("unet-is-bin", _only_bin, "only diffusion_pytorch_model.bin is there, in a format that can run code")
 
 
 def _spoilt_weights() -> Iterator[Model]:
@@ -178,7 +178,7 @@ def _spoilt_weights() -> Iterator[Model]:
             _changed(file, lambda t: t.index_fill_(0, torch.tensor([0]), torch.inf)),
             f"{part}: .*not finite",
         )
-        yield Model(f"{part}-zero", _changed(file, torch.Tensor.zero_), f"{part}: .*nothing but zeros")
+        yield Model(f"{part}-zero", _changed(file, torch.Tensor.zero_), f"{part}: .*only zeros")
         yield Model(f"{part}-cut", _cut(file), f"{file}: the file is cut short")
         yield Model(f"{part}-without-one", _without_one(file), f"{part}: .*missing, or of another shape")
         yield Model(

@@ -25,10 +25,10 @@ from ed2.data.images import check_image, decode, header_size
 from ed2.data.reading import ImageIndex
 from ed2.data.sidecars import describe_image, read_folder_file
 from ed2.errors import Ed2Error
-from ed2.models.files.choose import open_base
-from ed2.models.files.folder import PARTS, open_folder
+from ed2.models.files.folder import open_folder
 from ed2.models.files.header import read_header
 from ed2.models.files.layout import single_file_tensors
+from ed2.models.files.source import open_base
 from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
@@ -158,9 +158,9 @@ def _small_files(folder: Path) -> Iterator[Target]:
 
 def _models(folder: Path, model: Path) -> Iterator[Target]:
     source = open_folder(model)
-    parts = {part: source.read(part).state_dict() for part in PARTS}
+    parts = {part: source.read(part).state_dict() for part in source.weights}
     single = folder / "model.safetensors"
-    tensors = single_file_tensors("sd1", **parts)
+    tensors = single_file_tensors("sd1", parts)
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, single, {"format": "pt"})
     yield _target("single file", single, lambda: (read_header(single), open_base(single, {})))
     copy = shutil.copytree(model, folder / "model")
@@ -176,7 +176,7 @@ def _opened(model: Path) -> None:
     """Open a folder and make its networks, on no memory."""
     source = open_folder(model)
     for part in ("unet", "text_encoder"):
-        source._size_fault(part)
+        source.config_problem(part)
     open_base(model, {})
 
 

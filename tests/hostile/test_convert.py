@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from ed2.__main__ import main
 from ed2.app import convert
 from ed2.errors import ModelError
-from ed2.models.files import single_file
-from ed2.models.files.folder import PARTS, open_folder
+from ed2.models.files import source as source_module
+from ed2.models.files.folder import open_folder
 from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.models import Bomb
@@ -27,13 +27,13 @@ def tiny(sd1: Path, sd2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Configurations of the tiny models in place of those of the full-size ones."""
     for family, folder in (("sd1", sd1), ("sd2", sd2)):
         shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     return tmp_path
 
 
 def same_weights(one: Path, other: Path) -> bool:
     a, b = open_folder(one), open_folder(other)
-    pairs = [(a.read(part).state_dict(), b.read(part).state_dict()) for part in PARTS]
+    pairs = [(a.read(part).state_dict(), b.read(part).state_dict()) for part in a.weights]
     return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
 
 
@@ -111,11 +111,11 @@ def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -
     words = {
         "code": "asks to run pathlib.PosixPath|asks to run .*write_text|asks to run",
         "claims": "claims 2,500,000,000 numbers that are not in the file",
-        "old": "no file of PyTorch 1.6 or later",
-        "empty": "no file of PyTorch",
-        "cut": "no file of PyTorch",
+        "old": "not a file of PyTorch 1.6 or later",
+        "empty": "not a file of PyTorch",
+        "cut": "not a file of PyTorch",
         "bomb": "unpacks to far more than its size",
-        "no-pickle": "holds no weights of PyTorch",
+        "no-pickle": "contains no PyTorch weights",
         "gone": "there is no such file",
     }
     for name, expected in words.items():
@@ -135,7 +135,7 @@ def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str
         "write by flags": f"import os; os.open({str(tmp_path / 'new')!r}, os.O_WRONLY | os.O_CREAT)",
         "remove": f"import os; os.remove({str(tmp_path / 'there')!r})",
     }
-    code = f"import sys; from ed2.models.files.unpickle import Watch; sys.addaudithook(Watch()); {acts[act]}"
+    code = f"import sys; from ed2.models.files.unpickle import AuditHook; sys.addaudithook(AuditHook()); {acts[act]}"
     child = subprocess.run([sys.executable, "-c", code], cwd=PROGRAM_DIR, capture_output=True, text=True, check=False)
     assert "PermissionError: a model file tried" in child.stderr
     assert (tmp_path / "there").exists() and not (tmp_path / "new").exists()

@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ed2.errors import CheckpointError, ModelError
-from ed2.models.files.layout import UNetShape, diffusers_tensors, single_file_tensors, write_single_file
+from ed2.models.files.layout import diffusers_tensors, single_file_tensors
+from ed2.models.files.layout_names import UNetShape
+from ed2.models.files.tensor_file import write_single_file
 
 Parts = dict[str, dict[str, Tensor]]
 Models = tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]
@@ -110,21 +112,21 @@ def sd21(sd15: Parts) -> Parts:
 def test_sd15_has_the_names_and_shapes_of_the_classic_file(sd15: Parts, rename: type[dict[str, Tensor]]) -> None:
     classic = {name: tuple(shape) for name, shape in json.loads(SD15_FILE.read_text()).items()}
     text_encoder = rename(sd15["text_encoder"]) | {"text_model.embeddings.position_ids": torch.arange(77)}
-    tensors = single_file_tensors("sd1", **sd15 | {"text_encoder": text_encoder})
+    tensors = single_file_tensors("sd1", sd15 | {"text_encoder": text_encoder})
     assert len(tensors) == 1130
     assert shapes_of(tensors) == classic
 
 
 def test_sd15_comes_back_with_the_shapes_of_the_folder(sd15: Parts) -> None:
-    back = diffusers_tensors(single_file_tensors("sd1", **sd15))
+    back = diffusers_tensors(single_file_tensors("sd1", sd15))
     assert (back.family, back.left_over) == ("sd1", {})
-    assert shapes_of(back.unet) == shapes_of(sd15["unet"])
-    assert shapes_of(back.vae) == shapes_of(sd15["vae"])
-    assert shapes_of(back.text_encoder) == shapes_of(with_text_model(sd15["text_encoder"]))
+    assert shapes_of(back.parts["unet"]) == shapes_of(sd15["unet"])
+    assert shapes_of(back.parts["vae"]) == shapes_of(sd15["vae"])
+    assert shapes_of(back.parts["text_encoder"]) == shapes_of(with_text_model(sd15["text_encoder"]))
 
 
 def test_sd21_is_what_diffusers_reads_as_sd21(sd21: Parts) -> None:
-    tensors = single_file_tensors("sd2", **sd21)
+    tensors = single_file_tensors("sd2", sd21)
     unet = single_file_utils.convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2})
     blocks = {"down_block_types": range(4), "up_block_types": range(4)}
     vae = single_file_utils.convert_ldm_vae_checkpoint(tensors, blocks)
@@ -144,12 +146,12 @@ def test_what_an_sd2_file_holds_beyond_the_folder_survives(sd21: Parts) -> None:
     last = {f"{prefix}transformer.resblocks.23.attn.in_proj_bias": torch.ones(3072)}
     extra = {**last, f"{prefix}text_projection": torch.ones(1024, 1024), "alphas_cumprod": torch.ones(1000)}
     norm = f"{prefix}ln_final.weight"
-    base = single_file_tensors("sd2", **sd21, extra=extra | {norm: torch.ones(1)})
+    base = single_file_tensors("sd2", sd21, extra=extra | {norm: torch.ones(1)})
     assert base[norm].shape == (1024,), "the trained part wins over the extra one"
     back = diffusers_tensors(base)
     assert_same(back.left_over, extra)
-    assert "text_model.encoder.layers.23.self_attn.q_proj.bias" not in back.text_encoder
-    assert shapes_of(back.text_encoder) == shapes_of(with_text_model(sd21["text_encoder"]))
+    assert "text_model.encoder.layers.23.self_attn.q_proj.bias" not in back.parts["text_encoder"]
+    assert shapes_of(back.parts["text_encoder"]) == shapes_of(with_text_model(sd21["text_encoder"]))
 
 
 @pytest.mark.parametrize("build", [demo_sized, medium_sized])
@@ -157,12 +159,12 @@ def test_what_an_sd2_file_holds_beyond_the_folder_survives(sd21: Parts) -> None:
 def test_every_weight_comes_back_bit_by_bit(family: str, build: Callable[..., Models]) -> None:
     models = with_random_weights(build(**FAMILIES[family]))
     parts = parts_of(models)
-    tensors = single_file_tensors(family, **parts)
+    tensors = single_file_tensors(family, parts)
     back = diffusers_tensors(tensors)
     assert (back.family, back.left_over) == (family, {})
-    assert_same(back.unet, parts["unet"])
-    assert_same(back.vae, parts["vae"])
-    assert_same(back.text_encoder, with_text_model(parts["text_encoder"]))
+    assert_same(back.parts["unet"], parts["unet"])
+    assert_same(back.parts["vae"], parts["vae"])
+    assert_same(back.parts["text_encoder"], with_text_model(parts["text_encoder"]))
     names = [name.removeprefix("model.diffusion_model.") for name in tensors if "diffusion_model" in name]
     shape = UNetShape.of_config(models[0].config)
     assert shape == UNetShape.of_diffusers(parts["unet"].keys()) == UNetShape.of_ldm(names)
@@ -186,7 +188,7 @@ def test_diffusers_loads_the_written_file(tmp_path: Path, family: str, suffix: s
     for weights in (tmp_path / "configs").rglob("*.safetensors"):
         weights.unlink()
     path = tmp_path / f"model{suffix}"
-    write_single_file(path, single_file_tensors(family, **parts_of(models)))
+    write_single_file(path, single_file_tensors(family, parts_of(models)))
     loaded = StableDiffusionPipeline.from_single_file(
         path, config=str(tmp_path / "configs"), local_files_only=True, **others
     )
@@ -204,31 +206,31 @@ def test_an_old_folders_vae_gives_the_same_file() -> None:
         module, _, kind = tail.rpartition(".")
         old_vae[f"{head}{attention}{old_names.get(module, module)}.{kind}" if attention else name] = tensor
     assert "encoder.mid_block.attentions.0.proj_attn.weight" in old_vae
-    assert_same(single_file_tensors("sd1", **parts), single_file_tensors("sd1", **parts | {"vae": old_vae}))
+    assert_same(single_file_tensors("sd1", parts), single_file_tensors("sd1", parts | {"vae": old_vae}))
 
 
 def test_a_file_without_text_model_in_its_names_is_read_too(sd15: Parts) -> None:
     position_ids = {"cond_stage_model.transformer.embeddings.position_ids": torch.arange(77)}
-    tensors = single_file_tensors("sd1", **sd15)
+    tensors = single_file_tensors("sd1", sd15)
     flat = {name.replace(".text_model.", "."): tensor for name, tensor in tensors.items()}
     back = diffusers_tensors(flat | position_ids)
-    assert shapes_of(back.text_encoder) == shapes_of(with_text_model(sd15["text_encoder"]))
+    assert shapes_of(back.parts["text_encoder"]) == shapes_of(with_text_model(sd15["text_encoder"]))
     assert back.left_over.keys() == position_ids.keys()
 
 
 def test_a_weight_without_a_place_is_named(sd15: Parts) -> None:
     with pytest.raises(ModelError, match=r"1 weights have no place there, such as add_embedding\.linear_1\.weight"):
-        single_file_tensors("sd1", **sd15 | {"unet": sd15["unet"] | {"add_embedding.linear_1.weight": torch.ones(1)}})
+        single_file_tensors("sd1", sd15 | {"unet": sd15["unet"] | {"add_embedding.linear_1.weight": torch.ones(1)}})
 
 
 def test_a_unet_with_uneven_blocks_is_refused(sd15: Parts) -> None:
     unet = {name: tensor for name, tensor in sd15["unet"].items() if not name.startswith("down_blocks.2.resnets.1")}
     with pytest.raises(ModelError, match="different numbers of layers"):
-        single_file_tensors("sd1", **sd15 | {"unet": unet})
+        single_file_tensors("sd1", sd15 | {"unet": unet})
 
 
 def test_a_file_of_another_family_is_refused() -> None:
-    with pytest.raises(ModelError, match="It is flux; sd1 and sd2 can be converted"):
+    with pytest.raises(ModelError, match="It is flux; only SD"):
         diffusers_tensors({"double_blocks.0.img_mod.lin.weight": torch.ones(1)})
 
 

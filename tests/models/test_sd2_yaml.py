@@ -3,13 +3,13 @@
 import pytest
 
 from ed2.errors import ModelError
-from ed2.models.files.layout import sd2_yaml
+from ed2.models.files.layout import yaml_beside
 
 
 @pytest.mark.parametrize(("prediction_type", "parameterization"), [("epsilon", None), ("v_prediction", "v")])
 def test_the_yaml_says_what_an_sd2_file_predicts(prediction_type: str, parameterization: str | None) -> None:
     yaml = pytest.importorskip("yaml")
-    model = yaml.safe_load(sd2_yaml(prediction_type))["model"]
+    model = yaml.safe_load(yaml_beside("sd2", prediction_type))["model"]
     params = model["params"]
     assert model["target"] == "ldm.models.diffusion.ddpm.LatentDiffusion"
     assert params.get("parameterization") == parameterization
@@ -23,4 +23,4 @@ def test_the_yaml_says_what_an_sd2_file_predicts(prediction_type: str, parameter
 
 def test_the_yaml_knows_no_other_prediction() -> None:
     with pytest.raises(ModelError, match="must be epsilon or v_prediction"):
-        sd2_yaml("sample")
+        yaml_beside("sd2", "sample")

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ed2.errors import ModelError, SettingsError
 from ed2.models.families.sd import load
-from ed2.models.files import single_file
-from ed2.models.files.choose import open_base
+from ed2.models.files import source as source_module
+from ed2.models.files.base_model import in_hub_cache
 from ed2.models.files.folder import open_folder
-from ed2.models.files.hub import in_hub_cache
 from ed2.models.files.layout import single_file_tensors
-from ed2.models.files.single_file import ModelFile, _shipped, open_single_file
+from ed2.models.files.source import ModelFile, open_base, open_single_file, shipped_files
 from tests.runs import train, weights
 from tests.tiny import make_images
 
@@ -34,7 +33,7 @@ def tensors_of(folder: Path, **extra: Tensor) -> dict[str, Tensor]:
     """A tiny model as the tensors of a single file."""
     model = open_folder(folder)
     parts = {part: model.read(part).state_dict() for part in ("unet", "vae", "text_encoder")}
-    return single_file_tensors(model.family, **parts, extra=extra)
+    return single_file_tensors(model.family, parts, extra=extra)
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def tiny_configs(sd1: Path, sd2: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """Configurations of the tiny models in place of those of the full-size ones."""
     for family, folder in (("sd1", sd1), ("sd2", sd2)):
         shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     return tmp_path
 
 
@@ -52,11 +51,11 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_the_shipped_configurations_have_the_published_numbers_of_weights(family: str) -> None:
+def test_theshipped_files_configurations_have_the_published_numbers_of_weights(family: str) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    source = ModelFile(Path("none"), family, _shipped(family), {})
+    source = ModelFile(Path("none"), family, shipped_files(family), {})
     with torch.device("meta"):
         networks = {
             "unet": UNet2DConditionModel.from_config(source.config("unet/config.json")),
@@ -68,15 +67,15 @@ def test_the_shipped_configurations_have_the_published_numbers_of_weights(family
     if family == "sd1":
         shapes = json.loads(SD15_FILE.read_text())
         parts = {part: network.state_dict() for part, network in networks.items()}
-        ours = {name: list(tensor.shape) for name, tensor in single_file_tensors("sd1", **parts).items()}
+        ours = {name: list(tensor.shape) for name, tensor in single_file_tensors("sd1", parts).items()}
         listed = {name: list(shape) for name, shape in shapes.items()}
         assert ours == {name: shape for name, shape in listed.items() if name in ours}
         assert sum(map(math.prod, ours.values())) == sum(found.values())
 
 
 @pytest.mark.parametrize(("family", "padding"), [("sd1", 49407), ("sd2", 0)])
-def test_the_shipped_tokenizer_gives_the_known_tokens(family: str, padding: int) -> None:
-    tokenizer = ModelFile(Path("none"), family, _shipped(family), {}).tokenizer()
+def test_theshipped_files_tokenizer_gives_the_known_tokens(family: str, padding: int) -> None:
+    tokenizer = ModelFile(Path("none"), family, shipped_files(family), {}).tokenizer()
     tokens = tokenizer(["a photo of a cat"], padding="max_length", max_length=77).input_ids[0]
     assert tokens == [49406, 320, 1125, 539, 320, 2368, 49407] + [padding] * 70
     assert len(tokenizer) == 49408
@@ -173,7 +172,7 @@ def test_an_sd2_file_that_does_not_say_what_it_predicts_is_an_error_with_the_set
     sd2: Path, tiny_configs: Path
 ) -> None:
     path = write(tiny_configs / "model.safetensors", tensors_of(sd2))
-    with pytest.raises(ModelError, match=r"Give --prediction_type v_prediction"):
+    with pytest.raises(ModelError, match=r"Set --prediction_type to v_prediction"):
         open_single_file(path, {})
 
 
@@ -181,9 +180,9 @@ def test_an_sd2_file_that_does_not_say_what_it_predicts_is_an_error_with_the_set
     ("tensors", "told"),
     [
         ({"lora_unet_down_blocks_0.lora_down.weight": (4, 4)}, "a LoRA"),
-        ({"encoder.conv_in.weight": (4, 3, 3, 3)}, "a VAE alone"),
-        ({"emb_params": (2, 768)}, "a textual embedding"),
-        ({"something": (2,)}, "no Stable Diffusion model"),
+        ({"encoder.conv_in.weight": (4, 3, 3, 3)}, "only a VAE"),
+        ({"emb_params": (2, 768)}, "a textual inversion embedding"),
+        ({"something": (2,)}, "an unknown kind of model"),
     ],
 )
 def test_other_files_are_told_by_name(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str) -> None:
@@ -199,14 +198,14 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
         open_base(write(tiny_configs / "lone.safetensors", lone), {})
     gone = {name: tensor for name, tensor in tensors.items() if "resblocks" not in name and "layers.1." not in name}
     source = open_base(write(tiny_configs / "gone.safetensors", gone), {})
-    with pytest.raises(ModelError, match=r"text_encoder: its weights are not those of an SD1 model"):
+    with pytest.raises(ModelError, match=r"text_encoder: its weights are not those of an SD 1.x model"):
         source.read("text_encoder")
     cut = tiny_configs / "cut.safetensors"
     cut.write_bytes((tiny_configs / "lone.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="is cut short"):
         open_base(cut, {})
     (tiny_configs / "model.ckpt").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match=r"a \.ckpt file can run code, so it is not read here"):
+    with pytest.raises(ModelError, match=r"a \.ckpt file can run code, so it cannot be used directly"):
         open_base(tiny_configs / "model.ckpt", {})
 
 

@@ -173,7 +173,7 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
     quiet_libraries()
     import ed2.app.runner  # noqa: F401
     from ed2.models.families.sd import load
-    from ed2.models.files.choose import open_base
+    from ed2.models.files.source import open_base
     from tests.conftest import SIZES
     from tests.tiny import make_images, make_model
 

@@ -11,7 +11,7 @@ from ed2.data.loader import Batch, VisitKey
 from ed2.models.base import ModelSource
 from ed2.models.families.sd import StableDiffusion, load
 from ed2.models.families.shared import EmbedsCache, freeze_text_encoder
-from ed2.models.files.choose import open_base
+from ed2.models.files.source import open_base
 from ed2.models.memory import enable_checkpointing
 from ed2.models.process import Discrete
 from ed2.sampling.sampler import rescaled

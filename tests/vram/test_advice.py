@@ -6,13 +6,14 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ed2.app.preflight import model_sizes
+from ed2.models.families.facts import FACTS
 from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 from ed2.settings.schema import Settings
 from ed2.vram.advice import Advice, Search, suggest
 from ed2.vram.card import Card
 from ed2.vram.overhead import Overhead
 from ed2.vram.plan import plan_memory
-from ed2.vram.shapes import FAMILIES, shape_of
+from ed2.vram.shapes import shape_of
 from tests.vram.test_plan import settings
 
 PRESETS = {"sd15-12gb": 12, "sd15-24gb": 24, "sd21-768-24gb": 24}
@@ -27,7 +28,7 @@ def changed(given: Advice) -> dict[str, object]:
 
 
 @checked(deadline=None)  # other work on the same computer is no fault
-@given(st.sampled_from(FAMILIES), settings, st.sampled_from([6, 8, 10, 12, 16, 24, 48, 80]))
+@given(st.sampled_from(tuple(FACTS)), settings, st.sampled_from([6, 8, 10, 12, 16, 24, 48, 80]))
 def test_what_is_suggested_fits_by_the_plan_or_nothing_is_said_to(family: str, given: Settings, card_gb: int) -> None:
     card = Card.of_size(card_gb)
     found = suggest(Search(shape_of(family), card), given)

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import settings as checked
 from hypothesis import strategies as st
 
+from ed2.models.families.facts import FACTS
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import NO_CARD, Card
 from ed2.vram.memory_model import PlannedFeatures
 from ed2.vram.plan import MemoryPlan, plan_memory, sampling_batch
-from ed2.vram.shapes import FAMILIES, shape_of
+from ed2.vram.shapes import shape_of
 
 BIG = Card.of_size(80)
 TRAINED = ({}, {"disable_textenc_training": True}, {"disable_unet_training": True}, {"unfreeze_last_n_layers": 2})
@@ -35,7 +36,7 @@ settings = st.builds(
         }
     ),
 )
-families = st.sampled_from(FAMILIES)
+families = st.sampled_from(tuple(FACTS))
 
 
 def planned(

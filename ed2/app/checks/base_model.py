@@ -6,8 +6,7 @@ from pathlib import Path
 from ed2.app.continued import FIND_LAST
 from ed2.checkpoint.identity import is_ours, run_at, state_of
 from ed2.errors import Problem, printable
-from ed2.models.files.base_faults import base_faults
-from ed2.models.files.hub import PUBLIC_NAME, in_hub_cache
+from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, in_hub_cache
 from ed2.settings.fields import fields
 
 SETTING = "resume_ckpt"
@@ -20,7 +19,7 @@ def base_problems(name: str) -> list[Problem]:
         if name == FIND_LAST:
             return []
         if path.exists():
-            return [] if _is_run_of_ours(path) else named(name, base_faults(path))
+            return [] if _is_run_of_ours(path) else named(name, base_model_problems(path))
     except (OSError, ValueError):  # no file can have such a name
         return [_nowhere(name)]
     if not PUBLIC_NAME.fullmatch(name):

@@ -12,6 +12,7 @@ from ed2.checkpoint.room import existing
 from ed2.data.manifest import is_manifest
 from ed2.disk import why_not_writable
 from ed2.errors import Problem, SettingsError, printable
+from ed2.models.families.facts import trainable_titles
 from ed2.settings.checks import wrong_settings
 from ed2.settings.cli import CommandLine
 from ed2.settings.files import PROGRAM_DIR, with_defaults
@@ -37,7 +38,7 @@ ON_PAGE = Fixes(
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
     missing_folder="Check it for typing errors.",
-    model="Give one with --resume_ckpt: a diffusers folder or a .safetensors file of an SD 1.x or SD 2.x model, or a "
+    model=f"Set --resume_ckpt to a diffusers folder or a .safetensors file of an {trainable_titles()} model, or to a "
     "checkpoint of a run.",
 )
 

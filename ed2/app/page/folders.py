@@ -14,8 +14,8 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import checkpoints_of
 from ed2.data.images import EXTENSIONS
 from ed2.errors import Problem, SettingsError
-from ed2.models.files.base_faults import is_file
-from ed2.models.files.folder_faults import INDEX
+from ed2.models.files.base_model import is_file
+from ed2.models.files.folder_problems import INDEX
 from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
 

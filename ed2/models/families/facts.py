@@ -48,6 +48,16 @@ class PartFacts:
     is_trainable: bool = False
     is_open_clip: bool = False
 
+    @property
+    def config(self) -> str:
+        """Its configuration, by its path in a diffusers folder."""
+        return f"{self.name}/config.json"
+
+    @property
+    def file(self) -> str:
+        """Its weights, by their path in a diffusers folder."""
+        return f"{self.name}/{self.stem}.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyFacts:
@@ -66,7 +76,6 @@ class FamilyFacts:
         unet_config: what the UNet's config.json says in this family and not in those before it in the table.
         has_linear_projections: whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1
             convolutions.
-        has_yaml: whether web UIs need a .yaml beside a single file.
         best_text_layers: train only so many of the text encoder's last layers where memory is short; None is all or
             none.
         traces: names of the traced figures for the memory plan, that of the usual size first.
@@ -85,7 +94,6 @@ class FamilyFacts:
     text_mark: str
     unet_config: Mapping[str, object] = field(default_factory=dict)
     has_linear_projections: bool = True
-    has_yaml: bool = False
     best_text_layers: int | None = None
     traces: tuple[str, ...]
 
@@ -93,6 +101,11 @@ class FamilyFacts:
     def is_trainable(self) -> bool:
         """Whether there is code to train it."""
         return self.name in FAMILIES
+
+    @property
+    def text_encoders(self) -> tuple[PartFacts, ...]:
+        """The parts that read captions."""
+        return tuple(part for part in self.parts if part.model_types)
 
     def part(self, name: str) -> PartFacts:
         """The part of that name. Raises KeyError."""
@@ -151,7 +164,6 @@ _SD2 = FamilyFacts(
     text_width=1024,
     text_mark="^" + re.escape(OPEN_CLIP_PREFIX),
     unet_config={"use_linear_projection": True},
-    has_yaml=True,
     best_text_layers=2,
     traces=("sd2",),
 )
@@ -191,10 +203,10 @@ OTHER_KINDS = {
     "controlnet": "a ControlNet",
     "lora": "a LoRA, which is an addition to a model",
     "embedding": "a textual inversion embedding",
-    "vae": "a VAE without a UNet",
-    "text_encoder": "a text encoder without a UNet",
-    "diffusers_unet": "the UNet of a diffusers folder",
-    "unknown": "not a known Stable Diffusion model",
+    "vae": "only a VAE",
+    "text_encoder": "only a text encoder",
+    "diffusers_unet": "only the UNet of a diffusers folder",
+    "unknown": "an unknown kind of model",
 }
 """What `kind_of` finds besides families, in words."""
 CHANNEL_KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaler", 5: "depth"}

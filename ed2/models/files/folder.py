@@ -1,67 +1,57 @@
-"""A diffusers folder on the disk: what is in it, whether it can be trained, and how its parts are read.
+"""A diffusers folder on the disk: what it contains, and how its parts are read.
 
-Nothing in such a folder runs: weights are read from safetensors only, and which class a part becomes is decided here,
-never by the folder.
+Nothing in such a folder runs: weights are read from safetensors only, and the table of families decides which class a
+part becomes, never the folder.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.files.folder_faults import (
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
+from ed2.models.files.folder_problems import (
     INDEX,
     SCHEDULER_CONFIG,
-    STEMS,
     WHOLE_FOLDER,
-    folder_faults,
+    family_in,
+    folder_problems,
     small_names,
     weights_file,
 )
 from ed2.models.files.header import Header, read_header
-from ed2.models.files.soundness import counted, weights_fault
-
-PARTS: Mapping[str, tuple[type[Any], str]] = {
-    "unet": (UNet2DConditionModel, STEMS["unet"]),
-    "vae": (AutoencoderKL, STEMS["vae"]),
-    "text_encoder": (CLIPTextModel, STEMS["text_encoder"]),
-}
-"""The parts that hold weights: class, and the stem of the file."""
 
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 EXTRA_FILE = "single_file_extra.safetensors"
-"""Lies in our checkpoints of models that came from a single file; other programs pass it over."""
-CLASSES = {
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-}
-"""What a checkpoint's model_index.json says of its parts, whatever the base model's said."""
+"""Part of our checkpoints of models that came from a single file; other programs ignore it."""
+TOKENIZER_CLASS = ["transformers", "CLIPTokenizer"]
 DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
 MAX_TOKENS = 77
 """Of a caption, with the marks of its begin and end."""
-MOST_WEIGHTS_ASKED = 4
-"""Times the weights that a file holds: more than that its configuration cannot ask for."""
+MAX_CONFIG_WEIGHTS = 4
+"""The most weights that a config may ask for, as a multiple of those in the file."""
+MAX_ZERO_SHARE = 0.05
+"""Of the matrices of a part. A trained network has none that is all zeros; some merges leave a few."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A diffusers folder of the SD1 or SD2 family, complete and ready to be read.
+    """A diffusers folder of a family that can be trained, complete and ready to be read.
 
     Attributes:
-        small_files: every file but the weights, by its path in the folder; a checkpoint is made of these again.
+        small_files: every file but the weights, by its path in the folder; a checkpoint contains the same.
         weights: the file of each part.
         dtypes: how each part's weights are stored.
     """
@@ -82,23 +72,24 @@ class ModelFolder:
         Raises:
             ModelError: the weights do not fit the configuration.
         """
-        fault = self._size_fault(part)
-        if fault:
-            raise model_error(self.path, Problem(f"{part}/config.json", fault, WHOLE_FOLDER))
-        module, lost = self._loaded(part)
+        facts = FACTS[self.family].part(part)
+        problem = self.config_problem(part)
+        if problem:
+            raise model_error(self.path, Problem(facts.config, problem, WHOLE_FOLDER))
+        module, lost = self._loaded(facts)
         if lost:
-            what = f"missing, or of another shape than its config.json says: {counted(lost)}."
+            what = f"missing, or of another shape than its config.json says: {example_of(lost)}."
             raise model_error(self.path, Problem(part, what, WHOLE_FOLDER))
-        fault = weights_fault(module.state_dict())
-        if fault:
-            raise model_error(self.path, Problem(part, f"{fault}.", WHOLE_FOLDER))
+        problem = weights_problem(module.state_dict())
+        if problem:
+            raise model_error(self.path, Problem(part, f"{problem}.", WHOLE_FOLDER))
         return module
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of the folder.
 
         Raises:
-            ModelError: it is damaged, or of another model than the text encoder.
+            ModelError: it is damaged, or belongs to another model than the text encoder.
         """
         config = self.config(TEXT_ENCODER_CONFIG)
         try:
@@ -109,40 +100,42 @@ class ModelFolder:
             raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER)) from error
         known = config.get("vocab_size", len(tokenizer))
         if len(tokenizer) > known:
-            what = f"it has {len(tokenizer):,} tokens, and the text encoder knows {known:,}: they are of two models."
+            what = f"it has {len(tokenizer):,} tokens, but the text encoder knows {known:,}: two models."
             raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER))
         tokenizer.model_max_length = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
         return tokenizer
 
-    def _size_fault(self, part: str) -> str:
-        """Say why a part cannot be made on no memory, or would need far more than its file holds."""
-        kind, config = PARTS[part][0], self.config(f"{part}/config.json")
+    def config_problem(self, part: str) -> str:
+        """Why a part cannot be built from its config, or would need far more memory than its file; empty if it can."""
+        facts = FACTS[self.family].part(part)
         try:
             with torch.device("meta"):
-                module = CLIPTextModel(CLIPTextConfig(**config)) if part == "text_encoder" else kind.from_config(config)
+                module = build_network(facts, self.config(facts.config))
         except Exception as error:  # a wrong configuration fails in as many ways as it has settings
-            return f"no network can be made from it ({first_line(error)})."
+            return f"no network can be built from it ({first_line(error)})."
         asked, held = sum(tensor.numel() for tensor in module.parameters()), read_header(self.weights[part]).num_weights
-        if asked > MOST_WEIGHTS_ASKED * held:
-            return f"it asks for {asked:,} weights, and the file holds {held:,}: they do not belong together."
+        if asked > MAX_CONFIG_WEIGHTS * held:
+            return f"it asks for {asked:,} weights, but the file has {held:,}: they do not belong together."
         return ""
 
-    def _loaded(self, part: str) -> tuple[nn.Module, list[str]]:
-        """The network of a part, and the names of tensors that it lacks."""
-        kind, stem = PARTS[part]
-        variant = self.weights[part].name.removeprefix(f"{stem}.").removesuffix("safetensors").strip(".") or None
-        dtype_name = "dtype" if kind is CLIPTextModel else "torch_dtype"  # transformers renamed it, diffusers did not
+    def _loaded(self, part: PartFacts) -> tuple[nn.Module, list[str]]:
+        """The network of a part, and the names of tensors that are missing."""
+        kind, is_transformer = part_class(part), part.library == "transformers"
+        file = self.weights[part.name].name
+        variant = file.removeprefix(f"{part.stem}.").removesuffix("safetensors").strip(".") or None
+        dtype_name = "dtype" if is_transformer else "torch_dtype"  # transformers renamed it, diffusers did not
         options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
-        options |= {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}  # so that it names them
+        if is_transformer:
+            options["ignore_mismatched_sizes"] = True  # so that it names them
         try:
-            module, found = kind.from_pretrained(self.path / part, output_loading_info=True, **options)
-        except Exception as error:  # of many kinds: what does not fit is met deep in the libraries
+            module, found = kind.from_pretrained(self.path / part.name, output_loading_info=True, **options)
+        except Exception as error:  # of many kinds: the libraries find what does not fit deep inside
             what = f"its weights and its config.json do not belong together ({first_line(error)})."
-            raise model_error(self.path, Problem(part, what, WHOLE_FOLDER)) from error
+            raise model_error(self.path, Problem(part.name, what, WHOLE_FOLDER)) from error
         return module, sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
 
     def extra(self) -> dict[str, Tensor]:
-        """What the single file held that this model came from, and that has no place in such a folder."""
+        """What the single file that this model came from contained beyond a diffusers folder."""
         file = self.path / EXTRA_FILE
         return dict(load_file(file)) if file.is_file() else {}
 
@@ -157,42 +150,82 @@ def open_folder(path: Path) -> ModelFolder:
     """Look at a diffusers folder without reading its weights.
 
     Raises:
-        ModelError: lists all that is missing, or says which kind of model this is if it is not one to train.
+        ModelError: lists all that is missing, or says which kind of model this is if it cannot be trained.
     """
-    problems = folder_faults(path)
+    problems = folder_problems(path)
     if problems:
         raise model_error(path, *problems)
-    small_files = {name: (path / name).read_bytes() for name in small_names(path)}
-    small_files[INDEX] = _own_index(small_files[INDEX])
-    weights = {part: file for part in PARTS if (file := weights_file(path, part))}
+    family = family_in(path)
+    small_files = {name: (path / name).read_bytes() for name in small_names(path, family)}
+    small_files[INDEX] = _own_index(small_files[INDEX], family)
+    weights: dict[str, Path] = {}
+    for part in family.parts:
+        if file := weights_file(path, part):
+            weights[part.name] = file
     dtypes = {part: stored_dtype(read_header(file)) for part, file in weights.items()}
-    return ModelFolder(path, _family(json.loads(small_files["unet/config.json"])), small_files, weights, dtypes)
+    return ModelFolder(path, family.name, small_files, weights, dtypes)
+
+
+def part_class(part: PartFacts) -> Any:
+    """The class that the weights of a part are loaded into."""
+    return getattr(import_module(part.library), part.class_name)
+
+
+def build_network(part: PartFacts, config: Mapping[str, Any]) -> nn.Module:
+    """The network of a part from its config.json, with initial weights."""
+    kind = part_class(part)
+    network: nn.Module
+    network = kind(kind.config_class(**config)) if part.library == "transformers" else kind.from_config(config)
+    return network
+
+
+def weights_problem(tensors: Mapping[str, Tensor]) -> str:
+    """Why weights cannot be those of a trained network, without the full stop; empty if they can."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # A sum costs one pass; only if it is not finite, or zero, is there something to look at more closely.
+    sums = {name: float(tensor.sum(dtype=torch.float32)) for name, tensor in floating.items()}
+    broken, zero, num_matrices = [], [], 0
+    for name, tensor in floating.items():
+        if not math.isfinite(sums[name]) and not bool(torch.isfinite(tensor).all()):
+            broken.append(name)
+        if tensor.ndim > 1:
+            num_matrices += 1
+            if sums[name] == 0 and not bool(tensor.any()):
+                zero.append(name)
+    if broken:
+        return f"there are numbers that are not finite (NaN or infinity) in {example_of(broken)}"
+    if len(zero) > MAX_ZERO_SHARE * num_matrices:
+        return f"there are only zeros in {example_of(zero)}"
+    return ""
+
+
+def example_of(names: Sequence[str]) -> str:
+    """How many tensors, with the first as an example."""
+    return f"{len(names)} of its tensors, such as {names[0]}" if len(names) > 1 else f"its tensor {names[0]}"
 
 
 def stored_dtype(header: Header, prefix: str = "") -> torch.dtype:
-    """How the tensors whose names begin with `prefix` are stored; fp32 where that is none that networks compute in."""
+    """How the tensors whose names begin with `prefix` are stored; fp32 if networks do not compute in that type."""
     first = next((dtype for name, dtype in header.dtypes.items() if name.startswith(prefix)), "")
     return DTYPES.get(first, torch.float32)
 
 
-def _own_index(index: bytes) -> bytes:
-    """The index of our checkpoints of a model: the parts that they hold, by the classes that they are.
+def _own_index(index: bytes, family: FamilyFacts) -> bytes:
+    """The model_index.json of our checkpoints of a model: the parts that they contain, by the classes that they are.
 
-    What they do not hold, such as a safety checker, would not load; and no class of a stranger's index is passed on.
+    A part that they do not contain, such as a safety checker, would fail to load; and no class of a stranger's index is
+    passed on.
     """
     values = {name: value for name, value in json.loads(index).items() if name.startswith("_")}
-    values["_class_name"] = "StableDiffusionPipeline"
+    values["_class_name"] = family.pipeline
     scheduler = json.loads(index).get("scheduler")
     is_known = isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"
     known = scheduler if is_known and re.fullmatch(r"\w+Scheduler", str(scheduler[1])) else DEFAULT_SCHEDULER
-    values |= {**CLASSES, "scheduler": known, "safety_checker": [None, None], "feature_extractor": [None, None]}
+    values |= {part.name: [part.library, part.class_name] for part in family.parts}
+    values |= dict.fromkeys(family.tokenizers, TOKENIZER_CLASS)
+    values |= {"scheduler": known, "safety_checker": [None, None], "feature_extractor": [None, None]}
     values |= {"image_encoder": [None, None], "requires_safety_checker": False}
     return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def _family(unet_config: Mapping[str, Any]) -> str:
-    """SD2 differs in shape by its linear projections around attention."""
-    return "sd2" if unet_config.get("use_linear_projection") else "sd1"
 
 
 def first_line(error: BaseException) -> str:
@@ -202,5 +235,5 @@ def first_line(error: BaseException) -> str:
 
 
 def model_error(path: Path, *problems: Problem) -> ModelError:
-    """The error that tells what is wrong with a base model."""
+    """The error of a base model with these problems."""
     return ModelError(f"The base model {printable(str(path), 1000)} cannot be used:", problems)

@@ -1,7 +1,7 @@
-"""The beginning of a safetensors file: names, shapes and types of its tensors, without reading them. Needs no torch.
+"""The header of a safetensors file: names, shapes and types of its tensors, without reading them. Needs no torch.
 
-Looked at before anything is loaded, so that a file that is something else, is cut short or was made to harm is told in
-plain words and costs nothing. Source of the format: https://github.com/huggingface/safetensors#format
+Checked before anything is loaded, so that a file that is something else, is cut short or was made to harm costs nothing
+and gets a plain error. Source of the format: https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -21,10 +21,8 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8
 METADATA = "__metadata__"
-NUM_BITS = {
-    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8,
-}  # fmt: skip
+_KINDS_BY_BITS = {64: "F64 I64 U64", 32: "F32 I32 U32", 16: "F16 BF16 I16 U16", 8: "F8_E4M3 F8_E5M2 I8 U8 BOOL"}
+NUM_BITS = {kind: bits for bits, kinds in _KINDS_BY_BITS.items() for kind in kinds.split()}
 
 AGAIN = "Get the file again."
 SAFE = "Get the .safetensors of this model."
@@ -33,8 +31,8 @@ _OTHER_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "this is a PyTorch or ZIP file, not a safetensors file", SAFE),
     (b"\x80\x02", "this is a pickle, a format that can run code", SAFE),
     (b"\x80\x04", "this is a pickle, a format that can run code", SAFE),
-    (b"GGUF", "this is a GGUF file, which is not read here", SAFE),
-    (b"\x89HDF", "this is an HDF5 file, which is not read here", SAFE),
+    (b"GGUF", "this is a GGUF file, which cannot be used here", SAFE),
+    (b"\x89HDF", "this is an HDF5 file, which cannot be used here", SAFE),
     (b"Rar!", "this is a RAR archive", "Unpack it."),
     (b"7z\xbc\xaf", "this is a 7z archive", "Unpack it."),
 )
@@ -50,13 +48,13 @@ class HeaderError(Ed2Error):
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself.
+    """What a safetensors file says about itself.
 
     Attributes:
         shapes: by the tensors' names.
         dtypes: the format's own names, such as F16.
-        metadata: texts beside the tensors, from anybody.
-        places: where in the file a tensor's bytes begin and end.
+        metadata: texts beside the tensors; anyone may have written them.
+        places: where the bytes of each tensor begin and end in the file.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -71,7 +69,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a safetensors file: every tensor in its place, none over another, the file whole.
+    """Read and check the header of a safetensors file: the tensors follow each other, and the file is complete.
 
     Raises:
         HeaderError: it is something else, damaged, or cut short.
@@ -79,7 +77,7 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise HeaderError("this is not a file", "Give a .safetensors file.")
+            raise HeaderError("this is not a file", "Choose a .safetensors file.")
         with open_file(path) as file:
             begin = file.read(1024)
             _refuse_other_files(begin, size)
@@ -113,14 +111,14 @@ def _refuse_other_files(begin: bytes, size: int) -> None:
     if not size:
         raise HeaderError("the file is empty")
     if not begin.strip(b"\0"):
-        raise HeaderError("the file begins with nothing but zeros, as a download that was not finished")
+        raise HeaderError("the file begins with only zeros, like an unfinished download")
     if size < 8:
         raise HeaderError(f"the file is cut short at {size:,} bytes")
     if begin[8:9] != b"{":  # the length before it may look like another format's mark
-        _tell_other_format(begin)
+        _refuse_other_format(begin)
 
 
-def _tell_other_format(begin: bytes) -> None:
+def _refuse_other_format(begin: bytes) -> None:
     for mark, what, fix in _OTHER_FILES:
         if begin.startswith(mark):
             raise HeaderError(what, fix)
@@ -135,7 +133,7 @@ def _refuse_length(length: int, size: int) -> None:
     if size - 8 < length <= MAX_HEADER_BYTES:
         raise HeaderError(f"the file is cut short at {size:,} bytes")
     if length > MAX_HEADER_BYTES:
-        raise HeaderError(f"this is no safetensors file: its header would have {length:,} bytes")
+        raise HeaderError(f"this is not a safetensors file: its header would have {length:,} bytes")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -144,13 +142,13 @@ def _parsed(content: bytes) -> dict[str, Any]:
     except HeaderError:
         raise
     except (ValueError, RecursionError):
-        raise HeaderError("the file is damaged: its header is no proper JSON") from None
+        raise HeaderError("the file is damaged: its header is invalid JSON") from None
     if not isinstance(values, dict):
-        raise HeaderError("the file is damaged: its header holds no tensors")
+        raise HeaderError("the file is damaged: its header lists no tensors")
     if len(values) > MAX_TENSORS:
-        raise HeaderError(f"it has {len(values):,} tensors; no model that is known here has over {MAX_TENSORS:,}")
+        raise HeaderError(f"it has {len(values):,} tensors; no known model has more than {MAX_TENSORS:,}")
     if not values.keys() - {METADATA}:
-        raise HeaderError("it holds no tensors")
+        raise HeaderError("it contains no tensors")
     return values
 
 
@@ -158,7 +156,7 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise HeaderError(f"the file is damaged: it has two tensors called {printable(twice)}")
+        raise HeaderError(f"the file is damaged: two of its tensors are called {printable(twice)}")
     return values
 
 
@@ -167,13 +165,13 @@ def _entry(name: str, value: object) -> _Entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass
         case _:
-            raise HeaderError(f"the file is damaged: what it says of {printable(name)} is {shown(value)}")
+            raise HeaderError(f"the file is damaged: its entry for {printable(name)} is {shown(value)}")
     if dtype not in NUM_BITS:
-        raise HeaderError(f"{printable(name)} holds numbers of a kind that is not read here ({printable(dtype)})")
+        raise HeaderError(f"{printable(name)} has an unsupported number format ({printable(dtype)})")
     if len(shape) > MAX_DIMENSIONS or not all(type(side) is int and side >= 0 for side in shape):
         raise HeaderError(f"the file is damaged: {printable(name)} has the shape {shown(shape)}")
     if not 0 <= start <= end or (end - start) * 8 != math.prod(shape) * NUM_BITS[dtype]:
-        raise HeaderError(f"the file is damaged: the place of {printable(name)} does not fit its shape")
+        raise HeaderError(f"the file is damaged: the offsets of {printable(name)} do not fit its shape")
     return _Entry(dtype, tuple(shape), start, end)
 
 
@@ -182,10 +180,10 @@ def _require_whole(entries: Mapping[str, _Entry], num_bytes: int) -> None:
     place = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != place:
-            how = "lies over another tensor" if entry.start < place else "leaves a gap before it"
+            how = "overlaps another tensor" if entry.start < place else "has a gap before it"
             raise HeaderError(f"the file is damaged: {printable(name)} {how}")
         place = entry.end
     if place > num_bytes:
         raise HeaderError(f"the file is cut short: {place - num_bytes:,} of {place:,} bytes of its tensors are missing")
     if place < num_bytes:
-        raise HeaderError(f"the file is damaged: it has {num_bytes - place:,} bytes more than its header says")
+        raise HeaderError(f"the file is damaged: it is {num_bytes - place:,} bytes longer than its header says")

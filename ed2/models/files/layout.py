@@ -1,23 +1,16 @@
-"""The way between a diffusers folder's weights and the classic single file.
-
-`single_file_tensors` gives what webuis read, `diffusers_tensors` the way back. What a file is can be asked of
-`family_of`; SD2 files need the text of `sd2_yaml` beside them.
-"""
+"""Between the weights of a diffusers folder and the classic single file that web UIs read."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ed2.errors import ModelError, Problem
-from ed2.models.files.layout_family import family_of
+from ed2.models.families.facts import FACTS, UNET_PREFIX, VAE_PREFIX, FamilyFacts, PartFacts, kind_of, trainable_titles
 from ed2.models.files.layout_names import (
-    CLIP_PREFIX,
-    OPEN_CLIP_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
     UNetShape,
     modern_vae_name,
     open_clip_modules,
@@ -26,53 +19,23 @@ from ed2.models.files.layout_names import (
     unet_modules,
     vae_modules,
 )
-from ed2.models.files.sd2_yaml import sd2_yaml
-from ed2.models.files.writing import write_single_file
 
-__all__ = [
-    "DiffusersTensors",
-    "UNetShape",
-    "diffusers_tensors",
-    "family_of",
-    "sd2_yaml",
-    "single_file_tensors",
-    "write_single_file",
-]
+CONFIGS = Path(__file__).parent / "configs"
+"""The configs, tokenizer and .yaml files that are shipped with the program, by family."""
+PARAMETERIZATIONS = {"epsilon": "", "v_prediction": '    parameterization: "v"\n'}
 
 Tensors = Mapping[str, Tensor]
 
-_SD2_TEXT_LAYERS = 23
-"""SD2 uses the output of the last layer but one; its files hold 24 layers, its diffusers folders 23."""
+_OPEN_CLIP_LAYERS = 23
+"""The output of the last layer but one is used; single files hold 24 layers, diffusers folders 23."""
 _TEXT_MODEL = "text_model."
 _TEXT_NAMES = ("embeddings.token_embedding", "embeddings.position_embedding", "encoder", "final_layer_norm")
 _TEXT_MODULES = {name: f"{_TEXT_MODEL}{name}" for name in _TEXT_NAMES}
 _UNET_PROJECTION = re.compile(r".*\.proj_(in|out)\.weight")
 _VAE_ATTENTION = re.compile(r".*\.attn_1\.(q|k|v|proj_out)\.weight")
+_DIFFUSERS_VAE_ATTENTION = re.compile(r".*\.attentions\.0\.to_(q|k|v|out\.0)\.weight")
 _STACKED = re.compile(r"(?P<attention>.*transformer\.resblocks\.(?P<layer>\d+)\.attn)\.in_proj_(?P<kind>weight|bias)")
 _Q_OF_STACK = re.compile(r"(?P<attention>.*\.attn)\.q_proj\.(?P<kind>weight|bias)")
-
-
-@dataclass(frozen=True)
-class TextEncoderPlace:
-    """Where a single file holds a text encoder, and by whose names."""
-
-    prefix: str
-    is_open_clip: bool
-
-
-@dataclass(frozen=True)
-class FamilyLayout:
-    """In what the single files of a family differ from those of the others."""
-
-    text_encoders: tuple[TextEncoderPlace, ...]
-    has_linear_projections: bool
-    """Whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1 convolutions."""
-
-
-LAYOUTS = {
-    "sd1": FamilyLayout((TextEncoderPlace(CLIP_PREFIX, is_open_clip=False),), has_linear_projections=False),
-    "sd2": FamilyLayout((TextEncoderPlace(OPEN_CLIP_PREFIX, is_open_clip=True),), has_linear_projections=True),
-}
 
 
 @dataclass(frozen=True)
@@ -80,40 +43,36 @@ class DiffusersTensors:
     """A single file's weights by their diffusers names; a part that the file lacks is empty."""
 
     family: str
-    unet: dict[str, Tensor]
-    vae: dict[str, Tensor]
-    text_encoder: dict[str, Tensor]
+    parts: dict[str, dict[str, Tensor]]
     left_over: dict[str, Tensor]
     """What has no place in a diffusers folder, by its name in the file: `extra` for `single_file_tensors`."""
 
 
-def single_file_tensors(
-    family: str, *, unet: Tensors, vae: Tensors, text_encoder: Tensors, extra: Tensors | None = None
-) -> dict[str, Tensor]:
-    """Return the tensors of a single file, by the names and in the shapes that webuis read.
+def single_file_tensors(family: str, parts: Mapping[str, Tensors], extra: Tensors | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a single file, by the names and in the shapes that web UIs read.
 
     Args:
-        family: A name in `LAYOUTS`.
-        unet: Its state dict, by diffusers names.
-        vae: Its state dict, by diffusers names of any age.
-        text_encoder: Its state dict, by transformers names; with or without `text_model.` in front, which
-            transformers 5.6 and later leave out.
-        extra: More tensors by their single-file names, e.g. what the base model's file held beyond a diffusers folder
-            (SD2: the 24th layer, `text_projection`). The trained parts win where both have a name.
+        family: Its name.
+        parts: The state dict of each part: the UNet by diffusers names, the VAE by diffusers names of any age, text
+            encoders by transformers names with or without `text_model.` in front.
+        extra: More tensors by their single-file names, e.g. what the base model's file contained beyond a diffusers
+            folder (SD2: the 24th layer, `text_projection`). The parts win if both have a name.
 
     Raises:
         ModelError: The family is unknown, or a tensor has no place in its single file.
     """
-    layout = _layout_of(family)
+    facts = _facts_of(family)
+    unet = parts["unet"]
     tensors = _translated(unet, UNET_PREFIX, unet_modules(UNetShape.of_diffusers(unet.keys())))
-    as_family = _as_linear if layout.has_linear_projections else _as_convolution
-    tensors = {name: as_family(tensor) if _UNET_PROJECTION.match(name) else tensor for name, tensor in tensors.items()}
-    vae = {modern_vae_name(name): tensor for name, tensor in vae.items()}
+    as_family = _as_linear if facts.has_linear_projections else _as_convolution
+    for name in filter(_UNET_PROJECTION.match, tensors):
+        tensors[name] = as_family(tensors[name])
+    vae = {modern_vae_name(name): tensor for name, tensor in parts["vae"].items()}
     for name, tensor in _translated(vae, VAE_PREFIX, vae_modules(vae.keys())).items():
         tensors[name] = _as_convolution(tensor) if _VAE_ATTENTION.match(name) else tensor
-    for place, encoder in zip(layout.text_encoders, (text_encoder,), strict=True):
-        tensors |= _placed_text_encoder(place, encoder)
-    return tensors | {name: tensor for name, tensor in (extra or {}).items() if name not in tensors}
+    for encoder in facts.text_encoders:
+        tensors |= _translated_text_encoder(encoder, parts[encoder.name])
+    return {**(extra or {}), **tensors}
 
 
 def diffusers_tensors(tensors: Tensors, *, num_text_layers: int | None = None) -> DiffusersTensors:
@@ -126,36 +85,62 @@ def diffusers_tensors(tensors: Tensors, *, num_text_layers: int | None = None) -
         num_text_layers: How many layers of an OpenCLIP text encoder to take; by default all but a 24th.
 
     Raises:
-        ModelError: The file is of no family in `LAYOUTS`, or its UNet is incomplete.
+        ModelError: The file is of no family that can be trained, or its UNet is incomplete.
     """
-    family = family_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    (place,) = _layout_of(family).text_encoders
-    unet_modules_back = turned_round(unet_modules(UNetShape.of_ldm(_under(UNET_PREFIX, tensors))))
-    vae_modules_back = turned_round(vae_modules(_under(VAE_PREFIX, tensors)))
-    text_modules_back = {module: module for module in _TEXT_MODULES.values()} | _TEXT_MODULES
-    if place.is_open_clip:
-        num_layers = _SD2_TEXT_LAYERS if num_text_layers is None else num_text_layers
+    facts = _facts_of(kind_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+    num_layers = _OPEN_CLIP_LAYERS if num_text_layers is None else num_text_layers
+    if any(encoder.is_open_clip for encoder in facts.text_encoders):
         tensors = _unstacked(tensors, num_layers)
-        modules = open_clip_modules(num_layers)
-        text_modules_back = {new: _TEXT_MODEL + old for old, new in modules.items()}
-    unet = _new_names(tensors, UNET_PREFIX, unet_modules_back)
-    vae = _new_names(tensors, VAE_PREFIX, vae_modules_back)
-    text = _new_names(tensors, place.prefix, text_modules_back)
-    taken = {*unet, *vae, *text}
-    return DiffusersTensors(
-        family=family,
-        unet={new: tensors[old] for old, new in unet.items()},
-        vae={new: _as_linear(tensors[old]) if _VAE_ATTENTION.match(old) else tensors[old] for old, new in vae.items()},
-        text_encoder={new: tensors[old] for old, new in text.items()},
-        left_over={name: tensor for name, tensor in tensors.items() if name not in taken},
-    )
+    left_over, parts = dict(tensors), {}
+    for part, names in _diffusers_names(tensors, facts, num_layers).items():
+        parts[part] = {new: left_over.pop(old) for old, new in names.items()}
+    for name in filter(_DIFFUSERS_VAE_ATTENTION.match, parts["vae"]):
+        parts["vae"][name] = _as_linear(parts["vae"][name])
+    return DiffusersTensors(facts.name, parts, left_over)
 
 
-def _layout_of(family: str) -> FamilyLayout:
-    if family not in LAYOUTS:
-        known = " and ".join(LAYOUTS)
-        raise ModelError("Cannot convert this model.", [Problem(None, f"It is {family}; {known} can be converted.")])
-    return LAYOUTS[family]
+def yaml_beside(family: str, prediction_type: str) -> str:
+    """Return the text of the .yaml that web UIs need beside a single file of `family`; empty if they need none.
+
+    Args:
+        family: Its name.
+        prediction_type: What the UNet predicts, in diffusers' words: `epsilon` or `v_prediction`.
+
+    Raises:
+        ModelError: Web UIs know no such prediction.
+    """
+    file = CONFIGS / f"{family}.yaml"
+    if not file.is_file():
+        return ""
+    if prediction_type not in PARAMETERIZATIONS:
+        known = " or ".join(PARAMETERIZATIONS)
+        problem = Problem("prediction_type", f"It is {prediction_type!r}.", f"It must be {known}.")
+        raise ModelError("Cannot describe this model to web UIs.", [problem])
+    text = file.read_text(encoding="utf-8")
+    return text.replace(PARAMETERIZATIONS["v_prediction"], PARAMETERIZATIONS[prediction_type])
+
+
+def _facts_of(family: str) -> FamilyFacts:
+    if family not in FACTS or not FACTS[family].is_trainable:
+        problem = Problem(None, f"It is {family}; only {trainable_titles()} can be converted.")
+        raise ModelError("Cannot convert this model.", [problem])
+    return FACTS[family]
+
+
+def _diffusers_names(names: Collection[str], facts: FamilyFacts, num_text_layers: int) -> dict[str, dict[str, str]]:
+    """Return the diffusers names of a single file's tensors, by part."""
+    unet = turned_round(unet_modules(UNetShape.of_ldm(_under(UNET_PREFIX, names))))
+    vae = turned_round(vae_modules(_under(VAE_PREFIX, names)))
+    found = {"unet": _new_names(names, UNET_PREFIX, unet), "vae": _new_names(names, VAE_PREFIX, vae)}
+    for encoder in facts.text_encoders:
+        found[encoder.name] = _new_names(names, encoder.prefix, _text_modules_back(encoder, num_text_layers))
+    return found
+
+
+def _text_modules_back(encoder: PartFacts, num_layers: int) -> dict[str, str]:
+    if encoder.is_open_clip:
+        return {new: _TEXT_MODEL + old for old, new in open_clip_modules(num_layers).items()}
+    return {module: module for module in _TEXT_MODULES.values()} | _TEXT_MODULES
 
 
 def _under(prefix: str, names: Iterable[str]) -> list[str]:
@@ -170,7 +155,7 @@ def _new_names(names: Iterable[str], prefix: str, modules: Mapping[str, str]) ->
 
 
 def _translated(tensors: Tensors, prefix: str, modules: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return `tensors` by their single-file names; one that has none is an error, or weights would be lost unseen."""
+    """Return `tensors` by their single-file names; one without is an error, or weights would be lost silently."""
     names = _new_names(tensors, "", modules)
     if lost := [name for name in tensors if name not in names]:
         what = f"{len(lost)} weights have no place there, such as {lost[0]}."
@@ -178,13 +163,13 @@ def _translated(tensors: Tensors, prefix: str, modules: Mapping[str, str]) -> di
     return {prefix + new: tensors[old] for old, new in names.items()}
 
 
-def _placed_text_encoder(place: TextEncoderPlace, tensors: Tensors) -> dict[str, Tensor]:
+def _translated_text_encoder(encoder: PartFacts, tensors: Tensors) -> dict[str, Tensor]:
     tensors = {name.removeprefix(_TEXT_MODEL): tensor for name, tensor in tensors.items()}
-    tensors.pop("embeddings.position_ids", None)  # a counter that old versions of transformers saved; nothing reads it
-    if not place.is_open_clip:
-        return _translated(tensors, place.prefix, _TEXT_MODULES)
+    tensors.pop("embeddings.position_ids", None)  # a counter that old versions of transformers saved; unused
+    if not encoder.is_open_clip:
+        return _translated(tensors, encoder.prefix, _TEXT_MODULES)
     layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")}
-    return _stacked(_translated(tensors, place.prefix, open_clip_modules(len(layers))))
+    return _stacked(_translated(tensors, encoder.prefix, open_clip_modules(len(layers))))
 
 
 def _stacked(tensors: Tensors) -> dict[str, Tensor]:
@@ -199,7 +184,7 @@ def _stacked(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _unstacked(tensors: Tensors, num_layers: int) -> dict[str, Tensor]:
-    """Return `tensors` with q, k and v of the first OpenCLIP layers apart."""
+    """Return `tensors` with q, k and v of the first OpenCLIP layers separate."""
     unstacked = dict(tensors)
     for name in tensors:
         match = _STACKED.fullmatch(name)

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 
 from ed2.errors import ModelError, Problem
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
-
 _UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -124,7 +119,7 @@ class UNetShape:
 
     @classmethod
     def of_ldm(cls, names: Collection[str]) -> "UNetShape":
-        """Return the shape of a UNet from its names in a single file, `UNET_PREFIX` taken off.
+        """Return the shape of a UNet from its names in a single file, without its prefix.
 
         Raises:
             ModelError: The blocks are not those of a Stable Diffusion UNet.

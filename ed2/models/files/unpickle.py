@@ -17,22 +17,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 REFUSED = 3
-"""Exit code of a file that is not converted; the reason stands on stdout."""
+"""Exit code if a file is not converted; the reason is on stdout."""
 EXTRA_BYTES = 2 << 30
 MAX_TENSORS = 20_000
 LEFT_BY_TRAINERS = re.compile(r"(pytorch_lightning|lightning|lightning_fabric|numpy|omegaconf|_codecs)\.[\w.]+")
 AVERAGE = "model_ema."
-"""Begins the names of a moving average, which a model to train does not need."""
+"""Prefix of a moving average, which a model to train does not need."""
 FORBIDDEN = (
-    "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile", "os.remove",
-    "os.rename", "os.chmod", "os.rmdir", "os.link", "os.symlink", "shutil.", "socket.", "ctypes.", "webbrowser.",
-)  # fmt: skip
-"""Begins the names of Python's audit events that no reading of weights has."""
+    *("subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile"),
+    *("os.remove", "os.rename", "os.chmod", "os.rmdir", "os.link", "os.symlink", "shutil."),
+    *("socket.", "ctypes.", "webbrowser."),
+)
+"""Prefixes of Python's audit events that never occur when weights are read."""
 WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Ignored:
-    """Stands for an object of a training program; keeps nothing."""
+    """Stands in for an object of a training program; keeps nothing."""
 
     def __init__(self, *values: object, **named: object) -> None:
         pass
@@ -42,56 +43,56 @@ class Ignored:
 
 
 def main(source: Path, target: Path) -> None:
-    """Convert, or print why not and end with `REFUSED`."""
+    """Convert, or print why not and exit with `REFUSED`."""
     import torch
 
-    from ed2.models.files.writing import write_single_file
+    from ed2.models.files.tensor_file import write_single_file
 
     _limit_memory(4 * source.stat().st_size + EXTRA_BYTES)
     strange = torch.serialization.get_unsafe_globals_in_checkpoint(source)
     code = [name for name in strange if not LEFT_BY_TRAINERS.fullmatch(name)]
     if code:
-        _refuse(f"it asks to run {', '.join(sorted(code)[:3])}, which no weights need: take it for an attack")
-    watch = Watch()
-    sys.addaudithook(watch)
+        _refuse(f"it asks to run {', '.join(sorted(code)[:3])}, which weights never need: treat it as an attack")
+    hook = AuditHook()
+    sys.addaudithook(hook)
     with torch.serialization.safe_globals([(Ignored, name) for name in strange]):
         try:
             content = torch.load(source, weights_only=True, map_location="cpu")
         except MemoryError:
             raise
-        except Exception as error:  # a damaged file fails in many ways
+        except Exception as error:  # a damaged file can fail in many ways
             _refuse(f"PyTorch cannot read it ({' '.join(str(error).split())[:200]})")
-    watch.is_on = False
+    hook.is_on = False
     about = content.get("metadata") if isinstance(content, Mapping) else None
     metadata = {k: v for k, v in about.items() if isinstance(v, str)} if isinstance(about, dict) else {}
     write_single_file(target, _tensors(content), {**metadata, "format": "pt"})
 
 
 def _tensors(content: Any) -> dict[str, Any]:
-    """The model's tensors, each with all the memory that it claims."""
+    """The model's tensors; refuses any that claims more memory than it has in the file."""
     import torch
 
     inner = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {name: value for name, value in inner.items() if isinstance(value, torch.Tensor)}
     tensors = {str(name): tensor for name, tensor in tensors.items() if not str(name).startswith(AVERAGE)}
     if not tensors:
-        _refuse("it holds no weights of a model")
+        _refuse("it contains no model weights")
     if len(tensors) > MAX_TENSORS:
-        _refuse(f"it holds {len(tensors):,} tensors, more than a model has")
+        _refuse(f"it has {len(tensors):,} tensors, more than any model")
     for name, tensor in tensors.items():
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize or tensor.is_sparse:
             _refuse(f"{name[:80]} claims {tensor.numel():,} numbers that are not in the file")
     return tensors
 
 
-class Watch:
-    """An audit hook: while it is on, whatever starts, connects or writes ends in an error."""
+class AuditHook:
+    """While it is on, anything that starts, connects or writes raises an error."""
 
     def __init__(self) -> None:
         self.is_on = True
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        """See what Python is about to do."""
+        """Check what Python is about to do."""
         if self.is_on and (event.startswith(FORBIDDEN) or (event == "open" and _writes(arguments))):
             raise PermissionError(f"a model file tried {event}")
 
@@ -108,10 +109,8 @@ def _limit_memory(more_bytes: int) -> None:
         import resource
     except ImportError:  # Windows has no such limit
         return
-    used = (
-        int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
-    )
-    if used:
+    if sys.platform == "linux":
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + more_bytes, used + more_bytes))
 
 

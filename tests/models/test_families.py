@@ -1,11 +1,17 @@
-"""Files of every kind are told apart by the names and shapes in them."""
+"""The table of families: what a file is, and that nothing else names a family."""
 
+import ast
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ed2.models.files.layout_family import Shapes, family_of
+from ed2.models.families.facts import FACTS, Shapes, family_of_config, is_trainable_pipeline, kind_of
+from ed2.registry import FAMILIES
+from ed2.settings.files import PROGRAM_DIR
+from ed2.vram.traced import traced
 
 SD15_FILE = Path(__file__).parent / "data" / "sd15-single-file.json"
 SD1 = {name: tuple(shape) for name, shape in json.loads(SD15_FILE.read_text()).items()}
@@ -56,4 +62,50 @@ def with_attention_to(width: int) -> Shapes:
     ],
 )
 def test_the_family_is_told_from_names_and_shapes(family: str, shapes: Shapes) -> None:
-    assert family_of(shapes) == family
+    assert kind_of(shapes) == family
+
+
+FAMILY_WORD = re.compile(r"\b(sd[12]|sdxl|SD ?[12](\.x)?|StableDiffusion\w*)\b", re.IGNORECASE)
+MAY_NAME_A_FAMILY = ("ed2/registry.py", "ed2/models/families/", "ed2/demo/")
+
+
+def words_in_code(path: Path) -> Iterator[str]:
+    """The names and texts in a module, without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+        for name in ("id", "attr", "name", "module"):
+            if isinstance(value := getattr(node, name, None), str):
+                yield value
+
+
+def test_only_the_table_the_registry_and_its_module_name_a_family() -> None:
+    """Adding a family is a module, a row of facts, a row in the registry and its trace."""
+    naming = []
+    for path in sorted((PROGRAM_DIR / "ed2").rglob("*.py")):
+        place = path.relative_to(PROGRAM_DIR).as_posix()
+        if not place.startswith(MAY_NAME_A_FAMILY):
+            naming += [f"{place}: {word}" for word in words_in_code(path) if FAMILY_WORD.search(word)]
+    assert naming == []
+
+
+def test_every_family_has_what_the_table_and_the_plan_need() -> None:
+    assert set(FAMILIES) <= set(FACTS)
+    for family in FACTS.values():
+        assert [part.name for part in family.parts][:2] == ["unet", "vae"]
+        assert family.text_encoders
+        assert all(traced(name).downscale for name in family.traces)
+        assert family_of_config(family.unet_config) is family
+
+
+def test_a_pipeline_of_another_kind_is_not_taken_for_one_to_train() -> None:
+    names = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionXLPipeline",
+        "StableDiffusion3Pipeline",
+        "FluxPipeline",
+    )
+    assert [is_trainable_pipeline(name) for name in names] == [True, True, False, False, False]

@@ -1,0 +1,265 @@
+"""What is wrong with a diffusers folder, all at once and before anything of it is loaded. Needs no torch."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ed2.errors import Problem, printable, shown
+from ed2.models.families.facts import (
+    CHANNEL_KINDS,
+    DEFAULT,
+    FACTS,
+    FamilyFacts,
+    PartFacts,
+    described,
+    family_of_config,
+    is_trainable_pipeline,
+    kind_of,
+    trainable_titles,
+)
+from ed2.models.files.header import Header, HeaderError, read_header
+
+INDEX = "model_index.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+UNET_CONFIG = "unet/config.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+MAX_SMALL_BYTES = 16 << 20
+STATE, CKPTS = "training_state", "ckpts"
+"""Folders of a checkpoint and of a run, which are easily mistaken for the checkpoint or run itself."""
+OTHER_MODEL = f"Choose an {trainable_titles()} model."
+WHOLE_FOLDER = "Get the whole folder again."
+
+MAX_NUMBER = 1_000_000
+"""Wider than any layer; configs hold counts, widths and small factors."""
+MAX_LAYERS = 100
+MAX_ITEMS = 64
+LAYER_COUNTS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block", "num_attention_heads")
+CODE = ("auto_map", "custom_pipeline", "quantization_config")
+
+
+def folder_problems(path: Path) -> list[Problem]:
+    """Everything that keeps a folder from being trained on; empty if it can be read."""
+    if not _exists(path):
+        fix = "Choose a diffusers folder (one that contains model_index.json) or a .safetensors file."
+        return [Problem(None, "there is no such file or folder.", fix)]
+    if not (path / INDEX).is_file():
+        return [_no_index(path)]
+    family = family_in(path)
+    contents, problems = _read_small_files(path, family)
+    other = _other_kind(contents, family)
+    if other:
+        return [other]
+    problems += _missing(path, family)
+    for part in family.parts:
+        if part.config in contents:
+            why = config_problem(part, contents[part.config])
+            problems += [Problem(part.config, f"{why}.", OTHER_MODEL)] if why else []
+        problems += _weights_problems(path, part)
+    return problems or _mismatched(contents, family)
+
+
+def family_in(path: Path) -> FamilyFacts:
+    """The family of a diffusers folder, `DEFAULT` if its UNet does not say."""
+    try:
+        return family_of_config(_object(path / UNET_CONFIG))
+    except (OSError, ValueError):
+        return DEFAULT
+
+
+def weights_file(path: Path, part: PartFacts) -> Path | None:
+    """The file of a part's weights; None if there is none."""
+    for variant in ("", ".fp32", ".fp16"):
+        file = path / part.name / f"{part.stem}{variant}.safetensors"
+        if file.is_file():
+            return file
+    return None
+
+
+def small_names(path: Path, family: FamilyFacts) -> list[str]:
+    """Every file of a folder that belongs to a model of `family` and is not weights, by its path in the folder."""
+    names = list(_required_files(family))
+    names += [f"{tokenizer}/{name}" for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
+    return [name for name in names if (path / name).is_file()]
+
+
+def config_problem(part: PartFacts, config: object) -> str:
+    """Why a part cannot be built from its config.json, without the full stop; empty if it can be."""
+    if not isinstance(config, Mapping):
+        return "it holds no settings of a network"
+    for name in CODE:
+        if config.get(name):
+            return f"it asks for code or a library of its own ({name}), which is not run here"
+    if any("/" in str(config.get(name) or "") for name in ("_attn_implementation", "attn_implementation")):
+        return "it asks for code from elsewhere (attn_implementation), which is not run here"
+    return _other_class(part, config) or next(_impossible(config), "")
+
+
+def _required_files(family: FamilyFacts) -> tuple[str, ...]:
+    return (INDEX, SCHEDULER_CONFIG, *(part.config for part in family.parts))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the name is too long, or a folder above it may not be read
+        return False
+
+
+def _no_index(path: Path) -> Problem:
+    if path.is_file():
+        return Problem(None, "this is a file.", "Choose a diffusers folder: one that contains model_index.json.")
+    part = _class_in(path / "config.json")
+    if part:
+        what = f"this folder contains only one part of a model ({shown(part)})."
+        return Problem(None, what, "Choose the folder of the whole model: the one that contains model_index.json.")
+    if path.name == STATE and (path / "state.json").is_file():
+        what = "this is the training state of a checkpoint."
+        return Problem(None, what, f"Choose the folder above it: {path.parent}")
+    if next(path.glob(f"*/{CKPTS}"), None):
+        fix = f"Resume the newest one with --resume_ckpt findlast --logdir {path}, or choose the folder of one."
+        return Problem(None, "this is a folder of runs.", fix)
+    inside = sorted(p.parent.name for p in path.glob(f"*/{INDEX}")) + sorted(p.name for p in path.glob("*.safetensors"))
+    fix = "It needs model_index.json, unet, vae, ..."
+    if inside:
+        fix = f"Did you mean {' or '.join(inside[:3])} inside it?"
+    return Problem(None, "this folder contains no diffusers model.", fix)
+
+
+def _class_in(config: Path) -> object:
+    try:
+        values = _object(config)
+    except (OSError, ValueError):
+        return None
+    return values.get("_class_name") or values.get("architectures")
+
+
+def _read_small_files(path: Path, family: FamilyFacts) -> tuple[dict[str, Any], list[Problem]]:
+    """The JSON files of a folder by name, and the problems of those that cannot be read."""
+    contents: dict[str, Any] = {}
+    problems = []
+    for name in small_names(path, family):
+        try:
+            if (path / name).stat().st_size > MAX_SMALL_BYTES:
+                problems.append(Problem(name, f"it is larger than {MAX_SMALL_BYTES >> 20} MB.", WHOLE_FOLDER))
+            elif name.endswith(".json"):
+                contents[name] = _object(path / name)
+        except OSError as error:
+            what = f"it cannot be read ({error.strerror or error})."
+            problems.append(Problem(name, what, "Check the permissions of the file."))
+        except ValueError as error:
+            problems.append(Problem(name, f"invalid JSON ({printable(str(error), 100)}).", "Get this file again."))
+    return contents, problems
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("it is not an object")
+    return values
+
+
+def _other_kind(contents: Mapping[str, Any], family: FamilyFacts) -> Problem | None:
+    """The problem of a folder that is a model of another kind; None if it may be one to train."""
+    name = str(contents.get(INDEX, {}).get("_class_name", ""))
+    if name and not is_trainable_pipeline(name):
+        return Problem(INDEX, f"this is a {printable(name)}, which cannot be trained here.", OTHER_MODEL)
+    if not family.is_trainable:
+        return Problem(UNET_CONFIG, f"this is {described(family.name)}, which cannot be trained here.", OTHER_MODEL)
+    channels = contents.get(UNET_CONFIG, {}).get("in_channels", family.latent_channels)
+    if channels == family.latent_channels:
+        return None
+    kind = f"a model with {shown(channels)} input channels"
+    if isinstance(channels, int) and channels in CHANNEL_KINDS:
+        kind = described(CHANNEL_KINDS[channels])
+    return Problem(UNET_CONFIG, f"this is {kind}, which cannot be trained here.", "Choose the plain model.")
+
+
+def _missing(path: Path, family: FamilyFacts) -> list[Problem]:
+    names = [name for name in _required_files(family) if not (path / name).is_file()]
+    for tokenizer in family.tokenizers:
+        if not any((path / tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            names.append(f"{tokenizer}/vocab.json")
+    return [Problem(name, "the file is missing.", WHOLE_FOLDER) for name in names]
+
+
+def _weights_problems(path: Path, part: PartFacts) -> list[Problem]:
+    file = weights_file(path, part)
+    if file is None:
+        return [_no_weights(path, part)]
+    name = f"{part.name}/{file.name}"
+    try:
+        header = read_header(file)
+    except HeaderError as error:
+        return [Problem(name, error.what, error.fix)]
+    return _other_weights(part, name, header)
+
+
+def _no_weights(path: Path, part: PartFacts) -> Problem:
+    """The problem of a part without a file that can be read: says which one is there instead."""
+    names = _names(path / part.name)
+    if any(name.endswith(".safetensors.index.json") for name in names):
+        what = "the weights are split into several files, which cannot be read here."
+        return Problem(part.file, what, "Get this part as one file.")
+    pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))), "")
+    if pickled:
+        what = f"only {pickled} is there, in a format that can run code."
+        return Problem(part.file, what, "Get the safetensors files of this model.")
+    return Problem(part.file, "the weights are missing.", WHOLE_FOLDER)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(place.name for place in folder.iterdir())
+    except OSError:
+        return []
+
+
+def _other_weights(part: PartFacts, name: str, header: Header) -> list[Problem]:
+    """The problem of weights that belong to something else, going by the names of their tensors."""
+    if any(map(re.compile(part.sign).search, header.shapes)):
+        return []
+    kind = kind_of(header.shapes)
+    what = "a whole model in one file"
+    if kind not in FACTS or not FACTS[kind].is_trainable:
+        what = described(kind)
+    return [Problem(name, f"this is {what}, not the {part.name.replace('_', ' ')} of a folder.", WHOLE_FOLDER)]
+
+
+def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Problem]:
+    """The problem of parts that are complete but do not fit together."""
+    widths = contents[UNET_CONFIG].get("cross_attention_dim", 1280)
+    given = sum(contents[encoder.config].get("hidden_size", 512) for encoder in family.text_encoders)
+    if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
+        return []
+    what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: two models."
+    return [Problem(UNET_CONFIG, what, OTHER_MODEL)]
+
+
+def _other_class(part: PartFacts, config: Mapping[str, Any]) -> str:
+    found = config.get("_class_name")
+    if not part.model_types and found and found != part.class_name:
+        return f"this is a {shown(found)}, but {part.class_name} is needed"
+    if part.model_types and config.get("model_type", part.model_types[0]) not in part.model_types:
+        return f"this is a text encoder of type {shown(config['model_type'])}, but CLIP is needed"
+    return ""
+
+
+def _impossible(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+    for name, value in config.items():
+        items = value if isinstance(value, list | tuple) else [value]
+        if len(items) > MAX_ITEMS or depth > 3:
+            yield f"{shown(name)} holds more than a network can have"
+            continue
+        highest = MAX_LAYERS if name in LAYER_COUNTS else MAX_NUMBER
+        for item in items:
+            if isinstance(item, int | float) and not abs(item) <= highest:  # NaN compares as false
+                yield f"{name} is {shown(item)}, which no network has"
+            elif isinstance(item, Mapping):
+                yield from _impossible(item, depth + 1)

@@ -1,0 +1,252 @@
+"""Opening a base model; and a single `.safetensors` file as one, by the names of a diffusers folder.
+
+What a single file does not contain comes from `configs/`: the configs of its family and the tokenizer. It is read part
+by part, strictly: every weight that the config asks for must be there in its shape.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from ed2.errors import ModelError, Problem
+from ed2.models.base import ModelSource
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts, kind_of
+from ed2.models.files.base_model import file_problems, is_file
+from ed2.models.files.folder import (
+    TEXT_ENCODER_CONFIG,
+    build_network,
+    first_line,
+    model_error,
+    open_folder,
+    part_class,
+    stored_dtype,
+    weights_problem,
+    with_scheduler,
+)
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG, TOKENIZER_FILES
+from ed2.models.files.header import Header, read_header
+from ed2.models.files.layout import CONFIGS, DiffusersTensors, diffusers_tensors
+from ed2.models.process import Discrete
+
+MAX_YAML_BYTES = 64 << 10
+V_TENSOR = "v_pred"
+"""An empty tensor of this name says that the model predicts v (a custom of ComfyUI and of some training programs)."""
+POSITIONS = "text_model.embeddings.position_ids"
+"""A counter that old versions of transformers saved; unused."""
+GET_AGAIN = "Get this file again, or choose another one."
+
+
+def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
+    """Look at a base model without reading its weights.
+
+    Args:
+        path: a diffusers folder or a single file.
+        scheduler_changes: what the user wants to be different, by the names of a scheduler's config.
+
+    Raises:
+        ModelError: it is missing, incomplete, or of a kind that cannot be trained.
+    """
+    if is_file(path):
+        source: ModelSource = open_single_file(path, scheduler_changes)
+    else:
+        folder = open_folder(path)
+        source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
+    try:
+        Discrete.from_config(source.config(SCHEDULER_CONFIG))
+    except Exception as error:  # a wrong configuration fails in as many ways as it has settings
+        what = first_line(error)
+        if not isinstance(error, ValueError):
+            what = f"it gives no noise schedule ({what})"
+        raise model_error(path, Problem(SCHEDULER_CONFIG, f"{what}.", "Choose another model.")) from None
+    return source
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A single file of a family that can be trained, complete going by its names.
+
+    Attributes:
+        small_files: what a diffusers folder of this model contains besides weights.
+        dtypes: how each part's weights are stored.
+    """
+
+    path: Path
+    family: str
+    small_files: Mapping[str, bytes]
+    dtypes: Mapping[str, torch.dtype]
+
+    def config(self, name: str) -> dict[str, Any]:
+        """A JSON file of the diffusers folder."""
+        return dict(json.loads(self.small_files[name]))
+
+    def read(self, part: str) -> nn.Module:
+        """Read one part in fp32.
+
+        Raises:
+            ModelError: weights are missing, or of other shapes than the family's.
+        """
+        family = FACTS[self.family]
+        facts = family.part(part)
+        try:
+            tensors = self._tensors(facts).parts[part]
+            load = _load_text_encoder if facts in family.text_encoders else _load_network
+            module = load(self, facts, tensors)
+        except ModelError:
+            raise
+        except Exception as error:  # of many kinds: the libraries find what does not fit deep inside
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = " ".join(lines[1:2] or lines)[:300]
+            what = f"its weights are not those of an {family.title} model ({reason})."
+            raise model_error(self.path, Problem(part, what, GET_AGAIN)) from error
+        module = module.float()
+        problem = weights_problem(module.state_dict())
+        if problem:
+            raise model_error(self.path, Problem(part, f"{problem}.", GET_AGAIN))
+        return module
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer of the family."""
+        with TemporaryDirectory() as folder:
+            for name in (name for name in self.small_files if name.startswith("tokenizer/")):
+                (Path(folder) / Path(name).name).write_bytes(self.small_files[name])
+            return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def extra(self) -> dict[str, Tensor]:
+        """What the file's OpenCLIP text encoder has beyond a diffusers folder: the last layer and the projection."""
+        prefixes = tuple(part.prefix for part in FACTS[self.family].text_encoders if part.is_open_clip)
+        left_over = self._tensors(FACTS[self.family].text_encoders[0]).left_over
+        return {name: tensor for name, tensor in left_over.items() if name.startswith(prefixes)}
+
+    def _tensors(self, part: PartFacts) -> DiffusersTensors:
+        """The file's tensors, those of other parts than `part` without content."""
+        named: dict[str, Tensor] = {}
+        with safe_open(self.path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if name.startswith(part.prefix):
+                    # Cloned: inside the file a tensor may lie at an odd address, which changes the last bits of sums.
+                    named[name] = file.get_tensor(name).clone()
+                else:
+                    named[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
+        return diffusers_tensors(named, num_text_layers=self.config(TEXT_ENCODER_CONFIG)["num_hidden_layers"])
+
+
+def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelFile:
+    """Look at a single file without reading its weights.
+
+    Args:
+        path: a `.safetensors` file of a family that can be trained.
+        scheduler_changes: what the user wants to be different; `prediction_type` settles what it predicts.
+
+    Raises:
+        ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
+    """
+    if problems := file_problems(path):
+        raise model_error(path, *problems)
+    header = read_header(path)
+    family = FACTS[kind_of(header.shapes)]
+    predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, header)
+    small_files = with_scheduler(shipped_files(family.name), {**scheduler_changes, "prediction_type": predicted})
+    dtypes = {part.name: stored_dtype(header, part.prefix) for part in family.parts}
+    return ModelFile(path, family.name, small_files, dtypes)
+
+
+def shipped_files(family: str) -> dict[str, bytes]:
+    """The configs and the tokenizer of a family, by their paths in a diffusers folder."""
+    own, common = CONFIGS / family, CONFIGS / "tokenizer"
+    vocabulary = {f"tokenizer/{name}": common / name for name in TOKENIZER_FILES if (common / name).is_file()}
+    files = {name: file.read_bytes() for name, file in vocabulary.items()}
+    for file in sorted(own.rglob("*.*")):
+        if file.is_file():
+            files[file.relative_to(own).as_posix()] = file.read_bytes()
+    return files
+
+
+def _prediction_type(path: Path, family: FamilyFacts, header: Header) -> str:
+    """What the model predicts: by its metadata, by a .yaml beside it, or by its family.
+
+    Raises:
+        ModelError: none of them says it.
+    """
+    keys = ("prediction_type", "modelspec.prediction_type", "modelspec.predict_key")
+    said = next(filter(None, (header.metadata.get(key) for key in keys)), "")
+    is_velocity = V_TENSOR in header.shapes or header.metadata.get("ss_v_parameterization") == "True"
+    if is_velocity or said in ("v", "v_prediction"):
+        return "v_prediction"
+    if said in ("epsilon", "eps"):
+        return "epsilon"
+    beside = path.with_suffix(".yaml")
+    if beside.is_file():
+        return _prediction_type_in(beside)
+    if family.prediction_type:
+        return family.prediction_type
+    fix = "Set --prediction_type to v_prediction (768 models) or epsilon (512 base), or put its .yaml beside it."
+    what = f"an {family.title} file does not say what it predicts."
+    raise model_error(path, Problem("prediction_type", what, fix))
+
+
+def _prediction_type_in(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_YAML_BYTES:
+            raise ValueError("it is too large")
+        parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
+        fix = "Get it again, or remove it and set --prediction_type."
+        raise model_error(file, Problem(None, "this .yaml does not describe a Stable Diffusion model.", fix)) from None
+
+
+def _load_network(source: ModelFile, part: PartFacts, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A UNet or VAE by its config, with exactly these weights."""
+    with torch.device("meta"):
+        module = build_network(part, source.config(part.config))
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if mismatch := _mismatch(source, part, shapes, tensors):
+        raise model_error(source.path, mismatch)
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module
+
+
+def _mismatch(
+    source: ModelFile, part: PartFacts, wanted: Mapping[str, torch.Size], given: Mapping[str, Tensor]
+) -> Problem | None:
+    """Why these tensors cannot be the part: another size, or some are missing."""
+    if any(tensor.shape != wanted[name] for name, tensor in given.items() if name in wanted):
+        title = FACTS[source.family].title
+        what = f"it is not of the size of {title} (some models for experiments are smaller)."
+        return Problem(part.name, what, "Use it as a diffusers folder, which says its own size.")
+    missing = sorted(wanted.keys() - given.keys())
+    if missing:
+        what = f"{len(missing)} of its {len(wanted)} tensors are missing, such as {missing[0]}."
+        return Problem(part.name, what, GET_AGAIN)
+    return None
+
+
+def _load_text_encoder(source: ModelFile, part: PartFacts, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The text encoder with exactly these weights; transformers translates their names to those of its version.
+
+    Raises:
+        ValueError: weights are missing, too many, or of other shapes.
+    """
+    kind = part_class(part)
+    config = kind.config_class(**source.config(part.config))
+    state = {name: tensor for name, tensor in tensors.items() if name != POSITIONS}
+    load = partial(kind.from_pretrained, None, config=config, state_dict=state, output_loading_info=True)
+    module, info = load(dtype=torch.float32)
+    wrong = []
+    for problem in ("missing_keys", "unexpected_keys"):
+        names = sorted(map(str, info.get(problem) or ()))
+        wrong += [f"{problem.replace('_', ' ')}: {names[0]}"] if names else []
+    if wrong:
+        raise ValueError(", ".join(wrong))
+    text_encoder: nn.Module = module
+    return text_encoder
