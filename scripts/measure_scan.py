@@ -1,6 +1,6 @@
 """Measure how long it takes to scan a large dataset and plan an epoch, and how much memory an image takes.
 
-    python scripts/measure_scan.py [images]
+    python scripts/measure_scan.py [number of images]
 
 Writes small images with captions into a temporary folder, scans them by their headers, then in full, then once more
 (which finds the results of the previous scan), and plans one epoch. Then it measures how long a photograph of 3

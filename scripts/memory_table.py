@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the tables of docs/memory.md: published measurements next to the plan, and what fits on which GPU.
 
-python scripts/memory_table.py
+python scripts/memory_table.py [page]
 """
 
 from __future__ import annotations
@@ -184,5 +184,6 @@ def page_with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    page.write_text(page_with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(published_table(), errors_line(), batch_table(), sep="\n\n")

@@ -86,12 +86,12 @@ def record(
     }
 
 
-def traced(family: str) -> dict[str, object]:
-    """All that is known of a family."""
+def traced(family: str, first: int | None = None) -> dict[str, object]:
+    """All that is known of a family; with `first`, of that many variants only."""
     plan, sides = blueprint(family), SIDES.get(family, USUAL_SIDES)
     downscale = DOWNSCALES.get(family, USUAL_DOWNSCALE)
     steps = {}
-    for variant in variants(family):
+    for variant in variants(family)[:first]:
         steps[variant.key] = step_of(plan, variant, sides, downscale)
         print(family, variant.key, len(steps[variant.key]), "rows", flush=True)
     return record(plan, downscale, steps, passes_of(plan, sides, downscale))

@@ -1,0 +1,98 @@
+"""Every script of the developers runs, in a small form."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ed2.settings.files import PROGRAM_DIR
+
+SCRIPTS = PROGRAM_DIR / "scripts"
+NOT_RUN_HERE = {"check", "measure_save.py"}
+"""The first runs these tests, so they cannot run it."""
+IN_CHECKOUT = pytest.mark.skipif(not (PROGRAM_DIR / ".git").exists(), reason="compares with a commit of the repository")
+
+
+def run(script: str, *arguments: object, code: int = 0) -> str:
+    """Run a script in a process of its own, and return what it printed."""
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=PROGRAM_DIR, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_every_script_is_run_by_a_test() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    scripts = {path.name for path in SCRIPTS.iterdir() if path.is_file()} - NOT_RUN_HERE
+    assert [name for name in sorted(scripts) if f'run("{name}"' not in text] == []
+
+
+def test_make_docs_writes_the_pages_that_are_here(tmp_path: Path) -> None:
+    run("make_docs", tmp_path)
+    for name in ("settings.md", "buckets.md"):
+        assert (tmp_path / name).read_bytes() == (PROGRAM_DIR / "docs" / name).read_bytes()
+
+
+def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
+    printed = run("make_hostile", tmp_path / "hostile")
+    assert "images, " in printed and "settings" in printed
+    for kind in ("images", "captions", "models", "settings"):
+        assert any((tmp_path / "hostile" / kind).iterdir())
+        assert json.loads((tmp_path / "hostile" / f"{kind}.expected.json").read_text(encoding="utf-8"))
+
+
+def test_measure_scan_prints_its_figures() -> None:
+    printed = run("measure_scan.py", 20)
+    assert "bytes per image" in printed and "planning an epoch" in printed and "a photograph as webp" in printed
+
+
+def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:
+    page = PROGRAM_DIR / "docs" / "memory.md"
+    copy = shutil.copy(page, tmp_path)
+    assert "within 10 %" in run("memory_table.py", copy)
+    assert Path(copy).read_bytes() == page.read_bytes()
+
+
+def test_trace_memory_finds_what_is_recorded(tmp_path: Path) -> None:
+    run("trace_memory", "demo", "--first", 1, "--target", tmp_path / "traced.json")
+    found, recorded = (
+        json.loads(path.read_text(encoding="utf-8"))["families"]["demo"]
+        for path in (tmp_path / "traced.json", PROGRAM_DIR / "ed2" / "vram" / "traced.json")
+    )
+    ((variant, rows),) = found.pop("training").items()
+    assert rows == recorded["training"][variant]
+    assert found == {name: recorded[name] for name in found}
+
+
+def test_sizes_accepts_the_tree() -> None:
+    run("sizes.py")
+
+
+@IN_CHECKOUT
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
+def test_same_bytes_finds_a_tree_equal_to_its_own_commit() -> None:
+    assert "1 of 1 option sets are equal" in run("same_bytes", "HEAD", "--only", "text-options")
+
+
+def test_same_bytes_names_the_option_sets_when_one_is_unknown() -> None:
+    run("same_bytes", "HEAD", "--only", "nothing", code=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
+def test_torture_kills_and_soaks() -> None:
+    assert "all byte-identical" in run("torture", "kills", "--kills", 1, "--options", "accumulation")
+    assert "20 steps" in run("torture", "soak", "--steps", 20)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_screenshots_show_every_tab(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    printed = run("screenshots", tmp_path / "shots", tmp_path / "logs", "--only", "desktop-light")
+    assert printed.startswith("5 screenshots")
