@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.checkpoint.folder import Progress, damaged_name, find_damage, no_progress
-from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, age, is_ours, oldest_first
+from ed2.checkpoint.identity import CKPTS, MANIFEST, STATE_FILE, TRAINING_STATE, age, is_ours, oldest_first
 from ed2.checkpoint.resume import Checkpoint, open_or_none
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import rename
@@ -37,7 +37,7 @@ def newest_of_run(run_dir: Path, progress: Progress = no_progress) -> Found:
 
 def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
     """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
-    runs = [path.parent for path in logdir.glob("*/ckpts") if path.is_dir()]
+    runs = [path.parent for path in logdir.glob(f"*/{CKPTS}") if path.is_dir()]
     return _newest_sound([path for run_dir in runs for path in candidates(run_dir)], progress)
 
 
@@ -75,7 +75,7 @@ def _last_sound_before(path: Path, progress: Progress) -> Path | None:
 
 def candidates(run_dir: Path) -> list[Path]:
     """The checkpoints of a run that have a training state, sound or not."""
-    folders = [path.parent for path in (run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}") if path.is_dir()]
+    folders = [path.parent for path in (run_dir / CKPTS).glob(f"[!.]*/{TRAINING_STATE}") if path.is_dir()]
     # A state without either file is what an older version left when it removed one to save space.
     return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ed2.checkpoint.folder import find_damage
-from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
+from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
 from ed2.checkpoint.optimizer_state import restore_state
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.errors import CheckpointError, shown
@@ -80,7 +80,7 @@ class Checkpoint:
     @property
     def is_newest(self) -> bool:
         """Whether no checkpoint of its run is of a later step; the content of the files is not compared."""
-        paths = (self.run_dir / "ckpts").glob(f"[!.]*/{TRAINING_STATE}")
+        paths = (self.run_dir / CKPTS).glob(f"[!.]*/{TRAINING_STATE}")
         for checkpoint in [path.parent for path in paths]:
             damage = find_damage(checkpoint, is_quick=True)
             if damage and not damage.is_unreadable:

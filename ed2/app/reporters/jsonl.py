@@ -15,38 +15,21 @@ from pydantic import TypeAdapter
 from ed2.app.reporters.growing import GrowingFile
 from ed2.disk import write_pieces
 from ed2.events import (
-    CheckpointSaved,
-    EpochEnded,
     Event,
-    MemoryMeasured,
     MetricsLogged,
-    PhaseChanged,
     Progressed,
-    RunEnded,
     RunStarted,
     Sample,
     SamplesMade,
     SavingChanged,
     StepDone,
     ValidationDone,
-    Warned,
 )
 from ed2.small_files import lines_of, objects_in, parse_object
 
 EVENTS_NAME = "events.jsonl"
-_READ = (
-    RunStarted,
-    PhaseChanged,
-    MetricsLogged,
-    EpochEnded,
-    SamplesMade,
-    CheckpointSaved,
-    Warned,
-    RunEnded,
-    ValidationDone,
-    MemoryMeasured,
-)
-KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in _READ}
+_NOT_READ = (StepDone, Progressed, SavingChanged)
+KINDS = {kind.__name__: kind for kind in Event.__subclasses__() if kind not in _NOT_READ}
 """The events that are read back, by the name in their line."""
 PATHS = ("run_dir", "path", "checkpoint", "single_file")
 

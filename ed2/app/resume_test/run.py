@@ -22,6 +22,7 @@ from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resume_test.comparison import differences
 from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
+from ed2.checkpoint.identity import CKPTS
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
 from ed2.settings.cli import TEST_STEPS
@@ -127,7 +128,7 @@ class ResumeTest:
                 awaited = {key: step for key, step in awaited.items() if line.get(key) != step}
                 if not awaited:  # the background save has finished too
                     break
-        if not any((run_dir / "ckpts").glob(f"[!.]*-gs{half:05d}")):
+        if not any((run_dir / CKPTS).glob(f"[!.]*-gs{half:05d}")):
             raise Ed2Error("The resume test cannot continue", warning or f"no checkpoint of step {half} was written")
         return run_dir
 

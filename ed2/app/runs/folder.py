@@ -18,7 +18,7 @@ from ed2.app.continued import settings_before
 from ed2.app.runs.leftovers import remove_half_files, sweep_resume_tests, sweep_runs
 from ed2.app.start import SETTINGS_FILE, Start
 from ed2.checkpoint.folder import remove_leftovers
-from ed2.checkpoint.identity import IMAGES_FILE
+from ed2.checkpoint.identity import CKPTS, IMAGES_FILE
 from ed2.data.example import Dataset
 from ed2.disk import TEMPORARY, plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError
@@ -113,8 +113,8 @@ class Description:
 
 def describe_run(run_dir: Path, start: Start, dataset: Dataset, machine: Machine) -> Description:
     """Write settings.json, manifest.json and pictures.json, and remove the leftovers of killed programs."""
-    (run_dir / "ckpts").mkdir(exist_ok=True)
-    remove_leftovers(run_dir / "ckpts")
+    (run_dir / CKPTS).mkdir(exist_ok=True)
+    remove_leftovers(run_dir / CKPTS)
     remove_half_files(run_dir)
     sweep_resume_tests(run_dir.parent)
     sweep_runs(run_dir.parent)
