@@ -1,4 +1,4 @@
-"""The command line: one flag a setting, made from the schema."""
+"""The command line: one flag per setting, made from the schema."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,15 +14,14 @@ from ed2.settings.legacy import LEGACY_FLAGS
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 MAX_CARD_GB = 1024
 MAX_DIGITS = 9
-QUOTES = "Put a value with blanks in quotes."
 TEST_STEPS = 8
-"""Steps of the resume test where no number is given."""
+"""Default number of steps of the resume test."""
 USAGE = f"{TRAIN_COMMAND} [--config FILE] [--name value ...]"
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the user typed, as far as it can be read; values are converted, not yet checked."""
+    """The parsed command line; values are converted, not yet checked."""
 
     config: Path | None
     check: bool
@@ -32,18 +31,21 @@ class CommandLine:
     help: bool
     values: dict[str, object]
     test_steps: int | None = None
-    """Steps of the resume test; None where none is asked for."""
+    """Steps of the resume test; None without one."""
     problems: tuple[Problem, ...] = ()
-    """Flags that do not exist (with the nearest one), that lack their value, or have one that they do not take."""
+    """Unknown flags (with the nearest one), and flags whose value is missing or wrong."""
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
-    """Read the command line; relative paths count from the current folder. What is wrong is among its `problems`."""
-    known, unknown, problems = _parsed(_parser(), list(argv))
+    """Parse the command line; relative paths count from the current folder. Errors are listed in `problems`."""
+    known, unknown, problems = _parse_known(_parser(), list(argv))
     problems += _unknown_flags(unknown)
-    given = {name: value for name, value in vars(known).items() if name in fields()}
-    values = {name: _converted(fields()[name], value) for name, value in given.items()}
-    values |= {name: _legacy_value(value) for name, value in vars(known).items() if name in LEGACY_FLAGS}
+    values: dict[str, object] = {}
+    for name, value in vars(known).items():
+        if name in LEGACY_FLAGS and name not in fields():
+            values[name] = _legacy_value(value)
+        elif name in fields():
+            values[name] = _converted(fields()[name], value)
     return CommandLine(
         config=Path(known.config).absolute() if known.config else None,
         check=known.check,
@@ -57,32 +59,38 @@ def parse(argv: Sequence[str]) -> CommandLine:
     )
 
 
-def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str], list[Problem]]:
-    """What argparse makes of the command line, what it does not know, and what it refuses: it stops at the first."""
+def _parse_known(
+    parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[str], list[Problem]]:
+    """What argparse reads, the rest, and what it rejects: it stops at each error, so parse again without that flag."""
     try:
         known, unknown = parser.parse_known_args(argv)
+        return known, unknown, []
     except argparse.ArgumentError as error:
         flag = (error.argument_name or "").partition("/")[0]
-        bare = next((n for n, text in enumerate(argv) if text == flag and not _is_value(argv[n + 1 : n + 2])), None)
-        if bare is None:
-            problem = Problem(flag, "it takes no value.", f"Give {flag} alone, or leave it out.")
-            rest = [text for text in argv if not text.startswith(f"{flag}=")]
-        else:
-            problem, rest = _without_value(flag), argv[:bare] + argv[bare + 1 :]
-        known, unknown, problems = _parsed(parser, rest if rest != argv else [])
-        return known, unknown, [problem, *problems]
-    return known, unknown, []
+    place = _place_without_value(argv, flag)
+    if place is None:
+        problem = Problem(flag, "it takes no value.", f"Use {flag} alone, or leave it out.")
+        rest = [text for text in argv if not text.startswith(f"{flag}=")]
+    else:
+        problem, rest = _missing_value(flag), argv[:place] + argv[place + 1 :]
+    known, unknown, problems = _parse_known(parser, rest if rest != argv else [])
+    return known, unknown, [problem, *problems]
 
 
-def _is_value(text: list[str]) -> bool:
-    return bool(text) and not text[0].startswith("-")
+def _place_without_value(argv: list[str], flag: str) -> int | None:
+    """Where `flag` stands without a value after it."""
+    for place, text in enumerate(argv):
+        following = argv[place + 1 : place + 2]
+        if text == flag and (not following or following[0].startswith("-")):
+            return place
+    return None
 
 
-def _without_value(flag: str) -> Problem:
+def _missing_value(flag: str) -> Problem:
+    own = {"--config": "a settings file", "--vram_gb": "the memory of a GPU in GB"}
     spec = fields().get(flag.removeprefix("--"))
-    own = {"--config": "a settings file", "--vram_gb": "the size of a card in GB"}
-    needed = spec.type_name if spec else own.get(flag, "one")
-    return Problem(flag, "its value is missing.", f"It takes {needed}.")
+    return Problem(flag, "the value is missing.", f"Give {spec.type_name if spec else own.get(flag, 'one')}.")
 
 
 def _card_size(text: str | None, problems: list[Problem]) -> float | None:
@@ -94,12 +102,12 @@ def _card_size(text: str | None, problems: list[Problem]) -> float | None:
         size = 0.0
     if 1 <= size <= MAX_CARD_GB:
         return size
-    problems.append(Problem("--vram_gb", f"{text} is no size of a card.", "Give its memory in GB, such as 12."))
+    problems.append(Problem("--vram_gb", f"{text} is not a valid size.", "Give a GPU's memory in GB, such as 12."))
     return None
 
 
 def help_text() -> str:
-    """Every flag with its help, by group."""
+    """Every flag with its help, grouped."""
     return _parser().format_help()
 
 
@@ -114,28 +122,28 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
     )
     actions = parser.add_argument_group("What to do")
-    actions.add_argument("--config", metavar="FILE", default=None, help="a settings file; flags win over it")
-    actions.add_argument("--check", action="store_true", default=False, help="say what the run would do, and stop")
-    actions.add_argument("--suggest", action="store_true", default=False, help="settings to change so that it fits")
-    actions.add_argument("--vram_gb", metavar="GB", default=None, help="with these two: plan for a card of this size")
-    actions.add_argument("--json", action="store_true", default=False, help="with these two: as one JSON object")
+    actions.add_argument("--config", metavar="FILE", default=None, help="settings file; flags override it")
+    actions.add_argument("--check", action="store_true", default=False, help="show what the run would do")
+    actions.add_argument("--suggest", action="store_true", default=False, help="suggest settings that fit the GPU")
+    actions.add_argument("--vram_gb", metavar="GB", default=None, help="plan for a GPU of this size (with these two)")
+    actions.add_argument("--json", action="store_true", default=False, help="print one JSON object (with these two)")
     actions.add_argument(
         "--test_resume",
         metavar="STEPS",
         nargs="?",
         const=str(TEST_STEPS),
         default=None,
-        help=f"see on these settings and images whether a killed run goes on to the same bytes [{TEST_STEPS} steps]",
+        help=f"test whether a killed run resumes to identical bytes [{TEST_STEPS} steps]",
     )
     actions.add_argument(
-        "--help", "-h", action="store_true", default=False, help="this page; --no-NAME turns a switch off"
+        "--help", "-h", action="store_true", default=False, help="show this help; --no-NAME turns a switch off"
     )
     for group, model in groups().items():
         section = parser.add_argument_group((model.__doc__ or group).strip())
         for spec in fields().values():
             if spec.group == group:
                 _add_flag(section, spec)
-    for name in LEGACY_FLAGS:  # of the original: read as other settings, or told to have no effect
+    for name in LEGACY_FLAGS:  # of EveryDream 2: read as other settings, or reported as having no effect
         if name not in fields():
             parser.add_argument(f"--{name}", nargs="*", help=argparse.SUPPRESS)
     return parser
@@ -146,17 +154,19 @@ def _test_steps(text: str | None, problems: list[Problem]) -> int | None:
         return None
     if text.isdecimal() and len(text) < MAX_DIGITS and int(text) >= 2:
         return int(text)
-    fix = "It takes a number of steps, at least 2."
+    fix = "Use a number of steps, at least 2."
     problems.append(Problem("--test_resume", f"{printable(text)!r} is not allowed.", fix))
     return None
 
 
 def _legacy_value(given: list[str]) -> object:
-    """Return what a flag of the original was given, as a JSON file would hold it."""
+    """The value of a flag of EveryDream 2, as a JSON file would hold it."""
     if len(given) != 1:
         return given or True
     text = given[0]
-    return SWITCH_WORDS[text.lower()] if text.lower() in ("true", "false") else int(text) if text.isdigit() else text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if text.isdigit() else text
 
 
 def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
@@ -171,10 +181,10 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
     elif spec.many:
         section.add_argument(flag, nargs="+", action="extend", metavar="PATH" if spec.is_path else "NUMBER", help=text)
     else:
-        choices = "|".join(map(str, spec.choices)) if 0 < len(spec.choices) <= 5 else None
-        section.add_argument(
-            flag, metavar=choices or ("PATH" if spec.is_path else spec.kind.__name__.upper()), help=text
-        )
+        metavar = "PATH" if spec.is_path else spec.kind.__name__.upper()
+        if 0 < len(spec.choices) <= 5:
+            metavar = "|".join(map(str, spec.choices))
+        section.add_argument(flag, metavar=metavar, help=text)
 
 
 def _default_text(spec: FieldSpec) -> str:
@@ -186,7 +196,7 @@ def _default_text(spec: FieldSpec) -> str:
 
 
 def _converted(spec: FieldSpec, value: str | list[str]) -> object:
-    """The text of a flag as its type; what cannot be converted stays text, for the checks to refuse."""
+    """The text of a flag as its type; what cannot be converted stays text, for the checks to reject."""
     if isinstance(value, list):
         items = [_converted(replace(spec, many=False), item) for item in value]
         return None if items == [None] else items
@@ -203,19 +213,21 @@ def _converted(spec: FieldSpec, value: str | list[str]) -> object:
 
 
 def _unknown_flags(texts: Sequence[str]) -> list[Problem]:
-    """A problem for each flag that nobody knows, without the values that follow it, and for each stray value."""
+    """A problem for each unknown flag, without the values that follow it, and for each stray value."""
     problems, follows_flag = [], False
     for text in texts:
         if text.startswith("--"):
             follows_flag = "=" not in text
             problems.append(_unknown_flag(text))
         elif text.startswith("-") or not follows_flag:
-            fix = "A value that begins with - is given as --name=VALUE." if text.startswith("-") else QUOTES
-            problems.append(Problem(None, f"{printable(text)!r} belongs to no flag.", fix))
+            fix = "Put a value that contains spaces in quotes."
+            if text.startswith("-"):
+                fix = "Write a value that starts with - as --name=VALUE."
+            problems.append(Problem(None, f"{printable(text)!r} does not belong to a flag.", fix))
     return problems
 
 
 def _unknown_flag(text: str) -> Problem:
     problem = unknown_setting(text[2:].split("=")[0].removeprefix("no-"))
-    fix = problem.fix.replace("mean ", "mean --") if problem.fix else f"{TRAIN_COMMAND} --help lists all."
+    fix = problem.fix.replace("mean ", "mean --") if problem.fix else f"{TRAIN_COMMAND} --help lists all flags."
     return Problem(printable(text.split("=")[0]), "there is no such flag.", fix)

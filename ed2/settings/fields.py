@@ -1,4 +1,4 @@
-"""The schema as a flat list of fields: what flags, files, the form and the docs are made from."""
+"""The schema as a flat list of fields, from which flags, files, the form and the docs are made."""
 
 import types
 from collections.abc import Iterator
@@ -106,27 +106,34 @@ class FieldSpec:
 
     @property
     def is_plain_switch(self) -> bool:
-        """Whether the name itself says no, so that no `--no-` form is needed."""
+        """Whether the name itself is negative, so that no `--no-` form is needed."""
         return self.name.startswith(("no_", "disable_"))
 
     @property
     def type_name(self) -> str:
-        """The type in words: "a whole number of at least 1"."""
+        """The type in words: "a whole number from 1 to 256"."""
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
         if self.many:
-            words = "two numbers"  # the schema has pairs only
+            words = "two numbers"  # the schema only has pairs
         if self.is_path:
             words = "a list of folders" if self.many else "a file or folder"
-        if self.low is not None:
-            words += f" {'above' if self.low_excluded else 'from'} {self.low:.10g}"
-        return words if self.high is None else f"{words} to {self.high:.10g}"
+        if self.low is None:
+            return words
+        low, high = f"{self.low:.10g}", None if self.high is None else f"{self.high:.10g}"
+        if self.low_excluded:
+            return f"{words} above {low}" + (f" and up to {high}" if high else "")
+        return f"{words} from {low} to {high}" if high else f"{words} of at least {low}"
 
 
 def _parts(annotation: object, metadata: list[object]) -> Iterator[object]:
     """Yield the innermost types and all metadata of a nested annotation."""
-    yield from metadata
+    for part in metadata:
+        if isinstance(part, FieldInfo):
+            yield from part.metadata
+        else:
+            yield part
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *extra = get_args(annotation)
@@ -137,18 +144,8 @@ def _parts(annotation: object, metadata: list[object]) -> Iterator[object]:
     elif origin is tuple:
         yield tuple
         yield from _parts(get_args(annotation)[0], [])
-    elif isinstance(annotation, FieldInfo):
-        yield from annotation.metadata
     else:
         yield annotation
-
-
-def _flattened(parts: Iterator[object]) -> Iterator[object]:
-    for part in parts:
-        if isinstance(part, FieldInfo):
-            yield from part.metadata
-        else:
-            yield part
 
 
 def _choices(parts: list[object]) -> tuple[Any, ...]:
@@ -162,12 +159,16 @@ def _choices(parts: list[object]) -> tuple[Any, ...]:
 
 def _bound(parts: list[object], *kinds: str) -> float | None:
     """The first bound of these kinds: "ge", "gt", "le" or "lt"."""
-    return next((float(getattr(part, kind)) for kind in kinds for part in parts if hasattr(part, kind)), None)
+    for kind in kinds:
+        for part in parts:
+            if hasattr(part, kind):
+                return float(getattr(part, kind))
+    return None
 
 
 def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
-    parts = list(_flattened(_parts(info.annotation, list(info.metadata))))
-    kinds = [p for p in parts if p in (bool, int, float, str)]
+    parts = list(_parts(info.annotation, list(info.metadata)))
+    kinds = [part for part in parts if part in (bool, int, float, str)]
     choices = _choices(parts)
     return FieldSpec(
         name=name,
@@ -181,8 +182,8 @@ def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
         low=_bound(parts, "ge", "gt"),
         low_excluded=_bound(parts, "gt") is not None,
         high=_bound(parts, "le", "lt"),
-        is_path=any(isinstance(p, IsPath) for p in parts),
-        advanced=any(isinstance(p, Advanced) for p in parts),
+        is_path=any(isinstance(part, IsPath) for part in parts),
+        advanced=any(isinstance(part, Advanced) for part in parts),
     )
 
 
@@ -199,6 +200,8 @@ def groups() -> dict[str, type[Group]]:
 @cache
 def fields() -> dict[str, FieldSpec]:
     """All settings by their flat name, in the order of the schema."""
-    return {
-        name: _spec(group, name, info) for group, model in groups().items() for name, info in model.model_fields.items()
-    }
+    specs = {}
+    for group, model in groups().items():
+        for name, info in model.model_fields.items():
+            specs[name] = _spec(group, name, info)
+    return specs

@@ -1,4 +1,4 @@
-"""Settings from everywhere that they may stand: files that a settings file names, that file, the command line."""
+"""Settings from all their sources: the command line, a settings file, and the files that it names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SETTINGS_IN_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = 
     "optimizer_config": from_optimizer_file,
     "validation_config": from_validation_file,
 }
-"""Settings that name a file of further settings."""
+"""Settings that name a file with more settings."""
 LR = "lr"
 TEXT_ENCODER_LR = "text_encoder_lr"
 
@@ -31,9 +31,9 @@ class Gathered:
     """Settings by their flat names, not yet checked.
 
     Attributes:
-        values: all of them together.
+        values: all of them.
         preset: those of the settings file alone.
-        notes: what has become of names of EveryDream 2.
+        notes: what became of names of EveryDream 2.
     """
 
     values: Mapping[str, object]
@@ -42,7 +42,7 @@ class Gathered:
 
 
 def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
-    """Read the settings file and what it names; the command line wins over it, and it over the files that it names.
+    """Read the settings file and the files it names; the command line overrides it, and it overrides those files.
 
     Raises:
         SettingsError: a file is missing or damaged.
@@ -58,7 +58,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
             place = _place_of(name, file, config if name not in typed.values else None)
             found = read(read_object(place))
             merged |= absolute_paths(found.values, PROGRAM_DIR)
-            notes += found.told_of(place.name)
+            notes += found.notes_for(place.name)
     values = _common_lr(merged, values) | values
     notes += _lowvram(values) + _scale_lr(values)
     own = {name: value for name, value in (preset.values if preset else {}).items() if name not in SETTINGS_IN_FILES}
@@ -66,31 +66,31 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
 
 
 def _place_of(name: str, file: object, config: Path | None) -> Path:
-    """Return a file that the settings name: beside the settings file, else in the program's folder."""
+    """The path of a file that the settings name: next to the settings file, else in the program's folder."""
     folders = [config.parent, PROGRAM_DIR] if config else [Path.cwd()]
     places = [folder / unquoted(str(file)) for folder in folders]
     for place in places:
         try:
             if place.is_file():
                 return place
-        except (OSError, ValueError):  # no file can have such a name
+        except (OSError, ValueError):  # not a valid file name
             break
-    fix = f"Put it beside {config.name}, or leave the setting out." if config else "Check it for typing errors."
-    raise SettingsError("1 setting is wrong:", [Problem(name, f"there is no file {printable(str(file))}.", fix)])
+    fix = f"Put it next to {config.name}, or remove the setting." if config else "Check the spelling."
+    raise SettingsError("1 setting is wrong:", [Problem(name, f"the file {printable(str(file))} does not exist.", fix)])
 
 
 def _common_lr(merged: dict[str, object], values: Mapping[str, object]) -> dict[str, object]:
-    """As in the original, a common lr of the settings wins over both rates of the optimizer file."""
+    """As in EveryDream 2, lr in the settings overrides both rates of the optimizer file."""
     if values.get(LR) is not None:
         return {name: value for name, value in merged.items() if name not in (LR, TEXT_ENCODER_LR)}
     return merged
 
 
 def _lowvram(values: dict[str, object]) -> list[str]:
-    """Set what a card with little memory needs, and say each change."""
+    """Set what a GPU with little memory needs, and report each change."""
     if not values.pop("lowvram", False):
         return []
-    forced = dict(LOWVRAM)
+    forced: dict[str, object] = dict(LOWVRAM)
     now = {**Settings().flat(), **values}
     resolution = now["resolution"]
     if isinstance(resolution, int) and resolution > LOWVRAM_RESOLUTION:
@@ -103,13 +103,13 @@ def _lowvram(values: dict[str, object]) -> list[str]:
 
 
 def _scale_lr(values: dict[str, object]) -> list[str]:
-    """Raise the learning rates with the number of images in a step, as the original once did."""
+    """Raise the learning rates with the number of images per step, as EveryDream 2 once did."""
     if not values.pop("scale_lr", False):
         return []
     now = {**Settings().flat(), **values}
     batch, accumulated = now["batch_size"], now["grad_accum"]
     if not isinstance(batch, int) or not isinstance(accumulated, int):
-        return []  # the checks refuse them
+        return []  # the checks reject them
     factor = (batch * accumulated) ** SCALE_EXPONENT
     rates = {LR: now[LR], TEXT_ENCODER_LR: now[TEXT_ENCODER_LR]}
     if rates[LR] is None:
@@ -120,4 +120,4 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
         if isinstance(rate, float) and not isinstance(rate, bool):
             values[name] = float(f"{rate * factor:.6g}")
             changes.append(f"{name} {rate:g} -> {values[name]:g}")
-    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} images a step."]
+    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} images per step."]

@@ -1,6 +1,6 @@
-"""From the flags and files of EveryDream 2 to our settings; what becomes of each name is said.
+"""From the flags and files of EveryDream 2 to our settings, with notes on what became of each name.
 
-A name that stands in `original` and is a setting as well is a setting: the schema wins.
+A name in `original` that is also a setting is read as the setting.
 """
 
 import textwrap
@@ -24,19 +24,19 @@ from ed2.settings.original import (
 
 Values = dict[str, object]
 COLUMNS = 100
-"""Width of what is told of a file."""
+"""Width of the notes on a file."""
 
 
 @dataclass
 class Translated:
-    """Settings by our names, and what to tell.
+    """Settings by our names, and what to report.
 
     Attributes:
         values: the settings.
         notes: sentences on names that are not simply kept.
-        kept: names that are.
-        unset: names that say nothing, since they are null.
-        off: names that have no effect and ask for none.
+        kept: names that are kept.
+        unset: names that are null.
+        off: names without effect here that were turned off there.
     """
 
     values: Values = field(default_factory=dict)
@@ -45,60 +45,57 @@ class Translated:
     unset: list[str] = field(default_factory=list)
     off: list[str] = field(default_factory=list)
 
-    def told_of(self, file: str) -> list[str]:
-        """What became of every name of a file: one note of several lines, or the notes alone where they say it all."""
-        parts = [("taken over", self.kept), ("not set there", self.unset), ("without effect, and off there", self.off)]
-        told = [f"{words}: {', '.join(names)}." for words, names in parts if names]
-        if not told:
+    def notes_for(self, file: str) -> list[str]:
+        """What became of every name of a file, as one note of several lines."""
+        groups = {"used": self.kept, "not set": self.unset, "turned off, and without effect here": self.off}
+        lists = [f"{title}: {', '.join(names)}." for title, names in groups.items() if names]
+        if not lists:
             return self.notes
-        lines = [_indented(text) for text in (*told, *self.notes)]
-        return ["\n".join([f"{file} of EveryDream 2 was read:", *lines])]
+        lines = [f"Read {file} of EveryDream 2:"]
+        for text in (*lists, *self.notes):
+            lines.append(
+                textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+            )
+        return ["\n".join(lines)]
 
     @property
-    def is_of_original(self) -> bool:
-        """Whether a name shows that the file was written for the original."""
+    def is_from_original(self) -> bool:
+        """Whether a name shows that the file was written for EveryDream 2."""
         return bool(self.notes or self.off)
 
 
-def _indented(text: str) -> str:
-    """An item of a list: what is longer than a line goes on further to the right."""
-    return textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-
-
-LOWVRAM: Mapping[str, object] = {
-    "gradient_checkpointing": True, "batch_size": 1, "grad_accum": 1, "useadam8bit": True,
-}  # fmt: skip
+LOWVRAM = {"gradient_checkpointing": True, "batch_size": 1, "grad_accum": 1, "useadam8bit": True}
 LOWVRAM_RESOLUTION = 512
 SCALE_EXPONENT = 0.55
 
 
 def translated(given: Mapping[str, object]) -> Translated:
-    """Return the settings that names of the original stand for; names that nobody knows pass unchanged."""
+    """The settings that names of EveryDream 2 stand for; unknown names are passed on unchanged."""
     result = Translated()
     for name, value in given.items():
         if value is None and not (name in fields() and fields()[name].optional):
-            result.unset.append(name)  # the original's files write null for "not set"
+            result.unset.append(name)  # its files use null for "not set"
         elif name in fields():
             result.values[name] = _as_ours(name, value)
             (result.unset if value is None else result.kept).append(name)
         elif name in _ALIASES:
             _ALIASES[name](result, value)
-        elif name == "config":  # a file that the original has written of itself
+        elif name == "config":  # in files that EveryDream 2 wrote itself
             result.off.append(name)
-        elif not _is_told(result, name, value) and name not in TEXTS:
+        elif not _has_no_effect(result, name, value) and name not in TEXTS:
             result.values[name] = value
     return result
 
 
-def _is_told(result: Translated, name: str, value: object) -> bool:
-    """Say what has become of a name that has no effect; a switch that is off is not worth a word."""
+def _has_no_effect(result: Translated, name: str, value: object) -> bool:
+    """Whether a name has no effect here; adds a note on it, unless it is a switch that is off."""
     reason = ""
     if name in DEAD:
         reason = f"{name} has no effect: {DEAD[name]}."
     elif name in ALWAYS:
         reason = f"{name} is not needed: {ALWAYS[name]}."
     elif name in LATER or name in ORIGINAL:
-        reason = f"{name} has no effect yet: {LATER.get(name, 'it')} will come later."
+        reason = f"{name} has no effect: {LATER.get(name, 'this')} is not supported yet."
     if reason and value not in (None, False):
         result.notes.append(reason)
     elif reason:
@@ -107,20 +104,20 @@ def _is_told(result: Translated, name: str, value: object) -> bool:
 
 
 def from_optimizer_file(content: Mapping[str, object]) -> Translated:
-    """Return the settings of an `optimizer.json`: base, text_encoder_overrides and text_encoder_freezing."""
+    """The settings of an `optimizer.json`: base, text_encoder_overrides and text_encoder_freezing."""
     result = Translated()
     for section, values in content.items():
         if section in SECTIONS and isinstance(values, Mapping):
             prefix = SECTIONS[section]
             for name, value in values.items():
                 _take(result, f"{section}.{name}", f"{prefix}{name}", name, value)
-        elif not _is_told(result, section, values) and section not in TEXTS:
-            result.notes.append(f"{section} of the optimizer file is not known and not used.")
+        elif not _has_no_effect(result, section, values) and section not in TEXTS:
+            result.notes.append(f"{section} in the optimizer file is unknown and ignored.")
     return result
 
 
 def from_validation_file(content: Mapping[str, object]) -> Translated:
-    """Return the settings of a `validation_default.json`, whose values left out are those of the original."""
+    """The settings of a `validation_default.json`; missing values are those of EveryDream 2."""
     result = Translated(values={"val_split_mode": "automatic"})
     for name, value in content.items():
         if value is None:
@@ -131,21 +128,21 @@ def from_validation_file(content: Mapping[str, object]) -> Translated:
             result.kept.append(name)
         elif name == "validate_training":
             result.kept.append(name)
-        elif not _is_told(result, name, value) and name not in TEXTS:
-            result.notes.append(f"{name} of the validation file is not known and not used.")
+        elif not _has_no_effect(result, name, value) and name not in TEXTS:
+            result.notes.append(f"{name} in the validation file is unknown and ignored.")
     if content.get("validate_training", True) in (False, "false"):
         result.values["val_split_mode"] = "none"
     return result
 
 
 def _take(result: Translated, where: str, ours: str, name: str, value: object) -> None:
-    """Take over one key of an optimizer file, where it says something and there is such a setting."""
+    """Read one key of an optimizer file, if it is set and we have such a setting."""
     if name in TEXTS:
         return
     if value is None:
         result.unset.append(where)
         return
-    if name == "freeze_front_n_layers" and isinstance(value, int) and value < 0:  # all but the last so many
+    if name == "freeze_front_n_layers" and isinstance(value, int) and value < 0:  # freezes all but the last -value
         ours, value = "unfreeze_last_n_layers", -value
     if ours in fields():
         result.values[ours] = _as_ours(ours, value)
@@ -153,18 +150,18 @@ def _take(result: Translated, where: str, ours: str, name: str, value: object) -
     elif name in DEAD:
         result.notes.append(f"{where} has no effect: {DEAD[name]}.")
     elif name in OPTIMIZER_KEYS or name in FREEZING_KEYS:
-        result.notes.append(f"{where} has no effect yet: it will come later.")
+        result.notes.append(f"{where} has no effect: it is not supported yet.")
     else:
-        result.notes.append(f"{where} is not known and not used.")
+        result.notes.append(f"{where} is unknown and ignored.")
 
 
 def _as_ours(name: str, value: object) -> object:
-    """Return a value of the original in the form that our setting takes."""
+    """A value of EveryDream 2 in the form of our setting."""
     if name == "data_root":
         return _roots(value)
     if name == "extra_manual_datasets" and isinstance(value, Mapping):
         return [f"{key}={folder}" for key, folder in value.items()]
-    # The original's whole numbers were often written as such where ours may be fractions.
+    # Its files often hold whole numbers where our setting is a float.
     spec = fields()[name]
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if spec.kind is float and is_whole and not spec.many:
@@ -173,7 +170,7 @@ def _as_ours(name: str, value: object) -> object:
 
 
 def _roots(value: object) -> object:
-    """Return the folders and manifests of a data_root in any of the original's forms."""
+    """The folders and manifests of a data_root in any form that EveryDream 2 accepts."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
@@ -190,21 +187,21 @@ def _roots(value: object) -> object:
 
 def _disable_amp(result: Translated, value: object) -> None:
     result.values["amp"] = not value if isinstance(value, bool) else value
-    _tell_alias(result, "disable_amp", value)
+    _note_alias(result, "disable_amp", value)
 
 
 def _gpuid(result: Translated, value: object) -> None:
     result.values["device"] = f"cuda:{value}" if value != 0 else "auto"
-    _tell_alias(result, "gpuid", value)
+    _note_alias(result, "gpuid", value)
 
 
 def _disable_xformers(result: Translated, value: object) -> None:
     if value:
         result.values["attn_type"] = "sdp"
-    _tell_alias(result, "disable_xformers", value)
+    _note_alias(result, "disable_xformers", value)
 
 
-def _tell_alias(result: Translated, name: str, value: object) -> None:
+def _note_alias(result: Translated, name: str, value: object) -> None:
     if value:
         result.notes.append(f"{name} is read as {ALIASES[name].replace('cuda:N', f'cuda:{value}')}.")
     else:
@@ -221,7 +218,7 @@ def _pass(name: str) -> Callable[[Translated, object], None]:
 
 def _train_sampler(result: Translated, value: object) -> None:
     if value not in (None, "ddpm"):
-        result.notes.append("train_sampler has no effect: ddpm, pndm and ddim add noise in the same way.")
+        result.notes.append("train_sampler has no effect: ddpm, pndm and ddim all add noise in the same way.")
     else:
         result.off.append("train_sampler")
 
@@ -234,4 +231,4 @@ _ALIASES: Mapping[str, Callable[[Translated, Any], None]] = {
     **{name: _pass(name) for name in ("lowvram", "scale_lr", "optimizer_config", "validation_config")},
 }
 LEGACY_FLAGS = (*_ALIASES, *DEAD, *LATER, "save_optimizer")
-"""Flags of the original that are no settings here."""
+"""Flags of EveryDream 2 that are not settings here."""

@@ -1,57 +1,57 @@
-"""Every flag and key of EveryDream 2, and what has become of it: kept, alias, dead or later, each with the reason."""
+"""Every flag and key of EveryDream 2, and what became of it: kept, alias, dead or later, with the reason."""
 
 from collections.abc import Mapping
 
 from ed2.settings.fields import fields
 
 DEAD: Mapping[str, str] = {
-    "wandb": "curves and samples are written for TensorBoard, and nothing is sent anywhere",
-    "notebook": "the progress shows itself as the terminal allows",
-    "plugins": "code from elsewhere is not run; what the shipped plugins did is built in",
-    "hf_repo_subfolder": "the original dropped it as well",
-    "ed1_mode": "the original dropped it as well",
-    "use_relative_loss": "the original reads it and uses it nowhere",
-    "text_encoder_lr_scale": "the original reads it nowhere; text_encoder_lr sets the rate of the text encoder",
+    "wandb": "curves and samples are written for TensorBoard, and nothing is sent to a server",
+    "notebook": "the progress display adapts to the terminal",
+    "plugins": "external code is not run; what the included plugins did is built in",
+    "hf_repo_subfolder": "EveryDream 2 dropped it too",
+    "ed1_mode": "EveryDream 2 dropped it too",
+    "use_relative_loss": "EveryDream 2 reads it but never uses it",
+    "text_encoder_lr_scale": "EveryDream 2 never reads it; text_encoder_lr sets the learning rate of the text encoder",
 }
 """Names that have no effect here, with the reason."""
 
 ALWAYS: Mapping[str, str] = {
-    "save_optimizer": "the state of the optimizer is always saved, so that a run goes on exactly",
-    "apply_grad_scaler_step_tweaks": "the fp16 scaler finds its scale by itself",
-    "log_grad_norm": "the length of the gradient is always logged, as optimizer/grad_norm",
+    "save_optimizer": "the optimizer state is always saved, so that a run can be resumed exactly",
+    "apply_grad_scaler_step_tweaks": "the fp16 scaler finds its scale automatically",
+    "log_grad_norm": "the gradient norm is always logged, as optimizer/grad_norm",
 }
-"""Names whose effect is always there."""
+"""Names whose effect is always on."""
 
 LATER: Mapping[str, str] = {
     "rated_dataset": "rated datasets",
     "rated_dataset_target_dropout_percent": "rated datasets",
-    "load_settings_every_epoch": "settings that are read again while a run goes on",
-    "chain": "several runs after one another",
-    "chains": "several runs after one another",
-    "chain_file": "several runs after one another",
+    "load_settings_every_epoch": "reading settings again during a run",
+    "chain": "a chain of runs",
+    "chains": "a chain of runs",
+    "chain_file": "a chain of runs",
 }
-"""Names of what is not built yet, with what it is."""
+"""Names of features that are not supported yet, with the feature."""
 
 TEXTS = ("doc", "docs", "comment", "_comment")
-"""Keys that hold a text for people."""
+"""Keys that hold comments."""
 
 ALIASES: Mapping[str, str] = {
     "disable_amp": "`amp` off",
     "gpuid": "`device cuda:N`",
     "disable_xformers": "`attn_type sdp`",
-    "train_sampler": "accepted without effect: all three add noise alike",
+    "train_sampler": "accepted without effect: all three add noise in the same way",
     "lowvram": "gradient checkpointing, batch 1, accumulation 1, resolution at most 512, 8-bit Adam",
-    "optimizer_config": "its keys are read as settings; what stands in the settings file or on the command line wins",
-    "validation_config": "its keys are read as settings; what stands in the settings file or on the command line wins",
+    "optimizer_config": "its keys are read as settings; the settings file and the command line override them",
+    "validation_config": "its keys are read as settings; the settings file and the command line override them",
     "scale_lr": "the learning rates times (batch_size x grad_accum) ^ 0.55",
     "config": "the settings file",
 }
-"""Names that are read as other settings, with these in words; `config` is the file itself."""
+"""Names that are read as other settings, with what they mean; `config` is the file itself."""
 
-OPTIMIZER_KEYS = (
-    "optimizer", "lr", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "betas", "epsilon", "weight_decay",
-    "d0", "decouple", "momentum", "no_prox", "growth_rate", "safeguard_warmup",
-)  # fmt: skip
+OPTIMIZER_KEYS = """
+optimizer lr lr_scheduler lr_warmup_steps lr_decay_steps betas epsilon weight_decay
+d0 decouple momentum no_prox growth_rate safeguard_warmup
+""".split()
 FREEZING_KEYS = ("unfreeze_last_n_layers", "freeze_embeddings", "freeze_final_layer_norm", "freeze_front_n_layers")
 VALIDATION_KEYS: Mapping[str, str] = {
     "batch_size": "val_batch_size",
@@ -67,7 +67,7 @@ VALIDATION_KEYS: Mapping[str, str] = {
     "every_n_epochs": "every_n_epochs",
 }
 SECTIONS = {"base": "", "text_encoder_overrides": "text_encoder_", "text_encoder_freezing": ""}
-"""Of the optimizer file, with what our names of its keys begin with."""
+"""Sections of the optimizer file, with the prefix of our names for their keys."""
 
 ORIGINAL = """
 config amp disable_amp attn_type batch_size ckpt_every_n_minutes save_every_n_epochs
@@ -82,11 +82,11 @@ enable_zero_terminal_snr min_snr_gamma load_settings_every_epoch ema_decay_rate 
 ema_update_interval ema_device ema_sample_nonema_model ema_sample_ema_model ema_resume_model
 notebook disable_xformers lowvram scale_lr useadam8bit ed1_mode hf_repo_subfolder
 """.split()
-"""Every flag and key of the original's train.json, the older ones too."""
+"""Every flag and key of its train.json, including those of older versions."""
 
 
 def status_of(name: str) -> str:
-    """Return what has become of a name of the original: kept, alias, dead or later; empty where it had no such."""
+    """What became of a name: kept, alias, dead or later; empty if EveryDream 2 had no such name."""
     if name in ("scale_lr", "validation_config", "config", "save_optimizer") or (name in fields() and name in ORIGINAL):
         return "kept"
     if name in ALIASES:
@@ -97,12 +97,12 @@ def status_of(name: str) -> str:
 
 
 def reason_of(name: str) -> str:
-    """Return what is to be said of a name that is not simply a setting."""
+    """The note on a name that is not simply a setting."""
     return {**DEAD, **LATER, **ALWAYS, **ALIASES}.get(name, "")
 
 
 def original_keys() -> list[tuple[str, str, str]]:
-    """Return name, status and meaning of every key of the original's optimizer and validation files."""
+    """Name, status and meaning of every key of its optimizer and validation files."""
     rows = []
     for section, prefix in SECTIONS.items():
         names = FREEZING_KEYS if section == "text_encoder_freezing" else OPTIMIZER_KEYS

@@ -1,7 +1,7 @@
-"""Every setting of the program: name, type, bounds, default and help, each written once.
+"""Every setting of the program, with its name, type, bounds, default and help in one place.
 
-The command line, the presets, the form in the browser, `docs/settings.md` and the checks are all made from the
-classes below. Inside the program settings are grouped (`settings.sampling.sample_steps`); outside they are flat
+The command line, the presets, the form in the browser, `docs/settings.md` and the checks are all generated from
+the classes below. Inside the program settings are grouped (`settings.sampling.sample_steps`); outside they are flat
 (`--sample_steps 100`, `{"sample_steps": 100}`), under the names that EveryDream 2 gave them.
 """
 
@@ -18,29 +18,29 @@ from ed2.models.families.facts import FACTS
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
-"""The area classes that a user chooses from: an image is trained at about resolution x resolution pixels."""
+"""The resolutions that a user chooses from: an image is trained at about resolution x resolution pixels."""
 SMALL_RESOLUTIONS = (64, 128, 192)
-"""Area classes for the demo and the tests, whose model is tiny."""
+"""Resolutions for the demo and the tests, whose model is tiny."""
 
 
 @dataclass(frozen=True)
 class IsPath:
-    """Marks a setting that holds a file or folder, so that a relative one is counted from the right place."""
+    """Marks a setting that holds a file or folder, so that relative paths are resolved."""
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """Marks a setting that most runs never need."""
+    """Marks a setting that most runs do not need."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Allows these values only; the error names the nearest of numbers, and all of names."""
+    """Allows only these values; the error names the nearest numbers, or all names."""
 
     choices: Collection[Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Check the value after pydantic has checked its type."""
+        """Check the value after pydantic checked its type."""
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, value: Any) -> Any:
@@ -52,8 +52,10 @@ class OneOf:
         if value in self.choices:
             return value
         if isinstance(value, int):
-            near = [*[c for c in self.choices if c < value][-1:], *[c for c in self.choices if c > value][:1]]
-            raise ValueError(f"the nearest allowed {'are' if len(near) > 1 else 'is'} {' and '.join(map(str, near))}")
+            below = [choice for choice in self.choices if choice < value]
+            above = [choice for choice in self.choices if choice > value]
+            near = [*below[-1:], *above[:1]]
+            raise ValueError(f"choose {' or '.join(map(str, near))}")
         raise ValueError(f"choose one of {', '.join(map(str, self.choices))}")
 
 
@@ -64,18 +66,18 @@ _MAX_NAME_BYTES = 160
 def _safe_name(value: str) -> str:
     if not value.strip(" ._") or any(c in '<>:"/\\|?*' or ord(c) < 32 for c in value) or value[0] in ".-":
         raise ValueError(
-            'it names folders and files: letters, digits, "-", "_" and "." only, beginning with a letter or digit'
+            'it becomes part of file names: use letters, digits, "-", "_" and ".", starting with a letter or digit'
         )
     if is_reserved(value):
-        raise ValueError("Windows cannot have folders and files of that name; choose another")
+        raise ValueError("Windows reserves this name; choose another")
     if len(value.encode()) > _MAX_NAME_BYTES:
-        raise ValueError("it names folders and files, which would be too long; choose a shorter one")
+        raise ValueError("it is too long for file names; choose a shorter one")
     return value
 
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", value):
-        raise ValueError("choose auto, cpu, cuda, or one card such as cuda:0")
+        raise ValueError("choose auto, cpu, cuda, or one GPU such as cuda:0")
     return value
 
 
@@ -86,7 +88,7 @@ def _colour(value: str) -> str:
 
 
 class Group(BaseModel):
-    """Settings that belong together."""
+    """A group of settings."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -99,7 +101,7 @@ class Group(BaseModel):
 
 
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
-"""The two numbers of an optimizer that averages."""
+"""The decay rates of an optimizer's two running averages."""
 
 
 class RunSettings(Group):
@@ -221,7 +223,7 @@ class OptimizerSettings(Group):
     """Maximum norm of the gradient; larger gradients are scaled down to it. Empty turns clipping off."""
 
     def chosen(self, *, on_card: bool) -> str:
-        """The optimizer of both networks: the one set, else adamw8bit on a card and adamw on a CPU."""
+        """The optimizer of both networks: the one that is set, else adamw8bit on a GPU and adamw on a CPU."""
         name = "adamw8bit" if self.useadam8bit else self.optimizer
         return name or ("adamw8bit" if on_card else "adamw")
 
@@ -314,17 +316,17 @@ class EmaSettings(Group):
 
     @property
     def is_on(self) -> bool:
-        """Whether an average is kept."""
+        """Whether an EMA is kept."""
         return self.ema_decay_rate is not None or self.ema_strength_target is not None
 
     @property
     def samples_average(self) -> bool:
-        """Whether samples are drawn with the average."""
+        """Whether samples are drawn with the EMA."""
         return self.is_on and (self.ema_sample_ema_model or not self.ema_sample_nonema_model)
 
     @property
     def samples_trained(self) -> bool:
-        """Whether samples are drawn with the weights as trained."""
+        """Whether samples are drawn with the trained weights."""
         return self.ema_sample_nonema_model or not self.is_on
 
 
@@ -341,9 +343,9 @@ class SamplingSettings(Group):
 def _named_folder(value: str) -> str:
     name, equals, folder = value.partition("=")
     if not equals or not folder or not name or any(c in name for c in "/\\\t\n"):
-        raise ValueError("it is written name=folder")
+        raise ValueError("write it as name=folder")
     if name in ("val", "train_stabilized", "log_step", "epoch"):
-        raise ValueError(f"the curve {name} is taken by another measure")
+        raise ValueError(f"the name {name} is taken by another curve")
     return value
 
 
@@ -395,7 +397,7 @@ class CheckpointSettings(Group):
 
     @property
     def minutes(self) -> float:
-        """Minutes between two saves, 0 for never."""
+        """Minutes between two checkpoints, 0 for never."""
         if self.ckpt_every_n_minutes is not None:
             return self.ckpt_every_n_minutes
         return 0.0 if self.save_every_n_epochs else 30.0
@@ -434,7 +436,7 @@ class Settings(Group):
         return {name: value for group in self.model_dump(mode="json").values() for name, value in group.items()}
 
     def replaced(self, **changes: object) -> Self:
-        """A copy with some settings, named flat, changed; the values are taken as valid."""
+        """A copy with some settings changed, by their flat names; the values are not checked."""
         groups = {}
         for name in type(self).model_fields:
             group = getattr(self, name)

@@ -52,8 +52,8 @@ def test_suggesting_without_a_card_asks_for_which(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("size", ["big", "-3", "0", "nan", "1e9"])
-def test_what_is_no_size_of_a_card_is_refused(capsys: pytest.CaptureFixture[str], size: str) -> None:
-    assert f"{size} is no size of a card" in told(capsys, "--suggest", f"--vram_gb={size}", code=2)
+def test_an_invalid_gpu_size_is_refused(capsys: pytest.CaptureFixture[str], size: str) -> None:
+    assert f"{size} is not a valid size" in told(capsys, "--suggest", f"--vram_gb={size}", code=2)
 
 
 def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,7 @@ def test_copied_images_are_the_same_and_a_changed_one_is_seen(run_dir: Path, ima
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "it is not proper JSON (it is empty)"),
+        ("", "it is not valid JSON (it is empty)"),
         ('{"max_epochs": 2, "max_epoch": 3}', "max_epoch: "),
         ('{"max_epochs": "many"}', "max_epochs: "),
         (None, "it is missing"),

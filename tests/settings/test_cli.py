@@ -56,35 +56,37 @@ def test_data_root_may_be_given_several_times(tmp_path: Path, monkeypatch: pytes
     assert roots == [str(tmp_path / name) for name in "abc"]
 
 
-def test_an_unknown_flag_is_told_with_the_nearest_one() -> None:
+def test_an_unknown_flag_is_reported_with_the_nearest_one() -> None:
     assert told("--batchsize", "3") == ["--batchsize: there is no such flag. Did you mean --batch_size?"]
 
 
-def test_everything_that_is_wrong_with_flags_is_told_at_once_in_plain_words() -> None:
+def test_all_problems_with_flags_are_listed_at_once_in_plain_words() -> None:
     argv = "--batch_size --lr -1e-6 --data_root --check=yes --vram_gb 0 --test_resume 1 --max_epoch 3 --config".split()
     assert told(*argv) == [
-        "--batch_size: its value is missing. It takes a whole number from 1 to 256.",
-        "--lr: its value is missing. It takes a number above 0 to 1.",
-        "--data_root: its value is missing. It takes a list of folders.",
-        "--check: it takes no value. Give --check alone, or leave it out.",
-        "--config: its value is missing. It takes a settings file.",
-        "'-1e-6' belongs to no flag. A value that begins with - is given as --name=VALUE.",
+        "--batch_size: the value is missing. Give a whole number from 1 to 256.",
+        "--lr: the value is missing. Give a number above 0 and up to 1.",
+        "--data_root: the value is missing. Give a list of folders.",
+        "--check: it takes no value. Use --check alone, or leave it out.",
+        "--config: the value is missing. Give a settings file.",
+        "'-1e-6' does not belong to a flag. Write a value that starts with - as --name=VALUE.",
         "--max_epoch: there is no such flag. Did you mean --max_epochs?",
-        "--vram_gb: 0 is no size of a card. Give its memory in GB, such as 12.",
-        "--test_resume: '1' is not allowed. It takes a number of steps, at least 2.",
+        "--vram_gb: 0 is not a valid size. Give a GPU's memory in GB, such as 12.",
+        "--test_resume: '1' is not allowed. Use a number of steps, at least 2.",
     ]
-    assert told("a cat", "--config", "x.json") == ["'a cat' belongs to no flag. Put a value with blanks in quotes."]
+    assert told("a cat", "--config", "x.json") == [
+        "'a cat' does not belong to a flag. Put a value that contains spaces in quotes."
+    ]
 
 
-def test_all_wrong_values_are_told_at_once() -> None:
+def test_all_wrong_values_are_listed_at_once() -> None:
     argv = "--resolution 500 --batch_size 0 --lr abc --cond_dropout 2 --amp maybe --project_name ../x".split()
     with pytest.raises(SettingsError) as caught:
         flat(*argv)
     text = str(caught.value)
     assert text.startswith("6 settings are wrong:")
-    assert "resolution: 500 is not allowed: the nearest allowed are 448 and 512." in text
-    assert "batch_size: 0 is not allowed: it takes a whole number from 1 to 256." in text
-    assert "lr: 'abc' is not allowed: it takes a number above 0 to 1, or nothing." in text
+    assert "resolution: 500 is not allowed: choose 448 or 512." in text
+    assert "batch_size: 0 is not allowed. Use a whole number from 1 to 256." in text
+    assert "lr: 'abc' is not allowed. Use a number above 0 and up to 1, or leave it empty." in text
     assert caught.value.exit_code == 2
 
 

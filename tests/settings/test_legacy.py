@@ -110,9 +110,9 @@ def test_the_three_files_of_the_original_load_together_and_what_became_of_each_k
     told = "\n".join(gathered.notes)
     for name in ("wandb", "rated_dataset", "train_sampler", "text_encoder_lr_scale", "use_relative_loss"):
         assert f"\n  {name} has no effect" in told
-    assert told.startswith("train.json of EveryDream 2 was read:\n  taken over: amp, attn_type, batch_size, ")
-    assert "\n  not set there: ckpt_every_n_minutes, " in told
-    assert "\n  without effect, and off there: config, disable_amp, gpuid, notebook, save_optimizer.\n" in told
+    assert told.startswith("Read train.json of EveryDream 2:\n  used: amp, attn_type, batch_size, ")
+    assert "\n  not set: ckpt_every_n_minutes, " in told
+    assert "\n  turned off, and without effect here: config, disable_amp, gpuid, notebook, save_optimizer.\n" in told
     assert max(map(len, told.splitlines())) <= COLUMNS
     words = set(re.findall(r"[\w.]*\w", told))
     sections = [f"{section}.{key}" for section in list(OPTIMIZER)[1:4] for key in OPTIMIZER[section]]
@@ -130,7 +130,7 @@ def test_the_settings_file_wins_over_the_files_that_it_names_and_a_flag_over_all
 
 def test_a_file_that_is_named_and_missing_is_an_error(train_json: Path) -> None:
     (train_json.parent / "validation_default.json").unlink()
-    with pytest.raises(SettingsError, match=r"validation_config: there is no file validation_default\.json"):
+    with pytest.raises(SettingsError, match=r"validation_config: the file validation_default\.json does not exist"):
         gather({}, train_json)
 
 

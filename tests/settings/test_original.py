@@ -119,7 +119,7 @@ def test_a_file_of_the_original_may_be_named_by_flag_and_by_file(
     by_flag, by_file = both_ways(tmp_path, name, str(file))
     assert by_flag == by_file and by_flag[0] != plain
     (note,) = by_flag[1]
-    assert note.startswith("named.json of EveryDream 2 was read:\n  taken over: ")
+    assert note.startswith("Read named.json of EveryDream 2:\n  used: ")
 
 
 @pytest.mark.parametrize(
@@ -169,27 +169,27 @@ def test_no_name_of_the_original_is_left_out_here() -> None:
 
 
 @pytest.mark.parametrize("name", ["d0", "decouple", "momentum", "no_prox", "growth_rate", "safeguard_warmup"])
-def test_a_key_of_an_optimizer_that_comes_later_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+def test_a_key_of_an_optimizer_that_is_not_supported_yet_is_told_by_its_name(tmp_path: Path, name: str) -> None:
     file = tmp_path / "optimizer.json"
     file.write_text(json.dumps({"base": {name: 1}}))
     gathered = gather({"optimizer_config": str(file)}, None)
     assert gathered.values == {}
-    assert gathered.notes == (f"base.{name} has no effect yet: it will come later.",)
+    assert gathered.notes == (f"base.{name} has no effect: it is not supported yet.",)
 
 
-def test_a_file_of_a_chain_loads_and_the_chain_is_told_to_come_later(tmp_path: Path) -> None:
+def test_a_file_of_a_chain_loads_and_the_chain_is_said_to_be_unsupported(tmp_path: Path) -> None:
     chained = {"resume_ckpt": "findlast", "max_epochs": 7, "resolution": 512}
     (tmp_path / "chain1.json").write_text(json.dumps(chained))
     gathered = gather({}, tmp_path / "chain1.json")
     assert gathered.values == chained
-    assert [note.partition(":")[0] for note in gathered.notes] == ["chain1.json is one file of a chain"]
+    assert [note.partition(";")[0] for note in gathered.notes] == ["chain1.json is one file of a chain"]
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [("chain.json", '[{"max_epochs": 2}, {"max_epochs": 3}]'), ("chain0.bat", "python train.py --config chain0.json")],
 )
-def test_a_chain_itself_is_refused_by_name_as_what_comes_later(tmp_path: Path, file: str, content: str) -> None:
+def test_a_chain_itself_is_refused_by_name_as_not_supported_yet(tmp_path: Path, file: str, content: str) -> None:
     (tmp_path / file).write_text(content)
-    with pytest.raises(SettingsError, match=rf"{file}: it is a chain of several runs, which will come later"):
+    with pytest.raises(SettingsError, match=rf"{file}: it is a chain of several runs, which is not supported yet"):
         gather({}, tmp_path / file)

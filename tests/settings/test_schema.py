@@ -8,8 +8,8 @@ from ed2.errors import SettingsError
 from ed2.settings.checks import settings_from, without_effect
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR
-from ed2.settings.page import settings_page
 from ed2.settings.schema import Settings
+from scripts.settings_page import settings_page
 
 
 def test_names_are_unique_over_all_groups() -> None:
@@ -51,9 +51,9 @@ def test_lr_holds_for_both_networks_unless_the_text_encoder_has_its_own(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"disable_unet_training": True, "disable_textenc_training": True}, "both left untrained"),
-        ({"useadam8bit": True, "optimizer": "adamw"}, "asks for adamw8bit"),
-        ({"amp": False, "amp_dtype": "bf16"}, "mixed precision is off"),
+        ({"disable_unet_training": True, "disable_textenc_training": True}, "both frozen"),
+        ({"useadam8bit": True, "optimizer": "adamw"}, "selects adamw8bit"),
+        ({"amp": False, "amp_dtype": "bf16"}, "mixed precision .amp. is off"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, object], told: str) -> None:
@@ -63,7 +63,7 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, objec
 
 def test_settings_without_effect_are_told() -> None:
     settings = settings_from({"disable_textenc_training": True, "text_encoder_lr": 1e-7})
-    assert without_effect(settings) == ["text_encoder_lr has no effect: the text encoder is not trained."]
+    assert without_effect(settings) == ["text_encoder_lr has no effect: the text encoder is frozen."]
 
 
 def test_replaced_changes_settings_by_their_flat_names() -> None:

@@ -1,0 +1,51 @@
+"""The settings as a page of the documentation."""
+
+import json
+
+from ed2.settings.fields import FieldSpec, fields, groups
+from ed2.settings.legacy import LEGACY_FLAGS
+from ed2.settings.original import ORIGINAL, original_keys, reason_of, status_of
+
+HEAD = """\
+# Settings
+
+Generated from `ed2/settings/schema.py` by `python scripts/make_docs`; do not edit by hand.
+
+Each setting is a flag (`--max_epochs 100`) and a key of a settings file (`{"max_epochs": 100}`), under the name that
+EveryDream 2 gave it. Flags override the file given with `--config`. Turn a switch off with `--no-amp` or `--amp=false`.
+Relative paths count from the current folder on the command line, and from the program folder in a file.
+
+The last column says whether EveryDream 2 has the setting: *kept* under its name, or *new*. Its other names are at the
+end of this page.
+"""
+TABLE_HEAD = "| setting | values | default | what it does | |\n|---|---|---|---|---|"
+LEGACY_HEAD = """\
+## Names of EveryDream 2 that are not settings here
+
+*alias*: read as another setting. *dead*: has no effect, which is reported when it is used. *later*: not supported yet,
+which is reported too. *kept*: works as before.
+
+| name | status | meaning |
+|---|---|---|"""
+
+
+def settings_page() -> str:
+    """Every setting with its type, default and help, as Markdown, group by group."""
+    parts = [HEAD]
+    for name, model in groups().items():
+        rows = [_row(spec) for spec in fields().values() if spec.group == name]
+        title = (model.__doc__ or name).strip()
+        parts.append("\n".join([f"## {title}\n", TABLE_HEAD, *rows]))
+    rows = [LEGACY_HEAD]
+    for name in sorted({*ORIGINAL, *LEGACY_FLAGS} - set(fields())):
+        rows.append(f"| `{name}` | {status_of(name)} | {reason_of(name)} |")
+    rows += [f"| `{name}` | {status} | {meaning} |" for name, status, meaning in original_keys()]
+    parts.append("\n".join(rows))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _row(spec: FieldSpec) -> str:
+    values = spec.type_name + (", or empty" if spec.optional else "")
+    status = "kept" if spec.name in ORIGINAL else "new"
+    default = json.dumps(spec.default) if spec.default not in (None, "") else "*empty*"
+    return f"| `{spec.name}` | {values} | {default} | {spec.help.replace('|', chr(92) + '|')} | {status} |"
