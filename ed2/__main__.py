@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     except Ed2Error as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    from ed2.models.libraries import quiet_libraries
+    from ed2.models.compute import quiet_libraries
 
     quiet_libraries()  # before the import of convert: bitsandbytes prints when it is imported
     from ed2.app.convert import convert

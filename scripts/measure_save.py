@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ed2.models.libraries import quiet_libraries  # noqa: E402
+from ed2.models.compute import quiet_libraries  # noqa: E402
 
 quiet_libraries()  # before they are read
 

@@ -27,10 +27,10 @@ from ed2.data.example import Dataset
 from ed2.data.loader import Loader, LoaderOptions
 from ed2.data.report import batch_notes
 from ed2.events import EventBus, Progressed, Warned
-from ed2.models.attention import choose_attention, compile_denoiser
 from ed2.models.base import DiffusionModel, ModelSource
+from ed2.models.compute import Precision, choose_attention, compile_denoiser
 from ed2.models.files.source import open_base
-from ed2.models.memory import Precision, enable_checkpointing
+from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, JOBS, LOSSES
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings

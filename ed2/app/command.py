@@ -130,7 +130,7 @@ def _train(command: cli.CommandLine) -> int:
     print("Starting: reading the program's libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ed2.models.libraries import quiet_libraries
+    from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
     from ed2.app.reporters.console import ConsoleReporter

@@ -20,8 +20,7 @@ from ed2.checkpoint.run_lock import only_trainer
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, FinishedError, Problem
 from ed2.events import EventBus, PhaseChanged, RunEnded, Warned
-from ed2.models.exact import exactly
-from ed2.models.libraries import quiet_libraries
+from ed2.models.compute import deterministic, quiet_libraries
 from ed2.settings.schema import Settings
 from ed2.text import counted
 from ed2.training.state import Controls
@@ -64,7 +63,7 @@ def run_training(start: Start, *, bus: EventBus, controls: Controls) -> RunEnded
         description = describe_run(run_dir, start, dataset, machine)
         builder = replace(builder, before_save=_upkeep(run_dir, description, renew_lock, bus))
         continued = start.checkpoint.state if start.checkpoint and start.same_folder else None
-        exact = exactly(machine.device, is_wanted=start.settings.memory.deterministic)
+        exact = deterministic(machine.device, is_wanted=start.settings.memory.deterministic)
         with recording(bus, run_dir, continued), exact:
             session = Session(builder, began)
             ended = session.end_of(session.work)

@@ -128,7 +128,7 @@ class TrainerService:
         with self._libraries:  # two threads that read the same modules at once may meet half of one
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            from ed2.models.libraries import quiet_libraries
+            from ed2.models.compute import quiet_libraries
 
             quiet_libraries()
             import ed2.app.runner  # noqa: F401

@@ -11,7 +11,7 @@ from ed2.data.loader import Batch
 from ed2.errors import shown
 from ed2.events import Event, EventBus
 from ed2.models.base import DiffusionModel
-from ed2.models.memory import Precision
+from ed2.models.compute import Precision
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
 from ed2.training.ema import NoEma

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ed2.errors import TrainingError, UpdateFailedError
-from ed2.models.memory import Precision
+from ed2.models.compute import Precision
 from ed2.training.optimizers import Optimizers
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ed2.models.exact import exactly
+from ed2.models.compute import deterministic
 from tests.runs import Values, differing, train
 
 
@@ -20,9 +20,9 @@ def state() -> tuple[bool, ...]:
 def test_on_a_card_it_holds_while_it_lasts_and_elsewhere_changes_nothing() -> None:
     before = state()
     for device, is_wanted in (("cuda", False), ("cpu", True)):
-        with exactly(torch.device(device), is_wanted=is_wanted):
+        with deterministic(torch.device(device), is_wanted=is_wanted):
             assert state() == before
-    with pytest.raises(KeyError), exactly(torch.device("cuda"), is_wanted=True):
+    with pytest.raises(KeyError), deterministic(torch.device("cuda"), is_wanted=True):
         assert state() == (True, True, False, False, False)
         raise KeyError
     assert state() == before

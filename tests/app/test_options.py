@@ -122,12 +122,12 @@ def test_zero_terminal_snr_is_in_the_saved_scheduler_and_samples_stay_finite(
 def test_xformers_that_does_not_work_gives_way_and_says_so(values: Values) -> None:
     trained = train({**values, "attn_type": "xformers"})
     assert trained.ended.phase == "done"
-    assert "xformers cannot be used (it needs a card): PyTorch's own attention is used instead." in said(trained)
+    assert "xformers cannot be used (it needs a GPU). Using PyTorch's own attention instead." in said(trained)
 
 
 @pytest.mark.gpu
 def test_xformers_is_either_used_or_its_failure_is_named() -> None:
-    from ed2.models.attention import xformers_problem
+    from ed2.models.compute import xformers_problem
 
     assert isinstance(xformers_problem(torch.device("cuda")), str)
 

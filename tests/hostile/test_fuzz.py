@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ed2.models.libraries import quiet_libraries
+from ed2.models.compute import quiet_libraries
 from tests.hostile.mutations import is_json, misshapen, mutated
 from tests.hostile.targets import Target, all_targets, tried
 from tests.runs import train

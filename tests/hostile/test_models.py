@@ -13,9 +13,9 @@ import torch
 from ed2.app.preflight import model_sizes
 from ed2.app.start import choose_start
 from ed2.errors import Ed2Error, ModelError
+from ed2.models.compute import quiet_libraries
 from ed2.models.families.sd import load
 from ed2.models.files.source import open_base
-from ed2.models.libraries import quiet_libraries
 from ed2.settings.files import with_defaults
 from tests.hostile.model_folders import folder_models
 from tests.hostile.models import Model, all_models

@@ -168,7 +168,7 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # or its bars start a thread
-    from ed2.models.libraries import quiet_libraries
+    from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
     import ed2.app.runner  # noqa: F401

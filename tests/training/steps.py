@@ -9,9 +9,9 @@ from torch import Tensor
 from ed2.data.loader import Batch, VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
+from ed2.models.compute import Precision
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.models.memory import Precision
 from ed2.registry import OPTIMIZERS
 from ed2.training.losses import mse
 from ed2.training.metrics import Metrics

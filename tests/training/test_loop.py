@@ -11,9 +11,9 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.errors import DivergedError
 from ed2.events import Event, Warned
+from ed2.models.compute import Precision, choose_device, choose_dtype
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.models.memory import Precision, choose_device, choose_dtype
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse
 from ed2.training.metrics import Mean
@@ -181,7 +181,7 @@ def test_auto_is_the_cpu_without_a_card_and_mixed_precision_is_off_there() -> No
         pytest.skip("this machine has a card")
     assert choose_device("auto") == CPU
     assert choose_dtype(CPU, amp=True, amp_dtype="fp16") is None
-    with pytest.raises(ValueError, match="cuda:3 is not there: PyTorch sees 0 cards"):
+    with pytest.raises(ValueError, match="cuda:3 does not exist: PyTorch sees 0 GPUs"):
         choose_device("cuda:3")
 
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ed2.data.loader import Batch
 from ed2.errors import MemoryFullError, UpdateFailedError
 from ed2.events import Event, Warned
+from ed2.models.compute import Precision
 from ed2.models.families.sd import load
-from ed2.models.memory import Precision, is_out_of_memory, uses_checkpointing
+from ed2.models.memory import is_out_of_memory, uses_checkpointing
 from ed2.training.ema import NoEma
 from ed2.training.loop import optimizer_step
 from ed2.training.losses import mse

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     part = ResumeTestPart(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ed2.models.libraries import quiet_libraries
+    from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
     from ed2.app.runner import run_training

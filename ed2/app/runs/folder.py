@@ -22,7 +22,7 @@ from ed2.checkpoint.identity import CKPTS, IMAGES_FILE
 from ed2.data.example import Dataset
 from ed2.disk import TEMPORARY, plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError
-from ed2.models.memory import choose_device, choose_dtype
+from ed2.models.compute import choose_device, choose_dtype
 from ed2.settings.files import write_settings
 from ed2.settings.schema import Settings
 

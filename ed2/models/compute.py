@@ -1,0 +1,192 @@
+"""How to compute: device, mixed precision, determinism, kind of attention, compilation."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ed2.models.base import DiffusionModel
+from ed2.text import counted
+
+FIRST_SCALE = 2.0**16
+GROWTH_STEPS = 500
+"""Steps without overflow after which the fp16 scaler doubles its scale."""
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""What cuBLAS needs for repeatable sums. It is read once, when a program first uses a GPU."""
+
+
+@dataclass
+class Precision:
+    """Mixed precision: autocast, and a loss scaler under fp16.
+
+    Weights and optimizer stay in fp32; `dtype` None computes in fp32 throughout.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler = field(init=False)
+    _is_unscaled: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        enabled = self.dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=FIRST_SCALE, growth_interval=GROWTH_STEPS, enabled=enabled
+        )
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by, 1 without a scaler."""
+        return self.scaler.get_scale()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate; scales under fp16."""
+        self.scaler.scale(loss).backward()
+
+    def clip(self, optimizers: Iterable[torch.optim.Optimizer], max_norm: float | None) -> Tensor:
+        """Unscale the gradients, clip their common norm to `max_norm`, and return the norm before, as a tensor."""
+        parameters = []
+        self._is_unscaled = True
+        for optimizer in optimizers:
+            self.scaler.unscale_(optimizer)
+            parameters += [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else torch.inf)
+
+    def forget(self) -> None:
+        """Forget that gradients were unscaled, since they are dropped and the step is retried at the same scale."""
+        if self._is_unscaled and self.scaler.is_enabled():
+            self.scaler.update(self.scale)  # given a scale, it keeps that and counts no overflow
+        self._is_unscaled = False
+
+    def step_or_skip(self, is_finite: Tensor) -> bool:
+        """Read the one flag of a step from the device: True to step, False to skip. Adjusts the scale under fp16."""
+        self.scaler.update()
+        self._is_unscaled = False
+        return bool(is_finite)
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device that the setting names; auto is the first GPU, else the CPU.
+
+    Raises:
+        ValueError: there is no such GPU.
+    """
+    if setting == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(setting)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(f"{setting} does not exist: PyTorch sees {counted(count, 'GPU')}")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> torch.dtype | None:
+    """The format of mixed precision on `device`: bf16 if the GPU supports it, else fp16; None is fp32, as on a CPU."""
+    if not amp or device.type == "cpu":
+        return None
+    if amp_dtype:
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}[amp_dtype]
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+@contextmanager
+def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
+    """Make a repeated computation give the same bytes, at some cost in speed; a CPU always does.
+
+    PyTorch warns of each operation that has no deterministic form.
+    Source: PyTorch, notes on randomness.
+    """
+    os.environ.setdefault(*CUBLAS_WORKSPACE)  # even if not wanted now: the next run of this program may want it
+    if not is_wanted or device.type != "cuda":
+        yield
+        return
+    cudnn, attention = torch.backends.cudnn, torch.backends.cuda
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.deterministic,
+        cudnn.benchmark,
+        attention.mem_efficient_sdp_enabled(),
+        attention.cudnn_sdp_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
+    attention.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        is_on, is_mild, cudnn.deterministic, cudnn.benchmark, memory_efficient, by_cudnn = before
+        torch.use_deterministic_algorithms(is_on, warn_only=is_mild)
+        attention.enable_mem_efficient_sdp(memory_efficient)
+        attention.enable_cudnn_sdp(by_cudnn)
+
+
+def choose_attention(model: DiffusionModel, kind: str, device: torch.device) -> str:
+    """Set the kind of attention: sdp, slice or xformers; why that is not possible here, empty if it is."""
+    if kind == "slice":
+        model.denoiser.set_attention_slice("auto")
+    if kind == "xformers":
+        if problem := xformers_problem(device):
+            return f"xformers cannot be used ({problem}). Using PyTorch's own attention instead."
+        # diffusers 0.42: set_attention_backend("xformers") silently does nothing to a UNet; this one raises.
+        for part in model.parts.values():
+            if hasattr(part.module, "enable_xformers_memory_efficient_attention"):  # not the text encoders
+                part.module.enable_xformers_memory_efficient_attention()
+    return ""
+
+
+def xformers_problem(device: torch.device) -> str:
+    """Why xformers does not work here, empty if it does: tries one tiny attention, forward and backward."""
+    if device.type != "cuda":
+        return "it needs a GPU"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # built for another PyTorch, it warns and then fails when called
+            from xformers.ops import memory_efficient_attention
+
+        query = torch.ones(1, 16, 2, 40, device=device, dtype=torch.float16, requires_grad=True)
+        memory_efficient_attention(query, query, query).sum().backward()
+    except Exception as error:  # a library of another build may raise anything
+        return _first_line(error)
+    return ""
+
+
+def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
+    """Compile the UNet's transformer blocks for images of any size; why that is not possible here, empty if it is.
+
+    The names of its weights stay.
+    """
+    try:
+        probe = torch.compile(lambda numbers: numbers * 2 + 1)
+        probe(torch.ones(8, device=device))
+    except Exception as error:  # no compiler on this machine, or one that does not work
+        return f"torch_compile cannot be used here ({_first_line(error)}). The UNet is not compiled."
+    model.denoiser.compile_repeated_blocks(dynamic=True)
+    return ""
+
+
+def quiet_libraries() -> None:
+    """Show only errors of diffusers and transformers, and no progress bars."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # about an optional CPU kernel
+    import diffusers
+    import transformers
+
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
