@@ -162,7 +162,7 @@ class TrainerService:
             told = replay_run(run_dir)
             if trainer:
                 told = replace(
-                    told, state="idle", detail=f"the run goes on in {trainer.name}", elsewhere=trainer.name,
+                    told, state="idle", detail=f"the run is being trained in {trainer.name}", elsewhere=trainer.name,
                     is_saving=False, progress="",
                     problems=self.snapshot().problems,  # of a start here: they stay until they are mended
                 )  # fmt: skip
@@ -244,8 +244,8 @@ class TrainerService:
 
 
 def _how_to_go_on(run_dir: Path) -> str:
-    """What to do about a run whose program was ended in mid-run."""
+    """What to do about a run whose program exited during it."""
     step = resume_step(run_dir)
     if step is None:
-        return "the program ended in mid-run, before the first checkpoint: press Train to begin anew"
-    return f"the program ended in mid-run: continue it in the tab Resume, from step {step:,}"
+        return "the program exited before the first checkpoint: press Train to start again"
+    return f"the program exited during the run: resume it from step {step:,} in the Resume tab"

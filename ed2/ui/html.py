@@ -195,7 +195,7 @@ def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) 
     if memory is None:
         html = note_html("Not measured yet.")
     else:
-        html = note_html("No NVIDIA GPU in use. The run trains on the CPU.")
+        html = note_html("No NVIDIA GPU in use; training runs on the CPU.")
         if memory.card:
             html = _memory_bar(memory.card_name or "GPU", memory.card)
         if memory.busy_percent:
@@ -240,7 +240,7 @@ def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: fl
     shown = [(point, mean) for point, mean in zip(curve, line, strict=True) if point.step >= first]
     if not shown:
         nothing = _drawing("No loss yet", "", "ed-nothing")
-        return f'<div class="ed-empty">The curve starts at the first step.{nothing}</div>'
+        return f'<div class="ed-empty">The loss curve starts at the first step.{nothing}</div>'
     checks = [point for point in validation if point.step >= first]
     scale = _Scale([point for point, _ in shown], checks)
     content = _GRID + scale.curve(shown)

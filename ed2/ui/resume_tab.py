@@ -36,7 +36,7 @@ STARTS_OVER = (
     "at step 0. Give the new run its own project name."
 )
 NO_RUNS = "No runs yet. They appear here once the first one has started."
-KEEP_INFO = "Checked ones are never deleted or thinned, whatever keep_last says. Each gets a file named KEEP."
+KEEP_INFO = "Protected checkpoints are never deleted or thinned, whatever keep_last says. Each gets a file named KEEP."
 
 
 class ResumeTab:
@@ -56,7 +56,7 @@ class ResumeTab:
         self.note = gr.HTML("", elem_id="resume-note", js_on_load=None)
         js = "ed.watchRuns(element, trigger)"
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
-        label = "Checkpoints to keep"
+        label = "Protected checkpoints"
         self.kept = gr.CheckboxGroup([], label=label, info=KEEP_INFO, elem_id="keep-checkpoints", visible=False)
         self.test = ResumeTestPanel(context)
         # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).

@@ -15,9 +15,9 @@ from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
 EXPLANATION = (
     "### Would a run survive a crash?\n"
-    "*Test resume* finds out, with the settings and images in the form; the run selected above does not matter. It "
-    "trains eight steps in one go. Then it trains four, kills the training without warning, and trains the other four. "
-    "It compares every byte of the two results and deletes what it wrote. Starting a run ends the test."
+    "*Test resume* finds out, with the settings and images in the form, not the run selected above. It trains eight "
+    "steps in one go. Then it trains four, kills the training without warning, resumes, and trains the other four. "
+    "Finally it compares every byte of the two results and deletes what it wrote. Starting a run ends the test."
 )
 WAIT = "A run is in progress. You can test when it has ended."
 LOOKS = {

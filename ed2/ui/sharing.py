@@ -100,7 +100,7 @@ class Sharing:
             f'<div class="ed-card ed-share">{note}'
             f'<p><a href="{address}" target="_blank" rel="noopener"><code>{address}</code></a></p>'
             f"<p>User <code>{USER}</code>, password <code>{escape(self.password)}</code></p>{code}"
-            '<p class="ed-note">Anyone with these can watch the run, but cannot change anything. The page is gone when '
+            '<p class="ed-note">Anyone with these can watch the run, but cannot change anything. The page closes when '
             "the program exits.</p></div>"
         )
 

@@ -89,7 +89,7 @@ def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Valu
     service.show_last_run(run_dir.parent)
     assert (service.snapshot().state, service.snapshot().detail) == (
         "stopped",
-        "the program ended in mid-run: continue it in the tab Resume, from step 10",
+        "the program exited during the run: resume it from step 10 in the Resume tab",
     )
     assert [run.state for run in find_runs(run_dir.parent)] == ["interrupted"]
     assert find_run(run_dir.parent, run_dir.name, run_dir).state == "running"
@@ -122,7 +122,7 @@ def test_a_run_of_another_program_is_told_as_running_there(service: TrainerServi
         service.show_last_run(run_dir.parent)
         shown, (record,) = service.snapshot(), find_runs(run_dir.parent)
     where = f"another program (process {pid})"
-    assert (shown.state, shown.detail) == ("idle", f"the run goes on in {where}")
+    assert (shown.state, shown.detail) == ("idle", f"the run is being trained in {where}")
     assert record.state == "running" and record.trainer and record.trainer.name == where
     assert [(run.state, run.trainer) for run in find_runs(run_dir.parent)] == [("done", None)]
 

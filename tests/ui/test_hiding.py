@@ -22,7 +22,7 @@ LETTERS = "QXZJäöüß "
 NAMES = st.text(LETTERS, min_size=4, max_size=12).map(lambda text: f"Q{text.strip()}Z").filter(lambda t: len(t) > 4)
 STARTS = ("/", "C:\\", "d:/", "\\\\", "/home/", "/tmp/")
 SENTENCES = (
-    "there is no folder {}. Check it for typing errors, or choose it in the tab Dataset.",
+    "there is no folder {}. Check the spelling, or choose it in the Dataset tab.",
     "{}: there is no such folder. Check its spelling.",
     "[Errno 28] No space left on device: {!r}",
     "The newest checkpoint is last-3 in {}",

@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
     before = int(page.locator("#status").get_attribute("data-step") or 0)
     with trained_elsewhere(run_dir_of(server)) as pid:
         server.context.service.look_elsewhere()
-        expect(page.locator("#status")).to_contain_text(f"the run goes on in another program (process {pid})")
+        expect(page.locator("#status")).to_contain_text(f"the run is being trained in another program (process {pid})")
         expect(page.locator("#runs-list li").first).to_contain_text(f"running in another program (process {pid})")
         expect(page.locator("#continue-button")).to_be_disabled()
         expect(page.get_by_text(f"This run is being trained in another program (process {pid})")).to_be_visible()
@@ -274,7 +274,7 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
     with serving(tmp_path, {**server.values, "logdir": str(killed)}) as again:
         page = open_page(url=again.url)
         state(page, "stopped")
-        expect(page.locator("#status")).to_contain_text(f"continue it in the tab Resume, from step {STEPS}")
+        expect(page.locator("#status")).to_contain_text(f"resume it from step {STEPS} in the Resume tab")
         tab(page, "Resume")
         expect(page.locator("#runs-list li").first).to_have_attribute("data-state", "interrupted")
         page.close()

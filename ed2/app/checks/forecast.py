@@ -21,7 +21,7 @@ MAX_RUNS = 30
 SAME_SPEED = ("resolution", "batch_size", "grad_accum", "gradient_checkpointing", "amp", "device",
               "disable_unet_training", "disable_textenc_training", "optimizer", "useadam8bit")  # fmt: skip
 """Settings that must be the same for the speed of an earlier run to tell something."""
-CHECK_FIRST = "Press Check in the tab Dataset to see the number of steps."
+CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 
 
 def forecast(settings: Settings, checked: Checked | None, vram_gb: float | None = None) -> list[str]:
@@ -46,7 +46,7 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
     plan = looked_at(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)
-    text = f"{len(moved):,} images: {one:,} steps an epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
+    text = f"{len(moved):,} images: {one:,} steps per epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
     if speed := measured_speed(settings, card):
         time = duration(settings.run.max_epochs * len(moved) / speed)
         text = f"{text} About {time} at the speed of the last run like it."

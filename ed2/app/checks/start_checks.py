@@ -31,9 +31,9 @@ class Fixes:
 
 
 ON_PAGE = Fixes(
-    folder="Choose one in the tab Dataset.",
-    missing_folder="Check it for typing errors, or choose it in the tab Dataset.",
-    model="Choose one in the tab Settings, or continue a run in the tab Resume.",
+    folder="Choose one in the Dataset tab.",
+    missing_folder="Check the spelling, or choose it in the Dataset tab.",
+    model="Choose one in the Settings tab, or resume a run in the Resume tab.",
 )
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
