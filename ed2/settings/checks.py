@@ -35,17 +35,10 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     unknown = [name for name in values if name not in fields()]
     problems = [unknown_setting(name) for name in unknown[:MAX_LISTED]]
     num_unlisted = len(unknown[MAX_LISTED:])
-    grouped: dict[str, dict[str, object]] = {}
-    for name, value in values.items():
-        if name not in fields():
-            continue
-        problem = _problem_of_value(name, value)
-        if problem:
-            problems.append(problem)
-        group = grouped.setdefault(fields()[name].group, {})
-        group[name] = tuple(value) if isinstance(value, list) else value
+    known = {name: value for name, value in values.items() if name in fields()}
+    problems += filter(None, map(_problem_of_value, known, known.values()))
     try:
-        settings = Settings.model_validate(grouped)
+        settings = Settings.model_validate(_grouped(known))
     except ValidationError as error:
         named = {problem.path for problem in problems}
         problems += [problem for problem in _reworded(error) if problem.path not in named]
@@ -54,6 +47,14 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     if problems:
         raise wrong_settings(problems, num_unlisted)
     return settings
+
+
+def _grouped(values: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    groups: dict[str, dict[str, object]] = {}
+    for name, value in values.items():
+        group = groups.setdefault(fields()[name].group, {})
+        group[name] = tuple(value) if isinstance(value, list) else value
+    return groups
 
 
 def is_plain(text: str) -> bool:

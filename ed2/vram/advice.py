@@ -195,7 +195,9 @@ def _mixed_precision(search: Search, settings: Settings) -> Values:
 
 
 def _fused_attention(search: Search, settings: Settings) -> Values:
-    return {"attn_type": "sdp"} if settings.memory.attn_type == "slice" else {}
+    if settings.memory.attn_type != "slice":
+        return {}
+    return {"attn_type": "sdp"}
 
 
 def _eight_bit(search: Search, settings: Settings) -> Values:
@@ -211,12 +213,16 @@ def _eight_bit(search: Search, settings: Settings) -> Values:
 
 
 def _ema_on_cpu(search: Search, settings: Settings) -> Values:
-    return {"ema_device": "cpu"} if settings.ema.is_on and settings.ema.ema_device == "cuda" else {}
+    if not settings.ema.is_on or settings.ema.ema_device == "cpu":
+        return {}
+    return {"ema_device": "cpu"}
 
 
 def _validation_batch(search: Search, settings: Settings) -> Values:
     own = settings.validation.val_batch_size
-    return {"val_batch_size": None} if own is not None and own > settings.data.batch_size else {}
+    if own is None or own <= settings.data.batch_size:
+        return {}
+    return {"val_batch_size": None}
 
 
 def _batch_before_checkpointing(search: Search, settings: Settings) -> Values:
@@ -229,7 +235,9 @@ def _batch_before_checkpointing(search: Search, settings: Settings) -> Values:
 
 
 def _checkpointing(search: Search, settings: Settings) -> Values:
-    return {} if settings.memory.gradient_checkpointing else {"gradient_checkpointing": True}
+    if settings.memory.gradient_checkpointing:
+        return {}
+    return {"gradient_checkpointing": True}
 
 
 def _no_accumulation(search: Search, settings: Settings) -> Values:
@@ -269,8 +277,9 @@ def _last_text_layers(search: Search, settings: Settings) -> Values:
 
 
 def _frozen_text(search: Search, settings: Settings) -> Values:
-    model = settings.model
-    return {} if model.disable_textenc_training or model.disable_unet_training else {"disable_textenc_training": True}
+    if settings.model.disable_textenc_training or settings.model.disable_unet_training:
+        return {}
+    return {"disable_textenc_training": True}
 
 
 def _resolution(search: Search, settings: Settings) -> Values:

@@ -14,7 +14,7 @@ def series(*parts: tuple[int, float, float]) -> list[StepReading]:
     ]
 
 
-def test_steps_that_become_slow_while_the_card_is_full_are_a_spill() -> None:
+def test_slow_steps_on_a_full_gpu_are_a_spill() -> None:
     factor = spill_slowdown(series((30, 0.5, 0.9), (5, 2.5, 0.99)))
     assert factor == pytest.approx(5, rel=0.2)
 

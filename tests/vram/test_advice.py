@@ -1,4 +1,4 @@
-"""What is suggested: the mission's rules, and that it is true."""
+"""Suggestions: the rules they follow, and that they fit."""
 
 import pytest
 from hypothesis import given
@@ -27,9 +27,11 @@ def changed(given: Advice) -> dict[str, object]:
     return {name: value for change in given.changes for name, value in change.after.items()}
 
 
-@checked(deadline=None)  # other work on the same computer is no fault
+@checked(deadline=None)  # a busy computer is not a failure
 @given(st.sampled_from(tuple(FACTS)), settings, st.sampled_from([6, 8, 10, 12, 16, 24, 48, 80]))
-def test_what_is_suggested_fits_by_the_plan_or_nothing_is_said_to(family: str, given: Settings, card_gb: int) -> None:
+def test_suggested_settings_fit_by_the_plan_or_nothing_is_said_to_fit(
+    family: str, given: Settings, card_gb: int
+) -> None:
     card = Card.of_size(card_gb)
     found = suggest(Search(shape_of(family), card), given)
     plan = plan_memory(found.settings, shape_of(family), card=card)
@@ -69,7 +71,7 @@ def test_between_640_and_768_the_high_estimate_decides() -> None:
     assert advice(24, resolution=704, batch_size=8).settings.memory.gradient_checkpointing
 
 
-def test_what_was_learnt_of_a_card_counts_in_what_is_suggested_for_it() -> None:
+def test_the_learned_overhead_of_a_gpu_counts_in_its_suggestions() -> None:
     learnt = Overhead(reserved=(1.1, 1.15, 1.2), context_gb=(0.9, 1.0, 1.1), is_measured=True)
     found = suggest(Search(shape_of("sd1"), Card.of_size(24), overhead=learnt), Settings().replaced(batch_size=16))
     assert found.fits
@@ -77,7 +79,7 @@ def test_what_was_learnt_of_a_card_counts_in_what_is_suggested_for_it() -> None:
     assert found.settings.data.batch_size < advice(24, batch_size=16).settings.data.batch_size
 
 
-def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
+def test_if_nothing_fits_the_advice_names_what_would() -> None:
     found = advice(8)
     assert not found.fits
     text = " ".join(found.needed)
@@ -86,14 +88,14 @@ def test_nothing_fits_8_gb_and_it_is_said_what_would() -> None:
     assert "LoRA" in text
 
 
-def test_the_batch_is_not_proposed_past_a_tenth_of_the_images_or_8() -> None:
+def test_no_batch_above_8_or_a_tenth_of_the_images_is_suggested() -> None:
     assert "batch_size 8" in advice(24).room
     assert "batch_size 5" in advice(24, images=59).room
     assert advice(24, images=15).room == ""
     assert advice(24, batch_size=8).room == ""
 
 
-def test_the_cheapest_come_first_and_what_is_not_needed_is_left_out() -> None:
+def test_the_cheapest_changes_come_first_and_needless_ones_are_left_out() -> None:
     found = advice(12, optimizer="adamw", amp=False, batch_size=4)
     assert list(changed(found)) == ["gradient_checkpointing", "amp", "optimizer"]
     assert all(change.saves_gb > 0 for change in found.changes)
@@ -106,14 +108,14 @@ def test_accumulated_gradients_become_a_larger_batch() -> None:
     assert changed(found) == {"grad_accum": 1, "batch_size": 7}
 
 
-def test_an_optimizer_with_rates_of_its_own_is_left_last_and_takes_the_default_rate_with_it() -> None:
+def test_an_optimizer_with_its_own_learning_rate_comes_last_and_resets_the_rate() -> None:
     found = advice(24, optimizer="prodigy", lr=1.0, gradient_checkpointing=True, ema_decay_rate=0.99, ema_device="cuda")
     assert changed(found)["lr"] is None
     assert found.changes[-1].before == {"optimizer": "prodigy", "lr": 1.0}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_shipped_presets_fit_the_card_that_they_name(name: str) -> None:
+def test_the_shipped_presets_fit_the_card_in_their_title(name: str) -> None:
     chosen = with_defaults(read_preset(PROGRAM_DIR / "presets" / f"{name}.json").values)
     card = Card.of_size(PRESETS[name])
     shape = shape_of(model_sizes(chosen).family)

@@ -1,4 +1,4 @@
-"""What optimizers keep, measured on the real ones."""
+"""The planned optimizer state, compared with real optimizers."""
 
 import math
 

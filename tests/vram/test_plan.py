@@ -1,4 +1,4 @@
-"""The memory plan: what it must do whatever the settings, and what is known of single ones."""
+"""The memory plan: properties that hold for any settings, and known figures for some."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def planned(
     return plan_memory(Settings().replaced(**changes), shape_of(family), card=card, features=features)
 
 
-@checked(deadline=None)  # other work on the same computer is no fault
+@checked(deadline=None)  # a busy computer is not a failure
 @given(families, settings)
 def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(family: str, given: Settings) -> None:
     def of(**changes: object) -> float:
@@ -78,14 +78,14 @@ def test_sampling_and_saving_never_exceed_the_step_where_the_unet_is_trained(fam
     assert 1 <= sampling_batch(given, shape_of(family), card=BIG) <= given.data.batch_size
 
 
-def test_gradients_wait_where_batches_are_accumulated() -> None:
+def test_gradients_are_held_while_batches_are_accumulated() -> None:
     once, twice, often = (planned(grad_accum=n, batch_size=1, gradient_checkpointing=True) for n in (1, 2, 9))
     assert twice.allocated_gb > once.allocated_gb + 1.5
     assert often == twice
     assert planned(grad_accum=2).parts["gradients"] == pytest.approx(4 * 982_581_444 / 2**30)
 
 
-def test_what_is_frozen_takes_less_the_more_of_it_is() -> None:
+def test_the_more_is_frozen_the_less_memory_is_needed() -> None:
     frozen = planned(disable_textenc_training=True)
     part = planned(unfreeze_last_n_layers=2)
     whole = planned()
@@ -103,7 +103,7 @@ def test_each_optimizer_has_its_own_state() -> None:
     )
 
 
-def test_the_average_counts_where_it_lies() -> None:
+def test_the_ema_counts_on_the_device_that_holds_it() -> None:
     without, on_cpu = planned(), planned(ema_decay_rate=0.99, ema_device="cpu")
     on_card = planned(ema_decay_rate=0.99, ema_device="cuda")
     assert on_cpu.allocated_gb == without.allocated_gb
@@ -111,7 +111,7 @@ def test_the_average_counts_where_it_lies() -> None:
     assert on_card.by_phase["sampling"] - without.by_phase["sampling"] == pytest.approx(3.66, abs=0.01)
 
 
-def test_what_has_no_setting_yet_can_be_planned() -> None:
+def test_features_without_a_setting_can_be_planned() -> None:
     full = planned(gradient_checkpointing=True)
     cached = planned(gradient_checkpointing=True, features=PlannedFeatures(cached_latents=True))
     assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)
@@ -136,7 +136,7 @@ def test_the_verdict_is_by_the_high_and_the_expected_figure() -> None:
     assert plan.verdict(Card(free_gb=plan.expected_gb - 0.01)) == "does not fit"
 
 
-def test_a_model_is_known_by_the_numbers_of_its_weights() -> None:
+def test_a_model_is_recognized_by_the_number_of_its_weights() -> None:
     demo = shape_of("sd1", {"unet": 2_725_956, "vae": 233_751, "text_encoder": 208_704})
     assert plan_memory(Settings().replaced(resolution=64), demo, card=NO_CARD).allocated_gb < 0.1
     sd1 = shape_of("sd1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_557})
@@ -144,7 +144,7 @@ def test_a_model_is_known_by_the_numbers_of_its_weights() -> None:
     odd = shape_of("sd1", {"unet": 400_000_000, "vae": 83_653_863, "text_encoder": 123_060_480})
     plan = plan_memory(Settings(), odd, card=BIG)
     assert plan.allocated_gb < planned().allocated_gb
-    assert "usual size" in plan.notes[0]
+    assert "usual sd1" in plan.notes[0]
 
 
 def test_planning_needs_no_torch() -> None:

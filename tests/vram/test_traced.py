@@ -18,7 +18,7 @@ def test_a_new_trace_of_sd15_finds_the_shipped_figures() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_the_closed_form_holds_at_a_size_that_was_not_traced(batch: int) -> None:
+def test_the_closed_form_holds_for_an_untraced_size(batch: int) -> None:
     side = 80
     moments = training(blueprint("sd1"), CHECKPOINTED, Size(batch, side))
     rows = traced("sd1").training[CHECKPOINTED.key]
