@@ -11,9 +11,9 @@ def counted(number: int, noun: str, plural_noun: str = "") -> str:
     return f"{number:,} {plural(number, noun, plural_noun)}"
 
 
-def plural(number: int, noun: str, plural_noun: str = "") -> str:
-    """The noun alone, in the plural for any number but one: "image", "images"."""
-    return noun if number == 1 else plural_noun or f"{noun}s"
+def plural(number: int, word: str, plural_word: str = "") -> str:
+    """The word alone, in the plural for any number but one: "image", "images"; "was", "were"."""
+    return word if number == 1 else plural_word or f"{word}s"
 
 
 def duration(seconds: float) -> str:

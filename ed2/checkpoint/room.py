@@ -10,6 +10,7 @@ import psutil
 
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError
+from ed2.text import file_size
 
 DISK_MARGIN = 1.1
 """Free disk space that a save needs, as a multiple of what it writes."""
@@ -61,7 +62,7 @@ def require_space(name: str, required: Mapping[Path, int]) -> None:
     except OSError as error:
         raise CheckpointError(f"The checkpoint {name} was not saved", f"{plain_reason(error)}.") from error
     if short:
-        why = f"it needs {short.required / 1e9:.2f} GB, and {short.free / 1e9:.2f} GB are free in {short.folder}."
+        why = f"it needs {file_size(short.required)}, and {file_size(short.free)} are free in {short.folder}."
         raise CheckpointError(f"The checkpoint {name} was not saved", why, "Free some space.")
 
 

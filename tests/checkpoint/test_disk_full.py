@@ -142,7 +142,7 @@ def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeyp
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
     trained = train({**values, "max_epochs": 3}, observer=fill_up)
     (told,) = (e.text for e in trained.of(Warned) if "was not saved" in e.text)
-    assert "GB, and 0.00 GB are free in" in told and "try again at the next interval" in told
+    assert " MB, and 1.0 MB are free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
     assert over.ends == told and over.step == 6 and over.text.startswith("Resolved: checkpoints can be")
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]

@@ -15,7 +15,7 @@ from ed2.data.walk import escape_undecodable
 from ed2.disk import write_whole
 from ed2.errors import Ed2Error
 from ed2.small_files import read_object
-from ed2.text import counted
+from ed2.text import counted, plural
 
 MAX_NAMES = 3
 """How many images a note names."""
@@ -45,7 +45,7 @@ def long_caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
         return ""
     longest = sorted(found, key=lambda pair: -pair[1])[:MAX_NAMES]
     names = ", ".join(f"{example.name} ({count})" for example, count in longest)
-    verb = "has" if len(found) == 1 else "have"
+    verb = plural(len(found), "has", "have")
     end = ", ..." if len(found) > MAX_NAMES else "."
     return f"{counted(len(found), 'caption')} {verb} more than {limit} tokens; the rest is ignored: {names}{end}"
 

@@ -17,7 +17,7 @@ from ed2.events import (
     ValidationDone,
     Warned,
 )
-from ed2.text import counted, duration, file_size, shown_path
+from ed2.text import counted, duration, file_size, plural, shown_path
 
 _METRICS = {
     LOSS: "loss {:.4f}",
@@ -119,4 +119,4 @@ def describe_end(event: RunEnded) -> str:
 
 
 def _were(num_images: int) -> str:
-    return f"{counted(num_images, 'image')} {'was' if num_images == 1 else 'were'}"
+    return f"{counted(num_images, 'image')} {plural(num_images, 'was', 'were')}"

@@ -13,7 +13,7 @@ from ed2.checkpoint.resume import open_or_none
 from ed2.checkpoint.room import shortage
 from ed2.errors import Ed2Error, UnusableWeightsError
 from ed2.events import CheckpointSaved
-from ed2.text import counted, file_size
+from ed2.text import counted, file_size, plural
 
 
 def unsaved(error: Exception, run_dir: Path, step: int, required: Mapping[Path, int]) -> Fault:
@@ -38,8 +38,8 @@ def unsaved(error: Exception, run_dir: Path, step: int, required: Mapping[Path, 
 def _lost(steps: int, name: str) -> str:
     if steps <= 0:
         return f"Nothing is lost: {name} has the same step."
-    verb, them = ("was", "it") if steps == 1 else ("were", "them")
-    again = f"train {them} again with --resume_ckpt findlast."
+    verb = plural(steps, "was", "were")
+    again = f"train {plural(steps, 'it', 'them')} again with --resume_ckpt findlast."
     return f"The {counted(steps, 'step')} after {name} {verb} not saved; {again}"
 
 
