@@ -10,7 +10,7 @@ from ed2.checkpoint.saver import Kind, Saver
 from ed2.checkpoint.snapshot import Snapshot, bytes_to_copy
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved, EventBus, SavingChanged, Warned
-from ed2.training.state import Run, TrainState
+from ed2.training.state import CHECKPOINT, Job, Run, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class BackgroundSaver:
 
 
 @dataclass
-class CheckpointJob:
+class CheckpointJob(Job):
     """Saves at intervals of time and of epochs. The checkpoint at the end of the run is not its task.
 
     Attributes:
@@ -122,6 +122,7 @@ class CheckpointJob:
     epochs: int
     first_epoch: int = 0
     _saved_at: float = field(default_factory=time.monotonic)
+    name = CHECKPOINT
 
     def due(self, state: TrainState) -> bool:
         """Whether an interval is over; the last step of a run is never due."""
@@ -135,7 +136,7 @@ class CheckpointJob:
             return False
         return state.epoch % self.epochs == 0
 
-    def run(self, state: TrainState) -> None:
+    def perform(self, state: TrainState) -> None:
         """Save; a failure is a warning, and the next interval tries again."""
         self._saved_at = time.monotonic()
         self.saver.start(self.training)

@@ -16,14 +16,13 @@ from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import NUM_STEPS, Drawn, SampleOptions, draw_samples
 from ed2.text import counted, plural
-from ed2.training.state import Controls, TrainState
+from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
 """Gives a network other weights than those in training, while it lasts."""
 AS_TRAINED = 100
 """Added to a prompt's index for the image drawn by the weights in training, besides the one by their average."""
 
-SAMPLES = "samples"
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
 """Errors in sampling that do not end the training; out of GPU memory is a RuntimeError."""
 
@@ -94,7 +93,7 @@ class AdaptiveSampler:
 
 
 @dataclass(kw_only=True)
-class SampleJob:
+class SampleJob(Job):
     """Draws the prompts of a file every `sample_steps` steps and after the last one.
 
     Attributes:
@@ -119,6 +118,7 @@ class SampleJob:
     sampler: str = "ddim"
     num_steps: int = NUM_STEPS
     weights: Sequence[Weights] = (nullcontext,)
+    name = SAMPLES
 
     def __post_init__(self) -> None:
         self._adaptive = AdaptiveSampler(self.prompts.multiple)
@@ -127,15 +127,15 @@ class SampleJob:
         """Every `sample_steps` steps, and after the last."""
         return state.step % self.sample_steps == 0 or state.step >= self.total_steps
 
-    def before_first_step(self, state: TrainState) -> SamplesMade | None:
+    def at_start(self, state: TrainState) -> SamplesMade | None:
         """Draw with the untrained model; in a resumed run only what a stop has cut short."""
         note = self._read(state.step)[1]
-        if state.again(SAMPLES) and (state.step or self.prompts.options.before_training):
-            return self.run(state, note)
+        if state.due_at_start(self.name) and (state.step or self.prompts.options.before_training):
+            return self.perform(state, note)
         self._warn(state.step, note)
         return None
 
-    def run(self, state: TrainState, note: str = "") -> SamplesMade | None:
+    def perform(self, state: TrainState, note: str = "") -> SamplesMade | None:
         """Draw and write the samples; None when there are none. `note` is what is still to be said of the file.
 
         A stop leaves out what is not finished. A failure is a warning, and training continues.
@@ -145,14 +145,14 @@ class SampleJob:
         if not prompts:
             return None
         if self.controls.stopping:
-            state.cut_short.append(SAMPLES)
+            state.cut_short.append(self.name)
             return None
         self.bus.emit(PhaseChanged(state.step, "sampling", counted(len(prompts), "prompt")))
         started = time.monotonic()
         samples = self._draw_and_write(state.step, prompts)
         is_whole = not self.controls.stopping or len(samples) == len(prompts) * len(self.weights)
         if not is_whole:
-            state.cut_short.append(SAMPLES)
+            state.cut_short.append(self.name)
         return SamplesMade(state.step, tuple(samples), time.monotonic() - started, is_whole) if samples else None
 
     def _draw_and_write(self, step: int, prompts: Sequence[Prompt]) -> list[Sample]:

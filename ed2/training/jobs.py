@@ -7,24 +7,25 @@ import torch
 
 from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR, VRAM
 from ed2.events import EpochEnded, MetricsLogged
-from ed2.training.state import Run, TrainState
+from ed2.training.state import Job, Run, TrainState
 from ed2.vram.card import BYTES_PER_GB
 
 NETWORK_NAMES = {"unet": "unet", "text_encoder": "text encoder"}
 
 
 @dataclass
-class MetricsJob:
+class MetricsJob(Job):
     """Logs the curves at the first step, every `log_step` steps and at the last."""
 
     training: Run
     log_step: int
+    name = "metrics"
 
     def due(self, state: TrainState) -> bool:
         """Whether this step is logged."""
         return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
 
-    def run(self, state: TrainState) -> MetricsLogged:
+    def perform(self, state: TrainState) -> MetricsLogged:
         """Read the sums from the device. What is not finite has no place on a curve."""
         run = self.training
         values = {LOSS: run.metrics.window.take()}
@@ -40,16 +41,17 @@ class MetricsJob:
 
 
 @dataclass
-class EpochJob:
+class EpochJob(Job):
     """Tells of the end of each epoch, with its mean loss."""
 
     training: Run
+    name = "epoch"
 
     def due(self, state: TrainState) -> bool:
         """Whether an epoch has just ended."""
         return state.epoch_ended
 
-    def run(self, state: TrainState) -> EpochEnded | None:
+    def perform(self, state: TrainState) -> EpochEnded | None:
         """Read the sum of the epoch from the device; None where all its steps were left out."""
         metrics = self.training.metrics
         loss, minutes = metrics.epoch.take(), metrics.epoch_minutes()

@@ -32,7 +32,7 @@ def train(run: Run) -> None:
             run.bus.emit(StepDone(run.state.step, epoch, sum(len(b.captions) for b in batches)))
             for job in run.jobs:
                 if job.due(run.state):
-                    run.bus.emit(job.run(run.state))
+                    run.bus.emit(job.perform(run.state))
             handle_requests(run)
 
 
@@ -47,7 +47,7 @@ def handle_requests(run: Run) -> None:
     while True:
         controls.obey_stop()
         for request in controls.take():
-            run.bus.emit(run.on_request[request].run(run.state))
+            run.bus.emit(run.requested(request).perform(run.state))
             controls.obey_stop()
         if not controls.pausing:
             break

@@ -1,13 +1,13 @@
 """Where a run is, and what it is made of."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from ed2.data.loader import Batch
+from ed2.data.loader import Batch, Loader
 from ed2.errors import shown
 from ed2.events import Event, EventBus
 from ed2.models.base import DiffusionModel
@@ -20,6 +20,11 @@ from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
 from ed2.training.update import Update
 
+CHECKPOINT = "checkpoint"
+SAMPLES = "samples"
+VALIDATION = "validation"
+REQUESTED_JOBS: Mapping[Request, str] = {"save": CHECKPOINT, "sample": SAMPLES}
+"""The names of the jobs that do what somebody asked for."""
 _OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None}
 """What may stand in a `TrainState` besides values of the kind that it begins with."""
 
@@ -38,7 +43,7 @@ class TrainState:
         at_once: images in one pass at most, since more did not fit the memory; None for whole batches.
         checkpointing: whether gradient checkpointing was switched on since the memory did not suffice.
         is_exact: whether no batch was cut, which gives the same gradient but not the same bytes.
-        cut_short: what a stop has cut short after the last step, "validation" or "samples": done when the run goes on.
+        cut_short: names of the jobs that a stop cut short after the last step; a resumed run does them first.
     """
 
     step: int = 0
@@ -52,10 +57,10 @@ class TrainState:
     is_exact: bool = True
     cut_short: list[str] = field(default_factory=list)
 
-    def again(self, what: str) -> bool:
-        """Whether `what` is to be done before the first step: in a new run, and where a stop has cut it short."""
-        is_due = self.step == 0 or what in self.cut_short
-        self.cut_short = [other for other in self.cut_short if other != what]
+    def due_at_start(self, job: str) -> bool:
+        """Whether a job is due before the first step: in a new run, and where a stop cut it short, which is cleared."""
+        is_due = self.step == 0 or job in self.cut_short
+        self.cut_short = [other for other in self.cut_short if other != job]
         return is_due
 
     def count(self, batches: Sequence[Batch], steps_in_epoch: int) -> None:
@@ -89,18 +94,6 @@ class TrainState:
         return state
 
 
-class Groups(Protocol):
-    """A dataset in training order."""
-
-    def groups(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each optimizer step of an epoch, from step `start` on; none where nothing can be read."""
-        ...
-
-    def require_readable(self) -> None:
-        """Raise ImagesLostError where the last step lacks images and not one can be read any more."""
-        ...
-
-
 class Average(Protocol):
     """A moving average of the weights, or what stands in its place."""
 
@@ -118,39 +111,61 @@ class Average(Protocol):
 
 
 class Job(Protocol):
-    """Something that some steps do besides training: metrics, samples, checkpoints."""
+    """Something that some steps do besides training: metrics, samples, checkpoints.
+
+    Attributes:
+        name: unique in a run; `TrainState.cut_short` holds it.
+    """
+
+    name: str
 
     def due(self, state: TrainState) -> bool:
         """Whether to run after the step that `state` counts."""
         ...
 
-    def run(self, state: TrainState) -> Event | None:
-        """Do it; the event tells of it."""
+    def perform(self, state: TrainState) -> Event | None:
+        """Do it, and give the event for the observers."""
         ...
+
+    def at_start(self, state: TrainState) -> Event | None:
+        """Do what is due before the first step of a new or resumed run; most jobs do nothing."""
+        return None
 
 
 @dataclass
 class Run:
-    """Everything that the loop works on, put together by `ed2.app.build`."""
+    """Everything that the loop works on, complete once it is made by `ed2.app.build`.
+
+    Attributes:
+        make_jobs: what makes each job for this run.
+        steps_in: optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image.
+        is_whole: whether weights, optimizers and counters belong to one step; not during an update.
+        jobs: in the order in which they run after a step.
+    """
 
     model: DiffusionModel
-    data: Groups
+    data: Loader
     objective: Objective
     precision: Precision
     optimizers: Optimizers
     update: Update
     metrics: Metrics
     bus: EventBus
-    jobs: list[Job]
     controls: Controls
     state: TrainState
     max_epochs: int
     steps_in: Callable[[int], int]
-    """Optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image."""
     images_per_step: int
-    on_request: dict[Request, Job] = field(default_factory=dict)
-    """What makes a checkpoint or samples when someone asks for them."""
+    make_jobs: InitVar[Sequence[Callable[["Run"], Job]]] = ()
     ema: Average = field(default_factory=NoEma)
+    jobs: tuple[Job, ...] = field(init=False)
+
+    def __post_init__(self, make_jobs: Sequence[Callable[["Run"], Job]]) -> None:
+        self.jobs = tuple(make(self) for make in make_jobs)
+
+    def requested(self, request: Request) -> Job:
+        """The job that does what somebody asked for."""
+        return next(job for job in self.jobs if job.name == REQUESTED_JOBS[request])
 
     @cached_property
     def total_steps(self) -> int:

@@ -19,7 +19,7 @@ from ed2.text import counted
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
 from ed2.training.recovery import split_batches
-from ed2.training.state import Run, TrainState
+from ed2.training.state import VALIDATION, Job, Run, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,8 @@ class Validator:
         return mean
 
 
-VALIDATION = "validation"
-
-
 @dataclass
-class ValidationJob:
+class ValidationJob(Job):
     """Validates before the first step, at an interval of epochs or of parts of one, and at the end.
 
     Attributes:
@@ -96,6 +93,7 @@ class ValidationJob:
     bus: EventBus
     every_n_epochs: float
     _at_once: int | None = None
+    name = VALIDATION
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
@@ -108,18 +106,18 @@ class ValidationJob:
         times, steps = round(1 / self.every_n_epochs), self.training.steps_in(state.epoch)
         return state.position * times // steps > (state.position - 1) * times // steps
 
-    def before_first_step(self, state: TrainState) -> Event | None:
-        """The untrained model; where a run goes on only what a stop has cut short."""
-        return self.run(state) if state.again(VALIDATION) else None
+    def at_start(self, state: TrainState) -> Event | None:
+        """Measure the untrained model; in a resumed run only what a stop cut short."""
+        return self.perform(state) if state.due_at_start(self.name) else None
 
-    def run(self, state: TrainState) -> Event | None:
+    def perform(self, state: TrainState) -> Event | None:
         """Measure, in smaller batches where the memory does not suffice; then too the training goes on."""
         while True:
             try:
                 with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
                     values = self.validator.losses(self._at_once)
                 if values is None:
-                    state.cut_short.append(VALIDATION)
+                    state.cut_short.append(self.name)
                 return ValidationDone(state.step, values) if values else None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -50,7 +50,7 @@ def test_due_every_so_many_steps_and_after_the_last(job: SampleJob) -> None:
 
 
 def test_samples_are_made_listed_and_told(job: SampleJob, events: list[Event]) -> None:
-    made = job.run(TrainState(step=4))
+    made = job.perform(TrainState(step=4))
     assert isinstance(made, SamplesMade)
     assert made.step == 4
     assert [sample.path.relative_to(job.run_dir).as_posix() for sample in made.samples] == [
@@ -75,36 +75,36 @@ def test_each_denoising_step_of_a_batch_is_counted(
     job: SampleJob, events: list[Event], at_once: int, told: list[str]
 ) -> None:
     job.prompts.path.write_text("a cat\na dog\na cow")
-    replace(job, batch_size=at_once, num_steps=2).run(TrainState(step=4))
+    replace(job, batch_size=at_once, num_steps=2).perform(TrainState(step=4))
     counted = [(event.doing, event.place, event.total) for event in events if isinstance(event, Progressed)]
     steps = 2 * 3  # of each of three CFG values
     assert counted == [(f"{text}: step", place, steps) for text in told for place in range(1, steps + 1)]
 
 
 def test_before_the_first_step_only_where_a_run_begins(job: SampleJob) -> None:
-    assert job.before_first_step(TrainState(step=4)) is None
-    made = job.before_first_step(TrainState())
+    assert job.at_start(TrainState(step=4)) is None
+    made = job.at_start(TrainState())
     assert made is not None
     assert made.samples[0].path.parent.name == "gs00000"
 
 
 def test_the_same_step_gives_the_same_files(job: SampleJob) -> None:
-    made = [job.run(TrainState(step=4)), job.run(TrainState(step=4))]
+    made = [job.perform(TrainState(step=4)), job.perform(TrainState(step=4))]
     first, second = ([sample.path.read_bytes() for sample in one.samples] for one in made if one)
     assert first == second
 
 
 def test_no_prompts_make_no_samples_and_are_told_once(job: SampleJob, events: list[Event]) -> None:
     job.prompts.path.unlink()
-    assert job.run(TrainState(step=4)) is None
-    assert job.run(TrainState(step=8)) is None
+    assert job.perform(TrainState(step=4)) is None
+    assert job.perform(TrainState(step=8)) is None
     assert len(warnings(events)) == 1
     assert phases(events) == []
 
 
 def test_nothing_is_drawn_after_a_stop(job: SampleJob, events: list[Event]) -> None:
     job.controls.stop()
-    assert job.run(TrainState(step=4)) is None
+    assert job.perform(TrainState(step=4)) is None
     assert phases(events) == []
     assert not (job.run_dir / "samples").exists()
 
@@ -118,7 +118,7 @@ def test_a_stop_while_sampling_keeps_what_is_done(
 
     write: Callable[..., object] = job_module.write_sample
     monkeypatch.setattr(job_module, "write_sample", write_and_stop)
-    made = job.run(TrainState(step=4))
+    made = job.perform(TrainState(step=4))
     assert made is not None
     assert [sample.index for sample in made.samples] == [0]
     assert phases(events) == ["sampling", "stopping"]
@@ -139,14 +139,14 @@ def test_a_failure_is_told_and_the_training_goes_on(
         raise error
 
     monkeypatch.setattr(job_module, "write_sample", fail)
-    assert job.run(TrainState(step=4)) is None
+    assert job.perform(TrainState(step=4)) is None
     (text,) = warnings(events)
     assert f"({reason})" in text
     assert "step 4" in text
     assert "\n" not in text
     assert phases(events) == ["sampling", "training"]
     monkeypatch.undo()
-    assert job.run(TrainState(step=8)) is not None
+    assert job.perform(TrainState(step=8)) is not None
 
 
 def test_samples_before_a_failure_count(job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_samples_before_a_failure_count(job: SampleJob, events: list[Event], mon
 
     write: Callable[..., object] = job_module.write_sample
     monkeypatch.setattr(job_module, "write_sample", fail_on_the_second)
-    made = job.run(TrainState(step=4))
+    made = job.perform(TrainState(step=4))
     assert made is not None
     assert len(made.samples) == 1
     assert "disk is gone" in warnings(events)[0]
@@ -178,19 +178,19 @@ def too_little_for(job: SampleJob, monkeypatch: pytest.MonkeyPatch, cells: int) 
 def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_images(
     job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = job.run(TrainState(step=4))
+    wanted = job.perform(TrainState(step=4))
     assert wanted is not None
     images = [sample.path.read_bytes() for sample in wanted.samples]
     job.batch_size = 2
     too_little_for(job, monkeypatch, cells=2 * 4 * 4)  # one prompt with and without guidance
-    made = job.run(TrainState(step=8))
+    made = job.perform(TrainState(step=8))
     assert made is not None
     assert [sample.path.read_bytes() for sample in made.samples] == images
     assert warnings(events) == [
         "Out of memory while drawing the samples of step 8: 1 prompt at a time from now on. Training continues."
     ]
     events.clear()
-    assert job.run(TrainState(step=12)) is not None
+    assert job.perform(TrainState(step=12)) is not None
     assert not warnings(events)
 
 
@@ -200,7 +200,7 @@ def test_a_prompt_too_large_is_drawn_at_half_its_size_and_one_larger_still_is_le
     job.prompts.path.write_text('{"samples": [{"prompt": "a cat"}, {"prompt": "a dog", "size": [64, 64]}]}')
     job.prompts = replace(job.prompts, path=job.prompts.path.rename(job.prompts.path.with_suffix(".json")))
     too_little_for(job, monkeypatch, cells=2 * 2 * 2)
-    made = job.run(TrainState(step=4))
+    made = job.perform(TrainState(step=4))
     assert made is not None
     assert [(sample.index, sample.size) for sample in made.samples] == [(0, (8, 8))]
     (text,) = warnings(events)

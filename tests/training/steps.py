@@ -53,7 +53,6 @@ def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = No
         update=Whole(optimizers, precision, None),
         metrics=Metrics(),
         bus=EventBus(),
-        jobs=[],
         controls=Controls(),
         state=TrainState(),
         max_epochs=4,

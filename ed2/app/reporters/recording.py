@@ -13,8 +13,7 @@ from ed2.app.reporters.tensorboard import TensorBoardReporter
 from ed2.disk import plain_reason, rename
 from ed2.events import EventBus, SamplesMade, Warned
 from ed2.sampling.images import SAMPLES_LIST
-from ed2.sampling.job import SAMPLES
-from ed2.training.state import TrainState
+from ed2.training.state import SAMPLES, TrainState
 
 logger = logging.getLogger(__name__)
 
