@@ -30,6 +30,13 @@ class Event:
 
 
 @dataclass(frozen=True)
+class CheckpointChosen(Event):
+    """A run is about to resume from the checkpoint of step `step`, of the run in `run_dir`. No log keeps it."""
+
+    run_dir: Path
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """Training starts; in a resumed run after `step`."""
 

@@ -24,12 +24,10 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 from diffusers import UNet2DConditionModel  # noqa: E402
 
-from ed2.app.build import Builder  # noqa: E402
-from ed2.app.images.faults import ImageFaults  # noqa: E402
-from ed2.app.images.scanning import scan_dataset  # noqa: E402
-from ed2.app.images.validating import split_off_validation  # noqa: E402
-from ed2.app.runs.folder import Machine, describe_run, make_run_folder  # noqa: E402
-from ed2.app.start import choose_start, weigh  # noqa: E402
+from ed2.app.build import build  # noqa: E402
+from ed2.app.jobs import RunContext, make_saver  # noqa: E402
+from ed2.app.resolve import resolve  # noqa: E402
+from ed2.app.runs.folder import RunFolder, make_run_folder  # noqa: E402
 from ed2.checkpoint.background import BackgroundSaver  # noqa: E402
 from ed2.checkpoint.identity import read_manifest  # noqa: E402
 from ed2.checkpoint.snapshot import bytes_to_copy  # noqa: E402
@@ -60,16 +58,14 @@ def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
         "data_root": [str(make_images(folder / "images", [(64, 64)]))], "logdir": str(folder / "logs"),
         "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
     }  # fmt: skip
-    start = choose_start(values, None)
-    apart = split_off_validation(start.settings, scan_dataset(start.settings))
-    start, machine = weigh(start, apart.training), Machine.of(start.settings)
-    run_dir = make_run_folder(start)
-    describe_run(run_dir, start, apart.training, machine)
-    builder = Builder(start, apart.training, run_dir, machine, bus, Controls(), apart, ImageFaults(bus))
-    run = builder.build()
+    spec = resolve(values, None, bus=bus, controls=Controls())
+    run_dir = make_run_folder(spec)
+    RunFolder(run_dir, bus, renew_lock=lambda: None).describe(spec)
+    saver = BackgroundSaver(make_saver(spec, run_dir, bus, before_save=lambda step: None), bus)
+    run = build(spec, RunContext.of(spec, run_dir, saver, bus, Controls()))
     optimizer_step(run, next(iter(run.data.groups(0))))
     run.state.step = 1
-    return run, BackgroundSaver(builder.saver(), bus)
+    return run, saver
 
 
 def hashes(checkpoint: Path) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import TypeVar
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.runner import run_training
-from ed2.app.start import Start, choose_start
+from ed2.app.run import run_training
+from ed2.app.run_settings import effective_settings
 from ed2.events import Event, EventBus, RunEnded, RunStarted, StepDone, Warned
 from ed2.training.controls import Controls
 from tests.unchanged import unchanged
@@ -24,7 +24,6 @@ PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "dif
 class Trained:
     """A run that has ended, and all that it said."""
 
-    start: Start
     ended: RunEnded
     events: list[Event] = field(default_factory=list)
 
@@ -52,7 +51,6 @@ def train(
 
     The files of the dataset are held to stay as they are.
     """
-    start = choose_start(values, None)
     bus, controls, events = EventBus(), controls or Controls(), list[Event]()
 
     def watch(event: Event) -> None:
@@ -63,8 +61,10 @@ def train(
     bus.subscribe(watch)
     if observer:
         bus.subscribe(observer)
-    with unchanged(*map(Path, start.settings.data.data_root)):
-        return Trained(start, run_training(start, bus=bus, controls=controls), events)
+    roots = values.get("data_root") or effective_settings(values, None).settings.data.data_root
+    assert isinstance(roots, list | tuple)
+    with unchanged(*map(Path, roots)):
+        return Trained(run_training(values, None, bus=bus, controls=controls), events)
 
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.start import FIND_LAST, Start
+from ed2.app.run_settings import FIND_LAST
+from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
 from ed2.errors import ModelError, Problem
 from ed2.models.base import DiffusionModel, Part, trained_parts
@@ -19,7 +20,7 @@ from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.state import Average, Run
 
 
-def build_ema(model: DiffusionModel, start: Start, device: torch.device, *, total_steps: int) -> Average:
+def build_ema(model: DiffusionModel, spec: RunSpec, *, total_steps: int) -> Average:
     """The average that the settings ask for, or what stands in its place.
 
     The average of a run that goes on is put back later, and does not begin from elsewhere.
@@ -27,7 +28,7 @@ def build_ema(model: DiffusionModel, start: Start, device: torch.device, *, tota
     Raises:
         ModelError: the weights to begin with cannot be read.
     """
-    own, checkpoint = start.settings.ema, start.checkpoint
+    own, checkpoint, device = spec.settings.ema, spec.checkpoint, spec.machine.device
     if not own.is_on:
         return NoEma()
     decay = own.ema_decay_rate or 0.0
@@ -36,7 +37,7 @@ def build_ema(model: DiffusionModel, start: Start, device: torch.device, *, tota
     place = device if own.ema_device == "cuda" else torch.device("cpu")
     ema = Ema(trained_parts(model), decay, own.ema_update_interval, place)
     if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
-        logdir = Path(start.settings.logging.logdir)
+        logdir = Path(spec.settings.logging.logdir)
         folder = _newest_average(logdir) if own.ema_resume_model == FIND_LAST else None
         _begin_with(ema, folder or Path(own.ema_resume_model), model.facts)
     return ema

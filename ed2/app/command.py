@@ -5,19 +5,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import closing
 
-from ed2.app.console_close import saving_when_closed
+from ed2.app.signals import stopping_on_signals
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
 from ed2.models.families.facts import trainable_titles
 from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
 
-STOPPING = "Stopping: the step ends and the run is saved. Once more leaves at once without saving."
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 EXIT_CODES = {"done": 0, "failed": 1}
 
 HOW_TO_START = f"""\
@@ -134,51 +131,12 @@ def _train(command: cli.CommandLine) -> int:
 
     quiet_libraries()
     from ed2.app.reporters.console import ConsoleReporter
-    from ed2.app.runner import run_training
-    from ed2.app.start import choose_start
-    from ed2.app.verifying import Verifying
+    from ed2.app.run import run_training
     from ed2.events import EventBus
     from ed2.training.state import Controls
 
     controls, bus = Controls(), EventBus()
     with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop):
         bus.subscribe(console)
-        start = choose_start(command.values, command.config, Verifying(bus, controls))
-        ended = run_training(start, bus=bus, controls=controls)
+        ended = run_training(command.values, command.config, bus=bus, controls=controls)
     return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)
-
-
-@contextmanager
-def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> Iterator[None]:
-    """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
-
-    SIGHUP stays ignored where nohup has had it ignored. On Windows, closing the console asks for a stop too.
-
-    Args:
-        stop: is told the number of the signal; it is called between two instructions of the main thread.
-        told: the line for the terminal.
-    """
-    asked: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if asked:
-            os._exit(128 + number)
-        asked.append(number)
-        stop(number)
-        with suppress(OSError):  # the terminal that has hung up takes no more words
-            os.write(2, f"\n{told}\n".encode())
-
-    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-    before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        with saving_when_closed(stop):
-            yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _is_ignored_by_nohup(number: int) -> bool:
-    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

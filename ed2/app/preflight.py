@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ed2.app.continued import checkpoint_at
+from ed2.app.run_settings import checkpoint_at
 from ed2.disk import plain_reason, why_not_writable
 from ed2.errors import Problem, SettingsError
 from ed2.models.families.facts import (

@@ -131,7 +131,7 @@ class TrainerService:
             from ed2.models.compute import quiet_libraries
 
             quiet_libraries()
-            import ed2.app.runner  # noqa: F401
+            import ed2.app.run  # noqa: F401
 
     def show_last_run(self, logdir: Path) -> None:
         """Show the newest run of a folder, as after a restart of the program."""
@@ -219,14 +219,9 @@ class TrainerService:
 
     def _train(self, values: Mapping[str, object], bus: EventBus, controls: Controls) -> None:
         self.read_libraries()
-        from ed2.app.runner import run_training
-        from ed2.app.start import choose_start
-        from ed2.app.verifying import Verifying
+        from ed2.app.run import run_training
 
-        start = choose_start(values, None, Verifying(bus, controls))
-        if start.checkpoint:
-            self._view.go_on(start.checkpoint.run_dir, start.checkpoint.state.step)
-        run_training(start, bus=bus, controls=controls)
+        run_training(values, None, bus=bus, controls=controls)
 
     def _watch_elsewhere(self) -> None:
         took = 0.0

@@ -15,6 +15,7 @@ from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
 from ed2.errors import Problem
 from ed2.events import (
+    CheckpointChosen,
     CheckpointSaved,
     EpochEnded,
     Event,
@@ -206,6 +207,10 @@ class RunView:
     @singledispatchmethod
     def _fold(self, event: Event) -> None:
         """What is not named below shows in the log alone."""
+
+    @_fold.register
+    def _(self, event: CheckpointChosen) -> None:
+        self.go_on(event.run_dir, event.step)
 
     @_fold.register
     def _(self, event: RunStarted) -> None:

@@ -71,8 +71,8 @@ class Controls:
         """Whether a stopped run is to be saved."""
         return self._save
 
-    def obey_stop(self) -> None:
-        """Leave if that was asked for.
+    def raise_if_stopping(self) -> None:
+        """Leave if a stop was asked for.
 
         Raises:
             StopRequested: a stop was asked for.

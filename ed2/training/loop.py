@@ -45,10 +45,10 @@ def handle_requests(run: Run) -> None:
     controls = run.controls
     was_paused = False
     while True:
-        controls.obey_stop()
+        controls.raise_if_stopping()
         for request in controls.take():
             run.bus.emit(run.requested(request).perform(run.state))
-            controls.obey_stop()
+            controls.raise_if_stopping()
         if not controls.pausing:
             break
         was_paused = True

@@ -139,7 +139,6 @@ class Run:
     Attributes:
         make_jobs: what makes each job for this run.
         steps_in: optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image.
-        is_whole: whether weights, optimizers and counters belong to one step; not during an update.
         jobs: in the order in which they run after a step.
     """
 

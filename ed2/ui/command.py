@@ -9,8 +9,8 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from ed2.app.command import stopping_on_signals
 from ed2.app.page.folders import Roots
+from ed2.app.signals import stopping_on_signals
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, printable

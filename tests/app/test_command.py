@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.command import main, stopping_on_signals
+from ed2.app.command import main
+from ed2.app.signals import stopping_on_signals
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import RESOLUTIONS
 from tests.runs import differing
@@ -162,7 +163,7 @@ def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
             break
     rest = running.stdout.read()
     assert running.wait(60) == 130
-    assert "Stopping: the step ends and the run is saved." in rest
+    assert "Stopping: the run is saved after this step." in rest
     assert "Stopped after" in rest
     (checkpoint,) = (tmp_path / "logs").glob("*/ckpts/interrupted-tiny-ep*")
     assert (checkpoint / "training_state" / "state.json").is_file()

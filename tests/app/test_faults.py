@@ -96,14 +96,14 @@ def test_a_drawn_seed_is_kept_when_the_same_command_goes_on(values: Values) -> N
 
 def test_a_stop_before_the_first_new_step_writes_nothing_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(values, stop_at=1)
-    from ed2.app import session
+    from ed2.app import execute
 
     def stop(run: object) -> None:
         from ed2.errors import StopRequested
 
         raise StopRequested(2)
 
-    monkeypatch.setattr(session, "train", stop)
+    monkeypatch.setattr(execute, "train", stop)
     again = train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
     assert again.ended.phase == "stopped"
     assert again.checkpoint == first.checkpoint
@@ -132,7 +132,7 @@ def test_a_finished_run_with_the_same_images_has_nothing_left_and_with_others_be
 
 
 def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ed2.app import session
+    from ed2.app import execute
 
     def fail(*anything: object) -> None:
         raise OSError("the disk is gone")
@@ -140,8 +140,8 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
     def fail_strangely(*anything: object) -> None:
         raise IndexError("no such tile")
 
-    monkeypatch.setattr(session, "contact_sheet", fail_strangely)
-    monkeypatch.setattr(session, "require_savable", fail)
+    monkeypatch.setattr(execute, "contact_sheet", fail_strangely)
+    monkeypatch.setattr(execute, "require_savable", fail)
     trained = train(values, stop_at=1)
     assert trained.ended.phase == "failed", "130 says that it was stopped and saved"
     begin = "stopped, but not saved. The run could not be saved: the disk is gone. The run has no checkpoint yet, so"

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from ed2.app import runner
+from ed2.app import run
 from ed2.app.checks.check import checked
-from ed2.app.images.scanning import scan_dataset
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.resume_test.comparison import differences
+from ed2.app.run_spec import RunSpec
 from ed2.app.runs import folder as run_folder
 from ed2.app.snapshot import RunView
-from ed2.app.start import Start, choose_start, weigh
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError
 from ed2.events import CheckpointSaved, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.sampling import job
 from ed2.training.controls import Controls
+from tests.resolved import resolved
 from tests.runs import Trained, said, train
 from tests.torture.kills import PROMPTS
 
@@ -33,15 +33,14 @@ def test_other_versions_threads_and_devices_are_told(values: Values) -> None:
     state = first.checkpoint / "training_state" / "state.json"
     before = json.loads(state.read_text())
     assert {"torch", "everydream", "python"} <= before["versions"].keys()
-    start = choose_start({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}, None)
-    dataset = scan_dataset(start.settings)
+    again: Values = {"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}
     now = {"versions": {**before["versions"], "torch": "99.0"}, "device": before["device"], "threads": 7}
-    weighed = weigh(start, dataset, now)
+    weighed = resolved(again, now)
     assert weighed.same_folder
     told = weighed.notes[-1]
-    assert told.startswith("It goes on, but not byte-exact: torch ")
+    assert told.startswith("Results will not be bit-identical: torch ")
     assert "-> 99.0, computing threads 1 -> 7." in told
-    assert not any("not byte-exact" in note for note in weigh(start, dataset, before).notes)
+    assert not any("bit-identical" in note for note in resolved(again, before).notes)
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_told_by_findlast(values: Values) -> None:
@@ -125,7 +124,7 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     before = sorted(first.run_dir.rglob("*"))
     third = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
-    assert f"It goes on in a new folder: {first.run_dir} cannot be written (the drive is read-only)." in said(third)
+    assert f"Continuing in a new folder: {first.run_dir} cannot be written (the drive is read-only)." in said(third)
     assert (third.ended.phase, third.run_dir.parent) == ("done", first.run_dir.parent)
     assert sorted(first.run_dir.rglob("*")) == before
 
@@ -134,16 +133,16 @@ def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(values, stop_at=3)
-    real = runner.make_run_folder
+    real = run.make_run_folder
 
-    def other_is_faster(start: Start) -> Path:
+    def other_is_faster(spec: RunSpec) -> Path:
         """Between the choice of the checkpoint and the lock, which may be minutes of reading images."""
-        monkeypatch.setattr(runner, "make_run_folder", real)
+        monkeypatch.setattr(run, "make_run_folder", real)
         train({"resume_ckpt": str(first.run_dir)}, stop_at=6)
-        return real(start)
+        return real(spec)
 
-    monkeypatch.setattr(runner, "make_run_folder", other_is_faster)
-    with pytest.raises(CheckpointError, match="has gone on meanwhile: another program has trained it"):
+    monkeypatch.setattr(run, "make_run_folder", other_is_faster)
+    with pytest.raises(CheckpointError, match="has moved on: another program has trained it meanwhile"):
         train({"resume_ckpt": str(first.run_dir)})
     assert [event.step for _, event in read_events(first.run_dir)][-1] == 6
 
@@ -210,7 +209,7 @@ def test_what_follows_the_last_step_is_made_up_for_after_a_kill_or_a_stop(values
         assert (ended.checkpoint, ended.ended.single_file) == (straight.checkpoint, single)
         assert len(ended.of(CheckpointSaved)) == ("CheckpointSaved" in lost)
         assert not ended.of(SamplesMade)
-        assert "All its epochs are done: what follows them is made up for." in said(ended)
+        assert "All epochs are done; finishing the samples and files that were missing." in said(ended)
         assert sheet.is_file() and single.is_file()
         assert not differences(kept, straight.run_dir)
         with pytest.raises(FinishedError):

@@ -128,7 +128,7 @@ def test_changed_settings_go_on_in_a_new_folder_and_are_told(values: Values) -> 
     changed = train({"resume_ckpt": str(first.checkpoint), "lr": 1e-4, "logdir": values["logdir"]})
     assert changed.run_dir != first.run_dir
     assert changed.of(RunStarted)[0].step == 3
-    assert "not byte-exact: lr 0.001 -> 0.0001" in said(changed)
+    assert "results will not be bit-identical: lr 0.001 -> 0.0001" in said(changed)
     assert json.loads((changed.run_dir / "manifest.json").read_text())["continues"] == str(first.checkpoint)
 
 

@@ -11,7 +11,7 @@ from ed2.settings.files import PROGRAM_DIR
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals of its own")
 PROGRAM = """
 import os, signal, sys, time
-from ed2.app.command import stopping_on_signals
+from ed2.app.signals import stopping_on_signals
 if sys.argv[2] == "hung up":
     os.close(2)
 with stopping_on_signals(lambda number: os.write(1, b"asked %d" % number)):

@@ -192,7 +192,7 @@ def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(value
     assert {name: (trained.run_dir / name).read_bytes() for name in described} == described
     again = train({"resume_ckpt": "findlast", "logdir": values["logdir"], "max_epochs": 3})
     assert (again.run_dir, again.of(StepDone)[0].step) == (trained.run_dir, 7)
-    assert "byte-exact" not in said(again) and "new folder" not in said(again)
+    assert "bit-identical" not in said(again) and "new folder" not in said(again)
 
 
 def test_the_last_save_is_tried_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from ed2.app.continued import settings_in_effect
 from ed2.app.reporters.console import ConsoleReporter
 from ed2.app.reporters.jsonl import cut_back
+from ed2.app.resolve import VerifyProgress, resolve_settings
+from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.records import find_runs
 from ed2.app.snapshot import RunView
-from ed2.app.start import choose_start
-from ed2.app.verifying import Verifying
 from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.folder import HASHING_THREADS
 from ed2.checkpoint.run_lock import only_trainer
@@ -56,7 +55,7 @@ class StopAfter:
 
     def __init__(self, blocks: int) -> None:
         self._controls, self._blocks, self.told = Controls(), blocks, 0
-        self._verifying = Verifying(EventBus(), self._controls)
+        self._verifying = VerifyProgress(EventBus(), self._controls)
 
     def __call__(self, name: str, done: int, total: int) -> None:
         self.told += 1
@@ -108,9 +107,9 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
     flip_a_bit(newest / "unet" / "diffusion_pytorch_model.safetensors", older)
     for name in ("findlast", str(run_dir)):
         with only_trainer(run_dir):  # it keeps its name while somebody trains there
-            start = choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None)
+            start = resolve_settings({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None)
         assert newest.is_dir()
-        assert start.checkpoint and start.checkpoint.path == older
+        assert start.checkpoint and start.checkpoint == older
         if name == "findlast":
             reason = r"\(unet/diffusion_pytorch_model.safetensors is not as it was written\)"
             assert re.match(f"{newest.name} is damaged {reason}: continuing from {older.name}", start.notes[0])
@@ -132,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_keeps_its_name(
         patched.setattr(Path, "open", refuse)
         found = newest_of_run(run_dir)
         with pytest.raises(CheckpointError, match="cannot be read"):
-            choose_start({"resume_ckpt": str(newest)}, None)
+            resolve_settings({"resume_ckpt": str(newest)}, None)
     assert found.checkpoint and found.checkpoint.path == older
     assert found.notes == [
         f"{newest.name} cannot be read at the moment (vae/config.json cannot be read (Too many open files)): "
@@ -147,15 +146,15 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_b
     older, newest = checkpoints_of(run_dir)
     flip_a_bit(newest / "training_state" / "optimizer-unet.safetensors", older)
     with pytest.raises(CheckpointError, match="is damaged") as error:
-        choose_start({"resume_ckpt": str(newest)}, None)
+        resolve_settings({"resume_ckpt": str(newest)}, None)
     assert f"--resume_ckpt {older}" in str(error.value)
     assert "add --weights_only: its weights are intact" in str(error.value)
     assert newest.exists()
-    start = choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
+    start = resolve_settings({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
     assert start.base == newest
     flip_a_bit(newest / "vae" / "config.json", older)
     with pytest.raises(CheckpointError, match=r"vae/config\.json"):
-        choose_start({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
+        resolve_settings({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
 
 
 def test_a_stop_while_a_checkpoint_is_compared_ends_that_and_takes_nothing_for_damaged(run_dir: Path) -> None:
@@ -165,12 +164,12 @@ def test_a_stop_while_a_checkpoint_is_compared_ends_that_and_takes_nothing_for_d
         for seen in (1, 4, 25):  # also in the second look before a damaged one is renamed
             stopping = StopAfter(seen)
             with pytest.raises(StopRequested) as stop:
-                choose_start({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None, stopping)
+                resolve_settings({"resume_ckpt": name, "logdir": str(run_dir.parent)}, None, stopping)
             assert stop.value.signal_number == 2
             assert seen <= stopping.told <= seen + HASHING_THREADS
             assert {path.name for path in newest.parent.iterdir()} >= {older.name, newest.name}
             assert not list(newest.parent.glob(".damaged-*"))
-    assert choose_start({"resume_ckpt": str(run_dir)}, None).base == older
+    assert resolve_settings({"resume_ckpt": str(run_dir)}, None).base == older
 
 
 def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir: Path) -> None:
@@ -178,7 +177,8 @@ def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir
     told, view, stream = list[Event](), RunView(), io.StringIO()
     seconds = iter(range(0, 100_000, 3))
     bus = EventBus([told.append, view, ConsoleReporter(stream)])
-    choose_start({"resume_ckpt": str(run_dir)}, None, Verifying(bus, Controls(), clock=lambda: float(next(seconds))))
+    progress = VerifyProgress(bus, Controls(), clock=lambda: float(next(seconds)))
+    resolve_settings({"resume_ckpt": str(run_dir)}, None, progress)
     details = [event.detail for event in told if isinstance(event, PhaseChanged)]
     assert re.fullmatch(rf"comparing every byte of {newest.name}, [\d.]+ MB", details[0])
     assert re.fullmatch(rf"comparing {newest.name}, [\d.]+ [kM]B of [\d.]+ MB, about .+ left", details[1])
@@ -191,7 +191,7 @@ def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None
     for checkpoint in (older, newest):
         delete(checkpoint / "training_state" / "state.json", checkpoint)
     with pytest.raises(CheckpointError) as error:
-        choose_start({"resume_ckpt": str(run_dir)}, None)
+        resolve_settings({"resume_ckpt": str(run_dir)}, None)
     assert older.name in str(error.value) and newest.name in str(error.value)
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_whose_training_state_was_thinned_is_sound_as_a_model(run_d
     found = newest_of_run(run_dir)
     assert found.checkpoint and (found.checkpoint.path, found.damaged) == (older, ())
     values = {"resume_ckpt": str(newest), "data_root": [str(run_dir)]}
-    assert choose_start(values, None).base == newest
+    assert resolve_settings(values, None).base == newest
 
 
 def test_a_checkpoint_of_a_newer_program_is_passed_over_and_keeps_its_name(run_dir: Path) -> None:
@@ -246,9 +246,9 @@ def test_a_manifest_that_cannot_be_understood_is_damage_like_any_other(run_dir: 
     for name in ("ckpts/last-gs00009/training_state/state.json", "ckpts/last-gs00009/manifest.json", "events.jsonl"):
         (stranger / name).parent.mkdir(parents=True, exist_ok=True)
         (stranger / name).write_bytes(broken)
-    start = choose_start({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None)
-    assert start.checkpoint and start.checkpoint.path == older
-    assert settings_in_effect({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None).settings
+    start = resolve_settings({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None)
+    assert start.checkpoint and start.checkpoint == older
+    assert settings_for_check({"resume_ckpt": "findlast", "logdir": str(run_dir.parent)}, None).settings
     assert len(find_runs(run_dir.parent)) == 2
     with (run_dir / "events.jsonl").open("ab") as events:
         events.write(b'{"step": Infinity}\n' + DEEP + b"\n" + ENDLESS + b"\n")

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.build import open_model
-from ed2.app.continued import newest_state, settings_in_effect
-from ed2.app.images.scanning import scan_dataset
+from ed2.app.resolve import open_model, resolve_settings
 from ed2.app.resume_test.comparison import differences
-from ed2.app.start import Start, choose_start, weigh
+from ed2.app.run_settings import newest_state, settings_for_check
 from ed2.checkpoint.finding import newest_below, newest_of_run
-from ed2.checkpoint.resume import Checkpoint
 from ed2.errors import ModelError, SettingsError
 from ed2.events import RunStarted
+from tests.resolved import Resolved, resolved
 from tests.runs import Trained, Values, train
 
 
@@ -26,11 +24,9 @@ def copy(run_dir: Path, tmp_path: Path) -> Path:
     return shutil.copytree(newest, tmp_path / "mymodel")
 
 
-def weighed(values: Values) -> tuple[Start, str]:
+def weighed(values: Values) -> tuple[Resolved, str]:
     """How a run with these settings would begin, and everything that is said of it."""
-    start = choose_start(values, None)
-    now = Checkpoint.open(start.base)
-    start = weigh(start, scan_dataset(start.settings), now.values if now else {})
+    start = resolved(values)
     return start, " ".join(start.notes)
 
 
@@ -40,12 +36,12 @@ def test_a_copied_checkpoint_goes_on_with_the_settings_of_its_run_and_tells_what
     given: Values = {"resume_ckpt": str(copy), "max_epochs": 3, "logdir": str(tmp_path / "logs")}
     start, said = weighed(given)
     assert start.checkpoint and not start.same_folder
-    as_then = choose_start(short_values, None).settings.flat()
+    as_then = resolve_settings(short_values, None).settings.flat()
     assert start.settings.flat() == {**as_then, **given, "save_ckpt_dir": None}
-    assert "It goes on in a new folder: this copy of a checkpoint does not lie in the folder of its run." in said
+    assert "Continuing in a new folder: this copy of a checkpoint is not in the folder of its run." in said
     start, said = weighed({**given, "lr": 1e-3})
-    assert start.checkpoint and "not byte-exact: lr not set -> 0.001." in said
-    planned = settings_in_effect({"resume_ckpt": str(copy)}, None)
+    assert start.checkpoint and "results will not be bit-identical: lr not set -> 0.001." in said
+    planned = settings_for_check({"resume_ckpt": str(copy)}, None)
     assert planned.settings.data.data_root == start.settings.data.data_root
     assert "those of the checkpoint mymodel" in " ".join(planned.notes)
 
@@ -89,7 +85,7 @@ def test_copied_images_are_the_same_and_a_changed_one_is_seen(run_dir: Path, ima
     (copied / "00.png").write_bytes((images / "01.png").read_bytes())
     start, said = weighed(given)
     assert start.checkpoint and not start.same_folder
-    assert "not byte-exact: images or captions were changed" in said
+    assert "results will not be bit-identical: images or captions were changed" in said
 
 
 @pytest.mark.parametrize(
@@ -110,8 +106,8 @@ def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
         start, said = weighed({"resume_ckpt": name, "logdir": str(run_dir.parent), "max_epochs": 3})
         assert start.same_folder
         assert start.settings.data.data_root == (str(images),)
-        assert f"The run's settings.json cannot be used: {why}" in said
-        assert ". Its settings are those that last-tiny-ep01-gs" in said
+        assert f"Cannot use the run's settings.json: {why}" in said
+        assert ". Using the settings stored in last-tiny-ep01-gs" in said
 
 
 def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_dir: Path, short_values: Values) -> None:
@@ -134,7 +130,7 @@ def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_d
     assert weighed(again)[0].same_folder
     (run_dir / "settings.json").write_text("")
     with pytest.raises(SettingsError, match="it is empty"):
-        choose_start(again, None)
+        resolve_settings(again, None)
 
 
 def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_name_the_right_one(
@@ -143,13 +139,13 @@ def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_na
     given: Values = {"logdir": str(run_dir.parent), "max_epochs": 3}
     start, _ = weighed({**given, "resume_ckpt": str(run_dir / "ckpts")})
     assert start.same_folder and start.base.name.startswith("last-tiny")
-    assert settings_in_effect({**given, "resume_ckpt": str(run_dir / "ckpts")}, None).settings.data.resolution == 64
+    assert settings_for_check({**given, "resume_ckpt": str(run_dir / "ckpts")}, None).settings.data.resolution == 64
     for wrong, right in (
         (copy / "training_state", f"Give the folder above it: {copy}"),
         (run_dir.parent, f"--resume_ckpt findlast --logdir {run_dir.parent}"),
     ):
         with pytest.raises(ModelError, match=re.escape(right)):
-            open_model(choose_start({**short_values, "resume_ckpt": str(wrong)}, None))
+            open_model(resolve_settings({**short_values, "resume_ckpt": str(wrong)}, None).settings)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1, "state": "of another program"}'])

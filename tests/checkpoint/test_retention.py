@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.continued import newest_state
+from ed2.app.run_settings import newest_state
 from ed2.app.runs.records import checkpoints_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import Damage, find_damage, whole_folder

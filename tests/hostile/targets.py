@@ -10,12 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ed2.app.checks.check import looked_at
-from ed2.app.continued import newest_state
 from ed2.app.memory.corrections import Corrections
 from ed2.app.reporters.jsonl import cut_back, read_events
-from ed2.app.runs.folder import Machine, circumstances
+from ed2.app.run_settings import newest_state
 from ed2.app.runs.records import find_runs
-from ed2.app.start import choose_start, weigh
 from ed2.app.user_files import UserFiles
 from ed2.checkpoint.finding import newest_below
 from ed2.checkpoint.run_lock import HOLDER_FILE, _holder, only_trainer
@@ -25,6 +23,7 @@ from ed2.data.images import check_image, decode, header_size
 from ed2.data.reading import ImageIndex
 from ed2.data.sidecars import describe_image, read_folder_file
 from ed2.errors import Ed2Error
+from ed2.events import RunStarted
 from ed2.models.files.folder import open_folder
 from ed2.models.files.header import read_header
 from ed2.models.files.layout import single_file_tensors
@@ -37,6 +36,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.vram.overhead import Reading
 from tests.hostile.painting import FORMATS, noise, saved
+from tests.resolved import resolved
 from tests.runs import Trained
 
 YAML = b"""main_prompt: a red cat
@@ -183,13 +183,11 @@ def _opened(model: Path) -> None:
 def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
     run_dir = shutil.copytree(trained.run_dir, folder / "logs" / trained.run_dir.name)
     checkpoint = run_dir / "ckpts" / trained.checkpoint.name
-    dataset = scan([Path(root) for root in trained.start.settings.data.data_root], ScanOptions(resolution=64))
+    dataset = scan([Path(root) for root in trained.of(RunStarted)[0].config["data_root"]], ScanOptions(resolution=64))
     flags: dict[str, object] = {"resume_ckpt": str(checkpoint), "logdir": str(folder / "logs"), "max_epochs": 9}
 
     def continued() -> None:
-        start = choose_start(flags, None)
-        start = weigh(start, dataset, circumstances(Machine.of(start.settings)))
-        looked_at(start.settings, dataset)
+        looked_at(resolved(flags, dataset=dataset).settings, dataset)
 
     small = [path for path in sorted(checkpoint.rglob("*.json")) if "tokenizer" not in path.parts]
     small += [run_dir / name for name in ("settings.json", "manifest.json", "pictures.json")]

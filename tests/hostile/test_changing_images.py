@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.images.faults import MAX_REPORTED, ImageFaults
-from ed2.app.runner import run_training
-from ed2.app.start import choose_start
+from ed2.app.run import run_training
 from ed2.data.example import Finding
 from ed2.data.images import check_image
 from ed2.events import EpochEnded, Event, EventBus, PhaseChanged, StepDone, Warned
@@ -52,16 +51,16 @@ def run(
     values: Values, is_due: Callable[[Event], bool] = lambda event: False, act: Callable[[Path], object] = spoil
 ) -> Trained:
     """Train, and do something to the folder of images at the first event that is due."""
-    start, bus, events, done = choose_start(values, None), EventBus(), list[Event](), list[bool]()
+    bus, events, done = EventBus(), list[Event](), list[bool]()
 
     def watch(event: Event) -> None:
         events.append(event)
         if not done and is_due(event):
             done.append(True)
-            act(Path(start.settings.data.data_root[0]))
+            act(Path(values["data_root"][0]))  # type: ignore[index]
 
     bus.subscribe(watch)
-    return Trained(start, run_training(start, bus=bus, controls=Controls()), events)
+    return Trained(run_training(values, None, bus=bus, controls=Controls()), events)
 
 
 def told(trained: Trained, heading: str = LEFT_OUT) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ed2.app.preflight import model_sizes
-from ed2.app.start import choose_start
+from ed2.app.resolve import resolve_settings
 from ed2.errors import Ed2Error, ModelError
 from ed2.models.compute import quiet_libraries
 from ed2.models.families.sd import load
@@ -27,7 +27,7 @@ def told(path: Path) -> str:
     """What is said of a base model; empty where it is accepted."""
     with contextlib.suppress(Ed2Error):  # what --check and the choice of a start read of it
         model_sizes(with_defaults({"resume_ckpt": str(path)}))
-        choose_start({"resume_ckpt": str(path)}, None)
+        resolve_settings({"resume_ckpt": str(path)}, None)
     try:
         load(open_base(path, {}), trained=(), device=torch.device("cpu"), frozen_dtype=torch.float32)
     except ModelError as error:

@@ -127,16 +127,14 @@ def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
 def run_once(preset: Path, tell: Callable[[str], object]) -> None:
     """Go on with the newest checkpoint of the preset's runs, or begin, and tell what happens."""
     from ed2.app.images import scanning
-    from ed2.app.runner import run_training
-    from ed2.app.start import choose_start
+    from ed2.app.run import run_training
     from ed2.events import EventBus
     from ed2.training.controls import Controls
 
     scanning.INDEX_FILE = preset.parent / "index.json"
     bus = EventBus()
     bus.subscribe(lambda event: [tell(line) for line in _told(event)])
-    start = choose_start({"resume_ckpt": "findlast"}, preset)
-    ended = run_training(start, bus=bus, controls=Controls())
+    ended = run_training({"resume_ckpt": "findlast"}, preset, bus=bus, controls=Controls())
     if ended.phase != "done":
         raise DifferentError(f"{ended.phase}: {ended.reason}")
 
@@ -171,7 +169,7 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    import ed2.app.runner  # noqa: F401
+    import ed2.app.run  # noqa: F401
     from ed2.models.families.sd import load
     from ed2.models.files.source import open_base
     from tests.conftest import SIZES

@@ -85,8 +85,7 @@ class Soak:
 def soak(folder: Path, model: Path, images: Path, steps: int, watch: Soak) -> int:
     """Train so many steps with all that a run may do, and return how many were done."""
     from ed2.app.images import scanning
-    from ed2.app.runner import run_training
-    from ed2.app.start import choose_start
+    from ed2.app.run import run_training
     from ed2.events import EventBus
     from ed2.training.controls import Controls
 
@@ -101,6 +100,6 @@ def soak(folder: Path, model: Path, images: Path, steps: int, watch: Soak) -> in
     scanning.INDEX_FILE = folder / "index.json"
     bus, controls = EventBus([watch]), Controls()
     bus.subscribe(lambda event: controls.stop() if isinstance(event, StepDone) and event.step >= steps else None)
-    ended = run_training(choose_start(values, None), bus=bus, controls=controls)
+    ended = run_training(values, None, bus=bus, controls=controls)
     assert ended.phase == "stopped", ended.reason
     return ended.step

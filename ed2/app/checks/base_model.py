@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from ed2.app.continued import FIND_LAST
+from ed2.app.run_settings import FIND_LAST
 from ed2.checkpoint.identity import is_ours, run_at, state_of
 from ed2.errors import Problem, printable
 from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, in_hub_cache

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.space import disk_forecast, disk_lines
-from ed2.app.continued import settings_in_effect
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
+from ed2.app.run_settings import settings_for_check
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
@@ -87,7 +87,7 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vr
         SettingsError: wrong settings.
         DatasetError: nothing to train on.
     """
-    known = settings_in_effect(flags, config)
+    known = settings_for_check(flags, config)
     settings = known.settings
     write = sys.stderr.write
     dataset = scan_dataset(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.space import require_room
-from ed2.app.continued import FIND_LAST
 from ed2.app.preflight import OTHER_FOLDER, model_sizes, not_writable, require_writable, written_to
+from ed2.app.run_settings import FIND_LAST
 from ed2.checkpoint.room import existing
 from ed2.data.manifest import is_manifest
 from ed2.disk import why_not_writable

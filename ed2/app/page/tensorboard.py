@@ -12,7 +12,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.leaving import leave_with_the_starter
+from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error
 from ed2.settings.files import PROGRAM_DIR
 
@@ -74,7 +74,7 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    leave_with_the_starter()
+    exit_with_parent()
     from tensorboard.main import run_main
 
     run_main()  # reads the flags from sys.argv

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ed2.app.leaving import leave_with_the_starter
+from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
 from ed2.training.controls import Controls
@@ -77,23 +77,20 @@ def print_line(**what: object) -> None:
 
 def main(argv: list[str]) -> int:
     """Run a part; 0 if it reached its end."""
-    leave_with_the_starter()  # first, since loading libraries takes seconds
+    exit_with_parent()  # first, since loading libraries takes seconds
     part = ResumeTestPart(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    from ed2.app.runner import run_training
-    from ed2.app.start import choose_start
-    from ed2.app.verifying import Verifying
+    from ed2.app.run import run_training
     from ed2.events import EventBus
 
     controls = Controls()
     bus: Any = EventBus([PartObserver(part, controls)])
     try:
-        start = choose_start(part.values, None, Verifying(bus, controls))
-        ended = run_training(start, bus=bus, controls=controls)
+        ended = run_training(part.values, None, bus=bus, controls=controls)
     except Ed2Error as error:
         print_line(failed=str(error), code=error.exit_code)
         return 1

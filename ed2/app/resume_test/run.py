@@ -18,9 +18,9 @@ from typing import Any
 
 from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
-from ed2.app.continued import settings_in_effect
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resume_test.comparison import differences
+from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
 from ed2.checkpoint.identity import CKPTS
 from ed2.disk import plain_reason
@@ -202,7 +202,7 @@ def run_resume_test(
         Ed2Error: the test itself failed, which says nothing about the run.
         StopRequested: `should_stop` returned true.
     """
-    settings = settings_in_effect(flags, config).settings
+    settings = settings_for_check(flags, config).settings
     if settings.run.seed < 0:
         settings = settings.replaced(seed=secrets.randbelow(2**31))
     if problems := start_problems(settings.flat()):

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from ed2.app.continued import begin_again
 from ed2.app.faults import Fault
+from ed2.app.run_settings import restart_advice
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.identity import oldest_first
@@ -31,7 +31,9 @@ def unsaved(error: Exception, run_dir: Path, step: int, required: Mapping[Path, 
     known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
     said = str(Ed2Error(known.what, f"{known.why} {_lacking(required)}".strip(), known.fix))
     if last is None:
-        return Fault(f"{said} The run has no checkpoint yet, so nothing of it is saved. {begin_again(run_dir)}", None)
+        return Fault(
+            f"{said} The run has no checkpoint yet, so nothing of it is saved. {restart_advice(run_dir)}", None
+        )
     return Fault(f"{said} {_lost(step - last.step, last.path.name)}", None, last)
 
 

@@ -1,0 +1,219 @@
+"""From a `Run` to its end: trains it, and turns whatever ends it into a saved checkpoint and one last event."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ed2.app.build import start_notes
+from ed2.app.checks.space import space_notes
+from ed2.app.faults import Fault, WentBack, fault_of
+from ed2.app.jobs import RunContext, planned_shape
+from ed2.app.memory.watch import watch_card
+from ed2.app.resolve import VerifyProgress
+from ed2.app.resuming import is_logged
+from ed2.app.run_spec import RunSpec
+from ed2.app.runs.unsaved import unsaved
+from ed2.checkpoint.saver import Kind
+from ed2.data.example import Finding
+from ed2.data.report import sidecar_lines
+from ed2.disk import plain_reason
+from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested
+from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.sampling.sheet import contact_sheet
+from ed2.text import counted
+from ed2.training.loop import handle_requests, train
+from ed2.training.recovery import require_savable
+from ed2.training.state import Run
+
+logger = logging.getLogger(__name__)
+
+PROBLEMS_SHOWN = 5
+
+
+def execute(run: Run, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+    """Train `run` to its end, a stop, or a failure, and save what can be saved.
+
+    Args:
+        run: as built.
+        spec: what it was built from.
+        context: what it was built into.
+        started: when its preparation began, by the monotonic clock.
+    """
+    with run.data:
+        return Execution(run, spec, context, started).ended()
+
+
+def failed_build(error: Exception, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+    """The end of a run that could not be built, with what to do about it."""
+    log_error(error, "The run failed")
+    back = WentBack(context.run_dir, VerifyProgress(context.bus, None, 0, "stopping"))
+    fault = fault_of(error, spec.settings, spec.machine.device, back)
+    draw_contact_sheet(context, 0)
+    return RunEnded(0, "failed", fault.reason, time.monotonic() - started)
+
+
+@dataclass
+class Execution:
+    """A run from its first event to its last."""
+
+    run: Run
+    spec: RunSpec
+    context: RunContext
+    started: float
+    _saved: CheckpointSaved | None = None
+
+    def ended(self) -> RunEnded:
+        """Do everything that the run does, and say how it ended."""
+        try:
+            self._work()
+        except StopRequested as stop:
+            lost = self._save_at_end("interrupted" if self.run.controls.saving and stop.save else None)
+            if lost:
+                return self._end("failed", f"stopped, but not saved. {lost}", stop.signal_number)
+            return self._end("stopped", self._how_saved(), stop.signal_number)
+        except Exception as error:
+            log_error(error, "The run failed")
+            self.context.saver.join()  # what it writes may be what the run goes back to
+            fault = self._fault(error)
+        else:
+            return self._end("done", "all epochs are done")
+        self._saved = fault.goes_back_to or self._saved
+        lost = self._save_at_end(fault.kind)  # only here: the error holds on to the memory of its step
+        return self._end("failed", f"{fault.reason} {lost}".strip())
+
+    def _work(self) -> None:
+        run, bus = self.run, self.run.bus
+        self._require_export()
+        self._announce()
+        watch_card(run, self.spec.settings, planned_shape(self.spec))
+        for job in run.jobs:
+            bus.emit(job.at_start(run.state))
+        handle_requests(run)
+        bus.emit(PhaseChanged(run.state.step, "training"))
+        run.metrics.restart_clocks()
+        train(run)
+        self._save_last()
+
+    def _require_export(self) -> None:
+        """Know before the first step whether the model fits into a single file."""
+        saver = self.context.saver
+        try:
+            saver.saver.require_export(self.run.model)
+        except ModelError as error:
+            saver.disable_single_files()
+            self.run.bus.emit(Warned(self.run.state.step, f"No single files are written. {error}"))
+
+    def _announce(self) -> None:
+        """Emit the run's first event, with everything that the user should know."""
+        run, spec, dataset = self.run, self.spec, self.spec.dataset
+        run.state.seconds += time.monotonic() - self.started
+        notes = [*spec.notes, *start_notes(spec, run.model)]
+        notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
+        notes += sidecar_lines(dataset)
+        for text in space_notes(spec.settings, spec.sizes):
+            run.bus.emit(Warned(run.state.step, text))
+        run.bus.emit(
+            RunStarted(
+                step=run.state.step,
+                project=spec.settings.run.project_name,
+                run_dir=self.context.run_dir,
+                total_steps=run.total_steps,
+                epoch=run.state.epoch,
+                max_epochs=run.max_epochs,
+                images=len(dataset.examples),
+                device=str(spec.machine),
+                config=spec.settings.flat(),
+                notes=tuple(notes),
+            )
+        )
+
+    def _save_last(self) -> None:
+        """Save the last checkpoint; a run that only lacked its end may have it already, and then reports it."""
+        saver = self.context.saver
+        self._saved = saver.saver.find_saved(self.run.state) if self.spec.lacks_end else None
+        if self._saved is None:
+            self._saved = saver.finish(self.run, "last")
+        elif not is_logged(self._saved.path):
+            self.run.bus.emit(self._saved)
+
+    def _save_at_end(self, kind: Kind | None) -> str:
+        """Save what a stop or an error leaves, if anything was trained; gives the reason where that failed."""
+        run, saver = self.run, self.context.saver
+        if kind is None or run.state.step == 0 or (run.finished and self._saved):
+            return ""
+        try:
+            saver.join()
+            self._saved = saver.saver.find_saved(run.state)
+            if self._saved is None:
+                require_savable(run)
+                self._saved = saver.finish(run, "last" if run.finished else kind)
+        except Exception as error:  # the end is reported whatever happens
+            log_error(error, "Saving at the end failed", is_of_a_drive=True)
+            fault = self._unsaved(error)
+            self._saved = fault.goes_back_to
+            return fault.reason
+        return ""
+
+    def _how_saved(self) -> str:
+        if self._saved:
+            return "saved"
+        is_new = self.run.state.step == 0
+        return "before its first step, so there was nothing to save" if is_new else "not saved at its end"
+
+    def _fault(self, error: Exception) -> Fault:
+        if isinstance(error, CheckpointError):  # of the last save, which is not tried again
+            return self._unsaved(error)
+        progress = VerifyProgress(self.run.bus, None, self.run.state.step, "stopping")
+        back = WentBack(self.context.run_dir, progress)
+        device = self.spec.machine.device
+        return fault_of(error, self.spec.settings, device, back)
+
+    def _unsaved(self, error: Exception) -> Fault:
+        wanted = self.context.saver.saver.required_bytes(self.run)
+        return unsaved(error, self.context.run_dir, self.run.state.step, wanted)
+
+    def _end(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
+        self.context.saver.join()
+        draw_contact_sheet(self.context, self.run.state.step)
+        return RunEnded(
+            step=self.run.state.step,
+            phase=phase,
+            reason=reason,
+            seconds=time.monotonic() - self.started,
+            checkpoint=self._saved.path if self._saved else None,
+            single_file=self._saved.single_file if self._saved else None,
+            signal_number=signal_number,
+            left_out=self.context.faults.count["unusable"],
+            changed=self.context.faults.count["changed"],
+        )
+
+
+def draw_contact_sheet(context: RunContext, step: int) -> None:
+    """Draw all samples of a run on one sheet; a failure is a warning."""
+    try:
+        contact_sheet(context.run_dir)
+    except Exception as error:  # the end is reported whatever happens
+        log_error(error, "The contact sheet failed", is_of_a_drive=True)
+        context.bus.emit(Warned(step, f"The contact sheet could not be drawn: {plain_reason(error)}."))
+
+
+def log_error(error: Exception, what: str, *, is_of_a_drive: bool = False) -> None:
+    """Log an error, with its traceback unless that says nothing: a full disk may be met anywhere."""
+    if isinstance(error, Ed2Error):
+        logger.error("%s", error)
+    elif is_of_a_drive and isinstance(error, OSError):
+        logger.error("%s: %s.", what, plain_reason(error))
+    else:
+        logger.error("%s.", what, exc_info=error)
+
+
+def _left_out(problems: Sequence[Finding], shown: int) -> list[str]:
+    """Name the first files that are left out, and count the rest; a resumed run has named them before."""
+    lines = [f"Left out: {problem}" for problem in problems[:shown]]
+    rest = len(problems) - shown
+    if rest > 0:
+        verb = "is" if rest == 1 else "are"
+        lines.append(f"{counted(rest, 'more file' if shown else 'file')} {verb} left out; --check lists them all.")
+    return lines

@@ -1,0 +1,202 @@
+"""The jobs of a run, and what saves its checkpoints, made from its spec."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from ed2.app.averaging import sample_weights
+from ed2.app.images.faults import ImageFaults
+from ed2.app.images.scanning import decode_threads
+from ed2.app.run_spec import RunSpec, circumstances
+from ed2.app.runs.folder import image_names, recorded_settings
+from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
+from ed2.checkpoint.export import Exporter
+from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
+from ed2.checkpoint.retention import LatestValidation
+from ed2.checkpoint.saver import Saver
+from ed2.data.epoch import EpochPlan, EpochPlanner
+from ed2.data.example import Example
+from ed2.data.loader import LoaderOptions
+from ed2.disk import write_whole
+from ed2.events import EventBus, Progressed
+from ed2.registry import JOBS
+from ed2.sampling.job import SampleJob
+from ed2.sampling.prompts import PromptFile
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import Settings
+from ed2.training.controls import Controls
+from ed2.training.jobs import EpochJob, MetricsJob
+from ed2.training.losses import mse
+from ed2.training.objective import Objective
+from ed2.training.state import Job, Run, TrainState
+from ed2.training.validation import ValidationJob, Validator
+from ed2.vram.card import Card
+from ed2.vram.plan import sampling_batch
+from ed2.vram.shapes import ModelShape, shape_of
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run is built into.
+
+    Attributes:
+        run_dir: its folder.
+        state: how far it is; counts on while it runs.
+        saver: writes its checkpoints.
+        faults: counts and reports the images that are lost or changed meanwhile.
+    """
+
+    run_dir: Path
+    bus: EventBus
+    controls: Controls
+    state: TrainState
+    saver: BackgroundSaver
+    faults: ImageFaults
+
+    @classmethod
+    def of(cls, spec: RunSpec, run_dir: Path, saver: BackgroundSaver, bus: EventBus, controls: Controls) -> Self:
+        """The context of a run that is about to be built."""
+        state = spec.checkpoint.state if spec.checkpoint else TrainState()
+        return cls(run_dir, bus, controls, state, saver, ImageFaults(bus, step=lambda: state.step))
+
+
+def job_makers(spec: RunSpec, context: RunContext, planner: EpochPlanner) -> list[Callable[[Run], Job]]:
+    """What makes each job of a run, in the order in which they run after a step."""
+    settings = spec.settings
+    makers: list[Callable[[Run], Job]] = [lambda run: MetricsJob(run, settings.logging.log_step), EpochJob]
+    if settings.data.write_schedule:
+        makers.append(lambda run: ScheduleJob(context.run_dir, run, planner, spec.dataset.examples))
+    makers += [JOBS.load(name) for name in JOBS]
+    if spec.images.curves:
+        makers.append(lambda run: _validation_job(run, spec, context))
+    makers.append(lambda run: _sample_job(run, spec, context))
+    makers.append(lambda run: _checkpoint_job(run, settings, context.saver))
+    return makers
+
+
+def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callable[[int], object]) -> Saver:
+    """What writes a run's checkpoints. It listens to the bus for the last validation, so a run has one of it."""
+    settings, run_name = spec.settings.checkpoint, name_of_run(run_dir)
+    exporter = Exporter(
+        folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
+        run_name=run_name,
+        container=settings.ckpt_format,
+        dtype=torch.float32 if settings.save_full_precision else torch.float16,
+    )
+    validation = LatestValidation(spec.checkpoint.manifest.get("validation") if spec.checkpoint else None)
+    bus.subscribe(validation)
+    return Saver(
+        run_dir=run_dir,
+        project=spec.settings.run.project_name,
+        bus=bus,
+        exporter=None if settings.no_save_ckpt else exporter,
+        keep_last=settings.keep_last,
+        prepend_last=not settings.no_prepend_last,
+        validation=validation,
+        before=before_save,
+        about={
+            "fingerprint": spec.dataset.fingerprint,
+            "seed": spec.settings.run.seed,
+            "settings": recorded_settings(spec).flat(),
+            **circumstances(spec.machine),
+        },
+        beside={IMAGES_FILE: image_names(spec.dataset)},
+        run_name=run_name,
+    )
+
+
+def planned_shape(spec: RunSpec) -> ModelShape:
+    """The shape that the memory plan has for the base model."""
+    return shape_of(spec.sizes.family, spec.sizes.parameters)
+
+
+def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
+    settings, wanted = spec.settings, spec.settings.validation
+    validator = Validator(
+        objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
+        curves=spec.images.curves,
+        options=LoaderOptions(
+            seed=wanted.val_seed,
+            batch_size=wanted.val_batch_size or settings.data.batch_size,
+            threads=decode_threads(settings),
+            jitter=False,
+            background=settings.data.alpha_background,
+        ),
+        autocast=run.precision.autocast,
+        should_stop=lambda: context.controls.stopping,
+        on_problem=context.faults,
+        on_progress=lambda measured, total: context.bus.emit(Progressed(run.state.step, "validating", measured, total)),
+    )
+    return ValidationJob(run, validator, context.bus, wanted.every_n_epochs)
+
+
+def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
+    settings = spec.settings
+    prompts = PromptFile(
+        path=Path(settings.sampling.sample_prompts),
+        seed=settings.run.seed,
+        resolution=settings.data.resolution,
+        multiple=run.model.size_multiple,
+        captions=tuple(example.caption for example in spec.dataset.examples if example.caption),
+    )
+    card = Card(kind="cuda" if spec.machine.device.type == "cuda" else "cpu")
+    return SampleJob(
+        model=run.model,
+        prompts=prompts,
+        run_dir=context.run_dir,
+        bus=context.bus,
+        controls=context.controls,
+        total_steps=run.total_steps,
+        sample_steps=settings.sampling.sample_steps,
+        batch_size=sampling_batch(settings, planned_shape(spec), card=card),  # samples are never the peak of a run
+        autocast=run.precision.autocast,
+        weights=sample_weights(run, settings),
+    )
+
+
+def _checkpoint_job(run: Run, settings: Settings, saver: BackgroundSaver) -> CheckpointJob:
+    own = settings.checkpoint
+    return CheckpointJob(
+        saver=saver,
+        training=run,
+        minutes=own.minutes,
+        epochs=own.save_every_n_epochs or 0,
+        first_epoch=own.save_ckpts_from_n_epochs,
+    )
+
+
+@dataclass
+class ScheduleJob(Job):
+    """Writes `ep00_batch_schedule.txt` and so on as each epoch begins."""
+
+    run_dir: Path
+    training: Run
+    planner: EpochPlanner
+    examples: Sequence[Example]
+    name = "schedule"
+
+    def due(self, state: TrainState) -> bool:
+        """Whether an epoch has ended and another follows."""
+        return state.epoch_ended and not self.training.finished
+
+    def at_start(self, state: TrainState) -> None:
+        """Write the epoch that a new or resumed run begins in."""
+        self.perform(state)
+
+    def perform(self, state: TrainState) -> None:
+        """Write the epoch that `state` is in."""
+        lines = schedule_lines(self.planner.plan(state.epoch), self.examples, state.step - state.position + 1)
+        text = "step\tbatch\tsize\tvisit\timage\n" + "".join(f"{line}\n" for line in lines)
+        write_whole(self.run_dir / f"ep{state.epoch:02d}_batch_schedule.txt", text.encode("utf-8"))
+
+
+def schedule_lines(plan: EpochPlan, examples: Sequence[Example], first_step: int) -> Iterator[str]:
+    """Give a line for each showing: step, batch within it, size, which showing in this epoch, and the image."""
+    for step, batches in enumerate(plan, first_step):
+        for number, batch in enumerate(batches, 1):
+            size = f"{batch.bucket[0]}x{batch.bucket[1]}"
+            for visit in batch.visits:
+                yield f"{step}\t{number}\t{size}\t{visit.repeat + 1}\t{examples[visit.example].key}"

@@ -1,0 +1,261 @@
+"""From flags, preset and the settings of a resumed run to a `RunSpec`: everything that is decided before building."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ed2.app.checks.base_model import not_on_disk
+from ed2.app.checks.space import require_room
+from ed2.app.images.scanning import TimeLeft, scan_dataset
+from ed2.app.images.validating import ValidationSplit, split_off_validation
+from ed2.app.preflight import model_sizes, require_parts, require_writable
+from ed2.app.resuming import resolve_resume
+from ed2.app.run_settings import (
+    FIND_LAST,
+    EffectiveSettings,
+    Origin,
+    checkpoint_at,
+    effective_settings,
+    last_begun,
+    no_checkpoint_advice,
+    restart_advice,
+)
+from ed2.app.run_spec import Machine, RunSpec, circumstances
+from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
+from ed2.checkpoint.folder import Progress, no_progress
+from ed2.checkpoint.identity import run_at
+from ed2.checkpoint.resume import Checkpoint
+from ed2.data.reading import Outline
+from ed2.errors import CheckpointError, Problem, SettingsError
+from ed2.events import CheckpointChosen, EventBus, Phase, PhaseChanged
+from ed2.models.base import ModelSource
+from ed2.models.families.facts import trainable_titles
+from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
+from ed2.models.files.source import open_base
+from ed2.settings.checks import without_effect
+from ed2.settings.files import with_defaults
+from ed2.settings.schema import Settings
+from ed2.text import file_size
+from ed2.training.controls import Controls
+
+REPORT_SECONDS = 5.0
+"""Between two reports on how far a long part of the preparation is."""
+
+
+def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunSpec:
+    """Decide what the run will be: its settings, model, images, machine, and whether it resumes another.
+
+    Args:
+        flags: flat settings of the command line or the page; they win.
+        config: a preset, or the settings of an earlier run.
+        bus: gets the progress.
+        controls: ask for a stop.
+
+    Raises:
+        Ed2Error: the run cannot start.
+        StopRequested: a stop was asked for.
+    """
+    found = resolve_settings(flags, config, VerifyProgress(bus, controls))
+    settings = found.settings
+    checkpoint = Checkpoint.open(found.checkpoint) if found.checkpoint else None
+    if checkpoint:
+        bus.emit(CheckpointChosen(checkpoint.state.step, checkpoint.run_dir))
+    sizes = model_sizes(settings)
+    require_parts(settings)
+    require_writable(settings)
+    require_room(settings, sizes)
+    machine = Machine.of(settings)
+    source = open_model(settings)
+    bus.emit(PhaseChanged(0, "preparing", "reading the images"))
+    images = _read_images(settings, bus, controls)
+    resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
+    return RunSpec(
+        settings=settings,
+        base=found.base,
+        source=source,
+        sizes=sizes,
+        machine=machine,
+        images=images,
+        checkpoint=resume.checkpoint,
+        same_folder=resume.same_folder,
+        lacks_end=resume.lacks_end,
+        notes=(*found.notes, *resume.notes),
+    )
+
+
+def resolve_settings(
+    flags: Mapping[str, object], config: Path | None, progress: Progress = no_progress
+) -> EffectiveSettings:
+    """The effective settings of a run that is about to start, its seed drawn and its checkpoint verified.
+
+    Args:
+        flags: flat settings; they win.
+        config: a preset, or the settings of an earlier run.
+        progress: called while the bytes of a checkpoint are compared.
+
+    Raises:
+        SettingsError: wrong settings, or no model is named.
+        CheckpointError: the checkpoint is damaged.
+    """
+
+    def find_sound(given: Mapping[str, object], preset_base: str) -> Origin:
+        return _find_sound_origin(given, preset_base, progress)
+
+    found = effective_settings(flags, config, find_sound)
+    settings = found.settings
+    if settings.run.seed < 0:
+        settings = settings.replaced(seed=secrets.randbelow(2**31))
+    return EffectiveSettings(settings, found.checkpoint, (*found.notes, *without_effect(settings)))
+
+
+def open_model(settings: Settings) -> ModelSource:
+    """Look at the base model without reading its weights.
+
+    Raises:
+        ModelError: it cannot be trained.
+    """
+    changes: dict[str, Any] = {}  # to the model's scheduler; checkpoints hold them too
+    if settings.noise.enable_zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if settings.model.prediction_type:
+        changes["prediction_type"] = settings.model.prediction_type
+    return open_base(Path(settings.model.resume_ckpt), changes)
+
+
+@dataclass
+class VerifyProgress:
+    """Reports the comparison of a checkpoint's bytes, which may take a minute, and ends it at a stop.
+
+    Attributes:
+        controls: ask for the stop; None never stops.
+        step: of the run.
+        phase: of the run meanwhile.
+        clock: seconds; for tests.
+    """
+
+    bus: EventBus
+    controls: Controls | None
+    step: int = 0
+    phase: Phase = "preparing"
+    clock: Callable[[], float] = time.monotonic
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
+    _reported_at: float = 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Report the progress, at the beginning and every few seconds. Raises StopRequested."""
+        if self.controls:
+            self.controls.raise_if_stopping()
+        if not done:
+            self._time_left = TimeLeft(self.clock)
+            self._time_left.suffix(done, total)
+            self._report(f"comparing every byte of {name}, {file_size(total)}")
+        elif self.clock() - self._reported_at >= REPORT_SECONDS:
+            left = self._time_left.suffix(done, total)
+            self._report(f"comparing {name}, {file_size(done)} of {file_size(total)}{left}")
+
+    def _report(self, text: str) -> None:
+        self._reported_at = self.clock()
+        self.bus.emit(PhaseChanged(self.step, self.phase, text))
+
+
+def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: Progress) -> Origin:
+    """What a run starts from, every byte of a checkpoint compared.
+
+    Raises:
+        SettingsError: no model is named, or it is not on this disk.
+        CheckpointError: the checkpoint is damaged.
+    """
+    notes: list[str] = []
+    if given.get("resume_ckpt") == FIND_LAST:
+        last, notes = _find_last(with_defaults(given), preset_base, progress)
+        if last:
+            return Origin(str(last), last, tuple(notes))
+        given = {**given, "resume_ckpt": preset_base}
+    settings = with_defaults(given)
+    if not settings.model.resume_ckpt:
+        raise _no_model()
+    path, more = _find_sound_base(settings, progress)
+    if not settings.model.weights_only:
+        Checkpoint.open(path)  # raises where it is of another version
+    return Origin(str(path), checkpoint_at(path), (*notes, *more))
+
+
+def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint, or None where the preset's base model is used instead; and notes for the user."""
+    logdir = Path(settings.logging.logdir)
+    found, begun = newest_below(logdir, progress), last_begun(logdir)
+    unsaved = [no_checkpoint_advice(begun)] if begun else []
+    if last := found.checkpoint:
+        note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
+        return last.path, [*found.notes, note, *unsaved]
+    if preset_base and preset_base != FIND_LAST:
+        return None, [*found.notes, f"No checkpoint was found in {logdir}: a new run from {preset_base}."]
+    fix = unsaved[0] if unsaved else "Give the path of a model, or the folder of your runs as --logdir."
+    problems = [Problem("resume_ckpt", f"no checkpoint in {logdir}.", fix), *(Problem(None, n) for n in found.notes)]
+    raise SettingsError("There is nothing to continue:", problems)
+
+
+def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list[str]]:
+    """The model to start from, or the newest sound checkpoint where a run is named; and notes for the user."""
+    path = _base_path(settings.model.resume_ckpt)
+    run_dir = run_at(path)
+    if run_dir is None:
+        require_sound(path, with_state=not settings.model.weights_only, progress=progress)
+        return path, []
+    found = newest_of_run(run_dir, progress)
+    if found.checkpoint:
+        return found.checkpoint.path, list(found.notes)
+    if found.notes:
+        why = " ".join(found.notes)
+        raise CheckpointError(f"The run {run_dir.name} has no checkpoint to continue", why, "Choose another run.")
+    what, why = f"The run {run_dir.name} cannot be continued", "it ended before its first checkpoint."
+    raise CheckpointError(what, why, restart_advice(run_dir))
+
+
+def _base_path(name: str) -> Path:
+    """The folder or file that `name` stands for.
+
+    Raises:
+        SettingsError: it is a public name, and the model is not on this disk.
+    """
+    if Path(name).exists() or not PUBLIC_NAME.fullmatch(name):
+        return Path(name)
+    folder = in_hub_cache(name)
+    if folder is None:
+        raise SettingsError("The base model is missing:", [not_on_disk(name)])
+    return folder
+
+
+def _no_model() -> SettingsError:
+    fix = (
+        f"Set --resume_ckpt to a diffusers folder or a .safetensors file of an {trainable_titles()} model, or to a "
+        "checkpoint of a run."
+    )
+    return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])
+
+
+def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:
+    """Read the images and choose those to validate with; reports the progress every few seconds."""
+    reported_at, time_left = time.monotonic(), TimeLeft()
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported_at
+        text = time_left.images(done, total) if total else ""
+        if text and time.monotonic() - reported_at > REPORT_SECONDS:
+            reported_at = time.monotonic()
+            bus.emit(PhaseChanged(0, "preparing", text))
+
+    def outline(found: Outline) -> None:
+        bus.emit(PhaseChanged(0, "preparing", str(found)))
+
+    def stopping() -> bool:
+        controls.raise_if_stopping()  # with the signal that asked for it
+        return False
+
+    dataset = scan_dataset(settings, progress=report, should_stop=stopping, on_outline=outline)
+    images = split_off_validation(settings, dataset, should_stop=stopping)
+    controls.raise_if_stopping()
+    return images

@@ -1,0 +1,197 @@
+"""How a checkpoint is resumed: in its run's folder or a new one, and what its run had not finished."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from ed2.app.reporters.jsonl import EVENTS_NAME, read_events
+from ed2.app.run_settings import run_settings, saved_settings
+from ed2.checkpoint.identity import images_of
+from ed2.checkpoint.resume import Checkpoint
+from ed2.checkpoint.saver import Saver
+from ed2.data.example import Dataset
+from ed2.disk import why_not_writable
+from ed2.errors import printable
+from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
+from ed2.models.base import ModelSource
+from ed2.models.process import Discrete
+from ed2.settings.schema import Settings
+from ed2.small_files import lines_of, objects_in
+from ed2.text import counted
+from ed2.training.state import SAMPLES, VALIDATION
+
+RESUMABLE_SETTINGS = {
+    "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
+    "save_ckpt_dir",
+    "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
+    "keep_last",
+    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
+    "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
+    "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",
+}  # fmt: skip
+"""Settings that may change while it stays the same run; whether the images changed is seen on the images."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a run starts from its checkpoint.
+
+    Attributes:
+        checkpoint: what is resumed; None starts at step 0.
+        same_folder: whether the run continues in its own folder.
+        lacks_end: whether it stopped after its last step, before what follows was finished.
+        notes: sentences for the user.
+    """
+
+    checkpoint: Checkpoint | None = None
+    same_folder: bool = False
+    lacks_end: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def resolve_resume(
+    checkpoint: Checkpoint | None, settings: Settings, dataset: Dataset, circumstances: Mapping[str, Any]
+) -> Resume:
+    """Decide, knowing the images, whether a run continues in its folder, in a new one, or starts at step 0.
+
+    Args:
+        checkpoint: as chosen by the settings.
+        settings: of the run.
+        dataset: the images as they are now.
+        circumstances: what else the bytes of a result depend on, in the form that checkpoints record.
+    """
+    if checkpoint is None:
+        return Resume()
+    before = images_of(checkpoint.path, checkpoint.values)
+    now = {example.name for example in dataset.examples}
+    if before and not before & now:
+        note = f"A new run from the weights of {checkpoint.path.name}: none of its images is among these."
+        return Resume(notes=(note,))
+    notes = [f"Continues {checkpoint.path.name} at step {checkpoint.state.step}."]
+    changes = _setting_changes(checkpoint, settings) + _image_changes(before, now)
+    if not changes and dataset.fingerprint != checkpoint.values.get("fingerprint"):
+        changes.append("images or captions were changed")
+    if changes:
+        listed = "; ".join(changes)
+        notes.append(f"Continuing in a new folder; results will not be bit-identical: {listed}.")
+        return Resume(checkpoint, notes=tuple(notes))
+    return _choose_folder(checkpoint, settings, notes, _exactness_notes(checkpoint, settings, circumstances))
+
+
+def _choose_folder(checkpoint: Checkpoint, settings: Settings, notes: list[str], exactness: list[str]) -> Resume:
+    """Resume in the folder of the checkpoint's run, or in a new one where that cannot be."""
+    if not checkpoint.is_in_its_run:
+        obstacle = "this copy of a checkpoint is not in the folder of its run"
+    elif not checkpoint.is_newest:
+        notes.append("Continuing in a new folder: its run has later checkpoints, which stay.")
+        return Resume(checkpoint, notes=tuple(notes))
+    elif reason := why_not_writable(checkpoint.run_dir):
+        obstacle = f"{checkpoint.run_dir} cannot be written ({reason})"
+    else:
+        return _resume_in_folder(checkpoint, settings, [*notes, *exactness])
+    return Resume(checkpoint, notes=(*notes, f"Continuing in a new folder: {obstacle}.", *exactness))
+
+
+def _resume_in_folder(checkpoint: Checkpoint, settings: Settings, notes: list[str]) -> Resume:
+    lacks_end = _lacks_end(checkpoint, settings.run.max_epochs)
+    if lacks_end:
+        notes.append("All epochs are done; finishing the samples and files that were missing.")
+    return Resume(_without_finished_jobs(checkpoint), same_folder=True, lacks_end=lacks_end, notes=tuple(notes))
+
+
+def _settings_then(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The settings when the checkpoint was saved; those of its run for a checkpoint too old to hold them."""
+    return saved_settings(checkpoint.values) or run_settings(checkpoint.path, checkpoint.values).values
+
+
+def _setting_changes(checkpoint: Checkpoint, settings: Settings) -> list[str]:
+    before, changes = _settings_then(checkpoint), []
+    for name, value in settings.flat().items():
+        if name in before and name not in RESUMABLE_SETTINGS and before[name] != value:
+            changes.append(f"{name} {_shown(before[name])} -> {_shown(value)}")
+    return changes
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else printable(str(value))
+
+
+def _image_changes(before: set[str], now: set[str]) -> list[str]:
+    added, gone = len(now - before), len(before - now)
+    words = [f"{counted(added, 'image')} added"] if before and added else []
+    return words + ([f"{counted(gone, 'image')} gone"] if gone else [])
+
+
+def _exactness_notes(checkpoint: Checkpoint, settings: Settings, circumstances: Mapping[str, Any]) -> list[str]:
+    """Why the run will not end with the same bytes, in sentences."""
+    other = _changed_circumstances(checkpoint.values, circumstances)
+    notes = [f"Results will not be bit-identical: {', '.join(other)}."] if other else []
+    if _schedule_moves(checkpoint, settings):
+        notes.append("The learning rate now follows the longer run, so results will not be bit-identical.")
+    return notes
+
+
+def _changed_circumstances(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the checkpoint was written: versions, device, threads."""
+    changes = []
+    for name, version in before.get("versions", {}).items():
+        if version != now["versions"].get(name):
+            changes.append(f"{name} {version} -> {now['versions'].get(name, 'missing')}")
+    for name, text in (("device", "the device"), ("threads", "computing threads")):
+        if name in before and before[name] != now[name]:
+            changes.append(f"{text} {before[name]} -> {now[name]}")
+    return changes
+
+
+def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
+    is_longer = _settings_then(checkpoint).get("max_epochs") != settings.run.max_epochs
+    curves = {settings.optimizer.lr_scheduler, settings.text_encoder.text_encoder_lr_scheduler}
+    return is_longer and (curves - {"constant", None} != set() or settings.ema.ema_strength_target is not None)
+
+
+def _without_finished_jobs(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the interrupted jobs that its run's log reports as finished since.
+
+    A resumed run does them first. If it is stopped again before its next step, it is at the same checkpoint as before.
+    """
+    state = checkpoint.state
+    if not state.cut_short:
+        return checkpoint
+    done = set()
+    for _, event in read_events(checkpoint.run_dir):
+        if event.step == state.step and isinstance(event, SamplesMade) and event.is_whole:
+            done.add(SAMPLES)
+        elif event.step == state.step and isinstance(event, ValidationDone):
+            done.add(VALIDATION)
+    state.cut_short = [job for job in state.cut_short if job not in done]
+    return replace(checkpoint, values={**checkpoint.values, "state": state.as_dict()})
+
+
+def _lacks_end(checkpoint: Checkpoint, max_epochs: int) -> bool:
+    """Whether a run has done all epochs and was stopped or killed before it finished what follows them."""
+    state = checkpoint.state
+    ends = (event for _, event in read_events(checkpoint.run_dir) if isinstance(event, RunEnded))
+    return state.epoch == max_epochs and not any(end.phase == "done" and end.step >= state.step for end in ends)
+
+
+def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> None:
+    """Write the single files of a resumed checkpoint, unless its run's log reports them as written.
+
+    A file that was written and then moved away by its owner is not written again.
+    """
+    if is_logged(checkpoint.path):
+        return
+    process = Discrete.from_config(source.config("scheduler/scheduler_config.json"))
+    saver.complete(checkpoint.path, checkpoint.state.step, source.family, process.prediction_type)
+
+
+def is_logged(checkpoint: Path) -> bool:
+    """Whether the events of a run report a checkpoint, which they do once all of it is written."""
+    with suppress(OSError):
+        for entry in objects_in(lines_of(checkpoint.parents[1] / EVENTS_NAME)):
+            is_save = entry.get("event") == CheckpointSaved.__name__
+            if is_save and PurePath(str(entry.get("path"))).name == checkpoint.name:
+                return True
+    return False

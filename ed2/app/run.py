@@ -1,0 +1,94 @@
+"""A run from its settings to its end. The command line and the page both call `run_training`."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ed2.app.build import build
+from ed2.app.execute import execute, failed_build
+from ed2.app.jobs import RunContext, make_saver
+from ed2.app.reporters.recording import recording
+from ed2.app.resolve import resolve
+from ed2.app.resuming import complete_save
+from ed2.app.run_spec import RunSpec
+from ed2.app.runs.folder import RunFolder, make_run_folder, writable
+from ed2.checkpoint.background import BackgroundSaver
+from ed2.checkpoint.run_lock import only_trainer
+from ed2.errors import CheckpointError, FinishedError, Problem
+from ed2.events import EventBus, PhaseChanged, RunEnded
+from ed2.models.compute import deterministic, quiet_libraries
+from ed2.text import counted
+from ed2.training.controls import Controls
+
+
+def run_training(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunEnded:
+    """Train to the end, a stop, or a failure; returns the last event, which was emitted.
+
+    Args:
+        flags: flat settings of the command line or the page; they win.
+        config: a preset, or the settings of an earlier run.
+        bus: gets everything that happens.
+        controls: ask for a stop, a pause, a checkpoint or samples.
+
+    Raises:
+        Ed2Error: the run cannot start. Once it has started, every end is a `RunEnded`.
+        StopRequested: a stop was asked for before it had started.
+    """
+    started = time.monotonic()
+    quiet_libraries()
+    spec = resolve(flags, config, bus=bus, controls=controls)
+    with _opened_folder(spec, bus) as (folder, saver):
+        continued = spec.continued.state if spec.continued else None
+        exact = deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic)
+        with recording(bus, folder.path, continued), exact:
+            ended = _train(spec, RunContext.of(spec, folder.path, saver, bus, controls), started)
+            bus.emit(ended)
+    return ended
+
+
+@contextmanager
+def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, BackgroundSaver]]:
+    """The locked folder of the run, saying what the run is, and what saves into it.
+
+    Raises:
+        Ed2Error: it cannot be written, another program trains there, or nothing is left to train.
+    """
+    if spec.is_finished and not spec.same_folder:
+        raise _finished(spec)
+    with writable(Path(spec.settings.logging.logdir)):
+        run_dir = make_run_folder(spec)
+    with writable(run_dir), only_trainer(run_dir) as renew_lock:
+        _require_still_newest(spec)
+        folder = RunFolder(run_dir, bus, renew_lock)
+        saver = make_saver(spec, run_dir, bus, folder.restore_missing)
+        if spec.continued:
+            complete_save(spec.continued, saver, spec.source)
+        if spec.is_finished and not spec.lacks_end:
+            raise _finished(spec)
+        folder.describe(spec)
+        yield folder, BackgroundSaver(saver, bus)
+
+
+def _train(spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+    context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
+    try:
+        run = build(spec, context)
+    except Exception as error:  # the folder is there, so this end is reported as any other
+        return failed_build(error, spec, context, started)
+    return execute(run, spec, context, started)
+
+
+def _require_still_newest(spec: RunSpec) -> None:
+    """See that no other program has trained the run since its checkpoint was chosen. Raises CheckpointError."""
+    checkpoint = spec.continued
+    if checkpoint and not checkpoint.is_newest:
+        what, why = f"The run {checkpoint.run_dir.name} has moved on", "another program has trained it meanwhile."
+        raise CheckpointError(what, why, "Start again to continue from its newest checkpoint.")
+
+
+def _finished(spec: RunSpec) -> FinishedError:
+    epochs = spec.settings.run.max_epochs
+    what = f"{spec.base.name} has all its {counted(epochs, 'epoch')}."
+    fix = f"Raise max_epochs to train on: --max_epochs {epochs + 1}."
+    return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])

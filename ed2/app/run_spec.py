@@ -1,0 +1,108 @@
+"""What a run is going to be, decided before anything is built: settings, origin, images, machine."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ed2
+from ed2.app.images.validating import ValidationSplit
+from ed2.app.preflight import ModelSizes
+from ed2.checkpoint.resume import Checkpoint
+from ed2.data.example import Dataset
+from ed2.errors import Problem, SettingsError
+from ed2.models.base import ModelSource
+from ed2.models.compute import choose_device, choose_dtype
+from ed2.settings.schema import Settings
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the run computes on."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Machine":
+        """Choose device and precision by the settings and by what this computer has.
+
+        Raises:
+            SettingsError: the device does not exist.
+        """
+        try:
+            device = choose_device(settings.run.device)
+        except ValueError as error:
+            raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
+        memory = settings.memory
+        return cls(device, choose_dtype(device, amp=memory.amp, amp_dtype=memory.amp_dtype))
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+        return f"{name} in {str(self.dtype or torch.float32).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run as `resolve` decided it. Nothing in it changes later.
+
+    Attributes:
+        settings: in effect, with absolute paths and a seed that is drawn.
+        base: folder or file that the weights are read from.
+        source: the base model, its weights not read yet.
+        sizes: how many weights the base model has.
+        machine: device and precision.
+        images: what is trained and what is validated.
+        checkpoint: what is resumed; None starts at step 0.
+        same_folder: whether the run continues in the folder of the checkpoint's run.
+        lacks_end: whether it stopped after its last step, before the samples and files that follow were finished.
+        notes: sentences for the user.
+    """
+
+    settings: Settings
+    base: Path
+    source: ModelSource
+    sizes: ModelSizes
+    machine: Machine
+    images: ValidationSplit
+    checkpoint: Checkpoint | None = None
+    same_folder: bool = False
+    lacks_end: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images that are trained."""
+        return self.images.training
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done already."""
+        return self.checkpoint is not None and self.checkpoint.state.epoch >= self.settings.run.max_epochs
+
+    @property
+    def continued(self) -> Checkpoint | None:
+        """The checkpoint, where the run continues in its folder."""
+        return self.checkpoint if self.same_folder else None
+
+
+def circumstances(machine: Machine) -> dict[str, Any]:
+    """What the bytes of a result depend on besides settings and images."""
+    threads = torch.get_num_threads() if machine.device.type == "cpu" else 0
+    return {"versions": versions(), "device": str(machine), "threads": threads}
+
+
+def versions() -> dict[str, str]:
+    """The versions of this program, of Python and of the packages that the result depends on."""
+    found = {"everydream": ed2.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

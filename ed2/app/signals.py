@@ -1,0 +1,94 @@
+"""What ends a program from outside: signals, a closed console, the end of the program that started it."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+STOPPING = "Stopping: the run is saved after this step. Press again to quit at once without saving."
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+CONSOLE_EVENTS = (2, 5, 6)
+"""CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT. Source: Microsoft, HandlerRoutine callback function."""
+CONSOLE_SECONDS = 4.5
+"""Windows ends the program five seconds after such an event, or as soon as its handler returns."""
+
+
+@contextmanager
+def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> Iterator[None]:
+    """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
+
+    SIGHUP stays ignored where nohup has had it ignored. On Windows, closing the console asks for a stop too.
+
+    Args:
+        stop: is told the number of the signal; it is called between two instructions of the main thread.
+        told: the line for the terminal.
+    """
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        stop(number)
+        with suppress(OSError):  # the terminal that has hung up takes no more words
+            os.write(2, f"\n{told}\n".encode())
+
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        with _saving_when_closed(stop):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_ignored_by_nohup(number: int) -> bool:
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+
+
+@contextmanager
+def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
+    """Ask for a stop when the console is closed, and hold Windows back until the block ends; elsewhere do nothing.
+
+    Python's own handler of SIGBREAK would return at once, and the program be gone before the step ended. This one waits
+    in a thread of Windows. If these seconds are too few, the last checkpoint stays as it is.
+    """
+    if sys.platform != "win32":
+        yield
+        return
+    import ctypes
+    from ctypes import wintypes
+
+    done = threading.Event()
+
+    @ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
+    def on_event(event: int) -> bool:
+        if event not in CONSOLE_EVENTS:
+            return False  # Ctrl-C and Ctrl-Break are for Python's handlers
+        stop(signal.SIGBREAK)
+        done.wait(CONSOLE_SECONDS)
+        return True
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel.SetConsoleCtrlHandler(on_event, True)  # the last one that was set is asked first
+    try:
+        yield
+    finally:
+        done.set()
+        kernel.SetConsoleCtrlHandler(on_event, False)
+
+
+def exit_with_parent() -> None:
+    """End this program when the one that holds the other end of its standard input is gone, killed or not."""
+    threading.Thread(target=_exit_at_end_of_input, name="parent", daemon=True).start()
+
+
+def _exit_at_end_of_input() -> None:
+    os.read(0, 1)
+    os._exit(1)
