@@ -53,6 +53,14 @@ class FileOptions:
     before_training: bool = True
 
 
+def cleaned(text: str) -> str:
+    """The text, stripped, with control characters as spaces."""
+    for letter in set(text):
+        if not letter.isprintable():
+            text = text.replace(letter, " ")
+    return text.strip()
+
+
 def rounded_size(width: float, height: float, multiple: int) -> tuple[int, int]:
     """The nearest size whose sides are multiples of `multiple`, in pixels, at least one each."""
     return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple

@@ -9,7 +9,7 @@ from typing import Any
 
 from ed2.draws import rng
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, cleaned, rounded_size
 from ed2.small_files import parse_json
 
 MAX_SIDE = 2048
@@ -125,7 +125,7 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("text")
-    return "".join(letter if letter.isprintable() else " " for letter in value).strip()
+    return cleaned(value)
 
 
 def _switch(value: object) -> bool:

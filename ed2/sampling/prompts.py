@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, cleaned, rounded_size
 from ed2.sampling.prompt_json import RandomSource, prompts_from_json
 from ed2.small_files import open_file
 
@@ -17,7 +17,7 @@ MAX_FAULTS = 5
 
 def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
     """The prompts of a text file, one per line; blank lines and lines that begin with # are skipped."""
-    lines = (_cleaned(line) for line in _decoded(content).split("\n"))
+    lines = (cleaned(line) for line in _decoded(content).split("\n"))
     texts = [line for line in lines if line and not line.startswith("#")]
     return [Prompt(index, text, defaults.seed, defaults.size) for index, text in enumerate(texts)]
 
@@ -104,11 +104,6 @@ def _decoded(content: bytes) -> str:
         except UnicodeDecodeError:
             text = content.decode("cp1252", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _cleaned(line: str) -> str:
-    """One line, stripped, with control characters as spaces."""
-    return "".join(letter if letter.isprintable() else " " for letter in line).strip()
 
 
 def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:

@@ -172,4 +172,6 @@ def _printable(value: Any) -> Any:
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):
         return {_printable(name): _printable(item) for name, item in value.items()}
-    return [_printable(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value
