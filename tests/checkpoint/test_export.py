@@ -32,9 +32,9 @@ def require_unchanged(old: Path) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_numbers_that_are_not_finite_or_too_large_for_the_format_replace_nothing(old: Path, suffix: str) -> None:
     path = old.with_suffix(suffix)
-    with pytest.raises(CheckpointError, match="weight holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match="weight has numbers that are not finite"):
         write_single_file(path, {"weight": torch.tensor([1.0, float("nan")])})
-    with pytest.raises(CheckpointError, match="weight holds numbers too large for float16: use save_full_precision"):
+    with pytest.raises(CheckpointError, match="weight has numbers too large for float16: use save_full_precision"):
         write_single_file(path, {"weight": torch.tensor([1.0, 70_000.0])}, dtype=torch.float16)
     require_unchanged(old)
 

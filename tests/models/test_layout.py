@@ -166,7 +166,9 @@ def test_every_weight_comes_back_bit_by_bit(family: str, build: Callable[..., Mo
     assert_same(back.parts["vae"], parts["vae"])
     assert_same(back.parts["text_encoder"], with_text_model(parts["text_encoder"]))
     names = [name.removeprefix("model.diffusion_model.") for name in tensors if "diffusion_model" in name]
-    shape = UNetShape.of_config(models[0].config)
+    config = models[0].config
+    has_attention = tuple("CrossAttn" in kind for kind in config["down_block_types"])
+    shape = UNetShape(config["layers_per_block"], has_attention)
     assert shape == UNetShape.of_diffusers(parts["unet"].keys()) == UNetShape.of_ldm(names)
 
 

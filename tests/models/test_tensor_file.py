@@ -41,7 +41,7 @@ def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
 
 
 def test_a_type_that_the_format_does_not_have_is_named(tmp_path: Path) -> None:
-    with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="odd is of a type"):
+    with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="odd has a type"):
         write_tensors(HashingFile(file), {"odd": torch.zeros(2, dtype=torch.complex64)}, {})
 
 

@@ -12,10 +12,10 @@ from ed2.errors import ModelError, Problem
 from ed2.models.families.facts import FACTS, UNET_PREFIX, VAE_PREFIX, FamilyFacts, PartFacts, kind_of, trainable_titles
 from ed2.models.files.layout_names import (
     UNetShape,
+    inverse,
     modern_vae_name,
     open_clip_modules,
     renamed,
-    turned_round,
     unet_modules,
     vae_modules,
 )
@@ -129,8 +129,8 @@ def _facts_of(family: str) -> FamilyFacts:
 
 def _diffusers_names(names: Collection[str], facts: FamilyFacts, num_text_layers: int) -> dict[str, dict[str, str]]:
     """Return the diffusers names of a single file's tensors, by part."""
-    unet = turned_round(unet_modules(UNetShape.of_ldm(_under(UNET_PREFIX, names))))
-    vae = turned_round(vae_modules(_under(VAE_PREFIX, names)))
+    unet = inverse(unet_modules(UNetShape.of_ldm(_under(UNET_PREFIX, names))))
+    vae = inverse(vae_modules(_under(VAE_PREFIX, names)))
     found = {"unet": _new_names(names, UNET_PREFIX, unet), "vae": _new_names(names, VAE_PREFIX, vae)}
     for encoder in facts.text_encoders:
         found[encoder.name] = _new_names(names, encoder.prefix, _text_modules_back(encoder, num_text_layers))

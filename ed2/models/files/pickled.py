@@ -1,4 +1,4 @@
-"""A `.ckpt` made into a `.safetensors`: looked at from outside, then read by a process of its own. Needs no torch."""
+"""Turning a `.ckpt` into a `.safetensors`: checked from outside, then read in a separate process. Needs no torch."""
 
 import json
 import os

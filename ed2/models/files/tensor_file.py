@@ -1,8 +1,8 @@
 """Writing model files tensor by tensor, and reading them back.
 
-The library's own `save_file` wants all tensors in the memory of the computer at once, and hands out no hash. Here one
-tensor at a time is brought there, wherever it lies, and what is written is hashed on the way. The library's reading for
-PyTorch loses 56 bytes with each tensor (safetensors 0.8.0), which a long run that saves often would feel.
+The library's own `save_file` needs all tensors in main memory at once and returns no hash. Here one tensor at a time is
+copied there, and its bytes are hashed on the way. The library's reader for PyTorch leaks 56 bytes per tensor
+(safetensors 0.8.0), which adds up in a long run that saves often.
 
 The format is eight bytes of length, a JSON header, and the tensors' bytes in the order of the header.
 Source: https://github.com/huggingface/safetensors#format
@@ -35,24 +35,24 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""In the library's order of tensors in a file, so that the bytes are those that it would write."""
+"""In the order in which the library sorts tensors, so that the bytes are those that it would write."""
 _ALIGNMENT = 8
 _MAY_BE_INFINITE = "attn_mask"
-"""Ends the names of what holds minus infinity by design."""
+"""Suffix of tensors that contain minus infinity by design."""
 
 
 def write_tensors(
     file: HashingFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write `tensors` as a safetensors file; those of floating numbers in `dtype`, if it is given.
+    """Write `tensors` as a safetensors file; floating-point ones in `dtype`, if given.
 
     Raises:
         OSError: it cannot be written.
-        ValueError: a tensor is of a kind that the format does not have.
+        ValueError: the format does not support the type of a tensor.
     """
     kinds = {name: stored_dtype(tensor, dtype) for name, tensor in tensors.items()}
     if unknown := [name for name, kind in kinds.items() if kind not in _DTYPES]:
-        raise ValueError(f"{unknown[0]} is of a type that such a file does not hold ({kinds[unknown[0]]})")
+        raise ValueError(f"{unknown[0]} has a type that safetensors does not support ({kinds[unknown[0]]})")
     ranks = list(_DTYPES)
     order = sorted(tensors, key=lambda name: (ranks.index(kinds[name]), name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -69,11 +69,11 @@ def write_tensors(
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `write_tensors` wrote, by name; their bytes are read from it when they are used.
+    """The tensors of a file that `write_tensors` wrote, by name; their bytes are read when they are used.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no such file, or damaged.
+        ValueError: it is another kind of file, or damaged.
     """
     try:
         header = read_header(path)
@@ -90,12 +90,12 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def stored_dtype(tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:
-    """The type that a tensor gets in a file whose floating numbers are to be `wanted`."""
+    """The type of a tensor in a file whose floating-point tensors are `wanted`; None leaves them as they are."""
     return wanted if wanted is not None and tensor.is_floating_point() else tensor.dtype
 
 
 def bytes_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
-    """How many bytes these tensors take in a file."""
+    """The size of these tensors in a file, in bytes."""
     return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for tensor in tensors.values())
 
 
@@ -107,16 +107,16 @@ def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
 def write_single_file(
     path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a single file whole or not at all; a file of that name is replaced once the new one was read again.
+    """Write a single file completely or not at all; an existing file is replaced once the new one was read back.
 
     Args:
         path: Ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
         tensors: By their names in the file.
-        metadata: Goes into the head of a .safetensors, and beside `state_dict` in a .ckpt.
-        dtype: For the tensors of floating numbers; None leaves them as they are.
+        metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt.
+        dtype: Of the floating-point tensors; None leaves them as they are.
 
     Raises:
-        CheckpointError: The suffix is another, the file cannot be written, or what was written is not what was given.
+        CheckpointError: The suffix is unknown, the file cannot be written, or it does not read back the same.
     """
     if path.suffix.lower() not in FORMATS:
         raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", f"Use {' or '.join(FORMATS)}.")
@@ -125,8 +125,8 @@ def write_single_file(
     try:
         write(tensors, temporary, dict(metadata or {}), dtype)
         to_disk(temporary)
-        fault = _fault(read(temporary), tensors, dtype)
-        if fault is None:
+        difference = _difference(read(temporary), tensors, dtype)
+        if difference is None:
             replace(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
@@ -134,23 +134,23 @@ def write_single_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    if fault:
-        raise CheckpointError(f"{path.name} was not written", fault, "What was there before is unchanged.")
+    if difference:
+        raise CheckpointError(f"{path.name} was not written", difference, "What was there before is unchanged.")
 
 
-def _fault(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
-    """What a written file has otherwise than it was given; None where it is the same and all numbers are finite."""
+def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
+    """How a written file differs from `given`; None if it does not and all its numbers are finite."""
     missing = set(given)
     for name, tensor in found:
         missing.discard(name)
         wanted = given.get(name)
         if wanted is None or (tensor.shape, tensor.dtype) != (wanted.shape, stored_dtype(wanted, dtype)):
-            return f"{name} came back otherwise than it was written."
+            return f"{name} did not read back as it was written."
         if not _is_finite(tensor) and not name.endswith(_MAY_BE_INFINITE):
             kind = str(tensor.dtype).removeprefix("torch.")
-            too_large = f"{name} holds numbers too large for {kind}: use save_full_precision."
-            return too_large if _is_finite(wanted) else f"{name} holds numbers that are not finite."
-    return f"{min(missing)} did not come back." if missing else None
+            too_large = f"{name} has numbers too large for {kind}: use save_full_precision."
+            return too_large if _is_finite(wanted) else f"{name} has numbers that are not finite."
+    return f"{min(missing)} is missing from the file." if missing else None
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -173,13 +173,13 @@ def _write_ckpt(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: t
 
 
 def _ready_to_pickle(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Return `tensors` on the CPU, in the type of the file, each contiguous and alone in its memory."""
+    """Return `tensors` on the CPU, in the type of the file, each contiguous and with memory of its own."""
     ready: dict[str, Tensor] = {}
     used: set[int] = set()
     for name, given in tensors.items():
         tensor = given.detach().to("cpu", stored_dtype(given, dtype)).contiguous()
         storage = tensor.untyped_storage()
-        # torch.save writes all of the memory that a view looks at.
+        # torch.save writes all of the memory that a view is part of.
         is_view = storage.nbytes() != tensor.nbytes or storage.data_ptr() in used
         used.add(storage.data_ptr())
         ready[name] = tensor.clone() if is_view else tensor

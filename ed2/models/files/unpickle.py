@@ -1,10 +1,10 @@
-"""The tensors of a PyTorch `.ckpt`, written as safetensors by a process of its own.
+"""The tensors of a PyTorch `.ckpt`, written as safetensors in a separate process.
 
 python -m ed2.models.files.unpickle FROM TO
 
-A `.ckpt` is a pickle, which may ask for anything. PyTorch's reader with `weights_only` builds tensors and plain values
-and runs nothing else; it has had holes (CVE-2025-32434, CVE-2026-24747), so it runs here where memory is limited and
-nothing can be started, connected to, or written but the one file. What training programs leave beside the weights
+A `.ckpt` is a pickle, which can run any code. PyTorch's reader with `weights_only` builds tensors and plain values and
+runs nothing else; since it has had holes (CVE-2025-32434, CVE-2026-24747), it runs here, where memory is limited and
+nothing can be started, connected to, or written except the one file. What training programs leave beside the weights
 (callbacks, numpy numbers) becomes an empty object; a file that asks for anything else is not opened.
 """
 
