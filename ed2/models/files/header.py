@@ -57,10 +57,10 @@ class Header:
         places: where the bytes of each tensor begin and end in the file.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, str]
-    metadata: Mapping[str, str]
-    places: Mapping[str, tuple[int, int]]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+    places: dict[str, tuple[int, int]]
 
     @property
     def num_weights(self) -> int:
@@ -91,12 +91,14 @@ def read_header(path: Path) -> Header:
     metadata = values.pop(METADATA, {})
     entries = {name: _entry(name, value) for name, value in values.items()}
     _require_whole(entries, size - 8 - length)
-    return Header(
-        {name: entry.shape for name, entry in entries.items()},
-        {name: entry.dtype for name, entry in entries.items()},
-        {str(k): v for k, v in metadata.items() if isinstance(v, str)} if isinstance(metadata, dict) else {},
-        {name: (8 + length + entry.start, 8 + length + entry.end) for name, entry in entries.items()},
-    )
+    header = Header({}, {}, {}, {})
+    for name, entry in entries.items():
+        header.shapes[name], header.dtypes[name] = entry.shape, entry.dtype
+        header.places[name] = 8 + length + entry.start, 8 + length + entry.end
+    for key, text in metadata.items() if isinstance(metadata, dict) else ():
+        if isinstance(text, str):
+            header.metadata[str(key)] = text
+    return header
 
 
 @dataclass(frozen=True)
