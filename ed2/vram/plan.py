@@ -12,8 +12,7 @@ from ed2.settings.schema import Settings
 from ed2.vram.card import BYTES_PER_GB, Card, Verdict
 from ed2.vram.memory_model import MemoryModel, PlannedFeatures
 from ed2.vram.overhead import ON_CARD, ON_CPU, Overhead
-from ed2.vram.shapes import ModelShape
-from ed2.vram.traced import TracedRow
+from ed2.vram.shapes import ModelShape, TracedRow
 
 BYTES_PER_PIXEL = 12
 """Three numbers in fp32."""

@@ -1,13 +1,96 @@
-"""The shape of a model: how many numbers its parts have, and which traced figures hold for it."""
+"""The shape of a model: how many weights its parts have, and the traced figures that hold for it.
 
-from collections.abc import Mapping
+The figures are closed forms of the memory of a pass, made by scripts/trace_memory.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from ed2.models.families.facts import FACTS
-from ed2.vram.traced import Traced, traced
 
+FILE = Path(__file__).with_name("traced.json")
 SAME = 0.05
-"""Share by which files of one model differ: some hold layers that are not used, or a schedule."""
+"""Share by which files of one model differ: some hold unused layers or a schedule."""
+
+
+@dataclass(frozen=True)
+class TracedRow:
+    """An operation that can be the peak of its phase: bytes in use after it, besides the weights.
+
+    Attributes:
+        phase: forward or backward.
+        casts: weights cast by autocast.
+        unet_gradients: of the UNet, as far as they exist at this moment.
+        text_gradients: of the text encoder.
+        activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b images of A latents.
+        workspace: what a GPU's convolution uses besides, in the same form.
+    """
+
+    phase: str
+    casts: int
+    unet_gradients: int
+    text_gradients: int
+    activations: Sequence[float]
+    workspace: Sequence[float]
+
+    def bytes_at(self, batch: int, cells: int) -> tuple[float, float]:
+        """Activations and workspace for `batch` images of `cells` latents each."""
+        terms = (1, batch, batch * cells, batch * cells * cells)
+        return _sum(self.activations, terms), _sum(self.workspace, terms)
+
+
+def _sum(form: Sequence[float], terms: Sequence[float]) -> float:
+    return sum(factor * term for factor, term in zip(form, terms, strict=True))
+
+
+@dataclass(frozen=True)
+class Traced:
+    """All traced figures of a model.
+
+    Attributes:
+        downscale: side of a latent in pixels.
+        parameters: counts by part: all, small, largest, factored; of the text encoder also layers, layer, embeddings,
+            final_norm.
+        adapters_per_rank: numbers of LoRA adapters of the UNet's attention at rank 1.
+        training: rows by the name of the variant.
+        denoising: rows of the UNet alone, without gradients, by precision.
+        encoding: rows of the VAE, by precision.
+        decoding: rows of the VAE decoding, by precision.
+    """
+
+    downscale: int
+    parameters: Mapping[str, Mapping[str, int]]
+    adapters_per_rank: int
+    training: Mapping[str, tuple[TracedRow, ...]]
+    denoising: Mapping[str, tuple[TracedRow, ...]]
+    encoding: Mapping[str, tuple[TracedRow, ...]]
+    decoding: Mapping[str, tuple[TracedRow, ...]]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Traced":
+        """Read what the script wrote about a model."""
+        passes = ("training", "denoising", "encoding", "decoding")
+        rows: dict[str, dict[str, tuple[TracedRow, ...]]] = {name: {} for name in passes}
+        for name in passes:
+            for key, found in content[name].items():
+                rows[name][key] = tuple(TracedRow(*row) for row in found)
+        return cls(content["downscale"], content["parameters"], content["adapters_per_rank"], **rows)
+
+
+@cache
+def traced(name: str) -> Traced:
+    """The shipped figures of that name: one of `FamilyFacts.traces`."""
+    return Traced.of(_content()["families"][name])
+
+
+@cache
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return content
 
 
 @dataclass(frozen=True)
@@ -17,7 +100,7 @@ class ModelShape:
     Attributes:
         family: a name in `FACTS`.
         traced: the figures that hold for it.
-        parameters: weights by part, where they are others than those of the traced model.
+        parameters: weights by part, if they differ from the traced model.
     """
 
     family: str
@@ -29,7 +112,7 @@ class ModelShape:
         return self.parameters[part] if self.parameters else self.traced.parameters[part]["all"]
 
     def scale(self, part: str) -> float:
-        """Weights of a part for each of the traced model."""
+        """Weights of a part, relative to the traced model."""
         return self.numbers(part) / self.traced.parameters[part]["all"]
 
 

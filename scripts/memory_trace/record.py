@@ -1,4 +1,4 @@
-"""What is kept of a model's traces, in the form that `ed2.vram.traced` reads."""
+"""What is kept of a model's traces, in the form that `ed2.vram.shapes` reads."""
 
 from __future__ import annotations
 

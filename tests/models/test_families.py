@@ -11,7 +11,7 @@ import pytest
 from ed2.models.families.facts import FACTS, Shapes, family_of_config, is_trainable_pipeline, kind_of
 from ed2.registry import FAMILIES
 from ed2.settings.files import PROGRAM_DIR
-from ed2.vram.traced import traced
+from ed2.vram.shapes import traced
 
 SD15_FILE = Path(__file__).parent / "data" / "sd15-single-file.json"
 SD1 = {name: tuple(shape) for name, shape in json.loads(SD15_FILE.read_text()).items()}

@@ -17,8 +17,7 @@ from ed2.training.loop import optimizer_step
 from ed2.training.state import Run
 from ed2.vram.card import BYTES_PER_GB, NO_CARD
 from ed2.vram.plan import plan_memory
-from ed2.vram.shapes import ModelShape
-from ed2.vram.traced import Traced
+from ed2.vram.shapes import ModelShape, Traced
 from scripts.memory_trace.networks import Blueprint
 from scripts.memory_trace.passes import CPU, Variant
 from scripts.memory_trace.record import passes_of, record, step_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.vram.traced import TracedRow, traced
+from ed2.vram.shapes import TracedRow, traced
 from scripts.memory_trace.networks import blueprint, counts
 from scripts.memory_trace.passes import Size, Variant, training
 from scripts.memory_trace.record import USUAL_SIDES, step_of
