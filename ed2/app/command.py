@@ -21,16 +21,16 @@ HOW_TO_START = f"""\
 EveryDream with a face: train Stable Diffusion on your own images.
 
   {TRAIN_COMMAND} --data_root IMAGES --resume_ckpt MODEL --project_name NAME
-      IMAGES  a folder of images with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
+      IMAGES    a folder of images with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
       MODEL     a diffusers folder of an {trainable_titles()} model, or a checkpoint to resume
 
-  {TRAIN_COMMAND} --config presets/demo.json    the demo that comes along, no card needed
-  {TRAIN_COMMAND} --check --data_root IMAGES  what a run would do, and what is wrong with the images
-  {TRAIN_COMMAND} --suggest --vram_gb 12        which settings to change so that it fits a card of 12 GB
-  {TRAIN_COMMAND} --test_resume --data_root ... see whether a killed run goes on to the same bytes
-  {TRAIN_COMMAND} --help                        every setting
+  {TRAIN_COMMAND} --config presets/demo.json    run the demo, which needs no GPU
+  {TRAIN_COMMAND} --check --data_root IMAGES    show what a run would do, and what is wrong with the images
+  {TRAIN_COMMAND} --suggest --vram_gb 12        show which settings to change so that it fits a 12 GB card
+  {TRAIN_COMMAND} --test_resume --data_root ... test whether a killed run resumes to the same bytes
+  {TRAIN_COMMAND} --help                        list every setting
 
---resolution chooses the size of training; every image keeps its shape:
+--resolution sets the training resolution; every image keeps its shape:
 """
 
 
