@@ -8,13 +8,12 @@ from typing import Literal
 
 from ed2.app.build import start_notes
 from ed2.app.checks.space import space_notes
-from ed2.app.faults import Fault, WentBack, fault_of
+from ed2.app.faults import Fault, WentBack, fault_of, unsaved_fault
 from ed2.app.jobs import RunContext, planned_shape
 from ed2.app.memory.watch import watch_card
 from ed2.app.resolve import VerifyProgress
 from ed2.app.resuming import is_logged
 from ed2.app.run_spec import RunSpec
-from ed2.app.runs.unsaved import unsaved
 from ed2.checkpoint.saver import Kind
 from ed2.data.example import Finding
 from ed2.data.report import sidecar_lines
@@ -171,8 +170,8 @@ class Execution:
         return fault_of(error, self.spec.settings, device, back)
 
     def _unsaved(self, error: Exception) -> Fault:
-        wanted = self.context.saver.saver.required_bytes(self.run)
-        return unsaved(error, self.context.run_dir, self.run.state.step, wanted)
+        required = self.context.saver.saver.required_bytes(self.run)
+        return unsaved_fault(error, self.context.run_dir, self.run.state.step, required)
 
     def _end(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
         self.context.saver.join()

@@ -1,31 +1,37 @@
-"""What follows an error that ends a run: what is saved, and what a person is told."""
+"""What follows an error that ends a run: what is saved, and what the user is told to do."""
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ed2.app.memory.suggestion import out_of_memory_fix
+from ed2.app.run_settings import restart_advice
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
-from ed2.checkpoint.resume import open_or_none
+from ed2.checkpoint.identity import oldest_first
+from ed2.checkpoint.resume import Checkpoint, open_or_none
+from ed2.checkpoint.room import shortage
 from ed2.checkpoint.saver import Kind
-from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError, UpdateFailedError
+from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError, UnusableWeightsError, UpdateFailedError
 from ed2.events import CheckpointSaved
 from ed2.models.memory import is_out_of_memory
 from ed2.settings.fields import fields
 from ed2.settings.schema import Settings
+from ed2.text import counted, file_size, plural
 
-SLOWER = "with a learning rate half as large"
+SLOWER = "with half the learning rate"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The end of a run that went wrong.
+    """The end of a failed run.
 
     Attributes:
-        reason: for people, with what to do.
-        kind: of the checkpoint to save of the weights in memory; None saves none.
+        reason: for the user, with what to do.
+        kind: of the checkpoint to save from the weights in memory; None saves none.
         goes_back_to: an earlier checkpoint that the run ends with.
     """
 
@@ -36,18 +42,18 @@ class Fault:
 
 @dataclass(frozen=True)
 class WentBack:
-    """The way of a run back to its last good checkpoint.
+    """Finds the last good checkpoint of a run, for it to go back to.
 
     Attributes:
         run_dir: the run's folder.
-        progress: told how far the comparison of a checkpoint's bytes is.
+        progress: called as the bytes of a checkpoint are compared.
     """
 
     run_dir: Path
     progress: Progress = no_progress
 
     def fault(self, why: str, advice: str, without: str) -> Fault:
-        """End with the last checkpoint that was made before anything went wrong, or say what to do `without` one."""
+        """End with the last good checkpoint and its `advice`, or with the advice for a run `without` one."""
         saved = self._last_good()
         if saved is None:
             return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
@@ -55,23 +61,21 @@ class WentBack:
         return Fault(f"{why} {went} {advice}", None, saved)
 
     def _last_good(self) -> CheckpointSaved | None:
-        """The last checkpoint of the run that was made before anything went wrong, if there is one."""
+        """The last sound checkpoint of the run from before anything went wrong, if there is one."""
         opened = filter(None, map(open_or_none, candidates(self.run_dir)))
         before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
         sound = (c for c in reversed(before) if find_damage(c.path, progress=self.progress) is None)
         last = next(sound, None)
-        if last is None:
-            return None
-        return CheckpointSaved(last.state.step, last.state.epoch, "", last.path, None, 0, 0.0)
+        return _saved_before(last) if last else None
 
 
 def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack) -> Fault:
     """What `error` means for a run."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
     if isinstance(error, ModelError):
-        text = f"{text} {_where_given(error)}"
+        text = f"{text} {_settings_of(error)}"
     if isinstance(error, DivergedError):
-        return back.fault(text, f"Continue from it {SLOWER}.", f"Begin anew {SLOWER}.")
+        return back.fault(text, f"Continue from it {SLOWER}.", f"Start again {SLOWER}.")
     cause = error.__cause__ if isinstance(error, UpdateFailedError) else error
     is_oom = cause is not None and is_out_of_memory(cause)
     if is_oom:
@@ -85,7 +89,59 @@ def fault_of(error: Exception, settings: Settings, device: torch.device, back: W
     return Fault(text)
 
 
-def _where_given(error: ModelError) -> str:
-    """Which setting names the model that cannot be used."""
+def _settings_of(error: ModelError) -> str:
+    """A sentence on which setting names the model that cannot be used."""
     named = [f"--{problem.path}" for problem in error.problems if problem.path in fields()]
-    return f"It is the model of {', '.join(named) or '--resume_ckpt'}."
+    return f"It was set by {', '.join(named) or '--resume_ckpt'}."
+
+
+def unsaved_fault(error: Exception, run_dir: Path, step: int, required: Mapping[Path, int]) -> Fault:
+    """The fault of a run whose last step could not be saved: why, what is lost, and what to do.
+
+    Args:
+        error: why.
+        run_dir: the run's folder.
+        step: the last one that was trained.
+        required: bytes that a checkpoint takes, by folder.
+    """
+    last = _last_saved(run_dir)
+    if isinstance(error, UnusableWeightsError):  # training the same steps again would end the same way
+        return Fault(str(error), None, last)
+    known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
+    said = str(Ed2Error(known.what, f"{known.why} {_lacking(required)}".strip(), known.fix))
+    if last is None:
+        said = f"{said} The run has no checkpoint yet, so nothing of it is saved."
+        return Fault(f"{said} {restart_advice(run_dir)}", None)
+    return Fault(f"{said} {_lost(step - last.step, last.path.name)}", None, last)
+
+
+def _lost(steps: int, name: str) -> str:
+    if steps <= 0:
+        return f"Nothing is lost: {name} has the same step."
+    verb = plural(steps, "was", "were")
+    again = f"train {plural(steps, 'it', 'them')} again with --resume_ckpt findlast."
+    return f"The {counted(steps, 'step')} after {name} {verb} not saved; {again}"
+
+
+def _lacking(required: Mapping[Path, int]) -> str:
+    """How much space a full disk lacks; empty where there is enough, or that is not known."""
+    with contextlib.suppress(OSError):
+        if short := shortage(required):
+            needed, free = file_size(short.required), file_size(short.free)
+            return f"A checkpoint needs {needed}, and {free} are free in {short.folder}."
+    return ""
+
+
+def _last_saved(run_dir: Path) -> CheckpointSaved | None:
+    """The newest checkpoint of a run by the sizes of its files; its bytes are compared when it is resumed."""
+    with contextlib.suppress(OSError):
+        for folder in reversed(oldest_first(candidates(run_dir))):
+            checkpoint = open_or_none(folder)
+            if checkpoint and not find_damage(folder, is_quick=True):
+                return _saved_before(checkpoint)
+    return None
+
+
+def _saved_before(checkpoint: Checkpoint) -> CheckpointSaved:
+    """The event of a checkpoint that exists already."""
+    return CheckpointSaved(checkpoint.state.step, checkpoint.state.epoch, "", checkpoint.path, None, 0, 0.0)

@@ -52,7 +52,7 @@ def test_a_model_that_fails_in_mid_run_is_told_with_the_setting_that_names_it(va
     for path, setting in (("unet", "--resume_ckpt"), ("ema_resume_model", "--ema_resume_model")):
         error = ModelError("This model cannot be used:", [Problem(path, "it is half there.", "Get it again.")])
         fault = fault_of(error, with_defaults(values), torch.device("cpu"), tmp_path)
-        assert fault.reason.endswith(f"It is the model of {setting}."), fault
+        assert fault.reason.endswith(f"It was set by {setting}."), fault
 
 
 def test_a_missing_model_is_told_before_the_images_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_three_steps_that_are_not_finite_take_the_run_back_to_its_last_checkpoin
     assert [event.step for event in trained.of(CheckpointSaved)] == [steps, 2 * steps]  # the second amidst the bad ones
     assert trained.checkpoint == trained.of(CheckpointSaved)[0].path
     assert f"last good checkpoint, {trained.checkpoint.name}" in trained.ended.reason
-    assert "learning rate half as large" in trained.ended.reason
+    assert "half the learning rate" in trained.ended.reason
     assert not differing(straight.checkpoint, trained.checkpoint)
     assert texts(trained).count("was skipped: the loss of") == 3
     assert all(loss == loss for loss in losses(trained))

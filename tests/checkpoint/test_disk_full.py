@@ -187,7 +187,7 @@ def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(value
 
     trained = train({**values, "max_epochs": 2, "keep_last": 2}, observer=delete)
     assert (trained.ended.phase, locked) == ("done", [True])
-    assert len([e for e in trained.of(Warned) if "was deleted" in e.text]) == 1
+    assert len([e for e in trained.of(Warned) if "were deleted" in e.text]) == 1
     assert set(described) == {"settings.json", "manifest.json", "pictures.json"}
     assert {name: (trained.run_dir / name).read_bytes() for name in described} == described
     again = train({"resume_ckpt": "findlast", "logdir": values["logdir"], "max_epochs": 3})
