@@ -18,7 +18,7 @@ from ed2.errors import LogWriteError
 
 logger = logging.getLogger(__name__)
 
-Phase = Literal["preparing", "training", "sampling", "paused", "stopping", "done", "stopped", "failed"]
+Phase = Literal["preparing", "training", "validating", "sampling", "paused", "stopping", "done", "stopped", "failed"]
 """States of a run, as the page's `data-state` names them."""
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from ed2.app.checks.base_model import SETTING, named
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.phases import Command, RefusedError
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
-from ed2.app.snapshot import RunSnapshot, RunView, State
+from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.errors import Ed2Error, ModelError, Problem, ProblemsError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
@@ -26,22 +27,6 @@ logger = logging.getLogger(__name__)
 MEMORY_SECONDS = 2.0
 JOIN_SECONDS = 1.0
 """Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
-
-RUNNING: tuple[State, ...] = ("training", "sampling")
-LEGAL: Mapping[str, tuple[State, ...]] = {
-    "start": ("idle", "done", "stopped", "failed"),
-    "pause": RUNNING,
-    "resume": ("paused", *RUNNING),
-    "stop": ("preparing", "paused", *RUNNING),
-    "leave without saving": ("preparing", "paused", "stopping", *RUNNING),
-    "save now": ("paused", *RUNNING),
-    "sample now": ("paused", *RUNNING),
-}
-"""The states in which each command is obeyed."""
-
-
-class RefusedError(Ed2Error):
-    """A command that makes no sense in the present state."""
 
 
 class TrainerService:
@@ -70,7 +55,7 @@ class TrainerService:
             SettingsError: lists everything that is wrong; nothing was started.
         """
         with self._lock:
-            self._require("start")
+            self._view.command("start")
             values = absolute_paths(values, PROGRAM_DIR)
             if problems := start_problems(values):
                 self.show_problems(problems)
@@ -82,34 +67,30 @@ class TrainerService:
             self._thread.start()
 
     def pause(self) -> None:
-        """Wait after the present step. Raises RefusedError."""
+        """Wait after this step. Raises RefusedError."""
         with self._lock:
-            self._require("pause")
             what = "these samples" if self.snapshot().state == "sampling" else "this step"
-            self._view.change("status", asked=f"pausing after {what}")  # first: a run that waits takes it away
+            self._view.command("pause", asked=f"pausing after {what}")  # first: a run that waits takes it away
             self._controls.pause()
 
     def resume(self) -> None:
-        """Go on after a pause. Raises RefusedError."""
+        """Continue after a pause. Raises RefusedError."""
         with self._lock:
-            self._require("resume")
+            self._view.command("resume", asked="")
             self._controls.resume()
-            self._view.change("status", asked="")
 
     def stop(self, signal_number: int = 0) -> None:
-        """End after the present step, and save. Raises RefusedError."""
-        with self._lock:
-            self._require("stop")
+        """End after this step, and save. Raises RefusedError."""
+        with self._lock:  # shown first, since the run may end at once
+            detail = "this step ends, and what was trained is saved"
+            self._view.command("stop", state="stopping", detail=detail, asked="")
             self._controls.stop(signal_number)
-            detail = "the present step ends, and what was trained is saved"
-            self._view.change("status", state="stopping", detail=detail, asked="")
 
     def stop_without_saving(self) -> None:
-        """End after the present step, and save nothing; a save that has begun is finished. Raises RefusedError."""
+        """End after this step and save nothing; a save that has begun is finished. Raises RefusedError."""
         with self._lock:
-            self._require("leave without saving")
+            self._view.command("stop without saving", state="stopping", detail="stopping without saving", asked="")
             self._controls.stop(save=False)
-            self._view.change("status", state="stopping", detail="leaving without saving", asked="")
 
     def save_now(self) -> None:
         """Make a checkpoint after the present step. Raises RefusedError."""
@@ -188,15 +169,10 @@ class TrainerService:
         self.wait()
         self._closed.set()
 
-    def _ask(self, command: str, request: Request) -> None:
+    def _ask(self, command: Command, request: Request) -> None:
         with self._lock:
-            self._require(command)
+            self._view.command(command)
             self._controls.ask(request)
-
-    def _require(self, command: str) -> None:
-        state = self._view.snapshot().state
-        if state not in LEGAL[command]:
-            raise RefusedError(f"Cannot {command} now", f"the trainer is {state}", "")
 
     def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
         """The trainer's thread: a run from its start to its end."""

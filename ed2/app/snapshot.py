@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ed2.app.curve import Curve, Point
+from ed2.app.phases import ACTIVE, COMMANDS, RUNNING, Command, State, next_state, require_legal
 from ed2.app.reporters.describe import describe, describe_end
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
@@ -34,10 +35,8 @@ from ed2.events import (
 )
 from ed2.vram.sampler import MemoryUse
 
-State = Literal["idle", "preparing", "training", "sampling", "paused", "stopping", "done", "stopped", "failed"]
 Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 
-ACTIVE: frozenset[State] = frozenset(("preparing", "training", "sampling", "paused", "stopping"))
 MAX_LOG_LINES = 200
 SECTIONS: Mapping[str, Section] = {
     "curve": "loss", "validation": "loss", "samples": "samples", "log": "log", "peaks": "memory",
@@ -104,6 +103,10 @@ class RunSnapshot:
         """Grows with every change."""
         return sum(self.revisions.values())
 
+    def allows(self, command: Command) -> bool:
+        """Whether a command is legal now."""
+        return self.state in COMMANDS[command]
+
     @property
     def is_active(self) -> bool:
         """Whether a run is going on."""
@@ -151,6 +154,13 @@ class RunView:
             for section in sections:
                 revisions[section] = revisions.get(section, 0) + 1
             self._shown = replace(self._shown, revisions=revisions, **changes)  # type: ignore[arg-type]
+
+    def command(self, command: Command, **changes: object) -> None:
+        """Change the snapshot for a command, if it is legal now: no event comes between. Raises RefusedError."""
+        with self._lock:
+            require_legal(command, self._shown.state)
+            if changes:
+                self.change("status", **changes)
 
     def clear(self, state: State, detail: str = "") -> None:
         """Forget the run that was shown: another one begins."""
@@ -223,9 +233,11 @@ class RunView:
     @_fold.register
     def _(self, event: PhaseChanged) -> None:
         self._step_at = None
-        if self._shown.state != "stopping" or event.phase not in ACTIVE:
-            asked = self._shown.asked if event.phase in ("training", "sampling") else ""
-            self.change("status", state=event.phase, detail=event.detail, progress="", asked=asked)
+        state = next_state(self._shown.state, event.phase)
+        if state is None:
+            return
+        asked = self._shown.asked if state in RUNNING else ""
+        self.change("status", state=state, detail=event.detail, progress="", asked=asked)
 
     @_fold.register
     def _(self, event: Progressed) -> None:

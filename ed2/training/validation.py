@@ -12,7 +12,7 @@ import torch
 
 from ed2.data.example import Example, Finding
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.events import Event, EventBus, ValidationDone, Warned
+from ed2.events import Event, EventBus, PhaseChanged, ValidationDone, Warned
 from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.text import counted
@@ -111,7 +111,8 @@ class ValidationJob(Job):
         return self.perform(state) if state.due_at_start(self.name) else None
 
     def perform(self, state: TrainState) -> Event | None:
-        """Measure, in smaller batches where the memory does not suffice; then too the training goes on."""
+        """Measure, in smaller batches where memory runs out; training continues whatever happens."""
+        self.bus.emit(PhaseChanged(state.step, "validating"))
         while True:
             try:
                 with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.service import RefusedError
+from ed2.app.phases import RefusedError
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
@@ -50,7 +50,7 @@ class Strip:
 
     def _buttons(self, shown: RunSnapshot) -> Updates:
         is_paused, is_stopping = shown.state == "paused", shown.state == "stopping"
-        can_pause = is_paused or shown.state in ("training", "sampling")
+        can_pause = shown.allows("resume")
         updates = {
             self.train: gr.update(interactive=not shown.is_active),
             self.pause: gr.update(value=RESUME if is_paused else PAUSE, interactive=can_pause),

@@ -43,7 +43,7 @@ class TrainTab:
         if page.lacks("status", shown):
             updates[self.model] = model_html(shown)
         if page.lacks_state(shown):
-            can_ask = gr.update(interactive=shown.state in ("training", "sampling", "paused"))
+            can_ask = gr.update(interactive=shown.allows("save now"))
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.phases import RefusedError
 from ed2.app.runs.records import find_run, find_runs
-from ed2.app.service import RefusedError, TrainerService
+from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import SettingsError
+from ed2.training.controls import Controls
 from tests.elsewhere import trained_elsewhere
 from tests.runs import Values, differing
 
@@ -191,6 +193,22 @@ def test_leaving_without_saving_writes_no_checkpoint(service: TrainerService, va
     assert (shown.state, shown.checkpoint, shown.detail) == ("stopped", None, "not saved at its end")
     assert shown.run_dir
     assert not list((shown.run_dir / "ckpts").iterdir())
+
+
+def test_a_run_that_ends_while_stop_is_pressed_is_shown_as_ended(
+    service: TrainerService, values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Controls.stop
+
+    def stop_and_wait(controls: Controls, signal_number: int = 0, *, save: bool = True) -> None:
+        stop(controls, signal_number, save=save)
+        service.wait(60)
+
+    monkeypatch.setattr(Controls, "stop", stop_and_wait)
+    service.start(values)
+    wait_for(service, lambda s: s.state == "training" and s.step >= 1)
+    service.stop()
+    assert service.snapshot().state == "stopped"
 
 
 def test_stop_is_obeyed_while_preparing_and_while_paused(service: TrainerService, values: Values) -> None:

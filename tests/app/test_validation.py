@@ -7,9 +7,12 @@ import pytest
 
 from ed2.app.checks.check import checked
 from ed2.app.images.validating import for_validation, sample_keys
+from ed2.app.run import run_training
+from ed2.checkpoint.retention import LatestValidation
 from ed2.data.example import Example
 from ed2.errors import DatasetError
-from ed2.events import Progressed, RunStarted, ValidationDone
+from ed2.events import EventBus, Progressed, RunStarted, ValidationDone
+from ed2.training.controls import Controls
 from tests.runs import Values, differing, train
 
 
@@ -85,3 +88,11 @@ def test_entries_of_one_file_are_chosen_together() -> None:
 def test_images_are_measured_once_as_they_are() -> None:
     (only,) = for_validation(examples(1))
     assert (only.multiply, only.flip_p, only.cond_dropout, only.loss_scale) == (1, 0, 0, 1)
+
+
+def test_a_resumed_run_listens_once_for_its_validations(values: Values) -> None:
+    first = train(values, stop_at=1)
+    bus = EventBus()
+    again: Values = {"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}
+    assert run_training(again, None, bus=bus, controls=Controls()).phase == "done"
+    assert [type(observer) for observer in bus.observers].count(LatestValidation) == 1

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ed2.app.curve import Curve, Point
+from ed2.app.phases import State
 from ed2.app.preflight import model_sizes
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot, RunView, State
+from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.app.user_files import UserFiles, preset_values
 from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError

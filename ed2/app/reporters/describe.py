@@ -48,6 +48,8 @@ def _(event: RunStarted) -> str:
 
 @describe.register
 def _(event: PhaseChanged) -> str:
+    if event.phase == "validating":  # its result follows in a line of its own
+        return ""
     phase = "drawing samples" if event.phase == "sampling" else event.phase
     text = f"{phase}: {event.detail}" if event.detail else phase
     return f"{text[0].upper()}{text[1:]}."

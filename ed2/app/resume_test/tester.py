@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ed2.app.phases import RefusedError
 from ed2.app.resume_test.run import run_resume_test
-from ed2.app.service import RefusedError
 from ed2.errors import Ed2Error, StopRequested
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.snapshot import ACTIVE, RunSnapshot, RunView
+from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
 

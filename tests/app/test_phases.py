@@ -1,0 +1,30 @@
+"""Which phase may follow which, and which command is legal in which."""
+
+import pytest
+
+from ed2.app.phases import ACTIVE, AT_REST, COMMANDS, RefusedError, next_state, require_legal
+
+
+def test_a_stopping_run_only_ends() -> None:
+    assert all(next_state("stopping", phase) is None for phase in ("preparing", "training", "sampling", "paused"))
+    assert [next_state("stopping", phase) for phase in ("done", "stopped", "failed")] == ["done", "stopped", "failed"]
+
+
+def test_a_run_that_has_ended_does_not_stop_any_more() -> None:
+    assert all(next_state(state, "stopping") is None for state in AT_REST)
+    assert next_state("done", "preparing") == "preparing"
+
+
+def test_validating_shows_as_training() -> None:
+    assert next_state("training", "validating") == "training"
+
+
+def test_every_state_is_at_rest_or_active_and_every_command_is_refused_somewhere() -> None:
+    assert not ACTIVE & AT_REST
+    for command, legal in COMMANDS.items():
+        for state in ACTIVE | AT_REST:
+            if state in legal:
+                require_legal(command, state)
+            else:
+                with pytest.raises(RefusedError):
+                    require_legal(command, state)
