@@ -106,7 +106,7 @@ def opening_words(options: argparse.Namespace, port: int, login: tuple[str, str]
 
 def closing_words(shown: RunSnapshot) -> str:
     """What became of the run that the program stopped when it exited, and how to resume it."""
-    text = f"The run {shown.project} is {shown.state} at step {shown.step:,}"
+    text = f"Run {shown.project}: {shown.state} at step {shown.step:,}"
     text += f" ({shown.detail.rstrip('.')})." if shown.detail else "."
     if shown.checkpoint is None:
         return f"{text} It has no checkpoint."

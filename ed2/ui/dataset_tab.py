@@ -171,9 +171,11 @@ def report_html(checked: Checked) -> str:
     """How many images can be used, what is worth knowing, the images per bucket, and what is wrong."""
     found = checked.as_object()
     used, unusable = len(found["images"]), len(checked.dataset.problems)
+    epochs = counted(checked.settings.run.max_epochs, "epoch")
+    per_epoch, total = counted(found["steps_per_epoch"], "step"), counted(found["total_steps"], "step")
     counts = (
-        f"<p><strong>{used:,} images can be used, {unusable:,} files cannot.</strong><br>{found['steps_per_epoch']:,} "
-        f"steps per epoch, {found['total_steps']:,} steps in {checked.settings.run.max_epochs:,} epochs.</p>"
+        f"<p><strong>{counted(used, 'image')} can be used, {counted(unusable, 'file')} cannot.</strong><br>"
+        f"{per_epoch} per epoch, {total} in {epochs}.</p>"
     )
     buckets = [(f"{bucket['size'][0]} x {bucket['size'][1]}", bucket["images"]) for bucket in found["buckets"]]
     chart = f"<h3>Images per bucket</h3>{bars_html(buckets, 'Images per bucket')}"

@@ -142,7 +142,7 @@ class LivePanel:
         samples = [one for one in shown.samples if one.sample.prompt == prompt]
         if not samples:
             return empty_html(NO_SAMPLES)
-        place = round((len(samples) - 1) * min(100.0, max(0.0, float(time or 0))) / 100)
+        place = round((len(samples) - 1) * min(100, max(0, time or 0)) / 100)
         tile = list_html([self._tile(samples[place])], "ed-grid ed-view")
         return tile + note_html(f"{place + 1} of {len(samples)}")
 

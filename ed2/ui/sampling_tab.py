@@ -33,7 +33,7 @@ class SamplingTab:
             with gr.Column(min_width=300):
                 form.add(name for name, spec in fields().items() if spec.group == "sampling")
             with gr.Column(min_width=300):
-                samplers = [(f"default ({DEFAULT_SAMPLER})", ""), *((name, name) for name in SAMPLERS)]
+                samplers = [(f"default ({DEFAULT_SAMPLER})", ""), *SAMPLERS]
                 self.sampler = gr.Dropdown(
                     samplers, value="", label="Sampler", interactive=True, elem_id="prompts-sampler", info=SAMPLER_INFO
                 )

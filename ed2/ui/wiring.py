@@ -53,7 +53,7 @@ def fill(
     Returns:
         The event of the filling.
     """
-    places = [next(n for n, given in enumerate(inputs) if given is control) for control in edited]
+    places = [inputs.index(control) for control in edited]
     carrier = gr.Textbox(visible=False)  # Gradio 6.31 gives an answer to a component, never to JavaScript alone
 
     def offer(request: gr.Request, asked: str, *held: Any) -> Updates:

@@ -45,7 +45,7 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
 
 def test_the_end_of_the_program_says_what_was_saved_of_its_run_and_how_to_resume_it() -> None:
     shown = RunSnapshot(state="stopped", project="cat", step=1214, detail="stopped and saved")
-    begin = "The run cat is stopped at step 1,214 (stopped and saved). "
+    begin = "Run cat: stopped at step 1,214 (stopped and saved). "
     assert closing_words(shown) == f"{begin}It has no checkpoint."
     told = closing_words(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
     assert told.startswith(f"{begin}Saved: /logs/cat_1/ckpts/interrupted-cat. To resume it, open the page again")

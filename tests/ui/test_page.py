@@ -236,7 +236,7 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     expect(raw).to_have_value(re.compile(r'^{\s*"logdir": "[^"]+"\s*}$'))  # the one of the command line
     raw.fill('{"max_epochs": 12, "resolution": 500}')
     page.locator("#apply-json-button").click()
-    message = page.get_by_text(re.compile("nearest allowed are 448 and 512"))
+    message = page.get_by_text(re.compile("choose 448 or 512"))
     expect(message).to_be_visible()
     assert message.bounding_box()["y"] > page.viewport_size["height"] / 2, "below the strip and its buttons"
     raw.fill('{"max_epochs": 12}')

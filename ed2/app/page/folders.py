@@ -178,4 +178,6 @@ def _is_text(name: str) -> bool:
 
 
 def _name_of(folder: Path) -> str:
-    return "This program's folder" if folder == PROGRAM_DIR else folder.name or str(folder)
+    if folder == PROGRAM_DIR:
+        return "This program's folder"
+    return folder.name or str(folder)

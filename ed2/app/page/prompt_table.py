@@ -74,23 +74,27 @@ def file_of(table: PromptTable) -> str:
             problems.append(Problem(None, what, "The default is 30."))
     samples = []
     for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):
-        cells = [str(cell if cell is not None else "").strip() for cell in row]
-        if cells and cells[0]:
-            samples.append(_sample(number, [*cells, *EMPTY][: len(HEADERS)], problems))
+        cells = [_text(cell) for cell in [*row, *EMPTY][: len(HEADERS)]]
+        if cells[0]:
+            samples.append(_sample(number, cells, problems))
     if problems:
         raise SettingsError("The prompts were not saved:", problems)
     return json.dumps({**values, "samples": samples}, indent=2, ensure_ascii=False) + "\n"
 
 
+def _text(cell: object) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
 def _row(sample: dict[str, object]) -> Row:
     size, cfgs = sample.get("size"), sample.get("cfgs")
-    width: object = ""
-    height: object = ""
-    if isinstance(size, list) and len(size) == 2:
-        width, height = size
-    cfg_texts = [f"{cfg:g}" for cfg in cfgs if isinstance(cfg, int | float)] if isinstance(cfgs, list) else []
-    texts = [str(sample.get(name, "")) for name in ("prompt", "negative_prompt", "seed")]
-    return (*texts, str(width), str(height), " ".join(cfg_texts))
+    if not isinstance(size, list) or len(size) != 2:
+        size = ["", ""]
+    if not isinstance(cfgs, list):
+        cfgs = []
+    cfg_texts = [f"{cfg:g}" for cfg in cfgs if isinstance(cfg, int | float)]
+    cells = [*(sample.get(name, "") for name in ("prompt", "negative_prompt", "seed")), *size]
+    return (*map(str, cells), " ".join(cfg_texts))
 
 
 def _sample(number: int, cells: Sequence[str], problems: list[Problem]) -> dict[str, object]:
