@@ -5,14 +5,11 @@ from functools import cache
 import torch
 
 from ed2.app.averaging import build_ema
-from ed2.app.images.captions import find_long_captions, long_caption_note
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext, job_makers
-from ed2.app.optimizing import build_optimizers, network_plans, optimizer_notes
+from ed2.app.optimizing import build_optimizers, network_plans
 from ed2.app.run_spec import RunSpec
-from ed2.data.epoch import EpochPlanner
 from ed2.data.loader import Loader, LoaderOptions
-from ed2.data.report import batch_notes
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import Precision, choose_attention, compile_denoiser
@@ -72,20 +69,6 @@ def build(spec: RunSpec, context: RunContext) -> Run:
             context.bus.emit(Warned(run.state.step, note))
     optimizers.make_state()  # after what is restored, before the first step, so that it is known to fit
     return run
-
-
-def start_notes(spec: RunSpec, model: DiffusionModel) -> list[str]:
-    """What was chosen for the user, and what is worth knowing about captions and batches, in sentences."""
-    settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
-    notes = optimizer_notes(network_plans(settings, device))
-    if settings.memory.amp and device.type == "cpu":
-        notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
-    data = settings.data
-    planner = EpochPlanner(examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
-    notes += [*spec.images.notes, *batch_notes(planner)]
-    too_long = find_long_captions(examples, model.count_tokens, model.max_tokens)
-    note = long_caption_note(too_long, model.max_tokens)
-    return [*notes, note] if note else notes
 
 
 def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> None:

@@ -2,8 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ed2.app.checks.space import require_room
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.resuming import resolve_resume
+from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
 from ed2.app.run_settings import (
     FIND_LAST,
     EffectiveSettings,
@@ -30,7 +29,7 @@ from ed2.checkpoint.identity import run_at
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, Problem, SettingsError
-from ed2.events import CheckpointChosen, EventBus, Phase, PhaseChanged
+from ed2.events import CheckpointChosen, EventBus, PhaseChanged
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import trainable_titles
 from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
@@ -38,11 +37,7 @@ from ed2.models.files.source import open_base
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
-from ed2.text import file_size
 from ed2.training.controls import Controls
-
-REPORT_SECONDS = 5.0
-"""Between two reports on how far a long part of the preparation is."""
 
 
 def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunSpec:
@@ -123,42 +118,6 @@ def open_model(settings: Settings) -> ModelSource:
     if settings.model.prediction_type:
         changes["prediction_type"] = settings.model.prediction_type
     return open_base(Path(settings.model.resume_ckpt), changes)
-
-
-@dataclass
-class VerifyProgress:
-    """Reports the comparison of a checkpoint's bytes, which may take a minute, and ends it at a stop.
-
-    Attributes:
-        controls: ask for the stop; None never stops.
-        step: of the run.
-        phase: of the run meanwhile.
-        clock: seconds; for tests.
-    """
-
-    bus: EventBus
-    controls: Controls | None
-    step: int = 0
-    phase: Phase = "preparing"
-    clock: Callable[[], float] = time.monotonic
-    _time_left: TimeLeft = field(default_factory=TimeLeft)
-    _reported_at: float = 0.0
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Report the progress, at the beginning and every few seconds. Raises StopRequested."""
-        if self.controls:
-            self.controls.raise_if_stopping()
-        if not done:
-            self._time_left = TimeLeft(self.clock)
-            self._time_left.suffix(done, total)
-            self._report(f"comparing every byte of {name}, {file_size(total)}")
-        elif self.clock() - self._reported_at >= REPORT_SECONDS:
-            left = self._time_left.suffix(done, total)
-            self._report(f"comparing {name}, {file_size(done)} of {file_size(total)}{left}")
-
-    def _report(self, text: str) -> None:
-        self._reported_at = self.clock()
-        self.bus.emit(PhaseChanged(self.step, self.phase, text))
 
 
 def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: Progress) -> Origin:

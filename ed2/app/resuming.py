@@ -1,11 +1,13 @@
 """How a checkpoint is resumed: in its run's folder or a new one, and what its run had not finished."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from ed2.app.images.scanning import TimeLeft
 from ed2.app.reporters.jsonl import EVENTS_NAME, read_events
 from ed2.app.run_settings import run_settings, saved_settings
 from ed2.checkpoint.identity import images_of
@@ -14,14 +16,17 @@ from ed2.checkpoint.saver import Saver
 from ed2.data.example import Dataset
 from ed2.disk import why_not_writable
 from ed2.errors import printable
-from ed2.events import CheckpointSaved, RunEnded, SamplesMade, ValidationDone
+from ed2.events import CheckpointSaved, EventBus, Phase, PhaseChanged, RunEnded, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
 from ed2.models.process import Discrete
 from ed2.settings.schema import Settings
 from ed2.small_files import lines_of, objects_in
-from ed2.text import counted
+from ed2.text import counted, file_size
+from ed2.training.controls import Controls
 from ed2.training.state import SAMPLES, VALIDATION
 
+REPORT_SECONDS = 5.0
+"""Between two reports on how far a long part of the preparation is."""
 RESUMABLE_SETTINGS = {
     "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
     "save_ckpt_dir",
@@ -32,6 +37,42 @@ RESUMABLE_SETTINGS = {
     "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",
 }  # fmt: skip
 """Settings that may change while it stays the same run; whether the images changed is seen on the images."""
+
+
+@dataclass
+class VerifyProgress:
+    """Reports the comparison of a checkpoint's bytes, which may take a minute, and ends it at a stop.
+
+    Attributes:
+        controls: ask for the stop; None never stops.
+        step: of the run.
+        phase: of the run meanwhile.
+        clock: seconds; for tests.
+    """
+
+    bus: EventBus
+    controls: Controls | None
+    step: int = 0
+    phase: Phase = "preparing"
+    clock: Callable[[], float] = time.monotonic
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
+    _reported_at: float = 0.0
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Report the progress, at the beginning and every few seconds. Raises StopRequested."""
+        if self.controls:
+            self.controls.raise_if_stopping()
+        if not done:
+            self._time_left = TimeLeft(self.clock)
+            self._time_left.suffix(done, total)
+            self._report(f"comparing every byte of {name}, {file_size(total)}")
+        elif self.clock() - self._reported_at >= REPORT_SECONDS:
+            left = self._time_left.suffix(done, total)
+            self._report(f"comparing {name}, {file_size(done)} of {file_size(total)}{left}")
+
+    def _report(self, text: str) -> None:
+        self._reported_at = self.clock()
+        self.bus.emit(PhaseChanged(self.step, self.phase, text))
 
 
 @dataclass(frozen=True)

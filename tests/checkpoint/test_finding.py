@@ -14,7 +14,8 @@ import pytest
 
 from ed2.app.reporters.console import ConsoleReporter
 from ed2.app.reporters.jsonl import cut_back
-from ed2.app.resolve import VerifyProgress, resolve_settings
+from ed2.app.resolve import resolve_settings
+from ed2.app.resuming import VerifyProgress
 from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.records import find_runs
 from ed2.app.snapshot import RunView
