@@ -198,8 +198,10 @@ class Loader:
 
     def _finish(self, loading: _Loading) -> Batch | None:
         """Wait for the images of a batch; None if none of them can be read."""
-        loaded = []
-        for example, key, image in loading.visits:
+        examples: list[Example] = []
+        visits: list[VisitKey] = []
+        images: list[NDArray[np.uint8]] = []
+        for example, visit, image in loading.visits:
             try:
                 pixels, has_changed = image.result()
             except ImageError as error:
@@ -209,18 +211,18 @@ class Loader:
                 what = f"it cannot be decoded ({type(error).__name__}: {error})."
                 self._report(example, what, "Save it again, or replace it.")
             else:
-                loaded.append((example, key, pixels))
+                examples.append(example)
+                visits.append(visit)
+                images.append(pixels)
                 if has_changed:
                     self._report(example, *CHANGED, kind="changed")
-        if not loaded:
+        if not examples:
             return None
-        examples = [example for example, _, _ in loaded]
-        visits = tuple(key for _, key, _ in loaded)
         return Batch(
-            pixels=_as_pixels([pixels for _, _, pixels in loaded]),
+            pixels=_as_pixels(images),
             captions=tuple(map(self._caption, examples, visits)),
             loss_scale=torch.tensor([example.loss_scale for example in examples], dtype=torch.float32),
-            visits=visits,
+            visits=tuple(visits),
             names=tuple(example.name for example in examples),
             bucket=loading.bucket,
         )

@@ -66,7 +66,9 @@ def as_json(dataset: Dataset, options: ReportOptions) -> dict[str, Any]:
     planner = options.planner(dataset.examples)
     use = planner.buckets(0)
     problems = [*dataset.problems]
-    problems += [note for note in dataset.notes if note.path is None or note.kind == "sidecar"]
+    for note in dataset.notes:
+        if note.path is None or note.kind == "sidecar":
+            problems.append(note)
     return {
         "images": [_image(example, texts.get(example.key, [])) for example in dataset.examples],
         "buckets": [
@@ -116,8 +118,7 @@ def buckets_page() -> str:
 
 def loss_table() -> str:
     """Return, as a Markdown table, what share of 4:3, 3:2 and 16:9 images each resolution crops."""
-    heads = [f"{width}:{height}" for width, height in _TABLE_RATIOS]
-    lines = [f"| resolution | {' | '.join(heads)} |", "|---:|" + "---:|" * len(heads)]
+    lines = ["| resolution | 4:3 | 3:2 | 16:9 |", "|---:|---:|---:|---:|"]
     for resolution in RESOLUTIONS:
         shares = []
         for width, height in _TABLE_RATIOS:
@@ -206,7 +207,7 @@ def _problem_lines(dataset: Dataset) -> list[str]:
     if not dataset.problems:
         return []
     heading = f"Unusable files ({len(dataset.problems):,}):"
-    return [heading, *(f"  {line}" for line in _finding_lines(dataset, dataset.problems))]
+    return [heading, textwrap.indent("\n".join(_finding_lines(dataset, dataset.problems)), "  ")]
 
 
 def sidecar_lines(dataset: Dataset) -> list[str]:
@@ -223,10 +224,13 @@ def _finding_lines(dataset: Dataset, findings: Sequence[Finding]) -> list[str]:
 
 def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
-    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
+    by_kind: dict[FindingKind, list[Finding]] = {}
+    for note in dataset.notes:
+        by_kind.setdefault(note.kind, []).append(note)
+    lines = [f"{note.what.capitalize()} {note.fix}" for note in by_kind.get("index", [])]
     lines += sidecar_lines(dataset)
     for kind, heading in HEADINGS.items():
-        notes = [note for note in dataset.notes if note.kind == kind]
+        notes = by_kind.get(kind)
         if notes:
             names = ", ".join(_name(dataset, note) for note in notes[:MAX_NAMES])
             rest = f" and {len(notes) - MAX_NAMES:,} more" if len(notes) > MAX_NAMES else ""

@@ -100,18 +100,21 @@ class _Walk:
             return []
         self._seen.add((status.st_dev, status.st_ino))
         with os.scandir(path) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        folders = {entry.name: None for entry in entries if _is_folder(entry)}  # in order, and quick to look up
-        files = [entry for entry in entries if entry.name not in folders]
-        self.found.num_files += len(files)
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+        entries.sort(key=lambda entry: entry.name)
         # Sidecars are looked up among all entries: a folder with the name of one is reported when it is read.
         inherited = (*folder.inherited, *self._configs(folder.name, entries, GLOBAL_NAMES))
         config = merge_configs([*inherited, *self._configs(folder.name, entries, LOCAL_NAMES)])
         sidecars = _caption_files(entries)
-        for entry in files:
-            self._add_file(entry, _join(folder.name, entry.name), config, sidecars)
-        return [_Folder(_join(folder.name, name), inherited) for name in folders]
+        folders = []
+        for entry in entries:
+            name = _join(folder.name, entry.name)
+            if _is_folder(entry):
+                folders.append(_Folder(name, inherited))
+            else:
+                self.found.num_files += 1
+                self._add_file(entry, name, config, sidecars)
+        return folders
 
     def _configs(self, folder: str, entries: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[ImageConfig]:
         """Read the entries that have one of the names, in the order of the names."""
@@ -120,8 +123,8 @@ class _Walk:
         for entry in sorted(named, key=lambda entry: names.index(entry.name.lower())):
             config, notes = read_folder_file(Path(entry.path))
             configs.append(config)
-            name = _join(folder, entry.name)
-            self.found.notes += [sidecar_finding(name, note, self._number) for note in notes]
+            for note in notes:
+                self.found.notes.append(sidecar_finding(_join(folder, entry.name), note, self._number))
         return configs
 
     def _add_file(
