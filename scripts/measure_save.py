@@ -1,12 +1,13 @@
 """Measure how long a checkpoint keeps the training waiting, and what it leaves in memory.
 
-    python scripts/measure_save.py [folder]
+    python scripts/measure_save.py [folder] [--width 448]
 
 Makes a model of 200 million random weights, trains one step with AdamW, and saves it three times the way a run does (a
 copy, then a thread) and three times without a copy (as where memory is short), comparing the bytes. Works in a
-temporary folder in `folder`, by default the system's.
+temporary folder in `folder`, by default the system's. A smaller width makes a smaller model.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -38,23 +39,25 @@ from ed2.training.state import Run  # noqa: E402
 from tests.tiny import make_images, make_model  # noqa: E402
 
 SAVES = 3
+WIDTH = 448
+"""Channels of the UNet's first block, for about 200 million weights."""
 
 
-def larger_model(folder: Path) -> Path:
-    """The tests' tiny model with a UNet of about 200 million weights in place of its own."""
+def larger_model(folder: Path, width: int) -> Path:
+    """The tests' tiny model with a larger UNet in place of its own."""
     make_model(folder)
     config = json.loads((folder / "unet" / "config.json").read_text())
-    config |= {"block_out_channels": [448, 896], "layers_per_block": 2, "norm_num_groups": 32}
+    config |= {"block_out_channels": [width, 2 * width], "layers_per_block": 2, "norm_num_groups": 32}
     for file in (folder / "unet").iterdir():
         file.unlink()
     UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
     return folder
 
 
-def built(folder: Path, bus: EventBus) -> tuple[Run, BackgroundSaver]:
+def built(folder: Path, width: int, bus: EventBus) -> tuple[Run, BackgroundSaver]:
     """A run of that model that has made one step."""
     values = {
-        "project_name": "measure", "resume_ckpt": str(larger_model(folder / "model")), "resolution": 64,
+        "project_name": "measure", "resume_ckpt": str(larger_model(folder / "model", width)), "resolution": 64,
         "data_root": [str(make_images(folder / "images", [(64, 64)]))], "logdir": str(folder / "logs"),
         "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
     }  # fmt: skip
@@ -76,6 +79,10 @@ def hashes(checkpoint: Path) -> tuple[str, ...]:
 
 def main() -> None:
     """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", help="folder for the temporary files")
+    parser.add_argument("--width", type=int, default=WIDTH, help="channels of the first block, a multiple of 32")
+    options = parser.parse_args()
     saved: list[CheckpointSaved] = []
 
     def listen(event: Event) -> None:
@@ -85,8 +92,8 @@ def main() -> None:
             print(event.text)
 
     bus = EventBus([listen])
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-        run, saver = built(Path(folder), bus)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        run, saver = built(Path(folder), options.width, bus)
         weights = sum(p.numel() for p in run.model.unet.parameters())
         print(f"{weights / 1e6:.0f} million weights; {bytes_to_copy(run) / 1e9:.2f} GB of weights and optimizer state")
         memory = psutil.Process().memory_info

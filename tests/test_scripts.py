@@ -12,8 +12,8 @@ import pytest
 from ed2.settings.files import PROGRAM_DIR
 
 SCRIPTS = PROGRAM_DIR / "scripts"
-NOT_RUN_HERE = {"check", "measure_save.py"}
-"""The first runs these tests, so they cannot run it."""
+NOT_RUN_HERE = {"check"}
+"""Runs these tests, so they cannot run it."""
 IN_CHECKOUT = pytest.mark.skipif(not (PROGRAM_DIR / ".git").exists(), reason="compares with a commit of the repository")
 
 
@@ -49,6 +49,11 @@ def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
 def test_measure_scan_prints_its_figures() -> None:
     printed = run("measure_scan.py", 20)
     assert "bytes per image" in printed and "planning an epoch" in printed and "a photograph as webp" in printed
+
+
+def test_measure_save_prints_its_figures_and_equal_bytes(tmp_path: Path) -> None:
+    printed = run("measure_save.py", tmp_path, "--width", 32)
+    assert "copy and thread: " in printed and "without a copy: " in printed and "the same bytes: True" in printed
 
 
 def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:
