@@ -17,8 +17,18 @@ from playwright.sync_api import Error, expect
 from tests.ui.actions import reload, state, tab
 
 pytestmark = [pytest.mark.slow]
-PRESSED = ["#pause-button", "#pause-button", "#save-now-button", "#sample-now-button", "[role=tab]", "#loss-zoom input",
-           "#refresh-button", "#check-button", "#runs-list button", "label.selected"]  # fmt: skip
+PRESSED = [
+    "#pause-button",
+    "#pause-button",
+    "#save-now-button",
+    "#sample-now-button",
+    "[role=tab]",
+    "#loss-zoom input",
+    "#refresh-button",
+    "#check-button",
+    "#runs-list button",
+    "label.selected",
+]
 
 
 @pytest.mark.browser

@@ -109,5 +109,6 @@ def test_the_last_run_is_shown_at_the_start_unless_it_lies_outside(context: Cont
 def test_drives_are_told_and_what_the_system_mounts_for_itself_is_not() -> None:
     mounts = ["/", "/boot", "/media/ada/Photos", "/run/media/ada/Stick", "/snap/core/1"]
     assert [(place.name, str(place.folder)) for place in drives(mounts)] == [
-        ("Drive Photos", "/media/ada/Photos"), ("Drive Stick", "/run/media/ada/Stick"),
-    ]  # fmt: skip
+        ("Drive Photos", "/media/ada/Photos"),
+        ("Drive Stick", "/run/media/ada/Stick"),
+    ]

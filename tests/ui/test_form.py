@@ -64,8 +64,14 @@ def test_what_a_person_types_becomes_the_setting() -> None:
 def test_the_command_has_every_switch_in_its_form() -> None:
     values = {"amp": False, "no_save_ckpt": False, "weights_only": True, "lr": None, "project_name": "it's"}
     assert shlex.split(command_of(values))[2:] == [
-        "--no-amp", "--no_save_ckpt=false", "--weights_only", "--lr", "none", "--project_name", "it's",
-    ]  # fmt: skip
+        "--no-amp",
+        "--no_save_ckpt=false",
+        "--weights_only",
+        "--lr",
+        "none",
+        "--project_name",
+        "it's",
+    ]
 
 
 def test_what_was_written_for_the_command_line_is_told_under_the_names_of_the_page(tmp_path: Path) -> None:

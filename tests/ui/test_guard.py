@@ -34,11 +34,14 @@ def test_the_page_answers_under_its_own_name_only(client: httpx.Client, server: 
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Origin": "http://evil.com"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
-        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.com"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_requests_of_other_pages_are_refused(client: httpx.Client, headers: dict[str, str]) -> None:
     body = {"data": [], "fn_index": 0, "session_hash": "x"}
     for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/login"):

@@ -34,8 +34,13 @@ SENTENCES = (
 )
 
 
-@given(st.lists(NAMES, min_size=2, max_size=5), st.sampled_from(STARTS), st.sampled_from(SENTENCES), st.booleans(),
-       st.integers(0, 4))  # fmt: skip
+@given(
+    st.lists(NAMES, min_size=2, max_size=5),
+    st.sampled_from(STARTS),
+    st.sampled_from(SENTENCES),
+    st.booleans(),
+    st.integers(0, 4),
+)
 @settings(max_examples=400, deadline=None)
 def test_of_a_path_only_the_last_name_is_ever_shown(
     names: list[str], start: str, sentence: str, is_known: bool, depth: int

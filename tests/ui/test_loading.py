@@ -57,8 +57,13 @@ def filled(tmp_path: Path) -> Filled:
 
 
 def test_a_preset_leaves_what_a_person_chose_for_the_run(filled: Filled, tmp_path: Path) -> None:
-    chosen = {"data_root": "/images/cats", "resume_ckpt": "/models/sd15.safetensors", "project_name": "cats",
-              "sample_prompts": "/images/prompts.txt", "save_ckpt_dir": "/webui/models"}  # fmt: skip
+    chosen = {
+        "data_root": "/images/cats",
+        "resume_ckpt": "/models/sd15.safetensors",
+        "project_name": "cats",
+        "sample_prompts": "/images/prompts.txt",
+        "save_ckpt_dir": "/webui/models",
+    }
     filled.texts |= chosen
     filled.texts["lr"] = "0.5"
     filled.load(CARD)
@@ -100,8 +105,9 @@ def test_a_reset_keeps_the_runs_folder_that_the_command_line_names(filled: Fille
     filled.texts |= {"project_name": "cats", "logdir": "elsewhere"}
     filled.take(filled.tab.reset_form())
     assert filled.of({"project_name": 0, "logdir": 0}) == {
-        "project_name": defaults()["project_name"], "logdir": str(tmp_path / "runs"),
-    }  # fmt: skip
+        "project_name": defaults()["project_name"],
+        "logdir": str(tmp_path / "runs"),
+    }
 
 
 def test_the_prompt_table_follows_the_file_that_is_set_and_keeps_what_is_typed(tmp_path: Path) -> None:

@@ -18,10 +18,24 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 TABS = ("Dataset", "Settings", "Sampling", "Resume", "Train")
 IDS = [
-    "status", "train-button", "pause-button", "stop-button", "problems", "tab-dataset", "tab-settings", "tab-sampling",
-    "tab-resume", "tab-train", "sample-now-button", "save-now-button", "samples-gallery", "loss-chart", "memory-card",
-    "log-tail", "share-button",
-]  # fmt: skip
+    "status",
+    "train-button",
+    "pause-button",
+    "stop-button",
+    "problems",
+    "tab-dataset",
+    "tab-settings",
+    "tab-sampling",
+    "tab-resume",
+    "tab-train",
+    "sample-now-button",
+    "save-now-button",
+    "samples-gallery",
+    "loss-chart",
+    "memory-card",
+    "log-tail",
+    "share-button",
+]
 
 
 def open_everything(page) -> None:
@@ -41,8 +55,9 @@ def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, ser
     open_everything(page)
     for name in fields():  # a fold that was opened just now is still being filled
         page.locator(f"#{name}").first.wait_for(state="attached")
-    counts = page.evaluate("ids => ids.map(id => document.querySelectorAll('#' + CSS.escape(id)).length)",
-                           [*IDS, *fields()])  # fmt: skip
+    counts = page.evaluate(
+        "ids => ids.map(id => document.querySelectorAll('#' + CSS.escape(id)).length)", [*IDS, *fields()]
+    )
     assert {name: count for name, count in zip([*IDS, *fields()], counts, strict=True) if count != 1} == {}
     expect(page.locator("#loss-chart svg")).to_have_count(1)
     button, choice = (
@@ -128,9 +143,10 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     own = server.folder / "user" / "sample_prompts.json"
     expect(page.locator("#sample_prompts input, #sample_prompts textarea").first).to_have_value(str(own))
     assert json.loads(own.read_text()) == {
-        "scheduler": "euler", "num_inference_steps": 7,
+        "scheduler": "euler",
+        "num_inference_steps": 7,
         "samples": [{"prompt": "a cat", "negative_prompt": "blurry"}],
-    }  # fmt: skip
+    }
     fill(page, "sample_prompts", server.values["sample_prompts"])
     page.locator("#read-prompts-button").click()
     expect(page.locator("#prompts-steps input")).to_have_value("30")
