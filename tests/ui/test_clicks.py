@@ -89,7 +89,7 @@ def press_at_random(page: Any, *, clicks: int, reloads: int) -> dict[str, int]:
 
 
 def go_on_if_stopped(page: Any, clicked: dict[str, int]) -> None:
-    """Continue a run that was stopped, from the tab Resume, or start again one that has no checkpoint yet."""
+    """Continue a run that was stopped, from the Resume tab, or start again one that has no checkpoint yet."""
     if page.locator("#status").get_attribute("data-state") not in ("stopping", "stopped"):
         return
     state(page, "stopped")

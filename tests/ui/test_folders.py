@@ -96,7 +96,7 @@ def test_a_model_is_chosen_and_a_checkpoint_of_a_run_starts_over(context: Contex
         models.press(pressed(3))
 
 
-def test_the_last_run_is_shown_at_the_start_unless_it_lies_outside(context: Context, tmp_path: Path) -> None:
+def test_the_last_run_is_shown_at_the_start_unless_it_is_outside(context: Context, tmp_path: Path) -> None:
     run = past_run(tmp_path, "stopped", "weights")
     begin = {"logdir": str(tmp_path)}
     for roots, shown in ((context.roots, None), (Roots(), run)):
@@ -106,7 +106,7 @@ def test_the_last_run_is_shown_at_the_start_unless_it_lies_outside(context: Cont
         opened.service.close()
 
 
-def test_drives_are_told_and_what_the_system_mounts_for_itself_is_not() -> None:
+def test_drives_are_listed_and_system_mounts_are_not() -> None:
     mounts = ["/", "/boot", "/media/ada/Photos", "/run/media/ada/Stick", "/snap/core/1"]
     assert [(place.name, str(place.folder)) for place in drives(mounts)] == [
         ("Drive Photos", "/media/ada/Photos"),

@@ -74,7 +74,7 @@ def test_the_command_has_every_switch_in_its_form() -> None:
     ]
 
 
-def test_what_was_written_for_the_command_line_is_told_under_the_names_of_the_page(tmp_path: Path) -> None:
+def test_messages_for_the_command_line_use_the_names_of_the_page(tmp_path: Path) -> None:
     options = ScanOptions(resolution=512)
     problems: list[Problem] = []
     for place in (tmp_path / "gone", Path(__file__)):
@@ -97,13 +97,13 @@ def test_every_option_has_a_name_on_the_page(name: str) -> None:
     assert "--" not in log_html([f"Or add --{name}: it helps."])
 
 
-def test_of_the_other_dashes_nothing_is_changed() -> None:
+def test_other_dashes_stay_as_they_are() -> None:
     assert on_page("--check lists them all.") == "Check in the Dataset tab lists them all."
     text = "a --dog, a--lr, --- and --no-amp"
     assert on_page(text) == text
 
 
-def test_nothing_that_is_told_becomes_a_tag() -> None:
+def test_no_text_becomes_a_tag() -> None:
     evil = "<img src=x onerror=alert(1)>"
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
     for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
@@ -128,11 +128,11 @@ def test_a_run_that_has_ended_says_where_its_model_is(tmp_path: Path) -> None:
     assert NO_SINGLE_FILE in model_html(view.snapshot())
 
 
-def test_the_log_names_what_lies_in_the_programs_folder_from_there() -> None:
+def test_the_log_shortens_paths_in_the_programs_folder() -> None:
     assert ">saved logs/run/ckpts, /elsewhere/b<" in log_html([f"saved {PROGRAM_DIR / 'logs/run/ckpts'}, /elsewhere/b"])
 
 
-def test_a_curve_is_drawn_with_its_band_and_its_end_can_be_looked_at() -> None:
+def test_a_curve_is_drawn_with_its_band_and_can_be_zoomed() -> None:
     points = [Point(step, 1 / (step + 1), 0.0, 2.0) for step in range(100)]
     whole, end = loss_html(points), loss_html(points, zoom=0.1)
     assert 'class="band"' in whole and "step 0" in whole
@@ -174,7 +174,7 @@ def test_how_far_a_part_of_a_phase_is_stands_in_the_strip_until_it_is_over() -> 
     assert "validating" not in status_html(view.snapshot())
 
 
-def test_a_pause_that_was_asked_for_is_told_until_the_run_waits_whatever_it_does_meanwhile() -> None:
+def test_a_requested_pause_is_shown_until_the_run_waits() -> None:
     view = RunView()
     service = TrainerService(view)
     view(PhaseChanged(3, "sampling", "4 prompts"))
@@ -197,7 +197,7 @@ def test_a_pause_that_was_asked_for_is_told_until_the_run_waits_whatever_it_does
     service.close()
 
 
-def test_what_differs_from_a_preset_is_folded_below_its_number(tmp_path: Path) -> None:
+def test_changes_from_a_preset_are_folded_below_their_number(tmp_path: Path) -> None:
     context = Context(user=UserFiles(tmp_path / "user"))
     tab = OwnerPage(context).settings
     title = next(iter(context.user.presets()))

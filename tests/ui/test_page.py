@@ -84,7 +84,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, serve
         assert wanted <= found, [page.locator(f"[data-place='{place}']").aria_snapshot() for place in wanted - found]
 
 
-def test_a_folder_is_found_by_going_into_it(open_page, server: Server) -> None:
+def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:
     (server.folder / "images" / ".hidden").mkdir(exist_ok=True)
     page = open_page()
     state(page, "idle")
@@ -153,7 +153,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     wait_for_draft(server, "sample_prompts", server.values["sample_prompts"])
 
 
-def test_all_that_is_wrong_is_told_at_once_with_the_names_of_the_fields(open_page, server: Server) -> None:
+def test_all_problems_are_listed_at_once_with_the_names_of_their_fields(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     tab(page, "Settings")

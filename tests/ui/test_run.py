@@ -145,7 +145,7 @@ def test_the_link_shows_the_run_to_whoever_has_the_password(
     phone.context.close()
 
 
-def test_a_program_that_answers_no_more_is_told(open_page, server: Server) -> None:
+def test_a_program_that_stopped_answering_is_reported(open_page, server: Server) -> None:
     page = open_page()
     state(page, "done")
     page.wait_for_function("ed.store.answeredAt")
@@ -168,7 +168,7 @@ def test_tensorboard_opens_on_this_computer(open_page, server: Server) -> None:
     opened.value.close()
 
 
-def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) -> None:
+def test_two_browsers_see_one_run_and_can_stop_it(open_page, server: Server) -> None:
     runs = len(list(server.logs.glob("*")))
     server.begin_with(max_epochs=3000)
     page, phone = open_page(), open_page(390, 844, has_touch=True, is_mobile=True)
@@ -200,7 +200,7 @@ def test_two_browsers_see_one_run_and_stop_is_obeyed(open_page, server: Server) 
     assert any(path.name.startswith("interrupted-") for path in (run_dir_of(server) / "ckpts").iterdir())
 
 
-def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_page, server: Server) -> None:
+def test_a_stopped_run_is_resumed_or_used_as_base_model_in_the_resume_tab(open_page, server: Server) -> None:
     page = open_page()
     state(page, "stopped")
     tab(page, "Resume")
@@ -235,7 +235,7 @@ def test_a_stopped_run_goes_on_from_the_tab_resume_or_lends_its_weights(open_pag
     wait_for_draft(server, "weights_only", True)
 
 
-def test_leaving_without_saving_is_offered_at_the_second_press(open_page, server: Server) -> None:
+def test_stopping_without_saving_is_offered_at_the_second_press(open_page, server: Server) -> None:
     many = make_images(server.folder / "many", [(64, 64)] * 60)
     slow = {"data_root": [str(many)], "batch_size": 1, "grad_accum": 60, "max_epochs": 9}  # a step takes seconds
     server.begin_with(**slow, sample_prompts=str(server.folder / "none.txt"))
