@@ -61,7 +61,7 @@ def with_attention_to(width: int) -> Shapes:
         ("unknown", {}),
     ],
 )
-def test_the_family_is_told_from_names_and_shapes(family: str, shapes: Shapes) -> None:
+def test_the_kind_of_a_file_follows_from_names_and_shapes(family: str, shapes: Shapes) -> None:
     assert kind_of(shapes) == family
 
 
@@ -100,7 +100,7 @@ def test_every_family_has_what_the_table_and_the_plan_need() -> None:
         assert family_of_config(family.unet_config) is family
 
 
-def test_a_pipeline_of_another_kind_is_not_taken_for_one_to_train() -> None:
+def test_only_pipelines_of_trainable_families_are_accepted() -> None:
     names = (
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",

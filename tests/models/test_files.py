@@ -38,7 +38,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     assert "this is a file" in told(tmp_path / "model.safetensors")
 
 
-def test_a_folder_that_holds_the_model_one_level_down_names_it(folder: Path) -> None:
+def test_a_folder_with_the_model_one_level_down_names_it(folder: Path) -> None:
     assert "Did you mean model inside it?" in told(folder.parent)
 
 
@@ -63,14 +63,14 @@ def test_a_pickle_is_refused_and_never_opened(folder: Path, tmp_path: Path) -> N
     assert not (tmp_path / "it ran").exists()
 
 
-def test_another_kind_of_model_is_told_by_name(folder: Path) -> None:
+def test_another_kind_of_model_is_named(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     for name in ("StableDiffusionXLPipeline", "FluxPipeline"):
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
         assert f"this is a {name}, which cannot be trained here." in told(folder)
 
 
-def test_an_inpainting_model_is_told_by_its_channels(folder: Path) -> None:
+def test_an_inpainting_model_is_recognised_by_its_channels(folder: Path) -> None:
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
     assert "this is an inpainting model" in told(folder)
@@ -88,12 +88,12 @@ def test_a_broken_config_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"])
-def test_weights_that_are_no_safetensors_are_named(folder: Path, content: bytes) -> None:
+def test_weights_that_are_not_safetensors_are_named(folder: Path, content: bytes) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(content)
     assert re.search(r"vae/diffusion_pytorch_model.safetensors: (the file is empty|this is a)", told(folder))
 
 
-def test_weights_of_another_shape_are_told_when_they_are_read(folder: Path, sd2: Path) -> None:
+def test_weights_of_another_shape_are_reported_when_they_are_read(folder: Path, sd2: Path) -> None:
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "block_out_channels": [64, 64]}))
     with pytest.raises(ModelError, match=r"unet: its weights and its config\.json do not belong together"):

@@ -141,7 +141,7 @@ def test_sd21_is_what_diffusers_reads_as_sd21(sd21: Parts) -> None:
     assert tensors["model.diffusion_model.input_blocks.1.1.proj_in.weight"].shape == (320, 320)
 
 
-def test_what_an_sd2_file_holds_beyond_the_folder_survives(sd21: Parts) -> None:
+def test_what_an_sd2_file_has_beyond_the_folder_survives(sd21: Parts) -> None:
     prefix = "cond_stage_model.model."
     last = {f"{prefix}transformer.resblocks.23.attn.in_proj_bias": torch.ones(3072)}
     extra = {**last, f"{prefix}text_projection": torch.ones(1024, 1024), "alphas_cumprod": torch.ones(1000)}
@@ -237,7 +237,7 @@ def test_a_file_of_another_family_is_refused() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_a_written_file_holds_floats_in_the_asked_type_only(tmp_path: Path, suffix: str) -> None:
+def test_a_written_file_has_floats_of_the_requested_type_only(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     whole = torch.randn(100, 100)
     given = {"turned": whole.T, "part": whole[:1], "same": whole, "numbers": torch.arange(3)}

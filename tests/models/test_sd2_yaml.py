@@ -21,6 +21,6 @@ def test_the_yaml_says_what_an_sd2_file_predicts(prediction_type: str, parameter
     assert params["cond_stage_config"]["params"] == {"freeze": True, "layer": "penultimate"}
 
 
-def test_the_yaml_knows_no_other_prediction() -> None:
+def test_the_yaml_rejects_other_predictions() -> None:
     with pytest.raises(ModelError, match="must be epsilon or v_prediction"):
         yaml_beside("sd2", "sample")

@@ -51,7 +51,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | Non
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_theshipped_files_configurations_have_the_published_numbers_of_weights(family: str) -> None:
+def test_the_shipped_configs_have_the_published_numbers_of_weights(family: str) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -74,7 +74,7 @@ def test_theshipped_files_configurations_have_the_published_numbers_of_weights(f
 
 
 @pytest.mark.parametrize(("family", "padding"), [("sd1", 49407), ("sd2", 0)])
-def test_theshipped_files_tokenizer_gives_the_known_tokens(family: str, padding: int) -> None:
+def test_the_shipped_tokenizer_gives_the_known_tokens(family: str, padding: int) -> None:
     tokenizer = ModelFile(Path("none"), family, shipped_files(family), {}).tokenizer()
     tokens = tokenizer(["a photo of a cat"], padding="max_length", max_length=77).input_ids[0]
     assert tokens == [49406, 320, 1125, 539, 320, 2368, 49407] + [padding] * 70
@@ -84,7 +84,7 @@ def test_theshipped_files_tokenizer_gives_the_known_tokens(family: str, padding:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-def test_a_single_file_holds_the_weights_of_the_folder_it_was_made_from(
+def test_a_single_file_has_the_weights_of_the_folder_it_was_made_from(
     family: str, tiny_configs: Path, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(family)
@@ -125,9 +125,7 @@ def test_a_run_from_a_single_file_equals_one_from_its_folder(sd1: Path, tiny_con
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_what_only_an_sd2_file_holds_comes_back_in_exported_files(
-    sd2: Path, tiny_configs: Path, tmp_path: Path
-) -> None:
+def test_what_only_an_sd2_file_has_comes_back_in_exported_files(sd2: Path, tiny_configs: Path, tmp_path: Path) -> None:
     extra = {LAST_BLOCK: torch.arange(32.0), PROJECTION: torch.ones(32, 32)}
     path = write(tmp_path / "model.safetensors", tensors_of(sd2, **extra), {"modelspec.predict_key": "v"})
     images = make_images(tmp_path / "images", [(64, 64)])
@@ -158,7 +156,7 @@ def test_what_only_an_sd2_file_holds_comes_back_in_exported_files(
         ({"prediction_type": "epsilon"}, "", {"prediction_type": "v_prediction"}, "v_prediction"),
     ],
 )
-def test_what_an_sd2_file_predicts_is_told_by_metadata_yaml_or_the_user(
+def test_metadata_yaml_or_the_user_say_what_an_sd2_file_predicts(
     sd2: Path, tiny_configs: Path, metadata: dict[str, str], yaml: str, changes: dict[str, str], expected: str
 ) -> None:
     path = write(tiny_configs / "model.safetensors", tensors_of(sd2), metadata)
@@ -185,7 +183,7 @@ def test_an_sd2_file_that_does_not_say_what_it_predicts_is_an_error_with_the_set
         ({"something": (2,)}, "an unknown kind of model"),
     ],
 )
-def test_other_files_are_told_by_name(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str) -> None:
+def test_other_kinds_of_files_are_named(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str) -> None:
     path = write(tmp_path / "file.safetensors", {name: torch.zeros(shape) for name, shape in tensors.items()})
     with pytest.raises(ModelError, match=f"this is {told}.* cannot be trained here"):
         open_base(path, {})
@@ -209,13 +207,13 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
         open_base(tiny_configs / "model.ckpt", {})
 
 
-def test_a_model_of_another_size_is_said_to_be_one_and_to_work_as_a_folder(sd1: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_size_is_reported_and_sent_to_the_folder_format(sd1: Path, tmp_path: Path) -> None:
     source = open_base(write(tmp_path / "tiny.safetensors", tensors_of(sd1)), {})
     with pytest.raises(ModelError, match=r"not of the size of SD 1\.x .*Use it as a diffusers folder"):
         source.read("unet")
 
 
-def test_a_public_name_that_is_not_here_says_what_to_give(tmp_path: Path, images: Path) -> None:
+def test_a_public_name_that_is_not_in_the_cache_says_what_to_do(tmp_path: Path, images: Path) -> None:
     assert in_hub_cache("nobody/no-such-model") is None
     with pytest.raises(
         SettingsError, match=r"huggingface\.co/nobody/no-such-model and give as --resume_ckpt the folder"

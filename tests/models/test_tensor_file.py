@@ -31,7 +31,7 @@ def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp
         assert torch.equal(read, tensors[name])
 
 
-def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
+def test_floating_point_tensors_are_written_in_the_requested_type(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(5), "n": torch.arange(3)}
     with (tmp_path / "half").open("wb") as file:
         write_tensors(HashingFile(file), tensors, {}, dtype=torch.float16)
@@ -40,7 +40,7 @@ def test_floating_numbers_are_written_in_the_asked_type(tmp_path: Path) -> None:
     assert bytes_of(tensors, torch.float16) == 5 * 2 + 3 * 8
 
 
-def test_a_type_that_the_format_does_not_have_is_named(tmp_path: Path) -> None:
+def test_an_unsupported_type_is_named(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="odd has a type"):
         write_tensors(HashingFile(file), {"odd": torch.zeros(2, dtype=torch.complex64)}, {})
 
@@ -61,7 +61,7 @@ def test_reading_back_keeps_no_memory(tmp_path: Path) -> None:
     assert kept[1] - kept[0] < 50 * 100 * 8
 
 
-def test_a_damaged_file_is_told_by_name(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.safetensors").write_text("<html>")
     with pytest.raises(ValueError, match=r"page\.safetensors"):
         mapped_tensors(tmp_path / "page.safetensors")
