@@ -19,7 +19,7 @@ from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Finding
 from ed2.data.report import batch_notes, sidecar_lines
 from ed2.disk import plain_reason
-from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested
+from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.base import DiffusionModel
 from ed2.sampling.sheet import contact_sheet
@@ -41,18 +41,27 @@ def execute(run: Run, spec: RunSpec, context: RunContext, started: float) -> Run
         spec: what it was built from.
         context: what it was built into.
         started: when its preparation began, by the monotonic clock.
+
+    Raises:
+        UpdateFailedError: what is in memory is of no use any more. Nothing was saved.
     """
     with run.data:
         return Execution(run, spec, context, started).ended()
 
 
-def failed_build(error: Exception, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
-    """The end of a run that could not be built, with what to do about it."""
+def failed(error: Exception, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+    """The end of a run that could not be built, or of which an update failed: nothing is saved."""
     log_error(error, "The run failed")
-    back = WentBack(context.run_dir, VerifyProgress(context.bus, None, 0, "stopping"))
-    fault = fault_of(error, spec.settings, spec.machine.device, back)
-    draw_contact_sheet(context, 0)
-    return RunEnded(0, "failed", fault.reason, time.monotonic() - started)
+    step = context.state.step
+    fault = fault_of(error, spec.settings, spec.machine.device, way_back(context))
+    draw_contact_sheet(context, step)
+    checkpoint = fault.goes_back_to.path if fault.goes_back_to else None
+    return RunEnded(step, "failed", fault.reason, time.monotonic() - started, checkpoint)
+
+
+def way_back(context: RunContext) -> WentBack:
+    """What finds the last good checkpoint of a run, reporting its progress."""
+    return WentBack(context.run_dir, VerifyProgress(context.bus, None, context.state.step, "stopping"))
 
 
 @dataclass
@@ -74,6 +83,10 @@ class Execution:
             if lost:
                 return self._end("failed", f"stopped, but not saved. {lost}", stop.signal_number)
             return self._end("stopped", self._how_saved(), stop.signal_number)
+        except UpdateFailedError as error:
+            logger.error("Step %d failed.", self.run.state.step + 1, exc_info=error)
+            self.context.saver.join()  # what it writes may be what the run goes back to
+            raise
         except Exception as error:
             log_error(error, "The run failed")
             self.context.saver.join()  # what it writes may be what the run goes back to
@@ -166,10 +179,7 @@ class Execution:
     def _fault(self, error: Exception) -> Fault:
         if isinstance(error, CheckpointError):  # of the last save, which is not tried again
             return self._unsaved(error)
-        progress = VerifyProgress(self.run.bus, None, self.run.state.step, "stopping")
-        back = WentBack(self.context.run_dir, progress)
-        device = self.spec.machine.device
-        return fault_of(error, self.spec.settings, device, back)
+        return fault_of(error, self.spec.settings, self.spec.machine.device, way_back(self.context))
 
     def _unsaved(self, error: Exception) -> Fault:
         required = self.context.saver.saver.required_bytes(self.run)

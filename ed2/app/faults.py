@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from ed2.app.memory.suggestion import out_of_memory_fix
 from ed2.app.run_settings import restart_advice
+from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
 from ed2.checkpoint.identity import oldest_first
@@ -54,19 +55,25 @@ class WentBack:
 
     def fault(self, why: str, advice: str, without: str) -> Fault:
         """End with the last good checkpoint and its `advice`, or with the advice for a run `without` one."""
-        saved = self._last_good()
-        if saved is None:
+        last = self.last_good()
+        if last is None:
             return Fault(f"{why} There is no earlier checkpoint to go back to. {without}".strip())
-        went = f"The run went back to its last good checkpoint, {saved.path.name}."
-        return Fault(f"{why} {went} {advice}", None, saved)
+        went = f"The run went back to its last good checkpoint, {last.path.name}."
+        return Fault(f"{why} {went} {advice}", None, _saved_before(last))
 
-    def _last_good(self) -> CheckpointSaved | None:
-        """The last sound checkpoint of the run from before anything went wrong, if there is one."""
-        opened = filter(None, map(open_or_none, candidates(self.run_dir)))
-        before = sorted((c for c in opened if not c.state.bad_steps), key=lambda checkpoint: checkpoint.state.step)
-        sound = (c for c in reversed(before) if find_damage(c.path, progress=self.progress) is None)
-        last = next(sound, None)
-        return _saved_before(last) if last else None
+    def last_good(self, *, even_amid_skipped: bool = False) -> Checkpoint | None:
+        """The last sound checkpoint of the run, if there is one.
+
+        Args:
+            even_amid_skipped: also one that was saved right after a step that was skipped.
+        """
+        opened = [c for c in map(open_or_none, candidates(self.run_dir)) if c]
+        for checkpoint in sorted(opened, key=lambda found: found.state.step, reverse=True):
+            if checkpoint.state.bad_steps and not even_amid_skipped:
+                continue
+            if find_damage(checkpoint.path, progress=self.progress) is None:
+                return checkpoint
+        return None
 
 
 def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack) -> Fault:
@@ -79,7 +86,7 @@ def fault_of(error: Exception, settings: Settings, device: torch.device, back: W
     cause = error.__cause__ if isinstance(error, UpdateFailedError) else error
     is_oom = cause is not None and is_out_of_memory(cause)
     if is_oom:
-        text = "Out of memory."
+        text = "Out of memory." if cause is error else "Out of memory while updating the weights."
     if is_oom or isinstance(error, MemoryFullError):
         fix = out_of_memory_fix(settings, on_gpu=device.type == "cuda")
         text = f"{text} {fix}"
@@ -145,3 +152,29 @@ def _last_saved(run_dir: Path) -> CheckpointSaved | None:
 def _saved_before(checkpoint: Checkpoint) -> CheckpointSaved:
     """The event of a checkpoint that exists already."""
     return CheckpointSaved(checkpoint.state.step, checkpoint.state.epoch, "", checkpoint.path, None, 0, 0.0)
+
+
+@dataclass
+class FailedUpdates:
+    """The failed updates of a run. It goes back after each, and ends when the same one fails again."""
+
+    _seen: set[tuple[str, int]] = field(default_factory=set)
+
+    def retry(self, error: UpdateFailedError, spec: RunSpec, back: WentBack, step: int) -> RunSpec | None:
+        """The spec to train again with, from the last checkpoint or from where the run started; None ends the run.
+
+        Args:
+            error: of an update.
+            spec: of the run.
+            back: finds the checkpoint.
+            step: what the run had done before the update.
+        """
+        checkpoint = back.last_good(even_amid_skipped=True)
+        origin = checkpoint or spec.checkpoint
+        origin_step = origin.state.step if origin else 0
+        failure = (type(error.__cause__).__name__, origin_step)
+        if failure in self._seen:
+            return None
+        self._seen.add(failure)
+        place = f"checkpoint {checkpoint.path.name}" if checkpoint else f"step {origin_step}, where the run started"
+        return spec.retried_from(checkpoint, f"Step {step + 1} failed. {error} Training again from {place}.")

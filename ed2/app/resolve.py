@@ -4,7 +4,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ed2.app.checks.base_model import not_on_disk
 from ed2.app.checks.space import require_room
@@ -22,7 +21,7 @@ from ed2.app.run_settings import (
     no_checkpoint_advice,
     restart_advice,
 )
-from ed2.app.run_spec import Machine, RunSpec, circumstances
+from ed2.app.run_spec import Machine, RunSpec, circumstances, open_model
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Progress, no_progress
 from ed2.checkpoint.identity import run_at
@@ -30,10 +29,8 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
-from ed2.models.base import ModelSource
 from ed2.models.families.facts import trainable_titles
 from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
-from ed2.models.files.source import open_base
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
@@ -63,7 +60,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     require_writable(settings)
     require_room(settings, sizes)
     machine = Machine.of(settings)
-    source = open_model(settings)
+    source = open_model(settings, found.base)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     images = _read_images(settings, bus, controls)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
@@ -104,20 +101,6 @@ def resolve_settings(
     if settings.run.seed < 0:
         settings = settings.replaced(seed=secrets.randbelow(2**31))
     return EffectiveSettings(settings, found.checkpoint, (*found.notes, *without_effect(settings)))
-
-
-def open_model(settings: Settings) -> ModelSource:
-    """Look at the base model without reading its weights.
-
-    Raises:
-        ModelError: it cannot be trained.
-    """
-    changes: dict[str, Any] = {}  # to the model's scheduler; checkpoints hold them too
-    if settings.noise.enable_zero_terminal_snr:
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    if settings.model.prediction_type:
-        changes["prediction_type"] = settings.model.prediction_type
-    return open_base(Path(settings.model.resume_ckpt), changes)
 
 
 def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: Progress) -> Origin:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ed2.app.build import build
-from ed2.app.execute import execute, failed_build
+from ed2.app.execute import execute, failed, way_back
+from ed2.app.faults import FailedUpdates
 from ed2.app.jobs import RunContext, make_saver
 from ed2.app.reporters.recording import recording
 from ed2.app.resolve import resolve
@@ -15,11 +16,13 @@ from ed2.app.run_spec import RunSpec
 from ed2.app.runs.folder import RunFolder, make_run_folder, writable
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
-from ed2.errors import CheckpointError, FinishedError, Problem
-from ed2.events import EventBus, PhaseChanged, RunEnded
+from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedError
+from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded
 from ed2.models.compute import deterministic, quiet_libraries
+from ed2.models.memory import release_memory
 from ed2.text import counted
 from ed2.training.controls import Controls
+from ed2.training.state import SAMPLES, TrainState
 
 
 def run_training(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunEnded:
@@ -39,12 +42,19 @@ def run_training(flags: Mapping[str, object], config: Path | None, *, bus: Event
     quiet_libraries()
     spec = resolve(flags, config, bus=bus, controls=controls)
     with _opened_folder(spec, bus) as (folder, saver):
+        failures = FailedUpdates()
         continued = spec.continued.state if spec.continued else None
-        exact = deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic)
-        with recording(bus, folder.path, continued), exact:
-            ended = _train(spec, RunContext.of(spec, folder.path, saver, bus, controls), started)
-            bus.emit(ended)
-    return ended
+        while True:
+            exact = deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic)
+            with recording(bus, folder.path, continued), exact:
+                outcome = _train(spec, RunContext.of(spec, folder.path, saver, bus, controls), failures, started)
+                if isinstance(outcome, RunEnded):
+                    bus.emit(outcome)
+                    return outcome
+            spec = outcome
+            continued = spec.checkpoint.state if spec.checkpoint else TrainState(cut_short=[SAMPLES])
+            bus.emit(CheckpointChosen(continued.step, folder.path))
+            release_memory(spec.machine.device)
 
 
 @contextmanager
@@ -70,13 +80,18 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, Ba
         yield folder, BackgroundSaver(saver, bus)
 
 
-def _train(spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+def _train(spec: RunSpec, context: RunContext, failures: FailedUpdates, started: float) -> RunEnded | RunSpec:
+    """The end of the run, or what to train it again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
         run = build(spec, context)
     except Exception as error:  # the folder is there, so this end is reported as any other
-        return failed_build(error, spec, context, started)
-    return execute(run, spec, context, started)
+        return failed(error, spec, context, started)
+    try:
+        return execute(run, spec, context, started)
+    except UpdateFailedError as error:
+        retry = failures.retry(error, spec, way_back(context), context.state.step)
+        return retry or failed(error, spec, context, started)
 
 
 def _require_still_newest(spec: RunSpec) -> None:

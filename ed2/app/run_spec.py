@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ed2.data.example import Dataset
 from ed2.errors import Problem, SettingsError
 from ed2.models.base import ModelSource
 from ed2.models.compute import choose_device, choose_dtype
+from ed2.models.files.source import open_base
 from ed2.settings.schema import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
@@ -89,6 +90,27 @@ class RunSpec:
     def continued(self) -> Checkpoint | None:
         """The checkpoint, where the run continues in its folder."""
         return self.checkpoint if self.same_folder else None
+
+    def retried_from(self, checkpoint: Checkpoint | None, note: str) -> "RunSpec":
+        """What the same run is trained again with after a failed update; None starts where this spec does."""
+        if checkpoint is None:
+            return replace(self, notes=(note,))
+        base, source = checkpoint.path, open_model(self.settings, checkpoint.path)
+        return replace(self, base=base, source=source, checkpoint=checkpoint, same_folder=True, notes=(note,))
+
+
+def open_model(settings: Settings, base: Path) -> ModelSource:
+    """Look at the base model without reading its weights.
+
+    Raises:
+        ModelError: it cannot be trained.
+    """
+    changes: dict[str, Any] = {}  # to the model's scheduler; checkpoints hold them too
+    if settings.noise.enable_zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if settings.model.prediction_type:
+        changes["prediction_type"] = settings.model.prediction_type
+    return open_base(base, changes)
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:

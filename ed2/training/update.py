@@ -84,4 +84,5 @@ def changing_weights() -> Iterator[None]:
     except TrainingError:
         raise
     except Exception as error:  # whatever an optimizer raises, the weights may have changed in part
-        raise UpdateFailedError("Updating the weights failed", f"{type(error).__name__}: {error}") from error
+        why = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UpdateFailedError("Updating the weights failed", f"{why}.") from error

@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 import torch
 
+from ed2.app.reporters.jsonl import read_events
 from ed2.checkpoint import snapshot
 from ed2.data import pixels
 from ed2.data.loader import Batch
-from ed2.events import CheckpointSaved, EpochEnded, MetricsLogged, PhaseChanged, SamplesMade, ValidationDone, Warned
+from ed2.events import (
+    CheckpointSaved,
+    EpochEnded,
+    MetricsLogged,
+    PhaseChanged,
+    RunStarted,
+    SamplesMade,
+    ValidationDone,
+    Warned,
+)
 from ed2.models.families.sd import StableDiffusion
+from ed2.training import optimizers
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers, parameters_of
 from tests.runs import Trained, Values, differing, train
@@ -93,23 +104,83 @@ def test_weights_that_are_not_finite_are_never_saved(values: Values, monkeypatch
         assert told.count("some weights are not finite") == 1
 
 
-def test_an_error_between_the_updates_of_two_networks_saves_no_half_a_step(
-    values: Values, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    count, step = iter(range(100)), Optimizers.step
+def fail_updates(monkeypatch: pytest.MonkeyPatch, calls: set[int], error: Exception) -> None:
+    """Raise between the updates of two networks, or after that of the only one; updates count from 0 over all runs."""
+    count, step = iter(range(1_000_000)), Optimizers.step
 
-    def fails_in_the_fifth_step(self: Optimizers) -> None:
-        if next(count) == 4:
+    def step_or_fail(self: Optimizers) -> None:
+        if next(count) in calls:
             next(iter(self)).step()
-            raise RuntimeError("CUDA error: unspecified launch failure")
+            raise error
         step(self)
 
-    monkeypatch.setattr(Optimizers, "step", fails_in_the_fifth_step)
+    monkeypatch.setattr(Optimizers, "step", step_or_fail)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+LAUNCH_FAILURE = RuntimeError("CUDA error: unspecified launch failure")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "saving", "calls", "place"),
+    [
+        ("adamw8bit", {}, {3}, "step 0, where the run started"),
+        ("schedulefree", {"save_every_n_epochs": 1}, {4}, "checkpoint tiny-ep00-gs00003"),
+        ("adamw", {"save_every_n_epochs": 1}, {1, 6}, "checkpoint tiny-ep00-gs00003"),
+    ],
+    ids=["before the first checkpoint", "after a checkpoint", "both"],
+)
+def test_a_failed_update_takes_the_run_back_and_it_ends_with_the_same_bytes(
+    values: Values, monkeypatch: pytest.MonkeyPatch, optimizer: str, saving: Values, calls: set[int], place: str
+) -> None:
+    ema = {"ema_decay_rate": 0.9, "ema_update_interval": 1}
+    values = {**values, **saving, **ema, "optimizer": optimizer, "disable_textenc_training": False, "flip_p": 0.5}
+    straight = train(values)
+    fail_updates(monkeypatch, calls, OUT_OF_MEMORY)
+    trained = train(values)
+    assert trained.ended.phase == "done"
+    assert not differing(straight.checkpoint, trained.checkpoint)
+    assert len(trained.of(RunStarted)) == 1 + len(calls)
+    notes = " ".join(trained.of(RunStarted)[-1].notes)
+    assert place in notes and "Updating the weights failed" in notes
+    assert len(list(trained.run_dir.parent.iterdir())) == 2  # the run stays in its folder
+    logged = [event.step for _, event in read_events(trained.run_dir) if isinstance(event, MetricsLogged)]
+    assert logged == list(range(1, trained.ended.step + 1))
+
+
+def test_the_same_failure_twice_ends_the_run_with_its_last_checkpoint(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_updates(monkeypatch, {4, 5}, LAUNCH_FAILURE)
     trained = train({**values, "disable_textenc_training": False, "save_every_n_epochs": 1})
     assert trained.ended.phase == "failed"
+    assert len(trained.of(RunStarted)) == 2
     assert trained.checkpoint == trained.of(CheckpointSaved)[-1].path
     assert "unspecified launch failure" in trained.ended.reason and trained.checkpoint.name in trained.ended.reason
     assert not list((trained.run_dir / "ckpts").glob("errored-*"))
+
+
+def test_the_same_failure_twice_before_the_first_checkpoint_ends_the_run_with_nothing_saved(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_updates(monkeypatch, {1, 3}, OUT_OF_MEMORY)
+    trained = train(values)
+    assert trained.ended.phase == "failed"
+    assert trained.ended.checkpoint is None
+    assert "Out of memory while updating the weights." in trained.ended.reason
+    assert "no earlier checkpoint" in trained.ended.reason
+
+
+def test_state_that_does_not_fit_ends_the_run_before_its_first_step_with_settings_to_change(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_state(optimizer: torch.optim.Optimizer) -> None:
+        raise OUT_OF_MEMORY
+
+    monkeypatch.setattr(optimizers, "make_state", make_state)
+    trained = train({**values, "disable_textenc_training": False})
+    assert trained.ended.phase == "failed" and trained.ended.step == 0
+    assert "optimizer state" in trained.ended.reason and "adamw8bit" in trained.ended.reason
 
 
 def test_an_image_at_which_a_library_fails_is_named_and_the_run_goes_on(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.resolve import open_model, resolve_settings
+from ed2.app.resolve import resolve_settings
 from ed2.app.resume_test.comparison import differences
 from ed2.app.run_settings import newest_state, settings_for_check
+from ed2.app.run_spec import open_model
 from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.errors import ModelError, SettingsError
 from ed2.events import RunStarted
@@ -145,7 +146,7 @@ def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_na
         (run_dir.parent, f"--resume_ckpt findlast --logdir {run_dir.parent}"),
     ):
         with pytest.raises(ModelError, match=re.escape(right)):
-            open_model(resolve_settings({**short_values, "resume_ckpt": str(wrong)}, None).settings)
+            open_model(resolve_settings({**short_values, "resume_ckpt": str(wrong)}, None).settings, wrong)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1, "state": "of another program"}'])
