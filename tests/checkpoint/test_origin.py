@@ -142,7 +142,7 @@ def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_na
     assert start.same_folder and start.base.name.startswith("last-tiny")
     assert settings_for_check({**given, "resume_ckpt": str(run_dir / "ckpts")}, None).settings.data.resolution == 64
     for wrong, right in (
-        (copy / "training_state", f"Give the folder above it: {copy}"),
+        (copy / "training_state", f"Choose the folder above it: {copy}"),
         (run_dir.parent, f"--resume_ckpt findlast --logdir {run_dir.parent}"),
     ):
         with pytest.raises(ModelError, match=re.escape(right)):
