@@ -35,7 +35,7 @@ EveryDream with a face: train Stable Diffusion on your own images.
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what the command line says.
+    """Run the command line.
 
     Returns:
         0 done, 1 failed, 2 wrong settings, 3 nothing to train on, 128 + signal when stopped and saved.
@@ -50,23 +50,23 @@ def main(argv: Sequence[str]) -> int:
         if command.help:
             print(cli.help_text())
             return 0
-        _require_right(command)
+        _require_valid(command)
         return _done(command)
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
     except StopRequested as stop:
-        print("Stopped before the training began.", file=sys.stderr)
+        print("Stopped before training started.", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
-def _require_right(command: cli.CommandLine) -> None:
-    from ed2.app.checks.start_checks import require_right
+def _require_valid(command: cli.CommandLine) -> None:
+    from ed2.app.checks.start_checks import require_valid
 
-    require_right(command)  # what is wrong is told before the seconds that the libraries take
+    require_valid(command)  # before the libraries, which take seconds
 
 
 def _done(command: cli.CommandLine) -> int:
@@ -124,7 +124,7 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
 
 def _train(command: cli.CommandLine) -> int:
     require_temporary_folder()
-    print("Starting: reading the program's libraries ...", flush=True)
+    print("Starting: loading libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ed2.models.compute import quiet_libraries

@@ -28,14 +28,35 @@ from ed2.training.state import SAMPLES, VALIDATION
 REPORT_SECONDS = 5.0
 """Between two reports on how far a long part of the preparation is."""
 RESUMABLE_SETTINGS = {
-    "resume_ckpt", "weights_only", "max_epochs", "data_root", "logdir", "log_step", "run_name", "decode_threads",
+    "resume_ckpt",
+    "weights_only",
+    "max_epochs",
+    "data_root",
+    "logdir",
+    "log_step",
+    "run_name",
+    "decode_threads",
     "save_ckpt_dir",
-    "sample_prompts", "sample_steps", "ckpt_every_n_minutes", "save_every_n_epochs", "save_ckpts_from_n_epochs",
+    "sample_prompts",
+    "sample_steps",
+    "ckpt_every_n_minutes",
+    "save_every_n_epochs",
+    "save_ckpts_from_n_epochs",
     "keep_last",
-    "no_save_ckpt", "ckpt_format", "save_full_precision", "no_prepend_last", "write_schedule",
-    "every_n_epochs", "manual_data_root", "extra_manual_datasets", "stabilize_training_loss",
-    "stabilize_split_proportion", "val_batch_size", "ema_sample_nonema_model", "ema_sample_ema_model",
-}  # fmt: skip
+    "no_save_ckpt",
+    "ckpt_format",
+    "save_full_precision",
+    "no_prepend_last",
+    "write_schedule",
+    "every_n_epochs",
+    "manual_data_root",
+    "extra_manual_datasets",
+    "stabilize_training_loss",
+    "stabilize_split_proportion",
+    "val_batch_size",
+    "ema_sample_nonema_model",
+    "ema_sample_ema_model",
+}
 """Settings that may change while it stays the same run; whether the images changed is seen on the images."""
 
 

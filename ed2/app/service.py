@@ -143,10 +143,14 @@ class TrainerService:
             told = replay_run(run_dir)
             if trainer:
                 told = replace(
-                    told, state="idle", detail=f"the run is being trained in {trainer.name}", elsewhere=trainer.name,
-                    is_saving=False, progress="",
-                    problems=self.snapshot().problems,  # of a start here: they stay until they are mended
-                )  # fmt: skip
+                    told,
+                    state="idle",
+                    detail=f"the run is being trained in {trainer.name}",
+                    elsewhere=trainer.name,
+                    is_saving=False,
+                    progress="",
+                    problems=self.snapshot().problems,  # of a start here: they stay until they are fixed
+                )
             elif told.is_active or (told.state == "idle" and told.run_dir):  # killed before it had told its phase
                 told = replace(told, state="stopped", detail=_how_to_go_on(run_dir), is_saving=False)
             with self._lock:

@@ -39,9 +39,13 @@ Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 
 MAX_LOG_LINES = 200
 SECTIONS: Mapping[str, Section] = {
-    "curve": "loss", "validation": "loss", "samples": "samples", "log": "log", "peaks": "memory",
+    "curve": "loss",
+    "validation": "loss",
+    "samples": "samples",
+    "log": "log",
+    "peaks": "memory",
     "problems": "problems",
-}  # fmt: skip
+}
 """The sections of what is not of the section "status"."""
 RATE_WEIGHT = 0.05
 """Weight of the newest step in the moving time of a step."""
@@ -226,9 +230,15 @@ class RunView:
     def _(self, event: RunStarted) -> None:
         self._epochs_done = event.epoch
         self.change(
-            "status", project=event.project, run_dir=event.run_dir, device=event.device, step=event.step,
-            total=event.total_steps, max_epochs=event.max_epochs, images=event.images,
-        )  # fmt: skip
+            "status",
+            project=event.project,
+            run_dir=event.run_dir,
+            device=event.device,
+            step=event.step,
+            total=event.total_steps,
+            max_epochs=event.max_epochs,
+            images=event.images,
+        )
 
     @_fold.register
     def _(self, event: PhaseChanged) -> None:

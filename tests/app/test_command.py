@@ -93,7 +93,7 @@ def test_every_path_that_is_not_there_is_told_before_anything_is_read(
     ("argv", "code", "told"),
     [
         (["--max_epochs", "3"], 2, "data_root: no folder"),
-        (["--max_epochs", "3"], 2, "resume_ckpt: no base model is given. Give one with --resume_ckpt"),
+        (["--max_epochs", "3"], 2, "resume_ckpt: no base model is given. Set --resume_ckpt"),
         (["--config", "gone.json", "--lr", "5"], 2, "gone.json: the file does not exist"),
         (["--config", "gone.json", "--lr", "5"], 2, "lr: 5.0 is not allowed"),
         (["--check", "--data_root", "gone"], 3, "the folder does not exist"),

@@ -29,8 +29,9 @@ def base_problems(name: str) -> list[Problem]:
 
 def named(name: str, faults: Iterable[Problem]) -> list[Problem]:
     """What is wrong with the base model `name`, as problems of its setting, but for those of another."""
-    return [fault if fault.path in fields() else Problem(SETTING, _with_place(name, fault), fault.fix)
-            for fault in faults]  # fmt: skip
+    return [
+        fault if fault.path in fields() else Problem(SETTING, _with_place(name, fault), fault.fix) for fault in faults
+    ]
 
 
 def not_on_disk(name: str) -> Problem:

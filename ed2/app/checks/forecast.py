@@ -18,8 +18,18 @@ from ed2.text import duration
 from ed2.vram.card import Card, card_for
 
 MAX_RUNS = 30
-SAME_SPEED = ("resolution", "batch_size", "grad_accum", "gradient_checkpointing", "amp", "device",
-              "disable_unet_training", "disable_textenc_training", "optimizer", "useadam8bit")  # fmt: skip
+SAME_SPEED = (
+    "resolution",
+    "batch_size",
+    "grad_accum",
+    "gradient_checkpointing",
+    "amp",
+    "device",
+    "disable_unet_training",
+    "disable_textenc_training",
+    "optimizer",
+    "useadam8bit",
+)
 """Settings that must be the same for the speed of an earlier run to tell something."""
 CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 

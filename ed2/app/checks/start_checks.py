@@ -1,6 +1,6 @@
-"""What is wrong with a start, seen before anything is read: all of it at once, each with the name of its setting."""
+"""What would keep a run from starting, found before anything is read: all of it at once, each with its setting."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,36 +43,63 @@ ON_COMMAND_LINE = Fixes(
 )
 
 
-def require_right(command: CommandLine) -> None:
-    """See that nothing is wrong with a command line: flags, values and paths are told together.
+def require_valid(command: CommandLine) -> None:
+    """Check a command line: flags, values and paths are reported together.
 
-    A single path that is named and not there is left to those who read it: its exit code is another.
+    A single path that is named and missing is left to those who read it, since its exit code is another.
 
     Raises:
         SettingsError: lists everything that is wrong.
     """
-    problems, is_read = list(command.problems), True
+    values, unread = _given_values(command)
+    problems = [*command.problems, *unread, *_setting_problems(command, values)]
+    lacks_model = not unread and _lacks_model(command, values)
+    if lacks_model:
+        values = {**_not_given(), **values}
+    missing = _missing(command, values)
+    if problems or lacks_model or len({problem.path for problem in missing}) > 1:
+        raise wrong_settings(_without_repeats(problems, missing))
+
+
+def _lacks_model(command: CommandLine, values: Mapping[str, object]) -> bool:
+    """Whether a run is to start, and no model is named."""
+    return not (command.check or command.suggest or values.get("resume_ckpt"))
+
+
+def _without_repeats(problems: Sequence[Problem], missing: Sequence[Problem]) -> list[Problem]:
+    """The problems, and what is missing of settings that have no problem yet."""
+    reported = {(problem.path or "").removeprefix("--") for problem in problems}
+    return [*problems, *(problem for problem in missing if problem.path not in reported)]
+
+
+def _given_values(command: CommandLine) -> tuple[Mapping[str, object], list[Problem]]:
+    """The settings of a command line and its files; where a file cannot be read those of the command line, and why."""
     try:
-        values = gather(command.values, command.config).values
+        return gather(command.values, command.config).values, []
     except SettingsError as error:
-        problems += error.problems
         typed = translated(command.values).values
-        values, is_read = {name: value for name, value in typed.items() if name not in SETTINGS_IN_FILES}, False
+        return {name: value for name, value in typed.items() if name not in SETTINGS_IN_FILES}, list(error.problems)
+
+
+def _setting_problems(command: CommandLine, values: Mapping[str, object]) -> list[Problem]:
     try:
         settings = with_defaults(values)
     except SettingsError as error:
-        problems += error.problems
-    else:
-        problems += [] if command.suggest else _of_validation(settings)
-        problems += [] if command.check or command.suggest else _of_places(settings, values)
-    begins = is_read and not (command.check or command.suggest or values.get("resume_ckpt"))
-    asked = {**_not_given(), **values} if begins else values
-    missing = [] if command.suggest else _folders(asked, ON_COMMAND_LINE)
-    if "resume_ckpt" in asked and not (command.check or command.suggest):
-        missing += _model(asked, ON_COMMAND_LINE)
-    if problems or begins or len({problem.path for problem in missing}) > 1:
-        told = {(problem.path or "").removeprefix("--") for problem in problems}
-        raise wrong_settings([*problems, *(problem for problem in missing if problem.path not in told)])
+        return list(error.problems)
+    if command.suggest:
+        return []
+    problems = _of_validation(settings)
+    return problems if command.check else problems + _of_places(settings, values)
+
+
+def _missing(command: CommandLine, values: Mapping[str, object]) -> list[Problem]:
+    """Folders and a model that are named, or needed, and not there."""
+    if command.suggest:
+        return []
+    missing = _folders(values, ON_COMMAND_LINE)
+    if "resume_ckpt" in values and not command.check:
+        missing += _model(values, ON_COMMAND_LINE)
+    return missing
 
 
 def _not_given() -> dict[str, object]:
@@ -91,8 +118,7 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
         require_room(settings, model_sizes(settings))
     except SettingsError as error:
         problems += error.problems
-    told = {problem.path for problem in problems}
-    return problems + [p for p in (*_folders(values, ON_PAGE), *_model(values, ON_PAGE)) if p.path not in told]
+    return _without_repeats(problems, [*_folders(values, ON_PAGE), *_model(values, ON_PAGE)])
 
 
 def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
@@ -111,8 +137,10 @@ def _of_validation(settings: Settings) -> list[Problem]:
     wanted, average = settings.validation, settings.ema.ema_resume_model
     named = [("manual_data_root", wanted.manual_data_root or "")] if wanted.val_split_mode == "manual" else []
     named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
-    problems = [Problem(name, f"there is no folder {printable(text)}.", "Check it for typing errors.")
-                for name, text in named if text and not _is_there(text)]  # fmt: skip
+    problems = []
+    for name, text in named:
+        if text and not _is_there(text):
+            problems.append(Problem(name, f"there is no folder {printable(text)}.", "Check it for typing errors."))
     if settings.ema.is_on and average and average != FIND_LAST and not _is_there(average):
         fix = "Give a diffusers folder of the same model, or leave it out."
         problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
@@ -120,10 +148,12 @@ def _of_validation(settings: Settings) -> list[Problem]:
 
 
 def _of_places(settings: Settings, given: Mapping[str, object]) -> list[Problem]:
-    """Folders to write to that were given and cannot be written; others may be those of a run that goes on."""
-    return [Problem(name, not_writable(folder, reason), OTHER_FOLDER)
-            for name, folder in written_to(settings).items()
-            if name in given and (reason := why_not_writable(existing(folder)))]  # fmt: skip
+    """Folders that were given and cannot be written; the others may be those of the run that is resumed."""
+    problems = []
+    for name, folder in written_to(settings).items():
+        if name in given and (reason := why_not_writable(existing(folder))):
+            problems.append(Problem(name, not_writable(folder, reason), OTHER_FOLDER))
+    return problems
 
 
 def _is_there(text: str) -> bool:
