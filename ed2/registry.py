@@ -88,10 +88,10 @@ SCHEDULES = Registry(
 LOSSES = Registry(
     "loss",
     {
-        "mse": "ed2.training.losses:mse",
-        "huber": "ed2.training.losses:huber",
-        "mse_huber": "ed2.training.losses:mse_huber",
-        "huber_mse": "ed2.training.losses:huber_mse",
+        "mse": "ed2.training.objective:mse",
+        "huber": "ed2.training.objective:huber",
+        "mse_huber": "ed2.training.objective:mse_huber",
+        "huber_mse": "ed2.training.objective:huber_mse",
     },
 )
 """f(prediction, target, position) -> loss per image (B,); position (B,) is 0 at timestep 0 and 1 at the last"""

@@ -29,8 +29,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
 from ed2.training.jobs import EpochJob, MetricsJob
-from ed2.training.losses import mse
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 from ed2.training.state import Job, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 from ed2.vram.card import Card

@@ -17,8 +17,14 @@ from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""loss(prediction, target, position): one number per image, shape (B,), in fp32.
+
+Prediction and target are (B,C,h,w); the position, (B,), is 0 for the timestep of least noise and 1 for that of most.
+"""
 
 PYRAMID_LEVELS = 10
+HUBER_DELTA = 1.0
+"""Smaller errors count quadratically, larger ones linearly."""
 
 
 @dataclass(frozen=True)
@@ -168,3 +174,30 @@ def key_of(visit: VisitKey) -> tuple[int, str, int]:
 
 def _draw_of(seed: int, what: str, visit: VisitKey) -> np.random.Generator:
     return rng(seed, what, *key_of(visit))
+
+
+def mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Mean squared error.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, equation 14.
+    """
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+
+
+def huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Huber's loss, less sensitive to outliers: half the square of an error up to 1, beyond that |error| - 0.5.
+
+    Source: Huber 1964, "Robust estimation of a location parameter", equation 1.6.
+    """
+    losses = F.huber_loss(prediction.float(), target.float(), reduction="none", delta=HUBER_DELTA)
+    return losses.mean(dim=(1, 2, 3))
+
+
+def mse_huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """MSE at timestep 0, Huber's loss at the last, a mixture by `position` between."""
+    return torch.lerp(mse(prediction, target, position), huber(prediction, target, position), position)
+
+
+def huber_mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
+    """Huber's loss at timestep 0, MSE at the last, a mixture by `position` between."""
+    return torch.lerp(huber(prediction, target, position), mse(prediction, target, position), position)

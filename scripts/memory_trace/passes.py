@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ed2.training.losses import mse
+from ed2.training.objective import mse
 from scripts.memory_trace.card import LikeACard, checkpointing
 from scripts.memory_trace.live import CARD_BLOCK, LiveBytes, Moment
 from scripts.memory_trace.networks import Blueprint, made

@@ -9,8 +9,7 @@ from ed2.data.loader import Batch, VisitKey
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.settings.files import PROGRAM_DIR
-from ed2.training.losses import mse
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 
 BASE = PROGRAM_DIR / "ed2" / "demo" / "base"
 CPU = torch.device("cpu")

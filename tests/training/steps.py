@@ -13,9 +13,8 @@ from ed2.models.compute import Precision
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.registry import OPTIMIZERS
-from ed2.training.losses import mse
 from ed2.training.metrics import Metrics
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.update import Whole

@@ -15,9 +15,8 @@ from ed2.models.compute import Precision, choose_device, choose_dtype
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.training.loop import optimizer_step
-from ed2.training.losses import mse
 from ed2.training.metrics import Mean
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 from ed2.training.schedules import cosine
 from ed2.training.state import TrainState
 from ed2.training.update import Whole

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ed2.models.process import min_snr_weights
 from ed2.registry import LOSSES
-from ed2.training.losses import huber, huber_mse, mse, mse_huber
+from ed2.training.objective import huber, huber_mse, mse, mse_huber
 
 SHAPE = (3, 2, 2, 2)
 POSITION = torch.tensor([0.0, 0.25, 1.0])

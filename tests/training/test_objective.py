@@ -15,8 +15,7 @@ from ed2.data.loader import Batch, VisitKey
 from ed2.draws import rng
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.training.losses import mse
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 
 SEED = 7
 CPU = torch.device("cpu")

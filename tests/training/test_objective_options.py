@@ -16,8 +16,7 @@ from ed2.models.memory import enable_checkpointing
 from ed2.models.process import Discrete
 from ed2.sampling.sampler import rescaled
 from ed2.sampling.schedulers import ddim
-from ed2.training.losses import huber, mse
-from ed2.training.objective import Objective, ObjectiveOptions
+from ed2.training.objective import Objective, ObjectiveOptions, huber, mse
 from tests.training.test_objective import CPU, SEED, batch_of
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -18,8 +18,7 @@ from ed2.models.families.sd import load
 from ed2.models.memory import is_out_of_memory, uses_checkpointing
 from ed2.training.ema import NoEma
 from ed2.training.loop import optimizer_step
-from ed2.training.losses import mse
-from ed2.training.objective import Objective
+from ed2.training.objective import Objective, mse
 from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Run
 from ed2.training.update import Whole
