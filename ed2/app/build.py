@@ -9,7 +9,8 @@ from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
 from ed2.app.run_spec import RunSpec
-from ed2.data.loader import Loader, LoaderOptions
+from ed2.data.loader import Loader
+from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import Precision, choose_attention, compile_denoiser

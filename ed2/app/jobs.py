@@ -8,8 +8,7 @@ from typing import Self
 import torch
 
 from ed2.app.averaging import sample_weights
-from ed2.app.images.faults import ImageFaults
-from ed2.app.images.scanning import decode_threads
+from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
 from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
@@ -19,7 +18,7 @@ from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
 from ed2.data.epoch import EpochPlan, EpochPlanner
 from ed2.data.example import Example
-from ed2.data.loader import LoaderOptions
+from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
 from ed2.events import EventBus, Progressed
 from ed2.registry import JOBS

@@ -23,9 +23,7 @@ from ed2.data.buckets import Size
 from ed2.data.epoch import EpochPlanner, PlannedBatch
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError, ignore_pillow_warnings
-from ed2.data.pixels import LoaderOptions as LoaderOptions
-from ed2.data.pixels import VisitKey as VisitKey
-from ed2.data.pixels import happens, is_changed, load_pixels, require_readable
+from ed2.data.pixels import LoaderOptions, VisitKey, happens, is_changed, load_pixels, require_readable
 from ed2.draws import rng
 
 logger = logging.getLogger(__name__)

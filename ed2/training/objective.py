@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ed2.data.loader import Batch, VisitKey
+from ed2.data.loader import Batch
+from ed2.data.pixels import VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from ed2.data.example import Example, Finding
-from ed2.data.loader import Loader, LoaderOptions
+from ed2.data.loader import Loader
+from ed2.data.pixels import LoaderOptions
 from ed2.events import Event, EventBus, PhaseChanged, ValidationDone, Warned
 from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory

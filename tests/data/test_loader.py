@@ -10,7 +10,8 @@ from PIL import Image
 
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.loader import Batch, Loader, LoaderOptions, VisitKey, load_pixels, split_batch
+from ed2.data.loader import Batch, Loader, split_batch
+from ed2.data.pixels import LoaderOptions, VisitKey, load_pixels
 from ed2.errors import Problem
 from tests.data.planning import plan_epoch
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ed2.data.example import Example, Finding
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.loader import Batch, Loader, LoaderOptions
-from ed2.data.pixels import require_readable
+from ed2.data.loader import Batch, Loader
+from ed2.data.pixels import LoaderOptions, require_readable
 from ed2.errors import ImagesLostError, Problem
 from tests.data.planning import plan_epoch
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.images.faults import MAX_REPORTED, ImageFaults
+from ed2.app.images.scanning import MAX_REPORTED, ImageFaults
 from ed2.app.run import run_training
 from ed2.data.example import Finding
 from ed2.data.images import check_image

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ed2.data.loader import Batch, VisitKey
+from ed2.data.loader import Batch
+from ed2.data.pixels import VisitKey
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.settings.files import PROGRAM_DIR

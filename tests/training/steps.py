@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ed2.data.loader import Batch, VisitKey
+from ed2.data.loader import Batch
+from ed2.data.pixels import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.compute import Precision

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ed2.data.loader import VisitKey
+from ed2.data.pixels import VisitKey
 from ed2.draws import rng
 from ed2.training.objective import NoiseOptions, training_noise
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ed2.data.loader import Batch, VisitKey
+from ed2.data.loader import Batch
+from ed2.data.pixels import VisitKey
 from ed2.models.base import ModelSource
 from ed2.models.families.sd import StableDiffusion, load
 from ed2.models.families.shared import EmbedsCache, freeze_text_encoder

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ed2.data.loader import Batch, VisitKey
+from ed2.data.loader import Batch
+from ed2.data.pixels import VisitKey
 from ed2.models.memory import enable_checkpointing
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
