@@ -1,7 +1,12 @@
 """`python -m ed2 convert`: convert between a diffusers folder, a `.safetensors` and a `.ckpt`."""
 
 import contextlib
+import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +15,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
-from ed2.errors import ModelError, Problem
+from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import PICKLES
 from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors, yaml_beside
-from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import write_single_file, write_tensors
+from ed2.models.files.unpickle import REFUSED
+from ed2.settings.files import PROGRAM_DIR
 
 FILES = (".safetensors", ".ckpt")
 PREDICTION_KEY = "prediction_type"
+MAX_ENTRIES = 50_000
+MAX_PICKLE_BYTES = 64 << 20
+MAX_UNPACKED_RATIO = 3
+"""PyTorch does not compress at all."""
+TIMEOUT_SECONDS = 1800
+SAFE = "Get the .safetensors of this model."
 
 
 def convert(source: Path, target: Path, prediction_type: str | None = None) -> None:
@@ -134,3 +146,60 @@ def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
 
 def _error(target: Path, what: str, fix: str) -> ModelError:
     return ModelError(f"{target} cannot be written:", [Problem(None, what, fix)])
+
+
+def write_tensors_of(pickle: Path, target: Path) -> None:
+    """Write the weights of a `.ckpt` as the safetensors file `target`, without running anything in it.
+
+    Raises:
+        ModelError: it is damaged, contains code, or would fill the memory.
+    """
+    problem = _problem_with(pickle)
+    if problem:
+        raise _not_readable(pickle, problem)
+    command = [sys.executable, "-m", "ed2.models.files.unpickle", str(pickle.absolute()), str(target.absolute())]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM_DIR), "HF_HUB_OFFLINE": "1"}
+    try:
+        child = subprocess.run(
+            command,
+            cwd=PROGRAM_DIR,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _not_readable(pickle, "reading it takes too long") from None
+    if child.returncode:
+        raise _not_readable(pickle, _reason(child))
+
+
+def _problem_with(pickle: Path) -> str:
+    """What is wrong with a file, going by its ZIP directory, without the full stop; empty if nothing is."""
+    try:
+        if not pickle.is_file():
+            return "there is no such file"
+        size = pickle.stat().st_size
+        with zipfile.ZipFile(pickle) as archive:
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        reason = "" if isinstance(error, zipfile.BadZipFile) else f" ({error})"
+        return f"it is not a file of PyTorch 1.6 or later, or it is damaged{reason}"
+    if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED_RATIO * size:
+        return "it unpacks to far more than its size, which could fill the memory"
+    pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+    if len(pickles) != 1:
+        return "it contains no PyTorch weights"
+    return "its index of weights is too large" if pickles[0].file_size > MAX_PICKLE_BYTES else ""
+
+
+def _reason(child: subprocess.CompletedProcess[str]) -> str:
+    if child.returncode == REFUSED:
+        return printable(str(json.loads(child.stdout)["reason"]), 400)
+    last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"reading it failed, possibly out of memory ({printable(last, 200)})"
+
+
+def _not_readable(pickle: Path, what: str) -> ModelError:
+    return ModelError(f"{pickle} cannot be converted:", [Problem(None, f"{what}.", SAFE)])

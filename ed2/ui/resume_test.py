@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.phases import RefusedError
-from ed2.app.resume_test.tester import ResumeTester, TestStatus
+from ed2.app.resume_test.run import ResumeTester, TestStatus
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form

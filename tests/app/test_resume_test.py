@@ -12,9 +12,7 @@ from filelock import FileLock
 
 from ed2.app.command import main
 from ed2.app.phases import RefusedError
-from ed2.app.resume_test import tester as tester_module
-from ed2.app.resume_test.run import ResumeTest, run_resume_test
-from ed2.app.resume_test.tester import ResumeTester
+from ed2.app.resume_test.run import ResumeTest, ResumeTester, run_resume_test
 from ed2.app.runs.leftovers import sweep_resume_tests
 from ed2.errors import Ed2Error, SettingsError
 from ed2.settings.files import PROGRAM_DIR, with_defaults
@@ -78,7 +76,7 @@ def test_a_test_that_fails_in_an_unknown_way_says_so_and_lets_go_of_its_button(
     def fail(*_: object, **__: object) -> None:
         raise TypeError("argument of type 'int' is not iterable")
 
-    monkeypatch.setattr(tester_module, "run_resume_test", fail)
+    monkeypatch.setattr("ed2.app.resume_test.run.run_resume_test", fail)
     tester = ResumeTester(lambda: False)
     for _ in range(2):
         tester.start(values)

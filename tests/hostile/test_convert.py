@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from ed2.__main__ import main
 from ed2.app import convert
+from ed2.app.convert import write_tensors_of
 from ed2.errors import ModelError
 from ed2.models.files import source as source_module
 from ed2.models.files.folder import open_folder
-from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.models import Bomb
 

@@ -1,7 +1,8 @@
-"""What differs between two runs that should be identical: weights, training state, metrics, samples, curves."""
+"""The result of a resume test: what differs in weights, training state, metrics, samples and curves."""
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,48 @@ from ed2.curve_names import PERFORMANCE
 from ed2.sampling.images import SAMPLES_DIR, SAMPLES_LIST
 from ed2.sampling.sheet import SHEET_NAME  # not compared, since it names the folder of its run
 from ed2.small_files import lines_of, objects_in, parse_json
+from ed2.text import counted, duration
 
 TIMES_AND_PLACES = frozenset({"saved_at", "run", "seconds", "written_at", "settings"})
 """Entries of a checkpoint's JSON files that differ in any two runs; settings name several folders."""
 MAX_SHOWN = 20
+WHY = (
+    "Without --deterministic, some GPU operations add numbers in a different order each time: resuming works, but the "
+    "results are not bit-identical. With --deterministic, or on a CPU, this is a bug: please report it."
+)
+
+
+@dataclass(frozen=True)
+class ResumeTestResult:
+    """The outcome of a test.
+
+    Attributes:
+        steps: of the whole test.
+        half: the step that was saved before the kill.
+        found: what differs; empty where everything is identical.
+        seconds: duration of the test.
+    """
+
+    steps: int
+    half: int
+    found: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the killed run ended with the same bytes."""
+        return not self.found
+
+    def as_text(self) -> str:
+        """For people."""
+        done = (
+            f"{counted(self.steps, 'step')} in one go, against {self.half}, a kill, and {self.steps - self.half} more, "
+            f"in {duration(self.seconds)}."
+        )
+        if self.is_same:
+            return f"Identical, byte for byte: weights, training state, logged losses, samples and curves. ({done})"
+        lines = "\n  ".join(self.found)
+        return f"Different:\n  {lines}\n({done}) {WHY}"
 
 
 def differences(one: Path, other: Path) -> list[str]:

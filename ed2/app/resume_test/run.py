@@ -5,6 +5,7 @@ end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), a
 """
 
 import json
+import logging
 import secrets
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.phases import RefusedError
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.resume_test.comparison import differences
+from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
 from ed2.checkpoint.identity import CKPTS
@@ -28,49 +30,14 @@ from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopReque
 from ed2.settings.cli import TEST_STEPS
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
-from ed2.text import counted, duration, file_size
+from ed2.text import file_size
 
 CHECKPOINTS_WRITTEN = 3
 POLL_SECONDS = 0.1
+ENDED_BY_A_RUN = "The test ended because a run was started."
+STOPPED = "The test was stopped."
 
-
-@dataclass(frozen=True)
-class ResumeTestResult:
-    """The outcome of a test.
-
-    Attributes:
-        steps: of the whole test.
-        half: the step that was saved before the kill.
-        found: what differs; empty where everything is identical.
-        seconds: duration of the test.
-    """
-
-    steps: int
-    half: int
-    found: tuple[str, ...]
-    seconds: float
-
-    @property
-    def is_same(self) -> bool:
-        """Whether the killed run ended with the same bytes."""
-        return not self.found
-
-    def as_text(self) -> str:
-        """For people."""
-        done = (
-            f"{counted(self.steps, 'step')} in one go, against {self.half}, a kill, and {self.steps - self.half} more, "
-            f"in {duration(self.seconds)}."
-        )
-        if self.is_same:
-            return f"Identical, byte for byte: weights, training state, logged losses, samples and curves. ({done})"
-        lines = "\n  ".join(self.found)
-        return f"Different:\n  {lines}\n({done}) {WHY}"
-
-
-WHY = (
-    "Without --deterministic, some GPU operations add numbers in a different order each time: resuming works, but the "
-    "results are not bit-identical. With --deterministic, or on a CPU, this is a bug: please report it."
-)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -249,3 +216,83 @@ def _failure(text: str, code: int) -> Ed2Error:
         3: lambda text: DatasetError(text, []),
     }
     return kinds.get(code, Ed2Error)(text)
+
+
+@dataclass(frozen=True)
+class TestStatus:
+    """Progress or outcome of a test.
+
+    Attributes:
+        state: idle before the first test; same or different when it is done; failed if the test itself failed.
+        text: for the user.
+    """
+
+    state: Literal["idle", "running", "same", "different", "failed"] = "idle"
+    text: str = ""
+
+
+class ResumeTester:
+    """Holds the test of this program; every method may be called from any thread."""
+
+    def __init__(self, is_training: Callable[[], bool]) -> None:
+        self._is_training = is_training
+        self._lock = threading.Lock()
+        self._shown = TestStatus()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def shown(self) -> TestStatus:
+        """What the page shows."""
+        return self._shown
+
+    def start(self, values: Mapping[str, object]) -> None:
+        """Begin a test with these flat settings.
+
+        Raises:
+            RefusedError: a run or a test is in progress.
+        """
+        with self._lock:
+            if self._is_training():
+                raise RefusedError("Cannot test now", "a run is in progress", "Stop it first, or wait until it ends.")
+            if self._shown.state == "running":
+                raise RefusedError("Cannot test now", "a test is in progress", "")
+            self._stop.clear()
+            self._shown = TestStatus("running", "Starting the test.")
+            self._thread = threading.Thread(target=self._work, args=(dict(values),), name="resume test")
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the test, if there is one; its files are removed."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop the test and wait for it."""
+        self.stop()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until no test is in progress."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
+
+    def _work(self, values: Mapping[str, object]) -> None:
+        try:
+            result = run_resume_test(values, None, tell=self._tell, should_stop=self._should_stop)
+        except StopRequested:
+            self._shown = TestStatus("failed", STOPPED if self._stop.is_set() else ENDED_BY_A_RUN)
+        except (Ed2Error, OSError) as error:
+            self._shown = TestStatus("failed", str(error))
+        except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
+            logger.exception("The resume test failed.")
+            self._shown = TestStatus(
+                "failed", f"The test failed with an error of its own: {type(error).__name__}: {error}."
+            )
+        else:
+            self._shown = TestStatus("same" if result.is_same else "different", result.as_text())
+
+    def _tell(self, text: str) -> None:
+        self._shown = replace(self._shown, text=text)
+
+    def _should_stop(self) -> bool:
+        return self._stop.is_set() or self._is_training()
