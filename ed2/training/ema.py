@@ -53,6 +53,7 @@ class Ema:
 
     def __post_init__(self) -> None:
         self._averages: NetworkTensors = {
+            # In fp32, whatever the weights are in: a share of 1 - decay of a small change is lost in half precision.
             name: {key: p.detach().to(self.device, torch.float32, copy=True) for key, p in part.parameters().items()}
             for name, part in self.parts.items()
         }
@@ -60,6 +61,7 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights by 1 - decay, if a step of this number is due."""
+        # By the step's number, so that a resumed run updates at the same steps.
         if step % self.interval:
             return
         for name, part in self.parts.items():

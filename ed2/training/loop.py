@@ -24,12 +24,14 @@ def train(run: Run) -> None:
         if not run.steps_in(run.state.epoch):  # possible where all multipliers are small fractions
             run.state.epoch += 1
             continue
+        # A resumed run enters its epoch where it left it; the plan of an epoch does not depend on that.
         for batches in run.data.groups(run.state.epoch, run.state.position):
             run.data.require_readable()  # before the step counts, in case a drive is gone
             epoch = run.state.epoch  # of this step: counting its last one turns the epoch
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
             run.bus.emit(StepDone(run.state.step, epoch, sum(len(b.captions) for b in batches)))
+            # Jobs see the counted step: an epoch that ended with it has ended for them too.
             for job in run.jobs:
                 if job.due(run.state):
                     run.bus.emit(job.perform(run.state))
@@ -44,10 +46,12 @@ def handle_requests(run: Run) -> None:
     """
     controls = run.controls
     was_paused = False
+    # A paused run stays here, and still saves and samples when asked to.
     while True:
         controls.raise_if_stopping()
         for request in controls.take():
             run.bus.emit(run.requested(request).perform(run.state))
+            # A stop may arrive while a checkpoint is written or samples are drawn.
             controls.raise_if_stopping()
         if not controls.pausing:
             break
@@ -55,6 +59,7 @@ def handle_requests(run: Run) -> None:
         run.bus.emit(PhaseChanged(run.state.step, "paused"))
         controls.wait()
     if was_paused:
+        # The pause must not count as slow training.
         run.metrics.restart_clocks()
         run.bus.emit(PhaseChanged(run.state.step, "training"))
 
@@ -65,16 +70,19 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
     Raises:
         UpdateFailedError: what is in memory belongs to no step.
     """
+    # By update number, not by calling a scheduler: a skipped step or a resume cannot shift the curve.
     run.optimizers.set_lr(run.updates)
     if not batches:  # every image of this step has become unreadable, which was reported
         return
     losses, is_updated = retry_on_oom(run, batches, update_weights)
+    # From here on a failure leaves weights, counters and average of different steps.
     with changing_weights():
         if is_updated:
             run.metrics.add(losses)
             run.state.bad_steps = 0
         else:
             report_skipped_step(run, batches, losses)
+        # Also after a skipped step, so that the interval counts steps as the file names do.
         run.ema.update(run.state.step + 1)
 
 

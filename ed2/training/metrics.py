@@ -17,6 +17,7 @@ class Mean:
 
     def add(self, values: Tensor) -> None:
         """Add every number of `values`, in fp64, so that the log interval does not change the mean of an epoch."""
+        # No .item(): reading it would make the CPU wait for the GPU at every step.
         total = values.double().sum()
         self.total = total if self.total is None else self.total + total
         self.count += values.numel()
@@ -64,6 +65,7 @@ class Metrics:
         """Speed since the last call, including the time spent waiting for images."""
         now = time.monotonic()
         speed = self.images / max(now - self._since, 1e-9)
+        # Loader waits are included on purpose: a slow disk should be seen on the curve.
         self.images, self._since = 0, now
         return speed
 

@@ -77,26 +77,31 @@ class Objective:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each image, shape (B,), fp32."""
         process = self.model.process
+        # Every draw below is made per image from its own key; the order of these lines changes no number.
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
         noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options.noise)
         noise = noise.to(self.device, non_blocking=True)
         noisy_latents = process.add_noise(latents, noise, timesteps)
+        # The target depends on what the model predicts: the noise, or the velocity.
         target = process.target(latents, noise, timesteps)
         prediction = self.model.predict(noisy_latents, timesteps, self.conditioning(batch))
         losses = self.loss(prediction, target, process.position(timesteps))
+        # Weights and loss scale multiply the loss of each image, never the mean, so a batch can be split.
         return losses * self.timestep_weights(timesteps) * batch.loss_scale.to(self.device)
 
     def latents(self, batch: Batch) -> Tensor:
         """Encode the pixels of a batch: (B,C,h,w)."""
         height, width = batch.pixels.shape[2:]
         size = (height // self.model.downscale, width // self.model.downscale)
+        # The VAE gives a distribution; what is drawn from it is keyed by the visit, so a cache could hold the rest.
         draw = self.gaussian("latent", batch.visits, (self.model.facts.latent_channels, *size))
         posterior = self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True))
         return posterior.sample(draw) * self.model.latent_scale
 
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:
         """Draw a timestep for each visit, uniform over those that are trained: (B,), int64."""
+        # One generator per image rather than one per batch: the timestep survives another batch size.
         generators = [rng(self.seed, "timestep", *key_of(visit)) for visit in visits]
         steps = self.model.process.draw_timesteps(generators, self.options.timestep_start, self.options.timestep_end)
         return steps.to(self.device)
@@ -109,6 +114,7 @@ class Objective:
         embeds = self.model.encode_captions(batch.captions)
         if self.options.embedding_perturbation:
             hidden = embeds.hidden
+            # By the dimension, so that the strength means the same for encoders of different width.
             deviation = self.options.embedding_perturbation / math.sqrt(hidden.shape[-1])
             noise = self.gaussian("embedding", batch.visits, hidden.shape[1:]).to(hidden.dtype)
             embeds = replace(embeds, hidden=hidden + deviation * noise)
@@ -127,6 +133,7 @@ class Objective:
 
 def gaussian(seed: int, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
     """Standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the CPU."""
+    # numpy's Philox and not torch: the same bits on every platform, and independent of the device.
     draws = [rng(seed, what, *key_of(v)).standard_normal(tuple(shape), dtype=np.float32) for v in visits]
     return torch.from_numpy(np.stack(draws))
 
@@ -138,6 +145,7 @@ def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], 
     Source of the offset: Guttenberg 2023, "Diffusion with offset noise",
     https://www.crosslabs.org/blog/diffusion-with-offset-noise.
     """
+    # Without options this is plain Gaussian noise, bit for bit.
     noise = gaussian(seed, "noise", visits, shape)
     if options.pyramid_discount > 0:
         images = [
@@ -159,12 +167,15 @@ def pyramid_noise(noise: Tensor, generator: np.random.Generator, discount: float
     channels, height, width = noise.shape
     total, size = noise.clone(), (height, width)
     for level in range(PYRAMID_LEVELS):
+        # A random ratio, so that no fixed set of frequencies is preferred over the epochs.
         ratio = (generator.random() * 2 + 2) ** level
         size = (max(1, int(size[0] / ratio)), max(1, int(size[1] / ratio)))
         coarse = torch.from_numpy(generator.standard_normal((1, channels, *size), dtype=np.float32))
         total += F.interpolate(coarse, (height, width), mode="bilinear")[0] * discount**level
+        # Coarser levels would only repeat a constant.
         if 1 in size:
             break
+    # The schedule assumes unit deviation; per image, so that a batch can be split.
     return total / total.std()
 
 

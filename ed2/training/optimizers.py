@@ -37,6 +37,7 @@ def adamw(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Opti
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
+    # Fused: one pass over memory, where the loop over parameters would be bound by kernel launches.
     return torch.optim.AdamW(parameters, fused=True, **_adam_options(options))
 
 
@@ -72,6 +73,7 @@ def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
     """
     from transformers.optimization import Adafactor
 
+    # By default it computes its own rate, and takes neither a learning rate nor a schedule.
     own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
     optimizer: torch.optim.Optimizer = Adafactor(
         list(parameters), lr=options.lr, weight_decay=options.weight_decay, **own
@@ -90,7 +92,11 @@ def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Op
     build = _optional("prodigyopt", "prodigy").Prodigy
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
         optimizer: torch.optim.Optimizer = build(
-            parameters, use_bias_correction=True, safeguard_warmup=True, **_adam_options(options)
+            # As its authors advise for diffusion models: a warm-up would otherwise inflate its estimate of the rate.
+            parameters,
+            use_bias_correction=True,
+            safeguard_warmup=True,
+            **_adam_options(options),
         )
     return optimizer
 
@@ -104,6 +110,7 @@ def schedulefree(parameters: Parameters, options: OptimizerOptions) -> torch.opt
         SettingsError: the optional part is not installed.
     """
     optimizer = _optional("schedulefree", "schedulefree").AdamWScheduleFree(parameters, **_adam_options(options))
+    # It starts out in evaluation mode, in which a step raises an error.
     optimizer.train()
     made: torch.optim.Optimizer = optimizer
     return made
@@ -123,6 +130,7 @@ def _lion_options(options: OptimizerOptions) -> dict[str, Any]:
 
 
 def _bitsandbytes() -> Any:
+    # At import it may warn about GPU libraries that it does not find; a CPU needs none.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _optional("bitsandbytes", "").optim
@@ -177,6 +185,7 @@ class Optimizers:
         """Update every parameter that has a gradient."""
         for name, optimizer in self.by_network.items():
             optimizer.step()
+            # Only known now: which parameters get a gradient shows in the first step.
             if name in self._made_early:
                 _drop_unused_state(optimizer)
         self._made_early.clear()
@@ -190,6 +199,7 @@ class Optimizers:
 
     def lrs(self) -> dict[str, float]:
         """The current learning rates by network, times the factor that Prodigy has found."""
+        # All groups of a network share one rate; Prodigy keeps its factor in the group.
         groups = {name: optimizer.param_groups[0] for name, optimizer in self.by_network.items()}
         return {name: float(group["lr"] * group.get("d", 1.0)) for name, group in groups.items()}
 
@@ -248,14 +258,17 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
     options = [dict(group) for group in optimizer.param_groups]
     recorded: defaultdict[Tensor, _Recorded] = defaultdict(_Recorded)
     state: defaultdict[Tensor, Any] = defaultdict(dict)
+    # The optimizer's own state is replaced meanwhile, so that the first value of every entry can be recorded.
     optimizer.state = recorded
     for parameter in parameters_of(optimizer):
         weights, copy = parameter.data, parameter.data.clone()
+        # Zeros and not None: parameters without a gradient would get no state.
         parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         parameter.grad = None
         parameter.data = weights.copy_(copy)  # bitsandbytes replaces what is not contiguous
         state[parameter] = recorded.pop(parameter).reset()
+        # Some count steps or keep estimates in the group, which must start from the beginning.
         for group, values in zip(optimizer.param_groups, options, strict=True):
             group.clear()
             group.update(values)

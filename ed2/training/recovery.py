@@ -36,6 +36,7 @@ def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Seq
         MemoryFullError: out of memory even with one image at a time.
     """
     while True:
+        # Cut anew in each attempt: the limit may have been lowered by the one before.
         parts = split_batches(batches, run.state.at_once)
         try:
             return attempt(run, parts)
@@ -44,6 +45,7 @@ def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Seq
                 raise
             logger.info("Out of memory at step %d.", run.state.step + 1, exc_info=True)
         run.update.discard()  # not inside `except`: there the error still refers to the tensors of the attempt
+        # The allocator keeps freed blocks in sizes that smaller batches may not fit.
         release_memory(run.objective.device)
         reduce_memory(run, max(map(len, parts)))
 
@@ -62,11 +64,13 @@ def reduce_memory(run: Run, largest: int) -> None:
         MemoryFullError: both are done already.
     """
     step = run.state.step + 1
+    # First what costs only time: the result stays bit-identical, unlike that of smaller batches.
     if not uses_checkpointing(run.model):
         run.state.checkpointing = True
         enable_checkpointing(run.model)
         how = "with gradient checkpointing, which stays on."
     elif largest > 1:
+        # Halving finds a size in few retries. Sums in another order differ in the last bits, which is recorded.
         run.state.at_once, run.state.is_exact = -(-largest // 2), False
         how = f"with {counted(run.state.at_once, 'image')} at a time, as in all later steps. The gradient is the same."
     else:
@@ -83,6 +87,7 @@ def restore_oom_limits(run: Run, *, same_settings: bool) -> list[str]:
     """
     state, notes = run.state, list[str]()
     if not same_settings:
+        # Another resolution or batch size may fit as it is.
         state.at_once, state.checkpointing = None, False
     if state.checkpointing:
         enable_checkpointing(run.model)
@@ -105,10 +110,12 @@ def report_skipped_step(run: Run, batches: Sequence[Batch], losses: Tensor) -> N
     """
     run.metrics.skipped_steps += 1
     finite = torch.isfinite(losses).tolist()
+    # The losses are good and only a gradient is not: they belong on the curve.
     if all(finite):
         run.metrics.add(losses)
         if run.precision.scaler.is_enabled() and run.precision.scale > SMALLEST_SCALE:
             return  # the gradient overflowed, and the scaler has lowered its scale
+    # Counted in a row and reset by a good step: a single bad image should not end a long run.
     run.state.bad_steps += 1
     names = [name for batch in batches for name in batch.names]
     culprits = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
@@ -127,6 +134,7 @@ def require_savable(run: Run) -> None:
         UnusableWeightsError: some are not finite.
     """
     step = run.state.step
+    # Only what is trained can have changed; checking frozen parts would read gigabytes for nothing.
     parameters = [p for part in trained_parts(run.model).values() for p in part.parameters().values()]
     if not bool(torch.stack([torch.isfinite(p).all() for p in parameters]).all()):
         fix = "Resume from the previous checkpoint with a lower learning rate."

@@ -28,6 +28,7 @@ def cosine(progress: float) -> float:
 
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5, one period.
     """
+    # A progress above 1 would make the rate rise again.
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
@@ -59,6 +60,7 @@ class Schedule:
         Source of the warm-up: Goyal et al. 2017, arXiv:1706.02677, section 2.2.
         """
         if update < self.warmup_steps:
+            # From 1 and not from 0: an update at a rate of 0 would cost a step and train nothing.
             return (update + 1) / self.warmup_steps
         left = self.decay_steps - self.warmup_steps
         return self.curve(min(1.0, (update - self.warmup_steps) / left) if left > 0 else 1.0)

@@ -51,16 +51,19 @@ class Whole:
 
     def accumulate(self, loss: Tensor) -> None:
         """Backpropagate a loss into the gradients of the parameters."""
+        # Kept as a tensor: reading it here would make the CPU wait for the GPU at every batch.
         self._finite.append(torch.isfinite(loss.detach()))
         self.precision.backward(loss)
 
     def finish(self) -> tuple[Tensor, bool]:
         """Clip, read the one flag of the step from the device, and step every optimizer if it is set."""
+        # Over all networks together, as one vector: clipping each alone would change its direction.
         norm = self.precision.clip(self.optimizers, self.max_norm)
         is_finite = self.precision.step_or_skip(torch.stack([torch.isfinite(norm), *self._finite]).all())
         if is_finite:
             with changing_weights():
                 self.optimizers.step()
+        # To None rather than to zero: parameters without a gradient are skipped, and the memory is free between steps.
         self._finite.clear()
         self.optimizers.zero_grad()
         return norm, is_finite
@@ -69,6 +72,7 @@ class Whole:
         """Drop the gradients, and that they were unscaled."""
         self._finite.clear()
         self.optimizers.zero_grad()
+        # The scaler refuses to unscale twice in a step unless it is told that the first one does not count.
         self.precision.forget()
 
 
@@ -81,6 +85,7 @@ def changing_weights() -> Iterator[None]:
     """
     try:
         yield
+    # It says already what went wrong and what to do, such as that the model has diverged.
     except TrainingError:
         raise
     except Exception as error:  # whatever an optimizer raises, the weights may have changed in part

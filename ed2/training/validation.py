@@ -58,6 +58,7 @@ class Validator:
         found: dict[str, float] = {}
         before, total = 0, sum(map(len, self.curves.values()))
         with torch.no_grad(), evaluating(*networks):
+            # Each image counts once, whatever its batch, so curves of different folders can be compared.
             for tag, examples in self.curves.items():
                 mean = self._mean(examples, at_once, before, total)
                 if mean is None:
@@ -70,6 +71,7 @@ class Validator:
     def _mean(self, examples: Sequence[Example], at_once: int | None, before: int, total: int) -> Mean | None:
         mean, measured = Mean(), before
         with Loader(examples, self.options, on_problem=self.on_problem) as loader:
+            # Always epoch 0: another epoch would draw other noise, and the curve would move by itself.
             for batches in loader.groups(0):
                 if self.should_stop():
                     return None
@@ -119,6 +121,7 @@ class ValidationJob(Job):
                 with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
                     values = self.validator.losses(self._at_once)
                 if values is None:
+                    # So that a resumed run measures it before its next step and the curve has no gap.
                     state.cut_short.append(self.name)
                 return ValidationDone(state.step, values) if values else None
             except (RuntimeError, MemoryError) as error:
@@ -126,8 +129,10 @@ class ValidationJob(Job):
                     raise
                 logger.info("Out of memory during validation.", exc_info=True)
             release_memory(self.training.objective.device)
+            # Its own limit: validation has no gradients, so what training can afford says little.
             largest = self._at_once or self.validator.options.batch_size
             lack = f"Out of memory during the validation of step {state.step}."
+            # A curve with a gap is better than a run that ends for the sake of a measurement.
             if largest == 1:
                 return Warned(state.step, f"{lack} It was skipped; training continues.")
             self._at_once = largest // 2
