@@ -57,21 +57,25 @@ class Problem:
 
 
 class Ed2Error(Exception):
-    """An error that says what happened, why, and what to do; `str()` gives all three as sentences."""
+    """An error that says what happened, why, and what to do; `str()` gives all three as sentences.
+
+    `problems` is what is wrong, one by one: the error itself, unless it lists several.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         self.what, self.why, self.fix = what, why, fix
         super().__init__(": ".join(part for part in (what, why) if part) + (f" {fix}" if fix else ""))
+        self.problems: tuple[Problem, ...] = (Problem(None, str(self)),)
 
 
 class ProblemsError(Ed2Error):
     """An error that lists several problems."""
 
     def __init__(self, what: str, problems: Sequence[Problem]) -> None:
+        super().__init__("\n  ".join([what, *map(str, problems)]))
         self.problems = tuple(problems)
-        super().__init__("\n  ".join([what, *map(str, self.problems)]))
 
 
 class SettingsError(ProblemsError):

@@ -176,5 +176,7 @@ class FailedUpdates:
         if failure in self._seen:
             return None
         self._seen.add(failure)
-        place = f"checkpoint {checkpoint.path.name}" if checkpoint else f"step {origin_step}, where the run started"
+        place = f"step {origin_step}, where the run started"
+        if checkpoint:
+            place = f"checkpoint {checkpoint.path.name}"
         return spec.retried_from(checkpoint, f"Step {step + 1} failed. {error} Training again from {place}.")

@@ -182,14 +182,19 @@ def _shown(value: object) -> str:
 
 def _image_changes(before: set[str], now: set[str]) -> list[str]:
     added, gone = len(now - before), len(before - now)
-    words = [f"{counted(added, 'image')} added"] if before and added else []
-    return words + ([f"{counted(gone, 'image')} gone"] if gone else [])
+    changes = []
+    if before and added:
+        changes.append(f"{counted(added, 'image')} added")
+    if gone:
+        changes.append(f"{counted(gone, 'image')} gone")
+    return changes
 
 
 def _exactness_notes(checkpoint: Checkpoint, settings: Settings, circumstances: Mapping[str, Any]) -> list[str]:
     """Why the run will not end with the same bytes, in sentences."""
-    other = _changed_circumstances(checkpoint.values, circumstances)
-    notes = [f"Results will not be bit-identical: {', '.join(other)}."] if other else []
+    notes = []
+    if other := _changed_circumstances(checkpoint.values, circumstances):
+        notes.append(f"Results will not be bit-identical: {', '.join(other)}.")
     if _schedule_moves(checkpoint, settings):
         notes.append("The learning rate now follows the longer run, so results will not be bit-identical.")
     return notes

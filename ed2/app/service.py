@@ -16,7 +16,7 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
-from ed2.errors import Ed2Error, ModelError, Problem, ProblemsError, SettingsError, StopRequested
+from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.training.controls import Controls, Request
@@ -188,11 +188,11 @@ class TrainerService:
         except StopRequested:
             bus.emit(RunEnded(0, "stopped", "stopped before the first step", 0.0))
         except Ed2Error as error:
-            problems = error.problems if isinstance(error, ProblemsError) else (Problem(None, str(error)),)
+            problems = error.problems
             if isinstance(error, ModelError):
                 problems = tuple(named(str(values.get(SETTING)), problems))
             bus.emit(PhaseChanged(0, "failed", error.what))
-            self._view.change("problems", problems=tuple(problems))
+            self._view.change("problems", problems=problems)
         except Exception as error:
             logger.exception("The run could not begin.")
             bus.emit(RunEnded(0, "failed", f"{type(error).__name__}: {error}", 0.0))

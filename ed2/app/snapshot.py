@@ -11,7 +11,7 @@ from typing import Literal
 
 from ed2.app.curve import Curve, Point
 from ed2.app.phases import ACTIVE, COMMANDS, RUNNING, Command, State, next_state, require_legal
-from ed2.app.reporters.describe import describe, describe_end
+from ed2.app.reporters.describe import describe_end, lines_of
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
 from ed2.errors import Problem
@@ -205,10 +205,8 @@ class RunView:
         """Fold an event."""
         with self._lock:
             self._fold(event)
-            if text := describe(event):
+            for text in lines_of(event):
                 self._say(text)
-            for note in event.notes if isinstance(event, RunStarted) else ():
-                self._say(note)
 
     def _epoch_at(self, step: int) -> int | None:
         """The epoch of a step; a run's folder, which does not list every step, tells only when each epoch ended."""

@@ -76,8 +76,9 @@ def torch_backend(gpus: Sequence[Gpu]) -> str:
             f"{gpus[0].name} needs NVIDIA driver {least} or newer, but this computer has {gpus[0].driver}",
             "Update the driver and start again. To train without the GPU, set ED_TORCH=cpu.",
         )
-    is_old = 0 < newest < 7.5  # CUDA 13 dropped Maxwell, Pascal and Volta
-    return "cu126" if driver < 580 or is_old else "cu130"
+    if driver < 580 or 0 < newest < 7.5:  # CUDA 13 dropped Maxwell, Pascal and Volta
+        return "cu126"
+    return "cu130"
 
 
 class Torch(NamedTuple):
@@ -108,17 +109,21 @@ def torch_arguments(backend: str, system: str = sys.platform) -> list[str]:
     One version has many builds: 2.13.0+cpu sorts above 2.13.0 (PEP 440), so the build from PyTorch's index, or from a
     folder that pip is set up with, wins over PyPI's. PyPI has CUDA 13 for Linux and no CUDA at all for Windows.
     """
-    is_fallback = backend == "cpu" or (backend == "cu130" and system == "linux")
-    version = TORCH if is_fallback else f"{TORCH}+{backend}"
-    index = [] if backend == "cpu" and system != "linux" else ["--extra-index-url", WHEELS + backend]
+    version, index = f"{TORCH}+{backend}", ["--extra-index-url", WHEELS + backend]
+    if backend == "cpu" or (backend == "cu130" and system == "linux"):
+        version = TORCH
+    if backend == "cpu" and system != "linux":
+        index = []
     return ["--retries", "1", "--timeout", "15", *index, f"torch=={version}"]
 
 
 def install_torch(gpus: Sequence[Gpu]) -> Torch:
     """Install the build of PyTorch that suits this computer. Raises LaunchError if it does not start afterwards."""
     backend = torch_backend(gpus)
-    require_space(3 if backend == "cpu" else 10)
-    size = "a few hundred MB" if backend == "cpu" else "about 3 GB"
+    size, need_gb = "about 3 GB", 10
+    if backend == "cpu":
+        size, need_gb = "a few hundred MB", 3
+    require_space(need_gb)
     why = gpus[0].name if gpus else "no NVIDIA GPU found"
     say(f"Step 1 of 2: downloading PyTorch {TORCH} for {backend} ({why}), {size} ...")
     # An interrupted installation leaves files without the record that pip needs to remove them.
@@ -126,9 +131,10 @@ def install_torch(gpus: Sequence[Gpu]) -> Torch:
         raise LaunchError("PyTorch could not be installed, see pip's message above", OFFLINE)
     torch = installed_torch()
     if torch is None:
-        windows = ["It may need the Microsoft Visual C++ Redistributable."] if os.name == "nt" else []
-        see = f'To see why, run: {sys.executable} -c "import torch"'
-        raise LaunchError("PyTorch is installed but does not start", *windows, see)
+        hints = [f'To see why, run: {sys.executable} -c "import torch"']
+        if os.name == "nt":
+            hints.insert(0, "It may need the Microsoft Visual C++ Redistributable.")
+        raise LaunchError("PyTorch is installed but does not start", *hints)
     return torch
 
 
@@ -160,8 +166,10 @@ def stamp_of(*, dev: bool) -> tuple[Path, str]:
     digest = hashlib.sha256(sys.version.encode())
     for name in ("requirements.txt", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
-    digest.update(str(optional_packages()["dev"]).encode() if dev else b"")
-    return VENV / (".installed-dev" if dev else ".installed"), digest.hexdigest()
+    if not dev:
+        return VENV / ".installed", digest.hexdigest()
+    digest.update(str(optional_packages()["dev"]).encode())
+    return VENV / ".installed-dev", digest.hexdigest()
 
 
 def is_installed(*, dev: bool = False) -> bool:
@@ -181,12 +189,14 @@ def install(*, dev: bool = False) -> None:
         torch = installed_torch() or install_torch(gpus)
         require_space(1)
         say("Step 2 of 2: installing the other packages, which takes some minutes the first time ...")
-        more = optional_packages()["dev"] if dev else []
+        more, stamps = [], [stamp_of(dev=False)]
+        if dev:
+            more = optional_packages()["dev"]
+            stamps.append(stamp_of(dev=True))
         pinned = f"torch=={torch.version}"  # in the same call, so that no requirement can move it
         if not pip("-r", str(ROOT / "requirements.txt"), "-c", str(ROOT / "constraints.txt"), pinned, *more):
             raise LaunchError("the packages could not be installed, see pip's message above", OFFLINE)
-        for is_dev in (False, True) if dev else (False,):
-            stamp, digest = stamp_of(dev=is_dev)
+        for stamp, digest in stamps:
             stamp.write_text(digest)
         say(f"Installed. PyTorch {torch.version} on {torch.device or 'the CPU'}.", *unused_gpu(torch, gpus))
 
@@ -205,10 +215,12 @@ def add(names: Sequence[str]) -> None:
     """Install optional packages by name without their dependencies, so that PyTorch stays. Raises LaunchError."""
     packages = optional_packages()
     del packages["dev"]
-    unknown = [name for name in names if name not in packages]
-    if unknown or not names:
-        what = f"there is no optional package '{unknown[0]}'" if unknown else "no optional package was named"
-        raise LaunchError(what, f"Choose from: {', '.join(packages)}.")
+    choices = f"Choose from: {', '.join(packages)}."
+    if not names:
+        raise LaunchError("no optional package was named", choices)
+    for name in names:
+        if name not in packages:
+            raise LaunchError(f"there is no optional package '{name}'", choices)
     requirements = [requirement for name in names for requirement in packages[name]]
     with locked():
         before = installed_torch()

@@ -84,13 +84,17 @@ def usage() -> str:
 
 def chosen_command(argv: Sequence[str]) -> str | None:
     """The name of the command to run; None if there is none, after printing why."""
-    first = argv[0] if argv and not argv[0].startswith("-") else "webui"
+    first = "webui"
+    if argv and not argv[0].startswith("-"):
+        first = argv[0]
     known = [name for name, command in COMMANDS.items() if command.exists()]
     if first in known:
         return first
     if argv:
-        near = difflib.get_close_matches(first, known, n=1)
-        say(f"unknown command '{argv[0]}'" + (f"; did you mean '{near[0]}'?" if near else ""), "")
+        message = f"unknown command '{argv[0]}'"
+        for near in difflib.get_close_matches(first, known, n=1):
+            message += f"; did you mean '{near}'?"
+        say(message, "")
     return None
 
 
@@ -120,7 +124,7 @@ def doctor() -> int:
         print(f"{name:<11}{fact}")
     problems += [*unused_gpu(torch, gpus), *system_problems()]
     print("", *(problems or [f"No problems found. Start with {COMMAND}."]), sep="\n")
-    return 1 if problems else 0
+    return int(bool(problems))
 
 
 def system_facts(torch: Torch | None, gpus: Sequence[Gpu]) -> dict[str, str]:
@@ -178,9 +182,12 @@ def launch(argv: Sequence[str]) -> int:
         print(usage())
         return 0
     name = chosen_command(argv)
+    if name is None and argv:
+        print(usage(), file=sys.stderr)
+        return 2
     if name is None:
-        print(usage(), file=sys.stderr if argv else sys.stdout)
-        return 2 if argv else 0
+        print(usage())
+        return 0
     require_python()
     if not in_venv():
         make_venv()

@@ -102,7 +102,7 @@ class Objective:
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:
         """Draw a timestep for each visit, uniform over those that are trained: (B,), int64."""
         # One generator per image rather than one per batch: the timestep survives another batch size.
-        generators = [rng(self.seed, "timestep", *key_of(visit)) for visit in visits]
+        generators = [rng(self.seed, "timestep", *visit) for visit in visits]
         steps = self.model.process.draw_timesteps(generators, self.options.timestep_start, self.options.timestep_end)
         return steps.to(self.device)
 
@@ -134,7 +134,7 @@ class Objective:
 def gaussian(seed: int, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
     """Standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the CPU."""
     # numpy's Philox and not torch: the same bits on every platform, and independent of the device.
-    draws = [rng(seed, what, *key_of(v)).standard_normal(tuple(shape), dtype=np.float32) for v in visits]
+    draws = [rng(seed, what, *visit).standard_normal(tuple(shape), dtype=np.float32) for visit in visits]
     return torch.from_numpy(np.stack(draws))
 
 
@@ -149,7 +149,7 @@ def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], 
     noise = gaussian(seed, "noise", visits, shape)
     if options.pyramid_discount > 0:
         images = [
-            pyramid_noise(image, _draw_of(seed, "pyramid", visit), options.pyramid_discount)
+            pyramid_noise(image, rng(seed, "pyramid", *visit), options.pyramid_discount)
             for image, visit in zip(noise, visits, strict=True)
         ]
         noise = torch.stack(images)
@@ -177,15 +177,6 @@ def pyramid_noise(noise: Tensor, generator: np.random.Generator, discount: float
             break
     # The schedule assumes unit deviation; per image, so that a batch can be split.
     return total / total.std()
-
-
-def key_of(visit: VisitKey) -> tuple[int, str, int]:
-    """What identifies a visit within a run."""
-    return visit.epoch, visit.key, visit.repeat
-
-
-def _draw_of(seed: int, what: str, visit: VisitKey) -> np.random.Generator:
-    return rng(seed, what, *key_of(visit))
 
 
 def mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ed2.ui.caption_editor import CaptionEditor
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, button_html, buttons_html, folder_of
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import bars_html, empty_html, list_html, note_html, on_page, problems_html, problems_of
+from ed2.ui.html import bars_html, empty_html, list_html, note_html, on_page, problems_html
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
@@ -100,7 +100,7 @@ class DatasetTab:
             self._scan(raw, progress)
         except Ed2Error as error:
             self._context.checked = None
-            html = problems_html(problems_of(error), box_id="dataset-problems")
+            html = problems_html(error.problems, box_id="dataset-problems")
             return {self.report: html, self.captions.column: gr.update(visible=False)}
         return self._results()
 

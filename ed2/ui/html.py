@@ -8,7 +8,7 @@ from html import escape
 from ed2.app.curve import Point, smoothed
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Ed2Error, Problem, ProblemsError
+from ed2.errors import Problem
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
@@ -58,9 +58,9 @@ def on_page(text: str) -> str:
 
 def _name_on_page(found: re.Match[str]) -> str:
     name = found[1]
-    if name in _ON_PAGE:
-        return _ON_PAGE[name]
-    return f"“{label_of(name)}”" if name in fields() else found[0]
+    if name in fields():
+        return f"“{label_of(name)}”"
+    return _ON_PAGE.get(name, found[0])
 
 
 def short_paths(text: str) -> str:
@@ -127,11 +127,6 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
         f'<div class="ed-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{step}"><i style="width:{percent:.1f}%"></i></div></section>'
     )
-
-
-def problems_of(error: Ed2Error) -> Sequence[Problem]:
-    """The problems that an error lists, or the error as one."""
-    return error.problems if isinstance(error, ProblemsError) else (Problem(None, str(error)),)
 
 
 def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str) -> str:

@@ -10,7 +10,7 @@ from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import problems_html, problems_of, status_html
+from ed2.ui.html import problems_html, status_html
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import SPOKEN, Updates
 
@@ -97,7 +97,7 @@ def start_run(context: Context, values: dict[str, object], tabs: gr.Tabs, proble
         gr.Warning(str(error), duration=6)
         return {tabs: gr.Tabs(selected="train"), problems: problems_html(context.service.snapshot().problems)}
     except Ed2Error as error:
-        return {problems: problems_html(problems_of(error))}
+        return {problems: problems_html(error.problems)}
     return {tabs: gr.Tabs(selected="train"), problems: problems_html(())}
 
 

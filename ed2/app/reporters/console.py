@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ed2.app.reporters.describe import describe
+from ed2.app.reporters.describe import describe, lines_of
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET
 from ed2.events import (
     CheckpointSaved,
@@ -66,9 +66,8 @@ class ConsoleReporter:
     @_print.register
     def _(self, event: RunStarted) -> None:
         self._run, self._first, self._line_at = event, None, self.clock()
-        self._write(describe(event))
-        for note in event.notes:
-            self._write(note)
+        for text in lines_of(event):
+            self._write(text)
         self._write(f"Run folder: {shown_path(event.run_dir)}")
         if self.stream.isatty():
             form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
@@ -120,15 +119,12 @@ class ConsoleReporter:
 
     def _made(self, event: RunEnded) -> list[tuple[str, str]]:
         """What there is to look at or to resume from, and where."""
-        run_dir = self._run.run_dir if self._run else None
-        rows: list[tuple[str, Path | None]] = [
-            ("Run folder", run_dir),
-            ("Checkpoint", event.checkpoint),
-            ("Single file", event.single_file),
-            ("Samples", _samples(run_dir) if run_dir else None),
-        ]
+        rows = [("Checkpoint", event.checkpoint), ("Single file", event.single_file)]
+        if self._run:
+            run_dir = self._run.run_dir
+            rows = [("Run folder", run_dir), *rows, ("Samples", _samples(run_dir))]
         made = [(label, shown_path(path)) for label, path in rows if path is not None]
-        if run_dir:
+        if self._run:
             program = Path(sys.executable).with_name("tensorboard")  # in `.venv`, which is not on the PATH
             made.append(("Curves", f"{_in_quotes(program)} --logdir {_in_quotes(run_dir.parent)}"))
         if event.phase != "done" and event.checkpoint is not None:
@@ -137,8 +133,10 @@ class ConsoleReporter:
 
     def _own_logdir(self) -> str:
         """The flag that lets `findlast` find this run, if its folder is not the usual one."""
-        logdir = self._run.run_dir.absolute().parent if self._run else None
-        if logdir is None or logdir == (PROGRAM_DIR / LoggingSettings().logdir).absolute():
+        if self._run is None:
+            return ""
+        logdir = self._run.run_dir.absolute().parent
+        if logdir == (PROGRAM_DIR / LoggingSettings().logdir).absolute():
             return ""
         return f' --logdir "{logdir}"'
 

@@ -31,6 +31,14 @@ _METRICS = {
 """How the metrics of a step are written, in this order; any other is written after its curve's name."""
 
 
+def lines_of(event: Event) -> list[str]:
+    """An event in lines: what happened, if it is worth one, and the notes of a run that starts."""
+    lines = [describe(event)]
+    if isinstance(event, RunStarted):
+        lines += event.notes
+    return [line for line in lines if line]
+
+
 @singledispatch
 def describe(event: Event) -> str:
     """A short sentence on what happened; empty for events that are not worth one."""
@@ -39,7 +47,9 @@ def describe(event: Event) -> str:
 
 @describe.register
 def _(event: RunStarted) -> str:
-    begin = f"Continuing {event.project} after step {event.step}" if event.step else f"Training {event.project}"
+    begin = f"Training {event.project}"
+    if event.step:
+        begin = f"Continuing {event.project} after step {event.step}"
     return (
         f"{begin}: {counted(event.images, 'image')}, {counted(event.max_epochs, 'epoch')}, "
         f"{counted(event.total_steps, 'step')}, on {event.device}."
@@ -50,8 +60,9 @@ def _(event: RunStarted) -> str:
 def _(event: PhaseChanged) -> str:
     if event.phase == "validating":  # its result follows in a line of its own
         return ""
-    phase = "drawing samples" if event.phase == "sampling" else event.phase
-    text = f"{phase}: {event.detail}" if event.detail else phase
+    text = event.phase.replace("sampling", "drawing samples")
+    if event.detail:
+        text += f": {event.detail}"
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -86,8 +97,10 @@ def _(event: SavingChanged) -> str:
 @describe.register
 def _(event: CheckpointSaved) -> str:
     cost = f"{file_size(event.bytes_written)}, {duration(event.seconds)}"
-    single = f", single file {shown_path(event.single_file)}" if event.single_file else ""
-    return f"Step {event.step}: saved {event.path.name} ({cost}) in {shown_path(event.path.parent)}{single}."
+    where = shown_path(event.path.parent)
+    if event.single_file:
+        where += f", single file {shown_path(event.single_file)}"
+    return f"Step {event.step}: saved {event.path.name} ({cost}) in {where}."
 
 
 @describe.register

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.reporters.describe import describe
+from ed2.app.reporters.describe import lines_of
 from ed2.app.reporters.growing import GrowingFile
 from ed2.errors import LogWriteError
-from ed2.events import Event, RunStarted, StepDone, Warned
+from ed2.events import Event, StepDone, Warned
 from ed2.text import without_ansi
 
 LOG_NAME = "run.log"
@@ -73,9 +73,8 @@ class LogReporter:
         if isinstance(event, StepDone):
             return
         level = logging.WARNING if isinstance(event, Warned) else logging.INFO
-        for text in (describe(event), *(event.notes if isinstance(event, RunStarted) else ())):
-            if text:
-                logger.log(level, "%s", text)
+        for text in lines_of(event):
+            logger.log(level, "%s", text)
 
     def close(self) -> str:
         """Restore the loggers and close the file; says what was lost."""

@@ -122,20 +122,28 @@ def _replay(folder: Path, written: tuple[float, int]) -> RunSnapshot:
 
 def _record(folder: Path, *, is_live: bool) -> RunRecord:
     shown = replay_run(folder)
-    trainer = None if is_live else other_trainer(folder)
-    state = "interrupted" if shown.state in ACTIVE or shown.state == "idle" else shown.state
-    checkpoints = checkpoints_of(folder)
+    trainer, checkpoint, step = None, None, shown.step
+    if not is_live:
+        trainer = other_trainer(folder)
+    state: str = shown.state
+    if is_live or trainer:
+        state = "running"
+    elif shown.state in ACTIVE or shown.state == "idle":
+        state = "interrupted"
+    if checkpoints := checkpoints_of(folder):
+        checkpoint = checkpoints[-1]
+        step = max(step, age(checkpoint)[0])
     samples = [s.sample.path for s in shown.samples if s.sample.path.is_file()]
     return RunRecord(
         folder=folder,
-        state="running" if is_live or trainer else state,
-        step=max(shown.step, age(checkpoints[-1])[0] if checkpoints else 0),
+        state=state,
+        step=step,
         total=shown.total,
         loss=shown.loss,
         begun_at=datetime.fromtimestamp(_modified_at(folder / "manifest.json")),
         size_bytes=_size(folder),
-        last_sample=samples[-1] if samples else None,
-        checkpoint=checkpoints[-1] if checkpoints else None,
+        last_sample=next(reversed(samples), None),
+        checkpoint=checkpoint,
         resume_step=resume_step(folder),
         trainer=trainer,
         max_epochs=shown.max_epochs,
