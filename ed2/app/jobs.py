@@ -25,6 +25,7 @@ from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
 from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.gather import TEXT_ENCODER_LR
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
 from ed2.training.jobs import EpochJob, MetricsJob
@@ -98,6 +99,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         about={
             "fingerprint": spec.dataset.fingerprint,
             "seed": spec.settings.run.seed,
+            TEXT_ENCODER_LR: spec.settings.optimizer.te_lr,
             "settings": recorded_settings(spec).flat(),
             **circumstances(spec.machine),
         },

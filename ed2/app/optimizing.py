@@ -9,7 +9,7 @@ import torch
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.families.shared import freeze_text_encoder
 from ed2.registry import OPTIMIZERS, SCHEDULES
-from ed2.settings.schema import Settings
+from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
 from ed2.training.jobs import NETWORK_NAMES
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.schedules import Schedule
@@ -119,6 +119,6 @@ def _plan(network: str, settings: Settings, device: torch.device) -> NetworkPlan
     optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
     lr = common.te_lr if is_text else common.unet_lr
     if optimizer == "prodigy" and common.lr is None and not (is_text and common.text_encoder_lr is not None):
-        lr = PRODIGY_LR
+        lr = PRODIGY_LR * TEXT_ENCODER_SHARE if is_text else PRODIGY_LR
     options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
     return NetworkPlan(optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))

@@ -9,7 +9,7 @@ from ed2.checkpoint.identity import is_in_its_run, is_ours, name_of_run, oldest_
 from ed2.errors import SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
-from ed2.settings.gather import gather
+from ed2.settings.gather import TEXT_ENCODER_LR, gather
 from ed2.settings.schema import Settings
 
 FIND_LAST = "findlast"
@@ -154,7 +154,7 @@ def run_settings(checkpoint: Path, values: Mapping[str, Any]) -> RecordedSetting
         if file.is_file():
             found = dict(read_preset(file).values)
             with_defaults(found)
-            return RecordedSettings(found)
+            return RecordedSettings(_with_text_encoder_lr(found, values))
     except SettingsError as error:
         if not saved:
             raise
@@ -167,7 +167,19 @@ def run_settings(checkpoint: Path, values: Mapping[str, Any]) -> RecordedSetting
 def saved_settings(values: Mapping[str, Any]) -> dict[str, object]:
     """The settings in a training state, without names that this version does not know."""
     saved = values.get("settings")
-    return {name: saved[name] for name in fields() if name in saved} if isinstance(saved, dict) else {}
+    if not isinstance(saved, dict):
+        return {}
+    return _with_text_encoder_lr({name: saved[name] for name in fields() if name in saved}, values)
+
+
+def _with_text_encoder_lr(settings: dict[str, object], state: Mapping[str, Any]) -> dict[str, object]:
+    """The settings of a run, where the text encoder keeps the rate that it was trained at.
+
+    A training state holds that rate; one without it was written when both networks had the same.
+    """
+    if TEXT_ENCODER_LR in state or settings.get("lr") is None or settings.get(TEXT_ENCODER_LR) is not None:
+        return settings
+    return {**settings, TEXT_ENCODER_LR: settings["lr"]}
 
 
 def newest_state(folder: Path) -> Path | None:

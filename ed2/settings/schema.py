@@ -100,6 +100,9 @@ class Group(BaseModel):
     )
 
 
+TEXT_ENCODER_SHARE = 0.5
+"""Learning rate of a text encoder without one of its own, relative to the UNet's. At the same rate it forgets."""
+
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 """The decay rates of an optimizer's two running averages."""
 
@@ -202,10 +205,9 @@ class OptimizerSettings(Group):
     useadam8bit: bool = False
     """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of both networks. Empty uses 1e-6 for the UNet and 5e-7 for the text encoder. Halve it at
-    resolution 768."""
+    """Learning rate of the UNet; the text encoder gets half of it. Empty uses 1e-6. Halve it at resolution 768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
-    """Learning rate of the text encoder alone. Empty uses the common one."""
+    """Learning rate of the text encoder. Empty uses half of the UNet's, since it forgets faster."""
     lr_scheduler: Annotated[str, OneOf(SCHEDULES)] = "constant"
     """Learning rate over the run: constant, or falling to 0 at the end of training (linear, cosine, polynomial)."""
     lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
@@ -234,10 +236,10 @@ class OptimizerSettings(Group):
 
     @property
     def te_lr(self) -> float:
-        """The text encoder's learning rate: its own, else the common one, else 5e-7."""
+        """The text encoder's learning rate: its own, else half of the UNet's."""
         if self.text_encoder_lr is not None:
             return self.text_encoder_lr
-        return self.lr if self.lr is not None else 5e-7
+        return self.unet_lr * TEXT_ENCODER_SHARE
 
 
 class TextEncoderSettings(Group):

@@ -10,6 +10,7 @@ from ed2.app import preflight
 from ed2.app.checks.space import disk_forecast
 from ed2.app.optimizing import network_plans, optimizer_notes
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts
+from ed2.app.run_settings import saved_settings
 from ed2.errors import SettingsError
 from ed2.settings.checks import settings_from, without_effect
 from ed2.settings.cli import parse
@@ -27,10 +28,10 @@ def plans(**values: object) -> dict[str, tuple[str, float]]:
     ("values", "unet", "text_encoder"),
     [
         ({}, ("adamw", 1e-6), ("adamw", 5e-7)),
-        ({"lr": 2e-6}, ("adamw", 2e-6), ("adamw", 2e-6)),
+        ({"lr": 2e-6}, ("adamw", 2e-6), ("adamw", 1e-6)),
         ({"lr": 2e-6, "text_encoder_lr": 3e-7}, ("adamw", 2e-6), ("adamw", 3e-7)),
         ({"text_encoder_lr": 3e-7}, ("adamw", 1e-6), ("adamw", 3e-7)),
-        ({"optimizer": "prodigy"}, ("prodigy", 1.0), ("prodigy", 1.0)),
+        ({"optimizer": "prodigy"}, ("prodigy", 1.0), ("prodigy", 0.5)),
         ({"useadam8bit": True}, ("adamw8bit", 1e-6), ("adamw8bit", 5e-7)),
         ({"useadam8bit": True, "text_encoder_optimizer": "lion"}, ("adamw8bit", 1e-6), ("lion", 5e-7)),
     ],
@@ -39,6 +40,13 @@ def test_each_network_gets_its_optimizer_and_rate(
     values: dict[str, object], unet: object, text_encoder: object
 ) -> None:
     assert plans(**values) == {"unet": unet, "text_encoder": text_encoder}
+
+
+def test_a_run_from_before_the_text_encoder_got_half_keeps_its_rate() -> None:
+    settings = {"lr": 1e-4, "text_encoder_lr": None}
+    assert saved_settings({"settings": settings})["text_encoder_lr"] == 1e-4
+    assert saved_settings({"settings": settings, "text_encoder_lr": 5e-5})["text_encoder_lr"] is None
+    assert saved_settings({"settings": {**settings, "lr": None}})["text_encoder_lr"] is None
 
 
 def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:

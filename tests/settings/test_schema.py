@@ -36,12 +36,12 @@ def test_saving_every_30_minutes_is_the_default_and_off_when_only_epochs_are_giv
     ("values", "unet", "text_encoder"),
     [
         ({}, 1e-6, 5e-7),
-        ({"lr": 2e-6}, 2e-6, 2e-6),
+        ({"lr": 2e-6}, 2e-6, 1e-6),
         ({"text_encoder_lr": 3e-7}, 1e-6, 3e-7),
         ({"lr": 2e-6, "text_encoder_lr": 3e-7}, 2e-6, 3e-7),
     ],
 )
-def test_lr_holds_for_both_networks_unless_the_text_encoder_has_its_own(
+def test_the_text_encoder_gets_half_of_lr_unless_it_has_its_own(
     values: dict[str, object], unet: float, text_encoder: float
 ) -> None:
     optimizer = settings_from(values).optimizer
