@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ed2.app.checks.space import space_notes
+from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.faults import Fault, WentBack, fault_of, unsaved_fault
-from ed2.app.images.captions import find_long_captions, long_caption_note
+from ed2.app.images.captions import long_captions
 from ed2.app.jobs import RunContext, planned_shape
 from ed2.app.memory.watch import watch_card
 from ed2.app.optimizing import network_plans, optimizer_notes
@@ -21,7 +22,6 @@ from ed2.data.report import batch_notes, sidecar_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
-from ed2.models.base import DiffusionModel
 from ed2.sampling.sheet import contact_sheet
 from ed2.text import counted
 from ed2.training.loop import handle_requests, train
@@ -123,7 +123,7 @@ class Execution:
         """Emit the run's first event, with everything that the user should know."""
         run, spec, dataset = self.run, self.spec, self.spec.dataset
         run.state.seconds += time.monotonic() - self.started
-        notes = [*spec.notes, *_start_notes(spec, run.model)]
+        notes = [*spec.notes, *_start_notes(spec, run)]
         notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
         notes += sidecar_lines(dataset)
         for text in space_notes(spec.settings, spec.sizes):
@@ -201,8 +201,8 @@ class Execution:
         )
 
 
-def _start_notes(spec: RunSpec, model: DiffusionModel) -> list[str]:
-    """What was chosen for the user, and what is worth knowing about captions and batches, in sentences."""
+def _start_notes(spec: RunSpec, run: Run) -> list[str]:
+    """What was chosen for the user, and what is worth knowing of settings, captions and batches, in sentences."""
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
     notes = optimizer_notes(network_plans(settings, device))
     if settings.memory.amp and device.type == "cpu":
@@ -210,8 +210,9 @@ def _start_notes(spec: RunSpec, model: DiffusionModel) -> list[str]:
     data = settings.data
     planner = EpochPlanner(examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
     notes += [*spec.images.notes, *batch_notes(planner)]
-    too_long = find_long_captions(examples, model.count_tokens, model.max_tokens)
-    note = long_caption_note(too_long, model.max_tokens)
+    length = RunLength(run.total_steps, len(examples), run.max_epochs)
+    notes += map(str, unsuitable(settings, spec.sizes, length))
+    note = long_captions(examples, run.model.count_tokens, run.model.max_tokens).sentence()
     return [*notes, note] if note else notes
 
 

@@ -8,15 +8,13 @@ import torch
 
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.families.shared import freeze_text_encoder
-from ed2.registry import OPTIMIZERS, SCHEDULES
+from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
 from ed2.training.jobs import NETWORK_NAMES
 from ed2.training.optimizers import OptimizerOptions, Optimizers
-from ed2.training.schedules import Schedule
+from ed2.training.schedules import Schedule, make_schedule
 
 PRODIGY_LR = 1.0
-AUTO_WARMUP = 50
-"""A falling schedule without a number of warm-up steps takes one in so many of its steps."""
 OWN = "text_encoder_"
 """Settings of the text encoder begin so; without one, the common setting holds."""
 
@@ -40,11 +38,7 @@ class NetworkPlan:
 
     def schedule(self, total_steps: int) -> Schedule:
         """The learning rate's course over a run of `total_steps` updates."""
-        end = self.decay_steps or total_steps
-        warmup = self.warmup_steps
-        if warmup is None:
-            warmup = 0 if self.scheduler == "constant" else end // AUTO_WARMUP
-        return Schedule(SCHEDULES.load(self.scheduler), warmup, end)
+        return make_schedule(self.scheduler, self.warmup_steps, self.decay_steps, total_steps)
 
     def __str__(self) -> str:
         return f"{self.optimizer}, learning rate {self.options.lr:g}, {self.scheduler}"

@@ -32,6 +32,18 @@ HEADINGS: Mapping[FindingKind, str] = {
 }
 """A heading for each kind of note."""
 
+OF_ONE_IMAGE: tuple[FindingKind, ...] = (
+    "enlarged",
+    "wide",
+    "animated",
+    "file name",
+    "no caption",
+    "guessed",
+    "cut",
+    "several",
+)
+"""Kinds of notes that JSON lists with their image."""
+
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
 _TABLE_SCALE = 4096
 """Makes an image of a ratio large enough that rounding to whole pixels does not show."""
@@ -61,14 +73,16 @@ class ReportOptions:
 
 
 def as_json(dataset: Dataset, options: ReportOptions) -> dict[str, Any]:
-    """Return what the contract says about images, buckets, steps and problems."""
+    """Return what the contract says about images, buckets, steps, problems and what stops nothing."""
     texts = _texts_by_key(dataset.notes)
     planner = options.planner(dataset.examples)
     use = planner.buckets(0)
-    problems = [*dataset.problems]
+    problems, notes = [*dataset.problems], []
     for note in dataset.notes:
-        if note.path is None or note.kind == "sidecar":
+        if note.kind == "sidecar":
             problems.append(note)
+        elif note.kind not in OF_ONE_IMAGE:
+            notes.append(note)
     return {
         "images": [_image(example, texts.get(example.key, [])) for example in dataset.examples],
         "buckets": [
@@ -77,8 +91,13 @@ def as_json(dataset: Dataset, options: ReportOptions) -> dict[str, Any]:
         ],
         "steps_per_epoch": planner.steps(0),
         "total_steps": options.total_steps(planner),
-        "problems": [{"path": problem.path, "what": problem.what, "fix": problem.fix} for problem in problems],
+        "problems": list(map(_finding, problems)),
+        "notes": list(map(_finding, notes)),
     }
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {"path": finding.path, "what": finding.what, "fix": finding.fix}
 
 
 def as_text(dataset: Dataset, options: ReportOptions) -> str:

@@ -8,9 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ed2.registry import SCHEDULES
+
 Curve = Callable[[float], float]
 
 POLYNOMIAL_POWER = 0.9
+AUTO_WARMUP = 50
+"""A falling schedule without a number of warm-up steps warms up for 1 / 50 of its steps."""
 
 
 def constant(progress: float) -> float:
@@ -64,3 +68,18 @@ class Schedule:
             return (update + 1) / self.warmup_steps
         left = self.decay_steps - self.warmup_steps
         return self.curve(min(1.0, (update - self.warmup_steps) / left) if left > 0 else 1.0)
+
+
+def make_schedule(name: str, warmup_steps: int | None, decay_steps: int | None, total_steps: int) -> Schedule:
+    """The schedule of a run of `total_steps` updates.
+
+    Args:
+        name: in `SCHEDULES`.
+        warmup_steps: None chooses.
+        decay_steps: None or 0 ends where training ends.
+        total_steps: of the whole run.
+    """
+    end = decay_steps or total_steps
+    if warmup_steps is None:
+        warmup_steps = 0 if name == "constant" else end // AUTO_WARMUP
+    return Schedule(SCHEDULES.load(name), warmup_steps, end)

@@ -207,5 +207,5 @@ def _notes_html(checked: Checked) -> str:
             names += f" and {len(texts) - MAX_NAMES:,} more"
         heading = HEADINGS.get(kind, "Notes")
         items.append(f"<strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}")
-    items += [escape(on_page(str(problem))) for problem in checked.sizes.problems]
+    items += [escape(on_page(note)) for note in (*map(str, checked.sizes.problems), *checked.caption_notes())]
     return list_html(items, "ed-note") if items else ""

@@ -123,7 +123,7 @@ def test_check_answers_in_one_json_object_without_torch(images: Path, tmp_path: 
     paths = [problem["path"] for problem in answer["problems"]]
     assert paths == ["cut.png", None]
     assert "No base model is chosen yet" in answer["problems"][1]["what"]
-    assert any(note.startswith("Batches hold") for note in answer["notes"]), answer["notes"]
+    assert any(note["what"].startswith("Batches hold") for note in answer["notes"]), answer["notes"]
     assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 

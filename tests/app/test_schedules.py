@@ -1,10 +1,11 @@
 """Runs whose epochs differ in length, the schedule as a file, and captions that are too long."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ed2.app.images.captions import find_long_captions, long_caption_note
+from ed2.app.images.captions import long_captions
 from ed2.data.example import Example
 from ed2.events import EpochEnded, RunStarted, StepDone
 from tests.runs import Values, differing, train
@@ -63,8 +64,15 @@ def test_captions_over_the_limit_are_counted_and_the_longest_named() -> None:
         return Example(Path(name), 0, name, "word " * words, (64, 64), (64, 64))
 
     examples = [example("a", 75), example("b", 76), example("c", 3), example("d", 200), example("e", 80)]
-    found = find_long_captions([*examples, example("f", 77)], lambda texts: [len(text.split()) for text in texts], 75)
-    assert [(e.name, n) for e, n in found] == [("b", 76), ("d", 200), ("e", 80), ("f", 77)]
-    note = long_caption_note(found, 75)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    long = long_captions([*examples, example("f", 77)], count, 75)
+    assert [(e.name, n) for e, n in long.found] == [("b", 76), ("d", 200), ("e", 80), ("f", 77)]
+    note = long.sentence()
     assert note.startswith("4 captions have more than 75 tokens") and "d (200), e (80), f (77), ..." in note
-    assert long_caption_note([], 75) == ""
+    assert [finding.path for finding in long.findings()] == ["b", "d", "e", "f"]
+    assert long_captions([], count, 75).sentence() == ""
+    many = long_captions([example(f"{n}", 90) for n in range(23)], count, 75).findings()
+    assert len(many) == 21 and many[-1].what.startswith("3 more captions")

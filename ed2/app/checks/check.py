@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.space import disk_forecast, disk_lines
+from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
+from ed2.app.images.captions import TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.memory.report import MemoryReport, report_memory
@@ -15,6 +17,8 @@ from ed2.app.run_settings import settings_for_check
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
+from ed2.errors import Problem
+from ed2.models.files.tokens import token_counter
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
 
@@ -60,19 +64,38 @@ class Checked:
         of_model = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
         disk = disk_forecast(self._as_planned, self.sizes)
         problems = [*report["problems"], *of_model]
-        told = {"problems": problems, "notes": self._told(), "disk": disk, "memory": self.memory.as_object()}
-        return {**report, **told}
+        found = [*self._findings(), *long_captions(self.dataset.examples, self._tokens).findings()]
+        notes = [*report["notes"], *({"path": note.path, "what": note.what, "fix": note.fix} for note in found)]
+        return {**report, "problems": problems, "notes": notes, "disk": disk, "memory": self.memory.as_object()}
 
     def as_text(self) -> str:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes)]
-        lines += [*map(str, self.sizes.problems), *self._told()]
+        lines += [*rate_lines(self.settings, self._length.steps), *map(str, self.sizes.problems)]
+        lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
-    def _told(self) -> list[str]:
-        """What to know of the settings, of what is set apart and of the batches, in sentences."""
+    def caption_notes(self) -> list[str]:
+        """That captions are longer than the text encoder reads, as a sentence; none if all are read whole."""
+        note = long_captions(self.dataset.examples, self._tokens).sentence()
+        return [note] if note else []
+
+    @property
+    def _tokens(self) -> TokenCounter:
+        return token_counter(Path(self.settings.model.resume_ckpt))
+
+    @property
+    def _length(self) -> RunLength:
+        planner = self.plan.planner(self.dataset.examples)
+        num_images = len(self.dataset.examples) - len(self.apart.keys)
+        return RunLength(self.plan.total_steps(planner), num_images, self.plan.max_epochs)
+
+    def _findings(self) -> list[Problem]:
+        """What stops nothing: of the settings, of what is kept for validation, of the batches and of the run."""
         batches = batch_notes(self.plan.planner(self.dataset.examples))
-        return [*self.notes, *self.apart.notes, *without_effect(self.settings), *batches]
+        sentences = [*self.notes, *self.apart.notes, *without_effect(self.settings), *batches]
+        found = [Problem(None, sentence) for sentence in sentences]
+        return found + unsuitable(self.settings, self.sizes, self._length)
 
 
 def as_on_card(settings: Settings, vram_gb: float | None) -> Settings:

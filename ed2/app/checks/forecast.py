@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ed2.app.checks.check import Checked, as_on_card, looked_at
 from ed2.app.checks.space import disk_lines
+from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND
@@ -60,7 +61,9 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
     if speed := measured_speed(settings, card):
         time = duration(settings.run.max_epochs * len(moved) / speed)
         text = f"{text} About {time} at the speed of the last run like it."
-    return [text, *batch_notes(planner)]
+    length = RunLength(total, len(moved), settings.run.max_epochs, speed)
+    notes = map(str, unsuitable(settings, model_sizes(settings), length))
+    return [text, *rate_lines(settings, total), *notes, *batch_notes(planner)]
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:

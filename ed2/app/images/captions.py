@@ -13,12 +13,15 @@ from pathlib import Path
 from ed2.data.example import Example
 from ed2.data.walk import escape_undecodable
 from ed2.disk import write_whole
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, Problem
+from ed2.models.files.tokens import MAX_TOKENS
 from ed2.small_files import read_object
 from ed2.text import counted, plural
 
 MAX_NAMES = 3
 """How many images a note names."""
+MAX_FINDINGS = 20
+"""How many images get a note of their own."""
 COUNTED_AT_ONCE = 1000
 EXTENSIONS = (".txt", ".caption")
 MAX_CHARACTERS = 10_000
@@ -27,27 +30,45 @@ TokenCounter = Callable[[Sequence[str]], list[int]]
 """Returns the number of tokens of each text, without start and end tokens."""
 
 
-def find_long_captions(
-    examples: Sequence[Example], count_tokens: TokenCounter, limit: int
-) -> list[tuple[Example, int]]:
-    """Return the images whose caption has more than `limit` tokens, with its number of tokens."""
+@dataclass(frozen=True)
+class LongCaptions:
+    """The images whose caption has more than `limit` tokens, with its number of tokens."""
+
+    found: Sequence[tuple[Example, int]]
+    limit: int
+
+    def findings(self) -> list[Problem]:
+        """A note for each image; those beyond the first 20 as a count."""
+        notes = []
+        for example, count in self.found[:MAX_FINDINGS]:
+            what = f"the caption has {count} tokens; the text encoder reads {self.limit} and ignores the rest."
+            notes.append(Problem(example.name, what, "Shorten it."))
+        more = len(self.found) - MAX_FINDINGS
+        if more > 0:
+            notes.append(Problem(None, f"{more:,} more captions have more than {self.limit} tokens.", "Shorten them."))
+        return notes
+
+    def sentence(self) -> str:
+        """A sentence on all of them, empty if there are none."""
+        if not self.found:
+            return ""
+        longest = sorted(self.found, key=lambda pair: -pair[1])[:MAX_NAMES]
+        names = ", ".join(f"{example.name} ({count})" for example, count in longest)
+        verb = plural(len(self.found), "has", "have")
+        end = ", ..." if len(self.found) > MAX_NAMES else "."
+        start = f"{counted(len(self.found), 'caption')} {verb} more than {self.limit} tokens"
+        return f"{start}; the rest is ignored: {names}{end}"
+
+
+def long_captions(examples: Sequence[Example], count_tokens: TokenCounter, limit: int = MAX_TOKENS) -> LongCaptions:
+    """Find the captions that are longer than the text encoder reads."""
     # A token is at least one byte, so most captions do not have to be counted.
     suspects = [example for example in examples if len(example.caption.encode()) > limit]
     counts: list[int] = []
     for start in range(0, len(suspects), COUNTED_AT_ONCE):
         counts += count_tokens([example.caption for example in suspects[start : start + COUNTED_AT_ONCE]])
-    return [(example, count) for example, count in zip(suspects, counts, strict=True) if count > limit]
-
-
-def long_caption_note(found: Sequence[tuple[Example, int]], limit: int) -> str:
-    """Return a sentence about captions that are too long, empty if there are none."""
-    if not found:
-        return ""
-    longest = sorted(found, key=lambda pair: -pair[1])[:MAX_NAMES]
-    names = ", ".join(f"{example.name} ({count})" for example, count in longest)
-    verb = plural(len(found), "has", "have")
-    end = ", ..." if len(found) > MAX_NAMES else "."
-    return f"{counted(len(found), 'caption')} {verb} more than {limit} tokens; the rest is ignored: {names}{end}"
+    found = [(example, count) for example, count in zip(suspects, counts, strict=True) if count > limit]
+    return LongCaptions(found, limit)
 
 
 @dataclass(frozen=True)

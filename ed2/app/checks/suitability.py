@@ -1,0 +1,192 @@
+"""Settings that stop nothing and hardly can be meant: schedules without effect, values that do not suit the model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ed2.app.preflight import ModelSizes
+from ed2.errors import Problem
+from ed2.models.families.facts import FACTS
+from ed2.settings.schema import SMALL_RESOLUTIONS, Settings
+from ed2.text import counted, duration
+from ed2.training.schedules import Schedule, make_schedule
+
+NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
+PREFIXES = {"unet": "", "text_encoder": "text_encoder_"}
+PROBES = 1000
+"""Updates at which a schedule is looked at, spread over the run."""
+LEAST_FACTOR = 0.05
+"""An update below this share of the learning rate changes next to nothing."""
+LOW_SHARE = 0.5
+"""Share of the run below `LEAST_FACTOR` that is worth a note. Falling schedules are there for a seventh at most."""
+REAL_UNET = 100_000_000
+"""Weights of a UNet; those of tests and the demo have a few million, and other usual values."""
+MAX_LR = 2e-5
+MIN_LR = 1e-8
+"""Full fine-tuning of a real model usually takes 1e-6 to 3e-6, at most 1e-5."""
+LARGER_RATES = {"schedulefree": 10.0}
+"""How much larger the usual rate of an optimizer is."""
+MAX_VISITS = 200_000
+MIN_VISITS = 200
+"""Times that an image is shown. Most fine-tunes take 1,000 to 100,000."""
+USUAL_SPEEDS = (2.0, 8.0)
+"""Images per second at 512 on common GPUs, for a rough time where none was measured."""
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is.
+
+    Attributes:
+        steps: of the whole run.
+        images: per epoch.
+        epochs: of the whole run.
+        images_per_second: measured in a run like it; None if unknown.
+    """
+
+    steps: int
+    images: int
+    epochs: int
+    images_per_second: float | None = None
+
+    @property
+    def visits(self) -> int:
+        """How many times an image is shown."""
+        return self.images * self.epochs
+
+
+def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
+    """What is worth a second thought before the run starts; nothing of it stops the run."""
+    found = [note for network in settings.model.trained_parts for note in _of_schedule(settings, network, length.steps)]
+    if sizes.parameters.get("unet", 0) >= REAL_UNET:
+        found += [*_of_rates(settings), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
+    return found
+
+
+def rate_lines(settings: Settings, total_steps: int) -> list[str]:
+    """How the learning rate of each trained network goes over the run, a sentence each."""
+    lines = []
+    for network in settings.model.trained_parts:
+        schedule, rate = schedule_of(settings, network, total_steps), rate_of(settings, network)
+        lines.append(f"Learning rate of the {NAMES[network]}: {in_words(schedule, rate, total_steps)}.")
+    return lines
+
+
+def rate_of(settings: Settings, network: str) -> float:
+    """The learning rate of a network that the schedule is a factor on."""
+    own, is_text = settings.optimizer, network == "text_encoder"
+    return own.te_lr if is_text else own.unet_lr
+
+
+def schedule_of(settings: Settings, network: str, total_steps: int) -> Schedule:
+    """The learning rate schedule of a network."""
+    values = settings.flat()
+
+    def of(name: str) -> object:
+        own = values.get(PREFIXES[network] + name)
+        return values[name] if own is None else own
+
+    warmup, decay = of("lr_warmup_steps"), of("lr_decay_steps")
+    assert warmup is None or isinstance(warmup, int)
+    assert decay is None or isinstance(decay, int)
+    return make_schedule(str(of("lr_scheduler")), warmup, decay, total_steps)
+
+
+def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:
+    """The course of a learning rate over a run: "rises to 1e-06 at step 20, then falls to 0 at step 1,000"."""
+    warmup, end = schedule.warmup_steps, schedule.decay_steps
+    falls = schedule.curve(1.0) < LEAST_FACTOR
+    if warmup >= total_steps and warmup > 1:
+        return f"rises from {rate / warmup:.2g} to {rate * total_steps / warmup:.2g} at the last step"
+    start = f"rises to {rate:g} at step {warmup:,}, then " if warmup > 1 else ""
+    if not falls:
+        return f"{start}stays at {rate:g}" if start else f"{rate:g} throughout"
+    if end <= warmup:
+        return f"{start}is 0 from step {warmup + 1:,} on"
+    if end < total_steps:
+        return f"{start or f'{rate:g} at first, '}falls, and is 0 from step {end + 1:,} on"
+    if end > total_steps:
+        last = rate * schedule(total_steps - 1)
+        return f"{start or f'{rate:g} at first, '}falls to {last:.2g} at the last step"
+    return f"{start or f'{rate:g} at first, '}falls to 0 at the end"
+
+
+def _of_schedule(settings: Settings, network: str, total_steps: int) -> Iterator[Problem]:
+    """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
+    if total_steps < 2:
+        return
+    schedule, prefix = schedule_of(settings, network, total_steps), PREFIXES[network]
+    course = f"the learning rate of the {NAMES[network]} {in_words(schedule, rate_of(settings, network), total_steps)}"
+    warmup, total = schedule.warmup_steps, counted(total_steps, "step")
+    if warmup >= total_steps:
+        what = f"The warm-up takes {counted(warmup, 'step')} and the run has {total}, so {course}."
+        yield Problem(None, what, f"Set {prefix}lr_warmup_steps to about {total_steps // 20}, or leave it empty.")
+        return
+    zero = _zero_steps(schedule, total_steps)
+    if zero:
+        what = f"{zero:,} of {total} train nothing: {course}."
+        yield Problem(None, what, f"Leave {prefix}lr_decay_steps empty, so that it ends with the run.")
+    elif _low_share(schedule, total_steps) > LOW_SHARE:
+        what = f"The learning rate is next to nothing for most of the run: {course}."
+        yield Problem(None, what, f"Leave {prefix}lr_warmup_steps and {prefix}lr_decay_steps empty.")
+
+
+def _zero_steps(schedule: Schedule, total_steps: int) -> int:
+    """How many updates have a learning rate of 0."""
+    start = max(schedule.warmup_steps, schedule.decay_steps)
+    return max(0, total_steps - start) if schedule.curve(1.0) <= 0 else 0
+
+
+def _low_share(schedule: Schedule, total_steps: int) -> float:
+    places = range(0, total_steps, max(1, total_steps // PROBES))
+    low = [place for place in places if schedule(place) < LEAST_FACTOR]
+    return len(low) / len(places)
+
+
+def _of_rates(settings: Settings) -> Iterator[Problem]:
+    """Rates far from those that real models are fine-tuned at."""
+    common = settings.optimizer.chosen(on_card=True)
+    chosen = {"unet": common, "text_encoder": settings.text_encoder.text_encoder_optimizer or common}
+    for network in settings.model.trained_parts:
+        name, rate = chosen[network], rate_of(settings, network)
+        if name == "prodigy":  # it finds the rate itself
+            continue
+        factor, setting = LARGER_RATES.get(name, 1.0), "lr" if network == "unet" else "text_encoder_lr"
+        start = f"A learning rate of {rate:g} for the {NAMES[network]} is"
+        fix = f"Set {setting} to {1e-6 * factor if network == 'unet' else 5e-7 * factor:g} to begin with."
+        if rate > MAX_LR * factor:
+            yield Problem(None, f"{start} far above the usual 1e-6 to 3e-6 and destroys what the model knows.", fix)
+        elif rate < MIN_LR * factor:
+            yield Problem(None, f"{start} far below the usual 1e-6 to 3e-6 and changes hardly anything.", fix)
+
+
+def _of_resolution(settings: Settings, family: str) -> Iterator[Problem]:
+    """Resolutions far from the one that the family was made at."""
+    usual, resolution = FACTS[family].resolution, settings.data.resolution
+    fix = f"Set resolution to {usual}."
+    if resolution in SMALL_RESOLUTIONS or resolution * 2 <= usual:
+        what = f"Resolution {resolution} is far below the {usual} that {FACTS[family].title} models were made at"
+        yield Problem(None, f"{what}: they learn to draw blurred and cropped images.", fix)
+    elif resolution > usual * 2:
+        what = f"Resolution {resolution} is far above the {usual} that {FACTS[family].title} models were made at"
+        yield Problem(None, f"{what}: they tend to draw things twice.", fix)
+
+
+def _of_length(settings: Settings, length: RunLength) -> Iterator[Problem]:
+    """Runs that are far longer or shorter than fine-tunes usually are."""
+    size = f"{counted(length.epochs, 'epoch')} of {counted(length.images, 'image')} are {counted(length.steps, 'step')}"
+    if length.visits > MAX_VISITS:
+        epochs = max(1, MAX_VISITS // 4 // max(1, length.images))
+        what = f"{size}, {_time_in_words(settings, length)}: far more than fine-tuning usually takes."
+        yield Problem(None, what, f"Set max_epochs to about {epochs:,} to begin with.")
+    elif 0 < length.visits < MIN_VISITS:
+        epochs = -(-5 * MIN_VISITS // length.images)
+        what = f"{size}: hardly enough for the model to learn anything."
+        yield Problem(None, what, f"Set max_epochs to about {epochs:,}.")
+
+
+def _time_in_words(settings: Settings, length: RunLength) -> str:
+    if length.images_per_second:
+        return f"about {duration(length.visits / length.images_per_second)} at the speed of the last run like it"
+    slow, fast = (speed * (512 / settings.data.resolution) ** 2 for speed in USUAL_SPEEDS)
+    shortest, longest = duration(length.visits / fast), duration(length.visits / slow)
+    return f"roughly {shortest} to {longest} on one GPU"
