@@ -136,7 +136,7 @@ def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJ
 def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
     settings = spec.settings
     prompts = PromptFile(
-        path=Path(settings.sampling.sample_prompts),
+        path=Path(settings.sampling.sample_prompts) if settings.sampling.sample_prompts else None,
         seed=settings.run.seed,
         resolution=settings.data.resolution,
         multiple=run.model.size_multiple,

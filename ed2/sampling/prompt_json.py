@@ -29,6 +29,9 @@ class RandomSource:
     step: int = 0
 
 
+NO_SOURCE = RandomSource()
+
+
 def prompts_from_json(
     content: bytes, defaults: PromptDefaults, source: RandomSource
 ) -> tuple[list[Prompt], FileOptions, list[str]]:
@@ -46,7 +49,7 @@ def prompts_from_json(
     samples = values.pop("samples", None) or [{"random_caption": True}] * min(NUM_RANDOM, len(source.captions))
     if not isinstance(samples, list):
         raise ValueError("samples must be a list")
-    common, faults = _read(values, "")
+    common, faults = read_values(values, "")
     options = FileOptions(
         batch_size=common.pop("batch_size", None),
         sample_steps=common.pop("generate_samples_every_n_steps", None),
@@ -56,15 +59,16 @@ def prompts_from_json(
     for index, sample in enumerate(samples[: MAX_PROMPTS + 1]):
         own: dict[str, Any] = {}
         if isinstance(sample, dict):
-            own, more = _read(sample, f"sample {index + 1}: ")
+            own, more = read_values(sample, f"sample {index + 1}: ")
             faults += more
         else:
             faults.append(f"sample {index + 1} must be an object.")
-        prompts.append(_prompt(index, {**common, **own}, defaults, source))
+        prompts.append(make_prompt(index, {**common, **own}, defaults, source))
     return prompts, options, faults
 
 
-def _read(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+def read_values(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of a prompt that are valid, and sentences on those that are not, which begin with `where`."""
     found: dict[str, Any] = {}
     faults: list[str] = []
     for name, value in values.items():
@@ -83,7 +87,10 @@ def _read(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[s
     return found, faults
 
 
-def _prompt(index: int, values: Mapping[str, Any], defaults: PromptDefaults, source: RandomSource) -> Prompt:
+def make_prompt(
+    index: int, values: Mapping[str, Any], defaults: PromptDefaults, source: RandomSource = NO_SOURCE
+) -> Prompt:
+    """A prompt of these values, which `read_values` has read."""
     seed = values.get("seed", defaults.seed)
     if seed < 0:
         seed = int(rng(defaults.seed, "sample seed", index, source.step).integers(2**31))
@@ -106,6 +113,9 @@ def _prompt(index: int, values: Mapping[str, Any], defaults: PromptDefaults, sou
 def _size(values: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
     if "size" in values:
         width, height = values["size"]
+        return rounded_size(width, height, defaults.multiple)
+    if "width" in values or "height" in values:
+        width, height = values.get("width", defaults.size[0]), values.get("height", defaults.size[1])
         return rounded_size(width, height, defaults.multiple)
     if "resolution" not in values and "aspect_ratio" not in values:
         return defaults.size
@@ -173,6 +183,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "negative_prompt": _text,
     "seed": _whole(-1, 2**63 - 1),
     "size": _sides,
+    "width": _whole(16, MAX_SIDE),
+    "height": _whole(16, MAX_SIDE),
     "aspect_ratio": _ratio,
     "resolution": _whole(16, MAX_SIDE),
     "random_caption": _switch,

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, cleaned, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
 from ed2.sampling.prompt_json import RandomSource, prompts_from_json
+from ed2.sampling.prompt_text import TextPrompts, parse_lines
 from ed2.small_files import open_file
 
 MAX_CHARACTERS = 1000
@@ -15,11 +16,9 @@ MAX_FAULTS = 5
 """How many faults of a file are reported."""
 
 
-def prompts_from_text(content: bytes, defaults: PromptDefaults) -> list[Prompt]:
+def prompts_in_text(content: bytes) -> TextPrompts:
     """The prompts of a text file, one per line; blank lines and lines that begin with # are skipped."""
-    lines = (cleaned(line) for line in _decoded(content).split("\n"))
-    texts = [line for line in lines if line and not line.startswith("#")]
-    return [Prompt(index, text, defaults.seed, defaults.size) for index, text in enumerate(texts)]
+    return parse_lines(_decoded(content))
 
 
 @dataclass
@@ -27,6 +26,7 @@ class PromptFile:
     """A prompt file, read again whenever samples are due; if it is damaged, the last good prompts stay in use.
 
     Attributes:
+        path: None draws no samples.
         seed: of every prompt that does not set one.
         resolution: in pixels; prompts without a size are resolution x resolution.
         multiple: what the model needs sides to be a multiple of, in pixels.
@@ -34,7 +34,7 @@ class PromptFile:
         options: of the file when it was last read.
     """
 
-    path: Path
+    path: Path | None
     seed: int
     resolution: int
     multiple: int = 64
@@ -50,31 +50,35 @@ class PromptFile:
             The prompts, from the last good reading if the file is now missing, empty or unreadable; and a note for the
             user, empty if there is nothing new to say.
         """
+        if self.path is None:
+            return (), ""
         try:
-            prompts, faults = self._parsed(_content(self.path), step)
+            prompts, faults = self._parsed(self.path, step)
         except OSError as error:
-            return self._prompts, self._once(self._unusable(_reason(error)))
+            return self._prompts, self._once(self._unusable(self.path, _reason(error)))
         except ValueError as error:
-            return self._prompts, self._once(self._unusable(str(error)))
+            return self._prompts, self._once(self._unusable(self.path, str(error)))
         if not prompts:
-            return self._prompts, self._once(self._unusable("it contains no prompts"))
+            return self._prompts, self._once(self._unusable(self.path, "it contains no prompts"))
         self._prompts, notes = _limited(prompts)
         notes = [*faults[:MAX_FAULTS], *notes]
         return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
 
-    def _parsed(self, content: bytes, step: int) -> tuple[list[Prompt], list[str]]:
+    def _parsed(self, path: Path, step: int) -> tuple[list[Prompt], list[str]]:
+        content = _content(path)
         size = rounded_size(self.resolution, self.resolution, self.multiple)
         defaults = PromptDefaults(self.seed, size, self.multiple)
-        if self.path.suffix.lower() != ".json":
-            return prompts_from_text(content, defaults), []
+        if path.suffix.lower() != ".json":
+            found = prompts_in_text(content)
+            return found.prompts(defaults), found.notes
         prompts, self.options, faults = prompts_from_json(content, defaults, RandomSource(self.captions, step))
         return prompts, faults
 
-    def _unusable(self, reason: str) -> str:
+    def _unusable(self, path: Path, reason: str) -> str:
         then = "Add prompts to it, one per line, to get samples."
         if self._prompts:
             then = "The earlier prompts stay in use."
-        return f"Cannot use the sample prompts in {self.path}: {reason}. {then}"
+        return f"Cannot use the sample prompts in {path}: {reason}. {then}"
 
     def _once(self, text: str) -> str:
         """`text`, or nothing if it was the last one returned."""

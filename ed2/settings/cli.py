@@ -8,7 +8,7 @@ from pathlib import Path
 from ed2.errors import Problem, printable
 from ed2.settings.checks import unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
-from ed2.settings.files import TRAIN_COMMAND, absolute_paths
+from ed2.settings.files import TRAIN_COMMAND, absolute_paths, typed_path
 from ed2.settings.legacy import LEGACY_FLAGS
 
 SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         elif name in fields():
             values[name] = _converted(fields()[name], value)
     return CommandLine(
-        config=Path(known.config).absolute() if known.config else None,
+        config=typed_path(known.config) if known.config else None,
         check=known.check,
         suggest=known.suggest,
         as_json=known.json,

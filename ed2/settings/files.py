@@ -29,6 +29,9 @@ NAMED_FOLDERS = "extra_manual_datasets"
 WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
 """Settings that may also hold the word `findlast` or a public name."""
 
+MAY_BE_NONE = "sample_prompts"
+"""The path that may be empty or `none`, for no samples."""
+
 MAX_BYTES = 1 << 20
 SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
 """File types of EveryDream 2's chains of runs."""
@@ -106,11 +109,18 @@ def absolute_paths(values: Mapping[str, object], base: Path) -> dict[str, object
         spec = fields().get(name)
         if spec is None or not spec.is_path:
             continue
-        if isinstance(value, str) and value:
+        if name == MAY_BE_NONE and isinstance(value, str) and value.strip().lower() in ("", "none"):
+            result[name] = ""
+        elif isinstance(value, str) and value:
             result[name] = _absolute(value, base, must_exist=name in WORDS_OR_PATHS)
         elif isinstance(value, list | tuple):
             result[name] = [_absolute_item(item, base, named=name == NAMED_FOLDERS) for item in value]
     return result
+
+
+def typed_path(text: str) -> Path:
+    """The path that a person has typed or pasted, from the current folder."""
+    return Path(_absolute(text, Path.cwd()))
 
 
 def with_defaults(values: Mapping[str, object]) -> Settings:
@@ -136,6 +146,9 @@ def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
         return text  # the checks reject it
     text = unquoted(text) or text
     path = (base / _at_home(text)).absolute()
+    if text != text.strip() and text.strip() and not _exists(path):  # blanks that were copied along
+        text = text.strip()
+        path = (base / _at_home(text)).absolute()
     return text if must_exist and not _exists(path) else os.path.normpath(path)
 
 

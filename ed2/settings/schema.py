@@ -336,8 +336,8 @@ class SamplingSettings(Group):
     """Sampling"""
 
     sample_prompts: Annotated[str, IsPath()] = "sample_prompts.txt"
-    """Text file with one prompt per line, read again before each sampling. No samples are drawn if it is missing or
-    empty."""
+    """Text file with one prompt per line, or a JSON file, read again before each sampling. Empty or none draws no
+    samples."""
     sample_steps: Annotated[int, Field(ge=1)] = 250
     """Steps between samples. Samples are also drawn before the first step and after the last."""
 

@@ -116,3 +116,51 @@ def test_sizes_are_rounded_to_what_the_model_takes(path: Path) -> None:
     assert reader(path, resolution=500, multiple=64).read()[0][0].size == (512, 512)
     assert reader(path, resolution=5, multiple=16).read()[0][0].size == (16, 16)
     assert rounded_size(100, 70, 16) == (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a cat --n worst --w 128", ("a cat", "worst", 5, (128, 64), (1.0, 4.0, 7.0), None, None)),
+        ("a cat --w 128 --h 192 --d 7 --l 7.5 --s 20", ("a cat", "", 7, (128, 192), (7.5,), None, 20)),
+        (
+            "a dog --ss euler_a --n blurry, bad hands",
+            ("a dog", "blurry, bad hands", 5, (64, 64), None, "euler_a", None),
+        ),
+        (
+            '--prompt "a bird" --negative_prompt "ugly" --cfg_scale 5',
+            ("a bird", "ugly", 5, (64, 64), (5.0,), None, None),
+        ),
+        ("a fox --seed=9 --steps 12", ("a fox", "", 9, (64, 64), None, None, 12)),
+        ("a wide road --ar 4:1", ("a wide road", "", 5, (128, 64), None, None, None)),
+    ],
+)
+def test_options_of_other_programs_are_read(path: Path, line: str, expected: tuple[object, ...]) -> None:
+    path.write_text(line)
+    (prompt,), note = reader(path).read()
+    assert not note
+    prompt_cfgs = prompt.cfgs if expected[4] else None
+    told = (prompt.prompt, prompt.negative_prompt, prompt.seed, prompt.size, prompt_cfgs, prompt.sampler)
+    assert (*told, prompt.num_steps) == expected
+
+
+def test_the_lines_that_a_web_ui_copies_belong_to_one_prompt(path: Path) -> None:
+    path.write_text(
+        "a cat\nNegative prompt: worst\nSteps: 20, Sampler: Euler a, CFG scale: 6, Seed: 3, Size: 128x64\na dog"
+    )
+    (cat, dog), note = reader(path).read()
+    assert not note
+    assert (cat.prompt, cat.negative_prompt, cat.seed, cat.size) == ("a cat", "worst", 3, (128, 64))
+    assert (cat.cfgs, cat.sampler, cat.num_steps, dog.prompt) == ((6.0,), "euler_a", 20, "a dog")
+
+
+def test_what_is_no_option_here_stays_in_the_text_and_is_told(path: Path) -> None:
+    path.write_text("a cat --v 5\na dog --w wide\nwell--known dash -- and pause\n<lora:x:1> a (red:1.2) fox")
+    prompts, note = reader(path).read()
+    assert [p.prompt for p in prompts][:3] == ["a cat --v 5", "a dog", "well--known dash -- and pause"]
+    for what in ("--v is not an option", 'width is "wide"', "<lora:...> loads nothing", "(word:1.2) changes no weight"):
+        assert what in note
+
+
+def test_no_file_means_no_samples_without_a_complaint() -> None:
+    assert PromptFile(None, 5, 64).read() == ((), "")

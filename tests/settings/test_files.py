@@ -83,3 +83,26 @@ def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -
         "logdir": f"{tmp_path}/runs",
         "extra_manual_datasets": [f"a={tmp_path}/more"],
     }
+
+
+@pytest.mark.parametrize("pasted", [" {} ", "{}  ", "\t{}\n", '" {} "', "\u00a0{}"])
+def test_blanks_around_a_pasted_path_are_taken_off(tmp_path: Path, pasted: str) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    text = pasted.format(folder)
+    given = {"data_root": [text], "resume_ckpt": text, "logdir": text, "extra_manual_datasets": [f"own={text}"]}
+    expected = {name: str(folder) for name in ("resume_ckpt", "logdir")}
+    expected |= {"data_root": [str(folder)], "extra_manual_datasets": [f"own={folder}"]}  # type: ignore[dict-item]
+    assert absolute_paths(given, tmp_path) == expected
+
+
+def test_a_folder_whose_name_begins_with_a_blank_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / " images"
+    folder.mkdir()
+    assert absolute_paths({"data_root": [" images"]}, tmp_path) == {"data_root": [str(folder)]}
+
+
+@pytest.mark.parametrize("text", ["", "  ", "none", "None"])
+def test_no_prompt_file_is_no_path(tmp_path: Path, text: str) -> None:
+    assert absolute_paths({"sample_prompts": text}, tmp_path) == {"sample_prompts": ""}
+    assert with_defaults({"sample_prompts": text}).sampling.sample_prompts == ""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompt import MAX_PROMPTS, PromptDefaults
+from ed2.sampling.prompt import MAX_PROMPTS
 from ed2.sampling.prompt_json import MAX_STEPS
-from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_from_text
+from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_in_text
 from ed2.small_files import open_file, parse_json
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
@@ -45,8 +45,7 @@ def table_of(path: Path) -> PromptTable:
     with open_file(path) as stream:
         content = stream.read(MAX_FILE_BYTES)
     if path.suffix.lower() != ".json":
-        prompts = prompts_from_text(content, PromptDefaults(0, (0, 0)))
-        return PromptTable([(prompt.prompt, *EMPTY[1:]) for prompt in prompts])
+        return PromptTable(list(map(_row, prompts_in_text(content).samples)))
     values = parse_json(content)
     samples = values.get("samples") if isinstance(values, dict) else None
     if not isinstance(samples, list):
@@ -89,8 +88,8 @@ def _text(cell: object) -> str:
 def _row(sample: dict[str, object]) -> Row:
     size, cfgs = sample.get("size"), sample.get("cfgs")
     if not isinstance(size, list) or len(size) != 2:
-        size = ["", ""]
-    if not isinstance(cfgs, list):
+        size = [sample.get("width", ""), sample.get("height", "")]
+    if not isinstance(cfgs, list | tuple):
         cfgs = []
     cfg_texts = [f"{cfg:g}" for cfg in cfgs if isinstance(cfg, int | float)]
     cells = [*(sample.get(name, "") for name in ("prompt", "negative_prompt", "seed")), *size]
