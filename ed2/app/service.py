@@ -69,8 +69,7 @@ class TrainerService:
     def pause(self) -> None:
         """Wait after this step. Raises RefusedError."""
         with self._lock:
-            what = "these samples" if self.snapshot().state == "sampling" else "this step"
-            self._view.command("pause", asked=f"pausing after {what}")  # first: a run that waits takes it away
+            self._view.command("pause", asked=self._when("pausing"))  # first: a run that waits takes it away
             self._controls.pause()
 
     def resume(self) -> None:
@@ -94,11 +93,11 @@ class TrainerService:
 
     def save_now(self) -> None:
         """Make a checkpoint after the present step. Raises RefusedError."""
-        self._ask("save now", "save")
+        self._ask("save now", "save", "saving")
 
     def sample_now(self) -> None:
         """Draw the sample prompts after the present step. Raises RefusedError."""
-        self._ask("sample now", "sample")
+        self._ask("sample now", "sample", "sampling")
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Show what is wrong beside the Train button."""
@@ -173,10 +172,17 @@ class TrainerService:
         self.wait()
         self._closed.set()
 
-    def _ask(self, command: Command, request: Request) -> None:
+    def _ask(self, command: Command, request: Request, doing: str) -> None:
         with self._lock:
-            self._view.command(command)
+            self._view.command(command, asked=self._when(doing))
             self._controls.ask(request)
+
+    def _when(self, doing: str) -> str:
+        """What was asked for and when it happens, for the status line; a run that waits does it at once."""
+        state = self.snapshot().state
+        if state == "paused":
+            return ""
+        return f"{doing} after {'these samples' if state == 'sampling' else 'this step'}"
 
     def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
         """The trainer's thread: a run from its start to its end."""

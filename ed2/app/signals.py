@@ -17,14 +17,14 @@ CONSOLE_SECONDS = 4.5
 
 
 @contextmanager
-def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> Iterator[None]:
+def stopping_on_signals(stop: Callable[[int], object], told: str | Callable[[], str] = STOPPING) -> Iterator[None]:
     """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
 
     SIGHUP stays ignored where nohup has had it ignored. On Windows, closing the console asks for a stop too.
 
     Args:
         stop: is told the number of the signal; it is called between two instructions of the main thread.
-        told: the line for the terminal.
+        told: the line for the terminal, or what gives it at that moment.
     """
     asked: list[int] = []
 
@@ -34,7 +34,7 @@ def stopping_on_signals(stop: Callable[[int], object], told: str = STOPPING) -> 
         asked.append(number)
         stop(number)
         with suppress(OSError):  # the terminal that has hung up takes no more words
-            os.write(2, f"\n{told}\n".encode())
+            os.write(2, f"\n{told if isinstance(told, str) else told()}\n".encode())
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}

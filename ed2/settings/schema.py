@@ -203,7 +203,8 @@ class OptimizerSettings(Group):
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] | None = None
     """Optimizer. Empty chooses adamw8bit on a GPU and adamw on a CPU."""
     useadam8bit: bool = False
-    """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory."""
+    """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory. On a GPU it is used anyway unless
+    another optimizer is chosen."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of the UNet; the text encoder gets half of it. Empty uses 1e-6. Halve it at resolution 768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None

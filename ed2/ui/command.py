@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ed2.app.page.folders import Roots
-from ed2.app.signals import stopping_on_signals
+from ed2.app.signals import STOPPING, stopping_on_signals
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
 from ed2.errors import Ed2Error, printable
@@ -46,13 +46,19 @@ def run(options: argparse.Namespace) -> int:
     """Serve the page with these options. Raises Ed2Error."""
     is_asked = threading.Event()
     signals: list[int] = []
+    contexts: list[Context] = []
 
     def stop(number: int) -> None:
         signals.append(number)
         is_asked.set()
 
-    with stopping_on_signals(stop):
+    def words() -> str:
+        is_active = any(context.service.snapshot().is_active for context in contexts)
+        return STOPPING if is_active else "Exiting; no run is in progress."
+
+    with stopping_on_signals(stop, words):
         context = context_of(options)
+        contexts.append(context)
         page = serve_owner(context, options)
         context.show_runs()
         threading.Thread(target=context.service.read_libraries, name="libraries", daemon=True).start()
@@ -101,7 +107,7 @@ def opening_words(options: argparse.Namespace, port: int, login: tuple[str, str]
         lines.append(f"User {login[0]}, password: {password}")
     if options.listen and not options.data_dirs:
         lines.append(NO_DATA_DIRS)
-    return [*lines, "Press Ctrl-C to stop and save the run, and exit."]
+    return [*lines, "Press Ctrl-C to exit; a run in progress is stopped and saved first."]
 
 
 def closing_words(shown: RunSnapshot) -> str:

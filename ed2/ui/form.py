@@ -70,7 +70,8 @@ def control_of(spec: FieldSpec, value: object) -> Any:
         choices: list[tuple[str, Any]] = [(str(choice), choice) for choice in spec.choices]
         if spec.optional:
             choices.insert(0, (AUTOMATIC, ""))
-        return gr.Dropdown(choices, value=shown, **common)
+        # Without custom values Gradio silently turns what is no choice into the one before it; this way it is reported.
+        return gr.Dropdown(choices, value=shown, allow_custom_value=not spec.optional, **common)
     if spec.kind is str and spec.many:
         return gr.Textbox(shown, lines=2, max_lines=6, **common)
     if spec.kind is str:
@@ -109,7 +110,7 @@ def from_control(spec: FieldSpec, raw: Any) -> object:
         raw = _cleaned(spec, raw)
     if spec.optional and raw in ("", None):
         return None
-    return raw if isinstance(raw, bool) or spec.choices else _number(spec, raw)
+    return raw if isinstance(raw, bool) else _number(spec, raw)
 
 
 def _list_from(spec: FieldSpec, text: str) -> list[object] | None:

@@ -65,21 +65,33 @@ class MemoryPanel:
         """The bar and the verdict for valid settings; a `card_gb` of 0 is the GPU in this computer."""
         return plan_html(report_memory(settings, model_sizes(settings), card_gb or None))
 
-    def show_advice(self, card_gb: float, *raw: Any) -> str:
+    def show_advice(self, request: gr.Request, card_gb: float, *raw: Any) -> str:
         """What to change so that the run fits."""
-        return self._advice(card_gb, self._form.read(raw))[0]
+        values = self._form.read(raw)
+        self._context.pages.of(request).advised = (card_gb, values)
+        return self._advice(card_gb, values)[0]
+
+    def drop_old_answer(self, request: gr.Request, card_gb: float, values: dict[str, object]) -> Updates:
+        """Clear the answer if it is about another form or card, so that it never contradicts the verdict."""
+        page = self._context.pages.of(request)
+        if page.advised is None or page.advised == (card_gb, values):
+            return {}
+        page.advised = None
+        return {self.answer: ""}
 
     def make_fit(self, request: gr.Request, card_gb: float, *raw: Any) -> Updates:
         """Change the form so that the run fits."""
         values = self._form.read(raw)
         html, changes = self._advice(card_gb, values)
-        self._context.pages.of(request).before_fit = {name: values[name] for name in changes}
+        page = self._context.pages.of(request)
+        page.before_fit = {name: values[name] for name in changes}
+        page.advised = (card_gb, {**values, **changes})
         return {**self._form.show(changes), self.answer: html, self.undo: gr.update(interactive=bool(changes))}
 
     def undo_fit(self, request: gr.Request, *_: Any) -> Updates:
         """Restore what `make_fit` changed."""
         page = self._context.pages.of(request)
-        before, page.before_fit = page.before_fit, {}
+        before, page.before_fit, page.advised = page.before_fit, {}, None
         return {**self._form.show(before), self.answer: "", self.undo: gr.update(interactive=False)}
 
     def _advice(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:

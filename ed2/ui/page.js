@@ -49,7 +49,11 @@ window.ed = (() => {
     answered();
     setInterval(() => {
       if (document.hidden) answered();
-      byId('strip').classList.toggle('ed-gone', Date.now() - store.answeredAt > 12000);
+      const isGone = Date.now() - store.answeredAt > 12000;
+      byId('strip').classList.toggle('ed-gone', isGone);
+      document.body.classList.toggle('ed-no-program', isGone);
+      // What was typed can still be copied, so only what asks the program for something is locked.
+      for (const row of document.querySelectorAll('#strip-buttons, .ed-actions')) row.inert = isGone;
     }, 2000);
   };
 

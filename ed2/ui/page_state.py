@@ -24,6 +24,7 @@ class PageState:
         listed_run: the run of this program that its list of runs shows, and whether that was active.
         kept: the checkpoints whose boxes were ticked when they were last shown.
         before_fit: the settings that *Make it fit* changed, as they were.
+        advised: the card and the form that its answer on memory is about; None without an answer.
     """
 
     form: Mapping[str, object] | None = None
@@ -33,6 +34,7 @@ class PageState:
     listed_run: str = ""
     kept: tuple[str, ...] = ()
     before_fit: Mapping[str, object] = field(default_factory=dict)
+    advised: tuple[float, Mapping[str, object]] | None = None
 
     def lacks(self, section: Section, shown: RunSnapshot) -> bool:
         """Whether the page does not show this section as it is now."""

@@ -26,6 +26,7 @@ JSON_INFO = (
     "Apply sets the values listed here. Folders, base model, project name and prompts stay unless they are listed; all "
     "other settings return to their defaults. Clear the box to show the form again."
 )
+RESET_QUESTION = "Reset all settings to their defaults, also image folders, base model, project name and prompts?"
 LISTED_IN_STRIP = "Fix the problems listed under Train to see steps and memory."
 
 
@@ -63,6 +64,10 @@ class SettingsTab:
             )
             self.load = gr.Button("Load preset", elem_id="load-preset-button", min_width=140, scale=0)
             self.reset = gr.Button("Reset to defaults", elem_id="reset-button", min_width=180, scale=0)
+        with gr.Row(visible=False, elem_id="reset-question", elem_classes="ed-actions") as self.asking:
+            gr.HTML(note_html(RESET_QUESTION), js_on_load=None)
+            self.confirm = gr.Button("Reset all", variant="stop", elem_id="confirm-reset-button", min_width=120)
+            self.keep = gr.Button("Keep", elem_id="keep-settings-button", min_width=120)
         with gr.Accordion("Save as preset", open=False):
             self.name = gr.Textbox(label="Preset name", elem_id="preset-name", max_lines=1, interactive=True)
             self.save = gr.Button("Save preset", elem_id="save-preset-button")
@@ -88,9 +93,11 @@ class SettingsTab:
         applied.then(None, None, None, js="ed.jsonApplied")
         self.filled = [
             fill(self.load.click, self.load_preset, [preset, *inputs], inputs, **SPOKEN),
-            fill(self.reset.click, self.reset_form, inputs, inputs, **QUIET),
+            fill(self.confirm.click, self.reset_form, inputs, inputs, [self.asking], **QUIET),
             applied,
         ]
+        self.reset.click(lambda: gr.update(visible=True), None, self.asking, **QUIET)
+        self.keep.click(lambda: gr.update(visible=False), None, self.asking, **QUIET)
         fill(self.save.click, self.save_preset, [preset, self.name, *inputs], [preset], [preset], **SPOKEN)
         self.copy.click(None, self.command, None, js="ed.copy")
         for event in [*self.filled, *self.memory.wire(), *self.models.wire(self._form)]:
@@ -102,7 +109,8 @@ class SettingsTab:
     def follow(self, event: Any) -> None:
         """At this event save the draft and show what it comes to."""
         inputs = [self._turn, self.preset, self.memory.card, *self._form.inputs]
-        outputs = [self.forecast, self.memory.plan, self.difference, self.command, self._current]
+        memory = [self.memory.plan, self.memory.answer]
+        outputs = [self.forecast, *memory, self.difference, self.command, self._current]
         followed = event(self.describe_form, inputs, outputs, js="ed.numberForm", **QUIET)
         followed.then(None, [self._current, self.raw], self.raw, js="ed.followForm")
 
@@ -127,7 +135,7 @@ class SettingsTab:
         values = defaults()
         if "logdir" in self._context.begin:
             values["logdir"] = self._context.begin["logdir"]
-        return self._form.show(values)
+        return {**self._form.show(values), self.asking: gr.update(visible=False)}
 
     def save_preset(self, _: gr.Request, __: str | None, name: str, *raw: Any) -> Updates:
         """Save what differs from the defaults as the user's own preset, and choose it."""
@@ -165,6 +173,7 @@ class SettingsTab:
                 return gr.skip()
         own = _differing(values, defaults())
         updates = self.forecast_of(values, card_gb)
+        updates |= self.memory.drop_old_answer(request, card_gb, values)
         updates[self.difference] = self.difference_html(values, preset)
         updates[self.command] = command_of(own)
         updates[self._current] = json.dumps(own, indent=2, ensure_ascii=False)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 BYTES_PER_GB = 2**30
 TAKEN_GB = 0.3
 """What the system uses of a GPU of which only the size is known."""
+TAKEN_BY_DISPLAY_GB = 0.8
+"""What the system is expected to use of a GPU that drives a screen, even if it uses less at this moment."""
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -53,7 +55,19 @@ def _by_driver(nvml: Any, index: int) -> Card:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
+        has_display = _has_display(nvml, handle)
     finally:
         nvml.nvmlShutdown()
     text = name if isinstance(name, str) else name.decode()
-    return Card("cuda", memory.total / BYTES_PER_GB, memory.free / BYTES_PER_GB, text)
+    total_gb, free_gb = memory.total / BYTES_PER_GB, memory.free / BYTES_PER_GB
+    if has_display:
+        free_gb = min(free_gb, total_gb - TAKEN_BY_DISPLAY_GB)
+    return Card("cuda", total_gb, free_gb, text)
+
+
+def _has_display(nvml: Any, handle: Any) -> bool:
+    """Whether a screen is attached and in use; False where the driver does not say."""
+    try:
+        return bool(nvml.nvmlDeviceGetDisplayActive(handle))
+    except Exception:  # not supported by this GPU or driver
+        return False

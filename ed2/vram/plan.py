@@ -136,6 +136,9 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
             f"This model differs in size from the usual {model.shape.family}: its weights are counted, its activations "
             "are planned as for the usual size."
         )
+    own = model.settings.optimizer
+    if model.on_card and own.optimizer is None and not own.useadam8bit and not model.features.lora_rank:
+        notes.append("8-bit Adam is counted: it is the default on a GPU. Choose another optimizer to turn it off.")
     if model.settings.memory.attn_type == "xformers":
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
     if model.settings.memory.torch_compile:

@@ -57,7 +57,7 @@ def test_an_invalid_gpu_size_is_refused(capsys: pytest.CaptureFixture[str], size
 
 
 def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ("--suggest", "--vram_gb", 12, "--batch_size", 6)
+    flags = ("--suggest", "--vram_gb", 12, "--batch_size", 4)
     answer = json.loads(told(capsys, *flags, "--json"))
     assert answer["fits"] is True
     (change,) = answer["changes"]

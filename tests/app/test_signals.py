@@ -14,7 +14,8 @@ import os, signal, sys, time
 from ed2.app.signals import stopping_on_signals
 if sys.argv[2] == "hung up":
     os.close(2)
-with stopping_on_signals(lambda number: os.write(1, b"asked %d" % number)):
+words = lambda: "no run here"
+with stopping_on_signals(lambda number: os.write(1, b"asked %d" % number), words):
     for _ in range(int(sys.argv[1])):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -22,10 +23,18 @@ with stopping_on_signals(lambda number: os.write(1, b"asked %d" % number)):
 """
 
 
-def stopped(times: int, terminal: str = "") -> tuple[int, str]:
+def ended(times: int, terminal: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, str(times), terminal]
-    done = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=100)
+
+
+def stopped(times: int, terminal: str = "") -> tuple[int, str]:
+    done = ended(times, terminal)
     return done.returncode, done.stdout
+
+
+def test_what_the_terminal_is_told_depends_on_the_moment() -> None:
+    assert ended(1).stderr.strip() == "no run here"
 
 
 def test_the_first_signal_asks_and_the_second_leaves_at_once() -> None:

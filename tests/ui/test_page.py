@@ -248,6 +248,11 @@ def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, se
     raw = page.locator("#raw-json textarea")
     expect(raw).to_have_value(re.compile('"max_epochs": 77'))
     page.locator("#reset-button").click()
+    expect(page.locator("#reset-question")).to_contain_text("image folders, base model")
+    page.locator("#keep-settings-button").click()
+    expect(page.locator("#reset-question")).to_be_hidden()
+    expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("demo")
+    reset(page)
     expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("myproj")
     expect(raw).to_have_value(re.compile(r'^{\s*"logdir": "[^"]+"\s*}$'))  # the one of the command line
     raw.fill('{"max_epochs": 12, "resolution": 500}')
@@ -268,7 +273,7 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     page = open_page()
     state(page, "idle")
     tab(page, "Settings")
-    page.locator("#reset-button").click()
+    reset(page)
     page.locator("#card-choice label").filter(has_text="24 GB").click()
     plan, batch = page.locator("#memory-plan .ed-plan"), page.locator("#batch_size input")
     expect(plan).to_have_attribute("data-verdict", "fits")
@@ -282,8 +287,36 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     page.locator("#fit-button").click()
     expect(batch).to_have_value("11")
     expect(plan).to_have_attribute("data-verdict", "fits")
+    expect(page.locator("#memory-answer")).to_contain_text("With these changes it needs")
     page.locator("#undo-fit-button").click()
     expect(batch).to_have_value("16")
+    expect(page.locator("#memory-answer")).to_have_text("")
+    page.locator("#suggest-button").click()
+    expect(page.locator("#memory-answer")).to_contain_text("Batch size 16 ->")
+    fill(page, "batch_size", 2)  # an answer about another form would contradict the verdict
+    expect(plan).to_have_attribute("data-verdict", "fits")
+    expect(page.locator("#memory-answer")).to_have_text("")
+    expect(page.locator("#memory-plan")).to_contain_text("8-bit Adam is counted")
+
+
+def test_a_resolution_that_is_typed_and_is_none_is_told(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    tab(page, "Settings")
+    field = page.locator("#resolution input")
+    field.fill("500")
+    field.press("Tab")
+    expect(page.locator("#settings-problems")).to_contain_text("choose 448 or 512")
+    field.fill("576")
+    field.press("Enter")
+    field.press("Tab")
+    expect(page.locator("#settings-problems")).to_have_count(0)
+    expect(page.locator("#equivalent-command textarea")).to_have_value(re.compile("--resolution 576"))
+
+
+def reset(page) -> None:
+    page.locator("#reset-button").click()
+    page.locator("#confirm-reset-button").click()
 
 
 def test_at_phone_width_nothing_scrolls_sideways_and_targets_are_large(open_page, server: Server) -> None:

@@ -46,10 +46,11 @@ def test_suggested_settings_fit_by_the_plan_or_nothing_is_said_to_fit(
 
 
 def test_sd15_at_512_trains_on_12_gb_with_checkpointing_and_always_with_it() -> None:
-    for batch in (1, 2, 4, 6):
+    for batch in (1, 2, 4):
         found = advice(12, batch_size=batch)
         assert changed(found) == {"gradient_checkpointing": True}
         assert found.fits
+    assert changed(advice(12, batch_size=6)) == {"gradient_checkpointing": True, "batch_size": 4}
     assert changed(advice(11)) == {"gradient_checkpointing": True, "disable_textenc_training": True}
 
 
@@ -105,7 +106,7 @@ def test_the_cheapest_changes_come_first_and_needless_ones_are_left_out() -> Non
 
 def test_accumulated_gradients_become_a_larger_batch() -> None:
     found = advice(12, batch_size=2, grad_accum=4, gradient_checkpointing=True)
-    assert changed(found) == {"grad_accum": 1, "batch_size": 7}
+    assert changed(found) == {"grad_accum": 1, "batch_size": 4}
 
 
 def test_an_optimizer_with_its_own_learning_rate_comes_last_and_resets_the_rate() -> None:
