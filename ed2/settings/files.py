@@ -142,6 +142,7 @@ def _absolute_item(item: object, base: Path, *, named: bool) -> object:
 
 
 def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
+    text = text if is_plain(text) else text.strip()
     if not is_plain(text):
         return text  # the checks reject it
     text = unquoted(text) or text
