@@ -1,6 +1,7 @@
 """Counts the tokens of captions as a model's text encoder will, without PyTorch."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
@@ -23,12 +24,17 @@ def token_counter(base: Path) -> Callable[[Sequence[str]], list[int]]:
     try:
         tokenizer = _read(base / "tokenizer")
     except Exception:  # missing, damaged, or of another kind; tokenizers raises plain Exceptions
-        tokenizer = _read(SHIPPED)
+        tokenizer = _shipped()
 
     def count(captions: Sequence[str]) -> list[int]:
         return [len(found.ids) for found in tokenizer.encode_batch(list(captions), add_special_tokens=False)]
 
     return count
+
+
+@cache
+def _shipped() -> Tokenizer:
+    return _read(SHIPPED)
 
 
 def _read(folder: Path) -> Tokenizer:
