@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from ed2.app.signals import stopping_on_signals
+from ed2.app.signals import STOPPING, stopping_on_signals
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
 from ed2.models.families.facts import trainable_titles
@@ -17,6 +17,7 @@ from ed2.settings.files import TRAIN_COMMAND
 
 EXIT_CODES = {"done": 0, "failed": 1}
 
+NOTHING_TO_SAVE = "Stopping; the training has not begun, so there is nothing to save. Press again to quit at once."
 HOW_TO_START = f"""\
 EveryDream with a face: train Stable Diffusion on your own images.
 
@@ -132,11 +133,21 @@ def _train(command: cli.CommandLine) -> int:
     quiet_libraries()
     from ed2.app.reporters.console import ConsoleReporter
     from ed2.app.run import run_training
-    from ed2.events import EventBus
+    from ed2.events import Event, EventBus, RunStarted
     from ed2.training.state import Controls
 
     controls, bus = Controls(), EventBus()
-    with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop):
+    begun: list[RunStarted] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            begun.append(event)
+
+    def words() -> str:
+        return STOPPING if begun else NOTHING_TO_SAVE
+
+    with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop, words):
+        bus.subscribe(watch)
         bus.subscribe(console)
         ended = run_training(command.values, command.config, bus=bus, controls=controls)
     return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)

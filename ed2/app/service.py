@@ -14,7 +14,7 @@ from ed2.app.checks.start_checks import start_problems
 from ed2.app.phases import Command, RefusedError
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
-from ed2.app.snapshot import RunSnapshot, RunView
+from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
@@ -69,7 +69,7 @@ class TrainerService:
     def pause(self) -> None:
         """Wait after this step. Raises RefusedError."""
         with self._lock:
-            self._view.command("pause", asked=self._when("pausing"))  # first: a run that waits takes it away
+            self._view.command("pause", asked=self._when(PAUSING))  # first: a run that waits takes it away
             self._controls.pause()
 
     def resume(self) -> None:
@@ -174,7 +174,8 @@ class TrainerService:
 
     def _ask(self, command: Command, request: Request, doing: str) -> None:
         with self._lock:
-            self._view.command(command, asked=self._when(doing))
+            asked = self.snapshot().asked
+            self._view.command(command, asked=asked if asked.startswith(PAUSING) else self._when(doing))
             self._controls.ask(request)
 
     def _when(self, doing: str) -> str:

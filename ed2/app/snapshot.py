@@ -37,6 +37,8 @@ from ed2.vram.sampler import MemoryUse
 
 Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 
+PAUSING = "pausing"
+"""What the status line says first of a pause that was asked for."""
 MAX_LOG_LINES = 200
 SECTIONS: Mapping[str, Section] = {
     "curve": "loss",
@@ -212,6 +214,10 @@ class RunView:
         """The epoch of a step; a run's folder, which does not list every step, tells only when each epoch ended."""
         return self._shown.epoch if step <= self._shown.step else self._epochs_done + 1
 
+    def _asked_later(self) -> str:
+        """What is still to come of what was asked for: a pause, which has a phase of its own; the rest is done now."""
+        return self._shown.asked if self._shown.asked.startswith(PAUSING) else ""
+
     def _say(self, text: str) -> None:
         lines = (*self._shown.log, f"{self._now():%H:%M:%S} {text}")
         self.change("log", log=lines[-MAX_LOG_LINES:])
@@ -258,7 +264,8 @@ class RunView:
             seconds = now - self._step_at
             rate = seconds if rate is None else (1 - RATE_WEIGHT) * rate + RATE_WEIGHT * seconds
         self._step_at = now
-        self.change("status", step=event.step, epoch=event.epoch + 1, progress="", seconds_per_step=rate)
+        epoch, asked = event.epoch + 1, self._asked_later()
+        self.change("status", step=event.step, epoch=epoch, progress="", seconds_per_step=rate, asked=asked)
 
     @_fold.register
     def _(self, event: MetricsLogged) -> None:
@@ -296,7 +303,7 @@ class RunView:
     @_fold.register
     def _(self, event: SavingChanged) -> None:
         self._step_at = None
-        self.change("status", is_saving=event.is_saving)
+        self.change("status", is_saving=event.is_saving, asked=self._asked_later())
 
     @_fold.register
     def _(self, event: CheckpointSaved) -> None:

@@ -12,9 +12,10 @@ import pytest
 from ed2.app.phases import RefusedError
 from ed2.app.runs.records import find_run, find_runs
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import SettingsError
+from ed2.events import PhaseChanged, SavingChanged
 from ed2.training.controls import Controls
 from tests.elsewhere import trained_elsewhere
 from tests.runs import Values, differing
@@ -223,6 +224,25 @@ def test_stop_is_obeyed_while_preparing_and_while_paused(service: TrainerService
     service.stop()
     assert service.wait(30)
     assert service.snapshot().state == "stopped"
+
+
+def test_save_now_and_sample_now_say_when_it_will_happen() -> None:
+    view = RunView()
+    service = TrainerService(view)
+    view(PhaseChanged(0, "preparing", ""))
+    view(PhaseChanged(3, "sampling", "2 prompts"))
+    service.save_now()
+    assert service.snapshot().asked == "saving after these samples"
+    view(PhaseChanged(3, "training"))
+    assert service.snapshot().asked == "saving after these samples"
+    view(SavingChanged(3, True))
+    assert service.snapshot().asked == ""
+    service.sample_now()
+    assert service.snapshot().asked == "sampling after this step"
+    service.pause()
+    service.save_now()
+    assert service.snapshot().asked == "pausing after this step"
+    service.close()
 
 
 def test_what_makes_no_sense_is_refused_in_words(service: TrainerService) -> None:

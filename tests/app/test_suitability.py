@@ -71,6 +71,13 @@ def test_usual_schedules_are_not_complained_of(values: Values) -> None:
     assert notes(values, steps=100, sizes=REAL) == ""
 
 
+def test_the_fix_names_the_setting_that_holds() -> None:
+    common = notes({"lr_warmup_steps": 5000}, steps=400).splitlines()
+    assert [line.partition("Leave ")[2] for line in common] == ["lr_warmup_steps empty, or set it to at most 40."] * 2
+    own = notes({"text_encoder_lr_warmup_steps": 5000}, steps=400)
+    assert "Leave text_encoder_lr_warmup_steps empty" in own
+
+
 def test_the_rate_over_the_run_is_told_in_words() -> None:
     def told(steps: int = 1000, **values: object) -> str:
         return rate_lines(settings_from({"lr": 2e-6, **values}), steps)[0].removeprefix("Learning rate of the UNet: ")

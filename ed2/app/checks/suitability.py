@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
@@ -12,6 +13,7 @@ from ed2.training.schedules import Schedule, make_schedule
 
 NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
 PREFIXES = {"unet": "", "text_encoder": "text_encoder_"}
+WARMUP, DECAY = "lr_warmup_steps", "lr_decay_steps"
 PROBES = 1000
 """Updates at which a schedule is looked at, spread over the run."""
 LEAST_FACTOR = 0.05
@@ -79,16 +81,15 @@ def rate_of(settings: Settings, network: str) -> float:
 
 def schedule_of(settings: Settings, network: str, total_steps: int) -> Schedule:
     """The learning rate schedule of a network."""
-    values = settings.flat()
+    values: dict[str, Any] = settings.flat()
+    curve, warmup, decay = (values[_setting(settings, network, name)] for name in ("lr_scheduler", WARMUP, DECAY))
+    return make_schedule(curve, warmup, decay, total_steps)
 
-    def of(name: str) -> object:
-        own = values.get(PREFIXES[network] + name)
-        return values[name] if own is None else own
 
-    warmup, decay = of("lr_warmup_steps"), of("lr_decay_steps")
-    assert warmup is None or isinstance(warmup, int)
-    assert decay is None or isinstance(decay, int)
-    return make_schedule(str(of("lr_scheduler")), warmup, decay, total_steps)
+def _setting(settings: Settings, network: str, name: str) -> str:
+    """The setting that holds for a network: its own if it is set, else the common one."""
+    own = PREFIXES[network] + name
+    return name if settings.flat()[own] is None else own
 
 
 def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:
@@ -114,20 +115,21 @@ def _of_schedule(settings: Settings, network: str, total_steps: int) -> Iterator
     """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
     if total_steps < 2:
         return
-    schedule, prefix = schedule_of(settings, network, total_steps), PREFIXES[network]
+    schedule = schedule_of(settings, network, total_steps)
+    warmup_setting, decay_setting = (_setting(settings, network, name) for name in (WARMUP, DECAY))
     course = f"the learning rate of the {NAMES[network]} {in_words(schedule, rate_of(settings, network), total_steps)}"
     warmup, total = schedule.warmup_steps, counted(total_steps, "step")
     if warmup >= total_steps:
         what = f"The warm-up takes {counted(warmup, 'step')} and the run has {total}, so {course}."
-        yield Problem(None, what, f"Set {prefix}lr_warmup_steps to about {total_steps // 20}, or leave it empty.")
+        yield Problem(None, what, f"Leave {warmup_setting} empty, or set it to at most {max(1, total_steps // 10):,}.")
         return
     zero = _zero_steps(schedule, total_steps)
     if zero:
         what = f"{zero:,} of {total} train nothing: {course}."
-        yield Problem(None, what, f"Leave {prefix}lr_decay_steps empty, so that it ends with the run.")
+        yield Problem(None, what, f"Leave {decay_setting} empty, so that it ends with the run.")
     elif _low_share(schedule, total_steps) > LOW_SHARE:
         what = f"The learning rate is next to nothing for most of the run: {course}."
-        yield Problem(None, what, f"Leave {prefix}lr_warmup_steps and {prefix}lr_decay_steps empty.")
+        yield Problem(None, what, f"Leave {warmup_setting} and {decay_setting} empty.")
 
 
 def _zero_steps(schedule: Schedule, total_steps: int) -> int:
@@ -175,9 +177,9 @@ def _of_length(settings: Settings, length: RunLength) -> Iterator[Problem]:
     """Runs that are far longer or shorter than fine-tunes usually are."""
     size = f"{counted(length.epochs, 'epoch')} of {counted(length.images, 'image')} are {counted(length.steps, 'step')}"
     if length.visits > MAX_VISITS:
-        epochs = max(1, MAX_VISITS // 4 // max(1, length.images))
+        epochs = float(f"{max(1, MAX_VISITS / 4 / length.images):.2g}")
         what = f"{size}, {_time_in_words(settings, length)}: far more than fine-tuning usually takes."
-        yield Problem(None, what, f"Set max_epochs to about {epochs:,} to begin with.")
+        yield Problem(None, what, f"Set max_epochs to about {epochs:,.0f} to begin with.")
     elif 0 < length.visits < MIN_VISITS:
         epochs = -(-5 * MIN_VISITS // length.images)
         what = f"{size}: hardly enough for the model to learn anything."
