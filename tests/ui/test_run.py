@@ -154,7 +154,7 @@ def test_a_program_that_stopped_answering_is_reported(open_page, server: Server)
     expect(page.locator("#strip")).not_to_have_class(re.compile("ed-gone"))
     page.evaluate("Object.defineProperty(ed.store, 'answeredAt', {get: () => 1, set: () => {}})")  # none comes any more
     expect(page.locator("#strip")).to_have_class(re.compile("ed-gone"))
-    for button in ("#stop-button", "#train-button", "#save-now-button"):
+    for button in ("#stop-button", "#train-button"):
         assert page.evaluate("id => getComputedStyle(document.querySelector(id)).pointerEvents", button) == "none"
     assert page.locator("#strip-buttons").evaluate("row => row.inert")
     assert "does not answer" in page.evaluate("getComputedStyle(document.querySelector('#strip'), '::before').content")
