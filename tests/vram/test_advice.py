@@ -51,7 +51,11 @@ def test_sd15_at_512_trains_on_12_gb_with_checkpointing_and_always_with_it() -> 
         assert changed(found) == {"gradient_checkpointing": True}
         assert found.fits
     assert changed(advice(12, batch_size=6)) == {"gradient_checkpointing": True, "batch_size": 4}
-    assert changed(advice(11)) == {"gradient_checkpointing": True, "disable_textenc_training": True}
+    assert changed(advice(11)) == {
+        "gradient_checkpointing": True,
+        "batch_size": 1,
+        "disable_textenc_training": True,
+    }
 
 
 @pytest.mark.parametrize(
