@@ -37,9 +37,10 @@ def build_ema(model: DiffusionModel, spec: RunSpec, *, total_steps: int) -> Aver
     place = device if own.ema_device == "cuda" else torch.device("cpu")
     ema = Ema(trained_parts(model), decay, own.ema_update_interval, place)
     if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
-        logdir = Path(spec.settings.logging.logdir)
-        folder = _newest_average(logdir) if own.ema_resume_model == FIND_LAST else None
-        _begin_with(ema, folder or Path(own.ema_resume_model), model.facts)
+        folder = Path(own.ema_resume_model)
+        if own.ema_resume_model == FIND_LAST:
+            folder = _newest_average(Path(spec.settings.logging.logdir))
+        _begin_with(ema, folder, model.facts)
     return ema
 
 

@@ -68,8 +68,9 @@ class Curve:
 
 def smoothed(points: tuple[Point, ...]) -> list[float]:
     """The moving average of a curve's means, one number a point; at its beginning the average of all so far."""
-    line: list[float] = []
+    line, mean = [], 0.0
     for number, point in enumerate(points, 1):
         weight = max(SMOOTHING, 1 / number)
-        line.append(point.mean if not line else (1 - weight) * line[-1] + weight * point.mean)
+        mean = (1 - weight) * mean + weight * point.mean
+        line.append(mean)
     return line

@@ -89,8 +89,9 @@ def require_parts(settings: Settings) -> None:
         chosen = settings.flat()[name]
         module = MODULES.get(str(chosen))
         if module and importlib.util.find_spec(module) is None:
-            added = f"Install it with ./launch.sh add {chosen} (launch.bat add {chosen}), or choose another."
-            fix = "Choose adamw." if module == "bitsandbytes" else added
+            fix = f"Install it with ./launch.sh add {chosen} (launch.bat add {chosen}), or choose another."
+            if module == "bitsandbytes":
+                fix = "Choose adamw."
             problems.append(Problem(name, f"{chosen} needs {module}, which is not installed.", fix))
     if problems:
         raise SettingsError("A part is not installed:", problems)
@@ -114,12 +115,10 @@ def model_sizes(settings: Settings) -> ModelSizes:
     why, fix = "holds no model that can be trained here", ""
     if not is_here:
         why = "is not on this disk"
-        fix = "" if settings.model.model_family else f"If it is another, set --model_family to {_other_families()}."
+        if not settings.model.model_family:
+            others = " or ".join(name for name in FACTS if name != DEFAULT.name)
+            fix = f"If it is another, set --model_family to {others}."
     return _usual(family, Problem(None, f"The base model {name} {why}, so {described(family.name)} is planned.", fix))
-
-
-def _other_families() -> str:
-    return " or ".join(name for name in FACTS if name != DEFAULT.name)
 
 
 def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:

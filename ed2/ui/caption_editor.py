@@ -147,7 +147,9 @@ class CaptionEditor:
         """Restore the caption as it was before the last save; as `edit`."""
 
         def undo(image: Path) -> str:
-            return RESTORED if self._context.captions.undo(image) else NOTHING_SAVED
+            if self._context.captions.undo(image):
+                return RESTORED
+            return NOTHING_SAVED
 
         return self.edit(path, text, undo)
 

@@ -55,8 +55,9 @@ def without_paths(text: str, folders: Iterable[Path | str] = ()) -> str:
         cut = _cut(text)
     if cut is not None:
         return cut
-    stamp = _STAMP.match(text)
-    return f"{stamp[0]}{NOT_SHOWN}" if stamp else NOT_SHOWN
+    if stamp := _STAMP.match(text):
+        return f"{stamp[0]}{NOT_SHOWN}"
+    return NOT_SHOWN
 
 
 def _cut(text: str) -> str | None:

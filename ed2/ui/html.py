@@ -112,7 +112,9 @@ def _activity(shown: RunSnapshot) -> str:
         return shown.progress
     if shown.state == "idle":
         return shown.detail or "Fill in the tabs, then press Train."
-    return "" if shown.state == "failed" else shown.detail
+    if shown.state == "failed":
+        return ""
+    return shown.detail
 
 
 def _status(shown: RunSnapshot, state: str, text: str) -> str:

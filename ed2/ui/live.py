@@ -116,7 +116,9 @@ class LivePanel:
     def _samples(self, shown: RunSnapshot, view: View) -> Updates:
         self._copies.keep_only(str(shown.run_dir))
         tiles = [self._tile(sample) for sample in reversed(shown.samples[-MAX_SHOWN:])]
-        gallery = list_html(tiles, "ed-grid") if tiles else empty_html(NO_SAMPLES)
+        gallery = empty_html(NO_SAMPLES)
+        if tiles:
+            gallery = list_html(tiles, "ed-grid")
         followed = _followed(shown, view.prompt)
         choice: dict[str, Any] = {"choices": _prompts(shown)}
         if followed != view.prompt:  # else a prompt that is chosen meanwhile would be undone
@@ -127,7 +129,9 @@ class LivePanel:
     def _tile(self, shown: ShownSample) -> str:
         sample = shown.sample
         address = self._copies.address(sample.path)
-        when = f"step {shown.step:,}" if shown.step else "before training"
+        when = "before training"
+        if shown.step:
+            when = f"step {shown.step:,}"
         cfgs = ", ".join(f"{cfg:g}" for cfg in sample.cfgs)
         text = f"{when}: {sample.prompt}"
         return (

@@ -196,9 +196,11 @@ class ResumeTab:
             return IN_PROGRESS
         if run.trainer:
             return f"This run is being trained in {run.trainer.name}. Stop it there, or wait until it ends."
-        if run.can_continue:
-            return ""
-        return ONLY_WEIGHTS if run.checkpoint else NO_CHECKPOINT
+        if run.checkpoint is None:
+            return NO_CHECKPOINT
+        if run.resume_step is None:
+            return ONLY_WEIGHTS
+        return ""
 
     def _kept(self, page: PageState, run: RunRecord | None) -> Updates:
         """A box for each checkpoint of a run, newest first; none without checkpoints."""
@@ -233,8 +235,10 @@ class ResumeTab:
 
     def _state_of(self, run: RunRecord) -> str:
         """The state of a run in a word; a paused run of this program is stored as running."""
-        is_paused = self._context.service.snapshot().state == "paused"
-        return "paused" if is_paused and run.state == "running" and not run.trainer else run.state
+        shown = self._context.service.snapshot()
+        if run.state == "running" and not run.trainer and shown.state == "paused":
+            return "paused"
+        return run.state
 
 
 def _resumable(run: RunRecord) -> str:
@@ -248,6 +252,8 @@ def _resumable(run: RunRecord) -> str:
 
 def _phase_html(shown: RunSnapshot) -> str:
     phase = shown.elsewhere
-    if shown.is_active:
-        phase = "paused" if shown.state == "paused" else "running"
+    if shown.state == "paused":
+        phase = "paused"
+    elif shown.is_active:
+        phase = "running"
     return f'<i data-phase="{escape(phase)}"></i>'

@@ -84,7 +84,9 @@ def _as_json(value: object, run_dir: Path) -> Json:
         return value
     if isinstance(value, Path):
         path, root = value.absolute(), run_dir.absolute()
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(value)
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): _as_json(item, run_dir) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -25,9 +25,10 @@ def recording(bus: EventBus, run_dir: Path, continued: TrainState | None) -> Ite
     Raises:
         OSError: the folder cannot be written.
     """
+    purge_step = None
     if continued is not None:
         _cut_back_logs(bus, run_dir, continued)
-    purge_step = None if continued is None else continued.step + 1
+        purge_step = continued.step + 1
     observers = (LogReporter(run_dir), JsonlReporter(run_dir), TensorBoardReporter(run_dir, purge_step))
     for observer in observers:
         bus.subscribe(observer)

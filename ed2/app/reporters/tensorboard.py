@@ -54,7 +54,9 @@ class TensorBoardReporter:
 
     def close(self) -> str:
         """Close the file; says what was lost."""
-        return self._file.close() if self._file else ""
+        if self._file is None:
+            return ""
+        return self._file.close()
 
     def _open(self) -> GrowingFile:
         if self._file is None:

@@ -280,7 +280,10 @@ class ResumeTester:
         try:
             result = run_resume_test(values, None, tell=self._tell, should_stop=self._should_stop)
         except StopRequested:
-            self._shown = TestStatus("failed", STOPPED if self._stop.is_set() else ENDED_BY_A_RUN)
+            text = ENDED_BY_A_RUN
+            if self._stop.is_set():
+                text = STOPPED
+            self._shown = TestStatus("failed", text)
         except (Ed2Error, OSError) as error:
             self._shown = TestStatus("failed", str(error))
         except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled

@@ -43,11 +43,6 @@ class RunRecord:
     trainer: Holder | None = None
     max_epochs: int = 0
 
-    @property
-    def can_continue(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
-        return self.resume_step is not None
-
 
 class ExternalRuns:
     """Finds runs below a folder of logs that other programs train, by their locks and at next to no cost.
