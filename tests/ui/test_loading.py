@@ -69,7 +69,7 @@ def test_a_preset_leaves_what_a_person_chose_for_the_run(filled: Filled, tmp_pat
     filled.load(CARD)
     runs = {"logdir": str(tmp_path / "runs")}
     assert filled.of(chosen | runs) == chosen | runs
-    assert filled.of({"batch_size": 0, "lr": 0}) == {"batch_size": 6, "lr": "1e-06"}
+    assert filled.of({"batch_size": 0, "lr": 0}) == {"batch_size": 4, "lr": "1e-06"}
     assert "matches this preset" in filled.tab.difference_html(filled.form.read(filled.raw), CARD)
     filled.load(DEMO)  # which names its own
     assert filled.of({"data_root": 0, "project_name": 0}) == {"data_root": "ed2/demo/pictures", "project_name": "demo"}
