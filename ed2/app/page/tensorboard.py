@@ -57,9 +57,10 @@ class TensorBoard:
 
     def _wait_for(self, address: str) -> None:
         end = time.monotonic() + START_SECONDS
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy is set
         while time.monotonic() < end and self._process and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(address, timeout=5):
+                with direct.open(address, timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
