@@ -22,10 +22,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ed2.text import visible_line
+
 
 def printable(text: str, length: int = 60) -> str:
     """Return foreign text in a form that is safe in a message: escaped, and at most `length` characters."""
-    text = text[: 2 * length].encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    text = visible_line(text[: 2 * length])
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -52,7 +54,7 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.path}: " if self.path else ""
+        where = f"{visible_line(self.path)}: " if self.path else ""
         return f"{where}{self.what}" + (f" {self.fix}" if self.fix else "")
 
 

@@ -1,4 +1,4 @@
-"""How the program ends when it writes to a pipe that nobody reads any more.
+"""What the program writes to a terminal, and how it ends when that is a pipe that nobody reads any more.
 
 Standard library only: the launcher uses it before anything is installed.
 """
@@ -7,7 +7,9 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
+
+from ed2.text import visible
 
 READER_LEFT = 128 + 13
 """Exit code where the output was cut off, as a shell reports a program that SIGPIPE ended."""
@@ -20,6 +22,7 @@ def exit_with(main: Callable[[Sequence[str]], int]) -> NoReturn:
     this ends without a word, like any other command in a pipe.
     """
     code = READER_LEFT
+    escape_output()
     try:
         try:
             code = main(sys.argv[1:])
@@ -32,6 +35,45 @@ def exit_with(main: Callable[[Sequence[str]], int]) -> NoReturn:
         # Python flushes once more as it exits: give it somewhere to write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+class VisibleStream:
+    """A text stream that spells out control characters, which names of files and messages of libraries may hold.
+
+    Attributes:
+        raw: the stream behind it, for what has to move the cursor.
+    """
+
+    def __init__(self, raw: TextIO) -> None:
+        self.raw = raw
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self.raw.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        """Write texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.raw, name)
+
+
+def escape_output() -> None:
+    """From now on, spell out control characters in all that this program prints."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, VisibleStream):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a Windows console may not know every letter of a caption
+            setattr(sys, name, VisibleStream(stream))
+
+
+def raw_stream(stream: TextIO) -> TextIO:
+    """The stream itself, for a progress bar."""
+    return stream.raw if isinstance(stream, VisibleStream) else stream
 
 
 def _has_reader_left() -> bool:

@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Characters that move the cursor, ring, set the title, or change the direction or order of what is shown."""
+_UNINDENTED = re.compile(r"(?<=.)\n(?=[^ \n])")
 
 
 def counted(number: int, noun: str, plural_noun: str = "") -> str:
@@ -40,9 +45,29 @@ def file_size(num_bytes: int) -> str:
 def shown_path(path: Path) -> str:
     """A path relative to the current folder where it lies below it; else in full."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return visible_line(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def without_ansi(text: str) -> str:
-    """The text without terminal colours and cursor movements, which messages of libraries may hold."""
-    return _ANSI.sub("", text)
+def visible(text: str) -> str:
+    r"""The text with control characters spelled out, such as `\x1b`, so that it cannot act on what shows it.
+
+    Everything that is printed, logged or put on the page goes through this, at that place. Line ends and tabs stay.
+    """
+    return _CONTROLS.sub(_escape, text)
+
+
+def visible_line(text: str) -> str:
+    """The same with line ends spelled out too: for a name or a value within a message."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def as_record(text: str) -> str:
+    """A message for a log or a terminal: visible, without colours, and with its further lines indented.
+
+    So a line break in a name cannot look like a message of its own.
+    """
+    return _UNINDENTED.sub("\n  ", visible(_COLOURS.sub("", text)))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")

@@ -1,6 +1,5 @@
 """The command line program: `train.py`, which the launcher runs as `./launch.sh train`."""
 
-import io
 import json
 import os
 import signal
@@ -41,9 +40,6 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         0 done, 1 failed, 2 wrong settings, 3 nothing to train on, 128 + signal when stopped and saved.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a Windows console may not know every letter of a caption
     try:
         if not argv:
             return _how_to_start()

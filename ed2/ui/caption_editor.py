@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ed2.data.example import Example
 from ed2.data.walk import escape_undecodable
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
-from ed2.ui.html import note_html
+from ed2.ui.html import escape, note_html
 from ed2.ui.wiring import QUIET, Updates, fill, refusal
 
 PER_PAGE = 24

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
-from ed2.ui.html import list_html, note_html
+from ed2.ui.html import escape, list_html, note_html
 from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."

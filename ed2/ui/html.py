@@ -1,9 +1,9 @@
 """Pieces of HTML: status, figures, memory, problems and charts. Every text is escaped."""
 
+import html
 import os
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from ed2.app.curve import Point, smoothed
 from ed2.app.reporters.describe import describe
@@ -12,7 +12,7 @@ from ed2.errors import Problem
 from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
-from ed2.text import duration
+from ed2.text import duration, visible
 from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 
@@ -51,9 +51,14 @@ _ON_PAGE = {
 """What the page has in place of an option that is not a setting."""
 
 
+def escape(text: str) -> str:
+    """The text as HTML, with control characters spelled out."""
+    return html.escape(visible(text))
+
+
 def on_page(text: str) -> str:
-    """The text with command-line options under the names that the page has for them."""
-    return _OPTION.sub(_name_on_page, text)
+    """The text with command-line options under the names that the page has for them; control characters spelled out."""
+    return _OPTION.sub(_name_on_page, visible(text))
 
 
 def _name_on_page(found: re.Match[str]) -> str:

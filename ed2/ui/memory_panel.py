@@ -1,7 +1,6 @@
 """GPU memory in the Settings tab: a bar of what the run needs, what to change, and changing it."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -22,7 +21,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import list_html, note_html, on_page
+from ed2.ui.html import escape, list_html, note_html, on_page
 from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 

@@ -1,7 +1,6 @@
 """The Resume tab: every run in the runs folder, to resume or to start from."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ed2.settings.fields import label_of
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import empty_html, note_html
+from ed2.ui.html import empty_html, escape, note_html
 from ed2.ui.page_state import PageState
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, start_run

@@ -1,6 +1,5 @@
 """The part of the Resume tab that tests, with the form's settings and images, whether a killed run resumes exactly."""
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ from ed2.app.resume_test.run import ResumeTester, TestStatus
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import note_html
+from ed2.ui.html import escape, note_html
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
 EXPLANATION = (

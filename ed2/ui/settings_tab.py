@@ -4,7 +4,6 @@ import contextlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -18,7 +17,7 @@ from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import ModelBrowser
 from ed2.ui.form import BASE, ELSEWHERE, ESSENTIALS, Form, changed_form, defaults, form_of_preset, short_path
-from ed2.ui.html import list_html, note_html, on_page, problems_html
+from ed2.ui.html import escape, list_html, note_html, on_page, problems_html
 from ed2.ui.memory_panel import MemoryPanel
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
 

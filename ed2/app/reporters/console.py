@@ -27,7 +27,8 @@ from ed2.sampling.images import SAMPLES_DIR
 from ed2.sampling.sheet import SHEET_NAME
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND
 from ed2.settings.schema import LoggingSettings
-from ed2.text import duration, shown_path, without_ansi
+from ed2.terminal import raw_stream
+from ed2.text import as_record, duration, shown_path
 
 LINE_SECONDS = 10.0
 """The longest silence between two lines where there is no progress bar."""
@@ -72,7 +73,11 @@ class ConsoleReporter:
         if self.stream.isatty():
             form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
             self._bar = tqdm(
-                total=event.total_steps, initial=event.step, file=self.stream, dynamic_ncols=True, bar_format=form
+                total=event.total_steps,
+                initial=event.step,
+                file=raw_stream(self.stream),
+                dynamic_ncols=True,
+                bar_format=form,
             )
             self._bar.set_description_str(self._epoch_text(event.epoch))
 
@@ -159,9 +164,9 @@ class ConsoleReporter:
     def _write(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
         # A Windows console may not know every letter.
-        text = without_ansi(text).encode(encoding, "replace").decode(encoding)
+        text = as_record(text).encode(encoding, "replace").decode(encoding)
         if self._bar is not None:
-            self._bar.write(text, file=self.stream)
+            self._bar.write(text, file=raw_stream(self.stream))
         else:
             self.stream.write(text + "\n")
         self.stream.flush()

@@ -9,7 +9,7 @@ from ed2.app.reporters.describe import lines_of
 from ed2.app.reporters.growing import GrowingFile
 from ed2.errors import LogWriteError
 from ed2.events import Event, StepDone, Warned
-from ed2.text import without_ansi
+from ed2.text import as_record
 
 LOG_NAME = "run.log"
 PROGRAM = "ed2"
@@ -47,7 +47,7 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record."""
-        return without_ansi(super().format(record))
+        return as_record(super().format(record))
 
 
 @dataclass
