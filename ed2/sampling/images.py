@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ed2.disk import append_whole, write_whole
 from ed2.events import Sample
+from ed2.sampling.lettering import Lettering
 from ed2.sampling.prompt import Prompt
 from ed2.small_files import lines_of, objects_in
 
@@ -21,7 +22,6 @@ WHITE, INK = (255, 255, 255), (32, 33, 36)
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, the last two outside."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,24 @@ class CfgStrip:
     boxes: tuple[Box, ...]
 
 
-def font_of(size: int) -> Font:
-    """Pillow's built-in font; `size` in pixels."""
-    return ImageFont.load_default(size)
-
-
 def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> CfgStrip:
     """Put the tiles of one prompt, all of the same size, side by side, each below its CFG value."""
     width, height = tiles[0].size
     font_size = min(28, max(12, width // 18))
     gap, top = max(2, width // 64), font_size + 6
     image = Image.new("RGB", (len(tiles) * (width + gap) - gap, top + height), WHITE)
-    draw, font = ImageDraw.Draw(image), font_of(font_size)
+    draw, font = ImageDraw.Draw(image), Lettering(font_size)
     boxes = [(left, top, left + width, top + height) for left in range(0, len(tiles) * (width + gap), width + gap)]
     for tile, cfg, box in zip(tiles, cfgs, boxes, strict=True):
-        draw.text((box[0] + width / 2, top / 2), _label(cfg, font, width), INK, font, anchor="mm")
+        font.draw(draw, (box[0] + width / 2, top / 2), _label(cfg, font, width), INK, anchor="mm")
         image.paste(tile, box[:2])
     return CfgStrip(image, tuple(boxes))
 
 
-def _label(cfg: float, font: Font, width: int) -> str:
+def _label(cfg: float, font: Lettering, width: int) -> str:
     """The label of a tile: "CFG 4", or "4" where there is too little space."""
     text = f"CFG {cfg:g}"
-    return text if font.getlength(text) <= width - 4 else f"{cfg:g}"
+    return text if font.length(text) <= width - 4 else f"{cfg:g}"
 
 
 def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:

@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ed2.sampling.images import INK, SAMPLES_DIR, Font, font_of, read_samples, save_png
+from ed2.sampling.images import INK, SAMPLES_DIR, read_samples, save_png
+from ed2.sampling.lettering import Lettering
 
 SHEET_NAME = "contact_sheet.png"
 MAX_COLUMNS = 6
@@ -78,7 +79,7 @@ def contact_sheet(run_dir: Path) -> Path | None:
     for column, step in enumerate(steps):
         left, top = layout.corner(0, column)
         text = "before training" if step == 0 else f"step {step}"
-        draw.text((left + layout.cell[0] / 2, top - 12), text, INK, font_of(17), anchor="ms")
+        Lettering(17).draw(draw, (left + layout.cell[0] / 2, top - 12), text, INK, anchor="ms")
     for index, row in enumerate(rows):
         _prompt(draw, row.prompt, layout, index)
         for column in range(len(steps)):
@@ -149,8 +150,8 @@ def _layout(tiles: Sequence[Image.Image], *, num_columns: int, num_rows: int) ->
 
 
 def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
-    draw.text((MARGIN, MARGIN), title[:100], INK, font_of(26))
-    draw.text((MARGIN, MARGIN + 36), subtitle, GREY, font_of(15))
+    Lettering(26).draw(draw, (MARGIN, MARGIN), title[:100], INK)
+    Lettering(15).draw(draw, (MARGIN, MARGIN + 36), subtitle, GREY)
 
 
 def _subtitle(rows: Sequence[SheetRow]) -> str:
@@ -160,26 +161,26 @@ def _subtitle(rows: Sequence[SheetRow]) -> str:
 
 def _prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) -> None:
     """Draw the prompt left of its row, vertically centred, in as many lines as fit."""
-    font = font_of(16)
+    font = Lettering(16)
     max_lines = max(1, layout.cell[1] // 22)
     lines = wrapped(prompt, font, TEXT_WIDTH)
     if len(lines) > max_lines:
         lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-1].rstrip() + "…"]
     middle = layout.corner(row, 0)[1] + layout.cell[1] / 2
     for number, line in enumerate(lines):
-        draw.text((MARGIN, middle + 22 * (number - (len(lines) - 1) / 2)), line, INK, font, anchor="lm")
+        font.draw(draw, (MARGIN, middle + 22 * (number - (len(lines) - 1) / 2)), line, INK, anchor="lm")
 
 
-def wrapped(text: str, font: Font, width: int) -> list[str]:
+def wrapped(text: str, font: Lettering, width: int) -> list[str]:
     """The text in lines of at most `width` pixels; longer words are cut."""
     lines = [""]
     for word in text.split():
-        if font.getlength(f"{lines[-1]} {word}".strip()) <= width:
+        if font.length(f"{lines[-1]} {word}".strip()) <= width:
             lines[-1] = f"{lines[-1]} {word}".strip()
             continue
         lines.append("")
         for letter in word:
-            if font.getlength(lines[-1] + letter) > width:
+            if font.length(lines[-1] + letter) > width:
                 lines.append("")
             lines[-1] += letter
     return [line for line in lines if line]

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ed2.sampling import images
 from ed2.sampling.images import cfg_strip, read_samples, save_png, write_sample
+from ed2.sampling.lettering import Lettering
 from ed2.sampling.prompt import Prompt
 
 CFGS = (1.0, 4.0, 7.5)
@@ -30,7 +31,7 @@ def test_labels_stand_above_and_tiles_are_whole(size: tuple[int, int]) -> None:
 
 
 def test_narrow_tiles_bear_the_number_alone() -> None:
-    font = images.font_of(12)
+    font = Lettering(12)
     assert images._label(4.0, font, 64) == "CFG 4"
     assert images._label(7.5, font, 32) == "7.5"
 
