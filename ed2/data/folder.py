@@ -34,6 +34,8 @@ class ScanOptions:
     index_path: Path | None = None
     """Where the results of full reads are remembered; with None every image is read each time."""
     threads: int = 2
+    follow_links: bool = False
+    """Search folders outside the roots too if a link leads there."""
     headers_only: bool = False
     """Read only the headers of files that are not remembered: a quick look, not enough to train."""
 
@@ -62,7 +64,7 @@ def scan(
     ignore_pillow_warnings()
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
-    contents = [_contents(path, number, callbacks) for number, path in enumerate(paths)]
+    contents = [_contents(path, number, callbacks, options.follow_links) for number, path in enumerate(paths)]
     files = [file for found in contents for file in found.images]
     reader = ImageReader(options.index_path, options.threads, callbacks)
     read = reader.read_headers(files) if options.headers_only else reader.read_in_full(files, paths, options.resolution)
@@ -115,10 +117,10 @@ class _DatasetBuilder:
         )
 
 
-def _contents(path: Path, number: int, callbacks: ScanCallbacks) -> RootContents:
+def _contents(path: Path, number: int, callbacks: ScanCallbacks, follow_links: bool) -> RootContents:
     if is_manifest(path):
         return read_manifest(path, number)
-    return find_images(path, number, lambda found: callbacks.report(0, found))
+    return find_images(path, number, lambda found: callbacks.report(0, found), follow_links=follow_links)
 
 
 def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:

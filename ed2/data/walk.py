@@ -18,6 +18,7 @@ from ed2.data.sidecars import (
     SidecarNote,
     read_folder_file,
 )
+from ed2.text import visible_line
 
 UNSUPPORTED_EXTENSIONS = frozenset(
     ("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2")
@@ -52,17 +53,21 @@ class RootContents:
     num_files: int = 0
 
 
-def find_images(root: Path, number: int, on_folder: Callable[[int], None]) -> RootContents:
+def find_images(
+    root: Path, number: int, on_folder: Callable[[int], None], *, follow_links: bool = False
+) -> RootContents:
     """Find the images below `root`, sorted by name, without hidden files and folders.
 
-    Links are followed. A folder that has been seen before, as in a loop of links, is skipped.
+    Links to files are followed, and links to folders below `root`. A folder that has been seen before, as in a loop of
+    links, is skipped.
 
     Args:
         root: the folder.
         number: its index among the data roots.
         on_folder: called for each folder with the number of images so far; may raise to stop.
+        follow_links: follow links to folders elsewhere too, which may lead to all files of the computer.
     """
-    walk = _Walk(root, number)
+    walk = _Walk(root, number, follow_links)
     waiting = [_Folder("")]
     while waiting:
         folder = waiting.pop()
@@ -87,7 +92,9 @@ class _Folder(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, root: Path, number: int) -> None:
+    def __init__(self, root: Path, number: int, follow_links: bool) -> None:
+        self._follow_links = follow_links
+        self._real_root = os.path.realpath(root)
         self.found = RootContents()
         self._root, self._number = root, number
         self._seen: set[tuple[int, int]] = set()
@@ -110,11 +117,23 @@ class _Walk:
         for entry in entries:
             name = _join(folder.name, entry.name)
             if _is_folder(entry):
-                folders.append(_Folder(name, inherited))
+                if not self._leads_out(entry, name):
+                    folders.append(_Folder(name, inherited))
             else:
                 self.found.num_files += 1
                 self._add_file(entry, name, config, sidecars)
         return folders
+
+    def _leads_out(self, entry: os.DirEntry[str], name: str) -> bool:
+        """Whether a folder is a link to somewhere else that must not be followed, which is reported."""
+        if self._follow_links or not entry.is_symlink():
+            return False
+        target = os.path.realpath(entry.path)
+        if Path(target).is_relative_to(self._real_root):
+            return False
+        what = f"it is a link to {visible_line(target)}, outside the image folders, and is not searched"
+        self.report(name, what, "To search it, turn on follow_links, or add that folder.")
+        return True
 
     def _configs(self, folder: str, entries: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[ImageConfig]:
         """Read the entries that have one of the names, in the order of the names."""

@@ -15,6 +15,7 @@ LABELS = {
     "cond_dropout": "Caption dropout",
     "flip_p": "Mirror probability",
     "keep_tags": "Tags kept in place",
+    "follow_links": "Follow links to other folders",
     "alpha_background": "Background of transparent images",
     "write_schedule": "Image list per step",
     "decode_threads": "Image loading threads",

@@ -142,6 +142,8 @@ class DataSettings(Group):
     """Shuffle the tags of a caption, which are its parts after the first comma, each time the image is seen."""
     keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
     """Number of tags after the main prompt that shuffle_tags keeps in place."""
+    follow_links: Annotated[bool, Advanced()] = False
+    """Search folders outside the image folders too if a link in them leads there."""
     alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
     """Background colour behind transparent images: white, black, grey, or a colour such as #80ff00."""
     write_schedule: Annotated[bool, Advanced()] = False

@@ -80,11 +80,28 @@ def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path:
     (folder / "zoo").symlink_to(elsewhere, target_is_directory=True)
     (folder / "linked.png").symlink_to(elsewhere / "dog.png")
     (folder / "nothing.png").symlink_to(elsewhere / "gone.png")
-    dataset = scan([tmp_path / "images"], OPTIONS)
+    dataset = scan([tmp_path / "images"], replace(OPTIONS, follow_links=True))
     assert [example.name for example in dataset.examples] == ["in/cat.png", "in/linked.png", "in/zoo/dog.png"]
     assert [(problem.path, problem.what) for problem in dataset.problems] == [
         ("in/nothing.png", "it is a broken link.")
     ]
+
+
+@needs_links
+def test_a_link_that_leads_out_of_the_dataset_is_named_and_not_searched(paint: Painter, tmp_path: Path) -> None:
+    folder = paint("in/cat.png").parent
+    (folder.parent / "more").mkdir()
+    (folder / "inside").symlink_to(folder.parent / "more", target_is_directory=True)
+    (folder / "root").symlink_to("/", target_is_directory=True)
+    (folder / "up").symlink_to(tmp_path, target_is_directory=True)
+    (folder / "beside").symlink_to(f"{folder.parent}-other", target_is_directory=True)
+    Path(f"{folder.parent}-other").mkdir()
+    folders: list[int] = []
+    dataset = scan([folder.parent], OPTIONS, progress=lambda done, total: folders.append(total))
+    assert [example.name for example in dataset.examples] == ["in/cat.png"]
+    assert [problem.path for problem in dataset.problems] == ["in/beside", "in/root", "in/up"]
+    assert all("outside the image folders" in problem.what for problem in dataset.problems)
+    assert all("follow_links" in problem.fix for problem in dataset.problems)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

@@ -56,6 +56,7 @@ def test_loops_of_links_and_links_to_anything_come_to_an_end(tmp_path: Path) -> 
     assert said == ""
     assert [Path(name).name for name in found["used"]] == ["cat.png"]
     assert {Path(name).name for name in found["problems"]} == {
+        "above",  # leads out of the dataset
         "nothing.png",
         "zero.png",
         "null.png",

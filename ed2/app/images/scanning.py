@@ -59,6 +59,7 @@ def scan_dataset(
         shuffle_tags=settings.data.shuffle_tags,
         index_path=INDEX_FILE,
         threads=decode_threads(settings),
+        follow_links=settings.data.follow_links,
         headers_only=headers_only,
     )
     roots = [Path(root) for root in settings.data.data_root]
