@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ed2.errors import Ed2Error
 
@@ -26,6 +26,9 @@ TRASH = ".trash-"
 SWEPT_AFTER_SECONDS = 120
 """Age at which a half-written file of a dead program is removed; one of a running program is after a day."""
 READ_BYTES = 1 << 20
+HANDLES_SECONDS, HANDLES_WAIT_SECONDS = 120.0, 0.5
+_TELLING, _NEXT_TOLD = threading.Lock(), [0.0]
+_T = TypeVar("_T")
 
 FULL = "the disk is full"
 GONE = "its folder is gone or the drive does not answer"
@@ -42,6 +45,8 @@ _BY_NUMBER = {
     errno.EEXIST: "there is a file where its folder should be",
     errno.EISDIR: "there is a folder where its file should be",
     errno.EIO: "the drive reports an error",
+    errno.EMFILE: "this program has too many files open",
+    errno.ENFILE: "this computer has too many files open",
     errno.ENODEV: GONE,
     errno.ENXIO: GONE,
     errno.ESTALE: GONE,
@@ -269,6 +274,35 @@ def plain_reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_out_of_handles(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that no more files can be opened, which passes."""
+    return any(_number(e) in (errno.EMFILE, errno.ENFILE) for e in _chain(error))
+
+
+def wait_for_handles(work: Callable[[], _T]) -> _T:
+    """Do `work`; while no file can be opened for it, do it again, for up to two minutes, and say so in the log."""
+    end = time.monotonic() + HANDLES_SECONDS
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if time.monotonic() >= end or not is_out_of_handles(error):
+                raise
+            if _may_tell_handles():
+                logger.warning("Waiting: %s. Nothing is lost.", plain_reason(error))
+        time.sleep(HANDLES_WAIT_SECONDS)
+
+
+def _may_tell_handles() -> bool:
+    """Once a minute, whichever thread it is."""
+    now = time.monotonic()
+    with _TELLING:
+        is_due = now >= _NEXT_TOLD[0]
+        if is_due:
+            _NEXT_TOLD[0] = now + 60
+    return is_due
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

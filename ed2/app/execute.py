@@ -1,5 +1,6 @@
 """From a `Run` to its end: trains it, and turns whatever ends it into a saved checkpoint and one last event."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Literal
 
 from ed2.app.checks.space import space_notes
 from ed2.app.checks.suitability import RunLength, unsuitable
-from ed2.app.faults import Fault, WentBack, fault_of, unsaved_fault
+from ed2.app.faults import Fault, WentBack, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
 from ed2.app.jobs import RunContext, planned_shape
 from ed2.app.memory.watch import watch_card
@@ -22,6 +23,7 @@ from ed2.data.report import batch_notes, sidecar_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
 from ed2.text import counted
 from ed2.training.loop import handle_requests, train
@@ -75,7 +77,14 @@ class Execution:
     _saved: CheckpointSaved | None = None
 
     def ended(self) -> RunEnded:
-        """Do everything that the run does, and say how it ended."""
+        """Do everything that the run does, and say how it ended, even where there is no memory left to end as usual."""
+        try:
+            return self._ended()
+        except Exception as error:
+            reason = plain_reason(error)
+        return self._short_end(reason)  # only here: the error holds on to the memory of its step
+
+    def _ended(self) -> RunEnded:
         try:
             self._work()
         except StopRequested as stop:
@@ -169,6 +178,18 @@ class Execution:
             self._saved = fault.goes_back_to
             return fault.reason
         return ""
+
+    def _short_end(self, reason: str) -> RunEnded:
+        """The end of a run that failed while it was ending: it needs next to nothing, and says what is on the disk."""
+        state, last = self.run.state, None
+        with contextlib.suppress(Exception):
+            release_memory(self.spec.machine.device)
+            logger.error("The run failed while it was ending: %s.", reason)
+            last = last_saved(self.context.run_dir)
+        on_disk = f"Its newest checkpoint is {last.path.name}." if last else "It has no checkpoint."
+        seconds = time.monotonic() - self.started
+        reason = f"The run failed while it was ending: {reason}. {on_disk}"
+        return RunEnded(state.step, "failed", reason, seconds, checkpoint=last.path if last else None)
 
     def _how_saved(self) -> str:
         if self._saved:

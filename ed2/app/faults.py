@@ -111,7 +111,7 @@ def unsaved_fault(error: Exception, run_dir: Path, step: int, required: Mapping[
         step: the last one that was trained.
         required: bytes that a checkpoint takes, by folder.
     """
-    last = _last_saved(run_dir)
+    last = last_saved(run_dir)
     if isinstance(error, UnusableWeightsError):  # training the same steps again would end the same way
         return Fault(str(error), None, last)
     known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
@@ -139,7 +139,7 @@ def _lacking(required: Mapping[Path, int]) -> str:
     return ""
 
 
-def _last_saved(run_dir: Path) -> CheckpointSaved | None:
+def last_saved(run_dir: Path) -> CheckpointSaved | None:
     """The newest checkpoint of a run by the sizes of its files; its bytes are compared when it is resumed."""
     with contextlib.suppress(OSError):
         for folder in reversed(oldest_first(candidates(run_dir))):

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ed2.app.checks.base_model import SETTING, named
@@ -16,6 +16,7 @@ from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
+from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
@@ -211,18 +212,42 @@ class TrainerService:
         run_training(values, None, bus=bus, controls=controls)
 
     def _watch_elsewhere(self) -> None:
-        took = 0.0
+        took, survived = 0.0, Survived("The runs of other programs cannot be followed")
         while not self._closed.wait(max(SCAN_SECONDS, SCAN_REST * took)):
             began = time.monotonic()
-            self.look_elsewhere()
+            with survived:
+                self.look_elsewhere()
             took = time.monotonic() - began
 
     def _watch_memory(self) -> None:
+        survived = Survived("The memory in use cannot be read")
         while not self._closed.is_set():
-            memory = self._memory.read()
-            if memory != self._view.snapshot().memory:
-                self._view.change("memory", memory=memory)
+            with survived:
+                memory = self._memory.read()
+                if memory != self._view.snapshot().memory:
+                    self._view.change("memory", memory=memory)
             self._closed.wait(MEMORY_SECONDS)
+
+
+@dataclass
+class Survived:
+    """Keeps a loop alive through any error: says once what does not work, and once that it works again."""
+
+    what: str
+    _is_failing: bool = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is not None and not isinstance(error, Exception):
+            return False
+        if error is not None and not self._is_failing:
+            logger.warning("%s: %s. Tried again every few seconds.", self.what, plain_reason(error))
+        elif error is None and self._is_failing:
+            logger.warning("Resolved: %s.", self.what[0].lower() + self.what[1:])
+        self._is_failing = error is not None
+        return True
 
 
 def _how_to_go_on(run_dir: Path) -> str:

@@ -15,7 +15,7 @@ from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_o
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
-from ed2.disk import plain_reason, rename
+from ed2.disk import plain_reason, rename, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
 from ed2.models.base import DiffusionModel
@@ -75,7 +75,7 @@ class Saver:
             snapshot = self.snapshot(run, copied=False)
         except NOT_WRITTEN as error:
             raise self._not_written(self.run_dir / CKPTS / name, error) from error
-        return self.write(snapshot, name, kind)
+        return wait_for_handles(lambda: self.write(snapshot, name, kind))
 
     def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
         """Capture `run` as it is now; without `copied` it has to be written before the next step."""

@@ -24,6 +24,7 @@ from ed2.data.epoch import EpochPlanner, PlannedBatch
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError, ignore_pillow_warnings
 from ed2.data.pixels import LoaderOptions, VisitKey, happens, is_changed, load_pixels, require_readable
+from ed2.disk import wait_for_handles
 from ed2.draws import rng
 
 logger = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ class Loader:
 
 def _load(example: Example, visit: VisitKey, options: LoaderOptions) -> tuple[NDArray[np.uint8], bool]:
     """Return one visit of an image, and whether its file has changed since the start."""
-    return load_pixels(example, visit, options), is_changed(example)
+    return wait_for_handles(lambda: load_pixels(example, visit, options)), is_changed(example)
 
 
 def _as_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:

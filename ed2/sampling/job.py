@@ -15,7 +15,7 @@ from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import NUM_STEPS, Drawn, SampleOptions, draw_samples
-from ed2.text import counted, plural
+from ed2.text import counted, duration, plural
 from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
@@ -23,6 +23,8 @@ Weights = Callable[[], AbstractContextManager[None]]
 AS_TRAINED = 100
 """Added to a prompt's index for the image drawn by the weights in training, besides the one by their average."""
 
+LONG_SECONDS = 300.0
+"""Samples that take longer are worth a warning."""
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
 """Errors in sampling that do not end the training; out of GPU memory is a RuntimeError."""
 
@@ -121,6 +123,7 @@ class SampleJob(Job):
     name = SAMPLES
 
     def __post_init__(self) -> None:
+        self._timed = 0
         self._adaptive = AdaptiveSampler(self.prompts.multiple)
 
     def due(self, state: TrainState) -> bool:
@@ -171,7 +174,7 @@ class SampleJob(Job):
 
     def _samples(self, step: int, prompts: Sequence[Prompt], written: Sequence[Sample]) -> Iterator[Sample]:
         """Draw and write one sample after the other; `written` are those that came before it."""
-        total = len(prompts) * len(self.weights)
+        total, began = len(prompts) * len(self.weights), time.monotonic()
 
         def report(at_once: int, place: int, steps: int) -> None:
             doing = f"drawing {_which(len(written), at_once, total)}: step"
@@ -188,8 +191,18 @@ class SampleJob(Job):
         for turn, weights in enumerate(self.weights):
             with weights():
                 for drawn in self._adaptive.draw(self.model, prompts, options):
+                    self._tell_time(step, len(written) + 1, total, time.monotonic() - began)
                     prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
                     yield write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles)
+
+    def _tell_time(self, step: int, done: int, total: int, seconds: float) -> None:
+        """Say once of a number of prompts how long they take, where that is long: at step 0 before any training."""
+        needed = seconds / done * total
+        if needed >= LONG_SECONDS and total != self._timed:
+            self._timed = total
+            every = f"every {counted(self.sample_steps, 'step')}"
+            text = f"{counted(total, 'sample')} take about {duration(needed)} each time, {every}."
+            self._warn(step, f"{text} Shorten {self.prompts.path.name} or raise sample_steps if that is too long.")
 
     def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
         """Read the file, which may also set how often samples are made."""

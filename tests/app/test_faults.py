@@ -179,3 +179,22 @@ def test_a_run_opens_no_network_connection(values: Values, monkeypatch: pytest.M
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert train({**values, "max_epochs": 1}).ended.phase == "done"
+
+
+def test_an_end_that_fails_itself_is_told_with_what_is_on_the_disk(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    def fail_at_the_end(event: Event) -> None:
+        if isinstance(event, CheckpointSaved):
+            for name in ("log_error", "unsaved_fault", "draw_contact_sheet", "require_savable"):
+                monkeypatch.setattr(f"ed2.app.execute.{name}", no_memory)
+            monkeypatch.setattr("ed2.checkpoint.background.BackgroundSaver.finish", no_memory)
+
+    trained = train({**values, "save_every_n_epochs": 1}, observer=fail_at_the_end)
+    (kept,) = [saved.path for saved in trained.of(CheckpointSaved)]
+    assert trained.ended.phase == "failed"
+    assert trained.ended.checkpoint == kept
+    assert "out of memory" in trained.ended.reason and kept.name in trained.ended.reason

@@ -205,3 +205,15 @@ def test_a_prompt_too_large_is_drawn_at_half_its_size_and_one_larger_still_is_le
     assert [(sample.index, sample.size) for sample in made.samples] == [(0, (8, 8))]
     (text,) = warnings(events)
     assert "half the size from now on, prompt 2 left out" in text
+
+
+def test_prompts_that_take_long_are_said_once_with_their_time(
+    job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1_000_000, 200))
+    monkeypatch.setattr(job_module.time, "monotonic", lambda: float(next(clock)))
+    for step in (0, 4):
+        job.perform(TrainState(step=step))
+    (told,) = warnings(events)
+    assert told.startswith("2 samples take about ") and "s each time, every 4 steps" in told
+    assert "prompts.txt" in told
