@@ -78,9 +78,9 @@ class OwnerPage:
             updates[self.tabs] = gr.Tabs(selected="train")
         return updates
 
-    def tick(self, request: gr.Request, zoom: str, prompt: str | None, time: float) -> Updates:
+    def tick(self, request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
         """What has changed since the page was updated last."""
-        page, view = self._context.pages.of(request), View(zoom, prompt, time)
+        page, view = self._context.pages.of(request), View.of(zoom, prompt, time)
         shown = self._context.service.snapshot()
         now = self.train.panel.seen_with(shown, view)
         if page.seen == now:

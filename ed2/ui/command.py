@@ -1,6 +1,8 @@
 """The program that serves the page: `python webui.py`."""
 
 import argparse
+import getpass
+import os
 import secrets
 import socket
 import sys
@@ -13,8 +15,10 @@ from ed2.app.page.folders import Roots
 from ed2.app.signals import STOPPING, stopping_on_signals
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
-from ed2.errors import Ed2Error, printable
+from ed2.disk import plain_reason
+from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR
+from ed2.small_files import open_file
 from ed2.text import shown_path
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
@@ -22,6 +26,12 @@ from ed2.ui.guard import Hosts
 from ed2.ui.serving import LOOPBACK_NAMES, MAX_PORT, serve
 
 OWNER = "owner"
+PASSWORD_VARIABLE = "ED2_OWNER_PASSWORD"
+MAX_PASSWORD_BYTES = 1000
+ON_COMMAND_LINE = (
+    f"Note: other users of this computer can read --owner_password in its list of processes. "
+    f"Set {PASSWORD_VARIABLE} or use --owner_password_file instead."
+)
 WAKES_SECONDS = 1.0
 NO_DATA_DIRS = (
     "From the network, only image folders inside the program's own folder can be opened. Name others with --data_dirs."
@@ -44,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Serve the page with these options. Raises Ed2Error."""
+    set_password(options)
     is_asked = threading.Event()
     signals: list[int] = []
     contexts: list[Context] = []
@@ -103,7 +114,7 @@ def opening_words(options: argparse.Namespace, port: int, login: tuple[str, str]
     if options.listen:
         lines.append(f"On your network: http://{socket.gethostname()}:{port}/")
     if login:
-        password = "the one given with --owner_password" if options.owner_password else login[1]
+        password = "the one that was set" if options.owner_password else login[1]
         lines.append(f"User {login[0]}, password: {password}")
     if options.listen and not options.data_dirs:
         lines.append(NO_DATA_DIRS)
@@ -136,8 +147,38 @@ def context_of(options: argparse.Namespace) -> Context:
     return Context(roots=roots, begin=begin, is_preset_given=bool(options.preset))
 
 
+def set_password(options: argparse.Namespace) -> None:
+    """Find the owner's password where it was set, and take it out of the environment, which other programs inherit.
+
+    Raises:
+        SettingsError: its file cannot be read, or is empty.
+    """
+    from_environment = os.environ.pop(PASSWORD_VARIABLE, "")
+    if options.owner_password:
+        print(ON_COMMAND_LINE, file=sys.stderr)
+    elif options.owner_password_file == "-":
+        options.owner_password = getpass.getpass("Password of the page: ")
+    elif options.owner_password_file:
+        options.owner_password = _password_in(Path(options.owner_password_file))
+    else:
+        options.owner_password = from_environment
+
+
+def _password_in(path: Path) -> str:
+    try:
+        with open_file(path) as file:
+            words = file.read(MAX_PASSWORD_BYTES).decode().strip()
+        why = "" if words else "the file is empty"
+    except (OSError, ValueError) as error:
+        words, why = "", plain_reason(error)
+    if why:
+        problem = Problem("owner_password_file", f"{printable(str(path), 200)} cannot be used: {why}.", "Put it there.")
+        raise SettingsError("The page cannot be served:", [problem])
+    return words
+
+
 def login_of(options: argparse.Namespace) -> tuple[str, str] | None:
-    """The owner's user and password: always on the network, on the computer itself only if one was given."""
+    """The owner's user and password: always on the network, on the computer itself only if one was set."""
     if options.owner_password:
         return OWNER, options.owner_password
     return (OWNER, secrets.token_urlsafe(9)) if options.listen else None
@@ -176,6 +217,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--logdir", metavar="DIR", help="runs folder")
     parser.add_argument("--listen", action="store_true", help="serve the page on the network, with a password")
     parser.add_argument("--share", action="store_true", help="create a link to the read-only monitor page")
-    parser.add_argument("--owner_password", metavar="P", help="ask for this password on this computer too")
+    text = f"ask for the password in this file, as with {PASSWORD_VARIABLE}; - asks for it at the start"
+    parser.add_argument("--owner_password_file", metavar="FILE", help=text)
+    text = "the password itself, which other users of this computer can read"
+    parser.add_argument("--owner_password", metavar="P", help=text)
     parser.add_argument("--data_dirs", nargs="+", metavar="DIR", help="the only folders the page may open")
     return parser

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ed2.data.images import FORMATS, ImageError, decode
+from ed2.ui.guard import has_session
 
 GRACE_SECONDS = 60.0
 Box = tuple[int, int, int, int]
@@ -84,22 +84,12 @@ class _CachedFiles(StaticFiles):
     """Files that never change under their name: a browser asks for each one once, after the login if there is one."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        if not _is_logged_in(scope):
+        if not has_session(scope["app"], scope):
             return PlainTextResponse("Log in first.", 401, {"Cache-Control": "no-store"})
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "private, max-age=604800, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-
-
-def _is_logged_in(scope: Scope) -> bool:
-    """Whether the login was passed, as Gradio 6.31 records it for its own answers, or there is none."""
-    app = scope["app"]
-    if getattr(app, "auth", None) is None:
-        return True
-    cookies = Request(scope).cookies
-    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    return any(cookies.get(name) in app.tokens for name in names)
 
 
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:

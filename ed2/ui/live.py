@@ -1,8 +1,8 @@
 """The live view of a run, the same in the Train tab and on the monitor page: figures, memory, loss, samples, log."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,6 +13,7 @@ from ed2.ui.hiding import Hide
 from ed2.ui.html import (
     ZOOMS,
     empty_html,
+    escape,
     figures_html,
     list_html,
     log_html,
@@ -38,6 +39,14 @@ class View:
     zoom: str = WHOLE_RUN
     prompt: str | None = None
     time: float = 100
+
+    @classmethod
+    def of(cls, zoom: object, prompt: object, time: object) -> "View":
+        """What a browser has sent, which may be anything."""
+        known = zoom if isinstance(zoom, str) and zoom in ZOOMS else WHOLE_RUN
+        is_number = isinstance(time, int | float) and math.isfinite(time)
+        place = float(time) if isinstance(time, int | float) and is_number else 100.0
+        return cls(known, prompt if isinstance(prompt, str) else None, min(100.0, max(0.0, place)))
 
 
 class LivePanel:
@@ -65,9 +74,9 @@ class LivePanel:
             self.moment = gr.HTML(empty_html(NO_SAMPLES), elem_id="history-view", js_on_load=None)
         gr.Markdown("### Log")
         self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True, max_height=340)
-        self.zoom.change(self.show_loss, self.zoom, self.loss, **QUIET)
+        self.zoom.change(self.show_loss, self.zoom, self.loss, preprocess=False, **QUIET)
         moved, chosen = [self.prompt.change, self.time.change], [self.prompt, self.time]
-        gr.on(moved, self.show_moment, chosen, self.moment, trigger_mode="always_last", **QUIET)
+        gr.on(moved, self.show_moment, chosen, self.moment, trigger_mode="always_last", preprocess=False, **QUIET)
 
     @property
     def outputs(self) -> list[Any]:
@@ -105,13 +114,14 @@ class LivePanel:
             updates[self.log] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
         return updates
 
-    def show_loss(self, zoom: str) -> str:
+    def show_loss(self, zoom: object) -> str:
         """The loss of a part of the run."""
-        return _loss(self._service.snapshot(), zoom)
+        return _loss(self._service.snapshot(), View.of(zoom, None, 0).zoom)
 
-    def show_moment(self, prompt: str | None, time: float) -> str:
+    def show_moment(self, prompt: object, time: object) -> str:
         """One sample of a prompt."""
-        return self._moment(self._service.snapshot(), prompt, time)
+        view = View.of(WHOLE_RUN, prompt, time)
+        return self._moment(self._service.snapshot(), view.prompt, view.time)
 
     def _samples(self, shown: RunSnapshot, view: View) -> Updates:
         self._copies.keep_only(str(shown.run_dir))

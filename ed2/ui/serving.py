@@ -1,15 +1,18 @@
 """Serves a page on a port, with the doors closed that Gradio leaves open."""
 
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
+from gradio import http_server
 
 from ed2.errors import Ed2Error
-from ed2.ui.guard import Guard, Hosts
+from ed2.ui.connections import Connections, bounded_server, raise_handle_limit
+from ed2.ui.guard import Guard, Hosts, Limits
 from ed2.ui.image_copies import ImageCopies
 
 CSS_FILE = Path(__file__).with_name("page.css")
@@ -20,6 +23,7 @@ MAX_PORT = 65535
 IDLE_SECONDS = 0.05
 PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 """A port that was just left is free. Windows alone has the first option, and with the second would share a busy one."""
+_STARTING = threading.Lock()
 SWITCHED_OFF: Mapping[str, Any] = {
     "share": False,
     "inbrowser": False,
@@ -36,7 +40,7 @@ SWITCHED_OFF: Mapping[str, Any] = {
 """Features of Gradio that this page does not need."""
 
 
-def serve(
+def serve(  # noqa: PLR0913
     page: gr.Blocks,
     *,
     port: int,
@@ -44,8 +48,18 @@ def serve(
     images: Sequence[ImageCopies],
     login: tuple[str, str] | None = None,
     server_name: str = "127.0.0.1",
+    limits: Limits | None = None,
 ) -> int:
     """Serve a page from `port`, or the next free one of 20, in threads of its own.
+
+    Args:
+        page: as built.
+        port: the first one to try.
+        hosts: the names that it answers under.
+        images: the copies that it shows.
+        login: user and password, if it asks for them.
+        server_name: the address of this computer that it is served on.
+        limits: of what a browser may send.
 
     Returns:
         The port.
@@ -58,21 +72,37 @@ def serve(
         page._queue.sleep_when_free = IDLE_SECONDS
     chosen = free_port(port, server_name)
     routes = [copies.mount() for copies in images]
-    guarded = {"middleware": [Middleware(Guard, hosts=hosts)], "routes": routes}
-    page.launch(
-        server_name=server_name,
-        server_port=chosen,
-        auth=login,
-        prevent_thread_lock=True,
-        quiet=True,
-        state_session_capacity=200,
-        theme=theme(),
-        css_paths=[CSS_FILE],
-        head=f"<script>{JS_FILE.read_text(encoding='utf-8')}</script>",
-        app_kwargs={**guarded, "docs_url": None, "redoc_url": None, "openapi_url": None},
-        **SWITCHED_OFF,
-    )
+    with _guarded(hosts, limits or Limits()):
+        page.launch(
+            server_name=server_name,
+            server_port=chosen,
+            auth=login,
+            prevent_thread_lock=True,
+            quiet=True,
+            state_session_capacity=200,
+            theme=theme(),
+            css_paths=[CSS_FILE],
+            head=f"<script>{JS_FILE.read_text(encoding='utf-8')}</script>",
+            app_kwargs={"routes": routes, "docs_url": None, "redoc_url": None, "openapi_url": None},
+            **SWITCHED_OFF,
+        )
     return chosen
+
+
+@contextmanager
+def _guarded(hosts: Hosts, limits: Limits) -> Iterator[None]:
+    """Meanwhile Gradio 6.31 starts a server that is guarded and bounded from its first connection on.
+
+    Gradio takes neither a server nor an app around its own, and puts its own answers to other origins outermost.
+    """
+    connections = Connections.within(raise_handle_limit())
+    with _STARTING:
+        own = http_server.Server
+        http_server.Server = bounded_server(connections, lambda app: Guard(app, hosts, connections, limits))
+        try:
+            yield
+        finally:
+            http_server.Server = own
 
 
 def free_port(first: int, server_name: str = "127.0.0.1") -> int:

@@ -6,7 +6,6 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,9 +15,9 @@ import gradio as gr
 from ed2.app.page.folders import paths_of
 from ed2.app.service import TrainerService
 from ed2.text import shown_path
-from ed2.ui.guard import Hosts
+from ed2.ui.guard import Hosts, Limits
 from ed2.ui.hiding import Hide, hiding
-from ed2.ui.html import problems_html, status_html
+from ed2.ui.html import escape, problems_html, status_html
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.live import LivePanel, View
 from ed2.ui.page_state import Pages
@@ -28,6 +27,8 @@ from ed2.ui.wiring import TICK, Updates, never_raising
 USER = "viewer"
 FIRST_PORT = 7890
 TICK_SECONDS = 2.0
+LIMITS = Limits(body=64_000, text=10_000)
+"""Of what a viewer sends: a prompt is the longest."""
 NO_LINK = (
     "No share link: this computer cannot reach the share service (no network, a firewall, or the service is down). "
     "Training is not affected."
@@ -61,7 +62,7 @@ class Sharing:
     def _serve_monitor(self) -> gr.Blocks:
         page = monitor_page(self.service, self.samples, hiding(self.folders))
         login = (USER, self.password)
-        serve(page, port=FIRST_PORT, hosts=self._hosts, images=[self.samples], login=login)
+        serve(page, port=FIRST_PORT, hosts=self._hosts, images=[self.samples], login=login, limits=LIMITS)
         return page
 
     def folders(self) -> list[Path]:
@@ -133,8 +134,8 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> g
         problems = gr.HTML(problems_html(()), js_on_load=None)
         panel = LivePanel(service, samples, hide=hide)
 
-        def tick(request: gr.Request, zoom: str, prompt: str | None, time: float) -> Updates:
-            page, view, shown = pages.of(request), View(zoom, prompt, time), service.snapshot()
+        def tick(request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
+            page, view, shown = pages.of(request), View.of(zoom, prompt, time), service.snapshot()
             now = panel.seen_with(shown, view)
             if page.seen == now:
                 return gr.skip()

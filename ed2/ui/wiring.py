@@ -19,8 +19,8 @@ Updates = dict[Any, Any]
 HIDDEN: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET: Mapping[str, Any] = {**HIDDEN, "queue": False}
 """A quick answer without a message: what bypasses the queue cannot show one (Gradio 6.31)."""
-TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None}
-"""A tick costs next to nothing and waits for nothing."""
+TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None, "preprocess": False}
+"""A tick costs next to nothing and waits for nothing; it looks itself at what the browser sent."""
 SPOKEN: Mapping[str, Any] = {**HIDDEN, "concurrency_id": "control"}
 """What a person asks for, one after the other; it may be refused with a message."""
 SLOW: Mapping[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}

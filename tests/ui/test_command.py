@@ -1,5 +1,6 @@
 """`python webui.py` as a program of its own."""
 
+import argparse
 import os
 import signal
 import socket
@@ -13,9 +14,18 @@ import httpx
 import pytest
 
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, SettingsError
 from ed2.settings.files import PROGRAM_DIR
-from ed2.ui.command import build_parser, closing_words, context_of, login_of, main, opening_words
+from ed2.ui.command import (
+    PASSWORD_VARIABLE,
+    build_parser,
+    closing_words,
+    context_of,
+    login_of,
+    main,
+    opening_words,
+    set_password,
+)
 from ed2.ui.serving import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -92,3 +102,39 @@ def test_a_page_on_the_network_says_that_it_opens_no_image_folder() -> None:
     for given, is_said in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
         lines = opening_words(build_parser().parse_args(["--no_browser", *given]), 7860, None)
         assert any("inside the program's own folder" in line for line in lines) is is_said
+
+
+def options_with(*arguments: str) -> argparse.Namespace:
+    options = build_parser().parse_args(["--no_browser", *arguments])
+    set_password(options)
+    return options
+
+
+def test_the_password_comes_from_the_environment_which_loses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, "from outside")
+    assert login_of(options_with()) == ("owner", "from outside")
+    assert PASSWORD_VARIABLE not in os.environ
+    assert login_of(options_with()) is None
+
+
+def test_the_password_comes_from_a_file_or_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret words\n")
+    assert login_of(options_with("--owner_password_file", str(file))) == ("owner", "secret words")
+    monkeypatch.setattr("getpass.getpass", lambda prompt: "typed")
+    assert login_of(options_with("--owner_password_file", "-")) == ("owner", "typed")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\xff"], ids=("missing", "empty", "no text"))
+def test_a_password_file_that_is_unusable_is_reported(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match="owner_password_file"):
+        options_with("--owner_password_file", str(file))
+
+
+def test_a_password_on_the_command_line_works_and_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert login_of(options_with("--owner_password", "secret words")) == ("owner", "secret words")
+    told = capsys.readouterr().err
+    assert "list of processes" in told and PASSWORD_VARIABLE in told and "secret words" not in told

@@ -1,6 +1,7 @@
 """Attacks on the page over HTTP: all refused."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -191,3 +192,131 @@ def test_the_tunnel_of_gradio_is_called_as_it_is_defined() -> None:
         "local_port",
         "share_token",
     ]
+
+
+OTHER_PAGES = ({"Origin": "http://127.0.0.1:9999"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "null"})
+
+
+@pytest.mark.parametrize("path", ["/config", "/gradio_api/app_id", "/gradio_api/heartbeat/x", "/gradio_api/info"])
+@pytest.mark.parametrize("headers", OTHER_PAGES, ids=str)
+def test_no_other_page_can_read_anything(client: httpx.Client, path: str, headers: dict[str, str]) -> None:
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 403
+    assert len(answer.content) < 100
+    preflight = client.options(path, headers={**headers, "Access-Control-Request-Method": "GET"})
+    assert preflight.status_code in (403, 405)
+    assert not [name for name in (*answer.headers, *preflight.headers) if name.startswith("access-control")]
+
+
+def test_the_document_may_be_linked_to_but_not_fetched_or_framed_by_other_pages(client: httpx.Client) -> None:
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}
+    assert client.get("/", headers=linked).status_code == 200
+    assert client.get("/", headers={**linked, "Sec-Fetch-Dest": "iframe"}).status_code == 403
+    assert client.get("/", headers={"Origin": "http://127.0.0.1:9999"}).status_code == 403
+
+
+def test_every_answer_of_both_pages_forbids_frames_and_other_sources(client: httpx.Client, monitor: str) -> None:
+    for url in ("/", "/config", "/nowhere", "/gradio_api/upload", "/theme.css", monitor, f"{monitor}config"):
+        headers = client.get(url).headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length_and_while_it_is_read(client: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 65536
+
+    for body in (b"x" * 1_100_000, endless()):
+        try:
+            assert client.post("/gradio_api/queue/join", content=body).status_code == 413
+        except httpx.HTTPError:
+            continue  # the connection was closed while it was still sent
+    compressed = {"Content-Encoding": "gzip"}
+    assert client.post("/gradio_api/run/predict", content=b"\x1f\x8b", headers=compressed).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        [],
+        "x",
+        {"fn_index": 9999, "data": [], "session_hash": "x"},
+        {"fn_index": "0", "data": [], "session_hash": "x"},
+        {"fn_index": -1, "data": [], "session_hash": "x"},
+        {"fn_index": 0, "data": [1] * 99, "session_hash": "x"},
+        {"fn_index": 0, "data": [], "session_hash": "x" * 1000},
+        {"fn_index": True, "data": 5, "session_hash": 0},
+    ],
+    ids=lambda call: str(call)[:40],
+)
+def test_a_call_that_no_page_makes_is_refused_in_a_word(client: httpx.Client, call: object) -> None:
+    for path in ("/gradio_api/run/predict", "/gradio_api/queue/join"):
+        answer = client.post(path, json=call)
+        assert answer.status_code == 400
+        assert len(answer.text) < 100
+
+
+def test_the_monitor_takes_any_value_and_prints_none_of_it(
+    monitor: str, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with httpx.Client(base_url=monitor, timeout=30) as viewer:
+        login = {"username": "viewer", "password": server.context.sharing.password}
+        assert viewer.post("/login", data=login).status_code == 200
+        calls = json.loads(viewer.get("/config").text)["dependencies"]
+        capfd.readouterr()
+        for value in ("z" * 9000, "\x1b]0;title\x07", 1e300, -1, None, True, {"a": 1}, ["x"]):
+            for call in calls:
+                body = {"data": [value] * len(call["inputs"]), "fn_index": call["id"], "session_hash": "a"}
+                assert viewer.post("/gradio_api/run/predict", json=body).status_code == 200
+        long = {"data": ["x" * 10_001] * 3, "fn_index": calls[0]["id"], "session_hash": "a"}
+        assert viewer.post("/gradio_api/run/predict", json=long).status_code == 400
+        assert viewer.post("/gradio_api/run/predict", content=b"x" * 65_000).status_code == 413
+    told = "".join(capfd.readouterr())
+    assert "Traceback" not in told
+    assert "zzz" not in told
+
+
+def test_nothing_but_the_login_is_answered_before_it(monitor: str) -> None:
+    with httpx.Client(base_url=monitor, timeout=30) as stranger:
+        for path in (
+            "gradio_api/heartbeat/x",
+            "gradio_api/queue/data?session_hash=x",
+            "gradio_api/app_id",
+            "monitoring",
+        ):
+            assert stranger.get(path).status_code in (401, 404)
+        for path in ("gradio_api/cancel", "gradio_api/reset", "gradio_api/queue/join"):
+            assert stranger.post(path, content=b"x" * 100_000).status_code == 401
+
+
+def test_only_the_page_itself_ends_a_session_and_only_its_own(monitor: str, server: Server) -> None:
+    login = {"username": "viewer", "password": server.context.sharing.password}
+    with httpx.Client(base_url=monitor, timeout=30) as one, httpx.Client(base_url=monitor, timeout=30) as other:
+        for viewer in (one, other):
+            assert viewer.post("/login", data=login).status_code == 200
+        assert one.get("/logout").status_code == 405
+        assert one.post("/logout", headers={"Origin": "http://evil.com"}).status_code == 403
+        assert one.get("/config").status_code == 200
+        assert one.post("/logout").status_code == 303
+        assert one.get("/config").status_code == 401
+        assert other.get("/config").status_code == 200
+
+
+def test_wrong_passwords_are_slowed_down_and_sessions_are_not(monitor: str, server: Server) -> None:
+    right = {"username": "viewer", "password": server.context.sharing.password}
+    with httpx.Client(base_url=monitor, timeout=30) as viewer, httpx.Client(base_url=monitor, timeout=30) as guessing:
+        assert viewer.post("/login", data=right).status_code == 200
+        began = time.monotonic()
+        for number in range(8):
+            wrong = {"username": "viewer", "password": f"wrong {number}"}
+            assert guessing.post("/login", data=wrong).status_code == 400
+        assert time.monotonic() - began > 2  # five at once, then a second each
+        began = time.monotonic()
+        assert viewer.get("/config").status_code == 200
+        assert time.monotonic() - began < 1
+        assert guessing.post("/login", data=right).status_code == 200
