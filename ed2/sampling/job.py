@@ -202,7 +202,7 @@ class SampleJob(Job):
             self._timed = total
             every = f"every {counted(self.sample_steps, 'step')}"
             text = f"{counted(total, 'sample')} take about {duration(needed)} each time, {every}."
-            self._warn(step, f"{text} Shorten {self.prompts.path.name} or raise sample_steps if that is too long.")
+            self._warn(step, f"{text} Use fewer prompts or raise sample_steps if that is too long.")
 
     def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:
         """Read the file, which may also set how often samples are made."""
