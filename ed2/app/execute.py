@@ -19,7 +19,7 @@ from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.saver import Kind
 from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Finding
-from ed2.data.report import batch_notes, sidecar_lines
+from ed2.data.report import batch_notes, start_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
@@ -134,7 +134,7 @@ class Execution:
         run.state.seconds += time.monotonic() - self.started
         notes = [*spec.notes, *_start_notes(spec, run)]
         notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
-        notes += sidecar_lines(dataset)
+        notes += start_lines(dataset)
         for text in space_notes(spec.settings, spec.sizes):
             run.bus.emit(Warned(run.state.step, text))
         run.bus.emit(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
+from ed2.data.file_kinds import CONVERT, is_heif
+
 _REPLACE = "Replace it with a good copy, or delete it."
-_CONVERT = "Save it as PNG, JPEG or WebP."
 _REPLACE_OR_CONVERT = "Replace it with a PNG, JPEG or WebP, or delete it."
 _HEAD_BYTES = 1024
 
@@ -15,11 +16,8 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%!PS", "EPS"),
     (0, b"\xc5\xd0\xd3\xc6", "EPS"),
     (0, b"%PDF", "PDF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\x00\x00\x01\x00", "icon (ICO)"),
     (0, b"PK\x03\x04", "ZIP"),
     (0, b"Rar!", "RAR"),
     (0, b"7z\xbc\xaf", "7z"),
@@ -27,15 +25,28 @@ _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1aE\xdf\xa3", "WebM video"),
     (8, b"AVI ", "AVI video"),
     (0, b"qoif", "QOI"),
-    (0, b"DDS ", "DDS"),
-    (0, b"P5\n", "PGM"),
-    (0, b"P6\n", "PPM"),
     (0, b"#?RADIANCE", "HDR"),
     (0, b"v/1\x01", "OpenEXR"),
 )
 """Offset of a signature, the signature, and the common name of the format."""
 
-_IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IMAGE_SIGNATURES = (
+    b"\x89PNG",
+    b"\xff\xd8",
+    b"RIFF",
+    b"BM",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"\0\0\1\0",
+    b"DDS ",
+    b"P5\n",
+    b"P6\n",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)
 
 _BOMB_LIMITS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
 """Names of Pillow's limits, as they appear in its errors."""
@@ -79,7 +90,7 @@ def _by_content(head: bytes) -> tuple[str, str] | None:
         return "the file contains only zeros", _REPLACE
     other = _other_format(head)
     if other:
-        return f"the {other} format is not supported", _CONVERT
+        return f"the {other} format is not supported", CONVERT
     return _by_text(head)
 
 
@@ -88,7 +99,7 @@ def _other_format(head: bytes) -> str | None:
         if head[offset : offset + len(mark)] == mark:
             return name
     if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis"):
-        return "HEIC" if head[8:11] in (b"hei", b"hev", b"mif", b"msf") else "MP4 video"
+        return None if is_heif(head) else "MP4 video"
     return None
 
 
@@ -96,7 +107,7 @@ def _by_text(head: bytes) -> tuple[str, str] | None:
     """Recognise a text file with the name of an image."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in start:
-        return "the SVG format is not supported", _CONVERT
+        return "the SVG format is not supported", CONVERT
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
         return "this is a web page (HTML), not an image", "The download failed: repeat it, or delete the file."
     if start.startswith(b"version https://git-lfs"):

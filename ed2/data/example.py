@@ -25,6 +25,13 @@ FindingKind = Literal[
     "sidecar",
     "index",
     "changed",
+    "plain",
+    "bad profile",
+    "duplicate",
+    "duplicates",
+    "orphan",
+    "unread",
+    "system",
 ]
 """What a finding is about: "unusable" leaves a file out, the others are only reported."""
 
@@ -73,6 +80,8 @@ class Example:
     """Tells the manifest entries for the same image apart."""
     stamp: int | None = None
     """`file_stamp` of the file that was read; None if unknown."""
+    digest: str = ""
+    """Of the file's content; empty if only its header was read."""
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.data.buckets import crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
+from ed2.data.duplicates import find_duplicates, summary
 from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
 from ed2.data.image_config import caption_in_order, tag_shuffle
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
@@ -74,6 +75,7 @@ def scan(
         builder.problems += found.problems
     for file, facts in zip(files, read.facts, strict=True):
         builder.add(file, facts, options)
+    builder.add_duplicates(len(paths))
     if not builder.examples:
         raise _nothing_usable(paths, contents, builder.problems)
     if not any(example.multiply > 0 for example in builder.examples):
@@ -102,7 +104,13 @@ class _DatasetBuilder:
         example = _example(file, facts, description, options)
         self.examples.append(example)
         self.notes += _notes(example, facts, description, options.resolution)
-        self.digest.update(_fingerprint_line(example, facts.digest).encode())
+        self.digest.update(_fingerprint_line(example, facts).encode())
+
+    def add_duplicates(self, num_roots: int) -> None:
+        """Add a note for each image that is there more than once, and one with counts."""
+        groups = find_duplicates(self.examples, num_roots)
+        if groups:
+            self.notes += [summary(groups), *(group.finding() for group in groups)]
 
     def dataset(self, roots: tuple[Path, ...]) -> Dataset:
         """Return everything collected."""
@@ -171,6 +179,7 @@ def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription,
         shuffle=tag_shuffle(config, prompt, default=options.shuffle_tags),
         entry=file.entry,
         stamp=file_stamp(file.stat),
+        digest=facts.digest,
     )
 
 
@@ -190,6 +199,10 @@ def _notes(example: Example, facts: ImageFacts, description: ImageDescription, r
         notes.append(("wide", what, "Both ends are cropped."))
     if facts.animated:
         notes.append(("animated", "it has several frames", "Only the first is used."))
+    if "plain" in facts.marks:
+        notes.append(("plain", "it has one plain colour", "Delete it, unless it is meant to be there."))
+    if "bad profile" in facts.marks:
+        notes.append(("bad profile", "its colour profile is broken or for other colours", "The profile is ignored."))
     caption = example.caption
     if len(caption) > MAX_QUOTED:
         caption = f"{caption[: MAX_QUOTED - 3]}..."
@@ -197,11 +210,13 @@ def _notes(example: Example, facts: ImageFacts, description: ImageDescription, r
     return [Finding(example.name, f"{what}.", fix, kind=kind, root=example.root) for kind, what, fix in notes]
 
 
-def _fingerprint_line(example: Example, content: str) -> str:
+def _fingerprint_line(example: Example, facts: ImageFacts) -> str:
     """Return what the fingerprint covers of one image; not its time, which differs in a copy."""
-    values: list[object] = [example.key, content, example.caption, example.bucket]
+    values: list[object] = [example.key, facts.digest, example.caption, example.bucket]
     values += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
     values.append((example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None)
+    if "converted" in facts.marks:  # a version without colour profiles had other pixels
+        values.append("sRGB")
     return json.dumps(values) + "\n"
 
 
@@ -210,8 +225,8 @@ def _nothing_usable(
 ) -> DatasetError:
     listed: list[Problem] = []
     for root, found in zip(roots, contents, strict=True):
-        what = f"none of its {found.num_files} files can be used; {len(found.images)} have the name of an image."
-        listed.append(Problem(str(root), what, "Add PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF images."))
+        what = f"none of its {found.num_files} files can be used; {len(found.images)} look like an image."
+        listed.append(Problem(str(root), what, "Add PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC images."))
     listed += problems[:MAX_LISTED]
     if len(problems) > MAX_LISTED:
         listed.append(Problem(None, f"and {len(problems) - MAX_LISTED} more."))

@@ -3,30 +3,32 @@
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import imagesize
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
+from ed2.data.blank import is_plain, is_transparent
 from ed2.data.buckets import Size
+from ed2.data.colour import conversion_for, scale_grey, to_srgb
 from ed2.data.diagnosis import diagnose
+from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
+from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
+from ed2.data.side_data import PNG_SIGNATURE, embedded_profile, png_without_texts
 from ed2.disk import sha256_of
 from ed2.errors import Ed2Error, Problem
 
 _T = TypeVar("_T")
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Pillow's names. Naming them keeps Pillow from starting Ghostscript on an EPS that is called .png."""
-EXTENSIONS = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "jfif", "gif", "tif", "tiff", "avif"))
 MAX_PIXELS = 100_000_000
-"""More is taken for a file made to exhaust memory: 100 MP are 300 MB once decoded."""
+"""More is taken for a file made to exhaust memory: 100 MP are 300 MB once decoded. JPEGs can be decoded smaller."""
 WHITE = "white"
 MAX_FILE_BYTES = 1 << 29
 """Some formats are read into memory before anything is known about them; 100 MP take 400 MB uncompressed."""
@@ -53,9 +55,15 @@ _TURNS = {
 
 _PLAIN_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I", "F"))
 """Modes whose conversion to RGB cannot fail, so that a check may skip it."""
-_LARGE = threading.Lock()
-_BAND_ROWS = 256
-"""Rows of 16-bit grey that are converted at once, to limit the memory for floats."""
+_LARGE = threading.RLock()
+
+
+Mark = Literal["plain", "converted", "bad profile"]
+"""What is worth knowing about an image that can be used: it has one plain colour; its colours are converted to sRGB;
+its colour profile is ignored."""
+MARKS: frozenset[Mark] = frozenset(get_args(Mark))
+PIXELS_VERSION = 2
+"""Counts the rules for how files become pixels, so that what was found by older rules is not trusted."""
 
 
 class ImageError(Ed2Error):
@@ -73,6 +81,7 @@ class ImageFacts:
     size: Size
     problem: Problem | None = None
     animated: bool = False
+    marks: frozenset[Mark] = frozenset()
     digest: str = ""
     """Hash of the file's bytes, the same for a copy of any name and time; empty if only the header was read."""
     lasting: bool = True
@@ -100,12 +109,13 @@ def decode(path: Path, at_least: Size | None = None, background: str = WHITE) ->
     Args:
         path: the file.
         at_least: a sufficient size; a larger JPEG may then be decoded 2, 4 or 8 times smaller, which is much faster.
+            One of more than 100 million pixels always is.
         background: a colour, as #rrggbb or a name that Pillow knows.
 
     Raises:
         ImageError: the file is not an image, is damaged, or is too large.
     """
-    return _read(path, lambda image: _decoded(image, at_least, background))
+    return _read(path, lambda image: _decoded(path, image, at_least, background))
 
 
 def check_image(path: Path) -> ImageFacts:
@@ -114,7 +124,7 @@ def check_image(path: Path) -> ImageFacts:
     A JPEG is decoded eight times smaller, in about half the time: every byte is still read, and damage is still found.
     """
     try:
-        return _read(path, lambda image: replace(_inspect(image), digest=sha256_of(path)[:DIGEST_LENGTH]))
+        return _read(path, lambda image: replace(_inspect(path, image), digest=sha256_of(path)[:DIGEST_LENGTH]))
     except ImageError as error:
         return ImageFacts((0, 0), Problem(str(path), error.what, error.fix), lasting=error.lasting)
 
@@ -122,7 +132,7 @@ def check_image(path: Path) -> ImageFacts:
 def read_header_facts(path: Path) -> ImageFacts:
     """Return the upright size in an image's header; reads all of an image whose header makes no sense."""
     size = header_size(path)
-    if size is None or size[0] * size[1] > MAX_PIXELS:
+    if size is None or _pixels(size) > MAX_PIXELS:
         return check_image(path)
     return ImageFacts(size)
 
@@ -139,10 +149,11 @@ def _read(path: Path, use: Callable[[ImageFile], _T]) -> _T:
     try:
         _require_file(path)
         size = header_size(path)
-        _require_small_enough(size)
-        with _alone_if_large(size), Image.open(path, formats=FORMATS) as image:
-            _require_small_enough(image.size)
-            return use(image)
+        is_large_jpeg = size is not None and _pixels(size) > MAX_PIXELS and starts_like_jpeg(path)
+        if not is_large_jpeg:
+            _require_small_enough(size)
+        with _alone_if_large(size):
+            return _use_large_jpeg(path, use) if is_large_jpeg else _use(path, use)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -151,6 +162,38 @@ def _read(path: Path, use: Callable[[ImageFile], _T]) -> _T:
         from_system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         what, fix = diagnose(path, error)
         raise ImageError(what, fix, lasting=not from_system) from error
+
+
+def _use(path: Path, use: Callable[[ImageFile], _T]) -> _T:
+    """Open an image for `use`; a PNG that fails once more without its texts, and a HEIC with the package for it."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _require_small_enough(image.size)
+            return use(image)
+    except (ImageError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        with path.open("rb") as file:
+            head = file.read(len(PNG_SIGNATURE) + 4)
+        if head.startswith(PNG_SIGNATURE):
+            again: ImageFile = Image.open(png_without_texts(path), formats=("PNG",))
+        elif is_heif(head):
+            if not can_read_heif():
+                raise ImageError(f"{NO_HEIF}.", ADD_HEIF, lasting=False) from None
+            again = open_heif(path)
+        else:
+            raise
+    with again:
+        _require_small_enough(again.size)
+        return use(again)
+
+
+def _use_large_jpeg(path: Path, use: Callable[[ImageFile], _T]) -> _T:
+    image = JpegImageFile(path)  # Image.open has a limit of its own
+    with image:
+        if _pixels(image.size) > MAX_JPEG_PIXELS or not has_bounded_memory(path, image):
+            raise _too_large(image.size, MAX_JPEG_PIXELS)
+        return use(image)
 
 
 def _require_file(path: Path) -> None:
@@ -165,10 +208,14 @@ def _require_file(path: Path) -> None:
 
 
 def _alone_if_large(size: Size | None) -> AbstractContextManager[object]:
-    return _LARGE if size and size[0] * size[1] > LARGE_PIXELS else nullcontext()
+    return _LARGE if size and _pixels(size) > LARGE_PIXELS else nullcontext()
 
 
-def _inspect(image: ImageFile) -> ImageFacts:
+def _pixels(size: Size) -> int:
+    return size[0] * size[1]
+
+
+def _inspect(path: Path, image: ImageFile) -> ImageFacts:
     """Return the facts of an image by reading all of it."""
     animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     before = image.size if image.format in _SHRINKING else None
@@ -176,28 +223,54 @@ def _inspect(image: ImageFile) -> ImageFacts:
         image.draft(None, (1, 1))
     image.load()
     if image.mode not in _PLAIN_MODES:
-        _as_rgb(image, WHITE)
-    return ImageFacts(_upright(before or image.size, _orientation(image)), animated=animated)
+        _as_rgb(image, WHITE, None)
+    if is_transparent(image):
+        where = "its first frame" if animated else "it"
+        raise ImageError(f"{where} shows nothing: it is transparent throughout.", "Replace it, or delete it.")
+    marks = _colour_marks(path, image)
+    # Decoded smaller, fine lines may look like one colour.
+    if is_plain(image) and (
+        not before or image.size == before or _pixels(before) > MAX_PIXELS or is_plain(decode(path))
+    ):
+        marks |= {"plain"}
+    return ImageFacts(_upright(before or image.size, _orientation(image)), animated=animated, marks=marks)
+
+
+def _stays_plain(path: Path, image: ImageFile, before: Size | None) -> bool:
+    """Tell whether an image of one colour was not only decoded so small that fine lines have become one colour."""
+    return before is None or before == image.size or is_plain(decode(path))
+
+
+def _colour_marks(path: Path, image: ImageFile) -> frozenset[Mark]:
+    conversion = conversion_for(image.mode, embedded_profile(path, image))
+    if conversion.fault:
+        return frozenset(("bad profile",))
+    return frozenset(("converted",)) if conversion.transform else frozenset()
 
 
 def _require_small_enough(size: Size | None) -> None:
-    if size and size[0] * size[1] > MAX_PIXELS:
+    if size and _pixels(size) > MAX_PIXELS:
         raise _too_large(size)
 
 
-def _too_large(size: Size | None) -> ImageError:
+def _too_large(size: Size | None, limit: int = MAX_PIXELS) -> ImageError:
     pixels = f"{size[0]:,} x {size[1]:,}; " if size else ""
-    limit = f"{MAX_PIXELS // 1_000_000} million"
-    return ImageError(f"it has too many pixels ({pixels}the limit is {limit}).", "Make it smaller.")
+    return ImageError(
+        f"it has too many pixels ({pixels}the limit is {limit // 1_000_000} million).", "Make it smaller."
+    )
 
 
-def _decoded(image: ImageFile, at_least: Size | None, background: str) -> Image.Image:
-    if at_least and image.format in _SHRINKING:
-        image.draft(None, _upright(at_least, _orientation(image)))
+def _decoded(path: Path, image: ImageFile, at_least: Size | None, background: str) -> Image.Image:
+    if image.format in _SHRINKING and (at_least or _pixels(image.size) > MAX_PIXELS):
+        width, height = _upright(at_least, _orientation(image)) if at_least else image.size
+        if _pixels(image.size) > MAX_PIXELS:
+            width, height = min(width, image.width // 2), min(height, image.height // 2)
+        image.draft(None, (width, height))
+    profile = embedded_profile(path, image)
     image.load()
     # After loading: a PNG may store its orientation after the pixels, and Pillow turns TIFF and AVIF by itself.
     turn = _TURNS.get(_orientation(image))
-    upright = _as_rgb(image, background)
+    upright = _as_rgb(image, background, profile)
     return upright.transpose(turn) if turn is not None else upright
 
 
@@ -213,45 +286,14 @@ def _upright(size: Size, orientation: int) -> Size:
     return (size[1], size[0]) if 5 <= orientation <= 8 else size
 
 
-def _as_rgb(image: Image.Image, background: str) -> Image.Image:
+def _as_rgb(image: Image.Image, background: str, profile: bytes | None) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_scaled_grey(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
-        opaque = Image.new("RGB", image.size, background)
-        opaque.paste(with_alpha, mask=with_alpha.getchannel("A"))
-        return opaque
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
-
-
-def _scaled_grey(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale grey of more than 8 bits by the range that its numbers should have; an unusual range by its limits."""
-    low, high = _grey_range(grey)
-    scale = 255 / max(high - low, 1e-12)
-    bands = [np.rint((np.nan_to_num(band, nan=low) - low) * scale).astype(np.uint8) for band in _bands(grey)]
-    return np.concatenate(bands)
-
-
-def _grey_range(grey: NDArray[np.generic]) -> tuple[float, float]:
-    """Return the numbers that stand for black and white."""
-    lows: list[float] = []
-    highs: list[float] = []
-    for band in _bands(grey):
-        numbers = band[~np.isnan(band)]
-        if numbers.size:
-            lows.append(float(numbers.min()))
-            highs.append(float(numbers.max()))
-    low, high = min(lows, default=0.0), max(highs, default=0.0)
-    if low < 0:
-        return low, high
-    if high <= 1 and np.issubdtype(grey.dtype, np.floating):
-        return 0.0, 1.0
-    if high <= 65535 and np.issubdtype(grey.dtype, np.integer):
-        return 0.0, 65535.0
-    return (0.0, 255.0) if high <= 255 else (low, high)
-
-
-def _bands(grey: NDArray[np.generic]) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of an image a few at a time, clipped so that no difference of two numbers is infinite."""
-    for top in range(0, len(grey), _BAND_ROWS):
-        yield np.clip(grey[top : top + _BAND_ROWS].astype(np.float32), -1e38, 1e38)
+        return to_srgb(Image.fromarray(scale_grey(np.asarray(image))), profile)
+    if not image.has_transparency_data:
+        return to_srgb(image, profile)
+    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
+    opaque = Image.new("RGB", image.size, background)
+    opaque.paste(
+        to_srgb(with_alpha.convert("RGB"), profile) if profile else with_alpha, mask=with_alpha.getchannel("A")
+    )
+    return opaque

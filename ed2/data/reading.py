@@ -19,7 +19,8 @@ import PIL
 
 from ed2.data.buckets import Size, nearest_bucket
 from ed2.data.example import Finding
-from ed2.data.images import ImageFacts, check_image, read_header_facts
+from ed2.data.file_kinds import can_read_heif
+from ed2.data.images import MARKS, PIXELS_VERSION, ImageFacts, Mark, check_image, read_header_facts
 from ed2.data.walk import ImageEntry
 from ed2.disk import write_whole
 from ed2.errors import Problem, StopRequested, printable
@@ -29,33 +30,36 @@ from ed2.text import counted
 MAX_TEXT = 1000
 """Most characters of a remembered problem."""
 
+_NO_MARKS: frozenset[Mark] = frozenset()
+
 logger = logging.getLogger(__name__)
 
 
 class ImageIndex:
     """What reading each image in full has shown, by path, file size and modification time, in one JSON file.
 
-    A file that cannot be read, is damaged, or was written with another version of Pillow, which may read more or
-    fewer images, is replaced.
+    A file that cannot be read, is damaged, or was written with another version of Pillow or of the rules of this
+    program, which may read more or fewer images, is replaced.
     """
 
-    VERSION = 2
+    VERSION = 3
 
     def __init__(self, path: Path | None) -> None:
         """Read the index in `path`; with None nothing is kept beyond this object."""
         self._path = path
-        # An entry: file size, mtime_ns, width, height, animated, digest, problem, fix; anything in a damaged file.
+        # An entry: file size, mtime_ns, width, height, animated, digest, problem, fix, marks; anything in a broken one.
         self._entries: dict[str, Sequence[object]] = _read_entries(path, self._head()) if path else {}
         self._is_changed = False
 
     def find(self, path: Path, stat: os.stat_result) -> ImageFacts | None:
         """Return what is known of the file in its current state."""
         match self._entries.get(str(path)):
-            case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix)]:
-                if not digest.isascii() or not (what or min(w, h) > 0):  # not written by this program
+            case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix), *m]:
+                marks = _marks(m)
+                if not digest.isascii() or not (what or min(w, h) > 0) or marks is None:  # not written by this program
                     return None
                 problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT)) if what else None
-                return ImageFacts((w, h), problem, animated, digest)
+                return ImageFacts((w, h), problem, animated, marks, digest)
         return None
 
     def remember(self, path: Path, stat: os.stat_result, facts: ImageFacts) -> None:
@@ -63,7 +67,8 @@ class ImageIndex:
         if not facts.lasting:
             return
         fault = (facts.problem.what, facts.problem.fix) if facts.problem else ("", "")
-        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *facts.size, facts.animated, facts.digest, *fault)
+        known = (*facts.size, facts.animated, facts.digest, *fault, *sorted(facts.marks))
+        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *known)
         self._is_changed = True
 
     def forget_missing(self, roots: Sequence[Path], present: set[str]) -> None:
@@ -87,7 +92,20 @@ class ImageIndex:
         self._is_changed = False
 
     def _head(self) -> dict[str, object]:
-        return {"version": self.VERSION, "pillow": PIL.__version__}
+        return {
+            "version": self.VERSION,
+            "pillow": PIL.__version__,
+            "pixels": PIXELS_VERSION,
+            "heif": can_read_heif(),
+        }
+
+
+def _marks(values: Sequence[object]) -> frozenset[Mark] | None:
+    """Return the marks in an entry; None if one is not known."""
+    if not values:
+        return _NO_MARKS
+    marks = frozenset(mark for mark in MARKS if mark in values)
+    return marks if len(marks) == len(values) else None
 
 
 def _read_entries(path: Path, head: dict[str, object]) -> dict[str, Sequence[object]]:

@@ -9,6 +9,7 @@ from typing import Any
 from ed2.data.buckets import Size, bucket_sizes, cropped_share, nearest_bucket
 from ed2.data.epoch import BucketUse, EpochPlanner
 from ed2.data.example import Dataset, Example, Finding, FindingKind
+from ed2.errors import Problem
 from ed2.settings.schema import RESOLUTIONS
 from ed2.text import counted
 
@@ -29,8 +30,16 @@ HEADINGS: Mapping[FindingKind, str] = {
     "guessed": "Text not UTF-8; read as UTF-16 or Western European",
     "cut": "Caption file too long; the end is ignored",
     "several": "Several main prompts; only the first is used",
+    "plain": "One plain colour",
+    "bad profile": "Colour profile ignored, since it is broken or for other colours",
+    "duplicate": "The same image more than once",
+    "orphan": "Caption files without an image; not used",
+    "unread": "Not used, since captions are not read from such files",
+    "system": "Folders of the system, left out",
 }
 """A heading for each kind of note."""
+_ABOUT_THE_SET: tuple[FindingKind, ...] = ("bad profile", "plain", "duplicate", "orphan", "unread", "system")
+"""Kinds of notes that are also told when a run starts."""
 
 OF_ONE_IMAGE: tuple[FindingKind, ...] = (
     "enlarged",
@@ -229,7 +238,12 @@ def _problem_lines(dataset: Dataset) -> list[str]:
     return [heading, textwrap.indent("\n".join(_finding_lines(dataset, dataset.problems)), "  ")]
 
 
-def sidecar_lines(dataset: Dataset) -> list[str]:
+def start_lines(dataset: Dataset) -> list[str]:
+    """Return what to know of a dataset when a run starts: caption files with errors, and files that are not used."""
+    return [*_sidecar_lines(dataset), *_set_lines(dataset, _ABOUT_THE_SET)]
+
+
+def _sidecar_lines(dataset: Dataset) -> list[str]:
     """Return what is wrong with caption files and the files for whole folders, a line each."""
     return _finding_lines(dataset, [note for note in dataset.notes if note.kind == "sidecar"])
 
@@ -243,17 +257,22 @@ def _finding_lines(dataset: Dataset, findings: Sequence[Finding]) -> list[str]:
 
 def _note_lines(dataset: Dataset) -> list[str]:
     """Return one line for each kind of note, with its count and the first few files."""
+    lines = [f"{note.what.capitalize()} {note.fix}" for note in dataset.notes if note.kind == "index"]
+    return [*lines, *_sidecar_lines(dataset), *_set_lines(dataset, tuple(HEADINGS))]
+
+
+def _set_lines(dataset: Dataset, kinds: Sequence[FindingKind]) -> list[str]:
     by_kind: dict[FindingKind, list[Finding]] = {}
     for note in dataset.notes:
         by_kind.setdefault(note.kind, []).append(note)
-    lines = [f"{note.what.capitalize()} {note.fix}" for note in by_kind.get("index", [])]
-    lines += sidecar_lines(dataset)
-    for kind, heading in HEADINGS.items():
+    lines = []
+    for kind in kinds:
         notes = by_kind.get(kind)
         if notes:
             names = ", ".join(_name(dataset, note) for note in notes[:MAX_NAMES])
             rest = f" and {len(notes) - MAX_NAMES:,} more" if len(notes) > MAX_NAMES else ""
-            lines.append(f"{heading} ({len(notes):,}): {names}{rest}.")
+            lines.append(f"{HEADINGS[kind]} ({len(notes):,}): {names}{rest}.")
+            lines += [str(note) for note in by_kind.get("duplicates", []) if kind == "duplicate"]
     return lines
 
 

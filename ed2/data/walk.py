@@ -7,23 +7,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ed2.data.example import Finding
-from ed2.data.image_config import ImageConfig, merge_configs
-from ed2.data.images import EXTENSIONS
-from ed2.data.sidecars import (
-    CAPTION_EXTENSIONS,
-    FOLDER_NAMES,
-    GLOBAL_NAMES,
-    LOCAL_NAMES,
-    SidecarNote,
-    read_folder_file,
+from ed2.data.caption_files import CaptionFiles, split_extension
+from ed2.data.example import Finding, FindingKind
+from ed2.data.file_kinds import (
+    CONVERT,
+    EXTENSIONS,
+    may_be_image,
+    read_head,
+    starts_like_image,
+    unsupported_format,
+    why_unsupported,
 )
+from ed2.data.image_config import ImageConfig, merge_configs
+from ed2.data.sidecars import GLOBAL_NAMES, LOCAL_NAMES, SidecarNote, read_folder_file
+from ed2.small_files import open_file
 from ed2.text import visible_line
 
-UNSUPPORTED_EXTENSIONS = frozenset(
-    ("heic", "heif", "jxl", "jp2", "tga", "cr2", "cr3", "nef", "arw", "dng", "orf", "rw2")
+NOTE_FIXES: Mapping[FindingKind, str] = {
+    "system": "It was left out.",
+    "orphan": "It is not used. Give it the name of its image.",
+    "unread": "It is not used. Write captions to .txt files, or list the images in a manifest.",
+}
+
+SYSTEM_FOLDERS = frozenset(
+    (
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharebin",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "system volume information",
+        "found.000",
+        "__macosx",
+        "network trash folder",
+        "temporary items",
+        "lost+found",
+        "lost.dir",
+    )
 )
-"""Image formats that people have but that cannot be read here: reported, so that nobody misses them later."""
+"""Folders, in lower case, in which a NAS, Windows, macOS and archives keep thumbnails and deleted files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +139,26 @@ class _Walk:
         # Sidecars are looked up among all entries: a folder with the name of one is reported when it is read.
         inherited = (*folder.inherited, *self._configs(folder.name, entries, GLOBAL_NAMES))
         config = merge_configs([*inherited, *self._configs(folder.name, entries, LOCAL_NAMES)])
-        sidecars = _caption_files(entries)
+        captions = CaptionFiles(path, [entry.name for entry in entries])
         folders = []
+        images = []
         for entry in entries:
             name = _join(folder.name, entry.name)
-            if _is_folder(entry):
-                if not self._leads_out(entry, name):
-                    folders.append(_Folder(name, inherited))
-            else:
+            if not _is_folder(entry):
                 self.found.num_files += 1
-                self._add_file(entry, name, config, sidecars)
+                images += [entry] if self._is_image(entry, name) else []
+            elif self._is_searched(entry, name):
+                folders.append(_Folder(name, inherited))
+        self._add_images(folder.name, images, config, captions)
         return folders
+
+    def _is_searched(self, entry: os.DirEntry[str], name: str) -> bool:
+        """Tell whether a folder is searched; one that is not is reported."""
+        if entry.name.lower() in SYSTEM_FOLDERS:
+            what = "it is a folder of the system, which keeps thumbnails or deleted files in it"
+            self._note(name, "system", what)
+            return False
+        return not self._leads_out(entry, name)
 
     def _leads_out(self, entry: os.DirEntry[str], name: str) -> bool:
         """Whether a folder is a link to somewhere else that must not be followed, which is reported."""
@@ -135,6 +171,18 @@ class _Walk:
         self.report(name, what, "To search it, turn on follow_links, or add that folder.")
         return True
 
+    def _add_images(
+        self, folder: str, images: Sequence[os.DirEntry[str]], config: ImageConfig, captions: CaptionFiles
+    ) -> None:
+        names = [entry.name for entry in images]
+        assigned, orphans = captions.assign(names)
+        for entry in images:
+            self._add_file(entry, _join(folder, entry.name), config, assigned.get(entry.name, ()))
+        for name in orphans:
+            self._note(_join(folder, name), "orphan", "there is no image with its name")
+        for name in captions.unread(names):
+            self._note(_join(folder, name), "unread", "captions are not read from files of this kind")
+
     def _configs(self, folder: str, entries: Sequence[os.DirEntry[str]], names: Sequence[str]) -> list[ImageConfig]:
         """Read the entries that have one of the names, in the order of the names."""
         configs = []
@@ -146,14 +194,27 @@ class _Walk:
                 self.found.notes.append(sidecar_finding(_join(folder, entry.name), note, self._number))
         return configs
 
-    def _add_file(
-        self, entry: os.DirEntry[str], name: str, config: ImageConfig, sidecars: Mapping[str, tuple[Path, ...]]
-    ) -> None:
-        stem, extension = _split_extension(entry.name)
-        if extension in UNSUPPORTED_EXTENSIONS:
-            self.report(name, f"the {extension.upper()} format is not supported", "Save it as PNG, JPEG or WebP.")
-        if extension not in EXTENSIONS:
-            return
+    def _is_image(self, entry: os.DirEntry[str], name: str) -> bool:
+        """Tell whether a file is taken for an image; reports one that cannot be used."""
+        extension = split_extension(entry.name)[1]
+        if extension in EXTENSIONS:
+            return True
+        fault = why_unsupported(extension)
+        if fault is None and may_be_image(extension) and _is_file(entry):
+            try:
+                with open_file(Path(entry.path)) as file:
+                    head = read_head(file)
+            except OSError:
+                return False
+            if starts_like_image(head):
+                return True
+            other = unsupported_format(head)
+            fault = (f"the {other} format is not supported", CONVERT) if other else None
+        if fault:
+            self.report(name, *fault)
+        return False
+
+    def _add_file(self, entry: os.DirEntry[str], name: str, config: ImageConfig, sidecars: tuple[Path, ...]) -> None:
         try:
             status = entry.stat()
         except OSError as error:
@@ -163,10 +224,13 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             self.report(name, "it is not a file", "Delete or rename it.")
             return
-        image = ImageEntry(
-            Path(entry.path), self._number, escape_undecodable(name), status, config, sidecars.get(stem, ())
-        )
+        image = ImageEntry(Path(entry.path), self._number, escape_undecodable(name), status, config, sidecars)
         self.found.images.append(image)
+
+    def _note(self, name: str, kind: FindingKind, what: str) -> None:
+        """Add a note about a file or folder that is left out."""
+        fix = NOTE_FIXES[kind]
+        self.found.notes.append(Finding(escape_undecodable(name), f"{what}.", fix, kind=kind, root=self._number))
 
     def report(self, name: str, what: str, fix: str) -> None:
         """Add a problem with a file or folder."""
@@ -180,27 +244,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _caption_files(entries: Sequence[os.DirEntry[str]]) -> dict[str, tuple[Path, ...]]:
-    """Return the caption files for each name without extension; the case of extensions does not matter."""
-    ranked: dict[str, list[tuple[int, str, Path]]] = {}
-    for entry in entries:
-        stem, extension = _split_extension(entry.name)
-        if extension in CAPTION_EXTENSIONS and entry.name.lower() not in FOLDER_NAMES:
-            rank = CAPTION_EXTENSIONS.index(extension)
-            ranked.setdefault(stem, []).append((rank, entry.name, Path(entry.path)))
-    return {stem: tuple(path for *_, path in sorted(found)) for stem, found in ranked.items()}
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def sidecar_finding(name: str, note: SidecarNote, root: int) -> Finding:
     """Return a note about a sidecar as a finding."""
     fixes = {"sidecar": "Ignored until it is fixed.", "guessed": "If the text looks wrong, save it as UTF-8."}
     return Finding(escape_undecodable(name), f"{note.what}.", fixes.get(note.kind, ""), kind=note.kind, root=root)
-
-
-def _split_extension(name: str) -> tuple[str, str]:
-    """Return a file name without its extension, and the extension in lower case without the dot."""
-    stem, dot, extension = name.rpartition(".")
-    return (stem, extension.lower()) if dot else (name, "")
 
 
 def _join(folder: str, name: str) -> str:

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ed2.data.images import FORMATS, ImageError, decode
+from ed2.data.images import ImageError, decode, header_size
 from ed2.ui.guard import has_session
 
 GRACE_SECONDS = 60.0
@@ -95,9 +95,7 @@ class _CachedFiles(StaticFiles):
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
     image = decode(path, (side, side))
     if crop:
-        with Image.open(path, formats=FORMATS) as header:
-            scale = max(image.size) / max(header.size)
-        image = _with_crop(image, crop, scale)
+        image = _with_crop(image, crop, max(image.size) / max(header_size(path) or image.size))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     temporary = copy.with_name(f"{copy.stem}-{secrets.token_hex(4)}.tmp")
     image.save(temporary, "WEBP", quality=82)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ed2.data.images import FORMATS, ImageError, check_image, decode, header_size
+from ed2.data.file_kinds import FORMATS
+from ed2.data.images import ImageError, check_image, decode, header_size
 
 SIZE = (48, 40)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ed2.data.caption_files import caption_files_of, split_extension
 from ed2.data.example import Example
 from ed2.data.walk import escape_undecodable
 from ed2.disk import write_whole
@@ -146,8 +147,9 @@ class CaptionEdits:
 
 
 def caption_file(image: Path) -> Path:
-    """Return the caption file of an image: the existing one, or else a new .txt beside it."""
-    for extension in EXTENSIONS:
-        if (path := image.with_suffix(extension)).exists():
-            return path
-    return image.with_suffix(EXTENSIONS[0])
+    """Return the caption file of an image: the strongest existing one of text, or else a new .txt beside it."""
+    try:
+        found = [path for path in caption_files_of(image) if path.suffix.lower() in EXTENSIONS]
+    except OSError:  # the folder cannot be read, which writing will report
+        found = []
+    return found[-1] if found else image.with_name(f"{split_extension(image.name)[0]}{EXTENSIONS[0]}")

@@ -7,11 +7,15 @@ from pathlib import Path
 
 from ed2.app.images.scanning import scan_dataset
 from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
+from ed2.data.duplicates import trained_too
 from ed2.data.example import Dataset, Example
 from ed2.draws import rng
 from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
+from ed2.text import counted
 
+MAX_NAMES = 20
+"""How many images a note names."""
 MAX_PROBLEMS = 3
 """How many unusable files of a validation folder are reported."""
 
@@ -55,6 +59,8 @@ def split_off_validation(
         found = _read(settings.replaced(data_root=(folder,)), should_stop)
         curves[tag] = found.examples
         notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:MAX_PROBLEMS]]
+    for tag, examples in curves.items():
+        notes += _trained_note(tag, examples, training.examples)
     if wanted.stabilize_training_loss:
         stable = sample_keys(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
         curves[LOSS_STABILIZED] = _with_keys(training.examples, stable)
@@ -105,6 +111,20 @@ def _folders(settings: Settings) -> dict[str, str]:
         name, _, folder = text.partition("=")
         folders[f"loss/{name}"] = folder
     return {tag: str(Path(folder)) for tag, folder in folders.items() if folder}
+
+
+def _trained_note(tag: str, validated: Sequence[Example], trained: Sequence[Example]) -> list[str]:
+    """Return a note if images of a curve are also trained on: it then falls by memorisation too."""
+    both = trained_too(validated, trained)
+    if not both:
+        return []
+    names = ", ".join(str(example.path) for example in both[:MAX_NAMES])
+    rest = f" and {len(both) - MAX_NAMES:,} more" if len(both) > MAX_NAMES else ""
+    verb = "is" if len(both) == 1 else "are"
+    return [
+        f"{len(both):,} of {counted(len(validated), 'image')} of {tag} {verb} also trained on, so the curve does not "
+        f"show how well the model does on new images: {names}{rest}."
+    ]
 
 
 def _split_note(count: int, total: int) -> str:
