@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +80,7 @@ class Example:
     """Tells the manifest entries for the same image apart."""
     stamp: int | None = None
     """`file_stamp` of the file that was read; None if unknown."""
-    digest: str = ""
+    digest: str = field(default="", compare=False)
     """Of the file's content; empty if only its header was read."""
 
     @property

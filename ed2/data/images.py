@@ -218,10 +218,7 @@ def _pixels(size: Size) -> int:
 def _inspect(path: Path, image: ImageFile) -> ImageFacts:
     """Return the facts of an image by reading all of it."""
     animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    before = image.size if image.format in _SHRINKING else None
-    if before:
-        image.draft(None, (1, 1))
-    image.load()
+    size = _load_small(image)
     if image.mode not in _PLAIN_MODES:
         _as_rgb(image, WHITE, None)
     if is_transparent(image):
@@ -229,16 +226,20 @@ def _inspect(path: Path, image: ImageFile) -> ImageFacts:
         raise ImageError(f"{where} shows nothing: it is transparent throughout.", "Replace it, or delete it.")
     marks = _colour_marks(path, image)
     # Decoded smaller, fine lines may look like one colour.
-    if is_plain(image) and (
-        not before or image.size == before or _pixels(before) > MAX_PIXELS or is_plain(decode(path))
-    ):
+    if is_plain(image) and (size == image.size or is_plain(decode(path))):
         marks |= {"plain"}
-    return ImageFacts(_upright(before or image.size, _orientation(image)), animated=animated, marks=marks)
+    return ImageFacts(_upright(size, _orientation(image)), animated=animated, marks=marks)
 
 
-def _stays_plain(path: Path, image: ImageFile, before: Size | None) -> bool:
-    """Tell whether an image of one colour was not only decoded so small that fine lines have become one colour."""
-    return before is None or before == image.size or is_plain(decode(path))
+def _load_small(image: ImageFile) -> Size:
+    """Load an image, as small as its format can be decoded, and return its full size."""
+    size = image.size
+    if image.format not in _SHRINKING:
+        image.load()
+        return image.size  # which only the pixels of some formats tell
+    image.draft(None, (1, 1))
+    image.load()
+    return size
 
 
 def _colour_marks(path: Path, image: ImageFile) -> frozenset[Mark]:

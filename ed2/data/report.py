@@ -9,7 +9,6 @@ from typing import Any
 from ed2.data.buckets import Size, bucket_sizes, cropped_share, nearest_bucket
 from ed2.data.epoch import BucketUse, EpochPlanner
 from ed2.data.example import Dataset, Example, Finding, FindingKind
-from ed2.errors import Problem
 from ed2.settings.schema import RESOLUTIONS
 from ed2.text import counted
 
@@ -38,6 +37,18 @@ HEADINGS: Mapping[FindingKind, str] = {
     "system": "Folders of the system, left out",
 }
 """A heading for each kind of note."""
+OF_ONE_IMAGE: tuple[FindingKind, ...] = (
+    "enlarged",
+    "wide",
+    "animated",
+    "file name",
+    "no caption",
+    "guessed",
+    "cut",
+    "several",
+)
+"""Kinds of notes that JSON lists with their image."""
+
 _ABOUT_THE_SET: tuple[FindingKind, ...] = ("bad profile", "plain", "duplicate", "orphan", "unread", "system")
 """Kinds of notes that are also told when a run starts."""
 

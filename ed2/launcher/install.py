@@ -229,7 +229,7 @@ def add(names: Sequence[str]) -> None:
         after = installed_torch()
     _require_same(before, after)
     for requirement in requirements:
-        module = re.split(r"\W", requirement)[0]
+        module = re.split(r"[^\w-]", requirement)[0]
         if not runs(sys.executable, "-I", "-c", f"import importlib.metadata as m; m.version('{module}')"):
             raise LaunchError(f"{module} is not available for this system")
     say(f"Added {', '.join(names)}. {describe_torch(after)} is unchanged.")

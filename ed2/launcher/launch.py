@@ -71,7 +71,7 @@ COMMANDS = {
     "demo": Command("run a small training to see that everything works", "train.py", preset="presets/demo.json"),
     "check": Command("check images and settings, and show what a run would do", "train.py", ("--check",)),
     "test": Command("check the program itself: linters and tests", "scripts/check"),
-    "add": Command("install an optional package: add xformers | prodigy | schedulefree", "pyproject.toml"),
+    "add": Command("install an optional package: add xformers | prodigy | schedulefree | heif", "pyproject.toml"),
     "doctor": Command("show this computer's setup, and find and explain problems", "ed2/launcher/launch.py"),
 }
 

@@ -1,5 +1,6 @@
 """Images on the disk."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ def paint(tmp_path: Path) -> Painter:
     def write(name: str = "cat.png", size: tuple[int, int] = (64, 64), caption: str | None = None) -> Path:
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        noise = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR).save(path)
         if caption is not None:
             path.with_suffix(".txt").write_text(caption, encoding="utf-8")

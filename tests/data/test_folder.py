@@ -181,6 +181,7 @@ def test_notes_tell_what_is_enlarged_too_wide_moving_or_without_a_caption_file(p
     assert [(note.path, note.kind) for note in dataset.notes] == [
         ("guessed.png", "guessed"),
         ("moving.gif", "animated"),
+        ("moving.gif", "plain"),
         ("named_1.png", "file name"),
         ("small.png", "enlarged"),
         ("wide.png", "wide"),
@@ -211,7 +212,7 @@ def test_a_folder_of_unusable_files_says_how_many_and_why(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as caught:
         scan([tmp_path], OPTIONS)
     text = str(caught.value)
-    assert "none of its 26 files can be used; 25 have the name of an image" in text
+    assert "none of its 26 files can be used; 25 look like an image" in text
     assert "00.png: the file is empty." in text and "and 5 more" in text
 
 

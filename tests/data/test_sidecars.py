@@ -207,7 +207,13 @@ def test_a_manifest_lists_images_in_its_order_and_one_may_come_twice(paint: Pain
         ("gone.png", "the file does not exist."),
         ("list.json", "entry 6 has no image path."),
     ]
-    assert [note.kind for note in dataset.notes] == ["sidecar", "file name", "file name"]
+    assert [note.kind for note in dataset.notes] == [
+        "sidecar",
+        "file name",
+        "file name",
+        "duplicates",
+        *["duplicate"] * 2,
+    ]
 
 
 @pytest.mark.parametrize(("content", "told"), [("{", "not valid JSON"), ("{}", "not a list"), ("[]", "0 files")])

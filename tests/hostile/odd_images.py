@@ -108,8 +108,9 @@ def _colours() -> Iterator[Case]:
         modes[f"alpha.{FORMATS[kind]}"] = saved(red, kind)
     # Pillow writes an uncompressed YCbCr TIFF that it cannot read: left out with a reason is right.
     yield Case("colour-ycbcr.tif", saved(noise().convert("YCbCr"), "TIFF"), DAMAGED, either=True)
+    clear = ("key.png", "grey-key.png", "deep-alpha.png", "deep-grey-alpha.png")
     for name, content in modes.items():
-        yield Case(f"colour-{name}", content)
+        yield Case(f"colour-{name}", content, "transparent throughout" if name in clear else "")
 
 
 def _turned() -> Iterator[Case]:
