@@ -209,7 +209,7 @@ def test_add_installs_a_package_alone_and_notices_a_changed_pytorch(program: Pro
     )
     code, _, errors = program.run("add", "dev")
     assert code == 1
-    assert "Choose from: xformers, prodigy, schedulefree." in errors
+    assert "Choose from: xformers, prodigy, schedulefree, heif." in errors
 
 
 def test_doctor_reports_even_if_the_installation_failed(program: Program) -> None:

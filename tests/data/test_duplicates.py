@@ -72,7 +72,9 @@ def test_validation_on_trained_images_is_told(folder: Path, tmp_path: Path) -> N
     shutil.copy(folder / "1.png", other / "renamed.png")
     shutil.copy(folder / "2.png", other / "also.png")
     dataset = read(folder)
-    settings = with_defaults({"resolution": 64, "data_root": [str(folder)], "val_split_mode": "manual", "manual_data_root": "x"})
+    settings = with_defaults(
+        {"resolution": 64, "data_root": [str(folder)], "val_split_mode": "manual", "manual_data_root": "x"}
+    )
     for manual, words in ((other, "2 of 2 images"), (folder, "6 of 6 images")):
         apart = split_off_validation(settings.replaced(manual_data_root=str(manual)), dataset)
         (note,) = apart.notes
