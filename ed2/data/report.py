@@ -37,18 +37,6 @@ HEADINGS: Mapping[FindingKind, str] = {
     "system": "Folders of the system, left out",
 }
 """A heading for each kind of note."""
-OF_ONE_IMAGE: tuple[FindingKind, ...] = (
-    "enlarged",
-    "wide",
-    "animated",
-    "file name",
-    "no caption",
-    "guessed",
-    "cut",
-    "several",
-)
-"""Kinds of notes that JSON lists with their image."""
-
 _ABOUT_THE_SET: tuple[FindingKind, ...] = ("bad profile", "plain", "duplicate", "orphan", "unread", "system")
 """Kinds of notes that are also told when a run starts."""
 
