@@ -154,4 +154,4 @@ def test_a_single_file_is_planned_by_its_header(tmp_path: Path) -> None:
     assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 20}
     save_file({"emb_params": torch.zeros(2, 3)}, tmp_path / "word.safetensors")
     told = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "word.safetensors")}))
-    assert "no model that can be trained here" in str(told.problems[0])
+    assert "cannot be trained here" in str(told.problems[0])
