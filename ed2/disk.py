@@ -229,6 +229,27 @@ def replace(temporary: Path, target: Path) -> None:
     _name_to_disk(target)
 
 
+def rename_if_free(temporary: Path, target: Path) -> bool:
+    """Give a finished file its name unless there is a file of that name; false where there is one. Raises OSError.
+
+    Of several programs that do this at once, one gets the name. Looking first and renaming then would leave a gap.
+    """
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError:  # a drive without hard links
+        try:
+            target.open("xb").close()
+        except FileExistsError:
+            return False
+        replace(temporary, target)
+        return True
+    temporary.unlink()
+    _name_to_disk(target)
+    return True
+
+
 def _name_to_disk(target: Path) -> None:
     """Sync a new name to the disk; if that fails, the file may be lost in a power cut."""
     try:

@@ -1,12 +1,7 @@
 """`python -m ed2 convert`: convert between a diffusers folder, a `.safetensors` and a `.ckpt`."""
 
 import contextlib
-import json
-import os
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,27 +9,26 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, finish_folder, plain_reason, temporary_name, to_disk, write_whole
-from ed2.errors import ModelError, Problem, printable
+from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk, write_whole
+from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
-from ed2.models.files.base_model import PICKLES
-from ed2.models.files.folder import ModelFolder
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG
-from ed2.models.files.layout import diffusers_tensors, single_file_tensors, yaml_beside
+from ed2.models.files.base_model import pickle_problem
+from ed2.models.files.description import PREDICTION_KEY, Description, without_marks
+from ed2.models.files.folder import EXTRA_FILE, ModelFolder
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG, family_in, pickled_file, small_names, weights_file
+from ed2.models.files.header import is_pickle
+from ed2.models.files.layout import diffusers_tensors, single_file_tensors
+from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.source import open_base
-from ed2.models.files.tensor_file import write_single_file, write_tensors
-from ed2.models.files.unpickle import REFUSED
-from ed2.settings.files import PROGRAM_DIR
+from ed2.models.files.tensor_file import EIGHT_BITS, write_single_file, write_tensors
 
 FILES = (".safetensors", ".ckpt")
-PREDICTION_KEY = "prediction_type"
-MAX_ENTRIES = 50_000
-MAX_PICKLE_BYTES = 64 << 20
-MAX_UNPACKED_RATIO = 3
-"""PyTorch does not compress at all."""
-TIMEOUT_SECONDS = 1800
-SAFE = "Get the .safetensors of this model."
+OTHER_FORMATS = (
+    *(".bin", ".pt", ".pth", ".pkl", ".onnx", ".gguf", ".h5", ".hdf5", ".msgpack", ".pb", ".tflite", ".json", ".yaml"),
+    *(".zip", ".tar", ".gz", ".7z", ".rar"),
+)
+"""Endings of other formats; any other dot belongs to the name of a folder."""
 
 
 def convert(source: Path, target: Path, prediction_type: str | None = None) -> None:
@@ -65,43 +59,81 @@ def _require_free(target: Path) -> None:
         raise _error(target, "it already exists.", "Choose another name, or remove it.")
     if not target.parent.is_dir():
         raise _error(target, f"the folder {target.parent} does not exist.", "Create it first.")
-    if target.suffix and target.suffix.lower() not in FILES:
+    if target.suffix.lower() in OTHER_FORMATS:
         fix = f"Use {' or '.join(FILES)}, or a folder name."
         raise _error(target, f"{target.suffix} is not a supported format.", fix)
 
 
 @contextmanager
 def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
-    """Give a source that can be read: for a pickle, a temporary file with its weights."""
-    if not source.is_file() or source.suffix.lower() not in PICKLES:
+    """Give a source that can be read: for pickled weights, a temporary file or folder with these weights."""
+    is_file = source.is_file() and is_pickle(source)
+    if not is_file and not _pickled_parts(source):
         yield source
         return
-    weights = temporary_name(target.with_name(f"{target.stem}-weights.safetensors"))
-    beside = source.with_suffix(".yaml")
+    readable = temporary_name(target.with_name(f"{target.stem}-weights{'.safetensors' if is_file else ''}"))
     try:
-        write_tensors_of(source, weights)
-        if beside.is_file():
-            with _writing(target):
-                shutil.copyfile(beside, weights.with_suffix(".yaml"))
-        yield weights
+        with _writing(target):
+            if is_file:
+                _write_weights(source, readable)
+            else:
+                _write_parts(source, readable)
+        yield readable
     except ModelError as error:
         raise ModelError(f"{source} cannot be converted:", error.problems) from None
     finally:
-        for file in (weights, weights.with_suffix(".yaml")):
+        shutil.rmtree(readable, ignore_errors=True)
+        for file in (readable, readable.with_suffix(".yaml")):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
 
+def _write_weights(pickle: Path, weights: Path) -> None:
+    """Write the weights of a single file, and the .yaml that is beside it. Raises ModelError, OSError."""
+    if problem := pickle_problem(pickle):
+        raise ModelError(str(pickle), [problem])
+    write_tensors_of(pickle, weights)
+    if pickle.with_suffix(".yaml").is_file():
+        shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
+
+
+def _pickled_parts(folder: Path) -> dict[str, Path]:
+    """The pickled weights of a diffusers folder, by the path that they have as safetensors."""
+    found = {part.file: pickled_file(folder, part) for part in family_in(folder).parts}
+    return {name: file for name, file in found.items() if file}
+
+
+def _write_parts(source: Path, folder: Path) -> None:
+    """Write a diffusers folder whose weights are all safetensors. Raises ModelError, OSError."""
+    family, pickles = family_in(source), _pickled_parts(source)
+    weights = [weights_file(source, part) for part in family.parts if part.file not in pickles]
+    copied = [file.relative_to(source).as_posix() for file in weights if file]
+    copied += [EXTRA_FILE] if (source / EXTRA_FILE).is_file() else []
+    for name in [*small_names(source, family), *copied]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+    for name, pickle in pickles.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tensors_of(pickle, folder / name)
+
+
 def _write_file(model: ModelSource, target: Path) -> None:
-    predicted = str(model.config(SCHEDULER_CONFIG)[PREDICTION_KEY])
+    description = Description.of_scheduler(model.config(SCHEDULER_CONFIG))
     if isinstance(model, ModelFolder):
         tensors = single_file_tensors(model.family, _parts(model), model.extra())
     else:
-        tensors = load_file(model.path)
-    write_single_file(target, tensors, {"format": "pt", PREDICTION_KEY: predicted})
-    if text := yaml_beside(model.family, predicted):
+        tensors = without_marks(_loaded(model.path))
+    tensors |= description.tensors()
+    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, place=_as_new_file)
+    if text := description.yaml(model.family):
         with _writing(target):
             write_whole(target.with_suffix(".yaml"), text.encode())
+
+
+def _as_new_file(temporary: Path, target: Path) -> Path:
+    if not rename_if_free(temporary, target):
+        raise _error(target, "another program has written it meanwhile.", "Choose another name.")
+    return target
 
 
 def _write_folder(model: ModelSource, target: Path) -> None:
@@ -137,69 +169,20 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
-    """The weights of each part by their diffusers names, in the stored precision."""
+    """The weights of each part by their diffusers names, in the stored precision or, where that is 8 bits, in fp16."""
     if isinstance(model, ModelFolder):
-        return {part: load_file(file) for part, file in model.weights.items()}
+        return {part: _loaded(file) for part, file in model.weights.items()}
     layers = model.config("text_encoder/config.json")["num_hidden_layers"]
-    return diffusers_tensors(load_file(model.path), num_text_layers=layers).parts
+    return diffusers_tensors(_loaded(model.path), num_text_layers=layers).parts
+
+
+def _loaded(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file; 8-bit numbers as fp16, which every program reads and which holds all of them."""
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
+    return tensors
 
 
 def _error(target: Path, what: str, fix: str) -> ModelError:
     return ModelError(f"{target} cannot be written:", [Problem(None, what, fix)])
-
-
-def write_tensors_of(pickle: Path, target: Path) -> None:
-    """Write the weights of a `.ckpt` as the safetensors file `target`, without running anything in it.
-
-    Raises:
-        ModelError: it is damaged, contains code, or would fill the memory.
-    """
-    problem = _problem_with(pickle)
-    if problem:
-        raise _not_readable(pickle, problem)
-    command = [sys.executable, "-m", "ed2.models.files.unpickle", str(pickle.absolute()), str(target.absolute())]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM_DIR), "HF_HUB_OFFLINE": "1"}
-    try:
-        child = subprocess.run(
-            command,
-            cwd=PROGRAM_DIR,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise _not_readable(pickle, "reading it takes too long") from None
-    if child.returncode:
-        raise _not_readable(pickle, _reason(child))
-
-
-def _problem_with(pickle: Path) -> str:
-    """What is wrong with a file, going by its ZIP directory, without the full stop; empty if nothing is."""
-    try:
-        if not pickle.is_file():
-            return "there is no such file"
-        size = pickle.stat().st_size
-        with zipfile.ZipFile(pickle) as archive:
-            entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        reason = "" if isinstance(error, zipfile.BadZipFile) else f" ({error})"
-        return f"it is not a file of PyTorch 1.6 or later, or it is damaged{reason}"
-    if len(entries) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_UNPACKED_RATIO * size:
-        return "it unpacks to far more than its size, which could fill the memory"
-    pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-    if len(pickles) != 1:
-        return "it contains no PyTorch weights"
-    return "its index of weights is too large" if pickles[0].file_size > MAX_PICKLE_BYTES else ""
-
-
-def _reason(child: subprocess.CompletedProcess[str]) -> str:
-    if child.returncode == REFUSED:
-        return printable(str(json.loads(child.stdout)["reason"]), 400)
-    last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"reading it failed, possibly out of memory ({printable(last, 200)})"
-
-
-def _not_readable(pickle: Path, what: str) -> ModelError:
-    return ModelError(f"{pickle} cannot be converted:", [Problem(None, f"{what}.", SAFE)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ed2.app.run_settings import checkpoint_at
 from ed2.disk import plain_reason, why_not_writable
-from ed2.errors import Problem, SettingsError
+from ed2.errors import ModelError, Problem, SettingsError
 from ed2.models.families.facts import (
     DEFAULT,
     FACTS,
@@ -20,10 +20,12 @@ from ed2.models.families.facts import (
     trainable_titles,
 )
 from ed2.models.files.base_model import in_hub_cache
-from ed2.models.files.header import HeaderError, read_header
+from ed2.models.files.header import HeaderError, is_pickle, read_header
+from ed2.models.files.pickled import shapes_in_pickle
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
+from ed2.text import file_size
 from ed2.vram.shapes import shape_of
 
 OTHER_FOLDER = "Choose another folder, or change its permissions."
@@ -39,11 +41,12 @@ MODULES = {
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """How many weights a base model has, and what could not be found out."""
+    """How many weights a base model has, what could not be found out, and what a start does with it."""
 
     family: str
     parameters: Mapping[str, int]
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def written_to(settings: Settings) -> dict[str, Path]:
@@ -136,7 +139,10 @@ def _untrainable(family: FamilyFacts, name: str) -> tuple[Problem, ...]:
 
 def _sizes_of_file(file: Path) -> ModelSizes:
     """Count the weights of a single file; one of an unknown kind is planned as the default family."""
-    shapes = _shapes_in(file)
+    try:
+        shapes = shapes_in_pickle(file) if is_pickle(file) else _shapes_in(file)
+    except ModelError as error:
+        return _usual(DEFAULT, *error.problems)
     family = FACTS.get(kind_of(shapes))
     if family is None:
         what = f"{file.name} cannot be trained here, so {described(DEFAULT.name)} is planned."
@@ -144,7 +150,18 @@ def _sizes_of_file(file: Path) -> ModelSizes:
     counts = {}
     for part in family.parts:
         counts[part.name] = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(part.prefix))
-    return ModelSizes(family.name, _with_one_text_encoder(counts), _untrainable(family, file.name))
+    return ModelSizes(
+        family.name, _with_one_text_encoder(counts), _untrainable(family, file.name), _conversion(file, family)
+    )
+
+
+def _conversion(file: Path, family: FamilyFacts) -> tuple[str, ...]:
+    """A note on what a start does with a base model in PyTorch's own format; none for others."""
+    if not family.is_trainable or not is_pickle(file):
+        return ()
+    size = file_size(file.stat().st_size)
+    what = f"{file.name} is {described(family.name)} of {size} in a format that can run code."
+    return (f"{what} A start converts it once into user/models, which runs nothing in it, and trains that.",)
 
 
 def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:

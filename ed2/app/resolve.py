@@ -2,13 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ed2.app.checks.base_model import not_on_disk
 from ed2.app.checks.space import require_room
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
+from ed2.app.own_models import converted
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
 from ed2.app.run_settings import (
@@ -31,6 +32,7 @@ from ed2.errors import CheckpointError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
 from ed2.models.families.facts import trainable_titles
 from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
+from ed2.models.files.header import is_pickle
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
@@ -50,7 +52,12 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         Ed2Error: the run cannot start.
         StopRequested: a stop was asked for.
     """
-    found = resolve_settings(flags, config, VerifyProgress(bus, controls))
+
+    def say(text: str) -> None:
+        controls.raise_if_stopping()
+        bus.emit(PhaseChanged(0, "preparing", text))
+
+    found = resolve_settings(flags, config, VerifyProgress(bus, controls), say)
     settings = found.settings
     checkpoint = Checkpoint.open(found.checkpoint) if found.checkpoint else None
     if checkpoint:
@@ -79,22 +86,33 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
 
 
 def resolve_settings(
-    flags: Mapping[str, object], config: Path | None, progress: Progress = no_progress
+    flags: Mapping[str, object],
+    config: Path | None,
+    progress: Progress = no_progress,
+    say: Callable[[str], object] = lambda text: None,
 ) -> EffectiveSettings:
-    """The effective settings of a run that is about to start, its seed drawn and its checkpoint verified.
+    """The effective settings of a run that is about to start, its seed drawn, its checkpoint verified.
+
+    A base model in PyTorch's own format is converted, unless it was before.
 
     Args:
         flags: flat settings; they win.
         config: a preset, or the settings of an earlier run.
         progress: called while the bytes of a checkpoint are compared.
+        say: called with what is about to be done, if it takes long.
 
     Raises:
         SettingsError: wrong settings, or no model is named.
         CheckpointError: the checkpoint is damaged.
+        ModelError: the base model cannot be converted.
     """
 
     def find_sound(given: Mapping[str, object], preset_base: str) -> Origin:
-        return _find_sound_origin(given, preset_base, progress)
+        origin = _find_sound_origin(given, preset_base, progress)
+        if not is_pickle(Path(origin.name)):
+            return origin
+        weights, note = converted(Path(origin.name), progress, say)
+        return Origin(str(weights), None, (*origin.notes, note))
 
     found = effective_settings(flags, config, find_sound)
     settings = found.settings
@@ -173,7 +191,7 @@ def _base_path(name: str) -> Path:
 
 def _no_model() -> SettingsError:
     fix = (
-        f"Set --resume_ckpt to a diffusers folder or a .safetensors file of an {trainable_titles()} model, or to a "
+        f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
         "checkpoint of a run."
     )
     return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])

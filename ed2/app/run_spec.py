@@ -16,6 +16,7 @@ from ed2.data.example import Dataset
 from ed2.errors import Problem, SettingsError
 from ed2.models.base import ModelSource
 from ed2.models.compute import choose_device, choose_dtype
+from ed2.models.files.description import ZERO_SNR_CHANGES
 from ed2.models.files.source import open_base
 from ed2.settings.schema import Settings
 
@@ -107,7 +108,7 @@ def open_model(settings: Settings, base: Path) -> ModelSource:
     """
     changes: dict[str, Any] = {}  # to the model's scheduler; checkpoints hold them too
     if settings.noise.enable_zero_terminal_snr:
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        changes |= ZERO_SNR_CHANGES
     if settings.model.prediction_type:
         changes["prediction_type"] = settings.model.prediction_type
     return open_base(base, changes)

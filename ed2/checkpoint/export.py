@@ -1,5 +1,6 @@
 """Single files for web UIs, made from a checkpoint that is already on the disk."""
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,17 +11,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.disk import sweep_half_files, write_whole
+from ed2.disk import rename_if_free, replace, sweep_half_files, write_whole
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
+from ed2.models.files.description import Description
 from ed2.models.files.folder import EXTRA_FILE
-from ed2.models.files.layout import single_file_tensors, yaml_beside
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 
 RUN_KEY = "run"
 """The metadata of a single file that names the run which wrote it."""
-PREDICTION_KEY = "prediction_type"
-"""The metadata that says what the model predicts."""
 _NUMBERED = re.compile(r" \(\d+\)$")
 
 
@@ -48,11 +49,13 @@ class Exporter:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep_half_files(self.folder)
-        path = self._free_name(self.folder / f"{checkpoint.name}.{self.container}")
+        description = Description(prediction_type, _has_zero_snr(checkpoint))
         content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
-        metadata = {"format": "pt", RUN_KEY: self.run_name, PREDICTION_KEY: prediction_type}
-        write_single_file(path, content, metadata, dtype=self.dtype)
-        if text := yaml_beside(family, prediction_type):
+        content |= description.tensors()
+        metadata = {"format": "pt", RUN_KEY: self.run_name, **description.metadata()}
+        wanted = self.folder / f"{checkpoint.name}.{self.container}"
+        path = write_single_file(wanted, content, metadata, dtype=self.dtype, place=self._place)
+        if text := description.yaml(family):
             write_whole(path.with_suffix(".yaml"), text.encode())
         return path
 
@@ -71,10 +74,13 @@ class Exporter:
             names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}
         single_file_tensors(model.facts.name, names)
 
-    def _free_name(self, path: Path) -> Path:
-        """`path`, with a number if another run wrote a file of that name."""
+    def _place(self, temporary: Path, path: Path) -> Path:
+        """Rename a finished file to `path`, with a number if another run wrote a file of that name, even just now."""
         candidate, number = path, 1
-        while candidate.exists() and writer_of(candidate) != self.run_name:
+        while not rename_if_free(temporary, candidate):
+            if writer_of(candidate) == self.run_name:
+                replace(temporary, candidate)
+                break
             number += 1
             candidate = path.with_stem(f"{path.stem} ({number})")
         return candidate
@@ -98,6 +104,11 @@ def writer_of(single_file: Path) -> str | None:
 
 def _parts_of(checkpoint: Path, family: str) -> dict[str, dict[str, Tensor]]:
     return {part.name: mapped_tensors(checkpoint / part.file) for part in FACTS[family].parts}
+
+
+def _has_zero_snr(checkpoint: Path) -> bool:
+    config = json.loads((checkpoint / SCHEDULER_CONFIG).read_bytes())
+    return Description.of_scheduler(config).is_zero_snr
 
 
 def _extra_of(checkpoint: Path) -> dict[str, Tensor]:

@@ -156,7 +156,7 @@ class ModelSettings(Group):
     """Model"""
 
     resume_ckpt: Annotated[str, IsPath()] = ""
-    """Model to start from: a diffusers folder, a .safetensors file, or a checkpoint of a run to resume. `findlast`
+    """Model to start from: a diffusers folder, a .safetensors or .ckpt file, or a checkpoint of a run. `findlast`
     takes the newest checkpoint in the log folder."""
     weights_only: bool = False
     """Use only the weights of resume_ckpt and start a new run at step 0, even if the run could be resumed."""

@@ -22,7 +22,7 @@ from ed2.ui.html import escape, list_html, note_html
 from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."
-NO_MODELS = "No models in this folder. A model is a .safetensors file, or a folder that contains model_index.json."
+NO_MODELS = "No models in this folder. A model is a .safetensors or .ckpt file, or a folder with model_index.json."
 STARTS_OVER = (
     f"The base model is now a checkpoint of a run, and “{label_of('weights_only')}” is on: training starts at step 0. "
     "Give the new run its own project name."

@@ -1,14 +1,18 @@
 """A single file is read again before it replaces anything."""
 
+import errno
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ed2.checkpoint.export import RUN_KEY, Exporter
+from ed2.__main__ import main
+from ed2.checkpoint.export import RUN_KEY, Exporter, writer_of
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
 from ed2.models.files import tensor_file
@@ -101,3 +105,39 @@ def test_a_single_file_is_found_whatever_its_project_is_called(quick_path: Path)
     write_single_file(quick_path / f"{name} (2).safetensors", {"weight": torch.ones(1)}, {RUN_KEY: "run"})
     assert exporter.find_file(name)
     assert not exporter.find_file("my cat")
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "a drive without"])
+def test_two_runs_that_write_one_name_at_the_same_time_both_keep_their_file(
+    saved_run: Trained, quick_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    both_written = threading.Barrier(2)
+
+    def wait(path: Path) -> None:
+        if path.suffix == ".safetensors":
+            both_written.wait(60)
+
+    monkeypatch.setattr(tensor_file, "to_disk", wait)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(Exporter(quick_path, run).write, saved_run.checkpoint, "sd1", "epsilon") for run in "ab"]
+        files = [job.result() for job in jobs]
+    stem = saved_run.checkpoint.name
+    assert {file.name for file in files} == {f"{stem}.safetensors", f"{stem} (2).safetensors"}
+    assert [writer_of(file) for file in files] == ["a", "b"]
+    assert not list(quick_path.glob(".tmp-*"))
+
+
+def refuse_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "one.ckpt"])
+def test_convert_does_not_replace_a_file_that_appears_while_it_writes(
+    sd1: Path, quick_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tensor_file, "to_disk", lambda path: (quick_path / name).write_bytes(b"of another"))
+    assert main(["convert", str(sd1), str(quick_path / name)]) == 1
+    assert "another program has written it meanwhile" in capsys.readouterr().err
+    assert (quick_path / name).read_bytes() == b"of another"

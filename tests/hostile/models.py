@@ -68,7 +68,8 @@ def _other_contents() -> Iterator[Model]:
         "random": (bytes(range(1, 256)) * 20, "not a safetensors file"),
     }
     for name, (content, words) in contents.items():
-        yield Model(f"{name}.safetensors", _written(content), words, is_file=True)
+        alone = "can run code, so it is not opened" if name in ("zip", "pickle") else words
+        yield Model(f"{name}.safetensors", _written(content), alone, is_file=True)
         yield Model(f"unet-is-{name}", _replaced(UNET, content), f"{UNET}: .*{words}")
 
 
@@ -89,7 +90,7 @@ def _headers() -> Iterator[Model]:
         b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
     )
     lies = {
-        "good-but-no-model": (good, "an unknown kind of model"),
+        "good-but-no-model": (good, "not those of any kind of model"),
         "cut": (good[:-1], "1 of 16 bytes of its tensors are missing"),
         "longer": (good + b"x", "1 bytes longer than its header says"),
         "cut-header": (good[:40], "cut short"),
@@ -100,7 +101,10 @@ def _headers() -> Iterator[Model]:
         "list": (struct.pack("<Q", 2) + b"[]", "no tensors"),
         "no-tensors": (header({}), "no tensors"),
         "only-metadata": (header({"__metadata__": {"format": "pt"}}), "no tensors"),
-        "odd-metadata": (header({"__metadata__": [1], "a": tensor([4], 0, 16)}, four), "an unknown kind of model"),
+        "odd-metadata": (
+            header({"__metadata__": [1], "a": tensor([4], 0, 16)}, four),
+            "not those of any kind of model",
+        ),
         "two-of-a-name": (struct.pack("<Q", len(twice)) + twice + four, "two of its tensors are called a"),
         "overlap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}, four), "overlaps another"),
         "gap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 20, 36)}, bytes(36)), "has a gap"),
@@ -149,7 +153,7 @@ def _other_kinds() -> Iterator[Model]:
         "depth": ({conv: (8, 5, 3, 3), key: (8, 1024)}, "a depth model"),
         "upscaler": ({conv: (8, 7, 3, 3), key: (8, 1024)}, "an upscaler"),
         "unclip": ({"noise_augmentor.data_mean": (8,)}, "an unCLIP model"),
-        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "an unknown kind of model"),
+        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "not those of any kind of model"),
         "unet-only": ({conv: (8, 4, 3, 3), key: (8, 768)}, "it has no vae and no text_encoder"),
     }
     for name, (shapes, words) in kinds.items():
@@ -161,8 +165,8 @@ def _other_kinds() -> Iterator[Model]:
 
 def _pickles() -> Iterator[Model]:
     for suffix in ("ckpt", "pt", "pth", "bin"):
-        yield Model(f"code.{suffix}", _written(pickle.dumps(Bomb())), f"a .{suffix} file can run code", is_file=True)
-    yield Model("model.zip", _written(b"PK\x03\x04"), ".zip cannot be used as a base model", is_file=True)
+        yield Model(f"code.{suffix}", _written(pickle.dumps(Bomb())), "can run code, so it is not opened", is_file=True)
+    yield Model("model.zip", _written(b"PK\x03\x04"), "it is not a Stable Diffusion model", is_file=True)
     yield Model("unet-is-bin", _only_bin, "only diffusion_pytorch_model.bin is there, in a format that can run code")
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ed2.__main__ import main
 from ed2.app import convert
-from ed2.app.convert import write_tensors_of
 from ed2.errors import ModelError
 from ed2.models.files import source as source_module
 from ed2.models.files.folder import open_folder
+from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.models import Bomb
 
@@ -112,7 +112,7 @@ def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -
         "code": "asks to run pathlib.PosixPath|asks to run .*write_text|asks to run",
         "claims": "claims 2,500,000,000 numbers that are not in the file",
         "old": "not a file of PyTorch 1.6 or later",
-        "empty": "not a file of PyTorch",
+        "empty": "the file is empty",
         "cut": "not a file of PyTorch",
         "bomb": "unpacks to far more than its size",
         "no-pickle": "contains no PyTorch weights",
@@ -147,6 +147,46 @@ def test_nothing_is_written_over(sd1: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["convert", str(sd1), str(tmp_path / target)]) == 1
         assert "cannot be written" in capsys.readouterr().err
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["sd-v1.5-anna", "Mein Modell (v1.5) x", "a.b.c", "v2.1", "anna.v1.5.safetensors"])
+def test_a_dot_in_a_name_is_not_an_extension(sd1: Path, tmp_path: Path, name: str) -> None:
+    assert main(["convert", str(sd1), str(tmp_path / name)]) == 0
+    assert (tmp_path / name).is_file() == name.endswith(".safetensors")
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.PT", "model.v1.zip", "model.gguf"])
+def test_the_extension_of_another_format_is_refused(
+    sd1: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(sd1), str(tmp_path / name)]) == 1
+    assert "is not a supported format. Use .safetensors or .ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_every_number_type_is_converted_in_both_directions(
+    sd1: Path, tiny: Path, kind: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(sd1, tiny / "model")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    stored = {name: tensor.to(kind) for name, tensor in load_file(file).items()}
+    save_file(stored, file, {"format": "pt"})
+    written = torch.float16 if kind.itemsize == 1 else kind
+    for source, target in (("model", "one.safetensors"), ("one.safetensors", "back"), ("back", "two.ckpt")):
+        assert main(["convert", str(tiny / source), str(tiny / target)]) == 0, capsys.readouterr().err
+    assert main(["convert", str(tiny / "two.ckpt"), str(tiny / "again")]) == 0, capsys.readouterr().err
+    for name in ("back", "again"):
+        found = load_file(tiny / name / "unet" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(found[key], tensor.to(written)) for key, tensor in stored.items())
+    single = load_file(tiny / "one.safetensors")
+    eight = {key: t.to(kind) if key.startswith("model.diffusion_model.") else t for key, t in single.items()}
+    save_file(eight, tiny / "eight.safetensors", {"format": "pt"})
+    torch.save({"state_dict": eight}, tiny / "eight.ckpt")
+    for source, target in (("eight.safetensors", "third.safetensors"), ("eight.ckpt", "fourth.safetensors")):
+        assert main(["convert", str(tiny / source), str(tiny / target)]) == 0, capsys.readouterr().err
+        found = load_file(tiny / target)
+        assert all(torch.equal(found[key], tensor) for key, tensor in single.items())
 
 
 @pytest.mark.parametrize(

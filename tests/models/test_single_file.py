@@ -180,12 +180,23 @@ def test_an_sd2_file_that_does_not_say_what_it_predicts_is_an_error_with_the_set
         ({"lora_unet_down_blocks_0.lora_down.weight": (4, 4)}, "a LoRA"),
         ({"encoder.conv_in.weight": (4, 3, 3, 3)}, "only a VAE"),
         ({"emb_params": (2, 768)}, "a textual inversion embedding"),
-        ({"something": (2,)}, "an unknown kind of model"),
     ],
 )
 def test_other_kinds_of_files_are_named(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: str) -> None:
     path = write(tmp_path / "file.safetensors", {name: torch.zeros(shape) for name, shape in tensors.items()})
     with pytest.raises(ModelError, match=f"this is {told}.* cannot be trained here"):
+        open_base(path, {})
+
+
+def test_weights_with_scales_of_their_own_are_not_read_as_if_they_had_none(sd1: Path, tmp_path: Path) -> None:
+    scale = {"model.diffusion_model.out.2.scale_weight": torch.ones(1)}
+    with pytest.raises(ModelError, match="8-bit numbers with scales of their own"):
+        open_base(write(tmp_path / "scaled.safetensors", {**tensors_of(sd1), **scale}), {})
+
+
+def test_a_file_of_nothing_that_is_known_is_described_by_its_tensors(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.safetensors", {"something": torch.zeros(2)})
+    with pytest.raises(ModelError, match="its tensors, such as something, are not those of any kind of model"):
         open_base(path, {})
 
 
@@ -202,8 +213,8 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
     cut.write_bytes((tiny_configs / "lone.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="is cut short"):
         open_base(cut, {})
-    (tiny_configs / "model.ckpt").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match=r"a \.ckpt file can run code, so it cannot be used directly"):
+    torch.save(tensors, tiny_configs / "model.ckpt")
+    with pytest.raises(ModelError, match=r"of PyTorch's own format can run code, so it cannot be used directly"):
         open_base(tiny_configs / "model.ckpt", {})
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from ed2.app.run_settings import FIND_LAST
 from ed2.checkpoint.identity import is_ours, run_at, state_of
 from ed2.errors import Problem, printable
-from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, in_hub_cache
+from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, in_hub_cache, pickle_problem
+from ed2.models.files.header import is_pickle
 from ed2.settings.fields import fields
 
 SETTING = "resume_ckpt"
@@ -19,12 +20,20 @@ def base_problems(name: str) -> list[Problem]:
         if name == FIND_LAST:
             return []
         if path.exists():
-            return [] if _is_run_of_ours(path) else named(name, base_model_problems(path))
+            return [] if _is_run_of_ours(path) else named(name, _problems_at(path))
     except (OSError, ValueError):  # no file can have such a name
         return [_nowhere(name)]
     if not PUBLIC_NAME.fullmatch(name):
         return [_nowhere(name)]
     return [] if in_hub_cache(name) else [not_on_disk(name)]
+
+
+def _problems_at(path: Path) -> list[Problem]:
+    """What keeps a folder or file from being a base model; one in PyTorch's own format is converted by the start."""
+    if not is_pickle(path):
+        return base_model_problems(path)
+    problem = pickle_problem(path)
+    return [problem] if problem else []
 
 
 def named(name: str, faults: Iterable[Problem]) -> list[Problem]:

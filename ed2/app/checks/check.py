@@ -93,7 +93,7 @@ class Checked:
     def _findings(self) -> list[Problem]:
         """What stops nothing: of the settings, of what is kept for validation, of the batches and of the run."""
         batches = batch_notes(self.plan.planner(self.dataset.examples))
-        sentences = [*self.notes, *self.apart.notes, *without_effect(self.settings), *batches]
+        sentences = [*self.notes, *self.sizes.notes, *self.apart.notes, *without_effect(self.settings), *batches]
         found = [Problem(None, sentence) for sentence in sentences]
         return found + unsuitable(self.settings, self.sizes, self._length)
 

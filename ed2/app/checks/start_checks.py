@@ -38,7 +38,7 @@ ON_PAGE = Fixes(
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
     missing_folder="Check it for typing errors.",
-    model=f"Set --resume_ckpt to a diffusers folder or a .safetensors file of an {trainable_titles()} model, or to a "
+    model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
     "checkpoint of a run.",
 )
 

@@ -206,7 +206,7 @@ OTHER_KINDS = {
     "vae": "only a VAE",
     "text_encoder": "only a text encoder",
     "diffusers_unet": "only the UNet of a diffusers folder",
-    "unknown": "an unknown kind of model",
+    "unknown": "nothing that is known here",
 }
 """What `kind_of` finds besides families, in words."""
 CHANNEL_KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaler", 5: "depth"}

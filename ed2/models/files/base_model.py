@@ -4,12 +4,15 @@ import os
 import re
 from pathlib import Path
 
-from ed2.errors import Problem
-from ed2.models.families.facts import FACTS, described, kind_of, trainable_titles
+from ed2.errors import Problem, printable
+from ed2.models.families.facts import FACTS, UNET_PREFIX, described, kind_of, trainable_titles
 from ed2.models.files.folder_problems import folder_problems
-from ed2.models.files.header import Header, HeaderError, read_header
+from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
+from ed2.models.files.pickled import texts_in
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+SCALES = (".scale_weight", "scaled_fp8")
+"""Ends of the names of tensors that others have to be multiplied by."""
+_CHOOSE = f"Choose an {trainable_titles()} model, as a file or a diffusers folder."
 PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/name"""
 
@@ -25,19 +28,34 @@ def is_file(path: Path) -> bool:
 
 
 def file_problems(path: Path) -> list[Problem]:
-    """What keeps a single file from being trained on."""
-    suffix = path.suffix.lower()
-    if suffix in PICKLES:
-        target = path.with_suffix(".safetensors").name
-        fix = f"Convert it first, which runs nothing in it: python -m ed2 convert {path.name} {target}"
-        return [Problem(None, f"a {suffix} file can run code, so it cannot be used directly.", fix)]
-    if suffix != ".safetensors":
-        fix = "Choose the .safetensors file of this model, or a diffusers folder."
-        return [Problem(None, f"{suffix or 'files without an extension'} cannot be used as a base model.", fix)]
+    """What keeps a single file from being trained on; its bytes say what it is, whatever its name."""
+    if is_pickle(path):
+        return [pickle_problem(path) or _not_converted(path)]
     try:
         return _problems_of(read_header(path))
     except HeaderError as error:
         return [Problem(None, error.what, error.fix)]
+
+
+def pickle_problem(path: Path) -> Problem | None:
+    """Why a file in PyTorch's format is no model to convert, by the texts in it; None if it may be one."""
+    names = texts_in(path)
+    if any(name.startswith(UNET_PREFIX) for name in names):
+        return None
+    kind = kind_of(dict.fromkeys(names, ()))
+    if kind != "unknown":
+        return _of_another_kind(kind)
+    what = "this file can run code, so it is not opened; by the texts in it, it is not a Stable Diffusion model."
+    return Problem(None, what, f"Choose an {trainable_titles()} model.")
+
+
+def _not_converted(path: Path) -> Problem:
+    target = path.with_suffix(".safetensors")
+    if target == path:
+        target = path.with_stem(f"{path.stem}-converted")
+    what = "this file of PyTorch's own format can run code, so it cannot be used directly."
+    fix = f'Convert it first, which runs nothing in it: python -m ed2 convert "{path.name}" "{target.name}"'
+    return Problem(None, what, fix)
 
 
 def in_hub_cache(name: str) -> Path | None:
@@ -53,12 +71,22 @@ def in_hub_cache(name: str) -> Path | None:
         return None
 
 
+def _of_another_kind(kind: str) -> Problem:
+    return Problem(None, f"this is {described(kind)}, which cannot be trained here.", _CHOOSE)
+
+
 def _problems_of(header: Header) -> list[Problem]:
     kind = kind_of(header.shapes)
     family = FACTS.get(kind)
+    if kind == "unknown":
+        first = printable(min(header.shapes))
+        what = f"its tensors, such as {first}, are not those of any kind of model that is known here."
+        return [Problem(None, what, _CHOOSE)]
     if family is None or not family.is_trainable:
-        fix = f"Choose an {trainable_titles()} model, as a file or a diffusers folder."
-        return [Problem(None, f"this is {described(kind)}, which cannot be trained here.", fix)]
+        return [_of_another_kind(kind)]
+    if any(name.endswith(SCALES) for name in header.shapes):
+        what = "its weights are 8-bit numbers with scales of their own, which are not read here."
+        return [Problem(None, what, "Get the fp16 file of this model.")]
     missing = []
     for part in family.parts:
         if not any(name.startswith(part.prefix) for name in header.shapes):

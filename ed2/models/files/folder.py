@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ed2.models.files.folder_problems import (
     WHOLE_FOLDER,
     family_in,
     folder_problems,
+    network_config,
     small_names,
     weights_file,
 )
@@ -43,7 +45,15 @@ MAX_CONFIG_WEIGHTS = 4
 MAX_ZERO_SHARE = 0.05
 """Of the matrices of a part. A trained network has none that is all zeros; some merges leave a few."""
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float16,
+    "F8_E5M2": torch.float16,
+}
+"""The types in which networks are kept, by those in a file; nothing computes in 8 bits, and fp16 holds them all."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,8 @@ class ModelFolder:
         options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
         if is_transformer:
             options["ignore_mismatched_sizes"] = True  # so that it names them
+            if b'"text_config' in (self.path / part.config).read_bytes():  # a whole CLIP; not all kinds are unwrapped
+                options["config"] = kind.config_class(**self.config(part.config))
         try:
             module, found = kind.from_pretrained(self.path / part.name, output_loading_info=True, **options)
         except Exception as error:  # of many kinds: the libraries find what does not fit deep inside
@@ -158,6 +170,11 @@ def open_folder(path: Path) -> ModelFolder:
     family = family_in(path)
     small_files = {name: (path / name).read_bytes() for name in small_names(path, family)}
     small_files[INDEX] = _own_index(small_files[INDEX], family)
+    for encoder in family.text_encoders:
+        values = json.loads(small_files[encoder.config])
+        config = network_config(encoder, values)
+        if config is not values:
+            small_files[encoder.config] = (json.dumps(config, indent=2) + "\n").encode()
     weights: dict[str, Path] = {}
     for part in family.parts:
         if file := weights_file(path, part):
@@ -205,9 +222,10 @@ def example_of(names: Sequence[str]) -> str:
 
 
 def stored_dtype(header: Header, prefix: str = "") -> torch.dtype:
-    """How the tensors whose names begin with `prefix` are stored; fp32 if networks do not compute in that type."""
-    first = next((dtype for name, dtype in header.dtypes.items() if name.startswith(prefix)), "")
-    return DTYPES.get(first, torch.float32)
+    """The type that holds all floating-point tensors whose names begin with `prefix`; fp32 if there are none."""
+    kinds = {dtype for name, dtype in header.dtypes.items() if name.startswith(prefix)}
+    floating = [DTYPES[kind] for kind in sorted(kinds & DTYPES.keys())]
+    return reduce(torch.promote_types, floating) if floating else torch.float32
 
 
 def _own_index(index: bytes, family: FamilyFacts) -> bytes:

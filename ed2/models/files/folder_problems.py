@@ -19,17 +19,24 @@ from ed2.models.families.facts import (
     kind_of,
     trainable_titles,
 )
-from ed2.models.files.header import Header, HeaderError, read_header
+from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 UNET_CONFIG = "unet/config.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 MAX_SMALL_BYTES = 16 << 20
+INSIDE = ("*", "snapshots/*", "*/snapshots/*")
+"""Where a folder that is no model may have one: the last two in the hub's cache."""
 STATE, CKPTS = "training_state", "ckpts"
 """Folders of a checkpoint and of a run, which are easily mistaken for the checkpoint or run itself."""
 OTHER_MODEL = f"Choose an {trainable_titles()} model."
 WHOLE_FOLDER = "Get the whole folder again."
+
+VARIANTS = ("", ".fp32", ".fp16", ".bf16", ".non_ema", ".ema")
+"""What follows the stem of a file of weights, the best to train on first."""
+PICKLE_STEMS = {"transformers": "pytorch_model"}
+"""How a library calls its `.bin` where that is not as its `.safetensors`."""
 
 MAX_NUMBER = 1_000_000
 """Wider than any layer; configs hold counts, widths and small factors."""
@@ -42,7 +49,7 @@ CODE = ("auto_map", "custom_pipeline", "quantization_config")
 def folder_problems(path: Path) -> list[Problem]:
     """Everything that keeps a folder from being trained on; empty if it can be read."""
     if not _exists(path):
-        fix = "Choose a diffusers folder (one that contains model_index.json) or a .safetensors file."
+        fix = "Choose a diffusers folder (one that contains model_index.json) or a .safetensors or .ckpt file."
         return [Problem(None, "there is no such file or folder.", fix)]
     if not (path / INDEX).is_file():
         return [_no_index(path)]
@@ -70,11 +77,28 @@ def family_in(path: Path) -> FamilyFacts:
 
 def weights_file(path: Path, part: PartFacts) -> Path | None:
     """The file of a part's weights; None if there is none."""
-    for variant in ("", ".fp32", ".fp16"):
-        file = path / part.name / f"{part.stem}{variant}.safetensors"
-        if file.is_file():
-            return file
-    return None
+    return _first_file(path / part.name, part.stem, ".safetensors")
+
+
+def pickled_file(path: Path, part: PartFacts) -> Path | None:
+    """The file of a part's weights where only PyTorch's own format is there, whatever it is called; else None."""
+    file = weights_file(path, part)
+    if file is None:
+        return _first_file(path / part.name, PICKLE_STEMS.get(part.library, part.stem), ".bin")
+    return file if is_pickle(file) else None
+
+
+def _first_file(folder: Path, stem: str, suffix: str) -> Path | None:
+    files = [folder / f"{stem}{variant}{suffix}" for variant in VARIANTS]
+    return next(filter(Path.is_file, files), None)
+
+
+def network_config(part: PartFacts, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a part; those of a text encoder may lie inside those of a whole CLIP."""
+    inner = values.get("text_config") or values.get("text_config_dict")
+    if not part.model_types or "hidden_size" in values or not isinstance(inner, dict):
+        return values
+    return {**inner, "model_type": part.model_types[0]}
 
 
 def small_names(path: Path, family: FamilyFacts) -> list[str]:
@@ -120,7 +144,8 @@ def _no_index(path: Path) -> Problem:
     if next(path.glob(f"*/{CKPTS}"), None):
         fix = f"Resume the newest one with --resume_ckpt findlast --logdir {path}, or choose the folder of one."
         return Problem(None, "this is a folder of runs.", fix)
-    inside = sorted(p.parent.name for p in path.glob(f"*/{INDEX}")) + sorted(p.name for p in path.glob("*.safetensors"))
+    inside = [p.parent.relative_to(path).as_posix() for where in INSIDE for p in sorted(path.glob(f"{where}/{INDEX}"))]
+    inside += sorted(p.name for p in path.glob("*.safetensors"))
     fix = "It needs model_index.json, unet, vae, ..."
     if inside:
         fix = f"Did you mean {' or '.join(inside[:3])} inside it?"
@@ -197,7 +222,10 @@ def _weights_problems(path: Path, part: PartFacts) -> list[Problem]:
     try:
         header = read_header(file)
     except HeaderError as error:
-        return [Problem(name, error.what, error.fix)]
+        fix = error.fix
+        if is_pickle(file):
+            fix = _convert_advice(path)
+        return [Problem(name, error.what, fix)]
     return _other_weights(part, name, header)
 
 
@@ -207,11 +235,20 @@ def _no_weights(path: Path, part: PartFacts) -> Problem:
     if any(name.endswith(".safetensors.index.json") for name in names):
         what = "the weights are split into several files, which cannot be read here."
         return Problem(part.file, what, "Get this part as one file.")
-    pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))), "")
+    pickled = pickled_file(path, part)
     if pickled:
-        what = f"only {pickled} is there, in a format that can run code."
-        return Problem(part.file, what, "Get the safetensors files of this model.")
+        what = f"only {pickled.name} is there, in a format that can run code."
+        return Problem(part.file, what, _convert_advice(path))
+    others = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))]
+    if others:
+        what = f"the weights are missing; {', '.join(map(printable, others[:3]))} is there."
+        return Problem(part.file, what, "Rename it if it holds them, or get the whole folder again.")
     return Problem(part.file, "the weights are missing.", WHOLE_FOLDER)
+
+
+def _convert_advice(folder: Path) -> str:
+    name = folder.name or "MODEL"
+    return f'Convert the folder, which runs nothing in it: python -m ed2 convert "{name}" "{name}-converted"'
 
 
 def _names(folder: Path) -> list[str]:
@@ -225,17 +262,20 @@ def _other_weights(part: PartFacts, name: str, header: Header) -> list[Problem]:
     """The problem of weights that belong to something else, going by the names of their tensors."""
     if any(map(re.compile(part.sign).search, header.shapes)):
         return []
-    kind = kind_of(header.shapes)
-    what = "a whole model in one file"
-    if kind not in FACTS or not FACTS[kind].is_trainable:
-        what = described(kind)
-    return [Problem(name, f"this is {what}, not the {part.name.replace('_', ' ')} of a folder.", WHOLE_FOLDER)]
+    kind, wanted = kind_of(header.shapes), f"the {part.name.replace('_', ' ')} of a folder"
+    if kind == "unknown":
+        what = f"its tensors, such as {printable(min(header.shapes))}, are not those of {wanted}."
+        return [Problem(name, what, WHOLE_FOLDER)]
+    is_whole = kind in FACTS and FACTS[kind].is_trainable
+    what = "a whole model in one file" if is_whole else described(kind)
+    return [Problem(name, f"this is {what}, not {wanted}.", WHOLE_FOLDER)]
 
 
 def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Problem]:
     """The problem of parts that are complete but do not fit together."""
     widths = contents[UNET_CONFIG].get("cross_attention_dim", 1280)
-    given = sum(contents[encoder.config].get("hidden_size", 512) for encoder in family.text_encoders)
+    configs = [network_config(encoder, contents[encoder.config]) for encoder in family.text_encoders]
+    given = sum(config.get("hidden_size", 512) for config in configs)
     if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
         return []
     what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: two models."

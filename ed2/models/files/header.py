@@ -29,13 +29,13 @@ SAFE = "Get the .safetensors of this model."
 _OTHER_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "this is a Git LFS pointer, not the model", "Run 'git lfs pull' where it came from."),
     (b"PK\x03\x04", "this is a PyTorch or ZIP file, not a safetensors file", SAFE),
-    (b"\x80\x02", "this is a pickle, a format that can run code", SAFE),
-    (b"\x80\x04", "this is a pickle, a format that can run code", SAFE),
+    *((bytes([0x80, protocol]), "this is a pickle, a format that can run code", SAFE) for protocol in range(2, 6)),
     (b"GGUF", "this is a GGUF file, which cannot be used here", SAFE),
     (b"\x89HDF", "this is an HDF5 file, which cannot be used here", SAFE),
     (b"Rar!", "this is a RAR archive", "Unpack it."),
     (b"7z\xbc\xaf", "this is a 7z archive", "Unpack it."),
 )
+_PICKLE_MARKS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _PAGE_MARKS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
 
 
@@ -66,6 +66,16 @@ class Header:
     def num_weights(self) -> int:
         """Numbers in all tensors."""
         return sum(map(math.prod, self.shapes.values()))
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is one of PyTorch's, a ZIP or a pickle, by its first bytes; false if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            begin = file.read(9)
+    except OSError:
+        return False
+    return begin[8:9] != b"{" and begin.startswith(_PICKLE_MARKS)
 
 
 def read_header(path: Path) -> Header:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,10 +18,6 @@ from ed2.models.files.layout_names import (
     unet_modules,
     vae_modules,
 )
-
-CONFIGS = Path(__file__).parent / "configs"
-"""The configs, tokenizer and .yaml files that are shipped with the program, by family."""
-PARAMETERIZATIONS = {"epsilon": "", "v_prediction": '    parameterization: "v"\n'}
 
 Tensors = Mapping[str, Tensor]
 
@@ -97,27 +92,6 @@ def diffusers_tensors(tensors: Tensors, *, num_text_layers: int | None = None) -
     for name in filter(_DIFFUSERS_VAE_ATTENTION.match, parts["vae"]):
         parts["vae"][name] = _as_linear(parts["vae"][name])
     return DiffusersTensors(facts.name, parts, left_over)
-
-
-def yaml_beside(family: str, prediction_type: str) -> str:
-    """Return the text of the .yaml that web UIs need beside a single file of `family`; empty if they need none.
-
-    Args:
-        family: Its name.
-        prediction_type: What the UNet predicts, in diffusers' words: `epsilon` or `v_prediction`.
-
-    Raises:
-        ModelError: Web UIs know no such prediction.
-    """
-    file = CONFIGS / f"{family}.yaml"
-    if not file.is_file():
-        return ""
-    if prediction_type not in PARAMETERIZATIONS:
-        known = " or ".join(PARAMETERIZATIONS)
-        problem = Problem("prediction_type", f"It is {prediction_type!r}.", f"It must be {known}.")
-        raise ModelError("Cannot describe this model to web UIs.", [problem])
-    text = file.read_text(encoding="utf-8")
-    return text.replace(PARAMETERIZATIONS["v_prediction"], PARAMETERIZATIONS[prediction_type])
 
 
 def _facts_of(family: str) -> FamilyFacts:

@@ -22,6 +22,7 @@ from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts, kind_of
 from ed2.models.files.base_model import file_problems, is_file
+from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, said_prediction, says_zero_snr
 from ed2.models.files.folder import (
     TEXT_ENCODER_CONFIG,
     build_network,
@@ -35,12 +36,10 @@ from ed2.models.files.folder import (
 )
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.header import Header, read_header
-from ed2.models.files.layout import CONFIGS, DiffusersTensors, diffusers_tensors
+from ed2.models.files.layout import DiffusersTensors, diffusers_tensors
 from ed2.models.process import Discrete
 
 MAX_YAML_BYTES = 64 << 10
-V_TENSOR = "v_pred"
-"""An empty tensor of this name says that the model predicts v (a custom of ComfyUI and of some training programs)."""
 POSITIONS = "text_model.embeddings.position_ids"
 """A counter that old versions of transformers saved; unused."""
 GET_AGAIN = "Get this file again, or choose another one."
@@ -155,7 +154,8 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelF
     header = read_header(path)
     family = FACTS[kind_of(header.shapes)]
     predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, header)
-    small_files = with_scheduler(shipped_files(family.name), {**scheduler_changes, "prediction_type": predicted})
+    own = {"prediction_type": predicted, **(ZERO_SNR_CHANGES if says_zero_snr(header) else {})}
+    small_files = with_scheduler(shipped_files(family.name), {**own, **scheduler_changes})
     dtypes = {part.name: stored_dtype(header, part.prefix) for part in family.parts}
     return ModelFile(path, family.name, small_files, dtypes)
 
@@ -177,13 +177,8 @@ def _prediction_type(path: Path, family: FamilyFacts, header: Header) -> str:
     Raises:
         ModelError: none of them says it.
     """
-    keys = ("prediction_type", "modelspec.prediction_type", "modelspec.predict_key")
-    said = next(filter(None, (header.metadata.get(key) for key in keys)), "")
-    is_velocity = V_TENSOR in header.shapes or header.metadata.get("ss_v_parameterization") == "True"
-    if is_velocity or said in ("v", "v_prediction"):
-        return "v_prediction"
-    if said in ("epsilon", "eps"):
-        return "epsilon"
+    if said := said_prediction(header):
+        return said
     beside = path.with_suffix(".yaml")
     if beside.is_file():
         return _prediction_type_in(beside)

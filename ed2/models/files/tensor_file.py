@@ -24,18 +24,25 @@ from ed2.models.files.header import HeaderError, read_header
 Tensors = Mapping[str, Tensor]
 
 _DTYPES = {
+    torch.uint64: "U64",
     torch.int64: "I64",
     torch.float64: "F64",
     torch.float32: "F32",
+    torch.uint32: "U32",
     torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.uint16: "U16",
     torch.int16: "I16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 """In the order in which the library sorts tensors, so that the bytes are those that it would write."""
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
+"""Floating-point types that only store weights; fp16 holds every number of them."""
 _ALIGNMENT = 8
 _MAY_BE_INFINITE = "attn_mask"
 """Suffix of tensors that contain minus infinity by design."""
@@ -104,16 +111,29 @@ def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
     return host.numpy().data
 
 
+def _replacing(temporary: Path, path: Path) -> Path:
+    replace(temporary, path)
+    return path
+
+
 def write_single_file(
-    path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
-) -> None:
-    """Write a single file completely or not at all; an existing file is replaced once the new one was read back.
+    path: Path,
+    tensors: Tensors,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    place: Callable[[Path, Path], Path] = _replacing,
+) -> Path:
+    """Write a single file completely or not at all; gives where it is.
+
+    An existing file is replaced once the new one was read back, unless `place` decides otherwise.
 
     Args:
         path: Ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
         tensors: By their names in the file.
         metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt.
         dtype: Of the floating-point tensors; None leaves them as they are.
+        place: Renames the finished file, given where it is and `path`; gives the name that it chose.
 
     Raises:
         CheckpointError: The suffix is unknown, the file cannot be written, or it does not read back the same.
@@ -127,15 +147,14 @@ def write_single_file(
         to_disk(temporary)
         difference = _difference(read(temporary), tensors, dtype)
         if difference is None:
-            replace(temporary, path)
+            return place(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
         raise CheckpointError(f"Cannot write {path}", f"{why}.", "What was there before is unchanged.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    if difference:
-        raise CheckpointError(f"{path.name} was not written", difference, "What was there before is unchanged.")
+    raise CheckpointError(f"{path.name} was not written", difference, "What was there before is unchanged.")
 
 
 def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
@@ -154,6 +173,8 @@ def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torc
 
 
 def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype in EIGHT_BITS:
+        tensor = tensor.half()  # PyTorch has no test for them
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 

@@ -1,6 +1,8 @@
 """The tensors of a PyTorch `.ckpt`, written as safetensors in a separate process.
 
-python -m ed2.models.files.unpickle FROM TO
+python -m ed2.models.files.unpickle FROM [TO]
+
+Without TO the shapes of the tensors are printed as JSON.
 
 A `.ckpt` is a pickle, which can run any code. PyTorch's reader with `weights_only` builds tensors and plain values and
 runs nothing else; since it has had holes (CVE-2025-32434, CVE-2026-24747), it runs here, where memory is limited and
@@ -18,6 +20,8 @@ from typing import Any, NoReturn
 
 REFUSED = 3
 """Exit code if a file is not converted; the reason is on stdout."""
+SAFETENSORS = ".safetensors"
+"""A file of PyTorch with this name is given to it opened, since it takes the name for the format."""
 EXTRA_BYTES = 2 << 30
 MAX_TENSORS = 20_000
 LEFT_BY_TRAINERS = re.compile(r"(pytorch_lightning|lightning|lightning_fabric|numpy|omegaconf|_codecs)\.[\w.]+")
@@ -42,14 +46,17 @@ class Ignored:
         pass
 
 
-def main(source: Path, target: Path) -> None:
-    """Convert, or print why not and exit with `REFUSED`."""
+def main(source: Path, target: Path | None) -> None:
+    """Convert or list, or print why not and exit with `REFUSED`."""
     import torch
 
     from ed2.models.files.tensor_file import write_single_file
 
     _limit_memory(4 * source.stat().st_size + EXTRA_BYTES)
-    strange = torch.serialization.get_unsafe_globals_in_checkpoint(source)
+    given: Any = source.open("rb") if source.suffix.lower() == SAFETENSORS else source
+    strange = torch.serialization.get_unsafe_globals_in_checkpoint(given)
+    if given is not source:
+        given.seek(0)
     code = [name for name in strange if not LEFT_BY_TRAINERS.fullmatch(name)]
     if code:
         _refuse(f"it asks to run {', '.join(sorted(code)[:3])}, which weights never need: treat it as an attack")
@@ -57,15 +64,22 @@ def main(source: Path, target: Path) -> None:
     sys.addaudithook(hook)
     with torch.serialization.safe_globals([(Ignored, name) for name in strange]):
         try:
-            content = torch.load(source, weights_only=True, map_location="cpu")
+            mapped = target is None and given is source
+            content = torch.load(given, weights_only=True, map_location="cpu", mmap=mapped)
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in many ways
             _refuse(f"PyTorch cannot read it ({' '.join(str(error).split())[:200]})")
     hook.is_on = False
+    if target is None:
+        sys.stdout.write(json.dumps({name: list(tensor.shape) for name, tensor in _tensors(content).items()}))
+        return
+    write_single_file(target, _tensors(content), {**_metadata(content), "format": "pt"})
+
+
+def _metadata(content: Any) -> dict[str, str]:
     about = content.get("metadata") if isinstance(content, Mapping) else None
-    metadata = {k: v for k, v in about.items() if isinstance(v, str)} if isinstance(about, dict) else {}
-    write_single_file(target, _tensors(content), {**metadata, "format": "pt"})
+    return {k: v for k, v in about.items() if isinstance(v, str)} if isinstance(about, dict) else {}
 
 
 def _tensors(content: Any) -> dict[str, Any]:
@@ -120,4 +134,4 @@ def _refuse(reason: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None)

@@ -1,0 +1,94 @@
+"""What a single file says of itself: whether its UNet predicts noise or v, and whether the last timestep is pure noise.
+
+Programs look in different places, so it is said in all of them: empty tensors (ComfyUI, Forge, training programs), the
+metadata of a `.safetensors`, and the `.yaml` beside it (the original web UIs).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ed2.errors import ModelError, Problem
+from ed2.models.families.facts import FACTS
+from ed2.models.files.header import Header
+from ed2.models.process import Discrete
+
+CONFIGS = Path(__file__).parent / "configs"
+"""The configs, tokenizer and .yaml files that are shipped with the program, by family."""
+PREDICTION_KEY = "prediction_type"
+"""The metadata that says what the model predicts."""
+V_TENSOR = "v_pred"
+"""An empty tensor of this name says that the model predicts v."""
+ZERO_SNR_TENSOR = "ztsnr"
+"""An empty tensor of this name says that the model was trained with zero terminal SNR."""
+ZERO_SNR_KEY = "zero_terminal_snr"
+ZERO_SNR_CHANGES = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+"""What a diffusers scheduler needs for zero terminal SNR."""
+_PREDICTION_KEYS = (PREDICTION_KEY, "modelspec.prediction_type", "modelspec.predict_key")
+_PARAMETERIZATIONS = {"epsilon": "", "v_prediction": '    parameterization: "v"\n'}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model predicts, in diffusers' words, and whether its noise has zero terminal SNR."""
+
+    prediction_type: str
+    is_zero_snr: bool = False
+
+    @classmethod
+    def of_scheduler(cls, config: Mapping[str, Any]) -> "Description":
+        """The description of a diffusers folder, from its scheduler's configuration. Raises ValueError."""
+        process = Discrete.from_config(config)
+        return cls(process.prediction_type, process.is_zero_snr)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The empty tensors of the file."""
+        marks = {V_TENSOR: self.prediction_type == "v_prediction", ZERO_SNR_TENSOR: self.is_zero_snr}
+        return {name: torch.empty(0) for name, is_set in marks.items() if is_set}
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the file."""
+        said = {PREDICTION_KEY: self.prediction_type}
+        if self.prediction_type == "v_prediction":
+            said["modelspec.prediction_type"] = "v"
+        return said | ({ZERO_SNR_KEY: "true"} if self.is_zero_snr else {})
+
+    def yaml(self, family: str) -> str:
+        """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none.
+
+        Raises:
+            ModelError: web UIs know no such prediction.
+        """
+        if self.prediction_type not in _PARAMETERIZATIONS:
+            known = " or ".join(_PARAMETERIZATIONS)
+            problem = Problem(PREDICTION_KEY, f"It is {self.prediction_type!r}.", f"It must be {known}.")
+            raise ModelError("Cannot describe this model to web UIs.", [problem])
+        file = CONFIGS / f"{family}.yaml"
+        if self.prediction_type == FACTS[family].prediction_type or not file.is_file():
+            return ""  # it is what everyone takes for granted
+        text = file.read_text(encoding="utf-8")
+        return text.replace(_PARAMETERIZATIONS["v_prediction"], _PARAMETERIZATIONS[self.prediction_type])
+
+
+def without_marks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file without those that only describe it."""
+    return {name: tensor for name, tensor in tensors.items() if name not in (V_TENSOR, ZERO_SNR_TENSOR)}
+
+
+def said_prediction(header: Header) -> str | None:
+    """What a file says that it predicts, by its tensors and metadata, in diffusers' words; None where it does not."""
+    said = next(filter(None, (header.metadata.get(key) for key in _PREDICTION_KEYS)), "")
+    is_velocity = V_TENSOR in header.shapes or header.metadata.get("ss_v_parameterization") == "True"
+    if is_velocity or said in ("v", "v_prediction"):
+        return "v_prediction"
+    return "epsilon" if said in ("epsilon", "eps") else None
+
+
+def says_zero_snr(header: Header) -> bool:
+    """Whether a file says that it was trained with zero terminal SNR."""
+    keys = (ZERO_SNR_KEY, "ss_zero_terminal_snr", "modelspec.zero_terminal_snr")
+    return ZERO_SNR_TENSOR in header.shapes or any(header.metadata.get(key, "").lower() == "true" for key in keys)
