@@ -41,7 +41,7 @@ class Program:
         self.bin = folder / "bin"
         self.bin.mkdir()
         (self.root / "ed2" / "launcher").mkdir(parents=True)
-        for name in ["__init__.py", "terminal.py"]:
+        for name in ["__init__.py", "terminal.py", "text.py"]:
             shutil.copy(ROOT / "ed2" / name, self.root / "ed2")
         for name in ["launch.sh", "requirements.txt", "constraints.txt", "pyproject.toml"]:
             shutil.copy(ROOT / name, self.root)
