@@ -57,9 +57,9 @@ def _parse(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
     command, *paths = [text for text in rest if not text.startswith("-")] or [""]
     if command != "convert":
         what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
-        problems.append(Problem(None, what, f"Use: {USE}"))
+        problems.append(Problem(None, what, f"Usage: {USE}"))
     elif len(paths) != 2:
-        problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Use: {USE}"))
+        problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Usage: {USE}"))
     prediction = known.prediction_type
     if prediction not in (None, *PREDICTIONS):
         what = f"{printable(prediction)!r} is not allowed." if prediction else "the value is missing."

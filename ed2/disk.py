@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the errors of a failing disk in plain words."""
+"""Writing files completely or not at all, and disk errors in plain words."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ TEMPORARY = ".tmp-"
 TRASH = ".trash-"
 """Prefix of files and folders that are being removed."""
 SWEPT_AFTER_SECONDS = 120
-"""Age at which a half-written file of a dead program is removed; one of a running program is after a day."""
+"""Age at which a half-written file is removed if its program is dead; otherwise it is removed after a day."""
 READ_BYTES = 1 << 20
 HANDLES_SECONDS, HANDLES_WAIT_SECONDS = 120.0, 0.5
 _TELLING, _NEXT_TOLD = threading.Lock(), [0.0]
@@ -137,7 +137,7 @@ def append_whole(file: FileIO, content: bytes) -> None:
 
 
 def why_not_writable(folder: Path) -> str:
-    """Why no file can be created in a folder, in plain words; empty where one can."""
+    """Why no file can be created in a folder, in plain words; empty if one can."""
     try:
         with tempfile.TemporaryFile(dir=folder, prefix=TEMPORARY):
             return ""
@@ -146,7 +146,7 @@ def why_not_writable(folder: Path) -> str:
 
 
 def require_temporary_folder() -> None:
-    """Check that temporary files can be written, since loading the libraries ends in a traceback where they cannot.
+    """Check that temporary files can be written, since loading the libraries would otherwise end in a traceback.
 
     Raises:
         Ed2Error: no folder for them is writable, as on a full disk; names those that were tried.
@@ -161,7 +161,7 @@ def require_temporary_folder() -> None:
 
 
 def temporary_name(target: Path) -> Path:
-    """Where this thread writes what becomes `target`: beside it, so that a rename is enough."""
+    """Where this thread writes the new `target`: next to it, so that a rename is enough."""
     return target.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_native_id()}-{target.name}")
 
 
@@ -251,7 +251,7 @@ def rename_if_free(temporary: Path, target: Path) -> bool:
 
 
 def _name_to_disk(target: Path) -> None:
-    """Sync a new name to the disk; if that fails, the file may be lost in a power cut."""
+    """Sync a new name to the disk; if that fails, a power cut may lose the file."""
     try:
         to_disk(target.parent)
     except OSError as error:
@@ -282,7 +282,7 @@ def _to_disk(path: Path, flags: int) -> None:
 
 
 def plain_reason(error: BaseException) -> str:
-    """Why a file could not be written, in plain words, also where a library has wrapped the system's error.
+    """Why a file could not be written, in plain words, even if a library has wrapped the system's error.
 
     safetensors has the number of the error in its text only; torch.save reports a full disk as an unexpected position
     in the file.

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, purpose, epoch, index), never of history.
+"""Random numbers as a function of (seed, purpose, epoch, index), independent of history.
 
 A draw does not depend on the number of threads, on earlier draws, on a resume, or on how a batch was split.
 Philox is counter-based: every key gives an independent stream.

@@ -38,7 +38,7 @@ class CheckpointChosen(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """Training starts; in a resumed run after `step`."""
+    """Training starts, or continues after `step`."""
 
     project: str
     run_dir: Path
@@ -124,14 +124,14 @@ class SamplesMade(Event):
 
 @dataclass(frozen=True)
 class SavingChanged(Event):
-    """A checkpoint is now being written, or no longer."""
+    """Writing a checkpoint has started or finished."""
 
     is_saving: bool
 
 
 @dataclass(frozen=True)
 class CheckpointSaved(Event):
-    """A checkpoint is complete on the disk; `single_file` is None when none was asked for."""
+    """A checkpoint is complete on the disk; `single_file` is None if there is none."""
 
     epoch: int
     kind: Literal["", "last", "interrupted", "errored"]
@@ -184,7 +184,7 @@ REPEAT_SECONDS = 60.0
 
 @dataclass
 class _Failing:
-    """An observer that fails, at which kinds of events, and when that was last logged."""
+    """A failing observer: at which kinds of events, and when that was last logged."""
 
     kinds: set[type[Event]] = field(default_factory=set)
     logged_at: float = -math.inf
@@ -232,7 +232,7 @@ class EventBus:
                 self.emit(warning)
 
     def _deliver(self, observer: Callable[[Event], None], event: Event) -> Warned | None:
-        """Call one observer; gives the warning that it has begun to fail, or that it works again."""
+        """Call one observer; returns a warning that it has started to fail, or that it works again."""
         failing, kind = self._failing.get(id(observer)), type(event)
         try:
             observer(event)
@@ -247,7 +247,7 @@ class EventBus:
                 failing.logged_at = self.clock()
                 _log(error, kind.__name__)
         else:
-            if failing and kind in failing.kinds:  # not at kinds that it ignores anyway
+            if failing and kind in failing.kinds:  # not for kinds of events that it ignores
                 del self._failing[id(observer)]
                 if failing.reason:
                     return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warning)
@@ -257,7 +257,7 @@ class EventBus:
 def _log(error: Exception, kind: str) -> None:
     if isinstance(error, LogWriteError):
         logger.warning("%s", error)
-    elif isinstance(error, OSError):  # of a drive: a traceback would not help
+    elif isinstance(error, OSError):  # a drive error: a traceback would not help
         logger.warning("An observer failed on %s: %s. The run continues.", kind, plain_reason(error))
     else:
         logger.error("An observer failed on %s; the run continues.", kind, exc_info=error)

@@ -1,4 +1,4 @@
-"""Names that a setting may have, each with the place of its code, imported only when used.
+"""Tables of the names that a setting accepts, each with the location of its code, imported only when used.
 
 The schema, the flags and the form know the names without importing torch. To add one, add a line here; nothing is
 inherited from.
@@ -32,7 +32,7 @@ class Registry(Mapping[str, str]):
         return id(self)
 
     def add(self, name: str, place: str) -> None:
-        """Let `name` stand for "module:attribute".
+        """Register `name` for "module:attribute".
 
         Raises:
             ValueError: the name is taken.
@@ -42,7 +42,7 @@ class Registry(Mapping[str, str]):
         self._places[name] = place
 
     def load(self, name: str) -> Any:
-        """Import and return what `name` stands for.
+        """Import and return the object registered as `name`.
 
         Raises:
             KeyError: no such name.

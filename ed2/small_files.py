@@ -1,4 +1,4 @@
-"""Reading small files that may be damaged or hostile: within limits, valid or refused, and without blocking."""
+"""Reads small files that may be damaged or hostile, within limits and without blocking; invalid ones are refused."""
 
 import errno
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 256 << 20
-"""More than any JSON file of this program has."""
+"""Larger than any JSON file of this program."""
 MAX_DEPTH = 100
 """Nested brackets; Python fails at about ten times as many, some libraries earlier."""
 MAX_DIGITS = 60
 """Of an integer; one of over 308 digits does not fit into a float."""
 MAX_LINE_BYTES = 16 << 20
-"""More than any line of this program has."""
+"""Longer than any line that this program writes."""
 NO_FILE = "it is not a file"
 TOO_DEEP = "its brackets are nested too deeply"
 _HOLDERS = (dict, list)
@@ -105,7 +105,7 @@ def objects_in(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _require_object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("it is not an object with names and values")
+        raise ValueError("it is not a JSON object")
     return value
 
 

@@ -12,14 +12,14 @@ from typing import NoReturn, TextIO
 from ed2.text import visible
 
 READER_LEFT = 128 + 13
-"""Exit code where the output was cut off, as a shell reports a program that SIGPIPE ended."""
+"""Exit code when the output was cut off, as a shell reports a program ended by SIGPIPE."""
 
 
 def exit_with(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run `main` with the command line and exit with its code.
 
     `train.py --help | head` closes the pipe while there is still text to write. Python would end with a traceback;
-    this ends without a word, like any other command in a pipe.
+    this ends silently, like any other command in a pipe.
     """
     code = READER_LEFT
     escape_output()
@@ -27,7 +27,7 @@ def exit_with(main: Callable[[Sequence[str]], int]) -> NoReturn:
         try:
             code = main(sys.argv[1:])
         finally:
-            if sys.stdout is not None:  # as it is where the program was started without any output
+            if sys.stdout is not None:  # as when the program was started without any output
                 sys.stdout.flush()
     except OSError:
         if sys.stdout is None or not _has_reader_left():
@@ -67,7 +67,7 @@ def escape_output() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, VisibleStream):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a Windows console may not know every letter of a caption
+                stream.reconfigure(errors="replace")  # a Windows console may not support every character of a caption
             setattr(sys, name, VisibleStream(stream))
 
 
@@ -77,7 +77,7 @@ def raw_stream(stream: TextIO) -> TextIO:
 
 
 def _has_reader_left() -> bool:
-    """Whether standard output is a closed pipe, told by writing to it: an error has emptied its buffer."""
+    """Whether standard output is a closed pipe, found by writing to it: an error has emptied its buffer."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()

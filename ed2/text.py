@@ -17,7 +17,7 @@ def counted(number: int, noun: str, plural_noun: str = "") -> str:
 
 
 def plural(number: int, word: str, plural_word: str = "") -> str:
-    """The word alone, in the plural for any number but one: "image", "images"; "was", "were"."""
+    """The word alone, in the plural for any number except one: "image", "images"; "was", "were"."""
     return word if number == 1 else plural_word or f"{word}s"
 
 
@@ -43,7 +43,7 @@ def file_size(num_bytes: int) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """A path relative to the current folder where it lies below it; else in full."""
+    """A path relative to the current folder if it is below it; otherwise in full."""
     here = Path.cwd()
     return visible_line(str(path.relative_to(here) if path.is_relative_to(here) else path))
 

@@ -23,7 +23,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+def test_every_link_in_the_docs_works(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         linked = (page.parent / target).resolve() if target else page
         assert linked.exists(), target
@@ -31,20 +31,20 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_names_exists(page: Path) -> None:
+def test_every_file_named_in_the_docs_exists(page: Path) -> None:
     if page.name != "CHANGELOG.md":  # which also names files that have gone
         for named in SOURCE.findall(page.read_text(encoding="utf-8")):
             assert (PROGRAM_DIR / named).exists(), named
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_line_of_a_page_is_understood(page: Path) -> None:
+def test_every_command_line_in_the_docs_is_valid(page: Path) -> None:
     for arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
         assert cli.parse(shlex.split(arguments)).problems == (), arguments
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/page.md", "docs/memory.md", "docs/reliability.md"])
-def test_every_label_that_a_page_quotes_is_on_the_page(name: str) -> None:
+def test_every_label_quoted_in_the_docs_is_on_the_page(name: str) -> None:
     files = [*PROGRAM_DIR.glob("ed2/ui/*.py"), *PROGRAM_DIR.glob("ed2/ui/*.js"), PROGRAM_DIR / "ed2/settings/schema.py"]
     shown = "\n".join(path.read_text(encoding="utf-8") for path in files)
     labels = LABEL.findall((PROGRAM_DIR / name).read_text(encoding="utf-8"))

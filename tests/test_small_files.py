@@ -24,7 +24,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: f"{text[:8]!r} of {len(text)}")
-def test_what_is_no_proper_json_or_cannot_be_counted_with_is_a_value_error(text: str, tmp_path: Path) -> None:
+def test_invalid_json_and_unusable_numbers_are_value_errors(text: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(text)
     with pytest.raises(ValueError):
         parse_json(text)
@@ -42,7 +42,7 @@ def test_usual_json_is_read_as_the_library_reads_it(tmp_path: Path) -> None:
         read_object(tmp_path / "list")
 
 
-def test_a_folder_and_a_pipe_are_no_file_and_are_not_waited_for(tmp_path: Path) -> None:
+def test_a_folder_and_a_pipe_are_refused_without_waiting(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="it is not a file"):
         list(lines_of(tmp_path))
     with pytest.raises(FileNotFoundError):
@@ -53,7 +53,7 @@ def test_a_folder_and_a_pipe_are_no_file_and_are_not_waited_for(tmp_path: Path) 
             list(lines_of(tmp_path / "pipe"))
 
 
-def test_lines_come_one_by_one_and_one_without_an_end_in_sight_is_left_out(
+def test_lines_are_read_one_by_one_and_an_endless_one_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(small_files, "MAX_LINE_BYTES", 8)

@@ -36,7 +36,7 @@ def run_unread(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_program_whose_reader_left_ends_without_a_word(name: str) -> None:
+def test_a_program_whose_reader_left_ends_silently(name: str) -> None:
     done = run_unread(COMMANDS[name])
     assert done.stderr == ""
     assert done.returncode in (0, READER_LEFT)

@@ -21,12 +21,12 @@ from ed2.training.state import Average, Run
 
 
 def build_ema(model: DiffusionModel, spec: RunSpec, *, total_steps: int) -> Average:
-    """The average that the settings ask for, or what stands in its place.
+    """The average that the settings ask for, or a null object.
 
-    The average of a run that goes on is put back later, and does not begin from elsewhere.
+    A resumed run restores its average later instead of starting it from these weights.
 
     Raises:
-        ModelError: the weights to begin with cannot be read.
+        ModelError: the initial weights cannot be read.
     """
     own, checkpoint, device = spec.settings.ema, spec.checkpoint, spec.machine.device
     if not own.is_on:
@@ -40,7 +40,7 @@ def build_ema(model: DiffusionModel, spec: RunSpec, *, total_steps: int) -> Aver
         folder = Path(own.ema_resume_model)
         if own.ema_resume_model == FIND_LAST:
             folder = _newest_average(Path(spec.settings.logging.logdir))
-        _begin_with(ema, folder, model.facts)
+        _start_from(ema, folder, model.facts)
     return ema
 
 
@@ -54,13 +54,13 @@ def sample_weights(run: Run, settings: Settings) -> list[Callable[[], AbstractCo
     return chosen
 
 
-def _begin_with(ema: Ema, folder: Path, facts: FamilyFacts) -> None:
+def _start_from(ema: Ema, folder: Path, facts: FamilyFacts) -> None:
     try:
         ema.restore({name: _weights(folder / facts.part(name).file, part) for name, part in ema.parts.items()})
     except (OSError, RuntimeError, SafetensorError) as error:
         what = f"the average in {folder} cannot be used ({str(error).splitlines()[0][:200]})."
         problem = Problem("ema_resume_model", what, "Give a diffusers folder of the same model.")
-        raise ModelError("The average cannot begin:", [problem]) from error
+        raise ModelError("The EMA cannot start:", [problem]) from error
 
 
 def _weights(file: Path, part: Part) -> dict[str, Tensor]:
@@ -73,5 +73,5 @@ def _newest_average(logdir: Path) -> Path:
     found = [folder for folder in logdir.glob(f"*/ckpts/[!.]*{EMA_SUFFIX}") if folder.is_dir()]
     if not found:
         problem = Problem("ema_resume_model", f"there is no average in {logdir}.", "Give its folder, or leave it out.")
-        raise ModelError("The average cannot begin:", [problem])
+        raise ModelError("The EMA cannot start:", [problem])
     return oldest_first(found)[-1]

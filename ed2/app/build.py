@@ -1,4 +1,4 @@
-"""From a `RunSpec` to a `Run`: reads the model and makes every part that a step works on."""
+"""From a `RunSpec` to a `Run`: reads the model and creates everything that a step works on."""
 
 from functools import cache
 
@@ -68,12 +68,12 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     if spec.checkpoint:
         for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
             context.bus.emit(Warned(run.state.step, note))
-    optimizers.make_state()  # after what is restored, before the first step, so that it is known to fit
+    optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
     return run
 
 
 def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> None:
-    """With other images or batches than the checkpoint's, resume at the same share of the epoch."""
+    """If images or batches differ from the checkpoint's, resume at the same fraction of the epoch."""
     if spec.checkpoint is None or not context.state.position:
         return
     before = int(spec.checkpoint.values["steps_per_epoch"])
@@ -96,7 +96,7 @@ def _read_model(spec: RunSpec) -> DiffusionModel:
 
 
 def _arrange(model: DiffusionModel, spec: RunSpec) -> list[str]:
-    """Choose how the networks compute; gives sentences on what is not available or unwise."""
+    """Choose how the networks compute; returns sentences on what is unavailable or unwise."""
     memory, device = spec.settings.memory, spec.machine.device
     notes = [choose_attention(model, memory.attn_type, device)]
     if memory.channels_last:

@@ -83,9 +83,9 @@ def _how_to_start() -> int:
 
 
 def _check(command: cli.CommandLine) -> int:
-    from ed2.app.checks.check import checked
+    from ed2.app.checks.check import run_check
 
-    answer = checked(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
+    answer = run_check(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
     return 0
 
@@ -103,7 +103,7 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
     from ed2.app.resume_test.run import run_resume_test
 
     asked: list[int] = []
-    with stopping_on_signals(asked.append, "Stopping: what the test has written is removed."):
+    with stopping_on_signals(asked.append, "Stopping: removing the files of the test."):
         try:
             result = run_resume_test(
                 command.values,

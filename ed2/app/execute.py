@@ -9,7 +9,7 @@ from typing import Literal
 
 from ed2.app.checks.space import space_notes
 from ed2.app.checks.suitability import RunLength, unsuitable
-from ed2.app.faults import Fault, WentBack, fault_of, last_saved, unsaved_fault
+from ed2.app.faults import Fault, Rollback, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
 from ed2.app.jobs import RunContext, planned_shape
 from ed2.app.memory.watch import watch_card
@@ -45,25 +45,25 @@ def execute(run: Run, spec: RunSpec, context: RunContext, started: float) -> Run
         started: when its preparation began, by the monotonic clock.
 
     Raises:
-        UpdateFailedError: what is in memory is of no use any more. Nothing was saved.
+        UpdateFailedError: the weights in memory are no longer usable. Nothing was saved.
     """
     with run.data:
-        return Execution(run, spec, context, started).ended()
+        return Execution(run, spec, context, started).run_to_end()
 
 
 def failed(error: Exception, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
     """The end of a run that could not be built, or of which an update failed: nothing is saved."""
     log_error(error, "The run failed")
     step = context.state.step
-    fault = fault_of(error, spec.settings, spec.machine.device, way_back(context))
+    fault = fault_of(error, spec.settings, spec.machine.device, make_rollback(context))
     draw_contact_sheet(context, step)
-    checkpoint = fault.goes_back_to.path if fault.goes_back_to else None
+    checkpoint = fault.rollback_to.path if fault.rollback_to else None
     return RunEnded(step, "failed", fault.reason, time.monotonic() - started, checkpoint)
 
 
-def way_back(context: RunContext) -> WentBack:
-    """What finds the last good checkpoint of a run, reporting its progress."""
-    return WentBack(context.run_dir, VerifyProgress(context.bus, None, context.state.step, "stopping"))
+def make_rollback(context: RunContext) -> Rollback:
+    """The rollback of a run, reporting the progress of its comparison."""
+    return Rollback(context.run_dir, VerifyProgress(context.bus, None, context.state.step, "stopping"))
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Execution:
     started: float
     _saved: CheckpointSaved | None = None
 
-    def ended(self) -> RunEnded:
+    def run_to_end(self) -> RunEnded:
         """Do everything that the run does, and say how it ended, even where there is no memory left to end as usual."""
         try:
             return self._ended()
@@ -94,15 +94,15 @@ class Execution:
             return self._end("stopped", self._how_saved(), stop.signal_number)
         except UpdateFailedError as error:
             logger.error("Step %d failed.", self.run.state.step + 1, exc_info=error)
-            self.context.saver.join()  # what it writes may be what the run goes back to
+            self.context.saver.join()  # the checkpoint being written may be the one to roll back to
             raise
         except Exception as error:
             log_error(error, "The run failed")
-            self.context.saver.join()  # what it writes may be what the run goes back to
+            self.context.saver.join()  # the checkpoint being written may be the one to roll back to
             fault = self._fault(error)
         else:
             return self._end("done", "all epochs are done")
-        self._saved = fault.goes_back_to or self._saved
+        self._saved = fault.rollback_to or self._saved
         lost = self._save_at_end(fault.kind)  # only here: the error holds on to the memory of its step
         return self._end("failed", f"{fault.reason} {lost}".strip())
 
@@ -120,7 +120,7 @@ class Execution:
         self._save_last()
 
     def _require_export(self) -> None:
-        """Know before the first step whether the model fits into a single file."""
+        """Check before the first step whether the model fits into a single file."""
         saver = self.context.saver
         try:
             saver.saver.require_export(self.run.model)
@@ -153,16 +153,16 @@ class Execution:
         )
 
     def _save_last(self) -> None:
-        """Save the last checkpoint; a run that only lacked its end may have it already, and then reports it."""
+        """Save the last checkpoint, or report the one that a finished run already has."""
         saver = self.context.saver
-        self._saved = saver.saver.find_saved(self.run.state) if self.spec.lacks_end else None
+        self._saved = saver.saver.find_saved(self.run.state) if self.spec.needs_finishing else None
         if self._saved is None:
             self._saved = saver.finish(self.run, "last")
         elif not is_logged(self._saved.path):
             self.run.bus.emit(self._saved)
 
     def _save_at_end(self, kind: Kind | None) -> str:
-        """Save what a stop or an error leaves, if anything was trained; gives the reason where that failed."""
+        """Save after a stop or an error, if anything was trained; returns the reason if that failed."""
         run, saver = self.run, self.context.saver
         if kind is None or run.state.step == 0 or (run.finished and self._saved):
             return ""
@@ -175,7 +175,7 @@ class Execution:
         except Exception as error:  # the end is reported whatever happens
             log_error(error, "Saving at the end failed", is_of_a_drive=True)
             fault = self._unsaved(error)
-            self._saved = fault.goes_back_to
+            self._saved = fault.rollback_to
             return fault.reason
         return ""
 
@@ -198,9 +198,9 @@ class Execution:
         return "before its first step, so there was nothing to save" if is_new else "not saved at its end"
 
     def _fault(self, error: Exception) -> Fault:
-        if isinstance(error, CheckpointError):  # of the last save, which is not tried again
+        if isinstance(error, CheckpointError):  # in the last save, which is not retried
             return self._unsaved(error)
-        return fault_of(error, self.spec.settings, self.spec.machine.device, way_back(self.context))
+        return fault_of(error, self.spec.settings, self.spec.machine.device, make_rollback(self.context))
 
     def _unsaved(self, error: Exception) -> Fault:
         required = self.context.saver.saver.required_bytes(self.run)
@@ -227,7 +227,7 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
     notes = optimizer_notes(network_plans(settings, device))
     if settings.memory.amp and device.type == "cpu":
-        notes.append("Mixed precision (amp) is off: it is for cards, and slower on a CPU.")
+        notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
     data = settings.data
     planner = EpochPlanner(examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
     notes += [*spec.images.notes, *batch_notes(planner)]
@@ -257,7 +257,7 @@ def log_error(error: Exception, what: str, *, is_of_a_drive: bool = False) -> No
 
 
 def _left_out(problems: Sequence[Finding], shown: int) -> list[str]:
-    """Name the first files that are left out, and count the rest; a resumed run has named them before."""
+    """Name the first files left out and count the rest; a resumed run has named them before."""
     lines = [f"Left out: {problem}" for problem in problems[:shown]]
     rest = len(problems) - shown
     if rest > 0:

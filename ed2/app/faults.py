@@ -1,4 +1,4 @@
-"""What follows an error that ends a run: what is saved, and what the user is told to do."""
+"""What follows an error that ends a run: what is saved, and what the user should do."""
 
 import contextlib
 from collections.abc import Mapping
@@ -33,17 +33,17 @@ class Fault:
     Attributes:
         reason: for the user, with what to do.
         kind: of the checkpoint to save from the weights in memory; None saves none.
-        goes_back_to: an earlier checkpoint that the run ends with.
+        rollback_to: an earlier checkpoint that the run ends with.
     """
 
     reason: str
     kind: Kind | None = "errored"
-    goes_back_to: CheckpointSaved | None = None
+    rollback_to: CheckpointSaved | None = None
 
 
 @dataclass(frozen=True)
-class WentBack:
-    """Finds the last good checkpoint of a run, for it to go back to.
+class Rollback:
+    """Finds the last good checkpoint of a run, to roll it back to.
 
     Attributes:
         run_dir: the run's folder.
@@ -61,22 +61,22 @@ class WentBack:
         went = f"The run went back to its last good checkpoint, {last.path.name}."
         return Fault(f"{why} {went} {advice}", None, _saved_before(last))
 
-    def last_good(self, *, even_amid_skipped: bool = False) -> Checkpoint | None:
+    def last_good(self, *, include_after_skipped: bool = False) -> Checkpoint | None:
         """The last sound checkpoint of the run, if there is one.
 
         Args:
-            even_amid_skipped: also one that was saved right after a step that was skipped.
+            include_after_skipped: also one that was saved right after a step that was skipped.
         """
         opened = [c for c in map(open_or_none, candidates(self.run_dir)) if c]
         for checkpoint in sorted(opened, key=lambda found: found.state.step, reverse=True):
-            if checkpoint.state.bad_steps and not even_amid_skipped:
+            if checkpoint.state.bad_steps and not include_after_skipped:
                 continue
             if find_damage(checkpoint.path, progress=self.progress) is None:
                 return checkpoint
         return None
 
 
-def fault_of(error: Exception, settings: Settings, device: torch.device, back: WentBack) -> Fault:
+def fault_of(error: Exception, settings: Settings, device: torch.device, back: Rollback) -> Fault:
     """What `error` means for a run."""
     text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
     if isinstance(error, ModelError):
@@ -115,14 +115,14 @@ def unsaved_fault(error: Exception, run_dir: Path, step: int, required: Mapping[
     if isinstance(error, UnusableWeightsError):  # training the same steps again would end the same way
         return Fault(str(error), None, last)
     known = error if isinstance(error, Ed2Error) else Ed2Error("The run could not be saved", f"{error}.")
-    said = str(Ed2Error(known.what, f"{known.why} {_lacking(required)}".strip(), known.fix))
+    said = str(Ed2Error(known.what, f"{known.why} {_shortage_text(required)}".strip(), known.fix))
     if last is None:
-        said = f"{said} The run has no checkpoint yet, so nothing of it is saved."
+        said = f"{said} The run has no checkpoint yet, so nothing is saved."
         return Fault(f"{said} {restart_advice(run_dir)}", None)
-    return Fault(f"{said} {_lost(step - last.step, last.path.name)}", None, last)
+    return Fault(f"{said} {_unsaved_steps_text(step - last.step, last.path.name)}", None, last)
 
 
-def _lost(steps: int, name: str) -> str:
+def _unsaved_steps_text(steps: int, name: str) -> str:
     if steps <= 0:
         return f"Nothing is lost: {name} has the same step."
     verb = plural(steps, "was", "were")
@@ -130,12 +130,12 @@ def _lost(steps: int, name: str) -> str:
     return f"The {counted(steps, 'step')} after {name} {verb} not saved; {again}"
 
 
-def _lacking(required: Mapping[Path, int]) -> str:
-    """How much space a full disk lacks; empty where there is enough, or that is not known."""
+def _shortage_text(required: Mapping[Path, int]) -> str:
+    """How much space a full disk is short of; empty if there is enough, or if it is unknown."""
     with contextlib.suppress(OSError):
         if short := shortage(required):
             needed, free = file_size(short.required), file_size(short.free)
-            return f"A checkpoint needs {needed}, and {free} are free in {short.folder}."
+            return f"A checkpoint needs {needed}, but only {free} is free in {short.folder}."
     return ""
 
 
@@ -160,7 +160,7 @@ class FailedUpdates:
 
     _seen: set[tuple[str, int]] = field(default_factory=set)
 
-    def retry(self, error: UpdateFailedError, spec: RunSpec, back: WentBack, step: int) -> RunSpec | None:
+    def retry(self, error: UpdateFailedError, spec: RunSpec, back: Rollback, step: int) -> RunSpec | None:
         """The spec to train again with, from the last checkpoint or from where the run started; None ends the run.
 
         Args:
@@ -169,7 +169,7 @@ class FailedUpdates:
             back: finds the checkpoint.
             step: what the run had done before the update.
         """
-        checkpoint = back.last_good(even_amid_skipped=True)
+        checkpoint = back.last_good(include_after_skipped=True)
         origin = checkpoint or spec.checkpoint
         origin_step = origin.state.step if origin else 0
         failure = (type(error.__cause__).__name__, origin_step)

@@ -1,4 +1,4 @@
-"""The jobs of a run, and what saves its checkpoints, made from its spec."""
+"""The jobs and the saver of a run, made from its spec."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,13 +39,13 @@ from ed2.vram.shapes import ModelShape, shape_of
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is built into.
+    """Where a run is built: its folder, state and saver.
 
     Attributes:
         run_dir: its folder.
-        state: how far it is; counts on while it runs.
+        state: its progress, which counts up while it runs.
         saver: writes its checkpoints.
-        faults: counts and reports the images that are lost or changed meanwhile.
+        faults: counts and reports images that are lost or changed during the run.
     """
 
     run_dir: Path
@@ -63,7 +63,7 @@ class RunContext:
 
 
 def job_makers(spec: RunSpec, context: RunContext, planner: EpochPlanner) -> list[Callable[[Run], Job]]:
-    """What makes each job of a run, in the order in which they run after a step."""
+    """The factories of a run's jobs, in the order in which the jobs run after a step."""
     settings = spec.settings
     makers: list[Callable[[Run], Job]] = [lambda run: MetricsJob(run, settings.logging.log_step), EpochJob]
     if settings.data.write_schedule:
@@ -77,7 +77,7 @@ def job_makers(spec: RunSpec, context: RunContext, planner: EpochPlanner) -> lis
 
 
 def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callable[[int], object]) -> Saver:
-    """What writes a run's checkpoints. It listens to the bus for the last validation, so a run has one of it."""
+    """The saver of a run's checkpoints. It listens to the bus for the last validation, so make one per run."""
     settings, run_name = spec.settings.checkpoint, name_of_run(run_dir)
     exporter = Exporter(
         folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
@@ -109,7 +109,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
 
 
 def planned_shape(spec: RunSpec) -> ModelShape:
-    """The shape that the memory plan has for the base model."""
+    """The base model's shape for the memory plan."""
     return shape_of(spec.sizes.family, spec.sizes.parameters)
 
 

@@ -1,4 +1,4 @@
-"""Which optimizer trains each network, at what rate: what the settings say, and what they leave open."""
+"""Which optimizer trains each network, and at what rate: from the settings, or chosen automatically."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ed2.training.schedules import Schedule, make_schedule
 
 PRODIGY_LR = 1.0
 OWN = "text_encoder_"
-"""Settings of the text encoder begin so; without one, the common setting holds."""
+"""Prefix of the text encoder's own settings; the common setting applies if one is not set."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class NetworkPlan:
     Attributes:
         optimizer: a name in `OPTIMIZERS`.
         scheduler: a name in `SCHEDULES`.
-        warmup_steps: None chooses.
+        warmup_steps: None chooses automatically.
         decay_steps: None ends where training ends.
     """
 
@@ -37,7 +37,7 @@ class NetworkPlan:
     decay_steps: int | None
 
     def schedule(self, total_steps: int) -> Schedule:
-        """The learning rate's course over a run of `total_steps` updates."""
+        """The learning rate schedule of a run of `total_steps` updates."""
         return make_schedule(self.scheduler, self.warmup_steps, self.decay_steps, total_steps)
 
     def __str__(self) -> str:
@@ -45,14 +45,14 @@ class NetworkPlan:
 
 
 def network_plans(settings: Settings, device: torch.device) -> dict[str, NetworkPlan]:
-    """How each network that is trained will be."""
+    """The plan of each trained network."""
     return {name: _plan(name, settings, device) for name in settings.model.trained_parts}
 
 
 def build_optimizers(
     model: DiffusionModel, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int
 ) -> Optimizers:
-    """Freeze what is to stay, and make an optimizer for the rest of each trained network.
+    """Freeze the layers that are not trained, and create an optimizer for the rest of each trained network.
 
     Args:
         model: with its trained parts.
@@ -84,8 +84,8 @@ def build_optimizers(
 
 
 def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
-    """What trains which network, and what is unwise about it."""
-    notes = [f"Optimizer of the {NETWORK_NAMES[name]}: {plan}." for name, plan in plans.items()]
+    """Notes on which optimizer trains which network, with warnings about unwise choices."""
+    notes = [f"Optimizer for the {NETWORK_NAMES[name]}: {plan}." for name, plan in plans.items()]
     for name, plan in plans.items():
         if plan.optimizer == "prodigy" and plan.options.lr < PRODIGY_LR / 10:
             notes.append(
@@ -97,7 +97,7 @@ def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
 
 
 def chosen_optimizer(settings: Settings, device: torch.device) -> str:
-    """The common optimizer's name: the one set, else adamw8bit on a card and adamw on a CPU."""
+    """The common optimizer's name: the one set, else adamw8bit on a GPU and adamw on a CPU."""
     return settings.optimizer.chosen(on_card=device.type == "cuda")
 
 

@@ -1,4 +1,4 @@
-"""The phases of a run: which may follow which, and which command is legal in which. Decided here and nowhere else."""
+"""The phases of a run: which may follow which, and which commands each allows. Decided only here."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,7 +15,7 @@ ACTIVE: frozenset[State] = frozenset(("preparing", *RUNNING, "paused", "stopping
 """The states in which a run exists."""
 AT_REST: frozenset[State] = frozenset(("idle", "done", "stopped", "failed"))
 SHOWN_AS: Mapping[Phase, State] = {"validating": "training"}
-"""Phases that the page shows as another; what is measured stands beside it."""
+"""Phases that the page shows as another one, with the details beside it."""
 COMMANDS: Mapping[Command, frozenset[State]] = {
     "start": AT_REST,
     "pause": frozenset(RUNNING),
@@ -29,7 +29,7 @@ COMMANDS: Mapping[Command, frozenset[State]] = {
 
 
 class RefusedError(Ed2Error):
-    """A command that is not legal in the present state."""
+    """A command that is not legal in the current state."""
 
 
 def require_legal(command: Command, state: State) -> None:
@@ -42,9 +42,9 @@ def require_legal(command: Command, state: State) -> None:
 
 
 def next_state(state: State, phase: Phase) -> State | None:
-    """The state after a run announced `phase`; None where that may not follow and is passed over.
+    """The state after a run announced `phase`; None if it must not follow and is ignored.
 
-    A run that is stopping only ends, whatever it still does before, and one that has ended does not stop any more.
+    A stopping run can only end, whatever it still does before that, and an ended run no longer stops.
     """
     shown: State = SHOWN_AS.get(phase) or phase  # type: ignore[assignment]
     is_late = state in AT_REST and shown == "stopping"

@@ -1,4 +1,4 @@
-"""What a run would do, and what would stop it: known before anything is loaded, without torch."""
+"""Checks before anything is loaded, without torch: writable folders, installed packages, the size of the model."""
 
 import importlib.util
 import math
@@ -36,7 +36,7 @@ MODULES = {
     "prodigy": "prodigyopt",
     "schedulefree": "schedulefree",
 }
-"""What optimizers need besides PyTorch."""
+"""The packages that optimizers need besides PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def written_to(settings: Settings) -> dict[str, Path]:
 
 
 def not_writable(folder: Path, reason: str) -> str:
-    """That a folder cannot be written, and why."""
+    """A sentence saying that a folder cannot be written, and why."""
     return f"the folder {folder} cannot be written ({reason})."
 
 
 def require_writable(settings: Settings) -> None:
-    """Make the folders that the run writes to, and try to write there.
+    """Create the folders that the run writes to, and try to write there.
 
     Raises:
         SettingsError: names each setting whose folder cannot be written.
@@ -82,7 +82,7 @@ def require_writable(settings: Settings) -> None:
 
 
 def require_parts(settings: Settings) -> None:
-    """See that what the chosen optimizers need is installed.
+    """Check that the packages of the chosen optimizers are installed.
 
     Raises:
         SettingsError: names what is missing, and how to get it.
@@ -101,7 +101,7 @@ def require_parts(settings: Settings) -> None:
 
 
 def model_sizes(settings: Settings) -> ModelSizes:
-    """Count the weights of the base model from its files' headers; a missing one is planned as its family."""
+    """Count the weights of the base model from its files' headers; a missing model is planned as its family."""
     name, family = settings.model.resume_ckpt, FACTS[settings.model.model_family or DEFAULT.name]
     if not name:
         what = f"No base model is chosen yet, so {described(family.name)} is planned."
@@ -133,7 +133,7 @@ def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:
 def _untrainable(family: FamilyFacts, name: str) -> tuple[Problem, ...]:
     if family.is_trainable:
         return ()
-    what = f"{name} is {described(family.name)}, which cannot be trained here yet: this is only what it would take."
+    what = f"{name} is {described(family.name)}, which cannot be trained here yet: this is only an estimate."
     return (Problem(None, what, f"Choose an {trainable_titles()} model."),)
 
 
@@ -171,13 +171,13 @@ def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _parameters_in(folder: Path) -> int:
-    """Numbers in a part's safetensors file, from its header; 0 where there is none or it is damaged."""
+    """Numbers in a part's safetensors file, from its header; 0 if it is missing or damaged."""
     file = next((f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(".")), None)
     return sum(map(math.prod, _shapes_in(file).values())) if file else 0
 
 
 def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors by name, from its header; none where it is damaged."""
+    """The shapes of a safetensors file's tensors by name, from its header; none if it is damaged."""
     try:
         return dict(read_header(file).shapes)
     except HeaderError:

@@ -1,4 +1,4 @@
-"""From flags, preset and the settings of a resumed run to a `RunSpec`: everything that is decided before building."""
+"""From flags, preset and the settings of a resumed run to a `RunSpec`: everything decided before building."""
 
 import secrets
 import time
@@ -18,7 +18,7 @@ from ed2.app.run_settings import (
     Origin,
     checkpoint_at,
     effective_settings,
-    last_begun,
+    newest_run_without_checkpoint,
     no_checkpoint_advice,
     restart_advice,
 )
@@ -46,11 +46,11 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         flags: flat settings of the command line or the page; they win.
         config: a preset, or the settings of an earlier run.
         bus: gets the progress.
-        controls: ask for a stop.
+        controls: may request a stop.
 
     Raises:
         Ed2Error: the run cannot start.
-        StopRequested: a stop was asked for.
+        StopRequested: a stop was requested.
     """
 
     def say(text: str) -> None:
@@ -80,7 +80,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         images=images,
         checkpoint=resume.checkpoint,
         same_folder=resume.same_folder,
-        lacks_end=resume.lacks_end,
+        needs_finishing=resume.needs_finishing,
         notes=(*found.notes, *resume.notes),
     )
 
@@ -139,14 +139,14 @@ def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: 
         raise _no_model()
     path, more = _find_sound_base(settings, progress)
     if not settings.model.weights_only:
-        Checkpoint.open(path)  # raises where it is of another version
+        Checkpoint.open(path)  # raises if it is from another version
     return Origin(str(path), checkpoint_at(path), (*notes, *more))
 
 
 def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tuple[Path | None, list[str]]:
-    """The newest sound checkpoint, or None where the preset's base model is used instead; and notes for the user."""
+    """The newest sound checkpoint, or None if the preset's base model is used instead; and notes for the user."""
     logdir = Path(settings.logging.logdir)
-    found, begun = newest_below(logdir, progress), last_begun(logdir)
+    found, begun = newest_below(logdir, progress), newest_run_without_checkpoint(logdir)
     unsaved = [no_checkpoint_advice(begun)] if begun else []
     if last := found.checkpoint:
         note = f"The newest checkpoint is {last.path.name} in {last.run_dir.name}."
@@ -159,7 +159,7 @@ def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tupl
 
 
 def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list[str]]:
-    """The model to start from, or the newest sound checkpoint where a run is named; and notes for the user."""
+    """The model to start from, or the newest sound checkpoint if a run is named; and notes for the user."""
     path = _base_path(settings.model.resume_ckpt)
     run_dir = run_at(path)
     if run_dir is None:
@@ -198,7 +198,7 @@ def _no_model() -> SettingsError:
 
 
 def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:
-    """Read the images and choose those to validate with; reports the progress every few seconds."""
+    """Read the images and choose those to validate on; reports the progress every few seconds."""
     reported_at, time_left = time.monotonic(), TimeLeft()
 
     def report(done: int, total: int) -> None:
@@ -212,7 +212,7 @@ def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> Valid
         bus.emit(PhaseChanged(0, "preparing", str(found)))
 
     def stopping() -> bool:
-        controls.raise_if_stopping()  # with the signal that asked for it
+        controls.raise_if_stopping()  # with the signal that requested it
         return False
 
     dataset = scan_dataset(settings, progress=report, should_stop=stopping, on_outline=outline)

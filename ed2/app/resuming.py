@@ -1,4 +1,4 @@
-"""How a checkpoint is resumed: in its run's folder or a new one, and what its run had not finished."""
+"""How a checkpoint is resumed: in its run's folder or a new one, and what its run left unfinished."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from ed2.training.controls import Controls
 from ed2.training.state import SAMPLES, VALIDATION
 
 REPORT_SECONDS = 5.0
-"""Between two reports on how far a long part of the preparation is."""
+"""Interval of progress reports during a long preparation."""
 RESUMABLE_SETTINGS = {
     "resume_ckpt",
     "weights_only",
@@ -57,7 +57,7 @@ RESUMABLE_SETTINGS = {
     "ema_sample_nonema_model",
     "ema_sample_ema_model",
 }
-"""Settings that may change while it stays the same run; whether the images changed is seen on the images."""
+"""Settings that may change within one run; changes of the images are detected from the images themselves."""
 
 
 @dataclass
@@ -65,9 +65,9 @@ class VerifyProgress:
     """Reports the comparison of a checkpoint's bytes, which may take a minute, and ends it at a stop.
 
     Attributes:
-        controls: ask for the stop; None never stops.
+        controls: may request the stop; None never stops.
         step: of the run.
-        phase: of the run meanwhile.
+        phase: to report in the meantime.
         clock: seconds; for tests.
     """
 
@@ -101,15 +101,15 @@ class Resume:
     """How a run starts from its checkpoint.
 
     Attributes:
-        checkpoint: what is resumed; None starts at step 0.
+        checkpoint: the one to resume; None starts at step 0.
         same_folder: whether the run continues in its own folder.
-        lacks_end: whether it stopped after its last step, before what follows was finished.
+        needs_finishing: whether it stopped after its last step, before its samples and files were finished.
         notes: sentences for the user.
     """
 
     checkpoint: Checkpoint | None = None
     same_folder: bool = False
-    lacks_end: bool = False
+    needs_finishing: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -122,14 +122,14 @@ def resolve_resume(
         checkpoint: as chosen by the settings.
         settings: of the run.
         dataset: the images as they are now.
-        circumstances: what else the bytes of a result depend on, in the form that checkpoints record.
+        circumstances: what else the bytes of a result depend on, as recorded in checkpoints.
     """
     if checkpoint is None:
         return Resume()
     before = images_of(checkpoint.path, checkpoint.values)
     now = {example.name for example in dataset.examples}
     if before and not before & now:
-        note = f"A new run from the weights of {checkpoint.path.name}: none of its images is among these."
+        note = f"A new run from the weights of {checkpoint.path.name}: none of its images are in the dataset."
         return Resume(notes=(note,))
     notes = [f"Continues {checkpoint.path.name} at step {checkpoint.state.step}."]
     changes = _setting_changes(checkpoint, settings) + _image_changes(before, now)
@@ -143,11 +143,11 @@ def resolve_resume(
 
 
 def _choose_folder(checkpoint: Checkpoint, settings: Settings, notes: list[str], exactness: list[str]) -> Resume:
-    """Resume in the folder of the checkpoint's run, or in a new one where that cannot be."""
+    """Resume in the folder of the checkpoint's run, or in a new one if that is not possible."""
     if not checkpoint.is_in_its_run:
         obstacle = "this copy of a checkpoint is not in the folder of its run"
     elif not checkpoint.is_newest:
-        notes.append("Continuing in a new folder: its run has later checkpoints, which stay.")
+        notes.append("Continuing in a new folder: the run has later checkpoints, which are kept.")
         return Resume(checkpoint, notes=tuple(notes))
     elif reason := why_not_writable(checkpoint.run_dir):
         obstacle = f"{checkpoint.run_dir} cannot be written ({reason})"
@@ -157,10 +157,12 @@ def _choose_folder(checkpoint: Checkpoint, settings: Settings, notes: list[str],
 
 
 def _resume_in_folder(checkpoint: Checkpoint, settings: Settings, notes: list[str]) -> Resume:
-    lacks_end = _lacks_end(checkpoint, settings.run.max_epochs)
-    if lacks_end:
+    needs_finishing = _needs_finishing(checkpoint, settings.run.max_epochs)
+    if needs_finishing:
         notes.append("All epochs are done; finishing the samples and files that were missing.")
-    return Resume(_without_finished_jobs(checkpoint), same_folder=True, lacks_end=lacks_end, notes=tuple(notes))
+    return Resume(
+        _without_finished_jobs(checkpoint), same_folder=True, needs_finishing=needs_finishing, notes=tuple(notes)
+    )
 
 
 def _settings_then(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -201,7 +203,7 @@ def _exactness_notes(checkpoint: Checkpoint, settings: Settings, circumstances: 
 
 
 def _changed_circumstances(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when the checkpoint was written: versions, device, threads."""
+    """What has changed since the checkpoint was written: versions, device, threads."""
     changes = []
     for name, version in before.get("versions", {}).items():
         if version != now["versions"].get(name):
@@ -236,8 +238,8 @@ def _without_finished_jobs(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, values={**checkpoint.values, "state": state.as_dict()})
 
 
-def _lacks_end(checkpoint: Checkpoint, max_epochs: int) -> bool:
-    """Whether a run has done all epochs and was stopped or killed before it finished what follows them."""
+def _needs_finishing(checkpoint: Checkpoint, max_epochs: int) -> bool:
+    """Whether a run has done all epochs but was stopped or killed before its final samples and files."""
     state = checkpoint.state
     ends = (event for _, event in read_events(checkpoint.run_dir) if isinstance(event, RunEnded))
     return state.epoch == max_epochs and not any(end.phase == "done" and end.step >= state.step for end in ends)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ed2.app.build import build
-from ed2.app.execute import execute, failed, way_back
+from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import FailedUpdates
 from ed2.app.jobs import RunContext, make_saver
 from ed2.app.reporters.recording import recording
@@ -32,11 +32,11 @@ def run_training(flags: Mapping[str, object], config: Path | None, *, bus: Event
         flags: flat settings of the command line or the page; they win.
         config: a preset, or the settings of an earlier run.
         bus: gets everything that happens.
-        controls: ask for a stop, a pause, a checkpoint or samples.
+        controls: may request a stop, a pause, a checkpoint or samples.
 
     Raises:
         Ed2Error: the run cannot start. Once it has started, every end is a `RunEnded`.
-        StopRequested: a stop was asked for before it had started.
+        StopRequested: a stop was requested before it had started.
     """
     started = time.monotonic()
     quiet_libraries()
@@ -59,7 +59,7 @@ def run_training(flags: Mapping[str, object], config: Path | None, *, bus: Event
 
 @contextmanager
 def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, BackgroundSaver]]:
-    """The locked folder of the run, saying what the run is, and what saves into it.
+    """The locked folder of the run, with the files that describe the run, and its saver.
 
     Raises:
         Ed2Error: it cannot be written, another program trains there, or nothing is left to train.
@@ -74,36 +74,36 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, Ba
         saver = make_saver(spec, run_dir, bus, folder.restore_missing)
         if spec.continued:
             complete_save(spec.continued, saver, spec.source)
-        if spec.is_finished and not spec.lacks_end:
+        if spec.is_finished and not spec.needs_finishing:
             raise _finished(spec)
         folder.describe(spec)
         yield folder, BackgroundSaver(saver, bus)
 
 
 def _train(spec: RunSpec, context: RunContext, failures: FailedUpdates, started: float) -> RunEnded | RunSpec:
-    """The end of the run, or what to train it again with after a failed update."""
+    """The end of the run, or the spec to train again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
         run = build(spec, context)
-    except Exception as error:  # the folder is there, so this end is reported as any other
+    except Exception as error:  # the folder exists, so this end is reported like any other
         return failed(error, spec, context, started)
     try:
         return execute(run, spec, context, started)
     except UpdateFailedError as error:
-        retry = failures.retry(error, spec, way_back(context), context.state.step)
+        retry = failures.retry(error, spec, make_rollback(context), context.state.step)
         return retry or failed(error, spec, context, started)
 
 
 def _require_still_newest(spec: RunSpec) -> None:
-    """See that no other program has trained the run since its checkpoint was chosen. Raises CheckpointError."""
+    """Check that no other program has trained the run since its checkpoint was chosen. Raises CheckpointError."""
     checkpoint = spec.continued
     if checkpoint and not checkpoint.is_newest:
-        what, why = f"The run {checkpoint.run_dir.name} has moved on", "another program has trained it meanwhile."
+        what, why = f"The run {checkpoint.run_dir.name} has moved on", "another program has trained it in the meantime."
         raise CheckpointError(what, why, "Start again to continue from its newest checkpoint.")
 
 
 def _finished(spec: RunSpec) -> FinishedError:
     epochs = spec.settings.run.max_epochs
-    what = f"{spec.base.name} has all its {counted(epochs, 'epoch')}."
-    fix = f"Raise max_epochs to train on: --max_epochs {epochs + 1}."
+    what = f"{spec.base.name} has completed all its {counted(epochs, 'epoch')}."
+    fix = f"Raise max_epochs to keep training: --max_epochs {epochs + 1}."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])

@@ -1,4 +1,4 @@
-"""The settings that a run has: those that are given, over those of the run that it resumes. Needs no torch."""
+"""The settings of a run: the given ones override those of the run that it resumes. Needs no torch."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Origin:
     """What a run starts from.
 
     Attributes:
-        name: the value of `resume_ckpt` that stands for it; empty where no model is named.
+        name: the value of `resume_ckpt` for it; empty if no model is named.
         checkpoint: its folder, if it is a checkpoint that can be resumed.
         notes: sentences for the user.
     """
@@ -69,7 +69,7 @@ class EffectiveSettings:
 
     @property
     def base(self) -> Path:
-        """Folder or file that the weights are read from."""
+        """Folder or file to read the weights from."""
         return Path(self.settings.model.resume_ckpt)
 
 
@@ -85,7 +85,7 @@ def look_up_origin(given: Mapping[str, object], preset_base: str) -> Origin:
 def effective_settings(
     flags: Mapping[str, object], config: Path | None, find_origin: FindOrigin = look_up_origin
 ) -> EffectiveSettings:
-    """The settings of the command line over those of a settings file, over those of the run that is resumed.
+    """The settings of the command line, which override a settings file, which overrides the resumed run.
 
     Raises:
         SettingsError: wrong settings.
@@ -96,14 +96,14 @@ def effective_settings(
     settings, checkpoint, notes = with_defaults(given), origin.checkpoint, [*gathered.notes, *origin.notes]
     if checkpoint is None:
         return EffectiveSettings(settings, None, tuple(notes))
-    if settings.model.weights_only:  # which may be left in the form from another run
+    if settings.model.weights_only:  # it may be left over in the form from another run
         notes.append(f"A new run from the weights of {checkpoint.name}, since --weights_only is set.")
         return EffectiveSettings(settings, None, tuple(notes))
     own = run_settings(checkpoint, state_of(checkpoint))
     merged = merge_run_settings(own.values, given, checkpoint)
     if merged is None:
         projects = f"{own.values.get('project_name')} -> {given['project_name']}"
-        notes.append(f"A new run from the weights of {checkpoint.name}: the project has another name ({projects}).")
+        notes.append(f"A new run from the weights of {checkpoint.name}: the project has a different name ({projects}).")
         return EffectiveSettings(settings, None, tuple(notes))
     return EffectiveSettings(merged, checkpoint, (*notes, *own.notes))
 
@@ -119,12 +119,12 @@ def settings_for_check(flags: Mapping[str, object], config: Path | None) -> Effe
         return known
     in_run = is_in_its_run(known.checkpoint, state_of(known.checkpoint))
     owner = f"the run {known.checkpoint.parent.parent.name}" if in_run else f"the checkpoint {known.checkpoint.name}"
-    note = f"Settings that are not given are those of {owner}."
+    note = f"Settings not given here are taken from {owner}."
     return EffectiveSettings(known.settings, known.checkpoint, (*known.notes, note))
 
 
 def merge_run_settings(before: Mapping[str, object], given: Mapping[str, object], checkpoint: Path) -> Settings | None:
-    """The given settings over those of the run that wrote a checkpoint; None where the project is another.
+    """The given settings over those of the run that wrote a checkpoint; None if the project differs.
 
     Raises:
         SettingsError: wrong settings.
@@ -188,7 +188,7 @@ def newest_state(folder: Path) -> Path | None:
 
 
 def checkpoint_at(path: Path) -> Path | None:
-    """The checkpoint that `path` stands for: itself, or the newest one of a run."""
+    """The checkpoint at `path`: itself, or the newest one of a run."""
     if run_dir := run_at(path):
         last = _newest(run_dir.glob(STATE_FILES))
         return last.parents[1] if last else None
@@ -201,12 +201,12 @@ def _newest(states: Iterable[Path]) -> Path | None:
 
 
 def _is_drawn_seed(name: str, value: object, before: Mapping[str, object]) -> bool:
-    """Whether a value asks for a new seed: a resumed run keeps the one that it drew."""
+    """Whether a value asks for a random seed that the resumed run has already drawn, and keeps."""
     return name == "seed" and value == -1 and "seed" in before
 
 
-def last_begun(logdir: Path) -> Path | None:
-    """The newest run of a folder, by the time in its name, if it has no checkpoint to resume from."""
+def newest_run_without_checkpoint(logdir: Path) -> Path | None:
+    """The newest run of a folder, by the time in its name; None if it has a checkpoint to resume from."""
     runs = [file.parent for file in logdir.glob(f"[!.]*/{SETTINGS_FILE}")]
     last = max(runs, key=lambda run_dir: name_of_run(run_dir)[-MOMENT:], default=None)
     return last if last and not any(last.glob(STATE_FILES)) else None

@@ -1,4 +1,4 @@
-"""What a run is going to be, decided before anything is built: settings, origin, images, machine."""
+"""What a run will be, decided before anything is built: settings, origin, images, machine."""
 
 import importlib.metadata
 import platform
@@ -54,15 +54,15 @@ class RunSpec:
     """A run as `resolve` decided it. Nothing in it changes later.
 
     Attributes:
-        settings: in effect, with absolute paths and a seed that is drawn.
-        base: folder or file that the weights are read from.
-        source: the base model, its weights not read yet.
+        settings: the effective ones, with absolute paths and the seed drawn.
+        base: folder or file to read the weights from.
+        source: the base model, without its weights read.
         sizes: how many weights the base model has.
         machine: device and precision.
         images: what is trained and what is validated.
-        checkpoint: what is resumed; None starts at step 0.
+        checkpoint: the one to resume; None starts at step 0.
         same_folder: whether the run continues in the folder of the checkpoint's run.
-        lacks_end: whether it stopped after its last step, before the samples and files that follow were finished.
+        needs_finishing: whether it stopped after its last step, before the samples and files that follow were finished.
         notes: sentences for the user.
     """
 
@@ -74,12 +74,12 @@ class RunSpec:
     images: ValidationSplit
     checkpoint: Checkpoint | None = None
     same_folder: bool = False
-    lacks_end: bool = False
+    needs_finishing: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
-        """The images that are trained."""
+        """The images to train on."""
         return self.images.training
 
     @property
@@ -89,11 +89,11 @@ class RunSpec:
 
     @property
     def continued(self) -> Checkpoint | None:
-        """The checkpoint, where the run continues in its folder."""
+        """The checkpoint, if the run continues in its folder."""
         return self.checkpoint if self.same_folder else None
 
     def retried_from(self, checkpoint: Checkpoint | None, note: str) -> "RunSpec":
-        """What the same run is trained again with after a failed update; None starts where this spec does."""
+        """The spec to train the same run again with after a failed update; None starts where this spec does."""
         if checkpoint is None:
             return replace(self, notes=(note,))
         base, source = checkpoint.path, open_model(self.settings, checkpoint.path)
@@ -101,7 +101,7 @@ class RunSpec:
 
 
 def open_model(settings: Settings, base: Path) -> ModelSource:
-    """Look at the base model without reading its weights.
+    """Open the base model without reading its weights.
 
     Raises:
         ModelError: it cannot be trained.

@@ -1,4 +1,4 @@
-"""The trainer of this program: one thread, one run at a time, and what may be asked of it in which state."""
+"""The trainer of this program: one thread, one run at a time, and the commands it accepts in each state."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ed2.app.checks.base_model import SETTING, named
+from ed2.app.checks.base_model import SETTING, as_setting_problems
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.phases import Command, RefusedError
 from ed2.app.reporters.jsonl import EVENTS_NAME
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MEMORY_SECONDS = 2.0
 JOIN_SECONDS = 1.0
-"""Waiting goes on by seconds, since on Windows Ctrl-C is not heard while a thread is waited for without an end."""
+"""Threads are joined with this timeout, in a loop: on Windows a join without a timeout blocks Ctrl-C."""
 
 
 class TrainerService:
@@ -52,7 +52,7 @@ class TrainerService:
         """Begin a run with these flat settings; relative paths count from the program's folder.
 
         Raises:
-            RefusedError: a run is going on.
+            RefusedError: a run is in progress.
             SettingsError: lists everything that is wrong; nothing was started.
         """
         with self._lock:
@@ -70,7 +70,7 @@ class TrainerService:
     def pause(self) -> None:
         """Wait after this step. Raises RefusedError."""
         with self._lock:
-            self._view.command("pause", asked=self._when(PAUSING))  # first: a run that waits takes it away
+            self._view.command("pause", asked=self._when(PAUSING))  # first: the run clears it once it waits
             self._controls.pause()
 
     def resume(self) -> None:
@@ -82,18 +82,18 @@ class TrainerService:
     def stop(self, signal_number: int = 0) -> None:
         """End after this step, and save. Raises RefusedError."""
         with self._lock:  # shown first, since the run may end at once
-            detail = "this step ends, and what was trained is saved"
+            detail = "finishing this step, then saving"
             self._view.command("stop", state="stopping", detail=detail, asked="")
             self._controls.stop(signal_number)
 
     def stop_without_saving(self) -> None:
-        """End after this step and save nothing; a save that has begun is finished. Raises RefusedError."""
+        """End after this step and save nothing; a save in progress is completed. Raises RefusedError."""
         with self._lock:
             self._view.command("stop without saving", state="stopping", detail="stopping without saving", asked="")
             self._controls.stop(save=False)
 
     def save_now(self) -> None:
-        """Make a checkpoint after the present step. Raises RefusedError."""
+        """Save a checkpoint after the current step. Raises RefusedError."""
         self._ask("save now", "save", "saving")
 
     def sample_now(self) -> None:
@@ -105,8 +105,8 @@ class TrainerService:
         self._view.change("problems", problems=tuple(problems))
 
     def read_libraries(self) -> None:
-        """Read what a run needs, which takes seconds; done ahead of time, Train answers sooner."""
-        with self._libraries:  # two threads that read the same modules at once may meet half of one
+        """Import what a run needs, which takes seconds; done ahead of time, so that Train responds sooner."""
+        with self._libraries:  # two threads that import the same module at once may see half of it
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             from ed2.models.compute import quiet_libraries
@@ -121,29 +121,29 @@ class TrainerService:
             self._show(runs[-1].parent, other_trainer(runs[-1].parent))
 
     def follow(self, logdir: Path) -> None:
-        """Show from now on, while no run goes on here, what other programs train in this folder of logs."""
+        """From now on, while no run is in progress here, show runs that other programs train in this runs folder."""
         with self._lock:
             before, self._elsewhere = self._elsewhere, ExternalRuns(logdir)
         if before is None:
             threading.Thread(target=self._watch_elsewhere, name="elsewhere", daemon=True).start()
 
-    def look_elsewhere(self) -> None:
-        """Notice that another program has begun a run, how far it is, or that it has ended it."""
+    def check_other_programs(self) -> None:
+        """Show whether another program has started a run, how far it is, or that it has ended."""
         shown = self.snapshot()
         if shown.is_active or self._elsewhere is None:
             return
         if running := self._elsewhere.newest():
             self._show(*running)
         elif shown.elsewhere and shown.run_dir:
-            self._show(shown.run_dir, other_trainer(shown.run_dir))  # it may go on in a folder that was followed before
+            self._show(shown.run_dir, other_trainer(shown.run_dir))  # it may continue in a folder followed earlier
 
     def _show(self, run_dir: Path, trainer: Holder | None) -> None:
-        """Show a run of a folder, unless one goes on here."""
+        """Show the run in a folder, unless one is in progress here."""
         with contextlib.suppress(OSError):  # its folder was removed, or has no events yet
-            told = replay_run(run_dir)
+            replayed = replay_run(run_dir)
             if trainer:
-                told = replace(
-                    told,
+                replayed = replace(
+                    replayed,
                     state="idle",
                     detail=f"the run is being trained in {trainer.name}",
                     elsewhere=trainer.name,
@@ -151,14 +151,14 @@ class TrainerService:
                     progress="",
                     problems=self.snapshot().problems,  # of a start here: they stay until they are fixed
                 )
-            elif told.is_active or (told.state == "idle" and told.run_dir):  # killed before it had told its phase
-                told = replace(told, state="stopped", detail=_how_to_go_on(run_dir), is_saving=False)
+            elif replayed.is_active or (replayed.state == "idle" and replayed.run_dir):  # killed before its first phase
+                replayed = replace(replayed, state="stopped", detail=_resume_advice(run_dir), is_saving=False)
             with self._lock:
                 if not self.snapshot().is_active:
-                    self._view.show(told)
+                    self._view.show(replayed)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no run is going on; false where that took longer than `timeout` seconds."""
+        """Wait until no run is in progress; false if that takes longer than `timeout` seconds."""
         thread = self._thread
         while timeout is None and thread is not None and thread.is_alive():
             thread.join(JOIN_SECONDS)
@@ -180,7 +180,7 @@ class TrainerService:
             self._controls.ask(request)
 
     def _when(self, doing: str) -> str:
-        """What was asked for and when it happens, for the status line; a run that waits does it at once."""
+        """The pending request and when it is carried out; empty for a paused run, which acts at once."""
         state = self.snapshot().state
         if state == "paused":
             return ""
@@ -188,7 +188,7 @@ class TrainerService:
 
     def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
         """The trainer's thread: a run from its start to its end."""
-        if before is not None:  # its run has told its end, and may still hold the lock of its folder
+        if before is not None:  # its run has reported its end, but may still hold the lock on its folder
             before.join()
         bus = EventBus([self._view])
         try:
@@ -198,11 +198,11 @@ class TrainerService:
         except Ed2Error as error:
             problems = error.problems
             if isinstance(error, ModelError):
-                problems = tuple(named(str(values.get(SETTING)), problems))
+                problems = tuple(as_setting_problems(str(values.get(SETTING)), problems))
             bus.emit(PhaseChanged(0, "failed", error.what))
             self._view.change("problems", problems=problems)
         except Exception as error:
-            logger.exception("The run could not begin.")
+            logger.exception("The run could not start.")
             bus.emit(RunEnded(0, "failed", f"{type(error).__name__}: {error}", 0.0))
 
     def _train(self, values: Mapping[str, object], bus: EventBus, controls: Controls) -> None:
@@ -216,7 +216,7 @@ class TrainerService:
         while not self._closed.wait(max(SCAN_SECONDS, SCAN_REST * took)):
             began = time.monotonic()
             with survived:
-                self.look_elsewhere()
+                self.check_other_programs()
             took = time.monotonic() - began
 
     def _watch_memory(self) -> None:
@@ -250,7 +250,7 @@ class Survived:
         return True
 
 
-def _how_to_go_on(run_dir: Path) -> str:
+def _resume_advice(run_dir: Path) -> str:
     """What to do about a run whose program exited during it."""
     step = resume_step(run_dir)
     if step is None:

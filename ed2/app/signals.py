@@ -1,4 +1,4 @@
-"""What ends a program from outside: signals, a closed console, the end of the program that started it."""
+"""Ending the program from outside: signals, a closed console, the end of the program that started it."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOPPING = "Stopping: the run is saved after this step. Press again to quit at once without saving."
+STOPPING = "Stopping: the run will be saved after this step. Press again to quit at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 CONSOLE_EVENTS = (2, 5, 6)
 """CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT. Source: Microsoft, HandlerRoutine callback function."""
@@ -17,14 +17,14 @@ CONSOLE_SECONDS = 4.5
 
 
 @contextmanager
-def stopping_on_signals(stop: Callable[[int], object], told: str | Callable[[], str] = STOPPING) -> Iterator[None]:
-    """Let the first Ctrl-C or termination ask for a stop; the second leaves at once, without saving.
+def stopping_on_signals(stop: Callable[[int], object], message: str | Callable[[], str] = STOPPING) -> Iterator[None]:
+    """Make the first Ctrl-C or termination request a stop; the second exits at once, without saving.
 
-    SIGHUP stays ignored where nohup has had it ignored. On Windows, closing the console asks for a stop too.
+    SIGHUP stays ignored under nohup. On Windows, closing the console requests a stop too.
 
     Args:
-        stop: is told the number of the signal; it is called between two instructions of the main thread.
-        told: the line for the terminal, or what gives it at that moment.
+        stop: called with the signal number, between two instructions of the main thread.
+        message: the line for the terminal, or a function that returns it at that moment.
     """
     asked: list[int] = []
 
@@ -33,8 +33,8 @@ def stopping_on_signals(stop: Callable[[int], object], told: str | Callable[[], 
             os._exit(128 + number)
         asked.append(number)
         stop(number)
-        with suppress(OSError):  # the terminal that has hung up takes no more words
-            os.write(2, f"\n{told if isinstance(told, str) else told()}\n".encode())
+        with suppress(OSError):  # a terminal that has hung up accepts no more output
+            os.write(2, f"\n{message if isinstance(message, str) else message()}\n".encode())
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
@@ -54,7 +54,7 @@ def _is_ignored_by_nohup(number: int) -> bool:
 
 @contextmanager
 def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
-    """Ask for a stop when the console is closed, and hold Windows back until the block ends; elsewhere do nothing.
+    """Request a stop when the console is closed, and delay Windows until the block ends; elsewhere do nothing.
 
     Python's own handler of SIGBREAK would return at once, and the program be gone before the step ended. This one waits
     in a thread of Windows. If these seconds are too few, the last checkpoint stays as it is.
@@ -76,7 +76,7 @@ def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
         return True
 
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    kernel.SetConsoleCtrlHandler(on_event, True)  # the last one that was set is asked first
+    kernel.SetConsoleCtrlHandler(on_event, True)  # the handler set last is called first
     try:
         yield
     finally:
@@ -85,7 +85,7 @@ def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
 
 
 def exit_with_parent() -> None:
-    """End this program when the one that holds the other end of its standard input is gone, killed or not."""
+    """End this program when the one that holds the other end of its standard input exits, however it does."""
     threading.Thread(target=_exit_at_end_of_input, name="parent", daemon=True).start()
 
 

@@ -48,9 +48,9 @@ SECTIONS: Mapping[str, Section] = {
     "peaks": "memory",
     "problems": "problems",
 }
-"""The sections of what is not of the section "status"."""
+"""The section of each field that does not belong to "status"."""
 RATE_WEIGHT = 0.05
-"""Weight of the newest step in the moving time of a step."""
+"""Weight of the newest step in the moving average of the step time."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class ShownSample:
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """All that a page needs; a section was changed when its number among `revisions` is another.
+    """Everything that a page shows; a section has changed if its number in `revisions` differs.
 
     Attributes:
         detail: on the state, for people.
         epoch: the one that the last step belongs to, from 1; None before the first step.
-        progress: how far a part of the phase is, for people; empty while there is nothing to count.
-        asked: what a person has asked for and the run will do at its next chance, for people.
+        progress: progress within the phase, for people; empty while there is nothing to count.
+        asked: the pending request that the run will carry out at its next chance, for people.
         elsewhere: the other program that trains the run; empty where there is none.
     """
 
@@ -106,7 +106,7 @@ class RunSnapshot:
 
     @property
     def revision(self) -> int:
-        """Grows with every change."""
+        """Increases with every change."""
         return sum(self.revisions.values())
 
     def allows(self, command: Command) -> bool:
@@ -115,12 +115,12 @@ class RunSnapshot:
 
     @property
     def is_active(self) -> bool:
-        """Whether a run is going on."""
+        """Whether a run is in progress."""
         return self.state in ACTIVE
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step at the present speed; None while that is not known, and after that step."""
+        """Time to the last step at the current speed; None while that is unknown, and after that step."""
         if self.seconds_per_step is None or not self.is_active or self.step >= self.total:
             return None
         return (self.total - self.step) * self.seconds_per_step
@@ -169,7 +169,7 @@ class RunView:
                 self.change("status", **changes)
 
     def clear(self, state: State, detail: str = "") -> None:
-        """Forget the run that was shown: another one begins."""
+        """Forget the run that was shown: another one starts."""
         with self._lock:
             self._curve, self._validation, self._step_at, self._epochs_done = Curve(), Curve(), None, 0
             self._is_curve_old = False
@@ -177,17 +177,17 @@ class RunView:
             self._shown = RunSnapshot(revisions=old.revisions, memory=old.memory, state=state, detail=detail)
             self.change("status", "loss", "samples", "log", "problems")
 
-    def show(self, told: RunSnapshot) -> None:
-        """Show a run that is not trained here; what is as it was does not count as changed."""
+    def show(self, run: RunSnapshot) -> None:
+        """Show a run that is not trained here; unchanged fields do not count as changed."""
         with self._lock:
             old, self._is_curve_old = self.snapshot(), False
-            self._shown = replace(told, revisions=old.revisions, memory=old.memory)
+            self._shown = replace(run, revisions=old.revisions, memory=old.memory)
             names = [item.name for item in fields(RunSnapshot)]
             changed = [name for name in names if getattr(self._shown, name) != getattr(old, name)]
             self.change(*{SECTIONS.get(name, "status") for name in changed})
 
     def replay(self, run_dir: Path, until: int | None = None) -> None:
-        """Fold what a run's folder tells, up to step `until`."""
+        """Fold the events recorded in a run's folder, up to step `until`."""
         with self._lock:
             now, self._now = self._now, self._now
             for moment, event in read_events(run_dir):
@@ -196,8 +196,8 @@ class RunView:
                     self(event)
             self._now, self._step_at = now, None
 
-    def go_on(self, run_dir: Path, until: int) -> None:
-        """Show a run that goes on after step `until`, its log from its beginning, and at no moment as ended."""
+    def show_resumed(self, run_dir: Path, until: int) -> None:
+        """Show a run that resumes after step `until`, with its log from the start, and never as ended in between."""
         with self._lock:
             self.clear("preparing")
             self.replay(run_dir, until)
@@ -211,7 +211,7 @@ class RunView:
                 self._say(text)
 
     def _epoch_at(self, step: int) -> int | None:
-        """The epoch of a step; a run's folder, which does not list every step, tells only when each epoch ended."""
+        """The epoch of a step; a run's folder does not list every step, only when each epoch ended."""
         return self._shown.epoch if step <= self._shown.step else self._epochs_done + 1
 
     def _asked_later(self) -> str:
@@ -224,11 +224,11 @@ class RunView:
 
     @singledispatchmethod
     def _fold(self, event: Event) -> None:
-        """What is not named below shows in the log alone."""
+        """Events without a handler below appear only in the log."""
 
     @_fold.register
     def _(self, event: CheckpointChosen) -> None:
-        self.go_on(event.run_dir, event.step)
+        self.show_resumed(event.run_dir, event.step)
 
     @_fold.register
     def _(self, event: RunStarted) -> None:
@@ -323,7 +323,7 @@ class RunView:
 
     @_fold.register
     def _(self, event: RunEnded) -> None:
-        if event.checkpoint:  # one that was there before the end is told by no event of its own
+        if event.checkpoint:  # a checkpoint that existed before the end has no event of its own
             self.change("status", checkpoint=event.checkpoint, single_file=event.single_file)
         self.change(
             "status",

@@ -28,7 +28,7 @@ class UserFiles:
         return self.folder / "sample_prompts.json"
 
     def draft(self) -> dict[str, object]:
-        """The form as it was left; empty if there is none or it is damaged."""
+        """The last form; empty if there is none or it is damaged."""
         try:
             return read_object(self.folder / "draft.json")
         except (OSError, ValueError):
@@ -45,7 +45,7 @@ class UserFiles:
         return {**shipped, **own}
 
     def keep_preset(self, name: str, values: Mapping[str, object]) -> str:
-        """Save settings as a preset of the user's own; gives its title.
+        """Save settings as one of the user's presets; returns its title.
 
         Raises:
             SettingsError: the name is not valid for a file.

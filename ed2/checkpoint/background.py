@@ -72,13 +72,13 @@ class BackgroundSaver:
         self.saver = replace(self.saver, exporter=None)
 
     def _copy(self, run: Run) -> Snapshot | None:
-        """A copy of all that training changes; None where there is not enough memory for one."""
+        """A copy of all that training changes; None if there is not enough memory for one."""
         if not has_memory_for(bytes_to_copy(run)):
             return None
         try:
             return self.saver.snapshot(run, copied=True)
         except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
-            logger.exception("There was no memory to copy the weights; training waits until the checkpoint is written.")
+            logger.exception("Not enough memory to copy the weights; training waits until the checkpoint is written.")
             return None
 
     def _write(self, snapshot: Snapshot, name: str) -> None:
@@ -92,7 +92,7 @@ class BackgroundSaver:
             self._give_up(snapshot.step, error)
 
     def _announce(self, saved: CheckpointSaved) -> None:
-        """Report a checkpoint, and that saving works again where the one before it failed."""
+        """Report a checkpoint, and that saving works again if the previous save failed."""
         self.bus.emit(saved)
         if self._warned:
             text = f"Resolved: checkpoints can be written again; {saved.path.name} is saved."
@@ -108,12 +108,12 @@ class BackgroundSaver:
 
 @dataclass
 class CheckpointJob(Job):
-    """Saves at intervals of time and of epochs. The checkpoint at the end of the run is not its task.
+    """Saves at intervals of time and of epochs. It does not write the checkpoint at the end of the run.
 
     Attributes:
-        minutes: between two saves by the clock, 0 for never.
-        epochs: between two saves by epochs, 0 for never.
-        first_epoch: saves by epochs begin when this many are done.
+        minutes: between saves by time, 0 for never.
+        epochs: between saves by epochs, 0 for never.
+        first_epoch: saves by epochs start when this many are done.
     """
 
     saver: BackgroundSaver
@@ -125,7 +125,7 @@ class CheckpointJob(Job):
     name = CHECKPOINT
 
     def due(self, state: TrainState) -> bool:
-        """Whether an interval is over; the last step of a run is never due."""
+        """Whether an interval has passed; the last step of a run is never due."""
         if self.training.finished:
             return False
         by_clock = self.minutes > 0 and time.monotonic() - self._saved_at >= self.minutes * 60

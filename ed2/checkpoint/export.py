@@ -21,7 +21,7 @@ from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 
 RUN_KEY = "run"
-"""The metadata of a single file that names the run which wrote it."""
+"""Metadata key in a single file for the run that wrote it."""
 _NUMBERED = re.compile(r" \(\d+\)$")
 
 
@@ -60,7 +60,7 @@ class Exporter:
         return path
 
     def find_file(self, name: str) -> Path | None:
-        """The single file that this run wrote of the checkpoint `name`, if it exists."""
+        """The single file that this run wrote for the checkpoint `name`, if it exists."""
         with suppress(OSError):
             for path in self.folder.glob(f"*.{self.container}"):
                 if checkpoint_of(path) == name and writer_of(path) in (self.run_name, None):
@@ -92,7 +92,7 @@ def checkpoint_of(single_file: Path) -> str:
 
 
 def writer_of(single_file: Path) -> str | None:
-    """The run that wrote a single file; None where the file does not say."""
+    """The run that wrote a single file; None if the file does not say."""
     if single_file.suffix != ".safetensors":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Finding a sound checkpoint: every byte is compared, and where one is damaged the one before it is used."""
+"""Finds a sound checkpoint: every byte is compared, and if one is damaged, the one before it is used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
 
 
 def require_sound(path: Path, *, with_state: bool, progress: Progress = no_progress) -> None:
-    """Compare every byte of a checkpoint that was asked for by name; it is never renamed.
+    """Compare every byte of a checkpoint that the user named; it is never renamed.
 
     Args:
         path: any model; only checkpoints of this program are compared.
@@ -76,7 +76,7 @@ def _last_sound_before(path: Path, progress: Progress) -> Path | None:
 def candidates(run_dir: Path) -> list[Path]:
     """The checkpoints of a run that have a training state, sound or not."""
     folders = [path.parent for path in (run_dir / CKPTS).glob(f"[!.]*/{TRAINING_STATE}") if path.is_dir()]
-    # A state without either file is what an older version left when it removed one to save space.
+    # An older version that removed a state to save space left it without either file.
     return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
 
 
@@ -101,7 +101,7 @@ def _newest_sound(paths: Sequence[Path], progress: Progress) -> Found:
 
 
 def _rename_damaged(checkpoint: Path, progress: Progress) -> Path | None:
-    """Its new name; None where it keeps the old one: the run is being trained, or the drive is read-only."""
+    """Its new name; None if it keeps the old one: the run is being trained, or the drive is read-only."""
     new = damaged_name(checkpoint)
     try:
         with only_trainer(checkpoint.parent.parent):

@@ -1,4 +1,4 @@
-"""A checkpoint's folder: written whole or not at all, with a manifest to verify its bytes by."""
+"""A checkpoint's folder: written completely or not at all, with a manifest to verify its bytes."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from ed2.small_files import read_object
 
 MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
-"""The first format of the training state with a manifest beside it."""
+"""The first format of the training state that comes with a manifest."""
 HASHING_THREADS = 4
 WAIT_SECONDS = 1.0
 """Longest wait at a time: without a limit, Windows would not react to Ctrl-C."""
@@ -97,7 +97,7 @@ class NewFolder:
 
 @contextmanager
 def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[NewFolder]:
-    """Give a folder to fill, which becomes `target` at the end of the block; `about` is added to its manifest.
+    """Yield a folder to fill, which becomes `target` at the end of the block; `about` is added to its manifest.
 
     Files and folders are synced before the rename, which alone makes it a checkpoint; the manifest is written last. A
     power cut leaves all of it or nothing. If the block fails, the temporary folder is removed; `target` is unchanged.
@@ -132,7 +132,7 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
 def find_damage(
     checkpoint: Path, *, with_state: bool = True, is_quick: bool = False, progress: Progress = no_progress
 ) -> Damage | None:
-    """What is wrong with the files of a checkpoint; None where they are as they were written.
+    """What is wrong with the files of a checkpoint; None if they are unchanged since they were written.
 
     A checkpoint whose training state was removed to save space is sound. Of one that was written before there were
     manifests, only the headers of the tensor files are checked.
@@ -161,7 +161,7 @@ def find_damage(
 
 
 def _had_manifest(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written by a version that wrote manifests."""
+    """Whether a checkpoint was written by a version with manifests."""
     try:
         values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
         return bool(values["format"] >= FORMAT_WITH_MANIFEST)
@@ -214,7 +214,7 @@ def _wrong_size(checkpoint: Path, records: Mapping[str, FileRecord]) -> Damage |
 
 
 class _ByteCounter:
-    """Reports the bytes that several threads compare; `is_over` tells them that one report has ended the comparison."""
+    """Reports the bytes that several threads compare; `is_over` is set once a report has ended the comparison."""
 
     def __init__(self, name: str, total: int, progress: Progress) -> None:
         self._name, self._total, self._progress = name, total, progress
@@ -241,7 +241,7 @@ def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord], progress
             is_same = sha256_of(checkpoint / name, counter.add) == records[name].sha256
         except OSError as error:
             return _unreadable(name, error)
-        return None if is_same else Damage(f"{name} is not as it was written")
+        return None if is_same else Damage(f"{name} has changed since it was written")
 
     with ThreadPoolExecutor(HASHING_THREADS, "hash") as threads:
         comparisons = [threads.submit(compare, name) for name in records]

@@ -1,4 +1,4 @@
-"""What a checkpoint is: the names of its files, its age, the run it belongs to, whether it is pinned. Without torch."""
+"""Facts about a checkpoint: its file names, its age, the run it belongs to, whether it is pinned. Needs no torch."""
 
 import contextlib
 import re
@@ -18,16 +18,16 @@ IMAGES_FILE = "pictures.json"
 KEEP_FILE = "KEEP"
 """A file of this name in a checkpoint's folder pins it; its content does not matter."""
 EMA_SUFFIX = "_ema"
-"""Ends the name of a checkpoint of averaged weights."""
+"""Suffix of the name of a checkpoint with averaged weights."""
 RUN_FILES = ("settings.json", "events.jsonl", IMAGES_FILE)
-"""A folder with at least one of these is that of a run."""
+"""A folder with at least one of these is a run's folder."""
 INVALID = (OSError, ValueError, KeyError, TypeError)
-"""What reading a small file raises if it is missing, damaged or foreign."""
+"""Errors from reading a small file that is missing, damaged or foreign."""
 _STEP_IN_NAME = re.compile(r"-gs(\d+)")
 
 
 def average_of(checkpoint: Path) -> Path:
-    """Where the average of a checkpoint is, if there is one."""
+    """The folder of a checkpoint's EMA, whether or not there is one."""
     return checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")
 
 
@@ -95,12 +95,12 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run of this program, damaged or not."""
+    """Whether a folder is a run of this program, damaged or not."""
     return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
 
 
 def run_at(path: Path) -> Path | None:
-    """The folder of the run that a path means: the folder itself or its `ckpts`; None where it is neither."""
+    """The folder of the run at `path`, which may also be its `ckpts`; None if it is neither."""
     folder = path.parent if path.name == CKPTS else path
     return folder if is_run(folder) else None
 
@@ -126,7 +126,7 @@ def _is_written_by_us(file: Path, key: str) -> bool:
 
 
 def name_of_run(run_dir: Path) -> str:
-    """What a run was called when it began; its folder may have been renamed since."""
+    """The name of a run when it started; its folder may have been renamed since."""
     with contextlib.suppress(*INVALID):
         name = read_manifest(run_dir)["run"]
         if isinstance(name, str):
@@ -146,7 +146,7 @@ def is_in_its_run(checkpoint: Path, values: Mapping[str, Any]) -> bool:
 
 
 def images_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
-    """The names of the images that a checkpoint was trained on; empty where they are not known any more."""
+    """The names of the images that a checkpoint was trained on; empty if they are no longer known."""
     places = [checkpoint / TRAINING_STATE]
     if is_in_its_run(checkpoint, values):  # old checkpoints do not hold the names themselves
         places.append(checkpoint.parent.parent)
@@ -160,7 +160,7 @@ def _image_names_in(folder: Path) -> set[str]:
 
 
 def is_pinned(checkpoint: Path) -> bool:
-    """Whether a checkpoint stays whatever the settings say; a pin on its average holds both."""
+    """Whether a checkpoint is kept whatever the settings say; a pin on its EMA keeps both."""
     return any((folder / KEEP_FILE).exists() for folder in (checkpoint, average_of(checkpoint)))
 
 

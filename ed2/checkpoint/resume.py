@@ -35,7 +35,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Self | None:
-        """Read the training state's description; None where `path` has no training state.
+        """Read the training state's description; None if `path` has no training state.
 
         Raises:
             CheckpointError: it is damaged, or was written by a newer version.
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def is_newest(self) -> bool:
-        """Whether no checkpoint of its run is of a later step; the content of the files is not compared."""
+        """Whether its run has no checkpoint of a later step; the content of the files is not compared."""
         paths = (self.run_dir / CKPTS).glob(f"[!.]*/{TRAINING_STATE}")
         for checkpoint in [path.parent for path in paths]:
             damage = find_damage(checkpoint, is_quick=True)
@@ -132,7 +132,7 @@ def _require_valid(values: Mapping[str, Any]) -> None:
 
 
 def open_or_none(path: Path) -> Checkpoint | None:
-    """The checkpoint, if its description says that this program can resume from it."""
+    """The checkpoint, if this program can resume from it according to its description."""
     try:
         return Checkpoint.open(path)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay, and the removal of the others."""
+"""Which checkpoints of a run are kept, and removing the others."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ class LatestValidation:
 
 @dataclass(frozen=True)
 class Retention:
-    """What a run removes once a new checkpoint was written and read back.
+    """Removes checkpoints once a new one has been written and read back.
 
     Attributes:
         keep_last: how many of the newest checkpoints stay, besides pinned ones and the best by validation loss; None
@@ -48,7 +48,7 @@ class Retention:
     exporter: Exporter | None
 
     def thin(self, just_saved: Path) -> list[str]:
-        """Remove what need not stay beside the checkpoint that was `just_saved`, which is never touched.
+        """Remove what is no longer needed besides the checkpoint `just_saved`, which is never touched.
 
         Returns:
             What could not be removed, in sentences.
@@ -79,7 +79,7 @@ class Retention:
         return _remove_all([*paths, checkpoint])
 
     def _single_files(self, name: str) -> list[Path]:
-        """A checkpoint's single files, as far as they name this run as their writer, which a .ckpt cannot."""
+        """A checkpoint's single files that name this run as their writer, which a .ckpt cannot do."""
         if self.exporter is None or not self.exporter.folder.is_dir():
             return []
         found = []
@@ -92,7 +92,7 @@ class Retention:
 
 
 def best_validated(checkpoints: Iterable[Path]) -> Path | None:
-    """The checkpoint with the lowest validation loss, the earliest of equals; None where nothing was measured."""
+    """The checkpoint with the lowest validation loss, the earliest of equals; None if nothing was measured."""
     best, lowest = None, math.inf
     for checkpoint in checkpoints:
         loss = _validation_loss(checkpoint)
@@ -102,7 +102,7 @@ def best_validated(checkpoints: Iterable[Path]) -> Path | None:
 
 
 def _validation_loss(checkpoint: Path) -> float:
-    """What its manifest says; infinite where nothing was measured."""
+    """What its manifest says; infinite if nothing was measured."""
     try:
         measured = read_manifest(checkpoint).get("validation")
         return float(measured["loss"]) if measured else math.inf
@@ -111,7 +111,7 @@ def _validation_loss(checkpoint: Path) -> float:
 
 
 def _checkpoints_in(ckpts: Path) -> list[Path]:
-    """Those of a run, oldest first, without averages."""
+    """The checkpoints of a run, oldest first, without EMAs."""
     folders = [index.parent for index in ckpts.glob("[!.]*/model_index.json")]
     return oldest_first(f for f in folders if not f.name.endswith(EMA_SUFFIX))
 

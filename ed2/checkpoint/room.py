@@ -24,7 +24,7 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
-"""Where a container's memory limit and use are found, in cgroup versions 2 and 1."""
+"""Files with a container's memory limit and use, in cgroup versions 2 and 1."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Shortage:
 
 
 def shortage(required: Mapping[Path, int]) -> Shortage | None:
-    """The first disk without space for what its folders require, and a tenth more; None where all have it.
+    """The first disk without space for what its folders require, and a tenth more; None if all have it.
 
     Raises:
         OSError: a disk does not answer.
@@ -52,7 +52,7 @@ def shortage(required: Mapping[Path, int]) -> Shortage | None:
 
 
 def require_space(name: str, required: Mapping[Path, int]) -> None:
-    """Raise an error unless the disks have space for checkpoint `name`, which writes so many bytes into each folder.
+    """Raise an error unless the disks have space for checkpoint `name`, which writes this many bytes into each folder.
 
     Raises:
         CheckpointError: says how much space it needs and how much is free.
@@ -62,12 +62,12 @@ def require_space(name: str, required: Mapping[Path, int]) -> None:
     except OSError as error:
         raise CheckpointError(f"The checkpoint {name} was not saved", f"{plain_reason(error)}.") from error
     if short:
-        why = f"it needs {file_size(short.required)}, and {file_size(short.free)} are free in {short.folder}."
+        why = f"it needs {file_size(short.required)}, but only {file_size(short.free)} is free in {short.folder}."
         raise CheckpointError(f"The checkpoint {name} was not saved", why, "Free some space.")
 
 
 def has_memory_for(num_bytes: int) -> bool:
-    """Whether a copy of so many bytes leaves the computer enough memory for everything else."""
+    """Whether a copy of this many bytes leaves the computer enough memory for everything else."""
     return free_memory_bytes() > MEMORY_MARGIN * num_bytes
 
 

@@ -17,17 +17,17 @@ from ed2.small_files import read_object
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
-"""Beside the lock, since a locked file cannot be read on Windows."""
+"""Next to the lock, since a locked file cannot be read on Windows."""
 
 LOCK_SECONDS = 0.2
-"""How long a trainer tries to get the lock; whoever only tests it holds it for less than a thousandth of that."""
+"""How long a trainer tries to get the lock; whoever only tests the lock holds it for less than a thousandth of that."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The program that trains a run; process and time are None where they are not known."""
+    """The program that trains a run; process and time are None if unknown."""
 
     pid: int | None = None
     since: str | None = None
@@ -39,7 +39,7 @@ class Holder:
 
 
 def other_trainer(run_dir: Path) -> Holder | None:
-    """The other program that trains this run; None where there is none, or where that is not known.
+    """The other program that trains this run; None if there is none, or if that is unknown.
 
     Returns at once and leaves no file.
     """

@@ -37,13 +37,13 @@ class Saver:
         project: the beginning of the names.
         bus: receives warnings of failures that leave the checkpoint itself intact.
         exporter: writes the single files; None writes none.
-        keep_last: how many of the newest checkpoints stay; None keeps all.
+        keep_last: how many of the newest checkpoints to keep; None keeps all.
         prepend_last: whether the last checkpoint's name begins with `last-`.
-        validation: the last validation, by which the best checkpoint is found.
-        before: called with the step before each checkpoint is written; restores the run's folder where it was deleted.
-        about: is added to the training state: seed, fingerprint of the dataset.
-        beside: small files that are added to the folder of the training state, by name.
-        run_name: what the run was called when it began; None for the name of its folder.
+        validation: the last validation, which decides the best checkpoint.
+        before: called with the step before each checkpoint is written; restores the run's folder if it was deleted.
+        about: added to the training state: seed, fingerprint of the dataset.
+        beside: small files to add to the folder of the training state, by name.
+        run_name: the name of the run when it started; None for the name of its folder.
     """
 
     run_dir: Path
@@ -126,7 +126,7 @@ class Saver:
         )
 
     def _thin(self, just_saved: Path, step: int) -> None:
-        """Remove what need not stay; a failure is only a warning."""
+        """Remove what is no longer needed; a failure is only a warning."""
         try:
             sentences = Retention(self.keep_last, self.exporter).thin(just_saved)
         except OSError as error:
@@ -154,7 +154,7 @@ class Saver:
             self.exporter.require_place(model)
 
     def _write_folder(self, target: Path, snapshot: Snapshot) -> int:
-        """Write the diffusers folder with the training state in it; gives the number of bytes."""
+        """Write the diffusers folder with the training state in it; returns the number of bytes."""
         _rename_damaged(target)
         if target.exists():
             return 0
@@ -165,7 +165,7 @@ class Saver:
             for name, content in self.beside.items():
                 folder.add(f"{TRAINING_STATE}/{name}", content)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
-        if damage := find_damage(target):  # nothing older is removed in favour of what cannot be read back
+        if damage := find_damage(target):  # nothing older is removed for a checkpoint that cannot be read back
             if not damage.is_unreadable:
                 rename(target, damaged_name(target))
             fix = "The drive may be failing: save to another one with --logdir."
@@ -173,7 +173,7 @@ class Saver:
         return sum(record.bytes for record in folder.files.values())
 
     def _write_average(self, target: Path, snapshot: Snapshot) -> bool:
-        """Write the same checkpoint with the average in place of the trained weights; false where that failed."""
+        """Write the same checkpoint with the average in place of the trained weights; false if that failed."""
         try:
             _rename_damaged(target)
             if not target.exists():
@@ -185,7 +185,7 @@ class Saver:
         return True
 
     def complete(self, checkpoint: Path, step: int, family: str, prediction_type: str) -> None:
-        """Finish a save that was killed: write the missing single files, and remove what need not stay."""
+        """Finish a save that was killed: write the missing single files, and remove what is no longer needed."""
         for folder in (checkpoint, average_of(checkpoint)):
             if self.exporter and folder.is_dir() and not self.exporter.find_file(folder.name):
                 self._export(folder, step, family, prediction_type)

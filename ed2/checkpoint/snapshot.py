@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run at one step, ready to be written while training continues, or before it does."""
+"""The content of a checkpoint: a run at one step, ready to be written while training continues, or before it does."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ from ed2.training.recovery import require_savable
 from ed2.training.state import Run
 
 FORMAT = 2
-"""Of the training state. Format 1 had no manifest beside it and is otherwise the same."""
+"""Of the training state. Format 1 had no manifest and is otherwise the same."""
 FORMATS_READ = (1, 2)
 
 Tensors = Mapping[str, Tensor]
 Take = Callable[[Tensor], Tensor]
-"""Gives what a snapshot holds of a tensor: a copy or the tensor itself."""
+"""Returns what a snapshot holds for a tensor: a copy or the tensor itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class Snapshot:
     Attributes:
         small_files: the files of the model's folder except its weights, by path.
         weights: the tensors of each part, by their names in its file.
-        extra: tensors that only a single file holds.
+        extra: tensors that only a single file contains.
         state_tensors: tensors of the training state, by the stem of their file.
         state: the rest of the training state.
-        averages: moving averages of the trained parts; empty where there are none.
+        averages: moving averages of the trained parts; empty if there are none.
         about: what the manifest says besides the files.
     """
 
@@ -72,7 +72,7 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
             the tensors themselves and has to be written before the next step.
 
     Raises:
-        CheckpointError: the weights are not worth saving: not finite, or of half a step.
+        CheckpointError: the weights are not worth saving: not finite, or from an incomplete update.
     """
     require_savable(run)
     take: Take = to_host if copied else _uncopied
@@ -144,7 +144,7 @@ def _weights(run: Run, take: Take) -> dict[str, Tensors]:
         for part in run.model.parts.values():
             named = part.saved()
             if part.is_trained:
-                # `averaged` swaps its weights out again at the end of this block.
+                # `averaged` swaps the weights back at the end of this block.
                 own = to_host if averages(run.optimizers.by_network[part.name]) else take
                 named = {name: own(tensor) for name, tensor in named.items()}
             weights[part.name] = named

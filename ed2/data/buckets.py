@@ -1,4 +1,4 @@
-"""The sizes that images are trained at, which of them an image gets, and how it is cropped to it.
+"""The sizes that images are trained at, which one an image gets, and how it is cropped.
 
 All sizes of a resolution have about the same number of pixels, so that every batch costs the same.
 """
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 WIDEST_RATIO = 4
 JITTER = 0.02
-"""Most that jitter cuts off at each side of an image, as a fraction of its short side."""
+"""The most that jitter crops at each side of an image, as a fraction of its short side."""
 
 
 def side_step(resolution: int) -> int:

@@ -1,4 +1,4 @@
-"""What is wrong with a file that cannot be read as an image, and what to do about it."""
+"""Finds what is wrong with a file that cannot be read as an image, and what to do about it."""
 
 import errno
 from pathlib import Path
@@ -109,7 +109,7 @@ def _by_text(head: bytes) -> tuple[str, str] | None:
     if b"<svg" in start:
         return "the SVG format is not supported", CONVERT
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "this is a web page (HTML), not an image", "The download failed: repeat it, or delete the file."
+        return "this is a web page (HTML), not an image", "The download failed: download it again, or delete the file."
     if start.startswith(b"version https://git-lfs"):
         return "this is a Git LFS pointer, not an image", "Run 'git lfs pull' in its repository."
     if not start.startswith(tuple(mark.lower() for mark in _IMAGE_SIGNATURES)) and _is_text(head):

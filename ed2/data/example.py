@@ -1,4 +1,4 @@
-"""One image to train on, and a dataset of them with everything that was found wrong."""
+"""An image to train on, and a dataset of them with everything found wrong with it."""
 
 import os
 from collections.abc import Callable
@@ -33,7 +33,7 @@ FindingKind = Literal[
     "unread",
     "system",
 ]
-"""What a finding is about: "unusable" leaves a file out, the others are only reported."""
+"""The kinds of findings: "unusable" leaves a file out, the others are only reported."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Example:
     name: str
     """Relative to that root, with forward slashes."""
     caption: str
-    """With all tags in their order; `shuffle` draws another at each visit."""
+    """With all tags in order; `shuffle` draws a different order at each visit."""
     size: Size
     """Of the upright image."""
     bucket: Size
@@ -71,13 +71,13 @@ class Example:
     cond_dropout: float = 0.0
     """Probability of an empty caption."""
     multiply: float = 1.0
-    """Visits in an epoch; a fraction is met over several epochs."""
+    """Visits in an epoch; a fraction is reached over several epochs."""
     batch_id: str = ""
-    """Images with the same id are trained together, in the batches of one optimizer step; empty means no id."""
+    """Images with the same id are trained together, in one optimizer step if possible; empty means no id."""
     loss_scale: float = 1.0
     shuffle: TagShuffle | None = None
     entry: int = 0
-    """Tells the manifest entries for the same image apart."""
+    """Distinguishes manifest entries for the same image."""
     stamp: int | None = None
     """`file_stamp` of the file that was read; None if unknown."""
     digest: str = field(default="", compare=False)
@@ -100,7 +100,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Every usable image, sorted by root and name, and what was found on the way."""
+    """Every usable image, sorted by root and name, and everything found along the way."""
 
     roots: tuple[Path, ...]
     examples: tuple[Example, ...]

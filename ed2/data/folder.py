@@ -54,7 +54,7 @@ def scan(
     Args:
         roots: folders, searched with all their subfolders, and manifests.
         options: how they are read.
-        progress: called with the number of images done, and of all.
+        progress: called with the number of images done and the total.
         should_stop: called for each folder and image; what was read by then stays remembered.
         on_outline: called with what headers say, before new or changed images are read in full.
 
@@ -159,7 +159,7 @@ def _too_small(facts: ImageFacts, resolution: int) -> Problem | None:
         f"only {width} x {height} of its {facts.size[0]} x {facts.size[1]} pixels would be used, and the short side "
         f"must be at least {needed}."
     )
-    return Problem(None, what, "Use a larger image, or one that is less long and narrow.")
+    return Problem(None, what, "Use a larger image, or one closer to square.")
 
 
 def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription, options: ScanOptions) -> Example:

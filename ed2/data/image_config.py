@@ -1,4 +1,4 @@
-"""What one file says about the images it applies to, how several such files combine, and the captions they give."""
+"""The config that a file gives its images, how several configs combine, and the captions they produce."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from ed2.data.text_files import remove_unprintable
 from ed2.errors import printable, shown
 
 MAX_MULTIPLY = 10_000
-"""More visits of one image in an epoch than this are taken for a typing error."""
+"""More visits of one image per epoch than this are considered a typo."""
 MAX_TAGS = 1000
 MAX_NAME_LENGTH = 80
 MAX_PROBLEMS = 5
@@ -65,7 +65,7 @@ class ParsedConfig(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TagShuffle:
-    """What the captions of an image are drawn from."""
+    """The prompt and tags that captions of an image are drawn from."""
 
     prompt: str
     tags: tuple[Tag, ...]
@@ -106,7 +106,7 @@ def caption_in_order(config: ImageConfig, prompt: str) -> str:
 
 
 def tag_shuffle(config: ImageConfig, prompt: str, *, default: bool) -> TagShuffle | None:
-    """Return what captions are drawn from; None if every visit has the same caption."""
+    """Return the source of random captions; None if every visit has the same caption."""
     is_wanted = default if config.shuffle_tags is None else config.shuffle_tags
     if not is_wanted or not config.tags:
         return None

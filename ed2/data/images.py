@@ -1,4 +1,4 @@
-"""Reads image files: their size, their pixels, and what is wrong with those that cannot be read."""
+"""Reads image files: size, pixels, and what is wrong with a file that cannot be read."""
 
 import stat
 import threading
@@ -97,14 +97,14 @@ def header_size(path: Path) -> Size | None:
             return width, height
         with Image.open(path, formats=FORMATS) as image:
             return _upright(image.size, _orientation(image))
-    except Exception:  # neither library documents what a broken header may raise
+    except Exception:  # neither library documents what it raises for a broken header
         return None
 
 
 def decode(path: Path, at_least: Size | None = None, background: str = WHITE) -> Image.Image:
     """Return an image in RGB and upright, by reading its whole file; the first frame of an animation.
 
-    Transparent images are placed on a background, and 16-bit grey is scaled to 8 bits.
+    Transparent images are composited onto a background, and 16-bit grey is scaled to 8 bits.
 
     Args:
         path: the file.

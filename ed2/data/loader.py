@@ -33,7 +33,7 @@ CHANGED = (
     "the file has changed since the run started.",
     "It is trained as it is now, with the caption read at the start, so the run can no longer be repeated exactly.",
 )
-"""What is reported about an image whose file has changed, and the consequence."""
+"""The report on an image whose file has changed, and the consequence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +142,7 @@ class Loader:
             yield self._take(epoch, step)
 
     def require_readable(self) -> None:
-        """If the last step is newly missing an image, or is missing all, check that any image is left at all.
+        """If the last step lost an image, or all of its images, check that any image is left at all.
 
         Raises:
             ImagesLostError: none of the images can be read any more.
@@ -168,7 +168,7 @@ class Loader:
 
     def _take(self, epoch: int, step: int) -> list[Batch]:
         """Return the batches of a step, and keep the threads busy with the next ones."""
-        self._next = None  # until the step is complete, so that after an error the next call starts over
+        self._next = None  # repeated until the step is complete, so that after an error the next call starts over
         batches: list[Batch] = []
         self._is_missing_images = False
         self._work_ahead()

@@ -1,4 +1,4 @@
-"""One visit of an image: its pixels, cropped to its bucket and maybe flipped, as drawn for that visit.
+"""The pixels of one visit of an image: cropped to its bucket and maybe flipped, as drawn for that visit.
 
 Free of torch; `loader` combines visits into batches.
 """
@@ -20,7 +20,7 @@ from ed2.draws import rng
 from ed2.errors import ImagesLostError, Problem
 
 MAX_CHECKED = 200
-"""How many images, spread over all, are tried before they are all taken for lost; more would take long."""
+"""How many images, spread over the dataset, are tried before all count as lost; more would take long."""
 
 
 class VisitKey(NamedTuple):
@@ -46,7 +46,7 @@ class LoaderOptions:
     keep_tags: int = 0
     """How many tags keep their place when tags are shuffled."""
     background: str = WHITE
-    """What transparent images are placed on."""
+    """Colour behind transparent images."""
 
 
 def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> NDArray[np.uint8]:

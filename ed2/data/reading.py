@@ -1,4 +1,4 @@
-"""What image files contain: sizes from their headers at once, and a full read of each, which is remembered.
+"""Reads image files: sizes from their headers at once, then each file in full, which is remembered.
 
 A full read decides whether an image is trained or reported as unusable. It takes a hundred times as long as the
 header, but is done only once: the result is valid until the file changes. Training never starts from headers alone:
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageIndex:
-    """What reading each image in full has shown, by path, file size and modification time, in one JSON file.
+    """The results of reading each image in full, by path, file size and modification time, in one JSON file.
 
     A file that cannot be read, is damaged, or was written with another version of Pillow or of the rules of this
     program, which may read more or fewer images, is replaced.
@@ -123,7 +123,7 @@ def _read_entries(path: Path, head: dict[str, object]) -> dict[str, Sequence[obj
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What headers and remembered results say before any image is read in full."""
+    """What is known from headers and remembered results before any image is read in full."""
 
     num_images: int
     num_unread: int
@@ -138,7 +138,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class ScanCallbacks:
-    """What a scan calls while it works; see `scan`."""
+    """The callbacks of a scan; see `scan`."""
 
     progress: Callable[[int, int], None] | None
     should_stop: Callable[[], bool] | None

@@ -1,4 +1,4 @@
-"""What a check reports about a dataset, as JSON and as text."""
+"""The report of a check about a dataset, as JSON and as text."""
 
 import textwrap
 from collections import Counter
@@ -18,7 +18,7 @@ MAX_NAMES = 3
 """How many files the text names for each kind of note."""
 TABLE_COLUMNS = 100
 FULL_ENOUGH = 0.75
-"""If batches are on average filled less than this, it is worth a note."""
+"""Batches that are on average less full than this get a note."""
 
 HEADINGS: Mapping[FindingKind, str] = {
     "enlarged": "Enlarged, since smaller than the bucket",
@@ -54,7 +54,7 @@ OF_ONE_IMAGE: tuple[FindingKind, ...] = (
 
 _TABLE_RATIOS: tuple[Size, ...] = ((4, 3), (3, 2), (16, 9))
 _TABLE_SCALE = 4096
-"""Makes an image of a ratio large enough that rounding to whole pixels does not show."""
+"""Scales an example image so that rounding to whole pixels does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class ReportOptions:
     grad_accum: int
     max_epochs: int
     validation_keys: frozenset[str] = frozenset()
-    """Keys of the images that are kept for validation."""
+    """Keys of the images that are held out for validation."""
 
     def planner(self, examples: Sequence[Example]) -> EpochPlanner:
         """Return the planner of the epochs."""
@@ -109,7 +109,7 @@ def _finding(finding: Finding) -> dict[str, object]:
 
 
 def as_text(dataset: Dataset, options: ReportOptions) -> str:
-    """Return the same for people: counts, buckets, unusable files and notes, as lines of plain text."""
+    """Return the same as plain text: counts, buckets, unusable files and notes."""
     planner = options.planner(dataset.examples)
     parts = [
         _count_lines(dataset, options, planner),

@@ -13,18 +13,18 @@ from ed2.data.text_files import TextFile, caption_from_name, read_text
 from ed2.small_files import NO_FILE
 
 CAPTION_EXTENSIONS = ("txt", "caption", "yml", "yaml")
-"""Extensions of the caption files beside an image, the weakest first."""
+"""Extensions of the caption files beside an image, from lowest to highest priority."""
 GLOBAL_NAMES = ("global.yml", "global.yaml")
-"""Files that apply to a folder and all folders in it; the weakest first."""
+"""Files that apply to a folder and all folders in it; from lowest to highest priority."""
 VALUE_NAMES: Mapping[str, str] = {
     f"{name}.txt": name for name in ("multiply", "cond_dropout", "flip_p", "loss_scale", "batch_id", "shuffle_tags")
 }
 """Each holds one value for the images of its folder; `shuffle_tags.txt` only has to exist."""
 LOCAL_NAMES = (*VALUE_NAMES, "local.yml", "local.yaml")
-"""Files that apply to the images of their folder but not to the folders in it; the weakest first."""
+"""Files that apply to the images of their folder but not to the folders in it; from lowest to highest priority."""
 FOLDER_NAMES = frozenset((*GLOBAL_NAMES, *LOCAL_NAMES))
 MAX_ALIASES = 100
-"""References within a YAML file; more are taken for an attack."""
+"""References within a YAML file; more are considered an attack."""
 
 _ALIAS = re.compile(r"(?:^|[\s,\[{:-])\*[\w-]")
 # All scalars stay text: a tag `no`, `1e3` or `2020-01-01` means its letters. This loader never runs code.
@@ -138,7 +138,7 @@ def _read_yaml(path: Path) -> SidecarConfig:
     if values is None or values == "":
         return SidecarConfig(ImageConfig())
     if not isinstance(values, dict):
-        return _rejected("it has no names with values, such as `main_prompt: a cat`")
+        return _rejected("it contains no keys with values, such as `main_prompt: a cat`")
     return _with_notes(config_from_mapping(values), text)
 
 

@@ -65,9 +65,9 @@ class ImageEntry:
     config: ImageConfig
     """From its folders or its entry in a manifest; all images of a folder share one object."""
     sidecars: tuple[Path, ...] = ()
-    """The caption files beside it, the weakest first."""
+    """The caption files beside it, from lowest to highest priority."""
     entry: int = 0
-    """Tells the manifest entries for the same image apart."""
+    """Distinguishes manifest entries for the same image."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class _Folder(NamedTuple):
     name: str
     """Relative to the root."""
     inherited: tuple[ImageConfig, ...] = ()
-    """From the folders above, the weakest first."""
+    """From the folders above, from lowest to highest priority."""
 
 
 class _Walk:

@@ -1,4 +1,4 @@
-"""What the trainer knows of a model: the protocol of a family, its parts, and what flows through it."""
+"""What the trainer knows about a model: the protocol of a family, its parts, and the data that flows through it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ Mode = Literal["frozen", "full"]
 
 @dataclass(frozen=True)
 class Part:
-    """A network of a model, and what training does with it.
+    """A network of a model, and how it is trained.
 
     Attributes:
-        mode: frozen parts keep their weights; of full ones everything that requires a gradient is trained.
-        saved_prefix: begins the names of its tensors in a checkpoint, whether or not the module in memory has it.
+        mode: frozen parts keep their weights; in full ones everything that requires a gradient is trained.
+        saved_prefix: prefix of its tensors' names in a checkpoint, whether or not the module in memory has it.
         stored: of a frozen part the tensors as the base has them, so that a checkpoint holds them unchanged whatever
             precision they are computed in.
     """
@@ -39,19 +39,19 @@ class Part:
         return self.mode != "frozen"
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What the optimizer gets, by its name in the module."""
+        """The parameters to train, by their names in the module."""
         if not self.is_trained:
             return {}
         return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
     def saved(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it, by the names that every program reads; the very tensors, not copies."""
+        """Its tensors in a checkpoint, by the names that every program reads; the tensors themselves, not copies."""
         tensors = self.module.state_dict() if self.is_trained else self.stored
         return {self.saved_name(name): tensor for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write tensors into what is trained, by the names of `saved` or of the module.
+        """Write tensors into the trained parameters, by the names of `saved` or of the module.
 
         Raises:
             KeyError: one is missing.
@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The distribution of latents that an encoder gives for pixels; (B,C,h,w) each, fp32, not scaled."""
+    """The distribution of latents that an encoder predicts from pixels; (B,C,h,w) each, fp32, not scaled."""
 
     mean: Tensor
     std: Tensor
@@ -80,7 +80,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class TextEmbeds:
-    """What text encoders give for captions: hidden states (B,77,D), and one vector each (B,P) where a family has it."""
+    """The output of text encoders: hidden states (B,77,D), and in some families a pooled vector (B,P)."""
 
     hidden: Tensor
     pooled: Tensor | None = None
@@ -88,7 +88,7 @@ class TextEmbeds:
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """Sizes that a family may condition on, in pixels, (B,2) each as height and width; crop is its top and left."""
+    """Sizes that a family may condition on, in pixels, (B,2) each as height and width; the crop as top and left."""
 
     original: Tensor
     crop: Tensor
@@ -103,13 +103,13 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What guides a prediction: embeddings (B,77,D), and what a family adds to them by name, each (B,...)."""
+    """What a prediction is conditioned on: embeddings (B,77,D), and a family's additions by name, each (B,...)."""
 
     hidden: Tensor
     added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def joined(self, other: "Conditioning") -> "Conditioning":
-        """This batch and another one after it."""
+        """This batch followed by another one."""
         added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
         return Conditioning(torch.cat([self.hidden, other.hidden]), added)
 
@@ -118,9 +118,9 @@ class Process(Protocol):
     """How noise is added to latents, and what the network has to predict.
 
     Attributes:
-        config: of the diffusers scheduler that draws samples.
+        config: of the diffusers scheduler used for sampling.
         prediction_type: what the network predicts, as diffusers call it.
-        is_zero_snr: whether nothing of the signal is left at the last timestep (arXiv:2305.08891).
+        is_zero_snr: whether no signal is left at the last timestep (arXiv:2305.08891).
     """
 
     @property
@@ -131,7 +131,7 @@ class Process(Protocol):
     def is_zero_snr(self) -> bool: ...  # noqa: D102
 
     def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
-        """A timestep from each generator, from `start` up to and without `end`, (B,), on the CPU."""
+        """A timestep from each generator, from `start` up to but not including `end`, (B,), on the CPU."""
         ...
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Process(Protocol):
         ...
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network is to predict, in the shape of `latents`."""
+        """The target of the network's prediction, in the shape of `latents`."""
         ...
 
     def position(self, timesteps: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class Process(Protocol):
         ...
 
     def weight(self, timesteps: Tensor, min_snr_gamma: float) -> Tensor:
-        """How much the loss at each timestep counts, (B,), its signal-to-noise ratio bounded by `min_snr_gamma`."""
+        """The weight of the loss at each timestep, (B,), with the signal-to-noise ratio limited to `min_snr_gamma`."""
         ...
 
 
@@ -156,7 +156,7 @@ class ModelSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Its file or folder."""
         ...
 
     @property
@@ -166,7 +166,7 @@ class ModelSource(Protocol):
 
     @property
     def small_files(self) -> Mapping[str, bytes]:
-        """Every file of a diffusers folder but the weights, by its path there."""
+        """Every file of a diffusers folder except the weights, by its path there."""
         ...
 
     @property
@@ -175,7 +175,7 @@ class ModelSource(Protocol):
         ...
 
     def config(self, name: str) -> dict[str, Any]:
-        """One of the small files that is JSON."""
+        """The content of one of the small JSON files."""
         ...
 
     def read(self, part: str) -> nn.Module:
@@ -192,23 +192,23 @@ class ModelSource(Protocol):
 
 
 class DiffusionModel(Protocol):
-    """A latent diffusion model as everything but its own module sees it.
+    """A latent diffusion model as all other modules see it.
 
-    No base class is asked for; a family is a class with these names.
+    No base class is needed; a family is a class with these members.
 
     Attributes:
         facts: of its family.
-        source: what it was read from.
+        source: the files it was read from.
         parts: its networks by name.
         process: how noise is added.
-        denoiser: the network that predicts; gradients of text encoders flow through it even where it is frozen.
-        extra: tensors that only a single file holds, by their names there; an exported one gets them back.
+        denoiser: the network that predicts; gradients of text encoders flow through it even if it is frozen.
+        extra: tensors that only a single file contains, by their names there; exported again.
         device: where it computes.
         downscale: pixels per latent along one side.
         latent_scale: factor that brings latents to about unit variance.
-        size_multiple: the sides of an image have to be a multiple of it, in pixels.
-        max_tokens: of a caption; what comes after is cut off.
-        clip_skip: take the text encoder's output so many layers before its end; 0 and 1 are the end.
+        size_multiple: both sides of an image must be a multiple of this, in pixels.
+        max_tokens: of a caption; the rest is cut off.
+        clip_skip: take the text encoder's output this many layers before its end; 0 and 1 are the end.
     """
 
     facts: FamilyFacts
@@ -228,19 +228,19 @@ class DiffusionModel(Protocol):
     def device(self) -> torch.device: ...  # noqa: D102
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
-        """The latents' distribution for pixels (B,3,H,W) in [-1, 1]; never with a graph."""
+        """The distribution of latents for pixels (B,3,H,W) in [-1, 1]; without gradients."""
         ...
 
     def encode_captions(self, captions: Sequence[str]) -> TextEmbeds:
-        """Embeddings of captions, with a graph only where a text encoder is trained."""
+        """Embeddings of captions, with gradients only if a text encoder is trained."""
         ...
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """How many tokens each caption has, without the marks of its begin and end."""
+        """How many tokens each caption has, without the start and end tokens."""
         ...
 
     def condition(self, embeds: TextEmbeds, sizes: ImageSizes) -> Conditioning:
-        """What guides the prediction for images of these captions and sizes."""
+        """The conditioning for images with these captions and sizes."""
         ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -259,7 +259,7 @@ def trained_parts(model: DiffusionModel) -> dict[str, Part]:
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, and each of their modules back into the mode it was in."""
+    """Put networks into evaluation mode, and restore each module's mode afterwards."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         for network in networks:

@@ -1,4 +1,4 @@
-"""How to compute: device, mixed precision, determinism, kind of attention, compilation."""
+"""How to compute: device, mixed precision, determinism, attention, compilation."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ FIRST_SCALE = 2.0**16
 GROWTH_STEPS = 500
 """Steps without overflow after which the fp16 scaler doubles its scale."""
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-"""What cuBLAS needs for repeatable sums. It is read once, when a program first uses a GPU."""
+"""What cuBLAS needs for reproducible sums. Read once, when a program first uses a GPU."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Precision:
 
     @property
     def scale(self) -> float:
-        """What the loss is multiplied by, 1 without a scaler."""
+        """The factor on the loss, 1 without a scaler."""
         return self.scaler.get_scale()
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -52,7 +52,7 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def clip(self, optimizers: Iterable[torch.optim.Optimizer], max_norm: float | None) -> Tensor:
-        """Unscale the gradients, clip their common norm to `max_norm`, and return the norm before, as a tensor."""
+        """Unscale the gradients, clip their common norm to `max_norm`, and return the unclipped norm, a tensor."""
         parameters = []
         self._is_unscaled = True
         for optimizer in optimizers:
@@ -61,9 +61,9 @@ class Precision:
         return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else torch.inf)
 
     def forget(self) -> None:
-        """Forget that gradients were unscaled, since they are dropped and the step is retried at the same scale."""
+        """Forget that gradients were unscaled: they are dropped, and the step is retried at the same scale."""
         if self._is_unscaled and self.scaler.is_enabled():
-            self.scaler.update(self.scale)  # given a scale, it keeps that and counts no overflow
+            self.scaler.update(self.scale)  # with an explicit scale, it keeps that and counts no overflow
         self._is_unscaled = False
 
     def step_or_skip(self, is_finite: Tensor) -> bool:
@@ -106,7 +106,7 @@ def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
     PyTorch warns of each operation that has no deterministic form.
     Source: PyTorch, notes on randomness.
     """
-    os.environ.setdefault(*CUBLAS_WORKSPACE)  # even if not wanted now: the next run of this program may want it
+    os.environ.setdefault(*CUBLAS_WORKSPACE)  # even if not needed now: the next run of this program may need it
     if not is_wanted or device.type != "cuda":
         yield
         return
@@ -133,7 +133,7 @@ def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
 
 
 def choose_attention(model: DiffusionModel, kind: str, device: torch.device) -> str:
-    """Set the kind of attention: sdp, slice or xformers; why that is not possible here, empty if it is."""
+    """Set the attention to sdp, slice or xformers; returns why that is not possible here, empty if it is."""
     if kind == "slice":
         model.denoiser.set_attention_slice("auto")
     if kind == "xformers":
@@ -163,9 +163,9 @@ def xformers_problem(device: torch.device) -> str:
 
 
 def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
-    """Compile the UNet's transformer blocks for images of any size; why that is not possible here, empty if it is.
+    """Compile the UNet's transformer blocks for images of any size; returns why that is impossible, empty if it is not.
 
-    The names of its weights stay.
+    The names of its weights stay the same.
     """
     try:
         probe = torch.compile(lambda numbers: numbers * 2 + 1)

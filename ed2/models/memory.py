@@ -1,4 +1,4 @@
-"""Running out of memory: how to recognise it, and needing less by gradient checkpointing."""
+"""Running out of memory: recognising it, and saving memory by gradient checkpointing."""
 
 import gc
 from typing import Any

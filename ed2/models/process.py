@@ -71,9 +71,9 @@ class Discrete:
         return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
-        """A timestep from each generator, uniform from `start` up to and without `end`: (B,), int64, on the CPU.
+        """A timestep from each generator, uniform from `start` up to but not including `end`: (B,), int64, on the CPU.
 
-        Both ends are moved into the process where they lie beyond it.
+        Both ends are clamped to the process.
         """
         end = min(self.num_timesteps, end or self.num_timesteps)
         start = min(start, end - 1)
@@ -85,7 +85,7 @@ class Discrete:
         return signal * latents + spread * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the network is to predict: the noise, or the velocity sqrt(a) noise - sqrt(1 - a) latents."""
+        """Return the target of the prediction: the noise, or the velocity sqrt(a) noise - sqrt(1 - a) latents."""
         if self.prediction_type == "epsilon":
             return noise
         signal, spread = self._factors(timesteps)

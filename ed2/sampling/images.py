@@ -1,4 +1,4 @@
-"""Sample images as files: a strip of tiles for each prompt, and the list of all of them."""
+"""Writes sample images: a strip of tiles for each prompt, and the list of all samples."""
 
 import io
 import json
@@ -98,7 +98,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def read_samples(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's list of samples, without torn ones; the last one of an image drawn twice."""
+    """The lines of a run's list of samples, without torn ones; only the last one for an image that was drawn twice."""
     found: dict[tuple[int, int, str], dict[str, Any]] = {}
     with suppress(OSError):
         for entry in objects_in(lines_of(run_dir / SAMPLES_LIST)):

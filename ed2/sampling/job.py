@@ -19,26 +19,26 @@ from ed2.text import counted, duration, plural
 from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
-"""Gives a network other weights than those in training, while it lasts."""
+"""A context in which a network has other weights than those in training."""
 AS_TRAINED = 100
-"""Added to a prompt's index for the image drawn by the weights in training, besides the one by their average."""
+"""Added to a prompt's index for the image drawn with the trained weights, besides the one drawn with the EMA."""
 
 LONG_SECONDS = 300.0
 """Samples that take longer are worth a warning."""
 _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
-"""Errors in sampling that do not end the training; out of GPU memory is a RuntimeError."""
+"""Errors in sampling that do not end the run; running out of GPU memory is a RuntimeError."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class AdaptiveSampler:
-    """Draws what fits into memory: fewer prompts at a time, then images of half the size, then not all of them.
+    """Draws what fits into memory: fewer prompts at a time, then images of half the size, then only some prompts.
 
-    It remembers what has fitted, so that the next samples begin with that.
+    It remembers what fitted, and starts the next samples with that.
 
     Attributes:
-        multiple: what the sides of images must be a multiple of, in pixels.
+        multiple: sides must be a multiple of this, in pixels.
         at_once: prompts in one forward pass, at most.
         is_halved: whether images are drawn at half their width and height.
         left_out: indices of the prompts that did not fit even so, since the last `take_news`.
@@ -68,7 +68,7 @@ class AdaptiveSampler:
             self._reduce(left, at_once)
 
     def take_news(self) -> str:
-        """What was reduced since the last call, as part of a sentence; empty where nothing was."""
+        """What was reduced since the last call, as part of a sentence; empty if nothing was."""
         news = []
         if self._is_reduced:
             news.append(f"{counted(self.at_once, 'prompt')} at a time from now on")
@@ -102,10 +102,10 @@ class SampleJob(Job):
         prompts: read again each time.
         autocast: gives the context of a forward pass.
         total_steps: optimizer steps of the whole run.
-        batch_size: prompts in one forward pass, unless the file sets it; fewer where memory is short.
+        batch_size: prompts in one forward pass, unless the file sets it; fewer if memory is short.
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
-        weights: what to draw with, all prompts with each; the second time as samples of their own.
+        weights: the weights to draw with, all prompts with each; the second set counts as separate samples.
     """
 
     model: DiffusionModel
@@ -131,7 +131,7 @@ class SampleJob(Job):
         return state.step % self.sample_steps == 0 or state.step >= self.total_steps
 
     def at_start(self, state: TrainState) -> SamplesMade | None:
-        """Draw with the untrained model; in a resumed run only what a stop has cut short."""
+        """Draw with the untrained model; in a resumed run only if a stop interrupted it."""
         note = self._read(state.step)[1]
         if state.due_at_start(self.name) and (state.step or self.prompts.options.before_training):
             return self.perform(state, note)
@@ -139,9 +139,9 @@ class SampleJob(Job):
         return None
 
     def perform(self, state: TrainState, note: str = "") -> SamplesMade | None:
-        """Draw and write the samples; None when there are none. `note` is what is still to be said of the file.
+        """Draw and write the samples; None if there are none. `note` is a pending message about the file.
 
-        A stop leaves out what is not finished. A failure is a warning, and training continues.
+        A stop leaves out unfinished samples. A failure is a warning, and training continues.
         """
         prompts, news = self._read(state.step)
         self._warn(state.step, note or news)
@@ -159,7 +159,7 @@ class SampleJob(Job):
         return SamplesMade(state.step, tuple(samples), time.monotonic() - started, is_whole) if samples else None
 
     def _draw_and_write(self, step: int, prompts: Sequence[Prompt]) -> list[Sample]:
-        """Draw what can be drawn; gives the samples that were written, also where one after them failed."""
+        """Draw what can be drawn; returns the samples that were written, even if a later one failed."""
         samples: list[Sample] = []
         try:
             for sample in self._samples(step, prompts, samples):
@@ -173,7 +173,7 @@ class SampleJob(Job):
         return samples
 
     def _samples(self, step: int, prompts: Sequence[Prompt], written: Sequence[Sample]) -> Iterator[Sample]:
-        """Draw and write one sample after the other; `written` are those that came before it."""
+        """Draw and write one sample after the other; `written` are the earlier ones."""
         total, began = len(prompts) * len(self.weights), time.monotonic()
 
         def report(at_once: int, place: int, steps: int) -> None:

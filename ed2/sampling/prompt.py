@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MAX_PROMPTS = 256
-"""How many prompts of a file are drawn."""
+"""The most prompts drawn from one file."""
 CFGS = (1.0, 4.0, 7.0)
 
 
@@ -14,9 +14,9 @@ class Prompt:
     Attributes:
         index: its place in the file, from 0; also the name of its image.
         size: width and height in pixels.
-        cfgs: strengths of guidance, one tile each; 1 is the model's own answer.
-        sampler: a name in `SAMPLERS`; None for the common one.
-        num_steps: denoising steps; None for the common number.
+        cfgs: strengths of guidance, one tile each; 1 is the prediction without guidance.
+        sampler: a name in `SAMPLERS`; None for the default one.
+        num_steps: denoising steps; None for the default number.
     """
 
     index: int
@@ -31,7 +31,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptDefaults:
-    """What holds for prompts that do not set it; sides are multiples of `multiple`, in pixels."""
+    """Values for prompts that do not set their own; sides are multiples of `multiple`, in pixels."""
 
     seed: int
     size: tuple[int, int]
@@ -44,8 +44,8 @@ class FileOptions:
 
     Attributes:
         batch_size: prompts in one forward pass.
-        sample_steps: optimizer steps between two samplings.
-        before_training: whether samples are made before the first step.
+        sample_steps: optimizer steps between samples.
+        before_training: whether to draw samples before the first step.
     """
 
     batch_size: int | None = None

@@ -16,14 +16,14 @@ MAX_SIDE = 2048
 MAX_CFGS = 12
 MAX_STEPS = 1000
 NUM_RANDOM = 4
-"""How many captions are used where the file holds no prompts."""
+"""How many captions are used if the file contains no prompts."""
 WIDEST = 8
 _IGNORED = ("show_progress_bars", "doc", "about")
 
 
 @dataclass(frozen=True)
 class RandomSource:
-    """What random prompts and seeds are drawn from: the training captions, and the step."""
+    """The source of random prompts and seeds: the training captions, and the step."""
 
     captions: Sequence[str] = ()
     step: int = 0

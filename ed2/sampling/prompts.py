@@ -10,7 +10,7 @@ from ed2.sampling.prompt_text import TextPrompts, parse_lines
 from ed2.small_files import open_file
 
 MAX_CHARACTERS = 1000
-"""Longest prompt; the text encoder reads 75 tokens, some 400 characters of English."""
+"""Longest prompt; the text encoder reads 75 tokens, about 400 characters of English."""
 MAX_FILE_BYTES = 1 << 20
 MAX_FAULTS = 5
 """How many faults of a file are reported."""
@@ -27,9 +27,9 @@ class PromptFile:
 
     Attributes:
         path: None draws no samples.
-        seed: of every prompt that does not set one.
+        seed: for prompts that do not set one.
         resolution: in pixels; prompts without a size are resolution x resolution.
-        multiple: what the model needs sides to be a multiple of, in pixels.
+        multiple: sides must be a multiple of this, in pixels.
         captions: of the training images, for random captions.
         options: of the file when it was last read.
     """

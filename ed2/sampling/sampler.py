@@ -58,7 +58,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What guides a batch: the prompts, and the negative prompts."""
+    """The guidance of a batch: the prompts, and the negative prompts."""
 
     prompts: Conditioning
     negatives: Conditioning
@@ -74,7 +74,7 @@ def starting_noise(prompt: Prompt, *, latent_channels: int, downscale: int) -> T
 def draw_samples(model: DiffusionModel, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
     """Draw the prompts, batch by batch, in their order; prompts of one batch share size and CFG values.
 
-    Between two results the model is in its own state: the modes of its modules, gradients enabled.
+    Between results the model is in its original state: the modes of its modules, gradients enabled.
     Ends early, without the current batch, when `options.should_stop()`.
     """
     for batch in _batches(prompts, options.batch_size):
@@ -92,7 +92,7 @@ def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt
 
 @torch.no_grad()
 def _draw_batch(model: DiffusionModel, batch: Sequence[Prompt], options: SampleOptions) -> list[Drawn] | None:
-    """The images of a batch; None when stopped."""
+    """The images of a batch; None if stopped."""
     sampler, num_steps = batch[0].sampler or options.sampler, batch[0].num_steps or options.num_steps
     options = replace(options, sampler=sampler, num_steps=num_steps)
     noises = [starting_noise(p, latent_channels=model.facts.latent_channels, downscale=model.downscale) for p in batch]
@@ -113,7 +113,7 @@ def _draw_batch(model: DiffusionModel, batch: Sequence[Prompt], options: SampleO
 
 
 def guidance_of(model: DiffusionModel, batch: Sequence[Prompt]) -> Guidance:
-    """What guides prompts of one size."""
+    """The guidance for prompts of one size."""
     sizes = ImageSizes.uncropped(batch[0].size, len(batch))
     prompts = model.encode_captions([prompt.prompt for prompt in batch])
     negatives = model.encode_captions([prompt.negative_prompt for prompt in batch])
@@ -127,7 +127,7 @@ def _counted_over_turns(options: SampleOptions, turn: int, turns: int) -> Sample
 
 
 def _generator_of(prompt: Prompt) -> torch.Generator:
-    """The generator for samplers that add noise: the same for each CFG value, alone or in a batch."""
+    """The generator for samplers that add noise: the same for each CFG value, whether alone or in a batch."""
     seed = int(rng(prompt.seed, "sample on the way", prompt.index).integers(2**63))
     return torch.Generator("cpu").manual_seed(seed)
 
@@ -140,7 +140,7 @@ def denoise(
     options: SampleOptions,
     generators: Sequence[torch.Generator] = (),
 ) -> Tensor | None:
-    """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None when stopped.
+    """Turn noise (B,C,h,w) into latents of the same shape, in fp32; None if stopped.
 
     Samplers that add noise take it from `generators`, one per image.
     """

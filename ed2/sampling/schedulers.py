@@ -30,12 +30,12 @@ SCHEDULE = (
     "prediction_type",
     "rescale_betas_zero_snr",
 )
-"""What samplers other than DDIM take from a saved scheduler."""
+"""The entries of a saved scheduler that samplers other than DDIM use."""
 # Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
 OVERRIDES = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}
 SMALLEST_ALPHA = 2.0**-24
 LMS_ORDER = 4
-"""How many of the last derivatives a linear multistep method uses."""
+"""How many previous derivatives a linear multistep method uses."""
 
 Build = Callable[[Mapping[str, Any]], Any]
 

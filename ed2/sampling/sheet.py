@@ -1,4 +1,4 @@
-"""The contact sheet: an image of what a run learned, with a row for each prompt and a column for some of the steps."""
+"""The contact sheet: an image of what a run learned, with a row for each prompt and columns for selected steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MAX_ROWS = 20
 MIN_WIDTH, MAX_WIDTH = 560, 1600
 """Pixels of the whole sheet."""
 MIN_CELL, MAX_CELL = 192, 320
-"""Pixels of a cell's longer side, wherever the width allows."""
+"""Pixels of a cell's longer side, if the width allows it."""
 MAX_SIDE = 1 << 16
 """Pixels; no strip is longer."""
 TEXT_WIDTH = 200
@@ -62,7 +62,7 @@ class Layout:
 
 
 def contact_sheet(run_dir: Path) -> Path | None:
-    """Write `samples/contact_sheet.png` of a run's samples at their middle CFG value; None when there are none.
+    """Write `samples/contact_sheet.png` of a run's samples at their middle CFG value; None if there are none.
 
     Raises:
         OSError: it cannot be written.
@@ -102,7 +102,7 @@ def evenly_chosen(steps: Sequence[int], count: int) -> list[int]:
 
 
 def _rows(entries: list[Entry]) -> list[SheetRow]:
-    """A row for each prompt at its place in the file; one that was edited during the run starts a new row."""
+    """A row for each prompt, by its position in the file; one that was edited during the run starts a new row."""
     rows: dict[tuple[int, str], SheetRow] = {}
     for entry in sorted(filter(_is_drawn, entries), key=lambda e: (int(e["index"]), int(e["step"]))):
         row = rows.setdefault((int(entry["index"]), str(entry["prompt"])), SheetRow(str(entry["prompt"]), {}))

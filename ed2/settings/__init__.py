@@ -1,1 +1,1 @@
-"""All settings, written once: the schema, and the files and flags that fill it."""
+"""All settings, defined once: the schema, and the files and flags that fill it."""

@@ -14,12 +14,12 @@ from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
 
 MAX_LISTED = 20
-"""Unknown names listed one by one; more are counted, since the file is then something else."""
+"""Unknown names listed one by one; the rest are counted, since the file is then probably not a settings file."""
 MAX_NUMBER = 2**53
 MAX_PATH_BYTES, MAX_PART_BYTES = 4000, 255
-"""The limits of Linux; those of Windows are lower and reported by its own errors."""
+"""The limits on Linux; Windows has lower ones and reports them with its own errors."""
 MAX_NAME_LENGTH = 80
-"""A longer name resembles no setting, and comparing it takes long."""
+"""A longer name cannot resemble a setting, and comparing it takes long."""
 WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
 
 
@@ -63,7 +63,7 @@ def is_plain(text: str) -> bool:
 
 
 def _problem_of_value(name: str, value: object) -> Problem | None:
-    """A text or number that its type allows, but no file system or loop can handle."""
+    """The problem of a value that its type allows, but no file system or loop can handle."""
     for item in value if isinstance(value, list | tuple) else (value,):
         if isinstance(item, str) and not is_plain(item):
             return Problem(name, "it contains a character that paths and names cannot have.", "Type it again.")
@@ -87,7 +87,7 @@ def unknown_setting(name: str) -> Problem:
 
 
 def contradictions(settings: Settings) -> list[Problem]:
-    """Settings that are valid alone but not together."""
+    """Problems of settings that are valid alone but not together."""
     problems = []
     if settings.model.disable_unet_training and settings.model.disable_textenc_training:
         what = "the UNet and the text encoder are both frozen, so nothing would be trained."
@@ -188,7 +188,7 @@ def wrong_settings(problems: list[Problem], num_unlisted: int = 0) -> SettingsEr
 
 
 def _reworded(error: ValidationError) -> list[Problem]:
-    """Pydantic's errors in our words, one per setting."""
+    """Pydantic's errors in our wording, one per setting."""
     details: dict[str, ErrorDetails] = {}
     for detail in error.errors():
         details.setdefault(str(detail["loc"][1]), detail)

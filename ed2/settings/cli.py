@@ -79,7 +79,7 @@ def _parse_known(
 
 
 def _place_without_value(argv: list[str], flag: str) -> int | None:
-    """Where `flag` stands without a value after it."""
+    """The position of `flag` without a value after it."""
     for place, text in enumerate(argv):
         following = argv[place + 1 : place + 2]
         if text == flag and (not following or following[0].startswith("-")):

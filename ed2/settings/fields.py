@@ -82,12 +82,12 @@ LABELS = {
     "logdir": "Folder for runs",
     "log_step": "Log interval (steps)",
 }
-"""What the form calls a setting, where its own name does not read well."""
+"""Labels in the form, for settings whose name does not read well."""
 
 
 @dataclass(frozen=True)
 class FieldSpec:
-    """One setting, with its type taken apart."""
+    """One setting, with the parts of its type."""
 
     name: str
     group: str
@@ -107,7 +107,7 @@ class FieldSpec:
 
     @property
     def is_plain_switch(self) -> bool:
-        """Whether the name itself is negative, so that no `--no-` form is needed."""
+        """Whether its own name is negative, so that no `--no-` form is needed."""
         return self.name.startswith(("no_", "disable_"))
 
     @property
@@ -189,7 +189,7 @@ def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
 
 
 def label_of(name: str) -> str:
-    """What the form calls a setting."""
+    """The label of a setting in the form."""
     return LABELS.get(name, name.replace("_", " ").capitalize())
 
 

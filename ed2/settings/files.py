@@ -17,7 +17,7 @@ from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
-"""The folder of the program: relative paths in presets and defaults count from here."""
+"""The program's folder: relative paths in presets and defaults start here."""
 TRAIN_COMMAND = "launch.bat train" if sys.platform == "win32" else "./launch.sh train"
 """The command that starts a run without the page; the launcher finds the Python that has the libraries."""
 
@@ -36,7 +36,7 @@ MAX_BYTES = 1 << 20
 SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
 """File types of EveryDream 2's chains of runs."""
 MAX_DIGITS = 300
-"""Of a whole number; with more than 308 it cannot become a float."""
+"""Most digits of a whole number; with more than 308 it cannot become a float."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings from all their sources: the command line, a settings file, and the files that it names."""
+"""Gathers settings from all sources: the command line, a settings file, and the files that it names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

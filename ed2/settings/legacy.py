@@ -1,4 +1,4 @@
-"""From the flags and files of EveryDream 2 to our settings, with notes on what became of each name.
+"""Translates flags and files of EveryDream 2 into our settings, with notes on what became of each name.
 
 A name in `original` that is also a setting is read as the setting.
 """

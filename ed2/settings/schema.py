@@ -129,7 +129,7 @@ class DataSettings(Group):
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Training resolution. Each image keeps its shape and is scaled to about resolution x resolution pixels."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
-    """Images per forward pass. Stay below a tenth of the dataset. A larger batch takes a slightly higher learning
+    """Images per forward pass. Stay below a tenth of the dataset. A larger batch allows a slightly higher learning
     rate."""
     grad_accum: Annotated[int, Field(ge=1, le=1024)] = 1
     """Batches to average gradients over before each step, which acts like a larger batch. Going from 1 to 2 needs more
@@ -282,7 +282,7 @@ class LossSettings(Group):
     timestep_start: Annotated[int, Field(ge=0, le=999), Advanced()] = 0
     """First timestep to train."""
     timestep_end: Annotated[int, Field(ge=1, le=1000), Advanced()] = 1000
-    """End of the timesteps to train, not included. 1000 includes the noisiest."""
+    """End of the timesteps to train (exclusive). 1000 includes the noisiest."""
 
 
 class NoiseSettings(Group):
@@ -291,7 +291,7 @@ class NoiseSettings(Group):
     zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
     """Offset noise: lets the model learn darker and brighter images. 0.02 is usual."""
     pyramid_noise_discount: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
-    """Mix in coarser noise; each coarser level counts this fraction of the one before. 0.03 is usual."""
+    """Mix in coarser noise; each coarser level is weighted by this fraction of the previous one. 0.03 is usual."""
     enable_zero_terminal_snr: Annotated[bool, Advanced()] = False
     """Train and sample from pure noise (arXiv:2305.08891), for true blacks and whites. For v_prediction models."""
     embedding_perturbation: Annotated[float, Field(ge=0), Advanced()] = 0.0
@@ -307,9 +307,9 @@ class EmaSettings(Group):
     """Keep a moving average of the weights (EMA) with this decay per update, such as 0.99. It is saved next to the
     weights as `_ema`."""
     ema_strength_target: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
-    """Keep an EMA with a decay chosen so that this fraction of the first weights is left at the end of training."""
+    """Keep an EMA with a decay chosen so that this fraction of the initial weights remains at the end of training."""
     ema_update_interval: Annotated[int, Field(ge=1), Advanced()] = 500
-    """Steps between two updates of the EMA."""
+    """Steps between EMA updates."""
     ema_device: Annotated[Literal["cpu", "cuda"], Advanced()] = "cpu"
     """Where to keep the EMA: cpu uses no GPU memory, cuda is faster."""
     ema_sample_nonema_model: Annotated[bool, Advanced()] = False

@@ -22,7 +22,7 @@ def decay_for_strength(target: float, *, total_steps: int, interval: int) -> flo
 
 
 class NoEma:
-    """The null object of a run without an average."""
+    """The null object for a run without an EMA."""
 
     def update(self, step: int) -> None:
         """Do nothing."""
@@ -37,13 +37,13 @@ class NoEma:
 
 @dataclass
 class Ema:
-    """The average of what is trained of each network.
+    """The average of the trained weights of each network.
 
     Attributes:
         parts: the trained parts by name.
         decay: share of the average that stays at an update.
-        interval: optimizer steps between two updates.
-        device: where the average lies.
+        interval: optimizer steps between updates.
+        device: where the average is kept.
     """
 
     parts: Mapping[str, Part]

@@ -26,7 +26,7 @@ class MetricsJob(Job):
         return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
 
     def perform(self, state: TrainState) -> MetricsLogged:
-        """Read the sums from the device. What is not finite has no place on a curve."""
+        """Read the sums from the device. Values that are not finite are left off the curves."""
         run = self.training
         values = {LOSS: run.metrics.window.take()}
         values |= {LR + NETWORK_NAMES[name]: lr for name, lr in run.optimizers.lrs().items()}
@@ -42,7 +42,7 @@ class MetricsJob(Job):
 
 @dataclass
 class EpochJob(Job):
-    """Tells of the end of each epoch, with its mean loss."""
+    """Reports the end of each epoch, with its mean loss."""
 
     training: Run
     name = "epoch"
@@ -52,7 +52,7 @@ class EpochJob(Job):
         return state.epoch_ended
 
     def perform(self, state: TrainState) -> EpochEnded | None:
-        """Read the sum of the epoch from the device; None where all its steps were left out."""
+        """Read the sum of the epoch from the device; None if all its steps were skipped."""
         metrics = self.training.metrics
         loss, minutes = metrics.epoch.take(), metrics.epoch_minutes()
         return EpochEnded(state.step, state.epoch - 1, loss, minutes) if math.isfinite(loss) else None

@@ -1,4 +1,4 @@
-"""The loop of training, in the order in which things happen."""
+"""The training loop, in the order in which things happen."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def train(run: Run) -> None:
     """Train from `run.state` to the last epoch.
 
     Raises:
-        StopRequested: at the end of the step in which a stop was asked for.
+        StopRequested: at the end of the step in which a stop was requested.
         TrainingError: the numbers stay non-finite, one image alone runs out of memory, no image is left to read, or an
             update of the weights failed.
     """
@@ -27,7 +27,7 @@ def train(run: Run) -> None:
         # A resumed run enters its epoch where it left it; the plan of an epoch does not depend on that.
         for batches in run.data.groups(run.state.epoch, run.state.position):
             run.data.require_readable()  # before the step counts, in case a drive is gone
-            epoch = run.state.epoch  # of this step: counting its last one turns the epoch
+            epoch = run.state.epoch  # of this step: counting the last step starts the next epoch
             optimizer_step(run, batches)
             run.state.count(batches, run.steps_in(run.state.epoch))
             run.bus.emit(StepDone(run.state.step, epoch, sum(len(b.captions) for b in batches)))
@@ -42,7 +42,7 @@ def handle_requests(run: Run) -> None:
     """Stop, pause, save or sample between two steps, as requested. Nothing here trains or draws random numbers.
 
     Raises:
-        StopRequested: a stop was asked for.
+        StopRequested: a stop was requested.
     """
     controls = run.controls
     was_paused = False
@@ -68,7 +68,7 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
     """Backpropagate the loss of `batches` and update the weights once.
 
     Raises:
-        UpdateFailedError: what is in memory belongs to no step.
+        UpdateFailedError: the weights in memory are from an incomplete update.
     """
     # By update number, not by calling a scheduler: a skipped step or a resume cannot shift the curve.
     run.optimizers.set_lr(run.updates)
@@ -89,7 +89,7 @@ def optimizer_step(run: Run, batches: Sequence[Batch]) -> None:
 def update_weights(run: Run, batches: Sequence[Batch]) -> tuple[Tensor, bool]:
     """Return the loss of each image, (N,), on the device, and whether the weights were updated.
 
-    Every image weighs 1 / images_per_step, also where a batch is short, so that all images count alike.
+    Every image has the weight 1 / images_per_step, even in a short batch, so that all images count equally.
     """
     losses = []
     for batch in batches:
@@ -97,6 +97,6 @@ def update_weights(run: Run, batches: Sequence[Batch]) -> tuple[Tensor, bool]:
             of_batch = run.objective(batch)  # (B,)
         run.update.accumulate(of_batch.sum() / run.images_per_step)
         losses.append(of_batch.detach())  # stays on the device: nothing is read here
-    of_step = torch.cat(losses)  # before the weights change, since what runs out of memory is tried again
+    of_step = torch.cat(losses)  # before the weights change, since a step that runs out of memory is retried
     run.metrics.grad_norm, is_updated = run.update.finish()
     return of_step, is_updated

@@ -23,7 +23,7 @@ class Mean:
         self.count += values.numel()
 
     def take(self) -> float:
-        """The mean so far, read from the device, which resets it. NaN if nothing was added."""
+        """Read the mean from the device and reset it. NaN if nothing was added."""
         mean = float(self.total) / self.count if self.total is not None and self.count else float("nan")
         self.total, self.count = None, 0
         return mean
@@ -33,7 +33,7 @@ class Mean:
         return {"total": float(self.total) if self.total is not None else 0.0, "count": self.count}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Load what `state` gave."""
+        """Load what `state` returned."""
         self.count = int(values["count"])
         self.total = torch.tensor(values["total"], dtype=torch.float64) if self.count else None
 
@@ -86,7 +86,7 @@ class Metrics:
         return {"window": self.window.state(), "epoch": self.epoch.state(), "skipped_steps": self.skipped_steps}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Load what `state` gave."""
+        """Load what `state` returned."""
         self.window.restore(values["window"])
         self.epoch.restore(values["epoch"])
         self.skipped_steps = int(values["skipped_steps"])

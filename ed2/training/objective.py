@@ -121,7 +121,7 @@ class Objective:
         return self.model.condition(embeds, ImageSizes.uncropped(batch.bucket, len(batch)))
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
-        """How much the loss of each image counts by its timestep: (B,)."""
+        """The weight of each image's loss by its timestep: (B,)."""
         if self.options.min_snr_gamma is None:
             return torch.ones_like(timesteps, dtype=torch.float32)
         return self.model.process.weight(timesteps, self.options.min_snr_gamma)
@@ -197,10 +197,10 @@ def huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
 
 
 def mse_huber(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
-    """MSE at timestep 0, Huber's loss at the last, a mixture by `position` between."""
+    """MSE at timestep 0, Huber's loss at the last, mixed by `position` in between."""
     return torch.lerp(mse(prediction, target, position), huber(prediction, target, position), position)
 
 
 def huber_mse(prediction: Tensor, target: Tensor, position: Tensor) -> Tensor:
-    """Huber's loss at timestep 0, MSE at the last, a mixture by `position` between."""
+    """Huber's loss at timestep 0, MSE at the last, mixed by `position` in between."""
     return torch.lerp(huber(prediction, target, position), mse(prediction, target, position), position)

@@ -152,8 +152,8 @@ class Optimizers:
 
     Attributes:
         by_network: optimizer by the network's name.
-        base_lrs: learning rate of each before its schedule.
-        schedules: factor on it by number of the update; a network without one keeps its rate.
+        base_lrs: learning rate of each network before its schedule.
+        schedules: factor on the rate by update number; a network without one keeps its rate.
     """
 
     by_network: Mapping[str, torch.optim.Optimizer]
@@ -165,7 +165,7 @@ class Optimizers:
         return iter(self.by_network.values())
 
     def make_state(self) -> None:
-        """Make the state of every optimizer that has none yet.
+        """Create the state of every optimizer that has none yet.
 
         Raises:
             MemoryFullError: it does not fit in memory.
@@ -210,7 +210,7 @@ class Optimizers:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Swap the weights that are to be used and saved into the networks, and swap the trained ones back afterwards.
+        """Swap the weights to use and save into the networks, and swap the trained ones back afterwards.
 
         Only for schedule-free optimizers are these different weights. They compute the one from the other, which is not
         exact, so the trained weights are kept on the CPU meanwhile.
@@ -249,7 +249,7 @@ class _Recorded(dict[str, Any]):
 
 @torch.no_grad()
 def make_state(optimizer: torch.optim.Optimizer) -> None:
-    """Make the state of every parameter now, with the bytes that the first step would give it.
+    """Create the state of every parameter now, with the same bytes as in the first step.
 
     Optimizers make state only in their first step, each in its own way. Made here, it is known to fit in memory before
     anything is trained, and an update hardly allocates. Each parameter is stepped alone with a gradient of zeros, which
@@ -284,7 +284,7 @@ def _drop_unused_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def averages(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it trains other weights than those that are to be used and saved."""
+    """Whether the weights that it trains differ from those to use and save."""
     return hasattr(optimizer, "eval") and hasattr(optimizer, "train")
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_BAD_STEPS = 3
 """Skipped steps in a row after which a run ends."""
 SMALLEST_SCALE = 1.0
-"""Above it an overflow under fp16 is how the scaler finds its scale, and not a fault."""
+"""Above this an overflow under fp16 is how the scaler finds its scale, not an error."""
 NAMES_SHOWN = 12
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Seq
     """Return what `attempt` gives for `batches`, cut into smaller ones after running out of memory.
 
     Random draws are keyed by the image, and an image's share of the gradient does not depend on its batch, so an
-    attempt with smaller batches gives the same gradient except for rounding. Nothing of a failed attempt is kept.
+    attempt with smaller batches gives the same gradient except for rounding. Nothing from a failed attempt is kept.
 
     Raises:
         MemoryFullError: out of memory even with one image at a time.
@@ -61,7 +61,7 @@ def reduce_memory(run: Run, largest: int) -> None:
     """Use less memory from now on: gradient checkpointing first, then half as many images at a time as `largest`.
 
     Raises:
-        MemoryFullError: both are done already.
+        MemoryFullError: neither can be reduced further.
     """
     step = run.state.step + 1
     # First what costs only time: the result stays bit-identical, unlike that of smaller batches.

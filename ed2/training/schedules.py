@@ -1,4 +1,4 @@
-"""Learning rate schedules: a factor as a function of the number of the update.
+"""Learning rate schedules: a factor as a function of the update number.
 
 They have no state: the factor depends on the number of the update only, so a resumed run has nothing to restore. A run
 that is made longer follows the longer curve from there on.
@@ -75,7 +75,7 @@ def make_schedule(name: str, warmup_steps: int | None, decay_steps: int | None, 
 
     Args:
         name: in `SCHEDULES`.
-        warmup_steps: None chooses.
+        warmup_steps: None chooses automatically.
         decay_steps: None or 0 ends where training ends.
         total_steps: of the whole run.
     """

@@ -24,26 +24,26 @@ CHECKPOINT = "checkpoint"
 SAMPLES = "samples"
 VALIDATION = "validation"
 REQUESTED_JOBS: Mapping[Request, str] = {"save": CHECKPOINT, "sample": SAMPLES}
-"""The names of the jobs that do what somebody asked for."""
+"""The job that carries out each request."""
 _OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None}
-"""What may stand in a `TrainState` besides values of the kind that it begins with."""
+"""Types that fields of `TrainState` may have besides that of their default."""
 
 
 @dataclass
 class TrainState:
-    """How far a run is. All that a resume needs besides weights and optimizer.
+    """The progress of a run: everything that a resume needs besides weights and optimizer.
 
     Attributes:
         step: optimizer steps attempted.
         epoch: whole epochs done.
-        position: steps done in the present epoch; 0 right after an epoch ended.
+        position: steps done in the current epoch; 0 right after an epoch ended.
         images_seen: images that went through the model.
         seconds: time spent in earlier sessions of the same run.
         bad_steps: steps in a row whose numbers were not finite.
-        at_once: images in one pass at most, since more did not fit the memory; None for whole batches.
-        checkpointing: whether gradient checkpointing was switched on since the memory did not suffice.
-        is_exact: whether no batch was cut, which gives the same gradient but not the same bytes.
-        cut_short: names of the jobs that a stop cut short after the last step; a resumed run does them first.
+        at_once: most images in one pass, because more ran out of memory; None for whole batches.
+        checkpointing: whether gradient checkpointing was turned on after running out of memory.
+        is_exact: false once a batch was split, which gives the same gradient but not the same bytes.
+        cut_short: names of the jobs that a stop interrupted after the last step; a resumed run performs them first.
     """
 
     step: int = 0
@@ -58,7 +58,7 @@ class TrainState:
     cut_short: list[str] = field(default_factory=list)
 
     def due_at_start(self, job: str) -> bool:
-        """Whether a job is due before the first step: in a new run, and where a stop cut it short, which is cleared."""
+        """Whether a job is due before the first step: in a new run, or if a stop interrupted it. Clears the latter."""
         is_due = self.step == 0 or job in self.cut_short
         self.cut_short = [other for other in self.cut_short if other != job]
         return is_due
@@ -83,7 +83,7 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The way back from JSON. Raises TypeError where one of the values is of another kind."""
+        """Load from JSON values. Raises TypeError if one of them has the wrong type."""
         state, usual = cls(**values), cls()
         for own in fields(cls):
             kinds = _OTHER_KINDS.get(own.name, type(getattr(usual, own.name)))
@@ -95,18 +95,18 @@ class TrainState:
 
 
 class Average(Protocol):
-    """A moving average of the weights, or what stands in its place."""
+    """A moving average of the weights, or a null object."""
 
     def update(self, step: int) -> None:
-        """Take the weights in after optimizer step number `step`, where it is due."""
+        """Update the averages after optimizer step number `step`, if an update is due."""
         ...
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """The averages themselves by network and parameter, where they lie."""
+        """The averages by network and parameter name: the tensors themselves."""
         ...
 
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take such averages over."""
+        """Load averages."""
         ...
 
 
@@ -124,7 +124,7 @@ class Job(Protocol):
         ...
 
     def perform(self, state: TrainState) -> Event | None:
-        """Do it, and give the event for the observers."""
+        """Do the work and return the event for the observers."""
         ...
 
     def at_start(self, state: TrainState) -> Event | None:
@@ -134,11 +134,11 @@ class Job(Protocol):
 
 @dataclass
 class Run:
-    """Everything that the loop works on, complete once it is made by `ed2.app.build`.
+    """Everything that the loop works on, complete when `ed2.app.build` returns it.
 
     Attributes:
-        make_jobs: what makes each job for this run.
-        steps_in: optimizer steps of an epoch, which may differ from epoch to epoch; 0 where an epoch shows no image.
+        make_jobs: the factories of its jobs.
+        steps_in: optimizer steps of an epoch, which may differ between epochs; 0 if an epoch shows no image.
         jobs: in the order in which they run after a step.
     """
 
@@ -163,18 +163,18 @@ class Run:
         self.jobs = tuple(make(self) for make in make_jobs)
 
     def requested(self, request: Request) -> Job:
-        """The job that does what somebody asked for."""
+        """The job that carries out a request."""
         return next(job for job in self.jobs if job.name == REQUESTED_JOBS[request])
 
     @cached_property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run: those done, and those left."""
+        """Optimizer steps of the whole run: done and left."""
         left = sum(self.steps_in(epoch) for epoch in range(self.state.epoch, self.max_epochs))
         return self.state.step + left - self.state.position
 
     @property
     def updates(self) -> int:
-        """Updates done as schedules count them, by epochs: it does not depend on how batches were cut before."""
+        """Updates done as schedules count them, by epochs, whatever the batches were like before a resume."""
         return sum(map(self.steps_in, range(self.state.epoch))) + self.state.position
 
     @property

@@ -14,7 +14,7 @@ from ed2.training.optimizers import Optimizers
 
 
 class Update(Protocol):
-    """What a step does with its losses."""
+    """Turns the losses of a step into an update of the weights."""
 
     def accumulate(self, loss: Tensor) -> None:
         """Backpropagate a loss, a tensor of one number; gradients add up until `finish`."""
@@ -32,7 +32,7 @@ class Update(Protocol):
         ...
 
     def discard(self) -> None:
-        """Drop what was accumulated; the step is tried again."""
+        """Drop what was accumulated; the step is retried."""
         ...
 
 
@@ -41,7 +41,7 @@ class Whole:
     """Keeps all gradients until the end of the step, clips them together and steps every optimizer once.
 
     Attributes:
-        max_norm: what the norm of all gradients together is clipped to; None for no clipping.
+        max_norm: maximum norm of all gradients together; None for no clipping.
     """
 
     optimizers: Optimizers
@@ -69,7 +69,7 @@ class Whole:
         return norm, is_finite
 
     def discard(self) -> None:
-        """Drop the gradients, and that they were unscaled."""
+        """Drop the gradients, and forget that they were unscaled."""
         self._finite.clear()
         self.optimizers.zero_grad()
         # The scaler refuses to unscale twice in a step unless it is told that the first one does not count.
@@ -78,10 +78,10 @@ class Whole:
 
 @contextmanager
 def changing_weights() -> Iterator[None]:
-    """Mark the part of a step that changes weights, and what has to follow for the step to be complete.
+    """Mark the part of a step that changes weights, including everything needed to complete the step.
 
     Raises:
-        UpdateFailedError: it failed, so that what is in memory belongs to no step and must neither be used nor saved.
+        UpdateFailedError: it failed; the weights in memory are incomplete and must be neither used nor saved.
     """
     try:
         yield

@@ -27,17 +27,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """Measures the mean loss over some sets of images.
+    """Measures the mean loss over several sets of images.
 
     Attributes:
-        objective: plain MSE under the seed of the validation; every image is met in epoch 0, so that its noise and
+        objective: plain MSE under the seed of the validation; every image is visited in epoch 0, so that its noise and
             timestep are always the same.
         curves: the images of each curve, by TensorBoard tag.
         options: how the images are loaded.
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
-        on_problem: called at each validation with images that can no longer be read, or were changed.
-        on_progress: called with the number of images done, and of all.
+        on_problem: called at each validation for images that can no longer be read or were changed.
+        on_progress: called with the number of images done and the total.
     """
 
     objective: Objective
@@ -85,7 +85,7 @@ class Validator:
 
 @dataclass
 class ValidationJob(Job):
-    """Validates before the first step, at an interval of epochs or of parts of one, and at the end.
+    """Validates before the first step, at an interval of epochs or fractions of one, and at the end.
 
     Attributes:
         every_n_epochs: from 1: at the end of every n-th epoch; below 1: round(1 / n) times per epoch.
@@ -110,15 +110,15 @@ class ValidationJob(Job):
         return state.position * times // steps > (state.position - 1) * times // steps
 
     def at_start(self, state: TrainState) -> Event | None:
-        """Measure the untrained model; in a resumed run only what a stop cut short."""
+        """Measure the untrained model; in a resumed run only if a stop interrupted it."""
         return self.perform(state) if state.due_at_start(self.name) else None
 
     def perform(self, state: TrainState) -> Event | None:
-        """Measure, in smaller batches where memory runs out; training continues whatever happens."""
+        """Measure, in smaller batches if memory runs out; training continues in any case."""
         self.bus.emit(PhaseChanged(state.step, "validating"))
         while True:
             try:
-                with self.training.optimizers.averaged():  # schedule-free optimizers train other weights than they give
+                with self.training.optimizers.averaged():  # schedule-free optimizers do not train these weights
                     values = self.validator.losses(self._at_once)
                 if values is None:
                     # So that a resumed run measures it before its next step and the curve has no gap.
@@ -131,10 +131,10 @@ class ValidationJob(Job):
             release_memory(self.training.objective.device)
             # Its own limit: validation has no gradients, so what training can afford says little.
             largest = self._at_once or self.validator.options.batch_size
-            lack = f"Out of memory during the validation of step {state.step}."
+            problem = f"Out of memory during the validation of step {state.step}."
             # A curve with a gap is better than a run that ends for the sake of a measurement.
             if largest == 1:
-                return Warned(state.step, f"{lack} It was skipped; training continues.")
+                return Warned(state.step, f"{problem} It was skipped; training continues.")
             self._at_once = largest // 2
             images = counted(self._at_once, "image")
-            self.bus.emit(Warned(state.step, f"{lack} Retrying with {images} at a time, as in all later ones."))
+            self.bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))

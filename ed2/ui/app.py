@@ -1,4 +1,4 @@
-"""The owner's page, put together."""
+"""The owner's page."""
 
 import gradio as gr
 from gradio.events import Dependency
@@ -56,7 +56,7 @@ class OwnerPage:
         self._keep_up_to_date(filled)
 
     def _keep_up_to_date(self, filled: Dependency) -> None:
-        """Show all of the run once the form is filled, then what changes."""
+        """Show the whole run once the form is filled, then update what changes."""
         panel = self.train.panel
         timer = gr.Timer(TICK_SECONDS, active=False)
         outputs = [*self.strip.outputs, *self.train.outputs, *self.resume.outputs, *panel.outputs]
@@ -67,7 +67,7 @@ class OwnerPage:
         started.then(None, None, None, js="ed.watchProgram")
 
     def open(self, request: gr.Request) -> Updates:
-        """Fill a page that opens: with the form as it was left, and what was checked last."""
+        """Fill a newly opened page with the last form and the last check."""
         values = {**defaults(), **self._context.form_values()}
         filled = self.form.show(values)
         page = self._context.pages.of(request)
@@ -79,7 +79,7 @@ class OwnerPage:
         return updates
 
     def tick(self, request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
-        """What has changed since the page was updated last."""
+        """What has changed since the last update of the page."""
         page, view = self._context.pages.of(request), View.of(zoom, prompt, time)
         shown = self._context.service.snapshot()
         now = self.train.panel.seen_with(shown, view)
@@ -93,7 +93,7 @@ class OwnerPage:
         return updates or gr.skip()
 
     def close(self) -> None:
-        """End what the page has started, and then the page."""
+        """Stop what the page has started, then close the page."""
         self.train.tensorboard.close()
         self.resume.test.tester.close()
         self.blocks.close(verbose=False)

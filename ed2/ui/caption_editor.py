@@ -23,7 +23,7 @@ NOTHING_SAVED = "There is nothing to undo. The box shows the caption in the file
 
 
 class CaptionEditor:
-    """The images to edit; to be made inside a `gr.Blocks`."""
+    """The images to edit; create it inside a `gr.Blocks`."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._drafts = context, CaptionDrafts()

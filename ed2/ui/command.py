@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         is_active = context.service.snapshot().is_active
         context.service.close(signals[0])
         if is_active:
-            print(closing_words(context.service.snapshot()), flush=True)
+            print(exit_message(context.service.snapshot()), flush=True)
         context.sharing.close()
         page.close()
     return 0
@@ -98,14 +98,14 @@ def serve_owner(context: Context, options: argparse.Namespace) -> OwnerPage:
     page = OwnerPage(context)
     images = [context.samples, context.thumbs]
     port = serve(page.blocks, port=options.port, hosts=hosts, images=images, login=login, server_name=server_name)
-    for line in opening_words(options, port, login):
+    for line in startup_message(options, port, login):
         print(line, flush=True)
     if not options.no_browser:
         webbrowser.open(f"http://127.0.0.1:{port}/")
     return page
 
 
-def opening_words(options: argparse.Namespace, port: int, login: tuple[str, str] | None) -> list[str]:
+def startup_message(options: argparse.Namespace, port: int, login: tuple[str, str] | None) -> list[str]:
     """What the terminal says when the page is served."""
     lines = []
     if port != options.port:
@@ -121,8 +121,8 @@ def opening_words(options: argparse.Namespace, port: int, login: tuple[str, str]
     return [*lines, "Press Ctrl-C to exit; a run in progress is stopped and saved first."]
 
 
-def closing_words(shown: RunSnapshot) -> str:
-    """What became of the run that the program stopped when it exited, and how to resume it."""
+def exit_message(shown: RunSnapshot) -> str:
+    """How the run that was stopped at exit ended, and how to resume it."""
     text = f"Run {shown.project}: {shown.state} at step {shown.step:,}"
     text += f" ({shown.detail.rstrip('.')})." if shown.detail else "."
     if shown.checkpoint is None:
@@ -134,7 +134,7 @@ def closing_words(shown: RunSnapshot) -> str:
 
 
 def context_of(options: argparse.Namespace) -> Context:
-    """What the page works on. Raises SettingsError if the preset cannot be read."""
+    """The context of the page. Raises SettingsError if the preset cannot be read."""
     begin: dict[str, object] = preset_values(Path(options.preset).absolute()) if options.preset else {}
     if options.logdir:
         begin["logdir"] = str(Path(options.logdir).absolute())

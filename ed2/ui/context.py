@@ -1,4 +1,4 @@
-"""What the parts of the owner's page share."""
+"""State shared by the parts of the owner's page."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.checks.check import Checked
+from ed2.app.checks.check import CheckResult
 from ed2.app.images.captions import CaptionEdits
 from ed2.app.page.folders import Roots
 from ed2.app.service import TrainerService
@@ -29,7 +29,7 @@ class RefusedForm:
     problems: tuple[Problem, ...]
 
     def remaining(self, values: Mapping[str, object]) -> list[Problem]:
-        """The problems whose fields were not changed since."""
+        """The problems whose fields have not changed since."""
         changed = {name for name, value in self.values.items() if values.get(name, value) != value}
         return [problem for problem in self.problems if problem.path not in changed]
 
@@ -39,7 +39,7 @@ class Context:
     """One for the program, however many browsers are open.
 
     Attributes:
-        begin: settings that the form begins with, over its defaults.
+        begin: settings that the form starts with, over its defaults.
         pages: what the program remembers of each open page.
         checked: what the last check of the images found.
     """
@@ -51,7 +51,7 @@ class Context:
     samples: ImageCopies = field(default_factory=lambda: ImageCopies(SAMPLE_SIDE))
     thumbs: ImageCopies = field(default_factory=lambda: ImageCopies(THUMB_SIDE))
     pages: Pages = field(default_factory=Pages)
-    checked: Checked | None = None
+    checked: CheckResult | None = None
     is_preset_given: bool = False
     _refused: RefusedForm | None = None
     _keeping: threading.Lock = field(default_factory=threading.Lock)
@@ -63,7 +63,7 @@ class Context:
         self._form: dict[str, object] = {**draft, **self.begin}
 
     def form_values(self) -> dict[str, object]:
-        """The form as it was left; when the program starts, the command line wins over it."""
+        """The last form; when the program starts, the command line overrides it."""
         return dict(self._form)
 
     def keep_form(self, values: Mapping[str, object], page: PageState | None = None, turn: int = 0) -> bool:

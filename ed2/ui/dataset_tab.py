@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.check import Checked, looked_at
+from ed2.app.checks.check import CheckResult, check_dataset
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.page.folders import contents, is_folder, places
 from ed2.data.example import FindingKind
@@ -138,7 +138,7 @@ class DatasetTab:
             descriptions.append(str(found))
 
         dataset = scan_dataset(settings, progress=report, on_outline=outline)
-        self._context.checked = looked_at(settings, dataset)
+        self._context.checked = check_dataset(settings, dataset)
         after_reload = self._form.show(values)
         held = zip(self._form.inputs, raw, strict=True)
         of_images = set(self._image_settings)
@@ -166,7 +166,7 @@ def stale_html(accepted: Sequence[Sequence[Any]]) -> str:
     return f'<p class="ed-stale" role="status" data-asked="{asked}" hidden>{STALE}</p>'
 
 
-def report_html(checked: Checked) -> str:
+def report_html(checked: CheckResult) -> str:
     """How many images can be used, what is worth knowing, the images per bucket, and what is wrong."""
     found = checked.as_object()
     used, unusable = len(found["images"]), len(checked.dataset.problems)
@@ -189,7 +189,7 @@ def report_html(checked: Checked) -> str:
     return html + problems_html(problems, box_id="dataset-problems")
 
 
-def _notes_html(checked: Checked) -> str:
+def _notes_html(checked: CheckResult) -> str:
     """What is worth knowing and is not a problem, grouped by kind with a few names."""
     kinds: dict[FindingKind, list[str]] = {}
     for note in checked.dataset.notes:

@@ -30,7 +30,7 @@ STARTS_OVER = (
 
 
 class FolderBrowser:
-    """Places to start from, a folder, and what is in it."""
+    """Starting points, a folder, and its content."""
 
     def __init__(
         self, roots: Roots, name: str, places: Callable[[], Iterable[Place]], describe: Callable[[Path], str]
@@ -156,7 +156,7 @@ def folder_of(place: str) -> Path:
 
 
 def button_html(name: str, path: Path, note: str = "") -> str:
-    """Something to press: a folder to open, or a model to choose."""
+    """A button: a folder to open, or a model to choose."""
     if note:
         note = f"<br><small>{escape(note)}</small>"
     return f'<button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button>'

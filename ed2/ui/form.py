@@ -16,10 +16,10 @@ from ed2.ui.wiring import Updates
 ESSENTIALS = ["project_name", "resume_ckpt", "resolution", "batch_size", "max_epochs", "lr", "lr_scheduler"]
 ESSENTIALS += ["gradient_checkpointing", "useadam8bit", "ckpt_every_n_minutes"]
 ELSEWHERE = ("data_root",)
-"""Settings with a place in another tab, beside the group Sampling."""
+"""Settings shown in another tab, in addition to the group Sampling."""
 BASE = "resume_ckpt"
 KEPT_BY_PRESETS = ("data_root", BASE, "project_name", "logdir", "save_ckpt_dir", "sample_prompts")
-"""What a person chooses for a run, not for a GPU: a preset leaves it unless it names it."""
+"""Settings that belong to a run, not to a GPU: a preset keeps them unless it names them."""
 AUTOMATIC = "automatic"
 
 
@@ -140,20 +140,20 @@ def short_path(path: str) -> str:
 
 
 def changed_form(named: Mapping[str, object]) -> dict[str, object]:
-    """What the form becomes with these settings: all others at their defaults, but the person's own as they are."""
+    """The form with these settings: all others at their defaults, except those that belong to the run."""
     values = {name: value for name, value in defaults().items() if name not in KEPT_BY_PRESETS}
     return {**values, **named}
 
 
 def form_of_preset(preset: Path, base: object, presets: Iterable[Path]) -> dict[str, object]:
-    """What the form becomes with a preset.
+    """The form after loading a preset.
 
-    The public name of a base model is a suggestion: it does not replace a model that the person has chosen.
+    The public name of a base model is a suggestion: it does not replace a model that the user has chosen.
 
     Args:
         preset: its file.
         base: the base model of the form.
-        presets: all presets: a base model that one of them names was not chosen by hand.
+        presets: all presets: a base model named by one of them was not chosen by the user.
 
     Raises:
         SettingsError: the preset cannot be read.

@@ -23,7 +23,7 @@ from ed2.ui.logins import LoginLimit
 
 CLOSED: tuple[str, ...] = ("file=", "file/", "upload", "upload_progress", "proxy=", "stream", "component_server")
 CLOSED += ("process_recording", "deep_link", "runs", "mcp", "vibe", "custom_component", "call", "dev/", "profiling")
-"""Beginnings of paths below /gradio_api/ that nothing on the page asks for."""
+"""Prefixes of paths below /gradio_api/ that the page never requests."""
 CALLS = ("/gradio_api/run/predict", "/gradio_api/queue/join")
 POSTED = (*CALLS, "/gradio_api/cancel", "/gradio_api/reset", "/login", "/logout")
 """All that may be posted."""

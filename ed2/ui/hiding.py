@@ -1,4 +1,4 @@
-"""Texts of the monitor page, which name no folder of this computer.
+"""Removes folder names from the texts of the monitor page.
 
 Where a path ends in a sentence is never certain, since names may contain blanks. So known folders are removed by their
 names; of what is left, one path is cut where there can be no doubt; and a text that leaves a doubt is not shown at all.
@@ -14,7 +14,7 @@ from ed2.settings.files import PROGRAM_DIR
 
 NOT_SHOWN = "Details are on the owner's page."
 UNNAMED = "…"
-"""Stands for a folder whose own name is shown to nobody, such as that of a person."""
+"""Replaces a folder whose name must not be shown, such as a user's name."""
 _SEPARATOR = re.compile(r"[\\/]")
 _HARMLESS = re.compile(
     r"(?<![^\s(])(?:[\d.,]+/[\d.,]+(?=[\s)]|$)|images/s\b|"
@@ -29,7 +29,7 @@ _INSIDE = r"(?:[\\/]+[^\\/\s:;,'\"<>()]+)*[\\/]?"
 _STAMP = re.compile(r"\d\d:\d\d:\d\d ")
 
 Hide = Callable[[str], str]
-"""Makes a text fit for strangers."""
+"""Removes paths from a text."""
 
 
 def hiding(folders: Callable[[], Iterable[Path | str]]) -> Hide:

@@ -28,7 +28,7 @@ STATES = {
     "stopped": ("wait", "Stopped"),
     "failed": ("bad", "Failed"),
 }
-"""How each state looks and what it is called."""
+"""The style and label of each state."""
 ELSEWHERE = ("busy", "Running elsewhere")
 ZOOMS = {"Whole run": 1.0, "Last half": 0.5, "Last tenth": 0.1}
 CHART_WIDTH, CHART_HEIGHT = 1000, 240
@@ -48,7 +48,7 @@ _ON_PAGE = {
     "vram_gb": "“GPU memory”",
     "config": "the settings file",
 }
-"""What the page has in place of an option that is not a setting."""
+"""What the page calls options that are not settings."""
 
 
 def escape(text: str) -> str:
@@ -85,7 +85,7 @@ def list_html(items: Iterable[str], kind: str = "", attributes: str = "") -> str
 
 
 def empty_html(text: str) -> str:
-    """What stands where there is nothing to show yet."""
+    """A placeholder where there is nothing to show yet."""
     return f'<div class="ed-empty">{escape(text)}</div>'
 
 
@@ -230,7 +230,7 @@ def log_html(lines: Iterable[str], *, hide: Hide = short_paths) -> str:
 def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: float = 1.0) -> str:
     """The loss by step: a band from lowest to highest, its moving average, and the validation as a dashed line.
 
-    The letters stand beside the drawing, so that they keep their size where it is stretched.
+    The labels are placed beside the drawing, so that they keep their size when it is stretched.
 
     Args:
         curve: points by step.
@@ -261,7 +261,7 @@ def _drawing(label: str, content: str, kind: str) -> str:
 
 
 class _Scale:
-    """From steps and values to places in the drawing."""
+    """Converts steps and values to positions in the drawing."""
 
     def __init__(self, points: Sequence[Point], more: Sequence[Point]) -> None:
         every = [*points, *more]
@@ -271,13 +271,13 @@ class _Scale:
         self.low, self.high = low - room, high + room
 
     def points(self, values: Iterable[tuple[float, float]]) -> str:
-        """Places in the drawing, as SVG has them, of pairs of a step and a value."""
+        """Positions in the drawing of (step, value) pairs, in SVG's notation."""
         height = CHART_HEIGHT / (self.high - self.low)
         width = CHART_WIDTH / (self.last - self.first)
         return " ".join(f"{width * (x - self.first):.1f},{height * (self.high - y):.1f}" for x, y in values)
 
     def curve(self, shown: Sequence[tuple[Point, float]]) -> str:
-        """A band from lowest to highest and a line of the averages; of a single point a dot."""
+        """A band from lowest to highest and a line of averages; a dot for a single point."""
         upper = self.points((point.step, point.high) for point, _ in shown)
         lower = self.points((point.step, point.low) for point, _ in reversed(shown))
         means = self.points((point.step, mean) for point, mean in shown)

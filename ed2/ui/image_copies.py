@@ -49,7 +49,7 @@ class ImageCopies:
     def address(self, path: Path, crop: Box | None = None) -> str:
         """Where the browser finds a copy of an image; empty if it cannot be read.
 
-        What a crop leaves out is darkened.
+        The area outside the crop is darkened.
         """
         try:
             status = path.stat()

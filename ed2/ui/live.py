@@ -34,7 +34,7 @@ NO_SAMPLES = "Samples appear here before the first step, then at the interval se
 
 @dataclass(frozen=True)
 class View:
-    """What a page has chosen to see: a part of the loss, a prompt, and how far it is followed, from 0 to 100."""
+    """What a page has chosen to see: a part of the loss, a prompt, and a position over time, from 0 to 100."""
 
     zoom: str = WHOLE_RUN
     prompt: str | None = None
@@ -50,7 +50,7 @@ class View:
 
 
 class LivePanel:
-    """Components that follow the run; to be made inside a `gr.Blocks`."""
+    """Components that follow the run; create it inside a `gr.Blocks`."""
 
     def __init__(self, service: TrainerService, samples: ImageCopies, *, hide: Hide = short_paths) -> None:
         self._service, self._copies, self._hide = service, samples, hide
@@ -98,19 +98,19 @@ class LivePanel:
         return {**seen, "zoom": view.zoom, "time": view.time, "prompt": _followed(shown, view.prompt)}
 
     def updates(self, shown: RunSnapshot, page: PageState, view: View) -> Updates:
-        """What the page lacks."""
+        """Updates for everything that the page shows outdated."""
         updates: Updates = {}
-        if page.lacks("status", shown):
+        if page.is_outdated("status", shown):
             updates[self.figures] = figures_html(shown)
-        if page.lacks("memory", shown):
+        if page.is_outdated("memory", shown):
             updates[self.memory] = memory_html(shown.memory, shown.peaks)
-        if page.lacks("loss", shown) or page.seen.get("zoom") != view.zoom:
+        if page.is_outdated("loss", shown) or page.seen.get("zoom") != view.zoom:
             updates[self.loss] = _loss(shown, view.zoom)
-        if page.lacks("samples", shown):
+        if page.is_outdated("samples", shown):
             updates |= self._samples(shown, view)
         elif (page.seen.get("prompt"), page.seen.get("time")) != (_followed(shown, view.prompt), view.time):
             updates[self.moment] = self._moment(shown, view.prompt, view.time)
-        if page.lacks("log", shown):
+        if page.is_outdated("log", shown):
             updates[self.log] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
         return updates
 
@@ -131,7 +131,7 @@ class LivePanel:
             gallery = list_html(tiles, "ed-grid")
         followed = _followed(shown, view.prompt)
         choice: dict[str, Any] = {"choices": _prompts(shown)}
-        if followed != view.prompt:  # else a prompt that is chosen meanwhile would be undone
+        if followed != view.prompt:  # otherwise a prompt chosen in the meantime would be reset
             choice["value"] = followed
         moment = self._moment(shown, followed, view.time)
         return {self.gallery: gallery, self.prompt: gr.update(**choice), self.moment: moment}

@@ -26,10 +26,10 @@ from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 
 HERE = 0
-"""The choice of the GPU in this computer."""
+"""The value that stands for the GPU in this computer."""
 SIZES_GB = (8, 12, 16, 24)
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
-NO_GPU = "There is no NVIDIA GPU here. Choose the memory of the one you mean above."
+NO_GPU = "There is no NVIDIA GPU here. To plan for one, choose its memory above."
 
 
 class MemoryPanel:
@@ -47,7 +47,7 @@ class MemoryPanel:
         self.answer = gr.HTML("", js_on_load=None, elem_id="memory-answer")
 
     def wire(self) -> list[Any]:
-        """Connect the buttons, once every control is made; the bar is drawn with all else that follows the form.
+        """Connect the buttons, once every control is made; the bar is drawn with everything else that follows the form.
 
         Returns:
             The events that change the form.
@@ -126,7 +126,7 @@ def _advice_lines(found: Suggestion) -> list[str]:
     lines = [*advice.needed, *change_lines(advice.changes, label_of)]
     if advice.fits:
         after = advice.after
-        start = "With these changes it needs" if advice.changes else "Nothing has to be changed: it needs"
+        start = "With these changes it needs" if advice.changes else "No changes needed: it needs"
         lines.append(f"{start} about {after.expected_gb:.1f} GB ({after.low_gb:.1f} to {after.high_gb:.1f}).")
     if advice.room:
         lines.append(advice.room)

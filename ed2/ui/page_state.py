@@ -1,4 +1,4 @@
-"""What the program remembers of each open page; what a browser sends back might be old, or made up."""
+"""What the program remembers of each open page, since what a browser sends back may be old or forged."""
 
 import threading
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import gradio as gr
 from ed2.app.snapshot import RunSnapshot, Section
 
 MAX_PAGES = 100
-"""A page that was forgotten is redrawn as a whole, and its next form is saved as a whole."""
+"""A page beyond these is forgotten: it is redrawn completely, and its next form is saved completely."""
 
 
 @dataclass
@@ -36,11 +36,11 @@ class PageState:
     before_fit: Mapping[str, object] = field(default_factory=dict)
     advised: tuple[float, Mapping[str, object]] | None = None
 
-    def lacks(self, section: Section, shown: RunSnapshot) -> bool:
-        """Whether the page does not show this section as it is now."""
+    def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:
+        """Whether the page shows an old revision of this section."""
         return not self.seen or self.seen.get(section) != shown.revisions.get(section)
 
-    def lacks_state(self, shown: RunSnapshot) -> bool:
+    def shows_other_state(self, shown: RunSnapshot) -> bool:
         """Whether the page shows another state of the run."""
         return self.seen.get("state") != shown.state
 

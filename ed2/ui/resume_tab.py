@@ -92,7 +92,7 @@ class ResumeTab:
         self.used = self.as_base.click(self.use_as_base, selected, base, **SPOKEN)
 
     def list_runs(self, request: gr.Request, logdir: str, chosen: str | None) -> Updates:
-        """The runs; the one of this program is offered once when it has ended: a quick Resume is meant for it."""
+        """The runs; the one of this program is selected once it ends, for a quick Resume."""
         runs = find_runs(*self._place(logdir), MAX_SHOWN)
         names = [run.folder.name for run in runs]
         shown, page = self._context.service.snapshot(), self._context.pages.of(request)
@@ -109,7 +109,7 @@ class ResumeTab:
         return {self.choice: gr.update(choices=names), self.list: self._list_html(runs, chosen or "", offered or "")}
 
     def describe(self, request: gr.Request, logdir: str, name: str | None) -> Updates:
-        """What can be done with the selected run, why not the rest, and which of its checkpoints are kept."""
+        """What can be done with the selected run, why the rest cannot, and which of its checkpoints are protected."""
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)

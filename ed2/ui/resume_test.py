@@ -25,7 +25,7 @@ LOOKS = {
     "different": ("bad", "Results differ"),
     "failed": ("wait", "No result"),
 }
-"""How each state looks and what it is called."""
+"""The style and label of each state."""
 TICK_SECONDS = 1.0
 
 

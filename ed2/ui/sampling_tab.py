@@ -81,7 +81,7 @@ class SamplingTab:
     def prompts_of(self, page: PageState, path: object) -> Updates:
         """The prompts of a file, unless the page shows them already; no prompts if they cannot be read.
 
-        What was typed in the table is not lost when the field of the file is only passed.
+        Focusing the file field and leaving it unchanged does not lose what was typed in the table.
         """
         name = short_path(unquoted(str(path or "").strip()))
         if name == page.prompt_file:

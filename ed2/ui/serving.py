@@ -1,4 +1,4 @@
-"""Serves a page on a port, with the doors closed that Gradio leaves open."""
+"""Serves a page on a port, and closes what Gradio leaves open."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ PORTS_TRIED = 20
 MAX_PORT = 65535
 IDLE_SECONDS = 0.05
 PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
-"""A port that was just left is free. Windows alone has the first option, and with the second would share a busy one."""
+"""With these a port that was just released is free. Only Windows has the first; the second would share a busy port."""
 _STARTING = threading.Lock()
 SWITCHED_OFF: Mapping[str, Any] = {
     "share": False,

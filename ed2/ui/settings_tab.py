@@ -1,4 +1,4 @@
-"""The Settings tab: ten essentials, all others folded by group, presets, and what they come to."""
+"""The Settings tab: ten essentials, all others folded by group, presets, and the resulting steps and memory."""
 
 import contextlib
 import json
@@ -85,7 +85,7 @@ class SettingsTab:
             self.apply = gr.Button("Apply JSON", elem_id="apply-json-button")
 
     def wire(self) -> None:
-        """Connect everything, once every control is made."""
+        """Connect everything, once every control exists."""
         inputs, preset = self._form.inputs, self.preset
         applied = fill(self.apply.click, self.apply_json, [self.raw, *inputs], inputs, **SPOKEN)
         self.apply.click(None, self.raw, None, js="ed.sendJson")
@@ -106,7 +106,7 @@ class SettingsTab:
         self.raw.blur(None, [self._current, self.raw], self.raw, js="ed.followForm")
 
     def follow(self, event: Any) -> None:
-        """At this event save the draft and show what it comes to."""
+        """At this event save the draft and show the resulting steps and memory."""
         inputs = [self._turn, self.preset, self.memory.card, *self._form.inputs]
         memory = [self.memory.plan, self.memory.answer]
         outputs = [self.forecast, *memory, self.difference, self.command, self._current]
@@ -114,7 +114,7 @@ class SettingsTab:
         followed.then(None, [self._current, self.raw], self.raw, js="ed.followForm")
 
     def preset_choices(self) -> Any:
-        """The presets that there are, for a page that opens."""
+        """The available presets, for a newly opened page."""
         return gr.update(choices=list(self._context.user.presets()))
 
     def load_preset(self, _: gr.Request, title: str | None, *raw: Any) -> Updates:
@@ -167,7 +167,7 @@ class SettingsTab:
         if not turn:
             return gr.skip()
         values = self._form.read(raw)
-        with contextlib.suppress(OSError):  # a convenience: the form is still there
+        with contextlib.suppress(OSError):  # only a convenience: the page still holds the form
             if not self._context.keep_form(values, self._context.pages.of(request), int(turn)):
                 return gr.skip()
         own = _differing(values, defaults())
@@ -179,7 +179,7 @@ class SettingsTab:
         return updates
 
     def forecast_of(self, values: dict[str, object], card_gb: float) -> Updates:
-        """What a form comes to: steps, disk and memory, or the problems that are not listed in the strip."""
+        """The resulting steps, disk space and memory of a form, or the problems that are not listed in the strip."""
         try:
             settings = with_defaults(self._context.require_allowed(values))
         except ProblemsError as error:

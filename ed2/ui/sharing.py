@@ -1,4 +1,4 @@
-"""Showing the run to others: the read-only monitor page on a port of its own, and a link to it."""
+"""Sharing the run: the read-only monitor page on its own port, and a link to it."""
 
 import contextvars
 import io
@@ -66,7 +66,7 @@ class Sharing:
         return page
 
     def folders(self) -> list[Path]:
-        """What the texts of a run may name: its folder, its single file, and the paths in the form."""
+        """The paths that texts of a run may contain: its folder, its single file, and the paths in the form."""
         shown = self.service.snapshot()
         named = [path for path in (shown.run_dir, shown.single_file) if path]
         named += [Path(shown_path(path)) for path in named]
@@ -84,7 +84,7 @@ class Sharing:
             # Gradio 6.31 keeps the damaged program and would start it without a check the next time.
             Path(tunneling.BINARY_PATH).unlink(missing_ok=True)
             return ""
-        except Exception:  # the tunnel is not our program, and fails in many ways
+        except Exception:  # the tunnel is a third-party program and fails in many ways
             return ""
         self._hosts.add(urlsplit(link).hostname or "")
         return link
@@ -140,9 +140,9 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> g
             if page.seen == now:
                 return gr.skip()
             updates = panel.updates(shown, page, view)
-            if page.lacks("status", shown):
+            if page.is_outdated("status", shown):
                 updates[status] = status_html(shown, hide=hide)
-            if page.lacks("problems", shown):
+            if page.is_outdated("problems", shown):
                 updates[problems] = problems_html(shown.problems, hide=hide)
             page.seen = now
             return updates or gr.skip()

@@ -38,13 +38,13 @@ class Strip:
         return [self.status, self.problems, self.train, self.pause, self.stop, self.leave]
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
-        """What the page lacks; buttons change with the state alone."""
+        """Updates for what the page shows outdated; buttons change only with the state."""
         updates: Updates = {}
-        if page.lacks("status", shown):
+        if page.is_outdated("status", shown):
             updates[self.status] = status_html(shown)
-        if page.lacks("problems", shown):
+        if page.is_outdated("problems", shown):
             updates[self.problems] = problems_html(shown.problems)
-        if page.lacks_state(shown):
+        if page.shows_other_state(shown):
             updates |= self._buttons(shown)
         return updates
 
@@ -72,7 +72,7 @@ class Strip:
         self.leave.click(lambda: request(self._service.stop_without_saving), None, None, **SPOKEN)
 
     def pause_or_resume(self, label: str) -> None:
-        """Do what the button said when it was pressed: a second press before its label changes does nothing."""
+        """Do what the button's label said when it was pressed: a second press before the label changes does nothing."""
         is_paused = self._service.snapshot().state == "paused"
         if is_paused and label == RESUME:
             request(self._service.resume)
@@ -80,7 +80,7 @@ class Strip:
             request(self._service.pause)
 
     def stop_run(self) -> Updates:
-        """Stop, and say so at once; if the run is stopping already, offer to stop without saving."""
+        """Stop, and show it at once; if the run is already stopping, offer to stop without saving."""
         if self._service.snapshot().state == "stopping":
             return {self.leave: gr.update(visible=True)}
         request(self._service.stop)
@@ -102,7 +102,7 @@ def start_run(context: Context, values: dict[str, object], tabs: gr.Tabs, proble
 
 
 def request(command: Callable[[], None]) -> None:
-    """Ask the service for something; a refusal is shown and does no harm."""
+    """Send a command to the service; a refusal is shown to the user."""
     try:
         command()
     except RefusedError as error:

@@ -1,4 +1,4 @@
-"""The Train tab: what the run does now, save and sample now, TensorBoard, sharing."""
+"""The Train tab: the current run, Save now and Sample now, TensorBoard, sharing."""
 
 from typing import Any
 
@@ -38,11 +38,11 @@ class TrainTab:
         return [self.model, self.save, self.sample]
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
-        """What the page lacks: where the model is, and what the state allows."""
+        """Updates for what the page shows outdated: where the model is, and which buttons are enabled."""
         updates: Updates = {}
-        if page.lacks("status", shown):
+        if page.is_outdated("status", shown):
             updates[self.model] = model_html(shown)
-        if page.lacks_state(shown):
+        if page.shows_other_state(shown):
             can_ask = gr.update(interactive=shown.allows("save now"))
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates

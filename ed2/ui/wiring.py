@@ -22,9 +22,9 @@ QUIET: Mapping[str, Any] = {**HIDDEN, "queue": False}
 TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None, "preprocess": False}
 """A tick costs next to nothing and waits for nothing; it looks itself at what the browser sent."""
 SPOKEN: Mapping[str, Any] = {**HIDDEN, "concurrency_id": "control"}
-"""What a person asks for, one after the other; it may be refused with a message."""
+"""User actions, one after the other; they may be refused with a message."""
 SLOW: Mapping[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
-"""What takes seconds, in a line of its own, with a sign that it is running."""
+"""Actions that take seconds, in their own queue, with a progress indicator."""
 
 
 def fill(

@@ -1,1 +1,1 @@
-"""GPU memory: planned from the settings, and what to change; current use of GPU and system memory."""
+"""GPU memory: the plan from the settings, suggested changes, and the current use of GPU and system memory."""

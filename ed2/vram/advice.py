@@ -1,4 +1,4 @@
-"""Which settings to change so that a run needs less memory, those that cost the least speed first."""
+"""Which settings to change so that a run needs less memory, starting with those that cost the least speed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ LARGE_CARD_GB = 24.5
 LARGE_RESOLUTION = 768
 SMALL_RESOLUTION = 640
 MAX_SUGGESTED_BATCH = 8
-"""A larger batch than this, or than a tenth of the images, learns worse."""
+"""Larger batches than this, or than a tenth of the images, learn worse."""
 EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates are not comparable."""
 LORA_RANK = 16
 FASTER = "also faster"
 ENOUGH = 0.9
-"""After out of memory, aim for this share of what the plan says."""
+"""After running out of memory, aim for this share of the planned memory."""
 
 Values = Mapping[str, object]
 
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to change.
+    """The suggested changes.
 
     Attributes:
         settings: with all changes made.
@@ -108,7 +108,7 @@ class Search:
 
 
 Option = tuple[Callable[[Search, Settings], Values], str]
-"""A function that gives settings to change, or none; and what the change costs."""
+"""A function that returns settings to change, or none; and what the change costs."""
 Chosen = tuple[Values, str]
 
 
@@ -132,12 +132,12 @@ def suggest(search: Search, settings: Settings) -> Advice:
             now = now.replaced(**values)
     if not search.fits(now):
         return Advice(settings, before, before, fits=False, needed=tuple(_needed(search, now)))
-    changes, now = _changes(search, settings, _without_needless(search, settings, chosen, 1 if rule else 0))
+    changes, now = _changes(search, settings, _without_unneeded(search, settings, chosen, 1 if rule else 0))
     return Advice(now, before, search.plan(now), fits=True, changes=changes, room=_room(search, now))
 
 
 def changes_that_save(search: Search, settings: Settings) -> list[Change]:
-    """Each change that saves memory by itself, for a run that ran out of memory whatever its plan says."""
+    """Each change that saves memory by itself, for a run that ran out of memory whatever the plan says."""
     goal = ENOUGH * search.plan(settings).high_gb
     search = replace(search, card=replace(search.card, free_gb=goal))
     found = []
@@ -149,8 +149,8 @@ def changes_that_save(search: Search, settings: Settings) -> list[Change]:
     return [change for change in found if change.saves_gb > 0]
 
 
-def _without_needless(search: Search, settings: Settings, chosen: list[Chosen], num_kept: int) -> list[Chosen]:
-    """Drop what is not needed, the most costly first; the first `num_kept` stay, and what is faster anyway."""
+def _without_unneeded(search: Search, settings: Settings, chosen: list[Chosen], num_kept: int) -> list[Chosen]:
+    """Drop unneeded changes, the most costly first; keep the first `num_kept`, and those that are faster anyway."""
     for option in reversed(chosen[num_kept:]):
         if option[1] == FASTER:
             continue
@@ -270,7 +270,7 @@ def _other_optimizer(search: Search, settings: Settings) -> Values:
 
 
 def _last_text_layers(search: Search, settings: Settings) -> Values:
-    """Only the last layers of the text encoder, in a family whose first ones are better left frozen."""
+    """Only the last layers of the text encoder, in a family whose first layers are better left frozen."""
     layers = FACTS[search.shape.family].best_text_layers
     is_whole = settings.text_encoder.unfreeze_last_n_layers is None and _frozen_text(search, settings)
     return {"unfreeze_last_n_layers": layers} if layers and is_whole else {}
@@ -320,7 +320,7 @@ def _needed(search: Search, smallest: Settings) -> Iterator[str]:
     yield (
         f"Nothing fits: even at resolution {own.resolution} and batch size {own.batch_size}, with every option that "
         f"saves memory, a full fine-tune needs {plan.low_gb:.1f} to {plan.high_gb:.1f} GB; "
-        f"{search.card.free_gb or 0:.1f} GB are free."
+        f"{search.card.free_gb or 0:.1f} GB is free."
     )
     yield f"A card with {_card_that_fits(plan)} GB would be enough."
     lora = search.plan(smallest.replaced(resolution=512), PlannedFeatures(lora_rank=LORA_RANK))

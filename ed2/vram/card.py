@@ -1,4 +1,4 @@
-"""The device that a run is planned for: found through NVIDIA's library, which does not start to use it, or assumed."""
+"""The device that a run is planned for: found through NVIDIA's library, without initialising it, or assumed."""
 
 import importlib
 import re
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 BYTES_PER_GB = 2**30
 TAKEN_GB = 0.3
-"""What the system uses of a GPU of which only the size is known."""
+"""GB assumed to be used by the system on a GPU of which only the size is known."""
 TAKEN_BY_DISPLAY_GB = 0.8
 """What the system is expected to use of a GPU that drives a screen, even if it uses less at this moment."""
 
@@ -40,7 +40,7 @@ NO_CARD = Card(kind="cpu", name="the CPU")
 
 
 def card_for(device: str) -> Card:
-    """The GPU of the setting `device`, without starting to use it; `NO_CARD` if there is none."""
+    """The GPU of the setting `device`, without initialising it; `NO_CARD` if there is none."""
     if device == "cpu":
         return NO_CARD
     numbered = re.fullmatch(r"cuda:(\d+)", device)

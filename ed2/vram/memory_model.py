@@ -10,7 +10,7 @@ from ed2.vram.shapes import ModelShape
 
 NETWORKS = ("unet", "text_encoder")
 BLOCK = 256
-"""Numbers that share a scale in the state of an 8-bit optimizer (bitsandbytes 0.50)."""
+"""Values that share a scale in the state of an 8-bit optimizer (bitsandbytes 0.50)."""
 STATE_BYTES = {"adamw": 8, "lion": 4, "prodigy": 16, "schedulefree": 8}
 """Bytes of optimizer state per trained weight."""
 EIGHT_BIT_AVERAGES = {"adamw8bit": 2, "lion8bit": 1}
@@ -18,7 +18,7 @@ EIGHT_BIT_AVERAGES = {"adamw8bit": 2, "lion8bit": 1}
 TENSORS_AT_ONCE = {"adafactor": 3, "prodigy": 2}
 """Copies of the largest tensor during an update."""
 UNKNOWN_STATE_BYTES = 8
-"""Bytes per weight assumed for an optimizer that is not listed: as many as AdamW."""
+"""Bytes per weight assumed for an optimizer that is not listed, as for AdamW."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainedWeights:
 
 
 def state_bytes(optimizer: str, trained: TrainedWeights) -> float:
-    """What an optimizer keeps from step to step."""
+    """Bytes that an optimizer keeps between steps."""
     if optimizer in EIGHT_BIT_AVERAGES:
         averages = EIGHT_BIT_AVERAGES[optimizer]
         return averages * ((trained.numbers - trained.small) * (1 + 4 / BLOCK) + trained.small * 4)
@@ -55,7 +55,7 @@ def state_bytes(optimizer: str, trained: TrainedWeights) -> float:
 
 
 def update_bytes(optimizer: str, trained: TrainedWeights) -> float:
-    """What an optimizer allocates during an update, besides its state; schedule-free handles all tensors together."""
+    """Bytes that an optimizer allocates in an update besides its state; schedule-free handles all tensors together."""
     if optimizer == "schedulefree":
         return 4 * trained.numbers
     return TENSORS_AT_ONCE.get(optimizer, 0) * 4 * trained.largest
@@ -82,7 +82,7 @@ class PlannedFeatures:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """The settings of a run as far as memory is concerned."""
+    """The settings of a run that determine its memory."""
 
     settings: Settings
     shape: ModelShape

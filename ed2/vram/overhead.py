@@ -1,23 +1,23 @@
-"""How planned bytes become the memory that a device shows as used: assumed at first, then learned from its own runs."""
+"""From planned bytes to the memory that a device shows as used: assumed at first, then learned from its own runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 KEPT = 5
-"""Newest readings of a GPU that count."""
+"""How many of a GPU's newest readings count."""
 LEAST_SPREAD = 0.02
 PLAUSIBLE = (0.5, 2.0)
-"""Measured over planned. Outside, another run was planned or another program was measured."""
+"""Plausible range of measured over planned; outside it, the reading was of another run or another program."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """From the bytes of PyTorch's tensors to the memory that is shown as used.
+    """Converts bytes of PyTorch's tensors into the memory that is shown as used.
 
     Attributes:
         reserved: bytes that PyTorch holds per byte of tensors: lowest, expected and highest.
-        context_gb: what CUDA and its libraries use themselves.
+        context_gb: used by CUDA and its libraries.
         allocated: bytes of tensors measured per byte planned.
         is_measured: whether the figures come from the GPU itself.
     """
@@ -48,8 +48,8 @@ class Reading:
     Attributes:
         planned_gb: tensors as planned, before any correction.
         allocated_gb: tensors as PyTorch counted them.
-        reserved_gb: what PyTorch held for them.
-        context_gb: what the program used besides; None if the driver does not say.
+        reserved_gb: reserved by PyTorch for them.
+        context_gb: used by the program besides that; None if the driver does not say.
     """
 
     planned_gb: float
@@ -59,7 +59,7 @@ class Reading:
 
     @property
     def is_plausible(self) -> bool:
-        """Whether the plan can learn from it."""
+        """Whether plans can learn from it."""
         low, high = PLAUSIBLE
         if self.planned_gb <= 0 or self.allocated_gb > self.reserved_gb:
             return False

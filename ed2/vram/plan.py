@@ -27,10 +27,10 @@ class MemoryPlan:
         low_gb: lower bound.
         high_gb: upper bound.
         peak: the phase with the peak: forward, backward, optimizer, encoding, sampling, validation or saving.
-        parts: the expected figure by what it is used for.
+        parts: the expected figure, by purpose.
         allocated_gb: PyTorch's tensors, as torch.cuda.max_memory_allocated counts them.
         by_phase: the same for each phase.
-        notes: what the plan could not take into account.
+        notes: what the plan does not account for.
     """
 
     expected_gb: float
@@ -66,7 +66,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class PhaseUsage:
-    """Bytes in use at one moment, by what they are for."""
+    """Bytes in use at one moment, by purpose."""
 
     weights: float = 0.0
     gradients: float = 0.0
@@ -166,7 +166,7 @@ def _usage_by_phase(model: MemoryModel) -> dict[str, PhaseUsage]:
 
 
 def _resident(model: MemoryModel) -> PhaseUsage:
-    """What is in memory all the time."""
+    """Memory in use throughout the run."""
     return PhaseUsage(weights=model.weights(), optimizer=model.optimizer_state(), average=model.average())
 
 

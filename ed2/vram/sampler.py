@@ -79,7 +79,7 @@ class CardPeaks:
     index: int
 
     def reset(self) -> None:
-        """Count from here."""
+        """Start counting from here."""
         import torch
 
         torch.cuda.reset_peak_memory_stats(self.index)
@@ -123,7 +123,7 @@ def _name(nvml: Any, handle: Any, torch: Any, index: int) -> str:
 
 
 def _own_bytes(nvml: Any, handle: Any) -> int | None:
-    """What the driver counts for this process; None if it does not, as on Windows and in containers."""
+    """Bytes that the driver counts for this process; None if it does not, as on Windows and in containers."""
     if handle is None:
         return None
     with contextlib.suppress(Exception):
@@ -151,12 +151,12 @@ def _handle(nvml: Any, torch: Any, index: int) -> Any:
 
 
 def _busiest(torch: Any) -> int:
-    """The GPU on which PyTorch holds most memory: this thread does not know which one the trainer chose."""
+    """The GPU on which PyTorch uses the most memory, since this thread does not know which one the trainer chose."""
     return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved) if torch else 0
 
 
 def _torch_in_use() -> Any:
-    """PyTorch if it uses a GPU already; None otherwise. Never makes it start to."""
+    """PyTorch if it uses a GPU already; None otherwise. Never initialises it."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return torch if cuda is not None and getattr(cuda, "is_initialized", bool)() else None

@@ -1,4 +1,4 @@
-"""The shape of a model: how many weights its parts have, and the traced figures that hold for it.
+"""The shape of a model: the number of weights in its parts, and the traced figures that apply to it.
 
 The figures are closed forms of the memory of a pass, made by scripts/trace_memory.
 """
@@ -14,7 +14,7 @@ from ed2.models.families.facts import FACTS
 
 FILE = Path(__file__).with_name("traced.json")
 SAME = 0.05
-"""Share by which files of one model differ: some hold unused layers or a schedule."""
+"""How much files of one model may differ in size: some contain unused layers or a schedule."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def _content() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model as far as memory is concerned.
+    """The properties of a model that determine its memory.
 
     Attributes:
         family: a name in `FACTS`.
-        traced: the figures that hold for it.
+        traced: the figures that apply to it.
         parameters: weights by part, if they differ from the traced model.
     """
 

@@ -57,7 +57,7 @@ def steps(run: Run, first: int, count: int) -> None:
         run.bus.emit(StepDone(step, 0, 1))
 
 
-def test_the_third_step_and_the_samples_after_it_are_measured_once_and_the_next_plan_knows(
+def test_the_third_step_and_the_next_samples_are_measured_once_and_used_by_the_next_plan(
     run: Run, tmp_path: Path
 ) -> None:
     counters, file = Counters(), tmp_path / "user" / "cards.json"
@@ -92,7 +92,7 @@ def run_on_again(run: Run) -> Run:
     return replace(run, bus=type(run.bus)())
 
 
-def test_a_run_that_had_to_need_less_teaches_nothing(run: Run, tmp_path: Path) -> None:
+def test_a_run_that_reduced_its_memory_is_not_learned_from(run: Run, tmp_path: Path) -> None:
     told = watched(run, tmp_path / "cards.json", Counters())
     run.state.at_once = 2
     steps(run, 1, 5)
@@ -100,7 +100,7 @@ def test_a_run_that_had_to_need_less_teaches_nothing(run: Run, tmp_path: Path) -
     assert not (tmp_path / "cards.json").exists()
 
 
-def test_samples_between_the_steps_put_the_measuring_off(run: Run, tmp_path: Path) -> None:
+def test_samples_between_steps_postpone_the_measurement(run: Run, tmp_path: Path) -> None:
     told = watched(run, tmp_path / "cards.json", Counters())
     steps(run, 1, 2)
     run.bus.emit(PhaseChanged(2, "sampling"))
@@ -109,7 +109,7 @@ def test_samples_between_the_steps_put_the_measuring_off(run: Run, tmp_path: Pat
     assert [event.step for event in told if isinstance(event, MemoryMeasured)] == [4]
 
 
-def test_a_damaged_file_of_cards_is_as_good_as_none(tmp_path: Path) -> None:
+def test_a_damaged_file_of_readings_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "cards.json"
     file.write_text('{"a card": [{"planned')
     assert Corrections(file).overhead(CARD) is None
@@ -118,7 +118,7 @@ def test_a_damaged_file_of_cards_is_as_good_as_none(tmp_path: Path) -> None:
     assert Corrections(file).overhead(CARD) is not None
 
 
-def test_both_figures_are_in_the_log_and_on_the_page() -> None:
+def test_planned_and_measured_memory_are_in_the_log_and_on_the_page() -> None:
     event = MemoryMeasured(3, "training", 10.3, 9.9, 11.2, 10.1)
     text = "Peak GPU memory while training: planned 10.3 GB (9.9 to 11.2), measured 10.1 GB."
     assert describe(event) == text
@@ -128,7 +128,7 @@ def test_both_figures_are_in_the_log_and_on_the_page() -> None:
     assert any(text in line for line in view.snapshot().log)
 
 
-def test_a_spill_is_told_once_and_other_waits_are_none(run: Run) -> None:
+def test_a_spill_is_reported_once_and_other_delays_are_not(run: Run) -> None:
     told: list[Event] = []
     now = 0.0
     run.bus.subscribe(told.append)
@@ -154,7 +154,7 @@ def test_a_spill_is_told_once_and_other_waits_are_none(run: Run) -> None:
     assert "4.5 times as long" in warning.text and "Sysmem Fallback Policy" in warning.text
 
 
-def test_without_a_card_only_the_computers_memory_is_read() -> None:
+def test_without_a_gpu_only_system_memory_is_read() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
     use = MemorySampler().read()
@@ -163,7 +163,7 @@ def test_without_a_card_only_the_computers_memory_is_read() -> None:
 
 
 @pytest.mark.gpu
-def test_a_card_tells_its_peaks_and_the_share_of_this_program() -> None:
+def test_a_gpu_reports_its_peaks_and_this_programs_share() -> None:
     peaks = CardPeaks(0)
     block = torch.ones(2**28, device="cuda")  # 1 GiB
     peaks.reset()
@@ -175,7 +175,7 @@ def test_a_card_tells_its_peaks_and_the_share_of_this_program() -> None:
     del block
 
 
-def test_a_plan_takes_what_was_learnt(tmp_path: Path) -> None:
+def test_a_plan_uses_what_was_learned(tmp_path: Path) -> None:
     Corrections(tmp_path / "cards.json").add(CARD, Reading(9.4, 9.6, 10.0, 0.6))
     known = Corrections(tmp_path / "cards.json").overhead(CARD)
     plan = plan_memory(Settings(), shape_of("sd1", {}), overhead=known)

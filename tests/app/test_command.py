@@ -34,7 +34,7 @@ def flags(tmp_path: Path, sd1: Path, images: Path) -> list[object]:
     ]
 
 
-def test_without_arguments_it_says_how_to_start_and_the_resolutions_without_torch() -> None:
+def test_without_arguments_it_prints_how_to_start_and_the_resolutions_without_torch() -> None:
     done = program(python=("-X", "importtime"))
     assert done.returncode == 0
     assert "--data_root IMAGES --resume_ckpt MODEL" in done.stdout
@@ -56,7 +56,7 @@ def test_wrong_settings_are_all_listed_and_end_with_2(flags: list[object]) -> No
     assert "libraries" not in done.stdout, "wrong settings are told before torch is read"
 
 
-def test_flags_values_and_paths_that_are_wrong_are_told_in_one_list(flags: list[object], tmp_path: Path) -> None:
+def test_wrong_flags_values_and_paths_are_reported_in_one_list(flags: list[object], tmp_path: Path) -> None:
     flags[1], flags[3] = tmp_path / "nowhere", tmp_path / "gone"
     done = program(*flags, "--batchsize", 3, "--cond_dropout", "much", "--max_epochs")
     assert done.returncode == 2
@@ -66,7 +66,7 @@ def test_flags_values_and_paths_that_are_wrong_are_told_in_one_list(flags: list[
     ]
 
 
-def test_every_path_that_is_not_there_is_told_before_anything_is_read(
+def test_every_missing_path_is_reported_before_anything_is_read(
     flags: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -101,7 +101,7 @@ def test_every_path_that_is_not_there_is_told_before_anything_is_read(
         (["--check", "--resume_ckpt", "gone", "--lr", "5"], 2, "1 setting is wrong"),
     ],
 )
-def test_what_stands_alone_keeps_its_code_and_the_rest_is_told_together(
+def test_a_single_missing_path_keeps_its_exit_code_and_several_are_reported_together(
     argv: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv) == code
@@ -153,7 +153,7 @@ def running(flags: list[object]) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
+def test_ctrl_c_stops_after_the_step_saves_and_sets_the_exit_code(
     running: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
     assert running.stdout
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
             break
     rest = running.stdout.read()
     assert running.wait(60) == 130
-    assert "Stopping: the run is saved after this step." in rest
+    assert "Stopping: the run will be saved after this step." in rest
     assert "Stopped after" in rest
     (checkpoint,) = (tmp_path / "logs").glob("*/ckpts/interrupted-tiny-ep*")
     assert (checkpoint / "training_state" / "state.json").is_file()
@@ -171,7 +171,7 @@ def test_ctrl_c_stops_after_the_step_saves_and_tells_in_the_exit_code(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_each_stop_signal_asks_for_a_stop_with_its_number(number: signal.Signals) -> None:
+def test_each_stop_signal_requests_a_stop_with_its_number(number: signal.Signals) -> None:
     asked: list[int] = []
     before = signal.signal(number, signal.SIG_DFL)
     try:
@@ -183,7 +183,7 @@ def test_each_stop_signal_asks_for_a_stop_with_its_number(number: signal.Signals
     assert asked == [number]
 
 
-def test_a_signal_that_nohup_has_had_ignored_stays_ignored() -> None:
+def test_a_signal_ignored_by_nohup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stopping_on_signals(pytest.fail):
@@ -204,7 +204,7 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes there")
-def test_where_no_temporary_file_can_be_written_that_is_told_before_the_libraries_fail(flags: list[object]) -> None:
+def test_an_unwritable_temporary_folder_is_reported_before_the_libraries_fail(flags: list[object]) -> None:
     """As on a full disk, which just those meet who go on once it was full."""
     commands = [["train.py", *map(str, flags)], ["train.py", "--test_resume", *map(str, flags)], ["webui.py"],
                 ["-m", "ed2", "convert", "a", "b"]]  # fmt: skip

@@ -42,7 +42,7 @@ def told(run_dir: Path, stream: io.StringIO | io.TextIOWrapper, clock: Clock | N
 # the terminal
 
 
-def test_lines_alone_where_nobody_watches(run_dir: Path) -> None:
+def test_without_a_terminal_there_are_only_lines(run_dir: Path) -> None:
     stream = io.StringIO()
     told(run_dir, stream)
     text = stream.getvalue()
@@ -56,7 +56,7 @@ def test_lines_alone_where_nobody_watches(run_dir: Path) -> None:
     assert progress[0].startswith("Step 5/20, loss 0.1234, lr 1e-06, 4.5 images/s, about ")
 
 
-def test_a_warning_brings_no_control_characters(run_dir: Path) -> None:
+def test_a_warning_contains_no_control_characters(run_dir: Path) -> None:
     stream = io.StringIO()
     told(run_dir, stream)
     assert "Note: An image is broken." in stream.getvalue()
@@ -105,7 +105,7 @@ def test_a_failed_run_says_why(run_dir: Path) -> None:
     assert "Checkpoint" not in stream.getvalue()
 
 
-def test_a_stopped_run_says_how_to_go_on(run_dir: Path) -> None:
+def test_a_stopped_run_says_how_to_resume(run_dir: Path) -> None:
     stream = io.StringIO()
     reporter = ConsoleReporter(stream, Clock(0.01))
     reporter(started(run_dir))
@@ -125,7 +125,7 @@ def test_a_terminal_has_a_bar(run_dir: Path) -> None:
     assert "loss 0.1234, lr 1e-06, 4.5 images/s" in text
 
 
-def test_the_bar_of_a_continued_run_begins_where_it_was(run_dir: Path) -> None:
+def test_the_bar_of_a_resumed_run_starts_where_it_was(run_dir: Path) -> None:
     stream = Terminal()
     reporter = ConsoleReporter(stream)
     reporter(started(run_dir, step=10))
@@ -134,7 +134,7 @@ def test_the_bar_of_a_continued_run_begins_where_it_was(run_dir: Path) -> None:
     assert "Epoch 2/2  50%" in stream.getvalue()
 
 
-def test_letters_that_the_terminal_does_not_know_do_no_harm(run_dir: Path) -> None:
+def test_characters_unknown_to_the_terminal_do_no_harm(run_dir: Path) -> None:
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding="cp1252", newline="\n")
     reporter = ConsoleReporter(stream)
@@ -155,5 +155,5 @@ def test_letters_that_the_terminal_does_not_know_do_no_harm(run_dir: Path) -> No
         (file_size(2_132_000_000), "2.1 GB"),
     ],
 )
-def test_numbers_for_people(text: str, expected: str) -> None:
+def test_numbers_are_readable(text: str, expected: str) -> None:
     assert text == expected

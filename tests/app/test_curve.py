@@ -30,7 +30,7 @@ def test_a_hundred_thousand_points_stay_within_about_a_thousand_and_lose_no_extr
     assert math.isclose(sum(p.mean for p in points) / len(points), 0.5, rel_tol=0.01)
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_values_that_are_not_finite_are_left_out() -> None:
     curve = Curve()
     for value in (1.0, float("nan"), float("inf"), 2.0):
         curve.add(1, value)

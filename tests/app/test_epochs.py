@@ -36,7 +36,7 @@ class Shown:
         self.ended += isinstance(event, EpochEnded)
 
 
-def test_page_terminal_and_folder_tell_the_epoch_that_a_step_belongs_to(values: Values, tmp_path: Path) -> None:
+def test_page_terminal_and_folder_show_the_epoch_of_a_step(values: Values, tmp_path: Path) -> None:
     folder = make_images(tmp_path / "images", [(64, 64)] * 7)
     (folder / "multiply.txt").write_text("0.4")
     shown, terminal = Shown(), Terminal()

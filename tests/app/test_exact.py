@@ -17,7 +17,7 @@ def state() -> tuple[bool, ...]:
     )
 
 
-def test_on_a_card_it_holds_while_it_lasts_and_elsewhere_changes_nothing() -> None:
+def test_determinism_on_a_gpu_lasts_for_its_block_and_changes_nothing_else() -> None:
     before = state()
     for device, is_wanted in (("cuda", False), ("cpu", True)):
         with deterministic(torch.device(device), is_wanted=is_wanted):
@@ -30,7 +30,7 @@ def test_on_a_card_it_holds_while_it_lasts_and_elsewhere_changes_nothing() -> No
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("extra", [{}, {"amp": False}, {"optimizer": "adamw", "gradient_checkpointing": True}])
-def test_on_a_card_a_run_repeats_itself_and_goes_on_to_the_same_bytes(values: Values, extra: Values) -> None:
+def test_a_deterministic_run_on_a_gpu_repeats_and_resumes_to_the_same_bytes(values: Values, extra: Values) -> None:
     values = {**values, **extra, "deterministic": True, "device": "cuda:0"}
     once, again, stopped = train(values), train(values), train(values, stop_at=3)
     resumed = train({"resume_ckpt": str(stopped.checkpoint), "logdir": str(values["logdir"])})

@@ -23,9 +23,7 @@ def values(values: Values) -> Values:
     return {**values, "batch_size": 4, "no_save_ckpt": True, "disable_textenc_training": True}
 
 
-def test_a_base_that_names_a_safety_checker_gives_checkpoints_that_load(
-    values: Values, sd1: Path, tmp_path: Path
-) -> None:
+def test_checkpoints_of_a_base_with_a_safety_checker_load(values: Values, sd1: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     base = shutil.copytree(sd1, tmp_path / "base")
@@ -48,14 +46,14 @@ def test_a_model_with_a_tensor_missing_is_refused_by_name(sd1: Path, tmp_path: P
         open_folder(base).read(part)
 
 
-def test_a_model_that_fails_in_mid_run_is_told_with_the_setting_that_names_it(values: Values, tmp_path: Path) -> None:
+def test_a_model_that_fails_during_the_run_is_reported_with_its_setting(values: Values, tmp_path: Path) -> None:
     for path, setting in (("unet", "--resume_ckpt"), ("ema_resume_model", "--ema_resume_model")):
         error = ModelError("This model cannot be used:", [Problem(path, "it is half there.", "Get it again.")])
         fault = fault_of(error, with_defaults(values), torch.device("cpu"), tmp_path)
         assert fault.reason.endswith(f"It was set by {setting}."), fault
 
 
-def test_a_missing_model_is_told_before_the_images_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_before_the_images_and_leaves_no_folder(values: Values, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     phases: list[str] = []
@@ -65,7 +63,7 @@ def test_a_missing_model_is_told_before_the_images_and_leaves_no_folder(values: 
     assert not list((tmp_path / "logs").glob("*"))
 
 
-def test_a_checkpoint_that_was_moved_goes_on_in_a_new_folder(values: Values, tmp_path: Path) -> None:
+def test_a_moved_checkpoint_resumes_in_a_new_folder(values: Values, tmp_path: Path) -> None:
     first = train(values, stop_at=1)
     moved = tmp_path / "elsewhere" / "models" / "mine"
     shutil.copytree(first.checkpoint, moved)
@@ -75,7 +73,7 @@ def test_a_checkpoint_that_was_moved_goes_on_in_a_new_folder(values: Values, tmp
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["models"]
 
 
-def test_findlast_passes_over_a_checkpoint_whose_weights_are_cut_short(values: Values) -> None:
+def test_findlast_skips_a_checkpoint_with_truncated_weights(values: Values) -> None:
     first = train({**values, "save_every_n_epochs": 1})
     newest = first.checkpoint
     file = newest / "unet" / "diffusion_pytorch_model.safetensors"
@@ -88,13 +86,13 @@ def test_findlast_passes_over_a_checkpoint_whose_weights_are_cut_short(values: V
     assert not list(newest.parent.glob(".tmp*"))
 
 
-def test_a_drawn_seed_is_kept_when_the_same_command_goes_on(values: Values) -> None:
+def test_a_drawn_seed_is_kept_when_the_same_command_resumes(values: Values) -> None:
     first = train({**values, "seed": -1}, stop_at=1)
     resumed = train({**values, "seed": -1, "resume_ckpt": "findlast"})
     assert resumed.run_dir == first.run_dir
 
 
-def test_a_stop_before_the_first_new_step_writes_nothing_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_before_the_first_new_step_writes_nothing_twice(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(values, stop_at=1)
     from ed2.app import execute
 
@@ -110,13 +108,13 @@ def test_a_stop_before_the_first_new_step_writes_nothing_again(values: Values, m
     assert not again.of(CheckpointSaved)
 
 
-def test_the_settings_of_a_continued_run_still_name_the_model_that_it_began_with(values: Values, sd1: Path) -> None:
+def test_the_settings_of_a_resumed_run_still_name_its_base_model(values: Values, sd1: Path) -> None:
     first = train(values, stop_at=1)
     train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
     assert json.loads((first.run_dir / "settings.json").read_text())["resume_ckpt"] == str(sd1)
 
 
-def test_a_finished_run_with_the_same_images_has_nothing_left_and_with_others_begins_anew(
+def test_a_finished_run_has_nothing_left_with_the_same_images_and_starts_over_with_others(
     values: Values, tmp_path: Path
 ) -> None:
     from tests.tiny import make_images
@@ -131,7 +129,9 @@ def test_a_finished_run_with_the_same_images_has_nothing_left_and_with_others_be
     assert (fresh.of(RunStarted)[0].step, fresh.ended.phase) == (0, "done")
 
 
-def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_that_cannot_be_saved_or_drawn_is_still_reported(
+    values: Values, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ed2.app import execute
 
     def fail(*anything: object) -> None:
@@ -152,7 +152,7 @@ def test_an_end_that_cannot_be_saved_or_drawn_is_still_told(values: Values, monk
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_stop_that_cannot_be_saved_ends_as_failed_and_names_the_checkpoint_before(values: Values) -> None:
+def test_a_stop_that_cannot_be_saved_fails_and_names_the_previous_checkpoint(values: Values) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -181,7 +181,7 @@ def test_a_run_opens_no_network_connection(values: Values, monkeypatch: pytest.M
     assert train({**values, "max_epochs": 1}).ended.phase == "done"
 
 
-def test_an_end_that_fails_itself_is_told_with_what_is_on_the_disk(
+def test_an_end_that_fails_itself_is_reported_with_what_is_on_the_disk(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*arguments: object, **options: object) -> None:

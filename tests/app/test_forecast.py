@@ -11,7 +11,7 @@ from ed2.settings.schema import Settings
 from ed2.vram.card import Card
 
 
-def test_the_size_of_a_checkpoint_follows_the_card_that_is_planned_for() -> None:
+def test_the_size_of_a_checkpoint_depends_on_the_planned_gpu() -> None:
     settings = with_defaults({"resume_ckpt": "", "device": "cpu"})
     here, on_card = (
         next(line for line in forecast(settings, None, vram_gb) if line.startswith("A checkpoint takes"))
@@ -20,7 +20,7 @@ def test_the_size_of_a_checkpoint_follows_the_card_that_is_planned_for() -> None
     assert here != on_card  # AdamW against its 8-bit form
 
 
-def test_a_folder_that_is_here_and_no_model_is_not_said_to_be_missing(tmp_path: Path) -> None:
+def test_an_existing_folder_that_is_not_a_model_is_not_called_missing(tmp_path: Path) -> None:
     told = [" ".join(forecast(with_defaults({"resume_ckpt": str(base)}), None)) for base in (tmp_path, "nobody/none")]
     assert f"{tmp_path} holds no model that can be trained here, so an SD 1.x model is planned" in told[0]
     assert "nobody/none is not on this disk" in told[1] and "not on this disk" not in told[0]
@@ -37,7 +37,7 @@ def run_on(device: str, logdir: Path, speed: float, settings: Settings) -> None:
     told.close()
 
 
-def test_the_speed_of_a_run_on_another_card_tells_nothing(tmp_path: Path) -> None:
+def test_the_speed_of_a_run_on_another_gpu_is_not_used(tmp_path: Path) -> None:
     settings = with_defaults({"resume_ckpt": "", "logdir": str(tmp_path)})
     old, new = Card(name="An old card"), Card(name="A new card")
     run_on("An old card in float16", tmp_path, 2.0, settings)

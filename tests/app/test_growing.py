@@ -44,7 +44,7 @@ def logged(bus: EventBus, steps: range) -> None:
 
 @needs_limit
 @pytest.mark.parametrize("room", [0, 700])  # at 700 lines and records are torn in their middle
-def test_a_disk_that_is_full_for_a_while_costs_no_point_and_is_told_once(
+def test_a_temporarily_full_disk_loses_no_point_and_is_reported_once(
     run_dir: Path, capfd: pytest.CaptureFixture[str], room: int
 ) -> None:
     told: list[Event] = []
@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_point_and_is_told_once(
     assert "Traceback" not in log + "".join(capfd.readouterr())
 
 
-def test_a_folder_that_is_deleted_in_mid_run_is_written_anew(run_dir: Path) -> None:
+def test_a_folder_deleted_during_the_run_is_written_again(run_dir: Path) -> None:
     bus = EventBus()
     with recording(bus, run_dir, None):
         bus.emit(started(run_dir))
@@ -95,7 +95,7 @@ def test_a_folder_that_is_deleted_in_mid_run_is_written_anew(run_dir: Path) -> N
 
 
 @needs_limit
-def test_what_is_kept_has_a_bound_and_what_is_lost_is_told_at_the_end(
+def test_kept_entries_are_bounded_and_lost_ones_are_reported_at_the_end(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(growing, "KEPT_BYTES", 1_000)
@@ -107,7 +107,7 @@ def test_what_is_kept_has_a_bound_and_what_is_lost_is_told_at_the_end(
     assert any("the disk is full" in text for text in texts)
 
 
-def test_a_line_that_a_killed_program_left_unfinished_is_ended_first(tmp_path: Path) -> None:
+def test_an_unfinished_line_of_a_killed_program_is_ended_first(tmp_path: Path) -> None:
     path = tmp_path / "run.log"
     path.write_bytes(b"one\ntw")
     file = GrowingFile(path, "The log")
@@ -117,7 +117,7 @@ def test_a_line_that_a_killed_program_left_unfinished_is_ended_first(tmp_path: P
 
 
 @needs_limit
-def test_a_half_piece_that_cannot_be_taken_back_at_once_is_taken_back_later(
+def test_a_torn_piece_that_cannot_be_removed_at_once_is_removed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def torn(file: object, content: bytes) -> None:

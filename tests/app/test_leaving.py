@@ -7,7 +7,7 @@ from pathlib import Path
 from ed2.settings.files import PROGRAM_DIR
 
 
-def test_tensorboard_ends_when_the_pipe_of_its_starter_does(tmp_path: Path) -> None:
+def test_tensorboard_exits_with_its_parents_pipe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ed2.app.page.tensorboard", "--logdir", str(tmp_path), "--port", "0"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     program = subprocess.Popen(command, cwd=PROGRAM_DIR, stdin=subprocess.PIPE, **quiet)

@@ -24,7 +24,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> st
     return captured.err if code else captured.out
 
 
-def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+def test_check_reports_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str], images: Path) -> None:
     flags = ("--check", "--data_root", images, "--vram_gb", 12, "--batch_size", 8)
     memory = json.loads(told(capsys, *flags, "--json"))["memory"]
     assert memory.keys() == MEMORY_KEYS
@@ -39,7 +39,7 @@ def test_check_has_the_memory_of_the_contract(capsys: pytest.CaptureFixture[str]
 
 
 @no_card_here
-def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+def test_without_a_gpu_there_is_no_verdict(capsys: pytest.CaptureFixture[str], images: Path) -> None:
     memory = json.loads(told(capsys, "--check", "--json", "--data_root", images))["memory"]
     assert (memory["verdict"], memory["card_gb"]) == (None, None)
     assert memory["parts"]["autocast_copies"] == 0
@@ -47,7 +47,7 @@ def test_without_a_card_there_is_no_verdict(capsys: pytest.CaptureFixture[str], 
 
 
 @no_card_here
-def test_suggesting_without_a_card_asks_for_which(capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggesting_without_a_gpu_asks_for_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Give a GPU's memory in GB: --vram_gb 12" in told(capsys, "--suggest", code=2)
 
 
@@ -56,7 +56,7 @@ def test_an_invalid_gpu_size_is_refused(capsys: pytest.CaptureFixture[str], size
     assert f"{size} is not a valid size" in told(capsys, "--suggest", f"--vram_gb={size}", code=2)
 
 
-def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggest_lists_changes_with_savings_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--suggest", "--vram_gb", 12, "--batch_size", 4)
     answer = json.loads(told(capsys, *flags, "--json"))
     assert answer["fits"] is True
@@ -70,18 +70,18 @@ def test_suggest_tells_changes_what_they_save_and_what_they_cost(capsys: pytest.
     assert f"gradient_checkpointing off -> on: saves {change['saves_gb']:.1f} GB; a quarter slower" in text
 
 
-def test_suggest_says_that_nothing_fits_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
+def test_suggest_says_if_nothing_fits_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(told(capsys, "--suggest", "--vram_gb", 8, "--json"))
     assert (answer["fits"], answer["changes"]) == (False, [])
     assert "A card with 11 GB would be enough" in told(capsys, "--suggest", "--vram_gb", 8)
 
 
-def test_the_images_bound_the_batch_that_is_proposed(capsys: pytest.CaptureFixture[str], images: Path) -> None:
+def test_the_number_of_images_limits_the_suggested_batch(capsys: pytest.CaptureFixture[str], images: Path) -> None:
     assert "batch_size 8" in told(capsys, "--suggest", "--vram_gb", 24)
     assert "batch_size" not in told(capsys, "--suggest", "--vram_gb", 24, "--data_root", images)
 
 
-def test_a_model_that_is_not_here_is_planned_as_the_family_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_planned_as_the_named_family(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--suggest", "--vram_gb", 24, "--json", "--resume_ckpt", "nobody/nothing")
     first, second, large = (
         json.loads(told(capsys, *flags, *more))
@@ -92,7 +92,7 @@ def test_a_model_that_is_not_here_is_planned_as_the_family_that_is_named(capsys:
     assert first["before"]["expected_gb"] < second["before"]["expected_gb"] < large["before"]["expected_gb"]
 
 
-def test_a_large_model_is_told_by_its_file_and_planned_though_it_cannot_be_trained(tmp_path: Path) -> None:
+def test_a_large_model_is_recognised_by_its_file_and_planned_though_not_trainable(tmp_path: Path) -> None:
     tensors = {
         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
         "first_stage_model.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3),
@@ -106,7 +106,7 @@ def test_a_large_model_is_told_by_its_file_and_planned_though_it_cannot_be_train
     assert "cannot be trained here yet" in str(sizes.problems[0])
 
 
-def test_a_card_is_found_without_beginning_to_use_it() -> None:
+def test_a_gpu_is_found_without_being_initialised() -> None:
     assert card_for("cpu") == NO_CARD
     assert card_for("cuda:99") == NO_CARD
     assert Card.of_size(12).free_gb == pytest.approx(11.7)
@@ -121,7 +121,7 @@ def test_a_card_is_found_without_beginning_to_use_it() -> None:
         ({"batch_size": 1, "disable_textenc_training": True, "resolution": 256}, True, []),
     ],
 )
-def test_after_out_of_memory_the_advice_names_what_saves_memory(
+def test_after_running_out_of_memory_the_advice_names_what_saves_memory(
     settings: dict[str, object], on_gpu: bool, flags: list[str]
 ) -> None:
     fix = out_of_memory_fix(settings_from(settings), on_gpu=on_gpu)

@@ -65,7 +65,7 @@ def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
     assert (unet.schedule(100).warmup_steps, text.schedule(100).warmup_steps) == (2, 7)
 
 
-def test_a_schedule_ends_where_training_ends_unless_it_is_told_otherwise() -> None:
+def test_a_schedule_ends_where_training_ends_unless_set_otherwise() -> None:
     (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_warmup_steps": 0}), CPU).values()
     assert plan.schedule(40).decay_steps == 40
     (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_decay_steps": 90}), CPU).values()
@@ -74,11 +74,11 @@ def test_a_schedule_ends_where_training_ends_unless_it_is_told_otherwise() -> No
     assert plan.schedule(1000).warmup_steps == 0
 
 
-def test_a_card_takes_the_eight_bit_optimizer_by_itself() -> None:
+def test_the_default_optimizer_on_a_gpu_is_eight_bit() -> None:
     assert network_plans(settings_from({}), CARD)["unet"].optimizer == "adamw8bit"
 
 
-def test_a_rate_that_prodigy_would_be_held_back_by_is_told() -> None:
+def test_a_rate_that_holds_prodigy_back_is_reported() -> None:
     notes = optimizer_notes(network_plans(settings_from({"optimizer": "prodigy", "lr": 1e-6}), CPU))
     assert any("Prodigy finds the rate of the unet itself" in note for note in notes)
 
@@ -92,7 +92,7 @@ def test_betas_are_two_numbers_on_the_command_line() -> None:
         settings_from({"betas": [0.9, 1.0]})
 
 
-def test_timesteps_that_leave_nothing_are_an_error() -> None:
+def test_an_empty_range_of_timesteps_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"timestep_start.*below timestep_end"):
         settings_from({"timestep_start": 500, "timestep_end": 500})
 
@@ -113,16 +113,16 @@ def test_timesteps_that_leave_nothing_are_an_error() -> None:
         ({"no_save_ckpt": True, "save_full_precision": True}, "save_full_precision"),
     ],
 )
-def test_a_setting_without_effect_is_told(values: dict[str, object], name: str) -> None:
+def test_a_setting_without_effect_is_reported(values: dict[str, object], name: str) -> None:
     assert any(note.startswith(f"{name} has no effect: ") for note in without_effect(settings_from(values)))
 
 
-def test_settings_that_work_together_are_passed_over() -> None:
+def test_settings_that_work_together_are_not_reported() -> None:
     values: dict[str, object] = {"lr_scheduler": "cosine", "lr_decay_steps": 9, "ema_decay_rate": 0.9}
     assert without_effect(settings_from(values)) == []
 
 
-def test_a_part_that_is_not_installed_is_named_before_the_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(preflight.MODULES, "prodigy", "no_such_module")
     require_parts(settings_from({"optimizer": "schedulefree"}))
     with pytest.raises(SettingsError, match=r"text_encoder_optimizer: prodigy needs .*\./launch\.sh add prodigy"):

@@ -46,7 +46,7 @@ def few_denoising_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", TOGETHER.values(), ids=TOGETHER.keys())
-def test_each_way_to_train_goes_on_to_the_same_bytes(values: Values, options: Values) -> None:
+def test_each_way_to_train_resumes_to_the_same_bytes(values: Values, options: Values) -> None:
     values = {**values, **options}
     straight = train(values)
     assert straight.ended.phase == "done", straight.ended.reason
@@ -58,10 +58,10 @@ def test_each_way_to_train_goes_on_to_the_same_bytes(values: Values, options: Va
     assert all(bool(torch.isfinite(tensor.float()).all()) for tensor in weights(resumed.checkpoint).values())
 
 
-def test_what_trains_which_network_is_said_at_the_start(values: Values) -> None:
+def test_the_optimizer_of_each_network_is_reported_at_the_start(values: Values) -> None:
     trained = train({**values, "text_encoder_optimizer": "lion", "text_encoder_lr": 1e-5, "lr_scheduler": "cosine"})
-    assert "Optimizer of the unet: adamw, learning rate 0.001, cosine." in said(trained)
-    assert "Optimizer of the text encoder: lion, learning rate 1e-05, cosine." in said(trained)
+    assert "Optimizer for the unet: adamw, learning rate 0.001, cosine." in said(trained)
+    assert "Optimizer for the text encoder: lion, learning rate 1e-05, cosine." in said(trained)
 
 
 def test_frozen_layers_keep_their_bytes_and_get_no_optimizer_state(values: Values, sd1: Path) -> None:
@@ -78,7 +78,7 @@ def test_frozen_layers_keep_their_bytes_and_get_no_optimizer_state(values: Value
 
 
 @pytest.mark.usefixtures("few_denoising_steps")
-def test_the_average_is_saved_beside_the_weights_and_sampled_by_default(values: Values, tmp_path: Path) -> None:
+def test_the_ema_is_saved_next_to_the_weights_and_sampled_by_default(values: Values, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n")
     values = {**values, "ema_decay_rate": 0.9, "ema_update_interval": 1, "sample_prompts": str(prompts)}
@@ -119,7 +119,7 @@ def test_zero_terminal_snr_is_in_the_saved_scheduler_and_samples_stay_finite(
     assert "samples get worse" in said(train({**values, "enable_zero_terminal_snr": True}))
 
 
-def test_xformers_that_does_not_work_gives_way_and_says_so(values: Values) -> None:
+def test_broken_xformers_is_replaced_and_reported(values: Values) -> None:
     trained = train({**values, "attn_type": "xformers"})
     assert trained.ended.phase == "done"
     assert "xformers cannot be used (it needs a GPU). Using PyTorch's own attention instead." in said(trained)
@@ -134,6 +134,6 @@ def test_xformers_is_either_used_or_its_failure_is_named() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("options", [{"torch_compile": True}, {"channels_last": True, "attn_type": "slice"}])
-def test_ways_to_compute_train_on_a_card(values: Values, options: Values) -> None:
+def test_every_way_to_compute_trains_on_a_gpu(values: Values, options: Values) -> None:
     trained = train({**values, **options, "device": "cuda"})
     assert trained.ended.phase == "done"

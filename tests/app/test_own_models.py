@@ -78,7 +78,7 @@ def test_a_check_says_what_a_start_would_convert_and_writes_nothing(
     assert not (ckpt.parent / "user").exists()
 
 
-def test_other_files_in_that_format_are_told_before_a_start(ckpt: Path, tmp_path: Path) -> None:
+def test_other_files_in_that_format_are_reported_before_a_start(ckpt: Path, tmp_path: Path) -> None:
     torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": torch.zeros(1, 768)}}, tmp_path / "style.pt")
     torch.save({"lora_unet_down.lora_down.weight": torch.zeros(2)}, tmp_path / "lora.pt")
     torch.save({"epoch": 5, "optimizer": {}}, tmp_path / "other.pt")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.base_model import named
+from ed2.app.checks.base_model import as_setting_problems
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.images.captions import CaptionEdits
 from ed2.app.page.folders import Roots
@@ -21,7 +21,7 @@ def user(tmp_path: Path) -> UserFiles:
     return UserFiles(tmp_path / "user")
 
 
-def test_a_draft_comes_back_and_a_damaged_one_is_forgotten(user: UserFiles) -> None:
+def test_a_draft_is_restored_and_a_damaged_one_is_ignored(user: UserFiles) -> None:
     assert user.draft() == {}
     user.keep_draft({"lr": None, "project_name": "ünï"})
     assert user.draft() == {"lr": None, "project_name": "ünï"}
@@ -38,7 +38,7 @@ def test_a_draft_written_by_several_threads_at_once_is_whole(user: UserFiles) ->
     assert [path.name for path in user.folder.iterdir()] == ["draft.json"]
 
 
-def test_own_presets_stand_after_those_that_come_along(user: UserFiles) -> None:
+def test_own_presets_are_listed_after_the_shipped_ones(user: UserFiles) -> None:
     title = user.keep_preset("my cat", {"max_epochs": 5})
     presets = user.presets()
     assert list(presets)[-1] == title == "My preset: my cat"
@@ -53,7 +53,7 @@ def test_a_preset_cannot_leave_its_folder(user: UserFiles, name: str) -> None:
     assert not user.folder.exists()
 
 
-def test_any_folder_is_allowed_to_the_owner_and_only_the_named_ones_to_others(tmp_path: Path) -> None:
+def test_the_owner_may_open_any_folder_and_others_only_the_named_ones(tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside / "deep", outside):
         folder.mkdir(parents=True)
@@ -89,14 +89,14 @@ def test_no_setting_leads_out_of_the_allowed_folders(tmp_path: Path, name: str) 
     roots.require(absolute_paths({name: [inside] if fields()[name].many else inside}, PROGRAM_DIR))
 
 
-def test_the_settings_that_hold_paths_are_known_as_such() -> None:
+def test_settings_that_hold_paths_are_marked_as_such() -> None:
     wanted = {"data_root", "resume_ckpt", "ema_resume_model", "sample_prompts", "manual_data_root", "save_ckpt_dir"}
     assert wanted | {"extra_manual_datasets", "logdir"} <= set(PATH_SETTINGS)
     named = [n for n in fields() if n.endswith(("_dir", "_root", "dir", "_ckpt_dir", "_file", "_path"))]
     assert set(named) <= set(PATH_SETTINGS)
 
 
-def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> None:
+def test_undo_restores_captions_one_by_one_byte_for_byte(tmp_path: Path) -> None:
     edits = CaptionEdits(tmp_path / "kept")
     image = tmp_path / "cat.png"
     image.touch()
@@ -111,7 +111,7 @@ def test_captions_are_put_back_one_by_one_in_their_old_bytes(tmp_path: Path) -> 
     assert not edits.undo(image)
 
 
-def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
+def test_undoing_a_first_caption_removes_its_file(tmp_path: Path) -> None:
     edits = CaptionEdits(tmp_path / "kept")
     (tmp_path / "cat.png").touch()
     edits.save(tmp_path / "cat.png", "a cat")
@@ -119,7 +119,7 @@ def test_undo_of_a_first_caption_takes_the_file_away(tmp_path: Path) -> None:
     assert not (tmp_path / "cat.txt").exists()
 
 
-def test_a_caption_goes_into_the_side_car_that_is_there(tmp_path: Path) -> None:
+def test_a_caption_is_written_into_the_existing_sidecar(tmp_path: Path) -> None:
     (tmp_path / "cat.caption").write_text("old")
     (tmp_path / "cat.png").touch()
     assert CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "new") == tmp_path / "cat.caption"
@@ -137,7 +137,7 @@ def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
         CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "x" * 10_001)
 
 
-def test_a_continued_run_needs_no_images_named_and_a_new_one_does(tmp_path: Path) -> None:
+def test_a_resumed_run_needs_no_dataset_setting_and_a_new_one_does(tmp_path: Path) -> None:
     (tmp_path / "run" / "ckpts").mkdir(parents=True)
     (tmp_path / "run" / "settings.json").write_text("{}")
     known = {"resume_ckpt": str(tmp_path / "run"), "logdir": str(tmp_path), "no_save_ckpt": True}
@@ -146,7 +146,7 @@ def test_a_continued_run_needs_no_images_named_and_a_new_one_does(tmp_path: Path
     assert json.dumps([str(p) for p in start_problems({**known, "resume_ckpt": ""})]).count("no base model") == 1
 
 
-def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_path: Path) -> None:
+def test_an_invalid_base_model_is_reported_with_everything_else_by_field_and_path(tmp_path: Path) -> None:
     image, pickled = tmp_path / "cat.png", tmp_path / "sd.ckpt"
     for file in (image, pickled):
         file.write_bytes(b"x")
@@ -155,7 +155,7 @@ def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_p
         str(image): ".png cannot be used as a base model. Choose the .safetensors",
         str(pickled): "can run code, so it cannot be used directly. Convert it",
         "nobody/nothing": "is not on this disk, and nothing is downloaded.",
-        "/nowhere/at/all": "Check the path for typing errors.",
+        "/nowhere/at/all": "Check the path for typos.",
     }
     others = {"logdir": str(tmp_path), "no_save_ckpt": True, "data_root": ["/not here"]}
     for base, text in wanted.items():
@@ -166,8 +166,8 @@ def test_a_base_model_that_is_none_is_told_with_all_else_by_field_and_path(tmp_p
     assert [problem.path for problem in start_problems(sound)] == ["data_root"]
 
 
-def test_what_the_trainer_finds_wrong_with_a_base_model_names_its_setting() -> None:
+def test_problems_that_the_trainer_finds_in_a_base_model_name_its_setting() -> None:
     faults = [Problem("unet", "it is torn."), Problem(None, "it is odd."), Problem("prediction_type", "it is unsaid.")]
-    told = [str(problem) for problem in named("/models/cat", faults)]
+    told = [str(problem) for problem in as_setting_problems("/models/cat", faults)]
     assert told[:2] == ["resume_ckpt: /models/cat: unet: it is torn.", "resume_ckpt: /models/cat: it is odd."]
     assert told[2] == "prediction_type: it is unsaid."

@@ -10,7 +10,7 @@ def test_a_stopping_run_only_ends() -> None:
     assert [next_state("stopping", phase) for phase in ("done", "stopped", "failed")] == ["done", "stopped", "failed"]
 
 
-def test_a_run_that_has_ended_does_not_stop_any_more() -> None:
+def test_an_ended_run_can_no_longer_be_stopped() -> None:
     assert all(next_state(state, "stopping") is None for state in AT_REST)
     assert next_state("done", "preparing") == "preparing"
 

@@ -9,7 +9,7 @@ from ed2.app.page.folders import Contents, contents, is_folder, models
 from tests.hostile.test_changing_images import without_rights
 
 
-def test_what_may_not_be_seen_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_folders_hide_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lost+found" / "in").mkdir(parents=True)
     (tmp_path / "cat.safetensors").touch()
     os.mkdir(os.fsencode(tmp_path) + b"/na\xffme")  # noqa: PTH102 -- bytes

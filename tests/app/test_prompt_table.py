@@ -32,7 +32,7 @@ def test_a_text_file_becomes_rows(tmp_path: Path) -> None:
     assert [row[0] for row in table_of(path).rows] == ["a cat", "a dog"]
 
 
-def test_every_cell_that_cannot_be_used_is_told_with_its_row() -> None:
+def test_every_invalid_cell_is_reported_with_its_row() -> None:
     rows = [("a", "", "x", "512", "", "loud"), ("b", "", "-2", "8", "8", "")]
     with pytest.raises(SettingsError) as caught:
         file_of(PromptTable(rows, num_steps=0))
@@ -40,7 +40,7 @@ def test_every_cell_that_cannot_be_used_is_told_with_its_row() -> None:
     assert places == [None] + ["row 1"] * 3 + ["row 2"] * 3
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     for content in ("{", "[1]", "{}"):
         path.write_text(content)

@@ -57,7 +57,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:
     monkeypatch.setattr(Objective, "__call__", poisoned)
 
 
-def test_three_steps_that_are_not_finite_take_the_run_back_to_its_last_checkpoint(
+def test_three_non_finite_steps_roll_the_run_back_to_its_last_checkpoint(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {**values, "save_every_n_epochs": 1, "max_epochs": 4}
@@ -130,7 +130,7 @@ LAUNCH_FAILURE = RuntimeError("CUDA error: unspecified launch failure")
     ],
     ids=["before the first checkpoint", "after a checkpoint", "both"],
 )
-def test_a_failed_update_takes_the_run_back_and_it_ends_with_the_same_bytes(
+def test_a_failed_update_rolls_the_run_back_and_it_ends_with_the_same_bytes(
     values: Values, monkeypatch: pytest.MonkeyPatch, optimizer: str, saving: Values, calls: set[int], place: str
 ) -> None:
     ema = {"ema_decay_rate": 0.9, "ema_update_interval": 1}
@@ -183,7 +183,7 @@ def test_state_that_does_not_fit_ends_the_run_before_its_first_step_with_setting
     assert "optimizer state" in trained.ended.reason and "adamw8bit" in trained.ended.reason
 
 
-def test_an_image_at_which_a_library_fails_is_named_and_the_run_goes_on(
+def test_an_image_that_crashes_a_library_is_named_and_the_run_continues(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = pixels.decode
@@ -222,7 +222,7 @@ def busy(values: Values, images: Path, tmp_path: Path) -> Values:
 
 
 @pytest.mark.parametrize("rows", [2, 0], ids=["little", "none"])
-def test_too_little_memory_for_validation_and_samples_changes_no_byte_of_the_training(
+def test_running_out_of_memory_in_validation_and_samples_changes_no_byte_of_training(
     values: Values, busy: Values, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     straight = train({**values, "max_epochs": 1})
@@ -237,7 +237,7 @@ def test_too_little_memory_for_validation_and_samples_changes_no_byte_of_the_tra
     assert "validation of step 0" in texts(trained) and "samples of step 0" in texts(trained)
 
 
-def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
+def test_running_out_of_memory_in_a_save_is_reported_and_the_next_save_works(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy, count = snapshot.flatten_state, iter(range(100))
@@ -256,7 +256,7 @@ def test_too_little_memory_for_a_save_is_told_and_the_next_one_is_made(
     assert not differing(straight.checkpoint, trained.checkpoint)
 
 
-def test_a_run_that_had_to_cut_its_batches_learns_the_same_and_goes_on_so_after_a_stop(
+def test_a_run_with_split_batches_learns_the_same_and_keeps_them_after_a_stop(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {**values, "optimizer": "lion", "lr": 1e-5}
@@ -274,7 +274,7 @@ def test_a_run_that_had_to_cut_its_batches_learns_the_same_and_goes_on_so_after_
     assert losses(straight)[-1] == pytest.approx(both[-1], rel=1e-3)
 
 
-def test_an_image_that_does_not_fit_alone_ends_the_run_with_three_settings_to_change(
+def test_a_single_image_that_does_not_fit_ends_the_run_with_three_settings_to_change(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     too_little_memory(monkeypatch, training=0, else_=100)

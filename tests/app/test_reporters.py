@@ -112,7 +112,7 @@ def test_foreign_paths_stay_whole_and_numbers_that_are_not_finite_are_null(run_d
     assert second["checkpoint"] is None
 
 
-def test_events_are_appended_by_a_continued_run(run_dir: Path) -> None:
+def test_events_are_appended_by_a_resumed_run(run_dir: Path) -> None:
     for step in (1, 2):
         reporter = JsonlReporter(run_dir)
         reporter(Warned(step, "x"))
@@ -120,7 +120,7 @@ def test_events_are_appended_by_a_continued_run(run_dir: Path) -> None:
     assert [line["step"] for line in lines_of(run_dir / "events.jsonl")] == [1, 2]
 
 
-def test_cut_back_takes_out_later_and_torn_lines(tmp_path: Path) -> None:
+def test_cut_back_removes_later_and_torn_lines(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     kept = [{"step": 0, "text": "ä"}, {"step": 12}, {"step": 10}]
     lines = [json.dumps(line, ensure_ascii=False) for line in [*kept[:1], {"step": 13}, *kept[1:], {"step": 400}]]
@@ -131,7 +131,7 @@ def test_cut_back_takes_out_later_and_torn_lines(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_cut_back_leaves_alone_what_needs_no_cut(tmp_path: Path) -> None:
+def test_cut_back_leaves_a_clean_file_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     cut_back(path, 3)
     assert not path.exists()
@@ -184,7 +184,7 @@ def test_a_failing_observer_is_logged_with_its_trace(run_dir: Path) -> None:
     assert "WARNING x" in text
 
 
-def test_an_observer_that_goes_on_failing_is_reported_once_until_it_works_again(
+def test_an_observer_that_keeps_failing_is_reported_once_until_it_works_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     is_full, now = True, 0.0

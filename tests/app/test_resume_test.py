@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not tried there
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(values: Values, tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_same_bytes_and_leaves_nothing_behind(values: Values, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     killed_before = tmp_path / "logs" / ".test-resume-999999999-abc"
     killed_before.mkdir()
@@ -48,13 +48,13 @@ def test_a_killed_run_is_shown_to_end_with_the_same_bytes_and_nothing_is_left(va
     assert sorted((tmp_path / "logs").iterdir()) == [going_on, elsewhere]
 
 
-def test_wrong_settings_are_told_before_anything_is_started(values: Values) -> None:
+def test_wrong_settings_are_reported_before_anything_is_started(values: Values) -> None:
     with pytest.raises(SettingsError, match="there is no folder"):
         run_resume_test({**values, "data_root": ["/not/there"]}, None, tell=print)
     assert main(["--test_resume", "1"]) == 2
 
 
-def test_no_test_begins_beside_a_run_and_a_run_ends_a_test(values: Values) -> None:
+def test_no_test_starts_during_a_run_and_a_run_ends_a_test(values: Values) -> None:
     is_training = True
     tester = ResumeTester(lambda: is_training)
     with pytest.raises(RefusedError, match="a run is in progress"):
@@ -70,7 +70,7 @@ def test_no_test_begins_beside_a_run_and_a_run_ends_a_test(values: Values) -> No
     assert not list(Path(str(values["logdir"])).iterdir())
 
 
-def test_a_test_that_fails_in_an_unknown_way_says_so_and_lets_go_of_its_button(
+def test_a_test_with_an_unexpected_error_says_so_and_frees_its_button(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -89,13 +89,13 @@ def resume_test(values: Values, folder: Path) -> ResumeTest:
     return ResumeTest(with_defaults(values), folder, 4, tell=lambda _: None, should_stop=lambda: False)
 
 
-def test_what_a_library_prints_is_no_news_of_a_part(values: Values, tmp_path: Path) -> None:
+def test_output_of_a_library_is_not_mistaken_for_progress(values: Values, tmp_path: Path) -> None:
     code = """print('1\\n[]\\n"failed"\\nnull\\n{"step": 3}\\nhello')"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert list(resume_test(values, tmp_path)._lines("1 of 3", process, 4)) == [{"step": 3}]
 
 
-def test_a_part_ends_with_the_test_that_was_killed_and_the_next_run_removes_what_is_left(
+def test_a_part_ends_with_its_killed_test_and_the_next_run_removes_the_leftovers(
     values: Values, tmp_path: Path
 ) -> None:
     """In `--test_resume`, killed while its part reads the libraries, which takes the longest."""

@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from ed2.app import run
-from ed2.app.checks.check import checked
+from ed2.app.checks.check import run_check
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.resume_test.comparison import differences
 from ed2.app.run_spec import RunSpec
@@ -28,7 +28,7 @@ from tests.torture.kills import PROMPTS
 Values = dict[str, object]
 
 
-def test_other_versions_threads_and_devices_are_told(values: Values) -> None:
+def test_other_versions_threads_and_devices_are_reported(values: Values) -> None:
     first = train(values, stop_at=3)
     state = first.checkpoint / "training_state" / "state.json"
     before = json.loads(state.read_text())
@@ -43,7 +43,7 @@ def test_other_versions_threads_and_devices_are_told(values: Values) -> None:
     assert not any("bit-identical" in note for note in resolved(again, before).notes)
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_told_by_findlast(values: Values) -> None:
+def test_findlast_reports_a_run_killed_before_its_first_checkpoint(values: Values) -> None:
     killed = train(values, stop_at=1)
     shutil.rmtree(killed.checkpoint)
     with pytest.raises(SettingsError, match=r"ended before its first checkpoint\. Start it again with --config"):
@@ -55,7 +55,7 @@ def test_a_run_killed_before_its_first_checkpoint_is_told_by_findlast(values: Va
 def test_a_check_of_a_checkpoint_plans_with_the_settings_of_its_run(values: Values) -> None:
     first = train(values, stop_at=3)
     for name in ("findlast", str(first.checkpoint), str(first.run_dir)):
-        known = checked({"resume_ckpt": name, "logdir": values["logdir"], "max_epochs": 5}, None, quiet=True)
+        known = run_check({"resume_ckpt": name, "logdir": values["logdir"], "max_epochs": 5}, None, quiet=True)
         assert len(known.dataset.examples) == 8
         assert (known.settings.data.resolution, known.settings.data.batch_size) == (64, 2)
         assert known.settings.run.max_epochs == 5
@@ -63,7 +63,7 @@ def test_a_check_of_a_checkpoint_plans_with_the_settings_of_its_run(values: Valu
         assert f"those of the run {first.run_dir.name}" in " ".join(known.notes)
 
 
-def test_a_single_file_that_a_killed_program_did_not_write_is_written_when_the_run_goes_on(values: Values) -> None:
+def test_a_single_file_missing_after_a_kill_is_written_when_the_run_resumes(values: Values) -> None:
     first = train(values)
     assert first.ended.single_file
     content = first.ended.single_file.read_bytes()
@@ -78,7 +78,7 @@ def test_a_single_file_that_a_killed_program_did_not_write_is_written_when_the_r
     assert first.ended.single_file.read_bytes() == content
 
 
-def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> None:
+def test_half_written_files_of_a_killed_program_are_removed(values: Values) -> None:
     first = train(values, stop_at=3)
     left = [first.run_dir / ".tmp-1-pictures.json", first.run_dir / "ckpts" / ".tmp-1-last", first.run_dir / ".a.tmp"]
     left[1].mkdir()
@@ -95,7 +95,7 @@ def test_what_a_killed_program_left_half_written_is_removed(values: Values) -> N
     assert sorted(halves) == ["held", "other"], "the halves of a run that nobody trains go, even if it never goes on"
 
 
-def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_written_is_told(
+def test_a_read_only_log_is_set_aside_and_a_read_only_folder_is_reported(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(values, stop_at=3)
@@ -129,7 +129,7 @@ def test_a_log_that_cannot_be_added_to_is_set_aside_and_a_folder_that_cannot_be_
     assert sorted(first.run_dir.rglob("*")) == before
 
 
-def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
+def test_a_run_that_another_program_has_trained_further_is_left_alone(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(values, stop_at=3)
@@ -142,7 +142,7 @@ def test_a_run_that_another_program_has_trained_on_meanwhile_is_left_alone(
         return real(spec)
 
     monkeypatch.setattr(run, "make_run_folder", other_is_faster)
-    with pytest.raises(CheckpointError, match="has moved on: another program has trained it meanwhile"):
+    with pytest.raises(CheckpointError, match="has moved on: another program has trained it in the meantime"):
         train({"resume_ckpt": str(first.run_dir)})
     assert [event.step for _, event in read_events(first.run_dir)][-1] == 6
 
@@ -163,7 +163,7 @@ def stopped_at_image(count: int, values: Values, monkeypatch: pytest.MonkeyPatch
         return train(values, controls=controls)
 
 
-def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_none(
+def test_a_stop_during_validation_and_samples_loses_none_and_duplicates_none(
     values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "prompts.json").write_text(json.dumps({**PROMPTS, "batch_size": 1}))
@@ -188,7 +188,7 @@ def test_a_stop_that_cuts_validation_and_samples_short_loses_none_and_doubles_no
     assert len(shown_samples(last.run_dir)) == 2 * len({step for step, _ in shown_samples(last.run_dir)})
 
 
-def test_what_follows_the_last_step_is_made_up_for_after_a_kill_or_a_stop(values: Values, tmp_path: Path) -> None:
+def test_the_end_of_a_run_is_completed_after_a_kill_or_a_stop(values: Values, tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
     values |= {"sample_prompts": str(tmp_path / "prompts.json"), "sample_steps": 100, "max_epochs": 1, "log_step": 1}
     again: Values = {"resume_ckpt": "findlast", "logdir": values["logdir"]}

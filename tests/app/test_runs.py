@@ -28,7 +28,7 @@ def scalars(run_dir: Path) -> dict[str, list[int]]:
     return {tag: [e.step for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
-def test_a_run_writes_what_the_contract_names(values: Values, tmp_path: Path) -> None:
+def test_a_run_writes_the_files_of_the_contract(values: Values, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n\na dog\n")
     trained = train({**values, "sample_prompts": str(prompts), "sample_steps": 6, "max_epochs": 2})
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_decoding_threads(
     [({}, 2), ({}, 5), ({"useadam8bit": True, "grad_accum": 2}, 2)],
     ids=["mid-epoch", "at an epoch's end", "8-bit accumulated"],
 )
-def test_a_stopped_run_goes_on_in_its_folder_to_the_same_bytes(values: Values, stop_at: int, more: Values) -> None:
+def test_a_stopped_run_resumes_in_its_folder_to_the_same_bytes(values: Values, stop_at: int, more: Values) -> None:
     values = {**values, **more, "lr_scheduler": "cosine", "flip_p": 0.5, "log_step": 3}
     straight = train(values)
     stopped = train(values, stop_at=stop_at)
@@ -114,7 +114,7 @@ def test_findlast_without_a_checkpoint_is_an_error_that_names_the_folder(values:
         train({**values, "resume_ckpt": "findlast"})
 
 
-def test_a_finished_run_goes_on_when_max_epochs_is_raised(values: Values) -> None:
+def test_a_finished_run_continues_when_max_epochs_is_raised(values: Values) -> None:
     first = train(values)
     longer = train({"resume_ckpt": str(first.run_dir), "max_epochs": 3, "logdir": values["logdir"]})
     assert longer.run_dir == first.run_dir
@@ -123,7 +123,7 @@ def test_a_finished_run_goes_on_when_max_epochs_is_raised(values: Values) -> Non
     assert not differing(straight.checkpoint, longer.checkpoint)
 
 
-def test_changed_settings_go_on_in_a_new_folder_and_are_told(values: Values) -> None:
+def test_changed_settings_resume_in_a_new_folder_and_are_reported(values: Values) -> None:
     first = train(values, stop_at=3)
     changed = train({"resume_ckpt": str(first.checkpoint), "lr": 1e-4, "logdir": values["logdir"]})
     assert changed.run_dir != first.run_dir
@@ -132,7 +132,7 @@ def test_changed_settings_go_on_in_a_new_folder_and_are_told(values: Values) -> 
     assert json.loads((changed.run_dir / "manifest.json").read_text())["continues"] == str(first.checkpoint)
 
 
-def test_other_images_begin_a_new_run_from_the_weights(values: Values, tmp_path: Path) -> None:
+def test_other_images_start_a_new_run_from_the_weights(values: Values, tmp_path: Path) -> None:
     from tests.tiny import make_images
 
     first = train(values, stop_at=3)
@@ -141,7 +141,7 @@ def test_other_images_begin_a_new_run_from_the_weights(values: Values, tmp_path:
         path.rename(path.with_name(f"other{number // 2}{path.suffix}"))
     fresh = train({"resume_ckpt": str(first.checkpoint), "data_root": [str(others)], "logdir": values["logdir"]})
     assert fresh.of(RunStarted)[0].step == 0
-    assert "none of its images is among these" in said(fresh)
+    assert "none of its images are in the dataset" in said(fresh)
 
 
 def test_an_added_image_is_counted(values: Values, images: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_added_image_is_counted(values: Values, images: Path, tmp_path: Path)
     assert "1 image added" in said(more)
 
 
-def test_weights_only_begins_at_zero(values: Values) -> None:
+def test_weights_only_starts_at_step_zero(values: Values) -> None:
     first = train(values, stop_at=3)
     fresh = train({**values, "resume_ckpt": str(first.checkpoint), "weights_only": True, "max_epochs": 1})
     assert fresh.of(RunStarted)[0].step == 0
@@ -243,7 +243,7 @@ def test_a_single_file_of_another_run_is_never_replaced(values: Values, tmp_path
     assert first.ended.single_file.read_bytes() == content
 
 
-def test_no_images_are_named_with_the_folder(values: Values, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_named(values: Values, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty") as caught:
         train({**values, "data_root": [str(tmp_path / "empty")]})
@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_written_is_named(values: Values, tmp_path: Path
         train({**values, "logdir": str(tmp_path / "a file" / "logs")})
 
 
-def test_no_model_is_an_error_that_says_what_to_give(values: Values) -> None:
+def test_a_missing_model_setting_is_an_error_that_says_what_to_give(values: Values) -> None:
     with pytest.raises(SettingsError, match="no model to start from"):
         train({**values, "resume_ckpt": ""})
 

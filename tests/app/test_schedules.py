@@ -30,7 +30,7 @@ def values(values: Values, tmp_path: Path) -> Values:
     return {**values, **own, "no_save_ckpt": True}
 
 
-def test_a_run_whose_epochs_differ_goes_on_to_the_same_bytes_and_writes_its_schedule(values: Values) -> None:
+def test_a_run_with_unequal_epochs_resumes_to_the_same_bytes_and_writes_its_schedule(values: Values) -> None:
     straight = train(values)
     steps = straight.ended.step
     assert steps == 12 == straight.of(RunStarted)[0].total_steps

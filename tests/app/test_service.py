@@ -99,7 +99,7 @@ def test_a_killed_run_shows_as_interrupted(service: TrainerService, values: Valu
     assert find_run(run_dir.parent, f"../{run_dir.parent.name}/{run_dir.name}") is None
 
 
-def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
+def test_resuming_right_at_the_end_waits_until_the_previous_run_releases_its_lock(
     service: TrainerService, values: Values
 ) -> None:
     run_dir = finished(service, values).run_dir
@@ -118,7 +118,7 @@ def test_continue_right_at_the_end_waits_until_the_run_before_has_let_go(
     assert (shown.state, shown.step) == ("done", 15)
 
 
-def test_a_run_of_another_program_is_told_as_running_there(service: TrainerService, values: Values) -> None:
+def test_a_run_of_another_program_is_shown_as_running_there(service: TrainerService, values: Values) -> None:
     run_dir = finished(service, values).run_dir
     assert run_dir
     with trained_elsewhere(run_dir) as pid:
@@ -149,7 +149,7 @@ def test_two_starts_at_once_make_one_run(service: TrainerService, values: Values
     assert len(list(Path(str(values["logdir"])).iterdir())) == 1
 
 
-def test_a_paused_run_waits_saves_samples_and_goes_on_to_the_same_bytes(
+def test_a_paused_run_can_save_and_sample_and_resumes_to_the_same_bytes(
     service: TrainerService, values: Values
 ) -> None:
     straight = finished(service, values).checkpoint
@@ -185,7 +185,7 @@ def test_stop_saves_and_a_start_continues_to_the_same_bytes(service: TrainerServ
     assert straight and continued.checkpoint and not differing(straight, continued.checkpoint)
 
 
-def test_leaving_without_saving_writes_no_checkpoint(service: TrainerService, values: Values) -> None:
+def test_stopping_without_saving_writes_no_checkpoint(service: TrainerService, values: Values) -> None:
     service.start(values)
     wait_for(service, lambda s: s.step >= 2)
     service.stop_without_saving()
@@ -212,7 +212,7 @@ def test_a_run_that_ends_while_stop_is_pressed_is_shown_as_ended(
     assert service.snapshot().state == "stopped"
 
 
-def test_stop_is_obeyed_while_preparing_and_while_paused(service: TrainerService, values: Values) -> None:
+def test_a_run_can_be_stopped_while_preparing_and_while_paused(service: TrainerService, values: Values) -> None:
     service.start(values)
     service.stop()
     assert service.wait(60)
@@ -245,13 +245,13 @@ def test_save_now_and_sample_now_say_when_it_will_happen() -> None:
     service.close()
 
 
-def test_what_makes_no_sense_is_refused_in_words(service: TrainerService) -> None:
+def test_illegal_commands_are_refused_with_a_message(service: TrainerService) -> None:
     for command in (service.pause, service.resume, service.stop, service.save_now, service.sample_now):
         with pytest.raises(RefusedError, match="the trainer is idle"):
             command()
 
 
-def test_all_that_is_wrong_is_told_at_once_and_nothing_is_started(service: TrainerService, values: Values) -> None:
+def test_all_problems_are_reported_at_once_and_nothing_is_started(service: TrainerService, values: Values) -> None:
     wrong = {**values, "batch_size": 0, "resume_ckpt": "/nowhere", "data_root": ["/not here"], "project_name": "a/b"}
     with pytest.raises(SettingsError):
         service.start(wrong)

@@ -33,14 +33,14 @@ def stopped(times: int, terminal: str = "") -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_what_the_terminal_is_told_depends_on_the_moment() -> None:
+def test_what_the_terminal_is_reported_depends_on_the_moment() -> None:
     assert ended(1).stderr.strip() == "no run here"
 
 
-def test_the_first_signal_asks_and_the_second_leaves_at_once() -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_exits_at_once() -> None:
     assert stopped(1) == (0, f"asked {int(signal.SIGTERM)} and saved")
     assert stopped(2) == (128 + signal.SIGTERM, f"asked {int(signal.SIGTERM)}")
 
 
-def test_a_terminal_that_has_hung_up_keeps_no_run_from_being_saved() -> None:
+def test_a_run_is_saved_even_if_the_terminal_has_hung_up() -> None:
     assert stopped(1, "hung up") == (0, f"asked {int(signal.SIGTERM)} and saved")

@@ -27,20 +27,20 @@ def settings(tmp_path: Path, **values: object) -> Settings:
     return with_defaults({**own, **values})
 
 
-def test_a_start_whose_one_checkpoint_finds_no_room_is_refused_with_both_numbers(
+def test_a_start_without_room_for_one_checkpoint_is_refused_with_both_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = checkpoint_size(settings(tmp_path), SIZES)
     assert (one.model, one.state, one.single) == pytest.approx((4.1e9, 7.86e9, 2.13e9), rel=0.01)
     free(monkeypatch, 14 * GB)
-    with pytest.raises(SettingsError, match=r"one checkpoint takes about 14\.\d GB in .*, and 14\.0 GB are free"):
+    with pytest.raises(SettingsError, match=r"one checkpoint takes about 14\.\d GB in .*, but only 14\.0 GB is free"):
         require_room(settings(tmp_path), SIZES)
     require_room(settings(tmp_path, no_save_ckpt=True), SIZES)
     free(monkeypatch, 20 * GB)
     require_room(settings(tmp_path), SIZES)
 
 
-def test_checkpoints_that_fill_the_disk_together_are_told_and_keep_last_helps(
+def test_checkpoints_that_would_fill_the_disk_are_reported_and_keep_last_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 66 * GB)
@@ -53,17 +53,17 @@ def test_checkpoints_that_fill_the_disk_together_are_told_and_keep_last_helps(
     assert "10 checkpoints will be written and the newest 2 and the best kept: about 56." in told
 
 
-def test_the_page_hears_of_a_full_disk_before_the_start(
+def test_the_page_reports_a_full_disk_before_the_start(
     sd1: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"resume_ckpt": str(sd1), "data_root": [str(images)], "logdir": str(tmp_path), "no_save_ckpt": True}
     assert start_problems(values) == []
     free(monkeypatch, 1000)
     (problem,) = start_problems(values)
-    assert (problem.path, "are free" in problem.what) == ("logdir", True)
+    assert (problem.path, "is free" in problem.what) == ("logdir", True)
 
 
-def test_folders_on_one_disk_are_counted_together_and_a_dead_drive_is_told(
+def test_folders_on_one_disk_are_added_up_and_a_dead_drive_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 1000)
@@ -80,7 +80,7 @@ def test_folders_on_one_disk_are_counted_together_and_a_dead_drive_is_told(
         room.require_space("x", wanted)
 
 
-def test_free_memory_is_no_more_than_a_container_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_limited_by_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / name for name in ("max", "current", "stat")]
     monkeypatch.setattr(room, "_CGROUPS", (tuple(map(str, files)),))
     unlimited = room.free_memory_bytes()

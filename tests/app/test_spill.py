@@ -31,5 +31,5 @@ def test_slow_steps_on_a_full_gpu_are_a_spill() -> None:
         [],
     ],
 )
-def test_nothing_else_is(readings: list[StepReading]) -> None:
+def test_other_slow_steps_are_not_a_spill(readings: list[StepReading]) -> None:
     assert spill_slowdown(readings) is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.check import checked, looked_at
+from ed2.app.checks.check import check_dataset, run_check
 from ed2.app.checks.forecast import forecast
 from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
 from ed2.app.images.scanning import scan_dataset
@@ -52,7 +52,7 @@ def notes(values: Values, *, steps: int = 3, images: int = 100, epochs: int = 20
         ),
     ],
 )
-def test_a_schedule_that_cancels_the_training_is_told(values: Values, steps: int, what: str) -> None:
+def test_a_schedule_that_cancels_the_training_is_reported(values: Values, steps: int, what: str) -> None:
     assert what in notes(values, steps=steps)
 
 
@@ -78,7 +78,7 @@ def test_the_fix_names_the_setting_that_holds() -> None:
     assert "Leave text_encoder_lr_warmup_steps empty" in own
 
 
-def test_the_rate_over_the_run_is_told_in_words() -> None:
+def test_the_rate_over_the_run_is_reported_in_words() -> None:
     def told(steps: int = 1000, **values: object) -> str:
         return rate_lines(settings_from({"lr": 2e-6, **values}), steps)[0].removeprefix("Learning rate of the UNet: ")
 
@@ -100,7 +100,7 @@ def test_the_rate_over_the_run_is_told_in_words() -> None:
         ({"resolution": 1536}, "Resolution 1536 is far above the 512"),
     ],
 )
-def test_values_that_do_not_suit_a_real_model_are_told_and_suit_a_tiny_one(values: Values, what: str) -> None:
+def test_values_that_do_not_suit_a_real_model_are_reported_and_suit_a_tiny_one(values: Values, what: str) -> None:
     assert what in notes(values, steps=1000, sizes=REAL)
     assert notes(values, steps=1000) == ""
 
@@ -109,7 +109,7 @@ def test_a_rate_that_an_optimizer_finds_itself_is_not_judged() -> None:
     assert notes({"optimizer": "prodigy", "lr": 1.0}, steps=1000, sizes=REAL) == ""
 
 
-def test_steps_and_time_far_from_the_usual_are_told() -> None:
+def test_steps_and_time_far_from_the_usual_are_reported() -> None:
     told = notes({}, steps=300_000, images=2000, epochs=300, sizes=REAL)
     assert "300 epochs of 2,000 images are 300,000 steps, roughly 20 h 50 min to 83 h 20 min on one GPU" in told
     settings, length = Settings(), RunLength(300_000, 2000, 300, images_per_second=10.0)
@@ -120,12 +120,12 @@ def test_steps_and_time_far_from_the_usual_are_told() -> None:
 def test_check_form_and_start_tell_it_alike(values: Values, tmp_path: Path) -> None:
     own = {**values, "lr_scheduler": "cosine", "lr_warmup_steps": 5000, "max_epochs": 1}
     what = "The warm-up takes 5,000 steps and the run has"
-    found = checked(own, None, quiet=True)
+    found = run_check(own, None, quiet=True)
     answer = found.as_object()
     assert any(note["path"] is None and note["what"].startswith(what) and note["fix"] for note in answer["notes"])
     assert what in found.as_text() and "Learning rate of the UNet: rises from" in found.as_text()
     settings = with_defaults(own)
-    images = looked_at(settings, scan_dataset(settings))
+    images = check_dataset(settings, scan_dataset(settings))
     assert any(what in line for line in forecast(settings, images))
     assert what in said(train(own))
 
@@ -133,7 +133,7 @@ def test_check_form_and_start_tell_it_alike(values: Values, tmp_path: Path) -> N
 def test_check_tells_captions_that_are_too_long(values: Values, tmp_path: Path) -> None:
     folder = make_images(tmp_path / "long", [(64, 64)] * 3)
     (folder / "01.txt").write_text("red " * 90)
-    found = checked({**values, "data_root": [str(folder)]}, None, quiet=True)
+    found = run_check({**values, "data_root": [str(folder)]}, None, quiet=True)
     told = [note for note in found.as_object()["notes"] if note["path"]]
     assert [note["path"] for note in told] == ["01.png"]
     assert told[0]["what"].startswith("the caption has ") and told[0]["fix"] == "Shorten it."

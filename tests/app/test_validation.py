@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.check import checked
+from ed2.app.checks.check import run_check
 from ed2.app.images.validating import for_validation, sample_keys
 from ed2.app.run import run_training
 from ed2.checkpoint.retention import LatestValidation
@@ -21,7 +21,7 @@ def values(values: Values) -> Values:
     return {**values, "batch_size": 4, "no_save_ckpt": True, "disable_textenc_training": True}
 
 
-def test_measuring_changes_no_byte_of_the_training_and_repeats_itself(values: Values, images: Path) -> None:
+def test_validation_changes_no_byte_of_training_and_is_repeatable(values: Values, images: Path) -> None:
     plain = train(values)
     extra = {
         "val_split_mode": "manual",
@@ -51,9 +51,9 @@ def test_an_automatic_split_is_not_trained_on_and_counted_by_the_check(values: V
     split = {"val_split_mode": "automatic", "auto_split_proportion": 0.3, "every_n_epochs": 2}
     trained = train({**values, **split})
     assert trained.of(RunStarted)[0].images == 5
-    assert any("3 of 8 images are kept for validation" in note for note in trained.of(RunStarted)[0].notes)
+    assert any("3 of 8 images are held out for validation" in note for note in trained.of(RunStarted)[0].notes)
     assert [event.step for event in trained.of(ValidationDone)] == [0, trained.ended.step]
-    told = checked({**values, **split}, None, quiet=True).as_object()
+    told = run_check({**values, **split}, None, quiet=True).as_object()
     assert len(told["images"]) == 8 and told["total_steps"] == trained.ended.step
 
 
@@ -67,7 +67,7 @@ def examples(count: int) -> list[Example]:
     return [Example(Path(f"{n}"), 0, f"{n}", "a", (64, 64), (64, 64), multiply=2, flip_p=0.5) for n in range(count)]
 
 
-def test_the_choice_is_rounded_up_and_leaves_something_to_train() -> None:
+def test_the_split_is_rounded_up_and_leaves_images_to_train() -> None:
     assert len(sample_keys(examples(100), 0.15, 555)) == 15
     assert len(sample_keys(examples(101), 0.15, 555)) == 16
     assert len(sample_keys(examples(2), 0.99, 555)) == 1
@@ -85,12 +85,12 @@ def test_entries_of_one_file_are_chosen_together() -> None:
     assert len(keys) == 6 and len({key.partition("#")[0] for key in keys}) == 3
 
 
-def test_images_are_measured_once_as_they_are() -> None:
+def test_images_are_validated_once_without_augmentation() -> None:
     (only,) = for_validation(examples(1))
     assert (only.multiply, only.flip_p, only.cond_dropout, only.loss_scale) == (1, 0, 0, 1)
 
 
-def test_a_resumed_run_listens_once_for_its_validations(values: Values) -> None:
+def test_a_resumed_run_subscribes_once_for_its_validations(values: Values) -> None:
     first = train(values, stop_at=1)
     bus = EventBus()
     again: Values = {"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}

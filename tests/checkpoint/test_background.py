@@ -15,7 +15,7 @@ from tests.runs import Trained, differing, train
 Values = dict[str, object]
 
 
-def test_what_is_written_while_the_training_goes_on_is_the_step_that_was_saved(
+def test_a_background_save_writes_the_step_at_which_it_started(
     short_values: Values, saved_run: Trained, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     real, stepped = NewFolder.add_tensors, threading.Event()
@@ -87,7 +87,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
         assert not held & live
 
 
-def test_a_save_that_fails_is_told_and_the_next_interval_tries_again(
+def test_a_failed_save_is_reported_and_retried_at_the_next_interval(
     values: Values, monkeypatch: pytest.MonkeyPatch, quick_path: Path
 ) -> None:
     calls = []

@@ -137,9 +137,7 @@ def test_a_save_that_dies_at_any_call_at_all_loses_nothing(scene: Scene, quick_p
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_a_run_that_dies_while_it_goes_on_ends_with_the_bytes_of_one_that_did_not(
-    short_values: Values, quick_path: Path
-) -> None:
+def test_a_run_that_dies_while_resuming_ends_with_the_same_bytes(short_values: Values, quick_path: Path) -> None:
     values: Values = {**short_values, "max_epochs": 3, "keep_last": 2, "log_step": 1}
 
     def begin(logdir: Path, stop_at: int | None) -> Path:
@@ -172,7 +170,7 @@ def test_a_run_that_dies_while_it_goes_on_ends_with_the_bytes_of_one_that_did_no
     print(f"{RESUMES} of {len(calls)} calls while a run goes on, none lost", flush=True)
 
 
-def test_the_second_of_two_saves_of_one_step_writes_nothing_again(scene: Scene, quick_path: Path) -> None:
+def test_a_second_save_of_the_same_step_writes_nothing(scene: Scene, quick_path: Path) -> None:
     folder = scene.copy(quick_path / "a")
     scene.save(folder)()
     weights = folder / "logs" / scene.run_name / "ckpts" / scene.name / "unet" / "diffusion_pytorch_model.safetensors"

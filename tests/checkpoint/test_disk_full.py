@@ -84,7 +84,7 @@ def largest(run_dir: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-def test_a_full_disk_ends_no_run_and_costs_no_checkpoint(run_dir: Path) -> None:
+def test_a_full_disk_ends_no_run_and_loses_no_checkpoint(run_dir: Path) -> None:
     sweep(run_dir, [200_000, largest(run_dir) - 1])
     assert stop_with_small_files_only(run_dir) == 0
 
@@ -113,7 +113,7 @@ def torch_save_on(limited: Callable[[bytes], int]) -> BaseException:
     raise AssertionError("it was written")
 
 
-def test_all_forms_of_a_full_disk_become_one_plain_text() -> None:
+def test_all_errors_of_a_full_disk_give_the_same_message() -> None:
     def full(content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -128,7 +128,7 @@ def test_all_forms_of_a_full_disk_become_one_plain_text() -> None:
     assert plain_reason(OSError(errno.ESTALE, "x")).startswith("its folder is gone")
 
 
-def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_without_room_is_skipped_and_retried(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     usage, answers = shutil.disk_usage, list[int]()
 
     def fill_up(event: Event) -> None:
@@ -142,14 +142,14 @@ def test_a_save_without_room_is_left_out_and_tried_again(values: Values, monkeyp
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
     trained = train({**values, "max_epochs": 3}, observer=fill_up)
     (told,) = (e.text for e in trained.of(Warned) if "was not saved" in e.text)
-    assert " MB, and 1.0 MB are free in" in told and "try again at the next interval" in told
+    assert " MB, but only 1.0 MB is free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
     assert over.ends == told and over.step == 6 and over.text.startswith("Resolved: checkpoints can be")
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
 
 
 @pytest.mark.parametrize("gone", ["deleted", "a file"])
-def test_a_folder_that_goes_between_two_saves_ends_no_run(values: Values, gone: str) -> None:
+def test_a_folder_removed_between_two_saves_ends_no_run(values: Values, gone: str) -> None:
     ckpts: list[Path] = []
 
     def watch(event: Event) -> None:
@@ -171,7 +171,7 @@ def test_a_folder_that_goes_between_two_saves_ends_no_run(values: Values, gone: 
     assert newest_of_run(trained.run_dir).checkpoint
 
 
-def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(values: Values) -> None:
+def test_a_run_whose_folder_is_deleted_during_the_run_resumes_exactly(values: Values) -> None:
     described = dict[str, bytes]()
     locked = list[bool]()
 
@@ -195,7 +195,7 @@ def test_a_run_whose_folder_is_deleted_in_mid_run_can_be_continued_exactly(value
     assert "bit-identical" not in said(again) and "new folder" not in said(again)
 
 
-def test_the_last_save_is_tried_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_save_is_attempted_whatever_the_forecast_says(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, wanted: object) -> None:
         raise CheckpointError(f"The checkpoint {name} was not saved", "no room.")
 

@@ -44,7 +44,7 @@ def test_numbers_that_are_not_finite_or_too_large_for_the_format_replace_nothing
 
 
 @pytest.mark.parametrize("fault", ["cut", "a tensor less", "another shape"])
-def test_a_file_that_does_not_read_back_as_it_was_given_replaces_nothing(
+def test_a_file_that_reads_back_differently_replaces_nothing(
     old: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     write, read = tensor_file.FORMATS[".safetensors"]
@@ -58,12 +58,12 @@ def test_a_file_that_does_not_read_back_as_it_was_given_replaces_nothing(
             path.write_bytes(path.read_bytes()[:-4])
 
     monkeypatch.setitem(tensor_file.FORMATS, ".safetensors", (spoil, read))  # type: ignore[misc]
-    with pytest.raises(CheckpointError, match="What was there before is unchanged"):
+    with pytest.raises(CheckpointError, match="The previous file is unchanged"):
         write_single_file(old, {"weight": torch.ones(4), "other": torch.ones(1)})
     require_unchanged(old)
 
 
-def test_a_single_file_holds_what_its_checkpoint_holds(saved_run: Trained) -> None:
+def test_a_single_file_equals_its_checkpoint(saved_run: Trained) -> None:
     single = saved_run.ended.single_file
     assert single
     held = load_file(single)["model.diffusion_model.time_embed.0.weight"]
@@ -71,7 +71,7 @@ def test_a_single_file_holds_what_its_checkpoint_holds(saved_run: Trained) -> No
     assert torch.equal(held, weights["time_embedding.linear_1.weight"].half())
 
 
-def test_half_files_of_dead_programs_are_swept_and_others_stay(quick_path: Path) -> None:
+def test_half_written_files_of_dead_programs_are_removed_and_others_stay(quick_path: Path) -> None:
     dead, alive, young, plain = (
         quick_path / name for name in (".tmp-4194300-a.safetensors", f".tmp-{os.getpid()}-b", ".tmp-4194300-c", "d")
     )
@@ -99,7 +99,7 @@ def test_a_file_of_another_run_keeps_its_name(saved_run: Trained, quick_path: Pa
     assert (first, second.name) == (again, f"{first.stem} (2).safetensors")
 
 
-def test_a_single_file_is_found_whatever_its_project_is_called(quick_path: Path) -> None:
+def test_a_single_file_is_found_whatever_the_project_name(quick_path: Path) -> None:
     exporter, name = Exporter(quick_path, "run"), "my cat (v2)-ep00-gs00001"
     assert not exporter.find_file(name)
     write_single_file(quick_path / f"{name} (2).safetensors", {"weight": torch.ones(1)}, {RUN_KEY: "run"})

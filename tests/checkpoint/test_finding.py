@@ -73,7 +73,7 @@ def checkpoints_of(run_dir: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut, zero, delete, swap])
-def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_taken(
+def test_damage_to_any_file_of_the_newest_checkpoint_is_found_and_the_previous_one_used(
     run_dir: Path, damage: Damage
 ) -> None:
     older, newest = checkpoints_of(run_dir)
@@ -103,7 +103,7 @@ def test_each_file_of_the_newest_checkpoint_damaged_is_found_and_the_one_before_
     assert newest_of_run(run_dir).checkpoint
 
 
-def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
+def test_a_run_resumes_from_the_previous_checkpoint_and_says_so(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     flip_a_bit(newest / "unet" / "diffusion_pytorch_model.safetensors", older)
     for name in ("findlast", str(run_dir)):
@@ -112,13 +112,11 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(run_dir: Path) -> None:
         assert newest.is_dir()
         assert start.checkpoint and start.checkpoint == older
         if name == "findlast":
-            reason = r"\(unet/diffusion_pytorch_model.safetensors is not as it was written\)"
+            reason = r"\(unet/diffusion_pytorch_model.safetensors has changed since it was written\)"
             assert re.match(f"{newest.name} is damaged {reason}: continuing from {older.name}", start.notes[0])
 
 
-def test_a_checkpoint_that_cannot_be_read_just_now_keeps_its_name(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporarily_unreadable_checkpoint_keeps_its_name(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older, newest = checkpoints_of(run_dir)
     unreadable = newest / "vae" / "config.json"
     real = Path.open
@@ -143,7 +141,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_keeps_its_name(
     assert again.checkpoint and (again.checkpoint.path, again.notes) == (newest, [])
 
 
-def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_before_it(run_dir: Path) -> None:
+def test_a_damaged_checkpoint_named_by_the_user_is_refused_with_the_previous_sound_one(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     flip_a_bit(newest / "training_state" / "optimizer-unet.safetensors", older)
     with pytest.raises(CheckpointError, match="is damaged") as error:
@@ -158,7 +156,7 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused_with_the_sound_one_b
         resolve_settings({"resume_ckpt": str(newest), "weights_only": True, "data_root": [str(run_dir)]}, None)
 
 
-def test_a_stop_while_a_checkpoint_is_compared_ends_that_and_takes_nothing_for_damaged(run_dir: Path) -> None:
+def test_a_stop_ends_the_comparison_without_calling_anything_damaged(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     flip_a_bit(newest / "vae" / "config.json", older)
     for name in ("findlast", str(run_dir), str(newest)):
@@ -173,7 +171,7 @@ def test_a_stop_while_a_checkpoint_is_compared_ends_that_and_takes_nothing_for_d
     assert resolve_settings({"resume_ckpt": str(run_dir)}, None).base == older
 
 
-def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir: Path) -> None:
+def test_progress_of_the_comparison_is_shown_in_the_terminal_and_on_the_page(run_dir: Path) -> None:
     newest = checkpoints_of(run_dir)[1]
     told, view, stream = list[Event](), RunView(), io.StringIO()
     seconds = iter(range(0, 100_000, 3))
@@ -187,7 +185,7 @@ def test_how_far_the_comparison_is_shows_in_the_terminal_and_on_the_page(run_dir
     assert stream.getvalue().splitlines() == [f"Preparing: {detail}." for detail in details]
 
 
-def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None:
+def test_without_any_sound_checkpoint_every_damage_is_reported(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     for checkpoint in (older, newest):
         delete(checkpoint / "training_state" / "state.json", checkpoint)
@@ -196,7 +194,7 @@ def test_without_any_sound_checkpoint_each_damage_is_told(run_dir: Path) -> None
     assert older.name in str(error.value) and newest.name in str(error.value)
 
 
-def test_a_checkpoint_from_before_manifests_is_known_by_its_headers(run_dir: Path) -> None:
+def test_a_checkpoint_from_before_manifests_is_checked_by_its_headers(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     for checkpoint in (older, newest):
         (checkpoint / "manifest.json").unlink()
@@ -218,7 +216,7 @@ def test_a_checkpoint_whose_training_state_was_thinned_is_sound_as_a_model(run_d
     assert resolve_settings(values, None).base == newest
 
 
-def test_a_checkpoint_of_a_newer_program_is_passed_over_and_keeps_its_name(run_dir: Path) -> None:
+def test_a_checkpoint_of_a_newer_version_is_skipped_and_keeps_its_name(run_dir: Path) -> None:
     older, newest = checkpoints_of(run_dir)
     state = newest / "training_state" / "state.json"
     values = json.dumps({**json.loads(state.read_text()), "format": 99}).encode()

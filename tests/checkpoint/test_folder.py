@@ -19,7 +19,7 @@ def fill(target: Path) -> None:
         new.add("b", b"b")
 
 
-def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
+def test_the_folder_appears_with_all_its_content(tmp_path: Path) -> None:
     fill(tmp_path / "whole")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
         "whole/b",
@@ -30,7 +30,7 @@ def test_the_folder_appears_with_all_that_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["step"] == 7
 
 
-def test_the_comparison_tells_how_far_it_is_from_nothing_to_all_bytes(tmp_path: Path) -> None:
+def test_the_comparison_reports_progress_from_zero_to_all_bytes(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "whole") as new:
         new.add("large", bytes(5 * READ_BYTES // 2))
         new.add("small", b"a" * 1000)
@@ -44,14 +44,14 @@ def test_the_comparison_tells_how_far_it_is_from_nothing_to_all_bytes(tmp_path: 
     assert {(name, of) for name, _, of in told} == {("whole", total)}
 
 
-def test_a_folder_that_is_there_is_never_written_over(tmp_path: Path) -> None:
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     fill(tmp_path / "whole")
     with pytest.raises(FileExistsError):
         fill(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("failing_call", range(1, 7))
-def test_whichever_write_to_the_disk_fails_nothing_is_left(
+def test_a_failed_write_at_any_point_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_call: int
 ) -> None:
     calls = 0
@@ -76,7 +76,7 @@ def test_whichever_write_to_the_disk_fails_nothing_is_left(
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES])
-def test_a_drive_that_cannot_force_folders_to_the_disk_is_saved_to(
+def test_a_drive_that_cannot_sync_folders_can_be_saved_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     real = os.fsync
@@ -96,15 +96,13 @@ def test_a_drive_that_cannot_force_folders_to_the_disk_is_saved_to(
     assert find_damage(tmp_path / "whole") is None
 
 
-def test_what_a_killed_program_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_program_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".tmp-1-old" / "inner").mkdir(parents=True)
     remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rename_is_tried_again_where_a_scanner_holds_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_is_retried_while_a_scanner_holds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "RENAME_WAIT_SECONDS", 0)
     tries: list[int] = []
     real = Path.rename

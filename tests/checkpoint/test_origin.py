@@ -31,7 +31,7 @@ def weighed(values: Values) -> tuple[Resolved, str]:
     return start, " ".join(start.notes)
 
 
-def test_a_copied_checkpoint_goes_on_with_the_settings_of_its_run_and_tells_what_changed(
+def test_a_copied_checkpoint_resumes_with_its_runs_settings_and_reports_changes(
     copy: Path, short_values: Values, tmp_path: Path
 ) -> None:
     given: Values = {"resume_ckpt": str(copy), "max_epochs": 3, "logdir": str(tmp_path / "logs")}
@@ -47,7 +47,7 @@ def test_a_copied_checkpoint_goes_on_with_the_settings_of_its_run_and_tells_what
     assert "those of the checkpoint mymodel" in " ".join(planned.notes)
 
 
-def test_a_copied_checkpoint_begins_anew_in_another_project_and_with_other_images(
+def test_a_copied_checkpoint_starts_over_in_another_project_or_with_other_images(
     copy: Path, images: Path, tmp_path: Path
 ) -> None:
     given: Values = {"resume_ckpt": str(copy), "logdir": str(tmp_path / "logs")}
@@ -58,11 +58,11 @@ def test_a_copied_checkpoint_begins_anew_in_another_project_and_with_other_image
     shutil.copy(images / "00.png", tmp_path / "others" / "another.png")
     start, said = weighed({**given, "data_root": [str(tmp_path / "others")]})
     assert start.checkpoint is None and not start.is_finished
-    assert "A new run from the weights of mymodel: none of its images is among these." in said
+    assert "A new run from the weights of mymodel: none of its images are in the dataset." in said
     assert weighed(given)[0].is_finished, "with nothing changed, all its epochs are done"
 
 
-def test_a_renamed_run_without_its_settings_goes_on_in_its_folder_to_the_same_bytes(
+def test_a_renamed_run_without_its_settings_resumes_in_its_folder_to_the_same_bytes(
     saved_run: Trained, run_dir: Path
 ) -> None:
     renamed = run_dir.rename(run_dir.with_name("the good one"))
@@ -79,7 +79,7 @@ def test_a_renamed_run_without_its_settings_goes_on_in_its_folder_to_the_same_by
     assert state["run"] == saved_run.run_dir.name, "it stays the same run"
 
 
-def test_copied_images_are_the_same_and_a_changed_one_is_seen(run_dir: Path, images: Path, tmp_path: Path) -> None:
+def test_copied_images_are_recognised_and_a_changed_one_is_noticed(run_dir: Path, images: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(images, tmp_path / "copied", copy_function=shutil.copy)  # with the time of now
     given: Values = {"resume_ckpt": str(run_dir), "data_root": [str(copied)], "max_epochs": 3}
     assert weighed(given)[0].same_folder
@@ -98,7 +98,7 @@ def test_copied_images_are_the_same_and_a_changed_one_is_seen(run_dir: Path, ima
         (None, "it is missing"),
     ],
 )
-def test_a_run_whose_settings_are_damaged_goes_on_with_those_of_its_checkpoint(
+def test_a_run_with_damaged_settings_resumes_with_those_of_its_checkpoint(
     run_dir: Path, images: Path, content: str | None, why: str
 ) -> None:
     file = run_dir / "settings.json"
@@ -134,7 +134,7 @@ def test_a_checkpoint_from_before_it_held_settings_still_loads(copy: Path, run_d
         resolve_settings(again, None)
 
 
-def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_name_the_right_one(
+def test_a_runs_ckpts_folder_means_the_run_and_other_folders_suggest_the_right_one(
     copy: Path, run_dir: Path, short_values: Values
 ) -> None:
     given: Values = {"logdir": str(run_dir.parent), "max_epochs": 3}
@@ -150,7 +150,7 @@ def test_the_folder_of_a_runs_checkpoints_stands_for_the_run_and_other_places_na
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1, "state": "of another program"}'])
-def test_findlast_leaves_folders_of_others_alone_and_says_so(run_dir: Path, copy: Path, content: str) -> None:
+def test_findlast_leaves_foreign_folders_alone_and_says_so(run_dir: Path, copy: Path, content: str) -> None:
     theirs = run_dir.parent / "another" / "ckpts" / "c"
     (theirs / "training_state").mkdir(parents=True)
     (theirs / "training_state" / "state.json").write_text(content)

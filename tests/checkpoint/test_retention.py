@@ -41,7 +41,7 @@ def states(ckpts: Path) -> list[int]:
     return sorted(int(f.parent.name.rpartition("-gs")[2]) for f in ckpts.glob("[!.]*/training_state"))
 
 
-def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_path: Path) -> None:
+def test_by_default_all_are_kept_and_the_newest_three_keep_their_training_state(tmp_path: Path) -> None:
     for step in range(1, 8):
         assert Retention(None, None).thin(save(tmp_path, step, loss=0.5)) == []
     assert steps(tmp_path) == list(range(1, 8))
@@ -50,7 +50,7 @@ def test_by_default_all_stay_and_the_newest_three_keep_their_training_state(tmp_
     assert not list(tmp_path.rglob(".trash*"))
 
 
-def test_the_newest_the_best_and_the_marked_ones_stay(tmp_path: Path) -> None:
+def test_the_newest_the_best_and_the_pinned_ones_are_kept(tmp_path: Path) -> None:
     losses = {1: 0.5, 2: 0.2, 3: 0.2, 4: 0.4, 5: None, 6: 0.3, 7: 0.6}
     shutil.copytree(save(tmp_path / "else", 9), tmp_path / "tiny-ep00-gs00009_ema")
     shutil.rmtree(tmp_path / "else")
@@ -80,7 +80,7 @@ def test_a_clock_that_was_set_back_makes_no_checkpoint_older(tmp_path: Path) -> 
     assert newest_state(tmp_path) == other / "training_state" / "state.json", "runs are compared by the clock"
 
 
-def test_what_was_just_saved_stays_beside_later_steps(tmp_path: Path) -> None:
+def test_a_new_checkpoint_is_kept_next_to_later_steps(tmp_path: Path) -> None:
     for step in (7, 8, 9):
         save(tmp_path, step)
     newest = save(tmp_path, 1)
@@ -89,7 +89,7 @@ def test_what_was_just_saved_stays_beside_later_steps(tmp_path: Path) -> None:
     assert steps(tmp_path) == [1, 8, 9]
 
 
-def test_a_mark_on_an_average_keeps_it_and_its_checkpoint(tmp_path: Path) -> None:
+def test_a_pin_on_an_ema_keeps_it_and_its_checkpoint(tmp_path: Path) -> None:
     marked, lone, *_, newest = (save(tmp_path, step) for step in range(1, 6))
     for checkpoint in (marked, lone):
         (average_of(checkpoint) / KEEP_FILE).touch()
@@ -102,7 +102,9 @@ def test_a_mark_on_an_average_keeps_it_and_its_checkpoint(tmp_path: Path) -> Non
     assert steps(tmp_path) == [5]
 
 
-def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in range(1, 5):
         newest = save(tmp_path, step)
     real = shutil.rmtree
@@ -136,7 +138,7 @@ def test_single_files_go_with_their_checkpoint_if_this_run_wrote_them(values: Va
     assert not list(single.glob(f"{name}*"))
 
 
-def test_what_fails_while_older_ones_are_looked_at_spoils_no_save(
+def test_an_error_while_checking_older_checkpoints_does_not_spoil_a_save(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ed2.checkpoint import retention
@@ -156,14 +158,14 @@ def test_nothing_is_removed_for_a_checkpoint_that_reads_back_damaged(
 ) -> None:
     from ed2.checkpoint import saver
 
-    monkeypatch.setattr(saver, "find_damage", lambda path, **given: Damage("unet/x is not as it was written"))
+    monkeypatch.setattr(saver, "find_damage", lambda path, **given: Damage("unet/x has changed since it was written"))
     trained = train({**values, "save_every_n_epochs": 1, "max_epochs": 2, "keep_last": 2})
     assert not trained.of(CheckpointSaved)
     assert any("reads back damaged" in event.text for event in trained.of(Warned))
     assert trained.ended.phase == "failed"
 
 
-def test_the_best_by_validation_is_known_from_the_run(values: Values) -> None:
+def test_the_best_checkpoint_is_known_from_the_validation(values: Values) -> None:
     trained = train({**values, "save_every_n_epochs": 1, "val_split_mode": "automatic", "auto_split_proportion": 0.25})
     (first, last) = trained.of(CheckpointSaved)
     measured = [json.loads((e.path / "manifest.json").read_text())["validation"] for e in (first, last)]

@@ -43,7 +43,7 @@ def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) ->
         assert other_trainer(tmp_path) is None  # this program itself is no other
 
 
-def test_a_run_is_locked_though_its_holder_cannot_be_written_down(
+def test_a_run_is_locked_even_if_its_holder_cannot_be_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*given: object) -> None:
@@ -55,7 +55,7 @@ def test_a_run_is_locked_though_its_holder_cannot_be_written_down(
     assert "is locked, but" in caplog.text and "cannot be locked" not in caplog.text
 
 
-def test_the_same_process_holds_it_once_and_can_take_it_again(tmp_path: Path) -> None:
+def test_a_process_can_release_the_lock_and_take_it_again(tmp_path: Path) -> None:
     with only_trainer(tmp_path):
         (tmp_path / ".lock-holder.json").write_text("torn")
         with pytest.raises(CheckpointError, match="by another program"), only_trainer(tmp_path):

@@ -34,7 +34,7 @@ def test_512_has_the_nine_sizes_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "count"), [(256, 5), (512, 9), (768, 13), (64, 5)])
-def test_the_number_of_sizes_is_that_of_the_contract(resolution: int, count: int) -> None:
+def test_the_number_of_sizes_matches_the_contract(resolution: int, count: int) -> None:
     assert len(bucket_sizes(resolution)) == count
 
 
@@ -73,11 +73,11 @@ def test_no_size_is_nearer_in_ratio_than_the_one_chosen(size: tuple[int, int], r
 
 
 @given(images, resolutions)
-def test_a_turned_image_gets_the_turned_size(size: tuple[int, int], resolution: int) -> None:
+def test_a_rotated_image_gets_the_rotated_size(size: tuple[int, int], resolution: int) -> None:
     assert nearest_bucket(size[::-1], resolution) == nearest_bucket(size, resolution)[::-1]
 
 
-def test_on_a_tie_the_size_that_loses_less_wins() -> None:
+def test_on_a_tie_the_size_that_crops_less_wins() -> None:
     for resolution in ALL:
         for first in bucket_sizes(resolution):
             for second in bucket_sizes(resolution):
@@ -124,7 +124,7 @@ def test_jitter_moves_a_large_image_and_differs_from_visit_to_visit() -> None:
     assert len(boxes) > 15
 
 
-def test_wider_than_the_widest_is_told_apart_from_just_as_wide() -> None:
+def test_wider_than_the_widest_is_distinguished_from_equally_wide() -> None:
     assert not is_beyond_widest_bucket((2048, 512), 512)
     assert is_beyond_widest_bucket((2049, 512), 512)
     assert is_beyond_widest_bucket((512, 2049), 512)

@@ -192,7 +192,7 @@ def test_srgb_itself_and_no_profile_change_no_pixel(paint: Callable[..., Path], 
     ids=["text", "cut", "too long", "for grey", "zeros"],
 )
 @pytest.mark.parametrize("kind", ["png", "webp", "jpg"])
-def test_a_broken_profile_is_told_and_ignored(tmp_path: Path, kind: str, broken: bytes) -> None:
+def test_a_broken_profile_is_reported_and_ignored(tmp_path: Path, kind: str, broken: bytes) -> None:
     grain = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     image = Image.fromarray(grain)
     written(tmp_path / f"x.{kind}", image, icc_profile=broken, lossless=True)
@@ -203,7 +203,7 @@ def test_a_broken_profile_is_told_and_ignored(tmp_path: Path, kind: str, broken:
     assert decode(tmp_path / f"x.{kind}").tobytes() == decode(tmp_path / f"without.{kind}").tobytes()
 
 
-def test_a_run_from_before_colour_profiles_is_told_that_its_images_have_changed_only_if_they_have(
+def test_a_run_from_before_colour_profiles_is_reported_that_its_images_have_changed_only_if_they_have(
     paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = paint("x.png")

@@ -49,7 +49,7 @@ def test_a_name_is_a_caption_up_to_the_underscore_and_a_text_file_of_that_name_a
     ]
 
 
-def test_multiply_txt_holds_for_its_folder_and_not_for_those_in_it(paint: Painter, tmp_path: Path) -> None:
+def test_multiply_txt_applies_to_its_folder_and_not_to_subfolders(paint: Painter, tmp_path: Path) -> None:
     for name in ("a.png", "b/b.png", "b/c/c.png"):
         paint(name)
     (tmp_path / "images/b/multiply.txt").write_text("2")
@@ -68,7 +68,9 @@ def test_two_and_a_half_is_every_image_twice_and_half_of_them_once_more() -> Non
 
 
 @pytest.mark.parametrize(("multiply", "count"), [(0.05, 50), (0.1, 100)])
-def test_a_thousand_images_that_preserve_come_in_small_parts_beside_two_hundred(multiply: float, count: int) -> None:
+def test_a_thousand_regularisation_images_are_mixed_in_small_parts_with_two_hundred(
+    multiply: float, count: int
+) -> None:
     made = examples(200, "new", 1) + examples(1000, "preserve", multiply)
     epochs = [shown(made, epoch) for epoch in range(4)]
     assert all(per_folder(epoch) == {"new": 200, "preserve": count} for epoch in epochs)

@@ -38,7 +38,7 @@ def test_no_image_twice_is_no_note(folder: Path) -> None:
     assert not [note for note in read(folder).notes if note.kind in ("duplicate", "duplicates")]
 
 
-def test_a_folder_given_twice_or_within_another_is_told_with_counts(folder: Path) -> None:
+def test_a_folder_given_twice_or_within_another_is_reported_with_counts(folder: Path) -> None:
     assert counted(read(folder, folder)) == ["6 images are in the set more than once, as 12 files."]
     inner = read(folder, folder / "sub")
     assert counted(inner) == ["2 images are in the set more than once, as 4 files."]
@@ -66,7 +66,7 @@ def test_entries_of_a_manifest_for_one_image_are_meant(folder: Path) -> None:
     assert not counted(read(manifest))
 
 
-def test_validation_on_trained_images_is_told(folder: Path, tmp_path: Path) -> None:
+def test_validation_on_trained_images_is_reported(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(folder / "1.png", other / "renamed.png")
@@ -83,7 +83,7 @@ def test_validation_on_trained_images_is_told(folder: Path, tmp_path: Path) -> N
     assert "of loss/cats are also trained on" in split_off_validation(curves, dataset).notes[0]
 
 
-def test_a_split_of_a_set_that_is_there_twice_is_told_and_one_without_copies_is_not(folder: Path) -> None:
+def test_a_split_of_a_set_that_is_there_twice_is_reported_and_one_without_copies_is_not(folder: Path) -> None:
     settings = with_defaults(
         {"resolution": 64, "data_root": [str(folder)], "val_split_mode": "automatic", "auto_split_proportion": 0.3}
     )

@@ -70,7 +70,7 @@ def test_batches_hold_one_bucket_and_only_the_last_of_a_bucket_is_short(
 
 @settings(max_examples=50)
 @given(with_fractions, numbers, st.integers(0, 5), small, small)
-def test_the_number_of_steps_is_known_without_dealing(
+def test_the_number_of_steps_is_known_without_planning(
     picks: list[tuple[int, float]], seed: int, epoch: int, batch_size: int, grad_accum: int
 ) -> None:
     planner = EpochPlanner(examples_of(picks), seed=seed, batch_size=batch_size, grad_accum=grad_accum)
@@ -118,7 +118,7 @@ def test_the_plan_is_the_same_on_every_machine() -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=20), numbers, st.integers(1, 12))
-def test_over_epochs_every_image_comes_as_often_as_its_fraction_says(
+def test_over_several_epochs_every_image_is_shown_as_often_as_its_fraction_says(
     multipliers: list[float], seed: int, epochs: int
 ) -> None:
     planner = EpochPlanner(examples_of([(0, m) for m in multipliers]), seed=seed, batch_size=4, grad_accum=1)
@@ -137,7 +137,7 @@ def test_a_tenth_is_one_showing_in_ten_epochs_for_every_image_of_the_folder() ->
     assert all(sum(seen[place] for seen in shown[:4]) == 5 for place in range(50, 70))
 
 
-def test_no_place_in_a_folder_is_favoured() -> None:
+def test_no_position_in_a_folder_is_favoured() -> None:
     first = Counter[int]()
     for seed in range(400):
         first.update(v.example for v in visits_of(EpochPlanner(examples_of([(0, 0.1)] * 50), **options(seed=seed)), 0))
@@ -159,7 +159,7 @@ def test_each_folder_gets_its_share_of_every_epoch() -> None:
     small,
     small,
 )
-def test_images_of_one_batch_id_share_their_batches_and_as_few_steps_as_can_be(
+def test_images_of_one_batch_id_share_batches_and_as_few_steps_as_possible(
     picks: list[tuple[int, str]], seed: int, batch_size: int, grad_accum: int
 ) -> None:
     ids = [batch_id for _, batch_id in picks]
@@ -208,7 +208,7 @@ def test_only_fractions_make_epochs_differ() -> None:
     assert not EpochPlanner(examples_of([(0, 2.5)]), **options()).is_same_every_epoch
 
 
-def test_twenty_thousand_images_are_dealt_well_under_a_second() -> None:
+def test_twenty_thousand_images_are_planned_well_under_a_second() -> None:
     ids = ["" if number % 3 else f"id {number % 700}" for number in range(20_000)]
     examples = examples_of([(number % 4, (1.0, 0.3)[number % 2]) for number in range(20_000)], ids)
     start = time.process_time()

@@ -34,7 +34,7 @@ def test_images_come_with_captions_sizes_and_buckets_sorted_by_name(paint: Paint
     assert dataset.examples[0].path.is_absolute()
 
 
-def test_extensions_may_be_written_in_capitals_and_caption_goes_before_txt(paint: Painter, tmp_path: Path) -> None:
+def test_extensions_ignore_case_and_caption_takes_precedence_over_txt(paint: Painter, tmp_path: Path) -> None:
     paint("one.PNG").with_suffix(".TXT").write_text("from txt")
     paint("two.Jpeg").with_suffix(".Caption").write_text("from caption")
     paint("three.png", caption="from txt").with_suffix(".caption").write_text("from caption")
@@ -42,7 +42,7 @@ def test_extensions_may_be_written_in_capitals_and_caption_goes_before_txt(paint
     assert [example.caption for example in dataset.examples] == ["from txt", "from caption", "from caption"]
 
 
-def test_hidden_files_and_folders_and_other_kinds_are_passed_over(paint: Painter, tmp_path: Path) -> None:
+def test_hidden_and_other_files_and_folders_are_ignored(paint: Painter, tmp_path: Path) -> None:
     paint("seen.png")
     paint(".hidden.png")
     paint(".cache/inside.png")
@@ -62,7 +62,7 @@ def test_names_in_any_script_are_read(paint: Painter, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
-def test_a_name_that_is_no_text_is_read_and_can_be_written_out(paint: Painter, tmp_path: Path) -> None:
+def test_a_name_that_is_not_valid_text_is_read_and_can_be_printed(paint: Painter, tmp_path: Path) -> None:
     paint("plain.png").rename(os.fsdecode(os.fsencode(tmp_path / "images") + b"/caf\xe9.png"))
     (only,) = scan([tmp_path / "images"], OPTIONS).examples
     (only.name + only.caption + only.key).encode("utf-8")
@@ -70,7 +70,7 @@ def test_a_name_that_is_no_text_is_read_and_can_be_written_out(paint: Painter, t
 
 
 @needs_links
-def test_links_are_followed_and_loops_of_them_survived(paint: Painter, tmp_path: Path) -> None:
+def test_links_are_followed_and_loops_end(paint: Painter, tmp_path: Path) -> None:
     folder = paint("in/cat.png").parent
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -105,7 +105,7 @@ def test_a_link_that_leads_out_of_the_dataset_is_named_and_not_searched(paint: P
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_that_is_called_like_an_image_does_not_hang_the_scan(paint: Painter, tmp_path: Path) -> None:
+def test_a_pipe_with_the_name_of_an_image_does_not_hang_the_scan(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png")
     os.mkfifo(tmp_path / "images" / "pipe.png")
     assert [problem.path for problem in scan([tmp_path / "images"], OPTIONS).problems] == ["pipe.png"]
@@ -134,7 +134,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_sidecar_is_reported_and_does_not_block
     assert "cat.png: in cat.txt: it cannot be read (it is not a file)." in shown
 
 
-def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_used(paint: Painter, tmp_path: Path) -> None:
+def test_every_unusable_file_is_reported_and_the_rest_is_used(paint: Painter, tmp_path: Path) -> None:
     paint("good.png")
     folder = tmp_path / "images"
     (folder / "empty.png").write_bytes(b"")
@@ -169,7 +169,7 @@ def test_an_image_with_too_short_a_side_is_not_used(
     assert len(dataset.problems) == 1 - is_used
 
 
-def test_notes_tell_what_is_enlarged_too_wide_moving_or_without_a_caption_file(paint: Painter, tmp_path: Path) -> None:
+def test_notes_report_enlarged_too_wide_animated_and_uncaptioned_images(paint: Painter, tmp_path: Path) -> None:
     paint("small.png", size=(40, 40), caption="small")
     paint("wide.png", size=(640, 64), caption="wide")
     paint("named_1.png")
@@ -190,7 +190,7 @@ def test_notes_tell_what_is_enlarged_too_wide_moving_or_without_a_caption_file(p
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file.png"])
-def test_a_root_that_is_no_folder_is_named(paint: Painter, tmp_path: Path, name: str) -> None:
+def test_a_root_that_is_not_a_folder_is_named(paint: Painter, tmp_path: Path, name: str) -> None:
     paint("cat.png")
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=name) as caught:
@@ -221,7 +221,7 @@ def test_no_root_at_all_is_an_error() -> None:
         scan([], OPTIONS)
 
 
-def test_several_roots_are_told_apart(paint: Painter, tmp_path: Path) -> None:
+def test_several_roots_are_distinguished(paint: Painter, tmp_path: Path) -> None:
     paint("one/cat.png")
     paint("two/cat.png")
     (tmp_path / "images/two/bad.png").write_bytes(b"")
@@ -281,7 +281,7 @@ def test_the_fingerprint_changes_with_files_captions_and_buckets_only(paint: Pai
     assert len(set(prints)) == 5
 
 
-def test_progress_is_told_to_the_end(paint: Painter, tmp_path: Path) -> None:
+def test_progress_is_reported_up_to_the_end(paint: Painter, tmp_path: Path) -> None:
     for number in range(5):
         paint(f"{number}.png")
     told: list[tuple[int, int]] = []
@@ -290,7 +290,7 @@ def test_progress_is_told_to_the_end(paint: Painter, tmp_path: Path) -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_a_scan_can_be_left_and_remembers_what_it_has_read(paint: Painter, tmp_path: Path) -> None:
+def test_a_stopped_scan_remembers_what_it_has_read(paint: Painter, tmp_path: Path) -> None:
     for number in range(30):
         paint(f"{number}.png")
     index_path = tmp_path / "user/index.json"
@@ -306,7 +306,7 @@ def test_a_scan_can_be_left_and_remembers_what_it_has_read(paint: Painter, tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="rights do not bind this user")
-def test_a_folder_that_may_not_be_opened_is_told(paint: Painter, tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_reported(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png")
     closed = paint("closed/dog.png").parent
     closed.chmod(0)

@@ -18,19 +18,19 @@ def notes(batch_size: int, *counts: int) -> list[str]:
     return batch_notes(EpochPlanner(examples, seed=1, batch_size=batch_size, grad_accum=1))
 
 
-def test_batches_of_which_most_places_are_empty_are_told_with_a_size_that_fits() -> None:
+def test_mostly_empty_batches_are_reported_with_a_better_size() -> None:
     (text,) = notes(8, 9, 3, 2, 2)  # five batches: 8, 1, 3, 2 and 2
     assert text.startswith("Batches hold 3.2 of 8 images on average")
     assert "lower batch_size to 3 " in text
     assert notes(3, 9, 3, 2, 2) == []
 
 
-def test_full_batches_and_few_short_ones_are_not_worth_a_word() -> None:
+def test_full_batches_and_a_few_short_ones_are_not_reported() -> None:
     assert notes(4, 8, 8, 8) == []
     assert notes(4, 41, 30, 22, 5) == []
     assert notes(1, 1, 1, 1) == []
     assert notes(4) == []
 
 
-def test_a_batch_larger_than_the_set_is_told() -> None:
+def test_a_batch_larger_than_the_dataset_is_reported() -> None:
     assert "lower batch_size to 6 " in notes(8, 5)[0]

@@ -90,7 +90,7 @@ def test_invalid_values_are_reported_and_the_rest_applies(values: dict[str, obje
     assert len(parsed.problems) == 1 and fault in parsed.problems[0]
 
 
-def test_empty_values_say_nothing() -> None:
+def test_empty_values_set_nothing() -> None:
     assert config_from_mapping({"multiply": None, "flip_p": "", "batch_id": "null", "tags": None}) == (
         ImageConfig(),
         (),

@@ -74,13 +74,13 @@ def test_a_file_that_is_cut_short_is_found(tmp_path: Path, kind: str, kept: floa
         (b"\x89PNG\r\n\x1a\n" + b"junk" * 50 + b"IEND", "damaged"),
     ],
 )
-def test_what_is_no_image_is_named_for_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_images_are_identified(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(content)
     assert words in what_is_wrong(path)
 
 
-def test_a_file_that_does_not_exist_is_reported_and_that_is_not_remembered(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_but_not_remembered(tmp_path: Path) -> None:
     facts = check_image(tmp_path / "gone.png")
     assert facts.problem and "no longer exists" in facts.problem.what
     assert not facts.lasting
@@ -114,7 +114,7 @@ def test_100_million_pixels_are_not_too_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright_by_its_exif(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_an_image_is_rotated_by_its_exif_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
     path = tmp_path / "turned.jpg"
     marked = Image.new("RGB", (64, 32), "black")
     marked.paste("white", (0, 0, 16, 16))
@@ -145,7 +145,7 @@ def test_a_header_of_something_else_gives_no_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
     red = Image.new("RGBA", SIZE, (255, 0, 0, 0))
     red.paste((255, 0, 0, 255), (0, 0, 8, 8))
     path = tmp_path / ("red.tif" if mode == "PA" else "red.png")
@@ -186,7 +186,7 @@ def deep_grey(dtype: str, top: float) -> np.ndarray:
         ("deep.tif", deep_grey("float32", 4000) - 2000),
     ],
 )
-def test_deep_grey_is_scaled_not_clipped(tmp_path: Path, name: str, values: np.ndarray) -> None:
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, name: str, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / name)
     pixels = np.asarray(decode(tmp_path / name)).astype(int)
     expected = np.linspace(0, 255, pixels.shape[0] * pixels.shape[1]).reshape(pixels.shape[:2])
@@ -206,7 +206,7 @@ def test_numbers_that_are_not_finite_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "name"), [("CMYK", "x.jpg"), ("CMYK", "x.tif"), ("1", "x.png"), ("L", "x.jpg")])
-def test_other_kinds_of_colour_become_rgb(tmp_path: Path, mode: str, name: str) -> None:
+def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str, name: str) -> None:
     path = tmp_path / name
     gradient(mode).save(path)
     expected = gradient(mode).convert("RGB")
@@ -234,7 +234,7 @@ def test_a_broken_exif_block_does_not_spoil_the_image(tmp_path: Path) -> None:
     assert decode(tmp_path / "cat.jpg").size == SIZE
 
 
-def test_a_jpeg_comes_smaller_only_when_that_is_enough(tmp_path: Path) -> None:
+def test_a_jpeg_is_decoded_smaller_only_if_that_is_enough(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     gradient(size=(801, 600)).save(path)
     assert decode(path).size == (801, 600)
@@ -243,7 +243,7 @@ def test_a_jpeg_comes_smaller_only_when_that_is_enough(tmp_path: Path) -> None:
     assert decode(path, at_least=(100, 75)).size == (101, 75)
 
 
-def test_what_is_enough_counts_for_the_upright_image(tmp_path: Path) -> None:
+def test_the_required_size_applies_to_the_upright_image(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -18,7 +18,7 @@ def a_file(tmp_path: Path, name: str = "cat.png") -> tuple[Path, os.stat_result]
     return path, path.stat()
 
 
-def test_what_was_remembered_is_found_by_another_program(tmp_path: Path) -> None:
+def test_remembered_results_are_found_by_another_process(tmp_path: Path) -> None:
     path, stat = a_file(tmp_path)
     bad = ImageFacts((0, 0), Problem(str(path), "it is broken.", "Mend it."))
     other, other_stat = a_file(tmp_path, "Kätzchen 猫.png")
@@ -31,7 +31,7 @@ def test_what_was_remembered_is_found_by_another_program(tmp_path: Path) -> None
     assert again.find(other, other_stat) == GOOD
 
 
-def test_a_changed_file_is_not_known(tmp_path: Path) -> None:
+def test_a_changed_file_is_not_remembered(tmp_path: Path) -> None:
     path, stat = a_file(tmp_path)
     index = ImageIndex(None)
     index.remember(path, stat, GOOD)
@@ -43,7 +43,7 @@ def test_a_changed_file_is_not_known(tmp_path: Path) -> None:
     assert index.find(path, path.stat()) is None
 
 
-def test_what_may_pass_is_not_remembered(tmp_path: Path) -> None:
+def test_temporary_problems_are_not_remembered(tmp_path: Path) -> None:
     path, stat = a_file(tmp_path)
     index = ImageIndex(None)
     index.remember(path, stat, ImageFacts((0, 0), Problem(str(path), "it is locked."), lasting=False))
@@ -54,7 +54,7 @@ def test_what_may_pass_is_not_remembered(tmp_path: Path) -> None:
     "damage",
     [b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff\xfe", b"[" * 100_000],
 )
-def test_a_damaged_index_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_index_is_started_over(tmp_path: Path, damage: bytes) -> None:
     path, stat = a_file(tmp_path)
     (tmp_path / "index.json").write_bytes(damage)
     index = ImageIndex(tmp_path / "index.json")
@@ -65,7 +65,7 @@ def test_a_damaged_index_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize("entry", [[], [1, 2], "text", [1, 2, "3", 4, False, "", ""], None])
-def test_an_entry_of_another_shape_is_not_known(tmp_path: Path, entry: object) -> None:
+def test_an_invalid_entry_is_ignored(tmp_path: Path, entry: object) -> None:
     path, stat = a_file(tmp_path)
     index = ImageIndex(tmp_path / "index.json")
     index.remember(path, stat, GOOD)
@@ -76,7 +76,7 @@ def test_an_entry_of_another_shape_is_not_known(tmp_path: Path, entry: object) -
     assert ImageIndex(tmp_path / "index.json").find(path, stat) is None
 
 
-def test_an_index_of_another_pillow_is_begun_anew(tmp_path: Path) -> None:
+def test_an_index_of_another_pillow_is_started_over(tmp_path: Path) -> None:
     path, stat = a_file(tmp_path)
     index = ImageIndex(tmp_path / "index.json")
     index.remember(path, stat, GOOD)
@@ -96,7 +96,7 @@ def test_only_missing_files_below_the_roots_are_forgotten(tmp_path: Path) -> Non
     assert index.find(tmp_path / "a/gone.png", stat) is None
 
 
-def test_nothing_is_left_beside_the_index_and_nothing_is_written_without_need(tmp_path: Path) -> None:
+def test_the_index_leaves_no_other_files_and_is_written_only_if_needed(tmp_path: Path) -> None:
     path, stat = a_file(tmp_path)
     index_path = tmp_path / "user" / "index.json"
     index = ImageIndex(index_path)

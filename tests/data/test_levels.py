@@ -91,14 +91,14 @@ def found(paint: Callable[..., Path], tmp_path: Path) -> dict[str, Example]:
     return {example.name: example for example in dataset.examples}
 
 
-def test_every_file_at_every_level_holds_where_it_should_and_nowhere_else(found: dict[str, Example]) -> None:
+def test_every_file_at_every_level_applies_exactly_where_it_should(found: dict[str, Example]) -> None:
     assert {
         name: (e.caption, e.multiply, e.cond_dropout, e.flip_p, e.loss_scale, e.batch_id, e.shuffle is not None)
         for name, e in found.items()
     } == EXPECTED
 
 
-def test_every_side_car_that_is_known_is_in_the_tree() -> None:
+def test_every_known_sidecar_is_in_the_tree() -> None:
     from ed2.data.sidecars import CAPTION_EXTENSIONS, FOLDER_NAMES
 
     assert all(set(FILES[level]) == FOLDER_NAMES for level in LEVELS)

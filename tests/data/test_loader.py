@@ -92,14 +92,14 @@ def test_the_bytes_are_the_same_from_the_middle_of_an_epoch(examples: tuple[Exam
         assert all_of(examples, OPTIONS, epoch=1, start=start) == whole[start:]
 
 
-def test_one_loader_gives_epoch_after_epoch_as_fresh_ones_would(examples: tuple[Example, ...]) -> None:
+def test_one_loader_yields_the_same_epochs_as_fresh_ones(examples: tuple[Example, ...]) -> None:
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         for epoch in range(3):
             got = [[contents(batch) for batch in group] for group in loader.groups(epoch)]
             assert got == all_of(examples, OPTIONS, epoch=epoch)
 
 
-def test_an_epoch_that_was_left_can_be_taken_up_or_another_be_begun(examples: tuple[Example, ...]) -> None:
+def test_an_unfinished_epoch_can_be_resumed_or_another_started(examples: tuple[Example, ...]) -> None:
     whole = all_of(examples, OPTIONS)
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         begun = loader.groups(0)
@@ -110,7 +110,7 @@ def test_an_epoch_that_was_left_can_be_taken_up_or_another_be_begun(examples: tu
         assert [[contents(batch) for batch in group] for group in loader.groups(0)] == whole
 
 
-def test_an_iterator_that_another_has_overtaken_says_so(examples: tuple[Example, ...]) -> None:
+def test_an_iterator_replaced_by_another_says_so(examples: tuple[Example, ...]) -> None:
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         first = loader.groups(0)
         next(first)
@@ -196,7 +196,7 @@ def test_a_large_jpeg_decoded_small_shows_the_same(tmp_path: Path) -> None:
     assert 10 * np.log10(255**2 / error) > 38
 
 
-def test_a_loader_closes_at_once_with_work_in_hand(examples: tuple[Example, ...]) -> None:
+def test_a_loader_closes_at_once_with_work_in_progress(examples: tuple[Example, ...]) -> None:
     before = threading.active_count()
     loader = Loader(examples * 20, replace(OPTIONS, ahead=50, threads=4), on_problem=ignore)
     groups = loader.groups(0)
@@ -210,7 +210,7 @@ def test_a_loader_closes_at_once_with_work_in_hand(examples: tuple[Example, ...]
         next(groups)
 
 
-def test_an_error_in_the_listener_leaves_a_loader_that_starts_afresh(examples: tuple[Example, ...]) -> None:
+def test_after_an_error_in_its_listener_a_loader_starts_over(examples: tuple[Example, ...]) -> None:
     examples[0].path.unlink()
     told: list[Problem] = []
 
@@ -226,7 +226,7 @@ def test_an_error_in_the_listener_leaves_a_loader_that_starts_afresh(examples: t
     assert len(names) == sum(int(example.multiply) for example in examples[1:])
 
 
-def test_nothing_to_show_gives_no_steps(examples: tuple[Example, ...]) -> None:
+def test_without_visits_there_are_no_steps(examples: tuple[Example, ...]) -> None:
     unseen = tuple(replace(example, multiply=0.0) for example in examples)
     assert all_of(unseen, OPTIONS) == []
     assert all_of((), OPTIONS) == []

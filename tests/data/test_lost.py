@@ -18,7 +18,7 @@ from tests.data.planning import plan_epoch
 OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=2, threads=2, ahead=3)
 
 
-def test_an_image_that_vanishes_is_left_out_and_told_once(examples: tuple[Example, ...]) -> None:
+def test_an_image_that_vanishes_is_left_out_and_reported_once(examples: tuple[Example, ...]) -> None:
     told: list[Problem] = []
     with Loader(examples, replace(OPTIONS, ahead=1), on_problem=told.append) as loader:
         epochs = [[batch for group in loader.groups(0) for batch in group]]
@@ -36,7 +36,7 @@ def test_an_image_that_vanishes_is_left_out_and_told_once(examples: tuple[Exampl
     assert all(isinstance(problem, Finding) and problem.what and problem.fix for problem in told)
 
 
-def test_what_is_left_keeps_its_draws_when_a_neighbour_vanishes(examples: tuple[Example, ...]) -> None:
+def test_the_remaining_images_keep_their_draws_when_one_vanishes(examples: tuple[Example, ...]) -> None:
     def by_visit(batches: Iterator[Batch]) -> dict[object, bytes]:
         return {
             visit: batch.pixels[place].numpy().tobytes() + batch.captions[place].encode()
@@ -65,7 +65,7 @@ def test_a_step_without_any_readable_image_is_an_empty_list(examples: tuple[Exam
     assert len(told) == len(examples)
 
 
-def test_a_step_that_lacks_an_image_is_no_longer_trained_once_all_are_gone(examples: tuple[Example, ...]) -> None:
+def test_once_all_images_are_gone_no_incomplete_step_is_trained(examples: tuple[Example, ...]) -> None:
     *lost, left = examples[::4]  # of one size
     for example in lost:
         example.path.write_bytes(b"")
@@ -84,7 +84,7 @@ def test_one_readable_image_of_many_is_enough(examples: tuple[Example, ...]) -> 
     require_readable(examples)
 
 
-def test_an_image_replaced_by_one_of_another_shape_is_cropped_anew(tmp_path: Path) -> None:
+def test_an_image_replaced_by_one_of_another_shape_is_cropped_again(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "cat.png")
     examples = scan([tmp_path], ScanOptions(resolution=64)).examples
     Image.new("RGB", (300, 40), "blue").save(tmp_path / "cat.png")

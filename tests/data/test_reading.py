@@ -30,7 +30,7 @@ def folder(paint: Painter, tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_headers_alone_give_sound_images_the_sizes_and_the_plan_of_reading_them_in_full(folder: Path) -> None:
+def test_headers_alone_give_the_same_sizes_and_plan_as_a_full_read(folder: Path) -> None:
     (folder / "cut.jpg").unlink()
     by_header, in_full = (scan([folder], replace(OPTIONS, headers_only=only)) for only in (True, False))
     assert (by_header.num_unread, in_full.num_unread) == (5, 0)
@@ -39,7 +39,7 @@ def test_headers_alone_give_sound_images_the_sizes_and_the_plan_of_reading_them_
     assert plans[0] == plans[1]
 
 
-def test_a_header_says_nothing_of_damage_and_what_is_remembered_does(folder: Path, tmp_path: Path) -> None:
+def test_a_header_does_not_reveal_damage_but_a_remembered_result_does(folder: Path, tmp_path: Path) -> None:
     remembering = replace(OPTIONS, index_path=tmp_path / "user/index.json")
     quick = replace(remembering, headers_only=True)
     assert "cut.jpg" in [example.name for example in scan([folder], quick).examples]
@@ -49,7 +49,7 @@ def test_a_header_says_nothing_of_damage_and_what_is_remembered_does(folder: Pat
     assert [problem.path for problem in again.problems] == ["cut.jpg"] and again.num_unread == 0
 
 
-def test_a_file_whose_header_makes_no_sense_is_told_by_a_quick_look_too(folder: Path) -> None:
+def test_a_nonsensical_header_is_reported_even_by_a_quick_look(folder: Path) -> None:
     (folder / "page.jpg").write_text("<!doctype html><html>")
     found = scan([folder], replace(OPTIONS, headers_only=True))
     assert [(problem.path, "HTML" in problem.what) for problem in found.problems] == [("page.jpg", True)]
@@ -66,7 +66,7 @@ def test_an_outline_comes_before_images_are_read_in_full_and_only_then(folder: P
     assert str(outline) == "6 images in 4 sizes; reading 6 new or changed in full"
 
 
-def test_a_quick_look_can_be_left(folder: Path) -> None:
+def test_a_quick_look_can_be_stopped(folder: Path) -> None:
     asked: list[int] = []
 
     def enough() -> bool:

@@ -23,7 +23,7 @@ def dataset(paint: Callable[..., Path], tmp_path: Path) -> Dataset:
     return scan([tmp_path / "images"], ScanOptions(resolution=64))
 
 
-def test_the_json_holds_what_the_contract_says(dataset: Dataset) -> None:
+def test_the_json_matches_the_contract(dataset: Dataset) -> None:
     told = json.loads(json.dumps(as_json(dataset, PLAN)))
     assert told["images"][-1] == {
         "path": "wide_1.png",
@@ -45,14 +45,14 @@ def test_the_json_holds_what_the_contract_says(dataset: Dataset) -> None:
     ]
 
 
-def test_what_is_wrong_with_a_used_image_stands_with_it(dataset: Dataset) -> None:
+def test_problems_of_a_used_image_are_listed_with_it(dataset: Dataset) -> None:
     told = as_json(dataset, PLAN)["images"]
     assert isinstance(told, list)
     (small,) = (image for image in told if image["path"] == "small.png")
     assert len(small["problems"]) == 1 and "enlarged" in small["problems"][0]
 
 
-def test_a_note_of_one_root_does_not_fall_on_the_same_name_in_another(
+def test_a_note_about_one_root_is_not_attributed_to_the_same_name_in_another(
     paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     paint("one/cat.png", caption="a cat")
@@ -110,7 +110,7 @@ def test_an_invalid_sidecar_is_reported_in_words_and_as_a_problem(paint: Callabl
     assert [(p["path"], p["what"]) for p in as_json(dataset, PLAN)["problems"]] == [("multiply.txt", what)]
 
 
-def test_images_kept_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
+def test_images_held_out_for_validation_are_listed_and_not_counted_in_steps(dataset: Dataset) -> None:
     plan = replace(PLAN, validation_keys=frozenset(example.key for example in dataset.examples[:-1]))
     told = as_json(dataset, plan)
     assert (len(told["images"]), told["total_steps"]) == (7, 3)

@@ -125,7 +125,7 @@ def test_every_sidecar_at_every_level_means_what_the_docs_say(tree: Path) -> Non
     ]
 
 
-def test_the_settings_hold_where_no_file_says_otherwise(paint: Painter, tmp_path: Path) -> None:
+def test_the_settings_apply_unless_a_file_says_otherwise(paint: Painter, tmp_path: Path) -> None:
     paint("cat.png", caption="a cat, red")
     (only,) = read(tmp_path / "images", shuffle_tags=True).examples
     assert (only.flip_p, only.cond_dropout, only.multiply) == (0.3, 0.3, 1.0)
@@ -154,9 +154,9 @@ def test_sidecars_in_other_encodings_are_read(paint: Painter, tmp_path: Path) ->
         ("multiply.txt", "many", "multiply is 'many'; it must be a number from 0 to 10,000."),
         ("flip_p.txt", "", "it is empty."),
         ("local.yaml", "tags: [a", "it is not valid YAML (line "),
-        ("global.yaml", "- a\n- b\n", "it has no names with values"),
+        ("global.yaml", "- a\n- b\n", "it contains no keys with values"),
         ("cat.yaml", "mutliply: 2", "mutliply is not a known name; did you mean multiply?"),
-        ("cat.yaml", "!!python/object/apply:os.system [exit]", "it has no names with values"),
+        ("cat.yaml", "!!python/object/apply:os.system [exit]", "it contains no keys with values"),
         ("cat.yaml", "x: &x [a]\ntags: [" + "*x," * 200 + "]", "has more than 100 YAML aliases"),
         ("cat.yaml", "a: &a [*a]", "it is not valid YAML"),
         ("cat.yaml", "[" * 5000, "it is not valid YAML"),

@@ -23,7 +23,7 @@ def test_the_first_tags_are_kept_and_all_others_come_once_in_every_order() -> No
     assert shuffle.draw(rng(1, "tags", 0), keep_tags=9) == "a, b, c, d, e, f"
 
 
-def test_without_kept_tags_every_tag_stands_everywhere_equally_often() -> None:
+def test_without_kept_tags_every_tag_is_equally_often_in_every_position() -> None:
     shuffle = TagShuffle("a", TAGS)
     first = Counter(shuffle.draw(rng(2, "tags", visit)).split(", ")[1] for visit in range(2000))
     assert set(first) == set("bcdef") and all(320 < count < 480 for count in first.values())
@@ -36,7 +36,7 @@ def test_a_tag_comes_first_in_proportion_to_its_weight_and_never_with_none() -> 
     assert set(drawn) == {"a, often, rare", "a, rare, often"}
 
 
-def test_the_length_is_never_overrun_and_the_main_prompt_never_cut() -> None:
+def test_the_length_is_never_exceeded_and_the_main_prompt_never_cut() -> None:
     tags = [Tag("four"), Tag("seventeen letters"), Tag("ten chars!")]
     assert join_tags("a cat", tags, 23) == "a cat, four, ten chars!"
     assert join_tags("a cat", tags, 22) == "a cat, four"
@@ -46,7 +46,7 @@ def test_the_length_is_never_overrun_and_the_main_prompt_never_cut() -> None:
     assert all(len(shuffle.draw(rng(4, "tags", visit))) == 7 for visit in range(20))
 
 
-def test_what_files_say_of_shuffling_goes_before_the_setting() -> None:
+def test_files_override_the_setting_for_shuffling() -> None:
     assert tag_shuffle(ImageConfig(tags=TAGS), "a", default=False) is None
     assert tag_shuffle(ImageConfig(tags=TAGS), "a", default=True) == TagShuffle("a", TAGS)
     assert tag_shuffle(ImageConfig(tags=TAGS, shuffle_tags=True), "a", default=False) == TagShuffle("a", TAGS)

@@ -40,11 +40,11 @@ def test_the_encoding_is_recognised(data: bytes, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf16_without_a_mark_is_known_by_its_nuls(encoding: str) -> None:
+def test_utf16_without_a_byte_order_mark_is_recognised_by_its_nul_bytes(encoding: str) -> None:
     assert decode_text("a red cat".encode(encoding)) == ("a red cat", "UTF-16")
 
 
-def test_what_is_not_utf8_is_read_as_western_european_and_said_to_be_guessed() -> None:
+def test_text_that_is_not_utf8_is_read_as_western_european_and_reported_as_a_guess() -> None:
     assert decode_text("café – crème".encode("cp1252")) == ("café – crème", "Western European (cp1252)")
     assert decode_text(b"caf\xe9 \x81") == ("café \x81", "Latin-1")
     assert decode_text(b"caf\xe9") == ("café", "Western European (cp1252)")
@@ -98,7 +98,7 @@ def test_an_empty_text_file_gives_the_file_name_and_says_so(tmp_path: Path, cont
     assert "cat.txt is empty" in caption.detail
 
 
-def test_a_name_that_gives_nothing_is_no_caption() -> None:
+def test_a_name_without_words_is_not_a_caption() -> None:
     assert caption_of(Path("_1.png")).note == "no caption"
 
 
@@ -115,5 +115,5 @@ def test_no_more_than_64_kb_are_read_even_within_a_character(tmp_path: Path) -> 
     assert set(caption.text) == {"a", "ä"} and len(caption.text.encode()) <= MAX_BYTES
 
 
-def test_a_name_that_is_no_text_gives_a_caption_that_can_be_written() -> None:
+def test_a_name_that_is_not_valid_text_gives_a_printable_caption() -> None:
     assert caption_from_name(Path("caf\udce9_1.png")) == "caf?"

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import save_file
 
-from ed2.app.checks.check import looked_at
+from ed2.app.checks.check import check_dataset
 from ed2.app.memory.corrections import Corrections
 from ed2.app.reporters.jsonl import cut_back, read_events
 from ed2.app.run_settings import newest_state
@@ -187,7 +187,7 @@ def _runs(folder: Path, trained: Trained) -> Iterator[Target]:
     flags: dict[str, object] = {"resume_ckpt": str(checkpoint), "logdir": str(folder / "logs"), "max_epochs": 9}
 
     def continued() -> None:
-        looked_at(resolved(flags, dataset=dataset).settings, dataset)
+        check_dataset(resolved(flags, dataset=dataset).settings, dataset)
 
     small = [path for path in sorted(checkpoint.rglob("*.json")) if "tokenizer" not in path.parts]
     small += [run_dir / name for name in ("settings.json", "manifest.json", "pictures.json")]

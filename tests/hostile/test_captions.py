@@ -35,7 +35,7 @@ def test_there_are_more_than_40_and_each_image_is_used_with_a_caption(captions: 
     assert found["problems"] == {}
 
 
-def test_each_gives_the_caption_that_is_expected(captions: Any) -> None:
+def test_each_gives_the_expected_caption(captions: Any) -> None:
     cases, found = captions
     wrong = {}
     for case in cases:
@@ -46,7 +46,7 @@ def test_each_gives_the_caption_that_is_expected(captions: Any) -> None:
     assert not wrong
 
 
-def test_each_that_was_not_read_as_it_stands_is_told(captions: Any) -> None:
+def test_every_caption_that_was_not_read_literally_is_reported(captions: Any) -> None:
     cases, found = captions
     told: dict[str, set[str]] = {}
     for path, kind, what in found["notes"]:

@@ -67,7 +67,7 @@ def told(trained: Trained, heading: str = LEFT_OUT) -> list[str]:
     return sorted(warned.text for warned in trained.of(Warned) if heading in warned.text)
 
 
-def test_each_is_told_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, sd1: Path) -> None:
+def test_each_is_reported_once_and_the_bytes_do_not_depend_on_the_threads(tmp_path: Path, sd1: Path) -> None:
     def before_the_first_step(event: Event) -> bool:
         return isinstance(event, PhaseChanged) and event.phase == "training"
 
@@ -94,7 +94,7 @@ def test_a_change_between_epochs_does_not_end_the_run(tmp_path: Path, sd1: Path)
     assert len(told(trained)) == 5
 
 
-def test_a_drive_that_is_pulled_stops_the_run_which_goes_on_to_the_same_bytes_when_it_is_back(
+def test_a_pulled_drive_stops_the_run_which_resumes_to_the_same_bytes_when_it_is_back(
     tmp_path: Path, sd1: Path
 ) -> None:
     values = values_of(tmp_path, sd1, max_epochs=2)
@@ -110,7 +110,7 @@ def test_a_drive_that_is_pulled_stops_the_run_which_goes_on_to_the_same_bytes_wh
     assert differing(whole.checkpoint, again.checkpoint) == []
 
 
-def test_many_lost_images_are_all_counted_and_in_the_log_and_few_of_them_told_one_by_one(
+def test_many_lost_images_are_all_counted_and_logged_but_only_a_few_reported_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, texts = EventBus(), list[str]()
@@ -136,7 +136,7 @@ def without_rights() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_an_image_that_may_no_longer_be_read_is_told(tmp_path: Path) -> None:
+def test_an_image_that_loses_its_permissions_is_reported(tmp_path: Path) -> None:
     noise().save(tmp_path / "cat.png")
     (tmp_path / "cat.png").chmod(0)
     check_image(tmp_path / "cat.png")  # what it needs is loaded while that is allowed

@@ -50,7 +50,7 @@ def test_a_folder_comes_back_from_a_single_file(
     assert "Wrote" in capsys.readouterr().out
 
 
-def test_every_file_of_a_folder_reaches_the_disk_and_one_that_cannot_be_copied_is_told(
+def test_every_file_of_a_folder_is_synced_and_one_that_cannot_be_copied_is_reported(
     sd2: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reached: list[str] = []
@@ -75,9 +75,7 @@ class ModelCheckpoint:
         self.best = 5
 
 
-def test_a_ckpt_of_a_training_program_is_read_by_its_tensors_alone(
-    sd1: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_tensors_of_a_trainers_ckpt_are_read(sd1: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["convert", str(sd1), str(tiny / "one.ckpt")]) == 0
     content = torch.load(tiny / "one.ckpt", weights_only=True)
     name = "pytorch_lightning.callbacks.model_checkpoint"
@@ -100,7 +98,7 @@ def packed(path: Path, content: dict[str, bytes]) -> None:
             archive.writestr(name, data)
 
 
-def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
+def test_a_malicious_ckpt_is_refused_and_none_of_it_runs(tmp_path: Path) -> None:
     torch.save({"state_dict": Bomb()}, tmp_path / "code.ckpt")
     torch.save({"state_dict": {"a": torch.zeros(1).expand(50_000, 50_000)}}, tmp_path / "claims.ckpt")
     (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Bomb()))
@@ -126,7 +124,7 @@ def test_a_ckpt_made_to_harm_is_refused_and_nothing_of_it_runs(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("act", ["start", "connect", "write", "write by flags", "remove"])
-def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str, tmp_path: Path) -> None:
+def test_the_process_that_reads_a_ckpt_can_start_reach_and_write_nothing(act: str, tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     acts = {
         "start": "import os; os.system('true')",
@@ -141,7 +139,7 @@ def test_where_a_ckpt_is_read_nothing_can_be_started_reached_or_written(act: str
     assert (tmp_path / "there").exists() and not (tmp_path / "new").exists()
 
 
-def test_nothing_is_written_over(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there.safetensors").write_bytes(b"mine")
     for target in ("there.safetensors", "no/such/folder", "model.zip"):
         assert main(["convert", str(sd1), str(tmp_path / target)]) == 1
@@ -193,13 +191,13 @@ def test_every_number_type_is_converted_in_both_directions(
     ("argv", "code", "told"),
     [
         ([], 0, "Convert a Stable Diffusion"),
-        (["konvert", "a", "b"], 2, "unknown command 'konvert'. Use: python -m ed2 convert SOURCE TARGET"),
+        (["konvert", "a", "b"], 2, "unknown command 'konvert'. Usage: python -m ed2 convert SOURCE TARGET"),
         (["convert", "a"], 2, "convert needs two paths, not 1."),
         (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: the value is missing. Use epsilon or"),
         (["convert", "a", "b", "--fast"], 2, "--fast: there is no such flag."),
     ],
 )
-def test_a_command_that_cannot_be_read_is_told_in_plain_words(
+def test_an_invalid_command_is_reported_in_plain_words(
     argv: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv) == code

@@ -42,7 +42,7 @@ def test_there_are_more_than_300_and_each_is_used_or_counted_with_its_reason(ima
     assert not found["used"].keys() & found["problems"].keys()
 
 
-def test_each_is_judged_as_expected(images: Any) -> None:
+def test_each_is_classified_as_expected(images: Any) -> None:
     cases, found, _ = images
     wrong = {}
     for case in cases:
@@ -56,7 +56,7 @@ def test_each_is_judged_as_expected(images: Any) -> None:
     assert not wrong
 
 
-def test_moving_and_wide_images_are_used_with_a_note(images: Any) -> None:
+def test_animated_and_wide_images_are_used_with_a_note(images: Any) -> None:
     cases, found, _ = images
     told = {(path, kind) for path, kind, _ in found["notes"]}
     assert {(case.name, case.note) for case in cases if case.note} <= told
@@ -68,7 +68,7 @@ def test_memory_stays_bounded_and_nothing_is_written_to_the_console(images: Any)
     assert said == ""
 
 
-def test_what_is_trained_on_has_the_chosen_colour_where_an_image_is_transparent(tmp_path: Path) -> None:
+def test_transparent_pixels_are_trained_with_the_chosen_colour(tmp_path: Path) -> None:
     path = tmp_path / "clear.png"
     Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(path)
     example = Example(path=path, root=0, name="clear.png", caption="", size=(64, 64), bucket=(64, 64))

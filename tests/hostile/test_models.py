@@ -62,7 +62,7 @@ def results(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return Results(said, peak_bytes() - before)
 
 
-def test_there_are_more_than_60_and_each_is_told_as_expected(results: Results) -> None:
+def test_there_are_more_than_60_and_each_is_reported_as_expected(results: Results) -> None:
     assert len(results.said) > 60 and len({case.name for case, _ in results.said}) == len(results.said)
     wrong = {
         case.name: f"{said[:300] or 'accepted'} (expected {case.expected or 'accepted'})"

@@ -19,7 +19,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_every_name_that_a_disk_holds_is_read_and_can_be_told(tmp_path: Path) -> None:
+def test_every_file_name_is_read_and_can_be_printed(tmp_path: Path) -> None:
     root = tmp_path / "images"
     root.mkdir()
     for name in NAMES:
@@ -37,7 +37,7 @@ def test_every_name_that_a_disk_holds_is_read_and_can_be_told(tmp_path: Path) ->
     assert not Path("pwned").exists()
 
 
-def test_loops_of_links_and_links_to_anything_come_to_an_end(tmp_path: Path) -> None:
+def test_loops_of_links_and_links_to_anything_end(tmp_path: Path) -> None:
     root = tmp_path / "images"
     deep = root
     for number in range(60):

@@ -44,7 +44,7 @@ def test_there_are_more_than_100_and_each_is_accepted_or_refused_with_its_reason
     assert not wrong
 
 
-def test_no_message_is_longer_than_a_person_reads(folder: tuple[Path, list[Case]]) -> None:
+def test_no_message_is_too_long_to_read(folder: tuple[Path, list[Case]]) -> None:
     place, cases = folder
     lines = {case.name: max(map(len, told(place / case.name).split("\n"))) for case in cases}
     assert {name: length for name, length in lines.items() if length > 600} == {}
@@ -60,7 +60,7 @@ def test_the_command_ends_with_2_and_without_a_traceback(
     assert "Traceback" not in said.err and said.err.strip()
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
     (tmp_path / "folder.json").mkdir()
     os.mkfifo(tmp_path / "pipe.json")

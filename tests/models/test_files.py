@@ -29,7 +29,7 @@ def test_a_whole_folder_is_opened_with_its_family_and_precision(sd1: Path, sd2: 
     assert set(map(str, open_folder(sd1).dtypes.values())) == {"torch.float32"}
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert "there is no such file or folder" in told(tmp_path / "gone")
 
 
@@ -38,7 +38,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     assert "this is a file" in told(tmp_path / "model.safetensors")
 
 
-def test_a_folder_with_the_model_one_level_down_names_it(folder: Path) -> None:
+def test_a_folder_with_the_model_one_level_below_names_it(folder: Path) -> None:
     assert "Did you mean model inside it?" in told(folder.parent)
 
 

@@ -141,7 +141,7 @@ def test_sd21_is_what_diffusers_reads_as_sd21(sd21: Parts) -> None:
     assert tensors["model.diffusion_model.input_blocks.1.1.proj_in.weight"].shape == (320, 320)
 
 
-def test_what_an_sd2_file_has_beyond_the_folder_survives(sd21: Parts) -> None:
+def test_extra_tensors_of_an_sd2_file_survive(sd21: Parts) -> None:
     prefix = "cond_stage_model.model."
     last = {f"{prefix}transformer.resblocks.23.attn.in_proj_bias": torch.ones(3072)}
     extra = {**last, f"{prefix}text_projection": torch.ones(1024, 1024), "alphas_cumprod": torch.ones(1000)}
@@ -156,7 +156,7 @@ def test_what_an_sd2_file_has_beyond_the_folder_survives(sd21: Parts) -> None:
 
 @pytest.mark.parametrize("build", [demo_sized, medium_sized])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_comes_back_bit_by_bit(family: str, build: Callable[..., Models]) -> None:
+def test_every_weight_is_restored_bit_for_bit(family: str, build: Callable[..., Models]) -> None:
     models = with_random_weights(build(**FAMILIES[family]))
     parts = parts_of(models)
     tensors = single_file_tensors(family, parts)
@@ -279,7 +279,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path: Path, suffix: s
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such bits")
-def test_others_may_read_a_written_file_as_they_may_any_other(tmp_path: Path) -> None:
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     write_single_file(tmp_path / "model.safetensors", {"weight": torch.ones(3)})
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

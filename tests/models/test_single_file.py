@@ -125,7 +125,7 @@ def test_a_run_from_a_single_file_equals_one_from_its_folder(sd1: Path, tiny_con
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_what_only_an_sd2_file_has_comes_back_in_exported_files(sd2: Path, tiny_configs: Path, tmp_path: Path) -> None:
+def test_extra_tensors_of_an_sd2_file_are_exported_again(sd2: Path, tiny_configs: Path, tmp_path: Path) -> None:
     extra = {LAST_BLOCK: torch.arange(32.0), PROJECTION: torch.ones(32, 32)}
     path = write(tmp_path / "model.safetensors", tensors_of(sd2, **extra), {"modelspec.predict_key": "v"})
     images = make_images(tmp_path / "images", [(64, 64)])
@@ -218,9 +218,9 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
         open_base(tiny_configs / "model.ckpt", {})
 
 
-def test_a_model_of_another_size_is_reported_and_sent_to_the_folder_format(sd1: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_size_is_reported_with_the_folder_format_as_the_fix(sd1: Path, tmp_path: Path) -> None:
     source = open_base(write(tmp_path / "tiny.safetensors", tensors_of(sd1)), {})
-    with pytest.raises(ModelError, match=r"not of the size of SD 1\.x .*Use it as a diffusers folder"):
+    with pytest.raises(ModelError, match=r"not the size of SD 1\.x .*Use it as a diffusers folder"):
         source.read("unet")
 
 

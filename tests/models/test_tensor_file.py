@@ -12,7 +12,7 @@ from ed2.disk import HashingFile, sha256_of
 from ed2.models.files.tensor_file import bytes_of, mapped_tensors, write_tensors
 
 
-def test_the_bytes_are_those_that_the_library_writes_and_their_hash_is_known(tmp_path: Path) -> None:
+def test_the_bytes_equal_those_of_the_library_and_are_hashed(tmp_path: Path) -> None:
     kinds = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8]
     tensors = {f"t{i}.größe": torch.randn(3, i + 1).mul(9).to(kind) for i, kind in enumerate(kinds)}
     tensors |= {"yes": torch.tensor([True, False]), "one": torch.tensor(5), "none": torch.empty(0, 2)}
@@ -45,7 +45,7 @@ def test_an_unsupported_type_is_named(tmp_path: Path) -> None:
         write_tensors(HashingFile(file), {"odd": torch.zeros(2, dtype=torch.complex64)}, {})
 
 
-def test_reading_back_keeps_no_memory(tmp_path: Path) -> None:
+def test_reading_back_leaks_no_memory(tmp_path: Path) -> None:
     with (tmp_path / "many").open("wb") as file:
         write_tensors(HashingFile(file), {f"t{i}": torch.zeros(300) for i in range(100)}, {})
     kept = []

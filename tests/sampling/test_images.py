@@ -18,7 +18,7 @@ def tiles(size: tuple[int, int], shade: int = 0) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 128), (512, 384)])
-def test_labels_stand_above_and_tiles_are_whole(size: tuple[int, int]) -> None:
+def test_labels_are_above_and_tiles_are_complete(size: tuple[int, int]) -> None:
     strip = cfg_strip(tiles(size), CFGS)
     for tile, box in zip(tiles(size), strip.boxes, strict=True):
         assert strip.image.crop(box).tobytes() == tile.tobytes()
@@ -30,7 +30,7 @@ def test_labels_stand_above_and_tiles_are_whole(size: tuple[int, int]) -> None:
     assert strip.image.height == strip.boxes[-1][3]
 
 
-def test_narrow_tiles_bear_the_number_alone() -> None:
+def test_narrow_tiles_show_only_the_number() -> None:
     font = Lettering(12)
     assert images._label(4.0, font, 64) == "CFG 4"
     assert images._label(7.5, font, 32) == "7.5"
@@ -58,7 +58,7 @@ def test_the_same_image_has_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_failed_writing_leaves_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "00.png"
     save_png(Image.new("RGB", (2, 2)), path)
     before = path.read_bytes()

@@ -45,11 +45,11 @@ def warnings(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Warned)]
 
 
-def test_due_every_so_many_steps_and_after_the_last(job: SampleJob) -> None:
+def test_samples_are_due_at_the_interval_and_after_the_last_step(job: SampleJob) -> None:
     assert [step for step in range(1, 11) if job.due(TrainState(step=step))] == [4, 8, 10]
 
 
-def test_samples_are_made_listed_and_told(job: SampleJob, events: list[Event]) -> None:
+def test_samples_are_drawn_listed_and_reported(job: SampleJob, events: list[Event]) -> None:
     made = job.perform(TrainState(step=4))
     assert isinstance(made, SamplesMade)
     assert made.step == 4
@@ -81,7 +81,7 @@ def test_each_denoising_step_of_a_batch_is_counted(
     assert counted == [(f"{text}: step", place, steps) for text in told for place in range(1, steps + 1)]
 
 
-def test_before_the_first_step_only_where_a_run_begins(job: SampleJob) -> None:
+def test_samples_before_the_first_step_are_drawn_only_in_a_new_run(job: SampleJob) -> None:
     assert job.at_start(TrainState(step=4)) is None
     made = job.at_start(TrainState())
     assert made is not None
@@ -94,7 +94,7 @@ def test_the_same_step_gives_the_same_files(job: SampleJob) -> None:
     assert first == second
 
 
-def test_no_prompts_make_no_samples_and_are_told_once(job: SampleJob, events: list[Event]) -> None:
+def test_without_prompts_there_are_no_samples_and_one_report(job: SampleJob, events: list[Event]) -> None:
     job.prompts.path.unlink()
     assert job.perform(TrainState(step=4)) is None
     assert job.perform(TrainState(step=8)) is None
@@ -132,7 +132,7 @@ def test_a_stop_while_sampling_keeps_what_is_done(
         (ValueError("x"), "x"),
     ],
 )
-def test_a_failure_is_told_and_the_training_goes_on(
+def test_a_failure_is_reported_and_training_continues(
     job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     def fail(*args: object, **named: object) -> None:
@@ -175,7 +175,7 @@ def too_little_for(job: SampleJob, monkeypatch: pytest.MonkeyPatch, cells: int) 
     monkeypatch.setattr(job.model, "predict", checked)
 
 
-def test_too_little_memory_means_fewer_prompts_at_a_time_and_the_same_images(
+def test_running_out_of_memory_means_fewer_prompts_at_a_time_and_the_same_images(
     job: SampleJob, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = job.perform(TrainState(step=4))

@@ -22,7 +22,7 @@ def test_latin_greek_and_cyrillic_are_drawn_by_the_font_that_comes_along(text: s
     assert pieces_of(text) == ((text, str(OWN_FONT)),)
 
 
-def test_the_licence_lies_beside_the_font() -> None:
+def test_the_licence_lies_next_to_the_font() -> None:
     text = (OWN_FONT.parent / "LICENSE-DejaVu.txt").read_text()
     assert "Bitstream Vera" in text and "Tavmjong Bah" in text
 

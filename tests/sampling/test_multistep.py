@@ -30,7 +30,7 @@ def test_steps_of_equal_length_have_the_weights_of_adams_and_bashforth() -> None
     assert step_weights([5.0], 5.0, 3.0) == [-2.0]
 
 
-def test_a_derivative_that_stays_is_followed_exactly() -> None:
+def test_a_constant_derivative_is_followed_exactly() -> None:
     scheduler = LinearMultistepScheduler(**SCHEDULE)
     scheduler.set_timesteps(6)
     x = torch.zeros(2, 3)

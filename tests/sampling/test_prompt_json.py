@@ -13,7 +13,7 @@ def reader(tmp_path: Path, content: object, **changes: object) -> PromptFile:
     return PromptFile(**{"path": path, "seed": 5, "resolution": 512, "captions": ("one", "two", "three"), **changes})
 
 
-def test_the_whole_form_is_read(tmp_path: Path) -> None:
+def test_every_key_is_read(tmp_path: Path) -> None:
     file = reader(
         tmp_path,
         {
@@ -43,7 +43,7 @@ def test_the_whole_form_is_read(tmp_path: Path) -> None:
     assert file.options == FileOptions(3, 200, False)
 
 
-def test_what_is_left_to_chance_changes_from_step_to_step_and_comes_again(tmp_path: Path) -> None:
+def test_random_values_change_from_step_to_step_and_are_repeatable(tmp_path: Path) -> None:
     file = reader(tmp_path, {"samples": [{"prompt": "x", "seed": -1}, {"random_caption": True}]})
     drawn = [file.read(step)[0] for step in range(20)]
     assert len({prompts[0].seed for prompts in drawn}) == 20
@@ -57,7 +57,7 @@ def test_no_samples_are_random_captions(tmp_path: Path) -> None:
     assert prompts == () and "it contains no prompts" in note
 
 
-def test_the_last_good_reading_is_kept_and_the_fault_told_once(tmp_path: Path) -> None:
+def test_the_last_good_reading_is_kept_and_the_problem_reported_once(tmp_path: Path) -> None:
     file = reader(tmp_path, {"samples": [{"prompt": "a cat"}]})
     good = file.read()[0]
     file.path.write_text('{"samples": [')
@@ -83,7 +83,7 @@ def test_the_last_good_reading_is_kept_and_the_fault_told_once(tmp_path: Path) -
         ({"negative_promt": "x"}, "did you mean negative_prompt?"),
     ],
 )
-def test_what_is_wrong_in_one_sample_is_told_and_the_rest_holds(
+def test_a_problem_in_one_sample_is_reported_and_the_rest_applies(
     tmp_path: Path, sample: dict[str, object], told: str
 ) -> None:
     prompts, note = reader(tmp_path, {"samples": [{"prompt": "a cat", **sample}, {"prompt": "a dog"}]}).read()

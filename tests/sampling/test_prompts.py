@@ -20,7 +20,7 @@ def texts(path: Path) -> list[str]:
     return [prompt.prompt for prompt in reader(path).read()[0]]
 
 
-def test_one_prompt_a_line_without_blanks_and_comments(path: Path) -> None:
+def test_one_prompt_per_line_without_blank_lines_and_comments(path: Path) -> None:
     path.write_text("# mine\na cat\n\n   \n  a dog \r\n  # not this\na bird", encoding="utf-8")
     prompts, note = reader(path).read()
     assert [(p.index, p.prompt) for p in prompts] == [(0, "a cat"), (1, "a dog"), (2, "a bird")]
@@ -52,7 +52,7 @@ def test_a_changed_file_is_seen(path: Path) -> None:
     assert len(prompts.read()[0]) == 2
 
 
-def test_a_missing_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
+def test_a_missing_file_gives_no_prompts_and_is_reported_once(path: Path) -> None:
     prompts = reader(path)
     found, note = prompts.read()
     assert found == ()
@@ -63,7 +63,7 @@ def test_a_missing_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
     assert [p.prompt for p in prompts.read()[0]] == ["now it is there"]
 
 
-def test_an_empty_file_gives_no_prompts_and_is_told_once(path: Path) -> None:
+def test_an_empty_file_gives_no_prompts_and_is_reported_once(path: Path) -> None:
     path.write_text("# nothing\n\n")
     prompts = reader(path)
     assert "no prompts" in prompts.read()[1]
@@ -86,7 +86,7 @@ def test_a_file_that_breaks_keeps_the_prompts_read_before(path: Path, damage: st
     assert prompts.read() == (good, "")
 
 
-def test_a_second_damage_is_told_again(path: Path) -> None:
+def test_a_second_problem_is_reported_again(path: Path) -> None:
     prompts = reader(path)
     for _ in range(2):
         path.write_text("a cat")
@@ -95,7 +95,7 @@ def test_a_second_damage_is_told_again(path: Path) -> None:
         assert prompts.read()[1] != ""
 
 
-def test_too_many_and_too_long_prompts_are_cut_and_told_once(path: Path) -> None:
+def test_too_many_and_too_long_prompts_are_cut_and_reported_once(path: Path) -> None:
     path.write_text("\n".join(["x" * (MAX_CHARACTERS + 1)] * (MAX_PROMPTS + 3)))
     prompts = reader(path)
     found, note = prompts.read()
@@ -111,7 +111,7 @@ def test_a_huge_file_is_read_up_to_a_whole_line(path: Path) -> None:
     assert texts(path) == ["é"]
 
 
-def test_sizes_are_rounded_to_what_the_model_takes(path: Path) -> None:
+def test_sizes_are_rounded_to_what_the_model_accepts(path: Path) -> None:
     path.write_text("a cat")
     assert reader(path, resolution=500, multiple=64).read()[0][0].size == (512, 512)
     assert reader(path, resolution=5, multiple=16).read()[0][0].size == (16, 16)
@@ -154,7 +154,7 @@ def test_the_lines_that_a_web_ui_copies_belong_to_one_prompt(path: Path) -> None
     assert (cat.cfgs, cat.sampler, cat.num_steps, dog.prompt) == ((6.0,), "euler_a", 20, "a dog")
 
 
-def test_what_is_no_option_here_stays_in_the_text_and_is_told(path: Path) -> None:
+def test_what_is_no_option_here_stays_in_the_text_and_is_reported(path: Path) -> None:
     path.write_text("a cat --v 5\na dog --w wide\nwell--known dash -- and pause\n<lora:x:1> a (red:1.2) fox")
     prompts, note = reader(path).read()
     assert [p.prompt for p in prompts][:3] == ["a cat --v 5", "a dog", "well--known dash -- and pause"]

@@ -71,7 +71,7 @@ def model(request: pytest.FixtureRequest) -> StableDiffusion:
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
-def test_latents_are_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg: float) -> None:
+def test_latents_equal_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg: float) -> None:
     asked = prompt(size=(24, 16), negative_prompt="blurred")
     with evaluating(model.unet, model.vae, model.text_encoder):
         expected = pipeline_of(model)(
@@ -87,7 +87,7 @@ def test_latents_are_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg
     torch.testing.assert_close(latents_of(model, asked, cfg), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tiles_are_the_images_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
+def test_tiles_equal_the_images_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
     asked = prompt(cfgs=(4.0,))
     with evaluating(velocity_model.unet, velocity_model.vae, velocity_model.text_encoder):
         noise = starting_noise(asked, latent_channels=4, downscale=4)[None]
@@ -99,7 +99,7 @@ def test_tiles_are_the_images_of_the_diffusers_pipeline(velocity_model: StableDi
     assert np.abs(difference).max() <= 1
 
 
-def test_ddim_overrules_what_a_saved_scheduler_says() -> None:
+def test_ddim_overrides_a_saved_scheduler() -> None:
     scheduler = ddim(
         {"_class_name": "PNDMScheduler", "timestep_spacing": "leading", "clip_sample": True, "steps_offset": 1}
     )
@@ -151,7 +151,7 @@ def test_every_cfg_value_starts_from_the_same_noise(
     assert torch.equal(seen[0], seen[1])
 
 
-def test_guidance_is_void_where_prompt_and_negative_are_the_same(epsilon_model: StableDiffusion) -> None:
+def test_guidance_has_no_effect_if_prompt_and_negative_are_equal(epsilon_model: StableDiffusion) -> None:
     same = prompt(negative_prompt="a red circle")
     torch.testing.assert_close(latents_of(epsilon_model, same, 7.0), latents_of(epsilon_model, same, 1.0))
 
@@ -165,7 +165,7 @@ def test_guidance_goes_from_the_negative_through_the_prompt(epsilon_model: Stabl
     assert not torch.allclose(at[0.0], at[1.0])
 
 
-def test_the_same_samples_come_again_byte_for_byte(model: StableDiffusion) -> None:
+def test_the_same_samples_are_drawn_again_byte_for_byte(model: StableDiffusion) -> None:
     prompts = [prompt(0), prompt(1, "a blue square")]
     assert tiles(model, prompts) == tiles(model, prompts)
 
@@ -211,7 +211,7 @@ def test_modes_and_gradients_are_as_before_even_between_two_results(velocity_mod
     assert all(parameter.grad is None for parameter in velocity_model.unet.parameters())
 
 
-def test_modes_come_back_after_a_failure(velocity_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_are_restored_after_a_failure(velocity_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(latents: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no memory")
 
@@ -234,7 +234,7 @@ def test_a_stop_between_denoising_steps_ends_the_drawing(epsilon_model: StableDi
     assert not answers
 
 
-def test_checkpointing_of_gradients_changes_nothing(sd1: Path, epsilon_model: StableDiffusion) -> None:
+def test_gradient_checkpointing_changes_nothing(sd1: Path, epsilon_model: StableDiffusion) -> None:
     model = load(open_folder(sd1), trained=("unet",), device=torch.device("cpu"), frozen_dtype=torch.float32)
     model.unet.enable_gradient_checkpointing()
     assert tiles(model, [prompt()]) == tiles(epsilon_model, [prompt()])

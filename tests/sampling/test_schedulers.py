@@ -28,7 +28,7 @@ def test_every_sampler_draws_the_same_again_and_moves_no_global_generator(
 
 
 @pytest.mark.parametrize("name", ["ddpm", "euler_a", "dpm++_2m_sde"])
-def test_noise_on_the_way_does_not_depend_on_the_batch(epsilon_model: StableDiffusion, name: str) -> None:
+def test_noise_added_during_sampling_does_not_depend_on_the_batch(epsilon_model: StableDiffusion, name: str) -> None:
     prompts = [Prompt(n, "a cat", 7, (16, 16), cfgs=(1.0,), sampler=name) for n in range(2)]
     together, alone = (tiles(epsilon_model, prompts, size) for size in (2, 1))
     for one, other in zip(together, alone, strict=True):

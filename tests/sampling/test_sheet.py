@@ -79,7 +79,7 @@ def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -
     assert not has(sheet, (1, 2, 3))
 
 
-def test_a_changed_prompt_begins_a_row_of_its_own(tmp_path: Path) -> None:
+def test_a_changed_prompt_starts_a_new_row(tmp_path: Path) -> None:
     fake_run(tmp_path, [0, 100], texts=["a cat"])
     before = pixels(contact_sheet(tmp_path)).shape[0]
     fake_run(tmp_path, [200], texts=["a dog"])

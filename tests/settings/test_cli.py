@@ -22,7 +22,7 @@ def told(*argv: str) -> list[str]:
     return [str(problem) for problem in cli.parse(argv).problems]
 
 
-def test_every_setting_of_the_original_that_the_mission_names_is_a_flag() -> None:
+def test_every_required_setting_of_the_original_is_a_flag() -> None:
     assert set(MISSION) <= set(fields())
     assert all(f"--{name} " in cli.help_text() for name in MISSION)
 

@@ -26,13 +26,13 @@ def test_every_topic_of_tweaking_has_a_short_section() -> None:
 
 
 @pytest.mark.parametrize("name", ["tweaking.md", "data.md", "from-everydream2.md"])
-def test_every_flag_that_a_page_names_is_one(name: str) -> None:
+def test_every_flag_named_in_the_docs_exists(name: str) -> None:
     known = {*FLAG.findall(cli.help_text()), *LEGACY_FLAGS}
     named = {flag.removeprefix("no-") for flag in FLAG.findall(page(name))}
     assert named and named <= known
 
 
-def test_the_samplers_of_the_pages_are_those_that_there_are() -> None:
+def test_the_samplers_in_the_docs_are_the_existing_ones() -> None:
     from ed2.registry import SAMPLERS
 
     listed = re.search(r"Schedulers: (.+?)\.\n", page("tweaking.md"), re.DOTALL)

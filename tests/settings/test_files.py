@@ -16,7 +16,7 @@ def preset(folder: Path, content: object) -> Path:
     return path
 
 
-def test_the_settings_of_a_run_are_a_preset_that_gives_them_back(tmp_path: Path) -> None:
+def test_the_settings_of_a_run_are_a_preset_that_restores_them(tmp_path: Path) -> None:
     settings = with_defaults({"batch_size": 3, "lr": 2e-6, "data_root": ["images"], "clip_grad_norm": None})
     write_settings(tmp_path / "settings.json", settings)
     assert settings_from(read_preset(tmp_path / "settings.json").values) == settings
@@ -34,7 +34,7 @@ def test_a_public_model_name_stays_a_name(tmp_path: Path) -> None:
     assert read_preset(preset(tmp_path, {"resume_ckpt": "owner/model"})).values == {"resume_ckpt": "owner/model"}
 
 
-def test_what_stands_beside_the_settings_is_about_the_preset(tmp_path: Path) -> None:
+def test_the_about_key_describes_the_preset(tmp_path: Path) -> None:
     read = read_preset(preset(tmp_path, {"about": {"title": "Small cards"}, "batch_size": 1}))
     assert (read.about, read.values) == ({"title": "Small cards"}, {"batch_size": 1})
 
@@ -76,7 +76,7 @@ def test_a_shipped_preset_is_valid_and_says_what_it_is_for(path: Path) -> None:
     assert set(read.about) >= {"title", "for", "source"}
 
 
-def test_quotes_that_were_copied_with_a_path_are_no_part_of_it(tmp_path: Path) -> None:
+def test_quotes_copied_with_a_path_are_removed(tmp_path: Path) -> None:
     given = {"data_root": ['"cats"', "'/dogs'", "a 'b'"], "logdir": ' "runs" ', "extra_manual_datasets": ['a="more"']}
     assert absolute_paths(given, tmp_path) == {
         "data_root": [f"{tmp_path}/cats", "/dogs", f"{tmp_path}/a 'b'"],

@@ -85,7 +85,7 @@ def train_json(tmp_path: Path) -> Path:
     return tmp_path / "train.json"
 
 
-def test_the_three_files_of_the_original_load_together_and_what_became_of_each_key_is_told(train_json: Path) -> None:
+def test_the_three_files_of_the_original_load_together_and_each_key_is_accounted_for(train_json: Path) -> None:
     gathered = gather({}, train_json)
     flat = with_defaults(gathered.values).flat()
     wanted = {
@@ -128,7 +128,7 @@ def test_the_settings_file_wins_over_the_files_that_it_names_and_a_flag_over_all
     assert "text_encoder_lr" not in values  # a common rate wins over both of the optimizer file
 
 
-def test_a_file_that_is_named_and_missing_is_an_error(train_json: Path) -> None:
+def test_a_named_file_that_is_missing_is_an_error(train_json: Path) -> None:
     (train_json.parent / "validation_default.json").unlink()
     with pytest.raises(SettingsError, match=r"validation_config: the file validation_default\.json does not exist"):
         gather({}, train_json)
@@ -142,7 +142,7 @@ def both_ways(tmp_path: Path, name: str, value: object, *argv: str) -> tuple[Gat
 
 
 @pytest.mark.parametrize("name", sorted({*DEAD, *LATER, "save_optimizer"}))
-def test_a_name_without_effect_is_told_with_the_reason_from_flag_and_file(tmp_path: Path, name: str) -> None:
+def test_a_name_without_effect_is_reported_with_the_reason_from_flag_and_file(tmp_path: Path, name: str) -> None:
     for gathered in both_ways(tmp_path, name, True):
         assert gathered.values == {}
         (note,) = gathered.notes

@@ -169,7 +169,7 @@ def test_no_name_of_the_original_is_left_out_here() -> None:
 
 
 @pytest.mark.parametrize("name", ["d0", "decouple", "momentum", "no_prox", "growth_rate", "safeguard_warmup"])
-def test_a_key_of_an_optimizer_that_is_not_supported_yet_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+def test_a_key_of_an_optimizer_that_is_not_supported_yet_is_reported_by_its_name(tmp_path: Path, name: str) -> None:
     file = tmp_path / "optimizer.json"
     file.write_text(json.dumps({"base": {name: 1}}))
     gathered = gather({"optimizer_config": str(file)}, None)

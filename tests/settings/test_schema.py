@@ -61,7 +61,7 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, objec
         settings_from(values)
 
 
-def test_settings_without_effect_are_told() -> None:
+def test_settings_without_effect_are_reported() -> None:
     settings = settings_from({"disable_textenc_training": True, "text_encoder_lr": 1e-7})
     assert without_effect(settings) == ["text_encoder_lr has no effect: the text encoder is frozen."]
 

@@ -15,7 +15,7 @@ def test_no_long_test_is_left_out() -> None:
     assert set(marked) == named
 
 
-def test_a_part_that_fails_does_not_stop_the_others_and_its_words_are_shown(tmp_path: Path) -> None:
+def test_a_failing_part_does_not_stop_the_others_and_its_output_is_shown(tmp_path: Path) -> None:
     def part(name: str, code: str) -> Part:
         return Part(name, "It tries.", (1, 2), ("-c", code), ("-c", f"open({str(tmp_path / name)!r}, 'w')"))
 

@@ -12,7 +12,7 @@ MB_IN_120_STEPS = 4.0
 
 
 @pytest.mark.slow
-def test_a_longer_run_holds_no_more_memory_threads_or_files(tmp_path: Path, sd1: Path, images: Path) -> None:
+def test_a_longer_run_uses_no_more_memory_threads_or_files(tmp_path: Path, sd1: Path, images: Path) -> None:
     watch = Soak(EVERY)
     assert soak(tmp_path, sd1, images, STEPS, watch) == STEPS
     read = [reading for reading in watch.readings if reading.step >= WARM]

@@ -38,13 +38,13 @@ def test_only_what_is_trained_is_averaged() -> None:
     assert list(Ema({"unet": Part("unet", network())}, decay=0.9, interval=1, device=CPU).state()["unet"]) == ["weight"]
 
 
-def test_a_strength_target_is_the_share_of_the_first_weights_that_is_left_at_the_end() -> None:
+def test_a_strength_target_is_the_share_of_the_initial_weights_left_at_the_end() -> None:
     decay = decay_for_strength(0.1, total_steps=100, interval=5)
     assert decay**20 == pytest.approx(0.1)
     assert decay_for_strength(0.1, total_steps=3, interval=500) == pytest.approx(0.1)
 
 
-def test_in_its_place_the_average_stands_and_the_weights_come_back_exactly() -> None:
+def test_the_ema_is_swapped_in_and_the_weights_are_restored_exactly() -> None:
     net = network()
     ema = Ema({"unet": Part("unet", net)}, decay=0.5, interval=1, device=CPU)
     moved(net, 1 / 3)
@@ -55,7 +55,7 @@ def test_in_its_place_the_average_stands_and_the_weights_come_back_exactly() -> 
     assert torch.equal(net.weight, before)
 
 
-def test_a_restored_average_goes_on() -> None:
+def test_a_restored_average_continues() -> None:
     net = network()
     one, other = (Ema({"unet": Part("unet", net)}, decay=0.5, interval=1, device=CPU) for _ in range(2))
     moved(net, 4.0)

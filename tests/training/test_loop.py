@@ -30,7 +30,7 @@ def test_gradients_of_accumulated_batches_equal_those_of_the_big_batch(sd1: Path
     assert worst < 1e-5
 
 
-def test_every_image_weighs_alike_also_in_a_short_batch(sd1: Path) -> None:
+def test_every_image_has_the_same_weight_even_in_a_short_batch(sd1: Path) -> None:
     full = gradients(run_on(sd1, images_per_step=2), [batch_of(0, 1)])
     first = gradients(run_on(sd1, images_per_step=2), [batch_of(0)])
     second = gradients(run_on(sd1, images_per_step=2), [batch_of(1)])
@@ -102,7 +102,7 @@ def test_three_bad_steps_in_a_row_end_the_run(sd1: Path) -> None:
         optimizer_step(run, [batch_of(0)])
 
 
-def test_under_fp16_an_overflow_lowers_the_scale_and_is_no_bad_step(sd1: Path) -> None:
+def test_under_fp16_an_overflow_lowers_the_scale_and_is_not_a_bad_step(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=1, dtype=torch.float16)
     run.objective = Exploding(run.objective, {"0.png"})  # type: ignore[assignment]
     scale = run.precision.scale
@@ -164,7 +164,7 @@ def test_cosine_falls_from_one_to_zero_at_the_end_of_training_and_stays() -> Non
     assert [round(cosine(x), 4) for x in (0, 0.25, 0.5, 0.75, 1, 1.5)] == [1, 0.8536, 0.5, 0.1464, 0, 0]
 
 
-def test_a_mean_reads_the_same_after_it_went_through_json() -> None:
+def test_a_mean_survives_a_round_trip_through_json() -> None:
     straight, resumed = Mean(), Mean()
     for value in (0.1, 0.2, 0.7):
         straight.add(torch.tensor([value]))
@@ -175,7 +175,7 @@ def test_a_mean_reads_the_same_after_it_went_through_json() -> None:
     assert straight.take() == resumed.take()
 
 
-def test_auto_is_the_cpu_without_a_card_and_mixed_precision_is_off_there() -> None:
+def test_without_a_gpu_auto_is_the_cpu_with_mixed_precision_off() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
     assert choose_device("auto") == CPU
@@ -185,7 +185,7 @@ def test_auto_is_the_cpu_without_a_card_and_mixed_precision_is_off_there() -> No
 
 
 @pytest.mark.gpu
-def test_a_card_trains_in_mixed_precision(sd1: Path) -> None:
+def test_a_gpu_trains_in_mixed_precision(sd1: Path) -> None:
     device = torch.device("cuda:0")
     model = load(open_folder(sd1), trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.bfloat16)
     precision, optimizers = Precision(device, torch.bfloat16), optimizers_of(model)

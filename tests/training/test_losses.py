@@ -56,7 +56,7 @@ def test_min_snr_weights_have_the_values_of_the_paper() -> None:
     assert min_snr_weights(snr, 5.0, "v_prediction").tolist() == pytest.approx(velocity)
 
 
-def test_min_snr_weighs_the_error_of_the_image_alike_for_noise_and_velocity() -> None:
+def test_min_snr_weights_the_image_error_equally_for_noise_and_velocity() -> None:
     """An error d of the image x0 is an error sqrt(SNR) d of the noise, and sqrt(SNR + 1) d of the velocity."""
     snr = torch.logspace(-3, 3, 30)
     by_noise = min_snr_weights(snr, 5.0, "epsilon") * snr

@@ -60,6 +60,6 @@ def test_pyramid_noise_has_a_deviation_of_one_in_every_image_and_more_of_it_in_l
     assert float(F.avg_pool2d(mixed, 4).std()) > 1.5 * float(F.avg_pool2d(noise(8), 4).std())
 
 
-def test_an_image_meets_the_same_noise_alone_and_in_a_batch() -> None:
+def test_an_image_gets_the_same_noise_alone_and_in_a_batch() -> None:
     options = {"pyramid_discount": 0.3, "offset": 0.05}
     assert torch.equal(noise(4, **options)[:1], noise(1, **options))

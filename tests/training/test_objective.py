@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_a_plain_reference(folder: Path) -> None:
         assert worst < 1e-5
 
 
-def test_an_image_meets_the_same_draws_alone_and_in_a_batch(sd1: Path) -> None:
+def test_an_image_gets_the_same_draws_alone_and_in_a_batch(sd1: Path) -> None:
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     objective: Callable[[Batch], Tensor] = Objective(model, mse, SEED, CPU)
     whole = batch_of(4)
@@ -106,7 +106,7 @@ def test_a_frozen_text_encoder_gets_no_graph_and_a_frozen_unet_no_gradient(sd1: 
     assert not model.encode_captions(["a cat"]).hidden.requires_grad
 
 
-def test_loss_scale_weighs_an_image(sd1: Path) -> None:
+def test_loss_scale_weights_an_image(sd1: Path) -> None:
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     objective = Objective(model, mse, SEED, CPU)
     batch = batch_of(2)

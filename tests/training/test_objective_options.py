@@ -76,7 +76,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(sd1: Path, trai
     assert torch.allclose(skipped, model.encode_captions(["a cat"]).hidden, atol=1e-6)
 
 
-def test_a_frozen_text_encoder_is_asked_once_for_each_caption(sd1: Path) -> None:
+def test_a_frozen_text_encoder_encodes_each_caption_once(sd1: Path) -> None:
     model = model_of(sd1, "unet")
     calls: list[int] = []
     model.text_encoder.register_forward_hook(lambda *_: calls.append(1))
@@ -88,7 +88,7 @@ def test_a_frozen_text_encoder_is_asked_once_for_each_caption(sd1: Path) -> None
     assert not first.requires_grad
 
 
-def test_what_is_remembered_is_bounded_and_drops_the_oldest() -> None:
+def test_the_cache_is_bounded_and_drops_the_oldest_entries() -> None:
     store = EmbedsCache(max_bytes=3 * 40)
     for key in "abcad":
         store.get(key, lambda: torch.zeros(10))
@@ -129,7 +129,7 @@ def test_a_schedule_of_zero_terminal_snr_has_the_values_of_the_paper() -> None:
     assert zero.snr(last).item() == 0
 
 
-def test_samples_of_such_a_schedule_begin_at_its_last_timestep_and_stay_finite() -> None:
+def test_samples_with_zero_terminal_snr_start_at_the_last_timestep_and_stay_finite() -> None:
     for prediction_type in ("epsilon", "v_prediction"):
         scheduler = ddim({**BETAS, "rescale_betas_zero_snr": True, "prediction_type": prediction_type})
         scheduler.set_timesteps(30)

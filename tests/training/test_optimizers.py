@@ -112,7 +112,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(v.nbytes for v in values if v.numel() > 256)
 
 
-def test_prodigy_finds_a_rate_that_is_told() -> None:
+def test_the_rate_that_prodigy_finds_is_reported() -> None:
     parameter = start((16, 16))
     target = gradient(7, (16, 16))
     optimizer = OPTIMIZERS.load("prodigy")([parameter], OptimizerOptions(lr=1.0))
@@ -126,7 +126,7 @@ def test_prodigy_finds_a_rate_that_is_told() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_state_put_back_goes_on_to_the_same_bytes(name: str, layout: torch.memory_format) -> None:
+def test_restored_state_continues_to_the_same_bytes(name: str, layout: torch.memory_format) -> None:
     shape = (16, 8, 8, 8)
     parameter = nn.Parameter(start(shape).detach().to(memory_format=layout))
     optimizer = stepped(name, parameter)
@@ -193,7 +193,7 @@ def test_a_parameter_without_a_gradient_keeps_no_state_after_the_first_update() 
     assert list(optimizers.by_network["unet"].state) == [used]
 
 
-def test_averaged_weights_give_way_to_the_trained_ones_exactly() -> None:
+def test_averaged_weights_are_swapped_for_the_trained_ones_exactly() -> None:
     parameter = start()
     optimizer = stepped("schedulefree", parameter)
     trained = parameter.detach().clone()

@@ -92,7 +92,7 @@ def test_wherever_a_step_runs_out_of_memory_its_gradient_and_losses_are_the_same
         assert run.metrics.epoch.count == 8
 
 
-def test_first_comes_checkpointing_then_half_the_images_and_both_stay(sd1: Path) -> None:
+def test_checkpointing_comes_first_then_half_the_images_and_both_stay(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
     told: list[Event] = []
     run.bus.subscribe(told.append)
@@ -114,7 +114,7 @@ def test_first_comes_checkpointing_then_half_the_images_and_both_stay(sd1: Path)
     assert resumed.state.at_once is None
 
 
-def test_an_image_that_does_not_fit_alone_ends_the_run_with_nothing_changed(sd1: Path) -> None:
+def test_a_single_image_that_does_not_fit_ends_the_run_with_nothing_changed(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
     before = parameters(run)
     at_most(run.model.unet, 0)
@@ -162,7 +162,7 @@ def test_state_that_does_not_fit_in_memory_is_an_error_before_the_first_step(sd1
         optimizers.make_state()
 
 
-def test_under_fp16_a_step_whose_gradients_were_unscaled_is_done_again_at_its_scale(sd1: Path) -> None:
+def test_under_fp16_a_step_with_unscaled_gradients_is_retried_at_its_scale(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4, dtype=torch.float16)
     update_at = counted(run)
     again = run_on(sd1, images_per_step=4, dtype=torch.float16)
@@ -173,7 +173,7 @@ def test_under_fp16_a_step_whose_gradients_were_unscaled_is_done_again_at_its_sc
     assert float(again.metrics.grad_norm) == pytest.approx(float(run.metrics.grad_norm), rel=1e-5)
 
 
-def test_no_memory_is_kept_of_what_failed(sd1: Path) -> None:
+def test_a_failed_attempt_leaks_no_memory(sd1: Path) -> None:
     def alive() -> int:
         gc.collect()
         return sum(o.numel() for o in gc.get_objects() if type(o) in (Tensor, torch.nn.Parameter))
@@ -216,7 +216,7 @@ def test_out_of_memory_is_recognised_on_the_cpu() -> None:
 
 
 @pytest.mark.gpu
-def test_a_card_that_is_made_smaller_gets_the_same_gradient_in_parts(sd1: Path) -> None:
+def test_a_smaller_gpu_gets_the_same_gradient_in_parts(sd1: Path) -> None:
     device = torch.device("cuda:0")
     batches = [batch_of(*range(64))]
 

@@ -40,7 +40,7 @@ def test_a_falling_rate_reaches_zero_where_training_ends_and_stays_there(curve) 
     assert all(factor == pytest.approx(0, abs=1e-12) for factor in factors[100:])
 
 
-def test_a_warm_up_as_long_as_the_run_leaves_nothing_to_fall() -> None:
+def test_a_warm_up_as_long_as_the_run_leaves_no_decay() -> None:
     schedule = Schedule(cosine, warmup_steps=5, decay_steps=5)
     assert schedule(4) == 1
     assert schedule(7) == pytest.approx(0)

@@ -55,7 +55,7 @@ def opened(tmp_path: Path) -> Opened:
     return Opened(tmp_path, 3)
 
 
-def test_a_caption_that_was_typed_is_shown_again_and_named_until_it_is_saved(opened: Opened) -> None:
+def test_a_typed_caption_is_shown_again_and_listed_until_it_is_saved(opened: Opened) -> None:
     editor, first, second = opened.editor, opened.path("00.png"), opened.path("01.png")
     assert "Unsaved captions: 00.png." in editor.keep_draft(first, "mine")
     opened.check()  # nor is it lost by another check
@@ -109,7 +109,7 @@ def test_an_image_whose_name_is_not_text_is_shown_and_its_caption_saved_and_rest
     assert r"Saved to caf\udce9.txt." in capsys.readouterr().out
 
 
-def test_a_page_that_does_not_exist_becomes_the_nearest_one(tmp_path: Path) -> None:
+def test_a_page_number_that_does_not_exist_becomes_the_nearest_one(tmp_path: Path) -> None:
     opened = Opened(tmp_path, PER_PAGE + 1)
     editor = opened.editor
     assert (editor.page.minimum, editor.page.maximum) == (None, None)  # else Gradio answers with a bare error

@@ -19,12 +19,12 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.command import (
     PASSWORD_VARIABLE,
     build_parser,
-    closing_words,
     context_of,
+    exit_message,
     login_of,
     main,
-    opening_words,
     set_password,
+    startup_message,
 )
 from ed2.ui.serving import free_port
 
@@ -53,11 +53,11 @@ def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_p
     assert time.monotonic() - began < 30
 
 
-def test_the_end_of_the_program_says_what_was_saved_of_its_run_and_how_to_resume_it() -> None:
+def test_exiting_prints_what_was_saved_and_how_to_resume_it() -> None:
     shown = RunSnapshot(state="stopped", project="cat", step=1214, detail="stopped and saved")
     begin = "Run cat: stopped at step 1,214 (stopped and saved). "
-    assert closing_words(shown) == f"{begin}It has no checkpoint."
-    told = closing_words(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
+    assert exit_message(shown) == f"{begin}It has no checkpoint."
+    told = exit_message(replace(shown, checkpoint=Path("/logs/cat_1/ckpts/interrupted-cat")))
     assert told.startswith(f"{begin}Saved: /logs/cat_1/ckpts/interrupted-cat. To resume it, open the page again")
 
 
@@ -100,7 +100,7 @@ def test_an_invalid_port_is_reported(port: str, capsys: pytest.CaptureFixture[st
 
 def test_a_page_on_the_network_says_that_it_opens_no_image_folder() -> None:
     for given, is_said in ((["--listen"], True), (["--listen", "--data_dirs", "/x"], False), ([], False)):
-        lines = opening_words(build_parser().parse_args(["--no_browser", *given]), 7860, None)
+        lines = startup_message(build_parser().parse_args(["--no_browser", *given]), 7860, None)
         assert any("inside the program's own folder" in line for line in lines) is is_said
 
 

@@ -36,7 +36,7 @@ from ed2.ui.html import (
 from ed2.ui.settings_tab import command_of
 
 
-def test_every_default_comes_back_from_its_control_as_it_was() -> None:
+def test_every_default_survives_its_control() -> None:
     for name, spec in fields().items():
         default = defaults()[name]
         control_of(spec, default)
@@ -44,7 +44,7 @@ def test_every_default_comes_back_from_its_control_as_it_was() -> None:
     settings_from(defaults())
 
 
-def test_what_a_person_types_becomes_the_setting() -> None:
+def test_typed_values_become_the_setting() -> None:
     typed = {"lr": "1e-6", "max_epochs": 3, "data_root": "a\n b \n", "save_ckpt_dir": "", "batch_size": 2.0}
     wanted = {"lr": 1e-6, "max_epochs": 3, "data_root": ["a", "b"], "save_ckpt_dir": None, "batch_size": 2}
     assert {name: from_control(fields()[name], raw) for name, raw in typed.items()} == wanted
@@ -103,7 +103,7 @@ def test_other_dashes_stay_as_they_are() -> None:
     assert on_page(text) == text
 
 
-def test_no_text_becomes_a_tag() -> None:
+def test_no_text_becomes_an_html_tag() -> None:
     evil = "<img src=x onerror=alert(1)>"
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
     for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
@@ -147,7 +147,7 @@ def test_a_chart_of_a_single_point_is_a_dot_on_it() -> None:
     assert 'class="dot"' not in loss_html([Point(step, 0.5, 0.5, 0.5) for step in (1, 2)])
 
 
-def test_the_epoch_reads_alike_everywhere_from_before_the_first_step_to_the_end() -> None:
+def test_the_epoch_is_shown_the_same_everywhere_from_start_to_end() -> None:
     def told(state: State, step: int) -> tuple[str, str]:
         epoch = -(-step // 6) if step else None
         shown = RunSnapshot(state=state, step=step, epoch=epoch, total=600, max_epochs=100)
@@ -161,7 +161,7 @@ def test_the_epoch_reads_alike_everywhere_from_before_the_first_step_to_the_end(
     assert told("done", 600) == ("100 of 100",) * 2
 
 
-def test_how_far_a_part_of_a_phase_is_stands_in_the_strip_until_it_is_over() -> None:
+def test_progress_within_a_phase_is_shown_in_the_strip_until_it_is_over() -> None:
     view = RunView()
     view(PhaseChanged(3, "sampling", "4 prompts"))
     assert "4 prompts" in status_html(view.snapshot())
@@ -197,7 +197,7 @@ def test_a_requested_pause_is_shown_until_the_run_waits() -> None:
     service.close()
 
 
-def test_changes_from_a_preset_are_folded_below_their_number(tmp_path: Path) -> None:
+def test_changes_from_a_preset_are_folded_under_their_count(tmp_path: Path) -> None:
     context = Context(user=UserFiles(tmp_path / "user"))
     tab = OwnerPage(context).settings
     title = next(iter(context.user.presets()))

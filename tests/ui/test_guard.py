@@ -74,7 +74,7 @@ def test_the_served_folder_has_no_way_out(client: httpx.Client, server: Server) 
     (folder / "link.webp").unlink()
 
 
-def test_the_stream_of_a_page_that_is_gone_ends_without_a_traceback(
+def test_the_stream_of_a_closed_page_ends_without_a_traceback(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = client.get("/gradio_api/queue/data", params={"session_hash": "gone"})
@@ -107,7 +107,7 @@ def answers(client: httpx.Client, dependencies: list[dict[str, Any]], data: list
 
 
 @pytest.mark.parametrize("nonsense", ["../../etc/passwd", "\0", "x" * 5000], ids=("path", "null", "long"))
-def test_every_handler_answers_nonsense_in_words_and_starts_nothing(
+def test_every_handler_answers_nonsense_with_a_message_and_starts_nothing(
     client: httpx.Client, server: Server, nonsense: str
 ) -> None:
     config = client.get("/config").json()
@@ -123,7 +123,7 @@ def test_every_handler_answers_nonsense_in_words_and_starts_nothing(
     assert not (server.folder / "logs").exists()
 
 
-def test_a_file_that_is_sent_as_a_value_is_not_handed_out(client: httpx.Client) -> None:
+def test_a_file_path_sent_as_a_value_is_not_served(client: httpx.Client) -> None:
     value = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     for fn in range(len(client.get("/config").json()["dependencies"])):
         answer = client.post(
@@ -162,9 +162,7 @@ def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: 
         assert server.context.service.snapshot().state == "idle"
 
 
-def test_a_sample_is_shown_on_the_monitor_to_who_has_logged_in_alone(
-    monitor: str, client: httpx.Client, server: Server
-) -> None:
+def test_the_monitor_shows_samples_only_after_the_login(monitor: str, client: httpx.Client, server: Server) -> None:
     address = server.context.samples.address(server.folder / "images" / "00.png")
     with httpx.Client(base_url=monitor, timeout=30) as viewer:
         for cookies in ({}, {"access-token-unsecure-x": "y"}):
@@ -176,13 +174,13 @@ def test_a_sample_is_shown_on_the_monitor_to_who_has_logged_in_alone(
     assert client.get(address).status_code == 200  # the owner's page, which asks for no password here
 
 
-def test_without_a_network_share_says_so_in_words(monitor: str, server: Server) -> None:
+def test_without_a_network_share_says_so(monitor: str, server: Server) -> None:
     text = server.context.sharing.as_html()
     assert "Training is not affected" in text or "gradio.live" in text
     assert server.context.sharing.password in text
 
 
-def test_the_tunnel_of_gradio_is_called_as_it_is_defined() -> None:
+def test_the_tunnel_of_gradio_is_called_with_its_signature() -> None:
     import inspect
 
     from gradio import networking

@@ -42,7 +42,7 @@ SENTENCES = (
     st.integers(0, 4),
 )
 @settings(max_examples=400, deadline=None)
-def test_of_a_path_only_the_last_name_is_ever_shown(
+def test_only_the_last_name_of_a_path_is_ever_shown(
     names: list[str], start: str, sentence: str, is_known: bool, depth: int
 ) -> None:
     separator = "\\" if "\\" in start else "/"
@@ -68,17 +68,17 @@ def test_of_a_path_only_the_last_name_is_ever_shown(
         (f"in {Path.home()} and here", "in … and here"),
     ],
 )
-def test_a_path_is_cut_to_its_last_name_and_what_is_not_certain_is_not_shown(text: str, shown: str) -> None:
+def test_a_path_is_cut_to_its_last_name_and_uncertain_texts_are_not_shown(text: str, shown: str) -> None:
     assert without_paths(text) == shown
 
 
-def test_folders_that_are_known_are_left_out_one_by_one() -> None:
+def test_known_folders_are_removed_one_by_one() -> None:
     text = "saved /home/me/logs/run_1/ckpts/last.x, from C:\\Users\\me\\pics\\a.png: 3/4 done"
     known = [PurePosixPath("/home/me/logs/run_1"), PureWindowsPath("c:/users/me/pics")]
     assert without_paths(text, [str(path) for path in known]) == "saved last.x, from a.png: 3/4 done"
 
 
-def test_what_a_run_says_is_shown_as_it_is() -> None:
+def test_messages_of_a_run_without_paths_are_shown_unchanged() -> None:
     run = Path("logs/demo_1")
     image = Sample(0, run / "samples/gs00048/0.png", "a dog / a cat", "", 1, (7.0,), (64, 64))
     events = [
@@ -92,7 +92,7 @@ def test_what_a_run_says_is_shown_as_it_is() -> None:
     assert without_paths(describe(SamplesMade(48, (image,), 3.2)), [run]) == "Step 48: 1 sample in gs00048 (3.2 s)."
 
 
-def test_a_save_names_its_folder_and_the_file_for_a_webui_and_to_strangers_their_names_alone() -> None:
+def test_a_save_names_its_folder_and_single_file_but_on_the_monitor_only_their_names() -> None:
     run, single = Path("/runs/a_1"), Path("/my webui/models/last-a.safetensors")
     told = describe(CheckpointSaved(8, 1, "last", run / "ckpts/last-a", single, 9000, 0.5))
     assert told == f"Step 8: saved last-a (9.0 kB, 0.5 s) in /runs/a_1/ckpts, single file {single}."

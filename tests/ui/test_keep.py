@@ -30,7 +30,7 @@ def tab(tmp_path: Path) -> ResumeTab:
     return OwnerPage(Context(user=UserFiles(tmp_path / "user"), roots=Roots((tmp_path,)))).resume
 
 
-def test_a_box_marks_a_checkpoint_of_the_selected_run_and_nothing_else(tab: ResumeTab, tmp_path: Path) -> None:
+def test_a_box_pins_a_checkpoint_of_the_selected_run_and_nothing_else(tab: ResumeTab, tmp_path: Path) -> None:
     run = a_run(tmp_path, (2, 4))
     first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
     place = (REQUEST, str(tmp_path))
@@ -45,7 +45,7 @@ def test_a_box_marks_a_checkpoint_of_the_selected_run_and_nothing_else(tab: Resu
         tab.keep_checkpoints(*place, "another", [first])
 
 
-def test_a_mark_that_was_made_elsewhere_since_the_boxes_were_shown_stays(tab: ResumeTab, tmp_path: Path) -> None:
+def test_a_pin_set_elsewhere_since_the_boxes_were_shown_stays(tab: ResumeTab, tmp_path: Path) -> None:
     run = a_run(tmp_path, (2, 4, 6))
     first, second, third = (f"tiny-ep00-gs{step:05d}" for step in (2, 4, 6))
     place = (REQUEST, str(tmp_path), run.name)

@@ -56,7 +56,7 @@ def filled(tmp_path: Path) -> Filled:
     return Filled(context, page.form, page.settings, texts)
 
 
-def test_a_preset_leaves_what_a_person_chose_for_the_run(filled: Filled, tmp_path: Path) -> None:
+def test_a_preset_keeps_what_the_user_chose_for_the_run(filled: Filled, tmp_path: Path) -> None:
     chosen = {
         "data_root": "/images/cats",
         "resume_ckpt": "/models/sd15.safetensors",
@@ -76,7 +76,7 @@ def test_a_preset_leaves_what_a_person_chose_for_the_run(filled: Filled, tmp_pat
     assert filled.of(runs) == runs
 
 
-def test_the_base_that_a_preset_suggests_gives_way_to_one_that_was_chosen(filled: Filled) -> None:
+def test_a_chosen_base_model_is_kept_over_the_one_that_a_preset_suggests(filled: Filled) -> None:
     filled.load(CARD)
     assert filled.texts["resume_ckpt"] == HUB
     for title, base in ((OTHER_CARD, "stabilityai/stable-diffusion-2-1"), (DEMO, "ed2/demo/base"), (CARD, HUB)):
@@ -84,7 +84,7 @@ def test_the_base_that_a_preset_suggests_gives_way_to_one_that_was_chosen(filled
         assert filled.texts["resume_ckpt"] == base
 
 
-def test_an_own_preset_holds_what_differs_and_brings_its_base_back(filled: Filled, tmp_path: Path) -> None:
+def test_an_own_preset_contains_what_differs_and_restores_its_base_model(filled: Filled, tmp_path: Path) -> None:
     filled.texts |= {"resume_ckpt": str(tmp_path), "logdir": "logs", "max_epochs": 7}
     filled.tab.save_preset(REQUEST, None, "mine", *filled.raw)
     kept = json.loads((tmp_path / "user/presets/mine.json").read_text())
@@ -94,7 +94,7 @@ def test_an_own_preset_holds_what_differs_and_brings_its_base_back(filled: Fille
     assert filled.of(kept) == kept
 
 
-def test_pasted_settings_set_what_they_name_and_leave_the_persons_own(filled: Filled) -> None:
+def test_pasted_settings_set_what_they_name_and_keep_what_belongs_to_the_run(filled: Filled) -> None:
     filled.texts |= {"data_root": "/images/cats", "batch_size": 9, "project_name": "cats"}
     filled.take(filled.tab.apply_json(REQUEST, '{"max_epochs": 12, "project_name": "dogs"}'))
     wanted = {"data_root": "/images/cats", "max_epochs": 12, "project_name": "dogs", "batch_size": 2}

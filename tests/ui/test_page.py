@@ -180,7 +180,7 @@ def test_all_problems_are_listed_at_once_with_the_names_of_their_fields(open_pag
     wait_for_draft(server, "lr", None)
 
 
-def test_a_check_shows_the_images_and_a_caption_is_changed_and_put_back(open_page, server: Server) -> None:
+def test_a_check_shows_the_images_and_a_caption_is_edited_and_restored(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     page.locator("#check-button").click()
@@ -222,7 +222,7 @@ def test_a_check_shows_the_images_and_a_caption_is_changed_and_put_back(open_pag
     expect(page.locator("#forecast")).to_contain_text("steps in 7 epochs")
 
 
-def test_a_preset_is_loaded_kept_and_reset_and_the_command_follows(open_page, server: Server) -> None:
+def test_a_preset_is_loaded_saved_and_reset_and_the_command_follows(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     tab(page, "Settings")
@@ -299,7 +299,7 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     expect(page.locator("#memory-plan")).to_contain_text("8-bit Adam is counted")
 
 
-def test_a_resolution_that_is_typed_and_is_none_is_told(open_page, server: Server) -> None:
+def test_a_resolution_that_is_typed_and_is_none_is_reported(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     tab(page, "Settings")

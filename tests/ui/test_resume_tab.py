@@ -48,7 +48,7 @@ def listed(tab: ResumeTab, logdir: Path, chosen: str | None = None) -> str:
     return str(tab.list_runs(REQUEST, str(logdir), chosen)[tab.list])
 
 
-def test_only_what_works_can_be_pressed_and_the_rest_is_explained(tab: ResumeTab, tmp_path: Path) -> None:
+def test_only_working_buttons_are_enabled_and_the_rest_is_explained(tab: ResumeTab, tmp_path: Path) -> None:
     assert offered(tab, tmp_path / "none") == (False, False, False, "")
     assert offered(tab, past_run(tmp_path, "stopped")) == (False, False, False, NO_CHECKPOINT)
     assert offered(tab, past_run(tmp_path, "stopped", "weights")) == (False, True, False, ONLY_WEIGHTS)
@@ -72,7 +72,7 @@ def test_a_killed_run_says_from_which_step_it_resumes(tab: ResumeTab, context: C
     assert "before the first checkpoint" in service.snapshot().detail
 
 
-def test_during_a_run_none_can_be_resumed_and_a_paused_one_is_called_so(
+def test_during_a_run_none_can_be_resumed_and_a_paused_one_is_labelled(
     tab: ResumeTab, view: RunView, tmp_path: Path
 ) -> None:
     run = past_run(tmp_path, "stopped", "whole")
@@ -86,7 +86,7 @@ def test_during_a_run_none_can_be_resumed_and_a_paused_one_is_called_so(
         tab.resume_run(str(tmp_path), run.name, None)
 
 
-def test_a_run_that_has_ended_is_offered_once(tab: ResumeTab, view: RunView, tmp_path: Path) -> None:
+def test_a_run_that_has_ended_is_selected_once(tab: ResumeTab, view: RunView, tmp_path: Path) -> None:
     old, new = past_run(tmp_path, "stopped", "whole"), past_run(tmp_path, "done", "whole")
 
     def offer() -> str:

@@ -14,7 +14,7 @@ from tests.ui.actions import fill, state, tab
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_the_resume_test_says_in_words_what_is_wrong_and_can_be_stopped(open_page, server: Server) -> None:
+def test_the_resume_test_explains_problems_and_can_be_stopped(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     told = page.locator("#resume-test")

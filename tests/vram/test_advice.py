@@ -29,9 +29,7 @@ def changed(given: Advice) -> dict[str, object]:
 
 @checked(deadline=None)  # a busy computer is not a failure
 @given(st.sampled_from(tuple(FACTS)), settings, st.sampled_from([6, 8, 10, 12, 16, 24, 48, 80]))
-def test_suggested_settings_fit_by_the_plan_or_nothing_is_said_to_fit(
-    family: str, given: Settings, card_gb: int
-) -> None:
+def test_suggested_settings_fit_the_plan_or_nothing_is_said_to_fit(family: str, given: Settings, card_gb: int) -> None:
     card = Card.of_size(card_gb)
     found = suggest(Search(shape_of(family), card), given)
     plan = plan_memory(found.settings, shape_of(family), card=card)
@@ -84,7 +82,7 @@ def test_the_learned_overhead_of_a_gpu_counts_in_its_suggestions() -> None:
     assert found.settings.data.batch_size < advice(24, batch_size=16).settings.data.batch_size
 
 
-def test_if_nothing_fits_the_advice_names_what_would() -> None:
+def test_if_nothing_fits_the_advice_names_what_would_fit() -> None:
     found = advice(8)
     assert not found.fits
     text = " ".join(found.needed)
@@ -100,7 +98,7 @@ def test_no_batch_above_8_or_a_tenth_of_the_images_is_suggested() -> None:
     assert advice(24, batch_size=8).room == ""
 
 
-def test_the_cheapest_changes_come_first_and_needless_ones_are_left_out() -> None:
+def test_the_cheapest_changes_come_first_and_unneeded_ones_are_left_out() -> None:
     found = advice(12, optimizer="adamw", amp=False, batch_size=4)
     assert list(changed(found)) == ["gradient_checkpointing", "amp", "optimizer"]
     assert all(change.saves_gb > 0 for change in found.changes)
@@ -120,7 +118,7 @@ def test_an_optimizer_with_its_own_learning_rate_comes_last_and_resets_the_rate(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_shipped_presets_fit_the_card_in_their_title(name: str) -> None:
+def test_the_shipped_presets_fit_the_gpu_in_their_title(name: str) -> None:
     chosen = with_defaults(read_preset(PROGRAM_DIR / "presets" / f"{name}.json").values)
     card = Card.of_size(PRESETS[name])
     shape = shape_of(model_sizes(chosen).family)

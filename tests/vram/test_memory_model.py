@@ -21,7 +21,7 @@ def trained() -> TrainedWeights:
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_the_state_of_an_optimizer_is_as_large_as_planned(name: str) -> None:
+def test_the_state_of_an_optimizer_has_the_planned_size(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     optimizer = OPTIMIZERS.load(name)(parameters, OptimizerOptions(1e-3))

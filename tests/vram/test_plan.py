@@ -60,7 +60,7 @@ def test_the_peak_rises_with_batch_and_resolution_and_falls_with_checkpointing(f
 
 @checked(deadline=None)
 @given(families, settings)
-def test_the_parts_are_the_whole_and_the_range_holds_it(family: str, given: Settings) -> None:
+def test_the_parts_add_up_and_are_within_the_range(family: str, given: Settings) -> None:
     plan = plan_memory(given, shape_of(family), card=BIG)
     assert sum(plan.parts.values()) == pytest.approx(plan.expected_gb)
     assert plan.low_gb < plan.expected_gb < plan.high_gb
@@ -119,7 +119,7 @@ def test_features_without_a_setting_can_be_planned() -> None:
     assert small.allocated_gb < large.allocated_gb < full.allocated_gb / 2
 
 
-def test_a_cpu_has_no_mixed_precision_and_no_card_no_verdict() -> None:
+def test_a_cpu_has_no_mixed_precision_and_without_a_gpu_there_is_no_verdict() -> None:
     plan = planned(card=NO_CARD)
     assert plan.parts["autocast_copies"] == 0
     assert plan.parts["optimizer"] == pytest.approx(8 * 982_581_444 / 2**30)
@@ -128,7 +128,7 @@ def test_a_cpu_has_no_mixed_precision_and_no_card_no_verdict() -> None:
     assert (told["verdict"], told["card_gb"]) == (None, None)
 
 
-def test_the_verdict_is_by_the_high_and_the_expected_figure() -> None:
+def test_the_verdict_depends_on_the_high_and_the_expected_figure() -> None:
     plan = planned()
     assert plan.verdict(Card(free_gb=plan.high_gb)) == "fits"
     assert plan.verdict(Card(free_gb=plan.high_gb - 0.01)) == "tight"

@@ -70,7 +70,7 @@ def shape(sd1: Path) -> ModelShape:
 
 
 @pytest.mark.parametrize(("checkpointing", "accumulated"), [(False, 1), (True, 1), (False, 2)])
-def test_the_plan_of_a_step_is_what_a_real_one_allocates(
+def test_the_plan_of_a_step_matches_what_a_real_one_allocates(
     sd1: Path, shape: ModelShape, checkpointing: bool, accumulated: int
 ) -> None:
     run = run_on(sd1, images_per_step=BATCH * accumulated)
@@ -87,7 +87,7 @@ def test_the_plan_of_a_step_is_what_a_real_one_allocates(
     assert max(plan.by_phase[phase] for phase in STEP) * BYTES_PER_GB == pytest.approx(measured, rel=0.05)
 
 
-def test_the_plan_of_sampling_is_what_a_real_one_allocates(sd1: Path, shape: ModelShape) -> None:
+def test_the_plan_of_sampling_matches_what_real_sampling_allocates(sd1: Path, shape: ModelShape) -> None:
     run = run_on(sd1, images_per_step=BATCH)
     optimizer_step(run, [batch_of(BATCH)])
     prompts = [Prompt(number, "a cat", 1, (PIXELS, PIXELS), cfgs=(7.0,)) for number in range(BATCH)]

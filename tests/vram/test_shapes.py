@@ -10,7 +10,7 @@ from scripts.memory_trace.record import USUAL_SIDES, step_of
 CHECKPOINTED = Variant("half", "both", checkpointing=True)
 
 
-def test_a_new_trace_of_sd15_finds_the_shipped_figures() -> None:
+def test_a_new_trace_of_sd15_gives_the_shipped_figures() -> None:
     plan = blueprint("sd1")
     assert counts(plan) == traced("sd1").parameters
     found = tuple(TracedRow(*row) for row in step_of(plan, CHECKPOINTED, USUAL_SIDES))  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""What is known of a run before it starts, without torch: what it would do and cost, and what is wrong."""
+"""What can be said about a run before it starts, without torch: what it would do, what it needs, what is wrong."""

@@ -1,4 +1,4 @@
-"""What is wrong with the base model that a person names, told with the name of its setting. Needs no torch."""
+"""Problems of the base model, each with the name of its setting. Needs no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,17 +14,17 @@ SETTING = "resume_ckpt"
 
 
 def base_problems(name: str) -> list[Problem]:
-    """What keeps a base model from being trained on, or a checkpoint or run from being looked at."""
+    """Why a base model cannot be trained; of a run or checkpoint, only whether it exists."""
     path = Path(name)
     try:
         if name == FIND_LAST:
             return []
         if path.exists():
-            return [] if _is_run_of_ours(path) else named(name, _problems_at(path))
+            return [] if _is_run_of_ours(path) else as_setting_problems(name, _problems_at(path))
     except (OSError, ValueError):  # no file can have such a name
-        return [_nowhere(name)]
+        return [_no_such_model(name)]
     if not PUBLIC_NAME.fullmatch(name):
-        return [_nowhere(name)]
+        return [_no_such_model(name)]
     return [] if in_hub_cache(name) else [not_on_disk(name)]
 
 
@@ -36,31 +36,31 @@ def _problems_at(path: Path) -> list[Problem]:
     return [problem] if problem else []
 
 
-def named(name: str, faults: Iterable[Problem]) -> list[Problem]:
-    """What is wrong with the base model `name`, as problems of its setting, but for those of another."""
+def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
+    """The problems of the base model `name`, attributed to its setting unless they name another one."""
     return [
-        fault if fault.path in fields() else Problem(SETTING, _with_place(name, fault), fault.fix) for fault in faults
+        fault if fault.path in fields() else Problem(SETTING, _with_path(name, fault), fault.fix) for fault in faults
     ]
 
 
 def not_on_disk(name: str) -> Problem:
-    """A model that has a public name, and is not in this machine's cache."""
+    """The problem of a public model name that is not in this computer's cache."""
     fix = (
-        f"Get it from huggingface.co/{name} and give as --resume_ckpt the folder that holds model_index.json, or its "
-        ".safetensors file."
+        f"Download it from huggingface.co/{name}, and set --resume_ckpt to the folder that contains model_index.json, "
+        "or to its .safetensors file."
     )
     return Problem(SETTING, f"the model {name} is not on this disk, and nothing is downloaded.", fix)
 
 
-def _nowhere(name: str) -> Problem:
-    return Problem(SETTING, f"there is no model {printable(name, 1000)}.", "Check the path for typing errors.")
+def _no_such_model(name: str) -> Problem:
+    return Problem(SETTING, f"there is no model {printable(name, 1000)}.", "Check the path for typos.")
 
 
 def _is_run_of_ours(path: Path) -> bool:
-    """Whether this is a run or a checkpoint, whose soundness is seen to when it is opened."""
+    """Whether this is a run or a checkpoint, which is verified when it is opened."""
     return run_at(path) is not None or (path.is_dir() and (is_ours(path) or bool(state_of(path))))
 
 
-def _with_place(name: str, fault: Problem) -> str:
+def _with_path(name: str, fault: Problem) -> str:
     place = f"{printable(name, 1000)}: " + (f"{fault.path}: " if fault.path else "")
     return f"{place}{fault.what}"

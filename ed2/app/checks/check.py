@@ -24,17 +24,17 @@ from ed2.settings.schema import Settings
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found out about a run."""
+class CheckResult:
+    """What a check found out about a run."""
 
     settings: Settings
     dataset: Dataset
     sizes: ModelSizes
-    apart: ValidationSplit
+    split: ValidationSplit
     notes: tuple[str, ...] = ()
-    """What has become of names of the original."""
+    """What became of the names of EveryDream 2."""
     vram_gb: float | None = None
-    """The card to plan for; None is the one that is here."""
+    """Memory of the GPU to plan for; None plans for the one in this computer."""
 
     @property
     def plan(self) -> ReportOptions:
@@ -45,38 +45,38 @@ class Checked:
             batch_size=data.batch_size,
             grad_accum=data.grad_accum,
             max_epochs=run.max_epochs,
-            validation_keys=self.apart.keys,
+            validation_keys=self.split.keys,
         )
 
     @property
     def memory(self) -> MemoryReport:
-        """What the run takes of the card."""
+        """The memory that the run needs."""
         return report_memory(self.settings, self.sizes, self.vram_gb)
 
     @property
-    def _as_planned(self) -> Settings:
-        """The settings with the optimizer that a run on the card to plan for would have."""
-        return as_on_card(self.settings, self.vram_gb)
+    def _planned_settings(self) -> Settings:
+        """The settings with the optimizer that a run on the planned GPU would use."""
+        return with_planned_optimizer(self.settings, self.vram_gb)
 
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
         report = as_json(self.dataset, self.plan)
-        of_model = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
-        disk = disk_forecast(self._as_planned, self.sizes)
-        problems = [*report["problems"], *of_model]
+        model_problems = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
+        disk = disk_forecast(self._planned_settings, self.sizes)
+        problems = [*report["problems"], *model_problems]
         found = [*self._findings(), *long_captions(self.dataset.examples, self._tokens).findings()]
         notes = [*report["notes"], *({"path": note.path, "what": note.what, "fix": note.fix} for note in found)]
         return {**report, "problems": problems, "notes": notes, "disk": disk, "memory": self.memory.as_object()}
 
     def as_text(self) -> str:
         """The same for people."""
-        lines = [*self.memory.lines(), *disk_lines(self._as_planned, self.sizes)]
+        lines = [*self.memory.lines(), *disk_lines(self._planned_settings, self.sizes)]
         lines += [*rate_lines(self.settings, self._length.steps), *map(str, self.sizes.problems)]
         lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
     def caption_notes(self) -> list[str]:
-        """That captions are longer than the text encoder reads, as a sentence; none if all are read whole."""
+        """A sentence on captions that are longer than the text encoder reads; empty if there are none."""
         note = long_captions(self.dataset.examples, self._tokens).sentence()
         return [note] if note else []
 
@@ -87,24 +87,26 @@ class Checked:
     @property
     def _length(self) -> RunLength:
         planner = self.plan.planner(self.dataset.examples)
-        num_images = len(self.dataset.examples) - len(self.apart.keys)
+        num_images = len(self.dataset.examples) - len(self.split.keys)
         return RunLength(self.plan.total_steps(planner), num_images, self.plan.max_epochs)
 
     def _findings(self) -> list[Problem]:
-        """What stops nothing: of the settings, of what is kept for validation, of the batches and of the run."""
+        """Warnings on the settings, the validation split, the batches and the run that stop nothing."""
         batches = batch_notes(self.plan.planner(self.dataset.examples))
-        sentences = [*self.notes, *self.sizes.notes, *self.apart.notes, *without_effect(self.settings), *batches]
+        sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *without_effect(self.settings), *batches]
         found = [Problem(None, sentence) for sentence in sentences]
         return found + unsuitable(self.settings, self.sizes, self._length)
 
 
-def as_on_card(settings: Settings, vram_gb: float | None) -> Settings:
-    """The settings with the optimizer that a run on a card to plan for would have; unchanged without one."""
+def with_planned_optimizer(settings: Settings, vram_gb: float | None) -> Settings:
+    """The settings with the optimizer that a run on a GPU of `vram_gb` would use; unchanged without one."""
     return settings.replaced(optimizer=settings.optimizer.chosen(on_card=True)) if vram_gb else settings
 
 
-def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None) -> Checked:
-    """Look at the settings, the images and the model; `vram_gb` plans for a card of that size.
+def run_check(
+    flags: Mapping[str, object], config: Path | None, *, quiet: bool, vram_gb: float | None = None
+) -> CheckResult:
+    """Check the settings, the images and the model; `vram_gb` plans for a GPU of that size.
 
     Raises:
         SettingsError: wrong settings.
@@ -115,23 +117,23 @@ def checked(flags: Mapping[str, object], config: Path | None, *, quiet: bool, vr
     write = sys.stderr.write
     dataset = scan_dataset(
         settings,
-        progress=None if quiet else counted_on(write),
-        on_outline=None if quiet else outlined_on(write),
+        progress=None if quiet else progress_line(write),
+        on_outline=None if quiet else outline_line(write),
     )
-    return replace(looked_at(settings, dataset, notes=known.notes), vram_gb=vram_gb)
+    return replace(check_dataset(settings, dataset, notes=known.notes), vram_gb=vram_gb)
 
 
-def looked_at(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> Checked:
-    """Look at the model, and at what is kept for validation, for images that are read already.
+def check_dataset(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...] = ()) -> CheckResult:
+    """Check the model and the validation split, for images that have been read already.
 
     Raises:
-        DatasetError: a folder for validation holds nothing that can be used.
+        DatasetError: a validation folder contains no usable images.
     """
-    return Checked(settings, dataset, model_sizes(settings), split_off_validation(settings, dataset), notes)
+    return CheckResult(settings, dataset, model_sizes(settings), split_off_validation(settings, dataset), notes)
 
 
-def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:
-    """A progress line that counts images, for a terminal."""
+def progress_line(write: Callable[[str], object]) -> Callable[[int, int], None]:
+    """A callback that shows the progress on a terminal, in one line."""
     time_left = TimeLeft()
 
     def progress(done: int, total: int) -> None:
@@ -143,8 +145,8 @@ def counted_on(write: Callable[[str], object]) -> Callable[[int, int], None]:
     return progress
 
 
-def outlined_on(write: Callable[[str], object]) -> Callable[[Outline], None]:
-    """A line that says what headers tell, for a terminal on which somebody waits for the rest."""
+def outline_line(write: Callable[[str], object]) -> Callable[[Outline], None]:
+    """A callback that prints on a terminal what the headers say, while the full read continues."""
 
     def outline(found: Outline) -> None:
         if sys.stderr.isatty():

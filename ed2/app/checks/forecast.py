@@ -1,9 +1,9 @@
-"""What a run would come to: steps and disk, from what the last check of the images has found."""
+"""Estimates for a run: steps, time and disk space, from the last check of the images."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.checks.check import Checked, as_on_card, looked_at
+from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
 from ed2.app.checks.space import disk_lines
 from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
 from ed2.app.preflight import model_sizes
@@ -31,30 +31,30 @@ SAME_SPEED = (
     "optimizer",
     "useadam8bit",
 )
-"""Settings that must be the same for the speed of an earlier run to tell something."""
+"""Settings that must be equal for the speed of an earlier run to be comparable."""
 CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 
 
-def forecast(settings: Settings, checked: Checked | None, vram_gb: float | None = None) -> list[str]:
+def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | None = None) -> list[str]:
     """Sentences on steps and disk; the steps are known once these images were checked.
 
     Args:
         settings: of the run.
         checked: the last check of the images.
-        vram_gb: size of the card to plan for; None is the one that is here.
+        vram_gb: memory of the GPU to plan for; None plans for the one in this computer.
     """
     lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
     sizes = model_sizes(settings)
-    lines += disk_lines(as_on_card(settings, vram_gb), sizes)
+    lines += disk_lines(with_planned_optimizer(settings, vram_gb), sizes)
     return lines + [str(problem) for problem in sizes.problems] + without_effect(settings)
 
 
-def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]:
+def _steps(settings: Settings, checked: CheckResult | None, card: Card) -> list[str]:
     if checked is None or checked.settings.data.data_root != settings.data.data_root:
         return [CHECK_FIRST]
     resolution = settings.data.resolution
     moved = tuple(replace(e, bucket=nearest_bucket(e.size, resolution)) for e in checked.dataset.examples)
-    plan = looked_at(settings, replace(checked.dataset, examples=moved)).plan
+    plan = check_dataset(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)
     text = f"{len(moved):,} images: {one:,} steps per epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
@@ -67,9 +67,9 @@ def _steps(settings: Settings, checked: Checked | None, card: Card) -> list[str]
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:
-    """Images a second of the newest run on the same card with the same settings, as far as they matter.
+    """Images per second of the newest run on the same GPU with comparable settings.
 
-    None where there is no such run.
+    None if there is no such run.
     """
     runs = sorted(Path(settings.logging.logdir).glob("*/settings.json"), key=lambda file: file.stat().st_mtime)
     wanted = settings.flat()
@@ -86,7 +86,7 @@ def measured_speed(settings: Settings, card: Card) -> float | None:
 
 
 def _speeds(run_dir: Path, card: Card) -> list[float]:
-    """The speeds that a run logged on this card: it may have gone on on another."""
+    """The speeds that a run logged on this GPU; it may have been resumed on another."""
     speeds, is_same = [], False
     for _, event in read_events(run_dir):
         if isinstance(event, RunStarted):

@@ -1,4 +1,4 @@
-"""What the checkpoints of a run take on the disk, and whether there is room: known before it starts, without torch."""
+"""Disk space for the checkpoints of a run, known before it starts. Needs no torch."""
 
 import math
 import shutil
@@ -15,11 +15,11 @@ from ed2.vram.memory_model import TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
 
 KEPT_ASIDE = {"schedulefree": 4}
-"""Bytes for each trained weight of a checkpoint that holds it twice: as trained, and as averaged."""
+"""Bytes per trained weight that a checkpoint holds in addition to the averaged one."""
 STATES_AT_ONCE = 4
 """Checkpoints that have a training state while one is written: the newest three, and the new one."""
 BEST_AND_NEW = 2
-"""Checkpoints beside those of keep_last: the best one, and the one that is written before another goes."""
+"""Checkpoints besides those of keep_last: the best one, and the new one, written before an old one is removed."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class CheckpointSize:
     """Bytes of one checkpoint: trained parts in fp32, the others in fp16.
 
     Attributes:
-        model: its diffusers folder; with a moving average, that one's too.
-        state: its training state, which is thinned.
+        model: its diffusers folder; with an EMA, that of the EMA too.
+        state: its training state, which only the newest checkpoints keep.
         single: its single files.
     """
 
@@ -38,7 +38,7 @@ class CheckpointSize:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all three."""
         return self.model + self.state + self.single
 
 
@@ -68,12 +68,12 @@ def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
 
 
 def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
-    """Sentences on the disk that the checkpoints take."""
+    """Sentences on the disk space that checkpoints take."""
     disk = disk_forecast(settings, sizes)
     size, free = file_size(disk["checkpoint_bytes"]), file_size(disk["free_bytes"])
-    lines = [f"A checkpoint takes about {size} on the disk; {free} are free."]
+    lines = [f"A checkpoint takes about {size} on disk; {free} free."]
     if disk["checkpoints"] > 1:
-        total = file_size(sum(_wanted(settings, sizes, disk["checkpoints"]).values()))
+        total = file_size(sum(_required_bytes(settings, sizes, disk["checkpoints"]).values()))
         keep_last = settings.checkpoint.keep_last
         kept = f"the newest {keep_last} and the best" if keep_last else "all"
         lines.append(f"{disk['checkpoints']} checkpoints will be written and {kept} kept: about {total}.")
@@ -81,35 +81,36 @@ def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
 
 
 def space_notes(settings: Settings, sizes: ModelSizes) -> list[str]:
-    """What is to be said where all checkpoints together find no room, though one does."""
+    """A warning if one checkpoint fits on the disk but all of them together do not."""
     count = disk_forecast(settings, sizes)["checkpoints"]
-    short = shortage(_wanted(settings, sizes, count))
+    short = shortage(_required_bytes(settings, sizes, count))
     if short is None or count == 1:
         return []
     return [
         f"The checkpoints of this run will fill the disk: they take about {file_size(short.required)}, and "
-        f"{file_size(short.free)} are free in {short.folder}. Set keep_last, save less often, or choose another folder."
+        f"only {file_size(short.free)} is free in {short.folder}. Set keep_last, save less often, or choose another "
+        "folder."
     ]
 
 
 def require_room(settings: Settings, sizes: ModelSizes) -> None:
-    """See that the result of a run finds room on the disk, as far as the model's size is known.
+    """Check that the disk has room for one checkpoint, as far as the model's size is known.
 
     Raises:
-        SettingsError: not even one checkpoint does.
+        SettingsError: it has not.
     """
-    short = None if sizes.problems else shortage(_wanted(settings, sizes, 1))
+    short = None if sizes.problems else shortage(_required_bytes(settings, sizes, 1))
     if short is None:
         return
     name = "logdir" if short.folder == existing(Path(settings.logging.logdir)) else "save_ckpt_dir"
     wanted, free = file_size(short.required), file_size(short.free)
-    what = f"one checkpoint takes about {wanted} in {short.folder}, and {free} are free."
+    what = f"one checkpoint takes about {wanted} in {short.folder}, but only {free} is free."
     fix = "Free some space, or choose another folder."
     raise SettingsError("The disk is too full for this run:", [Problem(name, what, fix)])
 
 
-def _wanted(settings: Settings, sizes: ModelSizes, count: int) -> dict[Path, int]:
-    """Bytes that so many checkpoints take at most at one time, by folder."""
+def _required_bytes(settings: Settings, sizes: ModelSizes, count: int) -> dict[Path, int]:
+    """The most bytes that `count` checkpoints take at one time, by folder."""
     keep_last, one = settings.checkpoint.keep_last, checkpoint_size(settings, sizes)
     kept = min(count, keep_last + BEST_AND_NEW) if keep_last else count
     wanted = {Path(settings.logging.logdir): kept * one.model + min(kept, STATES_AT_ONCE) * one.state}
@@ -119,7 +120,7 @@ def _wanted(settings: Settings, sizes: ModelSizes, count: int) -> dict[Path, int
 
 
 def _state_bytes(part: str, settings: Settings, count: int, family: str) -> float:
-    """Bytes that the optimizer of a network leaves in a checkpoint."""
+    """Bytes of optimizer state of a network in a checkpoint."""
     own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
     optimizer = own or settings.optimizer.chosen(on_card=on_card)

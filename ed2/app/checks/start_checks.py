@@ -1,4 +1,4 @@
-"""What would keep a run from starting, found before anything is read: all of it at once, each with its setting."""
+"""Everything that would keep a run from starting, listed at once, each with its setting, before anything is read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ed2.settings.schema import Settings
 
 @dataclass(frozen=True)
 class Fixes:
-    """Where a person gives what a run needs: in words for the page, or for the command line."""
+    """How to provide what a run needs, in words for the page or for the command line."""
 
     folder: str
     missing_folder: str
@@ -37,7 +37,7 @@ ON_PAGE = Fixes(
 )
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
-    missing_folder="Check it for typing errors.",
+    missing_folder="Check it for typos.",
     model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
     "checkpoint of a run.",
 )
@@ -46,34 +46,34 @@ ON_COMMAND_LINE = Fixes(
 def require_valid(command: CommandLine) -> None:
     """Check a command line: flags, values and paths are reported together.
 
-    A single path that is named and missing is left to those who read it, since its exit code is another.
+    A single path that does not exist is left to the code that reads it, since it has its own exit code.
 
     Raises:
         SettingsError: lists everything that is wrong.
     """
     values, unread = _given_values(command)
     problems = [*command.problems, *unread, *_setting_problems(command, values)]
-    lacks_model = not unread and _lacks_model(command, values)
-    if lacks_model:
-        values = {**_not_given(), **values}
+    no_model = not unread and _needs_model(command, values)
+    if no_model:
+        values = {**_default_paths(), **values}
     missing = _missing(command, values)
-    if problems or lacks_model or len({problem.path for problem in missing}) > 1:
+    if problems or no_model or len({problem.path for problem in missing}) > 1:
         raise wrong_settings(_without_repeats(problems, missing))
 
 
-def _lacks_model(command: CommandLine, values: Mapping[str, object]) -> bool:
-    """Whether a run is to start, and no model is named."""
+def _needs_model(command: CommandLine, values: Mapping[str, object]) -> bool:
+    """Whether the command starts a run without naming a model."""
     return not (command.check or command.suggest or values.get("resume_ckpt"))
 
 
 def _without_repeats(problems: Sequence[Problem], missing: Sequence[Problem]) -> list[Problem]:
-    """The problems, and what is missing of settings that have no problem yet."""
+    """The problems, and the missing paths of settings that have no other problem."""
     reported = {(problem.path or "").removeprefix("--") for problem in problems}
     return [*problems, *(problem for problem in missing if problem.path not in reported)]
 
 
 def _given_values(command: CommandLine) -> tuple[Mapping[str, object], list[Problem]]:
-    """The settings of a command line and its files; where a file cannot be read those of the command line, and why."""
+    """The settings of a command line and its files; if a file cannot be read, those of the command line, and why."""
     try:
         return gather(command.values, command.config).values, []
     except SettingsError as error:
@@ -88,12 +88,12 @@ def _setting_problems(command: CommandLine, values: Mapping[str, object]) -> lis
         return list(error.problems)
     if command.suggest:
         return []
-    problems = _of_validation(settings)
-    return problems if command.check else problems + _of_places(settings, values)
+    problems = _validation_problems(settings)
+    return problems if command.check else problems + _unwritable_problems(settings, values)
 
 
 def _missing(command: CommandLine, values: Mapping[str, object]) -> list[Problem]:
-    """Folders and a model that are named, or needed, and not there."""
+    """Folders and a model that are named or needed but do not exist."""
     if command.suggest:
         return []
     missing = _folders(values, ON_COMMAND_LINE)
@@ -102,10 +102,10 @@ def _missing(command: CommandLine, values: Mapping[str, object]) -> list[Problem
     return missing
 
 
-def _not_given() -> dict[str, object]:
-    """What a run has that names neither model nor images: the default folder, if there is one."""
+def _default_paths() -> dict[str, object]:
+    """The paths of a run that names neither model nor images: the default folder, if it exists."""
     folders = [str(PROGRAM_DIR / root) for root in Settings().data.data_root]
-    return {"data_root": folders if all(map(_is_there, folders)) else None, "resume_ckpt": None}
+    return {"data_root": folders if all(map(_is_root, folders)) else None, "resume_ckpt": None}
 
 
 def start_problems(values: Mapping[str, object]) -> list[Problem]:
@@ -113,7 +113,7 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
     problems: list[Problem] = []
     try:
         settings = with_defaults(values)
-        problems += _of_validation(settings)
+        problems += _validation_problems(settings)
         require_writable(settings)
         require_room(settings, model_sizes(settings))
     except SettingsError as error:
@@ -122,33 +122,33 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
 
 
 def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
-    if "data_root" not in values:  # the run that is continued says which
+    if "data_root" not in values:  # the resumed run names them
         return []
     roots = values["data_root"]
     texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
     if not texts:
         return [Problem("data_root", "no folder of images is given.", fixes.folder)]
-    missing = [text for text in texts if not _is_there(text)]
+    missing = [text for text in texts if not _is_root(text)]
     return [Problem("data_root", f"there is no folder {printable(text)}.", fixes.missing_folder) for text in missing]
 
 
-def _of_validation(settings: Settings) -> list[Problem]:
-    """Folders to validate with, and the average to begin with, that are not there."""
+def _validation_problems(settings: Settings) -> list[Problem]:
+    """Validation folders, and the EMA to start from, that do not exist."""
     wanted, average = settings.validation, settings.ema.ema_resume_model
     named = [("manual_data_root", wanted.manual_data_root or "")] if wanted.val_split_mode == "manual" else []
     named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
     problems = []
     for name, text in named:
-        if text and not _is_there(text):
-            problems.append(Problem(name, f"there is no folder {printable(text)}.", "Check it for typing errors."))
-    if settings.ema.is_on and average and average != FIND_LAST and not _is_there(average):
+        if text and not _is_root(text):
+            problems.append(Problem(name, f"there is no folder {printable(text)}.", "Check it for typos."))
+    if settings.ema.is_on and average and average != FIND_LAST and not _is_root(average):
         fix = "Give a diffusers folder of the same model, or leave it out."
         problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
     return problems
 
 
-def _of_places(settings: Settings, given: Mapping[str, object]) -> list[Problem]:
-    """Folders that were given and cannot be written; the others may be those of the run that is resumed."""
+def _unwritable_problems(settings: Settings, given: Mapping[str, object]) -> list[Problem]:
+    """Folders that were given and cannot be written; the others may come from the resumed run."""
     problems = []
     for name, folder in written_to(settings).items():
         if name in given and (reason := why_not_writable(existing(folder))):
@@ -156,7 +156,7 @@ def _of_places(settings: Settings, given: Mapping[str, object]) -> list[Problem]
     return problems
 
 
-def _is_there(text: str) -> bool:
+def _is_root(text: str) -> bool:
     try:
         return Path(text).is_dir() or is_manifest(Path(text))
     except (OSError, ValueError):  # no folder can have such a name

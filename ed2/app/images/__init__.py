@@ -1,1 +1,1 @@
-"""The images and captions that the settings name: read, told of, and edited."""
+"""The images and captions that the settings name: reading, reporting and editing them."""

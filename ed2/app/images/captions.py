@@ -1,6 +1,6 @@
-"""Captions: which of them are too long for the text encoder, and edits made on the page.
+"""Captions: finding those too long for the text encoder, and editing them on the page.
 
-An edit is the only thing that ever writes into a folder of images, and only when a person saves it.
+An edit is the only thing that ever writes into a dataset folder, and only when the user saves it.
 """
 
 import base64

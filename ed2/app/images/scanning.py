@@ -43,7 +43,7 @@ def scan_dataset(
 
     Args:
         settings: which images, and how they are trained.
-        progress: called with the number of images done, and of all.
+        progress: called with the number of images done and the total.
         should_stop: called for each folder and image.
         on_outline: called with what headers say, before new or changed images are read in full.
         headers_only: read only the headers of new or changed images: enough to count and to plan.

@@ -1,4 +1,4 @@
-"""The images that a run validates with, as the settings say."""
+"""The images that a run validates on, according to the settings."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ MAX_PROBLEMS = 3
 
 @dataclass(frozen=True)
 class ValidationSplit:
-    """What is trained and what is validated.
+    """The images to train on and the images to validate on.
 
     Attributes:
-        training: the dataset without the images that are kept for validation.
+        training: the dataset without the images that are held out for validation.
         curves: the images of each curve, by TensorBoard tag.
-        keys: the keys of the images that are kept for validation.
+        keys: the keys of the images that are held out for validation.
         notes: sentences to report about it.
     """
 
@@ -40,7 +40,7 @@ class ValidationSplit:
 def split_off_validation(
     settings: Settings, dataset: Dataset, *, should_stop: Callable[[], bool] | None = None
 ) -> ValidationSplit:
-    """Choose the images to validate with, and read those that have a folder of their own.
+    """Choose the images to validate on, and read the validation folders.
 
     Raises:
         DatasetError: such a folder has no usable images.
@@ -129,5 +129,5 @@ def _trained_note(tag: str, validated: Sequence[Example], trained: Sequence[Exam
 
 def _split_note(count: int, total: int) -> str:
     if not count:
-        return "There is only one image, so none is kept for validation."
-    return f"{count} of {total} images are kept for validation and not trained on."
+        return "There is only one image, so nothing is held out for validation."
+    return f"{count} of {total} images are held out for validation and not trained on."

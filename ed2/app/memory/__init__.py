@@ -1,1 +1,1 @@
-"""The memory of a run: planned beforehand, measured during the run, and what the next plans learn from that."""
+"""The memory of a run: planned before it, measured during it, and corrected by earlier measurements."""

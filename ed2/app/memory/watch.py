@@ -18,15 +18,15 @@ from ed2.vram.shapes import ModelShape
 
 TRAINING_PHASES = ("encoding", "forward", "backward", "optimizer")
 MEASURED_STEP = 3
-"""The first step has no optimizer state in its passes; the third is like all that follow."""
+"""The first steps may include one-time allocations; the third is like all later ones."""
 
 RECENT_STEPS = 5
 STEPS_BEFORE = 15
-"""Steps that show how long one usually takes."""
+"""Steps from which the usual duration is taken."""
 SLOW_FACTOR = 2.0
-"""Buckets of equal area differ in time by far less than this."""
+"""Buckets of equal area differ in step time by far less than this factor."""
 FULL = 0.95
-"""Used share of a GPU's memory at which a driver begins to spill: it keeps some hundred megabytes for itself."""
+"""Used share of a GPU's memory at which a driver starts to spill: it reserves a few hundred megabytes."""
 CARD_SECONDS = 2.0
 """Minimum time between two readings of the GPU."""
 KEPT_STEPS = 10 * STEPS_BEFORE + RECENT_STEPS
@@ -55,7 +55,7 @@ class PeakWatch:
     """Measures the peak of training and of sampling once each, and reports both beside the plan.
 
     Attributes:
-        run: what is measured. A run that had to reduce its memory teaches nothing.
+        run: what is measured. A run that had to reduce its memory use is not learned from.
         by_phase: planned tensors by phase, uncorrected, in GB.
         peaks: the GPU's counters.
         card: its name.
@@ -75,7 +75,7 @@ class PeakWatch:
 
     def __call__(self, event: Event) -> None:
         """Measure when the event is the right moment."""
-        if isinstance(event, PhaseChanged):  # samples or a pause: what follows is measured by itself
+        if isinstance(event, PhaseChanged):  # samples or a pause: measure again from here
             self.peaks.reset()
             self._steps = min(self._steps, 1)
         elif isinstance(event, StepDone):
@@ -108,7 +108,7 @@ class StepReading:
 
 
 def spill_slowdown(readings: Sequence[StepReading]) -> float | None:
-    """How many times slower steps have become, if that looks like a spill; else None.
+    """By which factor steps have slowed down, if that looks like a spill; otherwise None.
 
     Drivers on Windows use system memory when the GPU's is full, instead of letting an allocation fail. Nothing reports
     that; the run continues, several times slower.
@@ -129,7 +129,7 @@ class SpillWatch:
     """Warns once when a run begins to use system memory in place of the GPU's.
 
     Attributes:
-        run: whose steps are timed. Time between two steps in which anything else happened does not count.
+        run: whose steps are timed. Time between steps in which anything else happened does not count.
         fullness: reads the used share of the GPU's memory.
         clock: seconds.
     """

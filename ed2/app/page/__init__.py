@@ -1,1 +1,1 @@
-"""What the page needs beside the trainer: folders that it may look into, a table of prompts, TensorBoard."""
+"""What the page needs besides the trainer: the folders it may open, the prompt table, TensorBoard."""

@@ -21,17 +21,17 @@ from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
 
 MAX_SHOWN = 500
 MOUNTED_BELOW = ("/media/", "/run/media/", "/mnt/", "/Volumes/")
-"""Where Linux and macOS put other drives."""
+"""Where Linux and macOS mount other drives."""
 
 
 @dataclass(frozen=True)
 class Roots:
-    """Folders that may be opened with all that is in them; None allows any, for the owner at the computer itself."""
+    """Folders that may be opened, including everything in them; None allows any, for the owner at this computer."""
 
     folders: tuple[Path, ...] | None = None
 
     def allow(self, path: Path) -> bool:
-        """Whether `path`, with links followed, is in an allowed folder, and is a path that a disk can hold."""
+        """Whether `path`, with links followed, is in an allowed folder, and is a valid path."""
         if not _can_exist(path):
             return False
         if self.folders is None:
@@ -50,16 +50,16 @@ class Roots:
             if not all(map(_can_exist, paths)):
                 problems.append(Problem(name, "this path is too long or has invalid characters.", "Choose another."))
             elif not all(map(self.allow, paths)):
-                problems.append(Problem(name, "this folder cannot be opened from here.", self._how_else()))
+                problems.append(Problem(name, "this folder cannot be opened from here.", self._other_folder_advice()))
         if problems:
             raise SettingsError("Not allowed:", problems)
 
-    def _how_else(self) -> str:
-        """What to do to use another folder; most people have never seen a command line."""
+    def _other_folder_advice(self) -> str:
+        """How to use another folder, without a command line, which most people have never seen."""
         others = ", ".join(str(folder) for folder in dict.fromkeys(self.folders or ()))
         return (
             f"The page was started with access to these folders only: {others}. Copy what you need into one of them, "
-            "or exit the program and start it with a double-click: on its own computer it opens every folder."
+            "or exit the program and start it with a double-click: started on this computer, it opens every folder."
         )
 
 
@@ -79,7 +79,7 @@ def paths_of(values: Mapping[str, object]) -> dict[str, list[Path]]:
 
 
 def _can_exist(path: Path) -> bool:
-    """Whether the system accepts this as a path at all; pathlib raises for one that it does not."""
+    """Whether the system accepts this as a path; pathlib raises for one that it does not."""
     try:
         path.lstat()
     except ValueError:  # a null character
@@ -133,7 +133,7 @@ def contents(folder: Path) -> Contents:
 
 
 def models(folder: Path) -> list[Path]:
-    """What may be a base model in a folder: single files, diffusers folders, and checkpoints of its runs, newest first.
+    """The possible base models in a folder: single files, diffusers folders, and checkpoints of runs, newest first.
 
     Raises:
         OSError: it cannot be opened.
@@ -152,17 +152,17 @@ def models(folder: Path) -> list[Path]:
 
 
 def is_model(path: Path) -> bool:
-    """Whether this looks like a base model; it is read only when it is chosen."""
+    """Whether this looks like a base model; it is only read once it is chosen."""
     return is_file(path / INDEX) or (path.suffix.lower() in (".safetensors", ".ckpt") and is_file(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether this is a folder; not one that belongs to another user and cannot be seen."""
+    """Whether this is a folder; false for one of another user that cannot be accessed."""
     return os.path.isdir(path)  # noqa: PTH112 -- Path.is_dir raises for lost+found of any drive
 
 
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What is not hidden, except what vanishes meanwhile, leads nowhere, or has a name that is not text."""
+    """The entries that are not hidden, without broken links, vanished files and names that are not valid text."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a page can show a name: an old archive or another system may have left bytes that cannot be sent."""
+    """Whether a page can show a name: an old archive or another system may have left bytes that are not valid text."""
     with contextlib.suppress(UnicodeEncodeError):
         return bool(name.encode())
     return False

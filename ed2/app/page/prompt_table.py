@@ -1,4 +1,4 @@
-"""Sample prompts as a table that people fill in, and as the JSON file that the sampler reads."""
+"""Sample prompts as a table to fill in, and as the JSON file that the sampler reads."""
 
 import json
 import re
@@ -22,10 +22,10 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Prompts as people fill them in.
+    """Prompts as users fill them in.
 
     Attributes:
-        rows: a prompt each, with what differs from the defaults.
+        rows: one prompt each, with the values that differ from the defaults.
         sampler: of all of them; empty is the default.
         num_steps: denoising steps of all of them; None is the default.
     """
@@ -36,7 +36,7 @@ class PromptTable:
 
 
 def table_of(path: Path) -> PromptTable:
-    """The prompts of a file, a row each; what the file does not say is empty.
+    """The prompts of a file, one per row; values that the file does not set are empty.
 
     Raises:
         OSError: the file cannot be read.
@@ -69,7 +69,7 @@ def file_of(table: PromptTable) -> str:
     if table.num_steps is not None:
         values["num_inference_steps"] = table.num_steps
         if not 1 <= table.num_steps <= MAX_STEPS:
-            what = f"the number of denoising steps is from 1 to {MAX_STEPS:,}, not {table.num_steps}."
+            what = f"the number of denoising steps must be from 1 to {MAX_STEPS:,}, not {table.num_steps}."
             problems.append(Problem(None, what, "The default is 30."))
     samples = []
     for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):
@@ -120,8 +120,8 @@ def _whole(number: int, name: str, text: str, problems: list[Problem]) -> int:
     except ValueError:
         value = -2.0
     if value < -1 or not value.is_integer() or (name != "Seed" and not 16 <= value <= 2048):
-        fix = "-1 draws a new seed each time." if name == "Seed" else "It is from 16 to 2048 pixels."
-        problems.append(Problem(f"row {number}", f"{name} is a whole number, not {text!r}.", fix))
+        fix = "-1 draws a new seed each time." if name == "Seed" else "Use 16 to 2048 pixels."
+        problems.append(Problem(f"row {number}", f"{name} must be a whole number, not {text!r}.", fix))
         return 0
     return int(value)
 
@@ -132,5 +132,5 @@ def _cfgs(number: int, text: str, problems: list[Problem]) -> list[float]:
     except ValueError:
         cfgs = []
     if not 0 < len(cfgs) <= MAX_CFGS or not all(0 <= cfg <= 100 for cfg in cfgs):
-        problems.append(Problem(f"row {number}", f"CFG is a list of numbers such as 1 4 7, not {text!r}."))
+        problems.append(Problem(f"row {number}", f"CFG must be a list of numbers such as 1 4 7, not {text!r}."))
     return cfgs

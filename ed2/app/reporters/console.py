@@ -31,7 +31,7 @@ from ed2.terminal import raw_stream
 from ed2.text import as_record, duration, shown_path
 
 LINE_SECONDS = 10.0
-"""The longest silence between two lines where there is no progress bar."""
+"""The longest time between two lines where there is no progress bar."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class ConsoleReporter:
     _first: tuple[int, float] | None = None  # step and time after the first step, for the time left
 
     def __call__(self, event: Event) -> None:
-        """Print an event, if it is worth it."""
+        """Print an event, if it is worth a line."""
         self._print(event)
 
     def close(self) -> None:
@@ -119,11 +119,11 @@ class ConsoleReporter:
     def _(self, event: RunEnded) -> None:
         self.close()
         self._write(describe(event))
-        for label, place in self._made(event):
+        for label, place in self._results(event):
             self._write(f"  {label:<12} {place}")
 
-    def _made(self, event: RunEnded) -> list[tuple[str, str]]:
-        """What there is to look at or to resume from, and where."""
+    def _results(self, event: RunEnded) -> list[tuple[str, str]]:
+        """The results to look at or to resume from, and where they are."""
         rows = [("Checkpoint", event.checkpoint), ("Single file", event.single_file)]
         if self._run:
             run_dir = self._run.run_dir
@@ -163,7 +163,7 @@ class ConsoleReporter:
 
     def _write(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"
-        # A Windows console may not know every letter.
+        # A Windows console may not support every character.
         text = as_record(text).encode(encoding, "replace").decode(encoding)
         if self._bar is not None:
             self._bar.write(text, file=raw_stream(self.stream))
@@ -195,6 +195,6 @@ def _key_figures(values: Mapping[str, float]) -> str:
 
 
 def _in_quotes(path: Path) -> str:
-    """A path as a word of a command line, on Windows too."""
+    """A path quoted for a command line, on Windows too."""
     text = shown_path(path)
     return f'"{text}"' if " " in text else text

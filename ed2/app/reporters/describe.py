@@ -28,7 +28,7 @@ _METRICS = {
     IMAGES_PER_SECOND: "{:.1f} images/s",
     VRAM: "{:.1f} GB of GPU memory",
 }
-"""How the metrics of a step are written, in this order; any other is written after its curve's name."""
+"""How the metrics of a step are written, in this order; any other is preceded by the name of its curve."""
 
 
 def lines_of(event: Event) -> list[str]:
@@ -58,7 +58,7 @@ def _(event: RunStarted) -> str:
 
 @describe.register
 def _(event: PhaseChanged) -> str:
-    if event.phase == "validating":  # its result follows in a line of its own
+    if event.phase == "validating":  # its result follows on a separate line
         return ""
     text = event.phase.replace("sampling", "drawing samples")
     if event.detail:

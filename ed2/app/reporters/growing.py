@@ -1,4 +1,4 @@
-"""A file that a run appends to, on a disk that may be full for a while and in a folder that may be deleted."""
+"""A file that a run appends to, on a disk that may be temporarily full and in a folder that may be deleted."""
 
 import os
 from collections import deque
@@ -11,7 +11,7 @@ from ed2.errors import LogWriteError
 from ed2.text import counted
 
 KEPT_BYTES = 16_000_000
-"""How much is kept in memory while it cannot be written: days of curves, or a dozen images."""
+"""How many bytes are kept in memory while they cannot be written: days of curves, or a dozen images."""
 
 
 @dataclass
@@ -21,9 +21,9 @@ class GrowingFile:
     If the file is deleted, which Windows does not allow, it is created again.
 
     Attributes:
-        path: of the file, which is created at the first piece.
+        path: of the file, which is created with the first piece.
         name: for messages, as the beginning of a sentence.
-        head: what every new file begins with.
+        head: the first piece of every new file.
         is_text: whether pieces are lines, so that a torn last line of a killed program is ended first.
     """
 
@@ -35,7 +35,7 @@ class GrowingFile:
     _kept: deque[bytes] = field(default_factory=deque, repr=False)
     _num_kept_bytes: int = 0
     _num_lost: int = 0
-    _torn_at: int | None = None  # where a torn piece begins that could not be removed yet
+    _torn_at: int | None = None  # where a torn piece starts that could not be removed yet
 
     def write(self, *pieces: bytes) -> None:
         """Append `pieces`, after all that were kept.

@@ -30,7 +30,7 @@ from ed2.small_files import lines_of, objects_in, parse_object
 EVENTS_NAME = "events.jsonl"
 _NOT_READ = (StepDone, Progressed, SavingChanged)
 KINDS = {kind.__name__: kind for kind in Event.__subclasses__() if kind not in _NOT_READ}
-"""The events that are read back, by the name in their line."""
+"""The events that are read back, by the name in their line of the file."""
 PATHS = ("run_dir", "path", "checkpoint", "single_file")
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -53,7 +53,7 @@ class JsonlReporter:
         text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
         line = f"{text}\n".encode(errors="backslashreplace")  # valid JSON even if a file's name is not valid text
         self._file.write(line)
-        if isinstance(event, RunStarted):  # a file that is created again begins with its run too
+        if isinstance(event, RunStarted):  # a file that is created again starts with its run too
             self._file.head = line
         if isinstance(event, SavingChanged) and event.is_saving:  # events before a checkpoint are on the disk before it
             self._file.to_disk()
@@ -111,7 +111,7 @@ def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
     for line in lines_of(path):
         stays.append(_is_until(line, step, without))
         num_bytes += len(line) + 1
-    if not all(stays) or num_bytes != path.stat().st_size:  # the last line may only lack its end
+    if not all(stays) or num_bytes != path.stat().st_size:  # the last line may only be missing its newline
         kept = (line for line, is_kept in zip(lines_of(path), stays, strict=True) if is_kept)
         write_pieces(path, (line + b"\n" for line in kept))
 

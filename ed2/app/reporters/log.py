@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class LogHandler(logging.Handler):
-    """Writes a log; a full disk, which the page reports, prints no tracebacks to the terminal."""
+    """Writes a log; a full disk is reported on the page instead of by tracebacks in the terminal."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

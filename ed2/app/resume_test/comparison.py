@@ -128,7 +128,7 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second to import
 
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about every resumed run
     accumulator.Reload()
     tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(PERFORMANCE)]
     points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}

@@ -66,14 +66,14 @@ class ResumeTest:
                 [Problem("max_epochs", "the run has only one step.", "Raise it, or add images.")],
             )
         half = steps // 2
-        killed = self._killed("2 of 3: half, a save, a step more, then a kill", self._values("killed"), half, steps)
+        killed = self._killed("2 of 3: half, a save, one more step, then a kill", self._values("killed"), half, steps)
         values = {"resume_ckpt": str(killed), "weights_only": False, "logdir": str(killed.parent)}
         ended, _ = self._to_the_end("3 of 3: the other half", values, steps)
         self.tell("Comparing.")
         return ResumeTestResult(steps, half, tuple(differences(straight, ended)), time.monotonic() - began)
 
     def _values(self, name: str) -> dict[str, object]:
-        """The user's settings in a folder of the test: from the model's weights, with saving left to the test."""
+        """The user's settings for a part: in a folder of the test, with saving controlled by the test."""
         changes: dict[str, object] = {"logdir": str(self.folder / name), "weights_only": True, "no_save_ckpt": True}
         saving = {"ckpt_every_n_minutes": 0.0, "save_every_n_epochs": None}
         return {**self.settings.flat(), **changes, **saving, "log_step": 1}
@@ -166,7 +166,7 @@ def run_resume_test(
 
     Raises:
         SettingsError: wrong settings, or no room on the disk.
-        Ed2Error: the test itself failed, which says nothing about the run.
+        Ed2Error: the test itself failed, which says nothing about the user's run.
         StopRequested: `should_stop` returned true.
     """
     settings = settings_for_check(flags, config).settings
@@ -197,7 +197,7 @@ def _require_space(settings: Settings) -> None:
     disk = disk_forecast(settings.replaced(no_save_ckpt=True), model_sizes(settings))
     needed = CHECKPOINTS_WRITTEN * disk["checkpoint_bytes"]
     if needed > disk["free_bytes"]:
-        what = f"the test needs {file_size(needed)} for a while, and {file_size(disk['free_bytes'])} are free."
+        what = f"the test temporarily needs {file_size(needed)}, but only {file_size(disk['free_bytes'])} is free."
         raise SettingsError(
             "Not enough disk space for the test:", [Problem("logdir", what, "Free some space, or choose another.")]
         )
@@ -288,9 +288,7 @@ class ResumeTester:
             self._shown = TestStatus("failed", str(error))
         except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
             logger.exception("The resume test failed.")
-            self._shown = TestStatus(
-                "failed", f"The test failed with an error of its own: {type(error).__name__}: {error}."
-            )
+            self._shown = TestStatus("failed", f"The test itself failed: {type(error).__name__}: {error}.")
         else:
             self._shown = TestStatus("same" if result.is_same else "different", result.as_text())
 

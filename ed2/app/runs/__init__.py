@@ -1,1 +1,1 @@
-"""The folders of runs: what a run writes into its own, and what is read back of any."""
+"""The folders of runs: what a run writes into its own, and what is read back from any run."""

@@ -27,7 +27,7 @@ FOLDER_WAS_DELETED = (
     "resumed from its next checkpoint. Earlier logs, samples and checkpoints are lost."
 )
 ORIGIN_SETTINGS = ("resume_ckpt", "weights_only")
-"""Settings that say what a run started from; they stay as they were when it is resumed."""
+"""Settings that say what a run started from; a resume keeps them."""
 
 
 def make_run_folder(spec: RunSpec) -> Path:
@@ -68,7 +68,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 @dataclass
 class RunFolder:
-    """The folder of a run, with the files that say what the run is; they are written again if somebody deletes them.
+    """The folder of a run, with the files that describe it; they are written again if somebody deletes them.
 
     Attributes:
         path: of the folder.
@@ -96,7 +96,7 @@ class RunFolder:
         self._files = {file.name: file.read_bytes() for file in files if file.is_file()}
 
     def restore_missing(self, step: int) -> None:
-        """See, before each save, that the folder still says what the run is, and is locked. Raises OSError."""
+        """Before each save, restore the describing files and the lock if they are gone. Raises OSError."""
         missing = [name for name in self._files if not (self.path / name).exists()]
         if not missing:
             return
@@ -123,7 +123,7 @@ def _write_manifest(run_dir: Path, spec: RunSpec) -> None:
 
 
 def recorded_settings(spec: RunSpec) -> Settings:
-    """The settings that a run's folder and checkpoints hold; of a resumed run with the origin of its first part."""
+    """The settings that a run's folder and checkpoints hold; of a resumed run, with the origin of its first part."""
     checkpoint = spec.checkpoint
     if not checkpoint or not spec.same_folder:
         return spec.settings
@@ -132,5 +132,5 @@ def recorded_settings(spec: RunSpec) -> Settings:
 
 
 def image_names(dataset: Dataset) -> bytes:
-    """The list of a run's images as JSON, by which added and removed ones are found later."""
+    """The list of a run's images as JSON, from which added and removed ones are found later."""
     return json.dumps(sorted(example.name for example in dataset.examples), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""What killed programs left behind below a folder of runs, which may be many GB, and its removal."""
+"""Removes what killed programs left behind below a runs folder, which may be many GB."""
 
 import contextlib
 import os
@@ -19,9 +19,9 @@ from ed2.checkpoint.run_lock import LOCK_FILE
 
 TEST_FOLDER = ".test-resume-"
 LOCKED_WITHIN_SECONDS = 60
-"""After its folder is made a resume test has its lock; in fact within a thousandth of that."""
+"""A resume test locks its folder within this time after creating it; in practice a thousandth of it."""
 ABANDONED_AFTER_SECONDS = 600
-"""Without any writing, for a resume test on a drive that supports no locks."""
+"""Time without any writing after which a resume test is over, on a drive that supports no locks."""
 
 
 def remove_half_files(run_dir: Path) -> None:
@@ -33,7 +33,7 @@ def remove_half_files(run_dir: Path) -> None:
 
 
 def sweep_runs(logdir: Path) -> None:
-    """Remove half-written and half-removed checkpoints from the runs below `logdir`, which may never be resumed.
+    """Remove half-written and half-removed checkpoints from all runs below `logdir`, resumed or not.
 
     Runs that are being trained are left alone, and so are runs on a drive that supports no locks.
     """
@@ -46,7 +46,7 @@ def sweep_runs(logdir: Path) -> None:
 
 @contextmanager
 def resume_test_folder(logdir: Path) -> Iterator[Path]:
-    """Give a locked folder below `logdir`, which is removed at the end with all its content. Raises OSError."""
+    """Yield a locked folder below `logdir`, which is removed at the end with all its content. Raises OSError."""
     folder = logdir / f"{TEST_FOLDER}{os.getpid()}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     lock = FileLock(folder / LOCK_FILE, thread_local=False)
@@ -84,7 +84,7 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 def _last_written(folder: Path) -> float:
-    """When a test last wrote; now if that is not known."""
+    """When a test last wrote; now if that is unknown."""
     with contextlib.suppress(OSError):
         return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
     return time.time()

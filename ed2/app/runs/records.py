@@ -1,4 +1,4 @@
-"""The runs in a folder of logs: how far each went, whether it can be resumed, and whether another program trains it."""
+"""The runs in a runs folder: how far each got, whether it can be resumed, and whether another program trains it."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STAT
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
 
 SCAN_SECONDS = 5.0
-"""Between two looks for runs of other programs."""
+"""Interval of scans for runs of other programs."""
 SCAN_REST = 50
-"""The same as a multiple of what a look takes, since reading a long run takes a while; the longer of the two holds."""
+"""The interval as a multiple of a scan's duration, since reading a long run takes a while; the longer one applies."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class RunRecord:
     """A run in its folder.
 
     Attributes:
-        state: done, stopped, failed, running, or interrupted where the program was killed.
-        checkpoint: the newest one; None where there is none.
-        resume_step: step of the newest checkpoint with a training state; None where there is none.
-        trainer: another program that trains this run now.
+        state: done, stopped, failed, running, or interrupted if the program was killed.
+        checkpoint: the newest one; None if there is none.
+        resume_step: step of the newest checkpoint with a training state; None if there is none.
+        trainer: another program that is training this run.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class RunRecord:
 
 
 class ExternalRuns:
-    """Finds runs below a folder of logs that other programs train, by their locks and at next to no cost.
+    """Finds runs below a runs folder that other programs are training, by their locks and at almost no cost.
 
     A lock is tried only if its holder file was written since the lock was last found free.
     """
@@ -55,7 +55,7 @@ class ExternalRuns:
         self._free: dict[Path, int] = {}
 
     def newest(self) -> tuple[Path, Holder] | None:
-        """The folder of the run that another program started last and still trains, and that program."""
+        """The folder of the run that another program started last and is still training, and that program."""
         for started_at, run_dir in sorted(self._started(), reverse=True):
             if self._free.get(run_dir) == started_at:
                 continue
@@ -74,13 +74,13 @@ class ExternalRuns:
 
 
 def find_runs(logdir: Path, live: Path | None = None, limit: int | None = None) -> list[RunRecord]:
-    """The newest `limit` runs below `logdir`, newest first; `live` is the folder of the one in this program."""
+    """The newest `limit` runs below `logdir`, newest first; `live` is the folder of this program's run."""
     files = sorted(logdir.glob(f"*/{EVENTS_NAME}"), key=_modified_at, reverse=True)
     return [_record(file.parent, is_live=file.parent == live) for file in files[:limit]]
 
 
 def find_run(logdir: Path, name: str, live: Path | None = None) -> RunRecord | None:
-    """The run below `logdir` whose folder has this name; None where there is none."""
+    """The run below `logdir` whose folder has this name; None if there is none."""
     for file in logdir.glob(f"*/{EVENTS_NAME}"):
         if file.parent.name == name:
             return _record(file.parent, is_live=file.parent == live)
@@ -94,7 +94,7 @@ def checkpoints_of(folder: Path) -> list[Path]:
 
 
 def resume_step(folder: Path) -> int | None:
-    """The step of a run's newest checkpoint with a training state; None where there is none."""
+    """The step of a run's newest checkpoint with a training state; None if there is none."""
     for checkpoint in reversed(checkpoints_of(folder)):
         if (checkpoint / TRAINING_STATE / STATE_FILE).is_file():
             return age(checkpoint)[0]

@@ -1,4 +1,4 @@
-"""What sets the model families apart, one row each, and which family a model is. Needs no torch.
+"""How the model families differ, one row each, and which family a model belongs to. Needs no torch.
 
 Settings, checks, the memory plan, file reading and export ask this table; nothing else names a family. To add one,
 write a row here, its module, a row in `FAMILIES` of `ed2.registry`, and its figures for the memory plan.
@@ -25,16 +25,16 @@ class PartFacts:
     """A part of a model that holds weights.
 
     Attributes:
-        name: as its folder is called.
+        name: of its folder.
         library: of the class that the weights are loaded into.
         class_name: of that class.
         stem: name of the file of the weights in a diffusers folder, without its extension.
-        prefix: begins the names of its tensors in a single file.
-        saved_prefix: begins the names in a folder, whether or not the module in memory has it.
-        sign: a pattern of the name of a tensor that every such part has.
-        model_types: what a transformers config may call it.
+        prefix: of its tensors' names in a single file.
+        saved_prefix: of the names in a folder, whether or not the module in memory has it.
+        sign: pattern of a tensor name that every such part has.
+        model_types: its possible `model_type` values in a transformers config.
         is_trainable: whether it can be trained.
-        is_open_clip: whether a single file holds it by the names of OpenCLIP.
+        is_open_clip: whether a single file contains it under OpenCLIP's names.
     """
 
     name: str
@@ -64,21 +64,21 @@ class FamilyFacts:
     """A family of models.
 
     Attributes:
-        title: what people call it.
-        parts: what holds weights, in the order in which it is loaded and trained.
+        title: its usual name.
+        parts: the parts with weights, in the order in which they are loaded and trained.
         pipeline: the class of the whole model in diffusers.
-        pipeline_mark: a pattern of that class and of those for more special uses of the same weights.
+        pipeline_mark: pattern of that class and of more specialised ones for the same weights.
         resolution: of its training images, one side in pixels.
         latent_channels: of the VAE.
-        prediction_type: what its models predict unless they say otherwise; None where they have to say it.
+        prediction_type: what its models predict unless they say otherwise; None if they have to say it.
         text_width: of the embeddings that the UNet attends to.
         text_mark: a pattern of the names of its text encoder's tensors in a single file.
-        unet_config: what the UNet's config.json says in this family and not in those before it in the table.
+        unet_config: entries of the UNet's config.json that tell this family from those before it in the table.
         has_linear_projections: whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1
             convolutions.
-        best_text_layers: train only so many of the text encoder's last layers where memory is short; None is all or
+        best_text_layers: train only this many of the text encoder's last layers if memory is short; None is all or
             none.
-        traces: names of the traced figures for the memory plan, that of the usual size first.
+        traces: names of the traced figures for the memory plan, the usual size first.
     """
 
     name: str
@@ -104,7 +104,7 @@ class FamilyFacts:
 
     @property
     def text_encoders(self) -> tuple[PartFacts, ...]:
-        """The parts that read captions."""
+        """The parts that encode captions."""
         return tuple(part for part in self.parts if part.model_types)
 
     def part(self, name: str) -> PartFacts:
@@ -187,9 +187,9 @@ _SDXL = FamilyFacts(
 )
 
 FACTS = {family.name: family for family in (_SD1, _SD2, _SDXL)}
-"""Facts by name; also of families that can only be planned so far."""
+"""Facts by family name, including families that can only be planned so far."""
 DEFAULT = _SD1
-"""What is planned where nothing tells the family."""
+"""The family to plan for if nothing says which one it is."""
 
 OTHER_KINDS = {
     "sdxl_refiner": "the refiner of SDXL",
@@ -208,7 +208,7 @@ OTHER_KINDS = {
     "diffusers_unet": "only the UNet of a diffusers folder",
     "unknown": "nothing that is known here",
 }
-"""What `kind_of` finds besides families, in words."""
+"""Descriptions of the other kinds that `kind_of` returns."""
 CHANNEL_KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaler", 5: "depth"}
 """Models that take more than noisy latents, by the input channels of their UNet."""
 
@@ -258,7 +258,7 @@ def is_trainable_pipeline(class_name: str) -> bool:
 def kind_of(shapes: Shapes) -> str:
     """What a single file is, from the names and shapes of its tensors: a family's name, or one of `OTHER_KINDS`.
 
-    Whether an SD2 model predicts the noise or v cannot be told from these.
+    They do not show whether an SD2 model predicts noise or v.
     """
     conv_in = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())
     kind = _marked(_NO_STABLE_DIFFUSION, shapes)
@@ -284,7 +284,7 @@ def _cross_attention_width(shapes: Shapes) -> int:
 
 
 def _marked(marks: Iterable[tuple[str, str]], names: Iterable[str]) -> str:
-    """The first kind of which some name bears the mark; empty if there is none."""
+    """The first kind whose mark matches one of the names; empty if there is none."""
     for kind, pattern in marks:
         if any(map(re.compile(pattern).search, names)):
             return kind

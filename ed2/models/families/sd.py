@@ -13,12 +13,12 @@ from ed2.models.families.shared import EmbedsCache, load_part
 from ed2.models.process import Discrete
 
 SPECIAL_TOKENS = 2
-"""The marks of begin and end around a caption."""
+"""The start and end tokens around a caption."""
 
 
 @dataclass
 class StableDiffusion:
-    """An SD1 or SD2 model, which differ in their configurations only.
+    """An SD1 or SD2 model; they differ only in their configurations.
 
     Attributes:
         cache: prompt embeddings, while the text encoder is frozen.
@@ -51,7 +51,7 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lies."""
+        """The UNet's device."""
         return next(self.unet.parameters()).device
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
@@ -79,7 +79,7 @@ class StableDiffusion:
         return [len(tokens) for tokens in self.tokenizer(list(captions), add_special_tokens=False).input_ids]
 
     def condition(self, embeds: TextEmbeds, sizes: ImageSizes) -> Conditioning:
-        """The hidden states alone; this family knows no sizes."""
+        """Only the hidden states; this family does not use sizes."""
         return Conditioning(embeds.hidden)
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -121,7 +121,7 @@ def load(
         source: what to read.
         trained: names of the parts to train; they are kept in fp32.
         device: where to put everything.
-        frozen_dtype: what the other parts are computed in.
+        frozen_dtype: in which the other parts compute.
 
     Raises:
         ModelError: a part cannot be read.

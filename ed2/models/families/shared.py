@@ -1,4 +1,4 @@
-"""What the families share: reading a part, and caching and freezing CLIP text encoders."""
+"""Code shared by the families: reading a part, and caching and freezing CLIP text encoders."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -12,7 +12,7 @@ from ed2.models.base import ModelSource, Part
 from ed2.models.families.facts import PartFacts
 
 ALIGNMENT = 64
-"""Bytes that every tensor made by PyTorch starts at a multiple of, and that MKL's matrix products depend on."""
+"""Alignment in bytes of every tensor that PyTorch allocates; MKL's matrix products depend on it."""
 MAX_CACHE_BYTES = 256 << 20
 """About 2,000 captions of SD 1.x in half precision."""
 
@@ -36,7 +36,7 @@ def load_part(
 
 
 def align_weights(module: nn.Module) -> None:
-    """Move weights that still lie in a mapped file into memory of PyTorch.
+    """Copy weights that are still in a mapped file into memory allocated by PyTorch.
 
     safetensors maps a file that needs no conversion, and a tensor starts wherever its header ends. MKL sums products of
     some shapes in another order where an operand is not aligned, so the weights of a base model and the same weights
@@ -50,7 +50,7 @@ def align_weights(module: nn.Module) -> None:
 
 @dataclass
 class EmbedsCache:
-    """Embeddings by key, on the CPU; the least recently used ones make room for new ones."""
+    """Embeddings by key, on the CPU; the least recently used ones are dropped to make room."""
 
     max_bytes: int = MAX_CACHE_BYTES
     _tensors: OrderedDict[Hashable, Tensor] = field(default_factory=OrderedDict)
@@ -80,7 +80,7 @@ def freeze_text_encoder(
 
     Args:
         text_encoder: of transformers, with or without an inner `text_model`.
-        last_layers: train only so many layers, counted from the end, and no embeddings; None trains all layers.
+        last_layers: train only this many layers, counted from the end, and no embeddings; None trains all layers.
         embeddings: freeze those of tokens and positions.
         final_layer_norm: freeze it.
     """

@@ -1,1 +1,1 @@
-"""The files of models: diffusers folders, single files and pickled ones, looked at before they are loaded."""
+"""The files of models: diffusers folders, single files and pickled ones, checked before they are loaded."""

@@ -1,4 +1,4 @@
-"""Where a base model is, and what keeps it from being trained, before anything of it is loaded. Needs no torch."""
+"""Finds a base model, and what keeps it from being trained, before any of it is loaded. Needs no torch."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def _not_converted(path: Path) -> Problem:
     if target == path:
         target = path.with_stem(f"{path.stem}-converted")
     what = "this file of PyTorch's own format can run code, so it cannot be used directly."
-    fix = f'Convert it first, which runs nothing in it: python -m ed2 convert "{path.name}" "{target.name}"'
+    fix = f'Convert it first; none of its code is run: python -m ed2 convert "{path.name}" "{target.name}"'
     return Problem(None, what, fix)
 
 

@@ -20,7 +20,7 @@ from ed2.models.process import Discrete
 CONFIGS = Path(__file__).parent / "configs"
 """The configs, tokenizer and .yaml files that are shipped with the program, by family."""
 PREDICTION_KEY = "prediction_type"
-"""The metadata that says what the model predicts."""
+"""Metadata key for what the model predicts."""
 V_TENSOR = "v_pred"
 """An empty tensor of this name says that the model predicts v."""
 ZERO_SNR_TENSOR = "ztsnr"

@@ -35,15 +35,15 @@ from ed2.models.files.header import Header, read_header
 
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 EXTRA_FILE = "single_file_extra.safetensors"
-"""Part of our checkpoints of models that came from a single file; other programs ignore it."""
+"""In our checkpoints of models that came from a single file; other programs ignore it."""
 TOKENIZER_CLASS = ["transformers", "CLIPTokenizer"]
 DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
 MAX_TOKENS = 77
-"""Of a caption, with the marks of its begin and end."""
+"""Of a caption, including the start and end tokens."""
 MAX_CONFIG_WEIGHTS = 4
-"""The most weights that a config may ask for, as a multiple of those in the file."""
+"""The most weights that a config may call for, as a multiple of those in the file."""
 MAX_ZERO_SHARE = 0.05
-"""Of the matrices of a part. A trained network has none that is all zeros; some merges leave a few."""
+"""Share of a part's matrices. A trained network has no all-zero matrices; some merges leave a few."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -61,7 +61,7 @@ class ModelFolder:
     """A diffusers folder of a family that can be trained, complete and ready to be read.
 
     Attributes:
-        small_files: every file but the weights, by its path in the folder; a checkpoint contains the same.
+        small_files: every file except the weights, by its path in the folder; a checkpoint contains the same.
         weights: the file of each part.
         dtypes: how each part's weights are stored.
     """
@@ -105,12 +105,12 @@ class ModelFolder:
         try:
             tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
             tokenizer(["a cat"], padding="max_length", truncation=True, max_length=MAX_TOKENS)
-        except Exception as error:  # of many kinds, some of them the library's own in Rust
+        except Exception as error:  # of many types, some of them from the Rust library
             what = f"it cannot be used ({first_line(error)})."
             raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER)) from error
         known = config.get("vocab_size", len(tokenizer))
         if len(tokenizer) > known:
-            what = f"it has {len(tokenizer):,} tokens, but the text encoder knows {known:,}: two models."
+            what = f"it has {len(tokenizer):,} tokens, but the text encoder knows {known:,}: different models."
             raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER))
         tokenizer.model_max_length = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
         return tokenizer
@@ -121,7 +121,7 @@ class ModelFolder:
         try:
             with torch.device("meta"):
                 module = build_network(facts, self.config(facts.config))
-        except Exception as error:  # a wrong configuration fails in as many ways as it has settings
+        except Exception as error:  # a wrong config can fail in many ways
             return f"no network can be built from it ({first_line(error)})."
         asked, held = sum(tensor.numel() for tensor in module.parameters()), read_header(self.weights[part]).num_weights
         if asked > MAX_CONFIG_WEIGHTS * held:
@@ -141,13 +141,13 @@ class ModelFolder:
                 options["config"] = kind.config_class(**self.config(part.config))
         try:
             module, found = kind.from_pretrained(self.path / part.name, output_loading_info=True, **options)
-        except Exception as error:  # of many kinds: the libraries find what does not fit deep inside
+        except Exception as error:  # of many types: the libraries notice a mismatch deep inside
             what = f"its weights and its config.json do not belong together ({first_line(error)})."
             raise model_error(self.path, Problem(part.name, what, WHOLE_FOLDER)) from error
         return module, sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
 
     def extra(self) -> dict[str, Tensor]:
-        """What the single file that this model came from contained beyond a diffusers folder."""
+        """Tensors of the single file that this model came from which have no place in a diffusers folder."""
         file = self.path / EXTRA_FILE
         return dict(load_file(file)) if file.is_file() else {}
 
@@ -159,7 +159,7 @@ def with_scheduler(small_files: Mapping[str, bytes], changes: Mapping[str, Any])
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Look at a diffusers folder without reading its weights.
+    """Open a diffusers folder without reading its weights.
 
     Raises:
         ModelError: lists all that is missing, or says which kind of model this is if it cannot be trained.
@@ -199,7 +199,7 @@ def build_network(part: PartFacts, config: Mapping[str, Any]) -> nn.Module:
 def weights_problem(tensors: Mapping[str, Tensor]) -> str:
     """Why weights cannot be those of a trained network, without the full stop; empty if they can."""
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    # A sum costs one pass; only if it is not finite, or zero, is there something to look at more closely.
+    # A sum costs one pass; look more closely only if it is not finite, or zero.
     sums = {name: float(tensor.sum(dtype=torch.float32)) for name, tensor in floating.items()}
     broken, zero, num_matrices = [], [], 0
     for name, tensor in floating.items():

@@ -1,4 +1,4 @@
-"""What is wrong with a diffusers folder, all at once and before anything of it is loaded. Needs no torch."""
+"""Finds everything wrong with a diffusers folder, before any of it is loaded. Needs no torch."""
 
 import json
 import re
@@ -39,7 +39,7 @@ PICKLE_STEMS = {"transformers": "pytorch_model"}
 """How a library calls its `.bin` where that is not as its `.safetensors`."""
 
 MAX_NUMBER = 1_000_000
-"""Wider than any layer; configs hold counts, widths and small factors."""
+"""More than any layer's width; configs hold counts, widths and small factors."""
 MAX_LAYERS = 100
 MAX_ITEMS = 64
 LAYER_COUNTS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block", "num_attention_heads")
@@ -111,10 +111,10 @@ def small_names(path: Path, family: FamilyFacts) -> list[str]:
 def config_problem(part: PartFacts, config: object) -> str:
     """Why a part cannot be built from its config.json, without the full stop; empty if it can be."""
     if not isinstance(config, Mapping):
-        return "it holds no settings of a network"
+        return "it contains no network settings"
     for name in CODE:
         if config.get(name):
-            return f"it asks for code or a library of its own ({name}), which is not run here"
+            return f"it asks for code or a library ({name}), which is not run here"
     if any("/" in str(config.get(name) or "") for name in ("_attn_implementation", "attn_implementation")):
         return "it asks for code from elsewhere (attn_implementation), which is not run here"
     return _other_class(part, config) or next(_impossible(config), "")
@@ -186,7 +186,7 @@ def _object(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(values, dict):
-        raise ValueError("it is not an object")
+        raise ValueError("it is not a JSON object")
     return values
 
 
@@ -278,7 +278,7 @@ def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Proble
     given = sum(config.get("hidden_size", 512) for config in configs)
     if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
         return []
-    what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: two models."
+    what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: different models."
     return [Problem(UNET_CONFIG, what, OTHER_MODEL)]
 
 

@@ -1,6 +1,6 @@
 """The header of a safetensors file: names, shapes and types of its tensors, without reading them. Needs no torch.
 
-Checked before anything is loaded, so that a file that is something else, is cut short or was made to harm costs nothing
+Checked before anything is loaded, so that a file that is something else, is cut short or is malicious costs nothing
 and gets a plain error. Source of the format: https://github.com/huggingface/safetensors#format
 """
 
@@ -48,13 +48,13 @@ class HeaderError(Ed2Error):
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself.
+    """The header of a safetensors file.
 
     Attributes:
         shapes: by the tensors' names.
         dtypes: the format's own names, such as F16.
         metadata: texts beside the tensors; anyone may have written them.
-        places: where the bytes of each tensor begin and end in the file.
+        places: where the bytes of each tensor start and end in the file.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -126,7 +126,7 @@ def _refuse_other_files(begin: bytes, size: int) -> None:
         raise HeaderError("the file begins with only zeros, like an unfinished download")
     if size < 8:
         raise HeaderError(f"the file is cut short at {size:,} bytes")
-    if begin[8:9] != b"{":  # the length before it may look like another format's mark
+    if begin[8:9] != b"{":  # the length before it may look like another format's signature
         _refuse_other_format(begin)
 
 
@@ -150,7 +150,7 @@ def _refuse_length(length: int, size: int) -> None:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(content, object_pairs_hook=_no_name_twice)
+        values = json.loads(content, object_pairs_hook=_unique_names)
     except HeaderError:
         raise
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return values
 
 
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -188,7 +188,7 @@ def _entry(name: str, value: object) -> _Entry:
 
 
 def _require_whole(entries: Mapping[str, _Entry], num_bytes: int) -> None:
-    """See that the tensors follow each other without gaps, up to the end of the file."""
+    """Check that the tensors follow each other without gaps, up to the end of the file."""
     place = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != place:

@@ -35,12 +35,12 @@ _Q_OF_STACK = re.compile(r"(?P<attention>.*\.attn)\.q_proj\.(?P<kind>weight|bias
 
 @dataclass(frozen=True)
 class DiffusersTensors:
-    """A single file's weights by their diffusers names; a part that the file lacks is empty."""
+    """A single file's weights by their diffusers names; a part that is not in the file is empty."""
 
     family: str
     parts: dict[str, dict[str, Tensor]]
     left_over: dict[str, Tensor]
-    """What has no place in a diffusers folder, by its name in the file: `extra` for `single_file_tensors`."""
+    """Tensors without a place in a diffusers folder, by their names in the file: `extra` of `single_file_tensors`."""
 
 
 def single_file_tensors(family: str, parts: Mapping[str, Tensors], extra: Tensors | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Turning a `.ckpt` into a `.safetensors`: checked from outside, then read in a separate process. Needs no torch."""
+"""Converts a `.ckpt` into a `.safetensors`: checked from outside, then read in a separate process. Needs no torch."""
 
 import io
 import json

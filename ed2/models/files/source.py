@@ -1,4 +1,4 @@
-"""Opening a base model; and a single `.safetensors` file as one, by the names of a diffusers folder.
+"""Opens a base model, which may be a single `.safetensors` file, by the names of a diffusers folder.
 
 What a single file does not contain comes from `configs/`: the configs of its family and the tokenizer. It is read part
 by part, strictly: every weight that the config asks for must be there in its shape.
@@ -46,11 +46,11 @@ GET_AGAIN = "Get this file again, or choose another one."
 
 
 def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
-    """Look at a base model without reading its weights.
+    """Open a base model without reading its weights.
 
     Args:
         path: a diffusers folder or a single file.
-        scheduler_changes: what the user wants to be different, by the names of a scheduler's config.
+        scheduler_changes: what the user overrides, by the names of a scheduler's config.
 
     Raises:
         ModelError: it is missing, incomplete, or of a kind that cannot be trained.
@@ -62,7 +62,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
         source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
     try:
         Discrete.from_config(source.config(SCHEDULER_CONFIG))
-    except Exception as error:  # a wrong configuration fails in as many ways as it has settings
+    except Exception as error:  # a wrong config can fail in many ways
         what = first_line(error)
         if not isinstance(error, ValueError):
             what = f"it gives no noise schedule ({what})"
@@ -72,7 +72,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A single file of a family that can be trained, complete going by its names.
+    """A single file of a family that can be trained, complete judging by its names.
 
     Attributes:
         small_files: what a diffusers folder of this model contains besides weights.
@@ -102,7 +102,7 @@ class ModelFile:
             module = load(self, facts, tensors)
         except ModelError:
             raise
-        except Exception as error:  # of many kinds: the libraries find what does not fit deep inside
+        except Exception as error:  # of many types: the libraries notice a mismatch deep inside
             lines = [line.strip() for line in str(error).splitlines()]
             reason = " ".join(lines[1:2] or lines)[:300]
             what = f"its weights are not those of an {family.title} model ({reason})."
@@ -121,7 +121,7 @@ class ModelFile:
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     def extra(self) -> dict[str, Tensor]:
-        """What the file's OpenCLIP text encoder has beyond a diffusers folder: the last layer and the projection."""
+        """Tensors of its OpenCLIP text encoder that a diffusers folder omits: the last layer and the projection."""
         prefixes = tuple(part.prefix for part in FACTS[self.family].text_encoders if part.is_open_clip)
         left_over = self._tensors(FACTS[self.family].text_encoders[0]).left_over
         return {name: tensor for name, tensor in left_over.items() if name.startswith(prefixes)}
@@ -132,7 +132,7 @@ class ModelFile:
         with safe_open(self.path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 if name.startswith(part.prefix):
-                    # Cloned: inside the file a tensor may lie at an odd address, which changes the last bits of sums.
+                    # Cloned: inside the file a tensor may be unaligned, which changes the last bits of sums.
                     named[name] = file.get_tensor(name).clone()
                 else:
                     named[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
@@ -140,11 +140,11 @@ class ModelFile:
 
 
 def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelFile:
-    """Look at a single file without reading its weights.
+    """Open a single file without reading its weights.
 
     Args:
         path: a `.safetensors` file of a family that can be trained.
-        scheduler_changes: what the user wants to be different; `prediction_type` settles what it predicts.
+        scheduler_changes: what the user overrides; `prediction_type` decides what it predicts.
 
     Raises:
         ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
@@ -217,8 +217,8 @@ def _mismatch(
     """Why these tensors cannot be the part: another size, or some are missing."""
     if any(tensor.shape != wanted[name] for name, tensor in given.items() if name in wanted):
         title = FACTS[source.family].title
-        what = f"it is not of the size of {title} (some models for experiments are smaller)."
-        return Problem(part.name, what, "Use it as a diffusers folder, which says its own size.")
+        what = f"it is not the size of {title} (some experimental models are smaller)."
+        return Problem(part.name, what, "Use it as a diffusers folder, which records its own size.")
     missing = sorted(wanted.keys() - given.keys())
     if missing:
         what = f"{len(missing)} of its {len(wanted)} tensors are missing, such as {missing[0]}."

@@ -150,11 +150,11 @@ def write_single_file(
             return place(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
-        raise CheckpointError(f"Cannot write {path}", f"{why}.", "What was there before is unchanged.") from error
+        raise CheckpointError(f"Cannot write {path}", f"{why}.", "The previous file is unchanged.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    raise CheckpointError(f"{path.name} was not written", difference, "What was there before is unchanged.")
+    raise CheckpointError(f"{path.name} was not written", difference, "The previous file is unchanged.")
 
 
 def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:

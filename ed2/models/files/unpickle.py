@@ -6,7 +6,7 @@ Without TO the shapes of the tensors are printed as JSON.
 
 A `.ckpt` is a pickle, which can run any code. PyTorch's reader with `weights_only` builds tensors and plain values and
 runs nothing else; since it has had holes (CVE-2025-32434, CVE-2026-24747), it runs here, where memory is limited and
-nothing can be started, connected to, or written except the one file. What training programs leave beside the weights
+nothing can be started, connected to, or written except the one file. What trainers leave beside the weights
 (callbacks, numpy numbers) becomes an empty object; a file that asks for anything else is not opened.
 """
 
@@ -37,7 +37,7 @@ WRITING_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 class Ignored:
-    """Stands in for an object of a training program; keeps nothing."""
+    """Stands in for an object of a trainer; keeps nothing."""
 
     def __init__(self, *values: object, **named: object) -> None:
         pass
@@ -100,7 +100,7 @@ def _tensors(content: Any) -> dict[str, Any]:
 
 
 class AuditHook:
-    """While it is on, anything that starts, connects or writes raises an error."""
+    """While active, raises an error for anything that starts a process, connects or writes."""
 
     def __init__(self) -> None:
         self.is_on = True
