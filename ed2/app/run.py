@@ -104,6 +104,6 @@ def _require_still_newest(spec: RunSpec) -> None:
 
 def _finished(spec: RunSpec) -> FinishedError:
     epochs = spec.settings.run.max_epochs
-    what = f"{spec.base.name} has completed all its {counted(epochs, 'epoch')}."
+    what = f"{spec.base.name} has completed its {counted(epochs, 'epoch')}."
     fix = f"Raise max_epochs to keep training: --max_epochs {epochs + 1}."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])

@@ -199,8 +199,8 @@ def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: P
     again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
     assert again.returncode == 0
     assert "Preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.stdout
-    assert "max_epochs: last-tiny-ep00-gs00005 has all its 1 epoch." in again.stderr
-    assert "Raise max_epochs to train on: --max_epochs 2." in again.stderr
+    assert "max_epochs: last-tiny-ep00-gs00005 has completed its 1 epoch." in again.stderr
+    assert "Raise max_epochs to keep training: --max_epochs 2." in again.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes there")

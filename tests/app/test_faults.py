@@ -121,7 +121,7 @@ def test_a_finished_run_has_nothing_left_with_the_same_images_and_starts_over_wi
 
     first = train({**values, "max_epochs": 1})
     again = {"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]}
-    with pytest.raises(FinishedError, match=r"has all its 1 epoch\. Raise max_epochs"):
+    with pytest.raises(FinishedError, match=r"has completed its 1 epoch\. Raise max_epochs"):
         train(again)
     others = make_images(tmp_path / "others", [(64, 64)])
     (others / "00.png").rename(others / "another.png")

@@ -53,7 +53,7 @@ def test_a_copied_checkpoint_starts_over_in_another_project_or_with_other_images
     given: Values = {"resume_ckpt": str(copy), "logdir": str(tmp_path / "logs")}
     start, said = weighed({**given, "project_name": "cats", "data_root": [str(images)]})
     assert start.checkpoint is None and not start.is_finished
-    assert "A new run from the weights of mymodel: the project has another name (tiny -> cats)." in said
+    assert "A new run from the weights of mymodel: the project has a different name (tiny -> cats)." in said
     (tmp_path / "others").mkdir()
     shutil.copy(images / "00.png", tmp_path / "others" / "another.png")
     start, said = weighed({**given, "data_root": [str(tmp_path / "others")]})
