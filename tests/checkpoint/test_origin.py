@@ -44,7 +44,7 @@ def test_a_copied_checkpoint_resumes_with_its_runs_settings_and_reports_changes(
     assert start.checkpoint and "results will not be bit-identical: lr not set -> 0.001." in said
     planned = settings_for_check({"resume_ckpt": str(copy)}, None)
     assert planned.settings.data.data_root == start.settings.data.data_root
-    assert "those of the checkpoint mymodel" in " ".join(planned.notes)
+    assert "taken from the checkpoint mymodel" in " ".join(planned.notes)
 
 
 def test_a_copied_checkpoint_starts_over_in_another_project_or_with_other_images(
