@@ -60,7 +60,7 @@ def test_a_check_of_a_checkpoint_plans_with_the_settings_of_its_run(values: Valu
         assert (known.settings.data.resolution, known.settings.data.batch_size) == (64, 2)
         assert known.settings.run.max_epochs == 5
         assert known.settings.model.resume_ckpt == str(first.checkpoint)
-        assert f"those of the run {first.run_dir.name}" in " ".join(known.notes)
+        assert f"taken from the run {first.run_dir.name}" in " ".join(known.notes)
 
 
 def test_a_single_file_missing_after_a_kill_is_written_when_the_run_resumes(values: Values) -> None:
