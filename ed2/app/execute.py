@@ -80,6 +80,8 @@ class Execution:
         """Do everything that the run does, and say how it ended, even where there is no memory left to end as usual."""
         try:
             return self._ended()
+        except UpdateFailedError:
+            raise  # the run is trained again from its last good checkpoint
         except Exception as error:
             reason = plain_reason(error)
         return self._short_end(reason)  # only here: the error holds on to the memory of its step
