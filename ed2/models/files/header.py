@@ -15,6 +15,7 @@ from typing import Any
 
 from ed2.errors import Ed2Error, printable, shown
 from ed2.small_files import open_file
+from ed2.text import counted
 
 MAX_HEADER_BYTES = 16 << 20
 """A full SD model has some 150 KB; the format itself allows 100 MB."""
@@ -26,6 +27,7 @@ NUM_BITS = {kind: bits for bits, kinds in _KINDS_BY_BITS.items() for kind in kin
 
 AGAIN = "Get the file again."
 SAFE = "Get the .safetensors of this model."
+_IMAGE = ("this is an image, not a model", "Choose the folder or file of a model.")
 _OTHER_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "this is a Git LFS pointer, not the model", "Run 'git lfs pull' where it came from."),
     (b"PK\x03\x04", "this is a PyTorch or ZIP file, not a safetensors file", SAFE),
@@ -34,6 +36,7 @@ _OTHER_FILES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "this is an HDF5 file, which cannot be used here", SAFE),
     (b"Rar!", "this is a RAR archive", "Unpack it."),
     (b"7z\xbc\xaf", "this is a 7z archive", "Unpack it."),
+    *((mark, *_IMAGE) for mark in (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8")),
 )
 _PICKLE_MARKS = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 _PAGE_MARKS = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
@@ -125,7 +128,7 @@ def _refuse_other_files(begin: bytes, size: int) -> None:
     if not begin.strip(b"\0"):
         raise HeaderError("the file begins with only zeros, like an unfinished download")
     if size < 8:
-        raise HeaderError(f"the file is cut short at {size:,} bytes")
+        raise HeaderError(f"the file is cut short at {counted(size, 'byte')}")
     if begin[8:9] != b"{":  # the length before it may look like another format's signature
         _refuse_other_format(begin)
 
