@@ -12,8 +12,8 @@ import pytest
 from ed2.settings.files import PROGRAM_DIR
 
 SCRIPTS = PROGRAM_DIR / "scripts"
-NOT_RUN_HERE = {"check"}
-"""Runs these tests, so they cannot run it."""
+NOT_RUN_HERE = {"check", "attack"}
+"""`check` runs these tests, so they cannot run it; `attack` is run by tests/ui/test_attack.py."""
 IN_CHECKOUT = pytest.mark.skipif(not (PROGRAM_DIR / ".git").exists(), reason="compares with a commit of the repository")
 
 

@@ -50,6 +50,8 @@ def test_every_caption_that_was_not_read_literally_is_reported(captions: Any) ->
     cases, found = captions
     told: dict[str, set[str]] = {}
     for path, kind, what in found["notes"]:
+        if path is None:  # about several images, of which it lists up to 20
+            continue
         assert len(what) < 400
         told.setdefault(Path(path).parent.name, set()).add(kind)
     assert {case.name for case in cases if case.note and case.note not in told.get(case.name, ())} == set()
