@@ -124,6 +124,18 @@ def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_if_free(target: Path, content: bytes) -> bool:
+    """Write a small file unless there is a file of that name; false if there is one. Raises OSError."""
+    temporary = temporary_name(target)
+    try:
+        temporary.write_bytes(content)
+        to_disk(temporary)
+        return rename_if_free(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def append_whole(file: FileIO, content: bytes) -> None:
     """Append all of `content` to an unbuffered file, or nothing. Raises OSError."""
     size, left = file.seek(0, os.SEEK_END), memoryview(content)

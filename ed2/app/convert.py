@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk, write_whole
+from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
@@ -119,21 +119,29 @@ def _write_parts(source: Path, folder: Path) -> None:
 
 def _write_file(model: ModelSource, target: Path) -> None:
     description = Description.of_scheduler(model.config(SCHEDULER_CONFIG))
+
+    def place(temporary: Path, target: Path) -> Path:
+        if not rename_if_free(temporary, target):
+            raise _error(target, "another program has written it in the meantime.", "Choose another name.")
+        if not description.add_yaml(target, model.family):
+            target.unlink()
+            raise _yaml_error(target)
+        return target
+
+    with _writing(target):
+        if description.is_contradicted(target):
+            raise _yaml_error(target)
     if isinstance(model, ModelFolder):
         tensors = single_file_tensors(model.family, _parts(model), model.extra())
     else:
         tensors = without_marks(_loaded(model.path))
     tensors |= description.tensors()
-    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, place=_as_new_file)
-    if text := description.yaml(model.family):
-        with _writing(target):
-            write_whole(target.with_suffix(".yaml"), text.encode())
+    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, place=place)
 
 
-def _as_new_file(temporary: Path, target: Path) -> Path:
-    if not rename_if_free(temporary, target):
-        raise _error(target, "another program has written it meanwhile.", "Choose another name.")
-    return target
+def _yaml_error(target: Path) -> ModelError:
+    what = f"{target.with_suffix('.yaml').name} is there already and describes another model, which this file would be "
+    return _error(target, f"{what}taken for.", "Choose another name.")
 
 
 def _write_folder(model: ModelSource, target: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.disk import rename_if_free, replace, sweep_half_files, write_whole
+from ed2.disk import rename_if_free, replace, sweep_half_files
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
 from ed2.models.files.description import Description
@@ -31,7 +31,7 @@ class Exporter:
 
     Attributes:
         folder: where they go.
-        run_name: of the run; a file of another run is never replaced.
+        run_name: of the run; a file of another run or program is never replaced.
         container: format of the file.
         dtype: precision of the numbers.
     """
@@ -53,11 +53,16 @@ class Exporter:
         content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
         content |= description.tensors()
         metadata = {"format": "pt", RUN_KEY: self.run_name, **description.metadata()}
+
+        def place(temporary: Path, path: Path) -> Path:
+            candidate, number = path, 1
+            while not self._take(temporary, candidate, description, family):
+                number += 1
+                candidate = path.with_stem(f"{path.stem} ({number})")
+            return candidate
+
         wanted = self.folder / f"{checkpoint.name}.{self.container}"
-        path = write_single_file(wanted, content, metadata, dtype=self.dtype, place=self._place)
-        if text := description.yaml(family):
-            write_whole(path.with_suffix(".yaml"), text.encode())
-        return path
+        return write_single_file(wanted, content, metadata, dtype=self.dtype, place=place)
 
     def find_file(self, name: str) -> Path | None:
         """The single file that this run wrote for the checkpoint `name`, if it exists."""
@@ -74,16 +79,18 @@ class Exporter:
             names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}
         single_file_tensors(model.facts.name, names)
 
-    def _place(self, temporary: Path, path: Path) -> Path:
-        """Rename a finished file to `path`, with a number if another run wrote a file of that name, even just now."""
-        candidate, number = path, 1
-        while not rename_if_free(temporary, candidate):
-            if writer_of(candidate) == self.run_name:
-                replace(temporary, candidate)
-                break
-            number += 1
-            candidate = path.with_stem(f"{path.stem} ({number})")
-        return candidate
+    def _take(self, temporary: Path, path: Path, description: Description, family: str) -> bool:
+        """Rename a finished file to `path`, unless that name or its .yaml belongs to another, even since just now."""
+        if description.is_contradicted(path):
+            return False
+        if not rename_if_free(temporary, path):
+            if writer_of(path) != self.run_name:
+                return False
+            replace(temporary, path)
+        if description.add_yaml(path, family):
+            return True
+        path.rename(temporary)  # another program has put a .yaml there between these lines
+        return False
 
 
 def checkpoint_of(single_file: Path) -> str:

@@ -10,6 +10,7 @@ from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, average_of, is_p
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import plain_reason, remove_tree
 from ed2.events import Event, ValidationDone
+from ed2.models.files.description import is_shipped_yaml
 
 STATES_KEPT = 3
 """How many of the newest checkpoints keep their training state."""
@@ -86,9 +87,18 @@ class Retention:
         for file in self.exporter.folder.glob("*.safetensors"):
             if checkpoint_of(file) == name and writer_of(file) == self.exporter.run_name:
                 found.append(file)
-                if file.with_suffix(".yaml").exists():
-                    found.append(file.with_suffix(".yaml"))
+                found += _own_yaml(file)
         return found
+
+
+def _own_yaml(single_file: Path) -> list[Path]:
+    """The .yaml beside a single file, unless it is not from this program or describes another file too."""
+    beside = single_file.with_suffix(".yaml")
+    is_shared = single_file.with_suffix(".ckpt").exists()
+    try:
+        return [beside] if not is_shared and is_shipped_yaml(beside) else []
+    except OSError:
+        return []
 
 
 def best_validated(checkpoints: Iterable[Path]) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ed2.__main__ import main
+from ed2.checkpoint import export
 from ed2.checkpoint.export import RUN_KEY, Exporter, writer_of
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
@@ -139,5 +140,34 @@ def test_convert_does_not_replace_a_file_that_appears_while_it_writes(
 ) -> None:
     monkeypatch.setattr(tensor_file, "to_disk", lambda path: (quick_path / name).write_bytes(b"of another"))
     assert main(["convert", str(sd1), str(quick_path / name)]) == 1
-    assert "another program has written it meanwhile" in capsys.readouterr().err
+    assert "another program has written it in the meantime" in capsys.readouterr().err
     assert (quick_path / name).read_bytes() == b"of another"
+
+
+def test_a_yaml_of_another_model_keeps_its_name_and_content(saved_run: Trained, quick_path: Path) -> None:
+    ckpt = Exporter(quick_path, "first", "ckpt").write(saved_run.checkpoint, "sd1", "v_prediction")
+    described = ckpt.with_suffix(".yaml").read_bytes()
+    second = Exporter(quick_path, "second").write(saved_run.checkpoint, "sd1", "epsilon")
+    third = Exporter(quick_path, "third").write(saved_run.checkpoint, "sd1", "v_prediction")
+    assert (second.name, third.name) == (f"{ckpt.stem} (2).safetensors", f"{ckpt.stem}.safetensors")
+    assert ckpt.with_suffix(".yaml").read_bytes() == described
+    assert not second.with_suffix(".yaml").exists()
+
+
+def test_a_yaml_that_another_program_writes_during_a_save_stays(
+    saved_run: Trained, quick_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = quick_path / f"{saved_run.checkpoint.name}.yaml"
+    place = export.rename_if_free
+
+    def write_another(temporary: Path, target: Path) -> bool:
+        beside.write_text("of another")
+        return place(temporary, target)
+
+    monkeypatch.setattr(export, "rename_if_free", write_another)
+    file = Exporter(quick_path, "run").write(saved_run.checkpoint, "sd1", "v_prediction")
+    assert beside.read_text() == "of another"
+    assert sorted(path.name for path in quick_path.iterdir()) == sorted(
+        [beside.name, file.name, file.with_suffix(".yaml").name]
+    )
+    assert file.stem == f"{beside.stem} (2)"

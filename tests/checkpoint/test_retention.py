@@ -13,7 +13,7 @@ from ed2.checkpoint.folder import Damage, find_damage, whole_folder
 from ed2.checkpoint.identity import KEEP_FILE, average_of, pin
 from ed2.checkpoint.retention import Retention
 from ed2.events import CheckpointSaved, Warned
-from tests.runs import train
+from tests.runs import Trained, train
 
 Values = dict[str, object]
 
@@ -136,6 +136,28 @@ def test_single_files_go_with_their_checkpoint_if_this_run_wrote_them(values: Va
     assert not (copied / name).exists() and len(list(single.glob(f"{name}*"))) == 2
     assert not Retention(1, Exporter(single, trained.run_dir.name)).thin(kept[1])
     assert not list(single.glob(f"{name}*"))
+
+
+def test_a_yaml_goes_with_its_single_file_unless_another_file_needs_it_or_it_is_not_ours(
+    saved_run: Trained, tmp_path: Path
+) -> None:
+    exporter = Exporter(tmp_path / "single", saved_run.run_dir.name)
+    ckpts = tmp_path / "ckpts"
+    outcomes = {}
+    for others in ("nothing", "a .ckpt", "an edited .yaml"):
+        shutil.rmtree(ckpts, ignore_errors=True)
+        old = shutil.copytree(saved_run.checkpoint, ckpts / saved_run.checkpoint.name)
+        new = shutil.copytree(saved_run.checkpoint, ckpts / "tiny-ep99-gs00099")
+        beside = exporter.write(old, "sd1", "v_prediction").with_suffix(".yaml")
+        if others == "a .ckpt":
+            beside.with_suffix(".ckpt").touch()
+        if others == "an edited .yaml":
+            beside.with_suffix(".ckpt").unlink()
+            beside.write_text(beside.read_text() + "# mine")
+        assert not Retention(1, exporter).thin(new)
+        assert not old.exists() and not beside.with_suffix(".safetensors").exists()
+        outcomes[others] = beside.exists()
+    assert outcomes == {"nothing": False, "a .ckpt": True, "an edited .yaml": True}
 
 
 def test_an_error_while_checking_older_checkpoints_does_not_spoil_a_save(

@@ -16,6 +16,7 @@ from ed2.__main__ import main
 from ed2.app import convert
 from ed2.errors import ModelError
 from ed2.models.files import source as source_module
+from ed2.models.files import tensor_file
 from ed2.models.files.folder import open_folder
 from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
@@ -202,3 +203,31 @@ def test_an_invalid_command_is_reported_in_plain_words(
 ) -> None:
     assert main(argv) == code
     assert told in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "one.ckpt"])
+def test_a_yaml_of_another_model_is_never_replaced(
+    sd2: Path, tiny: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = tiny / "one.yaml"
+    for text in ("model: {params: {parameterization: v}}", "my notes", ""):
+        beside.write_text(text)
+        assert main(["convert", str(sd2), str(tiny / name), "--prediction_type", "epsilon"]) == 1
+        assert "one.yaml is there already and describes another model" in capsys.readouterr().err
+        assert beside.read_text() == text and not (tiny / name).exists()
+    beside.write_text("model: {params: {parameterization: eps}}  # mine, and it says the same")
+    assert main(["convert", str(sd2), str(tiny / name), "--prediction_type", "epsilon"]) == 0
+    assert beside.read_text().endswith("says the same")
+
+
+def test_a_yaml_that_another_program_writes_at_the_last_moment_stays(
+    sd2: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_another(path: Path) -> None:
+        (tiny / "one.yaml").write_text("model: {params: {parameterization: v}}")
+
+    monkeypatch.setattr(tensor_file, "to_disk", write_another)
+    assert main(["convert", str(sd2), str(tiny / "one.safetensors"), "--prediction_type", "epsilon"]) == 1
+    assert "describes another model" in capsys.readouterr().err
+    assert [file.name for file in tiny.iterdir() if file.is_file()] == ["one.yaml"]
+    assert (tiny / "one.yaml").read_text() == "model: {params: {parameterization: v}}"

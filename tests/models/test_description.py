@@ -24,7 +24,7 @@ V, ZERO = "v_pred", "ztsnr"
 
 @pytest.mark.parametrize(("prediction_type", "parameterization"), [("epsilon", None), ("v_prediction", "v")])
 def test_the_yaml_says_what_an_sd2_file_predicts(prediction_type: str, parameterization: str | None) -> None:
-    model = yaml.safe_load(Description(prediction_type).yaml("sd2"))["model"]
+    model = yaml.safe_load(Description(prediction_type).yaml_text("sd2"))["model"]
     params = model["params"]
     assert model["target"] == "ldm.models.diffusion.ddpm.LatentDiffusion"
     assert params.get("parameterization") == parameterization
@@ -37,16 +37,16 @@ def test_the_yaml_says_what_an_sd2_file_predicts(prediction_type: str, parameter
 
 
 def test_an_sd1_file_has_a_yaml_only_where_it_predicts_v() -> None:
-    assert not Description("epsilon").yaml("sd1")
-    assert not Description("epsilon", is_zero_snr=True).yaml("sd1")
-    params = yaml.safe_load(Description("v_prediction").yaml("sd1"))["model"]["params"]
+    assert not Description("epsilon").yaml_text("sd1")
+    assert not Description("epsilon", is_zero_snr=True).yaml_text("sd1")
+    params = yaml.safe_load(Description("v_prediction").yaml_text("sd1"))["model"]["params"]
     assert (params["parameterization"], params["unet_config"]["params"]["context_dim"]) == ("v", 768)
     assert params["cond_stage_config"]["target"].endswith("FrozenCLIPEmbedder")
 
 
 def test_the_yaml_rejects_other_predictions() -> None:
     with pytest.raises(ModelError, match="must be epsilon or v_prediction"):
-        Description("sample").yaml("sd2")
+        Description("sample").yaml_text("sd2")
 
 
 def described_model(folder: Path, family: str, prediction_type: str, *, zero_snr: bool) -> Path:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
+from ed2.disk import write_if_free
 from ed2.errors import ModelError, Problem
 from ed2.models.families.facts import FACTS
 from ed2.models.files.header import Header
@@ -28,6 +30,7 @@ ZERO_SNR_TENSOR = "ztsnr"
 ZERO_SNR_KEY = "zero_terminal_snr"
 ZERO_SNR_CHANGES = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """What a diffusers scheduler needs for zero terminal SNR."""
+MAX_YAML_BYTES = 64 << 10
 _PREDICTION_KEYS = (PREDICTION_KEY, "modelspec.prediction_type", "modelspec.predict_key")
 _PARAMETERIZATIONS = {"epsilon": "", "v_prediction": '    parameterization: "v"\n'}
 
@@ -57,7 +60,7 @@ class Description:
             said["modelspec.prediction_type"] = "v"
         return said | ({ZERO_SNR_KEY: "true"} if self.is_zero_snr else {})
 
-    def yaml(self, family: str) -> str:
+    def yaml_text(self, family: str) -> str:
         """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none.
 
         Raises:
@@ -73,10 +76,54 @@ class Description:
         text = file.read_text(encoding="utf-8")
         return text.replace(_PARAMETERIZATIONS["v_prediction"], _PARAMETERIZATIONS[self.prediction_type])
 
+    def add_yaml(self, single_file: Path, family: str) -> bool:
+        """Put the .yaml beside a file of `family` if it needs one; a .yaml that is there stays as it is.
+
+        Returns:
+            False if that one says something else, so that it belongs to another model.
+
+        Raises:
+            OSError, ModelError: it cannot be written, or web UIs know no such prediction.
+        """
+        text = self.yaml_text(family)
+        if text and write_if_free(single_file.with_suffix(".yaml"), text.encode()):
+            return True
+        return not self.is_contradicted(single_file)
+
+    def is_contradicted(self, single_file: Path) -> bool:
+        """Whether there is a .yaml beside `single_file` that says something else. Raises OSError."""
+        beside = single_file.with_suffix(".yaml")
+        try:
+            return beside.exists() and prediction_in_yaml(beside) != self.prediction_type
+        except ValueError:
+            return True
+
 
 def without_marks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file without those that only describe it."""
     return {name: tensor for name, tensor in tensors.items() if name not in (V_TENSOR, ZERO_SNR_TENSOR)}
+
+
+def prediction_in_yaml(file: Path) -> str:
+    """What a .yaml for web UIs says that a model predicts, in diffusers' words.
+
+    Raises:
+        ValueError: it does not describe a Stable Diffusion model.
+        OSError: it cannot be read.
+    """
+    if file.stat().st_size > MAX_YAML_BYTES:
+        raise ValueError("it is too large")
+    try:
+        parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it describes no model") from error
+
+
+def is_shipped_yaml(file: Path) -> bool:
+    """Whether a .yaml is word for word one that this program writes. Raises OSError."""
+    texts = {Description(kind).yaml_text(family) for kind in _PARAMETERIZATIONS for family in FACTS}
+    return file.read_bytes() in {text.encode() for text in texts if text}
 
 
 def said_prediction(header: Header) -> str | None:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -22,7 +21,7 @@ from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts, kind_of
 from ed2.models.files.base_model import file_problems, is_file
-from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, said_prediction, says_zero_snr
+from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, prediction_in_yaml, said_prediction, says_zero_snr
 from ed2.models.files.folder import (
     TEXT_ENCODER_CONFIG,
     build_network,
@@ -39,7 +38,6 @@ from ed2.models.files.header import Header, read_header
 from ed2.models.files.layout import DiffusersTensors, diffusers_tensors
 from ed2.models.process import Discrete
 
-MAX_YAML_BYTES = 64 << 10
 POSITIONS = "text_model.embeddings.position_ids"
 """A counter that old versions of transformers saved; unused."""
 GET_AGAIN = "Get this file again, or choose another one."
@@ -191,11 +189,8 @@ def _prediction_type(path: Path, family: FamilyFacts, header: Header) -> str:
 
 def _prediction_type_in(file: Path) -> str:
     try:
-        if file.stat().st_size > MAX_YAML_BYTES:
-            raise ValueError("it is too large")
-        parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
-        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
+        return prediction_in_yaml(file)
+    except (OSError, ValueError):
         fix = "Get it again, or remove it and set --prediction_type."
         raise model_error(file, Problem(None, "this .yaml does not describe a Stable Diffusion model.", fix)) from None
 
