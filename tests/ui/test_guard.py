@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
+from ed2.ui.logins import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES
 from tests.ui.conftest import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -305,6 +307,19 @@ def test_only_the_page_itself_ends_a_session_and_only_its_own(monitor: str, serv
         assert other.get("/config").status_code == 200
 
 
+def test_strangers_get_the_login_some_times_a_second_and_sessions_do_not_wait(monitor: str, server: Server) -> None:
+    right = {"username": "viewer", "password": server.context.sharing.password}
+    with httpx.Client(base_url=monitor, timeout=30) as viewer, httpx.Client(base_url=monitor, timeout=30) as stranger:
+        assert viewer.post("/login", data=right).status_code == 200
+        began = time.monotonic()
+        statuses = [stranger.get("/").status_code for _ in range(150)]
+        most = DOCUMENTS_AT_ONCE + DOCUMENTS_PER_SECOND * (time.monotonic() - began) + 1
+        assert set(statuses) == {200, 429} and statuses.count(200) <= most
+        assert viewer.get("/").status_code == 200
+        time.sleep(1)
+        assert stranger.get("/").status_code == 200
+
+
 def test_wrong_passwords_are_slowed_down_and_sessions_are_not(monitor: str, server: Server) -> None:
     right = {"username": "viewer", "password": server.context.sharing.password}
     with httpx.Client(base_url=monitor, timeout=30) as viewer, httpx.Client(base_url=monitor, timeout=30) as guessing:
@@ -318,3 +333,16 @@ def test_wrong_passwords_are_slowed_down_and_sessions_are_not(monitor: str, serv
         assert viewer.get("/config").status_code == 200
         assert time.monotonic() - began < 1
         assert guessing.post("/login", data=right).status_code == 200
+
+
+def test_many_passwords_at_once_are_no_way_around_the_limit(monitor: str) -> None:
+    began = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(lambda number: try_password(monitor, f"wrong {number}"), range(64)))
+    assert 429 in statuses and set(statuses) <= {400, 429}
+    assert statuses.count(400) <= FREE_TRIES + 1 + time.monotonic() - began
+
+
+def try_password(monitor: str, password: str) -> int:
+    login = {"username": "viewer", "password": password}
+    return httpx.post(f"{monitor}login", data=login, timeout=30, trust_env=False).status_code

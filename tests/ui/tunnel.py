@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = """#!{python}
-import socket, sys, threading
+import socket, sys, threading, time
 
 target = int(sys.argv[sys.argv.index("-l") + 1])
 listener = socket.create_server(("127.0.0.1", 0))
@@ -22,8 +22,13 @@ def copy(source, drain):
 
 
 while True:
-    near, _ = listener.accept()
-    far = socket.create_connection(("127.0.0.1", target))
+    try:
+        near, _ = listener.accept()
+        far = socket.create_connection(("127.0.0.1", target))
+    except OSError:  # as many connections as this program may open, or the page takes no more
+        near = far = None
+        time.sleep(0.05)
+        continue
     for pair in ((near, far), (far, near)):
         threading.Thread(target=copy, args=pair, daemon=True).start()
 """
