@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ed2.disk import wait_for_handles
+
 MAX_JSON_BYTES = 256 << 20
 """Larger than any JSON file of this program."""
 MAX_DEPTH = 100
@@ -25,11 +27,14 @@ _HOLDERS = (dict, list)
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file to read it; a named pipe or a device could block forever.
 
+    While this program has too many files open, it waits.
+
     Raises:
         OSError: it cannot be read, or is a folder, a pipe or a device.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        handle = wait_for_handles(lambda: os.open(path, flags))
     except OSError:
         if path.is_dir():  # Windows reports this as denied permission
             raise OSError(errno.EINVAL, NO_FILE, str(path)) from None

@@ -2,14 +2,18 @@
 
 import errno
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ed2 import disk
 from ed2.app.service import Survived
 from ed2.data.images import ImageError
 from ed2.disk import is_out_of_handles, plain_reason, wait_for_handles
+from ed2.settings.files import PROGRAM_DIR
 
 
 class Failing:
@@ -70,3 +74,34 @@ def test_a_loop_of_the_service_survives_any_error_and_says_so_once(caplog: pytes
     assert second == "Resolved: the memory in use cannot be read."
     with pytest.raises(KeyboardInterrupt), survived:
         raise KeyboardInterrupt
+
+
+SCAN = """
+import os, resource, sys, threading
+from pathlib import Path
+from ed2.data.folder import ScanOptions, scan
+
+folder = Path(sys.argv[1])
+scan([folder], ScanOptions(resolution=64, index_path=folder.parent / "first.json"))  # every module is read now
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    threading.Timer(1.5, lambda: [os.close(handle) for handle in taken]).start()
+found = scan([folder], ScanOptions(resolution=64, index_path=folder.parent / "second.json"))
+print([(example.name, example.caption) for example in found.examples], found.problems)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the handles of a program")
+def test_a_scan_waits_for_handles_instead_of_leaving_out_images_and_captions(tmp_path: Path) -> None:
+    (tmp_path / "images" / "inner").mkdir(parents=True)
+    for name in ("one", "inner/two"):
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / f"images/{name}.png")
+        (tmp_path / f"images/{name}.txt").write_text(f"caption of {name}")
+    command = [sys.executable, "-c", SCAN, str(tmp_path / "images")]
+    done = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=100, check=False)
+    wanted = [("inner/two.png", "caption of inner/two"), ("one.png", "caption of one")]
+    assert done.stdout == f"{wanted} ()\n", done.stderr

@@ -32,6 +32,7 @@ FindingKind = Literal[
     "orphan",
     "unread",
     "system",
+    "link",
 ]
 """The kinds of findings: "unusable" leaves a file out, the others are only reported."""
 

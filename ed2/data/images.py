@@ -22,7 +22,7 @@ from ed2.data.diagnosis import diagnose
 from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
 from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
 from ed2.data.side_data import PNG_SIGNATURE, embedded_profile, png_without_texts
-from ed2.disk import sha256_of
+from ed2.disk import sha256_of, wait_for_handles
 from ed2.errors import Ed2Error, Problem
 
 _T = TypeVar("_T")
@@ -123,8 +123,12 @@ def check_image(path: Path) -> ImageFacts:
 
     A JPEG is decoded eight times smaller, in about half the time: every byte is still read, and damage is still found.
     """
+
+    def look(image: ImageFile) -> ImageFacts:
+        return replace(_inspect(path, image), digest=sha256_of(path)[:DIGEST_LENGTH])
+
     try:
-        return _read(path, lambda image: replace(_inspect(path, image), digest=sha256_of(path)[:DIGEST_LENGTH]))
+        return wait_for_handles(lambda: _read(path, look))
     except ImageError as error:
         return ImageFacts((0, 0), Problem(str(path), error.what, error.fix), lasting=error.lasting)
 

@@ -35,6 +35,7 @@ HEADINGS: Mapping[FindingKind, str] = {
     "orphan": "Caption files without an image; not used",
     "unread": "Not used, since captions are not read from such files",
     "system": "Folders of the system, left out",
+    "link": "Links to files outside the image folders; they are used",
 }
 """A heading for each kind of note."""
 _ABOUT_THE_SET: tuple[FindingKind, ...] = ("bad profile", "plain", "duplicate", "orphan", "unread", "system")

@@ -20,12 +20,14 @@ from ed2.data.file_kinds import (
 )
 from ed2.data.image_config import ImageConfig, merge_configs
 from ed2.data.sidecars import GLOBAL_NAMES, LOCAL_NAMES, SidecarNote, read_folder_file
+from ed2.disk import wait_for_handles
 from ed2.small_files import open_file
 from ed2.text import visible_line
 
 NOTE_FIXES: Mapping[FindingKind, str] = {
     "system": "It was left out.",
     "orphan": "It is not used. Give it the name of its image.",
+    "link": "It is used. Delete the link if you do not want that.",
     "unread": "It is not used. Write captions to .txt files, or list the images in a manifest.",
 }
 
@@ -133,8 +135,7 @@ class _Walk:
         if (status.st_dev, status.st_ino) in self._seen:
             return []
         self._seen.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+        entries = [entry for entry in wait_for_handles(lambda: _listed(path)) if not entry.name.startswith(".")]
         entries.sort(key=lambda entry: entry.name)
         # Sidecars are looked up among all entries: a folder with the name of one is reported when it is read.
         inherited = (*folder.inherited, *self._configs(folder.name, entries, GLOBAL_NAMES))
@@ -162,14 +163,19 @@ class _Walk:
 
     def _leads_out(self, entry: os.DirEntry[str], name: str) -> bool:
         """Whether a folder is a link to somewhere else that must not be followed, which is reported."""
-        if self._follow_links or not entry.is_symlink():
-            return False
-        target = os.path.realpath(entry.path)
-        if Path(target).is_relative_to(self._real_root):
+        target = None if self._follow_links else self._target_outside(entry)
+        if target is None:
             return False
         what = f"it is a link to {visible_line(target)}, outside the image folders, and is not searched"
         self.report(name, what, "To search it, turn on follow_links, or add that folder.")
         return True
+
+    def _target_outside(self, entry: os.DirEntry[str]) -> str | None:
+        """Where a link leads, if that is outside the root; None otherwise."""
+        if not entry.is_symlink():
+            return None
+        target = os.path.realpath(entry.path)
+        return None if Path(target).is_relative_to(self._real_root) else target
 
     def _add_images(
         self, folder: str, images: Sequence[os.DirEntry[str]], config: ImageConfig, captions: CaptionFiles
@@ -224,6 +230,8 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             self.report(name, "it is not a file", "Delete or rename it.")
             return
+        if target := self._target_outside(entry):
+            self._note(name, "link", f"it is a link to {visible_line(target)}, outside the image folders")
         image = ImageEntry(Path(entry.path), self._number, escape_undecodable(name), status, config, sidecars)
         self.found.images.append(image)
 
@@ -235,6 +243,11 @@ class _Walk:
     def report(self, name: str, what: str, fix: str) -> None:
         """Add a problem with a file or folder."""
         self.found.problems.append(Finding(escape_undecodable(name), f"{what}.", fix, root=self._number))
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as listing:
+        return list(listing)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -85,6 +85,11 @@ def test_links_are_followed_and_loops_end(paint: Painter, tmp_path: Path) -> Non
     assert [(problem.path, problem.what) for problem in dataset.problems] == [
         ("in/nothing.png", "it is a broken link.")
     ]
+    plan = ReportOptions(seed=0, batch_size=1, grad_accum=1, max_epochs=1)
+    linked = [note for note in dataset.notes if note.kind == "link"]
+    assert [note.path for note in linked] == ["in/linked.png"]
+    assert str(elsewhere / "dog.png") in linked[0].what and "It is used." in linked[0].fix
+    assert "Links to files outside the image folders; they are used (1): in/linked.png." in as_text(dataset, plan)
 
 
 @needs_links
