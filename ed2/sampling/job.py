@@ -12,9 +12,9 @@ from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, 
 from ed2.models.base import DiffusionModel
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.sampling.images import write_sample
-from ed2.sampling.prompt import Prompt
+from ed2.sampling.prompt import NUM_STEPS, Prompt
 from ed2.sampling.prompts import PromptFile
-from ed2.sampling.sampler import NUM_STEPS, Drawn, SampleOptions, draw_samples
+from ed2.sampling.sampler import Drawn, SampleOptions, draw_samples
 from ed2.text import counted, duration, plural
 from ed2.training.state import SAMPLES, Controls, Job, TrainState
 

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 MAX_PROMPTS = 256
 """The most prompts drawn from one file."""
+MAX_WORK = 250_000
+"""The most work for one file, as `Prompt.work` counts it: a few hours. Prompts that would exceed it are left out."""
 CFGS = (1.0, 4.0, 7.0)
+NUM_STEPS = 30
+"""Denoising steps of a sample."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class Prompt:
     cfgs: tuple[float, ...] = CFGS
     sampler: str | None = None
     num_steps: int | None = None
+
+    @property
+    def work(self) -> float:
+        """How many images of 512 x 512 pass through the UNet for it; guidance needs two in each step."""
+        passes = sum(1 if cfg == 1 else 2 for cfg in self.cfgs)
+        return passes * (self.num_steps or NUM_STEPS) * self.size[0] * self.size[1] / 512**2
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The sample prompts of a file, which can be edited during the run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ed2.sampling.prompt import MAX_PROMPTS, FileOptions, Prompt, PromptDefaults, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, MAX_WORK, FileOptions, Prompt, PromptDefaults, rounded_size
 from ed2.sampling.prompt_json import RandomSource, prompts_from_json
 from ed2.sampling.prompt_text import TextPrompts, parse_lines
 from ed2.small_files import open_file
@@ -113,12 +113,23 @@ def _decoded(content: bytes) -> str:
 def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:
     """The prompts within the limits, and sentences on what was cut."""
     prompts, notes = list(prompts), []
-    if len(prompts) > MAX_PROMPTS:
-        notes.append(f"only the first {MAX_PROMPTS} of its {len(prompts)} prompts are used.")
-    kept = tuple(_cut(prompt) for prompt in prompts[:MAX_PROMPTS])
-    if any(len(prompt.prompt) > MAX_CHARACTERS for prompt in prompts[:MAX_PROMPTS]):
+    first = prompts[:MAX_PROMPTS]
+    kept = [first[0], *_affordable(first[1:], MAX_WORK - first[0].work)]
+    if len(kept) < len(prompts):
+        why = "" if len(kept) == MAX_PROMPTS else ", since more would take hours each time"
+        notes.append(f"only the first {len(kept)} of its {len(prompts)} prompts are used{why}.")
+    if any(len(prompt.prompt) > MAX_CHARACTERS for prompt in kept):
         notes.append(f"prompts are cut at {MAX_CHARACTERS} characters.")
-    return kept, notes
+    return tuple(map(_cut, kept)), notes
+
+
+def _affordable(prompts: Iterable[Prompt], work: float) -> Iterator[Prompt]:
+    """The first prompts that together take at most `work`."""
+    for prompt in prompts:
+        work -= prompt.work
+        if work < 0:
+            return
+        yield prompt
 
 
 def _cut(prompt: Prompt) -> Prompt:

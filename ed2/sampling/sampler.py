@@ -18,10 +18,8 @@ from torch import Tensor
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, evaluating
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompt import Prompt
+from ed2.sampling.prompt import NUM_STEPS, Prompt
 
-NUM_STEPS = 30
-"""Denoising steps of a sample."""
 GUIDANCE_RESCALE = 0.7
 """How far guidance is rescaled with zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
 

@@ -117,6 +117,32 @@ def test_steps_and_time_far_from_the_usual_are_reported() -> None:
     assert "hardly enough" in notes({}, steps=5, images=10, epochs=1, sizes=REAL)
 
 
+def test_the_time_that_many_samples_take_is_reported(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n" * 300)
+    told = notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL)
+    assert "256 samples take roughly 16 min 0 s to 1 h 4 min on one GPU, and are drawn 5 times in this run. Use" in told
+    assert notes({"sample_prompts": str(prompts)}, steps=1000) == ""
+    prompts.write_text("a cat\n" * 8)
+    assert notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL) == ""
+    often = {"sample_prompts": str(prompts), "sample_steps": 5}
+    assert "8 samples take roughly 30 s to 2 min 0 s" in notes(often, steps=1000, sizes=REAL)
+    assert "16 samples" in notes(
+        {**often, "ema_decay_rate": 0.99, "ema_sample_nonema_model": True, "ema_sample_ema_model": True},
+        steps=1000,
+        sizes=REAL,
+    )
+    assert notes({"sample_prompts": "none"}, steps=1000, sizes=REAL) == ""
+
+
+def test_check_says_what_of_a_prompt_file_is_not_used(values: Values, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n" * 300)
+    found = run_check({**values, "sample_prompts": str(prompts)}, None, quiet=True)
+    what = "prompts.txt: only the first 256 of its 300 prompts are used."
+    assert what in [note["what"] for note in found.as_object()["notes"]] and what in found.as_text()
+
+
 def test_check_form_and_start_tell_it_alike(values: Values, tmp_path: Path) -> None:
     own = {**values, "lr_scheduler": "cosine", "lr_warmup_steps": 5000, "max_epochs": 1}
     what = "The warm-up takes 5,000 steps and the run has"

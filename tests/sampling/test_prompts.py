@@ -1,8 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
-from ed2.sampling.prompt import MAX_PROMPTS, rounded_size
+from ed2.sampling.prompt import MAX_PROMPTS, MAX_WORK, rounded_size
 from ed2.sampling.prompts import MAX_CHARACTERS, MAX_FILE_BYTES, PromptFile
 from ed2.settings.files import PROGRAM_DIR
 
@@ -104,6 +105,19 @@ def test_too_many_and_too_long_prompts_are_cut_and_reported_once(path: Path) -> 
     assert str(MAX_PROMPTS + 3) in note
     assert str(MAX_CHARACTERS) in note
     assert prompts.read() == (found, "")
+
+
+def test_what_all_prompts_of_a_file_may_take_is_limited(path: Path) -> None:
+    large = path.with_suffix(".json")
+    sample = {"prompt": "a cat", "size": [1024, 1024], "cfgs": [1, 7], "num_inference_steps": 500}
+    large.write_text(json.dumps({"samples": [sample] * 60}))
+    prompts, note = reader(large).read()
+    assert prompts[0].work == 3 * 500 * 4
+    assert len(prompts) == MAX_WORK // 6000 == 41
+    assert "only the first 41 of its 60 prompts are used, since more would take hours each time." in note
+    largest = {"prompt": "a cat", "size": [2048, 2048], "cfgs": [7] * 12, "num_inference_steps": 1000}
+    large.write_text(json.dumps({"samples": [largest, sample]}))
+    assert len(reader(large).read()[0]) == 1  # however much it takes
 
 
 def test_a_huge_file_is_read_up_to_a_whole_line(path: Path) -> None:

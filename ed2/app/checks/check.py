@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.space import disk_forecast, disk_lines
-from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
+from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
 from ed2.app.images.captions import TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
@@ -94,6 +94,7 @@ class CheckResult:
         """Warnings on the settings, the validation split, the batches and the run that stop nothing."""
         batches = batch_notes(self.plan.planner(self.dataset.examples))
         sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *without_effect(self.settings), *batches]
+        sentences += prompt_notes(self.settings)
         found = [Problem(None, sentence) for sentence in sentences]
         return found + unsuitable(self.settings, self.sizes, self._length)
 

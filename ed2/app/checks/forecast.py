@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
 from ed2.app.checks.space import disk_lines
-from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
+from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND
@@ -63,7 +63,7 @@ def _steps(settings: Settings, checked: CheckResult | None, card: Card) -> list[
         text = f"{text} About {time} at the speed of the last run like it."
     length = RunLength(total, len(moved), settings.run.max_epochs, speed)
     notes = map(str, unsuitable(settings, model_sizes(settings), length))
-    return [text, *rate_lines(settings, total), *notes, *batch_notes(planner)]
+    return [text, *rate_lines(settings, total), *notes, *batch_notes(planner), *prompt_notes(settings)]
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
 from ed2.models.families.facts import FACTS
+from ed2.sampling.prompts import PromptFile
 from ed2.settings.schema import SMALL_RESOLUTIONS, Settings
 from ed2.text import counted, duration
 from ed2.training.schedules import Schedule, make_schedule
@@ -32,6 +34,12 @@ MIN_VISITS = 200
 """Times that an image is shown. Most fine-tunes take 1,000 to 100,000."""
 USUAL_SPEEDS = (2.0, 8.0)
 """Images per second at 512 on common GPUs, for a rough time where none was measured."""
+
+SAMPLE_SPEEDS = (10.0, 40.0)
+"""Images of 512 x 512 that pass through a UNet in a second without training, on the same GPUs."""
+LONG_SECONDS = 600.0
+"""Samples that may take as long each time are worth a note, and so is as much in all if training takes far less."""
+FAR_LESS = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,14 @@ def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list
     found = [note for network in settings.model.trained_parts for note in _of_schedule(settings, network, length.steps)]
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
         found += [*_of_rates(settings), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
+        found += _of_samples(settings, length)
     return found
+
+
+def prompt_notes(settings: Settings) -> list[str]:
+    """A sentence on what of the prompt file is not used; empty if there is nothing to say, or no such file yet."""
+    prompts, note = _prompt_file(settings).read()
+    return [note] if prompts and note else []
 
 
 def rate_lines(settings: Settings, total_steps: int) -> list[str]:
@@ -186,9 +201,35 @@ def _of_length(settings: Settings, length: RunLength) -> Iterator[Problem]:
         yield Problem(None, what, f"Set max_epochs to about {epochs:,}.")
 
 
+def _of_samples(settings: Settings, length: RunLength) -> Iterator[Problem]:
+    """Samples that may take very long, or most of the time of the run."""
+    file = _prompt_file(settings)
+    prompts, _ = file.read()
+    times = 1 + -(-length.steps // (file.options.sample_steps or settings.sampling.sample_steps))
+    sets = int(settings.ema.samples_trained) + int(settings.ema.samples_average)
+    work = sets * sum(prompt.work for prompt in prompts)
+    longest, shortest = (work / speed for speed in SAMPLE_SPEEDS)
+    training = length.visits / _rough_speeds(settings)[0]
+    if longest >= LONG_SECONDS or times * longest >= max(LONG_SECONDS, training / FAR_LESS):
+        what = f"{counted(sets * len(prompts), 'sample')} take roughly {duration(shortest)} to {duration(longest)} on "
+        fix = "Use fewer prompts or denoising steps, or raise sample_steps."
+        yield Problem(None, f"{what}one GPU, and are drawn {counted(times, 'time')} in this run.", fix)
+
+
+def _prompt_file(settings: Settings) -> PromptFile:
+    path = settings.sampling.sample_prompts
+    return PromptFile(Path(path) if path else None, settings.run.seed, settings.data.resolution)
+
+
+def _rough_speeds(settings: Settings) -> tuple[float, float]:
+    """Images per second in training, on a slow and on a fast GPU."""
+    slow, fast = (speed * (512 / settings.data.resolution) ** 2 for speed in USUAL_SPEEDS)
+    return slow, fast
+
+
 def _time_in_words(settings: Settings, length: RunLength) -> str:
     if length.images_per_second:
         return f"about {duration(length.visits / length.images_per_second)} at the speed of the last run like it"
-    slow, fast = (speed * (512 / settings.data.resolution) ** 2 for speed in USUAL_SPEEDS)
+    slow, fast = _rough_speeds(settings)
     shortest, longest = duration(length.visits / fast), duration(length.visits / slow)
     return f"roughly {shortest} to {longest} on one GPU"
