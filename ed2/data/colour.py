@@ -40,6 +40,9 @@ _PRIMARIES: dict[int, Primaries] = {
     22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
 }
 """ITU-T H.273, ColourPrimaries."""
+_ADOBE_PRIMARIES: Primaries = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65)
+_ADOBE_GAMMA = 563 / 256
+"""Adobe RGB (1998) Color Image Encoding, sections 4.3.1.1 and 4.3.4.2."""
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 """ITU-T H.273, TransferCharacteristics that are a power."""
 _LIKE_SRGB = (1, 6, 13, 14, 15)
@@ -155,6 +158,12 @@ def profile_of_gamma(gamma: float, primaries: Primaries | None) -> bytes | None:
     if abs(gamma - 1 / 2.2) < 0.005 and np.allclose(points, SRGB_PRIMARIES, atol=0.002):
         return None
     return matrix_profile(points, _signal() ** (1 / gamma))
+
+
+@lru_cache(maxsize=1)
+def profile_of_adobe_rgb() -> bytes | None:
+    """Return a profile for Adobe RGB, which cameras name in EXIF only."""
+    return matrix_profile(_ADOBE_PRIMARIES, _signal() ** _ADOBE_GAMMA)
 
 
 def _signal() -> np.ndarray:

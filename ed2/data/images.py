@@ -62,7 +62,7 @@ Mark = Literal["plain", "converted", "bad profile"]
 """What is worth knowing about an image that can be used: it has one plain colour; its colours are converted to sRGB;
 its colour profile is ignored."""
 MARKS: frozenset[Mark] = frozenset(get_args(Mark))
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Counts the rules for how files become pixels, so that what was found by older rules is not trusted."""
 
 

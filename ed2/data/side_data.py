@@ -3,13 +3,13 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image
 
-from ed2.data.colour import MAX_PROFILE_BYTES, Primaries, profile_of_codes, profile_of_gamma
+from ed2.data.colour import MAX_PROFILE_BYTES, Primaries, profile_of_adobe_rgb, profile_of_codes, profile_of_gamma
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp\0\0"
@@ -24,6 +24,10 @@ _MAX_BOXES = 1000
 _MAX_DEPTH = 3
 _BOXES_WITH_COLOUR = (b"meta", b"iprp", b"ipco", b"jp2h")
 _UNSPECIFIED = 2
+_GIF_PROFILE = b"ICCRGBG1012"
+_INTEROP_INDEX, _INTEROP_ADOBE = 1, "R03"
+_UNCALIBRATED, _EXIF_ADOBE = 0xFFFF, 2
+"""Values of ColorSpace in EXIF; the standard has none for Adobe RGB, but some programs write 2."""
 
 
 def embedded_profile(path: Path, image: Image.Image) -> bytes | None:
@@ -31,16 +35,14 @@ def embedded_profile(path: Path, image: Image.Image) -> bytes | None:
 
     What is returned may be broken.
     """
-    if image.format == "PNG":
-        return _png_profile(path)
+    if image.format in _READERS:
+        return _READERS[image.format](path)
     profile = image.info.get("icc_profile")
     if profile:
         return bytes(profile[:MAX_PROFILE_BYTES])
     if image.format in ("AVIF", "HEIF"):
         return _container_profile(path)
-    if image.format == "JPEG2000":
-        return _jpeg2000_profile(path)
-    return _bmp_profile(path) if image.format == "BMP" else None
+    return profile_of_adobe_rgb() if image.mode in ("RGB", "YCbCr") and _says_adobe_rgb(image) else None
 
 
 def png_without_texts(path: Path) -> io.BytesIO:
@@ -164,3 +166,53 @@ def _bmp_profile(path: Path) -> bytes | None:
         place, length = struct.unpack("<II", head[126:134])
         file.seek(14 + place)
         return file.read(min(length, MAX_PROFILE_BYTES)) or _UNREADABLE
+
+
+def _gif_profile(path: Path) -> bytes | None:
+    """Return the profile in a GIF, of which Pillow does not tell; it is in blocks before the first frame."""
+    with path.open("rb") as file:
+        head = file.read(13)
+        if head[10] & 0x80:  # a table of colours follows
+            file.seek(3 << ((head[10] & 7) + 1), io.SEEK_CUR)
+        for _ in range(_MAX_BOXES):
+            mark, size = file.read(2), file.read(1)
+            if mark[:1] != b"!" or not size:
+                return None
+            name = file.read(size[0])
+            is_profile = mark == b"!\xff" and name == _GIF_PROFILE
+            content = b"".join(_gif_blocks(file)) if size[0] else b""
+            if is_profile:
+                return content[:MAX_PROFILE_BYTES] or _UNREADABLE
+    return None
+
+
+def _gif_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the blocks of up to 255 bytes up to the empty one that ends them."""
+    for _ in range(MAX_PROFILE_BYTES // 255):
+        size = file.read(1)
+        if not size or not size[0]:
+            return
+        yield file.read(size[0])
+
+
+def _says_adobe_rgb(image: Image.Image) -> bool:
+    """Whether EXIF names Adobe RGB, as cameras do that embed no profile."""
+    try:
+        exif = image.getexif()
+        camera = exif.get_ifd(ExifTags.IFD.Exif) if exif else {}
+        space = camera.get(ExifTags.Base.ColorSpace)
+        has_index = ExifTags.IFD.Interop in camera
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(_INTEROP_INDEX) if has_index else None
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return False
+    is_adobe = str(index).rstrip("\0 ") == _INTEROP_ADOBE
+    return space == _EXIF_ADOBE or (space in (None, _UNCALIBRATED) and is_adobe)
+
+
+_READERS: Mapping[str, Callable[[Path], bytes | None]] = {
+    "PNG": _png_profile,
+    "JPEG2000": _jpeg2000_profile,
+    "BMP": _bmp_profile,
+    "GIF": _gif_profile,
+}
+"""Of formats whose profiles Pillow does not tell of, or not all of them."""

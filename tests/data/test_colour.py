@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from ed2.data.colour import Primaries, matrix_profile
 from ed2.data.folder import ScanOptions, scan
@@ -176,6 +176,87 @@ def test_a_profile_in_a_bmp_is_applied(tmp_path: Path) -> None:
     head = b"BM" + struct.pack("<IHHI", 14 + 124 + len(pixels) + len(own), 0, 0, 138)
     (tmp_path / "x.bmp").write_bytes(head + info + pixels + own)
     assert is_close(decode(tmp_path / "x.bmp").getpixel((32, 32)), (220, 0, 17))
+
+
+def gif_with(path: Path, *extensions: tuple[bytes, bytes]) -> Path:
+    """Write a GIF with application extensions, each a name and its content, before its first frame."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), STORED).convert("P", palette=Image.Palette.ADAPTIVE).save(stream, "GIF")
+    data = stream.getvalue()
+    place = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    blocks = b""
+    for name, content in extensions:
+        parts = [content[start : start + 255] for start in range(0, len(content), 255)]
+        blocks += b"!\xff" + bytes([len(name)]) + name
+        blocks += b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+    path.write_bytes(data[:place] + blocks + data[place:])
+    return path
+
+
+def test_a_profile_in_a_gif_is_applied_and_a_broken_one_ignored(tmp_path: Path) -> None:
+    loop = (b"NETSCAPE2.0", b"\1\0\0")
+    path = gif_with(tmp_path / "x.gif", loop, (b"ICCRGBG1012", profile()))
+    assert is_close(decode(path).getpixel((32, 32)), (220, 0, 17))
+    assert "converted" in check_image(path).marks
+    broken = gif_with(tmp_path / "broken.gif", (b"ICCRGBG1012", b"no profile"))
+    assert check_image(broken).marks >= {"bad profile"} and is_close(decode(broken).getpixel((9, 9)), STORED)
+    other = gif_with(tmp_path / "other.gif", loop, (b"XMP DataXMP", profile()))
+    assert check_image(other).marks.isdisjoint({"converted", "bad profile"})
+    cut = tmp_path / "cut.gif"
+    cut.write_bytes(path.read_bytes()[:900])
+    assert check_image(cut).problem
+
+
+@pytest.mark.parametrize("method", [b"\1", b"\2", b"\3"])
+def test_a_profile_in_a_jpeg_2000_is_applied(tmp_path: Path, method: bytes) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), STORED).save(stream, "JPEG2000")
+    data = stream.getvalue()
+    box = data.index(b"colr") - 4
+    head = data.index(b"jp2h") - 4
+    old = int.from_bytes(data[box : box + 4], "big")
+    colour = data[box + 8 : box + old] if method == b"\1" else method + b"\0\0" + profile()
+    new = struct.pack(">I", 8 + len(colour)) + b"colr" + colour
+    length = int.from_bytes(data[head : head + 4], "big") + len(new) - old
+    path = tmp_path / "x.jp2"
+    path.write_bytes(data[:head] + struct.pack(">I", length) + data[head + 4 : box] + new + data[box + old :])
+    assert is_close(decode(path).getpixel((32, 32)), STORED if method == b"\1" else (220, 0, 17))
+    assert ("converted" in check_image(path).marks) == (method != b"\1")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+@pytest.mark.parametrize(
+    ("space", "index", "is_adobe"),
+    [
+        (0xFFFF, "R03", True),
+        (None, "R03", True),
+        (2, None, True),
+        (0xFFFF, None, False),
+        (0xFFFF, "R98", False),
+        (1, "R98", False),
+        (1, "R03", False),
+    ],
+)
+def test_adobe_rgb_that_only_exif_names_is_converted(
+    tmp_path: Path, kind: str, space: int | None, index: str | None, is_adobe: bool
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
+    if space is not None:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = space
+    if index is not None:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: index}
+    exact = {"webp": {"lossless": True}}.get(kind, {"quality": 98})
+    path = written(tmp_path / f"x.{kind}", Image.new("RGB", (64, 64), STORED), exif=exif, **exact)
+    assert is_close(decode(path).getpixel((32, 32)), SPACES["adobe"][2] if is_adobe else STORED)
+    assert ("converted" in check_image(path).marks) == is_adobe
+
+
+def test_a_profile_wins_over_what_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 2
+    path = written(tmp_path / "x.jpg", Image.new("RGB", (64, 64), STORED), exif=exif, icc_profile=profile(), quality=98)
+    assert is_close(decode(path).getpixel((32, 32)), (220, 0, 17))
 
 
 def test_srgb_itself_and_no_profile_change_no_pixel(paint: Callable[..., Path], tmp_path: Path) -> None:
