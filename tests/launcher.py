@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ["__init__.py", "launch.py", "environment.py", "install.py"]
 TOOLS = ["bash", "cat", "dirname", "readlink", "sh"]
 PIP = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, re, sys, time
 here = pathlib.Path(__file__).parent.parent
 with open(sys.prefix + "/pip.log", "a") as log:
     print(json.dumps(sys.argv[1:]), file=log)
@@ -21,9 +21,11 @@ if os.environ.get("STUB_FAILS", "nothing") in " ".join(sys.argv):
 version = os.environ.get("STUB_TORCH", "2.13.0+cpu")
 torch = f"__version__ = {version!r}\\nclass cuda:\\n    is_available = staticmethod(lambda: False)\\n"
 (here / "torch.py").write_text(torch)
-for part in ("xformers", "prodigyopt"):
-    (here / f"{part}-1.dist-info").mkdir(exist_ok=True)
-    (here / f"{part}-1.dist-info" / "METADATA").write_text(f"Name: {part}\\nVersion: 1\\n")
+asked = [re.split(r"[^\\w-]", requirement)[0] for requirement in sys.argv[1:]]
+for part in [name for name in asked if name and "--no-deps" in sys.argv]:
+    folder = here / f"{part.replace('-', '_')}-1.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Name: {part}\\nVersion: 1\\n")
 """
 PROGRAM = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(5)"
 

@@ -212,6 +212,18 @@ def test_add_installs_a_package_alone_and_notices_a_changed_pytorch(program: Pro
     assert "Choose from: xformers, prodigy, schedulefree, heif." in errors
 
 
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("xformers", "xformers"), ("prodigy", "prodigyopt"), ("schedulefree", "schedulefree"), ("heif", "pillow-heif")],
+)
+def test_each_optional_package_can_be_added(program: Program, name: str, package: str) -> None:
+    code, _, errors = program.run("add", name)
+    assert code == 0, errors
+    assert f"Added {name}. PyTorch 2.13.0+cpu is unchanged." in errors
+    (*options, requirement) = program.pip_calls()[-1]
+    assert "--no-deps" in options and requirement.startswith(f"{package}>=")
+
+
 def test_doctor_reports_even_if_the_installation_failed(program: Program) -> None:
     code, report, _ = program.run("doctor", STUB_FAILS="torch==2.13.0")
     assert code == 1

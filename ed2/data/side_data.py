@@ -35,8 +35,8 @@ def embedded_profile(path: Path, image: Image.Image) -> bytes | None:
 
     What is returned may be broken.
     """
-    if image.format in _READERS:
-        return _READERS[image.format](path)
+    if reader := _READERS.get(image.format or ""):
+        return reader(path)
     profile = image.info.get("icc_profile")
     if profile:
         return bytes(profile[:MAX_PROFILE_BYTES])

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ed2.app.images.captions import CaptionEdits, caption_file
+from ed2.data.colour import profile_of_codes
 from ed2.data.example import Dataset, FindingKind
-from ed2.data.file_kinds import can_read_heif
+from ed2.data.file_kinds import can_read_heif, open_heif
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.images import check_image, decode
 from ed2.data.report import ReportOptions, as_json, as_text, start_lines
 
 Painter = Callable[..., Path]
@@ -77,16 +79,58 @@ def test_a_heic_says_how_to_read_it(paint: Painter, name: str) -> None:
     assert "pillow-heif" in problem.what and "./launch.sh add heif" in problem.fix
 
 
-@pytest.mark.skipif(not can_read_heif(), reason="needs the optional package")
-def test_a_heic_is_read_with_the_optional_package(paint: Painter) -> None:
-    path = paint("good.png", caption="a cat")
-    with Image.open(path) as image:
-        from ed2.data.file_kinds import open_heif
+needs_heif = pytest.mark.skipif(not can_read_heif(), reason="needs the optional package pillow-heif")
 
-        with pytest.raises(OSError):
-            open_heif(path)
-        image.save(path.with_suffix(".heic"), format="HEIF")
-    assert len(read(path.parent).examples) == 2
+
+def heic(path: Path, image: Image.Image, **options: object) -> Path:
+    """Write a HEIC under any name."""
+    with pytest.raises(OSError):
+        open_heif(path.parent / "none")  # which also teaches Pillow to write one
+    image.save(path, format="HEIF", quality=95, **options)
+    return path
+
+
+@needs_heif
+@pytest.mark.parametrize("name", ["x.heic", "x.HEIF", "x.jpg", "x"])
+def test_a_heic_is_read_with_the_optional_package(tmp_path: Path, name: str) -> None:
+    path = heic(tmp_path / name, Image.new("RGB", (96, 64), (200, 40, 40)))
+    (tmp_path / "x.txt").write_text("a cat")
+    dataset = read(tmp_path)
+    assert [(one.name, one.caption, one.size) for one in dataset.examples] == [(name, "a cat", (96, 64))]
+    assert not dataset.problems
+    found = decode(path).getpixel((48, 32))
+    assert isinstance(found, tuple) and max(abs(a - b) for a, b in zip(found, (200, 40, 40), strict=True)) <= 6
+
+
+@needs_heif
+def test_a_heic_is_turned_upright_once_and_its_profile_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (96, 64), (200, 40, 40))
+    image.paste((40, 40, 200), (0, 0, 48, 64))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = heic(tmp_path / "x.heic", image, exif=exif.tobytes())
+    turned = decode(path)
+    assert turned.size == check_image(path).size == (64, 96)
+    top, bottom = turned.getpixel((32, 20)), turned.getpixel((32, 76))
+    assert isinstance(top, tuple) and top[2] > 150 and isinstance(bottom, tuple) and bottom[0] > 150
+    wide = heic(tmp_path / "wide.heic", Image.new("RGB", (64, 64), (200, 40, 40)), icc_profile=wide_profile())
+    found = decode(wide).getpixel((32, 32))
+    assert isinstance(found, tuple) and found[0] > 215 and "converted" in check_image(wide).marks
+
+
+@needs_heif
+def test_a_damaged_heic_is_left_out(tmp_path: Path) -> None:
+    sound = heic(tmp_path / "sound.heic", Image.new("RGB", (96, 64), (200, 40, 40)))
+    for length in (40, 200, len(sound.read_bytes()) - 20):
+        (tmp_path / f"cut{length}.heic").write_bytes(sound.read_bytes()[:length])
+    dataset = read(tmp_path)
+    assert [one.name for one in dataset.examples] == ["sound.heic"] and len(dataset.problems) == 3
+
+
+def wide_profile() -> bytes:
+    profile = profile_of_codes(12, 13)  # Display P3
+    assert profile
+    return profile
 
 
 CAPTIONS = {
