@@ -15,8 +15,8 @@ HELP = f"""\
 {USE} [--prediction_type {"|".join(PREDICTIONS)}]
 
 Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file; TARGET is a
-.safetensors or .ckpt file if it ends that way, else a folder. Existing files are never overwritten, and code in a .ckpt
-is never run. Give --prediction_type if the model does not say what it predicts."""
+.safetensors, .sft or .ckpt file if it ends that way, else a folder. Existing files are never overwritten, and code in a
+.ckpt is never run. Give --prediction_type if the model does not say what it predicts."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """`python -m ed2 convert`: convert between a diffusers folder, a `.safetensors` and a `.ckpt`."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +17,15 @@ from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import pickle_problem
 from ed2.models.files.description import PREDICTION_KEY, Description, without_marks
 from ed2.models.files.folder import EXTRA_FILE, ModelFolder
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG, family_in, pickled_file, small_names, weights_file
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG, family_in, small_names
 from ed2.models.files.header import is_pickle
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import EIGHT_BITS, write_single_file, write_tensors
+from ed2.models.files.weight_files import WeightFiles, find_pickled_weights, find_weights
 
-FILES = (".safetensors", ".ckpt")
+FILES = (".safetensors", ".sft", ".ckpt")
 OTHER_FORMATS = (
     *(".bin", ".pt", ".pth", ".pkl", ".onnx", ".gguf", ".h5", ".hdf5", ".msgpack", ".pb", ".tflite", ".json", ".yaml"),
     *(".zip", ".tar", ".gz", ".7z", ".rar"),
@@ -60,7 +62,7 @@ def _require_free(target: Path) -> None:
     if not target.parent.is_dir():
         raise _error(target, f"the folder {target.parent} does not exist.", "Create it first.")
     if target.suffix.lower() in OTHER_FORMATS:
-        fix = f"Use {' or '.join(FILES)}, or a folder name."
+        fix = "Use .safetensors or .ckpt, or a folder name."
         raise _error(target, f"{target.suffix} is not a supported format.", fix)
 
 
@@ -97,24 +99,41 @@ def _write_weights(pickle: Path, weights: Path) -> None:
         shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
 
 
-def _pickled_parts(folder: Path) -> dict[str, Path]:
+def _pickled_parts(folder: Path) -> dict[str, WeightFiles]:
     """The pickled weights of a diffusers folder, by the path that they have as safetensors."""
-    found = {part.file: pickled_file(folder, part) for part in family_in(folder).parts}
-    return {name: file for name, file in found.items() if file}
+    found = {part.file: find_pickled_weights(folder, part) for part in family_in(folder).parts}
+    return {name: files for name, files in found.items() if files}
 
 
 def _write_parts(source: Path, folder: Path) -> None:
     """Write a diffusers folder whose weights are all safetensors. Raises ModelError, OSError."""
     family, pickles = family_in(source), _pickled_parts(source)
-    weights = [weights_file(source, part) for part in family.parts if part.file not in pickles]
-    copied = [file.relative_to(source).as_posix() for file in weights if file]
-    copied += [EXTRA_FILE] if (source / EXTRA_FILE).is_file() else []
+    copied = [EXTRA_FILE] if (source / EXTRA_FILE).is_file() else []
+    for part in family.parts:
+        found = find_weights(source, part)
+        if found and part.file not in pickles:
+            files = (*found.files, *([found.index] if found.index else []))
+            copied += [file.relative_to(source).as_posix() for file in files]
     for name in [*small_names(source, family), *copied]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
-    for name, pickle in pickles.items():
+    for name, pickled in pickles.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_tensors_of(pickle, folder / name)
+        _write_pickled(pickled, folder / name)
+
+
+def _write_pickled(pickled: WeightFiles, target: Path) -> None:
+    """Write pickled weights as safetensors: one file, or as many as there are with an index."""
+    if pickled.problem:
+        raise ModelError(str(pickled.path), [pickled.problem])
+    if pickled.index is None:
+        write_tensors_of(pickled.files[0], target)
+        return
+    names = {file.name: f"{target.stem}-{number:05d}.safetensors" for number, file in enumerate(pickled.files, 1)}
+    for file in pickled.files:
+        write_tensors_of(file, target.with_name(names[file.name]))
+    index = {"metadata": {}, "weight_map": {tensor: names[name] for tensor, name in pickled.tensors.items()}}
+    target.with_name(f"{target.name}.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _write_file(model: ModelSource, target: Path) -> None:
@@ -179,16 +198,17 @@ def _writing(target: Path) -> Iterator[None]:
 def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
     """The weights of each part by their diffusers names, in the stored precision or, where that is 8 bits, in fp16."""
     if isinstance(model, ModelFolder):
-        return {part: _loaded(file) for part, file in model.weights.items()}
+        return {part: _loaded(*found.files) for part, found in model.weights.items()}
     layers = model.config("text_encoder/config.json")["num_hidden_layers"]
     return diffusers_tensors(_loaded(model.path), num_text_layers=layers).parts
 
 
-def _loaded(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file; 8-bit numbers as fp16, which every program reads and which holds all of them."""
+def _loaded(*files: Path) -> dict[str, Tensor]:
+    """The tensors of some files; 8-bit numbers as fp16, which every program reads and which holds all of them."""
     tensors = {}
-    for name, tensor in load_file(file).items():
-        tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
+    for file in files:
+        for name, tensor in load_file(file).items():
+            tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
     return tensors
 
 

@@ -56,7 +56,8 @@ def _missing() -> Iterator[Model]:
         "nothing-in-it", _without("unet", "vae", "text_encoder", "tokenizer", "scheduler"), "(?s)unet.*vae.*tok"
     )
     yield Model("no-vae-no-tokenizer", _without("vae", "tokenizer"), "(?s)vae/config.json.*tokenizer/vocab.json.*vae/")
-    yield Model("in-pieces", _in_pieces, "split into several files")
+    for name, (tensors, words) in PIECES.items():
+        yield Model(f"in-pieces-{name}", _in_pieces(tensors), words)
     yield Model("config-is-a-folder", _folder_as_file, "scheduler_config.json: the file is missing")
 
 
@@ -65,11 +66,30 @@ def _loop(folder: Path) -> Path:
     return folder / "loop"
 
 
-def _in_pieces(folder: Path) -> Path:
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    file.rename(file.with_name("diffusion_pytorch_model-00001-of-00002.safetensors"))
-    file.with_name("diffusion_pytorch_model.safetensors.index.json").write_text("{}")
-    return folder
+PIECE = "diffusion_pytorch_model-00001-of-00002.safetensors"
+PIECES: dict[str, tuple[object, str]] = {
+    "of-none": (None, "index.json: .*it lists no tensors"),
+    "empty": ({}, "index.json: .*it lists no tensors"),
+    "above": ({"conv_in.weight": "../../secret.safetensors"}, "is not the name of a file beside it"),
+    "elsewhere": ({"conv_in.weight": "/etc/passwd"}, "is not the name of a file beside it"),
+    "number": ({"conv_in.weight": 5}, "is not the name of a file beside it"),
+    "script": ({"conv_in.weight": "run.py"}, "is not the name of a file beside it"),
+    "missing-piece": ({"conv_in.weight": "unet-2.safetensors"}, "unet/unet-2.safetensors: it cannot be read"),
+    "missing-tensor": ({"conv_in.wrong": PIECE}, "says that conv_in.wrong is in .*, which does not contain it"),
+    "many": ({f"t{n}": f"p{n}.safetensors" for n in range(500)}, "it lists 500 files"),
+}
+"""The `weight_map` of an index, and what is said of it."""
+
+
+def _in_pieces(tensors: object) -> Spoil:
+    def spoil(folder: Path) -> Path:
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        file.rename(file.with_name(PIECE))
+        index = file.with_name("diffusion_pytorch_model.safetensors.index.json")
+        index.write_text(json.dumps({"weight_map": tensors}))
+        return folder
+
+    return spoil
 
 
 def _folder_as_file(folder: Path) -> Path:

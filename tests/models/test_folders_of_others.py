@@ -73,6 +73,79 @@ def test_code_in_a_bin_file_is_refused(folder: Path, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "converted").exists() and not list(tmp_path.glob(".tmp-*"))
 
 
+def split_part(folder: Path, name: str, index: str, pieces: str, save: Callable[[object, Path], object]) -> None:
+    """Split a part's weights into two files with an index; `pieces` is the name of a file, with its number."""
+    tensors, place = load_file(folder / name), (folder / name).parent
+    (folder / name).unlink()
+    files = {key: pieces.format(1 + number % 2) for number, key in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        save({key: tensors[key] for key in files if files[key] == file}, place / file)
+    (place / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}))
+
+
+def save_tensors(tensors: object, file: Path) -> None:
+    assert isinstance(tensors, dict)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_weights_in_several_files_with_an_index_are_used(variant: str, folder: Path, sd1: Path, tmp_path: Path) -> None:
+    for name in (UNET, TEXT):
+        stem = Path(name).stem
+        pieces = f"{stem}{variant}-0000{{}}-of-00002.safetensors"
+        split_part(folder, name, f"{stem}.safetensors.index{variant}.json", pieces, save_tensors)
+    assert not told(folder) and is_same_model(sd1, folder)
+    assert main(["convert", str(folder), str(tmp_path / "converted")]) == 0
+    assert is_same_model(sd1, tmp_path / "converted")
+
+
+def test_a_frozen_part_in_several_files_keeps_the_precision_that_holds_them_all(folder: Path) -> None:
+    for name, file in ((TEXT, "model"), (VAE, "diffusion_pytorch_model")):
+        save_file({key: t.half() for key, t in load_file(folder / name).items()}, folder / name, {"format": "pt"})
+        split_part(folder, name, f"{file}.safetensors.index.json", f"{file}-{{}}.safetensors", save_tensors)
+    source = open_folder(folder)
+    assert (source.dtypes["text_encoder"], source.dtypes["vae"]) == (torch.float16, torch.float16)
+    assert {tensor.dtype for tensor in source.read("vae").state_dict().values()} == {torch.float32}
+
+
+def test_pickled_weights_in_several_files_are_converted(folder: Path, sd1: Path, tmp_path: Path) -> None:
+    split_part(folder, TEXT, "pytorch_model.bin.index.json", "pytorch_model-0000{}-of-00002.bin", torch.save)
+    split_part(folder, UNET, "diffusion_pytorch_model.bin.index.json", "diffusion_pytorch_model-{}.bin", torch.save)
+    assert "only pytorch_model.bin.index.json is there" in told(folder)
+    assert main(["convert", str(folder), str(tmp_path / "converted")]) == 0
+    assert is_same_model(sd1, tmp_path / "converted")
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_an_index_of_pickled_weights_names_no_file_elsewhere(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / TEXT).unlink()
+    index = folder / "text_encoder/pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../../other.bin"}}))
+    assert main(["convert", str(folder), str(tmp_path / "converted")]) == 1
+    assert "is not the name of a file beside it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_a_text_encoder_is_used_by_either_name_of_its_tensors(prefix: str, folder: Path, sd1: Path) -> None:
+    tensors = {prefix + key.removeprefix("text_model."): tensor for key, tensor in load_file(folder / TEXT).items()}
+    save_file(tensors, folder / TEXT, {"format": "pt"})
+    assert not told(folder) and is_same_model(sd1, folder)
+
+
+def test_the_attention_of_a_vae_is_used_by_its_old_names(folder: Path, sd1: Path) -> None:
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for key, tensor in load_file(folder / VAE).items():
+        for new, name in old.items():
+            key = key.replace(f".attentions.0.{new}.", f".attentions.0.{name}.")
+        tensors[key] = tensor
+    assert "encoder.mid_block.attentions.0.query.weight" in tensors
+    save_file(tensors, folder / VAE, {"format": "pt"})
+    assert not told(folder) and is_same_model(sd1, folder)
+
+
 @pytest.mark.parametrize("variant", ["non_ema", "bf16", "ema"])
 def test_a_variant_is_used_where_nothing_else_is_there(variant: str, folder: Path, sd1: Path) -> None:
     (folder / UNET).rename(folder / UNET.replace(".safetensors", f".{variant}.safetensors"))

@@ -153,7 +153,7 @@ def models(folder: Path) -> list[Path]:
 
 def is_model(path: Path) -> bool:
     """Whether this looks like a base model; it is only read once it is chosen."""
-    return is_file(path / INDEX) or (path.suffix.lower() in (".safetensors", ".ckpt") and is_file(path))
+    return is_file(path / INDEX) or (path.suffix.lower() in (".safetensors", ".sft", ".ckpt") and is_file(path))
 
 
 def is_folder(path: Path) -> bool:

@@ -29,9 +29,9 @@ from ed2.models.files.folder_problems import (
     folder_problems,
     network_config,
     small_names,
-    weights_file,
 )
-from ed2.models.files.header import Header, read_header
+from ed2.models.files.header import Header
+from ed2.models.files.weight_files import WeightFiles, find_weights
 
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 EXTRA_FILE = "single_file_extra.safetensors"
@@ -62,14 +62,14 @@ class ModelFolder:
 
     Attributes:
         small_files: every file except the weights, by its path in the folder; a checkpoint contains the same.
-        weights: the file of each part.
+        weights: the files of each part.
         dtypes: how each part's weights are stored.
     """
 
     path: Path
     family: str
     small_files: Mapping[str, bytes]
-    weights: Mapping[str, Path]
+    weights: Mapping[str, WeightFiles]
     dtypes: Mapping[str, torch.dtype]
 
     def config(self, name: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class ModelFolder:
                 module = build_network(facts, self.config(facts.config))
         except Exception as error:  # a wrong config can fail in many ways
             return f"no network can be built from it ({first_line(error)})."
-        asked, held = sum(tensor.numel() for tensor in module.parameters()), read_header(self.weights[part]).num_weights
+        asked, held = sum(tensor.numel() for tensor in module.parameters()), self.weights[part].header().num_weights
         if asked > MAX_CONFIG_WEIGHTS * held:
             return f"it asks for {asked:,} weights, but the file has {held:,}: they do not belong together."
         return ""
@@ -131,8 +131,7 @@ class ModelFolder:
     def _loaded(self, part: PartFacts) -> tuple[nn.Module, list[str]]:
         """The network of a part, and the names of tensors that are missing."""
         kind, is_transformer = part_class(part), part.library == "transformers"
-        file = self.weights[part.name].name
-        variant = file.removeprefix(f"{part.stem}.").removesuffix("safetensors").strip(".") or None
+        variant = self.weights[part.name].variant.strip(".") or None
         dtype_name = "dtype" if is_transformer else "torch_dtype"  # transformers renamed it, diffusers did not
         options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
         if is_transformer:
@@ -175,11 +174,11 @@ def open_folder(path: Path) -> ModelFolder:
         config = network_config(encoder, values)
         if config is not values:
             small_files[encoder.config] = (json.dumps(config, indent=2) + "\n").encode()
-    weights: dict[str, Path] = {}
+    weights: dict[str, WeightFiles] = {}
     for part in family.parts:
-        if file := weights_file(path, part):
-            weights[part.name] = file
-    dtypes = {part: stored_dtype(read_header(file)) for part, file in weights.items()}
+        if found := find_weights(path, part):
+            weights[part.name] = found
+    dtypes = {part: stored_dtype(found.header()) for part, found in weights.items()}
     return ModelFolder(path, family.name, small_files, weights, dtypes)
 
 

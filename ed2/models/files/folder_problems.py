@@ -20,6 +20,7 @@ from ed2.models.families.facts import (
     trainable_titles,
 )
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
+from ed2.models.files.weight_files import find_pickled_weights, find_weights, index_problem, joined
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
@@ -32,11 +33,6 @@ STATE, CKPTS = "training_state", "ckpts"
 """Folders of a checkpoint and of a run, which are easily mistaken for the checkpoint or run itself."""
 OTHER_MODEL = f"Choose an {trainable_titles()} model."
 WHOLE_FOLDER = "Get the whole folder again."
-
-VARIANTS = ("", ".fp32", ".fp16", ".bf16", ".non_ema", ".ema")
-"""What follows the stem of a file of weights, the best to train on first."""
-PICKLE_STEMS = {"transformers": "pytorch_model"}
-"""How a library calls its `.bin` where that is not as its `.safetensors`."""
 
 MAX_NUMBER = 1_000_000
 """More than any layer's width; configs hold counts, widths and small factors."""
@@ -73,24 +69,6 @@ def family_in(path: Path) -> FamilyFacts:
         return family_of_config(_object(path / UNET_CONFIG))
     except (OSError, ValueError):
         return DEFAULT
-
-
-def weights_file(path: Path, part: PartFacts) -> Path | None:
-    """The file of a part's weights; None if there is none."""
-    return _first_file(path / part.name, part.stem, ".safetensors")
-
-
-def pickled_file(path: Path, part: PartFacts) -> Path | None:
-    """The file of a part's weights where only PyTorch's own format is there, whatever it is called; else None."""
-    file = weights_file(path, part)
-    if file is None:
-        return _first_file(path / part.name, PICKLE_STEMS.get(part.library, part.stem), ".bin")
-    return file if is_pickle(file) else None
-
-
-def _first_file(folder: Path, stem: str, suffix: str) -> Path | None:
-    files = [folder / f"{stem}{variant}{suffix}" for variant in VARIANTS]
-    return next(filter(Path.is_file, files), None)
 
 
 def network_config(part: PartFacts, values: dict[str, Any]) -> dict[str, Any]:
@@ -215,30 +193,29 @@ def _missing(path: Path, family: FamilyFacts) -> list[Problem]:
 
 
 def _weights_problems(path: Path, part: PartFacts) -> list[Problem]:
-    file = weights_file(path, part)
-    if file is None:
+    found = find_weights(path, part)
+    if found is None:
         return [_no_weights(path, part)]
-    name = f"{part.name}/{file.name}"
-    try:
-        header = read_header(file)
-    except HeaderError as error:
-        fix = error.fix
-        if is_pickle(file):
-            fix = _convert_advice(path)
-        return [Problem(name, error.what, fix)]
-    return _other_weights(part, name, header)
+    if found.problem:
+        return [found.problem]
+    headers: dict[str, Header] = {}
+    for file in found.files:
+        try:
+            headers[file.name] = read_header(file)
+        except HeaderError as error:
+            fix = _convert_advice(path) if is_pickle(file) else error.fix
+            return [Problem(f"{part.name}/{file.name}", error.what, fix)]
+    wrong = index_problem(found, headers)
+    return [wrong] if wrong else _other_weights(part, f"{part.name}/{found.path.name}", joined(headers.values()))
 
 
 def _no_weights(path: Path, part: PartFacts) -> Problem:
     """The problem of a part without a file that can be read: says which one is there instead."""
-    names = _names(path / part.name)
-    if any(name.endswith(".safetensors.index.json") for name in names):
-        what = "the weights are split into several files, which cannot be read here."
-        return Problem(part.file, what, "Get this part as one file.")
-    pickled = pickled_file(path, part)
+    pickled = find_pickled_weights(path, part)
     if pickled:
-        what = f"only {pickled.name} is there, in a format that can run code."
+        what = f"only {pickled.path.name} is there, in a format that can run code."
         return Problem(part.file, what, _convert_advice(path))
+    names = _names(path / part.name)
     others = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))]
     if others:
         what = f"the weights are missing; {', '.join(map(printable, others[:3]))} is there."

@@ -215,5 +215,6 @@ _Write = Callable[[Tensors, Path, dict[str, str], torch.dtype | None], None]
 _Read = Callable[[Path], Iterator[tuple[str, Tensor]]]
 FORMATS: Mapping[str, tuple[_Write, _Read]] = {
     ".safetensors": (_write_safetensors, _read_safetensors),
+    ".sft": (_write_safetensors, _read_safetensors),
     ".ckpt": (_write_ckpt, _read_ckpt),
 }
