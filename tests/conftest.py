@@ -15,6 +15,17 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # before a test reads
 SIZES = [(96, 96), (100, 90), (96, 64), (160, 90), (64, 96), (90, 160), (128, 128), (70, 110)]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, whatever was selected."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in needing:
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
 @pytest.fixture(scope="session")
 def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SD1 model that predicts noise."""

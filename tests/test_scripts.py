@@ -102,3 +102,10 @@ def test_screenshots_show_every_tab(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     printed = run("screenshots", tmp_path / "shots", tmp_path / "logs", "--only", "desktop-light")
     assert printed.startswith("5 screenshots")
+
+
+def test_what_needs_a_gpu_is_skipped_where_there_is_none() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/training/test_loop.py"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=PROGRAM_DIR, env=hidden, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "1 skipped" in done.stdout and "failed" not in done.stdout, done.stdout

@@ -64,8 +64,8 @@ def _other_contents() -> Iterator[Model]:
         "pickle": (pickle.dumps(Bomb(), protocol=2), "pickle"),
         "gguf": (b"GGUF\3\0\0\0" + bytes(100), "GGUF"),
         "error": (b'{"error": "Invalid username or password."}', "a text file"),
-        "text": (b"not found, sorry for that", "not a safetensors file"),
-        "random": (bytes(range(1, 256)) * 20, "not a safetensors file"),
+        "text": (b"not found, sorry for that", r"this is not a safetensors file\. Get"),
+        "random": (bytes(range(1, 256)) * 20, r"this is not a safetensors file\. Get"),
     }
     for name, (content, words) in contents.items():
         alone = "can run code, so it is not opened" if name in ("zip", "pickle") else words

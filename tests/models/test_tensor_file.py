@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,15 @@ def test_reading_back_leaks_no_memory(tmp_path: Path) -> None:
     kept = []
     tracemalloc.start()
     try:
-        for _ in range(2):
+        for _ in range(5):
             for _ in range(50):
                 mapped_tensors(tmp_path / "many")
             gc.collect()
             kept.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert kept[1] - kept[0] < 50 * 100 * 8
+    # A leak adds to every round; what else of this process takes memory now and then does not.
+    assert min(later - earlier for earlier, later in pairwise(kept)) < 50 * 100 * 8
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def read_header(path: Path) -> Header:
             begin = file.read(1024)
             _refuse_other_files(begin, size)
             (length,) = struct.unpack("<Q", begin[:8])
+            if begin[8:9] != b"{" and length > MAX_HEADER_BYTES:  # the number would only be other bytes of some file
+                raise HeaderError("this is not a safetensors file")
             _refuse_length(length, size)
             file.seek(8)
             content = file.read(length)
