@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ed2.__main__ import main
+from ed2.app import own_models
+from ed2.models.files import source
 from tests.elsewhere import trained_elsewhere
 from tests.tiny import make_images
 from tests.ui.conftest import Server, serving
@@ -294,3 +297,26 @@ def one_more_epoch_is_trained(page) -> None:
     state(page, "done")
     expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS // 4 * 5))
     expect(page.locator("#log-tail")).to_contain_text(f"at step {STEPS}")
+
+
+def test_a_ckpt_as_base_model_is_converted_by_the_first_start_and_used_again_by_the_next(
+    open_page, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(str(server.values["resume_ckpt"]))
+    shutil.copytree(folder, tmp_path / "configs" / "sd1", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr(source, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
+    assert main(["convert", str(folder), str(tmp_path / "old.ckpt")]) == 0
+    server.begin_with(max_epochs=1)
+    page = open_page()
+    tab(page, "Settings")
+    fill(page, "resume_ckpt", tmp_path / "old.ckpt")
+    expect(page.locator("#train-button")).to_be_enabled()
+    for said in ("old.ckpt was converted to", "was converted from old.ckpt before"):
+        page.locator("#train-button").click()
+        expect(page.locator("#log-tail")).to_contain_text(said)
+        state(page, "done")
+        expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
+    (written,) = (tmp_path / "user" / "models").iterdir()
+    assert written.suffix == ".safetensors"
+    server.begin_with()
