@@ -16,7 +16,7 @@ from ed2.settings.files import TRAIN_COMMAND
 
 EXIT_CODES = {"done": 0, "failed": 1}
 
-NOTHING_TO_SAVE = "Stopping; the training has not begun, so there is nothing to save. Press again to quit at once."
+NOTHING_TO_SAVE = "Stopping; training has not started, so there is nothing to save. Press again to quit immediately."
 HOW_TO_START = f"""\
 EveryDream with a face: train Stable Diffusion on your own images.
 

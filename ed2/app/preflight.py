@@ -161,7 +161,8 @@ def _conversion(file: Path, family: FamilyFacts) -> tuple[str, ...]:
         return ()
     size = file_size(file.stat().st_size)
     what = f"{file.name} is {described(family.name)} of {size} in a format that can run code."
-    return (f"{what} A start converts it once into user/models, which runs nothing in it, and trains that.",)
+    then = "The start of a run converts it once into user/models, without running anything in it, and trains that."
+    return (f"{what} {then}",)
 
 
 def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:

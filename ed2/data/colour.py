@@ -92,7 +92,7 @@ def conversion_for(mode: str, profile: bytes | None) -> Conversion:
         return found
     is_ink, is_grey = mode == "CMYK", mode in ("1", "L", "LA") or mode.startswith(("I", "F"))
     if (found.mode == "CMYK") != is_ink or (found.mode == "L" and not is_grey):
-        return Conversion(fault="it is for another kind of colours than the image has")
+        return Conversion(fault="it is for another colour mode than the image has")
     return found
 
 

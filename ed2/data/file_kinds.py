@@ -93,7 +93,7 @@ def why_unsupported(extension: str) -> tuple[str, str] | None:
     if extension in _VIDEOS:
         return "this is a video, not an image", "Save the frames to train on as images."
     if extension in _ARCHIVES:
-        return "this is an archive, and what is in it is not read", "Unpack it, or move it elsewhere."
+        return "this is an archive, and archives are not opened", "Unpack it, or move it elsewhere."
     return None
 
 

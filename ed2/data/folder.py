@@ -202,7 +202,7 @@ def _notes(example: Example, facts: ImageFacts, description: ImageDescription, r
     if "plain" in facts.marks:
         notes.append(("plain", "it has one plain colour", "Delete it, unless it is meant to be there."))
     if "bad profile" in facts.marks:
-        notes.append(("bad profile", "its colour profile is broken or for other colours", "The profile is ignored."))
+        notes.append(("bad profile", "its colour profile is broken, or for other colours", "The profile is ignored."))
     caption = example.caption
     if len(caption) > MAX_QUOTED:
         caption = f"{caption[: MAX_QUOTED - 3]}..."

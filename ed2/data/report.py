@@ -30,16 +30,16 @@ HEADINGS: Mapping[FindingKind, str] = {
     "cut": "Caption file too long; the end is ignored",
     "several": "Several main prompts; only the first is used",
     "plain": "One plain colour",
-    "bad profile": "Colour profile ignored, since it is broken or for other colours",
+    "bad profile": "Colour profile ignored: broken, or for another colour mode",
     "duplicate": "The same image more than once",
     "orphan": "Caption files without an image; not used",
-    "unread": "Not used, since captions are not read from such files",
-    "system": "Folders of the system, left out",
+    "unread": "Not used: captions are not read from files of this kind",
+    "system": "System folders, skipped",
     "link": "Links to files outside the image folders; they are used",
 }
 """A heading for each kind of note."""
 _ABOUT_THE_SET: tuple[FindingKind, ...] = ("bad profile", "plain", "duplicate", "orphan", "unread", "system")
-"""Kinds of notes that are also told when a run starts."""
+"""Kinds of notes that are also shown when a run starts."""
 
 OF_ONE_IMAGE: tuple[FindingKind, ...] = (
     "enlarged",

@@ -133,7 +133,7 @@ def _container_profile(path: Path) -> bytes | None:
 
 
 def _jpeg2000_profile(path: Path) -> bytes | None:
-    """Return the profile in a JPEG 2000, of which Pillow does not tell."""
+    """Return the profile in a JPEG 2000, which Pillow does not report."""
     with path.open("rb") as file:
         for colour in _colour_boxes(file, path.stat().st_size):
             if colour[:1] in (b"\2", b"\3"):  # a restricted or any ICC profile
@@ -169,7 +169,7 @@ def _bmp_profile(path: Path) -> bytes | None:
 
 
 def _gif_profile(path: Path) -> bytes | None:
-    """Return the profile in a GIF, of which Pillow does not tell; it is in blocks before the first frame."""
+    """Return the profile in a GIF, which Pillow does not report; it is in blocks before the first frame."""
     with path.open("rb") as file:
         head = file.read(13)
         if head[10] & 0x80:  # a table of colours follows
@@ -215,4 +215,4 @@ _READERS: Mapping[str, Callable[[Path], bytes | None]] = {
     "BMP": _bmp_profile,
     "GIF": _gif_profile,
 }
-"""Of formats whose profiles Pillow does not tell of, or not all of them."""
+"""For formats whose profiles Pillow does not report, or not all of them."""

@@ -156,7 +156,7 @@ class _Walk:
     def _is_searched(self, entry: os.DirEntry[str], name: str) -> bool:
         """Tell whether a folder is searched; one that is not is reported."""
         if entry.name.lower() in SYSTEM_FOLDERS:
-            what = "it is a folder of the system, which keeps thumbnails or deleted files in it"
+            what = "it is a system folder for thumbnails or deleted files"
             self._note(name, "system", what)
             return False
         return not self._leads_out(entry, name)

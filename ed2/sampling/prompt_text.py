@@ -42,7 +42,7 @@ NEGATIVE = re.compile(r"negative prompt:", re.IGNORECASE)
 COPIED_LINE = re.compile(r"steps: *\d+ *,", re.IGNORECASE)
 PLAIN_TEXT = (
     (re.compile(r"<(?:lora|lyco|hypernet):", re.IGNORECASE), "<lora:...> loads nothing here"),
-    (re.compile(r"\([^()]*:\s*\d*\.?\d+\s*\)"), "(word:1.2) changes no weight here"),
+    (re.compile(r"\([^()]*:\s*\d*\.?\d+\s*\)"), "(word:1.2) has no effect here"),
 )
 """What other programs read and this one takes as text, with what to say of it."""
 FIRST_NAMES = {"k_euler": "euler", "k_euler_a": "euler_a", "euler a": "euler_a", "k_lms": "lms", "k_heun": "heun"}
@@ -81,14 +81,14 @@ def parse_lines(text: str) -> TextPrompts:
 
 
 def _parse_prompt(line: str, found: TextPrompts) -> Values:
-    """The prompt of a line, with the options behind it; what is no option stays in the text and is told."""
+    """The prompt of a line, with the options behind it; what is not an option stays in the text and is reported."""
     parts = OPTION.split(line)
     text, options = parts[0].strip(), []
     for name, value in zip(parts[1::2], parts[2::2], strict=True):
         if name in NAMES:
             options.append((NAMES[name], value.strip().strip('"')))
             continue
-        found.notes.append(f"--{name} is not an option of a prompt; it stays in its text.")
+        found.notes.append(f"--{name} is not a prompt option and stays in the text.")
         text = f"{text} --{name} {value}".strip()
     for pattern, what in PLAIN_TEXT:
         if pattern.search(text) and not any(what in note for note in found.notes):
@@ -111,7 +111,7 @@ def _copied_options(line: str) -> list[tuple[str, str]]:
 
 
 def _add(found: TextPrompts, sample: Values, options: list[tuple[str, str]]) -> None:
-    """Add options to a prompt; values that cannot be used are told."""
+    """Add options to a prompt; values that cannot be used are reported."""
     for name, text in options:
         values, faults = read_values({name: _CONVERTERS.get(name, str)(text)}, "")
         sample |= values

@@ -25,7 +25,7 @@ class Tries:
 
     Attributes:
         next_at: when the next password is looked at.
-        is_one_waiting: one more is waiting for that; others are refused meanwhile.
+        is_one_waiting: one more is waiting for that; until then others are refused.
     """
 
     count: int = 0
@@ -62,7 +62,7 @@ class LoginLimit:
         is_many = self._of(address).count >= FREE_TRIES
         if is_many and now - self._logged_at >= LOG_SECONDS:
             number = self._unlogged
-            logger.warning("%d wrong passwords on a page, the last from %s: slowed down.", number, address)
+            logger.warning("%d wrong passwords on a page, last from %s. More are slowed down.", number, address)
             self._logged_at, self._unlogged = now, 0
 
     def right(self, address: str) -> None:

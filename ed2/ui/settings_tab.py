@@ -25,7 +25,7 @@ JSON_INFO = (
     "Apply sets the values listed here. Folders, base model, project name and prompts stay unless they are listed; all "
     "other settings return to their defaults. Clear the box to show the form again."
 )
-RESET_QUESTION = "Reset all settings to their defaults, also image folders, base model, project name and prompts?"
+RESET_QUESTION = "Reset all settings to their defaults, including image folders, base model, project name and prompts?"
 LISTED_IN_STRIP = "Fix the problems listed under Train to see steps and memory."
 
 

@@ -74,7 +74,7 @@ def test_a_check_says_what_a_start_would_convert_and_writes_nothing(
     assert train_main(argv) == 0
     answer = json.loads(capsys.readouterr().out)
     notes = " ".join(map(str, answer["notes"]))
-    assert "old.ckpt is an SD 1.x model of" in notes and "A start converts it once into user/models" in notes
+    assert "old.ckpt is an SD 1.x model of" in notes and "The start of a run converts it once into user/models" in notes
     assert not (ckpt.parent / "user").exists()
 
 

@@ -172,7 +172,12 @@ def test_what_is_no_option_here_stays_in_the_text_and_is_reported(path: Path) ->
     path.write_text("a cat --v 5\na dog --w wide\nwell--known dash -- and pause\n<lora:x:1> a (red:1.2) fox")
     prompts, note = reader(path).read()
     assert [p.prompt for p in prompts][:3] == ["a cat --v 5", "a dog", "well--known dash -- and pause"]
-    for what in ("--v is not an option", 'width is "wide"', "<lora:...> loads nothing", "(word:1.2) changes no weight"):
+    for what in (
+        "--v is not a prompt option",
+        'width is "wide"',
+        "<lora:...> loads nothing",
+        "(word:1.2) has no effect",
+    ):
         assert what in note
 
 

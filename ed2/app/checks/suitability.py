@@ -1,4 +1,4 @@
-"""Settings that stop nothing and hardly can be meant: schedules without effect, values that do not suit the model."""
+"""Settings that stop nothing but are probably mistakes: schedules without effect, values that do not suit the model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ def _of_schedule(settings: Settings, network: str, total_steps: int) -> Iterator
         what = f"{zero:,} of {total} train nothing: {course}."
         yield Problem(None, what, f"Leave {decay_setting} empty, so that it ends with the run.")
     elif _low_share(schedule, total_steps) > LOW_SHARE:
-        what = f"The learning rate is next to nothing for most of the run: {course}."
+        what = f"The learning rate is close to 0 for most of the run: {course}."
         yield Problem(None, what, f"Leave {warmup_setting} and {decay_setting} empty.")
 
 
@@ -173,7 +173,7 @@ def _of_rates(settings: Settings) -> Iterator[Problem]:
         if rate > MAX_LR * factor:
             yield Problem(None, f"{start} far above the usual 1e-6 to 3e-6 and destroys what the model knows.", fix)
         elif rate < MIN_LR * factor:
-            yield Problem(None, f"{start} far below the usual 1e-6 to 3e-6 and changes hardly anything.", fix)
+            yield Problem(None, f"{start} far below the usual 1e-6 to 3e-6 and hardly changes the model.", fix)
 
 
 def _of_resolution(settings: Settings, family: str) -> Iterator[Problem]:
@@ -185,7 +185,7 @@ def _of_resolution(settings: Settings, family: str) -> Iterator[Problem]:
         yield Problem(None, f"{what}: they learn to draw blurred and cropped images.", fix)
     elif resolution > usual * 2:
         what = f"Resolution {resolution} is far above the {usual} that {FACTS[family].title} models were made at"
-        yield Problem(None, f"{what}: they tend to draw things twice.", fix)
+        yield Problem(None, f"{what}: they tend to draw the subject twice.", fix)
 
 
 def _of_length(settings: Settings, length: RunLength) -> Iterator[Problem]:
