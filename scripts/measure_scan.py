@@ -2,9 +2,9 @@
 
     python scripts/measure_scan.py [number of images]
 
-Writes small images, all different, with captions into a temporary folder, scans them by their headers, then in full, then once more
-(which finds the results of the previous scan), and plans one epoch. Then it measures how long a photograph of 3
-megapixels takes by its header and in full, in each of three formats.
+Writes small images, all different, with captions into a temporary folder. Scans them by their headers, then in full,
+then once more (which finds the results of the previous scan), and plans one epoch. Then it measures how long a
+photograph of 3 megapixels takes by its header and in full, in each of three formats.
 """
 
 import sys
