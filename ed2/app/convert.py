@@ -1,7 +1,6 @@
 """`python -m ed2 convert`: convert between a diffusers folder, a `.safetensors` and a `.ckpt`."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +14,16 @@ from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import pickle_problem
-from ed2.models.files.description import PREDICTION_KEY, Description, without_marks
-from ed2.models.files.folder import EXTRA_FILE, ModelFolder
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG, family_in, small_names
+from ed2.models.files.description import Description, without_marks
+from ed2.models.files.folder import ModelFolder
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.pickled import write_tensors_of
+from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
+from ed2.models.files.prediction import PREDICTION_KEY
 from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import EIGHT_BITS, write_single_file, write_tensors
-from ed2.models.files.weight_files import WeightFiles, find_pickled_weights, find_weights
 
 FILES = (".safetensors", ".sft", ".ckpt")
 OTHER_FORMATS = (
@@ -70,7 +70,7 @@ def _require_free(target: Path) -> None:
 def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
     """Give a source that can be read: for pickled weights, a temporary file or folder with these weights."""
     is_file = source.is_file() and is_pickle(source)
-    if not is_file and not _pickled_parts(source):
+    if not is_file and not pickled_parts(source):
         yield source
         return
     readable = temporary_name(target.with_name(f"{target.stem}-weights{'.safetensors' if is_file else ''}"))
@@ -79,7 +79,7 @@ def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
             if is_file:
                 _write_weights(source, readable)
             else:
-                _write_parts(source, readable)
+                write_without_pickles(source, readable)
         yield readable
     except ModelError as error:
         raise ModelError(f"{source} cannot be converted:", error.problems) from None
@@ -97,43 +97,6 @@ def _write_weights(pickle: Path, weights: Path) -> None:
     write_tensors_of(pickle, weights)
     if pickle.with_suffix(".yaml").is_file():
         shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
-
-
-def _pickled_parts(folder: Path) -> dict[str, WeightFiles]:
-    """The pickled weights of a diffusers folder, by the path that they have as safetensors."""
-    found = {part.file: find_pickled_weights(folder, part) for part in family_in(folder).parts}
-    return {name: files for name, files in found.items() if files}
-
-
-def _write_parts(source: Path, folder: Path) -> None:
-    """Write a diffusers folder whose weights are all safetensors. Raises ModelError, OSError."""
-    family, pickles = family_in(source), _pickled_parts(source)
-    copied = [EXTRA_FILE] if (source / EXTRA_FILE).is_file() else []
-    for part in family.parts:
-        found = find_weights(source, part)
-        if found and part.file not in pickles:
-            files = (*found.files, *([found.index] if found.index else []))
-            copied += [file.relative_to(source).as_posix() for file in files]
-    for name in [*small_names(source, family), *copied]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
-    for name, pickled in pickles.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _write_pickled(pickled, folder / name)
-
-
-def _write_pickled(pickled: WeightFiles, target: Path) -> None:
-    """Write pickled weights as safetensors: one file, or as many as there are with an index."""
-    if pickled.problem:
-        raise ModelError(str(pickled.path), [pickled.problem])
-    if pickled.index is None:
-        write_tensors_of(pickled.files[0], target)
-        return
-    names = {file.name: f"{target.stem}-{number:05d}.safetensors" for number, file in enumerate(pickled.files, 1)}
-    for file in pickled.files:
-        write_tensors_of(file, target.with_name(names[file.name]))
-    index = {"metadata": {}, "weight_map": {tensor: names[name] for tensor, name in pickled.tensors.items()}}
-    target.with_name(f"{target.name}.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _write_file(model: ModelSource, target: Path) -> None:

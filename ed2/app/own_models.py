@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ed2.checkpoint.folder import Progress, no_progress
-from ed2.disk import plain_reason, sha256_of, write_whole
+from ed2.disk import finish_folder, plain_reason, sha256_of, temporary_name, to_disk, write_whole
 from ed2.errors import ModelError, Problem
-from ed2.models.files.base_model import pickle_problem
+from ed2.models.files.folder_problems import family_in, small_names
 from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.pickled import write_tensors_of
+from ed2.models.files.pickled_folder import write_without_pickles
+from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR
 from ed2.text import file_size
 
@@ -20,52 +22,67 @@ KEY_LETTERS = 16
 
 
 def converted(
-    pickle: Path, progress: Progress = no_progress, say: Callable[[str], object] = lambda text: None
+    model: Path, progress: Progress = no_progress, say: Callable[[str], object] = lambda text: None
 ) -> tuple[Path, str]:
-    """The `.safetensors` with the weights of a `.ckpt`, written now unless this content was converted before.
+    """The `.safetensors` with the weights of a `.ckpt`, or a folder of them for a folder of `.bin` files.
+
+    It is written now unless this content was converted before.
 
     Args:
-        pickle: a file in PyTorch's own format; it is read in a separate process, and nothing in it runs.
+        model: a file in PyTorch's own format, or a diffusers folder with such files; they are read in a separate
+            process, and nothing in them runs.
         progress: called while its bytes are read; may raise to stop.
-        say: called with a sentence before the file is written.
+        say: called with a sentence before it is written.
 
     Returns:
         Where it is, and a note for the user.
 
     Raises:
-        ModelError: it is no model, contains code, or cannot be written.
+        ModelError: it contains code, or cannot be written.
     """
-    if problem := pickle_problem(pickle):
-        raise _error(pickle, problem)
     try:
-        target = MODELS_DIR / f"{pickle.stem}-{_key(pickle, progress)}.safetensors"
-        if _is_whole(target):
-            return target, f"Using {target}, which was converted from {pickle.name} before."
-        return target, _convert(pickle, target, say)
+        key = _key(model, progress)
+        target = MODELS_DIR / (f"{model.name}-{key}" if model.is_dir() else f"{model.stem}-{key}.safetensors")
+        if target.is_dir() or _is_whole(target):
+            return target, f"Using {target}, which was converted from {model.name} before."
+        return target, _convert(model, target, say)
     except OSError as error:
         fix = f"Check the drive, and that {MODELS_DIR} can be written."
-        raise _error(pickle, Problem(None, f"{plain_reason(error)}.", fix)) from error
+        raise _error(model, Problem(None, f"{plain_reason(error)}.", fix)) from error
 
 
-def _key(pickle: Path, progress: Progress) -> str:
-    """A hash of the content, and of the .yaml beside it, which says what the model predicts. Raises OSError."""
-    done, total = 0, pickle.stat().st_size
+def _key(model: Path, progress: Progress) -> str:
+    """A hash of the content, and of the .yaml beside a file, which says what it predicts. Raises OSError."""
+    files = _files_of(model)
+    done, total = 0, sum(file.stat().st_size for file in files)
 
     def was_read(num_bytes: int) -> None:
         nonlocal done
         done += num_bytes
-        progress(pickle.name, done, total)
+        progress(model.name, done, total)
 
-    progress(pickle.name, 0, total)
-    digest = hashlib.sha256(sha256_of(pickle, was_read).encode())
-    if text := _yaml_beside(pickle):
+    progress(model.name, 0, total)
+    digest = hashlib.sha256("".join(sha256_of(file, was_read) for file in files).encode())
+    if text := _yaml_beside(model):
         digest.update(text)
     return digest.hexdigest()[:KEY_LETTERS]
 
 
-def _yaml_beside(pickle: Path) -> bytes:
-    beside = pickle.with_suffix(".yaml")
-    return beside.read_bytes() if beside.is_file() else b""
+def _files_of(model: Path) -> list[Path]:
+    """The files that make the model what it is."""
+    if not model.is_dir():
+        return [model]
+    family = family_in(model)
+    files = [model / name for name in small_names(model, family)]
+    for part in family.parts:
+        found = find_pickled_weights(model, part) or find_weights(model, part)
+        files += found.files if found else []
+    return files
+
+
+def _yaml_beside(model: Path) -> bytes:
+    beside = model.with_suffix(".yaml")
+    return beside.read_bytes() if beside.is_file() and not model.is_dir() else b""
 
 
 def _is_whole(file: Path) -> bool:
@@ -76,18 +93,33 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _convert(pickle: Path, target: Path, say: Callable[[str], object]) -> str:
-    size = pickle.stat().st_size
+def _convert(model: Path, target: Path, say: Callable[[str], object]) -> str:
+    size = sum(file.stat().st_size for file in _files_of(model))
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < size:
         what = f"its weights take {file_size(size)} in {target.parent}, where {file_size(free)} are free."
-        raise _error(pickle, Problem(None, what, "Free some space, or convert it elsewhere: python -m ed2 convert."))
-    say(f"converting {pickle.name} ({file_size(size)}) to {target}")
-    if text := _yaml_beside(pickle):
-        write_whole(target.with_suffix(".yaml"), text)
-    write_tensors_of(pickle, target)
-    return f"{pickle.name} was converted to {target} ({file_size(target.stat().st_size)}), which this run trains."
+        raise _error(model, Problem(None, what, "Free some space, or convert it elsewhere: python -m ed2 convert."))
+    say(f"converting {model.name} ({file_size(size)}) to {target}")
+    if model.is_dir():
+        _convert_folder(model, target)
+    else:
+        if text := _yaml_beside(model):
+            write_whole(target.with_suffix(".yaml"), text)
+        write_tensors_of(model, target)
+    return f"{model.name} was converted to {target} ({file_size(size)}), which this run trains."
+
+
+def _convert_folder(model: Path, target: Path) -> None:
+    folder = temporary_name(target)
+    try:
+        write_without_pickles(model, folder)
+        for file in folder.rglob("*.*"):
+            if file.is_file():
+                to_disk(file)
+        finish_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _error(pickle: Path, problem: Problem) -> ModelError:

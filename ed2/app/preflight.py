@@ -13,15 +13,20 @@ from ed2.errors import ModelError, Problem, SettingsError
 from ed2.models.families.facts import (
     DEFAULT,
     FACTS,
+    VAE,
     FamilyFacts,
+    PartFacts,
     described,
     family_of_config,
     kind_of,
     trainable_titles,
 )
-from ed2.models.files.base_model import in_hub_cache
+from ed2.models.files.base_model import is_file, locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
-from ed2.models.files.pickled import shapes_in_pickle
+from ed2.models.files.pickled import header_in_pickle
+from ed2.models.files.pickled_folder import pickled_parts
+from ed2.models.files.vae_files import find_vae
+from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
@@ -106,17 +111,19 @@ def model_sizes(settings: Settings) -> ModelSizes:
     if not name:
         what = f"No base model is chosen yet, so {described(family.name)} is planned."
         return _usual(family, Problem(None, what))
-    folder = Path(name)
-    is_here = folder.exists()
-    folder = (checkpoint_at(folder) if is_here else in_hub_cache(name)) or folder
-    if folder.is_file():
-        return _sizes_of_file(folder)
-    here = family_of_config(_json_object(folder / "unet" / "config.json"))
-    counts = {part.name: _parameters_in(folder / part.name) for part in here.parts}
+    place = locate(name)
+    path = (checkpoint_at(place.path) or place.path) if place else Path(name)
+    if is_file(path):
+        return _sizes_of_file(path, settings)
+    here = family_of_config(_json_object(path / "unet" / "config.json"))
+    counts = {part.name: _parameters_in(path, part) for part in here.parts}
+    counts[VAE] = _other_vae(settings, here) or counts[VAE]
     if all(counts.values()):
-        return ModelSizes(here.name, _with_one_text_encoder(counts), _untrainable(here, folder.name))
+        return ModelSizes(
+            here.name, _with_one_text_encoder(counts), _untrainable(here, path.name), _conversion(path, here)
+        )
     why, fix = "holds no model that can be trained here", ""
-    if not is_here:
+    if not place:
         why = "is not on this disk"
         if not settings.model.model_family:
             others = " or ".join(name for name in FACTS if name != DEFAULT.name)
@@ -137,30 +144,46 @@ def _untrainable(family: FamilyFacts, name: str) -> tuple[Problem, ...]:
     return (Problem(None, what, f"Choose an {trainable_titles()} model."),)
 
 
-def _sizes_of_file(file: Path) -> ModelSizes:
-    """Count the weights of a single file; one of an unknown kind is planned as the default family."""
+def _sizes_of_file(file: Path, settings: Settings) -> ModelSizes:
+    """Count the weights of a single file; one that cannot be read or is of another kind is planned as the default."""
     try:
-        shapes = shapes_in_pickle(file) if is_pickle(file) else _shapes_in(file)
-    except ModelError as error:
-        return _usual(DEFAULT, *error.problems)
-    family = FACTS.get(kind_of(shapes))
+        header = header_in_pickle(file) if is_pickle(file) else read_header(file)
+        family = FACTS.get(kind_of(header.shapes))
+    except (ModelError, HeaderError):
+        family = None
     if family is None:
         what = f"{file.name} cannot be trained here, so {described(DEFAULT.name)} is planned."
         return _usual(DEFAULT, Problem(None, what))
     counts = {}
     for part in family.parts:
-        counts[part.name] = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(part.prefix))
+        shapes = [shape for name, shape in header.shapes.items() if name.startswith(part.prefix)]
+        counts[part.name] = sum(map(math.prod, shapes))
+    counts[VAE] = _other_vae(settings, family) or counts[VAE] or shape_of(family.name).numbers(VAE)
     return ModelSizes(
         family.name, _with_one_text_encoder(counts), _untrainable(family, file.name), _conversion(file, family)
     )
 
 
-def _conversion(file: Path, family: FamilyFacts) -> tuple[str, ...]:
+def _other_vae(settings: Settings, family: FamilyFacts) -> int:
+    """The weights of the VAE that takes the place of the model's; 0 if there is none, or it cannot be used."""
+    place = locate(settings.model.vae) if settings.model.vae else None
+    if place is None:
+        return 0
+    try:
+        found = find_vae(place.path, family, may_convert=True)
+    except ModelError:
+        return 0
+    shapes = [shape for name, shape in found.header.shapes.items() if name.startswith(found.prefix)]
+    return sum(map(math.prod, shapes))
+
+
+def _conversion(path: Path, family: FamilyFacts) -> tuple[str, ...]:
     """A note on what a start does with a base model in PyTorch's own format; none for others."""
-    if not family.is_trainable or not is_pickle(file):
+    if not family.is_trainable or not needs_conversion(path):
         return ()
-    size = file_size(file.stat().st_size)
-    what = f"{file.name} is {described(family.name)} of {size} in a format that can run code."
+    files = [path] if is_file(path) else [file for found in pickled_parts(path).values() for file in found.files]
+    size = file_size(sum(file.stat().st_size for file in files))
+    what = f"{path.name} is {described(family.name)} of {size} in a format that can run code."
     then = "The start of a run converts it once into user/models, without running anything in it, and trains that."
     return (f"{what} {then}",)
 
@@ -171,18 +194,16 @@ def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:
     return counts
 
 
-def _parameters_in(folder: Path) -> int:
-    """Numbers in a part's safetensors file, from its header; 0 if it is missing or damaged."""
-    file = next((f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(".")), None)
-    return sum(map(math.prod, _shapes_in(file).values())) if file else 0
-
-
-def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors by name, from its header; none if it is damaged."""
+def _parameters_in(folder: Path, part: PartFacts) -> int:
+    """Numbers in the files of a part, from their headers; 0 if one is missing or damaged."""
+    pickled = find_pickled_weights(folder, part)
+    found = pickled or find_weights(folder, part)
+    if found is None:
+        return 0
     try:
-        return dict(read_header(file).shapes)
-    except HeaderError:
-        return {}
+        return sum((header_in_pickle(f) if is_pickle(f) else read_header(f)).num_weights for f in found.files)
+    except (ModelError, HeaderError):
+        return 0
 
 
 def _json_object(file: Path) -> dict[str, Any]:

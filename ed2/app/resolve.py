@@ -3,9 +3,10 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.checks.base_model import not_on_disk
+from ed2.app.checks.base_model import ChosenBase, not_here, require_base
 from ed2.app.checks.space import require_room
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
@@ -21,17 +22,18 @@ from ed2.app.run_settings import (
     newest_run_without_checkpoint,
     no_checkpoint_advice,
     restart_advice,
+    saved_settings,
 )
 from ed2.app.run_spec import Machine, RunSpec, circumstances, open_model
 from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Progress, no_progress
-from ed2.checkpoint.identity import run_at
+from ed2.checkpoint.identity import run_at, state_of
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.reading import Outline
-from ed2.errors import CheckpointError, Problem, SettingsError
+from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
-from ed2.models.families.facts import trainable_titles
-from ed2.models.files.base_model import PUBLIC_NAME, in_hub_cache
+from ed2.models.families.facts import VAE, trainable_titles
+from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
 from ed2.models.files.header import is_pickle
 from ed2.settings.checks import without_effect
 from ed2.settings.files import with_defaults
@@ -67,7 +69,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     require_writable(settings)
     require_room(settings, sizes)
     machine = Machine.of(settings)
-    source = open_model(settings, found.base)
+    source = open_model(settings, found.base, found.vae)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     images = _read_images(settings, bus, controls)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
@@ -109,7 +111,8 @@ def resolve_settings(
 
     def find_sound(given: Mapping[str, object], preset_base: str) -> Origin:
         origin = _find_sound_origin(given, preset_base, progress)
-        if not is_pickle(Path(origin.name)):
+        require_base(replace(ChosenBase.of(given), name=origin.name))
+        if not needs_conversion(Path(origin.name)):
             return origin
         weights, note = converted(Path(origin.name), progress, say)
         return Origin(str(weights), None, (*origin.notes, note))
@@ -118,7 +121,28 @@ def resolve_settings(
     settings = found.settings
     if settings.run.seed < 0:
         settings = settings.replaced(seed=secrets.randbelow(2**31))
-    return EffectiveSettings(settings, found.checkpoint, (*found.notes, *without_effect(settings)))
+    before = saved_settings(state_of(found.checkpoint)).get(VAE) if found.checkpoint else None
+    if not settings.model.vae or settings.model.vae == before:  # a checkpoint holds the VAE that its run was given
+        notes = (*found.notes, *without_effect(settings))
+        return EffectiveSettings(settings, found.checkpoint, notes)
+    vae, note = _readable_vae(settings.model.vae, progress, say)
+    settings = settings.replaced(vae=str(vae))
+    notes = (*found.notes, *([note] if note else []), *without_effect(settings))
+    return EffectiveSettings(settings, found.checkpoint, notes, None if str(vae) == before else vae)
+
+
+def _readable_vae(name: str, progress: Progress, say: Callable[[str], object]) -> tuple[Path, str]:
+    """The file or folder of a VAE, converted if it is in PyTorch's own format, and a note for the user.
+
+    Raises:
+        ModelError: it is missing, or cannot be converted.
+    """
+    place = locate(name)
+    if place is None:
+        raise ModelError("The VAE cannot be used:", [not_here(VAE, "VAE", name)])
+    if not is_pickle(place.path):
+        return place.path, place.note
+    return converted(place.path, progress, say)
 
 
 def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: Progress) -> Origin:
@@ -160,11 +184,16 @@ def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tupl
 
 def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list[str]]:
     """The model to start from, or the newest sound checkpoint if a run is named; and notes for the user."""
-    path = _base_path(settings.model.resume_ckpt)
+    name = settings.model.resume_ckpt
+    place = locate(name)
+    if place is None:
+        error = SettingsError if PUBLIC_NAME.fullmatch(name) else ModelError
+        raise error("The base model is missing:", [not_here("resume_ckpt", "model", name)])
+    path, notes = place.path, [place.note] if place.note else []
     run_dir = run_at(path)
     if run_dir is None:
         require_sound(path, with_state=not settings.model.weights_only, progress=progress)
-        return path, []
+        return path, notes
     found = newest_of_run(run_dir, progress)
     if found.checkpoint:
         return found.checkpoint.path, list(found.notes)
@@ -173,20 +202,6 @@ def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list
         raise CheckpointError(f"The run {run_dir.name} has no checkpoint to continue", why, "Choose another run.")
     what, why = f"The run {run_dir.name} cannot be continued", "it ended before its first checkpoint."
     raise CheckpointError(what, why, restart_advice(run_dir))
-
-
-def _base_path(name: str) -> Path:
-    """The folder or file that `name` stands for.
-
-    Raises:
-        SettingsError: it is a public name, and the model is not on this disk.
-    """
-    if Path(name).exists() or not PUBLIC_NAME.fullmatch(name):
-        return Path(name)
-    folder = in_hub_cache(name)
-    if folder is None:
-        raise SettingsError("The base model is missing:", [not_on_disk(name)])
-    return folder
 
 
 def _no_model() -> SettingsError:

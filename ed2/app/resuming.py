@@ -29,6 +29,7 @@ REPORT_SECONDS = 5.0
 """Interval of progress reports during a long preparation."""
 RESUMABLE_SETTINGS = {
     "resume_ckpt",
+    "model_dirs",
     "weights_only",
     "max_epochs",
     "data_root",

@@ -61,11 +61,13 @@ class EffectiveSettings:
         settings: including those of the run that it resumes.
         checkpoint: the folder of the checkpoint that it resumes; None starts a new run.
         notes: sentences for the user.
+        vae: file or folder whose VAE takes the place of the base model's; None leaves it.
     """
 
     settings: Settings
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
+    vae: Path | None = None
 
     @property
     def base(self) -> Path:

@@ -100,8 +100,8 @@ class RunSpec:
         return replace(self, base=base, source=source, checkpoint=checkpoint, same_folder=True, notes=(note,))
 
 
-def open_model(settings: Settings, base: Path) -> ModelSource:
-    """Open the base model without reading its weights.
+def open_model(settings: Settings, base: Path, vae: Path | None = None) -> ModelSource:
+    """Open the base model without reading its weights; with `vae` in place of its own, if given.
 
     Raises:
         ModelError: it cannot be trained.
@@ -111,7 +111,7 @@ def open_model(settings: Settings, base: Path) -> ModelSource:
         changes |= ZERO_SNR_CHANGES
     if settings.model.prediction_type:
         changes["prediction_type"] = settings.model.prediction_type
-    return open_base(base, changes)
+    return open_base(base, changes, vae)
 
 
 def circumstances(machine: Machine) -> dict[str, Any]:

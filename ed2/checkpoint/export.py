@@ -15,8 +15,7 @@ from ed2.disk import rename_if_free, replace, sweep_half_files
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
 from ed2.models.files.description import Description
-from ed2.models.files.folder import EXTRA_FILE
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 

@@ -95,8 +95,11 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run of this program, damaged or not."""
-    return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
+    """Whether a folder is a run of this program, damaged or not; false if no folder can have such a name."""
+    try:
+        return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
+    except OSError:
+        return False
 
 
 def run_at(path: Path) -> Path | None:

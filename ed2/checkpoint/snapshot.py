@@ -12,7 +12,7 @@ from torch import Tensor
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state
 from ed2.models.base import Part, trained_parts
 from ed2.models.families.facts import FACTS
-from ed2.models.files.folder import EXTRA_FILE
+from ed2.models.files.folder_problems import EXTRA_FILE
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run

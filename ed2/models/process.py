@@ -12,11 +12,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ed2.errors import shown
+from ed2.models.scheduler_config import NO_SCHEDULE, scheduler_problem
 
 PredictionType = Literal["epsilon", "v_prediction"]
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-MAX_TIMESTEPS = 100_000
 _BETAS = (
     "num_train_timesteps",
     "beta_start",
@@ -49,16 +47,13 @@ class Discrete:
         Raises:
             ValueError: a prediction type that is neither epsilon nor v_prediction, or impossible betas.
         """
+        if problem := scheduler_problem(config):
+            raise ValueError(problem)
         prediction_type = config.get("prediction_type", "epsilon")
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type is {prediction_type}; only epsilon and v_prediction can be trained")
         betas = {name: config[name] for name in _BETAS if config.get(name) is not None}
-        steps = betas.get("num_train_timesteps", 1000)
-        if not isinstance(steps, int) or not 2 <= steps <= MAX_TIMESTEPS:
-            raise ValueError(f"num_train_timesteps is {shown(steps)}; it must be between 2 and {MAX_TIMESTEPS:,}")
         alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod
-        if len(alphas_cumprod) != steps or not bool(((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all()):
-            raise ValueError("its betas do not form a noise schedule")
+        if not bool(((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all()):
+            raise ValueError(NO_SCHEDULE)
         return cls(alphas_cumprod, prediction_type, is_zero_snr=bool(alphas_cumprod[-1] == 0), config=config)
 
     @property

@@ -22,6 +22,8 @@ LABELS = {
     "max_epochs": "Epochs",
     "resume_ckpt": "Base model or checkpoint",
     "weights_only": "Use only the weights",
+    "vae": "VAE",
+    "model_dirs": "Folders of base models",
     "disable_unet_training": "Freeze UNet",
     "disable_textenc_training": "Freeze text encoder",
     "amp": "Mixed precision (amp)",

@@ -26,7 +26,7 @@ ABOUT = "about"
 
 NAMED_FOLDERS = "extra_manual_datasets"
 """The only setting whose items are written name=folder."""
-WORDS_OR_PATHS = ("resume_ckpt", "ema_resume_model")
+WORDS_OR_PATHS = ("resume_ckpt", "vae", "ema_resume_model")
 """Settings that may also hold the word `findlast` or a public name."""
 
 MAY_BE_NONE = "sample_prompts"

@@ -164,6 +164,11 @@ class ModelSettings(Group):
     """Family of a base model that is not on this disk, used to plan its memory. Read from the file if it is here."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
     """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say."""
+    vae: Annotated[str, IsPath(), Advanced()] | None = None
+    """VAE to use in place of the base model's: a file, a folder or a public name. Completes a base model without one.
+    Checkpoints and single files contain it."""
+    model_dirs: tuple[Annotated[str, IsPath(), Advanced()], ...] = ()
+    """Folders to look for base models in, besides those of the Hugging Face cache and of web UIs near the program."""
     disable_unet_training: bool = False
     """Freeze the UNet and train only the text encoder."""
     disable_textenc_training: bool = False

@@ -179,7 +179,7 @@ def report_html(checked: CheckResult) -> str:
     buckets = [(f"{bucket['size'][0]} x {bucket['size'][1]}", bucket["images"]) for bucket in found["buckets"]]
     chart = f"<h3>Images per bucket</h3>{bars_html(buckets, 'Images per bucket')}"
     html = f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>'
-    of_model = {problem.what for problem in checked.sizes.problems}  # not about the images: listed as notes
+    of_model = {problem.what for problem in checked.model_problems}  # not about the images: listed as notes
     problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
     if not problems:
         return html
@@ -206,5 +206,5 @@ def _notes_html(checked: CheckResult) -> str:
             names += f" and {len(texts) - MAX_NAMES:,} more"
         heading = HEADINGS.get(kind, "Notes")
         items.append(f"<strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}")
-    items += [escape(on_page(note)) for note in (*map(str, checked.sizes.problems), *checked.caption_notes())]
+    items += [escape(on_page(note)) for note in (*map(str, checked.model_problems), *checked.caption_notes())]
     return list_html(items, "ed-note") if items else ""

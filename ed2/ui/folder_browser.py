@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.base_model import base_problems
+from ed2.app.checks.base_model import SETTING, ChosenBase, base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError
@@ -125,7 +125,9 @@ class ModelBrowser:
         path = pressed_path(event)
         if not self._context.roots.allow(path) or not is_model(path):
             return self.browser.open(str(path)) or gr.skip()
-        if problems := base_problems(str(path)):
+        values = {**self._context.form_values(), SETTING: str(path)}
+        problems = [problem for problem in base_problems(ChosenBase.of(values)) if problem.path == SETTING]
+        if problems:
             raise refusal(" ".join(map(str, problems)))
         updates: Updates = {self._base: short_path(str(path))}
         if is_ours(path):

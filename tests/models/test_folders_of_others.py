@@ -1,6 +1,7 @@
 """Folders as other programs and earlier years left them: used, or the message names the file and the command."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ed2.__main__ import main
 from ed2.models.families.sd import load
-from ed2.models.files.base_model import base_model_problems
+from ed2.models.files.base_model import base_model_problems, locate
 from ed2.models.files.folder import open_folder
 from ed2.models.files.source import open_base
 from tests.hostile.models import TEXT, UNET, VAE
@@ -160,7 +161,6 @@ def test_weights_of_an_unknown_name_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "chosen", "inside"),
     [
-        ("hub/models--x--sd/snapshots/abc", "hub/models--x--sd", "snapshots/abc"),
         ("hub/models--x--sd/snapshots/abc", "hub/models--x--sd/snapshots", "abc"),
         ("hub/models--x--sd/snapshots/abc", "hub", "models--x--sd/snapshots/abc"),
     ],
@@ -170,6 +170,30 @@ def test_a_folder_of_the_hub_cache_names_the_one_inside_it(
 ) -> None:
     shutil.copytree(sd1, tmp_path / place)
     assert f"Did you mean {inside} inside it?" in told(tmp_path / chosen)
+
+
+def test_a_models_folder_of_the_hub_cache_stands_for_the_download_of_its_main_branch(sd1: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--x--sd"
+    for number, name in enumerate(("old", "main", "new")):
+        shutil.copytree(sd1, cache / "snapshots" / name)
+        os.utime(cache / "snapshots" / name, (number, number))
+    newest = locate(str(cache))
+    assert newest and newest.path == cache / "snapshots" / "new"
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("main")
+    found = locate(str(cache))
+    assert found and found.path == cache / "snapshots" / "main"
+    assert f"Using the newest download in models--x--sd: {found.path}" in found.note
+    (cache / "refs" / "main").write_text("../../elsewhere")
+    assert locate(str(cache)) == newest
+
+
+def test_a_download_of_a_single_file_stands_for_that_file(sd1: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--x--one" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    shutil.copyfile(sd1 / UNET, snapshot / "one.safetensors")
+    found = locate(str(tmp_path / "models--x--one"))
+    assert found and found.path == snapshot / "one.safetensors"
 
 
 def whole_clip(config: dict[str, object]) -> dict[str, object]:

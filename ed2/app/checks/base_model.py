@@ -1,39 +1,63 @@
-"""Problems of the base model, each with the name of its setting. Needs no torch."""
+"""Problems of the base model and its VAE, each with its setting: the same for a check, the page and a start.
 
-from collections.abc import Iterable
+Needs no torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.run_settings import FIND_LAST
 from ed2.checkpoint.identity import is_ours, run_at, state_of
-from ed2.errors import Problem, printable
-from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, in_hub_cache, pickle_problem
-from ed2.models.files.header import is_pickle
+from ed2.errors import ModelError, Problem, printable
+from ed2.models.families.facts import VAE
+from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, locate
+from ed2.models.files.folder_problems import WHOLE_FOLDER
 from ed2.settings.fields import fields
 
 SETTING = "resume_ckpt"
+DOWNLOAD = "python -m ed2 download"
 
 
-def base_problems(name: str) -> list[Problem]:
+@dataclass(frozen=True)
+class ChosenBase:
+    """The settings that a base model is read by."""
+
+    name: str
+    prediction_type: str | None = None
+    vae: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> "ChosenBase":
+        """From flat settings, which need not be complete or valid."""
+        name, predicted, vae = (values.get(key) for key in (SETTING, "prediction_type", VAE))
+        return cls(str(name or ""), str(predicted) if predicted else None, str(vae) if vae else None)
+
+
+def base_problems(base: ChosenBase) -> list[Problem]:
     """Why a base model cannot be trained; of a run or checkpoint, only whether it exists."""
-    path = Path(name)
-    try:
-        if name == FIND_LAST:
-            return []
-        if path.exists():
-            return [] if _is_run_of_ours(path) else as_setting_problems(name, _problems_at(path))
-    except (OSError, ValueError):  # no file can have such a name
-        return [_no_such_model(name)]
-    if not PUBLIC_NAME.fullmatch(name):
-        return [_no_such_model(name)]
-    return [] if in_hub_cache(name) else [not_on_disk(name)]
+    if base.name in ("", FIND_LAST):
+        return []
+    place = locate(base.name)
+    if place is None:
+        return [not_here(SETTING, "model", base.name)]
+    if _is_run_of_ours(place.path):
+        return []
+    vae = locate(base.vae) if base.vae else None
+    if base.vae and vae is None:
+        return [not_here(VAE, "VAE", base.vae)]
+    problems = base_model_problems(
+        place.path, prediction_type=base.prediction_type, vae=vae.path if vae else None, may_convert=True
+    )
+    if not Path(base.name).exists():
+        problems = [_of_download(base.name, problem) for problem in problems]
+    return as_setting_problems(base.name, problems)
 
 
-def _problems_at(path: Path) -> list[Problem]:
-    """What keeps a folder or file from being a base model; one in PyTorch's own format is converted by the start."""
-    if not is_pickle(path):
-        return base_model_problems(path)
-    problem = pickle_problem(path)
-    return [problem] if problem else []
+def require_base(base: ChosenBase) -> None:
+    """Raise ModelError, with the problems that a check lists, unless the base model can be trained."""
+    if problems := base_problems(base):
+        raise ModelError("The base model cannot be used:", problems)
 
 
 def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
@@ -43,17 +67,19 @@ def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
     ]
 
 
-def not_on_disk(name: str) -> Problem:
-    """The problem of a public model name that is not in this computer's cache."""
-    fix = (
-        f"Download it from huggingface.co/{name}, and set --resume_ckpt to the folder that contains model_index.json, "
-        "or to its .safetensors file."
-    )
-    return Problem(SETTING, f"the model {name} is not on this disk, and nothing is downloaded.", fix)
+def not_here(setting: str, noun: str, name: str) -> Problem:
+    """The problem of a path that does not exist, or of a public name that is not in this computer's cache."""
+    if not PUBLIC_NAME.fullmatch(name) or ".." in name.split("/"):
+        return Problem(setting, f"there is no {noun} {printable(name, 1000)}.", "Check the path for typos.")
+    what = f"the {noun} {printable(name, 1000)} is not on this computer, and a run downloads nothing."
+    return Problem(setting, what, f"Check the path for typos, or download it first: {DOWNLOAD} {name}")
 
 
-def _no_such_model(name: str) -> Problem:
-    return Problem(SETTING, f"there is no model {printable(name, 1000)}.", "Check the path for typos.")
+def _of_download(name: str, problem: Problem) -> Problem:
+    """The problem of a model that was downloaded, perhaps not to the end."""
+    if problem.fix != WHOLE_FOLDER:
+        return problem
+    return Problem(problem.path, problem.what, f"Download what is missing: {DOWNLOAD} {name}")
 
 
 def _is_run_of_ours(path: Path) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ed2.app.checks.base_model import ChosenBase, base_problems
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
 from ed2.app.images.captions import TokenCounter, long_captions
@@ -18,6 +19,7 @@ from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
 from ed2.errors import Problem
+from ed2.models.files.base_model import locate
 from ed2.models.files.tokens import token_counter
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
@@ -31,10 +33,17 @@ class CheckResult:
     dataset: Dataset
     sizes: ModelSizes
     split: ValidationSplit
+    base_problems: tuple[Problem, ...] = ()
+    """Why the base model cannot be trained, as a start would say it."""
     notes: tuple[str, ...] = ()
     """What became of the names of EveryDream 2."""
     vram_gb: float | None = None
     """Memory of the GPU to plan for; None plans for the one in this computer."""
+
+    @property
+    def model_problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the base model, and what is planned in its place."""
+        return (*self.base_problems, *self.sizes.problems)
 
     @property
     def plan(self) -> ReportOptions:
@@ -61,7 +70,7 @@ class CheckResult:
     def as_object(self) -> dict[str, Any]:
         """The answer to `--check --json`."""
         report = as_json(self.dataset, self.plan)
-        model_problems = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.sizes.problems]
+        model_problems = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.model_problems]
         disk = disk_forecast(self._planned_settings, self.sizes)
         problems = [*report["problems"], *model_problems]
         found = [*self._findings(), *long_captions(self.dataset.examples, self._tokens).findings()]
@@ -71,7 +80,7 @@ class CheckResult:
     def as_text(self) -> str:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._planned_settings, self.sizes)]
-        lines += [*rate_lines(self.settings, self._length.steps), *map(str, self.sizes.problems)]
+        lines += [*rate_lines(self.settings, self._length.steps), *map(str, self.model_problems)]
         lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
@@ -82,7 +91,8 @@ class CheckResult:
 
     @property
     def _tokens(self) -> TokenCounter:
-        return token_counter(Path(self.settings.model.resume_ckpt))
+        place = locate(self.settings.model.resume_ckpt)
+        return token_counter(place.path if place else Path())
 
     @property
     def _length(self) -> RunLength:
@@ -130,7 +140,9 @@ def check_dataset(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...
     Raises:
         DatasetError: a validation folder contains no usable images.
     """
-    return CheckResult(settings, dataset, model_sizes(settings), split_off_validation(settings, dataset), notes)
+    problems = tuple(base_problems(ChosenBase.of(settings.flat())))
+    split = split_off_validation(settings, dataset)
+    return CheckResult(settings, dataset, model_sizes(settings), split, problems, notes)
 
 
 def progress_line(write: Callable[[str], object]) -> Callable[[int, int], None]:

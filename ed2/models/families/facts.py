@@ -11,6 +11,8 @@ from typing import Any
 
 from ed2.registry import FAMILIES
 
+VAE = "vae"
+"""Name of the part that the setting of this name replaces."""
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
@@ -70,6 +72,7 @@ class FamilyFacts:
         pipeline_mark: pattern of that class and of more specialised ones for the same weights.
         resolution: of its training images, one side in pixels.
         latent_channels: of the VAE.
+        latent_scale: factor that brings its latents to about unit variance.
         prediction_type: what its models predict unless they say otherwise; None if they have to say it.
         text_width: of the embeddings that the UNet attends to.
         text_mark: a pattern of the names of its text encoder's tensors in a single file.
@@ -89,6 +92,7 @@ class FamilyFacts:
     pipeline_mark: str
     resolution: int
     latent_channels: int = 4
+    latent_scale: float = 0.18215
     prediction_type: str | None = "epsilon"
     text_width: int
     text_mark: str
@@ -180,6 +184,7 @@ _SDXL = FamilyFacts(
     pipeline="StableDiffusionXLPipeline",
     pipeline_mark="StableDiffusionXL",
     resolution=1024,
+    latent_scale=0.13025,
     text_width=2048,
     text_mark=r"^conditioner\.embedders\.1\.",
     unet_config={"addition_embed_type": "text_time"},

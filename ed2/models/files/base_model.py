@@ -2,24 +2,91 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.errors import Problem, printable
-from ed2.models.families.facts import FACTS, UNET_PREFIX, described, kind_of, trainable_titles
-from ed2.models.files.folder_problems import folder_problems
+from ed2.errors import ModelError, Problem, printable
+from ed2.models.families.facts import (
+    FACTS,
+    UNET_PREFIX,
+    VAE,
+    FamilyFacts,
+    described,
+    kind_of,
+    trainable_titles,
+)
+from ed2.models.files.folder_problems import INDEX, family_in, folder_problems
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
-from ed2.models.files.pickled import texts_in
+from ed2.models.files.pickled import header_in_pickle, texts_in
+from ed2.models.files.pickled_folder import pickled_parts
+from ed2.models.files.prediction import find_prediction
+from ed2.models.files.vae_files import CONFIG, vae_problems
 
 SCALES = (".scale_weight", "scaled_fp8")
 """Ends of the names of tensors that others have to be multiplied by."""
+SINGLE_FILES = (".safetensors", ".sft", ".ckpt")
+"""Endings of the usual single files."""
 _CHOOSE = f"Choose an {trainable_titles()} model, as a file or a diffusers folder."
-PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-"""owner/name"""
+PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w. ()+-]+)*")
+"""owner/name, or owner/name/FILE for a file of such a model."""
+HUB_FOLDER = "models--"
+"""Beginning of the name of a model's folder in the Hugging Face cache."""
+SNAPSHOTS = "snapshots"
 
 
-def base_model_problems(path: Path) -> list[Problem]:
-    """Everything that keeps a path from being trained on; empty if it can be read."""
-    return file_problems(path) if is_file(path) else folder_problems(path)
+@dataclass(frozen=True)
+class Located:
+    """Where a base model is.
+
+    Attributes:
+        note: a sentence for the user if this is not the place that was named.
+    """
+
+    path: Path
+    note: str = ""
+
+
+def locate(name: str) -> Located | None:
+    """The file or folder that a path or a public name stands for; None if it is not on this computer.
+
+    A folder of the Hugging Face cache stands for the newest download in it.
+    """
+    path = Path(name)
+    try:
+        if not path.exists():
+            found = in_hub_cache(name)
+            return Located(found) if found else None
+        snapshot = _newest_snapshot(path)
+    except (OSError, ValueError):  # no file can have such a name
+        return None
+    if snapshot is None:
+        return Located(path)
+    return Located(_model_in(snapshot), f"Using the newest download in {path.name}: {snapshot}.")
+
+
+def base_model_problems(
+    path: Path, *, prediction_type: str | None = None, vae: Path | None = None, may_convert: bool = False
+) -> list[Problem]:
+    """Everything that keeps a path from being trained on; empty if it can be read.
+
+    Args:
+        path: a file or folder.
+        prediction_type: what it predicts, in place of what it says.
+        vae: the VAE that takes the place of its own.
+        may_convert: whether weights in PyTorch's own format are converted first.
+    """
+    find = file_problems if is_file(path) else folder_problems
+    problems = find(path, prediction_type=prediction_type, has_vae=vae is not None, may_convert=may_convert)
+    if problems or vae is None:
+        return problems
+    family = _family_of(path)
+    found = vae_problems(vae, family, may_convert=may_convert)
+    return [Problem(VAE, f"{printable(str(vae), 1000)}: {problem.what}", problem.fix) for problem in found]
+
+
+def needs_conversion(path: Path) -> bool:
+    """Whether a file or folder holds weights in PyTorch's own format, which a start converts first."""
+    return is_pickle(path) if is_file(path) else is_file(path / INDEX) and bool(pickled_parts(path))
 
 
 def is_file(path: Path) -> bool:
@@ -27,14 +94,27 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it never raises
 
 
-def file_problems(path: Path) -> list[Problem]:
-    """What keeps a single file from being trained on; its bytes say what it is, whatever its name."""
+def file_problems(
+    path: Path, *, prediction_type: str | None = None, has_vae: bool = False, may_convert: bool = False
+) -> list[Problem]:
+    """What keeps a single file from being trained on; its bytes say what it is, whatever its name.
+
+    The arguments are those of `base_model_problems`.
+    """
     if is_pickle(path):
-        return [pickle_problem(path) or _not_converted(path)]
+        problem = pickle_problem(path) or (None if may_convert else _not_converted(path))
+        if problem:
+            return [problem]
     try:
-        return _problems_of(read_header(path))
+        header = _header_of(path)
+        problems = _problems_of(header, has_vae=has_vae)
+        if not problems and prediction_type is None:
+            find_prediction(path, FACTS[kind_of(header.shapes)], header)
     except HeaderError as error:
         return [Problem(None, error.what, error.fix)]
+    except ModelError as error:
+        return list(error.problems)
+    return problems
 
 
 def pickle_problem(path: Path) -> Problem | None:
@@ -59,23 +139,60 @@ def _not_converted(path: Path) -> Problem:
 
 
 def in_hub_cache(name: str) -> Path | None:
-    """The folder of a public model, `owner/name`, in the Hugging Face cache of this machine; downloads nothing."""
-    if not PUBLIC_NAME.fullmatch(name):
+    """The folder or file of a public model in the Hugging Face cache of this machine; downloads nothing."""
+    if not PUBLIC_NAME.fullmatch(name) or ".." in name.split("/"):
         return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    owner, model, *inside = name.split("/")
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        snapshot = Path(snapshot_download(f"{owner}/{model}", local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         return None
+    if not inside:
+        return _model_in(snapshot)
+    file = snapshot.joinpath(*inside)
+    return file if is_file(file) else None
+
+
+def _newest_snapshot(path: Path) -> Path | None:
+    """The download in a model's folder of the Hugging Face cache that its main branch stands for, else the newest."""
+    if not path.name.startswith(HUB_FOLDER) or not (path / SNAPSHOTS).is_dir():
+        return None
+    main = path / "refs" / "main"
+    if main.is_file():
+        named = path / SNAPSHOTS / main.read_text(encoding="utf-8", errors="replace").strip()
+        if named.parent == path / SNAPSHOTS and named.is_dir():
+            return named
+    folders = [folder for folder in (path / SNAPSHOTS).iterdir() if folder.is_dir()]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _model_in(snapshot: Path) -> Path:
+    """A download itself if it is a diffusers folder or a VAE, or the single file in it."""
+    if is_file(snapshot / INDEX) or is_file(snapshot / CONFIG):
+        return snapshot
+    files = [file for file in snapshot.iterdir() if file.suffix.lower() in SINGLE_FILES]
+    return files[0] if len(files) == 1 else snapshot
+
+
+def _header_of(path: Path) -> Header:
+    return header_in_pickle(path) if is_pickle(path) else read_header(path)
+
+
+def _family_of(path: Path) -> FamilyFacts:
+    """The family of a sound base model."""
+    if not is_file(path):
+        return family_in(path)
+    return FACTS[kind_of(_header_of(path).shapes)]
 
 
 def _of_another_kind(kind: str) -> Problem:
     return Problem(None, f"this is {described(kind)}, which cannot be trained here.", _CHOOSE)
 
 
-def _problems_of(header: Header) -> list[Problem]:
+def _problems_of(header: Header, *, has_vae: bool) -> list[Problem]:
     kind = kind_of(header.shapes)
     family = FACTS.get(kind)
     if kind == "unknown":
@@ -89,9 +206,12 @@ def _problems_of(header: Header) -> list[Problem]:
         return [Problem(None, what, "Get the fp16 file of this model.")]
     missing = []
     for part in family.parts:
-        if not any(name.startswith(part.prefix) for name in header.shapes):
+        is_there = any(name.startswith(part.prefix) for name in header.shapes)
+        if not is_there and not (has_vae and part.name == VAE):
             missing.append(part.name)
     if not missing:
         return []
     fix = "Get the complete model: UNet, VAE and text encoder in one file."
+    if missing == [VAE]:
+        fix = f"Set --vae to a VAE of {family.title}, as a file or folder, or get the complete model."
     return [Problem(None, f"it has no {' and no '.join(missing)}.", fix)]

@@ -10,28 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from ed2.disk import write_if_free
 from ed2.errors import ModelError, Problem
 from ed2.models.families.facts import FACTS
-from ed2.models.files.header import Header
+from ed2.models.files.prediction import (
+    PREDICTION_KEY,
+    V_TENSOR,
+    ZERO_SNR_KEY,
+    ZERO_SNR_TENSOR,
+    prediction_in_yaml,
+)
 from ed2.models.process import Discrete
 
 CONFIGS = Path(__file__).parent / "configs"
 """The configs, tokenizer and .yaml files that are shipped with the program, by family."""
-PREDICTION_KEY = "prediction_type"
-"""Metadata key for what the model predicts."""
-V_TENSOR = "v_pred"
-"""An empty tensor of this name says that the model predicts v."""
-ZERO_SNR_TENSOR = "ztsnr"
-"""An empty tensor of this name says that the model was trained with zero terminal SNR."""
-ZERO_SNR_KEY = "zero_terminal_snr"
 ZERO_SNR_CHANGES = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 """What a diffusers scheduler needs for zero terminal SNR."""
-MAX_YAML_BYTES = 64 << 10
-_PREDICTION_KEYS = (PREDICTION_KEY, "modelspec.prediction_type", "modelspec.predict_key")
 _PARAMETERIZATIONS = {"epsilon": "", "v_prediction": '    parameterization: "v"\n'}
 
 
@@ -104,38 +100,7 @@ def without_marks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name not in (V_TENSOR, ZERO_SNR_TENSOR)}
 
 
-def prediction_in_yaml(file: Path) -> str:
-    """What a .yaml for web UIs says that a model predicts, in diffusers' words.
-
-    Raises:
-        ValueError: it does not describe a Stable Diffusion model.
-        OSError: it cannot be read.
-    """
-    if file.stat().st_size > MAX_YAML_BYTES:
-        raise ValueError("it is too large")
-    try:
-        parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
-        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("it describes no model") from error
-
-
 def is_shipped_yaml(file: Path) -> bool:
     """Whether a .yaml is word for word one that this program writes. Raises OSError."""
     texts = {Description(kind).yaml_text(family) for kind in _PARAMETERIZATIONS for family in FACTS}
     return file.read_bytes() in {text.encode() for text in texts if text}
-
-
-def said_prediction(header: Header) -> str | None:
-    """What a file says that it predicts, by its tensors and metadata, in diffusers' words; None where it does not."""
-    said = next(filter(None, (header.metadata.get(key) for key in _PREDICTION_KEYS)), "")
-    is_velocity = V_TENSOR in header.shapes or header.metadata.get("ss_v_parameterization") == "True"
-    if is_velocity or said in ("v", "v_prediction"):
-        return "v_prediction"
-    return "epsilon" if said in ("epsilon", "eps") else None
-
-
-def says_zero_snr(header: Header) -> bool:
-    """Whether a file says that it was trained with zero terminal SNR."""
-    keys = (ZERO_SNR_KEY, "ss_zero_terminal_snr", "modelspec.zero_terminal_snr")
-    return ZERO_SNR_TENSOR in header.shapes or any(header.metadata.get(key, "").lower() == "true" for key in keys)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
+from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.models.files.folder_problems import (
+    EXTRA_FILE,
     INDEX,
     SCHEDULER_CONFIG,
     WHOLE_FOLDER,
@@ -34,8 +35,6 @@ from ed2.models.files.header import Header
 from ed2.models.files.weight_files import WeightFiles, find_weights
 
 TEXT_ENCODER_CONFIG = "text_encoder/config.json"
-EXTRA_FILE = "single_file_extra.safetensors"
-"""In our checkpoints of models that came from a single file; other programs ignore it."""
 TOKENIZER_CLASS = ["transformers", "CLIPTokenizer"]
 DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
 MAX_TOKENS = 77
@@ -157,16 +156,22 @@ def with_scheduler(small_files: Mapping[str, bytes], changes: Mapping[str, Any])
     return {**small_files, SCHEDULER_CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
 
 
-def open_folder(path: Path) -> ModelFolder:
+def open_folder(path: Path, *, prediction_type: str | None = None, has_vae: bool = False) -> ModelFolder:
     """Open a diffusers folder without reading its weights.
+
+    Args:
+        path: the folder.
+        prediction_type: what the model predicts, in place of what its scheduler says.
+        has_vae: whether a VAE comes from elsewhere, so that this folder needs none.
 
     Raises:
         ModelError: lists all that is missing, or says which kind of model this is if it cannot be trained.
     """
-    problems = folder_problems(path)
+    problems = folder_problems(path, prediction_type=prediction_type, has_vae=has_vae)
     if problems:
         raise model_error(path, *problems)
     family = family_in(path)
+    parts = [part for part in family.parts if not (has_vae and part.name == VAE)]
     small_files = {name: (path / name).read_bytes() for name in small_names(path, family)}
     small_files[INDEX] = _own_index(small_files[INDEX], family)
     for encoder in family.text_encoders:
@@ -175,7 +180,7 @@ def open_folder(path: Path) -> ModelFolder:
         if config is not values:
             small_files[encoder.config] = (json.dumps(config, indent=2) + "\n").encode()
     weights: dict[str, WeightFiles] = {}
-    for part in family.parts:
+    for part in parts:
         if found := find_weights(path, part):
             weights[part.name] = found
     dtypes = {part: stored_dtype(found.header()) for part, found in weights.items()}

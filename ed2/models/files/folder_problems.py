@@ -2,15 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ed2.errors import Problem, printable, shown
+from ed2.errors import ModelError, Problem, printable, shown
 from ed2.models.families.facts import (
     CHANNEL_KINDS,
     DEFAULT,
     FACTS,
+    VAE,
     FamilyFacts,
     PartFacts,
     described,
@@ -20,11 +21,15 @@ from ed2.models.families.facts import (
     trainable_titles,
 )
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
+from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.weight_files import find_pickled_weights, find_weights, index_problem, joined
+from ed2.models.scheduler_config import scheduler_problem
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 UNET_CONFIG = "unet/config.json"
+EXTRA_FILE = "single_file_extra.safetensors"
+"""In our checkpoints of models that came from a single file; other programs ignore it."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 MAX_SMALL_BYTES = 16 << 20
 INSIDE = ("*", "snapshots/*", "*/snapshots/*")
@@ -42,8 +47,17 @@ LAYER_COUNTS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per
 CODE = ("auto_map", "custom_pipeline", "quantization_config")
 
 
-def folder_problems(path: Path) -> list[Problem]:
-    """Everything that keeps a folder from being trained on; empty if it can be read."""
+def folder_problems(
+    path: Path, *, prediction_type: str | None = None, has_vae: bool = False, may_convert: bool = False
+) -> list[Problem]:
+    """Everything that keeps a folder from being trained on; empty if it can be read.
+
+    Args:
+        path: the folder.
+        prediction_type: what the model predicts, in place of what its scheduler says.
+        has_vae: whether a VAE comes from elsewhere, so that this folder needs none.
+        may_convert: whether weights in PyTorch's own format are converted first.
+    """
     if not _exists(path):
         fix = "Choose a diffusers folder (one that contains model_index.json) or a .safetensors or .ckpt file."
         return [Problem(None, "there is no such file or folder.", fix)]
@@ -54,12 +68,17 @@ def folder_problems(path: Path) -> list[Problem]:
     other = _other_kind(contents, family)
     if other:
         return [other]
-    problems += _missing(path, family)
-    for part in family.parts:
+    parts = [part for part in family.parts if not (has_vae and part.name == VAE)]
+    problems += _missing(path, family, parts)
+    for part in parts:
         if part.config in contents:
             why = config_problem(part, contents[part.config])
             problems += [Problem(part.config, f"{why}.", OTHER_MODEL)] if why else []
-        problems += _weights_problems(path, part)
+        problems += _weights_problems(path, part, may_convert=may_convert)
+    if SCHEDULER_CONFIG in contents:
+        changes = {"prediction_type": prediction_type} if prediction_type else {}
+        why = scheduler_problem({**contents[SCHEDULER_CONFIG], **changes})
+        problems += [Problem(SCHEDULER_CONFIG, f"{why}.", OTHER_MODEL)] if why else []
     return problems or _mismatched(contents, family)
 
 
@@ -81,7 +100,7 @@ def network_config(part: PartFacts, values: dict[str, Any]) -> dict[str, Any]:
 
 def small_names(path: Path, family: FamilyFacts) -> list[str]:
     """Every file of a folder that belongs to a model of `family` and is not weights, by its path in the folder."""
-    names = list(_required_files(family))
+    names = [INDEX, SCHEDULER_CONFIG, *(part.config for part in family.parts)]
     names += [f"{tokenizer}/{name}" for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
     return [name for name in names if (path / name).is_file()]
 
@@ -96,10 +115,6 @@ def config_problem(part: PartFacts, config: object) -> str:
     if any("/" in str(config.get(name) or "") for name in ("_attn_implementation", "attn_implementation")):
         return "it asks for code from elsewhere (attn_implementation), which is not run here"
     return _other_class(part, config) or next(_impossible(config), "")
-
-
-def _required_files(family: FamilyFacts) -> tuple[str, ...]:
-    return (INDEX, SCHEDULER_CONFIG, *(part.config for part in family.parts))
 
 
 def _exists(path: Path) -> bool:
@@ -184,16 +199,18 @@ def _other_kind(contents: Mapping[str, Any], family: FamilyFacts) -> Problem | N
     return Problem(UNET_CONFIG, f"this is {kind}, which cannot be trained here.", "Choose the plain model.")
 
 
-def _missing(path: Path, family: FamilyFacts) -> list[Problem]:
-    names = [name for name in _required_files(family) if not (path / name).is_file()]
+def _missing(path: Path, family: FamilyFacts, parts: Iterable[PartFacts]) -> list[Problem]:
+    required = (INDEX, SCHEDULER_CONFIG, *(part.config for part in parts))
+    names = [name for name in required if not (path / name).is_file()]
     for tokenizer in family.tokenizers:
         if not any((path / tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             names.append(f"{tokenizer}/vocab.json")
     return [Problem(name, "the file is missing.", WHOLE_FOLDER) for name in names]
 
 
-def _weights_problems(path: Path, part: PartFacts) -> list[Problem]:
-    found = find_weights(path, part)
+def _weights_problems(path: Path, part: PartFacts, *, may_convert: bool) -> list[Problem]:
+    pickled = find_pickled_weights(path, part) if may_convert else None
+    found = pickled or find_weights(path, part)
     if found is None:
         return [_no_weights(path, part)]
     if found.problem:
@@ -201,7 +218,9 @@ def _weights_problems(path: Path, part: PartFacts) -> list[Problem]:
     headers: dict[str, Header] = {}
     for file in found.files:
         try:
-            headers[file.name] = read_header(file)
+            headers[file.name] = header_in_pickle(file) if pickled else read_header(file)
+        except ModelError as error:
+            return [Problem(f"{part.name}/{file.name}", problem.what, problem.fix) for problem in error.problems]
         except HeaderError as error:
             fix = _convert_advice(path) if is_pickle(file) else error.fix
             return [Problem(f"{part.name}/{file.name}", error.what, fix)]

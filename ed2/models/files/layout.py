@@ -94,6 +94,22 @@ def diffusers_tensors(tensors: Tensors, *, num_text_layers: int | None = None) -
     return DiffusersTensors(facts.name, parts, left_over)
 
 
+def vae_tensors(tensors: Tensors) -> dict[str, Tensor]:
+    """Return the tensors of a VAE by their current diffusers names.
+
+    Args:
+        tensors: By the names of a single file without their prefix, or by diffusers names of any age. Others, such as
+            those of a discriminator, are left out.
+    """
+    names = _new_names(tensors, "", inverse(vae_modules(tensors)))
+    if not any(name.startswith("encoder.down_blocks.") for name in names.values()):
+        names = {name: modern_vae_name(name) for name in tensors}
+    found = {new: tensors[old] for old, new in names.items()}
+    for name in filter(_DIFFUSERS_VAE_ATTENTION.match, found):
+        found[name] = _as_linear(found[name])
+    return found
+
+
 def _facts_of(family: str) -> FamilyFacts:
     if family not in FACTS or not FACTS[family].is_trainable:
         problem = Problem(None, f"It is {family}; only {trainable_titles()} can be converted.")

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.files.header import HeaderError, is_pickle, read_header
+from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.unpickle import REFUSED
 
 MAX_ENTRIES = 50_000
@@ -36,8 +36,8 @@ def write_tensors_of(pickle: Path, target: Path) -> None:
     _read_apart(pickle, target)
 
 
-def shapes_in_pickle(pickle: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a `.ckpt` by name, without running anything in it; remembered while it is unchanged.
+def header_in_pickle(pickle: Path) -> Header:
+    """Shapes and metadata of a `.ckpt`, without running anything in it; remembered while it is unchanged.
 
     Raises:
         ModelError: as `write_tensors_of`.
@@ -46,13 +46,14 @@ def shapes_in_pickle(pickle: Path) -> dict[str, tuple[int, ...]]:
         status = pickle.stat()
     except OSError as error:
         raise _error(pickle, f"it cannot be read ({error.strerror or error})") from None
-    return dict(_shapes_in(pickle, status.st_size, status.st_mtime_ns))
+    return _header_in(pickle, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
-def _shapes_in(pickle: Path, size: int, changed_at: int) -> dict[str, tuple[int, ...]]:
-    shapes = json.loads(_read_apart(pickle))
-    return {str(name): tuple(shape) for name, shape in shapes.items()}
+@lru_cache(maxsize=32)
+def _header_in(pickle: Path, size: int, changed_at: int) -> Header:
+    listed = json.loads(_read_apart(pickle))
+    shapes = {str(name): tuple(shape) for name, shape in listed["shapes"].items()}
+    return Header(shapes, {}, listed["metadata"], {})
 
 
 def _read_apart(pickle: Path, target: Path | None = None) -> str:

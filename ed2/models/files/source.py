@@ -19,9 +19,9 @@ from transformers import CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
-from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts, kind_of
+from ed2.models.families.facts import FACTS, VAE, PartFacts, kind_of
 from ed2.models.files.base_model import file_problems, is_file
-from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, prediction_in_yaml, said_prediction, says_zero_snr
+from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES
 from ed2.models.files.folder import (
     TEXT_ENCODER_CONFIG,
     build_network,
@@ -34,8 +34,10 @@ from ed2.models.files.folder import (
     with_scheduler,
 )
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG, TOKENIZER_FILES
-from ed2.models.files.header import Header, read_header
+from ed2.models.files.header import read_header
 from ed2.models.files.layout import DiffusersTensors, diffusers_tensors
+from ed2.models.files.prediction import find_prediction, says_zero_snr
+from ed2.models.files.vae import WithVae, open_vae
 from ed2.models.process import Discrete
 
 POSITIONS = "text_model.embeddings.position_ids"
@@ -43,21 +45,26 @@ POSITIONS = "text_model.embeddings.position_ids"
 GET_AGAIN = "Get this file again, or choose another one."
 
 
-def open_base(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelSource:
+def open_base(path: Path, scheduler_changes: Mapping[str, Any], vae: Path | None = None) -> ModelSource:
     """Open a base model without reading its weights.
 
     Args:
         path: a diffusers folder or a single file.
         scheduler_changes: what the user overrides, by the names of a scheduler's config.
+        vae: a file or folder whose VAE takes the place of the model's, which may have none.
 
     Raises:
         ModelError: it is missing, incomplete, or of a kind that cannot be trained.
     """
     if is_file(path):
-        source: ModelSource = open_single_file(path, scheduler_changes)
+        source: ModelSource = open_single_file(path, scheduler_changes, has_vae=vae is not None)
     else:
-        folder = open_folder(path)
+        given = scheduler_changes.get("prediction_type")
+        folder = open_folder(path, prediction_type=given, has_vae=vae is not None)
         source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
+    if vae is not None:
+        config = {**shipped_files(source.family), **source.small_files}[FACTS[source.family].part(VAE).config]
+        source = WithVae(source, open_vae(vae, source.family, config))
     try:
         Discrete.from_config(source.config(SCHEDULER_CONFIG))
     except Exception as error:  # a wrong config can fail in many ways
@@ -137,21 +144,23 @@ class ModelFile:
         return diffusers_tensors(named, num_text_layers=self.config(TEXT_ENCODER_CONFIG)["num_hidden_layers"])
 
 
-def open_single_file(path: Path, scheduler_changes: Mapping[str, Any]) -> ModelFile:
+def open_single_file(path: Path, scheduler_changes: Mapping[str, Any], *, has_vae: bool = False) -> ModelFile:
     """Open a single file without reading its weights.
 
     Args:
         path: a `.safetensors` file of a family that can be trained.
         scheduler_changes: what the user overrides; `prediction_type` decides what it predicts.
+        has_vae: whether a VAE comes from elsewhere, so that this file needs none.
 
     Raises:
         ModelError: the file is damaged, of another format or kind, or does not say what it predicts.
     """
-    if problems := file_problems(path):
+    given = scheduler_changes.get("prediction_type")
+    if problems := file_problems(path, prediction_type=given, has_vae=has_vae):
         raise model_error(path, *problems)
     header = read_header(path)
     family = FACTS[kind_of(header.shapes)]
-    predicted = scheduler_changes.get("prediction_type") or _prediction_type(path, family, header)
+    predicted = given or find_prediction(path, family, header)
     own = {"prediction_type": predicted, **(ZERO_SNR_CHANGES if says_zero_snr(header) else {})}
     small_files = with_scheduler(shipped_files(family.name), {**own, **scheduler_changes})
     dtypes = {part.name: stored_dtype(header, part.prefix) for part in family.parts}
@@ -167,32 +176,6 @@ def shipped_files(family: str) -> dict[str, bytes]:
         if file.is_file():
             files[file.relative_to(own).as_posix()] = file.read_bytes()
     return files
-
-
-def _prediction_type(path: Path, family: FamilyFacts, header: Header) -> str:
-    """What the model predicts: by its metadata, by a .yaml beside it, or by its family.
-
-    Raises:
-        ModelError: none of them says it.
-    """
-    if said := said_prediction(header):
-        return said
-    beside = path.with_suffix(".yaml")
-    if beside.is_file():
-        return _prediction_type_in(beside)
-    if family.prediction_type:
-        return family.prediction_type
-    fix = "Set --prediction_type to v_prediction (768 models) or epsilon (512 base), or put its .yaml beside it."
-    what = f"an {family.title} file does not say what it predicts."
-    raise model_error(path, Problem("prediction_type", what, fix))
-
-
-def _prediction_type_in(file: Path) -> str:
-    try:
-        return prediction_in_yaml(file)
-    except (OSError, ValueError):
-        fix = "Get it again, or remove it and set --prediction_type."
-        raise model_error(file, Problem(None, "this .yaml does not describe a Stable Diffusion model.", fix)) from None
 
 
 def _load_network(source: ModelFile, part: PartFacts, tensors: Mapping[str, Tensor]) -> nn.Module:

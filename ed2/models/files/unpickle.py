@@ -2,7 +2,7 @@
 
 python -m ed2.models.files.unpickle FROM [TO]
 
-Without TO the shapes of the tensors are printed as JSON.
+Without TO the shapes of the tensors and the metadata are printed as JSON.
 
 A `.ckpt` is a pickle, which can run any code. PyTorch's reader with `weights_only` builds tensors and plain values and
 runs nothing else; since it has had holes (CVE-2025-32434, CVE-2026-24747), it runs here, where memory is limited and
@@ -72,7 +72,8 @@ def main(source: Path, target: Path | None) -> None:
             _refuse(f"PyTorch cannot read it ({' '.join(str(error).split())[:200]})")
     hook.is_on = False
     if target is None:
-        sys.stdout.write(json.dumps({name: list(tensor.shape) for name, tensor in _tensors(content).items()}))
+        shapes = {name: list(tensor.shape) for name, tensor in _tensors(content).items()}
+        sys.stdout.write(json.dumps({"shapes": shapes, "metadata": _metadata(content)}))
         return
     write_single_file(target, _tensors(content), {**_metadata(content), "format": "pt"})
 

@@ -68,14 +68,14 @@ def joined(headers: Iterable[Header]) -> Header:
 
 def find_weights(folder: Path, part: PartFacts) -> WeightFiles | None:
     """The weights of a part in a model's folder, as safetensors by their name; None if there are none."""
-    return _first(folder / part.name, part.stem, "safetensors")
+    return weights_in(folder / part.name, part.stem)
 
 
 def find_pickled_weights(folder: Path, part: PartFacts) -> WeightFiles | None:
     """The weights of a part where only PyTorch's own format is there, whatever it is called; else None."""
     found = find_weights(folder, part)
     if found is None:
-        return _first(folder / part.name, PICKLE_STEMS.get(part.library, part.stem), "bin")
+        return weights_in(folder / part.name, PICKLE_STEMS.get(part.library, part.stem), "bin")
     return found if found.is_pickled else None
 
 
@@ -94,7 +94,8 @@ def index_problem(found: WeightFiles, headers: Mapping[str, Header]) -> Problem 
     return None
 
 
-def _first(folder: Path, stem: str, suffix: str) -> WeightFiles | None:
+def weights_in(folder: Path, stem: str, suffix: str = "safetensors") -> WeightFiles | None:
+    """The files of weights in the folder of a part, the best variant of several; None if there are none."""
     for variant in VARIANTS:
         file, index = folder / f"{stem}{variant}.{suffix}", folder / f"{stem}.{suffix}.index{variant}.json"
         if file.is_file():

@@ -1,0 +1,36 @@
+"""Whether the configuration of a diffusers scheduler describes a noise schedule to train on. Needs no torch."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ed2.errors import shown
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+MAX_TIMESTEPS = 100_000
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+"""Those of diffusers' DDPMScheduler."""
+NO_SCHEDULE = "its betas do not form a noise schedule"
+
+
+def scheduler_problem(config: Mapping[str, Any]) -> str:
+    """Why a scheduler's configuration cannot be trained with, without the full stop; empty if it can be."""
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES:
+        return f"prediction_type is {shown(prediction_type)}; only epsilon and v_prediction can be trained"
+    steps = config.get("num_train_timesteps")
+    if steps is not None and not (isinstance(steps, int) and 2 <= steps <= MAX_TIMESTEPS):
+        return f"num_train_timesteps is {shown(steps)}; it must be between 2 and {MAX_TIMESTEPS:,}"
+    schedule = config.get("beta_schedule")
+    if schedule is not None and schedule not in BETA_SCHEDULES:
+        return f"beta_schedule is {shown(schedule)}; only {', '.join(BETA_SCHEDULES)} are known"
+    betas = config.get("trained_betas")
+    if betas is None:
+        betas = [value for name in ("beta_start", "beta_end") if (value := config.get(name)) is not None]
+    elif not isinstance(betas, list) or len(betas) != (steps or 1000):
+        return NO_SCHEDULE
+    return "" if all(map(_is_share, betas)) else NO_SCHEDULE
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
