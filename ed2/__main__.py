@@ -1,8 +1,9 @@
-"""`python -m ed2 convert SOURCE TARGET`: convert models between a diffusers folder, `.safetensors` and `.ckpt`."""
+"""`python -m ed2 COMMAND`: what is done with models besides training them."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ed2.disk import require_temporary_folder
@@ -17,13 +18,26 @@ HELP = f"""\
 Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file; TARGET is a
 .safetensors, .sft or .ckpt file if it ends that way, else a folder. Existing files are never overwritten, and code in a
 .ckpt is never run. Give --prediction_type if the model does not say what it predicts."""
+OTHERS = """
+python -m ed2 download NAME [TARGET]     download a public model, after a yes
+python -m ed2 models                     list the models on this computer"""
+
+
+COMMANDS = {"download": "ed2.app.hub.command", "models": "ed2.app.found_models"}
+"""The other commands, each with the module whose `main` gets the rest of the command line."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 done, 1 failed, 2 wrong command line."""
+    if argv and argv[0] in COMMANDS:
+        return int(import_module(COMMANDS[argv[0]]).main(argv[1:]))
     if not argv or {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{HELP}\n")
+        sys.stdout.write(f"{HELP}\n{OTHERS}\n")
         return 0
+    return _convert(argv)
+
+
+def _convert(argv: Sequence[str]) -> int:
     try:
         source, target, prediction_type = _parse(argv)
         require_temporary_folder()

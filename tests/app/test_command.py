@@ -138,7 +138,7 @@ def test_a_missing_model_fails_with_its_path_and_no_traceback(flags: list[object
     flags[3] = tmp_path / "gone"
     done = program(*flags)
     assert done.returncode == 1
-    assert f"The base model {tmp_path / 'gone'} cannot be used" in done.stdout + done.stderr
+    assert f"resume_ckpt: there is no model {tmp_path / 'gone'}." in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -154,7 +154,7 @@ def test_an_invalid_base_model_is_reported_with_everything_else_by_field_and_pat
         str(PROGRAM_DIR / "ed2/demo"): "contains no diffusers model. Did you mean base inside it?",
         str(image): "this is an image, not a model. ",
         str(pickled): "the file is cut short at 1 byte. Get the file again.",
-        "nobody/nothing": "is not on this disk, and nothing is downloaded.",
+        "nobody/nothing": "is not on this computer, and a run downloads nothing.",
         "/nowhere/at/all": "Check the path for typos.",
     }
     others = {"logdir": str(tmp_path), "no_save_ckpt": True, "data_root": ["/not here"]}

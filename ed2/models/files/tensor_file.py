@@ -139,7 +139,7 @@ def write_single_file(
         CheckpointError: The suffix is unknown, the file cannot be written, or it does not read back the same.
     """
     if path.suffix.lower() not in FORMATS:
-        raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", f"Use {' or '.join(FORMATS)}.")
+        raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", "Use .safetensors or .ckpt.")
     write, read = FORMATS[path.suffix.lower()]
     temporary = temporary_name(path)
     try:

@@ -1,0 +1,166 @@
+"""`python -m ed2 download NAME [TARGET]`: download a public model after a yes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ed2.app.hub.download import Hub, Offer
+from ed2.app.hub.selection import listed_size
+from ed2.app.signals import exit_with_parent
+from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.models.files.base_model import base_model_problems
+from ed2.models.files.vae_files import CONFIG
+from ed2.terminal import raw_stream
+from ed2.text import file_size, visible
+
+USE = "python -m ed2 download NAME [TARGET]"
+HELP = f"""\
+{USE} [--yes]
+
+Download a model of huggingface.co for training: only the weights, configs and tokenizer that training needs, into the
+cache of the hub or into the folder TARGET. NAME is owner/name, or owner/name/FILE. Size and licence are shown first,
+and nothing is downloaded without a yes (--yes for scripts). A download that was interrupted continues where it stopped.
+A model whose owner asks for a login needs a token: log in with .venv/bin/hf auth login, or set HF_TOKEN."""
+STEP_BYTES = 4 << 20
+"""Progress is reported after this many bytes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    name: str
+    target: Path | None
+    is_agreed: bool
+    as_json: bool
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 downloaded, 1 failed or declined, 2 wrong command line."""
+    if not argv or {"-h", "--help"} & set(argv):
+        sys.stdout.write(f"{HELP}\n")
+        return 0
+    try:
+        request = _parse(argv)
+    except Ed2Error as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    if request.as_json:
+        exit_with_parent()
+    try:
+        return _answer_json(request) if request.as_json else _answer(request)
+    except Ed2Error as error:
+        if request.as_json:
+            _say({"error": str(error)})
+        else:
+            sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. Run the same command again to continue.\n")
+        return 130
+
+
+def _parse(argv: Sequence[str]) -> Request:
+    """Raises SettingsError, listing everything that is wrong with the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--yes", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    known, rest = parser.parse_known_args(argv)
+    problems = [Problem(printable(text), "there is no such flag.") for text in rest if text.startswith("-")]
+    words = [text for text in rest if not text.startswith("-")]
+    if not 1 <= len(words) <= 2:
+        problems.append(
+            Problem(None, f"download needs a name and at most a folder, not {len(words)}.", f"Usage: {USE}")
+        )
+    if problems:
+        raise SettingsError("Invalid command line:", problems)
+    return Request(words[0], Path(words[1]) if words[1:] else None, known.yes, known.json)
+
+
+def _answer(request: Request) -> int:
+    """Show the offer, ask, and download."""
+    hub = Hub()
+    offer = hub.look_up(request.name)
+    place = request.target or hub.cache
+    sys.stdout.write(f"{offer.name}\n  size     {listed_size(offer.files)}\n")
+    sys.stdout.write(f"  licence  {offer.licence} (as its model card says)\n  to       {place}\n")
+    if not request.is_agreed and not _agrees():
+        sys.stdout.write("Nothing was downloaded.\n")
+        return 1
+    path = hub.download(offer, request.target, Bar())
+    sys.stdout.write(f"\nDownloaded: {path}\n{_advice(request, offer, path)}\n")
+    return 0
+
+
+def _agrees() -> bool:
+    """Whether the person says yes; without one there is no yes."""
+    sys.stdout.write("Download it? Type yes: ")
+    sys.stdout.flush()
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        sys.stdout.write("\nThere is nobody to ask: give --yes if you agree.\n")
+        return False
+
+
+def _advice(request: Request, offer: Offer, path: Path) -> str:
+    """How to use what was downloaded, or why it cannot be trained."""
+    name = str(path) if request.target else request.name
+    if offer.files[0].name == CONFIG:
+        return f"This is a VAE. Use it with: --vae {name}"
+    problems = [p for p in base_model_problems(path, may_convert=True) if p.path != "prediction_type"]
+    if problems:
+        return "\n  ".join(["It cannot be trained here:", *map(str, problems)])
+    return f"Train it with: --resume_ckpt {name}"
+
+
+@dataclass
+class Bar:
+    """Shows the progress in one line of a terminal; a file or pipe gets a line per file."""
+
+    write: Callable[[str], object] = field(default_factory=lambda: raw_stream(sys.stdout).write)
+    is_terminal: bool = field(default_factory=sys.stdout.isatty)
+    _name: str = ""
+    _shown: int = -STEP_BYTES
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """Show how much is here."""
+        is_new = name != self._name
+        if not is_new and done - self._shown < STEP_BYTES and done < total:
+            return
+        if self.is_terminal:
+            share = f"{done / total:.0%}" if total else "100%"
+            self.write(f"\r{share:>5}  {file_size(done)} of {file_size(total)}  {visible(name):<60.60}")
+            sys.stdout.flush()
+        elif is_new:
+            self.write(f"{visible(name)}\n")
+        self._name, self._shown = name, done
+
+
+def _answer_json(request: Request) -> int:
+    """For the page: a line of JSON for the offer, with --yes for the progress and the result too."""
+    hub = Hub()
+    offer = hub.look_up(request.name)
+    size = {"bytes": offer.num_bytes, "size": listed_size(offer.files)}
+    _say({"offer": {"name": offer.name, **size, "licence": offer.licence, "is_gated": offer.is_gated}})
+    if not request.is_agreed:
+        return 0
+    shown = -STEP_BYTES
+
+    def report(done: int, total: int, name: str) -> None:
+        nonlocal shown
+        if done - shown >= STEP_BYTES or done == total:
+            shown = done
+            _say({"done": done, "total": total, "file": name})
+
+    path = hub.download(offer, request.target, report)
+    _say({"path": str(path), "advice": _advice(request, offer, path)})
+    return 0
+
+
+def _say(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()

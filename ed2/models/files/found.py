@@ -1,0 +1,139 @@
+"""Finds base models in folders, and says what they are by their headers and configs alone. Needs no torch."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from ed2.errors import ModelError
+from ed2.models.families.facts import FACTS, FamilyFacts, family_of_config, is_trainable_pipeline, kind_of
+from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, is_file, locate, pickle_problem
+from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG
+from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
+from ed2.models.files.prediction import find_prediction
+from ed2.small_files import read_object
+
+MAX_DEPTH = 4
+"""Folders within folders that are searched."""
+MAX_ENTRIES = 20_000
+"""Files and folders that are looked at, in all places together."""
+MAX_FOUND = 300
+
+Allow = Callable[[Path], bool]
+"""Whether a path may be opened."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A base model on this computer that can be trained.
+
+    Attributes:
+        family: its title; None if only a start, which converts the file, can say.
+        prediction_type: what it predicts; None if it does not say.
+    """
+
+    path: Path
+    family: str | None
+    prediction_type: str | None
+
+    @property
+    def name(self) -> str:
+        """What to set as the base model: the public name of a download, else the path."""
+        return public_name(self.path) or str(self.path)
+
+    @property
+    def about(self) -> str:
+        """What it is, in a few words."""
+        if self.family is None:
+            return "converted by a start"
+        predicted = {None: "prediction not stated", "epsilon": "epsilon", "v_prediction": "v-prediction"}
+        return f"{self.family}, {predicted.get(self.prediction_type, 'unknown prediction')}"
+
+
+def find_models(folders: Iterable[Path], cache: Path | None, allow: Allow = lambda path: True) -> list[FoundModel]:
+    """The base models in the cache of the hub and in some folders, with those inside them.
+
+    Args:
+        folders: where to look; one that does not exist holds none.
+        cache: of the hub.
+        allow: asked for each path before it is opened.
+    """
+    found: dict[Path, FoundModel] = {}
+    for path in islice(_candidates(folders, cache, allow), MAX_ENTRIES):
+        if path and len(found) < MAX_FOUND and path not in found and (model := describe(path)):
+            found[path] = model
+    return list(found.values())
+
+
+def describe(path: Path) -> FoundModel | None:
+    """What a file or folder is; None if it is nothing that can be trained. Reads headers only."""
+    try:
+        if not is_file(path):
+            return _of_folder(path)
+        if is_pickle(path):
+            return None if pickle_problem(path) else FoundModel(path, None, None)
+        header = read_header(path)
+        family = FACTS.get(kind_of(header.shapes))
+        if family is None or not family.is_trainable:
+            return None
+        return FoundModel(path, family.title, _prediction(path, family, header))
+    except (OSError, ValueError, HeaderError):
+        return None
+
+
+def public_name(path: Path) -> str | None:
+    """The public name of a download in the cache of the hub that is read by that name; else None."""
+    for folder in (path, *path.parents):
+        if folder.name.startswith(HUB_FOLDER):
+            name = folder.name.removeprefix(HUB_FOLDER).replace("--", "/", 1)
+            return name if in_hub_cache(name) == path else None
+    return None
+
+
+def _of_folder(path: Path) -> FoundModel | None:
+    if not is_trainable_pipeline(str(read_object(path / INDEX).get("_class_name", ""))):
+        return None
+    unet = read_object(path / UNET_CONFIG)
+    family = family_of_config(unet)
+    if not family.is_trainable or unet.get("in_channels", family.latent_channels) != family.latent_channels:
+        return None
+    predicted = str(read_object(path / SCHEDULER_CONFIG).get("prediction_type", "epsilon"))
+    return FoundModel(path, family.title, predicted)
+
+
+def _prediction(path: Path, family: FamilyFacts, header: Header) -> str | None:
+    try:
+        return find_prediction(path, family, header)
+    except ModelError:
+        return None
+
+
+def _candidates(folders: Iterable[Path], cache: Path | None, allow: Allow) -> Iterator[Path | None]:
+    """Files and folders that may be models, and None for everything else that was passed on the way."""
+    for folder in sorted(cache.glob(f"{HUB_FOLDER}*")) if cache and allow(cache) else []:
+        place = locate(str(folder))
+        if place and allow(place.path):
+            yield place.path
+    for folder in folders:
+        if allow(folder):
+            yield from _inside(folder, allow, MAX_DEPTH)
+
+
+def _inside(folder: Path, allow: Allow, depth: int) -> Iterator[Path | None]:
+    if is_file(folder / INDEX):
+        yield folder
+        return
+    try:
+        entries = sorted(islice(os.scandir(folder), MAX_ENTRIES), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        yield None
+        if entry.name.startswith(".") or not allow(path):
+            continue
+        if path.suffix.lower() in SINGLE_FILES and is_file(path):
+            yield path
+        elif depth and entry.is_dir(follow_symlinks=False):
+            yield from _inside(path, allow, depth - 1)
