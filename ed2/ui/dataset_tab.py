@@ -18,9 +18,19 @@ from ed2.settings.files import with_defaults
 from ed2.text import counted
 from ed2.ui.caption_editor import CaptionEditor
 from ed2.ui.context import Context
-from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, button_html, buttons_html, folder_of
+from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import bars_html, empty_html, escape, list_html, note_html, on_page, problems_html
+from ed2.ui.html import (
+    bars_html,
+    button_html,
+    buttons_html,
+    empty_html,
+    escape,
+    list_html,
+    note_html,
+    on_page,
+    problems_html,
+)
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, mo
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError
 from ed2.models.files.base_model import is_file
+from ed2.models.files.found import public_name
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, unquoted
 from ed2.text import file_size
 from ed2.ui.context import Context
+from ed2.ui.download_panel import DownloadPanel
 from ed2.ui.form import Form, short_path
-from ed2.ui.html import escape, list_html, note_html
+from ed2.ui.html import button_html, buttons_html, note_html
 from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."
@@ -97,6 +99,7 @@ class ModelBrowser:
     def __init__(self, context: Context) -> None:
         self._context = context
         with gr.Accordion("Choose a base model", open=False, elem_id="choose-model") as self.fold:
+            self.downloads = DownloadPanel(context)
             self.browser = FolderBrowser(context.roots, "model", self._places, self.describe)
             self.browser.up.render()
 
@@ -110,8 +113,10 @@ class ModelBrowser:
         self._base, self._weights_only = form.controls["resume_ckpt"], form.controls["weights_only"]
         place, inside = self.browser.outputs
         fill(self.fold.expand, self.open, [self._base, place], [place], [inside], **SPOKEN)
+        self.downloads.wire(self.fold.expand)
         outputs = [place, inside, self._base, self._weights_only]
-        return [inside.click(self.press, None, outputs, **SPOKEN)]
+        lists = (inside, self.downloads.found, self.downloads.result)
+        return [shown.click(self.press, None, outputs, **SPOKEN) for shown in lists]
 
     def open(self, _: gr.Request, base: str, place: str) -> Updates:
         """Start where the present model is, if that is on this computer."""
@@ -129,7 +134,7 @@ class ModelBrowser:
         problems = [problem for problem in base_problems(ChosenBase.of(values)) if problem.path == SETTING]
         if problems:
             raise refusal(" ".join(map(str, problems)))
-        updates: Updates = {self._base: short_path(str(path))}
+        updates: Updates = {self._base: short_path(public_name(path) or str(path))}
         if is_ours(path):
             gr.Info(STARTS_OVER, duration=8)
             updates[self._weights_only] = True
@@ -155,20 +160,6 @@ class ModelBrowser:
 def folder_of(place: str) -> Path:
     """The folder that a person typed or pasted; a relative path starts at the program's folder."""
     return PROGRAM_DIR / os.path.expanduser(unquoted(place.strip()))  # noqa: PTH111 -- pathlib raises for ~nobody
-
-
-def button_html(name: str, path: Path, note: str = "") -> str:
-    """A button: a folder to open, or a model to choose."""
-    if note:
-        note = f"<br><small>{escape(note)}</small>"
-    return f'<button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button>'
-
-
-def buttons_html(heading: str, buttons: Sequence[str]) -> str:
-    """Buttons in a row under a heading; nothing without buttons."""
-    if not buttons:
-        return ""
-    return note_html(heading) + list_html(buttons, "ed-folders", f'aria-label="{heading}"')
 
 
 def pressed_path(event: gr.EventData) -> Path:

@@ -4,6 +4,7 @@ import html
 import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from ed2.app.curve import Point, smoothed
 from ed2.app.reporters.describe import describe
@@ -40,6 +41,7 @@ NO_SINGLE_FILE = (
     "No single file for web UIs was written (no_save_ckpt is on). To make one from the checkpoint, run "
     "<code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
 )
+_DOWNLOAD = re.compile(r"python -m ed2 download \S+")
 _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ON_PAGE = {
     "check": "Check in the Dataset tab",
@@ -58,7 +60,7 @@ def escape(text: str) -> str:
 
 def on_page(text: str) -> str:
     """The text with command-line options under the names that the page has for them; control characters spelled out."""
-    return _OPTION.sub(_name_on_page, visible(text))
+    return _OPTION.sub(_name_on_page, _DOWNLOAD.sub("“Choose a base model” in the Settings tab", visible(text)))
 
 
 def _name_on_page(found: re.Match[str]) -> str:
@@ -82,6 +84,20 @@ def list_html(items: Iterable[str], kind: str = "", attributes: str = "") -> str
     """A list of pieces of HTML; `kind` is its class."""
     content = "".join(f"<li>{item}</li>" for item in items)
     return f'<ul class="{kind}" {attributes}>{content}</ul>'
+
+
+def button_html(name: str, path: Path, note: str = "") -> str:
+    """A button: a folder to open, or a model to choose."""
+    if note:
+        note = f"<br><small>{escape(note)}</small>"
+    return f'<button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button>'
+
+
+def buttons_html(heading: str, buttons: Sequence[str]) -> str:
+    """Buttons in a row under a heading; nothing without buttons."""
+    if not buttons:
+        return ""
+    return note_html(heading) + list_html(buttons, "ed-folders", f'aria-label="{heading}"')
 
 
 def empty_html(text: str) -> str:

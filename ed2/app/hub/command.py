@@ -91,7 +91,7 @@ def _answer(request: Request) -> int:
         sys.stdout.write("Nothing was downloaded.\n")
         return 1
     path = hub.download(offer, request.target, Bar())
-    sys.stdout.write(f"\nDownloaded: {path}\n{_advice(request, offer, path)}\n")
+    sys.stdout.write(f"\nDownloaded: {path}\n{_advice(request, offer, path)[0]}\n")
     return 0
 
 
@@ -106,15 +106,15 @@ def _agrees() -> bool:
         return False
 
 
-def _advice(request: Request, offer: Offer, path: Path) -> str:
-    """How to use what was downloaded, or why it cannot be trained."""
+def _advice(request: Request, offer: Offer, path: Path) -> tuple[str, bool]:
+    """How to use what was downloaded, or why it cannot be trained; and whether it can be."""
     name = str(path) if request.target else request.name
     if offer.files[0].name == CONFIG:
-        return f"This is a VAE. Use it with: --vae {name}"
+        return f"This is a VAE. Use it with: --vae {name}", False
     problems = [p for p in base_model_problems(path, may_convert=True) if p.path != "prediction_type"]
     if problems:
-        return "\n  ".join(["It cannot be trained here:", *map(str, problems)])
-    return f"Train it with: --resume_ckpt {name}"
+        return "\n  ".join(["It cannot be trained here:", *map(str, problems)]), False
+    return f"Train it with: --resume_ckpt {name}", True
 
 
 @dataclass
@@ -157,7 +157,8 @@ def _answer_json(request: Request) -> int:
             _say({"done": done, "total": total, "file": name})
 
     path = hub.download(offer, request.target, report)
-    _say({"path": str(path), "advice": _advice(request, offer, path)})
+    advice, is_model = _advice(request, offer, path)
+    _say({"path": str(path), "advice": advice, "is_model": is_model})
     return 0
 
 

@@ -1,0 +1,121 @@
+"""The models that are on this computer, and downloading a public one after a yes."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.found_models import models_here
+from ed2.app.page.downloads import Downloader, DownloadStatus
+from ed2.app.phases import RefusedError
+from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.text import file_size
+from ed2.ui.context import Context
+from ed2.ui.form import short_path
+from ed2.ui.html import button_html, buttons_html, escape, note_html, on_page
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, refusal
+
+TICK_SECONDS = 1.0
+EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
+ONLY_HERE = (
+    "This page was started with access to some folders only, so it downloads nothing. On the computer itself: "
+    "python -m ed2 download NAME"
+)
+NONE_FOUND = "No models were found on this computer. Download one below, or choose a folder."
+FOUND = "On this computer"
+
+
+class DownloadPanel:
+    """The found models, a name to look up, and how far the download is."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.downloader = Downloader()
+        self.found = gr.HTML("", elem_id="found-models", js_on_load="ed.watchFolders(element, trigger)")
+        self._is_allowed = context.roots.folders is None
+        with gr.Column(elem_classes="ed-card", elem_id="download-card"):
+            gr.HTML(note_html(EXPLANATION if self._is_allowed else ONLY_HERE), js_on_load=None)
+            with gr.Row(visible=self._is_allowed):
+                self.name = gr.Textbox(
+                    label="Public model (owner/name)", max_lines=1, elem_id="download-name", interactive=True, scale=3
+                )
+                self.look_up = gr.Button("Look up", elem_id="look-up-button", min_width=120, scale=0)
+            self.result = gr.HTML(
+                status_html(DownloadStatus()), elem_id="download-result", js_on_load="ed.watchFolders(element, trigger)"
+            )
+            with gr.Row(elem_classes="ed-actions"):
+                self.start = gr.Button("Download", elem_id="download-button", min_width=140, visible=False)
+                self.stop = gr.Button("Stop download", elem_id="stop-download-button", min_width=140, visible=False)
+        self._timer = gr.Timer(TICK_SECONDS, active=False)
+
+    def wire(self, opened: Any) -> None:
+        """Connect the buttons; `opened` is the event of the choice being opened."""
+        outputs = [self.result, self.start, self.stop, self._timer]
+        opened(self.find, None, self.found, **SLOW)
+        opened(self.show, None, outputs, **QUIET)
+        for event in (self.look_up.click, self.name.submit):
+            event(self.ask, self.name, outputs, **SLOW)
+        self.start.click(self.begin, None, outputs, **SPOKEN)
+        self.stop.click(self.downloader.stop, None, None, **QUIET)
+        self._timer.tick(self.show, None, outputs, **TICK)
+
+    def find(self) -> str:
+        """The models on this computer, as far as the page may open them."""
+        given = absolute_paths({"model_dirs": self._context.form_values().get("model_dirs") or []}, PROGRAM_DIR)
+        dirs = given["model_dirs"]
+        models = models_here(map(str, dirs) if isinstance(dirs, list) else [], self._context.roots.allow)
+        buttons = [button_html(short_path(model.name), model.path, model.about) for model in models]
+        return buttons_html(FOUND, buttons) or note_html(NONE_FOUND)
+
+    def ask(self, name: str) -> Updates:
+        """Ask the hub for size and licence."""
+        self._require_allowed()
+        try:
+            self.downloader.look_up(name.strip())
+        except RefusedError as error:
+            raise refusal(str(error)) from None
+        return self.show()
+
+    def begin(self) -> Updates:
+        """Download what was offered: the press is the yes."""
+        self._require_allowed()
+        try:
+            self.downloader.start()
+        except RefusedError as error:
+            raise refusal(str(error)) from None
+        return self.show()
+
+    def show(self) -> Updates:
+        """How far the download is, and which buttons make sense."""
+        shown = self.downloader.shown
+        return {
+            self.result: status_html(shown),
+            self.start: gr.update(visible=shown.state == "offered", value=f"Download {shown.size}"),
+            self.stop: gr.update(visible=shown.state == "running"),
+            self._timer: gr.Timer(active=shown.state == "running"),
+        }
+
+    def _require_allowed(self) -> None:
+        if not self._is_allowed:
+            raise refusal(ONLY_HERE)
+
+
+def status_html(shown: DownloadStatus) -> str:
+    """How far a download is, as HTML."""
+    html = ""
+    if shown.state == "offered":
+        html = f"<p><strong>{escape(shown.name)}</strong>: {escape(shown.size)}.<br>"
+        html += f"Licence, as its model card says: {escape(shown.licence)}.</p>"
+        html += note_html("Its owner asks for a login before it can be downloaded." if shown.is_gated else "")
+    elif shown.state == "running":
+        share = f"{shown.done / shown.total:.0%}: " if shown.total else ""
+        amount = f"{share}{file_size(shown.done)} of {file_size(shown.total)}"
+        html = f"<p>Downloading {escape(shown.name)}. {amount}</p>{note_html(shown.file)}"
+    elif shown.state == "done":
+        advice = escape(on_page(shown.text)).replace("\n", "<br>")
+        html = f"<p>Downloaded {escape(shown.name)}. {advice}</p>"
+        if shown.is_model:
+            html += buttons_html("Use it", [button_html(shown.name, Path(shown.path))])
+    elif shown.state == "failed":
+        html = f'<p class="ed-error">{escape(on_page(shown.text)).replace(chr(10), "<br>")}</p>'
+    return f'<div id="download-status" data-state="{shown.state}" role="status">{html}</div>'
