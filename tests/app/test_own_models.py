@@ -111,7 +111,7 @@ def test_a_start_converts_a_folder_of_bin_files_once_and_says_so(ckpt: Path, sd1
         pickle_part(folder, name, file)
     assert not base_problems(ChosenBase(str(folder)))
     sizes = model_sizes(with_defaults({"resume_ckpt": str(folder)}))
-    assert "bins is an SD 1.x model of" in str(sizes.notes) and "A start converts it once" in str(sizes.notes)
+    assert "bins is an SD 1.x model of" in str(sizes.notes) and "converts it once" in str(sizes.notes)
     assert sizes.parameters == model_sizes(with_defaults({"resume_ckpt": str(sd1)})).parameters
     runs = [train(run_values(base, images)) for base in (folder, folder, sd1)]
     (written,) = (ckpt.parent / "user" / "models").iterdir()

@@ -46,7 +46,7 @@ def test_each_model_is_found_with_its_family_and_what_it_predicts(models: Path) 
     assert found == {
         "a.safetensors": "SD 1.x, epsilon",
         "b.sft": "SD 1.x, v-prediction",
-        "d.ckpt": "converted by a start",
+        "d.ckpt": "converted when a run starts",
         "deep/c.safetensors": "SD 2.x, prediction not stated",
         "deep/sd2 folder": "SD 2.x, v-prediction",
     }

@@ -46,7 +46,7 @@ class FoundModel:
     def about(self) -> str:
         """What it is, in a few words."""
         if self.family is None:
-            return "converted by a start"
+            return "converted when a run starts"
         predicted = {None: "prediction not stated", "epsilon": "epsilon", "v_prediction": "v-prediction"}
         return f"{self.family}, {predicted.get(self.prediction_type, 'unknown prediction')}"
 
