@@ -24,12 +24,16 @@ def scheduler_problem(config: Mapping[str, Any]) -> str:
     schedule = config.get("beta_schedule")
     if schedule is not None and schedule not in BETA_SCHEDULES:
         return f"beta_schedule is {shown(schedule)}; only {', '.join(BETA_SCHEDULES)} are known"
+    return "" if _are_betas_possible(config, steps or 1000) else NO_SCHEDULE
+
+
+def _are_betas_possible(config: Mapping[str, Any], steps: int) -> bool:
+    """Whether the betas of a configuration are shares, and as many as there are timesteps where each is given."""
     betas = config.get("trained_betas")
     if betas is None:
-        betas = [value for name in ("beta_start", "beta_end") if (value := config.get(name)) is not None]
-    elif not isinstance(betas, list) or len(betas) != (steps or 1000):
-        return NO_SCHEDULE
-    return "" if all(map(_is_share, betas)) else NO_SCHEDULE
+        ends = (config.get("beta_start"), config.get("beta_end"))
+        return all(end is None or _is_share(end) for end in ends)
+    return isinstance(betas, list) and len(betas) == steps and all(map(_is_share, betas))
 
 
 def _is_share(value: object) -> bool:

@@ -100,7 +100,7 @@ class Hub:
         Raises:
             ModelError: it could not be completed; what was downloaded is kept.
         """
-        place = Place(self.cache, offer, target)
+        place = Destination(self.cache, offer, target)
         try:
             place.require_room()
             done = 0
@@ -127,7 +127,7 @@ class Hub:
         wanted = tuple(needed_files(name, inside, files))
         return Offer(name, inside, str(info.sha), wanted, _licence_of(info), bool(info.gated))
 
-    def _fetch(self, offer: Offer, file: HubFile, place: "Place", on_count: Callable[[int], object]) -> None:
+    def _fetch(self, offer: Offer, file: HubFile, place: "Destination", on_count: Callable[[int], object]) -> None:
         """Download one file, unless it is here, from where an earlier download has stopped."""
         from huggingface_hub.utils import WeakFileLock
 
@@ -212,7 +212,7 @@ class CountingFile(FileIO):
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a model goes: the hub's cache, in its own layout, or a folder of the user."""
 
     cache: Path
