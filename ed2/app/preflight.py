@@ -122,13 +122,19 @@ def model_sizes(settings: Settings) -> ModelSizes:
         return ModelSizes(
             here.name, _with_one_text_encoder(counts), _untrainable(here, path.name), _conversion(path, here)
         )
+    return _usual(family, _planned_instead(settings, family, is_here=place is not None))
+
+
+def _planned_instead(settings: Settings, family: FamilyFacts, *, is_here: bool) -> Problem:
+    """Why the usual size of a family is planned."""
     why, fix = "holds no model that can be trained here", ""
-    if not place:
+    if not is_here:
         why = "is not on this disk"
         if not settings.model.model_family:
             others = " or ".join(name for name in FACTS if name != DEFAULT.name)
             fix = f"If it is another, set --model_family to {others}."
-    return _usual(family, Problem(None, f"The base model {name} {why}, so {described(family.name)} is planned.", fix))
+    name = settings.model.resume_ckpt
+    return Problem(None, f"The base model {name} {why}, so {described(family.name)} is planned.", fix)
 
 
 def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:

@@ -58,18 +58,35 @@ def needed_files(name: str, inside: str, files: Collection[HubFile]) -> list[Hub
 
 def _of_folder(name: str, files: Collection[str]) -> list[str]:
     """The small files and the weights of a diffusers folder."""
-    parts = {part.name: part for family in FACTS.values() for part in family.parts}
-    tokenizers = {tokenizer for family in FACTS.values() for tokenizer in family.tokenizers}
-    present = [part for part in parts.values() if any(file.startswith(f"{part.name}/") for file in files)]
-    if not any(part.name == "unet" for part in present):
+    folders = {file.partition("/")[0] for file in files}
+    parts = [part for part in _known_parts() if part.name in folders]
+    if "unet" not in folders:
         raise _no_model(name, "it has no UNet")
-    small = [INDEX, SCHEDULER_CONFIG, *(part.config for part in present)]
-    small += [f"{tokenizer}/{file}" for tokenizer in sorted(tokenizers) for file in TOKENIZER_FILES]
+    small = [INDEX, SCHEDULER_CONFIG, *(part.config for part in parts), *_tokenizer_files()]
     wanted = [file for file in small if file in files]
-    common = next((v for v in VARIANTS if all(_weights(part, part.name, files, [v]) for part in present)), None)
-    for part in present:
-        wanted += _weights(part, part.name, files, VARIANTS if common is None else [common])
+    variants = _common_variant(parts, files)
+    for part in parts:
+        wanted += _weights(part, part.name, files, variants)
     return wanted
+
+
+def _common_variant(parts: Collection[PartFacts], files: Collection[str]) -> Collection[str]:
+    """The best variant in which every part is there, alone; all variants if there is none."""
+    for variant in VARIANTS:
+        if all(_weights(part, part.name, files, [variant]) for part in parts):
+            return [variant]
+    return VARIANTS
+
+
+def _known_parts() -> list[PartFacts]:
+    """The parts of all families, each once."""
+    parts = {part.name: part for family in FACTS.values() for part in family.parts}
+    return list(parts.values())
+
+
+def _tokenizer_files() -> list[str]:
+    tokenizers = {tokenizer for family in FACTS.values() for tokenizer in family.tokenizers}
+    return [f"{tokenizer}/{file}" for tokenizer in sorted(tokenizers) for file in TOKENIZER_FILES]
 
 
 def _weights(part: PartFacts, folder: str, files: Collection[str], variants: Collection[str] = VARIANTS) -> list[str]:

@@ -204,6 +204,11 @@ def _problems_of(header: Header, *, has_vae: bool) -> list[Problem]:
     if any(name.endswith(SCALES) for name in header.shapes):
         what = "its weights are 8-bit numbers with scales of their own, which are not read here."
         return [Problem(None, what, "Get the fp16 file of this model.")]
+    return _missing_parts(header, family, has_vae=has_vae)
+
+
+def _missing_parts(header: Header, family: FamilyFacts, *, has_vae: bool) -> list[Problem]:
+    """The problem of a file without all parts of its family, as pruned ones are."""
     missing = []
     for part in family.parts:
         is_there = any(name.startswith(part.prefix) for name in header.shapes)

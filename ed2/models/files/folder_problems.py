@@ -75,11 +75,16 @@ def folder_problems(
             why = config_problem(part, contents[part.config])
             problems += [Problem(part.config, f"{why}.", OTHER_MODEL)] if why else []
         problems += _weights_problems(path, part, may_convert=may_convert)
-    if SCHEDULER_CONFIG in contents:
-        changes = {"prediction_type": prediction_type} if prediction_type else {}
-        why = scheduler_problem({**contents[SCHEDULER_CONFIG], **changes})
-        problems += [Problem(SCHEDULER_CONFIG, f"{why}.", OTHER_MODEL)] if why else []
+    problems += _scheduler_problems(contents, prediction_type)
     return problems or _mismatched(contents, family)
+
+
+def _scheduler_problems(contents: Mapping[str, Any], prediction_type: str | None) -> list[Problem]:
+    if SCHEDULER_CONFIG not in contents:
+        return []
+    changes = {"prediction_type": prediction_type} if prediction_type else {}
+    why = scheduler_problem({**contents[SCHEDULER_CONFIG], **changes})
+    return [Problem(SCHEDULER_CONFIG, f"{why}.", OTHER_MODEL)] if why else []
 
 
 def family_in(path: Path) -> FamilyFacts:
