@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class LocalHub:
         changed: content that is sent in place of the right one, by name.
         refuses: the status and error code that every file gets without the token.
         is_portal: whether a login page answers everything.
+        stalls: whether a large answer stops in the middle and the line stays open.
         asked: method, path, range and whether a token came with it.
     """
 
@@ -54,6 +56,7 @@ class LocalHub:
     refuses: tuple[int, str] | None = None
     token: str = ""
     is_portal: bool = False
+    stalls: bool = False
     asked: list[tuple[str, str, str, str]] = field(default_factory=list)
     url: str = ""
 
@@ -131,6 +134,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if self.hub.stalls and len(content) > BREAKABLE:
+            self.wfile.write(content[:-1000])
+            time.sleep(20)
             return
         if self.hub.breaks and len(content) > BREAKABLE:
             self.wfile.write(content[: self.hub.breaks.pop(0)])

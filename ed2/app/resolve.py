@@ -207,7 +207,7 @@ def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list
 def _no_model() -> SettingsError:
     fix = (
         f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
-        "checkpoint of a run."
+        "checkpoint of a run. The models on this computer are listed by: python -m ed2 models"
     )
     return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])
 

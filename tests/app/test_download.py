@@ -4,8 +4,10 @@ import json
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,6 +227,28 @@ def test_a_disk_that_becomes_full_is_said_and_the_beginning_is_kept(hub: LocalHu
     (partial,) = tmp_path.rglob("*.incomplete")
     assert partial.stat().st_size >= CHUNK
     assert download(hub, tmp_path, "owner/tiny", "--yes").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
+def test_ctrl_c_keeps_what_was_received(hub: LocalHub, tmp_path: Path) -> None:
+    single(hub, model=CHUNK + (2 << 20))
+    hub.stalls = True
+    command = [sys.executable, "-m", "ed2", "download", "owner/tiny", "--yes"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=PROGRAM_DIR, env=environment(tmp_path, hub.url), stdout=pipe, stderr=pipe, text=True
+    ) as child:
+        end = time.monotonic() + 60
+        while not any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.incomplete")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == 130 and "Stopped. Run the same command again to continue." in said
+    assert "Traceback" not in said
+    hub.stalls = False
+    assert download(hub, tmp_path, "owner/tiny", "--yes").returncode == 0
+    assert hub.ranges() == [f"bytes={CHUNK}-"]
 
 
 NAMES = [

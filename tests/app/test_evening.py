@@ -17,7 +17,7 @@ from ed2.models.files import source as source_module
 from ed2.models.files.source import open_base
 from ed2.settings.files import PROGRAM_DIR
 from tests.hub import LocalHub, download, files_of, serving
-from tests.runs import Values, train
+from tests.runs import Values, said, train
 from tests.tiny import make_images
 
 FAMILIES = ["sd1", "sd2"]
@@ -90,6 +90,16 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
     assert not torch.equal(before["conv_in.weight"], opened.read("unet").state_dict()["conv_in.weight"])
     again = train({**two_steps(str(exported), tmp_path), "project_name": "again"})
     assert (again.ended.phase, again.ended.step) == ("done", 2)
+
+
+def test_a_folder_of_the_hubs_cache_is_trained_and_the_run_says_which_download_it_uses(
+    home: Path, sd1: Path, tmp_path: Path
+) -> None:
+    snapshot = home / "hub" / "models--owner--tiny" / "snapshots" / "abc"
+    shutil.copytree(sd1, snapshot)
+    run = train(two_steps(str(home / "hub" / "models--owner--tiny"), tmp_path))
+    assert run.ended.phase == "done"
+    assert f"Using the newest download in models--owner--tiny: {snapshot}." in said(run)
 
 
 def test_the_commands_of_the_evening_are_listed() -> None:

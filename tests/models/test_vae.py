@@ -12,6 +12,7 @@ from torch import Tensor
 from ed2.errors import ModelError
 from ed2.models.families.facts import VAE_PREFIX
 from ed2.models.files import source as source_module
+from ed2.models.files.base_model import base_model_problems
 from ed2.models.files.folder import open_folder
 from ed2.models.files.source import open_base
 from tests.hostile.models import VAE
@@ -142,6 +143,18 @@ def wrong_files(folder: Path, sd1: Path, other: Path) -> dict[Path, str]:
         folder / "empty": "this folder contains no VAE",
         folder / "vae.pt": "a PyTorch or ZIP file",
     }
+
+
+def test_a_folder_with_only_a_pickled_vae_names_the_file_that_can_be_given(
+    sd1: Path, other: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(other / "vae", tmp_path / "vae")
+    file = folder / "diffusion_pytorch_model.bin"
+    torch.save(load_file(other / VAE), file)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    (problem,) = base_model_problems(sd1, vae=folder, may_convert=True)
+    assert "only diffusion_pytorch_model.bin is there" in problem.what and str(file) in problem.fix
+    assert not base_model_problems(sd1, vae=file, may_convert=True)
 
 
 def test_other_files_and_folders_are_refused(sd1: Path, other: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
     missing_folder="Check it for typos.",
     model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
-    "checkpoint of a run.",
+    "checkpoint of a run. The models on this computer are listed by: python -m ed2 models",
 )
 
 

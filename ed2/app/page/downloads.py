@@ -19,7 +19,7 @@ from ed2.settings.files import PROGRAM_DIR
 
 LOOK_UP_SECONDS = 120.0
 NO_NAME = "Enter the name of a public model as owner/name, for example stabilityai/sd-vae-ft-mse."
-NO_ANSWER = "the program that asks the hub gave no answer"
+NO_ANSWER = "The download ended without an answer. Try again; what was received is kept."
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Downloader:
             if not PUBLIC_NAME.fullmatch(name):
                 self._shown = DownloadStatus("failed", printable(name), NO_NAME)
                 return
-            self._shown = DownloadStatus("failed", name, f"{NO_ANSWER}.")
+            self._shown = DownloadStatus(name=name)
             self._child = self._start(name)
             timer = threading.Timer(LOOK_UP_SECONDS, self._child.kill)
             timer.start()
@@ -88,6 +88,8 @@ class Downloader:
                 self._follow(self._child)
             finally:
                 timer.cancel()
+            if self._shown.state == "idle":
+                self._shown = DownloadStatus("failed", name, NO_ANSWER)
 
     def start(self) -> None:
         """Download what was offered and agreed to.
@@ -132,7 +134,7 @@ class Downloader:
     def _work(self, child: "subprocess.Popen[str]") -> None:
         self._follow(child)
         if self._shown.state == "running":  # it ended without a result
-            self._shown = replace(self._shown, state="failed", text=self._shown.text or f"{NO_ANSWER}.")
+            self._shown = replace(self._shown, state="failed", text=self._shown.text or NO_ANSWER)
 
     def _follow(self, child: "subprocess.Popen[str]") -> None:
         with child:

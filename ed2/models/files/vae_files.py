@@ -65,7 +65,7 @@ def find_vae(path: Path, family: FamilyFacts, *, may_convert: bool = False) -> V
         config = _config_in(folder, family)
         weights = weights_in(folder, family.part(VAE).stem)
         if weights is None:
-            raise _error(path, "the weights of the VAE are missing.", "Get this VAE again.")
+            raise _without_weights(path, folder, family)
     else:
         weights = WeightFiles((path,))
     header = _header_of(path, weights, may_convert=may_convert)
@@ -77,6 +77,14 @@ def find_vae(path: Path, family: FamilyFacts, *, may_convert: bool = False) -> V
         what = f"its latents have {shown(channels[0] if channels else None)} channels, not {family.latent_channels}."
         raise _error(path, what, f"Choose a VAE of {family.title}.")
     return VaeFiles(path, weights, header, prefix, config)
+
+
+def _without_weights(path: Path, folder: Path, family: FamilyFacts) -> ModelError:
+    pickled = weights_in(folder, family.part(VAE).stem, "bin")
+    if pickled is None or pickled.index:
+        return _error(path, "the weights of the VAE are missing.", "Get this VAE again.")
+    what = f"only {pickled.path.name} is there, in a format that can run code."
+    return _error(path, what, f"Set --vae to that file, which the start of a run converts: {pickled.path}")
 
 
 def _not_a_vae(header: Header) -> str:
