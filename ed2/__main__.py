@@ -15,9 +15,10 @@ PREDICTIONS = ("epsilon", "v_prediction")
 HELP = f"""\
 {USE} [--prediction_type {"|".join(PREDICTIONS)}]
 
-Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file; TARGET is a
-.safetensors, .sft or .ckpt file if it ends that way, else a folder. Existing files are never overwritten, and code in a
-.ckpt is never run. Give --prediction_type if the model does not say what it predicts."""
+Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
+of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt file if it ends that way, else a folder.
+Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
+what it predicts."""
 OTHERS = """
 python -m ed2 download NAME [TARGET]     download a public model, after a yes
 python -m ed2 models                     list the models on this computer"""

@@ -13,7 +13,7 @@ from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, t
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
-from ed2.models.files.base_model import pickle_problem
+from ed2.models.files.base_model import locate, pickle_problem
 from ed2.models.files.description import Description, without_marks
 from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
@@ -37,7 +37,8 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
     """Write the model `source` as `target`, a folder or, by its extension, a single file; nothing is overwritten.
 
     Args:
-        source: a diffusers folder, a `.safetensors` or a `.ckpt` of a family that can be trained.
+        source: a diffusers folder, a `.safetensors` or a `.ckpt` of a family that can be trained; or the public name of
+            a model in the cache of the hub.
         target: a new path in an existing folder.
         prediction_type: what the model predicts, if it does not say so itself.
 
@@ -46,7 +47,8 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
         CheckpointError: a single file could not be written.
     """
     _require_free(target)
-    with _without_pickle(source, target) as readable:
+    place = locate(str(source))
+    with _without_pickle(place.path if place else source, target) as readable:
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
         for part in model.dtypes:
             model.read(part)  # checks that every tensor is there, finite and of the right shape

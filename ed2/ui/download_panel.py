@@ -8,12 +8,13 @@ import gradio as gr
 from ed2.app.found_models import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
 from ed2.app.phases import RefusedError
+from ed2.models.files.base_model import PUBLIC_NAME, locate
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import short_path
 from ed2.ui.html import button_html, buttons_html, escape, note_html, on_page
-from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, refusal
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, fill, refusal
 
 TICK_SECONDS = 1.0
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
@@ -48,9 +49,10 @@ class DownloadPanel:
                 self.stop = gr.Button("Stop download", elem_id="stop-download-button", min_width=140, visible=False)
         self._timer = gr.Timer(TICK_SECONDS, active=False)
 
-    def wire(self, opened: Any) -> None:
-        """Connect the buttons; `opened` is the event of the choice being opened."""
+    def wire(self, opened: Any, base: Any) -> None:
+        """Connect the buttons; `opened` is the event that opens the choice, `base` the control of the base model."""
         outputs = [self.result, self.start, self.stop, self._timer]
+        fill(opened, self.suggest, [base, self.name], [self.name], **QUIET)
         opened(self.find, None, self.found, **SLOW)
         opened(self.show, None, outputs, **QUIET)
         for event in (self.look_up.click, self.name.submit):
@@ -58,6 +60,13 @@ class DownloadPanel:
         self.start.click(self.begin, None, outputs, **SPOKEN)
         self.stop.click(self.downloader.stop, None, None, **QUIET)
         self._timer.tick(self.show, None, outputs, **TICK)
+
+    def suggest(self, _: gr.Request, base: str, name: str) -> Updates:
+        """The base model's name where that is a public one that is not here, as in a preset."""
+        wanted = base.strip()
+        if name.strip() or not PUBLIC_NAME.fullmatch(wanted) or locate(wanted):
+            return {}
+        return {self.name: wanted}
 
     def find(self) -> str:
         """The models on this computer, as far as the page may open them."""

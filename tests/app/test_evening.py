@@ -71,7 +71,7 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
 
     # As one file for a web UI, which can be trained as well.
     single = tmp_path / "base.safetensors"
-    assert main(["convert", str(found.path), str(single)]) == 0
+    assert main(["convert", found.name, str(single)]) == 0
     runs = [train(two_steps(base, tmp_path)) for base in (NAME, str(single))]
     assert [run.ended.step for run in runs] == [2, 2]
     names = [part.file for part in FACTS[family].parts]
@@ -90,6 +90,16 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
     assert not torch.equal(before["conv_in.weight"], opened.read("unet").state_dict()["conv_in.weight"])
     again = train({**two_steps(str(exported), tmp_path), "project_name": "again"})
     assert (again.ended.phase, again.ended.step) == ("done", 2)
+
+
+def test_a_download_without_a_file_says_how_to_get_what_is_missing(home: Path, sd1: Path) -> None:
+    with serving(LocalHub(name=NAME, files=files_of(sd1))) as hub:
+        assert download(hub, home, NAME, "--yes").returncode == 0
+    (model,) = models_here([], lambda path: path.is_relative_to(home))
+    (model.path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (problem,) = base_problems(ChosenBase(NAME))
+    assert "the weights are missing" in problem.what
+    assert problem.fix == f"Download what is missing: python -m ed2 download {NAME}"
 
 
 def test_a_folder_of_the_hubs_cache_is_trained_and_the_run_says_which_download_it_uses(

@@ -35,8 +35,10 @@ def test_a_model_is_looked_up_downloaded_found_and_chosen(
         downloads.downloader.environment = environment(tmp_path, hub.url)
         page = open_page()
         tab(page, "Settings")
+        fill(page, "resume_ckpt", "owner/tiny")  # as a preset names it
         page.get_by_role("button", name="Choose a base model").click()
-        fill(page, "download-name", "owner/tiny")
+        expect(page.locator("#download-name textarea, #download-name input").first).to_have_value("owner/tiny")
+        fill(page, "resume_ckpt", "/nowhere")
         page.locator("#look-up-button").click()
         status = page.locator("#download-status")
         expect(status).to_have_attribute("data-state", "offered")

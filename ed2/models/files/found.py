@@ -18,6 +18,8 @@ MAX_DEPTH = 4
 """Folders within folders that are searched."""
 MAX_ENTRIES = 20_000
 """Files and folders that are looked at, in all places together."""
+MAX_READ = 2_000
+"""Files whose headers are read."""
 MAX_FOUND = 300
 
 Allow = Callable[[Path], bool]
@@ -59,11 +61,9 @@ def find_models(folders: Iterable[Path], cache: Path | None, allow: Allow = lamb
         cache: of the hub.
         allow: asked for each path before it is opened.
     """
-    found: dict[Path, FoundModel] = {}
-    for path in islice(_candidates(folders, cache, allow), MAX_ENTRIES):
-        if path and len(found) < MAX_FOUND and path not in found and (model := describe(path)):
-            found[path] = model
-    return list(found.values())
+    entries = islice(_candidates(folders, cache, allow), MAX_ENTRIES)
+    paths = dict.fromkeys(islice(filter(None, entries), MAX_READ))
+    return list(islice(filter(None, map(describe, paths)), MAX_FOUND))
 
 
 def describe(path: Path) -> FoundModel | None:
