@@ -1,6 +1,5 @@
 """Whether the configuration of a diffusers scheduler describes a noise schedule to train on. Needs no torch."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,4 +36,4 @@ def _are_betas_possible(config: Mapping[str, Any], steps: int) -> bool:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+    return isinstance(value, int | float) and 0 <= value <= 1

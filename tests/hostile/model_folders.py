@@ -151,6 +151,7 @@ def _schedulers() -> Iterator[Model]:
         "betas-of-nothing": {"trained_betas": []},
         "negative-betas": {"beta_start": -5.0},
         "endless-betas": {"beta_end": 1e999},
+        "long-betas": {"beta_end": 10**400},
         "unknown-betas": {"beta_schedule": "evil"},
         "sample": {"prediction_type": "sample"},
     }
