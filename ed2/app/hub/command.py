@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ed2.app.hub.download import Hub, Offer
-from ed2.app.hub.selection import listed_size
+from ed2.app.hub.download import Hub
+from ed2.app.hub.selection import Offer, listed_size
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.models.files.base_model import base_model_problems

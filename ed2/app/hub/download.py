@@ -1,15 +1,12 @@
 """Looks up a public model, and downloads it into the hub's own cache or a folder; broken downloads are continued.
 
 Requests and errors are those of `huggingface_hub`. It does not continue what another process has begun (2.4), nor
-compare hashes; that is done here, in the layout of its cache.
-Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+compare hashes; that is done here.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
@@ -17,50 +14,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from ed2.app.hub.destination import SHA256, Destination, is_right
 from ed2.app.hub.faults import NotTheHubError, WrongContentError, explained
-from ed2.app.hub.selection import MAX_FILES, HubFile, needed_files
-from ed2.checkpoint.room import existing
-from ed2.disk import sha256_of, write_whole
+from ed2.app.hub.selection import MAX_FILES, HubFile, Offer, needed_files
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.files.base_model import HUB_FOLDER, PUBLIC_NAME, SNAPSHOTS, is_file
-from ed2.text import file_size
+from ed2.models.files.base_model import PUBLIC_NAME, is_file
 
 NOT_STATED = "not stated"
-SPARE_BYTES = 256 << 20
-"""Left free on the disk."""
-PARTIAL = ".incomplete"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PAGE = (b"<!doctype", b"<html", b"<?xml")
 _T = TypeVar("_T")
 
 OnProgress = Callable[[int, int, str], object]
 """Called with the bytes that are here, all bytes, and the name of the file."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A public model as it would be downloaded.
-
-    Attributes:
-        name: owner/name.
-        inside: the file that was named; empty for a whole model.
-        commit: its version.
-        licence: as its model card says.
-        is_gated: whether its owner asks for a login.
-    """
-
-    name: str
-    inside: str
-    commit: str
-    files: tuple[HubFile, ...]
-    licence: str
-    is_gated: bool
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of all files."""
-        return sum(file.num_bytes for file in self.files)
 
 
 class Hub:
@@ -127,7 +93,7 @@ class Hub:
         wanted = tuple(needed_files(name, inside, files))
         return Offer(name, inside, str(info.sha), wanted, _licence_of(info), bool(info.gated))
 
-    def _fetch(self, offer: Offer, file: HubFile, place: "Destination", on_count: Callable[[int], object]) -> None:
+    def _fetch(self, offer: Offer, file: HubFile, place: Destination, on_count: Callable[[int], object]) -> None:
         """Download one file, unless it is here, from where an earlier download has stopped."""
         from huggingface_hub.utils import WeakFileLock
 
@@ -211,104 +177,13 @@ class CountingFile(FileIO):
         return len(content)
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where a model goes: the hub's cache, in its own layout, or a folder of the user."""
-
-    cache: Path
-    offer: Offer
-    target: Path | None
-
-    @property
-    def _model(self) -> Path:
-        return self.cache / (HUB_FOLDER + self.offer.name.replace("/", "--"))
-
-    @property
-    def _folder(self) -> Path:
-        return self.target or self._model / SNAPSHOTS / self.offer.commit
-
-    @property
-    def result(self) -> Path:
-        """The folder, or the single file."""
-        weights = self.offer.files[0].name
-        is_single = not any(file.name.endswith(".json") for file in self.offer.files)
-        return self._folder / weights if is_single else self._folder
-
-    def partial(self, file: HubFile) -> Path:
-        """Where a file is received."""
-        if self.target:
-            path = self.target / file.name
-            return path.with_name(path.name + PARTIAL)
-        return self._model / "blobs" / (file.digest + PARTIAL)
-
-    def has(self, file: HubFile) -> bool:
-        """Whether a file is here, with the right content; a damaged one in the cache is removed.
-
-        Raises:
-            ModelError: another file of its name is in the user's folder.
-        """
-        path = self._folder / file.name
-        if not is_file(path):
-            blob = self._model / "blobs" / file.digest
-            if self.target or not is_file(blob):
-                return False
-            if _is_right(file, blob):
-                self.put(file, blob)
-                return True
-            blob.unlink()
-            return False
-        if _is_right(file, path):
-            return True
-        if self.target:
-            problem = Problem(None, f"{path} is another file, which is not replaced.", "Choose another folder.")
-            raise ModelError(f"{self.offer.name} cannot be downloaded:", [problem])
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
-        return False
-
-    def put(self, file: HubFile, received: Path) -> None:
-        """Put a received file in its place. In the cache a link leads to it where the system has links."""
-        path = self._folder / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.target:
-            received.replace(path)
-            return
-        blob = self._model / "blobs" / file.digest
-        received.replace(blob)
-        try:
-            path.unlink(missing_ok=True)
-            path.symlink_to(os.path.relpath(blob, path.parent))
-        except OSError:  # Windows without the right to make links
-            blob.replace(path)
-
-    def finish(self) -> None:
-        """Say in the cache that this is the version of the main branch."""
-        if self.target is None:
-            (self._model / "refs").mkdir(parents=True, exist_ok=True)
-            write_whole(self._model / "refs" / "main", self.offer.commit.encode())
-
-    def require_room(self) -> None:
-        """Raise ModelError unless the disk has room for what is still missing."""
-        missing = 0
-        for file in self.offer.files:
-            if not is_file(self._folder / file.name):
-                partial = self.partial(file)
-                missing += file.num_bytes - (partial.stat().st_size if is_file(partial) else 0)
-        place = existing(self._folder)
-        free = shutil.disk_usage(place).free
-        if missing and missing + SPARE_BYTES > free:
-            what = f"it needs {file_size(missing)} more in {place}, where {file_size(free)} are free."
-            problem = Problem(None, what, "Free some space, or give a folder on another drive as TARGET.")
-            raise ModelError(f"{self.offer.name} cannot be downloaded:", [problem])
-
-
 def _hub_file(sibling: Any) -> HubFile | None:
     """A file of the hub's list; None if the list does not say its size or hash."""
     name, size = sibling.rfilename, sibling.size
     lfs = sibling.lfs
     digest = str(lfs.sha256 if lfs else sibling.blob_id)
     is_whole = isinstance(name, str) and isinstance(size, int) and size >= 0
-    if not is_whole or not (_SHA256 if lfs else _COMMIT).fullmatch(digest):
+    if not is_whole or not (SHA256 if lfs else _COMMIT).fullmatch(digest):
         return None
     return HubFile(name, size, digest)
 
@@ -319,17 +194,6 @@ def _licence_of(info: Any) -> str:
     texts = [card.get(key) for key in ("license", "license_name")] if card else []
     words = [printable(text) for text in texts if isinstance(text, str) and text.strip()]
     return " / ".join(words) or NOT_STATED
-
-
-def _is_right(file: HubFile, path: Path) -> bool:
-    return path.stat().st_size == file.num_bytes and _digest_of(file, path) == file.digest
-
-
-def _digest_of(file: HubFile, path: Path) -> str:
-    if _SHA256.fullmatch(file.digest):
-        return sha256_of(path)
-    content = path.read_bytes()  # small: the large ones have a SHA-256
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _refuse_page(path: Path) -> None:
@@ -345,7 +209,7 @@ def _refuse_page(path: Path) -> None:
 
 def _require_content(file: HubFile, path: Path) -> None:
     """Compare the hash of a received file, and remove one that is wrong. Raises WrongContentError, NotTheHubError."""
-    if _is_right(file, path):
+    if is_right(file, path):
         return
     _refuse_page(path)
     path.unlink()

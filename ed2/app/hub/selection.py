@@ -33,6 +33,31 @@ class HubFile:
     digest: str
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A public model as it would be downloaded.
+
+    Attributes:
+        name: owner/name.
+        inside: the file that was named; empty for a whole model.
+        commit: its version.
+        licence: as its model card says.
+        is_gated: whether its owner asks for a login.
+    """
+
+    name: str
+    inside: str
+    commit: str
+    files: tuple[HubFile, ...]
+    licence: str
+    is_gated: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+
 def needed_files(name: str, inside: str, files: Collection[HubFile]) -> list[HubFile]:
     """The files of a model that training needs.
 
