@@ -130,6 +130,7 @@ def _configs() -> Iterator[Model]:
         "large-vocabulary": (TEXT, {"vocab_size": 900_000}, "do not belong together"),
         "small-vocabulary": (TEXT, {"vocab_size": 10}, "text_encoder|tokenizer"),
         "other-width": (TEXT, {"hidden_size": 64}, "different models"),
+        "width-as-list": (TEXT, {"hidden_size": [32]}, "different models"),
         "sdxl-width": (UNET, {"cross_attention_dim": 2048}, "takes text of width 2048"),
         "no-groups": (UNET, {"norm_num_groups": 0}, "unet/config.json: no network can be built"),
         "text-as-number": (UNET, {"layers_per_block": "two"}, "unet/config.json: no network can be built"),

@@ -276,7 +276,8 @@ def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Proble
     """The problem of parts that are complete but do not fit together."""
     widths = contents[UNET_CONFIG].get("cross_attention_dim", 1280)
     configs = [network_config(encoder, contents[encoder.config]) for encoder in family.text_encoders]
-    given = sum(config.get("hidden_size", 512) for config in configs)
+    sizes = [config.get("hidden_size", 512) for config in configs]
+    given = sum(sizes) if all(isinstance(size, int) for size in sizes) else sizes
     if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
         return []
     what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: different models."
