@@ -18,5 +18,10 @@ def rng(seed: int, what: str, *key: int | str) -> np.random.Generator:
         what: the purpose of the draw, such as "noise" or "crop".
         key: identifies the draw among those with this purpose, usually epoch, image, repeat.
     """
+    return np.random.Generator(np.random.Philox(key=key_of(seed, what, *key)))
+
+
+def key_of(seed: int, what: str, *key: int | str) -> int:
+    """A number of 128 bits that identifies one draw, for a generator of another kind; arguments as for `rng`."""
     digest = blake2b(repr((seed, what, *key)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return int.from_bytes(digest, "little")

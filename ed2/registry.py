@@ -58,7 +58,7 @@ FAMILIES = Registry(
         "sd2": "ed2.models.families.sd:load",
     },
 )
-"""load(source: ed2.models.base.ModelSource, *, trained, device, frozen_dtype) -> ed2.models.base.DiffusionModel"""
+"""load(source, *, trained, device, frozen_dtype, trained_dtype) -> ed2.models.base.DiffusionModel"""
 
 OPTIMIZERS = Registry(
     "optimizer",

@@ -88,10 +88,10 @@ def _pr2039(mib: int, batch: int, resolution: int) -> Published:
 
 
 ON = {"gradient_checkpointing": True}
-FUSED = PlannedFeatures(cached_latents=True, cached_text=True, fused_backward=True)
-FUSED_HALF = PlannedFeatures(cached_latents=True, cached_text=True, fused_backward=True, half_weights=True)
-RESIDENT = PlannedFeatures(fused_backward=True, half_weights=True)
 SDXL = {**UNET_ONLY, **ON, "resolution": 1024, "batch_size": 1, "optimizer": "adafactor"}
+FUSED = {**SDXL, "fused_backward": True}
+FUSED_HALF = {**FUSED, "weights_dtype": "bf16"}
+RESIDENT = PlannedFeatures()
 S1259 = "sd-scripts PR #1259"
 TEXT_12 = {"gradient_checkpointing": True, "batch_size": 2}
 
@@ -111,16 +111,16 @@ ROWS = (
     _pr2039(11450, 1, 768),
     _pr2039(11598, 1, 1024),
     Published(S1259, "SDXL 1024, batch 1, bf16 weights, Adafactor in the backward pass, checkpointing on, caches", 10.0,
-              SDXL, FUSED_HALF, "sdxl", "text encoders and VAE not on the GPU, as 'caches' says"),
-    Published(S1259, "the same", 10.0, SDXL, RESIDENT, "sdxl", "text encoders and VAE still on the GPU, in bf16"),
-    Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, SDXL, FUSED, "sdxl",
+              FUSED_HALF, CACHED, "sdxl", "text encoders and VAE not on the GPU, as 'caches' says"),
+    Published(S1259, "the same", 10.0, FUSED_HALF, RESIDENT, "sdxl", "text encoders and VAE still on the GPU, in bf16"),
+    Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, FUSED, CACHED, "sdxl",
               "text encoders and VAE not on the GPU"),
-    Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 16}, RESIDENT, "sdxl",
-              "text encoders and VAE still on the GPU", bound="<"),
-    Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**SDXL, "batch_size": 6}, FUSED, "sdxl",
+    Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**FUSED_HALF, "batch_size": 16}, RESIDENT,
+              "sdxl", "text encoders and VAE still on the GPU", bound="<"),
+    Published(S1259, "the same in fp32, batch 6, 'fits 24 GB'", 24.0, {**FUSED, "batch_size": 6}, CACHED, "sdxl",
               "text encoders and VAE not on the GPU", bound="<"),
     Published("kohya_ss #2530", "SDXL 1024, batch 1, full fp16, 8-bit Adam, checkpointing on, 'about 19 GB'", 19.0,
-              {**SDXL, "optimizer": "adamw8bit"}, PlannedFeatures(half_weights=True), "sdxl",
+              {**SDXL, "weights_dtype": "bf16", "optimizer": "adamw8bit"}, RESIDENT, "sdxl",
               "nothing cached; a round figure", bound="<"),
     Published("EveryDream 2, LOWVRAM.md", "512, batch 2, checkpointing on, text encoder trained, 'fits 12 GB'", 12.0,
               TEXT_12, assumed="amp and 8-bit Adam", bound="<"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -78,7 +79,12 @@ def differing(one: Path, other: Path) -> list[str]:
     """Names of the tensors whose bytes differ between two checkpoints."""
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
-    return [name for name in a if a[name].numpy().tobytes() != b[name].numpy().tobytes()]
+    return [name for name in a if raw(a[name]) != raw(b[name])]
+
+
+def raw(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any type."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def said(trained: Trained) -> str:

@@ -18,10 +18,12 @@ from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
 from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
+from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Run
-from ed2.training.update import Whole
+from ed2.training.update import Fused, Update, Whole
 
+WEIGHTS_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NOISE_AT_ZERO_SNR = (
     "This model predicts noise, and at the last timestep of enable_zero_terminal_snr an image is nothing but noise, so "
     "samples get worse. Use a model that predicts v, or train it to with --prediction_type v_prediction."
@@ -54,7 +56,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         objective=_objective(model, spec),
         precision=precision,
         optimizers=optimizers,
-        update=Whole(optimizers, precision, settings.optimizer.clip_grad_norm),
+        update=_update(spec, context, optimizers, precision),
         ema=build_ema(model, spec, total_steps=total_updates),
         metrics=Metrics(),
         bus=context.bus,
@@ -72,6 +74,13 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     return run
 
 
+def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:
+    max_norm = spec.settings.optimizer.clip_grad_norm
+    if not spec.settings.memory.fused_backward:
+        return Whole(optimizers, precision, max_norm)
+    return Fused(optimizers, precision, max_norm, lambda: context.state.at_once is not None)
+
+
 def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> None:
     """If images or batches differ from the checkpoint's, resume at the same fraction of the epoch."""
     if spec.checkpoint is None or not context.state.position:
@@ -87,7 +96,8 @@ def _read_model(spec: RunSpec) -> DiffusionModel:
         spec.source,
         trained=settings.model.trained_parts,
         device=spec.machine.device,
-        frozen_dtype=spec.machine.dtype or torch.float32,
+        frozen_dtype=spec.machine.frozen_dtype,
+        trained_dtype=WEIGHTS_DTYPES[settings.memory.weights_dtype],
     )
     model.clip_skip = settings.noise.clip_skip
     if settings.memory.gradient_checkpointing:

@@ -169,6 +169,8 @@ class FailedUpdates:
             back: finds the checkpoint.
             step: what the run had done before the update.
         """
+        if spec.settings.memory.fused_backward and error.__cause__ and is_out_of_memory(error.__cause__):
+            return None  # passes forward and back would need as much again
         checkpoint = back.last_good(include_after_skipped=True)
         origin = checkpoint or spec.checkpoint
         origin_step = origin.state.step if origin else 0

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ed2.models.base import DiffusionModel, trained_parts
+from ed2.models.base import DiffusionModel, Part, trained_parts
 from ed2.models.families.shared import freeze_text_encoder
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
 from ed2.training.jobs import NETWORK_NAMES
 from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule, make_schedule
 
 PRODIGY_LR = 1.0
@@ -80,7 +82,20 @@ def build_optimizers(
         by_network,
         base_lrs={name: plans[name].options.lr for name in by_network},
         schedules={name: plans[name].schedule(steps) for name in by_network},
+        rounding=_rounding(trained, settings),
     )
+
+
+def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | None:
+    """How the weights of the trained parts are rounded; None if they are in fp32."""
+    if settings.memory.weights_dtype == "fp32":
+        return None
+    names: dict[Tensor, str] = {
+        parameter: f"{network}/{name}"
+        for network, part in trained.items()
+        for name, parameter in part.parameters().items()
+    }
+    return Rounding(settings.run.seed, names)
 
 
 def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:

@@ -42,7 +42,19 @@ class Machine:
         except ValueError as error:
             raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
         memory = settings.memory
-        return cls(device, choose_dtype(device, amp=memory.amp, amp_dtype=memory.amp_dtype))
+        dtype = choose_dtype(device, amp=memory.amp, amp_dtype=memory.amp_dtype)
+        if dtype is None and memory.weights_dtype == "bf16":
+            dtype = torch.bfloat16  # what the weights are in; a CPU otherwise computes in fp32
+        if dtype is torch.float16 and (memory.weights_dtype == "bf16" or memory.fused_backward):
+            name = "fused_backward" if memory.fused_backward else "weights_dtype"
+            what = f"{torch.cuda.get_device_name(device)} does not support bf16, and fp16 needs all gradients at once."
+            raise SettingsError("1 setting is wrong:", [Problem(name, what, "Leave it out on this GPU.")])
+        return cls(device, dtype)
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """In which frozen parts compute; a CPU gains nothing from a short one."""
+        return torch.float32 if self.dtype is None or self.device.type == "cpu" else self.dtype
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"

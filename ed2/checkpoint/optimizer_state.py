@@ -1,10 +1,13 @@
 """The state of an optimizer as named tensors and plain numbers, for safetensors and JSON: no pickle."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ed2.training.optimizers import as_fp32, parameters_of
 
 SEPARATOR = "/"
 SAME = "same as"
@@ -71,7 +74,12 @@ def restore_state(
         for step in path:
             place = place.setdefault(step, {})
         place[last] = tensors[value[SAME]].clone() if isinstance(value, Mapping) else value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    with contextlib.ExitStack() as swaps:
+        # Loading casts the state to the type of its parameter, and it is in fp32 for weights in bf16 too.
+        for parameter in parameters_of(optimizer):
+            if parameter.dtype != torch.float32:
+                swaps.enter_context(as_fp32(parameter, torch.empty(0, device=parameter.device)))
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     _match_strides(optimizer)
     for group, changed in zip(optimizer.param_groups, options, strict=False):
         group.update(changed)

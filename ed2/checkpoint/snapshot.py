@@ -138,7 +138,7 @@ def _uncopied(tensor: Tensor) -> Tensor:
 
 
 def _weights(run: Run, take: Take) -> dict[str, Tensors]:
-    """The weights of each part: trained ones in fp32, the others as they are in the base model."""
+    """The weights of each part: trained ones as they are trained, the others as they are in the base model."""
     weights: dict[str, Tensors] = {}
     with run.optimizers.averaged():
         for part in run.model.parts.values():

@@ -24,7 +24,7 @@ CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 class Precision:
     """Mixed precision: autocast, and a loss scaler under fp16.
 
-    Weights and optimizer stay in fp32; `dtype` None computes in fp32 throughout.
+    The optimizer computes in fp32, whatever the weights are in; `dtype` None computes in fp32 throughout.
     """
 
     device: torch.device
@@ -58,6 +58,12 @@ class Precision:
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
             parameters += [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if any(parameter.dtype is torch.bfloat16 for parameter in parameters):
+            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # bf16 has two digits
+            norm = torch.linalg.vector_norm(torch.stack(norms))
+            if max_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            return norm
         return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else torch.inf)
 
     def forget(self) -> None:

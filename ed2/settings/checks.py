@@ -20,6 +20,8 @@ MAX_PATH_BYTES, MAX_PART_BYTES = 4000, 255
 """The limits on Linux; Windows has lower ones and reports them with its own errors."""
 MAX_NAME_LENGTH = 80
 """A longer name cannot resemble a setting, and comparing it takes long."""
+LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
+"""Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
 WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
 
 
@@ -105,7 +107,51 @@ def contradictions(settings: Settings) -> list[Problem]:
     if settings.loss.timestep_start >= settings.loss.timestep_end:
         what = f"it is {settings.loss.timestep_start}, but timestep_end is {settings.loss.timestep_end}."
         problems.append(Problem("timestep_start", what, "Choose a value below timestep_end."))
-    return problems
+    return [*problems, *_bf16_contradictions(settings), *_fused_contradictions(settings)]
+
+
+def _bf16_contradictions(settings: Settings) -> Iterator[Problem]:
+    """What weights in bf16 exclude."""
+    memory = settings.memory
+    if memory.weights_dtype != "bf16":
+        return
+    yield from _unsupported_optimizers(settings, "weights_dtype")
+    if not memory.amp:
+        yield Problem("weights_dtype", "bf16 needs mixed precision (amp), which is off.", "Turn amp on, or use fp32.")
+    if memory.amp and memory.amp_dtype == "fp16":
+        yield Problem("weights_dtype", "bf16 does not work with amp_dtype fp16.", "Set amp_dtype to bf16.")
+
+
+def _fused_contradictions(settings: Settings) -> Iterator[Problem]:
+    """What fused_backward excludes, since it has one gradient at a time."""
+    memory, norm = settings.memory, settings.optimizer.clip_grad_norm
+    if not memory.fused_backward:
+        return
+    yield from _unsupported_optimizers(settings, "fused_backward")
+    if settings.data.grad_accum > 1:
+        what = f"it is {settings.data.grad_accum}, but fused_backward cannot accumulate gradients."
+        yield Problem("grad_accum", what, "Set grad_accum to 1 and raise batch_size, or turn fused_backward off.")
+    if memory.amp and memory.amp_dtype == "fp16":
+        what = "it is fp16, whose scaling needs all gradients at once; fused_backward has one at a time."
+        yield Problem("amp_dtype", what, "Set amp_dtype to bf16, or turn fused_backward off.")
+    if norm not in (None, type(settings.optimizer)().clip_grad_norm):
+        yield fused_clipping(norm)
+
+
+def fused_clipping(norm: object) -> Problem:
+    """The problem of a `clip_grad_norm` that was given for a run with fused_backward."""
+    what = f"it is {norm:g}, a norm of all gradients together, but fused_backward has one at a time."
+    return Problem("clip_grad_norm", what, "Leave it out to clip each tensor at 1, or turn fused_backward off.")
+
+
+def _unsupported_optimizers(settings: Settings, feature: str) -> Iterator[Problem]:
+    chosen = {"optimizer": settings.optimizer.optimizer}
+    if not settings.model.disable_textenc_training:
+        chosen["text_encoder_optimizer"] = settings.text_encoder.text_encoder_optimizer
+    for setting, name in chosen.items():
+        if name is not None and name not in LOW_MEMORY_OPTIMIZERS:
+            what = f"{name} does not work with {feature}."
+            yield Problem(setting, what, f"Use {', '.join(LOW_MEMORY_OPTIMIZERS)}, or turn {feature} off.")
 
 
 def without_effect(settings: Settings) -> list[str]:

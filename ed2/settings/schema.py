@@ -195,6 +195,14 @@ class MemorySettings(Group):
     attn_type: Annotated[Literal["sdp", "slice", "xformers"], Advanced()] = "sdp"
     """Attention implementation. sdp is PyTorch's own and the best choice; slice is slower and uses more memory in
     training; xformers must be installed first."""
+    weights_dtype: Annotated[Literal["fp32", "bf16"], Advanced()] = "fp32"
+    """Number format of the trained weights and their gradients. bf16 halves their memory; updates are computed in fp32
+    and rounded at random, so that small ones count on average. Costs a few percent of speed and a little precision.
+    With adamw, adamw8bit, adafactor and lion8bit."""
+    fused_backward: Annotated[bool, Advanced()] = False
+    """Update each tensor of weights as soon as its gradient is complete, and free the gradient: saves nearly all memory
+    of gradients, a little slower. Gradients are clipped tensor by tensor, at 1. Not with grad_accum or fp16; the same
+    optimizers as bf16 weights."""
     channels_last: Annotated[bool, Advanced()] = False
     """Store convolution tensors in channels-last order. Slightly faster on some GPUs."""
     torch_compile: Annotated[bool, Advanced()] = False

@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ed2.errors import MemoryFullError, Problem, SettingsError
 from ed2.models.memory import is_out_of_memory, release_memory
+from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule
 
 Parameters = Iterable[nn.Parameter]
@@ -154,12 +155,15 @@ class Optimizers:
         by_network: optimizer by the network's name.
         base_lrs: learning rate of each network before its schedule.
         schedules: factor on the rate by update number; a network without one keeps its rate.
+        rounding: how weights in bf16 are rounded; None for weights in fp32.
     """
 
     by_network: Mapping[str, torch.optim.Optimizer]
     base_lrs: Mapping[str, float]
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    rounding: Rounding | None = None
     _made_early: set[str] = field(default_factory=set)
+    _update: int = 0
 
     def __iter__(self) -> Iterator[torch.optim.Optimizer]:
         return iter(self.by_network.values())
@@ -183,15 +187,52 @@ class Optimizers:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        used = set()
         for name, optimizer in self.by_network.items():
-            optimizer.step()
-            # Only known now: which parameters get a gradient shows in the first step.
-            if name in self._made_early:
-                _drop_unused_state(optimizer)
+            with_gradient = [p for p in parameters_of(optimizer) if p.grad is not None]
+            used.update(with_gradient)
+            if self.rounding is None:
+                optimizer.step()
+                continue
+            for parameter in with_gradient:
+                assert parameter.grad is not None
+                self.step_one(name, parameter, parameter.grad.float())
+        self.drop_unused_state(used)
+
+    @torch.no_grad()
+    def step_one(self, network: str, parameter: Tensor, gradient: Tensor, is_good: Tensor | None = None) -> None:
+        """Update one parameter, computed on a copy of it in fp32, and drop its gradient.
+
+        Args:
+            network: the parameter's.
+            parameter: in fp32 or bf16.
+            gradient: in fp32, of the parameter's shape.
+            is_good: a tensor of one truth value; the parameter stays as it is where that is false.
+        """
+        weights = parameter.data
+        parameter.grad = None
+        with as_fp32(parameter, weights.to(torch.float32, copy=True)):
+            parameter.grad = gradient
+            _step_alone(self.by_network[network], parameter)
+            parameter.grad = None
+            exact = parameter.data
+        if self.rounding is not None:
+            exact = self.rounding.rounded(parameter, exact, self._update)
+        weights.copy_(exact if is_good is None else torch.where(is_good, exact, weights))
+
+    def drop_unused_state(self, used: Collection[Tensor]) -> None:
+        """After the first step, drop the state of parameters that were not `used`: they have no gradient."""
+        # Only known now: which parameters get a gradient shows in the first step.
+        for name in self._made_early:
+            optimizer = self.by_network[name]
+            for parameter in parameters_of(optimizer):
+                if parameter not in used:  # such as those of layers that `clip_skip` leaves out
+                    optimizer.state.pop(parameter, None)
         self._made_early.clear()
 
     def set_lr(self, update: int) -> None:
         """Set every learning rate to that of update number `update`, counted from 0."""
+        self._update = update
         for name, optimizer in self.by_network.items():
             factor = self.schedules[name](update) if name in self.schedules else 1.0
             for group in optimizer.param_groups:
@@ -261,26 +302,40 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
     # The optimizer's own state is replaced meanwhile, so that the first value of every entry can be recorded.
     optimizer.state = recorded
     for parameter in parameters_of(optimizer):
-        weights, copy = parameter.data, parameter.data.clone()
-        # Zeros and not None: parameters without a gradient would get no state.
-        parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        parameter.grad = None
-        parameter.data = weights.copy_(copy)  # bitsandbytes replaces what is not contiguous
+        # On a copy: an update in fp32 makes its state in fp32, whatever the weights are in.
+        with as_fp32(parameter, parameter.data.to(torch.float32, copy=True)):
+            # Zeros and not None: parameters without a gradient would get no state.
+            parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            parameter.grad = None
         state[parameter] = recorded.pop(parameter).reset()
         # Some count steps or keep estimates in the group, which must start from the beginning.
         for group, values in zip(optimizer.param_groups, options, strict=True):
             group.clear()
             group.update(values)
     optimizer.state = state
-    release_memory(weights.device)
+    release_memory(parameter.device)
 
 
-def _drop_unused_state(optimizer: torch.optim.Optimizer) -> None:
-    """Drop the state of parameters without a gradient, such as those of layers that `clip_skip` leaves out."""
-    for parameter in parameters_of(optimizer):
-        if parameter.grad is None:
-            optimizer.state.pop(parameter, None)
+@contextlib.contextmanager
+def as_fp32(parameter: Tensor, numbers: Tensor) -> Iterator[None]:
+    """Let a parameter hold these `numbers`, in fp32, and its own again afterwards."""
+    own = parameter.data
+    parameter.data = numbers
+    try:
+        yield
+    finally:
+        parameter.data = own
+
+
+def _step_alone(optimizer: torch.optim.Optimizer, parameter: Tensor) -> None:
+    """Step a single parameter; looking at all others each time would take longer than the update."""
+    (group,) = optimizer.param_groups
+    whole, group["params"] = group["params"], [parameter]
+    try:
+        optimizer.step()
+    finally:
+        group["params"] = whole
 
 
 def averages(optimizer: torch.optim.Optimizer) -> bool:

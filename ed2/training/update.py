@@ -1,8 +1,9 @@
 """How the gradients of a step become an update of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from ed2.errors import TrainingError, UpdateFailedError
 from ed2.models.compute import Precision
-from ed2.training.optimizers import Optimizers
+from ed2.training.optimizers import Optimizers, parameters_of
+
+CLIP_EPSILON = 1e-6
+"""Added to a norm that gradients are divided by, as `clip_grad_norm_` does."""
 
 
 class Update(Protocol):
@@ -33,6 +37,11 @@ class Update(Protocol):
 
     def discard(self) -> None:
         """Drop what was accumulated; the step is retried."""
+        ...
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a gradient that is not finite stops only the update of its own parameter."""
         ...
 
 
@@ -74,6 +83,101 @@ class Whole:
         self.optimizers.zero_grad()
         # The scaler refuses to unscale twice in a step unless it is told that the first one does not count.
         self.precision.forget()
+
+    @property
+    def is_partial(self) -> bool:
+        """The whole step is skipped."""
+        return False
+
+
+@dataclass
+class Fused:
+    """Updates each parameter as soon as its gradient is complete, and frees the gradient at once.
+
+    There is never more than one gradient in memory, so nothing is known of the others: each is clipped alone, and one
+    that is not finite leaves its own parameter as it was. After running out of memory a batch may be cut into parts;
+    their gradients have to be added up first, so they are all held then, as `Whole` does, and give the same update.
+
+    Attributes:
+        max_norm: maximum norm of the gradient of each parameter; None for no clipping.
+        holds_gradients: whether the batches of this step are parts of one.
+    """
+
+    optimizers: Optimizers
+    precision: Precision
+    max_norm: float | None
+    holds_gradients: Callable[[], bool]
+    _losses_are_finite: list[Tensor] = field(default_factory=list)
+    _norms: list[Tensor] = field(default_factory=list)
+    _are_good: list[Tensor] = field(default_factory=list)
+    _stepped: set[Tensor] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for network, optimizer in self.optimizers.by_network.items():
+            for parameter in parameters_of(optimizer):
+                parameter.register_post_accumulate_grad_hook(partial(self._take, network))
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Backpropagate a loss; its gradients become updates on the way.
+
+        Raises:
+            UpdateFailedError: an error came after a parameter was updated.
+        """
+        self._losses_are_finite.append(torch.isfinite(loss.detach()))
+        try:
+            self.precision.backward(loss)
+        except Exception as error:
+            if not self._stepped:  # nothing has changed, so the step can be retried
+                raise
+            with changing_weights():
+                raise error
+
+    def finish(self) -> tuple[Tensor, bool]:
+        """Update what was held, and read the one flag of the step from the device."""
+        with changing_weights():
+            for network, optimizer in self.optimizers.by_network.items():
+                for parameter in parameters_of(optimizer):
+                    if parameter.grad is not None:
+                        self._step(network, parameter)
+            self.optimizers.drop_unused_state(self._stepped)
+        norm = torch.linalg.vector_norm(torch.stack(self._norms))
+        is_finite = bool(torch.stack(self._are_good).all())
+        self._forget()
+        return norm, is_finite
+
+    def discard(self) -> None:
+        """Drop the gradients that were held."""
+        self._forget()
+        self.optimizers.zero_grad()
+
+    @property
+    def is_partial(self) -> bool:
+        """Each parameter is updated, or left as it was, by itself."""
+        return True
+
+    def _take(self, network: str, parameter: Tensor) -> None:
+        if not self.holds_gradients():
+            self._step(network, parameter)
+
+    @torch.no_grad()
+    def _step(self, network: str, parameter: Tensor) -> None:
+        """Clip and update one parameter; nothing is read from the device."""
+        assert parameter.grad is not None
+        norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        is_good = torch.stack([torch.isfinite(norm), *self._losses_are_finite]).all()
+        gradient = parameter.grad.float()
+        if self.max_norm is not None:
+            gradient.mul_((self.max_norm / (norm + CLIP_EPSILON)).clamp(max=1.0))
+        # Zeros, so that the optimizer's averages stay finite; the weights are put back.
+        gradient.masked_fill_(~is_good, 0.0)
+        self._norms.append(norm)
+        self._are_good.append(is_good)
+        self._stepped.add(parameter)
+        self.optimizers.step_one(network, parameter, gradient, is_good)
+
+    def _forget(self) -> None:
+        for kept in (self._losses_are_finite, self._norms, self._are_good, self._stepped):
+            kept.clear()
 
 
 @contextmanager

@@ -255,7 +255,7 @@ def _smaller_batch(search: Search, settings: Settings) -> Values:
     wanted = batch * settings.data.grad_accum
     if batch == 1:
         return {}
-    for smaller in range(batch - 1, 0, -1):
+    for smaller in () if settings.memory.fused_backward else range(batch - 1, 0, -1):  # fused does not accumulate
         accumulated = -(-wanted // smaller)
         if search.fits(settings, batch_size=smaller, grad_accum=accumulated):
             return {"batch_size": smaller, "grad_accum": accumulated}

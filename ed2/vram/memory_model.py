@@ -17,6 +17,8 @@ EIGHT_BIT_AVERAGES = {"adamw8bit": 2, "lion8bit": 1}
 """Running averages of one byte per weight."""
 TENSORS_AT_ONCE = {"adafactor": 3, "prodigy": 2}
 """Copies of the largest tensor during an update."""
+FP32_COPIES = 3
+"""Of a tensor that is updated by itself: its weights, its gradient, and the random bits of rounding."""
 UNKNOWN_STATE_BYTES = 8
 """Bytes per weight assumed for an optimizer that is not listed, as for AdamW."""
 
@@ -69,15 +71,11 @@ class PlannedFeatures:
         cached_latents: latents come from a cache, and the VAE is not on the GPU.
         cached_text: text embeddings come from a cache, and the text encoder is not on the GPU.
         lora_rank: train adapters of this rank in the UNet's attention and nothing else; 0 trains the model.
-        half_weights: the UNet's trained weights and gradients are in half precision themselves.
-        fused_backward: the optimizer consumes each gradient as soon as it is complete.
     """
 
     cached_latents: bool = False
     cached_text: bool = False
     lora_rank: int = 0
-    half_weights: bool = False
-    fused_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,25 @@ class MemoryModel:
     @property
     def trained_bytes(self) -> int:
         """Bytes of a trained weight, and of its gradient."""
-        return 2 if self.features.half_weights else 4
+        return 2 if self.has_half_weights else 4
+
+    @property
+    def has_half_weights(self) -> bool:
+        """Whether the trained weights and their gradients are in bf16 themselves."""
+        return self.settings.memory.weights_dtype == "bf16" and not self.features.lora_rank
+
+    @property
+    def frees_gradients(self) -> bool:
+        """Whether each gradient is consumed as soon as it is complete."""
+        return self.settings.memory.fused_backward
+
+    def borrows_trace(self, variant: str) -> bool:
+        """Whether weights in bf16 are planned by a trace of weights in fp32, since they were not traced themselves."""
+        return self.has_half_weights and not variant.endswith("/half")
+
+    def gradient_share(self, variant: str) -> float:
+        """The size of gradients relative to those that were traced."""
+        return 0.5 if self.borrows_trace(variant) else 1.0
 
     @property
     def batch(self) -> int:
@@ -142,7 +158,7 @@ class MemoryModel:
     @property
     def casts_unet(self) -> bool:
         """Whether autocast keeps a copy of the UNet's weights during sampling."""
-        return self.trains_unet and self.precision == "half" and not self.features.half_weights
+        return self.trains_unet and self.precision == "half" and not self.has_half_weights
 
     @cached_property
     def trained(self) -> Mapping[str, TrainedWeights]:
@@ -200,7 +216,7 @@ class MemoryModel:
         else:
             trained = "both" if with_text and self.trains_text else "unet"
         times = "twice" if memory.gradient_checkpointing else "once"
-        if self.features.half_weights and trained == "unet" and self.precision == "half":
+        if self.has_half_weights and trained == "unet" and self.precision == "half":
             return f"half/unet/{times}/sdp/half"
         if memory.attn_type == "slice":
             sliced = f"{self.precision}/{trained}/{times}/slice/fp32"
@@ -239,7 +255,9 @@ class MemoryModel:
 
     def optimizer_update(self) -> float:
         """Bytes that an optimizer allocates during an update; one network is updated after the other."""
-        return max(update_bytes(self.optimizer(name), trained) for name, trained in self.trained.items())
+        copies = 4 * FP32_COPIES * max(trained.largest for trained in self.trained.values())
+        own = max(update_bytes(self.optimizer(name), trained) for name, trained in self.trained.items())
+        return own + (copies if self.has_half_weights or self.frees_gradients else 0.0)
 
     def largest_tensor(self) -> float:
         """Bytes of the largest trained tensor."""

@@ -177,13 +177,13 @@ def _peak_bytes(usage: Mapping[str, PhaseUsage]) -> float:
 def _training_usage(model: MemoryModel, base: PhaseUsage) -> dict[str, PhaseUsage]:
     """The phases of a step."""
     full = model.gradients()
-    held = full if model.holds_gradients and not model.features.fused_backward else 0.0
+    held = full if model.holds_gradients and not model.frees_gradients else 0.0
     usage = {}
     if not model.features.cached_latents:
         usage["encoding"] = _vae(model, replace(base, gradients=held), "encoding")
     for phase in ("forward", "backward"):
         usage[phase] = _pass(model, base, phase, held)
-    gradients = model.largest_tensor() if model.features.fused_backward else full
+    gradients = model.largest_tensor() if model.frees_gradients else full
     usage["optimizer"] = replace(base, gradients=gradients, temporaries=model.optimizer_update())
     return usage
 
@@ -199,16 +199,23 @@ def _pass(model: MemoryModel, base: PhaseUsage, phase: str, held: float) -> Phas
 
 def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str, held: float) -> PhaseUsage:
     rows = (row for row in model.shape.traced.training[variant] if row.phase == phase)
-    return _largest(_at(model, base, row, model.batch, _gradients(model, row, held)) for row in rows)
+    usages = [_at(model, base, row, model.batch, _gradients(model, row, variant, held)) for row in rows]
+    if model.borrows_trace(variant):  # of weights in fp32, with copies that weights in bf16 do not need
+        usages = [replace(usage, autocast_copies=0.0) for usage in usages]
+    if model.frees_gradients and phase == "backward":
+        updating = model.optimizer_update()
+        usages = [replace(usage, temporaries=usage.temporaries + updating) for usage in usages]
+    return _largest(usages)
 
 
-def _gradients(model: MemoryModel, row: TracedRow, held: float) -> float:
+def _gradients(model: MemoryModel, row: TracedRow, variant: str, held: float) -> float:
     """Gradients in memory at a moment of a pass."""
-    if model.features.fused_backward:
+    if model.frees_gradients:
         return model.largest_tensor()
     if model.features.lora_rank:
         return held or (model.gradients() if row.phase == "backward" else 0.0)
-    return held or model.shape.scale("unet") * row.unet_gradients + model.text_share * row.text_gradients
+    traced = model.shape.scale("unet") * row.unet_gradients + model.text_share * row.text_gradients
+    return held or model.gradient_share(variant) * traced
 
 
 def _at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradients: float) -> PhaseUsage:

@@ -17,6 +17,7 @@ from ed2.registry import OPTIMIZERS
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.rounding import Rounding
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.update import Whole
 
@@ -32,12 +33,12 @@ def batch_of(*numbers: int) -> Batch:
     return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
 
 
-def optimizers_of(model: DiffusionModel, name: str = "adamw") -> Optimizers:
+def optimizers_of(model: DiffusionModel, name: str = "adamw", rounding: Rounding | None = None) -> Optimizers:
     lrs = {"unet": 1e-3, "text_encoder": 5e-4}
     build = OPTIMIZERS.load(name)
     parts = trained_parts(model)
     made = {n: build(list(part.parameters().values()), OptimizerOptions(lrs[n])) for n, part in parts.items()}
-    return Optimizers(made, lrs)
+    return Optimizers(made, lrs, rounding=rounding)
 
 
 def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None, optimizer: str = "adamw") -> Run:

@@ -33,6 +33,8 @@ settings = st.builds(
             "attn_type": st.sampled_from(["sdp", "slice"]),
             "ema_decay_rate": st.sampled_from([None, 0.99]),
             "ema_device": st.sampled_from(["cpu", "cuda"]),
+            "weights_dtype": st.sampled_from(["fp32", "bf16"]),
+            "fused_backward": st.booleans(),
         }
     ),
 )
@@ -72,6 +74,7 @@ def test_the_parts_add_up_and_are_within_the_range(family: str, given: Settings)
 def test_sampling_and_saving_never_exceed_the_step_where_the_unet_is_trained(family: str, given: Settings) -> None:
     if given.model.disable_unet_training or not given.memory.amp:
         return
+    given = given.replaced(weights_dtype="fp32", fused_backward=False)  # a step of these may need less than a sample
     plan = plan_memory(given, shape_of(family), card=BIG)
     step = max(plan.by_phase[phase] for phase in ("encoding", "forward", "backward", "optimizer"))
     assert max(plan.by_phase["sampling"], plan.by_phase["saving"]) <= step
@@ -117,6 +120,25 @@ def test_features_without_a_setting_can_be_planned() -> None:
     assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)
     small, large = (planned(gradient_checkpointing=True, features=PlannedFeatures(lora_rank=rank)) for rank in (4, 128))
     assert small.allocated_gb < large.allocated_gb < full.allocated_gb / 2
+
+
+@pytest.mark.parametrize("trained", TRAINED[:2])
+def test_weights_in_bf16_and_freed_gradients_take_less_and_their_ema_stays_in_fp32(trained: dict[str, object]) -> None:
+    common = {**trained, "gradient_checkpointing": True, "ema_decay_rate": 0.9, "ema_device": "cuda"}
+    plain = planned(**common)
+    half = planned(**common, weights_dtype="bf16")
+    both = planned(**common, weights_dtype="bf16", fused_backward=True)
+    assert plain.expected_gb > half.expected_gb > both.expected_gb
+    assert half.parts["average"] == pytest.approx(plain.parts["average"])
+    assert both.parts["weights"] < 0.7 * plain.parts["weights"]
+    assert both.parts["gradients"] < 0.1 * planned(**common, weights_dtype="bf16").parts["gradients"] + 0.2
+
+
+def test_sdxl_in_bf16_with_fused_backward_fits_a_small_card() -> None:
+    values = {"resolution": 1024, "batch_size": 1, "optimizer": "adafactor", "gradient_checkpointing": True}
+    features = PlannedFeatures(cached_latents=True, cached_text=True)
+    low = {"weights_dtype": "bf16", "fused_backward": True, "disable_textenc_training": True}
+    assert planned("sdxl", features=features, **values, **low).by_phase["backward"] < 10.5
 
 
 def test_a_cpu_has_no_mixed_precision_and_without_a_gpu_there_is_no_verdict() -> None:

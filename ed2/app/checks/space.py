@@ -14,6 +14,7 @@ from ed2.text import file_size
 from ed2.vram.memory_model import TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
 
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 KEPT_ASIDE = {"schedulefree": 4}
 """Bytes per trained weight that a checkpoint holds in addition to the averaged one."""
 STATES_AT_ONCE = 4
@@ -24,7 +25,7 @@ BEST_AND_NEW = 2
 
 @dataclass(frozen=True)
 class CheckpointSize:
-    """Bytes of one checkpoint: trained parts in fp32, the others in fp16.
+    """Bytes of one checkpoint: trained parts as they are trained and averages in fp32, the others in fp16.
 
     Attributes:
         model: its diffusers folder; with an EMA, that of the EMA too.
@@ -46,13 +47,14 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """How much one checkpoint takes."""
     parameters = sizes.parameters
     trained = {part: count for part, count in parameters.items() if part in settings.model.trained_parts}
-    weights = 4 * sum(trained.values()) + 2 * sum(n for part, n in parameters.items() if part not in trained)
+    frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
+    weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
     state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
     single *= 4 if settings.checkpoint.save_full_precision else 2
     if settings.ema.is_on:
         state += 4 * sum(trained.values())
-        weights, single = 2 * weights, 2 * single
+        weights, single = weights + frozen + 4 * sum(trained.values()), 2 * single
     return CheckpointSize(weights, round(state), single)
 
 

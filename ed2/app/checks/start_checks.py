@@ -13,7 +13,7 @@ from ed2.data.manifest import is_manifest
 from ed2.disk import why_not_writable
 from ed2.errors import Problem, SettingsError, printable
 from ed2.models.families.facts import trainable_titles
-from ed2.settings.checks import wrong_settings
+from ed2.settings.checks import fused_clipping, wrong_settings
 from ed2.settings.cli import CommandLine
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.gather import SETTINGS_IN_FILES, gather
@@ -89,6 +89,10 @@ def _setting_problems(command: CommandLine, values: Mapping[str, object]) -> lis
     if command.suggest:
         return []
     problems = _validation_problems(settings)
+    # Only a flag tells that it was meant: the settings file of an earlier run holds its default too.
+    given = command.values.get("clip_grad_norm")
+    if settings.memory.fused_backward and given is not None:
+        problems.append(fused_clipping(given))
     return problems if command.check else problems + _unwritable_problems(settings, values)
 
 

@@ -1,7 +1,7 @@
 """Which settings to change so that a run needs less memory: for `--suggest`, for the page, and after out of memory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ed2.app.images.scanning import scan_dataset
@@ -129,6 +129,8 @@ def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:
     search = Search(shape_of(sizes.family, sizes.parameters), Card() if on_gpu else NO_CARD, num_images=1)
     images = settings.data.batch_size * settings.data.grad_accum
     reduced = settings.replaced(batch_size=1, grad_accum=images, gradient_checkpointing=True)
+    if settings.memory.fused_backward:  # it may run out before a batch was cut, and does not accumulate
+        search, reduced = replace(search, num_images=None), settings
     now = settings.flat()
     fixes = []
     for change in changes_that_save(search, reduced):

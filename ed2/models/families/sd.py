@@ -113,15 +113,21 @@ class StableDiffusion:
 
 
 def load(
-    source: ModelSource, *, trained: Sequence[str], device: torch.device, frozen_dtype: torch.dtype
+    source: ModelSource,
+    *,
+    trained: Sequence[str],
+    device: torch.device,
+    frozen_dtype: torch.dtype,
+    trained_dtype: torch.dtype = torch.float32,
 ) -> StableDiffusion:
     """Read a model for training.
 
     Args:
         source: what to read.
-        trained: names of the parts to train; they are kept in fp32.
+        trained: names of the parts to train.
         device: where to put everything.
         frozen_dtype: in which the other parts compute.
+        trained_dtype: in which the trained parts are kept.
 
     Raises:
         ModelError: a part cannot be read.
@@ -132,7 +138,14 @@ def load(
         # bf16 would round latents more coarsely than fp16 does, whose range is enough for the VAE of SD1 and SD2.
         is_coarse = part.name == "vae" and frozen_dtype is torch.bfloat16
         dtype = torch.float16 if is_coarse else frozen_dtype
-        parts[part.name] = load_part(source, part, is_trained=part.name in trained, device=device, frozen_dtype=dtype)
+        parts[part.name] = load_part(
+            source,
+            part,
+            is_trained=part.name in trained,
+            device=device,
+            frozen_dtype=dtype,
+            trained_dtype=trained_dtype,
+        )
     # A third less time to encode on a CPU, no loss on a GPU.
     parts["vae"].module.to(memory_format=torch.channels_last)
     process = Discrete.from_config(source.config("scheduler/scheduler_config.json")).to(device)

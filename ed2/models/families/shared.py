@@ -18,9 +18,15 @@ MAX_CACHE_BYTES = 256 << 20
 
 
 def load_part(
-    source: ModelSource, facts: PartFacts, *, is_trained: bool, device: torch.device, frozen_dtype: torch.dtype
+    source: ModelSource,
+    facts: PartFacts,
+    *,
+    is_trained: bool,
+    device: torch.device,
+    frozen_dtype: torch.dtype,
+    trained_dtype: torch.dtype = torch.float32,
 ) -> Part:
-    """Read a part onto `device`: a trained one in fp32, a frozen one in `frozen_dtype`.
+    """Read a part onto `device`: a trained one in `trained_dtype`, a frozen one in `frozen_dtype`.
 
     Raises:
         ModelError: it cannot be read.
@@ -28,7 +34,8 @@ def load_part(
     module: Any = source.read(facts.name)
     align_weights(module)
     if is_trained:
-        return Part(facts.name, module.requires_grad_(True).to(device).train(), "full", facts.saved_prefix)
+        module = module.requires_grad_(True).to(device, trained_dtype).train()
+        return Part(facts.name, module, "full", facts.saved_prefix)
     stored_as = source.dtypes[facts.name]
     stored = {name: tensor.to(stored_as, copy=True) for name, tensor in module.state_dict().items()}
     module = module.requires_grad_(False).to(device, frozen_dtype).eval()

@@ -1,0 +1,70 @@
+"""Stochastic rounding: weights in bf16 that move as far, on average, as weights in fp32 would.
+
+A bf16 number has 8 significant bits, so an update of less than 1/512 of a weight would always be rounded away. Rounded
+up or down at random, with the probability of being nearer, it is kept on average.
+Source: Gupta et al. 2015, arXiv:1502.02551; Zamirai et al. 2020, arXiv:2010.06192.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ed2.draws import key_of
+
+PER_WORD = 4
+"""Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
+HALF_RANGE = 2**15
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The stochastic rounding of a run.
+
+    Attributes:
+        seed: of the run.
+        names: name of each trained parameter, with its network. Bits depend on it, not on the order of parameters.
+    """
+
+    seed: int
+    names: Mapping[Tensor, str]
+
+    def rounded(self, parameter: Tensor, exact: Tensor, update: int) -> Tensor:
+        """`exact` in bf16; the bits are a function of the seed, the number of the update and the parameter's name.
+
+        Args:
+            parameter: what the numbers are of.
+            exact: its new value in fp32, which is used up.
+            update: number of the update.
+        """
+        generator = torch.Generator(exact.device)
+        generator.manual_seed(key_of(self.seed, "rounding", update, self.names[parameter]) % 2**63)
+        return round_stochastically(exact, generator)
+
+
+def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
+    """`exact` (fp32, any shape) in bf16, each number rounded up with the probability of how near that is.
+
+    The numbers of `exact` are used up. One that bf16 can hold stays as it is, and so does an infinite one.
+    """
+    if not is_dense(exact):
+        exact = exact.contiguous()
+    count = exact.numel()
+    flat = exact.as_strided((count,), (1,))
+    words = torch.empty(-(-count // PER_WORD), dtype=torch.int64, device=exact.device)
+    draws = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    # The lower 16 bits of an fp32 number are what bf16 drops. Adding a draw from 0 to 65535 carries over in exactly
+    # their share of all cases; the upper 16 bits are then the rounded number.
+    flat.view(torch.int32).add_(draws).add_(HALF_RANGE)
+    upper = flat.view(torch.bfloat16)[1::2]  # the second half of each number, as all platforms of PyTorch store them
+    return upper.clone().as_strided(exact.shape, exact.stride())
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor fill their memory, in whatever order."""
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=_layout_of(tensor))
+
+
+def _layout_of(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
