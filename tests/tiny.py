@@ -81,6 +81,11 @@ MODEL_INDEX = {
 }
 
 
+def uncropped(size: tuple[int, int], count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last two fields of a batch of `count` images that are used whole: original sizes and crops."""
+    return torch.tensor([[size[1], size[0]]] * count), torch.zeros(count, 2, dtype=torch.int64)
+
+
 def make_images(folder: Path, sizes: list[tuple[int, int]], *, seed: int = 0) -> Path:
     """Write noise images of these sizes, each with a caption."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from ed2.data.buckets import Size
 from ed2.data.epoch import EpochPlanner, PlannedBatch
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError, ignore_pillow_warnings
-from ed2.data.pixels import LoaderOptions, VisitKey, happens, is_changed, load_pixels, require_readable
+from ed2.data.pixels import LoadedImage, LoaderOptions, VisitKey, happens, is_changed, load_image, require_readable
 from ed2.disk import wait_for_handles
 from ed2.draws import rng
 
@@ -50,6 +50,10 @@ class Batch:
     names: tuple[str, ...]
     """The name of each image, for messages."""
     bucket: Size
+    original_size: Tensor
+    """int64 (B, 2): height and width of each image file, upright."""
+    crop: Tensor
+    """int64 (B, 2): pixels cut off at the top and left of each image as resized to cover the bucket."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -63,6 +67,8 @@ class Batch:
             visits=self.visits[start:stop],
             names=self.names[start:stop],
             bucket=self.bucket,
+            original_size=self.original_size[start:stop],
+            crop=self.crop[start:stop],
         )
 
 
@@ -80,8 +86,8 @@ class _Loading:
     place: tuple[int, int]
     """Epoch, and step within the epoch."""
     bucket: Size
-    visits: tuple[tuple[Example, VisitKey, "Future[tuple[NDArray[np.uint8], bool]]"], ...]
-    """Each with the future of its pixels and of whether its file has changed."""
+    visits: tuple[tuple[Example, VisitKey, "Future[tuple[LoadedImage, bool]]"], ...]
+    """Each with the future of the image and of whether its file has changed."""
 
 
 class Loader:
@@ -199,10 +205,10 @@ class Loader:
         """Wait for the images of a batch; None if none of them can be read."""
         examples: list[Example] = []
         visits: list[VisitKey] = []
-        images: list[NDArray[np.uint8]] = []
-        for example, visit, image in loading.visits:
+        images: list[LoadedImage] = []
+        for example, visit, future in loading.visits:
             try:
-                pixels, has_changed = image.result()
+                image, has_changed = future.result()
             except ImageError as error:
                 self._report(example, error.what, error.fix)
             except Exception as error:  # a library bug: the run continues with the other images
@@ -212,18 +218,20 @@ class Loader:
             else:
                 examples.append(example)
                 visits.append(visit)
-                images.append(pixels)
+                images.append(image)
                 if has_changed:
                     self._report(example, *CHANGED, kind="changed")
         if not examples:
             return None
         return Batch(
-            pixels=_as_pixels(images),
+            pixels=_as_pixels([image.pixels for image in images]),
             captions=tuple(map(self._caption, examples, visits)),
             loss_scale=torch.tensor([example.loss_scale for example in examples], dtype=torch.float32),
             visits=tuple(visits),
             names=tuple(example.name for example in examples),
             bucket=loading.bucket,
+            original_size=torch.tensor([example.size[::-1] for example in examples]),
+            crop=torch.tensor([image.crop for image in images]),
         )
 
     def _caption(self, example: Example, visit: VisitKey) -> str:
@@ -238,9 +246,9 @@ class Loader:
             self._on_problem(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
 
 
-def _load(example: Example, visit: VisitKey, options: LoaderOptions) -> tuple[NDArray[np.uint8], bool]:
+def _load(example: Example, visit: VisitKey, options: LoaderOptions) -> tuple[LoadedImage, bool]:
     """Return one visit of an image, and whether its file has changed since the start."""
-    return wait_for_handles(lambda: load_pixels(example, visit, options)), is_changed(example)
+    return wait_for_handles(lambda: load_image(example, visit, options)), is_changed(example)
 
 
 def _as_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:

@@ -49,8 +49,18 @@ class LoaderOptions:
     """Colour behind transparent images."""
 
 
-def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> NDArray[np.uint8]:
-    """Return one visit of an image: cropped, resized to its bucket, maybe flipped; uint8 (H, W, 3).
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """One visit of an image, ready for a batch."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3)"""
+    crop: tuple[int, int]
+    """Pixels cut off at the top and at the left of the image as resized; of a mirrored one, as it is seen."""
+
+
+def load_image(example: Example, visit: VisitKey, options: LoaderOptions) -> LoadedImage:
+    """Return one visit of an image: cropped, resized to its bucket, maybe flipped.
 
     Raises:
         ImageError: the image can no longer be read.
@@ -60,9 +70,24 @@ def load_pixels(example: Example, visit: VisitKey, options: LoaderOptions) -> ND
         box = jittered_crop_box(example.size, example.bucket, rng(options.seed, "crop", *visit))
     image = decode(example.path, _size_needed(example, box), options.background)
     image = image.resize(example.bucket, Image.Resampling.LANCZOS, box=_box_in(image.size, example, box))
-    if happens(example.flip_p, options.seed, "flip", visit):
+    is_mirrored = happens(example.flip_p, options.seed, "flip", visit)
+    if is_mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
+    return LoadedImage(np.asarray(image), crop_offset(example.size, box, example.bucket, is_mirrored=is_mirrored))
+
+
+def crop_offset(size: Size, box: Box, bucket: Size, *, is_mirrored: bool) -> tuple[int, int]:
+    """Return where a crop begins, as top and left, in pixels of the image as resized for `box` to fill `bucket`.
+
+    Args:
+        size: of the image.
+        box: the crop, in pixels of the image.
+        bucket: size of the crop after resizing.
+        is_mirrored: the left is then counted from the right edge of the image, which is seen on the left.
+    """
+    left, top, right, bottom = box
+    start = size[0] - right if is_mirrored else left
+    return round(top * bucket[1] / (bottom - top)), round(start * bucket[0] / (right - left))
 
 
 def _size_needed(example: Example, box: Box) -> Size:

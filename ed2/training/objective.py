@@ -118,7 +118,9 @@ class Objective:
             deviation = self.options.embedding_perturbation / math.sqrt(hidden.shape[-1])
             noise = self.gaussian("embedding", batch.visits, hidden.shape[1:]).to(hidden.dtype)
             embeds = replace(embeds, hidden=hidden + deviation * noise)
-        return self.model.condition(embeds, ImageSizes.uncropped(batch.bucket, len(batch)))
+        width, height = batch.bucket
+        target = torch.tensor([[height, width]]).expand(len(batch), 2)
+        return self.model.condition(embeds, ImageSizes(batch.original_size, batch.crop, target))
 
     def timestep_weights(self, timesteps: Tensor) -> Tensor:
         """The weight of each image's loss by its timestep: (B,)."""

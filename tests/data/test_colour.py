@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageCms
 from ed2.data.colour import Primaries, matrix_profile
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image, decode
-from ed2.data.loader import LoaderOptions, VisitKey, load_pixels
+from ed2.data.pixels import LoaderOptions, VisitKey, load_image
 from tests.hostile.painting import chunk
 
 STORED = (200, 40, 40)
@@ -76,7 +76,7 @@ def test_a_matrix_profile_is_applied_in_every_format(tmp_path: Path, space: str,
 def test_what_a_model_sees_has_the_converted_colours(tmp_path: Path) -> None:
     written(tmp_path / "x.png", Image.new("RGB", (64, 64), STORED), icc_profile=profile())
     (example,) = scan([tmp_path], ScanOptions(resolution=64)).examples
-    pixels = load_pixels(example, VisitKey(0, example.key, 0), LoaderOptions(seed=1, batch_size=1))
+    pixels = load_image(example, VisitKey(0, example.key, 0), LoaderOptions(seed=1, batch_size=1)).pixels
     assert is_close(pixels[32, 32], (220, 0, 17))
 
 

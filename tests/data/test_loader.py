@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ed2.data.buckets import crop_box
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.loader import Batch, Loader, split_batch
-from ed2.data.pixels import LoaderOptions, VisitKey, load_pixels
+from ed2.data.pixels import LoadedImage, LoaderOptions, VisitKey, crop_offset, load_image
 from ed2.errors import Problem
 from tests.data.planning import plan_epoch
 
@@ -31,6 +32,8 @@ def contents(batch: Batch) -> tuple[object, ...]:
         batch.visits,
         batch.names,
         batch.bucket,
+        batch.original_size.tolist(),
+        batch.crop.tolist(),
     )
 
 
@@ -124,12 +127,12 @@ def test_the_next_epoch_is_started_before_this_one_ends(
 ) -> None:
     is_started = threading.Event()
 
-    def watched(example: Example, visit: VisitKey, options: LoaderOptions) -> np.ndarray:
+    def watched(example: Example, visit: VisitKey, options: LoaderOptions) -> LoadedImage:
         if visit.epoch == 1:
             is_started.set()
-        return load_pixels(example, visit, options)
+        return load_image(example, visit, options)
 
-    monkeypatch.setattr("ed2.data.loader.load_pixels", watched)
+    monkeypatch.setattr("ed2.data.loader.load_image", watched)
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         list(loader.groups(0))
         assert is_started.wait(10)
@@ -140,8 +143,8 @@ def test_no_more_batches_than_asked_are_decoded_ahead(
 ) -> None:
     begun: list[str] = []
     monkeypatch.setattr(
-        "ed2.data.loader.load_pixels",
-        lambda example, *rest: (begun.append(example.name), load_pixels(example, *rest))[1],
+        "ed2.data.loader.load_image",
+        lambda example, *rest: (begun.append(example.name), load_image(example, *rest))[1],
     )
     options = replace(OPTIONS, batch_size=1, grad_accum=1, ahead=2, threads=4)
     with Loader(examples, options, on_problem=ignore) as loader:
@@ -242,3 +245,35 @@ def test_a_batch_is_split_with_the_same_draws(examples: tuple[Example, ...]) -> 
     assert parts[0].captions + parts[1].captions == batch.captions
     assert [len(part) for part in split_batch(batch, 50)] == [1] * 5
     assert contents(split_batch(batch, 1)[0]) == contents(batch)
+
+
+@pytest.mark.parametrize(("is_mirrored", "left"), [(False, 17), (True, 34)])
+def test_a_crop_is_counted_in_pixels_of_the_resized_image(is_mirrored: bool, left: int) -> None:
+    """3000x2000 into 1216x832 by hand: a crop of 2,880x1,970 is scaled by 0.42222, 40 and 80 pixels are cut off."""
+    box = (40, 10, 2920, 1980)
+    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=is_mirrored) == (4, left)
+
+
+def test_a_centred_crop_of_3000x2000_begins_16_pixels_from_the_left() -> None:
+    """2,923 of 3,000 pixels are used, scaled by 0.41601: 38 are cut off at the left, 39 at the right."""
+    box = crop_box((3000, 2000), (1216, 832))
+    assert box == (38, 0, 2961, 2000)
+    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=False) == (0, 16)
+    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=True) == (0, 16)
+
+
+def test_batches_say_how_large_images_were_and_what_was_cut_off(examples: tuple[Example, ...]) -> None:
+    by_key = {example.key: example for example in examples}
+    mirrored = [replace(example, flip_p=0.5) for example in examples]
+    with Loader(mirrored, OPTIONS, on_problem=ignore) as loader:
+        batches = [batch for group in loader.groups(0) for batch in group]
+    crops = []
+    for batch in batches:
+        for visit, size, crop in zip(batch.visits, batch.original_size.tolist(), batch.crop.tolist(), strict=True):
+            width, height = by_key[visit.key].size
+            assert size == [height, width]
+            crops.append(crop)
+        split = split_batch(batch, 2)
+        assert torch.cat([part.crop for part in split]).equal(batch.crop)
+        assert torch.cat([part.original_size for part in split]).equal(batch.original_size)
+    assert any(any(crop) for crop in crops), "no image of this dataset is cropped"

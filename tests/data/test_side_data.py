@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image, decode
-from ed2.data.loader import LoaderOptions, VisitKey, load_pixels
+from ed2.data.pixels import LoaderOptions, VisitKey, load_image
 from tests.data.test_colour import profile
 from tests.hostile.painting import chunk
 
@@ -85,7 +85,7 @@ def test_a_jpeg_of_a_phone_is_decoded_smaller(tmp_path: Path, size: tuple[int, i
     (example,) = found.examples
     assert example.size == size and not found.problems
     assert decode(tmp_path / "x.jpg").size == (size[0] // 2, size[1] // 2)
-    pixels = load_pixels(example, VisitKey(0, example.key, 0), LoaderOptions(seed=1, batch_size=1))
+    pixels = load_image(example, VisitKey(0, example.key, 0), LoaderOptions(seed=1, batch_size=1)).pixels
     assert pixels.shape == (example.bucket[1], example.bucket[0], 3)
     assert pixels[9, 9, 0] > 240 > 15 > pixels[9, 9, 2] and pixels[9, -9, 2] > 240
 

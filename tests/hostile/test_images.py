@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ed2.data.example import Example
-from ed2.data.pixels import LoaderOptions, VisitKey, load_pixels
+from ed2.data.pixels import LoaderOptions, VisitKey, load_image
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.cases import Case, write
 from tests.hostile.images import all_images
@@ -79,7 +79,7 @@ def test_transparent_pixels_are_trained_with_the_chosen_colour(tmp_path: Path) -
         ("#80FF00", [128, 255, 0]),
     ):
         options = LoaderOptions(seed=1, batch_size=1, background=background)
-        assert load_pixels(example, VisitKey(0, example.key, 0), options)[9, 9].tolist() == shown
+        assert load_image(example, VisitKey(0, example.key, 0), options).pixels[9, 9].tolist() == shown
 
 
 LARGE = """

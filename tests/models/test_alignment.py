@@ -11,6 +11,7 @@ from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.settings.files import PROGRAM_DIR
 from ed2.training.objective import Objective, mse
+from tests.tiny import uncropped
 
 BASE = PROGRAM_DIR / "ed2" / "demo" / "base"
 CPU = torch.device("cpu")
@@ -20,7 +21,8 @@ def gradients_from(folder: Path) -> dict[str, bytes]:
     """The bytes of every gradient of one image: products of matrices with a single row are the sensitive ones."""
     model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
-    batch = Batch(pixels, ("a red circle",), torch.ones(1), (VisitKey(0, "0/a.png", 0),), ("a.png",), (64, 64))
+    visits, size = (VisitKey(0, "0/a.png", 0),), (64, 64)
+    batch = Batch(pixels, ("a red circle",), torch.ones(1), visits, ("a.png",), size, *uncropped(size, 1))
     Objective(model, mse, 1, CPU)(batch).sum().backward()
     return {
         f"{part.name}/{name}": parameter.grad.numpy().tobytes()

@@ -20,6 +20,7 @@ from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.state import Controls, Run, TrainState
 from ed2.training.update import Whole
+from tests.tiny import uncropped
 
 CPU = torch.device("cpu")
 
@@ -30,7 +31,8 @@ def batch_of(*numbers: int) -> Batch:
     )
     visits = tuple(VisitKey(0, f"0/{n}.png", 0) for n in numbers)
     names = tuple(f"{n}.png" for n in numbers)
-    return Batch(pixels, tuple(f"number {n}" for n in numbers), torch.ones(len(numbers)), visits, names, (32, 32))
+    captions, count, size = tuple(f"number {n}" for n in numbers), len(numbers), (32, 32)
+    return Batch(pixels, captions, torch.ones(count), visits, names, size, *uncropped(size, count))
 
 
 def optimizers_of(model: DiffusionModel, name: str = "adamw", rounding: Rounding | None = None) -> Optimizers:

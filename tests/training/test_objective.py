@@ -1,6 +1,7 @@
 """Loss and gradients against a plain reference, written from the papers with diffusers' own schedulers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ed2.draws import rng
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.training.objective import Objective, mse
+from tests.tiny import uncropped
 
 SEED = 7
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ def batch_of(count: int, size: tuple[int, int] = (64, 48)) -> Batch:
     visits = tuple(VisitKey(2, f"0/{number}.png", 0) for number in range(count))
     captions = tuple(f"an image of number {number}" for number in range(count))
     names = tuple(visit.key for visit in visits)
-    return Batch(pixels, captions, torch.ones(count), visits, names, size)
+    return Batch(pixels, captions, torch.ones(count), visits, names, size, *uncropped(size, count))
 
 
 def drawn(what: str, visits: tuple[VisitKey, ...], shape: tuple[int, ...]) -> Tensor:
@@ -110,7 +112,7 @@ def test_loss_scale_weights_an_image(sd1: Path) -> None:
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     objective = Objective(model, mse, SEED, CPU)
     batch = batch_of(2)
-    scaled = Batch(batch.pixels, batch.captions, torch.tensor([1.0, 0.25]), batch.visits, batch.names, batch.bucket)
+    scaled = replace(batch, loss_scale=torch.tensor([1.0, 0.25]))
     with torch.no_grad():
         plain, weighed = objective(batch), objective(scaled)
     assert torch.allclose(weighed, plain * torch.tensor([1.0, 0.25]))

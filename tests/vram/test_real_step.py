@@ -22,6 +22,7 @@ from ed2.vram.shapes import ModelShape, Traced
 from scripts.memory_trace.networks import Blueprint
 from scripts.memory_trace.passes import CPU, Variant
 from scripts.memory_trace.record import passes_of, record, step_of
+from tests.tiny import uncropped
 from tests.training.steps import run_on
 
 PIXELS, BATCH, DOWNSCALE = 96, 3, 4
@@ -35,7 +36,8 @@ def batch_of(count: int) -> Batch:
     pixels = torch.from_numpy(generator.uniform(-1, 1, (count, 3, PIXELS, PIXELS)).astype(np.float32))
     names = tuple(f"{n}.png" for n in range(count))
     visits = tuple(VisitKey(0, name, 0) for name in names)
-    return Batch(pixels, names, torch.ones(count), visits, names, (PIXELS, PIXELS))
+    size = (PIXELS, PIXELS)
+    return Batch(pixels, names, torch.ones(count), visits, names, size, *uncropped(size, count))
 
 
 def resident_bytes(run: Run) -> int:
