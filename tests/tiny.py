@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ MODEL_INDEX = {
     "feature_extractor": [None, None],
     "requires_safety_checker": False,
 }
+
+
+def with_old_attention_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a VAE by the names that diffusers used before 2023."""
+    pairs = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, tensor in tensors.items():
+        for new, old in pairs.items():
+            name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+        renamed[name] = tensor
+    return renamed
 
 
 def uncropped(size: tuple[int, int], count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -170,7 +170,7 @@ class FailedUpdates:
             step: what the run had done before the update.
         """
         if spec.settings.memory.fused_backward and error.__cause__ and is_out_of_memory(error.__cause__):
-            return None  # passes forward and back would need as much again
+            return None  # a retry would need as much memory again
         checkpoint = back.last_good(include_after_skipped=True)
         origin = checkpoint or spec.checkpoint
         origin_step = origin.state.step if origin else 0

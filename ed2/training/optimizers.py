@@ -187,16 +187,16 @@ class Optimizers:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        used = set()
+        used: set[Tensor] = set()
+        for name in self._made_early:  # only before the first step; each gradient is dropped as it is used
+            used |= {p for p in parameters_of(self.by_network[name]) if p.grad is not None}
         for name, optimizer in self.by_network.items():
-            with_gradient = [p for p in parameters_of(optimizer) if p.grad is not None]
-            used.update(with_gradient)
             if self.rounding is None:
                 optimizer.step()
                 continue
-            for parameter in with_gradient:
-                assert parameter.grad is not None
-                self.step_one(name, parameter, parameter.grad.float())
+            for parameter in parameters_of(optimizer):
+                if parameter.grad is not None:
+                    self.step_one(name, parameter, parameter.grad.float())
         self.drop_unused_state(used)
 
     @torch.no_grad()

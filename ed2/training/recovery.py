@@ -120,7 +120,7 @@ def report_skipped_step(run: Run, batches: Sequence[Batch], losses: Tensor) -> N
     names = [name for batch in batches for name in batch.names]
     culprits = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
     step = run.state.step + 1
-    # Where each parameter is updated by itself, a good loss means that some of them were.
+    # If each parameter is updated by itself, a finite loss means that some of them were updated.
     extent = " in part" if run.update.is_partial and not culprits else ""
     run.bus.emit(Warned(step, f"Step {step} was skipped{extent}: {_describe(names, culprits)}"))
     if run.state.bad_steps >= MAX_BAD_STEPS:

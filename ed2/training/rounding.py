@@ -34,8 +34,8 @@ class Rounding:
         """`exact` in bf16; the bits are a function of the seed, the number of the update and the parameter's name.
 
         Args:
-            parameter: what the numbers are of.
-            exact: its new value in fp32, which is used up.
+            parameter: whose new value it is; names the bits.
+            exact: the new value in fp32; its memory is overwritten.
             update: number of the update.
         """
         generator = torch.Generator(exact.device)
@@ -44,11 +44,13 @@ class Rounding:
 
 
 def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
-    """`exact` (fp32, any shape) in bf16, each number rounded up with the probability of how near that is.
+    """`exact` (fp32, any shape) in bf16, each number rounded up or down at random.
+
+    The probability of rounding up is the distance from the lower neighbour, as a share of the gap between the two.
 
     One core of a CPU takes about 3 ns per number, and 30 us per tensor: about as long as three passes of AdamW.
 
-    The numbers of `exact` are used up. One that bf16 can hold stays as it is, and so does an infinite one.
+    The memory of `exact` is overwritten. Numbers that bf16 can hold, and infinite ones, stay as they are.
     """
     if not is_dense(exact):
         exact = exact.contiguous()
@@ -59,7 +61,7 @@ def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
     # The lower 16 bits of an fp32 number are what bf16 drops. Adding a draw from 0 to 65535 carries over in exactly
     # their share of all cases; the upper 16 bits are then the rounded number.
     flat.view(torch.int32).add_(draws).add_(HALF_RANGE)
-    upper = flat.view(torch.bfloat16)[1::2]  # the second half of each number, as all platforms of PyTorch store them
+    upper = flat.view(torch.bfloat16)[1::2]  # the second half of each number on little-endian machines
     return upper.clone().as_strided(exact.shape, exact.stride())
 
 

@@ -19,7 +19,7 @@ from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, fill, refusal
 TICK_SECONDS = 1.0
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
 ONLY_HERE = (
-    "This page was started with access to some folders only, so it downloads nothing. On the computer itself: "
+    "This page may use some folders only, so it cannot download. On the computer that runs it, use: "
     "python -m ed2 download NAME"
 )
 NONE_FOUND = "No models were found on this computer. Download one below, or choose a folder."

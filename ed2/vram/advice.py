@@ -255,11 +255,14 @@ def _smaller_batch(search: Search, settings: Settings) -> Values:
     wanted = batch * settings.data.grad_accum
     if batch == 1:
         return {}
-    for smaller in () if settings.memory.fused_backward else range(batch - 1, 0, -1):  # fused does not accumulate
+    most = search.largest_batch(settings, batch - 1) or 1
+    if settings.memory.fused_backward:  # it does not accumulate
+        return {"batch_size": most}
+    for smaller in range(batch - 1, 0, -1):
         accumulated = -(-wanted // smaller)
         if search.fits(settings, batch_size=smaller, grad_accum=accumulated):
             return {"batch_size": smaller, "grad_accum": accumulated}
-    return {"batch_size": search.largest_batch(settings, batch - 1) or 1}
+    return {"batch_size": most}
 
 
 def _other_optimizer(search: Search, settings: Settings) -> Values:

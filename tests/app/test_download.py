@@ -70,7 +70,7 @@ def test_nothing_is_downloaded_without_a_yes(answer: str, hub: LocalHub, tmp_pat
     assert ran.returncode == 1 and "Nothing was downloaded" in ran.stdout
     assert not hub.fetched() and not list(tmp_path.rglob("*.safetensors"))
     if not answer:
-        assert "give --yes if you agree" in ran.stdout
+        assert "run it again with --yes" in ran.stdout
 
 
 def test_a_second_download_fetches_nothing_and_a_damaged_file_again(hub: LocalHub, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_login_page_of_a_network_is_recognised(when: str, hub: LocalHub, tmp_p
         ((403, "GatedRepo"), "its owner asks for a login. Accept its licence at"),
         ((401, ""), "the hub refuses access (HTTP 401)"),
         ((403, ""), "the hub refuses access"),
-        ((429, ""), "asked too often"),
+        ((429, ""), "too many requests"),
         ((500, ""), "reports an error"),
     ],
 )

@@ -16,6 +16,7 @@ from ed2.models.files.base_model import base_model_problems, locate
 from ed2.models.files.folder import open_folder
 from ed2.models.files.source import open_base
 from tests.hostile.models import TEXT, UNET, VAE
+from tests.tiny import with_old_attention_names
 
 PICKLED = {
     UNET: "unet/diffusion_pytorch_model.bin",
@@ -136,12 +137,7 @@ def test_a_text_encoder_is_used_by_either_name_of_its_tensors(prefix: str, folde
 
 
 def test_the_attention_of_a_vae_is_used_by_its_old_names(folder: Path, sd1: Path) -> None:
-    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = {}
-    for key, tensor in load_file(folder / VAE).items():
-        for new, name in old.items():
-            key = key.replace(f".attentions.0.{new}.", f".attentions.0.{name}.")
-        tensors[key] = tensor
+    tensors = with_old_attention_names(load_file(folder / VAE))
     assert "encoder.mid_block.attentions.0.query.weight" in tensors
     save_file(tensors, folder / VAE, {"format": "pt"})
     assert not told(folder) and is_same_model(sd1, folder)

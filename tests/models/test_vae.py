@@ -17,7 +17,7 @@ from ed2.models.files.folder import open_folder
 from ed2.models.files.source import open_base
 from tests.hostile.models import VAE
 from tests.models.test_single_file import tensors_of, write
-from tests.tiny import make_model
+from tests.tiny import make_model, with_old_attention_names
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,6 @@ def single_file_vae(model: Path, prefix: str) -> dict[str, Tensor]:
     return {prefix + name.removeprefix(VAE_PREFIX): tensor.half() for name, tensor in found.items()}
 
 
-def old_names(model: Path) -> dict[str, Tensor]:
-    pairs = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = {}
-    for name, tensor in load_file(model / VAE).items():
-        for new, old in pairs.items():
-            name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
-        tensors[name] = tensor
-    return tensors
-
-
 def places(other: Path, folder: Path) -> dict[str, Path]:
     """The same VAE in every layout."""
     lone = shutil.copytree(other / "vae", folder / "lone")
@@ -62,7 +52,7 @@ def places(other: Path, folder: Path) -> dict[str, Path]:
             folder / "b.sft", {**single_file_vae(other, ""), "loss.logvar": torch.zeros(1).half()}
         ),
         "diffusers file": write(folder / "c.safetensors", load_file(other / VAE)),
-        "old names": write(folder / "d.safetensors", old_names(other)),
+        "old names": write(folder / "d.safetensors", with_old_attention_names(load_file(other / VAE))),
     }
 
 

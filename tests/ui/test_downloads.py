@@ -71,9 +71,9 @@ def test_a_page_that_may_open_only_some_folders_downloads_nothing_and_finds_only
     )
     downloads = OwnerPage(context).settings.models.downloads
     assert "mine" in downloads.find() and "abc" not in downloads.find() and "owner/tiny" not in downloads.find()
-    with pytest.raises(gr.Error, match="downloads nothing"):
+    with pytest.raises(gr.Error, match="cannot download"):
         downloads.ask("owner/tiny")
-    with pytest.raises(gr.Error, match="downloads nothing"):
+    with pytest.raises(gr.Error, match="cannot download"):
         downloads.begin()
 
 

@@ -102,7 +102,7 @@ def _agrees() -> bool:
     try:
         return input().strip().lower() in ("y", "yes")
     except EOFError:
-        sys.stdout.write("\nThere is nobody to ask: give --yes if you agree.\n")
+        sys.stdout.write("\nNo terminal to ask at. If you agree, run it again with --yes.\n")
         return False
 
 

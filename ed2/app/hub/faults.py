@@ -37,7 +37,7 @@ def _words(error: Exception, name: str, endpoint: str, *, has_token: bool) -> tu
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, name, endpoint, has_token=has_token)
     if isinstance(error, WrongContentError):
-        return str(error), "It was removed. Run the same command again to get it anew."
+        return str(error), "It was removed. Run the same command again to download it again."
     if isinstance(error, NotTheHubError):
         return PORTAL, LOG_IN
     return _broken(error, endpoint)
@@ -71,10 +71,10 @@ def _refusal(error: Exception, name: str, endpoint: str, *, has_token: bool) -> 
             f"Check {page}. For a private model, {LOGGED_IN}.",
         )
     if isinstance(error, EntryNotFoundError):
-        return "a file of it is gone.", "It was changed in the meantime: try again."
+        return "one of its files no longer exists.", "The model has been updated: try again."
     if status in (401, 403):
         fix = f"Check what {page} asks for" + (", and the token." if has_token else f", then {LOGGED_IN}.")
         return f"the hub refuses access (HTTP {status}).", fix
     if status == 429:
-        return "the hub is asked too often from here (HTTP 429).", f"Wait some minutes. {KEPT}"
+        return "the hub has received too many requests from here (HTTP 429).", f"Wait a few minutes. {KEPT}"
     return f"the hub reports an error (HTTP {status}).", f"Try again later. {KEPT}"

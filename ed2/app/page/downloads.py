@@ -1,4 +1,4 @@
-"""A download as a child process, since the page's own process is told never to use the network.
+"""A download as a child process, since the page's own process works offline.
 
 It ends with this program, even when that is killed; what it has received by then is kept.
 """

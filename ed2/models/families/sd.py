@@ -40,7 +40,7 @@ class StableDiffusion:
         self.max_tokens: int = self.tokenizer.model_max_length - SPECIAL_TOKENS
         config = self.source.config("vae/config.json")
         self.downscale: int = 2 ** (len(config["block_out_channels"]) - 1)
-        self.latent_scale: float = config.get("scaling_factor", 0.18215)
+        self.latent_scale: float = config.get("scaling_factor", self.facts.latent_scale)
         num_levels = len(self.source.config("unet/config.json")["block_out_channels"])
         self.size_multiple: int = self.downscale * 2 ** (num_levels - 1)
 
