@@ -182,8 +182,8 @@ class ModelSource(Protocol):
         """Read one part in fp32."""
         ...
 
-    def tokenizer(self) -> CLIPTokenizer:
-        """Its tokenizer."""
+    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+        """One of its tokenizers, by the name of its folder."""
         ...
 
     def extra(self) -> dict[str, Tensor]:

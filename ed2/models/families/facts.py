@@ -37,6 +37,7 @@ class PartFacts:
         model_types: its possible `model_type` values in a transformers config.
         is_trainable: whether it can be trained.
         is_open_clip: whether a single file contains it under OpenCLIP's names.
+        tokenizer: name of the folder of its tokenizer.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PartFacts:
     model_types: tuple[str, ...] = ()
     is_trainable: bool = False
     is_open_clip: bool = False
+    tokenizer: str = ""
 
     @property
     def config(self) -> str:
@@ -87,7 +89,6 @@ class FamilyFacts:
     name: str
     title: str
     parts: tuple[PartFacts, ...]
-    tokenizers: tuple[str, ...] = ("tokenizer",)
     pipeline: str
     pipeline_mark: str
     resolution: int
@@ -110,6 +111,11 @@ class FamilyFacts:
     def text_encoders(self) -> tuple[PartFacts, ...]:
         """The parts that encode captions."""
         return tuple(part for part in self.parts if part.model_types)
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """Names of the folders of its tokenizers."""
+        return tuple(encoder.tokenizer for encoder in self.text_encoders)
 
     def part(self, name: str) -> PartFacts:
         """The part of that name. Raises KeyError."""
@@ -142,6 +148,7 @@ def _text_encoder(prefix: str, name: str = "text_encoder", class_name: str = "CL
         model_types=("clip_text_model", "clip"),
         is_trainable=True,
         is_open_clip=prefix.endswith(".model."),
+        tokenizer=name.replace("text_encoder", "tokenizer"),
     )
 
 
@@ -180,7 +187,6 @@ _SDXL = FamilyFacts(
         _text_encoder("conditioner.embedders.0.transformer."),
         _text_encoder("conditioner.embedders.1.model.", "text_encoder_2", "CLIPTextModelWithProjection"),
     ),
-    tokenizers=("tokenizer", "tokenizer_2"),
     pipeline="StableDiffusionXLPipeline",
     pipeline_mark="StableDiffusionXL",
     resolution=1024,

@@ -94,23 +94,24 @@ class ModelFolder:
             raise model_error(self.path, Problem(part, f"{problem}.", WHOLE_FOLDER))
         return module
 
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of the folder.
+    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+        """One of the folder's tokenizers, by the name of its own folder.
 
         Raises:
             ModelError: it is damaged, or belongs to another model than the text encoder.
         """
-        config = self.config(TEXT_ENCODER_CONFIG)
+        encoders = {encoder.tokenizer: encoder for encoder in FACTS[self.family].text_encoders}
+        config = self.config(encoders[name].config)
         try:
-            tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.path / "tokenizer", local_files_only=True)
+            tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.path / name, local_files_only=True)
             tokenizer(["a cat"], padding="max_length", truncation=True, max_length=MAX_TOKENS)
         except Exception as error:  # of many types, some of them from the Rust library
             what = f"it cannot be used ({first_line(error)})."
-            raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER)) from error
+            raise model_error(self.path, Problem(name, what, WHOLE_FOLDER)) from error
         known = config.get("vocab_size", len(tokenizer))
         if len(tokenizer) > known:
             what = f"it has {len(tokenizer):,} tokens, but the text encoder knows {known:,}: different models."
-            raise model_error(self.path, Problem("tokenizer", what, WHOLE_FOLDER))
+            raise model_error(self.path, Problem(name, what, WHOLE_FOLDER))
         tokenizer.model_max_length = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
         return tokenizer
 

@@ -118,11 +118,11 @@ class ModelFile:
             raise model_error(self.path, Problem(part, f"{problem}.", GET_AGAIN))
         return module
 
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of the family."""
+    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+        """A tokenizer of the family, by the name of its folder."""
         with TemporaryDirectory() as folder:
-            for name in (name for name in self.small_files if name.startswith("tokenizer/")):
-                (Path(folder) / Path(name).name).write_bytes(self.small_files[name])
+            for file in (file for file in self.small_files if file.startswith(f"{name}/")):
+                (Path(folder) / Path(file).name).write_bytes(self.small_files[file])
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     def extra(self) -> dict[str, Tensor]:
@@ -170,8 +170,10 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any], *, has_va
 def shipped_files(family: str) -> dict[str, bytes]:
     """The configs and the tokenizer of a family, by their paths in a diffusers folder."""
     own, common = CONFIGS / family, CONFIGS / "tokenizer"
-    vocabulary = {f"tokenizer/{name}": common / name for name in TOKENIZER_FILES if (common / name).is_file()}
-    files = {name: file.read_bytes() for name, file in vocabulary.items()}
+    files: dict[str, bytes] = {}
+    for file in (common / name for name in TOKENIZER_FILES):
+        if file.is_file():
+            files |= dict.fromkeys([f"{folder}/{file.name}" for folder in FACTS[family].tokenizers], file.read_bytes())
     for file in sorted(own.rglob("*.*")):
         if file.is_file():
             files[file.relative_to(own).as_posix()] = file.read_bytes()

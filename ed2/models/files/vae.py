@@ -108,9 +108,9 @@ class WithVae:
         """Read one part in fp32. Raises ModelError."""
         return self.vae.read() if part == VAE else self.base.read(part)
 
-    def tokenizer(self) -> CLIPTokenizer:
-        """The tokenizer of the base model."""
-        return self.base.tokenizer()
+    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+        """A tokenizer of the base model."""
+        return self.base.tokenizer(name)
 
     def extra(self) -> dict[str, Tensor]:
         """The base model's tensors that have no place in a diffusers folder."""
