@@ -17,13 +17,13 @@ from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import locate, pickle_problem
 from ed2.models.files.description import Description, without_marks
 from ed2.models.files.folder import ModelFolder
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
 from ed2.models.files.prediction import PREDICTION_KEY
-from ed2.models.files.source import open_base
+from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import (
     EIGHT_BITS,
     difference,
@@ -154,13 +154,14 @@ def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         to_disk(folder / name)
-    for part, tensors in _parts(model).items():
-        file = folder / FACTS[model.family].part(part).file
-        with file.open("wb") as stream:
+    parts = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model).items()}
+    extra = model.extra()
+    for name, tensors in {**parts, **({EXTRA_FILE: extra} if extra else {})}.items():
+        with (folder / name).open("wb") as stream:
             write_tensors(HashingFile(stream), tensors, {"format": "pt"}, dtype=dtype)
-        to_disk(file)
-        if wrong := difference(mapped_tensors(file).items(), tensors, dtype):
-            raise ModelError(f"{folder.name} was not written:", [Problem(part, wrong)])
+        to_disk(folder / name)
+        if wrong := difference(mapped_tensors(folder / name).items(), tensors, dtype):
+            raise ModelError(f"{folder.name} was not written:", [Problem(name, wrong)])
 
 
 @contextmanager
@@ -175,8 +176,7 @@ def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
     """The weights of each part by their diffusers names, in the stored precision or, where that is 8 bits, in fp16."""
     if isinstance(model, ModelFolder):
         return {part: _loaded(*found.files) for part, found in model.weights.items()}
-    layers = model.config("text_encoder/config.json")["num_hidden_layers"]
-    return diffusers_tensors(_loaded(model.path), num_text_layers=layers).parts
+    return diffusers_tensors(_loaded(model.path), num_text_layers=num_text_layers(model)).parts
 
 
 def _loaded(*files: Path) -> dict[str, Tensor]:
