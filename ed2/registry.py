@@ -56,6 +56,7 @@ FAMILIES = Registry(
     {
         "sd1": "ed2.models.families.sd:load",
         "sd2": "ed2.models.families.sd:load",
+        "sdxl": "ed2.models.families.sdxl:load",
     },
 )
 """load(source, *, trained, device, frozen_dtype, trained_dtype) -> ed2.models.base.DiffusionModel"""

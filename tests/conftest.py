@@ -43,6 +43,14 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SDXL model that predicts noise."""
+    from tests.tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("models") / "sdxl", family="sdxl")
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Eight captioned images of several shapes, which no run, check or page may change."""
     from tests.tiny import make_images

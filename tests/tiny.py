@@ -4,12 +4,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ed2.settings.files import PROGRAM_DIR
 
@@ -20,17 +21,7 @@ WIDTH = 32
 def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """Write a diffusers folder of a tiny model whose VAE makes 4 pixels one latent."""
     torch.manual_seed(seed)
-    UNet2DConditionModel(
-        sample_size=16,
-        block_out_channels=(WIDTH, WIDTH),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        use_linear_projection=family == "sd2",
-    ).save_pretrained(folder / "unet")
+    make_unet(family).save_pretrained(folder / "unet")
     AutoencoderKL(
         block_out_channels=(8, 16, 16),
         layers_per_block=1,
@@ -38,6 +29,7 @@ def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "eps
         latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     ).save_pretrained(folder / "vae")
     make_text_encoder(family).save_pretrained(folder / "text_encoder")
     DDPMScheduler(
@@ -48,25 +40,64 @@ def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "eps
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
     shutil.copytree(TOKENIZER, folder / "tokenizer")
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX))
+    index = MODEL_INDEX
+    if family == "sdxl":
+        index = SDXL_INDEX
+        make_second_encoder().save_pretrained(folder / "text_encoder_2")
+        shutil.copytree(TOKENIZER, folder / "tokenizer_2")
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", pad_token="!")
+        tokenizer.save_pretrained(folder / "tokenizer_2")
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
-def make_text_encoder(family: str) -> CLIPTextModel:
-    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8"))
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            hidden_act="gelu" if family == "sd2" else "quick_gelu",
-            bos_token_id=vocabulary["<|startoftext|>"],
-            eos_token_id=vocabulary["<|endoftext|>"],
-            pad_token_id=vocabulary["<|endoftext|>"],
-        )
+def make_unet(family: str) -> UNet2DConditionModel:
+    """A UNet of two levels; as in the full-size ones only SDXL has attention on the last."""
+    options: dict[str, Any] = {
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "use_linear_projection": family != "sd1",
+    }
+    if family == "sdxl":
+        options |= {
+            "cross_attention_dim": 2 * WIDTH,
+            "attention_head_dim": (2, 4),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": WIDTH + 6 * 8,
+        }
+    return UNet2DConditionModel(
+        sample_size=16, block_out_channels=(WIDTH, WIDTH), layers_per_block=1, norm_num_groups=4, **options
     )
+
+
+def make_text_encoder(family: str) -> CLIPTextModel:
+    return CLIPTextModel(_text_config(hidden_act="gelu" if family == "sd2" else "quick_gelu"))
+
+
+def make_second_encoder() -> CLIPTextModelWithProjection:
+    """The second text encoder of SDXL, with a layer more than the first."""
+    return CLIPTextModelWithProjection(_text_config(hidden_act="gelu", num_hidden_layers=3, projection_dim=WIDTH))
+
+
+def _text_config(**options: Any) -> CLIPTextConfig:
+    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text(encoding="utf-8"))
+    common = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "bos_token_id": vocabulary["<|startoftext|>"],
+        "eos_token_id": vocabulary["<|endoftext|>"],
+        "pad_token_id": vocabulary["<|endoftext|>"],
+    }
+    return CLIPTextConfig(**{**common, **options})
 
 
 MODEL_INDEX = {
@@ -79,6 +110,21 @@ MODEL_INDEX = {
     "safety_checker": [None, None],
     "feature_extractor": [None, None],
     "requires_safety_checker": False,
+}
+
+
+SDXL_INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "force_zeros_for_empty_prompt": True,
 }
 
 

@@ -23,6 +23,7 @@ from ed2.data.report import batch_notes, start_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
 from ed2.text import counted
@@ -235,7 +236,7 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     notes += [*spec.images.notes, *batch_notes(planner)]
     length = RunLength(run.total_steps, len(examples), run.max_epochs)
     notes += map(str, unsuitable(settings, spec.sizes, length))
-    note = long_captions(examples, run.model.count_tokens, run.model.max_tokens).sentence()
+    note = long_captions(examples, run.model.count_tokens, MAX_TOKENS * data.caption_chunks).sentence()
     return [*notes, note] if note else notes
 
 

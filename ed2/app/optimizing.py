@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ed2.models.base import DiffusionModel, Part, trained_parts
-from ed2.models.families.shared import freeze_text_encoder
+from ed2.models.families.clip import freeze_text_encoder
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
 from ed2.training.jobs import NETWORK_NAMES

@@ -1,5 +1,6 @@
 """What the trainer knows about a model: the protocol of a family, its parts, and the data that flows through it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,10 +81,33 @@ class Posterior:
 
 @dataclass(frozen=True)
 class TextEmbeds:
-    """The output of text encoders: hidden states (B,77,D), and in some families a pooled vector (B,P)."""
+    """The output of text encoders: hidden states (B,L,D), and in some families a pooled vector (B,P).
+
+    L is 77 tokens times the chunks of the longest caption, or a multiple of it; see `joined_embeddings`.
+    """
 
     hidden: Tensor
     pooled: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return self.hidden.nbytes + (self.pooled.nbytes if self.pooled is not None else 0)
+
+    def to(self, device: torch.device) -> "TextEmbeds":
+        """The same on `device`."""
+        pooled = self.pooled.to(device, non_blocking=True) if self.pooled is not None else None
+        return TextEmbeds(self.hidden.to(device, non_blocking=True), pooled)
+
+
+def joined_embeddings(parts: Sequence[Tensor]) -> Tensor:
+    """Embeddings (b,l,D) of several lengths as one batch (B,L,D), L being their least common multiple.
+
+    Shorter ones are repeated, which attention does not notice: every weight is divided by the number of copies. So a
+    caption means the same whatever else is in its batch. Source: ComfyUI, comfy/conds.py, CONDCrossAttn.
+    """
+    length = math.lcm(*(part.shape[1] for part in parts))
+    return torch.cat([part.repeat(1, length // part.shape[1], 1) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -103,7 +127,7 @@ class ImageSizes:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prediction is conditioned on: embeddings (B,77,D), and a family's additions by name, each (B,...)."""
+    """What a prediction is conditioned on: embeddings (B,L,D), and a family's additions by name, each (B,...)."""
 
     hidden: Tensor
     added: Mapping[str, Tensor] = field(default_factory=dict)
@@ -111,7 +135,7 @@ class Conditioning:
     def joined(self, other: "Conditioning") -> "Conditioning":
         """This batch followed by another one."""
         added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
-        return Conditioning(torch.cat([self.hidden, other.hidden]), added)
+        return Conditioning(joined_embeddings([self.hidden, other.hidden]), added)
 
 
 class Process(Protocol):
@@ -207,8 +231,9 @@ class DiffusionModel(Protocol):
         downscale: pixels per latent along one side.
         latent_scale: factor that brings latents to about unit variance.
         size_multiple: both sides of an image must be a multiple of this, in pixels.
-        max_tokens: of a caption; the rest is cut off.
-        clip_skip: take the text encoder's output this many layers before its end; 0 and 1 are the end.
+        clip_skip: take the text encoders' output this many layers before their end, as web UIs count; 0 is what the
+            family uses.
+        caption_chunks: of 75 tokens; what is beyond that many is cut off.
     """
 
     facts: FamilyFacts
@@ -219,8 +244,8 @@ class DiffusionModel(Protocol):
     downscale: int
     latent_scale: float
     size_multiple: int
-    max_tokens: int
     clip_skip: int
+    caption_chunks: int
 
     @property
     def denoiser(self) -> Any: ...  # noqa: D102

@@ -142,6 +142,9 @@ class DataSettings(Group):
     """Shuffle the tags of a caption, which are its parts after the first comma, each time the image is seen."""
     keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
     """Number of tags after the main prompt that shuffle_tags keeps in place."""
+    caption_chunks: Annotated[int, Field(ge=1, le=3), Advanced()] = 1
+    """Read this many chunks of 75 tokens of a caption or sample prompt, and ignore the rest. Web UIs read all of a
+    prompt, in such chunks."""
     follow_links: Annotated[bool, Advanced()] = False
     """Search folders outside the image folders too if a link in them leads there."""
     alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
@@ -310,7 +313,8 @@ class NoiseSettings(Group):
     embedding_perturbation: Annotated[float, Field(ge=0), Advanced()] = 0.0
     """Noise on the caption embedding (arXiv:2405.20494), for less memorisation. 1 is usual."""
     clip_skip: Annotated[int, Field(ge=0, le=4), Advanced()] = 0
-    """Take the text encoder's output this many layers before the end. 0 and 1 both use the last layer."""
+    """Take the text encoder's output this many layers before the end, as web UIs count. 0 and 1 both use the last
+    layer; SDXL uses the last but one for 0, 1 and 2."""
 
 
 class EmaSettings(Group):
@@ -405,11 +409,8 @@ class CheckpointSettings(Group):
     """Save only diffusers folders, no single files."""
     ckpt_format: Annotated[Literal["safetensors", "ckpt"], Advanced()] = "safetensors"
     """Format of the single file. Tensor names are the same in both."""
-    export_dtype: Annotated[Literal["fp32", "fp16", "bf16"], Advanced()] | None = None
-    """Number format of the single file. Empty uses fp16, which every program reads; fp32 doubles the size, and web UIs
-    gain nothing from it."""
     save_full_precision: Annotated[bool, Advanced()] = False
-    """Short for export_dtype fp32."""
+    """Save the single file in fp32 instead of fp16: twice the size, and web UIs gain nothing from it."""
     keep_last: Annotated[int, Field(ge=2)] | None = None
     """Keep only this many of the newest checkpoints with their single files, plus the best by validation loss and those
     marked Keep. Empty keeps all."""
@@ -422,11 +423,6 @@ class CheckpointSettings(Group):
         if self.ckpt_every_n_minutes is not None:
             return self.ckpt_every_n_minutes
         return 0.0 if self.save_every_n_epochs else 30.0
-
-    @property
-    def single_file_dtype(self) -> str:
-        """Number format of the single file: the one that is set, else fp32 with save_full_precision, else fp16."""
-        return self.export_dtype or ("fp32" if self.save_full_precision else "fp16")
 
 
 class LoggingSettings(Group):

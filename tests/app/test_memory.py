@@ -92,7 +92,7 @@ def test_a_missing_model_is_planned_as_the_named_family(capsys: pytest.CaptureFi
     assert first["before"]["expected_gb"] < second["before"]["expected_gb"] < large["before"]["expected_gb"]
 
 
-def test_a_large_model_is_recognised_by_its_file_and_planned_though_not_trainable(tmp_path: Path) -> None:
+def test_a_large_model_is_recognised_by_its_file_and_planned(tmp_path: Path) -> None:
     tensors = {
         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
         "first_stage_model.encoder.conv_in.weight": torch.zeros(8, 3, 3, 3),
@@ -103,7 +103,6 @@ def test_a_large_model_is_recognised_by_its_file_and_planned_though_not_trainabl
     sizes = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "big.safetensors")}))
     assert sizes.family == "sdxl"
     assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 23}
-    assert "cannot be trained here yet" in str(sizes.problems[0])
 
 
 def test_a_gpu_is_found_without_being_initialised() -> None:

@@ -143,8 +143,11 @@ def _other_kinds() -> Iterator[Model]:
         "diffusers-unet": ({"down_blocks.0.resnets.0.conv1.weight": width}, "only the UNet of a diffusers folder"),
         "controlnet": ({"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)}, "a ControlNet"),
         "controlnet-new": ({"controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3)}, "a ControlNet"),
-        "sdxl": ({conv: (8, 4, 3, 3), "conditioner.embedders.1.model.ln_final.weight": (8,)}, "an SDXL model"),
-        "sdxl-unet": ({conv: (8, 4, 3, 3), key: (8, 2048)}, "an SDXL model"),
+        "sdxl": (
+            {conv: (8, 4, 3, 3), "conditioner.embedders.1.model.ln_final.weight": (8,)},
+            "it has no vae and no text_encoder.",
+        ),
+        "sdxl-unet": ({conv: (8, 4, 3, 3), key: (8, 2048)}, "it has no vae and no text_encoder and no text_encoder_2"),
         "refiner": ({conv: (8, 4, 3, 3), key: (8, 1280)}, "the refiner of SDXL"),
         "flux": ({"double_blocks.0.img_attn.proj.weight": width}, "a Flux model"),
         "sd3": ({"model.diffusion_model.joint_blocks.0.x.weight": width}, "an SD 3 model"),

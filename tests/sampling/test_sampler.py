@@ -44,7 +44,7 @@ def guidance_of(model: StableDiffusion, prompt: Prompt) -> Guidance:
 
 def latents_of(model: StableDiffusion, prompt: Prompt, cfg: float) -> torch.Tensor:
     noise = starting_noise(prompt, latent_channels=4, downscale=model.downscale)[None]
-    with torch.no_grad(), evaluating(model.unet, model.text_encoder):
+    with torch.no_grad(), evaluating(model.unet, model.parts["text_encoder"].module):
         latents = denoise(model, noise, guidance_of(model, prompt), cfg, options())
     assert latents is not None
     return latents
@@ -52,9 +52,9 @@ def latents_of(model: StableDiffusion, prompt: Prompt, cfg: float) -> torch.Tens
 
 def pipeline_of(model: StableDiffusion) -> StableDiffusionPipeline:
     pipeline = StableDiffusionPipeline(
-        vae=model.vae,
-        text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer,
+        vae=model.vae.module,
+        text_encoder=model.parts["text_encoder"].module,
+        tokenizer=model.encoders[0].tokenizer,
         unet=model.unet,
         scheduler=ddim(model.process.config),
         safety_checker=None,
@@ -73,7 +73,7 @@ def model(request: pytest.FixtureRequest) -> StableDiffusion:
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_latents_equal_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg: float) -> None:
     asked = prompt(size=(24, 16), negative_prompt="blurred")
-    with evaluating(model.unet, model.vae, model.text_encoder):
+    with evaluating(model.unet, model.vae.module, model.parts["text_encoder"].module):
         expected = pipeline_of(model)(
             asked.prompt,
             negative_prompt=asked.negative_prompt,
@@ -89,7 +89,7 @@ def test_latents_equal_those_of_the_diffusers_pipeline(model: StableDiffusion, c
 
 def test_tiles_equal_the_images_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
     asked = prompt(cfgs=(4.0,))
-    with evaluating(velocity_model.unet, velocity_model.vae, velocity_model.text_encoder):
+    with evaluating(velocity_model.unet, velocity_model.vae.module, velocity_model.parts["text_encoder"].module):
         noise = starting_noise(asked, latent_channels=4, downscale=4)[None]
         expected = pipeline_of(velocity_model)(
             asked.prompt, latents=noise, width=16, height=16, guidance_scale=4.0, num_inference_steps=STEPS
@@ -191,7 +191,7 @@ def test_global_generators_are_neither_read_nor_moved(velocity_model: StableDiff
 
 
 def test_modes_and_gradients_are_as_before_even_between_two_results(velocity_model: StableDiffusion) -> None:
-    networks = velocity_model.unet, velocity_model.vae, velocity_model.text_encoder
+    networks = velocity_model.unet, velocity_model.vae.module, velocity_model.parts["text_encoder"].module
     velocity_model.unet.mid_block.eval()  # a mode that a plain train() would lose
     modes = [module.training for network in networks for module in network.modules()]
     assert True in modes
@@ -219,7 +219,7 @@ def test_modes_are_restored_after_a_failure(velocity_model: StableDiffusion, mon
     with pytest.raises(RuntimeError, match="no memory"):
         tiles(velocity_model, [prompt()])
     assert velocity_model.unet.training
-    assert not velocity_model.vae.training
+    assert not velocity_model.vae.module.training
 
 
 def calls(answers: list[bool]) -> Callable[[], bool]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.data.pixels import VisitKey
 from ed2.models.base import ModelSource
+from ed2.models.families.clip import EmbedsCache, freeze_text_encoder
 from ed2.models.families.sd import StableDiffusion, load
-from ed2.models.families.shared import EmbedsCache, freeze_text_encoder
 from ed2.models.files.source import open_base
 from ed2.models.memory import enable_checkpointing
 from ed2.models.process import Discrete
@@ -70,7 +70,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(sd1: Path, trai
     assert torch.equal(model.encode_captions(["a cat"]).hidden, at_end)
     model.clip_skip, model.cache = 2, EmbedsCache()
     skipped = model.encode_captions(["a cat"]).hidden
-    inner = getattr(model.text_encoder, "text_model", model.text_encoder)
+    inner = getattr(model.parts["text_encoder"].module, "text_model", model.parts["text_encoder"].module)
     inner.encoder.layers = inner.encoder.layers[:-1]
     model.clip_skip, model.cache = 0, EmbedsCache()
     assert torch.allclose(skipped, model.encode_captions(["a cat"]).hidden, atol=1e-6)
@@ -79,7 +79,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_final_norm(sd1: Path, trai
 def test_a_frozen_text_encoder_encodes_each_caption_once(sd1: Path) -> None:
     model = model_of(sd1, "unet")
     calls: list[int] = []
-    model.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    model.parts["text_encoder"].module.register_forward_hook(lambda *_: calls.append(1))
     first = model.encode_captions(["a cat", "a dog", "a cat"]).hidden
     again = model.encode_captions(["a dog"]).hidden
     assert len(calls) == 2
@@ -102,12 +102,13 @@ def test_the_cache_is_bounded_and_drops_the_oldest_entries() -> None:
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_frozen_parts_of_a_text_encoder_get_no_gradient_and_the_rest_do(sd1: Path, is_checkpointed: bool) -> None:
     model = model_of(sd1, "text_encoder")
-    freeze_text_encoder(model.text_encoder, last_layers=1, embeddings=False, final_layer_norm=False)
+    freeze_text_encoder(model.parts["text_encoder"].module, last_layers=1, embeddings=False, final_layer_norm=False)
     if is_checkpointed:
         enable_checkpointing(model)
     Objective(model, mse, SEED, CPU)(batch_of(1)).sum().backward()
-    with_gradient = {n for n, p in model.text_encoder.named_parameters() if p.grad is not None and p.grad.any()}
-    allowed = {n for n, _ in model.text_encoder.named_parameters() if "layers.1." in n or "final_layer_norm" in n}
+    parameters = dict(model.parts["text_encoder"].module.named_parameters())
+    with_gradient = {name for name, p in parameters.items() if p.grad is not None and p.grad.any()}
+    allowed = {name for name in parameters if "layers.1." in name or "final_layer_norm" in name}
     assert with_gradient <= allowed
     assert any("layers.1." in name for name in with_gradient)
     assert any("final_layer_norm" in name for name in with_gradient)
@@ -146,3 +147,34 @@ def test_rescaled_guidance_takes_the_deviation_back_by_its_share() -> None:
     assert torch.allclose(whole.std(dim=(1, 2, 3)), prompted.std(dim=(1, 2, 3)), rtol=1e-5)
     assert torch.allclose(rescaled(guided, prompted, 0.7), 0.7 * whole + 0.3 * guided)
     assert torch.equal(rescaled(guided, prompted, 0.0), guided)
+
+
+def test_a_long_caption_is_read_in_chunks_as_web_uis_do(sd1: Path) -> None:
+    model = model_of(sd1)
+    words = [f"word{number}" for number in range(40)]
+    ids = model.encoders[0].tokenizer(" ".join(words), add_special_tokens=False).input_ids
+    assert 75 < len(ids) <= 150
+    start, end = model.encoders[0].tokenizer.convert_tokens_to_ids(["<|startoftext|>", "<|endoftext|>"])
+    chunks = [[start, *ids[:75], end], [start, *ids[75:], end] + [end] * (150 - len(ids))]
+    with torch.no_grad():
+        states = model.parts["text_encoder"].module(torch.tensor(chunks)).last_hidden_state
+    model.caption_chunks = 3
+    found = model.encode_captions([" ".join(words)]).hidden
+    torch.testing.assert_close(found, states.flatten(0, 1)[None], rtol=1e-5, atol=1e-6)
+    model.caption_chunks = 1
+    cut = model.encode_captions([" ".join(words)]).hidden
+    torch.testing.assert_close(cut, states[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_captions_of_different_lengths_mean_the_same_in_one_batch_as_alone(sd1: Path) -> None:
+    model = model_of(sd1, "text_encoder")
+    model.caption_chunks = 3
+    batch = batch_of(3)
+    lengths = [" ".join(f"word{number}" for number in range(count)) for count in (3, 40, 70)]
+    batch = replace(batch, captions=tuple(lengths))
+    assert [model.encode_captions([caption]).hidden.shape[1] for caption in lengths] == [77, 154, 231]
+    objective = Objective(model, mse, SEED, CPU)
+    with torch.no_grad():
+        together = objective(batch)
+        alone = torch.cat([objective(batch.part(place, place + 1)) for place in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)

@@ -42,7 +42,7 @@ def batch_of(count: int) -> Batch:
 
 def resident_bytes(run: Run) -> int:
     """What is there all the time: weights and the optimizers' state."""
-    networks = (run.model.unet, run.model.text_encoder, run.model.vae)
+    networks = (run.model.unet, run.model.parts["text_encoder"].module, run.model.vae.module)
     weights = sum(p.nbytes for network in networks for p in network.parameters())
     states = [state for optimizer in run.optimizers for state in optimizer.state.values()]
     return weights + sum(v.nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))

@@ -9,7 +9,7 @@ from typing import Any
 from ed2.app.checks.base_model import ChosenBase, base_problems
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
-from ed2.app.images.captions import TokenCounter, long_captions
+from ed2.app.images.captions import LongCaptions, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.memory.report import MemoryReport, report_memory
@@ -20,7 +20,7 @@ from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
 from ed2.errors import Problem
 from ed2.models.files.base_model import locate
-from ed2.models.files.tokens import token_counter
+from ed2.models.files.tokens import MAX_TOKENS, token_counter
 from ed2.settings.checks import without_effect
 from ed2.settings.schema import Settings
 
@@ -73,7 +73,7 @@ class CheckResult:
         model_problems = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.model_problems]
         disk = disk_forecast(self._planned_settings, self.sizes)
         problems = [*report["problems"], *model_problems]
-        found = [*self._findings(), *long_captions(self.dataset.examples, self._tokens).findings()]
+        found = [*self._findings(), *self._long_captions.findings()]
         notes = [*report["notes"], *({"path": note.path, "what": note.what, "fix": note.fix} for note in found)]
         return {**report, "problems": problems, "notes": notes, "disk": disk, "memory": self.memory.as_object()}
 
@@ -86,13 +86,14 @@ class CheckResult:
 
     def caption_notes(self) -> list[str]:
         """A sentence on captions that are longer than the text encoder reads; empty if there are none."""
-        note = long_captions(self.dataset.examples, self._tokens).sentence()
+        note = self._long_captions.sentence()
         return [note] if note else []
 
     @property
-    def _tokens(self) -> TokenCounter:
+    def _long_captions(self) -> LongCaptions:
         place = locate(self.settings.model.resume_ckpt)
-        return token_counter(place.path if place else Path())
+        count_tokens = token_counter(place.path if place else Path())
+        return long_captions(self.dataset.examples, count_tokens, MAX_TOKENS * self.settings.data.caption_chunks)
 
     @property
     def _length(self) -> RunLength:

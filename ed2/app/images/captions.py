@@ -15,7 +15,6 @@ from ed2.data.example import Example
 from ed2.data.walk import escape_undecodable
 from ed2.disk import write_whole
 from ed2.errors import Ed2Error, Problem
-from ed2.models.files.tokens import MAX_TOKENS
 from ed2.small_files import read_object
 from ed2.text import counted, plural
 
@@ -26,6 +25,7 @@ MAX_FINDINGS = 20
 COUNTED_AT_ONCE = 1000
 EXTENSIONS = (".txt", ".caption")
 MAX_CHARACTERS = 10_000
+SHORTEN = "Shorten it, or raise caption_chunks (3 at most)."
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Returns the number of tokens of each text, without start and end tokens."""
@@ -43,10 +43,10 @@ class LongCaptions:
         notes = []
         for example, count in self.found[:MAX_FINDINGS]:
             what = f"the caption has {count} tokens; the text encoder reads {self.limit} and ignores the rest."
-            notes.append(Problem(example.name, what, "Shorten it."))
+            notes.append(Problem(example.name, what, SHORTEN))
         more = len(self.found) - MAX_FINDINGS
         if more > 0:
-            notes.append(Problem(None, f"{more:,} more captions have more than {self.limit} tokens.", "Shorten them."))
+            notes.append(Problem(None, f"{more:,} more captions have more than {self.limit} tokens.", SHORTEN))
         return notes
 
     def sentence(self) -> str:
@@ -61,7 +61,7 @@ class LongCaptions:
         return f"{start}; the rest is ignored: {names}{end}"
 
 
-def long_captions(examples: Sequence[Example], count_tokens: TokenCounter, limit: int = MAX_TOKENS) -> LongCaptions:
+def long_captions(examples: Sequence[Example], count_tokens: TokenCounter, limit: int) -> LongCaptions:
     """Find the captions that are longer than the text encoder reads."""
     # A token is at least one byte, so most captions do not have to be counted.
     suspects = [example for example in examples if len(example.caption.encode()) > limit]

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ed2.models.base import Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
+from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, FamilyFacts
-from ed2.models.families.shared import EmbedsCache, load_part
+from ed2.models.families.shared import Autoencoder, load_parts
 from ed2.models.process import Discrete
-
-SPECIAL_TOKENS = 2
-"""The start and end tokens around a caption."""
 
 
 @dataclass
@@ -21,7 +19,7 @@ class StableDiffusion:
     """An SD1 or SD2 model; they differ only in their configurations.
 
     Attributes:
-        cache: prompt embeddings, while the text encoder is frozen.
+        cache: embeddings of captions, while all text encoders are frozen.
     """
 
     facts: FamilyFacts
@@ -30,19 +28,41 @@ class StableDiffusion:
     process: Discrete
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     clip_skip: int = 0
+    caption_chunks: int = 1
     cache: EmbedsCache = field(default_factory=EmbedsCache)
 
     def __post_init__(self) -> None:
         self.unet: Any = self.parts["unet"].module
-        self.vae: Any = self.parts["vae"].module
-        self.text_encoder: Any = self.parts["text_encoder"].module
-        self.tokenizer = self.source.tokenizer()
-        self.max_tokens: int = self.tokenizer.model_max_length - SPECIAL_TOKENS
-        config = self.source.config("vae/config.json")
-        self.downscale: int = 2 ** (len(config["block_out_channels"]) - 1)
-        self.latent_scale: float = config.get("scaling_factor", self.facts.latent_scale)
+        self.vae = Autoencoder(self.parts["vae"], self.source)
+        self.downscale = self.vae.downscale
+        self.latent_scale = self.vae.latent_scale
         num_levels = len(self.source.config("unet/config.json")["block_out_channels"])
         self.size_multiple: int = self.downscale * 2 ** (num_levels - 1)
+        self.encoders = [
+            ClipEncoder(self.parts[part.name], self.source.tokenizer(part.tokenizer))
+            for part in self.facts.text_encoders
+        ]
+
+    @classmethod
+    def load(
+        cls,
+        source: ModelSource,
+        *,
+        trained: Sequence[str],
+        device: torch.device,
+        frozen_dtype: torch.dtype,
+        trained_dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Read a model for training; the arguments are those of `load_parts`.
+
+        Raises:
+            ModelError: a part cannot be read.
+        """
+        parts = load_parts(
+            source, trained=trained, device=device, frozen_dtype=frozen_dtype, trained_dtype=trained_dtype
+        )
+        process = Discrete.from_config(source.config("scheduler/scheduler_config.json")).to(device)
+        return cls(FACTS[source.family], source, parts, process, source.extra())
 
     @property
     def denoiser(self) -> Any:
@@ -55,28 +75,19 @@ class StableDiffusion:
         return next(self.unet.parameters()).device
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
-        """The distribution of latents, in fp32; image by image, which bounds the memory."""
-        dtype = next(self.vae.parameters()).dtype
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # the VAE has a precision of its own
-            posteriors = [self.vae.encode(image.to(dtype)).latent_dist for image in pixels.split(1)]
-            mean = torch.cat([p.mean for p in posteriors]).float()
-            return Posterior(mean, torch.cat([p.std for p in posteriors]).float())
+        """The distribution of latents."""
+        return self.vae.encode(pixels)
 
     def encode_captions(self, captions: Sequence[str]) -> TextEmbeds:
-        """The hidden states of the text encoder that guide the UNet, captions cut at 75 tokens.
-
-        A frozen one encodes each caption alone and caches it, so that the numbers do not depend on which captions came
-        before, or together.
-        """
-        if self.parts["text_encoder"].is_trained:
-            return TextEmbeds(self._hidden_states(captions))
-        with torch.no_grad():
-            hidden = torch.cat([self._cached(caption) for caption in captions])
-        return TextEmbeds(hidden.to(self.device, non_blocking=True))
+        """What guides the UNet, from all text encoders."""
+        if any(encoder.is_trained for encoder in self.encoders):
+            return self._encode(captions)
+        key = self.clip_skip, self.caption_chunks, torch.is_autocast_enabled(self.device.type)
+        return encode_frozen(captions, self._encode, self.cache, *key).to(self.device)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has."""
-        return [len(tokens) for tokens in self.tokenizer(list(captions), add_special_tokens=False).input_ids]
+        return self.encoders[0].count(captions)
 
     def condition(self, embeds: TextEmbeds, sizes: ImageSizes) -> Conditioning:
         """Only the hidden states; this family does not use sizes."""
@@ -87,66 +98,13 @@ class StableDiffusion:
         return self.unet(noisy_latents, timesteps, conditioning.hidden).sample
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels, image by image."""
-        dtype = next(self.vae.parameters()).dtype
-        with torch.autocast(self.device.type, enabled=False):
-            images = [self.vae.decode(x.to(dtype)).sample for x in (latents / self.latent_scale).split(1)]
-        return torch.cat(images).float().clamp(-1, 1)
+        """Pixels."""
+        return self.vae.decode(latents)
 
-    def _cached(self, caption: str) -> Tensor:
-        key = caption, torch.is_autocast_enabled(self.device.type)
-        return self.cache.get(key, lambda: self._hidden_states([caption]))
-
-    def _hidden_states(self, captions: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids.to(self.device)
-        if self.clip_skip < 2:
-            return self.text_encoder(tokens).last_hidden_state
-        states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
-        inner = getattr(self.text_encoder, "text_model", self.text_encoder)  # transformers 5.6 has no inner one
-        return inner.final_layer_norm(states[-self.clip_skip])
+    def _encode(self, captions: Sequence[str]) -> TextEmbeds:
+        [encoder] = self.encoders
+        chunks = encoder.chunks(captions, self.caption_chunks)
+        return TextEmbeds(chunks.by_caption(encoder.last_states(chunks.tokens, self.clip_skip)))
 
 
-def load(
-    source: ModelSource,
-    *,
-    trained: Sequence[str],
-    device: torch.device,
-    frozen_dtype: torch.dtype,
-    trained_dtype: torch.dtype = torch.float32,
-) -> StableDiffusion:
-    """Read a model for training.
-
-    Args:
-        source: what to read.
-        trained: names of the parts to train.
-        device: where to put everything.
-        frozen_dtype: in which the other parts compute.
-        trained_dtype: in which the trained parts are kept.
-
-    Raises:
-        ModelError: a part cannot be read.
-    """
-    facts = FACTS[source.family]
-    parts = {}
-    for part in facts.parts:
-        # bf16 would round latents more coarsely than fp16 does, whose range is enough for the VAE of SD1 and SD2.
-        is_coarse = part.name == "vae" and frozen_dtype is torch.bfloat16
-        dtype = torch.float16 if is_coarse else frozen_dtype
-        parts[part.name] = load_part(
-            source,
-            part,
-            is_trained=part.name in trained,
-            device=device,
-            frozen_dtype=dtype,
-            trained_dtype=trained_dtype,
-        )
-    # A third less time to encode on a CPU, no loss on a GPU.
-    parts["vae"].module.to(memory_format=torch.channels_last)
-    process = Discrete.from_config(source.config("scheduler/scheduler_config.json")).to(device)
-    return StableDiffusion(facts, source, parts, process, source.extra())
+load = StableDiffusion.load

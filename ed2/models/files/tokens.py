@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 MAX_TOKENS = 75
-"""Of a caption, in every family: the text encoders read 77, of which two mark the begin and the end."""
+"""Of a chunk of a caption, in every family: the text encoders read 77, of which two mark the begin and the end."""
 SHIPPED = Path(__file__).parent / "configs" / "tokenizer"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP splits a text into. Source: openai/CLIP, simple_tokenizer.py."""

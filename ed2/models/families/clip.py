@@ -1,0 +1,157 @@
+"""CLIP text encoders: from captions to hidden states, a cache of what frozen ones gave, and freezing some layers."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from ed2.models.base import Part, TextEmbeds, joined_embeddings
+
+MAX_CACHE_BYTES = 256 << 20
+"""About 2,000 captions of SD 1.x in half precision, or 850 of SDXL."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Captions as a text encoder reads them: cut into chunks, each with its own start and end tokens.
+
+    Attributes:
+        tokens: of all chunks, (N, 77), caption by caption.
+        counts: how many chunks each caption has.
+    """
+
+    tokens: Tensor
+    counts: list[int]
+
+    def by_caption(self, hidden: Tensor) -> Tensor:
+        """Hidden states of chunks (N, 77, D) with those of each caption in a row: (B, 77 * chunks, D)."""
+        return joined_embeddings([chunks.flatten(0, 1)[None] for chunks in hidden.split(self.counts)])
+
+    def first(self, pooled: Tensor) -> Tensor:
+        """Of vectors of chunks (N, P) that of each caption's first chunk, (B, P), as web UIs use them."""
+        return torch.stack([chunks[0] for chunks in pooled.split(self.counts)])
+
+
+class ClipEncoder:
+    """A CLIP text encoder with its tokenizer.
+
+    Attributes:
+        length: tokens of a chunk, with the start and end tokens.
+    """
+
+    def __init__(self, part: Part, tokenizer: CLIPTokenizer) -> None:
+        self.module: Any = part.module
+        self.tokenizer = tokenizer
+        self.is_trained = part.is_trained
+        self.length: int = tokenizer.model_max_length
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.module.parameters()).device
+
+    def count(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has, without start and end tokens."""
+        return [len(tokens) for tokens in self.tokenizer(list(captions), add_special_tokens=False).input_ids]
+
+    def chunks(self, captions: Sequence[str], max_chunks: int) -> Chunks:
+        """The captions in as many chunks as each one needs; what is beyond `max_chunks` is left out."""
+        found = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_overflowing_tokens=True,
+            return_tensors="pt",
+        )
+        of_caption: list[list[Tensor]] = [[] for _ in captions]
+        for owner, tokens in zip(found.overflow_to_sample_mapping.tolist(), found.input_ids, strict=True):
+            if len(of_caption[owner]) < max_chunks:
+                of_caption[owner].append(tokens)
+        tokens = torch.stack([tokens for chunks in of_caption for tokens in chunks])
+        return Chunks(tokens.to(self.device), [len(chunks) for chunks in of_caption])
+
+    def last_states(self, tokens: Tensor, clip_skip: int) -> Tensor:
+        """Hidden states (N, 77, D) through the final norm, `clip_skip` layers before the end; 0 and 1 are the end."""
+        if clip_skip < 2:
+            hidden: Tensor = self.module(tokens).last_hidden_state
+            return hidden
+        states = self.all_states(tokens).hidden_states
+        inner = getattr(self.module, "text_model", self.module)  # transformers 5.6 has no inner one
+        hidden = inner.final_layer_norm(states[-clip_skip])
+        return hidden
+
+    def all_states(self, tokens: Tensor) -> Any:
+        """The encoder's whole output for tokens (N, 77), hidden states of every layer included."""
+        return self.module(tokens, output_hidden_states=True)
+
+
+@dataclass
+class EmbedsCache:
+    """Embeddings by key, on the CPU; the least recently used ones are dropped to make room."""
+
+    max_bytes: int = MAX_CACHE_BYTES
+    _embeds: OrderedDict[Hashable, TextEmbeds] = field(default_factory=OrderedDict)
+    num_bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self._embeds)
+
+    def get(self, key: Hashable, compute: Callable[[], TextEmbeds]) -> TextEmbeds:
+        """The embeddings of `key`; computed, and copied to the CPU, if they are not cached."""
+        if key in self._embeds:
+            self._embeds.move_to_end(key)
+            return self._embeds[key]
+        embeds = compute().to(torch.device("cpu"))
+        self._embeds[key] = embeds
+        self.num_bytes += embeds.nbytes
+        while self.num_bytes > self.max_bytes and len(self._embeds) > 1:
+            _, dropped = self._embeds.popitem(last=False)
+            self.num_bytes -= dropped.nbytes
+        return embeds
+
+
+def encode_frozen(
+    captions: Sequence[str], encode: Callable[[Sequence[str]], TextEmbeds], cache: EmbedsCache, *key: Hashable
+) -> TextEmbeds:
+    """Embeddings from frozen encoders, on the CPU: each caption alone and cached.
+
+    So the numbers do not depend on which captions came before, or together.
+
+    Args:
+        captions: what to encode.
+        encode: the encoders.
+        cache: what they gave before.
+        key: what the numbers depend on besides the caption.
+    """
+    with torch.no_grad():
+        found = [cache.get((caption, *key), lambda one=caption: encode([one])) for caption in captions]  # type: ignore[misc]
+    pooled = [embeds.pooled for embeds in found if embeds.pooled is not None]
+    return TextEmbeds(joined_embeddings([embeds.hidden for embeds in found]), torch.cat(pooled) if pooled else None)
+
+
+def freeze_text_encoder(
+    text_encoder: nn.Module, *, last_layers: int | None, embeddings: bool, final_layer_norm: bool
+) -> None:
+    """Freeze parts of a trained CLIP text encoder: they get no gradient, no optimizer state, and keep their bytes.
+
+    Args:
+        text_encoder: of transformers, with or without an inner `text_model`.
+        last_layers: train only this many layers, counted from the end, and no embeddings; None trains all layers.
+        embeddings: freeze those of tokens and positions.
+        final_layer_norm: freeze it.
+    """
+    inner: Any = getattr(text_encoder, "text_model", text_encoder)
+    frozen: list[nn.Module] = []
+    if last_layers is not None:
+        frozen += inner.encoder.layers[: max(0, len(inner.encoder.layers) - last_layers)]
+    if embeddings or last_layers is not None:
+        frozen.append(inner.embeddings)
+    if final_layer_norm:
+        frozen.append(inner.final_layer_norm)
+    for module in frozen:
+        module.requires_grad_(False)
