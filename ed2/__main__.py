@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.terminal import exit_with
 
 USE = "python -m ed2 convert SOURCE TARGET"
-PREDICTIONS = ("epsilon", "v_prediction")
+OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": ("fp32", "fp16", "bf16")}
 HELP = f"""\
-{USE} [--prediction_type {"|".join(PREDICTIONS)}]
+{USE} {" ".join(f"[--{name} {'|'.join(choices)}]" for name, choices in OPTIONS.items())}
 
 Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
 of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt file if it ends that way, else a folder.
 Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
-what it predicts."""
+what it predicts. --export_dtype sets the precision of the target, such as fp16 for a file of half the size; without it,
+numbers stay as they are."""
 OTHERS = """
 python -m ed2 download NAME [TARGET]     download a public model, after a yes
 python -m ed2 models                     list the models on this computer"""
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _convert(argv: Sequence[str]) -> int:
     try:
-        source, target, prediction_type = _parse(argv)
+        options = _parse(argv)
         require_temporary_folder()
     except Ed2Error as error:
         sys.stderr.write(f"{error}\n")
@@ -49,24 +51,37 @@ def _convert(argv: Sequence[str]) -> int:
 
     quiet_libraries()  # before the import of convert: bitsandbytes prints when it is imported
     from ed2.app.convert import convert
+    from ed2.models.compute import DTYPES
 
+    dtype = DTYPES[options.export_dtype] if options.export_dtype else None
     try:
-        convert(source, target, prediction_type)
+        convert(options.source, options.target, options.prediction_type, dtype)
     except Ed2Error as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"Wrote {target}\n")
+    sys.stdout.write(f"Wrote {options.target}\n")
     return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
-    """Source, target and prediction type.
+@dataclass(frozen=True)
+class ConvertCommand:
+    """A command line of `convert`; see `ed2.app.convert.convert`."""
+
+    source: Path
+    target: Path
+    prediction_type: str | None
+    export_dtype: str | None
+
+
+def _parse(argv: Sequence[str]) -> ConvertCommand:
+    """Read the command line.
 
     Raises:
-        SettingsError: lists everything that is wrong with the command line.
+        SettingsError: lists everything that is wrong with it.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--prediction_type", nargs="?", const="")
+    for option in OPTIONS:
+        parser.add_argument(f"--{option}", nargs="?", const="")
     known, rest = parser.parse_known_args(argv)
     problems = [Problem(printable(text), "there is no such flag.") for text in rest if text.startswith("-")]
     command, *paths = [text for text in rest if not text.startswith("-")] or [""]
@@ -75,13 +90,19 @@ def _parse(argv: Sequence[str]) -> tuple[Path, Path, str | None]:
         problems.append(Problem(None, what, f"Usage: {USE}"))
     elif len(paths) != 2:
         problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Usage: {USE}"))
-    prediction = known.prediction_type
-    if prediction not in (None, *PREDICTIONS):
-        what = f"{printable(prediction)!r} is not allowed." if prediction else "the value is missing."
-        problems.append(Problem("--prediction_type", what, f"Use {' or '.join(PREDICTIONS)}."))
+    given = vars(known)
+    problems += filter(None, map(_option_problem, given, given.values()))
     if problems:
         raise SettingsError("Invalid command line:", problems)
-    return Path(paths[0]), Path(paths[1]), prediction
+    return ConvertCommand(Path(paths[0]), Path(paths[1]), **given)
+
+
+def _option_problem(option: str, value: str | None) -> Problem | None:
+    choices = OPTIONS[option]
+    if value in (None, *choices):
+        return None
+    what = f"{printable(value)!r} is not allowed." if value else "the value is missing."
+    return Problem(f"--{option}", what, f"Use {', '.join(choices[:-1])} or {choices[-1]}.")
 
 
 if __name__ == "__main__":

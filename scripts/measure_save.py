@@ -1,10 +1,11 @@
 """Measure how long a checkpoint keeps the training waiting, and what it leaves in memory.
 
-    python scripts/measure_save.py [folder] [--width 448]
+    python scripts/measure_save.py [folder] [--width 448] [--single_file]
 
 Makes a model of 200 million random weights, trains one step with AdamW, and saves it three times the way a run does (a
 copy, then a thread) and three times without a copy (as where memory is short), comparing the bytes. Works in a
-temporary folder in `folder`, by default the system's. A smaller width makes a smaller model.
+temporary folder in `folder`, by default the system's. A smaller width makes a smaller model. --single_file
+writes single files as well.
 """
 
 import argparse
@@ -54,12 +55,13 @@ def larger_model(folder: Path, width: int) -> Path:
     return folder
 
 
-def built(folder: Path, width: int, bus: EventBus) -> tuple[Run, BackgroundSaver]:
+def built(folder: Path, width: int, bus: EventBus, *, single_file: bool) -> tuple[Run, BackgroundSaver]:
     """A run of that model that has made one step."""
     values = {
         "project_name": "measure", "resume_ckpt": str(larger_model(folder / "model", width)), "resolution": 64,
         "data_root": [str(make_images(folder / "images", [(64, 64)]))], "logdir": str(folder / "logs"),
-        "optimizer": "adamw", "disable_textenc_training": True, "no_save_ckpt": True, "batch_size": 1, "keep_last": 2,
+        "optimizer": "adamw", "disable_textenc_training": True, "batch_size": 1, "keep_last": 2,
+        "no_save_ckpt": not single_file, "save_ckpt_dir": str(folder / "files"),
     }  # fmt: skip
     spec = resolve(values, None, bus=bus, controls=Controls())
     run_dir = make_run_folder(spec)
@@ -82,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", help="folder for the temporary files")
     parser.add_argument("--width", type=int, default=WIDTH, help="channels of the first block, a multiple of 32")
+    parser.add_argument("--single_file", action="store_true", help="write single files too")
     options = parser.parse_args()
     saved: list[CheckpointSaved] = []
 
@@ -93,7 +96,7 @@ def main() -> None:
 
     bus = EventBus([listen])
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run, saver = built(Path(folder), options.width, bus)
+        run, saver = built(Path(folder), options.width, bus, single_file=options.single_file)
         weights = sum(p.numel() for p in run.model.unet.parameters())
         print(f"{weights / 1e6:.0f} million weights; {bytes_to_copy(run) / 1e9:.2f} GB of weights and optimizer state")
         memory = psutil.Process().memory_info

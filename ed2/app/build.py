@@ -13,7 +13,7 @@ from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel
-from ed2.models.compute import Precision, choose_attention, compile_denoiser
+from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
 from ed2.training.metrics import Metrics
@@ -23,7 +23,6 @@ from ed2.training.recovery import restore_oom_limits
 from ed2.training.state import Run
 from ed2.training.update import Fused, Update, Whole
 
-WEIGHTS_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 NOISE_AT_ZERO_SNR = (
     "This model predicts noise, and at the last timestep of enable_zero_terminal_snr an image is nothing but noise, so "
     "samples get worse. Use a model that predicts v, or train it to with --prediction_type v_prediction."
@@ -97,7 +96,7 @@ def _read_model(spec: RunSpec) -> DiffusionModel:
         trained=settings.model.trained_parts,
         device=spec.machine.device,
         frozen_dtype=spec.machine.frozen_dtype,
-        trained_dtype=WEIGHTS_DTYPES[settings.memory.weights_dtype],
+        trained_dtype=DTYPES[settings.memory.weights_dtype],
     )
     model.clip_skip, model.caption_chunks = settings.noise.clip_skip, settings.data.caption_chunks
     if settings.memory.gradient_checkpointing:

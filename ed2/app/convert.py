@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,14 +17,20 @@ from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import locate, pickle_problem
 from ed2.models.files.description import Description, without_marks
 from ed2.models.files.folder import ModelFolder
-from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
 from ed2.models.files.prediction import PREDICTION_KEY
-from ed2.models.files.source import open_base
-from ed2.models.files.tensor_file import EIGHT_BITS, write_single_file, write_tensors
+from ed2.models.files.source import num_text_layers, open_base
+from ed2.models.files.tensor_file import (
+    EIGHT_BITS,
+    difference,
+    mapped_tensors,
+    write_single_file,
+    write_tensors,
+)
 
 FILES = (".safetensors", ".sft", ".ckpt")
 OTHER_FORMATS = (
@@ -33,7 +40,7 @@ OTHER_FORMATS = (
 """Endings of other formats; any other dot belongs to the name of a folder."""
 
 
-def convert(source: Path, target: Path, prediction_type: str | None = None) -> None:
+def convert(source: Path, target: Path, prediction_type: str | None = None, dtype: torch.dtype | None = None) -> None:
     """Write the model `source` as `target`, a folder or, by its extension, a single file; nothing is overwritten.
 
     Args:
@@ -41,6 +48,7 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
             a model in the cache of the hub.
         target: a new path in an existing folder.
         prediction_type: what the model predicts, if it does not say so itself.
+        dtype: of the floating-point numbers in the target; None leaves them as they are.
 
     Raises:
         ModelError: the source is damaged or unsupported, or the target cannot be written.
@@ -53,9 +61,9 @@ def convert(source: Path, target: Path, prediction_type: str | None = None) -> N
         for part in model.dtypes:
             model.read(part)  # checks that every tensor is there, finite and of the right shape
         if target.suffix.lower() in FILES:
-            _write_file(model, target)
+            _write_file(model, target, dtype)
         else:
-            _write_folder(model, target)
+            _write_folder(model, target, dtype)
 
 
 def _require_free(target: Path) -> None:
@@ -101,7 +109,7 @@ def _write_weights(pickle: Path, weights: Path) -> None:
         shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
 
 
-def _write_file(model: ModelSource, target: Path) -> None:
+def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None) -> None:
     description = Description.of_scheduler(model.config(SCHEDULER_CONFIG))
 
     def place(temporary: Path, target: Path) -> Path:
@@ -120,7 +128,7 @@ def _write_file(model: ModelSource, target: Path) -> None:
     else:
         tensors = without_marks(_loaded(model.path))
     tensors |= description.tensors()
-    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, place=place)
+    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, dtype=dtype, place=place)
 
 
 def _yaml_error(target: Path) -> ModelError:
@@ -128,11 +136,11 @@ def _yaml_error(target: Path) -> ModelError:
     return _error(target, f"{what}taken for.", "Choose another name.")
 
 
-def _write_folder(model: ModelSource, target: Path) -> None:
+def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None) -> None:
     folder = temporary_name(target)
     try:
         with _writing(target):
-            _fill(folder, model)
+            _fill(folder, model, dtype)
             for part in model.dtypes:
                 open_base(folder, {}).read(part)
             finish_folder(folder, target)
@@ -140,16 +148,20 @@ def _write_folder(model: ModelSource, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, model: ModelSource) -> None:
+def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None) -> None:
+    """Raises OSError, and ModelError for a number that `dtype` cannot hold."""
     for name, content in model.small_files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         to_disk(folder / name)
-    for part, tensors in _parts(model).items():
-        file = folder / FACTS[model.family].part(part).file
-        with file.open("wb") as stream:
-            write_tensors(HashingFile(stream), tensors, {"format": "pt"})
-        to_disk(file)
+    parts = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model).items()}
+    extra = model.extra()
+    for name, tensors in {**parts, **({EXTRA_FILE: extra} if extra else {})}.items():
+        with (folder / name).open("wb") as stream:
+            write_tensors(HashingFile(stream), tensors, {"format": "pt"}, dtype=dtype)
+        to_disk(folder / name)
+        if wrong := difference(mapped_tensors(folder / name).items(), tensors, dtype):
+            raise ModelError(f"{folder.name} was not written:", [Problem(name, wrong)])
 
 
 @contextmanager
@@ -164,8 +176,7 @@ def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
     """The weights of each part by their diffusers names, in the stored precision or, where that is 8 bits, in fp16."""
     if isinstance(model, ModelFolder):
         return {part: _loaded(*found.files) for part, found in model.weights.items()}
-    layers = model.config("text_encoder/config.json")["num_hidden_layers"]
-    return diffusers_tensors(_loaded(model.path), num_text_layers=layers).parts
+    return diffusers_tensors(_loaded(model.path), num_text_layers=num_text_layers(model)).parts
 
 
 def _loaded(*files: Path) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
-
 from ed2.app.averaging import sample_weights
 from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.run_spec import RunSpec, circumstances
@@ -21,6 +19,7 @@ from ed2.data.example import Example
 from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
 from ed2.events import EventBus, Progressed
+from ed2.models.compute import DTYPES
 from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
@@ -83,7 +82,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
         run_name=run_name,
         container=settings.ckpt_format,
-        dtype=torch.float32 if settings.save_full_precision else torch.float16,
+        dtype=DTYPES[settings.single_file_dtype],
     )
     validation = LatestValidation(spec.checkpoint.manifest.get("validation") if spec.checkpoint else None)
     bus.subscribe(validation)

@@ -46,6 +46,7 @@ RESUMABLE_SETTINGS = {
     "keep_last",
     "no_save_ckpt",
     "ckpt_format",
+    "export_dtype",
     "save_full_precision",
     "no_prepend_last",
     "write_schedule",

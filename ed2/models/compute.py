@@ -19,6 +19,9 @@ GROWTH_STEPS = 500
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """What cuBLAS needs for reproducible sums. Read once, when a program first uses a GPU."""
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Number formats by the names that settings have for them."""
+
 
 @dataclass
 class Precision:
@@ -101,7 +104,7 @@ def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> t
     if not amp or device.type == "cpu":
         return None
     if amp_dtype:
-        return {"fp16": torch.float16, "bf16": torch.bfloat16}[amp_dtype]
+        return DTYPES[amp_dtype]
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 

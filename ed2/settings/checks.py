@@ -107,7 +107,16 @@ def contradictions(settings: Settings) -> list[Problem]:
     if settings.loss.timestep_start >= settings.loss.timestep_end:
         what = f"it is {settings.loss.timestep_start}, but timestep_end is {settings.loss.timestep_end}."
         problems.append(Problem("timestep_start", what, "Choose a value below timestep_end."))
+    problems += _precision_contradictions(settings)
     return [*problems, *_bf16_contradictions(settings), *_fused_contradictions(settings)]
+
+
+def _precision_contradictions(settings: Settings) -> Iterator[Problem]:
+    """Two number formats for the single file."""
+    chosen = settings.checkpoint.export_dtype
+    if settings.checkpoint.save_full_precision and chosen not in (None, "fp32"):
+        what = f"it means export_dtype fp32, but export_dtype is {chosen}."
+        yield Problem("save_full_precision", what, "Set only one of the two; --save_full_precision=false turns it off.")
 
 
 def _bf16_contradictions(settings: Settings) -> Iterator[Problem]:
@@ -181,6 +190,8 @@ def _idle_saving(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "save_ckpt_dir", no_files
     if checkpoint.no_save_ckpt and checkpoint.save_full_precision:
         yield "save_full_precision", no_files
+    if checkpoint.no_save_ckpt and checkpoint.export_dtype:
+        yield "export_dtype", no_files
     if checkpoint.save_ckpts_from_n_epochs and not checkpoint.save_every_n_epochs:
         yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
 

@@ -79,6 +79,7 @@ LABELS = {
     "save_ckpt_dir": "Folder for single files",
     "no_save_ckpt": "No single files",
     "ckpt_format": "Single file format",
+    "export_dtype": "Single file precision",
     "save_full_precision": "Full-precision single files",
     "keep_last": "Checkpoints to keep",
     "no_prepend_last": "No last- prefix on the final checkpoint",

@@ -409,8 +409,11 @@ class CheckpointSettings(Group):
     """Save only diffusers folders, no single files."""
     ckpt_format: Annotated[Literal["safetensors", "ckpt"], Advanced()] = "safetensors"
     """Format of the single file. Tensor names are the same in both."""
+    export_dtype: Annotated[Literal["fp32", "fp16", "bf16"], Advanced()] | None = None
+    """Number format of the single file. Empty uses fp16, which every program reads; fp32 doubles the size, and web UIs
+    gain nothing from it."""
     save_full_precision: Annotated[bool, Advanced()] = False
-    """Save the single file in fp32 instead of fp16: twice the size, and web UIs gain nothing from it."""
+    """Short for export_dtype fp32."""
     keep_last: Annotated[int, Field(ge=2)] | None = None
     """Keep only this many of the newest checkpoints with their single files, plus the best by validation loss and those
     marked Keep. Empty keeps all."""
@@ -423,6 +426,11 @@ class CheckpointSettings(Group):
         if self.ckpt_every_n_minutes is not None:
             return self.ckpt_every_n_minutes
         return 0.0 if self.save_every_n_epochs else 30.0
+
+    @property
+    def single_file_dtype(self) -> str:
+        """Number format of the single file: the one that is set, else fp32 with save_full_precision, else fp16."""
+        return self.export_dtype or ("fp32" if self.save_full_precision else "fp16")
 
 
 class LoggingSettings(Group):

@@ -16,9 +16,10 @@ from ed2.checkpoint import export
 from ed2.checkpoint.export import RUN_KEY, Exporter, writer_of
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
+from ed2.models.compute import DTYPES
 from ed2.models.files import tensor_file
 from ed2.models.files.tensor_file import write_single_file
-from tests.runs import Trained
+from tests.runs import Trained, Values, train
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def test_numbers_that_are_not_finite_or_too_large_for_the_format_replace_nothing
     path = old.with_suffix(suffix)
     with pytest.raises(CheckpointError, match="weight has numbers that are not finite"):
         write_single_file(path, {"weight": torch.tensor([1.0, float("nan")])})
-    with pytest.raises(CheckpointError, match="weight has numbers too large for float16: use save_full_precision"):
+    with pytest.raises(
+        CheckpointError, match="weight has numbers too large for float16: set export_dtype to bf16 or fp32"
+    ):
         write_single_file(path, {"weight": torch.tensor([1.0, 70_000.0])}, dtype=torch.float16)
     require_unchanged(old)
 
@@ -70,6 +73,18 @@ def test_a_single_file_equals_its_checkpoint(saved_run: Trained) -> None:
     held = load_file(single)["model.diffusion_model.time_embed.0.weight"]
     weights = load_file(saved_run.checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(held, weights["time_embedding.linear_1.weight"].half())
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_single_file_is_in_the_chosen_precision(short_values: Values, quick_path: Path, name: str) -> None:
+    own = {"logdir": str(quick_path), "save_ckpt_dir": str(quick_path), "export_dtype": name, "max_epochs": 1}
+    run = train({**short_values, **own})
+    assert run.ended.single_file
+    held = load_file(run.ended.single_file)
+    assert {tensor.dtype for tensor in held.values()} == {DTYPES[name]}
+    weights = load_file(run.checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    wanted = weights["time_embedding.linear_1.weight"].to(DTYPES[name])
+    assert torch.equal(held["model.diffusion_model.time_embed.0.weight"], wanted)
 
 
 def test_half_written_files_of_dead_programs_are_removed_and_others_stay(quick_path: Path) -> None:

@@ -51,6 +51,36 @@ def test_a_folder_comes_back_from_a_single_file(
     assert "Wrote" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["half.safetensors", "half.ckpt", "half"])
+def test_a_model_is_converted_to_half_precision_and_whole_numbers_stay(name: str, sd1: Path, tiny: Path) -> None:
+    target = tiny / name
+    assert main(["convert", str(sd1), str(tiny / "whole.safetensors")]) == 0
+    counter = {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None]}
+    save_file({**load_file(tiny / "whole.safetensors"), **counter}, tiny / "whole.safetensors", {"format": "pt"})
+    assert main(["convert", str(tiny / "whole.safetensors"), str(target), "--export_dtype", "fp16"]) == 0
+    if target.is_dir():
+        found = load_file(target / "unet" / "diffusion_pytorch_model.safetensors")
+        wanted = load_file(sd1 / "unet" / "diffusion_pytorch_model.safetensors")
+    else:
+        found = load_file(target) if name.endswith("tensors") else torch.load(target, weights_only=True)["state_dict"]
+        wanted = load_file(tiny / "whole.safetensors")
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.equal(found[key], tensor.half() if tensor.is_floating_point() else tensor), key
+
+
+@pytest.mark.parametrize("name", ["half.safetensors", "half"])
+def test_numbers_that_are_too_large_for_half_precision_are_named(
+    name: str, sd1: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = shutil.copytree(sd1, tiny / "large")
+    file = large / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(file), "conv_in.bias": torch.full((32,), 1e5)}, file, {"format": "pt"})
+    assert main(["convert", str(large), str(tiny / name), "--export_dtype", "fp16"]) == 1
+    assert "has numbers too large for float16: set export_dtype to bf16 or fp32" in capsys.readouterr().err
+    assert not (tiny / name).exists()
+
+
 def test_every_file_of_a_folder_is_synced_and_one_that_cannot_be_copied_is_reported(
     sd2: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,11 +54,25 @@ def test_the_text_encoder_gets_half_of_lr_unless_it_has_its_own(
         ({"disable_unet_training": True, "disable_textenc_training": True}, "both frozen"),
         ({"useadam8bit": True, "optimizer": "adamw"}, "selects adamw8bit"),
         ({"amp": False, "amp_dtype": "bf16"}, "mixed precision .amp. is off"),
+        ({"save_full_precision": True, "export_dtype": "fp16"}, "save_full_precision: it means export_dtype fp32"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, object], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         settings_from(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({}, "fp16"),
+        ({"save_full_precision": True}, "fp32"),
+        ({"save_full_precision": True, "export_dtype": "fp32"}, "fp32"),
+        ({"export_dtype": "bf16"}, "bf16"),
+    ],
+)
+def test_a_single_file_is_in_fp16_unless_told_otherwise(values: dict[str, object], dtype: str) -> None:
+    assert settings_from(values).checkpoint.single_file_dtype == dtype
 
 
 def test_settings_without_effect_are_reported() -> None:

@@ -14,7 +14,7 @@ from ed2.text import file_size
 from ed2.vram.memory_model import TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
 
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 KEPT_ASIDE = {"schedulefree": 4}
 """Bytes per trained weight that a checkpoint holds in addition to the averaged one."""
 STATES_AT_ONCE = 4
@@ -51,7 +51,7 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
     state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
-    single *= 4 if settings.checkpoint.save_full_precision else 2
+    single *= WEIGHT_BYTES[settings.checkpoint.single_file_dtype]
     if settings.ema.is_on:
         state += 4 * sum(trained.values())
         weights, single = weights + frozen + 4 * sum(trained.values()), 2 * single

@@ -18,6 +18,11 @@ VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
 
+POSITION_IDS = "text_model.embeddings.position_ids"
+"""A counter in the files of a CLIP text encoder; unused."""
+LOGIT_SCALE = "logit_scale"
+"""A factor in the files of an OpenCLIP text encoder that only comparing texts with images uses."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 Marks = tuple[tuple[str, str], ...]
 
@@ -38,6 +43,9 @@ class PartFacts:
         is_trainable: whether it can be trained.
         is_open_clip: whether a single file contains it under OpenCLIP's names.
         tokenizer: name of the folder of its tokenizer.
+        num_layers: the most layers of an OpenCLIP text encoder that a diffusers folder has; a file may have more.
+        has_projection: whether a text encoder ends in a projection, for a pooled embedding.
+        file_only: names, without the prefix, of tensors that every single file has and no folder does.
     """
 
     name: str
@@ -51,6 +59,9 @@ class PartFacts:
     is_trainable: bool = False
     is_open_clip: bool = False
     tokenizer: str = ""
+    num_layers: int = 0
+    has_projection: bool = False
+    file_only: tuple[str, ...] = ()
 
     @property
     def config(self) -> str:
@@ -82,6 +93,10 @@ class FamilyFacts:
         unet_config: entries of the UNet's config.json that tell this family from those before it in the table.
         has_linear_projections: whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1
             convolutions.
+        has_added_embedding: whether the UNet embeds more than the timestep, such as sizes.
+        file_mark: pattern of those tensors of a base's single file beyond a diffusers folder that exports contain too.
+        index: what the model_index.json of our folders says besides its parts.
+        kept_switches: names in it that a base's own folder may set otherwise.
         best_text_layers: train only this many of the text encoder's last layers if memory is short; None is all or
             none.
         traces: names of the traced figures for the memory plan, the usual size first.
@@ -101,6 +116,10 @@ class FamilyFacts:
     text_mark: str
     unet_config: Mapping[str, object] = field(default_factory=dict)
     has_linear_projections: bool = True
+    has_added_embedding: bool = False
+    file_mark: str | None = None
+    index: Mapping[str, object] = field(default_factory=dict)
+    kept_switches: tuple[str, ...] = ()
     best_text_layers: int | None = None
     traces: tuple[str, ...]
 
@@ -138,21 +157,40 @@ def _vae() -> PartFacts:
     return PartFacts(name="vae", class_name="AutoencoderKL", prefix=VAE_PREFIX, sign=r"encoder\.conv_in\.weight$")
 
 
-def _text_encoder(prefix: str, name: str = "text_encoder", class_name: str = "CLIPTextModel") -> PartFacts:
+def _text_encoder(
+    prefix: str,
+    number: str = "",
+    *,
+    num_layers: int = 0,
+    has_projection: bool = False,
+    file_only: tuple[str, ...] = (),
+) -> PartFacts:
     return PartFacts(
-        name=name,
+        name=f"text_encoder{number}",
         library="transformers",
-        class_name=class_name,
+        class_name="CLIPTextModelWithProjection" if has_projection else "CLIPTextModel",
         stem="model",
         prefix=prefix,
-        saved_prefix="text_model.",
+        # A class with a projection has the prefix in memory too, and a name without it.
+        saved_prefix="" if has_projection else "text_model.",
         sign=r"(^|\.)embeddings\.token_embedding\.weight$",
         model_types=("clip_text_model", "clip"),
         is_trainable=True,
         is_open_clip=prefix.endswith(".model."),
-        tokenizer=name.replace("text_encoder", "tokenizer"),
+        tokenizer=f"tokenizer{number}",
+        num_layers=num_layers,
+        has_projection=has_projection,
+        file_only=file_only,
     )
 
+
+_NOT_THERE = [None, None]
+_SD_INDEX = {
+    "safety_checker": _NOT_THERE,
+    "feature_extractor": _NOT_THERE,
+    "image_encoder": _NOT_THERE,
+    "requires_safety_checker": False,
+}
 
 _SD1 = FamilyFacts(
     name="sd1",
@@ -164,12 +202,13 @@ _SD1 = FamilyFacts(
     text_width=768,
     text_mark="^" + re.escape(CLIP_PREFIX),
     has_linear_projections=False,
+    index=_SD_INDEX,
     traces=("sd1", "demo"),
 )
 _SD2 = FamilyFacts(
     name="sd2",
     title="SD 2.x",
-    parts=(_unet(), _vae(), _text_encoder(OPEN_CLIP_PREFIX)),
+    parts=(_unet(), _vae(), _text_encoder(OPEN_CLIP_PREFIX, num_layers=23)),
     pipeline="StableDiffusionPipeline",
     pipeline_mark=r"StableDiffusion(?!3)(?!.*XL)",
     resolution=768,
@@ -177,6 +216,8 @@ _SD2 = FamilyFacts(
     text_width=1024,
     text_mark="^" + re.escape(OPEN_CLIP_PREFIX),
     unet_config={"use_linear_projection": True},
+    file_mark="^" + re.escape(OPEN_CLIP_PREFIX),
+    index=_SD_INDEX,
     best_text_layers=2,
     traces=("sd2",),
 )
@@ -186,8 +227,10 @@ _SDXL = FamilyFacts(
     parts=(
         _unet(),
         _vae(),
-        _text_encoder("conditioner.embedders.0.transformer."),
-        _text_encoder("conditioner.embedders.1.model.", "text_encoder_2", "CLIPTextModelWithProjection"),
+        _text_encoder("conditioner.embedders.0.transformer.", file_only=(POSITION_IDS,)),
+        _text_encoder(
+            "conditioner.embedders.1.model.", "_2", num_layers=32, has_projection=True, file_only=(LOGIT_SCALE,)
+        ),
     ),
     pipeline="StableDiffusionXLPipeline",
     pipeline_mark="StableDiffusionXL",
@@ -197,6 +240,10 @@ _SDXL = FamilyFacts(
     text_width=2048,
     text_mark=r"^conditioner\.embedders\.1\.",
     unet_config={"addition_embed_type": "text_time"},
+    has_added_embedding=True,
+    file_mark=r"^(?!model_ema\.)",
+    index={"feature_extractor": _NOT_THERE, "image_encoder": _NOT_THERE, "force_zeros_for_empty_prompt": True},
+    kept_switches=("force_zeros_for_empty_prompt",),
     traces=("sdxl",),
 )
 

@@ -34,7 +34,6 @@ from ed2.models.files.folder_problems import (
 from ed2.models.files.header import Header
 from ed2.models.files.weight_files import WeightFiles, find_weights
 
-TEXT_ENCODER_CONFIG = "text_encoder/config.json"
 TOKENIZER_CLASS = ["transformers", "CLIPTokenizer"]
 DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
 MAX_TOKENS = 77
@@ -239,15 +238,16 @@ def _own_index(index: bytes, family: FamilyFacts) -> bytes:
     A part that they do not contain, such as a safety checker, would fail to load; and no class of a stranger's index is
     passed on.
     """
-    values = {name: value for name, value in json.loads(index).items() if name.startswith("_")}
+    given = json.loads(index)
+    values = {name: value for name, value in given.items() if name.startswith("_")}
     values["_class_name"] = family.pipeline
-    scheduler = json.loads(index).get("scheduler")
+    scheduler = given.get("scheduler")
     is_known = isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"
     known = scheduler if is_known and re.fullmatch(r"\w+Scheduler", str(scheduler[1])) else DEFAULT_SCHEDULER
     values |= {part.name: [part.library, part.class_name] for part in family.parts}
     values |= dict.fromkeys(family.tokenizers, TOKENIZER_CLASS)
-    values |= {"scheduler": known, "safety_checker": [None, None], "feature_extractor": [None, None]}
-    values |= {"image_encoder": [None, None], "requires_safety_checker": False}
+    values |= {"scheduler": known, **family.index}
+    values |= {name: given[name] for name in family.kept_switches if isinstance(given.get(name), bool)}
     return (json.dumps(values, indent=2) + "\n").encode()
 
 

@@ -17,6 +17,7 @@ _UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+_UNET_ADDED = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 _UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -124,9 +125,9 @@ def _no_classic_unet(why: str) -> ModelError:
     return ModelError("This UNet cannot be converted to the other layout.", [Problem("unet", why)])
 
 
-def unet_modules(shape: UNetShape) -> dict[str, str]:
+def unet_modules(shape: UNetShape, *, has_added_embedding: bool = False) -> dict[str, str]:
     """Return diffusers module -> single-file module for a UNet of this shape."""
-    modules = dict(_UNET_ENDS)
+    modules = _UNET_ENDS | _UNET_ADDED if has_added_embedding else dict(_UNET_ENDS)
     for block, attention in enumerate(shape.attention_levels):
         modules |= _down_block(block, attention, shape)
     for index in (0, 1):
@@ -198,12 +199,14 @@ def modern_vae_name(name: str) -> str:
     return name
 
 
-def open_clip_modules(num_layers: int) -> dict[str, str]:
+def open_clip_modules(num_layers: int, *, has_projection: bool = False) -> dict[str, str]:
     """Return transformers module, without `text_model.`, -> OpenCLIP module.
 
     Both sides have `q_proj`, `k_proj` and `v_proj` here; OpenCLIP itself stacks the three in one tensor.
     """
     modules = dict(_OPEN_CLIP_ENDS)
+    if has_projection:
+        modules["text_projection.weight"] = "text_projection"
     for layer in range(num_layers):
         modules |= _nested(f"encoder.layers.{layer}", f"transformer.resblocks.{layer}", _OPEN_CLIP_BLOCK)
     return modules

@@ -5,6 +5,7 @@ by part, strictly: every weight that the config asks for must be there in its sh
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +22,8 @@ from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, VAE, PartFacts, kind_of
 from ed2.models.files.base_model import file_problems, is_file
-from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES
+from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, without_marks
 from ed2.models.files.folder import (
-    TEXT_ENCODER_CONFIG,
     build_network,
     first_line,
     model_error,
@@ -40,8 +40,6 @@ from ed2.models.files.prediction import find_prediction, says_zero_snr
 from ed2.models.files.vae import WithVae, open_vae
 from ed2.models.process import Discrete
 
-POSITIONS = "text_model.embeddings.position_ids"
-"""A counter that old versions of transformers saved; unused."""
 GET_AGAIN = "Get this file again, or choose another one."
 
 
@@ -126,22 +124,28 @@ class ModelFile:
             return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     def extra(self) -> dict[str, Tensor]:
-        """Tensors of its OpenCLIP text encoder that a diffusers folder omits: the last layer and the projection."""
-        prefixes = tuple(part.prefix for part in FACTS[self.family].text_encoders if part.is_open_clip)
-        left_over = self._tensors(FACTS[self.family].text_encoders[0]).left_over
-        return {name: tensor for name, tensor in left_over.items() if name.startswith(prefixes)}
+        """Tensors that a diffusers folder omits, as far as exports contain them again.
 
-    def _tensors(self, part: PartFacts) -> DiffusersTensors:
+        Of SD2 these are the last layer and the projection of the text encoder.
+        """
+        mark = FACTS[self.family].file_mark
+        if mark is None:
+            return {}
+        left_over = without_marks(self._tensors(None).left_over)
+        with safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in left_over if re.match(mark, name)}
+
+    def _tensors(self, part: PartFacts | None) -> DiffusersTensors:
         """The file's tensors, those of other parts than `part` without content."""
         named: dict[str, Tensor] = {}
         with safe_open(self.path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                if name.startswith(part.prefix):
+                if part and name.startswith(part.prefix):
                     # Cloned: inside the file a tensor may be unaligned, which changes the last bits of sums.
                     named[name] = file.get_tensor(name).clone()
                 else:
                     named[name] = torch.empty(file.get_slice(name).get_shape(), device="meta")
-        return diffusers_tensors(named, num_text_layers=self.config(TEXT_ENCODER_CONFIG)["num_hidden_layers"])
+        return diffusers_tensors(named, num_text_layers=num_text_layers(self))
 
 
 def open_single_file(path: Path, scheduler_changes: Mapping[str, Any], *, has_vae: bool = False) -> ModelFile:
@@ -165,6 +169,12 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any], *, has_va
     small_files = with_scheduler(shipped_files(family.name), {**own, **scheduler_changes})
     dtypes = {part.name: stored_dtype(header, part.prefix) for part in family.parts}
     return ModelFile(path, family.name, small_files, dtypes)
+
+
+def num_text_layers(source: ModelSource) -> dict[str, int]:
+    """How many layers each text encoder has, by its name."""
+    encoders = FACTS[source.family].text_encoders
+    return {encoder.name: source.config(encoder.config)["num_hidden_layers"] for encoder in encoders}
 
 
 def shipped_files(family: str) -> dict[str, bytes]:
@@ -214,8 +224,7 @@ def _load_text_encoder(source: ModelFile, part: PartFacts, tensors: Mapping[str,
     """
     kind = part_class(part)
     config = kind.config_class(**source.config(part.config))
-    state = {name: tensor for name, tensor in tensors.items() if name != POSITIONS}
-    load = partial(kind.from_pretrained, None, config=config, state_dict=state, output_loading_info=True)
+    load = partial(kind.from_pretrained, None, config=config, state_dict=tensors, output_loading_info=True)
     module, info = load(dtype=torch.float32)
     wrong = []
     for problem in ("missing_keys", "unexpected_keys"):

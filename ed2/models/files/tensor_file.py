@@ -10,7 +10,7 @@ Source: https://github.com/huggingface/safetensors#format
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -145,8 +145,8 @@ def write_single_file(
     try:
         write(tensors, temporary, dict(metadata or {}), dtype)
         to_disk(temporary)
-        difference = _difference(read(temporary), tensors, dtype)
-        if difference is None:
+        found = difference(read(temporary), tensors, dtype)
+        if found is None:
             return place(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
@@ -154,10 +154,10 @@ def write_single_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    raise CheckpointError(f"{path.name} was not written", difference, "The previous file is unchanged.")
+    raise CheckpointError(f"{path.name} was not written", found, "The previous file is unchanged.")
 
 
-def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
+def difference(found: Iterable[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
     """How a written file differs from `given`; None if it does not and all its numbers are finite."""
     missing = set(given)
     for name, tensor in found:
@@ -167,7 +167,7 @@ def _difference(found: Iterator[tuple[str, Tensor]], given: Tensors, dtype: torc
             return f"{name} did not read back as it was written."
         if not _is_finite(tensor) and not name.endswith(_MAY_BE_INFINITE):
             kind = str(tensor.dtype).removeprefix("torch.")
-            too_large = f"{name} has numbers too large for {kind}: use save_full_precision."
+            too_large = f"{name} has numbers too large for {kind}: set export_dtype to bf16 or fp32."
             return too_large if _is_finite(wanted) else f"{name} has numbers that are not finite."
     return f"{min(missing)} is missing from the file." if missing else None
 
