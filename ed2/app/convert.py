@@ -18,8 +18,9 @@ from ed2.models.files.base_model import locate, pickle_problem
 from ed2.models.files.description import Description, without_marks
 from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
-from ed2.models.files.header import is_pickle
+from ed2.models.files.header import is_pickle, read_header
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
+from ed2.models.files.model_spec import ModelSpec, kept_metadata
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
 from ed2.models.files.prediction import PREDICTION_KEY
@@ -128,7 +129,27 @@ def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None) -> 
     else:
         tensors = without_marks(_loaded(model.path))
     tensors |= description.tensors()
-    write_single_file(target, tensors, {"format": "pt", **description.metadata()}, dtype=dtype, place=place)
+    metadata = {"format": "pt", **description.metadata(), **_spec_of(model, target)}
+    write_single_file(target, tensors, metadata, dtype=dtype, place=place)
+
+
+def _spec_of(model: ModelSource, target: Path) -> dict[str, str]:
+    """The metadata that describes a model: what its own file says of it, or as much as a folder does."""
+    prediction_type = Description.of_scheduler(model.config(SCHEDULER_CONFIG)).prediction_type
+    if isinstance(model, ModelFolder):
+        return ModelSpec(target.stem, _resolution_of(model)).metadata(model.family, prediction_type)
+    own = kept_metadata(read_header(model.path).metadata)
+    return {**ModelSpec(target.stem).metadata(model.family, prediction_type), **own}
+
+
+def _resolution_of(model: ModelFolder) -> str:
+    """The size of image that a model was made for, as width x height; empty if its configuration does not say."""
+    latents = model.config("unet/config.json").get("sample_size")
+    levels = model.config("vae/config.json").get("block_out_channels")
+    if not isinstance(latents, int) or not isinstance(levels, list):
+        return ""
+    side = latents * 2 ** (len(levels) - 1)
+    return f"{side}x{side}"
 
 
 def _yaml_error(target: Path) -> ModelError:

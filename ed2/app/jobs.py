@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from ed2.app.averaging import sample_weights
+from ed2.app.images.captions import trigger_phrase
 from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
@@ -20,6 +21,7 @@ from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
 from ed2.events import EventBus, Progressed
 from ed2.models.compute import DTYPES
+from ed2.models.files.model_spec import ModelSpec
 from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
@@ -83,6 +85,13 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         run_name=run_name,
         container=settings.ckpt_format,
         dtype=DTYPES[settings.single_file_dtype],
+        about=ModelSpec(
+            title=spec.settings.run.project_name,
+            resolution=f"{spec.settings.data.resolution}x{spec.settings.data.resolution}",
+            trigger_phrase=trigger_phrase(example.caption for example in spec.dataset.examples),
+            author=settings.author or "",
+            license=settings.license or "",
+        ),
     )
     validation = LatestValidation(spec.checkpoint.manifest.get("validation") if spec.checkpoint else None)
     bus.subscribe(validation)

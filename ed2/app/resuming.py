@@ -47,6 +47,8 @@ RESUMABLE_SETTINGS = {
     "no_save_ckpt",
     "ckpt_format",
     "export_dtype",
+    "author",
+    "license",
     "save_full_precision",
     "no_prepend_last",
     "write_schedule",

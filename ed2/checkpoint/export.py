@@ -3,7 +3,8 @@
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.disk import rename_if_free, replace, sweep_half_files
+from ed2 import disk
+from ed2.checkpoint.identity import read_manifest
+from ed2.disk import rename_if_free, sweep_half_files
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
 from ed2.models.files.description import Description
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.layout import single_file_tensors
+from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 
 RUN_KEY = "run"
@@ -33,12 +37,14 @@ class Exporter:
         run_name: of the run; a file of another run or program is never replaced.
         container: format of the file.
         dtype: precision of the numbers.
+        about: what the metadata says of the model, besides the date.
     """
 
     folder: Path
     run_name: str
     container: Literal["safetensors", "ckpt"] = "safetensors"
     dtype: torch.dtype = torch.float16
+    about: ModelSpec | None = None
 
     def write(self, checkpoint: Path, family: str, prediction_type: str) -> Path:
         """Write the single file of `checkpoint`, whose weights are read from the disk, not all at once.
@@ -51,7 +57,9 @@ class Exporter:
         description = Description(prediction_type, _has_zero_snr(checkpoint))
         content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
         content |= description.tensors()
+        about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
         metadata = {"format": "pt", RUN_KEY: self.run_name, **description.metadata()}
+        metadata |= about.metadata(family, prediction_type)
 
         def place(temporary: Path, path: Path) -> Path:
             candidate, number = path, 1
@@ -85,7 +93,7 @@ class Exporter:
         if not rename_if_free(temporary, path):
             if writer_of(path) != self.run_name:
                 return False
-            replace(temporary, path)
+            disk.replace(temporary, path)
         if description.add_yaml(path, family):
             return True
         path.rename(temporary)  # another program has put a .yaml there between these lines
@@ -110,6 +118,14 @@ def writer_of(single_file: Path) -> str | None:
 
 def _parts_of(checkpoint: Path, family: str) -> dict[str, dict[str, Tensor]]:
     return {part.name: mapped_tensors(checkpoint / part.file) for part in FACTS[family].parts}
+
+
+def _date_of(checkpoint: Path) -> str:
+    """When a checkpoint was saved, so that its file has the same bytes whenever it is written; empty if unknown."""
+    saved_at = str(read_manifest(checkpoint).get("saved_at", ""))
+    with suppress(ValueError):
+        return f"{datetime.fromisoformat(saved_at).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return ""
 
 
 def _has_zero_snr(checkpoint: Path) -> bool:

@@ -22,6 +22,7 @@ MAX_NAME_LENGTH = 80
 """A longer name cannot resemble a setting, and comparing it takes long."""
 LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
 """Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
+OF_SINGLE_FILES = ("save_ckpt_dir", "export_dtype", "save_full_precision", "author", "license")
 WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
 
 
@@ -185,13 +186,9 @@ def _idle_data(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _idle_saving(settings: Settings) -> Iterator[tuple[str, str]]:
     checkpoint = settings.checkpoint
-    no_files = "no_save_ckpt turns single files off"
-    if checkpoint.no_save_ckpt and checkpoint.save_ckpt_dir:
-        yield "save_ckpt_dir", no_files
-    if checkpoint.no_save_ckpt and checkpoint.save_full_precision:
-        yield "save_full_precision", no_files
-    if checkpoint.no_save_ckpt and checkpoint.export_dtype:
-        yield "export_dtype", no_files
+    for name in OF_SINGLE_FILES if checkpoint.no_save_ckpt else ():
+        if getattr(checkpoint, name):
+            yield name, "no_save_ckpt turns single files off"
     if checkpoint.save_ckpts_from_n_epochs and not checkpoint.save_every_n_epochs:
         yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
 

@@ -414,6 +414,10 @@ class CheckpointSettings(Group):
     gain nothing from it."""
     save_full_precision: Annotated[bool, Advanced()] = False
     """Short for export_dtype fp32."""
+    author: Annotated[str, Field(max_length=200), Advanced()] | None = None
+    """Author to name in the metadata of single files. Empty names none."""
+    license: Annotated[str, Field(max_length=1000), Advanced()] | None = None
+    """License to name in the metadata of single files: its name or a link. Empty names none."""
     keep_last: Annotated[int, Field(ge=2)] | None = None
     """Keep only this many of the newest checkpoints with their single files, plus the best by validation loss and those
     marked Keep. Empty keeps all."""

@@ -1,11 +1,13 @@
-"""Captions: finding those too long for the text encoder, and editing them on the page.
+"""Captions: those too long for the text encoder, what they have in common, and editing them on the page.
 
 An edit is the only thing that ever writes into a dataset folder, and only when the user saves it.
 """
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,14 @@ COUNTED_AT_ONCE = 1000
 EXTENSIONS = (".txt", ".caption")
 MAX_CHARACTERS = 10_000
 SHORTEN = "Shorten it, or raise caption_chunks (3 at most)."
+
+MAX_PHRASE_WORDS = 8
+MIN_CAPTIONS = 3
+SHARE_OF_CAPTIONS = 0.75
+LEADING_ON = tuple("a an the this of in on at by with without and or from for to as is are his her its".split())
+KINDS_OF_IMAGE = tuple(
+    "photo photograph picture image painting drawing portrait illustration close-up close up".split()
+)
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Returns the number of tokens of each text, without start and end tokens."""
@@ -70,6 +80,34 @@ def long_captions(examples: Sequence[Example], count_tokens: TokenCounter, limit
         counts += count_tokens([example.caption for example in suspects[start : start + COUNTED_AT_ONCE]])
     found = [(example, count) for example, count in zip(suspects, counts, strict=True) if count > limit]
     return LongCaptions(found, limit)
+
+
+def trigger_phrase(captions: Iterable[str]) -> str:
+    """The words that most captions begin with, such as `sks dog`; empty unless that is clear.
+
+    They are the longest beginning of the main prompts, before the first comma, that at least three quarters of the
+    captions share. Words that lead on (`of`, `with`) are taken off its end, and what names no subject, such as
+    `a photo of`, is no phrase.
+    """
+    phrase = _common_words([caption.partition(",")[0].split() for caption in captions if caption.strip()])
+    while phrase and phrase[-1].lower() in LEADING_ON:
+        phrase.pop()
+    has_subject = any(word.lower() not in LEADING_ON + KINDS_OF_IMAGE for word in phrase)
+    return " ".join(phrase) if has_subject else ""
+
+
+def _common_words(texts: Sequence[Sequence[str]]) -> list[str]:
+    """The words that most texts begin with, without punctuation behind them."""
+    texts = [[word.rstrip(".;:!?") for word in words[:MAX_PHRASE_WORDS]] for words in texts]
+    num_required = max(MIN_CAPTIONS, math.ceil(SHARE_OF_CAPTIONS * len(texts)))
+    common: list[str] = []
+    while True:
+        texts = [words for words in texts if list(words[: len(common)]) == common and len(words) > len(common)]
+        following = Counter(words[len(common)] for words in texts)
+        word, count = following.most_common(1)[0] if following else ("", 0)
+        if count < num_required or not word.isprintable():
+            return common
+        common.append(word)
 
 
 @dataclass(frozen=True)

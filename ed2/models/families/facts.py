@@ -97,6 +97,9 @@ class FamilyFacts:
         file_mark: pattern of those tensors of a base's single file beyond a diffusers folder that exports contain too.
         index: what the model_index.json of our folders says besides its parts.
         kept_switches: names in it that a base's own folder may set otherwise.
+        architecture: its name in the metadata of single files. Source: https://github.com/Stability-AI/ModelSpec
+        v_architecture: that of its models that predict v, where it is another.
+        implementation: the code whose names for tensors its single files have, in the same metadata.
         best_text_layers: train only this many of the text encoder's last layers if memory is short; None is all or
             none.
         traces: names of the traced figures for the memory plan, the usual size first.
@@ -120,6 +123,9 @@ class FamilyFacts:
     file_mark: str | None = None
     index: Mapping[str, object] = field(default_factory=dict)
     kept_switches: tuple[str, ...] = ()
+    architecture: str
+    v_architecture: str = ""
+    implementation: str = "ldm"
     best_text_layers: int | None = None
     traces: tuple[str, ...]
 
@@ -137,6 +143,10 @@ class FamilyFacts:
     def tokenizers(self) -> tuple[str, ...]:
         """Names of the folders of its tokenizers."""
         return tuple(encoder.tokenizer for encoder in self.text_encoders)
+
+    def architecture_of(self, prediction_type: str) -> str:
+        """The name in the metadata of single files for models that predict this, in diffusers' words."""
+        return (self.v_architecture if prediction_type == "v_prediction" else "") or self.architecture
 
     def part(self, name: str) -> PartFacts:
         """The part of that name. Raises KeyError."""
@@ -203,6 +213,7 @@ _SD1 = FamilyFacts(
     text_mark="^" + re.escape(CLIP_PREFIX),
     has_linear_projections=False,
     index=_SD_INDEX,
+    architecture="stable-diffusion-v1",
     traces=("sd1", "demo"),
 )
 _SD2 = FamilyFacts(
@@ -218,6 +229,8 @@ _SD2 = FamilyFacts(
     unet_config={"use_linear_projection": True},
     file_mark="^" + re.escape(OPEN_CLIP_PREFIX),
     index=_SD_INDEX,
+    architecture="stable-diffusion-v2-512",
+    v_architecture="stable-diffusion-v2-768-v",
     best_text_layers=2,
     traces=("sd2",),
 )
@@ -244,6 +257,8 @@ _SDXL = FamilyFacts(
     file_mark=r"^(?!model_ema\.)",
     index={"feature_extractor": _NOT_THERE, "image_encoder": _NOT_THERE, "force_zeros_for_empty_prompt": True},
     kept_switches=("force_zeros_for_empty_prompt",),
+    architecture="stable-diffusion-xl-v1-base",
+    implementation="sgm",
     traces=("sdxl",),
 )
 

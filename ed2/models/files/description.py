@@ -50,11 +50,8 @@ class Description:
         return {name: torch.empty(0) for name, is_set in marks.items() if is_set}
 
     def metadata(self) -> dict[str, str]:
-        """The metadata of the file."""
-        said = {PREDICTION_KEY: self.prediction_type}
-        if self.prediction_type == "v_prediction":
-            said["modelspec.prediction_type"] = "v"
-        return said | ({ZERO_SNR_KEY: "true"} if self.is_zero_snr else {})
+        """The metadata of the file, besides that of `ModelSpec`."""
+        return {PREDICTION_KEY: self.prediction_type} | ({ZERO_SNR_KEY: "true"} if self.is_zero_snr else {})
 
     def yaml_text(self, family: str) -> str:
         """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none.

@@ -11,6 +11,7 @@ Source: https://github.com/huggingface/safetensors#format
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from ed2.disk import HashingFile, plain_reason, replace, temporary_name, to_disk
 from ed2.errors import CheckpointError
 from ed2.models.files.header import HeaderError, read_header
+from ed2.models.files.model_spec import HASH_KEY, NO_HASH
 
 Tensors = Mapping[str, Tensor]
 
@@ -57,22 +59,41 @@ def write_tensors(
         OSError: it cannot be written.
         ValueError: the format does not support the type of a tensor.
     """
-    kinds = {name: stored_dtype(tensor, dtype) for name, tensor in tensors.items()}
-    if unknown := [name for name, kind in kinds.items() if kind not in _DTYPES]:
-        raise ValueError(f"{unknown[0]} has a type that safetensors does not support ({kinds[unknown[0]]})")
+    entries = _in_order(tensors, dtype)
+    file.write(_header_of(entries, metadata))
+    for entry in entries:
+        file.write(_bytes_of(entry.tensor, entry.dtype))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor of a file, and its type there."""
+
+    name: str
+    tensor: Tensor
+    dtype: torch.dtype
+
+
+def _in_order(tensors: Tensors, dtype: torch.dtype | None) -> list[_Entry]:
+    """The tensors in the order in which the library would write them. Raises ValueError."""
+    entries = [_Entry(name, tensor, stored_dtype(tensor, dtype)) for name, tensor in tensors.items()]
+    for entry in entries:
+        if entry.dtype not in _DTYPES:
+            raise ValueError(f"{entry.name} has a type that safetensors does not support ({entry.dtype})")
     ranks = list(_DTYPES)
-    order = sorted(tensors, key=lambda name: (ranks.index(kinds[name]), name))
+    return sorted(entries, key=lambda entry: (ranks.index(entry.dtype), entry.name))
+
+
+def _header_of(entries: Iterable[_Entry], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
-    for name in order:
-        end = place + tensors[name].numel() * kinds[name].itemsize
-        header[name] = {"dtype": _DTYPES[kinds[name]], "shape": list(tensors[name].shape), "data_offsets": [place, end]}
+    for entry in entries:
+        shape, end = list(entry.tensor.shape), place + entry.tensor.numel() * entry.dtype.itemsize
+        header[entry.name] = {"dtype": _DTYPES[entry.dtype], "shape": shape, "data_offsets": [place, end]}
         place = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        file.write(_bytes_of(tensors[name], kinds[name]))
+    return len(text).to_bytes(8, "little") + text
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
@@ -131,7 +152,7 @@ def write_single_file(
     Args:
         path: Ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
         tensors: By their names in the file.
-        metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt.
+        metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt. Only a header has a hash.
         dtype: Of the floating-point tensors; None leaves them as they are.
         place: Renames the finished file, given where it is and `path`; gives the name that it chose.
 
@@ -179,8 +200,17 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
+    """Write a file; where its metadata has room for a hash, it gets that of the tensors' bytes."""
+    entries = _in_order(tensors, dtype)
+    has_hash = HASH_KEY in metadata
     with path.open("wb") as file:
-        write_tensors(HashingFile(file), tensors, metadata, dtype=dtype)
+        file.write(_header_of(entries, {**metadata, HASH_KEY: NO_HASH} if has_hash else metadata))
+        content = HashingFile(file)
+        for entry in entries:
+            content.write(_bytes_of(entry.tensor, entry.dtype))
+        if has_hash:
+            file.seek(0)
+            file.write(_header_of(entries, {**metadata, HASH_KEY: f"0x{content.sha256}"}))
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -189,6 +219,7 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _write_ckpt(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
     ready = _ready_to_pickle(tensors, dtype)
+    metadata = {name: text for name, text in metadata.items() if name != HASH_KEY}  # which has no place here
     with path.open("wb") as file:
         torch.save({"state_dict": ready} | ({"metadata": metadata} if metadata else {}), file)
 
