@@ -175,9 +175,10 @@ def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         to_disk(folder / name)
-    parts = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model).items()}
-    extra = model.extra()
-    for name, tensors in {**parts, **({EXTRA_FILE: extra} if extra else {})}.items():
+    files = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model).items()}
+    if extra := model.extra():
+        files[EXTRA_FILE] = extra
+    for name, tensors in files.items():
         with (folder / name).open("wb") as stream:
             write_tensors(HashingFile(stream), tensors, {"format": "pt"}, dtype=dtype)
         to_disk(folder / name)

@@ -24,9 +24,9 @@ from tests.hostile.models import Bomb
 
 
 @pytest.fixture
-def tiny(sd1: Path, sd2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tiny(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Configurations of the tiny models in place of those of the full-size ones."""
-    for family, folder in (("sd1", sd1), ("sd2", sd2)):
+    for family, folder in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
         shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     return tmp_path
@@ -38,7 +38,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_a_folder_comes_back_from_a_single_file(
     family: str, tiny: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +97,22 @@ def test_every_file_of_a_folder_is_synced_and_one_that_cannot_be_copied_is_repor
     assert main(["convert", str(tiny / "one.ckpt"), str(tiny / "two.safetensors")]) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert not (tiny / "two.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [".safetensors", ".ckpt"])
+def test_a_single_file_comes_back_from_a_folder_with_all_it_had(sdxl: Path, tiny: Path, kind: str) -> None:
+    assert main(["convert", str(sdxl), str(tiny / "plain.safetensors")]) == 0
+    base = load_file(tiny / "plain.safetensors")
+    base |= {"denoiser.sigmas": torch.rand(5), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    base["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.5)
+    save_file(base, tiny / "one.safetensors")
+    assert main(["convert", str(tiny / "one.safetensors"), str(tiny / "folder")]) == 0
+    assert main(["convert", str(tiny / "folder"), str(tiny / f"back{kind}")]) == 0
+    assert main(["convert", str(tiny / f"back{kind}"), str(tiny / "again.safetensors")]) == 0
+    back = load_file(tiny / "again.safetensors")
+    assert back.keys() == base.keys()
+    assert all(torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in base.items())
+    assert not list(tiny.glob("*.yaml"))
 
 
 class ModelCheckpoint:

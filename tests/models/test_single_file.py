@@ -11,12 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ed2.errors import ModelError, SettingsError
+from ed2.models.families.facts import FACTS
 from ed2.models.families.sd import load
 from ed2.models.files import source as source_module
 from ed2.models.files.base_model import in_hub_cache
 from ed2.models.files.folder import open_folder
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.source import ModelFile, open_base, open_single_file, shipped_files
+from ed2.models.process import Discrete
 from tests.runs import train, weights
 from tests.tiny import make_images
 
@@ -32,14 +34,14 @@ PROJECTION = "cond_stage_model.model.text_projection"
 def tensors_of(folder: Path, **extra: Tensor) -> dict[str, Tensor]:
     """A tiny model as the tensors of a single file."""
     model = open_folder(folder)
-    parts = {part: model.read(part).state_dict() for part in ("unet", "vae", "text_encoder")}
+    parts = {part: model.read(part).state_dict() for part in model.weights}
     return single_file_tensors(model.family, parts, extra=extra)
 
 
 @pytest.fixture
-def tiny_configs(sd1: Path, sd2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tiny_configs(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Configurations of the tiny models in place of those of the full-size ones."""
-    for family, folder in (("sd1", sd1), ("sd2", sd2)):
+    for family, folder in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
         shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     return tmp_path
@@ -73,9 +75,12 @@ def test_the_shipped_configs_have_the_published_numbers_of_weights(family: str) 
         assert sum(map(math.prod, ours.values())) == sum(found.values())
 
 
-@pytest.mark.parametrize(("family", "padding"), [("sd1", 49407), ("sd2", 0)])
-def test_the_shipped_tokenizer_gives_the_known_tokens(family: str, padding: int) -> None:
-    tokenizer = ModelFile(Path("none"), family, shipped_files(family), {}).tokenizer()
+@pytest.mark.parametrize(
+    ("family", "name", "padding"),
+    [("sd1", "tokenizer", 49407), ("sd2", "tokenizer", 0), ("sdxl", "tokenizer", 49407), ("sdxl", "tokenizer_2", 0)],
+)
+def test_the_shipped_tokenizer_gives_the_known_tokens(family: str, name: str, padding: int) -> None:
+    tokenizer = ModelFile(Path("none"), family, shipped_files(family), {}).tokenizer(name)
     tokens = tokenizer(["a photo of a cat"], padding="max_length", max_length=77).input_ids[0]
     assert tokens == [49406, 320, 1125, 539, 320, 2368, 49407] + [padding] * 70
     assert len(tokenizer) == 49408
@@ -83,7 +88,7 @@ def test_the_shipped_tokenizer_gives_the_known_tokens(family: str, padding: int)
     assert (len(long), long[-1]) == (77, 49407)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_a_single_file_has_the_weights_of_the_folder_it_was_made_from(
     family: str, tiny_configs: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -91,10 +96,14 @@ def test_a_single_file_has_the_weights_of_the_folder_it_was_made_from(
     path = write(tiny_configs / "model.safetensors", tensors_of(folder), {"prediction_type": "v_prediction"})
     source = open_single_file(path, {})
     assert source.family == family
-    for part in ("unet", "vae", "text_encoder"):
-        theirs, ours = open_folder(folder).read(part).state_dict(), source.read(part).state_dict()
+    model = open_folder(folder)
+    for part in model.weights:
+        theirs, ours = model.read(part).state_dict(), source.read(part).state_dict()
         assert theirs.keys() == ours.keys()
         assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    for name in FACTS[family].tokenizers:
+        assert source.tokenizer(name)("a cat").input_ids == model.tokenizer(name)("a cat").input_ids
+        assert source.tokenizer(name).pad_token_id == model.tokenizer(name).pad_token_id
 
 
 def test_a_file_is_read_as_diffusers_reads_it(sd1: Path, tiny_configs: Path) -> None:
@@ -143,6 +152,46 @@ def test_extra_tensors_of_an_sd2_file_are_exported_again(sd2: Path, tiny_configs
         assert trained.ended.single_file
         written = load_file(trained.ended.single_file)
         assert all(torch.equal(written[name].float(), tensor) for name, tensor in extra.items())
+
+
+def test_every_tensor_of_an_sdxl_file_is_exported_again(sdxl: Path, tiny_configs: Path, tmp_path: Path) -> None:
+    extra = {
+        "conditioner.embedders.1.model.logit_scale": torch.tensor(4.5),
+        "conditioner.embedders.0.transformer.text_projection.weight": torch.eye(3),
+        "denoiser.sigmas": torch.rand(5),
+    }
+    copies = {"model_ema.decay": torch.ones(1)}
+    path = write(tmp_path / "model.safetensors", tensors_of(sdxl, **extra, **copies))
+    values: dict[str, object] = {
+        "resume_ckpt": str(path),
+        "data_root": [str(make_images(tmp_path / "images", [(64, 64)]))],
+        "resolution": 64,
+        "max_epochs": 1,
+        "logdir": str(tmp_path / "logs"),
+        "sample_prompts": str(tmp_path / "none.txt"),
+        "save_ckpt_dir": str(tmp_path),
+        "export_dtype": "fp32",
+    }
+    trained = train(values)
+    assert trained.ended.single_file
+    written, base = load_file(trained.ended.single_file), load_file(path)
+    assert written.keys() == base.keys() - copies.keys(), "averages that are not trained on would be out of date"
+    assert {name: tensor.shape for name, tensor in written.items()} == {name: base[name].shape for name in written}
+    assert all(torch.equal(written[name], tensor) for name, tensor in extra.items())
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [((), ("epsilon", False)), (("v_pred",), ("v_prediction", False)), (("v_pred", "ztsnr"), ("v_prediction", True))],
+)
+def test_empty_tensors_say_what_an_sdxl_file_predicts(
+    sdxl: Path, tiny_configs: Path, marks: tuple[str, ...], expected: tuple[str, bool]
+) -> None:
+    path = write(tiny_configs / "model.safetensors", tensors_of(sdxl, **{mark: torch.empty(0) for mark in marks}))
+    source = open_single_file(path, {})
+    process = Discrete.from_config(source.config("scheduler/scheduler_config.json"))
+    assert (process.prediction_type, process.is_zero_snr) == expected
+    assert not source.extra().keys() & set(marks), "what a trained model says of itself depends on how it was trained"
 
 
 @pytest.mark.parametrize(
