@@ -65,7 +65,7 @@ def test_a_pickle_is_refused_and_never_opened(folder: Path, tmp_path: Path) -> N
 
 def test_another_kind_of_model_is_named(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
-    for name in ("StableDiffusionXLPipeline", "FluxPipeline"):
+    for name in ("StableDiffusion3Pipeline", "FluxPipeline"):
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
         assert f"this is a {name}, which cannot be trained here." in told(folder)
 
@@ -74,6 +74,17 @@ def test_an_inpainting_model_is_recognised_by_its_channels(folder: Path) -> None
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
     assert "this is an inpainting model" in told(folder)
+
+
+def test_the_refiner_of_sdxl_is_named(sdxl: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sdxl, tmp_path / "model")
+    shutil.rmtree(folder / "text_encoder")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 1280}))
+    assert "this is the refiner of SDXL, which cannot be trained here." in told(folder)
 
 
 def test_a_class_that_the_folder_names_is_never_imported(folder: Path) -> None:

@@ -326,6 +326,13 @@ def family_of_config(unet_config: Mapping[str, Any]) -> FamilyFacts:
     return found
 
 
+def kind_of_config(unet_config: Mapping[str, Any]) -> str:
+    """What a diffusers folder is, from the config.json of its UNet: a family's name, or one of `OTHER_KINDS`."""
+    family = family_of_config(unet_config)
+    is_refiner = len(family.text_encoders) > 1 and unet_config.get("cross_attention_dim") == _REFINER_WIDTH
+    return _REFINER[0] if is_refiner else family.name
+
+
 def is_trainable_pipeline(class_name: str) -> bool:
     """Whether a diffusers pipeline of this class is of a family that can be trained."""
     return any(family.is_trainable and re.match(family.pipeline_mark, class_name) for family in FACTS.values())

@@ -18,6 +18,7 @@ from ed2.models.families.facts import (
     family_of_config,
     is_trainable_pipeline,
     kind_of,
+    kind_of_config,
     trainable_titles,
 )
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
@@ -193,15 +194,16 @@ def _other_kind(contents: Mapping[str, Any], family: FamilyFacts) -> Problem | N
     name = str(contents.get(INDEX, {}).get("_class_name", ""))
     if name and not is_trainable_pipeline(name):
         return Problem(INDEX, f"this is a {printable(name)}, which cannot be trained here.", OTHER_MODEL)
-    if not family.is_trainable:
-        return Problem(UNET_CONFIG, f"this is {described(family.name)}, which cannot be trained here.", OTHER_MODEL)
+    kind = kind_of_config(contents.get(UNET_CONFIG, {}))
+    if kind not in FACTS or not FACTS[kind].is_trainable:
+        return Problem(UNET_CONFIG, f"this is {described(kind)}, which cannot be trained here.", OTHER_MODEL)
     channels = contents.get(UNET_CONFIG, {}).get("in_channels", family.latent_channels)
     if channels == family.latent_channels:
         return None
-    kind = f"a model with {shown(channels)} input channels"
+    what = f"a model with {shown(channels)} input channels"
     if isinstance(channels, int) and channels in CHANNEL_KINDS:
-        kind = described(CHANNEL_KINDS[channels])
-    return Problem(UNET_CONFIG, f"this is {kind}, which cannot be trained here.", "Choose the plain model.")
+        what = described(CHANNEL_KINDS[channels])
+    return Problem(UNET_CONFIG, f"this is {what}, which cannot be trained here.", "Choose the plain model.")
 
 
 def _missing(path: Path, family: FamilyFacts, parts: Iterable[PartFacts]) -> list[Problem]:
