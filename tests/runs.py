@@ -18,7 +18,13 @@ from tests.unchanged import unchanged
 E = TypeVar("E", bound=Event)
 Values = dict[str, object]
 """Settings by their flat names."""
-PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "vae": "diffusion_pytorch_model",
+}
+"""Every part that a model may have, with the stem of its file."""
 
 
 @dataclass
@@ -70,7 +76,7 @@ def train(
 
 def weights(checkpoint: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, optimizer included, by its file and name."""
-    files = [checkpoint / part / f"{stem}.safetensors" for part, stem in PARTS.items()]
+    files = [checkpoint / part / f"{stem}.safetensors" for part, stem in PARTS.items() if (checkpoint / part).is_dir()]
     files += sorted((checkpoint / "training_state").glob("*.safetensors"))
     return {f"{file.parent.name}/{file.stem}/{name}": t for file in files for name, t in load_file(file).items()}
 

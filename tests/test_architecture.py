@@ -47,7 +47,7 @@ def test_the_examples_of_the_page_work_in_a_real_run(tmp_path: Path, sd1: Path, 
         }
     )
     assert trained.ended.phase == "done"
-    assert "Optimizer for the unet: momentum, learning rate 1e-06, constant." in trained.of(RunStarted)[0].notes
+    assert "Optimizer for the UNet: momentum, learning rate 1e-06, constant." in trained.of(RunStarted)[0].notes
     told = [event.text for event in trained.of(Warned)]
     assert told[-2:] == ["Epoch 1 of 2 is done.", "Epoch 2 of 2 is done."]
 

@@ -14,6 +14,7 @@ from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
+from ed2.models.families.facts import FACTS
 from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
 from ed2.training.metrics import Metrics
@@ -47,7 +48,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     steps_in = cache(loader.planner.steps)
     total_updates = sum(map(steps_in, range(settings.run.max_epochs)))
     _fit_position(spec, context, steps_in(context.state.epoch))
-    optimizers = build_optimizers(model, settings, network_plans(settings, device), total_updates)
+    optimizers = build_optimizers(model, settings, network_plans(settings, model.facts, device), total_updates)
     precision = Precision(device, spec.machine.dtype)
     run = Run(
         model=model,
@@ -90,10 +91,10 @@ def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> No
 
 
 def _read_model(spec: RunSpec) -> DiffusionModel:
-    settings = spec.settings
-    model: DiffusionModel = FAMILIES.load(spec.source.family)(
+    settings, family = spec.settings, spec.source.family
+    model: DiffusionModel = FAMILIES.load(family)(
         spec.source,
-        trained=settings.model.trained_parts,
+        trained=settings.model.trained_parts(FACTS[family]),
         device=spec.machine.device,
         frozen_dtype=spec.machine.frozen_dtype,
         trained_dtype=DTYPES[settings.memory.weights_dtype],

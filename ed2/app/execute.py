@@ -228,7 +228,7 @@ class Execution:
 def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     """What was chosen for the user, and what is worth knowing of settings, captions and batches, in sentences."""
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
-    notes = optimizer_notes(network_plans(settings, device))
+    notes = optimizer_notes(network_plans(settings, run.model.facts, device))
     if settings.memory.amp and device.type == "cpu":
         notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
     data = settings.data

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from ed2.models.base import DiffusionModel, Part, trained_parts
 from ed2.models.families.clip import freeze_text_encoder
+from ed2.models.families.facts import FamilyFacts, PartFacts
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
-from ed2.training.jobs import NETWORK_NAMES
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule, make_schedule
 
 PRODIGY_LR = 1.0
 OWN = "text_encoder_"
-"""Prefix of the text encoder's own settings; the common setting applies if one is not set."""
+"""Prefix of the text encoders' own settings; the common setting applies if one is not set."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class NetworkPlan:
     """How one network is trained.
 
     Attributes:
+        title: of the network, in sentences.
         optimizer: a name in `OPTIMIZERS`.
         scheduler: a name in `SCHEDULES`.
         warmup_steps: None chooses automatically.
         decay_steps: None ends where training ends.
     """
 
+    title: str
     optimizer: str
     options: OptimizerOptions
     scheduler: str
@@ -46,9 +48,9 @@ class NetworkPlan:
         return f"{self.optimizer}, learning rate {self.options.lr:g}, {self.scheduler}"
 
 
-def network_plans(settings: Settings, device: torch.device) -> dict[str, NetworkPlan]:
-    """The plan of each trained network."""
-    return {name: _plan(name, settings, device) for name in settings.model.trained_parts}
+def network_plans(settings: Settings, family: FamilyFacts, device: torch.device) -> dict[str, NetworkPlan]:
+    """The plan of each trained network of a model of `family`."""
+    return {name: _plan(family.part(name), settings, device) for name in settings.model.trained_parts(family)}
 
 
 def build_optimizers(
@@ -67,13 +69,14 @@ def build_optimizers(
     """
     own = settings.text_encoder
     trained = trained_parts(model)
-    if "text_encoder" in trained:
-        freeze_text_encoder(
-            trained["text_encoder"].module,
-            last_layers=own.unfreeze_last_n_layers,
-            embeddings=own.freeze_embeddings,
-            final_layer_norm=own.freeze_final_layer_norm,
-        )
+    for text_encoder in model.facts.text_encoders:
+        if text_encoder.name in trained:
+            freeze_text_encoder(
+                trained[text_encoder.name].module,
+                last_layers=own.unfreeze_last_n_layers,
+                embeddings=own.freeze_embeddings,
+                final_layer_norm=own.freeze_final_layer_norm,
+            )
     by_network = {}
     for name, part in trained.items():
         parameters = list(part.parameters().values())
@@ -100,14 +103,12 @@ def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | Non
 
 def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
     """Notes on which optimizer trains which network, with warnings about unwise choices."""
-    notes = [f"Optimizer for the {NETWORK_NAMES[name]}: {plan}." for name, plan in plans.items()]
-    for name, plan in plans.items():
+    notes = [f"Optimizer for the {plan.title}: {plan}." for plan in plans.values()]
+    for plan in plans.values():
         if plan.optimizer == "prodigy" and plan.options.lr < PRODIGY_LR / 10:
-            notes.append(
-                f"Prodigy finds the rate of the {NETWORK_NAMES[name]} itself: lr is a factor on it, best left at 1."
-            )
+            notes.append(f"Prodigy finds the rate of the {plan.title} itself: lr is a factor on it, best left at 1.")
         if plan.optimizer == "schedulefree" and plan.scheduler != "constant":
-            notes.append(f"The {NETWORK_NAMES[name]}'s optimizer is made for a constant learning rate.")
+            notes.append(f"The {plan.title}'s optimizer is made for a constant learning rate.")
     return notes
 
 
@@ -116,18 +117,17 @@ def chosen_optimizer(settings: Settings, device: torch.device) -> str:
     return settings.optimizer.chosen(on_card=device.type == "cuda")
 
 
-def _plan(network: str, settings: Settings, device: torch.device) -> NetworkPlan:
-    is_text = network == "text_encoder"
+def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkPlan:
     common = settings.optimizer
-    own = settings.text_encoder.model_dump() if is_text else {}
+    own = settings.text_encoder.model_dump() if part.is_text_encoder else {}
 
     def of(name: str) -> Any:
         value = own.get(OWN + name)
         return value if value is not None else getattr(common, name)
 
     optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
-    lr = common.te_lr if is_text else common.unet_lr
-    if optimizer == "prodigy" and common.lr is None and not (is_text and common.text_encoder_lr is not None):
-        lr = PRODIGY_LR * TEXT_ENCODER_SHARE if is_text else PRODIGY_LR
+    lr = common.lr_of(part.name)
+    if optimizer == "prodigy" and not common.has_lr_for(part.name):
+        lr = PRODIGY_LR * TEXT_ENCODER_SHARE if part.is_text_encoder else PRODIGY_LR
     options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
-    return NetworkPlan(optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))
+    return NetworkPlan(part.title, optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))

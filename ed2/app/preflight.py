@@ -119,9 +119,7 @@ def model_sizes(settings: Settings) -> ModelSizes:
     counts = {part.name: _parameters_in(path, part) for part in here.parts}
     counts[VAE] = _other_vae(settings, here) or counts[VAE]
     if all(counts.values()):
-        return ModelSizes(
-            here.name, _with_one_text_encoder(counts), _untrainable(here, path.name), _conversion(path, here)
-        )
+        return ModelSizes(here.name, counts, _untrainable(here, path.name), _conversion(path, here))
     return _usual(family, _planned_instead(settings, family, is_here=place is not None))
 
 
@@ -139,7 +137,7 @@ def _planned_instead(settings: Settings, family: FamilyFacts, *, is_here: bool) 
 
 def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:
     shape = shape_of(family.name)
-    counts = {part: shape.numbers(part) for part in ("unet", "text_encoder", "vae")}
+    counts = {part.name: shape.numbers(part.name) for part in family.parts}
     return ModelSizes(family.name, counts, (*problems, *_untrainable(family, "This")))
 
 
@@ -165,9 +163,7 @@ def _sizes_of_file(file: Path, settings: Settings) -> ModelSizes:
         shapes = [shape for name, shape in header.shapes.items() if name.startswith(part.prefix)]
         counts[part.name] = sum(map(math.prod, shapes))
     counts[VAE] = _other_vae(settings, family) or counts[VAE] or shape_of(family.name).numbers(VAE)
-    return ModelSizes(
-        family.name, _with_one_text_encoder(counts), _untrainable(family, file.name), _conversion(file, family)
-    )
+    return ModelSizes(family.name, counts, _untrainable(family, file.name), _conversion(file, family))
 
 
 def _other_vae(settings: Settings, family: FamilyFacts) -> int:
@@ -192,12 +188,6 @@ def _conversion(path: Path, family: FamilyFacts) -> tuple[str, ...]:
     what = f"{path.name} is {described(family.name)} of {size} in a format that can run code."
     then = "The start of a run converts it once into user/models, without running anything in it, and trains that."
     return (f"{what} {then}",)
-
-
-def _with_one_text_encoder(counts: dict[str, int]) -> dict[str, int]:
-    """The counts with all text encoders as one, which is how memory is planned."""
-    counts["text_encoder"] += counts.pop("text_encoder_2", 0)
-    return counts
 
 
 def _parameters_in(folder: Path, part: PartFacts) -> int:

@@ -32,10 +32,10 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
-from ed2.models.families.facts import VAE, trainable_titles
+from ed2.models.families.facts import FACTS, VAE, FamilyFacts, trainable_titles
 from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
 from ed2.models.files.header import is_pickle
-from ed2.settings.checks import without_effect
+from ed2.settings.checks import nothing_trained, without_effect, wrong_settings
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
@@ -68,6 +68,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     require_parts(settings)
     require_writable(settings)
     require_room(settings, sizes)
+    _require_training(settings, FACTS[sizes.family])
     machine = Machine.of(settings)
     source = open_model(settings, found.base, found.vae)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
@@ -83,8 +84,14 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         checkpoint=resume.checkpoint,
         same_folder=resume.same_folder,
         needs_finishing=resume.needs_finishing,
-        notes=(*found.notes, *resume.notes),
+        notes=(*found.notes, *without_effect(settings, FACTS[sizes.family]), *resume.notes),
     )
+
+
+def _require_training(settings: Settings, family: FamilyFacts) -> None:
+    """Raise SettingsError if nothing of a model of `family` would be trained."""
+    if problems := nothing_trained(settings, family):
+        raise wrong_settings(problems)
 
 
 def resolve_settings(
@@ -123,11 +130,10 @@ def resolve_settings(
         settings = settings.replaced(seed=secrets.randbelow(2**31))
     before = saved_settings(state_of(found.checkpoint)).get(VAE) if found.checkpoint else None
     if not settings.model.vae or settings.model.vae == before:  # a checkpoint holds the VAE that its run was given
-        notes = (*found.notes, *without_effect(settings))
-        return EffectiveSettings(settings, found.checkpoint, notes)
+        return EffectiveSettings(settings, found.checkpoint, found.notes)
     vae, note = _readable_vae(settings.model.vae, progress, say)
     settings = settings.replaced(vae=str(vae))
-    notes = (*found.notes, *([note] if note else []), *without_effect(settings))
+    notes = (*found.notes, *([note] if note else []))
     return EffectiveSettings(settings, found.checkpoint, notes, None if str(vae) == before else vae)
 
 

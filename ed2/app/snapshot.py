@@ -13,7 +13,7 @@ from ed2.app.curve import Curve, Point
 from ed2.app.phases import ACTIVE, COMMANDS, RUNNING, Command, State, next_state, require_legal
 from ed2.app.reporters.describe import describe_end, lines_of
 from ed2.app.reporters.jsonl import read_events
-from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, LR_TEXT_ENCODER, LR_UNET
+from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, main_lr
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointChosen,
@@ -270,14 +270,22 @@ class RunView:
     @_fold.register
     def _(self, event: MetricsLogged) -> None:
         values = event.values
-        lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER, self._shown.lr))
+        lr = main_lr(values)
         loss = values.get(LOSS, self._shown.loss)
         speed = values.get(IMAGES_PER_SECOND, self._shown.images_per_second)
         if LOSS in values:
             self._curve.add(event.step, values[LOSS])
             self._is_curve_old = True
         epoch = self._epoch_at(event.step)
-        self.change("status", "loss", loss=loss, lr=lr, images_per_second=speed, step=event.step, epoch=epoch)
+        self.change(
+            "status",
+            "loss",
+            loss=loss,
+            lr=self._shown.lr if lr is None else lr,
+            images_per_second=speed,
+            step=event.step,
+            epoch=epoch,
+        )
 
     @_fold.register
     def _(self, event: EpochEnded) -> None:

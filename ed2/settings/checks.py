@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ed2.errors import Problem, SettingsError, printable, shown
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
 
@@ -24,6 +25,7 @@ LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
 """Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
 OF_SINGLE_FILES = ("save_ckpt_dir", "export_dtype", "save_full_precision", "author", "license")
 WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
+SECOND, SECOND_LR = "disable_textenc_2_training", "text_encoder_2_lr"
 
 
 def settings_from(values: Mapping[str, object]) -> Settings:
@@ -92,9 +94,8 @@ def unknown_setting(name: str) -> Problem:
 def contradictions(settings: Settings) -> list[Problem]:
     """Problems of settings that are valid alone but not together."""
     problems = []
-    if settings.model.disable_unet_training and settings.model.disable_textenc_training:
-        what = "the UNet and the text encoder are both frozen, so nothing would be trained."
-        problems.append(Problem("disable_unet_training", what, "Unfreeze at least one of them."))
+    if all(nothing_trained(settings, family) for family in FACTS.values()):
+        problems += nothing_trained(settings, next(iter(FACTS.values())))
     if settings.validation.val_split_mode == "manual" and not settings.validation.manual_data_root:
         what = "manual needs a folder of validation images, and manual_data_root is empty."
         problems.append(Problem("val_split_mode", what, "Set manual_data_root, or choose automatic or none."))
@@ -118,6 +119,15 @@ def _precision_contradictions(settings: Settings) -> Iterator[Problem]:
     if settings.checkpoint.save_full_precision and chosen not in (None, "fp32"):
         what = f"it means export_dtype fp32, but export_dtype is {chosen}."
         yield Problem("save_full_precision", what, "Set only one of the two; --save_full_precision=false turns it off.")
+
+
+def nothing_trained(settings: Settings, family: FamilyFacts) -> list[Problem]:
+    """The problem of settings that freeze every part of a model of `family`; empty if something is trained."""
+    if settings.model.trained_parts(family):
+        return []
+    frozen = ", ".join(part.title for part in family.parts if part.is_trainable)
+    what = f"everything is frozen ({frozen}), so nothing would be trained."
+    return [Problem("disable_unet_training", what, "Unfreeze at least one of them.")]
 
 
 def _bf16_contradictions(settings: Settings) -> Iterator[Problem]:
@@ -156,7 +166,7 @@ def fused_clipping(norm: object) -> Problem:
 
 def _unsupported_optimizers(settings: Settings, feature: str) -> Iterator[Problem]:
     chosen = {"optimizer": settings.optimizer.optimizer}
-    if not settings.model.disable_textenc_training:
+    if not settings.model.disable_textenc_training or settings.model.disable_textenc_2_training is False:
         chosen["text_encoder_optimizer"] = settings.text_encoder.text_encoder_optimizer
     for setting, name in chosen.items():
         if name is not None and name not in LOW_MEMORY_OPTIMIZERS:
@@ -164,15 +174,16 @@ def _unsupported_optimizers(settings: Settings, feature: str) -> Iterator[Proble
             yield Problem(setting, what, f"Use {', '.join(LOW_MEMORY_OPTIMIZERS)}, or turn {feature} off.")
 
 
-def without_effect(settings: Settings) -> list[str]:
-    """Sentences on settings that have no effect in this combination."""
-    return [f"{name} has no effect: {why}." for name, why in _idle(settings)]
+def without_effect(settings: Settings, family: FamilyFacts) -> list[str]:
+    """Sentences on settings that have no effect in this combination, for a model of `family`."""
+    return [f"{name} has no effect: {why}." for name, why in _idle(settings, family)]
 
 
-def _idle(settings: Settings) -> Iterator[tuple[str, str]]:
+def _idle(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
     yield from _idle_data(settings)
     yield from _idle_saving(settings)
-    yield from _idle_text_encoder(settings)
+    yield from _idle_text_encoder(settings, family)
+    yield from _idle_second_text_encoder(settings, family)
     yield from _idle_optimizer(settings)
     yield from _idle_average(settings)
 
@@ -193,18 +204,32 @@ def _idle_saving(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
 
 
-def _idle_text_encoder(settings: Settings) -> Iterator[tuple[str, str]]:
+def _idle_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
     """Settings of a frozen text encoder, or of layers whose output is not used."""
     own = {**settings.text_encoder.model_dump(), "text_encoder_lr": settings.optimizer.text_encoder_lr}
-    if settings.model.disable_textenc_training:
+    trained = settings.model.trained_parts(family)
+    if not any(part.name in trained for part in family.text_encoders):
         for name, value in own.items():
             if value not in (None, False):
                 yield name, "the text encoder is frozen"
-    elif own["unfreeze_last_n_layers"] and own["freeze_embeddings"]:
+        return
+    if own["unfreeze_last_n_layers"] and own["freeze_embeddings"]:
         yield "freeze_embeddings", "unfreeze_last_n_layers freezes the embeddings anyway"
-    unused, trained = settings.noise.clip_skip - 1, own["unfreeze_last_n_layers"]
-    if trained and unused >= trained and not settings.model.disable_textenc_training:
+    unused, layers = settings.noise.clip_skip - 1, own["unfreeze_last_n_layers"]
+    # The pooled vector of a second encoder comes from its last layer.
+    if layers and unused >= layers and "text_encoder_2" not in trained:
         yield "unfreeze_last_n_layers", f"clip_skip {settings.noise.clip_skip} skips these layers"
+
+
+def _idle_second_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
+    """Settings of a second text encoder that the model does not have, or that is frozen."""
+    frozen, rate = settings.model.disable_textenc_2_training, settings.optimizer.text_encoder_2_lr
+    parts = [part.name for part in family.text_encoders]
+    if "text_encoder_2" not in parts:
+        why = f"{family.title} models have one text encoder"
+        yield from ((name, why) for name, value in ((SECOND, frozen), (SECOND_LR, rate)) if value is not None)
+    elif rate is not None and "text_encoder_2" not in settings.model.trained_parts(family):
+        yield SECOND_LR, "the second text encoder is frozen"
 
 
 def _idle_optimizer(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -188,7 +188,7 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
 
 
 def _default_text(spec: FieldSpec) -> str:
-    if spec.kind is bool:
+    if spec.kind is bool and not spec.optional:
         return "on" if spec.default else "off"
     if spec.many and spec.default:
         return " ".join(map(str, spec.default))

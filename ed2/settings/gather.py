@@ -24,6 +24,7 @@ SETTINGS_IN_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = 
 """Settings that name a file with more settings."""
 LR = "lr"
 TEXT_ENCODER_LR = "text_encoder_lr"
+TEXT_ENCODER_2_LR = "text_encoder_2_lr"
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,10 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
     if not isinstance(batch, int) or not isinstance(accumulated, int):
         return []  # the checks reject them
     factor = (batch * accumulated) ** SCALE_EXPONENT
-    rates = {LR: now[LR], TEXT_ENCODER_LR: now[TEXT_ENCODER_LR]}
+    rates = {name: now[name] for name in (LR, TEXT_ENCODER_LR, TEXT_ENCODER_2_LR)}
     if rates[LR] is None:
         defaults = Settings().optimizer
-        rates = {LR: defaults.unet_lr, TEXT_ENCODER_LR: rates[TEXT_ENCODER_LR] or defaults.te_lr}
+        rates |= {LR: defaults.unet_lr, TEXT_ENCODER_LR: rates[TEXT_ENCODER_LR] or defaults.te_lr}
     changes = []
     for name, rate in rates.items():
         if isinstance(rate, float) and not isinstance(rate, bool):

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import core_schema
 
 from ed2.disk import is_reserved
-from ed2.models.families.facts import FACTS
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
@@ -175,13 +175,20 @@ class ModelSettings(Group):
     disable_unet_training: bool = False
     """Freeze the UNet and train only the text encoder."""
     disable_textenc_training: bool = False
-    """Freeze the text encoder and train only the UNet. Saves memory."""
+    """Freeze the text encoder, of SDXL both, and train only the UNet. Saves memory."""
+    disable_textenc_2_training: Annotated[bool, Advanced()] | None = None
+    """Freeze SDXL's second text encoder (true), or train it even if the first is frozen (false). Empty freezes it
+    together with the first."""
 
-    @property
-    def trained_parts(self) -> list[str]:
-        """Names of the parts that are trained."""
-        is_frozen = {"unet": self.disable_unet_training, "text_encoder": self.disable_textenc_training}
-        return [part for part in is_frozen if not is_frozen[part]]
+    def trained_parts(self, family: FamilyFacts) -> list[str]:
+        """Names of the parts of a model of `family` that are trained."""
+        text, second = self.disable_textenc_training, self.disable_textenc_2_training
+        is_frozen = {
+            "unet": self.disable_unet_training,
+            "text_encoder": text,
+            "text_encoder_2": text if second is None else second,
+        }
+        return [part.name for part in family.parts if part.is_trainable and not is_frozen[part.name]]
 
 
 class MemorySettings(Group):
@@ -224,9 +231,11 @@ class OptimizerSettings(Group):
     """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory. On a GPU it is used anyway unless
     another optimizer is chosen."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of the UNet; the text encoder gets half of it. Empty uses 1e-6. Halve it at resolution 768."""
+    """Learning rate of the UNet; text encoders get half of it. Empty uses 1e-6. Halve it at resolution 768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
     """Learning rate of the text encoder. Empty uses half of the UNet's, since it forgets faster."""
+    text_encoder_2_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
+    """Learning rate of SDXL's second text encoder. Empty uses that of the first."""
     lr_scheduler: Annotated[str, OneOf(SCHEDULES)] = "constant"
     """Learning rate over the run: constant, or falling to 0 at the end of training (linear, cosine, polynomial)."""
     lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
@@ -244,7 +253,7 @@ class OptimizerSettings(Group):
     """Maximum norm of the gradient; larger gradients are scaled down to it. Empty turns clipping off."""
 
     def chosen(self, *, on_card: bool) -> str:
-        """The optimizer of both networks: the one that is set, else adamw8bit on a GPU and adamw on a CPU."""
+        """The optimizer of all networks: the one that is set, else adamw8bit on a GPU and adamw on a CPU."""
         name = "adamw8bit" if self.useadam8bit else self.optimizer
         return name or ("adamw8bit" if on_card else "adamw")
 
@@ -260,12 +269,27 @@ class OptimizerSettings(Group):
             return self.text_encoder_lr
         return self.unet_lr * TEXT_ENCODER_SHARE
 
+    def lr_of(self, part: str) -> float:
+        """The learning rate of a trained part."""
+        second = self.te_lr if self.text_encoder_2_lr is None else self.text_encoder_2_lr
+        return {"unet": self.unet_lr, "text_encoder": self.te_lr, "text_encoder_2": second}[part]
+
+    def has_lr_for(self, part: str) -> bool:
+        """Whether the learning rate of a part follows from a setting, not from the defaults alone."""
+        deciding = {
+            "unet": (self.lr,),
+            "text_encoder": (self.lr, self.text_encoder_lr),
+            "text_encoder_2": (self.lr, self.text_encoder_lr, self.text_encoder_2_lr),
+        }
+        return any(rate is not None for rate in deciding[part])
+
 
 class TextEncoderSettings(Group):
     """Text encoder"""
 
     text_encoder_optimizer: Annotated[str, OneOf(OPTIMIZERS), Advanced()] | None = None
-    """Optimizer of the text encoder. Empty uses that of the UNet, as with all text_encoder settings."""
+    """Optimizer of the text encoder. Empty uses that of the UNet, as with all text_encoder settings. All hold for both
+    text encoders of SDXL."""
     text_encoder_lr_scheduler: Annotated[str, OneOf(SCHEDULES), Advanced()] | None = None
     """Learning rate schedule of the text encoder."""
     text_encoder_lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None

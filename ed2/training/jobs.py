@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR, VRAM
+from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, VRAM, lr_curve
 from ed2.events import EpochEnded, MetricsLogged
 from ed2.training.state import Job, Run, TrainState
 from ed2.vram.card import BYTES_PER_GB
-
-NETWORK_NAMES = {"unet": "unet", "text_encoder": "text encoder"}
 
 
 @dataclass
@@ -29,7 +27,7 @@ class MetricsJob(Job):
         """Read the sums from the device. Values that are not finite are left off the curves."""
         run = self.training
         values = {LOSS: run.metrics.window.take()}
-        values |= {LR + NETWORK_NAMES[name]: lr for name, lr in run.optimizers.lrs().items()}
+        values |= {lr_curve(name): lr for name, lr in run.optimizers.lrs().items()}
         if run.precision.scaler.is_enabled():
             values[GRAD_SCALE] = run.precision.scale
         values[GRAD_NORM] = float(run.metrics.grad_norm)

@@ -21,6 +21,8 @@ BASE = "resume_ckpt"
 KEPT_BY_PRESETS = ("data_root", BASE, "project_name", "logdir", "save_ckpt_dir", "sample_prompts")
 """Settings that belong to a run, not to a GPU: a preset keeps them unless it names them."""
 AUTOMATIC = "automatic"
+SWITCH = {"on": True, "off": False}
+"""The choices of a switch that may also be left empty."""
 
 
 class Form:
@@ -64,12 +66,9 @@ def control_of(spec: FieldSpec, value: object) -> Any:
     shown: Any = to_control(spec, value)
     common: dict[str, Any] = {"label": label_of(spec.name), "info": spec.help, "elem_id": spec.name}
     common["interactive"] = True
-    if spec.kind is bool:
+    if spec.kind is bool and not spec.optional:
         return gr.Checkbox(bool(shown), **common)
-    if spec.choices:
-        choices: list[tuple[str, Any]] = [(str(choice), choice) for choice in spec.choices]
-        if spec.optional:
-            choices.insert(0, (AUTOMATIC, ""))
+    if choices := _choices(spec):
         # Without custom values Gradio silently turns what is no choice into the one before it; this way it is reported.
         return gr.Dropdown(choices, value=shown, allow_custom_value=not spec.optional, **common)
     if spec.kind is str and spec.many:
@@ -82,6 +81,14 @@ def control_of(spec: FieldSpec, value: object) -> Any:
         return gr.Textbox(shown, placeholder=AUTOMATIC, max_lines=1, **common)
     # No bounds here: a value out of bounds is listed beside the Train button, with all other problems.
     return gr.Number(shown, step=1 if spec.kind is int else 0.000001, **common)
+
+
+def _choices(spec: FieldSpec) -> list[tuple[str, Any]]:
+    """What can be chosen, each with its label; empty for a setting that is typed."""
+    named: list[tuple[str, Any]] = list(SWITCH.items())
+    if spec.kind is not bool:
+        named = [(str(choice), choice) for choice in spec.choices]
+    return [(AUTOMATIC, ""), *named] if spec.optional and named else named
 
 
 def _is_share(spec: FieldSpec) -> bool:

@@ -269,7 +269,8 @@ def _other_optimizer(search: Search, settings: Settings) -> Values:
     chosen = {settings.optimizer.chosen(on_card=True), settings.text_encoder.text_encoder_optimizer}
     if not chosen & set(OWN_RATES):
         return {}
-    return {"optimizer": "adamw8bit", "text_encoder_optimizer": None, "lr": None, "text_encoder_lr": None}
+    common = {"optimizer": "adamw8bit", "text_encoder_optimizer": None}
+    return {**common, "lr": None, "text_encoder_lr": None, "text_encoder_2_lr": None}
 
 
 def _last_text_layers(search: Search, settings: Settings) -> Values:
@@ -280,9 +281,12 @@ def _last_text_layers(search: Search, settings: Settings) -> Values:
 
 
 def _frozen_text(search: Search, settings: Settings) -> Values:
-    if settings.model.disable_textenc_training or settings.model.disable_unet_training:
+    """Only the denoiser, where a text encoder is trained besides."""
+    family = FACTS[search.shape.family]
+    trained = settings.model.trained_parts(family)
+    if settings.model.disable_unet_training or not any(part.name in trained for part in family.text_encoders):
         return {}
-    return {"disable_textenc_training": True}
+    return {"disable_textenc_training": True, "disable_textenc_2_training": None}
 
 
 def _resolution(search: Search, settings: Settings) -> Values:

@@ -23,12 +23,14 @@ class Card:
         total_gb: its memory in GB of 2**30 bytes; None if unknown.
         free_gb: its free memory.
         name: as the driver gives it.
+        has_bf16: whether it computes in bf16, so that mixed precision is not fp16.
     """
 
     kind: Literal["cuda", "cpu"] = "cuda"
     total_gb: float | None = None
     free_gb: float | None = None
     name: str = ""
+    has_bf16: bool = True
 
     @classmethod
     def of_size(cls, total_gb: float) -> "Card":
@@ -55,14 +57,14 @@ def _by_driver(nvml: Any, index: int) -> Card:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
-        has_display = _has_display(nvml, handle)
+        has_display, has_bf16 = _has_display(nvml, handle), _has_bf16(nvml, handle)
     finally:
         nvml.nvmlShutdown()
     text = name if isinstance(name, str) else name.decode()
     total_gb, free_gb = memory.total / BYTES_PER_GB, memory.free / BYTES_PER_GB
     if has_display:
         free_gb = min(free_gb, total_gb - TAKEN_BY_DISPLAY_GB)
-    return Card("cuda", total_gb, free_gb, text)
+    return Card("cuda", total_gb, free_gb, text, has_bf16)
 
 
 def _has_display(nvml: Any, handle: Any) -> bool:
@@ -71,3 +73,11 @@ def _has_display(nvml: Any, handle: Any) -> bool:
         return bool(nvml.nvmlDeviceGetDisplayActive(handle))
     except Exception:  # not supported by this GPU or driver
         return False
+
+
+def _has_bf16(nvml: Any, handle: Any) -> bool:
+    """Whether a GPU computes in bf16, as from compute capability 8.0 on; True where the driver does not say."""
+    try:
+        return tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)) >= (8, 0)
+    except Exception:  # not supported by this driver
+        return True

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card
 from ed2.vram.shapes import ModelShape
 
-NETWORKS = ("unet", "text_encoder")
 BLOCK = 256
 """Values that share a scale in the state of an 8-bit optimizer (bitsandbytes 0.50)."""
 STATE_BYTES = {"adamw": 8, "lion": 4, "prodigy": 16, "schedulefree": 8}
@@ -69,7 +69,7 @@ class PlannedFeatures:
 
     Attributes:
         cached_latents: latents come from a cache, and the VAE is not on the GPU.
-        cached_text: text embeddings come from a cache, and the text encoder is not on the GPU.
+        cached_text: text embeddings come from a cache, and no text encoder is on the GPU.
         lora_rank: train adapters of this rank in the UNet's attention and nothing else; 0 trains the model.
     """
 
@@ -104,8 +104,19 @@ class MemoryModel:
 
     @property
     def frozen_bytes(self) -> int:
-        """Bytes of a frozen weight."""
+        """Bytes of a frozen weight, but for the VAE's."""
         return 2 if self.precision == "half" else 4
+
+    @property
+    def vae_precision(self) -> str:
+        """That of the VAE: fp32 where mixed precision is fp16 and its numbers are too large for that."""
+        is_fp16 = self.settings.memory.amp_dtype == "fp16" or not self.card.has_bf16
+        return "fp32" if is_fp16 and self.family.vae_overflows_fp16 else self.precision
+
+    @property
+    def vae_bytes(self) -> int:
+        """Bytes of a weight of the VAE."""
+        return 2 if self.vae_precision == "half" else 4
 
     @property
     def trained_bytes(self) -> int:
@@ -146,14 +157,24 @@ class MemoryModel:
         return self.settings.data.grad_accum > 1
 
     @property
+    def family(self) -> FamilyFacts:
+        """The model's family."""
+        return FACTS[self.shape.family]
+
+    @cached_property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts whose own weights are trained."""
+        return () if self.features.lora_rank else tuple(self.settings.model.trained_parts(self.family))
+
+    @property
     def trains_unet(self) -> bool:
         """Whether the UNet's own weights are trained."""
-        return not self.settings.model.disable_unet_training and not self.features.lora_rank
+        return "unet" in self.trained_parts
 
     @property
     def trains_text(self) -> bool:
-        """Whether any of the text encoder is trained."""
-        return not self.settings.model.disable_textenc_training and not self.features.lora_rank
+        """Whether any of a text encoder is trained."""
+        return any(part.name in self.trained_parts for part in self.family.text_encoders)
 
     @property
     def casts_unet(self) -> bool:
@@ -167,47 +188,54 @@ class MemoryModel:
         if self.features.lora_rank:
             numbers = self.features.lora_rank * self.shape.traced.adapters_per_rank
             return {"unet": TrainedWeights(numbers, 0, numbers / 100, numbers)}
-        found = {}
-        if self.trains_unet:
-            found["unet"] = TrainedWeights.share_of(counts["unet"], self.shape.numbers("unet"))
-        if self.trains_text:
-            found["text_encoder"] = TrainedWeights.share_of(counts["text_encoder"], self._trained_text_numbers)
-        return found
+        return {
+            name: TrainedWeights.share_of(counts[name], self._trained_numbers_of(name)) for name in self.trained_parts
+        }
 
-    @property
-    def _trained_text_numbers(self) -> float:
-        own, counts = self.settings.text_encoder, self.shape.traced.parameters["text_encoder"]
-        numbers = counts["all"] - (self._frozen_layers * counts["layer"])
+    def _trained_numbers_of(self, name: str) -> float:
+        part, counts = self.family.part(name), self.shape.traced.parameters[name]
+        if not part.is_text_encoder:
+            return self.shape.numbers(name)
+        own = self.settings.text_encoder
+        numbers = counts["all"] - (self._frozen_layers(part) * counts["layer"])
         if own.freeze_embeddings or own.unfreeze_last_n_layers is not None:
             numbers -= counts["embeddings"]
         if own.freeze_final_layer_norm:
             numbers -= counts["final_norm"]
-        return max(1, numbers) * self.shape.scale("text_encoder")
+        return max(1, numbers) * self.shape.scale(name)
 
-    @property
-    def _frozen_layers(self) -> int:
-        last = self.settings.text_encoder.unfreeze_last_n_layers
-        return 0 if last is None else max(0, self.shape.traced.parameters["text_encoder"]["layers"] - last)
+    def _frozen_layers(self, part: PartFacts) -> int:
+        """How many layers of a text encoder are frozen."""
+        last, layers = self.settings.text_encoder.unfreeze_last_n_layers, self._layers(part)
+        if part.name not in self.trained_parts:
+            return layers
+        return 0 if last is None else max(0, layers - last)
+
+    def _layers(self, part: PartFacts) -> int:
+        return self.shape.traced.parameters[part.name]["layers"]
 
     @property
     def text_share(self) -> float:
-        """Trained share of the traced text encoder."""
-        if "text_encoder" not in self.trained:
-            return 0.0
-        return self.trained["text_encoder"].numbers / self.shape.traced.parameters["text_encoder"]["all"]
+        """Trained share of the weights of the traced text encoders."""
+        names = [part.name for part in self.family.text_encoders]
+        trained = sum(self.trained[name].numbers for name in names if name in self.trained)
+        return trained / sum(self.shape.traced.parameters[name]["all"] for name in names)
 
     @property
     def text_depth(self) -> float:
-        """Share of the text encoder's layers that keep activations."""
-        return 1 - self._frozen_layers / self.shape.traced.parameters["text_encoder"]["layers"]
+        """Share of the text encoders' activations that are kept: of their layers, each as much as it is wide."""
+        parts, counts = self.family.text_encoders, self.shape.traced.parameters
+        kept = sum((self._layers(part) - self._frozen_layers(part)) * counts[part.name]["final_norm"] for part in parts)
+        return kept / sum(self._layers(part) * counts[part.name]["final_norm"] for part in parts)
 
     def optimizer(self, network: str) -> str:
         """The name of a network's optimizer."""
         common = self.settings.optimizer.chosen(on_card=self.on_card)
-        return (network == "text_encoder" and self.settings.text_encoder.text_encoder_optimizer) or common
+        own = self.settings.text_encoder.text_encoder_optimizer if self.family.part(network).is_text_encoder else None
+        return own or common
 
     def variant(self, *, with_text: bool) -> str:
-        """The name of the traced training step; `with_text` includes the text encoder if it is trained."""
+        """The name of the traced training step; `with_text` includes text encoders if any is trained."""
         memory = self.settings.memory
         if self.features.lora_rank:
             trained = "lora"
@@ -216,24 +244,29 @@ class MemoryModel:
         else:
             trained = "both" if with_text and self.trains_text else "unet"
         times = "twice" if memory.gradient_checkpointing else "once"
-        if self.has_half_weights and trained == "unet" and self.precision == "half":
-            return f"half/unet/{times}/sdp/half"
-        if memory.attn_type == "slice":
-            sliced = f"{self.precision}/{trained}/{times}/slice/fp32"
-            if sliced in self.shape.traced.training:  # not traced for LoRA
-                return sliced
-        return f"{self.precision}/{trained}/{times}/sdp/fp32"
+        attention = "slice" if memory.attn_type == "slice" else "sdp"
+        weights = "half" if self.has_half_weights and self.precision == "half" else "fp32"
+        course = f"{self.precision}/{trained}/{times}"
+        known = self.shape.traced.training
+        nearest = (f"{course}/{attention}/{weights}", f"{course}/{attention}/fp32", f"{course}/sdp/fp32")
+        return next(name for name in nearest if name in known)
 
     def weights(self) -> float:
         """Bytes of all weights on the device, trained ones in training precision."""
-        total: float = 0 if self.features.cached_latents else self.frozen_bytes * self.shape.numbers("vae")
-        is_trained = {"unet": self.trains_unet, "text_encoder": self.trains_text}
-        for network in NETWORKS:
-            if network == "text_encoder" and self.features.cached_text:
-                continue
-            each = self.trained_bytes if is_trained[network] else self.frozen_bytes
-            total += each * self.shape.numbers(network)
+        here = [part for part in self.family.parts if not self.is_cached(part)]
+        total: float = sum(self.bytes_of(part) for part in here)
         return total + (4 * self.trained["unet"].numbers if self.features.lora_rank else 0)
+
+    def is_cached(self, part: PartFacts) -> bool:
+        """Whether a cache takes the place of a part in training, so that it is not on the device."""
+        if part.is_text_encoder:
+            return self.features.cached_text and part.name not in self.trained_parts
+        return part.name == VAE and self.features.cached_latents
+
+    def bytes_of(self, part: PartFacts) -> int:
+        """Bytes of a part's weights on the device."""
+        each = self.vae_bytes if part.name == VAE else self.frozen_bytes
+        return self.shape.numbers(part.name) * (self.trained_bytes if part.name in self.trained_parts else each)
 
     def gradients(self) -> float:
         """Bytes of all gradients."""
@@ -255,10 +288,10 @@ class MemoryModel:
 
     def optimizer_update(self) -> float:
         """Bytes that an optimizer allocates during an update; one network is updated after the other."""
-        copies = 4 * FP32_COPIES * max(trained.largest for trained in self.trained.values())
-        own = max(update_bytes(self.optimizer(name), trained) for name, trained in self.trained.items())
+        copies = FP32_COPIES * self.largest_tensor()
+        own = max((update_bytes(self.optimizer(name), trained) for name, trained in self.trained.items()), default=0.0)
         return own + (copies if self.has_half_weights or self.frees_gradients else 0.0)
 
     def largest_tensor(self) -> float:
         """Bytes of the largest trained tensor."""
-        return 4 * max(trained.largest for trained in self.trained.values())
+        return 4 * max((trained.largest for trained in self.trained.values()), default=0.0)

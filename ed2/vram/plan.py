@@ -189,12 +189,13 @@ def _training_usage(model: MemoryModel, base: PhaseUsage) -> dict[str, PhaseUsag
 
 
 def _pass(model: MemoryModel, base: PhaseUsage, phase: str, held: float) -> PhaseUsage:
-    """The forward or the backward pass; one that trains part of the text encoder lies between none and all of it."""
-    without = model.variant(with_text=False)
+    """The forward or the backward pass; one that trains part of the text encoders lies between none and all of them."""
     whole = _worst_moment(model, base, model.variant(with_text=True), phase, held)
     if model.text_depth == 1 or not model.trains_text or not model.trains_unet:
         return whole
-    return _worst_moment(model, base, without, phase, held).interpolate(whole, model.text_depth)
+    without = _worst_moment(model, base, model.variant(with_text=False), phase, held)
+    between = without.interpolate(whole, model.text_depth)
+    return replace(between, gradients=whole.gradients)  # of the weights that are trained
 
 
 def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str, held: float) -> PhaseUsage:
@@ -231,7 +232,7 @@ def _at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradie
 
 def _vae(model: MemoryModel, base: PhaseUsage, direction: str) -> PhaseUsage:
     """The VAE at its worst moment: one image at a time, whatever the batch."""
-    rows = getattr(model.shape.traced, direction)[model.precision]
+    rows = getattr(model.shape.traced, direction)[model.vae_precision]
     usage = _largest(_at(model, base, row, 1, base.gradients) for row in rows)
     pixels = model.batch * model.settings.data.resolution**2 * BYTES_PER_PIXEL
     return replace(usage, activations=usage.activations + pixels)
@@ -257,8 +258,7 @@ def _parked_weights(model: MemoryModel) -> float:
 
 def _returned_weights(model: MemoryModel) -> float:
     """Weights that a cache keeps off the GPU in training and that sampling needs."""
-    parts = {"vae": model.features.cached_latents, "text_encoder": model.features.cached_text}
-    return sum(model.frozen_bytes * model.shape.numbers(part) for part, is_away in parts.items() if is_away)
+    return sum(model.bytes_of(part) for part in model.family.parts if model.is_cached(part))
 
 
 def _without_gradients(model: MemoryModel, base: PhaseUsage, batch: int) -> PhaseUsage:

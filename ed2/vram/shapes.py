@@ -25,7 +25,7 @@ class TracedRow:
         phase: forward or backward.
         casts: weights cast by autocast.
         unet_gradients: of the UNet, as far as they exist at this moment.
-        text_gradients: of the text encoder.
+        text_gradients: of all text encoders.
         activations: c, s0, s1, s2 of `c + b (s0 + s1 A + s2 A^2)` for b images of A latents.
         workspace: what a GPU's convolution uses besides, in the same form.
     """
@@ -53,7 +53,7 @@ class Traced:
 
     Attributes:
         downscale: side of a latent in pixels.
-        parameters: counts by part: all, small, largest, factored; of the text encoder also layers, layer, embeddings,
+        parameters: counts by part: all, small, largest, factored; of text encoders also layers, layer, embeddings,
             final_norm.
         adapters_per_rank: numbers of LoRA adapters of the UNet's attention at rank 1.
         training: rows by the name of the variant.

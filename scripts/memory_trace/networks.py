@@ -100,23 +100,22 @@ def made(build: Callable[[], Any]) -> Any:
 def counts(plan: Blueprint) -> dict[str, dict[str, int]]:
     """Numbers of weights by part: all, in tensors of under 4096, in the largest tensor, and in Adafactor's averages.
 
-    Of the text encoder also the layers, the numbers in one of them, and in its embeddings and final norm.
+    Of a text encoder also the layers, the numbers in one of them, and in its embeddings and final norm.
     """
-    texts = made(plan.text_encoders)
-    parts = {"unet": [made(plan.unet)], "text_encoder": texts, "vae": [made(plan.vae)]}
-    found = {name: _count(modules) for name, modules in parts.items()}
-    inner = getattr(texts[0], "text_model", texts[0])
-    found["text_encoder"] |= {
-        "layers": len(inner.encoder.layers),
-        "layer": _numbers(inner.encoder.layers[0]),
-        "embeddings": _numbers(inner.embeddings),
-        "final_norm": _numbers(inner.final_layer_norm),
-    }
-    return found
+    found = {"unet": _count(made(plan.unet))}
+    for number, text in enumerate(made(plan.text_encoders), 1):
+        inner = getattr(text, "text_model", text)
+        found["text_encoder" if number == 1 else f"text_encoder_{number}"] = _count(text) | {
+            "layers": len(inner.encoder.layers),
+            "layer": _numbers(inner.encoder.layers[0]),
+            "embeddings": _numbers(inner.embeddings),
+            "final_norm": _numbers(inner.final_layer_norm),
+        }
+    return found | {"vae": _count(made(plan.vae))}
 
 
-def _count(modules: list[nn.Module]) -> dict[str, int]:
-    shapes = [parameter.shape for module in modules for parameter in module.parameters()]
+def _count(module: nn.Module) -> dict[str, int]:
+    shapes = [parameter.shape for parameter in module.parameters()]
     sizes = [shape.numel() for shape in shapes]
     return {
         "all": sum(sizes),

@@ -29,7 +29,7 @@ class Variant:
         trained: `both`, `unet`, `text_encoder`, or `lora`: adapters of the UNet's attention.
         checkpointing: activations are computed twice.
         attention: `sdp` or `slice`.
-        weights: what the UNet's trained weights are kept in.
+        weights: what the trained weights are kept in, but for adapters.
     """
 
     precision: str = "half"
@@ -111,8 +111,10 @@ def training(plan: Blueprint, variant: Variant, size: Size, where: Where = CARD)
 
 def _prepare(unet: Any, texts: list[Any], variant: Variant) -> None:
     is_trained = variant.trained in ("both", "unet")
-    kept = torch.float32 if is_trained and variant.weights == "fp32" else variant.frozen
-    unet.to(kept).requires_grad_(is_trained)
+    kept = torch.float32 if variant.weights == "fp32" else variant.frozen
+    unet.to(kept if is_trained else variant.frozen).requires_grad_(is_trained)
+    for text in texts:
+        text.to(kept)
     if variant.trained == "lora":
         add_adapters(unet)
     for module in (unet, *texts):

@@ -27,16 +27,14 @@ DOWNSCALES = {"demo": 4}
 USUAL_DOWNSCALE = 8
 
 
-def variants(family: str) -> list[Variant]:
+def variants() -> list[Variant]:
     """Every course that a training step may take."""
     every = itertools.product(("half", "fp32"), ("both", "unet", "text_encoder", "lora"), (False, True))
     found = [Variant(*values) for values in every]
-    found += [Variant("half", "unet", again, weights="half") for again in (False, True)]
-    if family != "sdxl":
-        trained = ("both", "unet", "text_encoder")
-        sliced = itertools.product(("half", "fp32"), trained, (False, True), ("slice",))
-        found += [Variant(*values) for values in sliced]
-    return found
+    networks = ("both", "unet", "text_encoder")
+    found += [Variant("half", trained, again, weights="half") for trained in networks for again in (False, True)]
+    sliced = itertools.product(("half", "fp32"), networks, (False, True), ("slice",))
+    return [*found, *(Variant(*values) for values in sliced)]
 
 
 def step_of(
@@ -86,12 +84,19 @@ def record(
     }
 
 
-def traced(family: str, first: int | None = None) -> dict[str, object]:
-    """All that is known of a family; with `first`, of that many variants only."""
+def traced(family: str, first: int | None = None, known: Mapping[str, list[Row]] | None = None) -> dict[str, object]:
+    """All that is known of a family.
+
+    Args:
+        family: its name, or `demo`.
+        first: trace only that many variants, as a trial.
+        known: training steps that need no new trace, by their variant's key.
+    """
     plan, sides = blueprint(family), SIDES.get(family, USUAL_SIDES)
     downscale = DOWNSCALES.get(family, USUAL_DOWNSCALE)
-    steps = {}
-    for variant in variants(family)[:first]:
-        steps[variant.key] = step_of(plan, variant, sides, downscale)
-        print(family, variant.key, len(steps[variant.key]), "rows", flush=True)
+    steps = dict(known or {})
+    for variant in variants()[:first]:
+        if variant.key not in steps:
+            steps[variant.key] = step_of(plan, variant, sides, downscale)
+            print(family, variant.key, len(steps[variant.key]), "rows", flush=True)
     return record(plan, downscale, steps, passes_of(plan, sides, downscale))

@@ -102,7 +102,7 @@ def test_a_large_model_is_recognised_by_its_file_and_planned(tmp_path: Path) -> 
     save_file(tensors, tmp_path / "big.safetensors")
     sizes = model_sizes(settings_from({"resume_ckpt": str(tmp_path / "big.safetensors")}))
     assert sizes.family == "sdxl"
-    assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 23}
+    assert sizes.parameters == {"unet": 288, "vae": 216, "text_encoder": 3, "text_encoder_2": 20}
 
 
 def test_a_gpu_is_found_without_being_initialised() -> None:

@@ -12,15 +12,18 @@ from ed2.app.optimizing import network_plans, optimizer_notes
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts
 from ed2.app.run_settings import saved_settings
 from ed2.errors import SettingsError
+from ed2.models.families.facts import FACTS
 from ed2.settings.checks import settings_from, without_effect
 from ed2.settings.cli import parse
+from ed2.settings.gather import gather
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda")
+SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
 
 def plans(**values: object) -> dict[str, tuple[str, float]]:
-    found = network_plans(settings_from(values), CPU)
+    found = network_plans(settings_from(values), SD1, CPU)
     return {name: (plan.optimizer, plan.options.lr) for name, plan in found.items()}
 
 
@@ -42,6 +45,31 @@ def test_each_network_gets_its_optimizer_and_rate(
     assert plans(**values) == {"unet": unet, "text_encoder": text_encoder}
 
 
+@pytest.mark.parametrize(
+    ("values", "unet", "first", "second"),
+    [
+        ({}, ("adamw", 1e-6), ("adamw", 5e-7), ("adamw", 5e-7)),
+        ({"text_encoder_2_lr": 1e-7}, ("adamw", 1e-6), ("adamw", 5e-7), ("adamw", 1e-7)),
+        ({"text_encoder_optimizer": "lion"}, ("adamw", 1e-6), ("lion", 5e-7), ("lion", 5e-7)),
+        ({"optimizer": "prodigy"}, ("prodigy", 1.0), ("prodigy", 0.5), ("prodigy", 0.5)),
+        ({"optimizer": "prodigy", "text_encoder_2_lr": 0.1}, ("prodigy", 1.0), ("prodigy", 0.5), ("prodigy", 0.1)),
+        ({"optimizer": "prodigy", "text_encoder_lr": 0.2}, ("prodigy", 1.0), ("prodigy", 0.2), ("prodigy", 0.2)),
+    ],
+)
+def test_a_second_text_encoder_is_trained_like_the_first_except_for_its_own_rate(
+    values: dict[str, object], unet: object, first: object, second: object
+) -> None:
+    found = network_plans(settings_from(values), SDXL, CPU)
+    rates = {name: (plan.optimizer, plan.options.lr) for name, plan in found.items()}
+    assert rates == {"unet": unet, "text_encoder": first, "text_encoder_2": second}
+    assert "Optimizer for the second text encoder: " in " ".join(optimizer_notes(found))
+
+
+def test_scale_lr_scales_the_rate_of_the_second_text_encoder_too() -> None:
+    found = gather({"scale_lr": True, "lr": 1e-6, "text_encoder_2_lr": 1e-7, "batch_size": 4, "grad_accum": 1}, None)
+    assert found.values["text_encoder_2_lr"] == pytest.approx(1e-7 * 4**0.55, rel=1e-5)
+
+
 def test_a_run_from_before_the_text_encoder_got_half_keeps_its_rate() -> None:
     settings = {"lr": 1e-4, "text_encoder_lr": None}
     assert saved_settings({"settings": settings})["text_encoder_lr"] == 1e-4
@@ -58,7 +86,7 @@ def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
         "text_encoder_lr_scheduler": "linear",
         "text_encoder_lr_warmup_steps": 7,
     }
-    found = network_plans(settings_from(values), CPU)
+    found = network_plans(settings_from(values), SD1, CPU)
     unet, text = found["unet"], found["text_encoder"]
     assert (unet.options.betas, unet.options.weight_decay, unet.scheduler) == ((0.8, 0.9), 0.1, "cosine")
     assert (text.options.betas, text.options.weight_decay, text.scheduler) == ((0.8, 0.9), 0.0, "linear")
@@ -66,21 +94,21 @@ def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
 
 
 def test_a_schedule_ends_where_training_ends_unless_set_otherwise() -> None:
-    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_warmup_steps": 0}), CPU).values()
+    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_warmup_steps": 0}), SD1, CPU).values()
     assert plan.schedule(40).decay_steps == 40
-    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_decay_steps": 90}), CPU).values()
+    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_decay_steps": 90}), SD1, CPU).values()
     assert plan.schedule(40).decay_steps == 90
-    (plan, _) = network_plans(settings_from({}), CPU).values()
+    (plan, _) = network_plans(settings_from({}), SD1, CPU).values()
     assert plan.schedule(1000).warmup_steps == 0
 
 
 def test_the_default_optimizer_on_a_gpu_is_eight_bit() -> None:
-    assert network_plans(settings_from({}), CARD)["unet"].optimizer == "adamw8bit"
+    assert network_plans(settings_from({}), SD1, CARD)["unet"].optimizer == "adamw8bit"
 
 
 def test_a_rate_that_holds_prodigy_back_is_reported() -> None:
-    notes = optimizer_notes(network_plans(settings_from({"optimizer": "prodigy", "lr": 1e-6}), CPU))
-    assert any("Prodigy finds the rate of the unet itself" in note for note in notes)
+    notes = optimizer_notes(network_plans(settings_from({"optimizer": "prodigy", "lr": 1e-6}), SD1, CPU))
+    assert any("Prodigy finds the rate of the UNet itself" in note for note in notes)
 
 
 def test_betas_are_two_numbers_on_the_command_line() -> None:
@@ -114,12 +142,12 @@ def test_an_empty_range_of_timesteps_is_an_error() -> None:
     ],
 )
 def test_a_setting_without_effect_is_reported(values: dict[str, object], name: str) -> None:
-    assert any(note.startswith(f"{name} has no effect: ") for note in without_effect(settings_from(values)))
+    assert any(note.startswith(f"{name} has no effect: ") for note in without_effect(settings_from(values), SD1))
 
 
 def test_settings_that_work_together_are_not_reported() -> None:
     values: dict[str, object] = {"lr_scheduler": "cosine", "lr_decay_steps": 9, "ema_decay_rate": 0.9}
-    assert without_effect(settings_from(values)) == []
+    assert without_effect(settings_from(values), SD1) == []
 
 
 def test_a_missing_package_is_named_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +168,18 @@ def test_the_disk_forecast_counts_each_optimizers_state_and_the_average() -> Non
     assert with_lion == pytest.approx(4 * 1100 + 2 * 10 + 8 * 1000 + 100, abs=3)  # and a scale for each 256 numbers
     averaged = forecast(optimizer="adafactor", ema_decay_rate=0.9) - forecast(optimizer="adafactor")
     assert averaged == 4 * 1100 + 2 * 10 + 4 * 1100
+
+
+def test_the_disk_forecast_counts_both_text_encoders() -> None:
+    sizes = ModelSizes("sdxl", {"unet": 1000, "text_encoder": 100, "text_encoder_2": 200, "vae": 10})
+
+    def forecast(**values: object) -> int:
+        common: dict[str, object] = {"no_save_ckpt": True, "optimizer": "adamw"}
+        return disk_forecast(settings_from({**common, **values}), sizes)["checkpoint_bytes"]
+
+    assert forecast() == 4 * 1300 + 2 * 10 + 8 * 1300
+    assert forecast(disable_textenc_2_training=True) == 4 * 1100 + 2 * 210 + 8 * 1100
+    assert forecast(disable_textenc_training=True) == 4 * 1000 + 2 * 310 + 8 * 1000
 
 
 def test_a_single_file_is_planned_by_its_header(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_each_way_to_train_resumes_to_the_same_bytes(values: Values, options: Va
 
 def test_the_optimizer_of_each_network_is_reported_at_the_start(values: Values) -> None:
     trained = train({**values, "text_encoder_optimizer": "lion", "text_encoder_lr": 1e-5, "lr_scheduler": "cosine"})
-    assert "Optimizer for the unet: adamw, learning rate 0.001, cosine." in said(trained)
+    assert "Optimizer for the UNet: adamw, learning rate 0.001, cosine." in said(trained)
     assert "Optimizer for the text encoder: lion, learning rate 1e-05, cosine." in said(trained)
 
 

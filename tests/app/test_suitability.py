@@ -9,12 +9,14 @@ from ed2.app.checks.forecast import forecast
 from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
+from ed2.models.families.facts import FACTS
 from ed2.settings.checks import settings_from
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from tests.runs import Values, said, train
 from tests.tiny import make_images
 
+SD1 = FACTS["sd1"]
 TINY = ModelSizes("sd1", {"unet": 2_000_000, "text_encoder": 200_000, "vae": 200_000})
 REAL = model_sizes(settings_from({"resume_ckpt": ""}))
 
@@ -80,14 +82,16 @@ def test_the_fix_names_the_setting_that_holds() -> None:
 
 def test_the_rate_over_the_run_is_reported_in_words() -> None:
     def told(steps: int = 1000, **values: object) -> str:
-        return rate_lines(settings_from({"lr": 2e-6, **values}), steps)[0].removeprefix("Learning rate of the UNet: ")
+        return rate_lines(settings_from({"lr": 2e-6, **values}), SD1, steps)[0].removeprefix(
+            "Learning rate of the UNet: "
+        )
 
     assert told() == "2e-06 throughout."
     assert told(lr_warmup_steps=10) == "rises to 2e-06 at step 10, then stays at 2e-06."
     assert told(lr_scheduler="cosine") == "rises to 2e-06 at step 20, then falls to 0 at the end."
     assert told(lr_scheduler="linear", lr_warmup_steps=0, lr_decay_steps=4000).endswith("to 1.5e-06 at the last step.")
     assert "is 0 from step 501 on" in told(lr_scheduler="linear", lr_decay_steps=500)
-    assert len(rate_lines(Settings().replaced(disable_unet_training=True), 9)) == 1
+    assert len(rate_lines(Settings().replaced(disable_unet_training=True), SD1, 9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,3 +169,20 @@ def test_check_tells_captions_that_are_too_long(values: Values, tmp_path: Path) 
     assert told[0]["what"].startswith("the caption has ")
     assert told[0]["fix"].startswith("Shorten it, or raise caption_chunks")
     assert "1 caption has more than 75 tokens; the rest is ignored: 01.png (" in found.as_text()
+
+
+def test_a_resolution_that_does_not_suit_the_family_is_reported() -> None:
+    sdxl = model_sizes(settings_from({"resume_ckpt": "", "model_family": "sdxl"}))
+    assert notes({"resolution": 1024}, sizes=sdxl) == ""
+    found = notes({"resolution": 512}, sizes=sdxl)
+    assert "Resolution 512 is far below the 1024 that SDXL models were made at" in found
+    assert "Set resolution to 1024." in found
+
+
+def test_each_text_encoder_is_named_with_the_setting_of_its_rate() -> None:
+    sdxl = model_sizes(settings_from({"resume_ckpt": "", "model_family": "sdxl"}))
+    found = notes({"resolution": 1024, "text_encoder_2_lr": 1e-3}, sizes=sdxl)
+    assert "A learning rate of 0.001 for the second text encoder is far above" in found
+    assert "Set text_encoder_2_lr to 5e-07" in found
+    lines = rate_lines(settings_from({"text_encoder_2_lr": 1e-7}), FACTS["sdxl"], 9)
+    assert lines[-1] == "Learning rate of the second text encoder: 1e-07 throughout."

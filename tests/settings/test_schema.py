@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 
 from ed2.errors import SettingsError
-from ed2.settings.checks import settings_from, without_effect
+from ed2.models.families.facts import FACTS
+from ed2.settings.checks import nothing_trained, settings_from, without_effect
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from scripts.settings_page import settings_page
+
+SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
 
 def test_names_are_unique_over_all_groups() -> None:
@@ -51,7 +54,7 @@ def test_the_text_encoder_gets_half_of_lr_unless_it_has_its_own(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"disable_unet_training": True, "disable_textenc_training": True}, "both frozen"),
+        ({"disable_unet_training": True, "disable_textenc_training": True}, "everything is frozen"),
         ({"useadam8bit": True, "optimizer": "adamw"}, "selects adamw8bit"),
         ({"amp": False, "amp_dtype": "bf16"}, "mixed precision .amp. is off"),
         ({"save_full_precision": True, "export_dtype": "fp16"}, "save_full_precision: it means export_dtype fp32"),
@@ -77,7 +80,62 @@ def test_a_single_file_is_in_fp16_unless_told_otherwise(values: dict[str, object
 
 def test_settings_without_effect_are_reported() -> None:
     settings = settings_from({"disable_textenc_training": True, "text_encoder_lr": 1e-7})
-    assert without_effect(settings) == ["text_encoder_lr has no effect: the text encoder is frozen."]
+    assert without_effect(settings, SD1) == ["text_encoder_lr has no effect: the text encoder is frozen."]
+
+
+BOTH = ["text_encoder", "text_encoder_2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "sd1", "sdxl"),
+    [
+        ({}, ["unet", "text_encoder"], ["unet", *BOTH]),
+        ({"disable_textenc_training": True}, ["unet"], ["unet"]),
+        ({"disable_textenc_2_training": True}, ["unet", "text_encoder"], ["unet", "text_encoder"]),
+        (
+            {"disable_textenc_training": True, "disable_textenc_2_training": False},
+            ["unet"],
+            ["unet", "text_encoder_2"],
+        ),
+        ({"disable_unet_training": True}, ["text_encoder"], BOTH),
+    ],
+)
+def test_the_trained_parts_follow_from_the_switches_and_the_family(
+    values: dict[str, object], sd1: list[str], sdxl: list[str]
+) -> None:
+    model = settings_from(values).model
+    assert (model.trained_parts(SD1), model.trained_parts(SDXL)) == (sd1, sdxl)
+
+
+def test_settings_that_train_only_a_part_that_the_model_lacks_are_a_problem_of_that_model() -> None:
+    switches = {"disable_unet_training": True, "disable_textenc_training": True, "disable_textenc_2_training": False}
+    settings = settings_from(switches)
+    assert nothing_trained(settings, SDXL) == []
+    assert "everything is frozen (UNet, text encoder)" in nothing_trained(settings, SD1)[0].what
+
+
+def test_the_second_text_encoder_has_the_rate_of_the_first_unless_it_has_its_own() -> None:
+    def rates(**values: object) -> list[float]:
+        return [settings_from(values).optimizer.lr_of(part) for part in ("unet", *BOTH)]
+
+    assert rates(lr=2e-6) == [2e-6, 1e-6, 1e-6]
+    assert rates(text_encoder_lr=3e-7) == [1e-6, 3e-7, 3e-7]
+    assert rates(text_encoder_lr=3e-7, text_encoder_2_lr=1e-7) == [1e-6, 3e-7, 1e-7]
+    assert rates(text_encoder_2_lr=1e-7) == [1e-6, 5e-7, 1e-7]
+
+
+def test_settings_of_a_second_text_encoder_that_is_not_there_or_frozen_are_reported() -> None:
+    own = {"text_encoder_2_lr": 1e-7, "disable_textenc_2_training": True}
+    why = "SD 1.x models have one text encoder."
+    assert without_effect(settings_from(own), SD1) == [
+        f"disable_textenc_2_training has no effect: {why}",
+        f"text_encoder_2_lr has no effect: {why}",
+    ]
+    frozen = ["text_encoder_2_lr has no effect: the second text encoder is frozen."]
+    assert without_effect(settings_from(own), SDXL) == frozen
+    second = {"disable_textenc_training": True, "disable_textenc_2_training": False, "text_encoder_2_lr": 1e-7}
+    assert without_effect(settings_from(second), SDXL) == []
+    assert without_effect(settings_from({**second, "unfreeze_last_n_layers": 2}), SDXL) == []
 
 
 def test_replaced_changes_settings_by_their_flat_names() -> None:

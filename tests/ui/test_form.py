@@ -17,6 +17,7 @@ from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError
 from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
 from ed2.settings.checks import settings_from
+from ed2.settings.cli import parse
 from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.app import OwnerPage
@@ -59,6 +60,16 @@ def test_typed_values_become_the_setting() -> None:
         "as file managers copy paths"
     )
     assert from_control(fields()["batch_size"], None) is None
+
+
+@pytest.mark.parametrize("value", [None, True, False])
+def test_a_switch_that_may_be_empty_keeps_each_of_its_three_states(value: object) -> None:
+    spec = fields()["disable_textenc_2_training"]
+    control = control_of(spec, value)
+    assert control.value in [choice for _, choice in control.choices]
+    assert from_control(spec, control.preprocess(control.postprocess(to_control(spec, value)))) is value
+    words = shlex.split(command_of({spec.name: value}))
+    assert parse(words[2:]).values == {spec.name: value}
 
 
 def test_the_command_has_every_switch_in_its_form() -> None:

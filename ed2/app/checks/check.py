@@ -19,9 +19,10 @@ from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
 from ed2.errors import Problem
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.models.files.base_model import locate
 from ed2.models.files.tokens import MAX_TOKENS, token_counter
-from ed2.settings.checks import without_effect
+from ed2.settings.checks import nothing_trained, without_effect
 from ed2.settings.schema import Settings
 
 
@@ -43,7 +44,11 @@ class CheckResult:
     @property
     def model_problems(self) -> tuple[Problem, ...]:
         """What is wrong with the base model, and what is planned in its place."""
-        return (*self.base_problems, *self.sizes.problems)
+        return (*self.base_problems, *nothing_trained(self.settings, self._family), *self.sizes.problems)
+
+    @property
+    def _family(self) -> FamilyFacts:
+        return FACTS[self.sizes.family]
 
     @property
     def plan(self) -> ReportOptions:
@@ -80,7 +85,7 @@ class CheckResult:
     def as_text(self) -> str:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._planned_settings, self.sizes)]
-        lines += [*rate_lines(self.settings, self._length.steps), *map(str, self.model_problems)]
+        lines += [*rate_lines(self.settings, self._family, self._length.steps), *map(str, self.model_problems)]
         lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
@@ -104,8 +109,8 @@ class CheckResult:
     def _findings(self) -> list[Problem]:
         """Warnings on the settings, the validation split, the batches and the run that stop nothing."""
         batches = batch_notes(self.plan.planner(self.dataset.examples))
-        sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *without_effect(self.settings), *batches]
-        sentences += prompt_notes(self.settings)
+        sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *batches]
+        sentences += [*without_effect(self.settings, self._family), *prompt_notes(self.settings)]
         found = [Problem(None, sentence) for sentence in sentences]
         return found + unsuitable(self.settings, self.sizes, self._length)
 

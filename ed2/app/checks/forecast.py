@@ -12,7 +12,8 @@ from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.data.buckets import nearest_bucket
 from ed2.data.report import batch_notes
 from ed2.events import MetricsLogged, RunStarted
-from ed2.settings.checks import without_effect
+from ed2.models.families.facts import FACTS
+from ed2.settings.checks import nothing_trained, without_effect
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
 from ed2.text import duration
@@ -28,6 +29,7 @@ SAME_SPEED = (
     "device",
     "disable_unet_training",
     "disable_textenc_training",
+    "disable_textenc_2_training",
     "optimizer",
     "useadam8bit",
 )
@@ -46,7 +48,9 @@ def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | N
     lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
     sizes = model_sizes(settings)
     lines += disk_lines(with_planned_optimizer(settings, vram_gb), sizes)
-    return lines + [str(problem) for problem in sizes.problems] + without_effect(settings)
+    family = FACTS[sizes.family]
+    lines += map(str, [*nothing_trained(settings, family), *sizes.problems])
+    return lines + without_effect(settings, family)
 
 
 def _steps(settings: Settings, checked: CheckResult | None, card: Card) -> list[str]:
@@ -62,8 +66,15 @@ def _steps(settings: Settings, checked: CheckResult | None, card: Card) -> list[
         time = duration(settings.run.max_epochs * len(moved) / speed)
         text = f"{text} About {time} at the speed of the last run like it."
     length = RunLength(total, len(moved), settings.run.max_epochs, speed)
-    notes = map(str, unsuitable(settings, model_sizes(settings), length))
-    return [text, *rate_lines(settings, total), *notes, *batch_notes(planner), *prompt_notes(settings)]
+    sizes = model_sizes(settings)
+    notes = map(str, unsuitable(settings, sizes, length))
+    return [
+        text,
+        *rate_lines(settings, FACTS[sizes.family], total),
+        *notes,
+        *batch_notes(planner),
+        *prompt_notes(settings),
+    ]
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ed2.app.preflight import ModelSizes
 from ed2.checkpoint.room import existing, shortage
 from ed2.errors import Problem, SettingsError
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import file_size
@@ -46,10 +47,11 @@ class CheckpointSize:
 def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """How much one checkpoint takes."""
     parameters = sizes.parameters
-    trained = {part: count for part, count in parameters.items() if part in settings.model.trained_parts}
+    family = FACTS[sizes.family]
+    trained = {name: parameters[name] for name in settings.model.trained_parts(family)}
     frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
-    state = sum(_state_bytes(part, settings, count, sizes.family) for part, count in trained.items())
+    state = sum(_state_bytes(family, family.part(name), settings, count) for name, count in trained.items())
     single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
     single *= WEIGHT_BYTES[settings.checkpoint.single_file_dtype]
     if settings.ema.is_on:
@@ -121,10 +123,10 @@ def _required_bytes(settings: Settings, sizes: ModelSizes, count: int) -> dict[P
     return wanted
 
 
-def _state_bytes(part: str, settings: Settings, count: int, family: str) -> float:
+def _state_bytes(family: FamilyFacts, part: PartFacts, settings: Settings, count: int) -> float:
     """Bytes of optimizer state of a network in a checkpoint."""
-    own = settings.text_encoder.text_encoder_optimizer if part == "text_encoder" else None
+    own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
     optimizer = own or settings.optimizer.chosen(on_card=on_card)
-    trained = TrainedWeights.share_of(shape_of(family).traced.parameters[part], count)
+    trained = TrainedWeights.share_of(shape_of(family.name).traced.parameters[part.name], count)
     return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count

@@ -12,8 +12,8 @@ from ed2.checkpoint.room import existing
 from ed2.data.manifest import is_manifest
 from ed2.disk import why_not_writable
 from ed2.errors import Problem, SettingsError, printable
-from ed2.models.families.facts import trainable_titles
-from ed2.settings.checks import fused_clipping, wrong_settings
+from ed2.models.families.facts import FACTS, trainable_titles
+from ed2.settings.checks import fused_clipping, nothing_trained, wrong_settings
 from ed2.settings.cli import CommandLine
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.gather import SETTINGS_IN_FILES, gather
@@ -119,7 +119,9 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
         settings = with_defaults(values)
         problems += _validation_problems(settings)
         require_writable(settings)
-        require_room(settings, model_sizes(settings))
+        sizes = model_sizes(settings)
+        problems += nothing_trained(settings, FACTS[sizes.family])
+        require_room(settings, sizes)
     except SettingsError as error:
         problems += error.problems
     return _without_repeats(problems, [*_folders(values, ON_PAGE), *_model(values, ON_PAGE)])

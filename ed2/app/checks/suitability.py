@@ -1,20 +1,18 @@
 """Settings that stop nothing but are probably mistakes: schedules without effect, values that do not suit the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
-from ed2.models.families.facts import FACTS
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.sampling.prompts import PromptFile
-from ed2.settings.schema import SMALL_RESOLUTIONS, Settings
+from ed2.settings.schema import SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
 from ed2.text import counted, duration
 from ed2.training.schedules import Schedule, make_schedule
 
-NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
-PREFIXES = {"unet": "", "text_encoder": "text_encoder_"}
 WARMUP, DECAY = "lr_warmup_steps", "lr_decay_steps"
 PROBES = 1000
 """Updates at which a schedule is looked at, spread over the run."""
@@ -66,9 +64,10 @@ class RunLength:
 
 def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
     """What is worth a second thought before the run starts; nothing of it stops the run."""
-    found = [note for network in settings.model.trained_parts for note in _of_schedule(settings, network, length.steps)]
+    trained = _trained(settings, FACTS[sizes.family])
+    found = [note for part in trained for note in _of_schedule(settings, part, length.steps)]
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
-        found += [*_of_rates(settings), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
+        found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
         found += _of_samples(settings, length)
     return found
 
@@ -79,31 +78,29 @@ def prompt_notes(settings: Settings) -> list[str]:
     return [note] if prompts and note else []
 
 
-def rate_lines(settings: Settings, total_steps: int) -> list[str]:
+def rate_lines(settings: Settings, family: FamilyFacts, total_steps: int) -> list[str]:
     """How the learning rate of each trained network goes over the run, a sentence each."""
     lines = []
-    for network in settings.model.trained_parts:
-        schedule, rate = schedule_of(settings, network, total_steps), rate_of(settings, network)
-        lines.append(f"Learning rate of the {NAMES[network]}: {in_words(schedule, rate, total_steps)}.")
+    for part in _trained(settings, family):
+        course = in_words(schedule_of(settings, part, total_steps), settings.optimizer.lr_of(part.name), total_steps)
+        lines.append(f"Learning rate of the {part.title}: {course}.")
     return lines
 
 
-def rate_of(settings: Settings, network: str) -> float:
-    """The learning rate of a network that the schedule is a factor on."""
-    own, is_text = settings.optimizer, network == "text_encoder"
-    return own.te_lr if is_text else own.unet_lr
-
-
-def schedule_of(settings: Settings, network: str, total_steps: int) -> Schedule:
+def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedule:
     """The learning rate schedule of a network."""
     values: dict[str, Any] = settings.flat()
-    curve, warmup, decay = (values[_setting(settings, network, name)] for name in ("lr_scheduler", WARMUP, DECAY))
+    curve, warmup, decay = (values[_setting(settings, part, name)] for name in ("lr_scheduler", WARMUP, DECAY))
     return make_schedule(curve, warmup, decay, total_steps)
 
 
-def _setting(settings: Settings, network: str, name: str) -> str:
-    """The setting that holds for a network: its own if it is set, else the common one."""
-    own = PREFIXES[network] + name
+def _trained(settings: Settings, family: FamilyFacts) -> list[PartFacts]:
+    return [family.part(name) for name in settings.model.trained_parts(family)]
+
+
+def _setting(settings: Settings, part: PartFacts, name: str) -> str:
+    """The setting that holds for a network: that of text encoders if it is one and this is set, else the common one."""
+    own = f"text_encoder_{name}" if part.is_text_encoder else name
     return name if settings.flat()[own] is None else own
 
 
@@ -126,13 +123,13 @@ def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:
     return f"{start or f'{rate:g} at first, '}falls to 0 at the end"
 
 
-def _of_schedule(settings: Settings, network: str, total_steps: int) -> Iterator[Problem]:
+def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Iterator[Problem]:
     """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
     if total_steps < 2:
         return
-    schedule = schedule_of(settings, network, total_steps)
-    warmup_setting, decay_setting = (_setting(settings, network, name) for name in (WARMUP, DECAY))
-    course = f"the learning rate of the {NAMES[network]} {in_words(schedule, rate_of(settings, network), total_steps)}"
+    schedule, rate = schedule_of(settings, part, total_steps), settings.optimizer.lr_of(part.name)
+    warmup_setting, decay_setting = (_setting(settings, part, name) for name in (WARMUP, DECAY))
+    course = f"the learning rate of the {part.title} {in_words(schedule, rate, total_steps)}"
     warmup, total = schedule.warmup_steps, counted(total_steps, "step")
     if warmup >= total_steps:
         what = f"The warm-up takes {counted(warmup, 'step')} and the run has {total}, so {course}."
@@ -159,17 +156,19 @@ def _low_share(schedule: Schedule, total_steps: int) -> float:
     return len(low) / len(places)
 
 
-def _of_rates(settings: Settings) -> Iterator[Problem]:
+def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Problem]:
     """Rates far from those that real models are fine-tuned at."""
     common = settings.optimizer.chosen(on_card=True)
-    chosen = {"unet": common, "text_encoder": settings.text_encoder.text_encoder_optimizer or common}
-    for network in settings.model.trained_parts:
-        name, rate = chosen[network], rate_of(settings, network)
+    for part in trained:
+        own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
+        name, rate = own or common, settings.optimizer.lr_of(part.name)
         if name == "prodigy":  # it finds the rate itself
             continue
-        factor, setting = LARGER_RATES.get(name, 1.0), "lr" if network == "unet" else "text_encoder_lr"
-        start = f"A learning rate of {rate:g} for the {NAMES[network]} is"
-        fix = f"Set {setting} to {1e-6 * factor if network == 'unet' else 5e-7 * factor:g} to begin with."
+        factor, setting, usual = LARGER_RATES.get(name, 1.0), "lr", 1e-6
+        if part.is_text_encoder:
+            setting, usual = f"{part.name}_lr", usual * TEXT_ENCODER_SHARE
+        start = f"A learning rate of {rate:g} for the {part.title} is"
+        fix = f"Set {setting} to {usual * factor:g} to begin with."
         if rate > MAX_LR * factor:
             yield Problem(None, f"{start} far above the usual 1e-6 to 3e-6 and destroys what the model knows.", fix)
         elif rate < MIN_LR * factor:

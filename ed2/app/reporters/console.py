@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ed2.app.reporters.describe import describe, lines_of
-from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET
+from ed2.curve_names import IMAGES_PER_SECOND, LOSS, main_lr
 from ed2.events import (
     CheckpointSaved,
     Event,
@@ -186,7 +186,7 @@ def _key_figures(values: Mapping[str, float]) -> str:
     texts = []
     if LOSS in values:
         texts.append(f"loss {values[LOSS]:.4f}")
-    lr = values.get(LR_UNET, values.get(LR_TEXT_ENCODER))
+    lr = main_lr(values)
     if lr is not None:
         texts.append(f"lr {lr:.2g}")
     if IMAGES_PER_SECOND in values:

@@ -2,7 +2,16 @@
 
 from functools import singledispatch
 
-from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, LR_TEXT_ENCODER, LR_UNET, VRAM
+from ed2.curve_names import (
+    GRAD_NORM,
+    GRAD_SCALE,
+    IMAGES_PER_SECOND,
+    LOSS,
+    LR_TEXT_ENCODER,
+    LR_TEXT_ENCODER_2,
+    LR_UNET,
+    VRAM,
+)
 from ed2.events import (
     CheckpointSaved,
     EpochEnded,
@@ -23,6 +32,7 @@ _METRICS = {
     LOSS: "loss {:.4f}",
     LR_UNET: "learning rate {:.3g}",
     LR_TEXT_ENCODER: "text encoder learning rate {:.3g}",
+    LR_TEXT_ENCODER_2: "second text encoder learning rate {:.3g}",
     GRAD_SCALE: "loss scale {:g}",
     GRAD_NORM: "gradient norm {:.3g}",
     IMAGES_PER_SECOND: "{:.1f} images/s",

@@ -33,6 +33,7 @@ class PartFacts:
 
     Attributes:
         name: of its folder.
+        title: in sentences.
         library: of the class that the weights are loaded into.
         class_name: of that class.
         stem: name of the file of the weights in a diffusers folder, without its extension.
@@ -49,6 +50,7 @@ class PartFacts:
     """
 
     name: str
+    title: str
     library: str = "diffusers"
     class_name: str
     stem: str = "diffusion_pytorch_model"
@@ -62,6 +64,11 @@ class PartFacts:
     num_layers: int = 0
     has_projection: bool = False
     file_only: tuple[str, ...] = ()
+
+    @property
+    def is_text_encoder(self) -> bool:
+        """Whether it encodes captions."""
+        return bool(self.model_types)
 
     @property
     def config(self) -> str:
@@ -137,7 +144,7 @@ class FamilyFacts:
     @property
     def text_encoders(self) -> tuple[PartFacts, ...]:
         """The parts that encode captions."""
-        return tuple(part for part in self.parts if part.model_types)
+        return tuple(part for part in self.parts if part.is_text_encoder)
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -156,6 +163,7 @@ class FamilyFacts:
 def _unet() -> PartFacts:
     return PartFacts(
         name="unet",
+        title="UNet",
         class_name="UNet2DConditionModel",
         prefix=UNET_PREFIX,
         sign=r"^conv_in\.weight$",
@@ -164,7 +172,13 @@ def _unet() -> PartFacts:
 
 
 def _vae() -> PartFacts:
-    return PartFacts(name="vae", class_name="AutoencoderKL", prefix=VAE_PREFIX, sign=r"encoder\.conv_in\.weight$")
+    return PartFacts(
+        name=VAE,
+        title="VAE",
+        class_name="AutoencoderKL",
+        prefix=VAE_PREFIX,
+        sign=r"encoder\.conv_in\.weight$",
+    )
 
 
 def _text_encoder(
@@ -177,6 +191,7 @@ def _text_encoder(
 ) -> PartFacts:
     return PartFacts(
         name=f"text_encoder{number}",
+        title="second text encoder" if number else "text encoder",
         library="transformers",
         class_name="CLIPTextModelWithProjection" if has_projection else "CLIPTextModel",
         stem="model",
