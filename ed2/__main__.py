@@ -23,10 +23,17 @@ what it predicts. --export_dtype sets the precision of the target, such as fp16 
 numbers stay as they are."""
 OTHERS = """
 python -m ed2 download NAME [TARGET]     download a public model, after a yes
-python -m ed2 models                     list the models on this computer"""
+python -m ed2 models                     list the models on this computer
+python -m ed2 extract-lora BASE MODEL TARGET   write what training changed as a LoRA
+python -m ed2 merge BASE LORA TARGET           add a LoRA to a model"""
 
 
-COMMANDS = {"download": "ed2.app.hub.command", "models": "ed2.app.found_models"}
+COMMANDS = {
+    "download": "ed2.app.hub.command",
+    "models": "ed2.app.found_models",
+    "extract-lora": "ed2.app.lora.extract",
+    "merge": "ed2.app.lora.merge",
+}
 """The other commands, each with the module whose `main` gets the rest of the command line."""
 
 

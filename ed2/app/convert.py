@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +41,18 @@ OTHER_FORMATS = (
 """Endings of other formats; any other dot belongs to the name of a folder."""
 
 
-def convert(source: Path, target: Path, prediction_type: str | None = None, dtype: torch.dtype | None = None) -> None:
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""The tensors of each part, by their diffusers names."""
+Change = Callable[[ModelSource, Weights], Weights]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    prediction_type: str | None = None,
+    dtype: torch.dtype | None = None,
+    change: Change | None = None,
+) -> None:
     """Write the model `source` as `target`, a folder or, by its extension, a single file; nothing is overwritten.
 
     Args:
@@ -50,24 +61,26 @@ def convert(source: Path, target: Path, prediction_type: str | None = None, dtyp
         target: a new path in an existing folder.
         prediction_type: what the model predicts, if it does not say so itself.
         dtype: of the floating-point numbers in the target; None leaves them as they are.
+        change: gives other weights of the same names and shapes to write.
 
     Raises:
         ModelError: the source is damaged or unsupported, or the target cannot be written.
         CheckpointError: a single file could not be written.
     """
-    _require_free(target)
+    require_free(target)
     place = locate(str(source))
     with _without_pickle(place.path if place else source, target) as readable:
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
         for part in model.dtypes:
             model.read(part)  # checks that every tensor is there, finite and of the right shape
         if target.suffix.lower() in FILES:
-            _write_file(model, target, dtype)
+            _write_file(model, target, dtype, change)
         else:
-            _write_folder(model, target, dtype)
+            _write_folder(model, target, dtype, change)
 
 
-def _require_free(target: Path) -> None:
+def require_free(target: Path) -> None:
+    """Raise ModelError unless a file or folder can be made there."""
     if target.exists():
         raise _error(target, "it already exists.", "Choose another name, or remove it.")
     if not target.parent.is_dir():
@@ -110,7 +123,7 @@ def _write_weights(pickle: Path, weights: Path) -> None:
         shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
 
 
-def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None) -> None:
+def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None, change: Change | None) -> None:
     description = Description.of_scheduler(model.config(SCHEDULER_CONFIG))
 
     def place(temporary: Path, target: Path) -> Path:
@@ -124,8 +137,8 @@ def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None) -> 
     with _writing(target):
         if description.is_contradicted(target):
             raise _yaml_error(target)
-    if isinstance(model, ModelFolder):
-        tensors = single_file_tensors(model.family, _parts(model), model.extra())
+    if isinstance(model, ModelFolder) or change:
+        tensors = single_file_tensors(model.family, _parts(model, change), model.extra())
     else:
         tensors = without_marks(_loaded(model.path))
     tensors |= description.tensors()
@@ -157,11 +170,11 @@ def _yaml_error(target: Path) -> ModelError:
     return _error(target, f"{what}taken for.", "Choose another name.")
 
 
-def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None) -> None:
+def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None, change: Change | None) -> None:
     folder = temporary_name(target)
     try:
         with _writing(target):
-            _fill(folder, model, dtype)
+            _fill(folder, model, dtype, change)
             for part in model.dtypes:
                 open_base(folder, {}).read(part)
             finish_folder(folder, target)
@@ -169,13 +182,13 @@ def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None) -
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None) -> None:
+def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None, change: Change | None) -> None:
     """Raises OSError, and ModelError for a number that `dtype` cannot hold."""
     for name, content in model.small_files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         to_disk(folder / name)
-    files = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model).items()}
+    files = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model, change).items()}
     if extra := model.extra():
         files[EXTRA_FILE] = extra
     for name, tensors in files.items():
@@ -194,11 +207,13 @@ def _writing(target: Path) -> Iterator[None]:
         raise _error(target, f"{plain_reason(error)}.", "Choose another folder.") from error
 
 
-def _parts(model: ModelSource) -> Mapping[str, Mapping[str, Tensor]]:
-    """The weights of each part by their diffusers names, in the stored precision or, where that is 8 bits, in fp16."""
+def _parts(model: ModelSource, change: Change | None) -> Weights:
+    """The weights to write, in the stored precision or, where that is 8 bits, in fp16."""
     if isinstance(model, ModelFolder):
-        return {part: _loaded(*found.files) for part, found in model.weights.items()}
-    return diffusers_tensors(_loaded(model.path), num_text_layers=num_text_layers(model)).parts
+        parts: Weights = {part: _loaded(*found.files) for part, found in model.weights.items()}
+    else:
+        parts = diffusers_tensors(_loaded(model.path), num_text_layers=num_text_layers(model)).parts
+    return change(model, parts) if change else parts
 
 
 def _loaded(*files: Path) -> dict[str, Tensor]:

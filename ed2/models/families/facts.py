@@ -47,6 +47,8 @@ class PartFacts:
         num_layers: the most layers of an OpenCLIP text encoder that a diffusers folder has; a file may have more.
         has_projection: whether a text encoder ends in a projection, for a pooled embedding.
         file_only: names, without the prefix, of tensors that every single file has and no folder does.
+        lora_prefix: of its layers' names in the file of a LoRA.
+        other_lora_prefixes: that other programs write.
     """
 
     name: str
@@ -64,6 +66,8 @@ class PartFacts:
     num_layers: int = 0
     has_projection: bool = False
     file_only: tuple[str, ...] = ()
+    lora_prefix: str = ""
+    other_lora_prefixes: tuple[str, ...] = ()
 
     @property
     def is_text_encoder(self) -> bool:
@@ -107,6 +111,8 @@ class FamilyFacts:
         architecture: its name in the metadata of single files. Source: https://github.com/Stability-AI/ModelSpec
         v_architecture: that of its models that predict v, where it is another.
         implementation: the code whose names for tensors its single files have, in the same metadata.
+        lora_version: what the metadata of a LoRA calls the kind of base. Source: kohya-ss/sd-scripts.
+        lora_has_original_blocks: whether the names in a LoRA are those of the original single file's blocks.
         best_text_layers: train only this many of the text encoder's last layers if memory is short; None is all or
             none.
         traces: names of the traced figures for the memory plan, the usual size first.
@@ -133,6 +139,8 @@ class FamilyFacts:
     architecture: str
     v_architecture: str = ""
     implementation: str = "ldm"
+    lora_version: str
+    lora_has_original_blocks: bool = False
     best_text_layers: int | None = None
     traces: tuple[str, ...]
 
@@ -168,6 +176,7 @@ def _unet() -> PartFacts:
         prefix=UNET_PREFIX,
         sign=r"^conv_in\.weight$",
         is_trainable=True,
+        lora_prefix="lora_unet",
     )
 
 
@@ -188,6 +197,7 @@ def _text_encoder(
     num_layers: int = 0,
     has_projection: bool = False,
     file_only: tuple[str, ...] = (),
+    lora_prefixes: tuple[str, ...] = ("lora_te", "lora_te1"),
 ) -> PartFacts:
     return PartFacts(
         name=f"text_encoder{number}",
@@ -206,6 +216,8 @@ def _text_encoder(
         num_layers=num_layers,
         has_projection=has_projection,
         file_only=file_only,
+        lora_prefix=lora_prefixes[0],
+        other_lora_prefixes=lora_prefixes[1:],
     )
 
 
@@ -229,6 +241,7 @@ _SD1 = FamilyFacts(
     has_linear_projections=False,
     index=_SD_INDEX,
     architecture="stable-diffusion-v1",
+    lora_version="sd_v1",
     traces=("sd1", "demo"),
 )
 _SD2 = FamilyFacts(
@@ -246,6 +259,7 @@ _SD2 = FamilyFacts(
     index=_SD_INDEX,
     architecture="stable-diffusion-v2-512",
     v_architecture="stable-diffusion-v2-768-v",
+    lora_version="sd_v2",
     best_text_layers=2,
     traces=("sd2",),
 )
@@ -255,9 +269,16 @@ _SDXL = FamilyFacts(
     parts=(
         _unet(),
         _vae(),
-        _text_encoder("conditioner.embedders.0.transformer.", file_only=(POSITION_IDS,)),
         _text_encoder(
-            "conditioner.embedders.1.model.", "_2", num_layers=32, has_projection=True, file_only=(LOGIT_SCALE,)
+            "conditioner.embedders.0.transformer.", file_only=(POSITION_IDS,), lora_prefixes=("lora_te1", "lora_te")
+        ),
+        _text_encoder(
+            "conditioner.embedders.1.model.",
+            "_2",
+            num_layers=32,
+            has_projection=True,
+            file_only=(LOGIT_SCALE,),
+            lora_prefixes=("lora_te2",),
         ),
     ),
     pipeline="StableDiffusionXLPipeline",
@@ -273,6 +294,8 @@ _SDXL = FamilyFacts(
     index={"feature_extractor": _NOT_THERE, "image_encoder": _NOT_THERE, "force_zeros_for_empty_prompt": True},
     kept_switches=("force_zeros_for_empty_prompt",),
     architecture="stable-diffusion-xl-v1-base",
+    lora_version="sdxl_base_v1-0",
+    lora_has_original_blocks=True,
     implementation="sgm",
     traces=("sdxl",),
 )

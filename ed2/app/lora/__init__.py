@@ -1,0 +1,1 @@
+"""The commands that take a LoRA out of a model, or add one to it."""

@@ -1,0 +1,45 @@
+"""`python -m ed2 merge`: a LoRA added to the weights of a model."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ed2.app.lora.command_line import PRECISIONS, Command, number
+from ed2.errors import printable
+from ed2.text import counted
+
+MAX_WEIGHT = 10
+MAX_NAMES = 3
+COMMAND = Command(
+    use="python -m ed2 merge BASE LORA TARGET",
+    help="""\
+[--weight 1.0] [--export_dtype fp16|bf16|fp32]
+
+Add a LoRA to the model BASE and write the sum as TARGET, a .safetensors, .sft or .ckpt file if it ends that way, else a
+diffusers folder. LORA may come from this program, kohya's scripts or diffusers. --weight multiplies it.""",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 done, 1 failed, 2 wrong command line."""
+    return COMMAND.run(argv, _add_flags, _merge)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weight", type=number(-MAX_WEIGHT, MAX_WEIGHT, float), default=1.0)
+    parser.add_argument("--export_dtype", choices=PRECISIONS)
+
+
+def _merge(flags: argparse.Namespace) -> None:
+    from ed2.models.compute import DTYPES, quiet_libraries
+
+    quiet_libraries()
+    from ed2.app.lora.tools import merge_lora
+
+    dtype = DTYPES[flags.export_dtype] if flags.export_dtype else None
+    done = merge_lora(flags.base, flags.second, flags.target, flags.weight, dtype=dtype)
+    if done.left_out:
+        names = ", ".join(map(printable, done.left_out[:MAX_NAMES]))
+        more = ", ..." if len(done.left_out) > MAX_NAMES else ""
+        sys.stdout.write(f"Left out, since the model has no such layer: {names}{more}\n")
+    sys.stdout.write(f"Added {counted(done.num_layers, 'layer')}. Wrote {flags.target}\n")

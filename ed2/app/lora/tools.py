@@ -1,0 +1,132 @@
+"""Taking a LoRA out of two models, and adding one to a model, as files."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ed2.app.convert import convert, require_free
+from ed2.errors import ModelError, Problem, printable
+from ed2.models.base import ModelSource
+from ed2.models.families.facts import FACTS
+from ed2.models.files.base_model import locate
+from ed2.models.files.description import Description
+from ed2.models.files.folder import ModelFolder
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG
+from ed2.models.files.layout import diffusers_tensors
+from ed2.models.files.model_spec import ModelSpec
+from ed2.models.files.source import num_text_layers, open_base
+from ed2.models.files.tensor_file import mapped_tensors
+from ed2.models.lora.extraction import RankOptions, Share, Weights, extract
+from ed2.models.lora.file import read_lora, write_lora
+from ed2.models.lora.merging import Merged, merged
+from ed2.models.lora.names import TEXT_MODEL
+
+Say = Callable[[str], object]
+SUFFIX = ".safetensors"
+
+
+def extract_lora(
+    base: Path, tuned: Path, target: Path, options: RankOptions, *, dtype: torch.dtype, say: Say
+) -> dict[str, Share]:
+    """Write what training changed in a model as a LoRA; nothing is overwritten.
+
+    Args:
+        base: the model that it began as.
+        tuned: what training made of it.
+        target: a new `.safetensors` file.
+        options: how large the LoRA is to be.
+        dtype: of its numbers.
+        say: is told of the progress.
+
+    Returns:
+        How much of the change of each network is kept, by its name.
+
+    Raises:
+        ModelError: a model cannot be read, they do not belong together, or nothing differs.
+        CheckpointError: the file could not be written.
+    """
+    require_free(target)
+    if target.suffix.lower() != SUFFIX:
+        raise _error(target, f"a LoRA is a {SUFFIX} file.", f"Give it a name that ends in {SUFFIX}.")
+    before, after = _opened(base), _opened(tuned)
+    family = FACTS[before.family]
+    if after.family != before.family:
+        what = f"{printable(str(base))} is an {family.title} model, this an {FACTS[after.family].title} model."
+        raise _unlike(tuned, what)
+    weights = _weights(before), _weights(after)
+    for part in family.parts:
+        if part.is_trainable:
+            _require_alike(tuned, part.name, weights[0][part.name], weights[1][part.name])
+
+    def report(part: str, done: int, total: int) -> None:
+        if done % max(1, total // 10) == 0 or done == total:
+            say(f"{part}: {done} of {total} layers.")
+
+    found = extract(family, *weights, options, report)
+    if not found.layers:
+        raise _unlike(tuned, "no layer of it differs from the base.")
+    prediction_type = Description.of_scheduler(after.config(SCHEDULER_CONFIG)).prediction_type
+    write_lora(target, found.layers, family, prediction_type, dtype=dtype, about=ModelSpec(target.stem))
+    return found.shares
+
+
+def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: torch.dtype | None = None) -> Merged:
+    """Write a model with a LoRA added to its weights; nothing is overwritten.
+
+    Args:
+        base: the model.
+        lora: the file of the LoRA.
+        target: a new folder or, by its ending, a single file.
+        strength: what the LoRA is multiplied by.
+        dtype: of the numbers in the target; None leaves each as it is.
+
+    Raises:
+        ModelError: the model or the LoRA cannot be read, or the LoRA is for another family.
+        CheckpointError: the file could not be written.
+    """
+    layers = read_lora(lora)
+    done: list[Merged] = []
+
+    def add(model: ModelSource, weights: Weights) -> Weights:
+        done.append(merged(FACTS[model.family], weights, layers, strength, lora))
+        return done[0].weights
+
+    convert(base, target, dtype=dtype, change=add)
+    return done[0]
+
+
+def _opened(path: Path) -> ModelSource:
+    place = locate(str(path))
+    return open_base(place.path if place else path, {})
+
+
+def _weights(model: ModelSource) -> dict[str, dict[str, Tensor]]:
+    """The weights of a model, read from the disk as they are used; text encoders by the shorter of their names."""
+    if isinstance(model, ModelFolder):
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, found in model.weights.items():
+            parts[name] = {key: tensor for file in found.files for key, tensor in mapped_tensors(file).items()}
+    else:
+        parts = diffusers_tensors(mapped_tensors(model.path), num_text_layers=num_text_layers(model)).parts
+    for encoder in FACTS[model.family].text_encoders:
+        parts[encoder.name] = {key.removeprefix(TEXT_MODEL): tensor for key, tensor in parts[encoder.name].items()}
+    return parts
+
+
+def _require_alike(path: Path, part: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Raise ModelError unless two networks have the same weights."""
+    names = [name for name, tensor in before.items() if tensor.is_floating_point()]
+    wrong = [name for name in names if name not in after or after[name].shape != before[name].shape]
+    if wrong:
+        raise _unlike(path, f"its {part} has other weights than that of the base, such as {printable(min(wrong))}.")
+
+
+def _unlike(path: Path, what: str) -> ModelError:
+    problem = Problem(None, what, "Choose the model that the training began with as BASE.")
+    return ModelError(f"{printable(str(path), 1000)} did not come from this base:", [problem])
+
+
+def _error(target: Path, what: str, fix: str) -> ModelError:
+    return ModelError(f"{printable(str(target), 1000)} cannot be written:", [Problem(None, what, fix)])

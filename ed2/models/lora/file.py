@@ -1,0 +1,152 @@
+"""LoRA files: reading those of any usual program, and writing kohya's, which web UIs read."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ed2.errors import ModelError, Problem, printable
+from ed2.models.families.facts import FamilyFacts
+from ed2.models.files.header import HeaderError, read_header
+from ed2.models.files.model_spec import ModelSpec
+from ed2.models.files.tensor_file import mapped_tensors, write_single_file
+from ed2.models.lora.names import flat_name
+
+_KINDS = {
+    "down": r"\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|\.lora\.down\.weight|\.lora_linear_layer\.down\.weight",
+    "up": r"\.lora_up\.weight|\.lora_B(\.\w+)?\.weight|\.lora\.up\.weight|\.lora_linear_layer\.up\.weight",
+    "alpha": r"\.alpha",
+    "dora_scale": r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
+}
+_KIND = re.compile("|".join(f"(?P<{kind}>({pattern})$)" for kind, pattern in _KINDS.items()))
+_OLD_PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
+"""Of diffusers before 0.20: `attn1.processor.to_q_lora.down.weight`."""
+_OTHER_METHODS = re.compile(r"\.(hada_\w+|lokr_\w+|oft_\w+|lora_mid\.weight|a[12]\.weight|b[12]\.weight|diff)$")
+_UNITS = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """What a LoRA adds to the weight of one module.
+
+    Attributes:
+        down: (rank, in), or (rank, in, k, k) for a convolution.
+        up: (out, rank), or (out, rank, 1, 1).
+        alpha: the product of both is multiplied by this, divided by the rank.
+        dora_scale: lengths of the weight's rows or columns, if it is a DoRA.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    dora_scale: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of `down`."""
+        return self.down.shape[0]
+
+    def change(self) -> Tensor:
+        """What is added to a weight before DoRA, in fp32: (out, in), or (out, in, k, k)."""
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        product = product * (self.alpha / self.rank)
+        return product.reshape(len(self.up), *self.down.shape[1:])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Its tensors by kohya's names."""
+        values = {"down": self.down, "up": self.up, "alpha": torch.tensor(self.alpha)}
+        found = {f"{name}.{_UNITS[kind]}": tensor for kind, tensor in values.items()}
+        if self.dora_scale is not None:
+            found[f"{name}.dora_scale"] = self.dora_scale
+        return found
+
+
+def read_lora(path: Path) -> dict[str, LoraLayer]:
+    """The layers of a LoRA file by the names that `flat_name` gives them; kohya's and diffusers' names are known.
+
+    Raises:
+        ModelError: it is no LoRA, a damaged one, or of a kind that cannot be read.
+    """
+    try:
+        read_header(path)
+        tensors = mapped_tensors(path)
+    except HeaderError as error:
+        raise _error(path, Problem(None, error.what, error.fix)) from None
+    except (OSError, ValueError) as error:
+        raise _error(path, Problem(None, f"{error}.", "Get this file again.")) from None
+    layers: dict[str, dict[str, Tensor]] = {}
+    others = []
+    for name, tensor in tensors.items():
+        module, kind = _parsed(name)
+        if kind:
+            layers.setdefault(flat_name(module), {})[kind] = tensor
+        else:
+            others.append(name)
+    if odd := [name for name in others if _OTHER_METHODS.search(name)]:
+        what = f"it is of another kind than LoRA and DoRA, with tensors such as {printable(min(odd))}."
+        raise _error(path, Problem(None, what, "Use a LoRA, or merge it with the program that made it."))
+    if not layers:
+        what = "it is not a LoRA: no tensor is named as one of its layers."
+        raise _error(path, Problem(None, what, "Choose the file of a LoRA."))
+    if incomplete := [name for name, pieces in layers.items() if not {"down", "up"} <= pieces.keys()]:
+        what = f"{len(incomplete)} of its layers are incomplete, such as {printable(min(incomplete))}."
+        raise _error(path, Problem(None, what, "Get this file again."))
+    return {name: _layer(pieces) for name, pieces in layers.items()}
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    """The module and the kind of a tensor; an empty kind if it is none of a layer."""
+    if old := _OLD_PROCESSOR.search(name):
+        module = old[1].replace("to_out", "to_out.0")
+        return f"{name[: old.start()]}.{module}", old[2]
+    match = _KIND.search(name)
+    if not match:
+        return name, ""
+    return name[: match.start()], next(kind for kind in _KINDS if match[kind])
+
+
+def _layer(pieces: Mapping[str, Tensor]) -> LoraLayer:
+    down = pieces["down"]
+    alpha = float(pieces["alpha"]) if "alpha" in pieces else float(len(down))
+    return LoraLayer(down, pieces["up"], alpha, pieces.get("dora_scale"))
+
+
+def write_lora(
+    path: Path,
+    layers: Mapping[str, LoraLayer],
+    family: FamilyFacts,
+    prediction_type: str,
+    *,
+    dtype: torch.dtype,
+    about: ModelSpec,
+) -> None:
+    """Write layers by kohya's names as one file.
+
+    Raises:
+        CheckpointError: it could not be written; an older file of that name is unchanged.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        tensors |= layer.tensors(name)
+    metadata = about.metadata(family.name, prediction_type)
+    metadata["modelspec.architecture"] += "/lora"
+    write_single_file(path, tensors, {"format": "pt", **metadata, **_network(layers, family)}, dtype=dtype)
+
+
+def _network(layers: Mapping[str, LoraLayer], family: FamilyFacts) -> dict[str, str]:
+    """What sd-scripts writes of a LoRA; web UIs sort by the version of the base and show the rank."""
+    ranks = {layer.rank for layer in layers.values()}
+    alphas = {layer.alpha for layer in layers.values()}
+    return {
+        "ss_base_model_version": family.lora_version,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic",
+    }
+
+
+def _error(path: Path, problem: Problem) -> ModelError:
+    return ModelError(f"The LoRA {printable(str(path), 1000)} cannot be used:", [problem])
