@@ -10,17 +10,8 @@ from typing import Any
 from ed2.app.run_settings import checkpoint_at
 from ed2.disk import plain_reason, why_not_writable
 from ed2.errors import ModelError, Problem, SettingsError
-from ed2.models.families.facts import (
-    DEFAULT,
-    FACTS,
-    VAE,
-    FamilyFacts,
-    PartFacts,
-    described,
-    family_of_config,
-    kind_of,
-    trainable_titles,
-)
+from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config, trainable_titles
+from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.base_model import is_file, locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle

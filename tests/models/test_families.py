@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.models.families.facts import FACTS, Shapes, family_of_config, is_trainable_pipeline, kind_of
+from ed2.models.families.facts import FACTS, Shapes, family_of_config, is_trainable_pipeline
+from ed2.models.families.kinds import kind_of
 from ed2.registry import FAMILIES
 from ed2.settings.files import PROGRAM_DIR
 from ed2.vram.shapes import traced

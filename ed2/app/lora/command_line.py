@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class Command:
+class PathsCommand:
     """A command that takes three paths: `base`, `second` and `target`.
 
     Attributes:

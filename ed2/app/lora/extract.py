@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ed2.app.lora.command_line import PRECISIONS, Command, number
+from ed2.app.lora.command_line import PRECISIONS, PathsCommand, number
 from ed2.models.lora.names import LAYERS
 
 MAX_RANK = 1024
 WORTH_SAYING = 0.01
 """Part of a change."""
-COMMAND = Command(
+COMMAND = PathsCommand(
     use="python -m ed2 extract-lora BASE MODEL TARGET",
     help="""\
 [--rank 32] [--keep 0.9] [--lora_layers all|linear|attention] [--export_dtype fp16|bf16|fp32]

@@ -18,7 +18,7 @@ from ed2.models.files.layout import diffusers_tensors
 from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import mapped_tensors
-from ed2.models.lora.extraction import RankOptions, Share, Weights, extract
+from ed2.models.lora.extraction import Kept, RankOptions, Weights, extract
 from ed2.models.lora.file import read_lora, write_lora
 from ed2.models.lora.merging import Merged, merged
 from ed2.models.lora.names import TEXT_MODEL
@@ -29,7 +29,7 @@ SUFFIX = ".safetensors"
 
 def extract_lora(
     base: Path, tuned: Path, target: Path, options: RankOptions, *, dtype: torch.dtype, say: Say
-) -> dict[str, Share]:
+) -> dict[str, Kept]:
     """Write what training changed in a model as a LoRA; nothing is overwritten.
 
     Args:

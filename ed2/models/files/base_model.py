@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.families.facts import (
-    FACTS,
-    UNET_PREFIX,
-    VAE,
-    FamilyFacts,
-    described,
-    kind_of,
-    trainable_titles,
-)
+from ed2.models.families.facts import FACTS, UNET_PREFIX, VAE, FamilyFacts, trainable_titles
+from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.folder_problems import INDEX, family_in, folder_problems
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle, texts_in

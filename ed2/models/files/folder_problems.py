@@ -8,19 +8,16 @@ from typing import Any
 
 from ed2.errors import ModelError, Problem, printable, shown
 from ed2.models.families.facts import (
-    CHANNEL_KINDS,
     DEFAULT,
     FACTS,
     VAE,
     FamilyFacts,
     PartFacts,
-    described,
     family_of_config,
     is_trainable_pipeline,
-    kind_of,
-    kind_of_config,
     trainable_titles,
 )
+from ed2.models.families.kinds import CHANNEL_KINDS, described, kind_of, kind_of_config
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.weight_files import find_pickled_weights, find_weights, index_problem, joined

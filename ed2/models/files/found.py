@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from ed2.errors import ModelError
-from ed2.models.families.facts import FACTS, FamilyFacts, family_of_config, is_trainable_pipeline, kind_of
+from ed2.models.families.facts import FACTS, FamilyFacts, family_of_config, is_trainable_pipeline
+from ed2.models.families.kinds import kind_of
 from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, is_file, locate, pickle_problem
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header

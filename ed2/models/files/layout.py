@@ -16,9 +16,9 @@ from ed2.models.families.facts import (
     VAE_PREFIX,
     FamilyFacts,
     PartFacts,
-    kind_of,
     trainable_titles,
 )
+from ed2.models.families.kinds import kind_of
 from ed2.models.files.layout_names import (
     UNetShape,
     inverse,

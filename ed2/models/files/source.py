@@ -20,7 +20,8 @@ from transformers import CLIPTokenizer
 
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
-from ed2.models.families.facts import FACTS, VAE, PartFacts, kind_of
+from ed2.models.families.facts import FACTS, VAE, PartFacts
+from ed2.models.families.kinds import kind_of
 from ed2.models.files.base_model import file_problems, is_file
 from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, without_marks
 from ed2.models.files.folder import (

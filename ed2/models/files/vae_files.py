@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import ModelError, Problem, printable, shown
-from ed2.models.families.facts import FACTS, VAE, VAE_PREFIX, FamilyFacts, described, kind_of
+from ed2.models.families.facts import FACTS, VAE, VAE_PREFIX, FamilyFacts
+from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.folder_problems import MAX_SMALL_BYTES, config_problem
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle

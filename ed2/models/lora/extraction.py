@@ -17,7 +17,7 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass
-class Share:
+class Kept:
     """How much of the change of a network a LoRA holds; all are sums of squares.
 
     Attributes:
@@ -52,7 +52,7 @@ class Extracted:
     """
 
     layers: dict[str, LoraLayer] = field(default_factory=dict)
-    shares: dict[str, Share] = field(default_factory=dict)
+    shares: dict[str, Kept] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def extract(family: FamilyFacts, base: Weights, tuned: Weights, options: RankOpt
         modules = [name.removesuffix(".weight") for name in before if name.endswith(".weight")]
         names = kohya_names(family, part, modules)
         carried = carrying({name: tuple(tensor.shape) for name, tensor in before.items()}, options.layers)
-        share = found.shares[part.name] = Share()
+        share = found.shares[part.name] = Kept()
         share.elsewhere = sum(_square(before[name], after[name]) for name in _others(before, carried))
         for number, module in enumerate(carried, 1):
             difference = _difference(before[f"{module}.weight"], after[f"{module}.weight"])

@@ -70,22 +70,32 @@ def read_lora(path: Path) -> dict[str, LoraLayer]:
     Raises:
         ModelError: it is no LoRA, a damaged one, or of a kind that cannot be read.
     """
-    try:
-        read_header(path)
-        tensors = mapped_tensors(path)
-    except HeaderError as error:
-        raise _error(path, Problem(None, error.what, error.fix)) from None
-    except (OSError, ValueError) as error:
-        raise _error(path, Problem(None, f"{error}.", "Get this file again.")) from None
     layers: dict[str, dict[str, Tensor]] = {}
     others = []
-    for name, tensor in tensors.items():
+    for name, tensor in _tensors(path).items():
         module, kind = _parsed(name)
         if kind:
             layers.setdefault(flat_name(module), {})[kind] = tensor
         else:
             others.append(name)
-    if odd := [name for name in others if _OTHER_METHODS.search(name)]:
+    _require_lora(path, layers, [name for name in others if _OTHER_METHODS.search(name)])
+    return {name: _layer(pieces) for name, pieces in layers.items()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises ModelError."""
+    try:
+        read_header(path)
+        return mapped_tensors(path)
+    except HeaderError as error:
+        raise _error(path, Problem(None, error.what, error.fix)) from None
+    except (OSError, ValueError) as error:
+        raise _error(path, Problem(None, f"{error}.", "Get this file again.")) from None
+
+
+def _require_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], odd: list[str]) -> None:
+    """Raise ModelError unless every layer is complete and there are no tensors of another method."""
+    if odd:
         what = f"it is of another kind than LoRA and DoRA, with tensors such as {printable(min(odd))}."
         raise _error(path, Problem(None, what, "Use a LoRA, or merge it with the program that made it."))
     if not layers:
@@ -94,7 +104,6 @@ def read_lora(path: Path) -> dict[str, LoraLayer]:
     if incomplete := [name for name, pieces in layers.items() if not {"down", "up"} <= pieces.keys()]:
         what = f"{len(incomplete)} of its layers are incomplete, such as {printable(min(incomplete))}."
         raise _error(path, Problem(None, what, "Get this file again."))
-    return {name: _layer(pieces) for name, pieces in layers.items()}
 
 
 def _parsed(name: str) -> tuple[str, str]:
