@@ -20,7 +20,7 @@ from tests.hub import LocalHub, download, files_of, serving
 from tests.runs import Values, said, train
 from tests.tiny import make_images
 
-FAMILIES = ["sd1", "sd2"]
+FAMILIES = ["sd1", "sd2", "sdxl"]
 NAME = "owner/tiny"
 
 
