@@ -25,6 +25,21 @@ window.ed = (() => {
     return offered.map((value, n) => (keepAll || isKept[n] ? unchanged : value));
   };
 
+  // A tab or fold that is opened for the first time. Gradio 6.31 draws its fields, and a frame later sets each of them to
+  // the value that it had, over what was typed meanwhile: they are shown once that has happened.
+  const FRAMES_UNTIL_SET = 3;
+  const showWhenSet = (block, frames = FRAMES_UNTIL_SET) => {
+    block.toggleAttribute('data-ed-new', frames > 0);
+    if (frames > 0) requestAnimationFrame(() => showWhenSet(block, frames - 1));
+  };
+  const watchNewBlocks = () => new MutationObserver(records => {
+    const added = records.flatMap(record => [...record.addedNodes]).filter(node => node instanceof Element);
+    for (const node of added) {
+      for (const block of [node, ...node.querySelectorAll('.block')]) if (block.matches('.block')) showWhenSet(block);
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true });
+  watchNewBlocks();
+
   // The form. Until it is filled nobody can type in it: that would be overwritten.
   const lockForm = () => { byId('tabs').inert = true; };
   const unlockForm = () => { byId('tabs').inert = false; };

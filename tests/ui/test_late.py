@@ -75,3 +75,44 @@ def test_a_field_and_json_that_are_typed_while_a_preset_is_loaded_stay(open_page
     wait_for_draft(server, "max_epochs", 78)
     expect(page.locator("#max_epochs input")).to_have_value("78")
     expect(raw).to_have_value('{"lr": "half typed')
+
+
+TYPE_AT_ONCE = """
+async (button, [name, text]) => {
+  const find = () => document.querySelector(`#${name} input, #${name} textarea`);
+  const typed = new Promise(resolve => {
+    const type = () => {
+      const field = find();
+      if (!field?.checkVisibility({ visibilityProperty: true })) return false;
+      const { set } = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), 'value');
+      set.call(field, text);
+      field.dispatchEvent(new Event('input', { bubbles: true }));
+      resolve();
+      return true;
+    };
+    const watch = { childList: true, subtree: true, attributes: true };
+    new MutationObserver((_, observer) => type() && observer.disconnect()).observe(document.body, watch);
+  });
+  button.click();
+  await typed;
+  for (let frame = 0; frame < 30; frame++) await new Promise(requestAnimationFrame);
+  return find().value;
+}
+"""
+"""Presses a button and types into a field as soon as it can be seen; returns what the field holds afterwards."""
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "name", "text"),
+    [
+        ("button", "Choose a folder", "browse-place", "/typed"),
+        ("tab", "Settings", "max_epochs", "77"),
+        ("tab", "Sampling", "prompts-steps", "9"),
+    ],
+)
+def test_what_is_typed_into_a_part_that_was_just_opened_stays(
+    open_page, role: str, part: str, name: str, text: str
+) -> None:
+    page = open_page()
+    state(page, "idle")
+    assert page.get_by_role(role, name=part).evaluate(TYPE_AT_ONCE, [name, text]) == text
