@@ -84,10 +84,10 @@ class LoginLimit:
 
 async def _wait(tries: Tries, pause: float) -> bool:
     """Wait for the next turn, `pause` seconds after the last; false if somebody waits for it already."""
+    if tries.is_one_waiting:  # even where the turn has come: on a busy computer it is still theirs
+        return False
     wait = tries.next_at - time.monotonic()
     if wait > 0:
-        if tries.is_one_waiting:
-            return False
         tries.is_one_waiting = True
         try:
             await asyncio.sleep(wait)

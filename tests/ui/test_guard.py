@@ -1,5 +1,6 @@
 """Attacks on the page over HTTP: all refused."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ed2.ui.logins import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES
+from ed2.ui.logins import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES, WAIT_SECONDS, LoginLimit
 from tests.ui.conftest import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -341,6 +342,20 @@ def test_many_passwords_at_once_are_no_way_around_the_limit(monitor: str) -> Non
         statuses = list(pool.map(lambda number: try_password(monitor, f"wrong {number}"), range(64)))
     assert 429 in statuses and set(statuses) <= {400, 429}
     assert statuses.count(400) <= FREE_TRIES + 1 + time.monotonic() - began
+
+
+def test_a_password_that_waits_has_the_next_turn_however_busy_the_page_is() -> None:
+    async def tried() -> tuple[list[bool], bool, bool]:
+        limit = LoginLimit()
+        at_once = [await limit.admit("here") for _ in range(FREE_TRIES + 1)]
+        waiting = asyncio.create_task(limit.admit("here"))
+        await asyncio.sleep(0)  # it begins to wait
+        time.sleep(WAIT_SECONDS + 0.1)  # its turn comes while the page has no time for it
+        return at_once, await limit.admit("here"), await waiting
+
+    with ThreadPoolExecutor(1) as pool:  # Playwright's event loop runs in this thread
+        at_once, next_one, waiting = pool.submit(asyncio.run, tried()).result()
+    assert (at_once, next_one, waiting) == ([True] * (FREE_TRIES + 1), False, True)
 
 
 def try_password(monitor: str, password: str) -> int:
