@@ -85,12 +85,13 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, serve
 
 
 def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:
-    (server.folder / "images" / ".hidden").mkdir(exist_ok=True)
+    (server.folder / ".hidden").mkdir(exist_ok=True)
     page = open_page()
     state(page, "idle")
     page.get_by_role("button", name="Choose a folder").click()
     fill(page, "browse-place", server.folder)
     inside = page.locator("#browse-inside")
+    expect(inside.get_by_role("button", name="images", exact=True)).to_be_visible()
     expect(inside).not_to_contain_text("hidden")
     inside.get_by_role("button", name="images", exact=True).click()
     place = page.locator("#browse-place input, #browse-place textarea").first
@@ -108,7 +109,6 @@ def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:
     page.locator("#browse-take-button").click()
     expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "images"))
     a_base_model_is_found_beside_the_present_one(page, server)
-    (server.folder / "images" / ".hidden").rmdir()
 
 
 def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
