@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from ed2.app.lora.command_line import PRECISIONS, PathsCommand, number
 from ed2.models.lora.names import LAYERS
 
-MAX_RANK = 1024
-WORTH_SAYING = 0.01
-"""Part of a change."""
+DEFAULT_RANK, MAX_RANK = 32, 1024
 COMMAND = PathsCommand(
     use="python -m ed2 extract-lora BASE MODEL TARGET",
     help="""\
@@ -27,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=number(1, MAX_RANK, int), default=32)
+    parser.add_argument("--rank", type=number(1, MAX_RANK, int), default=DEFAULT_RANK)
     parser.add_argument("--keep", type=number(0, 1, float), default=1.0)
     parser.add_argument("--lora_layers", choices=tuple(LAYERS), default="all")
     parser.add_argument("--export_dtype", choices=PRECISIONS, default="fp16")
@@ -37,18 +35,20 @@ def _extract(flags: argparse.Namespace) -> None:
     from ed2.models.compute import DTYPES, quiet_libraries
 
     quiet_libraries()
-    from ed2.app.lora.tools import extract_lora
+    from ed2.app.lora.tools import LoraTarget, extract_lora
     from ed2.models.lora.extraction import RankOptions
 
     options = RankOptions(flags.rank, flags.keep, flags.lora_layers)
-    dtype = DTYPES[flags.export_dtype]
-    shares = extract_lora(flags.base, flags.second, flags.target, options, dtype=dtype, say=_say)
-    for name, share in shares.items():
-        line = f"{name}: {share.of_layers:.1%} of the change of its layers is kept"
-        if share.lost_elsewhere >= WORTH_SAYING:
-            line += f"; {share.lost_elsewhere:.1%} of all change is in other weights, which this LoRA cannot hold"
-        _say(f"{line}.")
-    _say(f"Wrote {flags.target}")
+    target = LoraTarget(flags.target, DTYPES[flags.export_dtype])
+    written = extract_lora(flags.base, flags.second, target, options, _report)
+    for sentence in written.sentences():
+        _say(sentence)
+    _say(f"Wrote {written.path}")
+
+
+def _report(title: str, done: int, total: int) -> None:
+    if done % max(1, total // 10) == 0 or done == total:
+        _say(f"{title[0].upper()}{title[1:]}: {done} of {total} layers.")
 
 
 def _say(text: str) -> None:

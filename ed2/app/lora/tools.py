@@ -1,12 +1,14 @@
 """Taking a LoRA out of two models, and adding one to a model, as files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ed2.app.convert import convert, require_free
+from ed2.disk import rename_if_free
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
@@ -18,38 +20,74 @@ from ed2.models.files.layout import diffusers_tensors
 from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import mapped_tensors
-from ed2.models.lora.extraction import Kept, RankOptions, Weights, extract
+from ed2.models.lora.extraction import Kept, RankOptions, Report, Weights, extract
 from ed2.models.lora.file import read_lora, write_lora
 from ed2.models.lora.merging import Merged, merged
 from ed2.models.lora.names import TEXT_MODEL
 
-Say = Callable[[str], object]
 SUFFIX = ".safetensors"
+WORTH_SAYING = 0.01
+"""Part of a change."""
 
 
-def extract_lora(
-    base: Path, tuned: Path, target: Path, options: RankOptions, *, dtype: torch.dtype, say: Say
-) -> dict[str, Kept]:
+@dataclass(frozen=True)
+class LoraTarget:
+    """Where an extracted LoRA goes.
+
+    Attributes:
+        path: a new `.safetensors` file.
+        dtype: of its numbers.
+        is_numbered: if the name is taken, add a number to it.
+    """
+
+    path: Path
+    dtype: torch.dtype
+    is_numbered: bool = False
+
+
+@dataclass(frozen=True)
+class LoraWritten:
+    """A LoRA that was extracted.
+
+    Attributes:
+        path: where it is.
+        shares: how much of the change of each network it holds, by the network's title.
+    """
+
+    path: Path
+    shares: Mapping[str, Kept]
+
+    def sentences(self) -> list[str]:
+        """What it keeps and cannot hold: one for each network."""
+        told = []
+        for title, share in self.shares.items():
+            line = f"{title}: {share.of_layers:.1%} of the change of its layers is kept"
+            if not share.in_layers + share.elsewhere:
+                line = f"{title}: not changed by the training"
+            elif share.lost_elsewhere >= WORTH_SAYING:
+                line += f"; {share.lost_elsewhere:.1%} of all change is in other weights, which this LoRA cannot hold"
+            told.append(f"{line[0].upper()}{line[1:]}.")
+        return told
+
+
+def extract_lora(base: Path, tuned: Path, target: LoraTarget, options: RankOptions, report: Report) -> LoraWritten:
     """Write what training changed in a model as a LoRA; nothing is overwritten.
 
     Args:
         base: the model that it began as.
         tuned: what training made of it.
-        target: a new `.safetensors` file.
+        target: where it goes.
         options: how large the LoRA is to be.
-        dtype: of its numbers.
-        say: is told of the progress.
-
-    Returns:
-        How much of the change of each network is kept, by its name.
+        report: is called after each layer with the network's title; what it raises ends the extraction.
 
     Raises:
         ModelError: a model cannot be read, they do not belong together, or nothing differs.
         CheckpointError: the file could not be written.
     """
-    require_free(target)
-    if target.suffix.lower() != SUFFIX:
-        raise _error(target, f"a LoRA is a {SUFFIX} file.", f"Give it a name that ends in {SUFFIX}.")
+    if not target.is_numbered:
+        require_free(target.path)
+    if target.path.suffix.lower() != SUFFIX:
+        raise _error(target.path, f"a LoRA is a {SUFFIX} file.", f"Give it a name that ends in {SUFFIX}.")
     before, after = _opened(base), _opened(tuned)
     family = FACTS[before.family]
     if after.family != before.family:
@@ -60,16 +98,14 @@ def extract_lora(
         if part.is_trainable:
             _require_alike(tuned, part.name, weights[0][part.name], weights[1][part.name])
 
-    def report(part: str, done: int, total: int) -> None:
-        if done % max(1, total // 10) == 0 or done == total:
-            say(f"{part}: {done} of {total} layers.")
-
     found = extract(family, *weights, options, report)
     if not found.layers:
         raise _unlike(tuned, "no layer of it differs from the base.")
     prediction_type = Description.of_scheduler(after.config(SCHEDULER_CONFIG)).prediction_type
-    write_lora(target, found.layers, family, prediction_type, dtype=dtype, about=ModelSpec(target.stem))
-    return found.shares
+    about = ModelSpec(target.path.stem).metadata(family.name, prediction_type)
+    place = _numbered if target.is_numbered else _exactly
+    path = write_lora(target.path, found.layers, family, about, dtype=target.dtype, place=place)
+    return LoraWritten(path, {family.part(name).title: share for name, share in found.shares.items()})
 
 
 def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: torch.dtype | None = None) -> Merged:
@@ -95,6 +131,22 @@ def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: 
 
     convert(base, target, dtype=dtype, change=add)
     return done[0]
+
+
+def _exactly(temporary: Path, target: Path) -> Path:
+    """Give a finished file its name. Raises ModelError if another one has it by now."""
+    if not rename_if_free(temporary, target):
+        raise _error(target, "another program has written it in the meantime.", "Choose another name.")
+    return target
+
+
+def _numbered(temporary: Path, target: Path) -> Path:
+    """Give a finished file its name, with the lowest number that makes it one of its own."""
+    candidate, number = target, 1
+    while not rename_if_free(temporary, candidate):
+        number += 1
+        candidate = target.with_stem(f"{target.stem} ({number})")
+    return candidate
 
 
 def _opened(path: Path) -> ModelSource:

@@ -13,7 +13,7 @@ from ed2.models.lora.names import carrying, kohya_names
 Weights = Mapping[str, Mapping[str, Tensor]]
 """The tensors of each network by its name, by their diffusers or transformers names."""
 Report = Callable[[str, int, int], None]
-"""Called with the network, how many of its layers are done, and how many there are."""
+"""Called with the title of the network, how many of its layers are done, and how many there are."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ def extract(family: FamilyFacts, base: Weights, tuned: Weights, options: RankOpt
                 layer, kept = _nearest(difference.to(device), options)
                 found.layers[names[module]] = layer
                 share.kept += kept
-            report(part.name, number, len(carried))
+            report(part.title, number, len(carried))
     return found
 
 

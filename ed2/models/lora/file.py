@@ -1,7 +1,7 @@
 """LoRA files: reading those of any usual program, and writing kohya's, which web UIs read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FamilyFacts
 from ed2.models.files.header import HeaderError, read_header
-from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 from ed2.models.lora.names import flat_name
 
@@ -127,22 +126,30 @@ def write_lora(
     path: Path,
     layers: Mapping[str, LoraLayer],
     family: FamilyFacts,
-    prediction_type: str,
+    about: Mapping[str, str],
     *,
     dtype: torch.dtype,
-    about: ModelSpec,
-) -> None:
-    """Write layers by kohya's names as one file.
+    place: Callable[[Path, Path], Path],
+) -> Path:
+    """Write layers by kohya's names as one file; gives where it is.
+
+    Args:
+        path: of the file.
+        layers: by kohya's names.
+        family: of the base.
+        about: what `ModelSpec` says of the model.
+        dtype: of the numbers.
+        place: gives the finished file its name, as in `write_single_file`.
 
     Raises:
-        CheckpointError: it could not be written; an older file of that name is unchanged.
+        CheckpointError: it could not be written.
     """
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         tensors |= layer.tensors(name)
-    metadata = about.metadata(family.name, prediction_type)
+    metadata = {"format": "pt", **about, **_network(layers, family)}
     metadata["modelspec.architecture"] += "/lora"
-    write_single_file(path, tensors, {"format": "pt", **metadata, **_network(layers, family)}, dtype=dtype)
+    return write_single_file(path, tensors, metadata, dtype=dtype, place=place)
 
 
 def _network(layers: Mapping[str, LoraLayer], family: FamilyFacts) -> dict[str, str]:
