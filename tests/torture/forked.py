@@ -112,6 +112,9 @@ def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(output, stream)
+        import torch
+
+        torch.set_num_threads(1)  # or the first threads of a fork make PyTorch's pool anew at once, and trip over it
         run_once(preset, lambda line: os.write(writing, f"{line}\n".encode()))
         code = 0
     except FinishedError:
@@ -151,11 +154,11 @@ def _told(event: Event) -> list[str]:
     return []
 
 
-def warm_up(folder: Path) -> tuple[Path, Path]:
+def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
     """Read what runs need, make a model and images, and load the model, so that the libraries have made their tables.
 
     Returns:
-        The model, and the folder of images.
+        The model, and the folder of images, one of which has a caption of two chunks.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -170,11 +173,14 @@ def warm_up(folder: Path) -> tuple[Path, Path]:
 
     quiet_libraries()
     import ed2.app.run  # noqa: F401
-    from ed2.models.families.sd import load
     from ed2.models.files.source import open_base
+    from ed2.registry import FAMILIES
     from tests.conftest import SIZES
     from tests.tiny import make_images, make_model
 
-    model = make_model(folder / "model")
+    model = make_model(folder / "model", family=family)
+    load = FAMILIES.load(family)
     load(open_base(model, {}), trained=["unet"], device=torch.device("cpu"), frozen_dtype=torch.float32)
-    return model, make_images(folder / "images", SIZES)
+    images = make_images(folder / "images", SIZES)
+    (images / "00.txt").write_text("a red circle beside " + "a blue square and " * 20 + "a cat")
+    return model, images

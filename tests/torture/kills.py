@@ -20,8 +20,11 @@ OPTIONS: Mapping[str, Values] = {
     "sampling": {"sample_steps": 5},
     "8-bit": {"useadam8bit": True},
     "threads": {"decode_threads": 3},
+    "chunks": {"caption_chunks": 2},
+    "low-memory": {"weights_dtype": "bf16", "fused_backward": True},
 }
 """What a run may be tried with, each alone or with others."""
+EXCLUDED_BY_LOW_MEMORY = "accumulation"
 COMMON: Values = {
     "project_name": "tiny",
     "resolution": 64,
@@ -74,7 +77,7 @@ class Torture:
             DifferentError: the end was not the same, or steps that were saved were lost.
         """
         while self.kills < kills:
-            chosen = options if options is not None else tuple(o for o in OPTIONS if self._random.random() < 0.5)
+            chosen = options if options is not None else self._random_options()
             self._one_run(chosen, most=kills - self.kills)
             self.tell(f"{self.kills} kills, {self.runs} runs the same; the last with {', '.join(chosen) or 'nothing'}")
 
@@ -82,6 +85,12 @@ class Torture:
         """What was done, in a line."""
         parts = ", ".join(f"{count} while {doing}" for doing, count in self.when.most_common())
         return f"seed {self.seed}: {self.kills} kills ({parts}), {self.runs} runs ended, all byte-identical"
+
+    def _random_options(self) -> tuple[str, ...]:
+        chosen = [option for option in OPTIONS if self._random.random() < 0.5]
+        if "low-memory" in chosen and EXCLUDED_BY_LOW_MEMORY in chosen:
+            chosen.remove(EXCLUDED_BY_LOW_MEMORY)
+        return tuple(chosen)
 
     def _one_run(self, options: tuple[str, ...], most: int) -> None:
         straight, seconds = self._uninterrupted(options)

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ed2.app.resume_test.comparison import differences
 from ed2.settings.files import PROGRAM_DIR
+from tests.app.test_two_text_encoders import tensors_of
 from tests.torture.kills import newest_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="forks")]
@@ -39,6 +41,18 @@ def test_runs_killed_twenty_times_end_with_the_same_bytes(killed: tuple[Path, st
     assert found, said
     assert int(found[1]) == KILLS
     assert int(found[3]) >= 1
+
+
+@pytest.mark.parametrize("options", ["chunks", "chunks,low-memory,ema"])
+def test_sdxl_with_three_trained_networks_ends_with_the_same_bytes(options: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    said = torture("kills", "--family", "sdxl", "--kills", "2", "--options", options, "--folder", str(folder))
+    assert re.search(r"2 kills \(.*\), \d runs ended, all byte-identical", said), said
+    (last,) = newest_run(folder / "killed").glob("ckpts/last-*[!a]")
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        before, after = tensors_of(folder / "model", part), tensors_of(last, part)
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(tensor, after[name].to(tensor.dtype)) for name, tensor in before.items()), part
 
 
 @pytest.mark.parametrize("what", ["weights", "log", "image"])
