@@ -96,5 +96,6 @@ class OwnerPage:
         """Stop what the page has started, then close the page."""
         self.train.tensorboard.close()
         self.resume.test.tester.close()
+        self.resume.lora.extractor.close()
         self.settings.models.downloads.downloader.close()
         self.blocks.close(verbose=False)

@@ -23,6 +23,7 @@ class PageState:
         prompt_file: the file that its prompt table shows.
         listed_run: the run of this program that its list of runs shows, and whether that was active.
         kept: the checkpoints whose boxes were ticked when they were last shown.
+        lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
         before_fit: the settings that *Make it fit* changed, as they were.
         advised: the card and the form that its answer on memory is about; None without an answer.
     """
@@ -33,6 +34,7 @@ class PageState:
     prompt_file: str = ""
     listed_run: str = ""
     kept: tuple[str, ...] = ()
+    lora_problem: str = ""
     before_fit: Mapping[str, object] = field(default_factory=dict)
     advised: tuple[float, Mapping[str, object]] | None = None
 

@@ -16,6 +16,7 @@ from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import empty_html, escape, note_html
+from ed2.ui.lora_panel import LoraPanel
 from ed2.ui.page_state import PageState
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, start_run
@@ -57,6 +58,7 @@ class ResumeTab:
         self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
         label = "Protected checkpoints"
         self.kept = gr.CheckboxGroup([], label=label, info=KEEP_INFO, elem_id="keep-checkpoints", visible=False)
+        self.lora = LoraPanel(context)
         self.test = ResumeTestPanel(context)
         # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).
         self._phase = gr.HTML(_phase_html(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
@@ -77,15 +79,17 @@ class ResumeTab:
         self._form, self._tabs, self._problems = form, tabs, strip.problems
         self.test.wire(form, tab, self._phase)
         selected = [form.controls["logdir"], self.choice]
-        described = [self.resume, self.as_base, self.last_epoch, self.note, self.kept]
+        self.lora.wire(tab, self._phase, self._selected, selected)
+        to_describe = [*selected, self.lora.checkpoint]
+        described = [self.resume, self.as_base, self.last_epoch, self.note, self.kept, *self.lora.outputs]
         for event in (self.refresh.click, tab.select, self._phase.change):
             listed = event(self.list_runs, selected, [self.choice, self.list], **SPOKEN)
             offered = listed.then(None, self.choice, self.choice, js="ed.offeredRun")
             offered.then(None, self.choice, None, js="ed.markRun")
-            offered.then(self.describe, selected, described, **SPOKEN)
+            offered.then(self.describe, to_describe, described, **SPOKEN)
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")
-        self.choice.change(self.describe, selected, described, **SPOKEN)
+        self.choice.change(self.describe, to_describe, described, **SPOKEN)
         self.kept.input(self.keep_checkpoints, [*selected, self.kept], self.kept, **SPOKEN)
         self.resume.click(self.resume_run, [*selected, self.last_epoch], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
@@ -108,11 +112,15 @@ class ResumeTab:
         offered = next((name for name in wanted if name in names), "")
         return {self.choice: gr.update(choices=names), self.list: self._list_html(runs, chosen or "", offered or "")}
 
-    def describe(self, request: gr.Request, logdir: str, name: str | None) -> Updates:
-        """What can be done with the selected run, why the rest cannot, and which of its checkpoints are protected."""
+    def describe(self, request: gr.Request, logdir: str, name: str | None, checkpoint: str | None = None) -> Updates:
+        """What can be done with the selected run, why the rest cannot, and which of its checkpoints are protected.
+
+        `checkpoint` is the one that is selected to extract a LoRA from.
+        """
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)
+        boxes = {**self._kept(page, run), **self.lora.describe(page, run, checkpoint)}
         if run is None:
             off = gr.update(interactive=False)
             hidden = gr.update(value=None, visible=False)
@@ -121,7 +129,7 @@ class ResumeTab:
                 self.as_base: off,
                 self.last_epoch: hidden,
                 self.note: "",
-                **self._kept(page, None),
+                **boxes,
             }
         note = reason = self._why_not_resume(run)
         last_epoch = gr.update(value=None, visible=False)
@@ -133,7 +141,7 @@ class ResumeTab:
             self.as_base: gr.update(interactive=run.checkpoint is not None),
             self.last_epoch: last_epoch,
             self.note: note_html(note),
-            **self._kept(page, run),
+            **boxes,
         }
 
     def keep_checkpoints(self, request: gr.Request, logdir: str, name: str | None, wanted: list[str]) -> Updates:

@@ -53,6 +53,9 @@ CONTROLS = {
   - button "Refresh"
   - button "Resume"
   - button "Use as base model"
+  - combobox "Checkpoint"
+  - spinbutton "Rank"
+  - button "Extract a LoRA"
 """,
     "Train": """
 - tabpanel:

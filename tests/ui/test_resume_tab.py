@@ -1,5 +1,6 @@
 """The Resume tab: what can be done with a run, and why not the rest."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from ed2.app.user_files import UserFiles
 from ed2.events import PhaseChanged, RunEnded
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
+from ed2.ui.lora_panel import NO_CHECKPOINT as NOTHING_TO_EXTRACT
+from ed2.ui.lora_panel import NOT_SELECTED, WAIT
 from ed2.ui.resume_tab import IN_PROGRESS, IS_DONE, NO_CHECKPOINT, ONLY_WEIGHTS, ResumeTab
 from tests.elsewhere import trained_elsewhere
 from tests.past_runs import past_run
@@ -107,3 +110,50 @@ def test_a_run_that_is_done_is_trained_up_to_a_later_epoch(tab: ResumeTab, tmp_p
     for last_epoch in (None, 4, -1):
         with pytest.raises(gr.Error, match="All 4 epochs are done"):
             tab.resume_run(str(tmp_path), run.name, last_epoch)
+
+
+def extraction(tab: ResumeTab, run: Path, chosen: str | None = None) -> tuple[bool, str]:
+    """Whether a LoRA can be extracted from a run, and what is said of it."""
+    shown = tab.describe(REQUEST, str(run.parent), run.name, chosen)
+    return shown[tab.lora.start]["interactive"], re.sub("<.*?>", "", shown[tab.lora.result])
+
+
+def test_a_lora_is_extracted_only_from_a_checkpoint_and_not_during_a_run(
+    tab: ResumeTab, view: RunView, tmp_path: Path
+) -> None:
+    whole, empty = past_run(tmp_path, "stopped", "whole"), past_run(tmp_path, "stopped")
+    assert extraction(tab, tmp_path / "none") == (False, NOT_SELECTED)
+    assert extraction(tab, empty) == (False, NOTHING_TO_EXTRACT)
+    assert tab.lora.show(REQUEST)[tab.lora.start]["interactive"] is False
+    assert extraction(tab, whole) == (True, "")
+    place = (REQUEST, str(tmp_path), whole.name)
+    with pytest.raises(gr.Error, match="Select a run with a checkpoint"):
+        tab.lora.extract(*place, "../elsewhere", 32)
+    with trained_elsewhere(whole):
+        can_extract, note = extraction(tab, whole)
+        assert not can_extract and "is being trained in another program" in note
+    view.change("status", run_dir=whole)
+    view(PhaseChanged(3, "training"))
+    assert extraction(tab, whole) == (False, WAIT)
+    with pytest.raises(gr.Error, match="A run is in progress"):
+        tab.lora.extract(*place, "last-tiny-ep03-gs00040", 32)
+
+
+def test_an_average_is_offered_too_and_the_selected_checkpoint_stays(tab: ResumeTab, tmp_path: Path) -> None:
+    run = past_run(tmp_path, "done", "whole")
+    name = "last-tiny-ep03-gs00040"
+    shutil.copytree(run / "ckpts" / name, run / "ckpts" / f"{name}_ema")
+    for chosen, expected in ((None, name), ("of another run", name), (f"{name}_ema", f"{name}_ema")):
+        shown = tab.describe(REQUEST, str(tmp_path), run.name, chosen)[tab.lora.checkpoint]
+        assert (shown["choices"], shown["value"]) == ([name, f"{name}_ema"], expected)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"), [("nowhere", "base model of this run is missing"), ("..", "cannot be opened from here")]
+)
+def test_a_base_that_is_gone_or_not_allowed_is_said(tab: ResumeTab, tmp_path: Path, base: str, words: str) -> None:
+    run = past_run(tmp_path, "done", "whole")
+    settings = {"resume_ckpt": str((tmp_path / base).resolve()), "save_ckpt_dir": str(tmp_path)}
+    (run / "settings.json").write_text(json.dumps(settings))
+    shown = tab.lora.extract(REQUEST, str(tmp_path), run.name, "last-tiny-ep03-gs00040", 32)
+    assert 'data-state="failed"' in shown[tab.lora.result] and words in shown[tab.lora.result]

@@ -1,0 +1,226 @@
+"""Extracting a LoRA from a checkpoint of a run, in a thread of this program. Needs no torch until it begins."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ed2.app.lora.extract import MAX_RANK
+from ed2.app.phases import RefusedError
+from ed2.app.run_settings import SETTINGS_FILE, checkpoint_at, saved_settings
+from ed2.checkpoint.identity import is_ours, state_of
+from ed2.disk import plain_reason
+from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested, printable
+from ed2.models.files.base_model import locate
+from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
+
+BASE = "resume_ckpt"
+STOPPED = "The extraction was stopped. Nothing was written."
+ENDED_BY_A_RUN = "The extraction ended because a run was started. Nothing was written."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoraSource:
+    """What a LoRA is extracted from, and where it goes.
+
+    Attributes:
+        base: the model that the training began with.
+        checkpoint: what the training made of it.
+        folder: of the run's single files.
+        dtype: of the run's single files: fp16, bf16 or fp32.
+        note: a sentence if `base` is not the very first model.
+    """
+
+    base: Path
+    checkpoint: Path
+    folder: Path
+    dtype: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "LoraSource":
+        """From the settings of the run that a checkpoint belongs to. A run that began with another run is followed.
+
+        Raises:
+            ModelError: the base model is not on this computer.
+            SettingsError: the settings of the run are damaged.
+        """
+        values = _settings_of(checkpoint)
+        settings = with_defaults(values).checkpoint
+        base, note = _base_of(checkpoint, str(values.get(BASE) or ""))
+        folder = Path(settings.save_ckpt_dir or PROGRAM_DIR)
+        return cls(base, checkpoint, folder, settings.single_file_dtype, note)
+
+    def target(self, rank: int) -> Path:
+        """The name of the LoRA, which may be taken."""
+        return self.folder / f"{self.checkpoint.name}-lora-r{rank}.safetensors"
+
+
+def _settings_of(checkpoint: Path) -> Mapping[str, object]:
+    """The settings of a checkpoint's run, from its folder, else from the checkpoint; empty if they are lost."""
+    file = checkpoint.parent.parent / SETTINGS_FILE
+    with suppress(SettingsError, OSError):
+        return read_preset(file).values
+    return saved_settings(state_of(checkpoint))
+
+
+def _base_of(checkpoint: Path, name: str) -> tuple[Path, str]:
+    """The model that a run began with, or the oldest checkpoint on the way there that still exists; and a note.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found: Path | None = None
+    visited = {checkpoint}
+    while True:
+        place = locate(name) if name else None
+        if place is None:
+            break
+        path = checkpoint_at(place.path) or place.path
+        if path in visited:
+            break
+        found = path
+        visited.add(path)
+        if not is_ours(path):
+            return path, ""
+        name = str(_settings_of(path).get(BASE) or "")
+    what = f"there is no {printable(name, 1000)}." if name else "the run does not say which it was."
+    if found is None:
+        fix = "Move it back to this place, or name it yourself: python -m ed2 extract-lora BASE MODEL TARGET"
+        raise ModelError("The base model of this run is missing:", [Problem(None, what, fix)])
+    return found, f"The LoRA is for this checkpoint, since its own base model is missing: {what}"
+
+
+@dataclass(frozen=True)
+class ExtractionStatus:
+    """Progress or outcome of an extraction.
+
+    Attributes:
+        text: progress, or why it failed.
+        path: the LoRA.
+        base: the model that it is for.
+        shares: what it keeps of each network, in sentences.
+    """
+
+    state: Literal["idle", "running", "done", "failed"] = "idle"
+    text: str = ""
+    path: Path | None = None
+    base: Path | None = None
+    shares: tuple[str, ...] = ()
+
+
+class LoraExtractor:
+    """Holds the extraction of this program; every method may be called from any thread."""
+
+    def __init__(self, is_training: Callable[[], bool], read_libraries: Callable[[], None]) -> None:
+        self._is_training, self._read_libraries = is_training, read_libraries
+        self._lock = threading.Lock()
+        self._shown = ExtractionStatus()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def shown(self) -> ExtractionStatus:
+        """What the page shows."""
+        return self._shown
+
+    def start(self, source: LoraSource, rank: int) -> None:
+        """Begin an extraction.
+
+        Raises:
+            RefusedError: a run or an extraction is in progress, or this is not a rank.
+        """
+        with self._lock:
+            what = "Cannot extract now"
+            if self._is_training():
+                raise RefusedError(what, "a run is in progress", "Stop it first, or wait until it ends.")
+            if self._shown.state == "running":
+                raise RefusedError(what, "an extraction is in progress", "Stop it first, or wait until it ends.")
+            if not 1 <= rank <= MAX_RANK:
+                raise RefusedError(f"{rank} is not a rank", f"it is a whole number from 1 to {MAX_RANK:,}", "")
+            self._stop.clear()
+            self._shown = ExtractionStatus("running", "Loading libraries.")
+            self._thread = threading.Thread(target=self._work, args=(source, rank), name="extraction")
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the extraction, if there is one; nothing is written then."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop the extraction and wait for it."""
+        self.stop()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until no extraction is in progress."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
+
+    def _work(self, source: LoraSource, rank: int) -> None:
+        try:
+            self._shown = self._extracted(source, rank)
+        except StopRequested:
+            text = STOPPED if self._stop.is_set() else ENDED_BY_A_RUN
+            self._shown = ExtractionStatus("failed", text)
+        except Ed2Error as error:
+            self._shown = ExtractionStatus("failed", str(error))
+        except OSError as error:
+            text = f"The LoRA cannot be written to {source.folder}: {plain_reason(error)}. Free some space there."
+            self._shown = ExtractionStatus("failed", text)
+        except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
+            logger.exception("The extraction failed.")
+            text = f"The extraction itself failed: {type(error).__name__}: {error}."
+            self._shown = ExtractionStatus("failed", text)
+
+    def _extracted(self, source: LoraSource, rank: int) -> ExtractionStatus:
+        self._read_libraries()
+        import torch
+
+        from ed2.app.lora.tools import LoraTarget, extract_lora
+        from ed2.checkpoint.finding import require_sound
+        from ed2.models.compute import DTYPES
+        from ed2.models.lora.extraction import RankOptions
+        from ed2.models.memory import release_memory
+
+        for model in (source.base, source.checkpoint):
+            require_sound(model, with_state=False, progress=self._compared)
+        _make_folder(source.folder)
+        try:
+            target = LoraTarget(source.target(rank), DTYPES[source.dtype], is_numbered=True)
+            options = RankOptions(rank)
+            written = extract_lora(source.base, source.checkpoint, target, options, self._layer_done)
+        finally:
+            release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return ExtractionStatus("done", source.note, written.path, source.base, tuple(written.sentences()))
+
+    def _compared(self, name: str, done: int, total: int) -> None:
+        self._tell(f"Checking {name}: {done / max(1, total):.0%}.")
+
+    def _layer_done(self, title: str, done: int, total: int) -> None:
+        self._tell(f"{title[0].upper()}{title[1:]}: {done:,} of {total:,} layers.")
+
+    def _tell(self, text: str) -> None:
+        """Show the progress. Raises StopRequested."""
+        self._shown = replace(self._shown, text=text)
+        if self._stop.is_set() or self._is_training():
+            raise StopRequested
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of single files, unless more than itself is missing: then it is on a drive that is not there.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        what = f"{printable(str(folder), 1000)} cannot be used: {plain_reason(error)}."
+        problem = Problem("save_ckpt_dir", what, "Create this folder, or connect its drive.")
+        raise SettingsError("The folder for single files of this run is missing:", [problem]) from None
