@@ -68,7 +68,7 @@ def marks_in(file: Path) -> set[str]:
     return marks
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 @pytest.mark.parametrize(
     ("prediction_type", "zero_snr", "marks"),
     [
@@ -93,7 +93,7 @@ def test_a_file_says_what_it_predicts_at_a_save_and_through_convert(
     for file in (saved, tmp_path / "one.safetensors", tmp_path / "one.ckpt"):
         assert marks_in(file) == marks
         beside = file.with_suffix(".yaml")
-        assert beside.exists() == (family == "sd2" or V in marks)
+        assert beside.exists() == (family == "sd2" or (family == "sd1" and V in marks))
         if beside.exists():
             params = yaml.safe_load(beside.read_text())["model"]["params"]
             assert params.get("parameterization") == ("v" if V in marks else None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from torch import Tensor
 
 from ed2.data.loader import Batch
@@ -18,8 +18,7 @@ from ed2.models.base import ImageSizes, TextEmbeds
 from ed2.models.families.sdxl import StableDiffusionXL, load
 from ed2.models.files.folder import open_folder
 from ed2.sampling.prompt import Prompt
-from ed2.sampling.sampler import SampleOptions, denoise, guidance_of, starting_noise
-from ed2.sampling.schedulers import ddim
+from ed2.sampling.sampler import GUIDANCE_RESCALE, SampleOptions, denoise, guidance_of, starting_noise
 from ed2.training.objective import Objective, mse
 from tests.tiny import uncropped
 
@@ -29,12 +28,15 @@ NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 ALIKE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture(params=["epsilon", "v_prediction"])
+@pytest.fixture(params=["epsilon", "v_prediction", "zero terminal SNR"])
 def folder(request: pytest.FixtureRequest, sdxl: Path, tmp_path: Path) -> Path:
-    """The tiny model, predicting either."""
+    """The tiny model, predicting noise, v, or v with zero terminal SNR."""
     copy = shutil.copytree(sdxl, tmp_path / request.param)
     file = copy / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": request.param}))
+    own = {"prediction_type": request.param}
+    if request.param == "zero terminal SNR":
+        own = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
     return copy
 
 
@@ -44,7 +46,8 @@ def model_of(folder: Path, *trained: str) -> StableDiffusionXL:
 
 def pipeline_of(folder: Path) -> StableDiffusionXLPipeline:
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
-    pipeline.scheduler = ddim(pipeline.scheduler.config)
+    own = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False}
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **own)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -108,6 +111,7 @@ def test_samples_equal_those_of_diffusers(folder: Path, cfg: float, negative: st
         width=24,
         height=16,
         guidance_scale=cfg,
+        guidance_rescale=GUIDANCE_RESCALE if model.process.is_zero_snr else 0.0,
         num_inference_steps=2,
         output_type="latent",
     ).images
