@@ -59,7 +59,7 @@ FAMILIES = Registry(
         "sdxl": "ed2.models.families.sdxl:load",
     },
 )
-"""load(source, *, trained, device, frozen_dtype, trained_dtype) -> ed2.models.base.DiffusionModel"""
+"""load(source, *, trained, device, frozen_dtype, trained_dtype, adapt) -> ed2.models.base.DiffusionModel"""
 
 OPTIMIZERS = Registry(
     "optimizer",

@@ -1,22 +1,29 @@
 """From a `RunSpec` to a `Run`: reads the model and creates everything that a step works on."""
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from ed2.app.averaging import build_ema
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
 from ed2.app.run_spec import RunSpec
+from ed2.checkpoint.resume import restore_adapters
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.families.facts import FACTS
+from ed2.models.files.lora_base import is_lora_checkpoint
+from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
+from ed2.settings.schema import Settings
 from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
@@ -98,11 +105,24 @@ def _read_model(spec: RunSpec) -> DiffusionModel:
         device=spec.machine.device,
         frozen_dtype=spec.machine.frozen_dtype,
         trained_dtype=DTYPES[settings.memory.weights_dtype],
+        adapt=_adapt(settings),
     )
     model.clip_skip, model.caption_chunks = settings.noise.clip_skip, settings.data.caption_chunks
+    start = Path(settings.model.resume_ckpt)
+    if spec.checkpoint is None and is_lora_checkpoint(start):  # a new run from the weights of a LoRA
+        restore_adapters(model, start)
     if settings.memory.gradient_checkpointing:
         enable_checkpointing(model)
     return model
+
+
+def _adapt(settings: Settings) -> Callable[[str, nn.Module], None] | None:
+    """What adds the adapters of a LoRA to a network; None if the weights themselves are trained."""
+    if settings.model.method != "lora":
+        return None
+    own = settings.lora
+    options = AdapterOptions(own.lora_rank, own.alpha, own.lora_layers, settings.run.seed)
+    return partial(add_adapter, options=options)
 
 
 def _arrange(model: DiffusionModel, spec: RunSpec) -> list[str]:

@@ -107,12 +107,13 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         about={
             "fingerprint": spec.dataset.fingerprint,
             "seed": spec.settings.run.seed,
-            TEXT_ENCODER_LR: spec.settings.optimizer.te_lr,
+            TEXT_ENCODER_LR: spec.settings.optimizer.lr_of("text_encoder", spec.settings.model.method),
             "settings": recorded_settings(spec).flat(),
             **circumstances(spec.machine),
         },
         beside={IMAGES_FILE: image_names(spec.dataset)},
         run_name=run_name,
+        lora_base=spec.lora_base.as_json() if spec.lora_base else None,
     )
 
 

@@ -91,7 +91,7 @@ def build_optimizers(
 
 def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | None:
     """How the weights of the trained parts are rounded; None if they are in fp32."""
-    if settings.memory.weights_dtype == "fp32":
+    if settings.memory.weights_dtype == "fp32" or settings.model.method == "lora":
         return None
     names: dict[Tensor, str] = {
         parameter: f"{network}/{name}"
@@ -126,7 +126,7 @@ def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkP
         return value if value is not None else getattr(common, name)
 
     optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
-    lr = common.lr_of(part.name)
+    lr = common.lr_of(part.name, settings.model.method)
     if optimizer == "prodigy" and not common.has_lr_for(part.name):
         lr = PRODIGY_LR * TEXT_ENCODER_SHARE if part.is_text_encoder else PRODIGY_LR
     options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFact
 from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.base_model import is_file, locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
+from ed2.models.files.lora_base import model_behind
 from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.vae_files import find_vae
@@ -104,6 +106,8 @@ def model_sizes(settings: Settings) -> ModelSizes:
         return _usual(family, Problem(None, what))
     place = locate(name)
     path = (checkpoint_at(place.path) or place.path) if place else Path(name)
+    with suppress(ModelError):  # a start refuses it
+        path = model_behind(path, settings.lora.lora_base)
     if is_file(path):
         return _sizes_of_file(path, settings)
     here = family_of_config(_json_object(path / "unet" / "config.json"))

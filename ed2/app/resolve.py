@@ -32,9 +32,13 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
+from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, trainable_titles
 from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
+from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
+from ed2.models.files.lora_base import LoraBase, content_hash, is_lora_checkpoint, require_base_hash
+from ed2.models.process import Discrete
 from ed2.settings.checks import nothing_trained, without_effect, wrong_settings
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
@@ -71,6 +75,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     _require_training(settings, FACTS[sizes.family])
     machine = Machine.of(settings)
     source = open_model(settings, found.base, found.vae)
+    lora_base = _lora_base(settings, source, say)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     images = _read_images(settings, bus, controls)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
@@ -84,6 +89,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         checkpoint=resume.checkpoint,
         same_folder=resume.same_folder,
         needs_finishing=resume.needs_finishing,
+        lora_base=lora_base,
         notes=(*found.notes, *without_effect(settings, FACTS[sizes.family]), *resume.notes),
     )
 
@@ -92,6 +98,57 @@ def _require_training(settings: Settings, family: FamilyFacts) -> None:
     """Raise SettingsError if nothing of a model of `family` would be trained."""
     if problems := nothing_trained(settings, family):
         raise wrong_settings(problems)
+
+
+def _lora_base(settings: Settings, source: ModelSource, say: Callable[[str], object]) -> LoraBase | None:
+    """The record of the base model for the checkpoints of a LoRA; None if none is trained.
+
+    Raises:
+        ModelError: a LoRA is to be trained as a whole model, or its base model has changed.
+    """
+    path = Path(settings.model.resume_ckpt)
+    if settings.model.method != "lora":
+        if is_lora_checkpoint(path):
+            what = f"{path.name} is a LoRA, which has no weights of its own."
+            fix = "Set method to lora, or merge it with its base first: python -m ed2 merge BASE LORA TARGET"
+            raise ModelError("The base model cannot be used:", [Problem("resume_ckpt", what, fix)])
+        return None
+    say(f"reading every byte of {source.path.name}, whose hash is kept with the LoRA")
+    found = content_hash(source.path)
+    if is_lora_checkpoint(path):
+        require_base_hash(path, source.path, found)
+        _require_same_shape(settings, LoraBase.read(path))
+    unet = source.config("unet/config.json")
+    return LoraBase(
+        path=str(source.path.absolute()),
+        sha256=found,
+        family=source.family,
+        prediction_type=Discrete.from_config(source.config(SCHEDULER_CONFIG)).prediction_type,
+        rank=settings.lora.lora_rank,
+        alpha=settings.lora.alpha,
+        layers=settings.lora.lora_layers,
+        layers_per_block=unet["layers_per_block"],
+        attention_levels=tuple("CrossAttn" in block for block in unet["down_block_types"]),
+    )
+
+
+def _require_same_shape(settings: Settings, before: LoraBase) -> None:
+    """Raise SettingsError unless a LoRA that is continued keeps its rank, alpha and layers."""
+    own = settings.lora
+    values = (
+        ("lora_rank", before.rank, own.lora_rank),
+        ("lora_alpha", before.alpha, own.alpha),
+        ("lora_layers", before.layers, own.lora_layers),
+    )
+    problems = [
+        Problem(
+            name, f"the LoRA has {then}, not {now}; it cannot change.", f"Set {name} to {then}, or start a new LoRA."
+        )
+        for name, then, now in values
+        if then != now
+    ]
+    if problems:
+        raise SettingsError("This LoRA cannot be continued:", problems)
 
 
 def resolve_settings(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ed2.checkpoint.identity import is_in_its_run, is_ours, name_of_run, oldest_first, run_at, state_of
 from ed2.errors import SettingsError
+from ed2.models.files.lora_base import model_behind
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import TEXT_ENCODER_LR, gather
@@ -71,8 +72,8 @@ class EffectiveSettings:
 
     @property
     def base(self) -> Path:
-        """Folder or file to read the weights from."""
-        return Path(self.settings.model.resume_ckpt)
+        """Folder or file to read the weights from. Raises ModelError if the base model of a LoRA is gone."""
+        return model_behind(Path(self.settings.model.resume_ckpt), self.settings.lora.lora_base)
 
 
 def look_up_origin(given: Mapping[str, object], preset_base: str) -> Origin:
@@ -103,6 +104,9 @@ def effective_settings(
         return EffectiveSettings(settings, None, tuple(notes))
     own = run_settings(checkpoint, state_of(checkpoint))
     merged = merge_run_settings(own.values, given, checkpoint)
+    if merged and merged.model.method != own.values.get("method", "full"):
+        notes.append(f"A new run from the weights of {checkpoint.name}: it was trained by another method.")
+        return EffectiveSettings(merged, None, tuple(notes))
     if merged is None:
         projects = f"{own.values.get('project_name')} -> {given['project_name']}"
         notes.append(f"A new run from the weights of {checkpoint.name}: the project has a different name ({projects}).")

@@ -17,6 +17,7 @@ from ed2.errors import Problem, SettingsError
 from ed2.models.base import ModelSource
 from ed2.models.compute import choose_device, choose_dtype
 from ed2.models.files.description import ZERO_SNR_CHANGES
+from ed2.models.files.lora_base import LoraBase, model_behind
 from ed2.models.files.source import open_base
 from ed2.settings.schema import Settings
 
@@ -69,6 +70,7 @@ class RunSpec:
         settings: the effective ones, with absolute paths and the seed drawn.
         base: folder or file to read the weights from.
         source: the base model, without its weights read.
+        lora_base: the record of the base model, if a LoRA is trained.
         sizes: how many weights the base model has.
         machine: device and precision.
         images: what is trained and what is validated.
@@ -87,6 +89,7 @@ class RunSpec:
     checkpoint: Checkpoint | None = None
     same_folder: bool = False
     needs_finishing: bool = False
+    lora_base: LoraBase | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -108,7 +111,8 @@ class RunSpec:
         """The spec to train the same run again with after a failed update; None starts where this spec does."""
         if checkpoint is None:
             return replace(self, notes=(note,))
-        base, source = checkpoint.path, open_model(self.settings, checkpoint.path)
+        base = model_behind(checkpoint.path, self.settings.lora.lora_base)
+        source = open_model(self.settings, base)
         return replace(self, base=base, source=source, checkpoint=checkpoint, same_folder=True, notes=(note,))
 
 

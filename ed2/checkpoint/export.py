@@ -20,8 +20,10 @@ from ed2.models.families.facts import FACTS
 from ed2.models.files.description import Description
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.layout import single_file_tensors
+from ed2.models.files.lora_base import LoraBase, is_lora_checkpoint
 from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
+from ed2.models.lora.file import checkpoint_layers, write_lora
 
 RUN_KEY = "run"
 """Metadata key in a single file for the run that wrote it."""
@@ -54,6 +56,8 @@ class Exporter:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep_half_files(self.folder)
+        if is_lora_checkpoint(checkpoint):
+            return self._write_lora(checkpoint)
         description = Description(prediction_type, _has_zero_snr(checkpoint))
         content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
         content |= description.tensors()
@@ -71,16 +75,38 @@ class Exporter:
         wanted = self.folder / f"{checkpoint.name}.{self.container}"
         return write_single_file(wanted, content, metadata, dtype=self.dtype, place=place)
 
+    def _write_lora(self, checkpoint: Path) -> Path:
+        """Write the single file of a LoRA, by kohya's names; it is a `.safetensors` whatever `container` says."""
+        base = LoraBase.read(checkpoint)
+        layers = checkpoint_layers(checkpoint, base)
+        about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
+        metadata = {RUN_KEY: self.run_name, **about.metadata(base.family, base.prediction_type)}
+
+        def place(temporary: Path, path: Path) -> Path:
+            candidate, number = path, 1
+            while not rename_if_free(temporary, candidate):
+                if writer_of(candidate) == self.run_name:
+                    disk.replace(temporary, candidate)
+                    break
+                number += 1
+                candidate = path.with_stem(f"{path.stem} ({number})")
+            return candidate
+
+        wanted = self.folder / f"{checkpoint.name}.safetensors"
+        return write_lora(wanted, layers, FACTS[base.family], metadata, dtype=self.dtype, place=place)
+
     def find_file(self, name: str) -> Path | None:
         """The single file that this run wrote for the checkpoint `name`, if it exists."""
         with suppress(OSError):
-            for path in self.folder.glob(f"*.{self.container}"):
+            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.ckpt")]:
                 if checkpoint_of(path) == name and writer_of(path) in (self.run_name, None):
                     return path
         return None
 
     def require_place(self, model: DiffusionModel) -> None:
         """Raise ModelError unless all tensors of `model` have a name in a single file; takes no memory."""
+        if any(part.mode == "lora" for part in model.parts.values()):
+            return  # its names follow from those of the layers that were chosen
         names = {}
         for part in model.parts.values():
             names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}

@@ -15,6 +15,8 @@ TRAINING_STATE = "training_state"
 STATE_FILE = "state.json"
 IMAGES_FILE = "pictures.json"
 """The names of a run's images: in its folder, and in the training state of each checkpoint."""
+MODEL_FILES = ("model_index.json", "base.json")
+"""Every checkpoint holds one of them: a model the first, a LoRA the second."""
 KEEP_FILE = "KEEP"
 """A file of this name in a checkpoint's folder pins it; its content does not matter."""
 EMA_SUFFIX = "_ema"
@@ -29,6 +31,11 @@ _STEP_IN_NAME = re.compile(r"-gs(\d+)")
 def average_of(checkpoint: Path) -> Path:
     """The folder of a checkpoint's EMA, whether or not there is one."""
     return checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")
+
+
+def complete_in(ckpts: Path) -> list[Path]:
+    """The checkpoints in a run's folder of them, EMAs too: models and LoRAs."""
+    return [file.parent for name in MODEL_FILES for file in ckpts.glob(f"[!.]*/{name}")]
 
 
 def oldest_first(checkpoints: Iterable[Path]) -> list[Path]:

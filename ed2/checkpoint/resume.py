@@ -13,6 +13,8 @@ from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, is_in_its
 from ed2.checkpoint.optimizer_state import restore_state
 from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
 from ed2.errors import CheckpointError, shown
+from ed2.models.base import DiffusionModel, trained_parts
+from ed2.models.files.lora_base import LORA_FILE, is_lora_checkpoint
 from ed2.small_files import read_object
 from ed2.training.optimizers import averages
 from ed2.training.state import Run, TrainState
@@ -102,6 +104,8 @@ class Checkpoint:
         notes = []
         state_dir = self.path / TRAINING_STATE
         try:
+            if is_lora_checkpoint(self.path):
+                restore_adapters(run.model, self.path)
             for name, optimizer in run.optimizers.by_network.items():
                 saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
                 if saved["class"] != type(optimizer).__name__:
@@ -121,6 +125,18 @@ class Checkpoint:
             fix = "Choose an earlier checkpoint, or add --weights_only."
             raise CheckpointError(f"The training state of {self.path.name} is damaged", f"{error}.", fix) from None
         return notes
+
+
+def restore_adapters(model: DiffusionModel, checkpoint: Path) -> None:
+    """Write the matrices of a LoRA's checkpoint into a model with such adapters.
+
+    Raises:
+        OSError, SafetensorError: they cannot be read.
+        KeyError, RuntimeError: they are of other layers, or of another rank.
+    """
+    tensors = load_file(checkpoint / LORA_FILE)
+    for part in trained_parts(model).values():
+        part.restore(tensors)
 
 
 def _require_valid(values: Mapping[str, Any]) -> None:

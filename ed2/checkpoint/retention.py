@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.checkpoint.export import Exporter, checkpoint_of, writer_of
-from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, average_of, is_pinned, oldest_first, read_manifest
+from ed2.checkpoint.identity import (
+    EMA_SUFFIX,
+    TRAINING_STATE,
+    average_of,
+    complete_in,
+    is_pinned,
+    oldest_first,
+    read_manifest,
+)
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import plain_reason, remove_tree
 from ed2.events import Event, ValidationDone
@@ -122,8 +130,7 @@ def _validation_loss(checkpoint: Path) -> float:
 
 def _checkpoints_in(ckpts: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, without EMAs."""
-    folders = [index.parent for index in ckpts.glob("[!.]*/model_index.json")]
-    return oldest_first(f for f in folders if not f.name.endswith(EMA_SUFFIX))
+    return oldest_first(folder for folder in complete_in(ckpts) if not folder.name.endswith(EMA_SUFFIX))
 
 
 def _orphans(ckpts: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
 from ed2.disk import plain_reason, rename, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
-from ed2.models.base import DiffusionModel
+from ed2.models.base import DiffusionModel, saved_parts
 from ed2.models.files.tensor_file import bytes_of
 from ed2.training.state import Run, TrainState
 
@@ -44,6 +44,7 @@ class Saver:
         about: added to the training state: seed, fingerprint of the dataset.
         beside: small files to add to the folder of the training state, by name.
         run_name: the name of the run when it started; None for the name of its folder.
+        lora_base: the record of the base model, if a LoRA is trained.
     """
 
     run_dir: Path
@@ -57,6 +58,7 @@ class Saver:
     about: Mapping[str, Any]
     beside: Mapping[str, bytes] = field(default_factory=dict)
     run_name: str | None = None
+    lora_base: bytes | None = None
 
     def name(self, state: TrainState, kind: Kind) -> str:
         """The name of a checkpoint: `last-myproj-ep59-gs00600` after the 60th epoch."""
@@ -80,7 +82,8 @@ class Saver:
     def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
         """Capture `run` as it is now; without `copied` it has to be written before the next step."""
         about = {**self.about, "validation": self.validation.measured}
-        return take_snapshot(run, self.run_name or self.run_dir.name, about, copied=copied)
+        name = self.run_name or self.run_dir.name
+        return take_snapshot(run, name, about, copied=copied, lora_base=self.lora_base)
 
     def require_space(self, run: Run, name: str) -> None:
         """Raise CheckpointError unless the disks have space for a checkpoint of `run`."""
@@ -88,7 +91,7 @@ class Saver:
 
     def required_bytes(self, run: Run) -> dict[Path, int]:
         """How many bytes a checkpoint of `run` takes, by folder."""
-        parts = [part.saved() for part in run.model.parts.values()]
+        parts = [part.saved() for part in saved_parts(run.model).values()]
         weights, copies = sum(map(bytes_of, parts)), 2 if run.ema.state() else 1  # the average is a complete model
         required = {self.run_dir / CKPTS: copies * weights + state_bytes(run)}
         if self.exporter:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state
-from ed2.models.base import Part, trained_parts
+from ed2.models.base import Part, saved_parts, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder_problems import EXTRA_FILE
+from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -32,7 +33,8 @@ class Snapshot:
 
     Attributes:
         small_files: the files of the model's folder except its weights, by path.
-        weights: the tensors of each part, by their names in its file.
+        weights: the tensors of each part that is saved, by their names in its file.
+        is_lora: whether these are adapters, which are all in one file.
         extra: tensors that only a single file contains.
         state_tensors: tensors of the training state, by the stem of their file.
         state: the rest of the training state.
@@ -51,17 +53,24 @@ class Snapshot:
     state: bytes
     averages: Mapping[str, Tensors]
     about: Mapping[str, Any]
+    is_lora: bool = False
 
     def model_files(self, *, averaged: bool = False) -> dict[str, Tensors]:
         """The tensor files of the model, by their path in its folder."""
-        files: dict[str, Tensors] = {EXTRA_FILE: self.extra} if self.extra else {}
+        files: dict[str, Tensors] = {EXTRA_FILE: self.extra} if self.extra and not self.is_lora else {}
+        adapters: dict[str, Tensor] = {}
         for part, named in self.weights.items():
             changed = self.averages.get(part, {}) if averaged else {}
-            files[FACTS[self.family].part(part).file] = {**named, **changed}
-        return files
+            if self.is_lora:
+                adapters |= {**named, **changed}
+            else:
+                files[FACTS[self.family].part(part).file] = {**named, **changed}
+        return files | ({LORA_FILE: adapters} if self.is_lora else {})
 
 
-def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: bool) -> Snapshot:
+def take_snapshot(
+    run: Run, run_name: str, about: Mapping[str, Any], *, copied: bool, lora_base: bytes | None = None
+) -> Snapshot:
     """Capture `run` as it is now.
 
     Args:
@@ -70,6 +79,7 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
         about: goes there too.
         copied: copy all that training changes to main memory, so that it can continue. Otherwise the snapshot holds
             the tensors themselves and has to be written before the next step.
+        lora_base: the record of the base model, if a LoRA is trained.
 
     Raises:
         CheckpointError: the weights are not worth saving: not finite, or from an incomplete update.
@@ -86,7 +96,8 @@ def take_snapshot(run: Run, run_name: str, about: Mapping[str, Any], *, copied: 
         epoch=run.state.epoch,
         family=run.model.facts.name,
         prediction_type=run.model.process.prediction_type,
-        small_files=run.model.source.small_files,
+        small_files=run.model.source.small_files if lora_base is None else {BASE_FILE: lora_base},
+        is_lora=lora_base is not None,
         weights=_weights(run, take),
         extra=run.model.extra,
         state_tensors=tensors,
@@ -113,7 +124,7 @@ def state_bytes(run: Run) -> int:
     for network, optimizer in run.optimizers.by_network.items():
         tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
         if averages(optimizer):
-            tensors += run.model.parts[network].module.parameters()
+            tensors += run.model.parts[network].parameters().values()
     tensors += [t for named in run.ema.state().values() for t in named.values()]
     return sum(tensor.nbytes for tensor in tensors)
 
@@ -141,7 +152,7 @@ def _weights(run: Run, take: Take) -> dict[str, Tensors]:
     """The weights of each part: trained ones as they are trained, the others as they are in the base model."""
     weights: dict[str, Tensors] = {}
     with run.optimizers.averaged():
-        for part in run.model.parts.values():
+        for part in saved_parts(run.model).values():
             named = part.saved()
             if part.is_trained:
                 # `averaged` swaps the weights back at the end of this block.

@@ -14,7 +14,9 @@ from transformers import CLIPTokenizer
 
 from ed2.models.families.facts import FamilyFacts
 
-Mode = Literal["frozen", "full"]
+Mode = Literal["frozen", "full", "lora"]
+ADAPTER = "default"
+"""Name of the adapter in peft, which stands within its tensors' names."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Part:
     """A network of a model, and how it is trained.
 
     Attributes:
-        mode: frozen parts keep their weights; in full ones everything that requires a gradient is trained.
+        mode: frozen parts keep their weights; in the others everything that requires a gradient is trained, which in
+            lora ones are adapters beside the weights.
         saved_prefix: prefix of its tensors' names in a checkpoint, whether or not the module in memory has it.
         stored: of a frozen part the tensors as the base has them, so that a checkpoint holds them unchanged whatever
             precision they are computed in.
@@ -45,9 +48,17 @@ class Part:
             return {}
         return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """Those of a LoRA, trained or frozen, by their names in the module."""
+        return {name: parameter for name, parameter in self.module.named_parameters() if f".{ADAPTER}." in name}
+
     def saved(self) -> dict[str, Tensor]:
         """Its tensors in a checkpoint, by the names that every program reads; the tensors themselves, not copies."""
-        tensors = self.module.state_dict() if self.is_trained else self.stored
+        tensors: Mapping[str, Tensor] = self.stored
+        if self.mode == "full":
+            tensors = self.module.state_dict()
+        elif self.mode == "lora":
+            tensors = {name: parameter.detach() for name, parameter in self.adapters().items()}
         return {self.saved_name(name): tensor for name, tensor in tensors.items()}
 
     @torch.no_grad()
@@ -64,7 +75,9 @@ class Part:
 
     def saved_name(self, name: str) -> str:
         """The name in a checkpoint of a tensor of the module."""
-        return name if name.startswith(self.saved_prefix) else self.saved_prefix + name
+        prefixed = name if name.startswith(self.saved_prefix) else self.saved_prefix + name
+        # As diffusers name a LoRA: `unet.….to_q.lora_A.weight`.
+        return f"{self.name}.{prefixed.replace(f'.{ADAPTER}.', '.')}" if self.mode == "lora" else prefixed
 
 
 @dataclass(frozen=True)
@@ -275,6 +288,12 @@ class DiffusionModel(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B,3,H,W) in [-1, 1], fp32, of scaled latents."""
         ...
+
+
+def saved_parts(model: DiffusionModel) -> dict[str, Part]:
+    """The parts that a checkpoint holds, by name: all, or of a LoRA those that have adapters."""
+    adapted = {name: part for name, part in model.parts.items() if part.mode == "lora"}
+    return adapted or dict(model.parts)
 
 
 def trained_parts(model: DiffusionModel) -> dict[str, Part]:

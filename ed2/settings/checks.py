@@ -180,12 +180,28 @@ def without_effect(settings: Settings, family: FamilyFacts) -> list[str]:
 
 
 def _idle(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
+    yield from _idle_lora(settings)
     yield from _idle_data(settings)
     yield from _idle_saving(settings)
     yield from _idle_text_encoder(settings, family)
     yield from _idle_second_text_encoder(settings, family)
     yield from _idle_optimizer(settings)
     yield from _idle_average(settings)
+
+
+def _idle_lora(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Settings of the method that is not used."""
+    if settings.model.method == "lora":
+        if settings.memory.weights_dtype != "fp32":
+            yield "weights_dtype", "the weights of a LoRA are in fp32"
+        if settings.text_encoder.freeze_embeddings:
+            yield "freeze_embeddings", "a LoRA does not change embeddings"
+        if settings.text_encoder.freeze_final_layer_norm:
+            yield "freeze_final_layer_norm", "a LoRA does not change norms"
+        return
+    for name, value in settings.lora.model_dump().items():
+        if value != getattr(type(settings.lora)(), name):
+            yield name, "method is full"
 
 
 def _idle_data(settings: Settings) -> Iterator[tuple[str, str]]:

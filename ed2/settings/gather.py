@@ -15,7 +15,7 @@ from ed2.settings.legacy import (
     from_validation_file,
     translated,
 )
-from ed2.settings.schema import Settings
+from ed2.settings.schema import DEFAULT_LR, TEXT_ENCODER_SHARE, Settings
 
 SETTINGS_IN_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = {
     "optimizer_config": from_optimizer_file,
@@ -114,8 +114,8 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
     factor = (batch * accumulated) ** SCALE_EXPONENT
     rates = {name: now[name] for name in (LR, TEXT_ENCODER_LR, TEXT_ENCODER_2_LR)}
     if rates[LR] is None:
-        defaults = Settings().optimizer
-        rates |= {LR: defaults.unet_lr, TEXT_ENCODER_LR: rates[TEXT_ENCODER_LR] or defaults.te_lr}
+        rates[LR] = DEFAULT_LR["full"]  # EveryDream 2 knows no other method
+        rates[TEXT_ENCODER_LR] = rates[TEXT_ENCODER_LR] or DEFAULT_LR["full"] * TEXT_ENCODER_SHARE
     changes = []
     for name, rate in rates.items():
         if isinstance(rate, float) and not isinstance(rate, bool):

@@ -100,6 +100,8 @@ class Group(BaseModel):
     )
 
 
+DEFAULT_LR = {"full": 1e-6, "lora": 1e-4}
+"""Learning rate of the UNet by method. Source of the second: diffusers, examples/text_to_image/README.md."""
 TEXT_ENCODER_SHARE = 0.5
 """Learning rate of a text encoder without one of its own, relative to the UNet's. At the same rate it forgets."""
 
@@ -158,6 +160,9 @@ class DataSettings(Group):
 class ModelSettings(Group):
     """Model"""
 
+    method: Literal["full", "lora"] = "full"
+    """What is trained: the model itself (full), or small matrices beside its weights (lora), in a file of tens of
+    megabytes that web UIs add to the model. A LoRA needs much less memory."""
     resume_ckpt: Annotated[str, IsPath()] = ""
     """Model to start from: a diffusers folder, a .safetensors or .ckpt file, or a checkpoint of a run. `findlast`
     takes the newest checkpoint in the log folder."""
@@ -189,6 +194,25 @@ class ModelSettings(Group):
             "text_encoder_2": text if second is None else second,
         }
         return [part.name for part in family.parts if part.is_trainable and not is_frozen[part.name]]
+
+
+class LoraSettings(Group):
+    """LoRA"""
+
+    lora_rank: Annotated[int, Field(ge=1, le=256)] = 16
+    """Size of a LoRA's matrices. A higher rank learns more detail, and makes a larger file."""
+    lora_alpha: Annotated[float, Field(gt=0), Advanced()] | None = None
+    """What a LoRA is multiplied by, times its rank. Empty uses the rank, for a factor of 1."""
+    lora_layers: Annotated[Literal["attention", "linear", "all"], Advanced()] = "linear"
+    """Which layers a LoRA changes: attention only; linear adds feed-forward layers and projections; all adds
+    convolutions."""
+    lora_base: Annotated[str, IsPath(), Advanced()] | None = None
+    """Where the base model of a LoRA's checkpoint is now, if it was moved."""
+
+    @property
+    def alpha(self) -> float:
+        """The alpha that is set, else the rank."""
+        return self.lora_rank if self.lora_alpha is None else self.lora_alpha
 
 
 class MemorySettings(Group):
@@ -231,7 +255,8 @@ class OptimizerSettings(Group):
     """Same as `optimizer adamw8bit`: AdamW with a quarter of the optimizer memory. On a GPU it is used anyway unless
     another optimizer is chosen."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Learning rate of the UNet; text encoders get half of it. Empty uses 1e-6. Halve it at resolution 768."""
+    """Learning rate of the UNet; text encoders get half of it. Empty uses 1e-6, for a LoRA 1e-4. Halve it at resolution
+    768."""
     text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
     """Learning rate of the text encoder. Empty uses half of the UNet's, since it forgets faster."""
     text_encoder_2_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
@@ -257,22 +282,12 @@ class OptimizerSettings(Group):
         name = "adamw8bit" if self.useadam8bit else self.optimizer
         return name or ("adamw8bit" if on_card else "adamw")
 
-    @property
-    def unet_lr(self) -> float:
-        """The UNet's learning rate."""
-        return self.lr if self.lr is not None else 1e-6
-
-    @property
-    def te_lr(self) -> float:
-        """The text encoder's learning rate: its own, else half of the UNet's."""
-        if self.text_encoder_lr is not None:
-            return self.text_encoder_lr
-        return self.unet_lr * TEXT_ENCODER_SHARE
-
-    def lr_of(self, part: str) -> float:
-        """The learning rate of a trained part."""
-        second = self.te_lr if self.text_encoder_2_lr is None else self.text_encoder_2_lr
-        return {"unet": self.unet_lr, "text_encoder": self.te_lr, "text_encoder_2": second}[part]
+    def lr_of(self, part: str, method: str) -> float:
+        """The learning rate of a trained part: its own, else by the method; text encoders get half of the UNet's."""
+        unet = self.lr if self.lr is not None else DEFAULT_LR[method]
+        first = self.text_encoder_lr if self.text_encoder_lr is not None else unet * TEXT_ENCODER_SHARE
+        second = self.text_encoder_2_lr if self.text_encoder_2_lr is not None else first
+        return {"unet": unet, "text_encoder": first, "text_encoder_2": second}[part]
 
     def has_lr_for(self, part: str) -> bool:
         """Whether the learning rate of a part follows from a setting, not from the defaults alone."""
@@ -478,6 +493,7 @@ class Settings(Group):
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
+    lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     text_encoder: TextEncoderSettings = TextEncoderSettings()
     loss: LossSettings = LossSettings()

@@ -22,7 +22,6 @@ MAX_SUGGESTED_BATCH = 8
 EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates are not comparable."""
-LORA_RANK = 16
 FASTER = "also faster"
 ENOUGH = 0.9
 """After running out of memory, aim for this share of the planned memory."""
@@ -330,9 +329,9 @@ def _needed(search: Search, smallest: Settings) -> Iterator[str]:
         f"{search.card.free_gb or 0:.1f} GB is free."
     )
     yield f"A card with {_card_that_fits(plan)} GB would be enough."
-    lora = search.plan(smallest.replaced(resolution=512), PlannedFeatures(lora_rank=LORA_RANK))
+    lora = search.plan(smallest.replaced(resolution=512, method="lora"))
     if lora.verdict(search.card) == "fits":
-        yield f"LoRA (rank {LORA_RANK}) would need about {lora.expected_gb:.1f} GB at 512, but is not available yet."
+        yield f"A LoRA needs about {lora.expected_gb:.1f} GB at 512: set method to lora."
 
 
 def _card_that_fits(plan: MemoryPlan) -> int:

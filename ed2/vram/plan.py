@@ -106,9 +106,9 @@ def plan_memory(
         shape: of its model.
         card: the device, by default any GPU.
         overhead: learned from earlier runs on this device.
-        features: features without a setting.
+        features: in place of those that settings turn on.
     """
-    model = MemoryModel(settings, shape, card or Card(), features or PlannedFeatures())
+    model = MemoryModel(settings, shape, card or Card(), features or PlannedFeatures.of(settings))
     known = overhead or (ON_CARD if model.on_card else ON_CPU)
     usage = _usage_by_phase(model)
     peak = max(usage, key=lambda name: usage[name].total)
@@ -139,6 +139,8 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
     own = model.settings.optimizer
     if model.on_card and own.optimizer is None and not own.useadam8bit and not model.features.lora_rank:
         notes.append("8-bit Adam is counted: it is the default on a GPU. Choose another optimizer to turn it off.")
+    if model.features.lora_rank and len(model.settings.model.trained_parts(model.family)) > 1:
+        notes.append("Of a LoRA the plan counts the activations of the UNet; text encoders take up to 0.5 GB more.")
     if model.settings.memory.attn_type == "xformers":
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
     if model.settings.memory.torch_compile:

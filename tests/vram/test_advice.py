@@ -16,7 +16,14 @@ from ed2.vram.plan import plan_memory
 from ed2.vram.shapes import shape_of
 from tests.vram.test_plan import settings
 
-PRESETS = {"sd15-12gb": 12, "sd15-24gb": 24, "sd21-768-24gb": 24}
+PRESETS = {
+    "sd15-12gb": 12,
+    "sd15-24gb": 24,
+    "sd21-768-24gb": 24,
+    "sd15-lora-8gb": 8,
+    "sdxl-lora-12gb": 12,
+    "sdxl-lora-16gb": 16,
+}
 
 
 def advice(card_gb: float, *, family: str = "sd1", images: int | None = None, **changes: object) -> Advice:

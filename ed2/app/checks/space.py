@@ -12,7 +12,7 @@ from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import file_size
-from ed2.vram.memory_model import TrainedWeights, state_bytes
+from ed2.vram.memory_model import ADAPTER_SHARE, TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
 
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -48,6 +48,8 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """How much one checkpoint takes."""
     parameters = sizes.parameters
     family = FACTS[sizes.family]
+    if settings.model.method == "lora":
+        return _lora_size(settings, family)
     trained = {name: parameters[name] for name in settings.model.trained_parts(family)}
     frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
@@ -58,6 +60,15 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
         state += 4 * sum(trained.values())
         weights, single = weights + frozen + 4 * sum(trained.values()), 2 * single
     return CheckpointSize(weights, round(state), single)
+
+
+def _lora_size(settings: Settings, family: FamilyFacts) -> CheckpointSize:
+    """That of a LoRA: adapters in fp32, their optimizer's state, and a single file."""
+    per_rank = ADAPTER_SHARE[settings.lora.lora_layers] * shape_of(family.name).traced.adapters_per_rank
+    numbers = round(settings.lora.lora_rank * per_rank)
+    copies = 2 if settings.ema.is_on else 1
+    single = 0 if settings.checkpoint.no_save_ckpt else WEIGHT_BYTES[settings.checkpoint.single_file_dtype] * numbers
+    return CheckpointSize(4 * numbers * copies, (4 + copies * 4) * numbers, single * copies)
 
 
 def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:

@@ -9,7 +9,7 @@ from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
 from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.sampling.prompts import PromptFile
-from ed2.settings.schema import SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
+from ed2.settings.schema import DEFAULT_LR, SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
 from ed2.text import counted, duration
 from ed2.training.schedules import Schedule, make_schedule
 
@@ -22,9 +22,10 @@ LOW_SHARE = 0.5
 """Share of the run below `LEAST_FACTOR` that is worth a note. Falling schedules are there for a seventh at most."""
 REAL_UNET = 100_000_000
 """Weights of a UNet; those of tests and the demo have a few million, and other usual values."""
-MAX_LR = 2e-5
-MIN_LR = 1e-8
-"""Full fine-tuning of a real model usually takes 1e-6 to 3e-6, at most 1e-5."""
+USUAL_RATES = {"full": "1e-6 to 3e-6", "lora": "5e-5 to 5e-4"}
+"""Learning rates of real models by method."""
+MAX_LR = {"full": 2e-5, "lora": 5e-3}
+MIN_LR = {"full": 1e-8, "lora": 4e-6}
 LARGER_RATES = {"schedulefree": 10.0}
 """How much larger the usual rate of an optimizer is."""
 MAX_VISITS = 200_000
@@ -82,7 +83,11 @@ def rate_lines(settings: Settings, family: FamilyFacts, total_steps: int) -> lis
     """How the learning rate of each trained network goes over the run, a sentence each."""
     lines = []
     for part in _trained(settings, family):
-        course = in_words(schedule_of(settings, part, total_steps), settings.optimizer.lr_of(part.name), total_steps)
+        course = in_words(
+            schedule_of(settings, part, total_steps),
+            _rate(settings, part),
+            total_steps,
+        )
         lines.append(f"Learning rate of the {part.title}: {course}.")
     return lines
 
@@ -92,6 +97,10 @@ def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedu
     values: dict[str, Any] = settings.flat()
     curve, warmup, decay = (values[_setting(settings, part, name)] for name in ("lr_scheduler", WARMUP, DECAY))
     return make_schedule(curve, warmup, decay, total_steps)
+
+
+def _rate(settings: Settings, part: PartFacts) -> float:
+    return settings.optimizer.lr_of(part.name, settings.model.method)
 
 
 def _trained(settings: Settings, family: FamilyFacts) -> list[PartFacts]:
@@ -127,7 +136,10 @@ def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Itera
     """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
     if total_steps < 2:
         return
-    schedule, rate = schedule_of(settings, part, total_steps), settings.optimizer.lr_of(part.name)
+    schedule, rate = (
+        schedule_of(settings, part, total_steps),
+        _rate(settings, part),
+    )
     warmup_setting, decay_setting = (_setting(settings, part, name) for name in (WARMUP, DECAY))
     course = f"the learning rate of the {part.title} {in_words(schedule, rate, total_steps)}"
     warmup, total = schedule.warmup_steps, counted(total_steps, "step")
@@ -161,18 +173,21 @@ def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Prob
     common = settings.optimizer.chosen(on_card=True)
     for part in trained:
         own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
-        name, rate = own or common, settings.optimizer.lr_of(part.name)
+        name, rate = own or common, _rate(settings, part)
         if name == "prodigy":  # it finds the rate itself
             continue
-        factor, setting, usual = LARGER_RATES.get(name, 1.0), "lr", 1e-6
+        method = settings.model.method
+        factor, setting, usual = LARGER_RATES.get(name, 1.0), "lr", DEFAULT_LR[method]
         if part.is_text_encoder:
             setting, usual = f"{part.name}_lr", usual * TEXT_ENCODER_SHARE
         start = f"A learning rate of {rate:g} for the {part.title} is"
         fix = f"Set {setting} to {usual * factor:g} to begin with."
-        if rate > MAX_LR * factor:
-            yield Problem(None, f"{start} far above the usual 1e-6 to 3e-6 and destroys what the model knows.", fix)
-        elif rate < MIN_LR * factor:
-            yield Problem(None, f"{start} far below the usual 1e-6 to 3e-6 and hardly changes the model.", fix)
+        if rate > MAX_LR[method] * factor:
+            yield Problem(
+                None, f"{start} far above the usual {USUAL_RATES[method]} and destroys what was learned.", fix
+            )
+        elif rate < MIN_LR[method] * factor:
+            yield Problem(None, f"{start} far below the usual {USUAL_RATES[method]} and hardly changes the model.", fix)
 
 
 def _of_resolution(settings: Settings, family: str) -> Iterator[Problem]:

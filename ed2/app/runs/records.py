@@ -10,7 +10,7 @@ from pathlib import Path
 from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.snapshot import RunSnapshot, RunView
-from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, oldest_first
+from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, complete_in, oldest_first
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
 
 SCAN_SECONDS = 5.0
@@ -89,7 +89,7 @@ def find_run(logdir: Path, name: str, live: Path | None = None) -> RunRecord | N
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, without the averages that belong to them."""
-    found = (index.parent for index in (folder / CKPTS).glob("[!.]*/model_index.json"))
+    found = complete_in(folder / CKPTS)
     return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 

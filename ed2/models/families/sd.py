@@ -10,7 +10,7 @@ from torch import Tensor
 from ed2.models.base import Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
 from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, FamilyFacts
-from ed2.models.families.shared import Autoencoder, load_parts
+from ed2.models.families.shared import Adapt, Autoencoder, load_parts
 from ed2.models.process import Discrete
 
 
@@ -52,6 +52,7 @@ class StableDiffusion:
         device: torch.device,
         frozen_dtype: torch.dtype,
         trained_dtype: torch.dtype = torch.float32,
+        adapt: Adapt | None = None,
     ) -> Self:
         """Read a model for training; the arguments are those of `load_parts`.
 
@@ -59,7 +60,12 @@ class StableDiffusion:
             ModelError: a part cannot be read.
         """
         parts = load_parts(
-            source, trained=trained, device=device, frozen_dtype=frozen_dtype, trained_dtype=trained_dtype
+            source,
+            trained=trained,
+            device=device,
+            frozen_dtype=frozen_dtype,
+            trained_dtype=trained_dtype,
+            adapt=adapt,
         )
         process = Discrete.from_config(source.config("scheduler/scheduler_config.json")).to(device)
         return cls(FACTS[source.family], source, parts, process, source.extra())

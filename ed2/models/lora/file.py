@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.families.facts import FamilyFacts
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.models.files.header import HeaderError, read_header
+from ed2.models.files.layout_names import UNetShape
+from ed2.models.files.lora_base import LORA_FILE, LoraBase
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
-from ed2.models.lora.names import flat_name
+from ed2.models.lora.names import flat_name, kohya_names
 
 _KINDS = {
     "down": r"\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|\.lora\.down\.weight|\.lora_linear_layer\.down\.weight",
@@ -150,6 +152,25 @@ def write_lora(
     metadata = {"format": "pt", **about, **_network(layers, family)}
     metadata["modelspec.architecture"] += "/lora"
     return write_single_file(path, tensors, metadata, dtype=dtype, place=place)
+
+
+def checkpoint_layers(checkpoint: Path, base: LoraBase) -> dict[str, LoraLayer]:
+    """The layers of a LoRA's checkpoint by kohya's names; the numbers are read from the disk when they are used.
+
+    Raises:
+        OSError, ValueError: its file cannot be read.
+    """
+    tensors = mapped_tensors(checkpoint / LORA_FILE)
+    family, shape = FACTS[base.family], UNetShape(base.layers_per_block, base.attention_levels)
+    layers: dict[str, LoraLayer] = {}
+    for part in family.parts:
+        prefix, ending = f"{part.name}.", ".lora_A.weight"
+        names = [name for name in tensors if name.startswith(prefix) and name.endswith(ending)]
+        modules = [name.removeprefix(prefix).removesuffix(ending) for name in names]
+        for module, name in kohya_names(family, part, modules, shape).items():
+            down, up = (tensors[f"{prefix}{module}.lora_{side}.weight"] for side in "AB")
+            layers[name] = LoraLayer(down, up, base.alpha)
+    return layers
 
 
 def _network(layers: Mapping[str, LoraLayer], family: FamilyFacts) -> dict[str, str]:

@@ -31,25 +31,31 @@ def carrying(shapes: Mapping[str, tuple[int, ...]], layers: str) -> list[str]:
     return [module for name in weights if wanted.search(module := name.removesuffix(".weight"))]
 
 
-def kohya_names(family: FamilyFacts, part: PartFacts, modules: Collection[str]) -> dict[str, str]:
+def kohya_names(
+    family: FamilyFacts, part: PartFacts, modules: Collection[str], shape: UNetShape | None = None
+) -> dict[str, str]:
     """The names of modules of a network in a LoRA file, without the ending, by their diffusers or transformers names.
 
     Args:
         family: of the model.
         part: the network.
-        modules: names of all modules that the names of the UNet's blocks follow from.
+        modules: what to name.
+        shape: of the UNet; by default it follows from `modules`, which then have to be all of them.
     """
     prefix = part.lora_prefix
     if part in family.text_encoders:
         return {module: _flat(f"{prefix}.{TEXT_MODEL}{module.removeprefix(TEXT_MODEL)}") for module in modules}
     if not family.lora_has_original_blocks:
         return {module: _flat(f"{prefix}.{module}") for module in modules}
-    return {module: _flat(f"{prefix}.{original}") for module, original in original_names(family, modules)}
+    return {module: _flat(f"{prefix}.{original}") for module, original in original_names(family, modules, shape)}
 
 
-def original_names(family: FamilyFacts, modules: Collection[str]) -> Iterator[tuple[str, str]]:
+def original_names(
+    family: FamilyFacts, modules: Collection[str], shape: UNetShape | None = None
+) -> Iterator[tuple[str, str]]:
     """The names of a UNet's modules in diffusers and in the original single file, for those that have both."""
-    blocks = unet_modules(UNetShape.of_diffusers(modules), has_added_embedding=family.has_added_embedding)
+    shape = shape or UNetShape.of_diffusers(modules)
+    blocks = unet_modules(shape, has_added_embedding=family.has_added_embedding)
     for module in modules:
         original = renamed(module, blocks)
         if original is not None:
