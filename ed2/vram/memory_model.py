@@ -239,6 +239,14 @@ class MemoryModel:
         kept = sum((self._layers(part) - self._frozen_layers(part)) * counts[part.name]["final_norm"] for part in parts)
         return kept / sum(self._layers(part) * counts[part.name]["final_norm"] for part in parts)
 
+    @property
+    def text_gradient_share(self) -> float:
+        """The size of the text encoders' gradients relative to those that were traced with all of them.
+
+        Larger where the UNet is trained too: such a pass is planned at `text_depth` between none and all of them.
+        """
+        return self.text_share / self.text_depth if self.trains_unet and self.text_depth else self.text_share
+
     def optimizer(self, network: str) -> str:
         """The name of a network's optimizer."""
         common = self.settings.optimizer.chosen(on_card=self.on_card)

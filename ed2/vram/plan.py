@@ -143,6 +143,8 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
         notes.append("Of a LoRA the plan counts the activations of the UNet; text encoders take up to 0.5 GB more.")
     if model.settings.memory.attn_type == "xformers":
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
+    if model.settings.data.caption_chunks > 1:
+        notes.append("The plan counts captions of up to 75 tokens; longer ones take a little more.")
     if model.settings.memory.torch_compile:
         notes.append("The plan does not include torch_compile.")
     return tuple(notes)
@@ -195,9 +197,7 @@ def _pass(model: MemoryModel, base: PhaseUsage, phase: str, held: float) -> Phas
     whole = _worst_moment(model, base, model.variant(with_text=True), phase, held)
     if model.text_depth == 1 or not model.trains_text or not model.trains_unet:
         return whole
-    without = _worst_moment(model, base, model.variant(with_text=False), phase, held)
-    between = without.interpolate(whole, model.text_depth)
-    return replace(between, gradients=whole.gradients)  # of the weights that are trained
+    return _worst_moment(model, base, model.variant(with_text=False), phase, held).interpolate(whole, model.text_depth)
 
 
 def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str, held: float) -> PhaseUsage:
@@ -217,7 +217,7 @@ def _gradients(model: MemoryModel, row: TracedRow, variant: str, held: float) ->
         return model.largest_tensor()
     if model.features.lora_rank:
         return held or (model.gradients() if row.phase == "backward" else 0.0)
-    traced = model.shape.scale("unet") * row.unet_gradients + model.text_share * row.text_gradients
+    traced = model.shape.scale("unet") * row.unet_gradients + model.text_gradient_share * row.text_gradients
     return held or model.gradient_share(variant) * traced
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
     "sd1": ROOT / "ed2/models/files/configs/sd1",
     "sd2": ROOT / "ed2/models/files/configs/sd2",
+    "sdxl": ROOT / "ed2/models/files/configs/sdxl",
     "demo": ROOT / "ed2/demo/base",
 }
-# Source: the config.json files of stabilityai/stable-diffusion-xl-base-1.0; what is not named is the class's default.
-SDXL_UNET = {
-    "sample_size": 128,
-    "cross_attention_dim": 2048,
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-SDXL_TEXT = (
-    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-     "hidden_act": "gelu", "projection_dim": 1280},
-)  # fmt: skip
+TEXT_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 SMALL = 4096
 """Tensors of fewer numbers than this keep a state in fp32 under 8-bit optimizers."""
@@ -49,12 +32,19 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to make the networks of a model; each call makes new ones."""
+    """How to make the networks of a model; each call makes new ones.
+
+    Attributes:
+        text_encoders: names and makers.
+        text_width: of the embeddings that the UNet attends to.
+        pooled_width: of the vector that guides it besides, with the sizes of the image; 0 for none.
+    """
 
     unet: Callable[[], Any]
-    text_encoders: Callable[[], list[Any]]
+    text_encoders: Mapping[str, Callable[[], Any]]
     vae: Callable[[], Any]
     text_width: int
+    pooled_width: int = 0
 
     @classmethod
     def of_folder(cls, folder: Path) -> Blueprint:
@@ -63,28 +53,23 @@ class Blueprint:
         def config(part: str) -> dict[str, Any]:
             return dict(json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
 
+        texts = {name: config(name) for name in TEXT_CLASSES if (folder / name).is_dir()}
         return cls(
             unet=lambda: _plain(UNet2DConditionModel, config("unet")),
-            text_encoders=lambda: [CLIPTextModel(CLIPTextConfig(**config("text_encoder")))],
+            text_encoders={name: partial(_text_encoder, TEXT_CLASSES[name], values) for name, values in texts.items()},
             vae=lambda: _plain(AutoencoderKL, config("vae")),
             text_width=config("unet")["cross_attention_dim"],
+            pooled_width=texts.get("text_encoder_2", {}).get("projection_dim", 0),
         )
 
 
 def blueprint(family: str) -> Blueprint:
     """The networks of a family, or of the demo."""
-    if family != "sdxl":
-        return Blueprint.of_folder(FOLDERS[family])
-    sd1 = Blueprint.of_folder(FOLDERS["sd1"])
-    kinds = (CLIPTextModel, CLIPTextModelWithProjection)
-    return Blueprint(
-        unet=lambda: UNet2DConditionModel(**SDXL_UNET),
-        text_encoders=lambda: [
-            kind(CLIPTextConfig(vocab_size=49408, **values)) for kind, values in zip(kinds, SDXL_TEXT, strict=True)
-        ],
-        vae=sd1.vae,
-        text_width=2048,
-    )
+    return Blueprint.of_folder(FOLDERS[family])
+
+
+def _text_encoder(kind: Any, config: Mapping[str, Any]) -> Any:
+    return kind(CLIPTextConfig(**config))
 
 
 def _plain(kind: Any, config: Mapping[str, Any]) -> Any:
@@ -103,9 +88,10 @@ def counts(plan: Blueprint) -> dict[str, dict[str, int]]:
     Of a text encoder also the layers, the numbers in one of them, and in its embeddings and final norm.
     """
     found = {"unet": _count(made(plan.unet))}
-    for number, text in enumerate(made(plan.text_encoders), 1):
+    for name, make in plan.text_encoders.items():
+        text = made(make)
         inner = getattr(text, "text_model", text)
-        found["text_encoder" if number == 1 else f"text_encoder_{number}"] = _count(text) | {
+        found[name] = _count(text) | {
             "layers": len(inner.encoder.layers),
             "layer": _numbers(inner.encoder.layers[0]),
             "embeddings": _numbers(inner.embeddings),

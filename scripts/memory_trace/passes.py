@@ -84,7 +84,9 @@ def training(plan: Blueprint, variant: Variant, size: Size, where: Where = CARD)
     """A forward and a backward pass, as `ed2.training` does them, from the latents on."""
     live = where.live()
     unet = made(plan.unet)
-    texts = made(plan.text_encoders) if variant.trained in ("both", "text_encoder") else []
+    texts = []
+    if variant.trained in ("both", "text_encoder"):
+        texts = [made(make) for make in plan.text_encoders.values()]
     _prepare(unet, texts, variant)
     for kind, networks in (("unet", [unet]), ("text_encoder", texts)):
         for network in networks:
@@ -144,18 +146,18 @@ def _input_dtype(variant: Variant) -> torch.dtype:
 
 def _embeds(plan: Blueprint, texts: list[Any], variant: Variant, batch: int) -> tuple[Tensor, dict[str, Any]]:
     """What guides the UNet: computed by trained text encoders, or put here from the store of those that are not."""
-    is_sdxl = plan.text_width == 2048
     if not texts:
         embeds = _empty(batch, TOKENS, plan.text_width, dtype=variant.frozen)
-        return embeds, _sdxl_extra(_empty(batch, 1280, dtype=variant.frozen)) if is_sdxl else {}
+        extra = _sizes(_empty(batch, plan.pooled_width, dtype=variant.frozen)) if plan.pooled_width else {}
+        return embeds, extra
     tokens = _empty(batch, TOKENS, dtype=torch.int64)
-    outputs = [text(tokens, output_hidden_states=is_sdxl) for text in texts]
-    if not is_sdxl:
+    outputs = [text(tokens, output_hidden_states=len(texts) > 1) for text in texts]
+    if len(texts) == 1:
         return outputs[0].last_hidden_state, {}
-    return torch.cat([out.hidden_states[-2] for out in outputs], -1), _sdxl_extra(outputs[1].text_embeds)
+    return torch.cat([out.hidden_states[-2] for out in outputs], -1), _sizes(outputs[1].text_embeds)
 
 
-def _sdxl_extra(pooled: Tensor) -> dict[str, Any]:
+def _sizes(pooled: Tensor) -> dict[str, Any]:
     return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": _empty(len(pooled), 6)}}
 
 

@@ -116,7 +116,7 @@ def _unknown_names() -> Group:
         "unknown-group": ({"optimizer": {"lr": 1}}, "optimizer"),
         "unknown-many": ({f"name{number}": 1 for number in range(5000)}, "settings are wrong"),
         "all-wrong-at-once": ({"lr": "x", "max_epochs": 0, "nonsense": 1}, "(?s)nonsense.*lr|lr.*nonsense"),
-        "contradiction": ({"disable_unet_training": True, "disable_textenc_training": True}, "both frozen"),
+        "contradiction": ({"disable_unet_training": True, "disable_textenc_training": True}, "everything is frozen"),
     }
 
 

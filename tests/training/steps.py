@@ -1,5 +1,6 @@
 """Single steps of a tiny model, without a run around them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from ed2.data.pixels import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.compute import Precision
-from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
-from ed2.registry import OPTIMIZERS
+from ed2.registry import FAMILIES, OPTIMIZERS
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import OptimizerOptions, Optimizers
@@ -36,15 +36,23 @@ def batch_of(*numbers: int) -> Batch:
 
 
 def optimizers_of(model: DiffusionModel, name: str = "adamw", rounding: Rounding | None = None) -> Optimizers:
-    lrs = {"unet": 1e-3, "text_encoder": 5e-4}
+    lrs = {"unet": 1e-3, "text_encoder": 5e-4, "text_encoder_2": 5e-4}
     build = OPTIMIZERS.load(name)
     parts = trained_parts(model)
     made = {n: build(list(part.parameters().values()), OptimizerOptions(lrs[n])) for n, part in parts.items()}
     return Optimizers(made, lrs, rounding=rounding)
 
 
-def run_on(folder: Path, *, images_per_step: int, dtype: torch.dtype | None = None, optimizer: str = "adamw") -> Run:
-    model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
+def run_on(
+    folder: Path,
+    *,
+    images_per_step: int,
+    dtype: torch.dtype | None = None,
+    optimizer: str = "adamw",
+    trained: Sequence[str] = ("unet", "text_encoder"),
+) -> Run:
+    source = open_folder(folder)
+    model = FAMILIES.load(source.family)(source, trained=trained, device=CPU, frozen_dtype=torch.float32)
     precision, optimizers = Precision(CPU, dtype), optimizers_of(model, optimizer)
     optimizers.make_state()
     return Run(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,43 @@ def test_sdxl_in_bf16_with_fused_backward_fits_a_small_card() -> None:
     features = PlannedFeatures(cached_latents=True, cached_text=True)
     low = {"weights_dtype": "bf16", "fused_backward": True, "disable_textenc_training": True}
     assert planned("sdxl", features=features, **values, **low).by_phase["backward"] < 10.5
+
+
+def test_each_text_encoder_counts_by_itself() -> None:
+    common = {"resolution": 1024, "batch_size": 1, "gradient_checkpointing": True, "optimizer": "adamw"}
+    numbers = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840}
+
+    def of(**switches: object) -> MemoryPlan:
+        return planned("sdxl", **common, **switches)
+
+    none, first = of(disable_textenc_training=True), of(disable_textenc_2_training=True)
+    second, both = of(disable_textenc_training=True, disable_textenc_2_training=False), of()
+    gb = 2**30
+    for plan, trained in ((first, numbers["text_encoder"]), (second, numbers["text_encoder_2"])):
+        assert plan.parts["optimizer"] - none.parts["optimizer"] == pytest.approx(8 * trained / gb)
+        assert plan.parts["weights"] - none.parts["weights"] == pytest.approx(2 * trained / gb)
+        assert plan.parts["gradients"] - none.parts["gradients"] == pytest.approx(
+            4 * trained / gb, rel=0.03
+        )  # not all at once
+    assert none.expected_gb < first.expected_gb < second.expected_gb < both.expected_gb
+
+
+def test_a_vae_that_overflows_is_planned_in_fp32_where_mixed_precision_is_fp16() -> None:
+    def encoding(family: str, card: Card = BIG, **values: object) -> float:
+        return planned(family, card=card, resolution=1024, **values).by_phase["encoding"]
+
+    old = replace(BIG, has_bf16=False)
+    for found in (encoding("sdxl", amp_dtype="fp16"), encoding("sdxl", old)):
+        assert found - encoding("sdxl") == pytest.approx(1.41, abs=0.02)  # activations 1.26, weights 0.16
+    assert encoding("sd1", old) == encoding("sd1", amp_dtype="fp16") == encoding("sd1")
+
+
+def test_no_trained_weights_borrow_a_trace_in_fp32_for_bf16() -> None:
+    for family in FACTS:
+        steps = shape_of(family).traced.training
+        for trained in ("both", "unet", "text_encoder"):
+            assert {f"half/{trained}/{times}/sdp/half" for times in ("once", "twice")} <= steps.keys()
+            assert f"half/{trained}/twice/slice/fp32" in steps
 
 
 def test_a_cpu_has_no_mixed_precision_and_without_a_gpu_there_is_no_verdict() -> None:

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ed2.data.loader import Batch
 from ed2.data.pixels import VisitKey
+from ed2.models.families.facts import FACTS
 from ed2.models.memory import enable_checkpointing
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
@@ -42,7 +43,7 @@ def batch_of(count: int) -> Batch:
 
 def resident_bytes(run: Run) -> int:
     """What is there all the time: weights and the optimizers' state."""
-    networks = (run.model.unet, run.model.parts["text_encoder"].module, run.model.vae.module)
+    networks = [part.module for part in run.model.parts.values()]
     weights = sum(p.nbytes for network in networks for p in network.parameters())
     states = [state for optimizer in run.optimizers for state in optimizer.state.values()]
     return weights + sum(v.nbytes for state in states for v in state.values() if isinstance(v, torch.Tensor))
@@ -61,14 +62,36 @@ def peak_bytes(run: Run, work: Callable[[], object]) -> int:
     return before + most
 
 
-@pytest.fixture(scope="module")
-def shape(sd1: Path) -> ModelShape:
-    """The tiny model, traced as the shipped figures were, but with the bytes of a CPU."""
-    blueprint = Blueprint.of_folder(sd1)
-    variants = [Variant("fp32", "both", again) for again in (False, True)]
+def traced_shape(folder: Path, family: str) -> ModelShape:
+    """A tiny model, traced as the shipped figures were, but with the bytes of a CPU."""
+    blueprint = Blueprint.of_folder(folder)
+    variants = [Variant("fp32", trained, again) for trained in ("both", "unet") for again in (False, True)]
     steps = {variant.key: step_of(blueprint, variant, SIDES, DOWNSCALE, CPU) for variant in variants}
     passes = passes_of(blueprint, SIDES, DOWNSCALE, CPU)
-    return ModelShape("sd1", Traced.of(record(blueprint, DOWNSCALE, steps, passes)))
+    return ModelShape(family, Traced.of(record(blueprint, DOWNSCALE, steps, passes)))
+
+
+@pytest.fixture(scope="module")
+def shape(sd1: Path) -> ModelShape:
+    return traced_shape(sd1, "sd1")
+
+
+@pytest.fixture(scope="module")
+def large(sdxl: Path) -> ModelShape:
+    return traced_shape(sdxl, "sdxl")
+
+
+def measured_and_planned(run: Run, shape: ModelShape, accumulated: int = 1, **values: object) -> tuple[int, float]:
+    """The peak of a step in bytes, really and as planned with these settings."""
+    if values.get("gradient_checkpointing"):
+        enable_checkpointing(run.model)
+    batches = [batch_of(BATCH)] * accumulated
+    for _ in range(2):  # so that the optimizers have their state
+        optimizer_step(run, batches)
+    measured = peak_bytes(run, lambda: optimizer_step(run, batches))
+    settings = Settings().replaced(resolution=PIXELS, batch_size=BATCH, grad_accum=accumulated, **values)
+    plan = plan_memory(settings, shape, card=NO_CARD)
+    return measured, max(plan.by_phase[phase] for phase in STEP) * BYTES_PER_GB
 
 
 @pytest.mark.parametrize(("checkpointing", "accumulated"), [(False, 1), (True, 1), (False, 2)])
@@ -76,17 +99,28 @@ def test_the_plan_of_a_step_matches_what_a_real_one_allocates(
     sd1: Path, shape: ModelShape, checkpointing: bool, accumulated: int
 ) -> None:
     run = run_on(sd1, images_per_step=BATCH * accumulated)
-    if checkpointing:
-        enable_checkpointing(run.model)
-    batches = [batch_of(BATCH)] * accumulated
-    for _ in range(2):  # so that the optimizers have their state
-        optimizer_step(run, batches)
-    measured = peak_bytes(run, lambda: optimizer_step(run, batches))
-    settings = Settings().replaced(
-        resolution=PIXELS, batch_size=BATCH, grad_accum=accumulated, gradient_checkpointing=checkpointing
-    )
-    plan = plan_memory(settings, shape, card=NO_CARD)
-    assert max(plan.by_phase[phase] for phase in STEP) * BYTES_PER_GB == pytest.approx(measured, rel=0.05)
+    measured, planned = measured_and_planned(run, shape, accumulated, gradient_checkpointing=checkpointing)
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"disable_textenc_training": True},
+        {"disable_textenc_2_training": True},
+        {"disable_textenc_training": True, "disable_textenc_2_training": False},
+    ],
+    ids=["both", "none", "first", "second"],
+)
+def test_the_plan_of_a_step_counts_the_text_encoders_that_are_trained(
+    sdxl: Path, large: ModelShape, switches: dict[str, object], checkpointing: bool
+) -> None:
+    trained = Settings().replaced(**switches).model.trained_parts(FACTS["sdxl"])
+    run = run_on(sdxl, images_per_step=BATCH, trained=trained)
+    measured, planned = measured_and_planned(run, large, gradient_checkpointing=checkpointing, **switches)
+    assert planned == pytest.approx(measured, rel=0.05)
 
 
 def test_the_plan_of_sampling_matches_what_real_sampling_allocates(sd1: Path, shape: ModelShape) -> None:
