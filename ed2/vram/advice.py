@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ed2.models.families.facts import FACTS
+from ed2.settings.checks import LOW_MEMORY_OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import Card
 from ed2.vram.memory_model import PlannedFeatures
@@ -23,6 +24,8 @@ EIGHT_BIT = {"lion": "lion8bit", "adamw": "adamw8bit", "adafactor": "adamw8bit"}
 OWN_RATES = ("prodigy", "schedulefree")
 """Optimizers whose learning rates are not comparable."""
 FASTER = "also faster"
+WORTH_IT = 0.1
+"""Share of the memory that another kind of optimizer has to save to be suggested."""
 ENOUGH = 0.9
 """After running out of memory, aim for this share of the planned memory."""
 
@@ -92,6 +95,10 @@ class Search:
             if self.fits(settings, batch_size=batch, **changes):
                 return batch
         return 0
+
+    def saves(self, settings: Settings, changes: Values, share: float = 0.0) -> bool:
+        """Whether a run with these changes needs less memory, by more than this share of it."""
+        return self.plan(settings.replaced(**changes)).expected_gb < (1 - share) * self.plan(settings).expected_gb
 
     @property
     def max_batch(self) -> int:
@@ -202,13 +209,16 @@ def _fused_attention(search: Search, settings: Settings) -> Values:
 def _eight_bit(search: Search, settings: Settings) -> Values:
     """The same optimizers with 8-bit state; those with other learning rates come later."""
     changes: dict[str, object] = {}
-    on_card = search.card.kind == "cuda"
-    common, own = settings.optimizer.chosen(on_card=on_card), settings.text_encoder.text_encoder_optimizer
+    common, own = _optimizer(search, settings), settings.text_encoder.text_encoder_optimizer
     if common in EIGHT_BIT:
         changes["optimizer"] = EIGHT_BIT[common]
     if own in EIGHT_BIT:
         changes["text_encoder_optimizer"] = EIGHT_BIT[str(own)]
-    return changes
+    return changes if search.saves(settings, changes) else {}
+
+
+def _optimizer(search: Search, settings: Settings) -> str:
+    return settings.optimizer.chosen(on_card=search.card.kind == "cuda")
 
 
 def _ema_on_cpu(search: Search, settings: Settings) -> Values:
@@ -264,6 +274,43 @@ def _smaller_batch(search: Search, settings: Settings) -> Values:
     return {"batch_size": most}
 
 
+def _update_in_backward(search: Search, settings: Settings) -> Values:
+    """Each tensor of weights updated as soon as its gradient is there, which clips each gradient by itself, at 1."""
+    own_norm = settings.optimizer.clip_grad_norm not in (None, type(settings.optimizer)().clip_grad_norm)
+    is_possible = _has_low_memory(search, settings) and settings.data.grad_accum == 1 and not own_norm
+    if settings.memory.fused_backward or not is_possible:
+        return {}
+    return {"fused_backward": True, "grad_accum": 1, **_optimizers(settings)}
+
+
+def _half_weights(search: Search, settings: Settings) -> Values:
+    if settings.memory.weights_dtype != "fp32" or not settings.memory.amp or not _has_low_memory(search, settings):
+        return {}
+    return {"weights_dtype": "bf16", **_optimizers(settings)}
+
+
+def _optimizers(settings: Settings) -> Values:
+    """The optimizers that a change relies on, so that it holds without the change that chose them."""
+    names = ("optimizer", "text_encoder_optimizer")
+    return {name: value for name, value in settings.flat().items() if name in names}
+
+
+def _has_low_memory(search: Search, settings: Settings) -> bool:
+    """Whether weights in bf16 and updates in the backward pass work here."""
+    if settings.model.method == "lora":  # its weights are in fp32, and their gradients small
+        return False
+    chosen = {_optimizer(search, settings), settings.text_encoder.text_encoder_optimizer or "adamw"}
+    has_bf16 = search.card.kind == "cuda" and search.card.has_bf16 and settings.memory.amp_dtype != "fp16"
+    return has_bf16 and chosen <= set(LOW_MEMORY_OPTIMIZERS)
+
+
+def _factored(search: Search, settings: Settings) -> Values:
+    """Adafactor, where large matrices make up most of a model."""
+    changes = {"optimizer": "adafactor"}
+    has_adam = _optimizer(search, settings) == "adamw8bit"
+    return changes if has_adam and search.saves(settings, changes, WORTH_IT) else {}
+
+
 def _other_optimizer(search: Search, settings: Settings) -> Values:
     chosen = {settings.optimizer.chosen(on_card=True), settings.text_encoder.text_encoder_optimizer}
     if not chosen & set(OWN_RATES):
@@ -277,6 +324,12 @@ def _last_text_layers(search: Search, settings: Settings) -> Values:
     layers = FACTS[search.shape.family].best_text_layers
     is_whole = settings.text_encoder.unfreeze_last_n_layers is None and _frozen_text(search, settings)
     return {"unfreeze_last_n_layers": layers} if layers and is_whole else {}
+
+
+def _frozen_second_text(search: Search, settings: Settings) -> Values:
+    """Only the first of two text encoders, which is the smaller one."""
+    trained = settings.model.trained_parts(FACTS[search.shape.family])
+    return {"disable_textenc_2_training": True} if trained[-2:] == ["text_encoder", "text_encoder_2"] else {}
 
 
 def _frozen_text(search: Search, settings: Settings) -> Values:
@@ -306,8 +359,12 @@ OPTIONS: tuple[Option, ...] = (
     (_checkpointing, "a quarter slower"),
     (_no_accumulation, "same speed; no gradients are held for the next batch"),
     (_smaller_batch, "slower, since a smaller batch leaves part of the GPU idle"),
+    (_update_in_backward, "a little slower; gradients are clipped tensor by tensor"),
+    (_half_weights, "a few percent slower, and a little less precise"),
+    (_factored, "a little slower, with less exact averages of the gradient"),
     (_other_optimizer, "uses a learning rate that you set, here the default"),
     (_last_text_layers, "faster, but only the last layers of the text encoder are trained"),
+    (_frozen_second_text, "faster, but of the text encoders only the first is trained"),
     (_frozen_text, "faster, but the text encoder is not trained"),
     (_resolution, "faster, but images are smaller"),
 )

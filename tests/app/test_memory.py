@@ -71,9 +71,9 @@ def test_suggest_lists_changes_with_savings_and_costs(capsys: pytest.CaptureFixt
 
 
 def test_suggest_says_if_nothing_fits_and_what_would(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = json.loads(told(capsys, "--suggest", "--vram_gb", 8, "--json"))
+    answer = json.loads(told(capsys, "--suggest", "--vram_gb", 5, "--json"))
     assert (answer["fits"], answer["changes"]) == (False, [])
-    assert "A card with 11 GB would be enough" in told(capsys, "--suggest", "--vram_gb", 8)
+    assert "A card with 8 GB would be enough" in told(capsys, "--suggest", "--vram_gb", 5)
 
 
 def test_the_number_of_images_limits_the_suggested_batch(capsys: pytest.CaptureFixture[str], images: Path) -> None:
@@ -114,10 +114,20 @@ def test_a_gpu_is_found_without_being_initialised() -> None:
 @pytest.mark.parametrize(
     ("settings", "on_gpu", "flags"),
     [
-        ({}, True, ["--batch_size 1", "--disable_textenc_training", "--resolution 256"]),
-        ({"optimizer": "adamw"}, True, ["--optimizer adamw8bit", "--batch_size 1", "--disable_textenc_training"]),
+        ({}, True, ["--batch_size 1", "--weights_dtype bf16", "--disable_textenc_training"]),
+        ({"optimizer": "adamw"}, True, ["--optimizer adamw8bit", "--batch_size 1", "--weights_dtype bf16"]),
+        ({"amp_dtype": "fp16"}, True, ["--batch_size 1", "--disable_textenc_training", "--resolution 256"]),
+        (
+            {"model_family": "sdxl", "resolution": 1024, "batch_size": 1, "gradient_checkpointing": True},
+            True,
+            ["--fused_backward", "--weights_dtype bf16", "--optimizer adafactor"],
+        ),
         ({}, False, ["--optimizer adamw8bit", "--batch_size 1", "--disable_textenc_training"]),
-        ({"batch_size": 1, "disable_textenc_training": True, "resolution": 256}, True, []),
+        (
+            {"batch_size": 1, "disable_textenc_training": True, "resolution": 256, "amp_dtype": "fp16"},
+            True,
+            [],
+        ),
     ],
 )
 def test_after_running_out_of_memory_the_advice_names_what_saves_memory(

@@ -12,7 +12,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 from ed2.vram.advice import Advice, Change, Search, changes_that_save, suggest
-from ed2.vram.card import NO_CARD, Card
+from ed2.vram.card import NO_CARD, Card, card_for
 from ed2.vram.shapes import shape_of
 
 MAX_FIXES = 3
@@ -126,7 +126,8 @@ def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:
     """What to change after a run ran out of memory even with one image at a time, in a sentence."""
     sizes = model_sizes(settings)
     # Batches of one image are the least; num_images keeps a larger one from being suggested in place of accumulation.
-    search = Search(shape_of(sizes.family, sizes.parameters), Card() if on_gpu else NO_CARD, num_images=1)
+    card = Card(has_bf16=card_for(settings.run.device).has_bf16) if on_gpu else NO_CARD
+    search = Search(shape_of(sizes.family, sizes.parameters), card, num_images=1)
     images = settings.data.batch_size * settings.data.grad_accum
     reduced = settings.replaced(batch_size=1, grad_accum=images, gradient_checkpointing=True)
     if settings.memory.fused_backward:  # it may run out before a batch was cut, and does not accumulate
