@@ -92,6 +92,7 @@ SDXL = {**UNET_ONLY, **ON, "resolution": 1024, "batch_size": 1, "optimizer": "ad
 FUSED = {**SDXL, "fused_backward": True}
 FUSED_HALF = {**FUSED, "weights_dtype": "bf16"}
 RESIDENT = PlannedFeatures()
+LOW = {"weights_dtype": "bf16", "fused_backward": True, "optimizer": "adafactor"}
 S1259 = "sd-scripts PR #1259"
 TEXT_12 = {"gradient_checkpointing": True, "batch_size": 2}
 
@@ -113,6 +114,9 @@ ROWS = (
     Published(S1259, "SDXL 1024, batch 1, bf16 weights, Adafactor in the backward pass, checkpointing on, caches", 10.0,
               FUSED_HALF, CACHED, "sdxl", "text encoders and VAE not on the GPU, as 'caches' says"),
     Published(S1259, "the same", 10.0, FUSED_HALF, RESIDENT, "sdxl", "text encoders and VAE still on the GPU, in bf16"),
+    Published("OneTrainer, as told in sd-scripts PR #1259", "SDXL, weights updated in the backward pass", 10.3,
+              FUSED_HALF, RESIDENT, "sdxl", "1024, batch 1, bf16 weights, UNet only, as its preset; text encoders and "
+              "VAE on the GPU"),
     Published(S1259, "SDXL 1024, batch 1, fp32 weights, else the same", 16.4, FUSED, CACHED, "sdxl",
               "text encoders and VAE not on the GPU"),
     Published(S1259, "the same in bf16, batch 16, 'fits 24 GB'", 24.0, {**FUSED_HALF, "batch_size": 16}, RESIDENT,
@@ -175,9 +179,47 @@ def _batches(family: str, size: int) -> Iterator[str]:
             yield str(search.largest_batch(settings, MOST) or "-")
 
 
+LARGE = (
+    ("UNet", "bf16, in the backward pass", "Adafactor", {**UNET_ONLY, **LOW}),
+    ("UNet", "bf16, in the backward pass", "8-bit Adam", {**UNET_ONLY, **LOW, "optimizer": "adamw8bit"}),
+    ("UNet", "bf16", "8-bit Adam", {**UNET_ONLY, "weights_dtype": "bf16", "optimizer": "adamw8bit"}),
+    ("UNet", "fp32, in the backward pass", "Adafactor", {**UNET_ONLY, **LOW, "weights_dtype": "fp32"}),
+    (
+        "UNet, first text encoder",
+        "bf16, in the backward pass",
+        "Adafactor",
+        {**LOW, "disable_textenc_2_training": True},
+    ),
+    ("all three networks", "bf16, in the backward pass", "Adafactor", LOW),
+    ("all three networks", "bf16, in the backward pass", "8-bit Adam", {**LOW, "optimizer": "adamw8bit"}),
+    ("all three networks", "bf16", "8-bit Adam", {"weights_dtype": "bf16", "optimizer": "adamw8bit"}),
+)
+LARGE_BATCHES = (1, 2, 4, 8)
+
+
+def large_table() -> str:
+    """What SDXL takes at 1024 with gradient checkpointing: the expected figure, and the high end of its range."""
+    heads = " | ".join(f"batch {batch}" for batch in LARGE_BATCHES)
+    lines = [f"| trained | weights | optimizer | {heads} |", "|---|---|---|" + "---:|" * len(LARGE_BATCHES)]
+    for trained, weights, optimizer, values in LARGE:
+        cells = []
+        for batch in LARGE_BATCHES:
+            settings = Settings().replaced(**{**ON, **values, "resolution": 1024, "batch_size": batch})
+            plan = plan_memory(settings, shape_of("sdxl"), card=Card())
+            cells.append(f"{plan.expected_gb:.1f} ({plan.high_gb:.1f})")
+        lines.append(f"| {trained} | {weights} | {optimizer} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def page_with_tables(text: str) -> str:
     """The page with new tables."""
-    for name, table in {"published": published_table(), "errors": errors_line(), "batches": batch_table()}.items():
+    tables = {
+        "published": published_table(),
+        "errors": errors_line(),
+        "batches": batch_table(),
+        "large": large_table(),
+    }
+    for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text, flags=re.DOTALL)
     return text
@@ -186,4 +228,4 @@ def page_with_tables(text: str) -> str:
 if __name__ == "__main__":
     page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
     page.write_text(page_with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
-    print(published_table(), errors_line(), batch_table(), sep="\n\n")
+    print(published_table(), errors_line(), batch_table(), large_table(), sep="\n\n")

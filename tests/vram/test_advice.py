@@ -126,14 +126,24 @@ def test_low_memory_comes_before_what_trains_less() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
-    [{"method": "lora"}, {"amp_dtype": "fp16"}, {"optimizer": "prodigy"}, {"text_encoder_optimizer": "schedulefree"}],
+    ("card_gb", "values"),
+    [
+        (4, {"method": "lora"}),
+        (11, {"amp_dtype": "fp16"}),
+        (11, {"optimizer": "prodigy"}),
+        (11, {"text_encoder_optimizer": "schedulefree"}),
+    ],
 )
-def test_low_memory_is_not_suggested_where_it_does_not_work(values: dict[str, object]) -> None:
-    low = {"weights_dtype", "fused_backward"}
-    assert not low & changed(advice(4, batch_size=8, **values)).keys()
+def test_where_low_memory_does_not_work_less_is_trained_instead(card_gb: float, values: dict[str, object]) -> None:
+    found = changed(advice(card_gb, **values))
+    assert {"disable_textenc_training", "resolution"} & found.keys()
+    assert not {"weights_dtype", "fused_backward"} & found.keys()
+
+
+def test_a_gpu_without_bf16_gets_no_advice_that_needs_it() -> None:
     old = replace(Card.of_size(11), has_bf16=False)
-    assert not low & changed(suggest(Search(shape_of("sd1"), old), Settings())).keys()
+    found = changed(suggest(Search(shape_of("sd1"), old), Settings()))
+    assert found == {"gradient_checkpointing": True, "batch_size": 1, "disable_textenc_training": True}
 
 
 def test_gradients_clipped_in_the_users_own_way_are_not_clipped_one_by_one() -> None:
