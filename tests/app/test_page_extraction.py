@@ -13,6 +13,7 @@ from safetensors import safe_open
 from ed2.app.page.extraction import STOPPED, ExtractionStatus, LoraExtractor, LoraSource
 from ed2.app.phases import RefusedError
 from ed2.errors import ModelError, SettingsError
+from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.lora.file import read_lora
 from tests.runs import train
 from tests.unchanged import unchanged
@@ -120,6 +121,13 @@ def test_a_damaged_checkpoint_is_refused(runs: Path, tmp_path: Path, extractor: 
     file.write_bytes(content)
     shown = extracted(extractor, LoraSource(source.base, damaged, tmp_path, "fp16"))
     assert shown.state == "failed" and "is damaged" in shown.text and not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_checkpoint_of_a_lora_is_refused(tmp_path: Path) -> None:
+    for name in (BASE_FILE, LORA_FILE):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelError, match="is a LoRA already"):
+        LoraSource.of(tmp_path)
 
 
 def test_it_is_stopped_between_two_layers_and_writes_nothing(runs: Path, tmp_path: Path) -> None:

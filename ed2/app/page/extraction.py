@@ -15,6 +15,7 @@ from ed2.checkpoint.identity import is_ours, state_of
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested, printable
 from ed2.models.files.base_model import locate
+from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 
 BASE = "resume_ckpt"
@@ -47,9 +48,12 @@ class LoraSource:
         """From the settings of the run that a checkpoint belongs to. A run that began with another run is followed.
 
         Raises:
-            ModelError: the base model is not on this computer.
+            ModelError: the base model is not on this computer, or the checkpoint is a LoRA.
             SettingsError: the settings of the run are damaged.
         """
+        if is_lora_checkpoint(checkpoint):
+            what = f"{printable(checkpoint.name)} is a LoRA already; its single file can be used as it is."
+            raise ModelError("There is nothing to extract:", [Problem(None, what)])
         values = _settings_of(checkpoint)
         settings = with_defaults(values).checkpoint
         base, note = _base_of(checkpoint, str(values.get(BASE) or ""))
