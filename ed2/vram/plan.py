@@ -152,7 +152,7 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
 
 def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card | None = None) -> int:
     """Prompts to sample together: as many as a training batch has images, if that uses no more memory than training."""
-    model = MemoryModel(settings, shape, card or Card(), PlannedFeatures())
+    model = MemoryModel(settings, shape, card or Card(), PlannedFeatures.of(settings))
     base = _resident(model)
     return _sampling_batch(model, base, _peak_bytes(_training_usage(model, base)))
 
