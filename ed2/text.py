@@ -1,6 +1,7 @@
 """Words for counts, times, sizes and paths, the same in the terminal, the log and the page."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -19,6 +20,11 @@ def counted(number: int, noun: str, plural_noun: str = "") -> str:
 def plural(number: int, word: str, plural_word: str = "") -> str:
     """The word alone, in the plural for any number except one: "image", "images"; "was", "were"."""
     return word if number == 1 else plural_word or f"{word}s"
+
+
+def listed(items: Sequence[str], word: str = "and") -> str:
+    """Things in a row: "a", "a and b", "a, b and c"."""
+    return f" {word} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def duration(seconds: float) -> str:

@@ -23,6 +23,7 @@ from ed2.data.report import batch_notes, start_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.files.prediction import states_prediction
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
@@ -228,7 +229,8 @@ class Execution:
 def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     """What was chosen for the user, and what is worth knowing of settings, captions and batches, in sentences."""
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
-    notes = optimizer_notes(network_plans(settings, run.model.facts, device))
+    notes = [_model_note(spec, run)]
+    notes += optimizer_notes(network_plans(settings, run.model.facts, device))
     if settings.memory.amp and device.type == "cpu":
         notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
     data = settings.data
@@ -238,6 +240,19 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     notes += map(str, unsuitable(settings, spec.sizes, length))
     note = long_captions(examples, run.model.count_tokens, MAX_TOKENS * data.caption_chunks).sentence()
     return [*notes, note] if note else notes
+
+
+def _model_note(spec: RunSpec, run: Run) -> str:
+    """What is trained and what it predicts, and whether that was only assumed."""
+    family, process = run.model.facts, run.model.process
+    predicted = {"epsilon": "noise (epsilon)"}.get(process.prediction_type, "velocity (v-prediction)")
+    if process.is_zero_snr:
+        predicted += " with zero terminal SNR"
+    note = f"The model is {family.title} and predicts {predicted}."
+    is_given = spec.settings.model.prediction_type or spec.checkpoint or not family.has_unmarked_v
+    if not is_given and not states_prediction(spec.base):
+        note += " It does not say so: if it predicts velocity, set --prediction_type v_prediction."
+    return note
 
 
 def draw_contact_sheet(context: RunContext, step: int) -> None:

@@ -3,17 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ed2.errors import shown
+from ed2.errors import printable, shown
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 MAX_TIMESTEPS = 100_000
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 """Those of diffusers' DDPMScheduler."""
 NO_SCHEDULE = "its betas do not form a noise schedule"
+OTHER_NOISE = ("EDM", "FlowMatch")
+"""Beginnings of the names of schedulers whose noise is of another kind."""
 
 
 def scheduler_problem(config: Mapping[str, Any]) -> str:
     """Why a scheduler's configuration cannot be trained with, without the full stop; empty if it can be."""
+    name = str(config.get("_class_name", ""))
+    if name.startswith(OTHER_NOISE):
+        return f"this model was trained with another kind of noise ({printable(name)}), which cannot be trained here"
     prediction_type = config.get("prediction_type", "epsilon")
     if prediction_type not in PREDICTION_TYPES:
         return f"prediction_type is {shown(prediction_type)}; only epsilon and v_prediction can be trained"

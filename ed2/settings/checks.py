@@ -13,6 +13,7 @@ from ed2.errors import Problem, SettingsError, printable, shown
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
+from ed2.text import plural
 
 MAX_LISTED = 20
 """Unknown names listed one by one; the rest are counted, since the file is then probably not a settings file."""
@@ -225,16 +226,20 @@ def _idle_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tupl
     own = {**settings.text_encoder.model_dump(), "text_encoder_lr": settings.optimizer.text_encoder_lr}
     trained = settings.model.trained_parts(family)
     if not any(part.name in trained for part in family.text_encoders):
+        why = "both text encoders are frozen" if len(family.text_encoders) > 1 else "the text encoder is frozen"
         for name, value in own.items():
             if value not in (None, False):
-                yield name, "the text encoder is frozen"
+                yield name, why
         return
     if own["unfreeze_last_n_layers"] and own["freeze_embeddings"]:
         yield "freeze_embeddings", "unfreeze_last_n_layers freezes the embeddings anyway"
-    unused, layers = settings.noise.clip_skip - 1, own["unfreeze_last_n_layers"]
+    unused, layers = max(family.text_layer, settings.noise.clip_skip) - 1, own["unfreeze_last_n_layers"]
     # The pooled vector of a second encoder comes from its last layer.
     if layers and unused >= layers and "text_encoder_2" not in trained:
-        yield "unfreeze_last_n_layers", f"clip_skip {settings.noise.clip_skip} skips these layers"
+        skips = f"clip_skip {settings.noise.clip_skip} skips these layers"
+        if settings.noise.clip_skip < family.text_layer:
+            skips = f"{family.title} does not use {plural(layers, 'this layer', 'these layers')}"
+        yield "unfreeze_last_n_layers", skips
 
 
 def _idle_second_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:

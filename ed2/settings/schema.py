@@ -171,14 +171,15 @@ class ModelSettings(Group):
     model_family: Annotated[str, OneOf(tuple(FACTS)), Advanced()] | None = None
     """Family of a base model that is not on this disk, used to plan its memory. Read from the file if it is here."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
-    """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say."""
+    """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say. Files
+    of SD 1.x and SDXL that do not are trained as epsilon, and the run says so."""
     vae: Annotated[str, IsPath(), Advanced()] | None = None
     """VAE to use in place of the base model's: a file, a folder or a public name. Completes a base model without one.
     Checkpoints and single files contain it."""
     model_dirs: tuple[Annotated[str, IsPath(), Advanced()], ...] = ()
     """Folders to look for base models in, besides those of the Hugging Face cache and of web UIs near the program."""
     disable_unet_training: bool = False
-    """Freeze the UNet and train only the text encoder."""
+    """Freeze the UNet and train only the text encoder, of SDXL both."""
     disable_textenc_training: bool = False
     """Freeze the text encoder, of SDXL both, and train only the UNet. Saves memory."""
     disable_textenc_2_training: Annotated[bool, Advanced()] | None = None

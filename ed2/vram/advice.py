@@ -365,7 +365,7 @@ OPTIONS: tuple[Option, ...] = (
     (_other_optimizer, "uses a learning rate that you set, here the default"),
     (_last_text_layers, "faster, but only the last layers of the text encoder are trained"),
     (_frozen_second_text, "faster, but of the text encoders only the first is trained"),
-    (_frozen_text, "faster, but the text encoder is not trained"),
+    (_frozen_text, "faster, but only the UNet is trained"),
     (_resolution, "faster, but images are smaller"),
 )
 """What can be changed and what it costs, the least cost in speed first."""

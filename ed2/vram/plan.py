@@ -8,6 +8,7 @@ not the sum of all.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
+from ed2.models.families.facts import FACTS
 from ed2.settings.schema import Settings
 from ed2.vram.card import BYTES_PER_GB, Card, Verdict
 from ed2.vram.memory_model import MemoryModel, PlannedFeatures
@@ -132,9 +133,10 @@ def plan_memory(
 def _notes(model: MemoryModel) -> tuple[str, ...]:
     notes = []
     if model.shape.parameters:
+        title = FACTS[model.shape.family].title
         notes.append(
-            f"This model differs in size from the usual {model.shape.family}: its weights are counted, its activations "
-            "are planned as for the usual size."
+            f"This model differs in size from the usual {title}: its weights are counted, its activations are planned "
+            "as for the usual size."
         )
     own = model.settings.optimizer
     if model.on_card and own.optimizer is None and not own.useadam8bit and not model.features.lora_rank:

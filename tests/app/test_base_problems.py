@@ -80,9 +80,9 @@ def test_the_check_on_the_command_line_gives_the_reason_of_the_start(
 @pytest.mark.parametrize(
     ("prefixes", "words"),
     [
-        (("first_stage_model.",), "it has no vae. Set --vae to a VAE of SD 1.x"),
-        (("cond_stage_model.",), "it has no text_encoder. Get the complete model"),
-        (("first_stage_model.", "cond_stage_model."), "it has no vae and no text_encoder. Get the complete model"),
+        (("first_stage_model.",), "it has no VAE. Set --vae to a VAE of SD 1.x"),
+        (("cond_stage_model.",), "it has no text encoder. Get the complete model: UNet, VAE and text encoder in"),
+        (("first_stage_model.", "cond_stage_model."), "it has no VAE and no text encoder. Get the complete model"),
     ],
 )
 def test_what_a_pruned_file_needs_is_said_alike(

@@ -13,7 +13,7 @@ from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import read_header
 from ed2.models.files.source import open_base
 from tests.models.test_single_file import tensors_of, write
-from tests.runs import Trained, Values, differing, train
+from tests.runs import Trained, Values, differing, said, train
 from tests.tiny import make_images
 
 MARKS = ("v_pred", "ztsnr")
@@ -60,7 +60,9 @@ def test_every_way_to_say_it_gives_the_same_run_and_none_is_epsilon(values: Valu
         for base, own in [(by_keys, {}), (folder, {}), (by_metadata[0], {}), (plain, SETTINGS)]
     ]
     assert len(samples(first)) == 2
+    assert "The model is SDXL and predicts velocity (v-prediction) with zero terminal SNR." in said(first)
     for other in others:
+        assert "It does not say so" not in said(other)
         assert not differing(first.checkpoint, other.checkpoint)
         assert samples(first) == samples(other)
     spec, noise = (json.loads(open_base(base, {}).small_files[SCHEDULER_CONFIG]) for base in (by_metadata[1], plain))
@@ -79,6 +81,8 @@ def test_every_way_to_say_it_gives_the_same_run_and_none_is_epsilon(values: Valu
 def test_an_sdxl_file_without_a_mark_is_trained_as_epsilon(values: Values, sdxl: Path, tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.safetensors", tensors_of(sdxl))
     from_file, from_folder = (train({**values, "resume_ckpt": str(base)}) for base in (plain, sdxl))
+    assert "predicts noise (epsilon). It does not say so: if it predicts velocity, set" in said(from_file)
+    assert "The model is SDXL and predicts noise (epsilon).\n" in said(from_folder)
     assert not differing(from_file.checkpoint, from_folder.checkpoint)
     assert samples(from_file) == samples(from_folder)
     (single,) = (tmp_path / "files").glob(f"{from_file.checkpoint.name}.safetensors")

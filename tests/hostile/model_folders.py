@@ -155,6 +155,8 @@ def _schedulers() -> Iterator[Model]:
         "long-betas": {"beta_end": 10**400},
         "unknown-betas": {"beta_schedule": "evil"},
         "sample": {"prediction_type": "sample"},
+        "edm": {"_class_name": "EDMDPMSolverMultistepScheduler"},
+        "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler"},
     }
     for name, values in wrong.items():
         yield Model(f"scheduler-{name}", _set(SCHEDULER, values), "scheduler/scheduler_config.json")

@@ -145,9 +145,14 @@ def _other_kinds() -> Iterator[Model]:
         "controlnet-new": ({"controlnet_cond_embedding.conv_in.weight": (8, 3, 3, 3)}, "a ControlNet"),
         "sdxl": (
             {conv: (8, 4, 3, 3), "conditioner.embedders.1.model.ln_final.weight": (8,)},
-            "it has no vae and no text_encoder.",
+            "it has no VAE and no text encoder.",
         ),
-        "sdxl-unet": ({conv: (8, 4, 3, 3), key: (8, 2048)}, "it has no vae and no text_encoder and no text_encoder_2"),
+        "sdxl-unet": (
+            {conv: (8, 4, 3, 3), key: (8, 2048)},
+            "no VAE, no text encoder and no second text encoder",
+        ),
+        "edm-v": ({conv: (8, 4, 3, 3), key: (8, 2048), "edm_vpred.sigma_max": (1,)}, "another kind of noise .EDM"),
+        "edm": ({conv: (8, 4, 3, 3), key: (8, 2048), "edm_mean": (4,), "edm_std": (4,)}, "another kind of noise .EDM"),
         "refiner": ({conv: (8, 4, 3, 3), key: (8, 1280)}, "the refiner of SDXL"),
         "flux": ({"double_blocks.0.img_attn.proj.weight": width}, "a Flux model"),
         "sd3": ({"model.diffusion_model.joint_blocks.0.x.weight": width}, "an SD 3 model"),
@@ -157,7 +162,7 @@ def _other_kinds() -> Iterator[Model]:
         "upscaler": ({conv: (8, 7, 3, 3), key: (8, 1024)}, "an upscaler"),
         "unclip": ({"noise_augmentor.data_mean": (8,)}, "an unCLIP model"),
         "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "not those of any kind of model"),
-        "unet-only": ({conv: (8, 4, 3, 3), key: (8, 768)}, "it has no vae and no text_encoder"),
+        "unet-only": ({conv: (8, 4, 3, 3), key: (8, 768)}, "it has no VAE and no text encoder"),
     }
     for name, (shapes, words) in kinds.items():
         content = {key: torch.ones(shape) for key, shape in shapes.items()}

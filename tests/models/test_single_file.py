@@ -252,7 +252,7 @@ def test_a_file_of_nothing_that_is_known_is_described_by_its_tensors(tmp_path: P
 def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -> None:
     tensors = tensors_of(sd1)
     lone = {name: tensor for name, tensor in tensors.items() if not name.startswith("first_stage_model.")}
-    with pytest.raises(ModelError, match="it has no vae"):
+    with pytest.raises(ModelError, match="it has no VAE"):
         open_base(write(tiny_configs / "lone.safetensors", lone), {})
     gone = {name: tensor for name, tensor in tensors.items() if "resblocks" not in name and "layers.1." not in name}
     source = open_base(write(tiny_configs / "gone.safetensors", gone), {})

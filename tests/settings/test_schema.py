@@ -125,6 +125,19 @@ def test_the_second_text_encoder_has_the_rate_of_the_first_unless_it_has_its_own
     assert rates(text_encoder_2_lr=1e-7) == [1e-6, 5e-7, 1e-7]
 
 
+def test_settings_of_text_encoders_of_sdxl_are_reported_where_they_change_nothing() -> None:
+    frozen = settings_from({"disable_textenc_training": True, "text_encoder_lr": 1e-7})
+    assert without_effect(frozen, SDXL) == ["text_encoder_lr has no effect: both text encoders are frozen."]
+    first = {"disable_textenc_2_training": True, "unfreeze_last_n_layers": 1}
+    unused = ["unfreeze_last_n_layers has no effect: SDXL does not use this layer."]
+    assert [note for note in without_effect(settings_from(first), SDXL) if "unfreeze" in note] == unused
+    skipped = without_effect(settings_from({**first, "clip_skip": 3, "unfreeze_last_n_layers": 2}), SDXL)
+    assert "unfreeze_last_n_layers has no effect: clip_skip 3 skips these layers." in skipped
+    assert not [
+        note for note in without_effect(settings_from({**first, "unfreeze_last_n_layers": 2}), SDXL) if "unf" in note
+    ]
+
+
 def test_settings_of_a_second_text_encoder_that_is_not_there_or_frozen_are_reported() -> None:
     own = {"text_encoder_2_lr": 1e-7, "disable_textenc_2_training": True}
     why = "SD 1.x models have one text encoder."

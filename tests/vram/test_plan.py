@@ -204,7 +204,7 @@ def test_a_model_is_recognized_by_the_number_of_its_weights() -> None:
     odd = shape_of("sd1", {"unet": 400_000_000, "vae": 83_653_863, "text_encoder": 123_060_480})
     plan = plan_memory(Settings(), odd, card=BIG)
     assert plan.allocated_gb < planned().allocated_gb
-    assert "usual sd1" in plan.notes[0]
+    assert "usual SD 1.x: its" in plan.notes[0]
 
 
 def test_planning_needs_no_torch() -> None:

@@ -52,7 +52,7 @@ class LongCaptions:
         """A note for each image; those beyond the first 20 as a count."""
         notes = []
         for example, count in self.found[:MAX_FINDINGS]:
-            what = f"the caption has {count} tokens; the text encoder reads {self.limit} and ignores the rest."
+            what = f"the caption has {count} tokens; only the first {self.limit} are used."
             notes.append(Problem(example.name, what, SHORTEN))
         more = len(self.found) - MAX_FINDINGS
         if more > 0:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ed2.registry import FAMILIES
+from ed2.text import listed
 
 VAE = "vae"
 """Name of the part that the setting of this name replaces."""
@@ -98,7 +99,9 @@ class FamilyFacts:
         latent_scale: factor that brings its latents to about unit variance.
         vae_overflows_fp16: whether numbers inside its VAE exceed the range of fp16.
         prediction_type: what its models predict unless they say otherwise; None if they have to say it.
+        has_unmarked_v: whether files of its models that predict v are common and do not all say so.
         text_width: of the embeddings that the UNet attends to.
+        text_layer: the layer of the text encoders that the UNet attends to, counted from the end as web UIs count.
         text_mark: a pattern of the names of its text encoder's tensors in a single file.
         unet_config: entries of the UNet's config.json that tell this family from those before it in the table.
         has_linear_projections: whether the matrices before and after the UNet's transformers are 2-D; else they are 1x1
@@ -127,7 +130,9 @@ class FamilyFacts:
     latent_scale: float = 0.18215
     vae_overflows_fp16: bool = False
     prediction_type: str | None = "epsilon"
+    has_unmarked_v: bool = False
     text_width: int
+    text_layer: int = 1
     text_mark: str
     unet_config: Mapping[str, object] = field(default_factory=dict)
     has_linear_projections: bool = True
@@ -285,7 +290,9 @@ _SDXL = FamilyFacts(
     resolution=1024,
     latent_scale=0.13025,
     vae_overflows_fp16=True,
+    has_unmarked_v=True,
     text_width=2048,
+    text_layer=2,
     text_mark=r"^conditioner\.embedders\.1\.",
     unet_config={"addition_embed_type": "text_time"},
     has_added_embedding=True,
@@ -308,7 +315,7 @@ DEFAULT = _SD1
 def trainable_titles() -> str:
     """The families that can be trained, for a sentence: `SD 1.x or SD 2.x`."""
     titles = [family.title for family in FACTS.values() if family.is_trainable]
-    return " or ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+    return listed(titles, "or")
 
 
 def family_of_config(unet_config: Mapping[str, Any]) -> FamilyFacts:

@@ -17,6 +17,7 @@ OTHER_KINDS = {
     "unclip": "an unCLIP model",
     "flux": "a Flux model",
     "sd3": "an SD 3 model",
+    "edm": "an SDXL model with another kind of noise (EDM), such as CosXL or Playground 2.5",
     "controlnet": "a ControlNet",
     "lora": "a LoRA, which is an addition to a model",
     "embedding": "a textual inversion embedding",
@@ -37,6 +38,8 @@ _NO_STABLE_DIFFUSION: Marks = (
     ("flux", r"(^|\.)double_blocks\."),
     ("sd3", r"(^|\.)joint_blocks\."),
     ("unclip", r"^noise_augmentor\."),
+    # Names as in ComfyUI, comfy/supported_models.py.
+    ("edm", r"^edm_(mean|std|vpred\.sigma_max)$"),
 )
 _REFINER = ("sdxl_refiner", r"^conditioner\.embedders\.0\.model\.")
 _REFINER_WIDTH = 1280

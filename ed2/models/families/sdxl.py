@@ -9,9 +9,6 @@ from torch import Tensor
 from ed2.models.base import Conditioning, ImageSizes, TextEmbeds
 from ed2.models.families.sd import StableDiffusion
 
-LAST_BUT_ONE = 2
-"""The layer that SDXL uses, as web UIs count CLIP skip; 1 means it too."""
-
 
 @dataclass
 class StableDiffusionXL(StableDiffusion):
@@ -48,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
         tokens = second.chunks(captions, self.caption_chunks).tokens
         more_states = second.all_states(tokens)
         is_empty = torch.tensor([not caption.strip() for caption in captions], device=self.device)
-        layer = -max(LAST_BUT_ONE, self.clip_skip)
+        layer = -max(self.facts.text_layer, self.clip_skip)
         hidden = torch.cat([states.hidden_states[layer], more_states.hidden_states[layer]], dim=-1)
         return TextEmbeds(
             chunks.by_caption(hidden).masked_fill(is_empty[:, None, None], 0),

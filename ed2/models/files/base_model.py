@@ -14,6 +14,7 @@ from ed2.models.files.pickled import header_in_pickle, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.prediction import find_prediction
 from ed2.models.files.vae_files import CONFIG, vae_problems
+from ed2.text import listed
 
 SCALES = (".scale_weight", "scaled_fp8")
 """Ends of the names of tensors that others have to be multiplied by."""
@@ -206,10 +207,10 @@ def _missing_parts(header: Header, family: FamilyFacts, *, has_vae: bool) -> lis
     for part in family.parts:
         is_there = any(name.startswith(part.prefix) for name in header.shapes)
         if not is_there and not (has_vae and part.name == VAE):
-            missing.append(part.name)
+            missing.append(part)
     if not missing:
         return []
-    fix = "Get the complete model: UNet, VAE and text encoder in one file."
-    if missing == [VAE]:
+    fix = f"Get the complete model: {listed([part.title for part in family.parts])} in one file."
+    if [part.name for part in missing] == [VAE]:
         fix = f"Set --vae to a VAE of {family.title}, as a file or folder, or get the complete model."
-    return [Problem(None, f"it has no {' and no '.join(missing)}.", fix)]
+    return [Problem(None, f"it has {listed([f'no {part.title}' for part in missing])}.", fix)]

@@ -262,7 +262,7 @@ def _other_weights(part: PartFacts, name: str, header: Header) -> list[Problem]:
     """The problem of weights that belong to something else, going by the names of their tensors."""
     if any(map(re.compile(part.sign).search, header.shapes)):
         return []
-    kind, wanted = kind_of(header.shapes), f"the {part.name.replace('_', ' ')} of a folder"
+    kind, wanted = kind_of(header.shapes), f"the {part.title} of a folder"
     if kind == "unknown":
         what = f"its tensors, such as {printable(min(header.shapes))}, are not those of {wanted}."
         return [Problem(name, what, WHOLE_FOLDER)]
@@ -279,7 +279,8 @@ def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Proble
     given = sum(sizes) if all(isinstance(size, int) for size in sizes) else sizes
     if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
         return []
-    what = f"the UNet takes text of width {shown(widths)}, but the text encoder gives {shown(given)}: different models."
+    gives = "text encoders together give" if len(sizes) > 1 else "text encoder gives"
+    what = f"the UNet takes text of width {shown(widths)}, but the {gives} {shown(given)}: different models."
     return [Problem(UNET_CONFIG, what, OTHER_MODEL)]
 
 

@@ -6,7 +6,7 @@ import yaml
 
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FamilyFacts
-from ed2.models.files.header import Header
+from ed2.models.files.header import Header, read_header
 
 PREDICTION_KEY = "prediction_type"
 """Metadata key for what the model predicts."""
@@ -69,6 +69,13 @@ def said_prediction(header: Header) -> str | None:
     if is_velocity or said in ("v", "v_prediction"):
         return "v_prediction"
     return "epsilon" if said in ("epsilon", "eps") else None
+
+
+def states_prediction(path: Path) -> bool:
+    """Whether a `.safetensors` or the .yaml beside it says what it predicts; a folder always does."""
+    if not path.is_file():
+        return True
+    return said_prediction(read_header(path)) is not None or path.with_suffix(".yaml").is_file()
 
 
 def says_zero_snr(header: Header) -> bool:
