@@ -64,12 +64,17 @@ def epoch_losses(trained: Trained) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_losses_in_bf16_with_fused_backward_lie_within_the_spread_of_seeds(values: Values) -> None:
-    values = {**values, "max_epochs": 6, "no_save_ckpt": True}
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_losses_in_bf16_with_fused_backward_lie_within_the_spread_of_seeds(
+    values: Values, family: str, request: pytest.FixtureRequest
+) -> None:
+    base: Path = request.getfixturevalue(family)
+    # Clipping is the same: fused_backward clips each parameter by itself.
+    values = {**values, "resume_ckpt": str(base), "max_epochs": 4, "no_save_ckpt": True, "clip_grad_norm": None}
     seeds = torch.stack([epoch_losses(train({**values, "seed": seed})) for seed in range(1, 5)])
     low = epoch_losses(train({**values, **LOW, "seed": 1}))
     assert low.shape == seeds[0].shape
-    assert torch.all((low - seeds[0]).abs() < seeds.std(dim=0))
+    assert torch.all((low - seeds[0]).abs() < seeds.std(dim=0) / 4)
     assert not torch.equal(low, seeds[0])
 
 
