@@ -61,8 +61,8 @@ def scene(short_values: Values, quick_disk: Path) -> Scene:
     taken: list[Snapshot] = []
     real = saver.take_snapshot
 
-    def keep(run, *given, copied):  # type: ignore[no-untyped-def]
-        taken.append(real(run, *given, copied=True))
+    def keep(run, *given, copied, **options):  # type: ignore[no-untyped-def]
+        taken.append(real(run, *given, copied=True, **options))
         return taken[-1]
 
     values = {"logdir": str(folder / "logs"), "save_ckpt_dir": str(folder / "single"), "max_epochs": 3}

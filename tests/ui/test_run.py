@@ -217,7 +217,7 @@ def test_a_stopped_run_is_resumed_or_used_as_base_model_in_the_resume_tab(open_p
         expect(page.locator("#status")).to_contain_text(f"the run is being trained in another program (process {pid})")
         expect(page.locator("#runs-list li").first).to_contain_text(f"running in another program (process {pid})")
         expect(page.locator("#continue-button")).to_be_disabled()
-        expect(page.get_by_text(f"This run is being trained in another program (process {pid})")).to_be_visible()
+        expect(page.get_by_text(f"This run is being trained in another program (process {pid})").first).to_be_visible()
     server.context.service.check_other_programs()
     state(page, "stopped")
     page.locator("#continue-button").click()
