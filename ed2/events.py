@@ -139,6 +139,16 @@ class CheckpointSaved(Event):
     single_file: Path | None
     bytes_written: int
     seconds: float
+    opens_as: str = ""
+    """What the single file is for a program that opens it; empty if there is none, or an older one."""
+
+
+@dataclass(frozen=True)
+class SingleFileChecked(Event):
+    """The first single file of a run was opened; `text` says as what, and how its prediction compares."""
+
+    path: Path
+    text: str
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from ed2.models.files.model_spec import ModelSpec, kept_metadata
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
 from ed2.models.files.prediction import PREDICTION_KEY
+from ed2.models.files.self_check import SavedModel
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import (
     EIGHT_BITS,
+    by_name,
     difference,
     mapped_tensors,
     write_single_file,
@@ -137,13 +139,15 @@ def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None, cha
     with _writing(target):
         if description.is_contradicted(target):
             raise _yaml_error(target)
-    if isinstance(model, ModelFolder) or change:
-        tensors = single_file_tensors(model.family, _parts(model, change), model.extra())
-    else:
-        tensors = without_marks(_loaded(model.path))
-    tensors |= description.tensors()
     metadata = {"format": "pt", **description.metadata(), **_spec_of(model, target)}
-    write_single_file(target, tensors, metadata, dtype=dtype, place=place)
+    if not isinstance(model, ModelFolder) and change is None:
+        tensors = without_marks(_loaded(model.path)) | description.tensors()
+        write_single_file(target, tensors, metadata, dtype=dtype, place=place)
+        return
+    parts = _parts(model, change)
+    tensors = single_file_tensors(model.family, parts, model.extra()) | description.tensors()
+    saved = SavedModel(model.family, description.prediction_type, parts, tensors, dtype)
+    write_single_file(target, tensors, metadata, dtype=dtype, place=place, find_fault=saved.fault_in)
 
 
 def _spec_of(model: ModelSource, target: Path) -> dict[str, str]:
@@ -195,7 +199,7 @@ def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None, change: C
         with (folder / name).open("wb") as stream:
             write_tensors(HashingFile(stream), tensors, {"format": "pt"}, dtype=dtype)
         to_disk(folder / name)
-        if wrong := difference(mapped_tensors(folder / name).items(), tensors, dtype):
+        if wrong := difference(by_name(mapped_tensors(folder / name), tensors), dtype):
             raise ModelError(f"{folder.name} was not written:", [Problem(name, wrong)])
 
 

@@ -57,6 +57,7 @@ def failed(error: Exception, spec: RunSpec, context: RunContext, started: float)
     """The end of a run that could not be built, or of which an update failed: nothing is saved."""
     log_error(error, "The run failed")
     step = context.state.step
+    context.saver.join_all()
     fault = fault_of(error, spec.settings, spec.machine.device, make_rollback(context))
     draw_contact_sheet(context, step)
     checkpoint = fault.rollback_to.path if fault.rollback_to else None
@@ -211,15 +212,16 @@ class Execution:
         return unsaved_fault(error, self.context.run_dir, self.run.state.step, required)
 
     def _end(self, phase: Literal["done", "stopped", "failed"], reason: str, signal_number: int = 0) -> RunEnded:
-        self.context.saver.join()
+        self.context.saver.join_all()
         draw_contact_sheet(self.context, self.run.state.step)
+        single_file = self._saved.single_file if self._saved else None
         return RunEnded(
             step=self.run.state.step,
             phase=phase,
             reason=reason,
             seconds=time.monotonic() - self.started,
             checkpoint=self._saved.path if self._saved else None,
-            single_file=self._saved.single_file if self._saved else None,
+            single_file=single_file if single_file and single_file.exists() else None,  # its check may rename it
             signal_number=signal_number,
             left_out=self.context.faults.count["unusable"],
             changed=self.context.faults.count["changed"],

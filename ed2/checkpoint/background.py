@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 
+from ed2.checkpoint.prediction_check import PredictionCheck
 from ed2.checkpoint.room import has_memory_for
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.checkpoint.snapshot import Snapshot, bytes_to_copy
@@ -29,6 +30,7 @@ class BackgroundSaver:
     bus: EventBus
     _thread: threading.Thread | None = field(default=None, repr=False)
     _warned: str = ""
+    _check: PredictionCheck = field(default_factory=PredictionCheck, repr=False)
 
     def start(self, run: Run) -> None:
         """Save `run` as it is now. Waits for the previous save, and for this one too where memory is short."""
@@ -67,6 +69,11 @@ class BackgroundSaver:
             self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
         self._thread = None
 
+    def join_all(self) -> None:
+        """Wait until no save is in progress, and no single file is being checked."""
+        self.join()
+        self._check.join()
+
     def disable_single_files(self) -> None:
         """Write no single files from now on."""
         self.saver = replace(self.saver, exporter=None)
@@ -94,6 +101,7 @@ class BackgroundSaver:
     def _announce(self, saved: CheckpointSaved) -> None:
         """Report a checkpoint, and that saving works again if the previous save failed."""
         self.bus.emit(saved)
+        self._check.start(saved, self.bus)
         if self._warned:
             text = f"Resolved: checkpoints can be written again; {saved.path.name} is saved."
             self.bus.emit(Warned(saved.step, text, ends=self._warned))

@@ -22,6 +22,7 @@ from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.lora_base import LoraBase, is_lora_checkpoint
 from ed2.models.files.model_spec import ModelSpec
+from ed2.models.files.self_check import SavedModel
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 from ed2.models.lora.file import checkpoint_layers, write_lora
 
@@ -51,6 +52,8 @@ class Exporter:
     def write(self, checkpoint: Path, family: str, prediction_type: str) -> Path:
         """Write the single file of `checkpoint`, whose weights are read from the disk, not all at once.
 
+        It gets its name once what opens it was found to be what was saved.
+
         Raises:
             CheckpointError, OSError, SafetensorError: it could not be written; an older file of that name is unchanged.
         """
@@ -59,8 +62,9 @@ class Exporter:
         if is_lora_checkpoint(checkpoint):
             return self._write_lora(checkpoint)
         description = Description(prediction_type, _has_zero_snr(checkpoint))
-        content = single_file_tensors(family, _parts_of(checkpoint, family), _extra_of(checkpoint))
-        content |= description.tensors()
+        parts = _parts_of(checkpoint, family)
+        content = single_file_tensors(family, parts, _extra_of(checkpoint)) | description.tensors()
+        saved = SavedModel(family, prediction_type, parts, content, self.dtype)
         about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
         metadata = {"format": "pt", RUN_KEY: self.run_name, **description.metadata()}
         metadata |= about.metadata(family, prediction_type)
@@ -73,7 +77,7 @@ class Exporter:
             return candidate
 
         wanted = self.folder / f"{checkpoint.name}.{self.container}"
-        return write_single_file(wanted, content, metadata, dtype=self.dtype, place=place)
+        return write_single_file(wanted, content, metadata, dtype=self.dtype, place=place, find_fault=saved.fault_in)
 
     def _write_lora(self, checkpoint: Path) -> Path:
         """Write the single file of a LoRA, by kohya's names; it is a `.safetensors` whatever `container` says."""
@@ -124,6 +128,13 @@ class Exporter:
             return True
         path.rename(temporary)  # another program has put a .yaml there between these lines
         return False
+
+
+def opened_as(checkpoint: Path, family: str, prediction_type: str) -> str:
+    """What the single file of a checkpoint is for a program that opens it: `SD 1.x, epsilon`."""
+    if is_lora_checkpoint(checkpoint):
+        return f"a LoRA for {FACTS[family].title}"
+    return f"{FACTS[family].title}, {prediction_type.replace('_', '-')}"
 
 
 def checkpoint_of(single_file: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from ed2.checkpoint.export import Exporter
+from ed2.checkpoint.export import Exporter, opened_as
 from ed2.checkpoint.folder import NewFolder, damaged_name, find_damage, whole_folder
 from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_of
 from ed2.checkpoint.retention import LatestValidation, Retention
@@ -126,6 +126,7 @@ class Saver:
             single_file=single,
             bytes_written=written + _size(single),
             seconds=time.monotonic() - started,
+            opens_as=opened_as(target, snapshot.family, snapshot.prediction_type) if single else "",
         )
 
     def _thin(self, just_saved: Path, step: int) -> None:

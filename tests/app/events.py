@@ -15,6 +15,7 @@ from ed2.events import (
     RunStarted,
     Sample,
     SamplesMade,
+    SingleFileChecked,
     StepDone,
     Warned,
 )
@@ -51,5 +52,7 @@ def events_of(run_dir: Path, first: int = 1) -> Iterator[Event]:
             yield PhaseChanged(step, "training")
     yield Warned(20, "An image \x1b[31mis\x1b[0m broken.")
     checkpoint = run_dir / "ckpts" / "last-demo-ep01-gs00020"
-    yield CheckpointSaved(20, 1, "last", checkpoint, run_dir / "last.safetensors", 6_480_079, 0.4)
-    yield RunEnded(20, "done", "", 75.0, checkpoint, run_dir / "last.safetensors")
+    single_file, opens_as = run_dir / "last.safetensors", "SD 1.x, epsilon"
+    yield CheckpointSaved(20, 1, "last", checkpoint, single_file, 6_480_079, 0.4, opens_as)
+    yield SingleFileChecked(20, single_file, f"opens as {opens_as}; prediction equal")
+    yield RunEnded(20, "done", "", 75.0, checkpoint, single_file)

@@ -23,6 +23,7 @@ from ed2.events import (
     RunStarted,
     SamplesMade,
     SavingChanged,
+    SingleFileChecked,
     ValidationDone,
     Warned,
 )
@@ -109,8 +110,14 @@ def _(event: CheckpointSaved) -> str:
     cost = f"{file_size(event.bytes_written)}, {duration(event.seconds)}"
     where = shown_path(event.path.parent)
     if event.single_file:
-        where += f", single file {shown_path(event.single_file)}"
+        opened = f"(opens as {event.opens_as}) " if event.opens_as else ""
+        where += f", single file {opened}{shown_path(event.single_file)}"
     return f"Step {event.step}: saved {event.path.name} ({cost}) in {where}."
+
+
+@describe.register
+def _(event: SingleFileChecked) -> str:
+    return f"{event.path.name} {event.text}."
 
 
 @describe.register

@@ -24,6 +24,8 @@ from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.model_spec import HASH_KEY, NO_HASH
 
 Tensors = Mapping[str, Tensor]
+Pair = tuple[str, Tensor | None, Tensor | None]
+"""A name, the tensor that was read from a file, and the one that was to be written; None where there is none."""
 
 _DTYPES = {
     torch.uint64: "U64",
@@ -96,6 +98,14 @@ def _header_of(entries: Iterable[_Entry], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a single file holds. The bytes of its tensors are read when they are used."""
+
+    tensors: Tensors
+    metadata: Mapping[str, str]
+
+
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file that `write_tensors` wrote, by name; their bytes are read when they are used.
 
@@ -128,8 +138,7 @@ def bytes_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) ->
 
 
 def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
-    host = tensor.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8)
-    return host.numpy().data
+    return _raw(tensor.to("cpu", dtype)).numpy().data
 
 
 def _replacing(temporary: Path, path: Path) -> Path:
@@ -144,6 +153,7 @@ def write_single_file(
     *,
     dtype: torch.dtype | None = None,
     place: Callable[[Path, Path], Path] = _replacing,
+    find_fault: Callable[[Content], str | None] | None = None,
 ) -> Path:
     """Write a single file completely or not at all; gives where it is.
 
@@ -155,6 +165,8 @@ def write_single_file(
         metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt. Only a header has a hash.
         dtype: Of the floating-point tensors; None leaves them as they are.
         place: Renames the finished file, given where it is and `path`; gives the name that it chose.
+        find_fault: Compares what was read back with what was to be written, and says how it differs; None compares the
+            tensors by their names.
 
     Raises:
         CheckpointError: The suffix is unknown, the file cannot be written, or it does not read back the same.
@@ -166,8 +178,9 @@ def write_single_file(
     try:
         write(tensors, temporary, dict(metadata or {}), dtype)
         to_disk(temporary)
-        found = difference(read(temporary), tensors, dtype)
-        if found is None:
+        written = read(temporary)
+        fault = find_fault(written) if find_fault else difference(by_name(written.tensors, tensors), dtype)
+        if fault is None:
             return place(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
@@ -175,22 +188,41 @@ def write_single_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    raise CheckpointError(f"{path.name} was not written", found, "The previous file is unchanged.")
+    raise CheckpointError(f"{path.name} was not written", fault, "The previous file is unchanged.")
 
 
-def difference(found: Iterable[tuple[str, Tensor]], given: Tensors, dtype: torch.dtype | None) -> str | None:
-    """How a written file differs from `given`; None if it does not and all its numbers are finite."""
-    missing = set(given)
-    for name, tensor in found:
-        missing.discard(name)
-        wanted = given.get(name)
-        if wanted is None or (tensor.shape, tensor.dtype) != (wanted.shape, stored_dtype(wanted, dtype)):
-            return f"{name} did not read back as it was written."
-        if not _is_finite(tensor) and not name.endswith(_MAY_BE_INFINITE):
-            kind = str(tensor.dtype).removeprefix("torch.")
+def by_name(found: Tensors, given: Tensors) -> Iterator[Pair]:
+    """The tensors of a file beside those that were to be written, by their names there."""
+    for name, tensor in found.items():
+        yield name, tensor, given.get(name)
+    for name in sorted(given.keys() - found.keys()):
+        yield name, None, given[name]
+
+
+def difference(pairs: Iterable[Pair], dtype: torch.dtype | None) -> str | None:
+    """How a file with floating-point tensors in `dtype` differs from what was to be written.
+
+    Returns:
+        None if every byte is the same, and every number finite.
+    """
+    for name, found, wanted in pairs:
+        if found is None:
+            return f"{name} is missing from the file."
+        differs = f"{name} did not read back as it was written."
+        if wanted is None or (found.shape, found.dtype) != (wanted.shape, stored_dtype(wanted, dtype)):
+            return differs
+        if not _is_finite(found) and not name.endswith(_MAY_BE_INFINITE):
+            kind = str(found.dtype).removeprefix("torch.")
             too_large = f"{name} has numbers too large for {kind}: set export_dtype to bf16 or fp32."
             return too_large if _is_finite(wanted) else f"{name} has numbers that are not finite."
-    return f"{min(missing)} is missing from the file." if missing else None
+        if not torch.equal(_raw(found), _raw(wanted.to("cpu", found.dtype))):
+            return differs
+    return None
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -213,8 +245,8 @@ def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str], d
             file.write(_header_of(entries, {**metadata, HASH_KEY: f"0x{content.sha256}"}))
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    yield from mapped_tensors(path).items()
+def _read_safetensors(path: Path) -> Content:
+    return Content(mapped_tensors(path), read_header(path).metadata)
 
 
 def _write_ckpt(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
@@ -238,12 +270,13 @@ def _ready_to_pickle(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, T
     return ready
 
 
-def _read_ckpt(path: Path) -> Iterator[tuple[str, Tensor]]:
-    yield from torch.load(path, weights_only=True, mmap=True, map_location="cpu")["state_dict"].items()
+def _read_ckpt(path: Path) -> Content:
+    content = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    return Content(content["state_dict"], content.get("metadata", {}))
 
 
 _Write = Callable[[Tensors, Path, dict[str, str], torch.dtype | None], None]
-_Read = Callable[[Path], Iterator[tuple[str, Tensor]]]
+_Read = Callable[[Path], Content]
 FORMATS: Mapping[str, tuple[_Write, _Read]] = {
     ".safetensors": (_write_safetensors, _read_safetensors),
     ".sft": (_write_safetensors, _read_safetensors),
