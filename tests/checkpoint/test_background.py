@@ -61,8 +61,8 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
 
     taken: list[tuple[Snapshot, set[int]]] = []
 
-    def watch(run: Any, *given: Any, copied: bool, lora_base=None) -> Snapshot:
-        snapshot = real(run, *given, copied=copied)
+    def watch(run: Any, *given: Any, copied: bool, **options: Any) -> Snapshot:
+        snapshot = real(run, *given, copied=copied, **options)
         live: set[int] = set()
         for part in trained_parts(run.model).values():
             live |= {tensor.untyped_storage().data_ptr() for tensor in part.saved().values()}
