@@ -23,7 +23,9 @@ from ed2.data.report import batch_notes, start_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
-from ed2.models.files.prediction import states_prediction
+from ed2.models.files.base_model import is_file
+from ed2.models.files.header import read_header
+from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
@@ -251,10 +253,9 @@ def _model_note(spec: RunSpec, run: Run) -> str:
     if process.is_zero_snr:
         predicted += " with zero terminal SNR"
     note = f"The model is {family.title} and predicts {predicted}."
-    is_given = spec.settings.model.prediction_type or spec.checkpoint or not family.has_unmarked_v
-    if not is_given and not states_prediction(spec.base):
-        note += " It does not say so: if it predicts velocity, set --prediction_type v_prediction."
-    return note
+    if spec.settings.model.prediction_type or not is_file(spec.base):
+        return note
+    return f"{note} {assumed_prediction(spec.base, family, read_header(spec.base))}".rstrip()
 
 
 def draw_contact_sheet(context: RunContext, step: int) -> None:

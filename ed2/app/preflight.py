@@ -18,6 +18,7 @@ from ed2.models.files.header import HeaderError, is_pickle, read_header
 from ed2.models.files.lora_base import model_behind
 from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.pickled_folder import pickled_parts
+from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.vae_files import find_vae
 from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR
@@ -158,7 +159,9 @@ def _sizes_of_file(file: Path, settings: Settings) -> ModelSizes:
         shapes = [shape for name, shape in header.shapes.items() if name.startswith(part.prefix)]
         counts[part.name] = sum(map(math.prod, shapes))
     counts[VAE] = _other_vae(settings, family) or counts[VAE] or shape_of(family.name).numbers(VAE)
-    return ModelSizes(family.name, counts, _untrainable(family, file.name), _conversion(file, family))
+    assumed = "" if settings.model.prediction_type else assumed_prediction(file, family, header)
+    notes = (*_conversion(file, family), *filter(None, [assumed]))
+    return ModelSizes(family.name, counts, _untrainable(family, file.name), notes)
 
 
 def _other_vae(settings: Settings, family: FamilyFacts) -> int:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ed2.app.checks.check import run_check
 from ed2.models.files import source as source_module
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import read_header
@@ -62,7 +63,7 @@ def test_every_way_to_say_it_gives_the_same_run_and_none_is_epsilon(values: Valu
     assert len(samples(first)) == 2
     assert "The model is SDXL and predicts velocity (v-prediction) with zero terminal SNR." in said(first)
     for other in others:
-        assert "It does not say so" not in said(other)
+        assert "does not say what it predicts" not in said(other)
         assert not differing(first.checkpoint, other.checkpoint)
         assert samples(first) == samples(other)
     spec, noise = (json.loads(open_base(base, {}).small_files[SCHEDULER_CONFIG]) for base in (by_metadata[1], plain))
@@ -81,7 +82,9 @@ def test_every_way_to_say_it_gives_the_same_run_and_none_is_epsilon(values: Valu
 def test_an_sdxl_file_without_a_mark_is_trained_as_epsilon(values: Values, sdxl: Path, tmp_path: Path) -> None:
     plain = write(tmp_path / "plain.safetensors", tensors_of(sdxl))
     from_file, from_folder = (train({**values, "resume_ckpt": str(base)}) for base in (plain, sdxl))
-    assert "predicts noise (epsilon). It does not say so: if it predicts velocity, set" in said(from_file)
+    assumed = "plain.safetensors does not say what it predicts, so epsilon is assumed: if it predicts velocity, set"
+    assert assumed in said(from_file)
+    assert assumed in run_check({**values, "resume_ckpt": str(plain)}, None, quiet=True).as_text()
     assert "The model is SDXL and predicts noise (epsilon).\n" in said(from_folder)
     assert not differing(from_file.checkpoint, from_folder.checkpoint)
     assert samples(from_file) == samples(from_folder)

@@ -6,7 +6,7 @@ import yaml
 
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FamilyFacts
-from ed2.models.files.header import Header, read_header
+from ed2.models.files.header import Header
 
 PREDICTION_KEY = "prediction_type"
 """Metadata key for what the model predicts."""
@@ -71,11 +71,14 @@ def said_prediction(header: Header) -> str | None:
     return "epsilon" if said in ("epsilon", "eps") else None
 
 
-def states_prediction(path: Path) -> bool:
-    """Whether a `.safetensors` or the .yaml beside it says what it predicts; a folder always does."""
-    if not path.is_file():
-        return True
-    return said_prediction(read_header(path)) is not None or path.with_suffix(".yaml").is_file()
+def assumed_prediction(path: Path, family: FamilyFacts, header: Header) -> str:
+    """A sentence on a single file that may predict v and does not say what it predicts; empty for others."""
+    if not family.has_unmarked_v or said_prediction(header) or path.with_suffix(".yaml").is_file():
+        return ""
+    return (
+        f"{printable(path.name)} does not say what it predicts, so {family.prediction_type} is assumed: if it predicts "
+        "velocity, set --prediction_type v_prediction."
+    )
 
 
 def says_zero_snr(header: Header) -> bool:
