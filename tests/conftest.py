@@ -1,5 +1,6 @@
 """What many tests share: tiny models and images, made once; no network."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -74,3 +75,10 @@ def _one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """What is there before the tests of a file is looked at once: a run collects garbage twice, among all of torch."""
+    gc.collect()
+    gc.freeze()
