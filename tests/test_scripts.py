@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ed2.models.files.header import read_header
 from ed2.settings.files import PROGRAM_DIR
 
 SCRIPTS = PROGRAM_DIR / "scripts"
@@ -73,6 +74,13 @@ def test_trace_memory_finds_what_is_recorded(tmp_path: Path) -> None:
     ((variant, rows),) = found.pop("training").items()
     assert rows == recorded["training"][variant]
     assert found == {name: recorded[name] for name in found}
+
+
+def test_full_size_writes_a_network_as_published(tmp_path: Path) -> None:
+    run("full_size.py", "sd1", tmp_path / "base", "--only", "vae")
+    header = read_header(tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert len(header.shapes) == 248
+    assert (tmp_path / "base" / "tokenizer" / "vocab.json").is_file()
 
 
 def test_sizes_accepts_the_tree() -> None:
