@@ -56,7 +56,7 @@ def _convert(argv: Sequence[str]) -> int:
         return error.exit_code
     from ed2.models.compute import quiet_libraries
 
-    quiet_libraries()  # before the import of convert: bitsandbytes prints when it is imported
+    quiet_libraries()
     from ed2.app.convert import convert
     from ed2.models.compute import DTYPES
 

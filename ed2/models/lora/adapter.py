@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from ed2.draws import rng
@@ -39,6 +38,8 @@ def add_adapter(name: str, network: nn.Module, options: AdapterOptions) -> None:
         network: of diffusers or transformers; changed in place.
         options: how it is trained.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     layers = sorted(carrying(shapes, options.layers))
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=layers)
