@@ -39,7 +39,8 @@ from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.lora_base import LoraBase, content_hash, is_lora_checkpoint, require_base_hash
 from ed2.models.process import Discrete
-from ed2.settings.checks import nothing_trained, without_effect, wrong_settings
+from ed2.settings.checks import nothing_trained, wrong_settings
+from ed2.settings.effect import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls

@@ -13,7 +13,6 @@ from ed2.errors import Problem, SettingsError, printable, shown
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
-from ed2.text import plural
 
 MAX_LISTED = 20
 """Unknown names listed one by one; the rest are counted, since the file is then probably not a settings file."""
@@ -24,9 +23,6 @@ MAX_NAME_LENGTH = 80
 """A longer name cannot resemble a setting, and comparing it takes long."""
 LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
 """Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
-OF_SINGLE_FILES = ("save_ckpt_dir", "export_dtype", "save_full_precision", "author", "license")
-WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
-SECOND, SECOND_LR = "disable_textenc_2_training", "text_encoder_2_lr"
 
 
 def settings_from(values: Mapping[str, object]) -> Settings:
@@ -53,6 +49,16 @@ def settings_from(values: Mapping[str, object]) -> Settings:
     if problems:
         raise wrong_settings(problems, num_unlisted)
     return settings
+
+
+def as_far_as_valid(values: Mapping[str, object]) -> Settings:
+    """The same settings with a default in place of each value that is not allowed; they may contradict each other."""
+    known = {name: value for name, value in values.items() if name in fields()}
+    try:
+        return Settings.model_validate(_grouped(known))
+    except ValidationError as error:
+        wrong = {problem.path for problem in _reworded(error)}
+    return Settings.model_validate(_grouped({name: value for name, value in known.items() if name not in wrong}))
 
 
 def _grouped(values: Mapping[str, object]) -> dict[str, dict[str, object]]:
@@ -173,110 +179,6 @@ def _unsupported_optimizers(settings: Settings, feature: str) -> Iterator[Proble
         if name is not None and name not in LOW_MEMORY_OPTIMIZERS:
             what = f"{name} does not work with {feature}."
             yield Problem(setting, what, f"Use {', '.join(LOW_MEMORY_OPTIMIZERS)}, or turn {feature} off.")
-
-
-def without_effect(settings: Settings, family: FamilyFacts) -> list[str]:
-    """Sentences on settings that have no effect in this combination, for a model of `family`."""
-    return [f"{name} has no effect: {why}." for name, why in _idle(settings, family)]
-
-
-def _idle(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
-    yield from _idle_lora(settings)
-    yield from _idle_data(settings)
-    yield from _idle_saving(settings)
-    yield from _idle_text_encoder(settings, family)
-    yield from _idle_second_text_encoder(settings, family)
-    yield from _idle_optimizer(settings)
-    yield from _idle_average(settings)
-
-
-def _idle_lora(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Settings of the method that is not used."""
-    if settings.model.method == "lora":
-        if settings.memory.weights_dtype != "fp32":
-            yield "weights_dtype", "the weights of a LoRA are in fp32"
-        if settings.text_encoder.freeze_embeddings:
-            yield "freeze_embeddings", "a LoRA does not change embeddings"
-        if settings.text_encoder.freeze_final_layer_norm:
-            yield "freeze_final_layer_norm", "a LoRA does not change norms"
-        return
-    for name, value in settings.lora.model_dump().items():
-        if value != getattr(type(settings.lora)(), name):
-            yield name, "method is full"
-
-
-def _idle_data(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.data.keep_tags and not settings.data.shuffle_tags:
-        yield "keep_tags", "shuffle_tags is off; it applies only to images whose own files turn it on"
-    if settings.validation.manual_data_root and settings.validation.val_split_mode != "manual":
-        yield "manual_data_root", "val_split_mode is not manual"
-
-
-def _idle_saving(settings: Settings) -> Iterator[tuple[str, str]]:
-    checkpoint = settings.checkpoint
-    for name in OF_SINGLE_FILES if checkpoint.no_save_ckpt else ():
-        if getattr(checkpoint, name):
-            yield name, "no_save_ckpt turns single files off"
-    if checkpoint.save_ckpts_from_n_epochs and not checkpoint.save_every_n_epochs:
-        yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
-
-
-def _idle_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
-    """Settings of a frozen text encoder, or of layers whose output is not used."""
-    own = {**settings.text_encoder.model_dump(), "text_encoder_lr": settings.optimizer.text_encoder_lr}
-    trained = settings.model.trained_parts(family)
-    if not any(part.name in trained for part in family.text_encoders):
-        why = "both text encoders are frozen" if len(family.text_encoders) > 1 else "the text encoder is frozen"
-        for name, value in own.items():
-            if value not in (None, False):
-                yield name, why
-        return
-    if own["unfreeze_last_n_layers"] and own["freeze_embeddings"]:
-        yield "freeze_embeddings", "unfreeze_last_n_layers freezes the embeddings anyway"
-    unused, layers = max(family.text_layer, settings.noise.clip_skip) - 1, own["unfreeze_last_n_layers"]
-    # The pooled vector of a second encoder comes from its last layer.
-    if layers and unused >= layers and "text_encoder_2" not in trained:
-        skips = f"clip_skip {settings.noise.clip_skip} skips these layers"
-        if settings.noise.clip_skip < family.text_layer:
-            skips = f"{family.title} does not use {plural(layers, 'this layer', 'these layers')}"
-        yield "unfreeze_last_n_layers", skips
-
-
-def _idle_second_text_encoder(settings: Settings, family: FamilyFacts) -> Iterator[tuple[str, str]]:
-    """Settings of a second text encoder that the model does not have, or that is frozen."""
-    frozen, rate = settings.model.disable_textenc_2_training, settings.optimizer.text_encoder_2_lr
-    parts = [part.name for part in family.text_encoders]
-    if "text_encoder_2" not in parts:
-        why = f"{family.title} models have one text encoder"
-        yield from ((name, why) for name, value in ((SECOND, frozen), (SECOND_LR, rate)) if value is not None)
-    elif rate is not None and "text_encoder_2" not in settings.model.trained_parts(family):
-        yield SECOND_LR, "the second text encoder is frozen"
-
-
-def _idle_optimizer(settings: Settings) -> Iterator[tuple[str, str]]:
-    """The decay of a constant learning rate, and options that an optimizer does not have."""
-    own, text = settings.optimizer, settings.text_encoder
-    curves = {own.lr_scheduler, text.text_encoder_lr_scheduler or own.lr_scheduler}
-    if curves == {"constant"}:
-        if own.lr_decay_steps:
-            yield "lr_decay_steps", "the learning rate is constant"
-        if text.text_encoder_lr_decay_steps:
-            yield "text_encoder_lr_decay_steps", "the learning rate is constant"
-    if own.optimizer in WITHOUT_EPSILON and own.epsilon != type(own)().epsilon:
-        yield "epsilon", f"{own.optimizer} does not use it"
-    if own.optimizer == "adafactor" and own.betas:
-        yield "betas", "adafactor does not use them"
-
-
-def _idle_average(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Settings of an EMA that is off, or whose decay is set twice."""
-    own, default = settings.ema, type(settings.ema)()
-    if not own.is_on:
-        for name, value in own.model_dump().items():
-            if value != getattr(default, name):
-                yield name, "the EMA is off without ema_decay_rate or ema_strength_target"
-    elif own.ema_decay_rate is not None and own.ema_strength_target is not None:
-        yield "ema_decay_rate", "ema_strength_target sets the decay"
 
 
 def wrong_settings(problems: list[Problem], num_unlisted: int = 0) -> SettingsError:

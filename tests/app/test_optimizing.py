@@ -13,8 +13,9 @@ from ed2.app.preflight import ModelSizes, model_sizes, require_parts
 from ed2.app.run_settings import saved_settings
 from ed2.errors import SettingsError
 from ed2.models.families.facts import FACTS
-from ed2.settings.checks import settings_from, without_effect
+from ed2.settings.checks import settings_from
 from ed2.settings.cli import parse
+from ed2.settings.effect import without_effect
 from ed2.settings.gather import gather
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ import pytest
 
 from ed2.errors import SettingsError
 from ed2.models.families.facts import FACTS
-from ed2.settings.checks import nothing_trained, settings_from, without_effect
+from ed2.settings.checks import nothing_trained, settings_from
+from ed2.settings.effect import without_effect
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings

@@ -22,7 +22,8 @@ from ed2.errors import Problem
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.models.files.base_model import locate
 from ed2.models.files.tokens import MAX_TOKENS, token_counter
-from ed2.settings.checks import nothing_trained, without_effect
+from ed2.settings.checks import nothing_trained
+from ed2.settings.effect import without_effect
 from ed2.settings.schema import Settings
 
 

@@ -13,7 +13,8 @@ from ed2.data.buckets import nearest_bucket
 from ed2.data.report import batch_notes
 from ed2.events import MetricsLogged, RunStarted
 from ed2.models.families.facts import FACTS
-from ed2.settings.checks import nothing_trained, without_effect
+from ed2.settings.checks import nothing_trained
+from ed2.settings.effect import without_effect
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
 from ed2.text import duration
