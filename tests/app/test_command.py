@@ -20,9 +20,9 @@ TRAIN = PROGRAM_DIR / "train.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 
-def program(*argv: object, cwd: Path = PROGRAM_DIR, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def program(*argv: object, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *python, str(TRAIN), *map(str, argv)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, cwd=PROGRAM_DIR, env=ENVIRONMENT, capture_output=True, text=True, timeout=110)
 
 
 @pytest.fixture
@@ -128,18 +128,19 @@ def test_check_answers_in_one_json_object_without_torch(images: Path, tmp_path: 
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 
 
-def test_check_of_a_folder_without_images_ends_with_3(tmp_path: Path) -> None:
-    done = program("--check", "--data_root", tmp_path)
-    assert done.returncode == 3
-    assert str(tmp_path) in done.stderr
+def test_check_of_a_folder_without_images_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "--data_root", str(tmp_path)]) == 3
+    assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_missing_model_fails_with_its_path_and_no_traceback(flags: list[object], tmp_path: Path) -> None:
+def test_a_missing_model_fails_with_its_path_and_no_traceback(
+    flags: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags[3] = tmp_path / "gone"
-    done = program(*flags)
-    assert done.returncode == 1
-    assert f"resume_ckpt: there is no model {tmp_path / 'gone'}." in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    assert main([*map(str, flags)]) == 1
+    said = capsys.readouterr()
+    assert f"resume_ckpt: there is no model {tmp_path / 'gone'}." in said.err
+    assert "Traceback" not in said.out + said.err
 
 
 @pytest.fixture
@@ -192,15 +193,17 @@ def test_a_signal_ignored_by_nohup_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_finished_run_says_so_and_ends_with_0(flags: list[object], tmp_path: Path) -> None:
-    first = program(*flags, "--max_epochs", 1, cwd=tmp_path)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "Done after 5 steps" in first.stdout
-    again = program("--resume_ckpt", "findlast", "--logdir", "logs", cwd=tmp_path)
-    assert again.returncode == 0
-    assert "Preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.stdout
-    assert "max_epochs: last-tiny-ep00-gs00005 has completed its 1 epoch." in again.stderr
-    assert "Raise max_epochs to keep training: --max_epochs 2." in again.stderr
+def test_a_finished_run_says_so_and_ends_with_0(
+    flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*map(str, flags), "--max_epochs", "1"]) == 0
+    assert "Done after 5 steps" in capsys.readouterr().out
+    assert main(["--resume_ckpt", "findlast", "--logdir", "logs"]) == 0
+    again = capsys.readouterr()
+    assert "Preparing: comparing every byte of last-tiny-ep00-gs00005, " in again.out
+    assert "max_epochs: last-tiny-ep00-gs00005 has completed its 1 epoch." in again.err
+    assert "Raise max_epochs to keep training: --max_epochs 2." in again.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes there")
