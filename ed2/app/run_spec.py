@@ -1,5 +1,6 @@
 """What a run will be, decided before anything is built: settings, origin, images, machine."""
 
+import functools
 import importlib.metadata
 import platform
 from dataclasses import dataclass, replace
@@ -136,6 +137,7 @@ def circumstances(machine: Machine) -> dict[str, Any]:
     return {"versions": versions(), "device": str(machine), "threads": threads}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The versions of this program, of Python and of the packages that the result depends on."""
     found = {"everydream": ed2.__version__, "python": platform.python_version()}

@@ -53,8 +53,8 @@ def test_the_demo_teaches_its_creature_and_keeps_backgrounds_that_it_was_never_s
     assert_taught(trained_by("demo", tmp_path, lr=7e-4, no_save_ckpt=True).checkpoint)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
 def test_the_demo_as_a_lora_teaches_as_much(tmp_path: Path) -> None:
     trained = trained_by("demo-lora", tmp_path, lr=4e-3)
     file = tmp_path / "files" / f"{trained.checkpoint.name}.safetensors"

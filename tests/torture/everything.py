@@ -69,6 +69,18 @@ OF_TESTS = (
         *("tests/hostile/test_images.py", "memory"),
     ),
     _of_tests(
+        "sdxl",
+        "Runs of SDXL are killed with -9 a hundred times for each of three sets of options.",
+        (25, 0.5),
+        *("tests/torture/test_kills.py", "sdxl"),
+    ),
+    _of_tests(
+        "lora",
+        "The demo is trained as a LoRA, merged, and looked at.",
+        (3, 3),
+        *("tests/demo/test_teaching.py", "teaches"),
+    ),
+    _of_tests(
         "commands",
         "A thousand random commands are given to a run, of which the bytes are compared.",
         (3, 0.3),

@@ -4,6 +4,7 @@ A fork takes only one thread along, so the warm process may never have had a sec
 in the time that the run has computed, so that it does not depend on what else the computer does.
 """
 
+import gc
 import os
 import select
 import signal
@@ -183,4 +184,6 @@ def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
     load(open_base(model, {}), trained=["unet"], device=torch.device("cpu"), frozen_dtype=torch.float32)
     images = make_images(folder / "images", SIZES)
     (images / "00.txt").write_text("a red circle beside " + "a blue square and " * 20 + "a cat")
+    gc.collect()
+    gc.freeze()  # no fork looks through all of torch when it collects garbage
     return model, images
