@@ -18,8 +18,10 @@ from ed2.errors import LogWriteError
 
 logger = logging.getLogger(__name__)
 
-Phase = Literal["preparing", "training", "validating", "sampling", "paused", "stopping", "done", "stopped", "failed"]
-"""States of a run, as the page's `data-state` names them."""
+Phase = Literal[
+    "preparing", "caching", "training", "validating", "sampling", "paused", "stopping", "done", "stopped", "failed"
+]
+"""States of a run; `ed2.app.phases` says which the page's `data-state` shows as another."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Progressed(Event):
     doing: str
     place: int
     total: int
+    left: str = ""
+    """The time left, as part of a sentence; empty if it is not known."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """From a `RunSpec` to a `Run`: reads the model and creates everything that a step works on."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ed2.app.averaging import build_ema
+from ed2.app.caching.caches import Caches, open_caches
+from ed2.app.caching.job import CacheJob
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
@@ -28,7 +30,7 @@ from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
-from ed2.training.state import Run
+from ed2.training.state import Job, Run
 from ed2.training.update import Fused, Update, Whole
 
 NOISE_AT_ZERO_SNR = (
@@ -51,16 +53,18 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     model = _read_model(spec)
     for note in _arrange(model, spec):
         context.bus.emit(Warned(0, note))
-    loader = _loader(spec, context)
-    steps_in = cache(loader.planner.steps)
-    total_updates = sum(map(steps_in, range(settings.run.max_epochs)))
-    _fit_position(spec, context, steps_in(context.state.epoch))
+    if not spec.same_folder:  # other images, or repaired ones
+        context.state.lost.clear()
+    caches = open_caches(model, spec, context)
+    loader = _loader(spec, context, caches)
+    total_updates = sum(map(loader.planned_steps_in, range(settings.run.max_epochs)))
+    _fit_position(spec, context, loader.steps_in(context.state.epoch))
     optimizers = build_optimizers(model, settings, network_plans(settings, model.facts, device), total_updates)
     precision = Precision(device, spec.machine.dtype)
     run = Run(
         model=model,
         data=loader,
-        objective=_objective(model, spec),
+        objective=_objective(model, spec, caches),
         precision=precision,
         optimizers=optimizers,
         update=_update(spec, context, optimizers, precision),
@@ -70,15 +74,20 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         controls=context.controls,
         state=context.state,
         max_epochs=settings.run.max_epochs,
-        steps_in=steps_in,
+        steps_in=loader.steps_in,
         images_per_step=settings.data.batch_size * settings.data.grad_accum,
-        make_jobs=job_makers(spec, context, loader.planner),
+        make_jobs=[*_cache_jobs(caches, spec, context), *job_makers(spec, context, loader)],
     )
     if spec.checkpoint:
         for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
             context.bus.emit(Warned(run.state.step, note))
     optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
     return run
+
+
+def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Callable[[Run], Job]]:
+    """The factory of the job that fills the caches, if there are any."""
+    return [lambda run: CacheJob(run, caches, spec, context)] if caches.latents else []
 
 
 def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:
@@ -141,7 +150,7 @@ def _arrange(model: DiffusionModel, spec: RunSpec) -> list[str]:
     return list(filter(None, notes))
 
 
-def _objective(model: DiffusionModel, spec: RunSpec) -> Objective:
+def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objective:
     settings = spec.settings
     options = ObjectiveOptions(
         timestep_start=settings.loss.timestep_start,
@@ -151,10 +160,10 @@ def _objective(model: DiffusionModel, spec: RunSpec) -> Objective:
         noise=NoiseOptions(settings.noise.pyramid_noise_discount or 0.0, settings.noise.zero_frequency_noise_ratio),
     )
     loss = LOSSES.load(settings.loss.loss_type)
-    return Objective(model, loss, settings.run.seed, spec.machine.device, options)
+    return Objective(model, loss, settings.run.seed, spec.machine.device, options, caches.mend)
 
 
-def _loader(spec: RunSpec, context: RunContext) -> Loader:
+def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
     settings = spec.settings
     threads, batch_size = decode_threads(settings), settings.data.batch_size
     options = LoaderOptions(
@@ -163,7 +172,14 @@ def _loader(spec: RunSpec, context: RunContext) -> Loader:
         grad_accum=settings.data.grad_accum,
         threads=threads,
         ahead=max(settings.data.grad_accum + 1, -(-2 * threads // batch_size)),
+        num_variants=settings.memory.cache_variants if caches.latents else 0,
         keep_tags=settings.data.keep_tags,
         background=settings.data.alpha_background,
     )
-    return Loader(spec.dataset.examples, options, on_problem=context.faults)
+    return Loader(
+        spec.dataset.examples,
+        options,
+        on_problem=context.faults,
+        lost=context.state.lost,
+        latents=caches.latents,
+    )

@@ -15,8 +15,9 @@ from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
 from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
-from ed2.data.epoch import EpochPlan, EpochPlanner
+from ed2.data.epoch import EpochPlan
 from ed2.data.example import Example
+from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
 from ed2.events import EventBus, Progressed
@@ -63,12 +64,12 @@ class RunContext:
         return cls(run_dir, bus, controls, state, saver, ImageFaults(bus, step=lambda: state.step))
 
 
-def job_makers(spec: RunSpec, context: RunContext, planner: EpochPlanner) -> list[Callable[[Run], Job]]:
+def job_makers(spec: RunSpec, context: RunContext, loader: Loader) -> list[Callable[[Run], Job]]:
     """The factories of a run's jobs, in the order in which the jobs run after a step."""
     settings = spec.settings
     makers: list[Callable[[Run], Job]] = [lambda run: MetricsJob(run, settings.logging.log_step), EpochJob]
     if settings.data.write_schedule:
-        makers.append(lambda run: ScheduleJob(context.run_dir, run, planner, spec.dataset.examples))
+        makers.append(lambda run: ScheduleJob(context.run_dir, run, loader.plan, spec.dataset.examples))
     makers += [JOBS.load(name) for name in JOBS]
     if spec.images.curves:
         makers.append(lambda run: _validation_job(run, spec, context))
@@ -183,7 +184,7 @@ class ScheduleJob(Job):
 
     run_dir: Path
     training: Run
-    planner: EpochPlanner
+    plan: Callable[[int], EpochPlan]
     examples: Sequence[Example]
     name = "schedule"
 
@@ -197,7 +198,7 @@ class ScheduleJob(Job):
 
     def perform(self, state: TrainState) -> None:
         """Write the epoch that `state` is in."""
-        lines = schedule_lines(self.planner.plan(state.epoch), self.examples, state.step - state.position + 1)
+        lines = schedule_lines(self.plan(state.epoch), self.examples, state.step - state.position + 1)
         text = "step\tbatch\tsize\tvisit\timage\n" + "".join(f"{line}\n" for line in lines)
         write_whole(self.run_dir / f"ep{state.epoch:02d}_batch_schedule.txt", text.encode("utf-8"))
 

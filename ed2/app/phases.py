@@ -14,12 +14,12 @@ RUNNING: tuple[State, ...] = ("training", "sampling")
 ACTIVE: frozenset[State] = frozenset(("preparing", *RUNNING, "paused", "stopping"))
 """The states in which a run exists."""
 AT_REST: frozenset[State] = frozenset(("idle", "done", "stopped", "failed"))
-SHOWN_AS: Mapping[Phase, State] = {"validating": "training"}
+SHOWN_AS: Mapping[Phase, State] = {"caching": "preparing", "validating": "training"}
 """Phases that the page shows as another one, with the details beside it."""
 COMMANDS: Mapping[Command, frozenset[State]] = {
     "start": AT_REST,
-    "pause": frozenset(RUNNING),
-    "resume": frozenset(("paused", *RUNNING)),
+    "pause": frozenset(("preparing", *RUNNING)),
+    "resume": frozenset(("preparing", "paused", *RUNNING)),
     "stop": frozenset(("preparing", "paused", *RUNNING)),
     "stop without saving": ACTIVE,
     "save now": frozenset(("paused", *RUNNING)),

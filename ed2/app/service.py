@@ -184,6 +184,8 @@ class TrainerService:
         state = self.snapshot().state
         if state == "paused":
             return ""
+        if state == "preparing":
+            return f"{doing} as soon as possible"
         return f"{doing} after {'these samples' if state == 'sampling' else 'this step'}"
 
     def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:

@@ -250,12 +250,12 @@ class RunView:
         state = next_state(self._shown.state, event.phase)
         if state is None:
             return
-        asked = self._shown.asked if state in RUNNING else ""
+        asked = self._shown.asked if state in ("preparing", *RUNNING) else ""
         self.change("status", state=state, detail=event.detail, progress="", asked=asked)
 
     @_fold.register
     def _(self, event: Progressed) -> None:
-        self.change("status", progress=f"{event.doing} {event.place:,} of {event.total:,}")
+        self.change("status", progress=f"{event.doing} {event.place:,} of {event.total:,}{event.left}")
 
     @_fold.register
     def _(self, event: StepDone) -> None:

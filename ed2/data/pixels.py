@@ -7,28 +7,20 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ed2.data.buckets import Box, Size, crop_box, jittered_crop_box
+from ed2.data.buckets import Box, Size, crop_box
 from ed2.data.example import Example, file_stamp
 from ed2.data.images import JPEG_SHRINKS, WHITE, check_image, decode
-from ed2.draws import rng
+from ed2.data.variants import Crop, chosen_crop, drawn_crop
+from ed2.data.variants import VisitKey as VisitKey
 from ed2.errors import ImagesLostError, Problem
 
 MAX_CHECKED = 200
 """How many images, spread over the dataset, are tried before all count as lost; more would take long."""
-
-
-class VisitKey(NamedTuple):
-    """The key of all draws for one visit of an image: `rng(seed, "noise", *visit_key)`."""
-
-    epoch: int
-    key: str
-    repeat: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +35,8 @@ class LoaderOptions:
     """Most batches that are decoded in advance."""
     jitter: bool = True
     """Whether crops differ a little from visit to visit; off for validation."""
+    num_variants: int = 0
+    """Fixed crops of an image that its visits are drawn among, with a latent cache; 0 draws each crop anew."""
     keep_tags: int = 0
     """How many tags keep their place when tags are shuffled."""
     background: str = WHITE
@@ -59,34 +53,67 @@ class LoadedImage:
     """Pixels cut off at the top and at the left of the image as resized; of a mirrored one, as it is seen."""
 
 
+def crop_of(example: Example, visit: VisitKey, options: LoaderOptions) -> Crop:
+    """Draw the crop of one visit of an image.
+
+    Raises:
+        OSError: it is one of the fixed ones, and the content of the image is neither known nor readable.
+    """
+    if options.num_variants:
+        return chosen_crop(example, visit, seed=options.seed, count=options.num_variants)
+    return drawn_crop(example, visit, seed=options.seed, jitter=options.jitter)
+
+
 def load_image(example: Example, visit: VisitKey, options: LoaderOptions) -> LoadedImage:
     """Return one visit of an image: cropped, resized to its bucket, maybe flipped.
 
     Raises:
         ImageError: the image can no longer be read.
     """
-    box = crop_box(example.size, example.bucket)
-    if options.jitter:
-        box = jittered_crop_box(example.size, example.bucket, rng(options.seed, "crop", *visit))
-    image = decode(example.path, _size_needed(example, box), options.background)
-    image = image.resize(example.bucket, Image.Resampling.LANCZOS, box=_box_in(image.size, example, box))
-    is_mirrored = happens(example.flip_p, options.seed, "flip", visit)
-    if is_mirrored:
+    [image] = load_crops(example, [crop_of(example, visit, options)], options.background)
+    return image
+
+
+def load_crops(example: Example, crops: Sequence[Crop], background: str) -> list[LoadedImage]:
+    """Return crops of an image, each resized to its bucket. The file is decoded once for all that need the same size.
+
+    Raises:
+        ImageError: the image can no longer be read.
+    """
+    decoded: dict[int, Image.Image] = {}
+    loaded = []
+    for crop in crops:
+        needed = _size_needed(example, crop.box)
+        shrink = _shrink_for(example.size, needed)
+        if shrink not in decoded:
+            decoded[shrink] = decode(example.path, needed, background)
+        loaded.append(_cropped(decoded[shrink], example, crop))
+    return loaded
+
+
+def _shrink_for(size: Size, needed: Size) -> int:
+    """Return how many times smaller a JPEG of `size` is decoded where `needed` is enough, as Pillow chooses it."""
+    most = min(size[0] // needed[0], size[1] // needed[1])
+    return max((shrink for shrink in JPEG_SHRINKS if shrink <= most), default=1)
+
+
+def _cropped(whole: Image.Image, example: Example, crop: Crop) -> LoadedImage:
+    image = whole.resize(example.bucket, Image.Resampling.LANCZOS, box=_box_in(whole.size, example, crop.box))
+    if crop.is_mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return LoadedImage(np.asarray(image), crop_offset(example.size, box, example.bucket, is_mirrored=is_mirrored))
+    return LoadedImage(np.asarray(image), crop_offset(example.size, crop, example.bucket))
 
 
-def crop_offset(size: Size, box: Box, bucket: Size, *, is_mirrored: bool) -> tuple[int, int]:
-    """Return where a crop begins, as top and left, in pixels of the image as resized for `box` to fill `bucket`.
+def crop_offset(size: Size, crop: Crop, bucket: Size) -> tuple[int, int]:
+    """Return where a crop begins, as top and left, in pixels of the image as resized for the crop to fill `bucket`.
 
     Args:
         size: of the image.
-        box: the crop, in pixels of the image.
+        crop: of a mirrored one, the left is counted from the right edge of the image, which is seen on the left.
         bucket: size of the crop after resizing.
-        is_mirrored: the left is then counted from the right edge of the image, which is seen on the left.
     """
-    left, top, right, bottom = box
-    start = size[0] - right if is_mirrored else left
+    left, top, right, bottom = crop.box
+    start = size[0] - right if crop.is_mirrored else left
     return round(top * bucket[1] / (bottom - top)), round(start * bucket[0] / (right - left))
 
 
@@ -104,11 +131,6 @@ def _box_in(decoded: Size, example: Example, box: Box) -> tuple[float, float, fl
             left, top, right, bottom = box
             return left / shrink, top / shrink, right / shrink, bottom / shrink
     return crop_box(decoded, example.bucket)
-
-
-def happens(probability: float, seed: int, what: str, visit: VisitKey) -> bool:
-    """Draw whether something happens to one visit of an image."""
-    return probability > 0 and bool(rng(seed, what, *visit).random() < probability)
 
 
 def is_changed(example: Example) -> bool:

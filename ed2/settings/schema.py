@@ -238,6 +238,14 @@ class MemorySettings(Group):
     """Update each tensor of weights as soon as its gradient is complete, and free the gradient: saves nearly all memory
     of gradients, a little slower. Gradients are clipped tensor by tensor, at 1. Not with grad_accum or fp16; the same
     optimizers as bf16 weights."""
+    cache_latents: bool = False
+    """Encode the images before training and keep the result on disk, so that steps are faster and need no VAE. Crops
+    and flips are then drawn among cache_variants fixed ones."""
+    cache_variants: Annotated[int, Field(ge=1, le=32), Advanced()] = 4
+    """Fixed crops of each image in the latent cache. flip_p is the share of them that is mirrored. More are closer to
+    training without a cache, and take more disk space."""
+    cache_dir: Annotated[str, IsPath(), Advanced()] = "user/cache"
+    """Folder of the caches, which runs share. It can be deleted at any time; what is missing is made again."""
     channels_last: Annotated[bool, Advanced()] = False
     """Store convolution tensors in channels-last order. Slightly faster on some GPUs."""
     torch_compile: Annotated[bool, Advanced()] = False

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ed2.data.loader import Batch
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.draws import rng
-from ed2.models.base import Conditioning, DiffusionModel, ImageSizes
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """loss(prediction, target, position): one number per image, shape (B,), in fp32.
@@ -66,6 +66,9 @@ class Objective:
 
     Every draw is keyed by the image's visit and made on the CPU, so an image gets the same noise on any device,
     alone or in a batch, with or without a resume.
+
+    Attributes:
+        encoded: called with what the VAE made of a batch of pixels.
     """
 
     model: DiffusionModel
@@ -73,6 +76,7 @@ class Objective:
     seed: int
     device: torch.device
     options: ObjectiveOptions = ObjectiveOptions()
+    encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each image, shape (B,), fp32."""
@@ -91,13 +95,23 @@ class Objective:
         return losses * self.timestep_weights(timesteps) * batch.loss_scale.to(self.device)
 
     def latents(self, batch: Batch) -> Tensor:
-        """Encode the pixels of a batch: (B,C,h,w)."""
-        height, width = batch.pixels.shape[2:]
-        size = (height // self.model.downscale, width // self.model.downscale)
-        # The VAE gives a distribution; what is drawn from it is keyed by the visit, so a cache could hold the rest.
-        draw = self.gaussian("latent", batch.visits, (self.model.facts.latent_channels, *size))
+        """Draw the latents of a batch: (B,C,h,w)."""
+        width, height = (side // self.model.downscale for side in batch.bucket)
+        # The VAE gives a distribution, which a cache may hold; what is drawn from it is keyed by the visit.
+        draw = self.gaussian("latent", batch.visits, (self.model.facts.latent_channels, height, width))
+        return self.posterior(batch).sample(draw) * self.model.latent_scale
+
+    def posterior(self, batch: Batch) -> Posterior:
+        """The distribution of the latents of a batch: cached, or encoded from its pixels."""
+        if batch.posterior is not None:
+            mean, std = batch.posterior.to(self.device, non_blocking=True).unbind(1)
+            # In the memory format of what the VAE gives, which decides the last bits of what follows.
+            as_encoded = torch.channels_last
+            return Posterior(mean.contiguous(memory_format=as_encoded), std.contiguous(memory_format=as_encoded))
+        assert batch.pixels is not None
         posterior = self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True))
-        return posterior.sample(draw) * self.model.latent_scale
+        self.encoded(batch, posterior)
+        return posterior
 
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:
         """Draw a timestep for each visit, uniform over those that are trained: (B,), int64."""

@@ -43,6 +43,7 @@ class TrainState:
         at_once: most images in one pass, because more ran out of memory; None for whole batches.
         checkpointing: whether gradient checkpointing was turned on after running out of memory.
         is_exact: false once a batch was split, which gives the same gradient but not the same bytes.
+        lost: the epoch in which each damaged image was found, by the image's key; later epochs leave it out.
         cut_short: names of the jobs that a stop interrupted after the last step; a resumed run performs them first.
     """
 
@@ -55,6 +56,7 @@ class TrainState:
     at_once: int | None = None
     checkpointing: bool = False
     is_exact: bool = True
+    lost: dict[str, int] = field(default_factory=dict)
     cut_short: list[str] = field(default_factory=list)
 
     def due_at_start(self, job: str) -> bool:
@@ -91,6 +93,8 @@ class TrainState:
                 raise TypeError(f"{own.name} is {shown(getattr(state, own.name))}")
         if not all(isinstance(what, str) for what in state.cut_short):
             raise TypeError(f"cut_short is {shown(state.cut_short)}")
+        if not all(isinstance(epoch, int) for epoch in state.lost.values()):
+            raise TypeError(f"lost is {shown(state.lost)}")
         return state
 
 

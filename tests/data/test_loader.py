@@ -13,6 +13,7 @@ from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.loader import Batch, Loader, split_batch
 from ed2.data.pixels import LoadedImage, LoaderOptions, VisitKey, crop_offset, load_image
+from ed2.data.variants import Crop
 from ed2.errors import Problem
 from tests.data.planning import plan_epoch
 
@@ -251,15 +252,15 @@ def test_a_batch_is_split_with_the_same_draws(examples: tuple[Example, ...]) -> 
 def test_a_crop_is_counted_in_pixels_of_the_resized_image(is_mirrored: bool, left: int) -> None:
     """3000x2000 into 1216x832 by hand: a crop of 2,880x1,970 is scaled by 0.42222, 40 and 80 pixels are cut off."""
     box = (40, 10, 2920, 1980)
-    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=is_mirrored) == (4, left)
+    assert crop_offset((3000, 2000), Crop(box, is_mirrored), (1216, 832)) == (4, left)
 
 
 def test_a_centred_crop_of_3000x2000_begins_16_pixels_from_the_left() -> None:
     """2,923 of 3,000 pixels are used, scaled by 0.41601: 38 are cut off at the left, 39 at the right."""
     box = crop_box((3000, 2000), (1216, 832))
     assert box == (38, 0, 2961, 2000)
-    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=False) == (0, 16)
-    assert crop_offset((3000, 2000), box, (1216, 832), is_mirrored=True) == (0, 16)
+    assert crop_offset((3000, 2000), Crop(box, False), (1216, 832)) == (0, 16)
+    assert crop_offset((3000, 2000), Crop(box, True), (1216, 832)) == (0, 16)
 
 
 def test_batches_say_how_large_images_were_and_what_was_cut_off(examples: tuple[Example, ...]) -> None:

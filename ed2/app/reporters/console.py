@@ -17,6 +17,7 @@ from ed2.events import (
     Event,
     MetricsLogged,
     PhaseChanged,
+    Progressed,
     RunEnded,
     RunStarted,
     SamplesMade,
@@ -103,8 +104,19 @@ class ConsoleReporter:
     def _(self, event: PhaseChanged) -> None:
         if self._bar is not None and event.phase != "training":
             self._bar.set_description_str(event.phase)
-        elif self._bar is None and event.phase in ("preparing", "sampling"):
+        elif self._bar is None and event.phase in ("preparing", "caching", "sampling"):
             self._write(describe(event))
+
+    @_print.register
+    def _(self, event: Progressed) -> None:
+        if not event.left:  # a matter of seconds
+            return
+        text = f"{event.doing} {event.place:,} of {event.total:,}{event.left}"
+        if self._bar is not None:
+            self._bar.set_description_str(text)
+        elif self.clock() - self._line_at >= LINE_SECONDS:
+            self._line_at = self.clock()
+            self._write(f"{text[0].upper()}{text[1:]}.")
 
     @_print.register(SamplesMade)
     @_print.register(CheckpointSaved)

@@ -1,0 +1,154 @@
+"""Fills a latent cache: every image is decoded in threads and encoded by the VAE, once for each of its fixed crops."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+
+from ed2.app.caching.progress import FillProgress
+from ed2.app.images.scanning import decode_threads
+from ed2.app.jobs import RunContext
+from ed2.app.run_spec import RunSpec
+from ed2.data.cache import TensorCache
+from ed2.data.example import Example, Finding, FindingKind
+from ed2.data.images import ImageError
+from ed2.data.loader import CHANGED, POSTERIOR, as_pixels
+from ed2.data.pixels import LoadedImage, is_changed, load_crops
+from ed2.data.variants import Crop, fixed_crops, latent_key
+from ed2.disk import wait_for_handles
+from ed2.text import counted, file_size
+from ed2.training.state import Run
+
+logger = logging.getLogger(__name__)
+
+
+class Missing(NamedTuple):
+    """What a cache does not have of one image."""
+
+    example: Example
+    crops: list[Crop]
+    keys: list[bytes]
+
+
+@dataclass(frozen=True)
+class LatentFiller:
+    """Adds the latents of a run's images to a cache.
+
+    Attributes:
+        training: the run, as built.
+        cache: what is filled.
+    """
+
+    training: Run
+    cache: TensorCache
+    spec: RunSpec
+    context: RunContext
+
+    def fill(self) -> bool:
+        """Add what is missing; returns whether the cache is complete then.
+
+        Raises:
+            OSError: the cache cannot be written.
+            StopRequested: a stop was requested. What is done by then is kept.
+        """
+        examples = [example for example in self.spec.dataset.examples if self._is_trained(example)]
+        missing = list(self._missing(examples))
+        num_crops = sum(len(one.crops) for one in missing)
+        if not missing:
+            return True
+        progress = FillProgress(self.training, "caching image", len(missing))
+        size = file_size(sum(self._row_bytes(one.example) * len(one.crops) for one in missing))
+        progress.announce(f"{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {size}")
+        is_complete = True
+        # Images of one size after another, so that a shard holds many rows.
+        missing.sort(key=lambda one: one.example.bucket)
+        try:
+            for one, images in self._decoded(missing):
+                progress.advance()
+                if images:
+                    self._encode(one, images)
+                else:
+                    is_complete = is_complete and one.example.key in self.training.state.lost
+        finally:
+            self.cache.flush()
+        return is_complete
+
+    def _is_trained(self, example: Example) -> bool:
+        return example.multiply > 0 and example.key not in self.training.state.lost
+
+    def _missing(self, examples: Sequence[Example]) -> Iterator[Missing]:
+        """Yield what is missing of each image; the shards with the rest count as used now."""
+        count = self.spec.settings.memory.cache_variants
+        seen, wanted, keys = set[bytes](), list[tuple[Example, Crop]](), list[bytes]()
+        for example in examples:
+            for crop in fixed_crops(example, count):
+                key = latent_key(example, crop)
+                if key not in seen:  # a copy of an image, or two crops that are the same
+                    seen.add(key)
+                    wanted.append((example, crop))
+                    keys.append(key)
+        self.cache.touch(keys)
+        by_image: dict[str, Missing] = {}
+        for (example, crop), key, is_missing in zip(wanted, keys, self.cache.missing(keys), strict=True):
+            if is_missing:
+                one = by_image.setdefault(example.key, Missing(example, [], []))
+                one.crops.append(crop)
+                one.keys.append(key)
+        yield from by_image.values()
+
+    def _row_bytes(self, example: Example) -> int:
+        """Bytes of one crop in the cache."""
+        model = self.training.model
+        width, height = (side // model.downscale for side in example.bucket)
+        return 2 * 4 * model.facts.latent_channels * width * height
+
+    def _decoded(self, missing: Iterable[Missing]) -> Iterator[tuple[Missing, list[LoadedImage]]]:
+        """Yield each image with its crops, decoded ahead in threads; none if it cannot be used."""
+        threads = decode_threads(self.spec.settings)
+        waiting: deque[tuple[Missing, Future[list[LoadedImage]]]] = deque()
+        todo = iter(missing)
+        with ThreadPoolExecutor(threads, thread_name_prefix="image") as pool:
+            try:
+                while True:
+                    for one in islice(todo, max(0, 2 * threads - len(waiting))):
+                        waiting.append((one, pool.submit(self._load, one)))
+                    if not waiting:
+                        return
+                    one, future = waiting.popleft()
+                    yield one, self._outcome(one.example, future)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, one: Missing) -> list[LoadedImage]:
+        background = self.spec.settings.data.alpha_background
+        return wait_for_handles(lambda: load_crops(one.example, one.crops, background))
+
+    def _outcome(self, example: Example, future: "Future[list[LoadedImage]]") -> list[LoadedImage]:
+        """The crops of an image; none if it is damaged, which is recorded, or has changed since the run started."""
+        try:
+            images = future.result()
+        except ImageError as error:
+            if error.lasting:
+                self.training.state.lost.setdefault(example.key, self.training.state.epoch)
+            self._report(example, error.what, error.fix)
+            return []
+        if is_changed(example):  # its rows would be kept as those of what it was
+            self._report(example, *CHANGED, kind="changed")
+            return []
+        return images
+
+    def _encode(self, one: Missing, images: Sequence[LoadedImage]) -> None:
+        run = self.training
+        pixels = as_pixels([image.pixels for image in images]).to(run.objective.device)
+        posterior = run.model.encode_pixels(pixels)
+        rows = torch.stack([posterior.mean, posterior.std], dim=1).to("cpu")
+        for key, row in zip(one.keys, rows, strict=True):
+            self.cache.add(key, {POSTERIOR: row})
+
+    def _report(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
+        self.context.faults(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
