@@ -278,19 +278,19 @@ class Loader:
         if any(image.posterior is None for image in images):  # a batch is encoded as a whole, or not at all
             again = [(image.example, self._pool.submit(_with_pixels, image, self._options)) for image in images]
             images = self._loaded(again, loading.place[0])
-        if not images:
-            return None
+        return self._batch(images, loading.bucket) if images else None
+
+    def _batch(self, images: Sequence[_Visit], bucket: Size) -> Batch:
+        pixels, posterior = _stacked(images)
         examples = [image.example for image in images]
-        pixels = [image.pixels for image in images if image.pixels is not None]
-        posteriors = [image.posterior for image in images if image.posterior is not None]
         return Batch(
-            pixels=as_pixels(pixels) if pixels else None,
-            posterior=None if pixels else torch.stack(posteriors),
+            pixels=pixels,
+            posterior=posterior,
             captions=tuple(self._caption(image.example, image.key) for image in images),
             loss_scale=torch.tensor([example.loss_scale for example in examples], dtype=torch.float32),
             visits=tuple(image.key for image in images),
             names=tuple(example.name for example in examples),
-            bucket=loading.bucket,
+            bucket=bucket,
             original_size=torch.tensor([example.size[::-1] for example in examples]),
             crop=torch.tensor([image.offset for image in images]),
             cache_keys=tuple(image.cache_key for image in images) if self._latents else (),
@@ -345,6 +345,14 @@ def _with_pixels(image: _Visit, options: LoaderOptions) -> _Visit:
     loaded = wait_for_handles(lambda: load_image(image.example, image.key, options))
     has_changed = is_changed(image.example)
     return replace(image, pixels=loaded.pixels, offset=loaded.crop, has_changed=has_changed)
+
+
+def _stacked(images: Sequence[_Visit]) -> tuple[Tensor | None, Tensor | None]:
+    """Return the pixels of images that all have some, or else their posteriors."""
+    pixels = [image.pixels for image in images if image.pixels is not None]
+    if pixels:
+        return as_pixels(pixels), None
+    return None, torch.stack([image.posterior for image in images if image.posterior is not None])
 
 
 def as_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
