@@ -87,7 +87,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
 
 def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Callable[[Run], Job]]:
     """The factory of the job that fills the caches, if there are any."""
-    return [lambda run: CacheJob(run, caches, spec, context)] if caches.latents else []
+    return [lambda run: CacheJob(run, caches, spec, context)] if caches.latents or caches.text else []
 
 
 def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:

@@ -37,6 +37,7 @@ RESUMABLE_SETTINGS = {
     "log_step",
     "run_name",
     "decode_threads",
+    "cache_text",
     "cache_dir",
     "save_ckpt_dir",
     "sample_prompts",

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from ed2.data.cache import TensorCache
+from ed2.models.absence import Absence
 from ed2.models.families.facts import FamilyFacts
 
 Mode = Literal["frozen", "full", "lora"]
@@ -36,6 +38,7 @@ class Part:
     mode: Mode = "full"
     saved_prefix: str = ""
     stored: Mapping[str, Tensor] = field(default_factory=dict)
+    _absence: Absence = field(default_factory=Absence, repr=False, compare=False)
 
     @property
     def is_trained(self) -> bool:
@@ -72,6 +75,15 @@ class Part:
         for name, parameter in self.parameters().items():
             saved_name = self.saved_name(name)
             parameter.copy_(tensors[saved_name if saved_name in tensors else name])
+
+    def leave(self) -> None:
+        """Free the device of a frozen part's weights until `come_back`; what is saved of it stays in main memory."""
+        if not self.is_trained:
+            self._absence.leave(self.module, self.stored)
+
+    def come_back(self) -> None:
+        """Bring the weights back to where they were, if they are away. Whatever computes with the part does this."""
+        self._absence.come_back(self.module, self.stored)
 
     def saved_name(self, name: str) -> str:
         """The name in a checkpoint of a tensor of the module."""
@@ -111,6 +123,16 @@ class TextEmbeds:
         """The same on `device`."""
         pooled = self.pooled.to(device, non_blocking=True) if self.pooled is not None else None
         return TextEmbeds(self.hidden.to(device, non_blocking=True), pooled)
+
+    def as_row(self) -> dict[str, Tensor]:
+        """Those of a single caption, as a row of a cache."""
+        found = {"hidden": self.hidden, "pooled": self.pooled}
+        return {name: tensor[0].to("cpu") for name, tensor in found.items() if tensor is not None}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Tensor]) -> "TextEmbeds":
+        """The inverse of `as_row`."""
+        return cls(row["hidden"][None], row["pooled"][None] if "pooled" in row else None)
 
 
 def joined_embeddings(parts: Sequence[Tensor]) -> Tensor:
@@ -273,6 +295,14 @@ class DiffusionModel(Protocol):
         """Embeddings of captions, with gradients only if a text encoder is trained."""
         ...
 
+    def caption_key(self, caption: str) -> tuple[str | int, ...]:
+        """What the embeddings of a caption depend on now, besides the weights of frozen text encoders."""
+        ...
+
+    def use_text_cache(self, store: TensorCache) -> None:
+        """Take embeddings from `store` where it has them, in rows with the keys `cache_key(*caption_key(caption))`."""
+        ...
+
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has, without the start and end tokens."""
         ...
@@ -294,6 +324,18 @@ def saved_parts(model: DiffusionModel) -> dict[str, Part]:
     """The parts that a checkpoint holds, by name: all, or of a LoRA those that have adapters."""
     adapted = {name: part for name, part in model.parts.items() if part.mode == "lora"}
     return adapted or dict(model.parts)
+
+
+@dataclass
+class Resting:
+    """The parts that training does not need, since all that they would compute is cached."""
+
+    parts: tuple[Part, ...] = ()
+
+    def leave(self) -> None:
+        """Free the device of those that have come back for something else."""
+        for part in self.parts:
+            part.leave()
 
 
 def trained_parts(model: DiffusionModel) -> dict[str, Part]:

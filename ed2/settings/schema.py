@@ -244,6 +244,9 @@ class MemorySettings(Group):
     cache_variants: Annotated[int, Field(ge=1, le=32), Advanced()] = 4
     """Fixed crops of each image in the latent cache. flip_p is the share of them that is mirrored. More are closer to
     training without a cache, and take more disk space."""
+    cache_text: bool = False
+    """Encode the captions before training and keep the result on disk, where text encoders are frozen. Does not affect
+    the result."""
     cache_dir: Annotated[str, IsPath(), Advanced()] = "user/cache"
     """Folder of the caches, which runs share. It can be deleted at any time; what is missing is made again."""
     channels_last: Annotated[bool, Advanced()] = False

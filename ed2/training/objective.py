@@ -15,7 +15,7 @@ from torch import Tensor
 from ed2.data.loader import Batch
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
-from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """loss(prediction, target, position): one number per image, shape (B,), in fp32.
@@ -69,6 +69,7 @@ class Objective:
 
     Attributes:
         encoded: called with what the VAE made of a batch of pixels.
+        resting: what leaves the device before a loss is computed.
     """
 
     model: DiffusionModel
@@ -77,10 +78,12 @@ class Objective:
     device: torch.device
     options: ObjectiveOptions = ObjectiveOptions()
     encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
+    resting: Resting = field(default_factory=Resting)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each image, shape (B,), fp32."""
         process = self.model.process
+        self.resting.leave()
         # Every draw below is made per image from its own key; the order of these lines changes no number.
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)

@@ -70,11 +70,11 @@ encoders included. They count little: 0.3 GB with AdamW at rank 16."""
 
 @dataclass(frozen=True)
 class PlannedFeatures:
-    """Features that can be planned but have no setting yet.
+    """What a run does that decides which weights are on the GPU.
 
     Attributes:
-        cached_latents: latents come from a cache, and the VAE is not on the GPU.
-        cached_text: text embeddings come from a cache, and no text encoder is on the GPU.
+        cached_latents: latents come from a cache, and the VAE is not on the GPU in training.
+        cached_text: text embeddings come from a cache, and no text encoder is on the GPU in training if all are frozen.
         lora_rank: train adapters of this rank and nothing else; 0 trains the model.
     """
 
@@ -85,7 +85,12 @@ class PlannedFeatures:
     @classmethod
     def of(cls, settings: Settings) -> "PlannedFeatures":
         """The features that settings turn on."""
-        return cls(lora_rank=settings.lora.lora_rank if settings.model.method == "lora" else 0)
+        return cls(
+            cached_latents=settings.memory.cache_latents,
+            # Captions that change at each visit are encoded then.
+            cached_text=settings.memory.cache_text and not settings.data.shuffle_tags,
+            lora_rank=settings.lora.lora_rank if settings.model.method == "lora" else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,8 @@ class MemoryModel:
     def is_cached(self, part: PartFacts) -> bool:
         """Whether a cache takes the place of a part in training, so that it is not on the device."""
         if part.is_text_encoder:
-            return self.features.cached_text and part.name not in self.trained_parts
+            trained = self.settings.model.trained_parts(self.family)
+            return self.features.cached_text and not any(p.name in trained for p in self.family.text_encoders)
         return part.name == VAE and self.features.cached_latents
 
     def bytes_of(self, part: PartFacts) -> int:

@@ -1,6 +1,6 @@
 """The peak memory of a run, from its settings alone: no GPU and no PyTorch needed.
 
-A run goes through phases: encoding, forward pass, backward pass, optimizer, sampling, validation, saving. Memory that
+A run goes through phases: caching, encoding, forward pass, backward pass, optimizer, sampling, validation, saving. Memory that
 one phase needs is free again in the next (gradients grow while activations shrink), so the peak is the largest phase,
 not the sum of all.
 """
@@ -27,7 +27,7 @@ class MemoryPlan:
         expected_gb: what the GPU will show as used by the run.
         low_gb: lower bound.
         high_gb: upper bound.
-        peak: the phase with the peak: forward, backward, optimizer, encoding, sampling, validation or saving.
+        peak: the phase with the peak: caching, encoding, forward, backward, optimizer, sampling, validation or saving.
         parts: the expected figure, by purpose.
         allocated_gb: PyTorch's tensors, as torch.cuda.max_memory_allocated counts them.
         by_phase: the same for each phase.
@@ -164,9 +164,11 @@ def _usage_by_phase(model: MemoryModel) -> dict[str, PhaseUsage]:
     base = _resident(model)
     usage = _training_usage(model, base)
     usage["sampling"] = _sampling(model, base, _sampling_batch(model, base, _peak_bytes(usage)))
-    own = model.settings.validation
+    own, with_all = model.settings.validation, replace(base, weights=base.weights + _returned_weights(model))
+    if model.features.cached_latents:
+        usage["caching"] = _vae(model, with_all, "encoding")
     if own.val_split_mode != "none" or own.stabilize_training_loss or own.extra_manual_datasets:
-        usage["validation"] = _without_gradients(model, base, own.val_batch_size or model.batch)
+        usage["validation"] = _without_gradients(model, with_all, own.val_batch_size or model.batch)
     usage["saving"] = replace(base, temporaries=model.largest_tensor())
     return usage
 

@@ -115,7 +115,17 @@ def test_the_ema_counts_on_the_device_that_holds_it() -> None:
     assert on_card.by_phase["sampling"] - without.by_phase["sampling"] == pytest.approx(3.66, abs=0.01)
 
 
-def test_features_without_a_setting_can_be_planned() -> None:
+def test_cached_parts_are_not_on_the_card_in_training_and_are_back_for_samples() -> None:
+    full = planned(gradient_checkpointing=True, val_split_mode="automatic")
+    cached = planned(gradient_checkpointing=True, val_split_mode="automatic", cache_latents=True, cache_text=True)
+    for phase in ("sampling", "validation"):
+        assert cached.by_phase[phase] == pytest.approx(full.by_phase[phase])
+    frozen = planned(gradient_checkpointing=True, cache_latents=True, disable_textenc_training=True)
+    without = planned(gradient_checkpointing=True, cache_latents=True, disable_textenc_training=True, cache_text=True)
+    assert frozen.allocated_gb - without.allocated_gb == pytest.approx(2 * 123_060_480 / 2**30)
+
+
+def test_features_can_be_planned_apart_from_settings() -> None:
     full = planned(gradient_checkpointing=True)
     cached = planned(gradient_checkpointing=True, features=PlannedFeatures(cached_latents=True))
     assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)

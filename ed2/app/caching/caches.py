@@ -27,6 +27,7 @@ class Caches:
     """The caches of a run; None for one that is off, or that this run cannot use."""
 
     latents: TensorCache | None = None
+    text: TensorCache | None = None
 
     def mend(self, batch: Batch, posterior: Posterior) -> None:
         """Keep what was encoded of a batch in training, as far as the cache has lost it since the run started."""
@@ -40,9 +41,18 @@ class Caches:
 def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Caches:
     """Open the caches that the settings turn on; what is missing in them is added before the first step."""
     memory = spec.settings.memory
-    if not memory.cache_latents:
-        return Caches()
-    about = {
+    encoders = [model.parts[part.name] for part in model.facts.text_encoders]
+    latents = _open(LATENTS, _about_latents(model, spec), spec, context) if memory.cache_latents else None
+    if not memory.cache_text or any(encoder.is_trained for encoder in encoders):
+        return Caches(latents)
+    text = _open(TEXT, _about_text(model, spec), spec, context)
+    model.use_text_cache(text)
+    return Caches(latents, text)
+
+
+def _about_latents(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
+    """What the latents of a crop depend on besides the image and the crop."""
+    return {
         "vae": part_hash(model, VAE),
         "dtype": str(next(model.parts[VAE].module.parameters()).dtype),
         "encode": ENCODE_MODE,
@@ -51,7 +61,17 @@ def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Ca
         "pillow": PIL.__version__,
         "background": spec.settings.data.alpha_background,
     }
-    return Caches(latents=_open(LATENTS, about, spec, context))
+
+
+def _about_text(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
+    """What the embeddings of a caption depend on besides its key."""
+    return {
+        "encoders": {part.name: part_hash(model, part.name) for part in model.facts.text_encoders},
+        "family": model.facts.name,
+        "dtype": str(spec.machine.frozen_dtype),
+        "autocast": str(spec.machine.dtype),
+        "device": _device_name(spec.machine.device),
+    }
 
 
 def _open(what: str, about: dict[str, Any], spec: RunSpec, context: RunContext) -> TensorCache:

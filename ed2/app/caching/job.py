@@ -1,13 +1,17 @@
 """The pass that fills the caches of a run, as a job that acts before the first step only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ed2.app.caching.caches import Caches
 from ed2.app.caching.latents import LatentFiller
+from ed2.app.caching.text import TextFiller
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.disk import plain_reason
 from ed2.events import Event, Warned
+from ed2.models.base import Part
+from ed2.models.families.facts import VAE
 from ed2.training.state import Job, Run, TrainState
 
 
@@ -31,13 +35,24 @@ class CacheJob(Job):
 
     def at_start(self, state: TrainState) -> Event | None:
         """Fill the caches; training goes on without what cannot be written. Raises StopRequested."""
-        latents = self.caches.latents
-        if latents:
-            try:
-                LatentFiller(self.training, latents, self.spec, self.context).fill()
-            except OSError as error:
-                return Warned(state.step, _not_written("latent", plain_reason(error)))
+        resting: list[Part] = []
+        if self.caches.latents:
+            filler = LatentFiller(self.training, self.caches.latents, self.spec, self.context)
+            if self._fill("latent", filler.fill):
+                resting.append(self.training.model.parts[VAE])
+        if self.caches.text and self._fill("text", TextFiller(self.training, self.caches.text, self.spec).fill):
+            model = self.training.model
+            resting += [model.parts[part.name] for part in model.facts.text_encoders]
+        self.training.objective.resting.parts = tuple(resting)
         return None
+
+    def _fill(self, what: str, fill: Callable[[], bool]) -> bool:
+        """Whether a cache is complete after filling it."""
+        try:
+            return fill()
+        except OSError as error:
+            self.training.bus.emit(Warned(self.training.state.step, _not_written(what, plain_reason(error))))
+        return False
 
 
 def _not_written(what: str, reason: str) -> str:

@@ -22,6 +22,7 @@ PART_NAMES = {
 }
 SMALLEST_SHOWN_GB = 0.05
 PHASE_NAMES = {
+    "caching": "while filling the latent cache",
     "encoding": "while encoding an image",
     "forward": "at the end of the forward pass",
     "backward": "in the backward pass",

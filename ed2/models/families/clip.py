@@ -1,7 +1,7 @@
 """CLIP text encoders: from captions to hidden states, a cache of what frozen ones gave, and freezing some layers."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from ed2.data.cache import TensorCache
+from ed2.data.variants import cache_key
 from ed2.models.base import Part, TextEmbeds, joined_embeddings
 
 MAX_CACHE_BYTES = 256 << 20
@@ -44,6 +46,7 @@ class ClipEncoder:
     """
 
     def __init__(self, part: Part, tokenizer: CLIPTokenizer) -> None:
+        self.part = part
         self.module: Any = part.module
         self.tokenizer = tokenizer
         self.is_trained = part.is_trained
@@ -73,6 +76,7 @@ class ClipEncoder:
             if len(of_caption[owner]) < max_chunks:
                 of_caption[owner].append(tokens)
         tokens = torch.stack([tokens for chunks in of_caption for tokens in chunks])
+        self.part.come_back()
         return Chunks(tokens.to(self.device), [len(chunks) for chunks in of_caption])
 
     def last_states(self, tokens: Tensor, clip_skip: int) -> Tensor:
@@ -92,21 +96,26 @@ class ClipEncoder:
 
 @dataclass
 class EmbedsCache:
-    """Embeddings by key, on the CPU; the least recently used ones are dropped to make room."""
+    """Embeddings by key, on the CPU; the least recently used ones are dropped to make room.
+
+    Attributes:
+        store: rows on the disk, by `cache_key` of the key; None for none.
+    """
 
     max_bytes: int = MAX_CACHE_BYTES
-    _embeds: OrderedDict[Hashable, TextEmbeds] = field(default_factory=OrderedDict)
+    store: TensorCache | None = None
+    _embeds: OrderedDict[tuple[str | int, ...], TextEmbeds] = field(default_factory=OrderedDict)
     num_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self._embeds)
 
-    def get(self, key: Hashable, compute: Callable[[], TextEmbeds]) -> TextEmbeds:
+    def get(self, key: tuple[str | int, ...], compute: Callable[[], TextEmbeds]) -> TextEmbeds:
         """The embeddings of `key`; computed, and copied to the CPU, if they are not cached."""
         if key in self._embeds:
             self._embeds.move_to_end(key)
             return self._embeds[key]
-        embeds = compute().to(torch.device("cpu"))
+        embeds = self._read(key, compute) if self.store else compute().to(torch.device("cpu"))
         self._embeds[key] = embeds
         self.num_bytes += embeds.nbytes
         while self.num_bytes > self.max_bytes and len(self._embeds) > 1:
@@ -114,9 +123,24 @@ class EmbedsCache:
             self.num_bytes -= dropped.nbytes
         return embeds
 
+    def _read(self, key: tuple[str | int, ...], compute: Callable[[], TextEmbeds]) -> TextEmbeds:
+        """The embeddings on the disk; computed if they are not there, and written again if they were."""
+        assert self.store
+        row_key = cache_key(*key)
+        row = self.store.read(row_key)
+        if row is not None:
+            return TextEmbeds.of_row(row)
+        embeds = compute().to(torch.device("cpu"))
+        if self.store.is_lost(row_key):
+            self.store.mend(row_key, embeds.as_row())
+        return embeds
+
 
 def encode_frozen(
-    captions: Sequence[str], encode: Callable[[Sequence[str]], TextEmbeds], cache: EmbedsCache, *key: Hashable
+    captions: Sequence[str],
+    encode: Callable[[Sequence[str]], TextEmbeds],
+    cache: EmbedsCache,
+    key_of: Callable[[str], tuple[str | int, ...]],
 ) -> TextEmbeds:
     """Embeddings from frozen encoders, on the CPU: each caption alone and cached.
 
@@ -126,10 +150,10 @@ def encode_frozen(
         captions: what to encode.
         encode: the encoders.
         cache: what they gave before.
-        key: what the numbers depend on besides the caption.
+        key_of: returns all that the numbers for a caption depend on.
     """
     with torch.no_grad():
-        found = [cache.get((caption, *key), lambda one=caption: encode([one])) for caption in captions]  # type: ignore[misc]
+        found = [cache.get(key_of(caption), lambda one=caption: encode([one])) for caption in captions]  # type: ignore[misc]
     pooled = [embeds.pooled for embeds in found if embeds.pooled is not None]
     return TextEmbeds(joined_embeddings([embeds.hidden for embeds in found]), torch.cat(pooled) if pooled else None)
 

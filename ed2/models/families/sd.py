@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ed2.data.cache import TensorCache
 from ed2.models.base import Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
 from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, FamilyFacts
@@ -88,8 +89,15 @@ class StableDiffusion:
         """What guides the UNet, from all text encoders."""
         if any(encoder.is_trained for encoder in self.encoders):
             return self._encode(captions)
-        key = self.clip_skip, self.caption_chunks, torch.is_autocast_enabled(self.device.type)
-        return encode_frozen(captions, self._encode, self.cache, *key).to(self.device)
+        return encode_frozen(captions, self._encode, self.cache, self.caption_key).to(self.device)
+
+    def caption_key(self, caption: str) -> tuple[str | int, ...]:
+        """The caption, what is read of it, and whether mixed precision is on."""
+        return caption, self.clip_skip, self.caption_chunks, torch.is_autocast_enabled(self.device.type)
+
+    def use_text_cache(self, store: TensorCache) -> None:
+        """Take embeddings from `store` where it has them."""
+        self.cache.store = store
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has."""

@@ -112,12 +112,14 @@ class Autoencoder:
     def __init__(self, part: Part, source: ModelSource) -> None:
         facts = FACTS[source.family]
         config = source.config(facts.part(VAE).config)
+        self.part = part
         self.module: Any = part.module
         self.downscale: int = 2 ** (len(config["block_out_channels"]) - 1)
         self.latent_scale: float = config.get("scaling_factor", facts.latent_scale)
 
     def encode(self, pixels: Tensor) -> Posterior:
         """The distribution of latents, in fp32, for pixels (B,3,H,W) in [-1, 1]; without gradients."""
+        self.part.come_back()
         dtype = next(self.module.parameters()).dtype
         with torch.no_grad(), self._own_precision(pixels):
             posteriors = [self.module.encode(image.to(dtype)).latent_dist for image in pixels.split(1)]
@@ -126,6 +128,7 @@ class Autoencoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B,3,H,W) in [-1, 1], fp32, of scaled latents."""
+        self.part.come_back()
         dtype = next(self.module.parameters()).dtype
         with self._own_precision(latents):
             images = [self.module.decode(x.to(dtype)).sample for x in (latents / self.latent_scale).split(1)]
