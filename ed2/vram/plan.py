@@ -1,8 +1,8 @@
 """The peak memory of a run, from its settings alone: no GPU and no PyTorch needed.
 
-A run goes through phases: caching, encoding, forward pass, backward pass, optimizer, sampling, validation, saving. Memory that
-one phase needs is free again in the next (gradients grow while activations shrink), so the peak is the largest phase,
-not the sum of all.
+A run goes through phases: caching, encoding, forward pass, backward pass, optimizer, sampling, validation, saving.
+Memory that one phase needs is free again in the next (gradients grow while activations shrink), so the peak is the
+largest phase, not the sum of all.
 """
 
 from collections.abc import Iterable, Mapping
