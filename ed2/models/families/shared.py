@@ -72,7 +72,8 @@ def load_part(
     Raises:
         ModelError: it cannot be read.
     """
-    module: Any = source.read(facts.name)
+    # Of other parts the weights as stored are kept too, which half precision may not hold.
+    module: Any = source.read(facts.name, dtype if is_trained or adapt else torch.float32)
     align_weights(module)
     if adapt:
         module.requires_grad_(False).to(device, dtype)

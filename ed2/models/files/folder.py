@@ -74,8 +74,8 @@ class ModelFolder:
         """A JSON file of the folder."""
         return dict(json.loads(self.small_files[name]))
 
-    def read(self, part: str) -> nn.Module:
-        """Read one part in fp32.
+    def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Read one part.
 
         Raises:
             ModelError: the weights do not fit the configuration.
@@ -84,7 +84,7 @@ class ModelFolder:
         problem = self.config_problem(part)
         if problem:
             raise model_error(self.path, Problem(facts.config, problem, WHOLE_FOLDER))
-        module, lost = self._loaded(facts)
+        module, lost = self._loaded(facts, dtype)
         if lost:
             what = f"missing, or of another shape than its config.json says: {example_of(lost)}."
             raise model_error(self.path, Problem(part, what, WHOLE_FOLDER))
@@ -127,12 +127,12 @@ class ModelFolder:
             return f"it asks for {asked:,} weights, but the file has {held:,}: they do not belong together."
         return ""
 
-    def _loaded(self, part: PartFacts) -> tuple[nn.Module, list[str]]:
+    def _loaded(self, part: PartFacts, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
         """The network of a part, and the names of tensors that are missing."""
         kind, is_transformer = part_class(part), part.library == "transformers"
         variant = self.weights[part.name].variant.strip(".") or None
         dtype_name = "dtype" if is_transformer else "torch_dtype"  # transformers renamed it, diffusers did not
-        options = {dtype_name: torch.float32, "variant": variant, "use_safetensors": True, "local_files_only": True}
+        options = {dtype_name: dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
         if is_transformer:
             options["ignore_mismatched_sizes"] = True  # so that it names them
             if b'"text_config' in (self.path / part.config).read_bytes():  # a whole CLIP; not all kinds are unwrapped

@@ -92,8 +92,8 @@ class ModelFile:
         """A JSON file of the diffusers folder."""
         return dict(json.loads(self.small_files[name]))
 
-    def read(self, part: str) -> nn.Module:
-        """Read one part in fp32.
+    def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Read one part.
 
         Raises:
             ModelError: weights are missing, or of other shapes than the family's.
@@ -103,7 +103,7 @@ class ModelFile:
         try:
             tensors = self._tensors(facts).parts[part]
             load = _load_text_encoder if facts in family.text_encoders else _load_network
-            module = load(self, facts, tensors)
+            module = load(self, facts, tensors).to(dtype)
         except ModelError:
             raise
         except Exception as error:  # of many types: the libraries notice a mismatch deep inside
@@ -111,7 +111,6 @@ class ModelFile:
             reason = " ".join(lines[1:2] or lines)[:300]
             what = f"its weights are not those of an {family.title} model ({reason})."
             raise model_error(self.path, Problem(part, what, GET_AGAIN)) from error
-        module = module.float()
         problem = weights_problem(module.state_dict())
         if problem:
             raise model_error(self.path, Problem(part, f"{problem}.", GET_AGAIN))

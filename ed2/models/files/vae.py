@@ -104,9 +104,9 @@ class WithVae:
         """The content of one of the small JSON files."""
         return dict(json.loads(self.small_files[name]))
 
-    def read(self, part: str) -> nn.Module:
-        """Read one part in fp32. Raises ModelError."""
-        return self.vae.read() if part == VAE else self.base.read(part)
+    def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Read one part, a VAE always in fp32. Raises ModelError."""
+        return self.vae.read() if part == VAE else self.base.read(part, dtype)
 
     def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
         """A tokenizer of the base model."""
