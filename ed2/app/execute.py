@@ -29,7 +29,7 @@ from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
-from ed2.text import counted
+from ed2.text import counted, plural
 from ed2.training.loop import handle_requests, train
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -239,11 +239,19 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
         notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
     data = settings.data
     planner = EpochPlanner(examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
-    notes += [*spec.images.notes, *batch_notes(planner)]
+    notes += [*spec.images.notes, *batch_notes(planner), *_lost_note(run)]
     length = RunLength(run.total_steps, len(examples), run.max_epochs)
     notes += map(str, unsuitable(settings, spec.sizes, length))
     note = long_captions(examples, run.model.count_tokens, MAX_TOKENS * data.caption_chunks).sentence()
     return [*notes, note] if note else notes
+
+
+def _lost_note(run: Run) -> list[str]:
+    """What a resumed run leaves out because it was found damaged before."""
+    count = len(run.state.lost)
+    if not count:
+        return []
+    return [f"{counted(count, 'image')} {plural(count, 'was', 'were')} found damaged earlier in this run and left out."]
 
 
 def _model_note(spec: RunSpec, run: Run) -> str:

@@ -159,7 +159,7 @@ def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
         run_dir=context.run_dir,
         bus=context.bus,
         controls=context.controls,
-        total_steps=run.total_steps,
+        is_over=lambda state: run.finished,
         sample_steps=settings.sampling.sample_steps,
         batch_size=sampling_batch(settings, planned_shape(spec), card=card),  # samples are never the peak of a run
         autocast=run.precision.autocast,

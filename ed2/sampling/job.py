@@ -101,7 +101,7 @@ class SampleJob(Job):
     Attributes:
         prompts: read again each time.
         autocast: gives the context of a forward pass.
-        total_steps: optimizer steps of the whole run.
+        is_over: whether the last step is done.
         batch_size: prompts in one forward pass, unless the file sets it; fewer if memory is short.
         sampler: a name in `SAMPLERS`.
         num_steps: denoising steps.
@@ -113,7 +113,7 @@ class SampleJob(Job):
     run_dir: Path
     bus: EventBus
     controls: Controls
-    total_steps: int
+    is_over: Callable[[TrainState], bool]
     sample_steps: int
     batch_size: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -128,7 +128,7 @@ class SampleJob(Job):
 
     def due(self, state: TrainState) -> bool:
         """Every `sample_steps` steps, and after the last."""
-        return state.step % self.sample_steps == 0 or state.step >= self.total_steps
+        return state.step % self.sample_steps == 0 or self.is_over(state)
 
     def at_start(self, state: TrainState) -> SamplesMade | None:
         """Draw with the untrained model; in a resumed run only if a stop interrupted it."""

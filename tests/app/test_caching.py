@@ -1,14 +1,24 @@
 """Runs with cached latents: the same losses and bytes as without, whatever happens to the cache."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from ed2.events import MetricsLogged, SamplesMade, ValidationDone
+from ed2.app.images import scanning
+from ed2.app.images.scanning import scan_dataset
+from ed2.checkpoint.identity import state_of
+from ed2.events import MetricsLogged, SamplesMade, StepDone, ValidationDone
 from ed2.models.families.clip import EmbedsCache
 from ed2.models.files.source import open_base
 from ed2.registry import FAMILIES
+from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.training.state import TrainState
 from tests.runs import Trained, Values, differing, said, train
 from tests.tiny import make_images
 
@@ -99,3 +109,43 @@ def test_cached_parts_are_away_in_training_and_back_when_they_are_used(sd1: Path
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.parts["vae"].saved().items())
     assert torch.equal(model.encode_pixels(pixels).mean, encoded.mean)
     assert torch.equal(model.encode_captions(["a"]).hidden, embeds.hidden)
+
+
+@pytest.mark.slow
+def test_a_killed_pass_goes_on_and_a_damaged_image_stays_out_after_a_kill_in_training(
+    values: Values, tmp_path: Path
+) -> None:
+    """The image is damaged behind the back of the index, so that only the pass finds it."""
+    folder = make_images(tmp_path / "more", [(64, 64)] * 8)
+    values |= {"data_root": [str(folder)], "cache_latents": True, "cache_variants": 1, "max_epochs": 3}
+    values |= {"save_every_n_epochs": 1, "ckpt_every_n_minutes": 0.0, "lr_scheduler": "linear"}
+    scan_dataset(with_defaults(values))
+    damage_unnoticed(folder / "02.png")
+    whole = train(values)
+    assert (whole.ended.left_out, whole.ended.step) == (1, 4 + 4 + 4)
+    assert TrainState.from_dict(state_of(whole.checkpoint)["state"]).lost == {"0/02.png": 0}
+    seen = [event.images for event in whole.of(StepDone)]
+    assert sum(seen) == 3 * 7 and seen.count(1) == 3
+
+    values |= {"project_name": "killed", "cache_dir": str(tmp_path / "other")}
+    killed(values, at_row=3)
+    assert len(list((tmp_path / "other").glob("latents-*/*.safetensors"))) == 3
+    killed(values, at_step=11)
+    resumed = train({**values, "resume_ckpt": "findlast", "project_name": "killed"})
+    assert "found damaged earlier in this run" in said(resumed)
+    assert resumed.of(StepDone)[0].step in (5, 9)
+    assert not differing(whole.checkpoint, resumed.checkpoint)
+
+
+def damage_unnoticed(image: Path) -> None:
+    status, content = image.stat(), bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 255
+    image.write_bytes(content)
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def killed(values: Values, **when: int) -> None:
+    told = json.dumps({"values": values, "index": str(scanning.INDEX_FILE), **when})
+    command = [sys.executable, "-m", "tests.app.killed_run", told]
+    ran = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr[-2000:]

@@ -94,3 +94,29 @@ def test_an_image_replaced_by_one_of_another_shape_is_cropped_again(tmp_path: Pa
     assert batch.pixels.shape == (1, 3, 64, 64)
     assert batch.pixels[0, :, 0, 0].tolist() == [-1, -1, 1]
     assert [(finding.kind, finding.path) for finding in told] == [("changed", "cat.png")]
+
+
+def test_a_damaged_image_shortens_its_batch_and_leaves_the_next_epoch_as_in_a_resume(
+    examples: tuple[Example, ...],
+) -> None:
+    same_size = [example for example in examples if example.bucket == examples[0].bucket and example.multiply == 1][:4]
+    options = replace(OPTIONS, grad_accum=1)
+    same_size[1].path.write_bytes(b"")
+    lost: dict[str, int] = {}
+    with Loader(same_size, options, on_problem=lambda problem: None, lost=lost) as loader:
+        assert (loader.steps_in(0), loader.steps_in(1)) == (2, 2)
+        epochs = [[names(group) for group in loader.groups(epoch)] for epoch in (0, 1, 2)]
+        assert lost == {same_size[1].key: 0}
+        assert (loader.steps_in(0), loader.steps_in(1), loader.planned_steps_in(1)) == (2, 1, 2)
+    assert [len(epoch) for epoch in epochs] == [2, 1, 1]
+    assert sorted(map(len, epochs[0])) in ([0, 3], [1, 2]) and len(epochs[1][0]) == 3
+    with Loader(same_size, options, on_problem=lambda problem: None, lost=dict(lost)) as resumed:
+        rest = [names(group) for group in resumed.groups(0, start=1)]
+        assert [rest, *([names(group) for group in resumed.groups(epoch)] for epoch in (1, 2))] == [
+            epochs[0][1:],
+            *epochs[1:],
+        ]
+
+
+def names(group: list[Batch]) -> list[str]:
+    return [name for batch in group for name in batch.names]

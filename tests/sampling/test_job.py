@@ -31,7 +31,7 @@ def job(epsilon_model: StableDiffusion, tmp_path: Path, events: list[Event]) -> 
         run_dir=run_dir,
         bus=EventBus([events.append]),
         controls=Controls(),
-        total_steps=10,
+        is_over=lambda state: state.step >= 10,
         sample_steps=4,
         num_steps=1,
     )
