@@ -51,3 +51,11 @@ def test_every_label_quoted_in_the_docs_is_on_the_page(name: str) -> None:
     assert labels
     for label in labels:
         assert " ".join(label.split()) in shown, label
+
+
+def test_every_message_in_the_troubleshooting_page_is_one_of_the_program() -> None:
+    text = (PROGRAM_DIR / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^> (.+)$", text, re.MULTILINE)
+    source = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAM_DIR.glob("ed2/**/*.py"))
+    assert quoted
+    assert [message for message in quoted if message not in re.sub(r'"\s+f?"', "", source)] == []
