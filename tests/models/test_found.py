@@ -22,13 +22,15 @@ from tests.models.test_single_file import tensors_of, write
 
 
 @pytest.fixture
-def models(sd1: Path, sd2: Path, tmp_path: Path) -> Path:
+def models(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path) -> Path:
     """A folder of models of every kind, and of what is none."""
     folder = tmp_path / "my models"
     shutil.copytree(sd2, folder / "deep" / "sd2 folder")
     write(folder / "a.safetensors", tensors_of(sd1))
     write(folder / "b.sft", {**tensors_of(sd1), "v_pred": torch.empty(0)})
     write(folder / "deep" / "c.safetensors", tensors_of(sd2))
+    write(folder / "deep" / "unmarked.safetensors", tensors_of(sdxl))
+    write(folder / "deep" / "v.safetensors", tensors_of(sdxl, v_pred=torch.empty(0)))
     torch.save({"state_dict": tensors_of(sd1)}, folder / "d.ckpt")
     torch.save({"epoch": 1}, folder / "optimizer.ckpt")
     save_file({"lora_unet_a.lora_down.weight": torch.ones(2, 2)}, folder / "lora.safetensors")
@@ -38,6 +40,8 @@ def models(sd1: Path, sd2: Path, tmp_path: Path) -> Path:
     inpainting = shutil.copytree(sd1, folder / "inpainting")
     config = json.loads((inpainting / "unet/config.json").read_text())
     (inpainting / "unet/config.json").write_text(json.dumps({**config, "in_channels": 9}))
+    other_noise = shutil.copytree(sdxl, folder / "other noise", ignore=shutil.ignore_patterns("*.safetensors"))
+    (other_noise / "scheduler/scheduler_config.json").write_text('{"_class_name": "EDMEulerScheduler"}')
     return folder
 
 
@@ -49,6 +53,8 @@ def test_each_model_is_found_with_its_family_and_what_it_predicts(models: Path) 
         "d.ckpt": "converted when a run starts",
         "deep/c.safetensors": "SD 2.x, prediction not stated",
         "deep/sd2 folder": "SD 2.x, v-prediction",
+        "deep/unmarked.safetensors": "SDXL, prediction not stated",
+        "deep/v.safetensors": "SDXL, v-prediction",
     }
 
 

@@ -215,6 +215,26 @@ def test_metadata_yaml_or_the_user_say_what_an_sd2_file_predicts(
     assert source.config("scheduler/scheduler_config.json")["prediction_type"] == expected
 
 
+@pytest.mark.parametrize(("scaling", "expected"), [("EpsScaling", "epsilon"), ("VScaling", "v_prediction")])
+def test_a_yaml_of_web_uis_says_what_an_sdxl_file_predicts(
+    sdxl: Path, tiny_configs: Path, scaling: str, expected: str
+) -> None:
+    path = write(tiny_configs / "model.safetensors", tensors_of(sdxl))
+    target = f"sgm.modules.diffusionmodules.denoiser_scaling.{scaling}"
+    denoiser = {"params": {"num_idx": 1000, "scaling_config": {"target": target}}}
+    path.with_suffix(".yaml").write_text(json.dumps({"model": {"params": {"denoiser_config": denoiser}}}))
+    source = open_single_file(path, {})
+    assert source.config("scheduler/scheduler_config.json")["prediction_type"] == expected
+
+
+def test_a_yaml_of_another_kind_of_noise_is_named(sdxl: Path, tiny_configs: Path) -> None:
+    path = write(tiny_configs / "model.safetensors", tensors_of(sdxl))
+    denoiser = {"params": {"scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.EDMScaling"}}}
+    path.with_suffix(".yaml").write_text(json.dumps({"model": {"params": {"denoiser_config": denoiser}}}))
+    with pytest.raises(ModelError, match=r"model\.yaml beside it does not describe a model that can be trained here"):
+        open_single_file(path, {})
+
+
 def test_an_sd2_file_that_does_not_say_what_it_predicts_is_an_error_with_the_setting(
     sd2: Path, tiny_configs: Path
 ) -> None:

@@ -12,7 +12,8 @@ from ed2.models.families.kinds import kind_of
 from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, is_file, locate, pickle_problem
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
-from ed2.models.files.prediction import find_prediction
+from ed2.models.files.prediction import stated_prediction
+from ed2.models.scheduler_config import scheduler_problem
 from ed2.small_files import read_object
 
 MAX_DEPTH = 4
@@ -50,8 +51,8 @@ class FoundModel:
         """What it is, in a few words."""
         if self.family is None:
             return "converted when a run starts"
-        predicted = {None: "prediction not stated", "epsilon": "epsilon", "v_prediction": "v-prediction"}
-        return f"{self.family}, {predicted.get(self.prediction_type, 'unknown prediction')}"
+        predicted = self.prediction_type.replace("_", "-") if self.prediction_type else "prediction not stated"
+        return f"{self.family}, {predicted}"
 
 
 def find_models(folders: Iterable[Path], cache: Path | None, allow: Allow = lambda path: True) -> list[FoundModel]:
@@ -99,15 +100,19 @@ def _of_folder(path: Path) -> FoundModel | None:
     family = family_of_config(unet)
     if not family.is_trainable or unet.get("in_channels", family.latent_channels) != family.latent_channels:
         return None
-    predicted = str(read_object(path / SCHEDULER_CONFIG).get("prediction_type", "epsilon"))
-    return FoundModel(path, family.title, predicted)
+    scheduler = read_object(path / SCHEDULER_CONFIG)
+    if scheduler_problem(scheduler):
+        return None
+    return FoundModel(path, family.title, scheduler.get("prediction_type", "epsilon"))
 
 
 def _prediction(path: Path, family: FamilyFacts, header: Header) -> str | None:
+    """What a file predicts, as far as that is certain."""
     try:
-        return find_prediction(path, family, header)
+        stated = stated_prediction(path, header)
     except ModelError:
         return None
+    return stated or (None if family.has_unmarked_v else family.prediction_type)
 
 
 def _candidates(folders: Iterable[Path], cache: Path | None, allow: Allow) -> Iterator[Path | None]:

@@ -16,6 +16,8 @@ ZERO_SNR_TENSOR = "ztsnr"
 """An empty tensor of this name says that the model was trained with zero terminal SNR."""
 ZERO_SNR_KEY = "zero_terminal_snr"
 MAX_YAML_BYTES = 64 << 10
+_BY_SCALING = {"EpsScaling": "epsilon", "VScaling": "v_prediction"}
+"""What a model predicts, by the class in the .yaml of an SDXL file. Source: Stability-AI/generative-models, configs."""
 _PREDICTION_KEYS = (PREDICTION_KEY, "modelspec.prediction_type", "modelspec.predict_key")
 
 
@@ -25,23 +27,28 @@ def find_prediction(path: Path, family: FamilyFacts, header: Header) -> str:
     Raises:
         ModelError: none of them says it.
     """
-    if said := said_prediction(header):
-        return said
-    beside = path.with_suffix(".yaml")
-    if beside.is_file():
-        return _prediction_beside(path, beside)
-    if family.prediction_type:
-        return family.prediction_type
-    what = f"an {family.title} file does not say what it predicts."
+    if predicted := stated_prediction(path, header) or family.prediction_type:
+        return predicted
+    what = f"this {family.title} file does not say what it predicts."
     fix = "Set --prediction_type to v_prediction (768 models) or epsilon (512 base), or put its .yaml beside it."
     raise ModelError(str(path), [Problem(PREDICTION_KEY, what, fix)])
+
+
+def stated_prediction(path: Path, header: Header) -> str | None:
+    """What a single file predicts, by its header or the .yaml beside it; None if neither says it.
+
+    Raises:
+        ModelError: the .yaml does not describe a model that can be trained.
+    """
+    beside = path.with_suffix(".yaml")
+    return said_prediction(header) or (_prediction_beside(path, beside) if beside.is_file() else None)
 
 
 def _prediction_beside(path: Path, file: Path) -> str:
     try:
         return prediction_in_yaml(file)
     except (OSError, ValueError):
-        what = f"{printable(file.name)} beside it does not describe a Stable Diffusion model."
+        what = f"{printable(file.name)} beside it does not describe a model that can be trained here."
         fix = "Get it again, or remove it and set --prediction_type."
         raise ModelError(str(path), [Problem(None, what, fix)]) from None
 
@@ -50,13 +57,16 @@ def prediction_in_yaml(file: Path) -> str:
     """What a .yaml for web UIs says that a model predicts, in diffusers' words.
 
     Raises:
-        ValueError: it does not describe a Stable Diffusion model.
+        ValueError: it does not describe a Stable Diffusion model, or one trained with another kind of noise.
         OSError: it cannot be read.
     """
     if file.stat().st_size > MAX_YAML_BYTES:
         raise ValueError("it is too large")
     try:
         parameters = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        if "denoiser_config" in parameters:
+            scaling = parameters["denoiser_config"]["params"]["scaling_config"]["target"]
+            return _BY_SCALING[scaling.rpartition(".")[2]]
         return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it describes no model") from error
