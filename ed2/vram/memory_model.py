@@ -1,5 +1,6 @@
 """What a run keeps in memory, from its settings alone: the trained weights, their format, the optimizers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +8,7 @@ from functools import cached_property
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card
-from ed2.vram.shapes import ModelShape
+from ed2.vram.shapes import ModelShape, TracedRow
 
 BLOCK = 256
 """Values that share a scale in the state of an 8-bit optimizer (bitsandbytes 0.50)."""
@@ -274,6 +275,30 @@ class MemoryModel:
         known = self.shape.traced.training
         nearest = (f"{course}/{attention}/{weights}", f"{course}/{attention}/fp32", f"{course}/sdp/fp32")
         return next(name for name in nearest if name in known)
+
+    @property
+    def context_chunks(self) -> int:
+        """Chunks of 75 tokens that the UNet attends to in a batch of the longest captions and shorter ones.
+
+        Captions of several lengths are repeated up to their least common multiple.
+        """
+        chunks = self.settings.data.caption_chunks
+        return chunks if self.batch == 1 else math.lcm(*range(1, chunks + 1))
+
+    def longer_captions(self, row: TracedRow, variant: str) -> float:
+        """Bytes that an image takes more, at a moment of a step, if its caption is as long as `caption_chunks` allows.
+
+        The traces are of one chunk. What they take per image, whatever its area, is for the caption: in the UNet as
+        much as without trained text encoders, the rest in these.
+        """
+        per_image = row.activations[1]
+        in_unet = per_image
+        if not self.features.lora_rank:
+            precision, _, *course = variant.split("/")
+            unet_alone = self.shape.traced.training["/".join((precision, "unet", *course))]
+            in_unet = min(per_image, max(other.activations[1] for other in unet_alone))
+        in_text = per_image - in_unet
+        return in_unet * (self.context_chunks - 1) + in_text * (self.settings.data.caption_chunks - 1)
 
     def weights(self) -> float:
         """Bytes of all weights on the device, trained ones in training precision."""

@@ -145,8 +145,8 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
         notes.append("Of a LoRA the plan counts the activations of the UNet; text encoders take up to 0.5 GB more.")
     if model.settings.memory.attn_type == "xformers":
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
-    if model.settings.data.caption_chunks > 1:
-        notes.append("The plan counts captions of up to 75 tokens; longer ones take a little more.")
+    if model.settings.data.caption_chunks > 1 and model.settings.memory.attn_type == "slice":
+        notes.append("Sliced attention is planned for captions of up to 75 tokens; longer ones take a little more.")
     if model.settings.memory.torch_compile:
         notes.append("The plan does not include torch_compile.")
     return tuple(notes)
@@ -206,7 +206,11 @@ def _pass(model: MemoryModel, base: PhaseUsage, phase: str, held: float) -> Phas
 
 def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str, held: float) -> PhaseUsage:
     rows = (row for row in model.shape.traced.training[variant] if row.phase == phase)
-    usages = [_at(model, base, row, model.batch, _gradients(model, row, variant, held)) for row in rows]
+    usages = []
+    for row in rows:
+        usage = _at(model, base, row, model.batch, _gradients(model, row, variant, held))
+        longer = model.batch * model.longer_captions(row, variant)
+        usages.append(replace(usage, activations=usage.activations + longer))
     if model.borrows_trace(variant):  # of weights in fp32, with copies that weights in bf16 do not need
         usages = [replace(usage, autocast_copies=0.0) for usage in usages]
     if model.frees_gradients and phase == "backward":

@@ -152,6 +152,22 @@ def test_sdxl_in_bf16_with_fused_backward_fits_a_small_card() -> None:
     assert planned("sdxl", features=features, **values, **low).by_phase["backward"] < 10.5
 
 
+def test_long_captions_count_in_the_text_encoders_and_in_the_attention_to_them() -> None:
+    def more(family: str, chunks: int, batch: int = 4, **values: object) -> float:
+        """KB per image at the end of the forward pass."""
+        common = {"resolution": 512, "batch_size": batch, **values}
+        usual, longer = (planned(family, **common, caption_chunks=number).by_phase["forward"] for number in (1, chunks))
+        return (longer - usual) * 2**20 / batch
+
+    unet = {"disable_textenc_training": True}
+    # Keys and values of SD 1.5 at 77 tokens: 12,480 channels of each in half precision.
+    assert more("sd1", 2, **unet) == pytest.approx(2 * 12_480 * 77 * 2 / 2**10, rel=0.06)
+    assert more("sd1", 3, batch=1, **unet) == pytest.approx(2 * more("sd1", 2, **unet))
+    assert more("sd1", 3, **unet) == pytest.approx(5 * more("sd1", 2, **unet)), "2 and 3 chunks are repeated up to 6"
+    assert more("sdxl", 2) > 5 * more("sdxl", 2, **unet)
+    assert 0 < more("sdxl", 2, gradient_checkpointing=True) < more("sdxl", 2) / 5
+
+
 def test_each_text_encoder_counts_by_itself() -> None:
     common = {"resolution": 1024, "batch_size": 1, "gradient_checkpointing": True, "optimizer": "adamw"}
     numbers = {"text_encoder": 123_060_480, "text_encoder_2": 694_659_840}

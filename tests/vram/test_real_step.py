@@ -1,6 +1,7 @@
 """The plan of a tiny model against what its real training and sampling on the CPU allocate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,13 @@ def large(sdxl: Path) -> ModelShape:
     return traced_shape(sdxl, "sdxl")
 
 
-def measured_and_planned(run: Run, shape: ModelShape, accumulated: int = 1, **values: object) -> tuple[int, float]:
+def measured_and_planned(
+    run: Run, shape: ModelShape, accumulated: int = 1, captions: Sequence[str] = ("a cat",) * BATCH, **values: object
+) -> tuple[int, float]:
     """The peak of a step in bytes, really and as planned with these settings."""
     if values.get("gradient_checkpointing"):
         enable_checkpointing(run.model)
-    batches = [batch_of(BATCH)] * accumulated
+    batches = [replace(batch_of(BATCH), captions=tuple(captions))] * accumulated
     for _ in range(2):  # so that the optimizers have their state
         optimizer_step(run, batches)
     measured = peak_bytes(run, lambda: optimizer_step(run, batches))
@@ -121,6 +124,24 @@ def test_the_plan_of_a_step_counts_the_text_encoders_that_are_trained(
     run = run_on(sdxl, images_per_step=BATCH, trained=trained)
     measured, planned = measured_and_planned(run, large, gradient_checkpointing=checkpointing, **switches)
     assert planned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "chunks", "switches"),
+    [((40, 40, 40), 2, {}), ((3, 40, 70), 3, {"disable_textenc_training": True})],
+    ids=["both text encoders", "captions of several lengths"],
+)
+def test_the_plan_counts_what_long_captions_take_more(
+    sdxl: Path, large: ModelShape, words: tuple[int, ...], chunks: int, switches: dict[str, object]
+) -> None:
+    captions = [" ".join(f"word{number}" for number in range(count)) for count in words]
+    trained = Settings().replaced(**switches).model.trained_parts(FACTS["sdxl"])
+    run = run_on(sdxl, images_per_step=BATCH, trained=trained)
+    short, planned_short = measured_and_planned(run, large, captions=captions, **switches)
+    run.model.caption_chunks = chunks
+    long, planned_long = measured_and_planned(run, large, captions=captions, caption_chunks=chunks, **switches)
+    assert long - short > 2e6
+    assert planned_long - planned_short == pytest.approx(long - short, rel=0.06)
 
 
 def test_the_plan_of_sampling_matches_what_real_sampling_allocates(sd1: Path, shape: ModelShape) -> None:
