@@ -134,7 +134,7 @@ ROWS = (
               "12 GB", 12.0, {**UNET_ONLY, **ON, "batch_size": 10}, CACHED,
               assumed="UNet only, latents and captions cached", bound="<"),
     Published("sd-scripts README", "SDXL LoRA 1024, rank 8, checkpointing on, cached, '8 GB, 10 recommended'", 8.0,
-              {**SDXL, "optimizer": "adamw8bit"}, PlannedFeatures(cached_latents=True, cached_text=True, lora_rank=8),
+              {**SDXL, "optimizer": "adamw8bit", "method": "lora", "lora_rank": 8}, CACHED,
               "sdxl", "batch 1", bound="<"),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from ed2.checkpoint.resume import restore_adapters
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
-from ed2.models.base import DiffusionModel
+from ed2.models.base import BatchVisits, DiffusionModel
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.families.facts import FACTS
 from ed2.models.files.lora_base import is_lora_checkpoint
@@ -107,15 +107,16 @@ def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> No
 
 
 def _read_model(spec: RunSpec) -> DiffusionModel:
-    settings, family = spec.settings, spec.source.family
+    settings, family, visits = spec.settings, spec.source.family, BatchVisits()
     model: DiffusionModel = FAMILIES.load(family)(
         spec.source,
         trained=settings.model.trained_parts(FACTS[family]),
         device=spec.machine.device,
         frozen_dtype=spec.machine.frozen_dtype,
         trained_dtype=DTYPES[settings.memory.weights_dtype],
-        adapt=_adapt(settings),
+        adapt=_adapt(settings, visits),
     )
+    model.visits = visits
     model.clip_skip, model.caption_chunks = settings.noise.clip_skip, settings.data.caption_chunks
     start = Path(settings.model.resume_ckpt)
     if spec.checkpoint is None and is_lora_checkpoint(start):  # a new run from the weights of a LoRA
@@ -125,12 +126,20 @@ def _read_model(spec: RunSpec) -> DiffusionModel:
     return model
 
 
-def _adapt(settings: Settings) -> Callable[[str, nn.Module], None] | None:
+def _adapt(settings: Settings, visits: BatchVisits) -> Callable[[str, nn.Module], None] | None:
     """What adds the adapters of a LoRA to a network; None if the weights themselves are trained."""
     if settings.model.method != "lora":
         return None
     own = settings.lora
-    options = AdapterOptions(own.lora_rank, own.alpha, own.lora_layers, settings.run.seed)
+    options = AdapterOptions(
+        own.lora_rank,
+        own.alpha,
+        own.lora_layers,
+        settings.run.seed,
+        dora=own.lora_dora,
+        dropout=own.lora_dropout,
+        visits=visits,
+    )
     return partial(add_adapter, options=options)
 
 

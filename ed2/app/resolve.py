@@ -130,16 +130,18 @@ def _lora_base(settings: Settings, source: ModelSource, say: Callable[[str], obj
         layers=settings.lora.lora_layers,
         layers_per_block=unet["layers_per_block"],
         attention_levels=tuple("CrossAttn" in block for block in unet["down_block_types"]),
+        dora=settings.lora.lora_dora,
     )
 
 
 def _require_same_shape(settings: Settings, before: LoraBase) -> None:
-    """Raise SettingsError unless a LoRA that is continued keeps its rank, alpha and layers."""
+    """Raise SettingsError unless a LoRA that is continued keeps its rank, alpha, layers and kind."""
     own = settings.lora
     values = (
         ("lora_rank", before.rank, own.lora_rank),
         ("lora_alpha", before.alpha, own.alpha),
         ("lora_layers", before.layers, own.lora_layers),
+        ("lora_dora", before.dora, own.lora_dora),
     )
     problems = [
         Problem(

@@ -92,6 +92,35 @@ class Part:
         return f"{self.name}.{prefixed.replace(f'.{ADAPTER}.', '.')}" if self.mode == "lora" else prefixed
 
 
+RowKey = tuple[int | str, ...]
+"""The key of the draws for one row of a batch in a network: of an image's visit, or of a chunk of its caption."""
+
+
+class BatchVisits:
+    """The visits of the images that are being trained, for what is drawn at random inside a network.
+
+    Attributes:
+        visits: in the order of the batch.
+        chunks: how many chunks each one's caption has, if a text encoder is trained.
+    """
+
+    def __init__(self) -> None:
+        self.visits: Sequence[RowKey] = ()
+        self.chunks: Sequence[int] = ()
+
+    def keys(self, num_rows: int) -> list[RowKey]:
+        """The key of each row of a tensor: of the images, or of all chunks of their captions, caption by caption.
+
+        Raises:
+            ValueError: it has another number of rows.
+        """
+        chunks = self.chunks if num_rows != len(self.visits) else [1] * num_rows
+        keys = [(*visit, n) for visit, count in zip(self.visits, chunks, strict=True) for n in range(count)]
+        if len(keys) != num_rows:
+            raise ValueError(f"{num_rows} rows for {len(keys)} images or chunks of captions")
+        return keys
+
+
 @dataclass(frozen=True)
 class Posterior:
     """The distribution of latents that an encoder predicts from pixels; (B,C,h,w) each, fp32, not scaled."""
@@ -269,6 +298,7 @@ class DiffusionModel(Protocol):
         clip_skip: take the text encoders' output this many layers before their end, as web UIs count; 0 is what the
             family uses.
         caption_chunks: of 75 tokens; what is beyond that many is cut off.
+        visits: those of the batch that is being trained.
     """
 
     facts: FamilyFacts
@@ -281,6 +311,7 @@ class DiffusionModel(Protocol):
     size_multiple: int
     clip_skip: int
     caption_chunks: int
+    visits: BatchVisits
 
     @property
     def denoiser(self) -> Any: ...  # noqa: D102

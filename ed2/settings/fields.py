@@ -18,6 +18,8 @@ LABELS = {
     "lora_rank": "LoRA rank",
     "lora_alpha": "LoRA alpha",
     "lora_layers": "Layers of a LoRA",
+    "lora_dora": "DoRA",
+    "lora_dropout": "LoRA dropout",
     "lora_base": "Base model of a LoRA, if moved",
     "caption_chunks": "Caption length (chunks of 75 tokens)",
     "follow_links": "Follow links to other folders",

@@ -207,6 +207,12 @@ class LoraSettings(Group):
     lora_layers: Annotated[Literal["attention", "linear", "all"], Advanced()] = "linear"
     """Which layers a LoRA changes: attention only; linear adds feed-forward layers and projections; all adds
     convolutions."""
+    lora_dora: Annotated[bool, Advanced()] = False
+    """Train the length of each row of a weight apart from its direction (DoRA). Closer to a full fine-tune at low
+    ranks, but slower and with more memory; diffusers cannot load its single file."""
+    lora_dropout: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
+    """Share of a layer's inputs that a LoRA does not see in training, drawn anew for each image. 0.1 or less helps
+    against memorisation of a small dataset."""
     lora_base: Annotated[str, IsPath(), Advanced()] | None = None
     """Where the base model of a LoRA's checkpoint is now, if it was moved."""
 

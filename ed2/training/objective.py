@@ -84,6 +84,7 @@ class Objective:
         """Return the loss of each image, shape (B,), fp32."""
         process = self.model.process
         self.resting.leave()
+        self.model.visits.visits = batch.visits
         # Every draw below is made per image from its own key; the order of these lines changes no number.
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)

@@ -9,64 +9,10 @@ from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card
 from ed2.vram.shapes import ModelShape, TracedRow
+from ed2.vram.trained_weights import TrainedWeights, adapter_weights, state_bytes, update_bytes
 
-BLOCK = 256
-"""Values that share a scale in the state of an 8-bit optimizer (bitsandbytes 0.50)."""
-STATE_BYTES = {"adamw": 8, "lion": 4, "prodigy": 16, "schedulefree": 8}
-"""Bytes of optimizer state per trained weight."""
-EIGHT_BIT_AVERAGES = {"adamw8bit": 2, "lion8bit": 1}
-"""Running averages of one byte per weight."""
-TENSORS_AT_ONCE = {"adafactor": 3, "prodigy": 2}
-"""Copies of the largest tensor during an update."""
 FP32_COPIES = 3
 """Of a tensor that is updated by itself: its weights, its gradient, and the random bits of rounding."""
-UNKNOWN_STATE_BYTES = 8
-"""Bytes per weight assumed for an optimizer that is not listed, as for AdamW."""
-
-
-@dataclass(frozen=True)
-class TrainedWeights:
-    """The trained weights of a network.
-
-    Attributes:
-        numbers: how many.
-        small: those in tensors of under 4096, whose state 8-bit optimizers keep in fp32.
-        largest: those in the largest tensor.
-        factored: numbers in Adafactor's averages.
-    """
-
-    numbers: float
-    small: float
-    largest: float
-    factored: float
-
-    @classmethod
-    def share_of(cls, counts: Mapping[str, int], numbers: float) -> "TrainedWeights":
-        """`numbers` of a part's weights; its other counts scale in proportion."""
-        share = numbers / counts["all"]
-        return cls(numbers, counts["small"] * share, min(counts["largest"], numbers), counts["factored"] * share)
-
-
-def state_bytes(optimizer: str, trained: TrainedWeights) -> float:
-    """Bytes that an optimizer keeps between steps."""
-    if optimizer in EIGHT_BIT_AVERAGES:
-        averages = EIGHT_BIT_AVERAGES[optimizer]
-        return averages * ((trained.numbers - trained.small) * (1 + 4 / BLOCK) + trained.small * 4)
-    if optimizer == "adafactor":
-        return 4 * trained.factored
-    return STATE_BYTES.get(optimizer, UNKNOWN_STATE_BYTES) * trained.numbers
-
-
-def update_bytes(optimizer: str, trained: TrainedWeights) -> float:
-    """Bytes that an optimizer allocates in an update besides its state; schedule-free handles all tensors together."""
-    if optimizer == "schedulefree":
-        return 4 * trained.numbers
-    return TENSORS_AT_ONCE.get(optimizer, 0) * 4 * trained.largest
-
-
-ADAPTER_SHARE = {"attention": 1.4, "linear": 3.0, "all": 6.2}
-"""Numbers in the adapters of these layers, relative to those of the UNet's attention: the most of any family, text
-encoders included. They count little: 0.3 GB with AdamW at rank 16."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +22,10 @@ class PlannedFeatures:
     Attributes:
         cached_latents: latents come from a cache, and the VAE is not on the GPU in training.
         cached_text: text embeddings come from a cache, and no text encoder is on the GPU in training if all are frozen.
-        lora_rank: train adapters of this rank and nothing else; 0 trains the model.
     """
 
     cached_latents: bool = False
     cached_text: bool = False
-    lora_rank: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> "PlannedFeatures":
@@ -90,7 +34,6 @@ class PlannedFeatures:
             cached_latents=settings.memory.cache_latents,
             # Captions that change at each visit are encoded then.
             cached_text=settings.memory.cache_text and not settings.data.shuffle_tags,
-            lora_rank=settings.lora.lora_rank if settings.model.method == "lora" else 0,
         )
 
 
@@ -142,7 +85,12 @@ class MemoryModel:
     @property
     def has_half_weights(self) -> bool:
         """Whether the trained weights and their gradients are in bf16 themselves."""
-        return self.settings.memory.weights_dtype == "bf16" and not self.features.lora_rank
+        return self.settings.memory.weights_dtype == "bf16" and not self.trains_adapters
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether a LoRA is trained, its base frozen."""
+        return self.settings.model.method == "lora"
 
     @property
     def frees_gradients(self) -> bool:
@@ -179,12 +127,12 @@ class MemoryModel:
 
     @cached_property
     def trained_parts(self) -> tuple[str, ...]:
-        """The parts whose own weights are trained."""
-        return () if self.features.lora_rank else tuple(self.settings.model.trained_parts(self.family))
+        """The parts that are trained: their own weights, or adapters beside them."""
+        return tuple(self.settings.model.trained_parts(self.family))
 
     @property
     def trains_unet(self) -> bool:
-        """Whether the UNet's own weights are trained."""
+        """Whether the UNet is trained."""
         return "unet" in self.trained_parts
 
     @property
@@ -195,19 +143,27 @@ class MemoryModel:
     @property
     def casts_unet(self) -> bool:
         """Whether autocast keeps a copy of the UNet's weights during sampling."""
-        return self.trains_unet and self.precision == "half" and not self.has_half_weights
+        is_whole = self.trains_unet and not self.trains_adapters
+        return is_whole and self.precision == "half" and not self.has_half_weights
 
     @cached_property
     def trained(self) -> Mapping[str, TrainedWeights]:
         """The trained weights of each network."""
+        if self.trains_adapters:
+            return {name: self.adapters_of(name, self._trained_share(name)) for name in self.trained_parts}
         counts = self.shape.traced.parameters
-        if self.features.lora_rank:
-            per_rank = ADAPTER_SHARE[self.settings.lora.lora_layers] * self.shape.traced.adapters_per_rank
-            numbers = self.features.lora_rank * per_rank
-            return {"unet": TrainedWeights(numbers, 0, numbers / 100, numbers)}
         return {
             name: TrainedWeights.share_of(counts[name], self._trained_numbers_of(name)) for name in self.trained_parts
         }
+
+    def adapters_of(self, name: str, share: float = 1.0) -> TrainedWeights:
+        """The numbers in the adapters of a network, or of a share of its layers."""
+        return adapter_weights(self.shape, name, self.settings.lora, share)
+
+    def _trained_share(self, name: str) -> float:
+        """The share of a network's layers whose adapters are trained."""
+        part = self.family.part(name)
+        return 1 - self._frozen_layers(part) / self._layers(part) if part.is_text_encoder else 1.0
 
     def _trained_numbers_of(self, name: str) -> float:
         part, counts = self.family.part(name), self.shape.traced.parameters[name]
@@ -261,13 +217,12 @@ class MemoryModel:
 
     def variant(self, *, with_text: bool) -> str:
         """The name of the traced training step; `with_text` includes text encoders if any is trained."""
+        if self.trains_adapters:
+            return self._variant_of_adapters(with_text=with_text)
         memory = self.settings.memory
-        if self.features.lora_rank:
-            trained = "lora"
-        elif not self.trains_unet:
+        trained = "both" if with_text and self.trains_text else "unet"
+        if not self.trains_unet:
             trained = "text_encoder"
-        else:
-            trained = "both" if with_text and self.trains_text else "unet"
         times = "twice" if memory.gradient_checkpointing else "once"
         attention = "slice" if memory.attn_type == "slice" else "sdp"
         weights = "half" if self.has_half_weights and self.precision == "half" else "fp32"
@@ -275,6 +230,20 @@ class MemoryModel:
         known = self.shape.traced.training
         nearest = (f"{course}/{attention}/{weights}", f"{course}/{attention}/fp32", f"{course}/sdp/fp32")
         return next(name for name in nearest if name in known)
+
+    def _variant_of_adapters(self, *, with_text: bool) -> str:
+        """The nearest traced step of a LoRA: what a trace leaves out is told by `plan`."""
+        times = "twice" if self.settings.memory.gradient_checkpointing else "once"
+        text = ("-both", "") if with_text and self.trains_text else ("",)
+        kinds = ("-dora", "") if self.settings.lora.lora_dora else ("",)
+        layers = dict.fromkeys((self.settings.lora.lora_layers, "attention"))
+        names = [
+            f"{self.precision}/lora{both}/{times}/sdp/{changed}{dora}"
+            for changed in layers
+            for both in text
+            for dora in kinds
+        ]
+        return next(name for name in names if name in self.shape.traced.training)
 
     @property
     def context_chunks(self) -> int:
@@ -292,11 +261,10 @@ class MemoryModel:
         much as without trained text encoders, the rest in these.
         """
         per_image = row.activations[1]
-        in_unet = per_image
-        if not self.features.lora_rank:
-            precision, _, *course = variant.split("/")
-            unet_alone = self.shape.traced.training["/".join((precision, "unet", *course))]
-            in_unet = min(per_image, max(other.activations[1] for other in unet_alone))
+        precision, _, *course = variant.split("/")
+        alone = "lora" if self.trains_adapters else "unet"
+        unet_alone = self.shape.traced.training["/".join((precision, alone, *course))]
+        in_unet = min(per_image, max(other.activations[1] for other in unet_alone))
         in_text = per_image - in_unet
         return in_unet * (self.context_chunks - 1) + in_text * (self.settings.data.caption_chunks - 1)
 
@@ -304,7 +272,9 @@ class MemoryModel:
         """Bytes of all weights on the device, trained ones in training precision."""
         here = [part for part in self.family.parts if not self.is_cached(part)]
         total: float = sum(self.bytes_of(part) for part in here)
-        return total + (4 * self.trained["unet"].numbers if self.features.lora_rank else 0)
+        return total + (
+            4 * sum(self.adapters_of(name).numbers for name in self.trained_parts) if self.trains_adapters else 0
+        )
 
     def is_cached(self, part: PartFacts) -> bool:
         """Whether a cache takes the place of a part in training, so that it is not on the device."""
@@ -316,11 +286,12 @@ class MemoryModel:
     def bytes_of(self, part: PartFacts) -> int:
         """Bytes of a part's weights on the device."""
         each = self.vae_bytes if part.name == VAE else self.frozen_bytes
-        return self.shape.numbers(part.name) * (self.trained_bytes if part.name in self.trained_parts else each)
+        is_own = part.name in self.trained_parts and not self.trains_adapters
+        return self.shape.numbers(part.name) * (self.trained_bytes if is_own else each)
 
     def gradients(self) -> float:
         """Bytes of all gradients."""
-        return (4 if self.features.lora_rank else self.trained_bytes) * self._trained_numbers
+        return self.trained_bytes * self._trained_numbers
 
     def average(self) -> float:
         """Bytes of the EMA, if it is on the device that trains."""

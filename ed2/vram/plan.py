@@ -5,7 +5,7 @@ Memory that one phase needs is free again in the next (gradients grow while acti
 largest phase, not the sum of all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 from ed2.models.families.facts import FACTS
@@ -139,10 +139,9 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
             "as for the usual size."
         )
     own = model.settings.optimizer
-    if model.on_card and own.optimizer is None and not own.useadam8bit and not model.features.lora_rank:
+    if model.on_card and own.optimizer is None and not own.useadam8bit and not model.trains_adapters:
         notes.append("8-bit Adam is counted: it is the default on a GPU. Choose another optimizer to turn it off.")
-    if model.features.lora_rank and len(model.settings.model.trained_parts(model.family)) > 1:
-        notes.append("Of a LoRA the plan counts the activations of the UNet; text encoders take up to 0.5 GB more.")
+    notes.extend(_notes_on_adapters(model))
     if model.settings.memory.attn_type == "xformers":
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
     if model.settings.data.caption_chunks > 1 and model.settings.memory.attn_type == "slice":
@@ -150,6 +149,18 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
     if model.settings.memory.torch_compile:
         notes.append("The plan does not include torch_compile.")
     return tuple(notes)
+
+
+def _notes_on_adapters(model: MemoryModel) -> Iterator[str]:
+    if not model.trains_adapters:
+        return
+    variant = model.variant(with_text=True)
+    if model.trains_text and "-both" not in variant:
+        yield "Of this LoRA the plan counts the activations of the UNet; text encoders take up to 0.5 GB more."
+    if f"/{model.settings.lora.lora_layers}" not in variant:
+        yield "Of this LoRA the plan counts the weights, but intermediate results as if only attention had adapters."
+    if model.settings.lora.lora_dora and not variant.endswith("-dora"):
+        yield "Of DoRA the plan counts the weights, not its intermediate results, which take more than those of a LoRA."
 
 
 def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card | None = None) -> int:
@@ -223,7 +234,7 @@ def _gradients(model: MemoryModel, row: TracedRow, variant: str, held: float) ->
     """Gradients in memory at a moment of a pass."""
     if model.frees_gradients:
         return model.largest_tensor()
-    if model.features.lora_rank:
+    if model.trains_adapters:
         return held or (model.gradients() if row.phase == "backward" else 0.0)
     traced = model.shape.scale("unet") * row.unet_gradients + model.text_gradient_share * row.text_gradients
     return held or model.gradient_share(variant) * traced

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ed2.models.families.facts import FACTS
 
@@ -43,6 +43,22 @@ class TracedRow:
         return _sum(self.activations, terms), _sum(self.workspace, terms)
 
 
+class AdaptedLayers(NamedTuple):
+    """Layers of a network that can have adapters, all of one shape.
+
+    Attributes:
+        outputs: rows of the weight.
+        inputs: columns of the weight.
+        kernel: side of a convolution's kernel; 0 for a matrix.
+        copies: how many such layers there are.
+    """
+
+    outputs: int
+    inputs: int
+    kernel: int
+    copies: int
+
+
 def _sum(form: Sequence[float], terms: Sequence[float]) -> float:
     return sum(factor * term for factor, term in zip(form, terms, strict=True))
 
@@ -55,7 +71,7 @@ class Traced:
         downscale: side of a latent in pixels.
         parameters: counts by part: all, small, largest, factored; of text encoders also layers, layer, embeddings,
             final_norm.
-        adapters_per_rank: numbers of LoRA adapters of the UNet's attention at rank 1.
+        adapters: the layers that a LoRA changes, by network and value of `lora_layers`.
         training: rows by the name of the variant.
         denoising: rows of the UNet alone, without gradients, by precision.
         encoding: rows of the VAE, by precision.
@@ -64,7 +80,7 @@ class Traced:
 
     downscale: int
     parameters: Mapping[str, Mapping[str, int]]
-    adapters_per_rank: int
+    adapters: Mapping[str, Mapping[str, Sequence[AdaptedLayers]]]
     training: Mapping[str, tuple[TracedRow, ...]]
     denoising: Mapping[str, tuple[TracedRow, ...]]
     encoding: Mapping[str, tuple[TracedRow, ...]]
@@ -78,7 +94,11 @@ class Traced:
         for name in passes:
             for key, found in content[name].items():
                 rows[name][key] = tuple(TracedRow(*row) for row in found)
-        return cls(content["downscale"], content["parameters"], content["adapters_per_rank"], **rows)
+        adapters = {
+            part: {name: [AdaptedLayers(*row) for row in found] for name, found in layers.items()}
+            for part, layers in content["adapters"].items()
+        }
+        return cls(content["downscale"], content["parameters"], adapters, **rows)
 
 
 @cache

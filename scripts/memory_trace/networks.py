@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from ed2.models.lora.names import LAYERS, carrying
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
@@ -118,3 +121,20 @@ def _factored(shape: torch.Size) -> int:
 
 def _numbers(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def adapted(plan: Blueprint) -> dict[str, dict[str, list[list[int]]]]:
+    """The layers that a LoRA changes, by network and value of `lora_layers`, as `vram.adapters.AdaptedLayers`."""
+    networks = {"unet": made(plan.unet), **{name: made(make) for name, make in plan.text_encoders.items()}}
+    found: dict[str, dict[str, list[list[int]]]] = {}
+    for name, network in networks.items():
+        shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        found[name] = {layers: _adapted(shapes, layers) for layers in LAYERS}
+    return found
+
+
+def _adapted(shapes: Mapping[str, tuple[int, ...]], layers: str) -> list[list[int]]:
+    """Outputs, inputs, side of the kernel (0 for a matrix), and how many layers are alike."""
+    weights = [shapes[f"{module}.weight"] for module in carrying(shapes, layers)]
+    alike = Counter((shape[0], shape[1], shape[2] if len(shape) > 2 else 0) for shape in weights)
+    return [[*kind, count] for kind, count in sorted(alike.items())]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.training.objective import mse
 from scripts.memory_trace.card import LikeACard, checkpointing
 from scripts.memory_trace.live import CARD_BLOCK, LiveBytes, Moment
@@ -16,7 +17,6 @@ from scripts.memory_trace.networks import Blueprint, made
 
 HALF = torch.bfloat16
 LORA_RANK = 16
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 TOKENS = 77
 
 
@@ -26,10 +26,11 @@ class Variant:
 
     Attributes:
         precision: `half` is mixed precision, its frozen parts in half; `fp32` is none.
-        trained: `both`, `unet`, `text_encoder`, or `lora`: adapters of the UNet's attention.
+        trained: `both`, `unet`, `text_encoder`, `lora` (adapters of the UNet) or `lora-both` (of all networks).
         checkpointing: activations are computed twice.
         attention: `sdp` or `slice`.
-        weights: what the trained weights are kept in, but for adapters.
+        weights: what the trained weights are kept in; of adapters, which are in fp32, the layers that have them.
+        dora: the adapters have magnitudes.
     """
 
     precision: str = "half"
@@ -37,12 +38,19 @@ class Variant:
     checkpointing: bool = False
     attention: str = "sdp"
     weights: str = "fp32"
+    dora: bool = False
 
     @property
     def key(self) -> str:
         """Its name in the file."""
         times = "twice" if self.checkpointing else "once"
-        return "/".join((self.precision, self.trained, times, self.attention, self.weights))
+        weights = f"{self.weights}-dora" if self.dora else self.weights
+        return "/".join((self.precision, self.trained, times, self.attention, weights))
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether a LoRA is trained."""
+        return self.trained.startswith("lora")
 
     @property
     def half(self) -> torch.dtype | None:
@@ -84,23 +92,23 @@ def training(plan: Blueprint, variant: Variant, size: Size, where: Where = CARD)
     """A forward and a backward pass, as `ed2.training` does them, from the latents on."""
     live = where.live()
     unet = made(plan.unet)
-    texts = []
-    if variant.trained in ("both", "text_encoder"):
-        texts = [made(make) for make in plan.text_encoders.values()]
-    _prepare(unet, texts, variant)
-    for kind, networks in (("unet", [unet]), ("text_encoder", texts)):
+    texts = {}
+    if variant.trained in ("both", "text_encoder", "lora-both"):
+        texts = {name: made(make) for name, make in plan.text_encoders.items()}
+    _prepare({"unet": unet, **texts}, variant)
+    for kind, networks in (("unet", [unet]), ("text_encoder", texts.values())):
         for network in networks:
             live.hold([*network.parameters(), *network.buffers()])
             live.follow_gradients(network, kind)
     make_card = _cards(live, variant)
     if variant.checkpointing:
         unet.enable_gradient_checkpointing(checkpointing(make_card))
-        for text in texts:
+        for text in texts.values():
             text._set_gradient_checkpointing(True, checkpointing(make_card))
     with live:
         latents = [_empty(size.batch, 4, size.side, size.side) for _ in range(4)]  # plain, noise, noisy, target
         with make_card():
-            embeds, extra = _embeds(plan, texts, variant, size.batch)
+            embeds, extra = _embeds(plan, list(texts.values()), variant, size.batch)
             prediction = unet(
                 latents[2].to(_input_dtype(variant)), _empty(size.batch, dtype=torch.int64), embeds, **extra
             )
@@ -111,28 +119,24 @@ def training(plan: Blueprint, variant: Variant, size: Size, where: Where = CARD)
     return live.moments
 
 
-def _prepare(unet: Any, texts: list[Any], variant: Variant) -> None:
-    is_trained = variant.trained in ("both", "unet")
+def _prepare(networks: Mapping[str, Any], variant: Variant) -> None:
+    if variant.has_adapters:
+        for name, network in networks.items():
+            network.to(variant.frozen)
+            add_adapters(name, network, variant)
+            network.train()
+        return
     kept = torch.float32 if variant.weights == "fp32" else variant.frozen
-    unet.to(kept if is_trained else variant.frozen).requires_grad_(is_trained)
-    for text in texts:
-        text.to(kept)
-    if variant.trained == "lora":
-        add_adapters(unet)
-    for module in (unet, *texts):
-        module.train()
+    for name, network in networks.items():
+        is_trained = name != "unet" or variant.trained in ("both", "unet")
+        network.to(kept if is_trained else variant.frozen).requires_grad_(is_trained)
+        network.train()
 
 
-def add_adapters(unet: Any, rank: int = LORA_RANK) -> int:
-    """Give a UNet adapters in fp32, the only ones that are trained; how many numbers they have."""
-    from peft import LoraConfig
-
+def add_adapters(name: str, network: Any, variant: Variant, rank: int = LORA_RANK) -> None:
+    """Give a network without content adapters, the only parameters that are trained."""
     with torch.device("meta"):
-        unet.add_adapter(LoraConfig(r=rank, target_modules=LORA_TARGETS))
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.data = parameter.data.float()
-    return sum(parameter.numel() for parameter in trained)
+        add_adapter(name, network, AdapterOptions(rank, rank, variant.weights, seed=0, dora=variant.dora))
 
 
 def _cards(live: LiveBytes, variant: Variant) -> Callable[[], LikeACard]:
@@ -141,7 +145,7 @@ def _cards(live: LiveBytes, variant: Variant) -> Callable[[], LikeACard]:
 
 def _input_dtype(variant: Variant) -> torch.dtype:
     """Latents are fp32; without autocast a network in another format needs them in its own."""
-    return torch.float32 if variant.half or variant.weights == "fp32" else variant.frozen
+    return variant.frozen if variant.weights == "half" and not variant.half else torch.float32
 
 
 def _embeds(plan: Blueprint, texts: list[Any], variant: Variant, batch: int) -> tuple[Tensor, dict[str, Any]]:

@@ -6,19 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ed2.models.lora.names import LAYERS
 from scripts.memory_trace.fit import Row, fitted
-from scripts.memory_trace.networks import Blueprint, blueprint, counts, made
-from scripts.memory_trace.passes import (
-    CARD,
-    LORA_RANK,
-    Variant,
-    Where,
-    add_adapters,
-    decoding,
-    denoising,
-    encoding,
-    training,
-)
+from scripts.memory_trace.networks import Blueprint, adapted, blueprint, counts
+from scripts.memory_trace.passes import CARD, Variant, Where, decoding, denoising, encoding, training
 
 FAMILIES = ("sd1", "sd2", "sdxl", "demo")
 SIDES = {"demo": (16, 32, 48)}
@@ -29,12 +20,18 @@ USUAL_DOWNSCALE = 8
 
 def variants() -> list[Variant]:
     """Every course that a training step may take."""
-    every = itertools.product(("half", "fp32"), ("both", "unet", "text_encoder", "lora"), (False, True))
-    found = [Variant(*values) for values in every]
     networks = ("both", "unet", "text_encoder")
+    every = itertools.product(("half", "fp32"), networks, (False, True))
+    found = [Variant(*values) for values in every]
     found += [Variant("half", trained, again, weights="half") for trained in networks for again in (False, True)]
     sliced = itertools.product(("half", "fp32"), networks, (False, True), ("slice",))
-    return [*found, *(Variant(*values) for values in sliced)]
+    return [*found, *(Variant(*values) for values in sliced), *_of_adapters()]
+
+
+def _of_adapters() -> list[Variant]:
+    every = itertools.product(("half", "fp32"), ("lora", "lora-both"), (False, True), ("sdp",), LAYERS)
+    dora = itertools.product(("half",), ("lora",), (False, True), ("sdp",), LAYERS, (True,))
+    return [Variant(*values) for values in [*every, *dora]]
 
 
 def step_of(
@@ -78,7 +75,7 @@ def record(
     return {
         "downscale": downscale,
         "parameters": counts(plan),
-        "adapters_per_rank": add_adapters(made(plan.unet)) // LORA_RANK,
+        "adapters": adapted(plan),
         "training": dict(steps),
         **passes,
     }

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ed2.__main__ import main
 from ed2.app.run_settings import effective_settings
 from ed2.checkpoint.resume import restore_adapters
 from ed2.errors import ModelError, SettingsError
@@ -52,10 +53,10 @@ def lora(tmp_path: Path) -> Values:
     }
 
 
-def model_with(checkpoint: Path, base: Path, layers: str) -> DiffusionModel:
+def model_with(checkpoint: Path, base: Path, layers: str, *, dora: bool = False) -> DiffusionModel:
     """The base model with the adapters of a checkpoint, as they were trained."""
     source = open_base(base, {})
-    options = AdapterOptions(RANK, ALPHA, layers, seed=0)
+    options = AdapterOptions(RANK, RANK if dora else ALPHA, layers, seed=0, dora=dora)
     trained = [part for part in source.dtypes if part != "vae"]
     model: DiffusionModel = FAMILIES.load(source.family)(
         source,
@@ -113,8 +114,44 @@ def test_diffusers_applies_the_file_as_it_was_trained(
             assert not torch.allclose(one, untrained, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_dora_is_merged_and_loaded_from_its_folder_as_it_was_trained(
+    family: str, lora: Values, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base: Path = request.getfixturevalue(family)
+    values = {**lora, "lora_dora": True, "lora_alpha": RANK, "lora_layers": "all", "lora_dropout": 0.1}
+    with unchanged(base):
+        run = train({**values, "resume_ckpt": str(base), "max_epochs": 1})
+    model = model_with(run.checkpoint, base, "all", dora=True)
+    names = [part for part in model.parts if part != "vae"]
+    trained = predictions({name: model.parts[name].module for name in names})
+    single, kind = tmp_path / "files" / f"{run.checkpoint.name}.safetensors", PIPELINES.get(family)
+    assert main(["merge", str(base), str(single), str(tmp_path / "merged")]) == 0
+    kind = kind or StableDiffusionPipeline
+    merged, loaded = (kind.from_pretrained(path, local_files_only=True) for path in (tmp_path / "merged", base))
+    untrained = predictions({name: getattr(loaded, name) for name in names})
+    loaded.load_lora_weights(str(run.checkpoint), weight_name=LORA_FILE)
+    for pipeline in (merged, loaded):
+        found = predictions({name: getattr(pipeline, name) for name in names})
+        for one, other, before in zip(found, trained, untrained, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+            assert not torch.allclose(one, before, atol=1e-4)
+    lengths = {name: t for name, t in load_file(single).items() if name.endswith(".dora_scale")}
+    for name, length in lengths.items():
+        down = load_file(single)[name.replace("dora_scale", "lora_down.weight")]
+        assert length.shape[1:] == (1,) * (down.ndim - 1)
+    moved = [name for name, t in load_file(run.checkpoint / LORA_FILE).items() if name.endswith("vector.weight")]
+    assert len(moved) == len(lengths) > 0
+
+
 @pytest.mark.parametrize(
-    "extra", [{}, {"ema_decay_rate": 0.9, "ema_update_interval": 1, "gradient_checkpointing": True}]
+    "extra",
+    [
+        {},
+        {"ema_decay_rate": 0.9, "ema_update_interval": 1, "gradient_checkpointing": True},
+        {"ema_decay_rate": 0.9, "ema_update_interval": 1, "lora_dora": True, "lora_dropout": 0.3},
+    ],
+    ids=["plain", "average", "dora"],
 )
 def test_a_lora_resumes_to_the_same_bytes(sdxl: Path, lora: Values, extra: Values, tmp_path: Path) -> None:
     values = {**lora, **extra, "resume_ckpt": str(sdxl)}
@@ -123,6 +160,9 @@ def test_a_lora_resumes_to_the_same_bytes(sdxl: Path, lora: Values, extra: Value
     resumed = train({"resume_ckpt": str(stopped.run_dir), "logdir": str(values["logdir"])})
     assert (stopped.ended.step, resumed.ended.step) == (1, 4)
     assert not differing(whole.checkpoint, resumed.checkpoint)
+    if "lora_dropout" in extra:
+        plain = train({**values, "lora_dropout": 0, "logdir": str(tmp_path / "plain")})
+        assert differing(whole.checkpoint, plain.checkpoint)
     one, other = (load_file(run.checkpoint / LORA_FILE) for run in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -149,6 +189,8 @@ def test_what_a_lora_cannot_change_is_refused(sd1: Path, lora: Values) -> None:
     again = {"resume_ckpt": str(first.checkpoint), "logdir": str(lora["logdir"])}
     with pytest.raises(SettingsError, match=r"(?s)lora_rank: the LoRA has 3, not 4.*lora_layers"):
         train({**again, "lora_rank": 4, "lora_layers": "all"})
+    with pytest.raises(SettingsError, match="lora_dora: the LoRA has False, not True"):
+        train({**again, "lora_dora": True})
     with pytest.raises(ModelError, match="merge it with its base first"):
         train({**again, "method": "full"})
 

@@ -12,6 +12,7 @@ from ed2.data.pixels import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.compute import Precision
+from ed2.models.families.shared import Adapt
 from ed2.models.files.folder import open_folder
 from ed2.registry import FAMILIES, OPTIMIZERS
 from ed2.training.metrics import Metrics
@@ -50,9 +51,10 @@ def run_on(
     dtype: torch.dtype | None = None,
     optimizer: str = "adamw",
     trained: Sequence[str] = ("unet", "text_encoder"),
+    adapt: Adapt | None = None,
 ) -> Run:
     source = open_folder(folder)
-    model = FAMILIES.load(source.family)(source, trained=trained, device=CPU, frozen_dtype=torch.float32)
+    model = FAMILIES.load(source.family)(source, trained=trained, device=CPU, frozen_dtype=torch.float32, adapt=adapt)
     precision, optimizers = Precision(CPU, dtype), optimizers_of(model, optimizer)
     optimizers.make_state()
     return Run(

@@ -129,7 +129,7 @@ def test_features_can_be_planned_apart_from_settings() -> None:
     full = planned(gradient_checkpointing=True)
     cached = planned(gradient_checkpointing=True, features=PlannedFeatures(cached_latents=True))
     assert full.allocated_gb - cached.allocated_gb == pytest.approx(2 * 83_653_863 / 2**30)
-    small, large = (planned(gradient_checkpointing=True, features=PlannedFeatures(lora_rank=rank)) for rank in (4, 128))
+    small, large = (planned(gradient_checkpointing=True, method="lora", lora_rank=rank) for rank in (4, 128))
     assert small.allocated_gb < large.allocated_gb < full.allocated_gb / 2
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from ed2.data.loader import Batch
 from ed2.data.pixels import VisitKey
 from ed2.models.families.facts import FACTS
+from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.models.memory import enable_checkpointing
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sampler import SampleOptions, draw_samples
@@ -22,7 +24,7 @@ from ed2.vram.card import BYTES_PER_GB, NO_CARD
 from ed2.vram.plan import plan_memory
 from ed2.vram.shapes import ModelShape, Traced
 from scripts.memory_trace.networks import Blueprint
-from scripts.memory_trace.passes import CPU, Variant
+from scripts.memory_trace.passes import CPU, LORA_RANK, Variant
 from scripts.memory_trace.record import passes_of, record, step_of
 from tests.tiny import uncropped
 from tests.training.steps import run_on
@@ -63,18 +65,22 @@ def peak_bytes(run: Run, work: Callable[[], object]) -> int:
     return before + most
 
 
-def traced_shape(folder: Path, family: str) -> ModelShape:
+def traced_shape(folder: Path, family: str, adapters: Sequence[Variant] = ()) -> ModelShape:
     """A tiny model, traced as the shipped figures were, but with the bytes of a CPU."""
     blueprint = Blueprint.of_folder(folder)
     variants = [Variant("fp32", trained, again) for trained in ("both", "unet") for again in (False, True)]
-    steps = {variant.key: step_of(blueprint, variant, SIDES, DOWNSCALE, CPU) for variant in variants}
+    steps = {variant.key: step_of(blueprint, variant, SIDES, DOWNSCALE, CPU) for variant in [*variants, *adapters]}
     passes = passes_of(blueprint, SIDES, DOWNSCALE, CPU)
     return ModelShape(family, Traced.of(record(blueprint, DOWNSCALE, steps, passes)))
 
 
 @pytest.fixture(scope="module")
 def shape(sd1: Path) -> ModelShape:
-    return traced_shape(sd1, "sd1")
+    adapters = [
+        Variant("fp32", "lora", again, weights="all", dora=dora) for again in (False, True) for dora in (False, True)
+    ]
+    adapters += [Variant("fp32", "lora-both", again, weights="all") for again in (False, True)]
+    return traced_shape(sd1, "sd1", adapters)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,24 @@ def test_the_plan_counts_what_long_captions_take_more(
     long, planned_long = measured_and_planned(run, large, captions=captions, caption_chunks=chunks, **switches)
     assert long - short > 2e6
     assert planned_long - planned_short == pytest.approx(long - short, rel=0.06)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"disable_textenc_training": True}, {"disable_textenc_training": True, "lora_dora": True}],
+    ids=["both", "unet", "dora"],
+)
+def test_the_plan_of_a_step_of_a_lora_matches_what_a_real_one_allocates(
+    sd1: Path, shape: ModelShape, switches: dict[str, object], checkpointing: bool
+) -> None:
+    values = {**switches, "method": "lora", "lora_layers": "all", "lora_rank": LORA_RANK}
+    own = Settings().replaced(**values)
+    options = AdapterOptions(LORA_RANK, LORA_RANK, "all", 1, dora=own.lora.lora_dora)
+    trained = own.model.trained_parts(FACTS["sd1"])
+    run = run_on(sd1, images_per_step=BATCH, trained=trained, adapt=partial(add_adapter, options=options))
+    measured, planned = measured_and_planned(run, shape, gradient_checkpointing=checkpointing, **values)
+    assert planned == pytest.approx(measured, rel=0.05)
 
 
 def test_the_plan_of_sampling_matches_what_real_sampling_allocates(sd1: Path, shape: ModelShape) -> None:

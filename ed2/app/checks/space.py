@@ -12,8 +12,8 @@ from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import file_size
-from ed2.vram.memory_model import ADAPTER_SHARE, TrainedWeights, state_bytes
 from ed2.vram.shapes import shape_of
+from ed2.vram.trained_weights import TrainedWeights, adapter_weights, state_bytes
 
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 KEPT_ASIDE = {"schedulefree": 4}
@@ -49,7 +49,7 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     parameters = sizes.parameters
     family = FACTS[sizes.family]
     if settings.model.method == "lora":
-        return _lora_size(settings, family)
+        return _lora_size(settings, sizes)
     trained = {name: parameters[name] for name in settings.model.trained_parts(family)}
     frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
@@ -62,10 +62,11 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     return CheckpointSize(weights, round(state), single)
 
 
-def _lora_size(settings: Settings, family: FamilyFacts) -> CheckpointSize:
+def _lora_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """That of a LoRA: adapters in fp32, their optimizer's state, and a single file."""
-    per_rank = ADAPTER_SHARE[settings.lora.lora_layers] * shape_of(family.name).traced.adapters_per_rank
-    numbers = round(settings.lora.lora_rank * per_rank)
+    family, shape = FACTS[sizes.family], shape_of(sizes.family, sizes.parameters)
+    trained = settings.model.trained_parts(family)
+    numbers = round(sum(adapter_weights(shape, name, settings.lora).numbers for name in trained))
     copies = 2 if settings.ema.is_on else 1
     single = 0 if settings.checkpoint.no_save_ckpt else WEIGHT_BYTES[settings.checkpoint.single_file_dtype] * numbers
     return CheckpointSize(4 * numbers * copies, (4 + copies * 4) * numbers, single * copies)

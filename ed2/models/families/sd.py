@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ed2.data.cache import TensorCache
-from ed2.models.base import Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
+from ed2.models.base import BatchVisits, Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
 from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.models.families.shared import Adapt, Autoencoder, load_parts
@@ -31,6 +31,7 @@ class StableDiffusion:
     clip_skip: int = 0
     caption_chunks: int = 1
     cache: EmbedsCache = field(default_factory=EmbedsCache)
+    visits: BatchVisits = field(default_factory=BatchVisits)
 
     def __post_init__(self) -> None:
         self.unet: Any = self.parts["unet"].module
@@ -118,6 +119,7 @@ class StableDiffusion:
     def _encode(self, captions: Sequence[str]) -> TextEmbeds:
         [encoder] = self.encoders
         chunks = encoder.chunks(captions, self.caption_chunks)
+        self.visits.chunks = chunks.counts
         return TextEmbeds(chunks.by_caption(encoder.last_states(chunks.tokens, self.clip_skip)))
 
 

@@ -40,6 +40,7 @@ class StableDiffusionXL(StableDiffusion):
         """
         first, second = self.encoders
         chunks = first.chunks(captions, self.caption_chunks)
+        self.visits.chunks = chunks.counts
         states = first.all_states(chunks.tokens)
         # Its own tokens: the same ones, with another number behind the end.
         tokens = second.chunks(captions, self.caption_chunks).tokens

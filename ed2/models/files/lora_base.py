@@ -31,6 +31,7 @@ class LoraBase:
         layers: that it changes, a value of the setting.
         layers_per_block: of the UNet, from which the names in a single file follow.
         attention_levels: whether each level of the UNet has attention.
+        dora: whether it has magnitudes, as DoRA.
     """
 
     path: str
@@ -42,6 +43,7 @@ class LoraBase:
     layers: str
     layers_per_block: int
     attention_levels: tuple[bool, ...]
+    dora: bool = False
 
     def as_json(self) -> bytes:
         """The content of the record's file."""

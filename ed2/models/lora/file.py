@@ -20,7 +20,8 @@ _KINDS = {
     "down": r"\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|\.lora\.down\.weight|\.lora_linear_layer\.down\.weight",
     "up": r"\.lora_up\.weight|\.lora_B(\.\w+)?\.weight|\.lora\.up\.weight|\.lora_linear_layer\.up\.weight",
     "alpha": r"\.alpha",
-    "dora_scale": r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
+    "dora_scale": r"\.dora_scale",
+    "magnitude": r"\.lora_magnitude_vector(\.\w+)?(\.weight)?",
 }
 _KIND = re.compile("|".join(f"(?P<{kind}>({pattern})$)" for kind, pattern in _KINDS.items()))
 _OLD_PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
@@ -37,7 +38,7 @@ class LoraLayer:
         down: (rank, in), or (rank, in, k, k) for a convolution.
         up: (out, rank), or (out, rank, 1, 1).
         alpha: the product of both is multiplied by this, divided by the rank.
-        dora_scale: lengths of the weight's rows or columns, if it is a DoRA.
+        dora_scale: of a DoRA the lengths of the weight's rows, (out, ...), or of its columns, (1, in, ...).
     """
 
     down: Tensor
@@ -121,7 +122,12 @@ def _parsed(name: str) -> tuple[str, str]:
 def _layer(pieces: Mapping[str, Tensor]) -> LoraLayer:
     down = pieces["down"]
     alpha = float(pieces["alpha"]) if "alpha" in pieces else float(len(down))
-    return LoraLayer(down, pieces["up"], alpha, pieces.get("dora_scale"))
+    return LoraLayer(down, pieces["up"], alpha, pieces.get("dora_scale", _column(pieces.get("magnitude"), down)))
+
+
+def _column(magnitude: Tensor | None, down: Tensor) -> Tensor | None:
+    """Peft's lengths of rows, (out,) or (1, out, 1, 1), as kohya's: (out, 1), or (out, 1, 1, 1) for a convolution."""
+    return None if magnitude is None else magnitude.reshape(-1, *[1] * (down.ndim - 1))
 
 
 def write_lora(
@@ -169,7 +175,8 @@ def checkpoint_layers(checkpoint: Path, base: LoraBase) -> dict[str, LoraLayer]:
         modules = [name.removeprefix(prefix).removesuffix(ending) for name in names]
         for module, name in kohya_names(family, part, modules, shape).items():
             down, up = (tensors[f"{prefix}{module}.lora_{side}.weight"] for side in "AB")
-            layers[name] = LoraLayer(down, up, base.alpha)
+            magnitude = tensors.get(f"{prefix}{module}.lora_magnitude_vector.weight")
+            layers[name] = LoraLayer(down, up, base.alpha, _column(magnitude, down))
     return layers
 
 

@@ -78,7 +78,7 @@ def with_layer(weight: Tensor, layer: LoraLayer, strength: float) -> Tensor:
     after = before + layer.change().reshape(before.shape)
     if layer.dora_scale is not None:
         scale = layer.dora_scale.float().flatten()
-        of_rows = len(scale) == len(before)
+        of_rows = len(layer.dora_scale) == len(before)
         matrix = after.flatten(1) if of_rows else after.transpose(0, 1).flatten(1)
         lengths = torch.linalg.vector_norm(matrix, dim=1).clamp_min(EPSILON)
         shape = [1] * before.ndim
@@ -90,6 +90,8 @@ def with_layer(weight: Tensor, layer: LoraLayer, strength: float) -> Tensor:
 def _fits(layer: LoraLayer, weight: Tensor) -> bool:
     """Whether the shapes of a layer are those of a weight; a 1x1 convolution is a matrix as well."""
     if layer.up.shape[1] != layer.rank:
+        return False
+    if layer.dora_scale is not None and layer.dora_scale.numel() != weight.shape[len(layer.dora_scale) != len(weight)]:
         return False
     given = (len(layer.up), *layer.down.shape[1:])
     return _as_matrix(given) == _as_matrix(tuple(weight.shape))
