@@ -53,6 +53,8 @@ def written_to(settings: Settings) -> dict[str, Path]:
     folders = {"logdir": Path(settings.logging.logdir)}
     if not settings.checkpoint.no_save_ckpt:
         folders["save_ckpt_dir"] = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
+    if settings.memory.cache_latents or settings.memory.cache_text:
+        folders["cache_dir"] = Path(settings.memory.cache_dir)
     return folders
 
 

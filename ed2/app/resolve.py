@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.checks.base_model import ChosenBase, not_here, require_base
+from ed2.app.checks.cache_space import require_cache_room
 from ed2.app.checks.space import require_room
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
@@ -79,6 +80,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     lora_base = _lora_base(settings, source, say)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     images = _read_images(settings, bus, controls)
+    require_cache_room(settings, sizes, images.training.examples)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
     return RunSpec(
         settings=settings,

@@ -1,6 +1,7 @@
 """Fills a latent cache: every image is decoded in threads and encoded by the VAE, once for each of its fixed crops."""
 
-import logging
+import errno
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from ed2.app.caching.progress import FillProgress
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
+from ed2.checkpoint.room import existing
 from ed2.data.cache import TensorCache
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError
@@ -23,8 +25,6 @@ from ed2.data.variants import Crop, fixed_crops, latent_key
 from ed2.disk import wait_for_handles
 from ed2.text import counted, file_size
 from ed2.training.state import Run
-
-logger = logging.getLogger(__name__)
 
 
 class Missing(NamedTuple):
@@ -62,8 +62,11 @@ class LatentFiller:
         if not missing:
             return True
         progress = FillProgress(self.training, "caching image", len(missing))
-        size = file_size(sum(self._row_bytes(one.example) * len(one.crops) for one in missing))
-        progress.announce(f"{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {size}")
+        num_bytes = sum(self._row_bytes(one.example) * len(one.crops) for one in missing)
+        what = f"{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {file_size(num_bytes)}"
+        progress.announce(f"{what} in {self.spec.settings.memory.cache_dir}")
+        if num_bytes > shutil.disk_usage(existing(self.cache.folder)).free:
+            raise OSError(errno.ENOSPC, f"{file_size(num_bytes)} are needed")
         is_complete = True
         # Images of one size after another, so that a shard holds many rows.
         missing.sort(key=lambda one: one.example.bucket)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.cache_space import cache_bytes, cache_lines, cache_notes
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
 from ed2.app.images.captions import LongCaptions, long_captions
@@ -78,14 +79,17 @@ class CheckResult:
         report = as_json(self.dataset, self.plan)
         model_problems = [{"path": p.path, "what": p.what, "fix": p.fix} for p in self.model_problems]
         disk = disk_forecast(self._planned_settings, self.sizes)
+        disk["cache_bytes"] = cache_bytes(self.settings, self.sizes, self.split.training.examples)
         problems = [*report["problems"], *model_problems]
         found = [*self._findings(), *self._long_captions.findings()]
+        found += [Problem(None, n) for n in cache_notes(self.settings, self.sizes, self.split.training.examples)]
         notes = [*report["notes"], *({"path": note.path, "what": note.what, "fix": note.fix} for note in found)]
         return {**report, "problems": problems, "notes": notes, "disk": disk, "memory": self.memory.as_object()}
 
     def as_text(self) -> str:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._planned_settings, self.sizes)]
+        lines += cache_lines(self.settings, self.sizes, self.split.training.examples)
         lines += [*rate_lines(self.settings, self._family, self._length.steps), *map(str, self.model_problems)]
         lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)

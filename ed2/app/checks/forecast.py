@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ed2.app.checks.cache_space import cache_lines
 from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
 from ed2.app.checks.space import disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
@@ -49,6 +50,7 @@ def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | N
     lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
     sizes = model_sizes(settings)
     lines += disk_lines(with_planned_optimizer(settings, vram_gb), sizes)
+    lines += cache_lines(settings, sizes, checked.dataset.examples if checked else ())
     family = FACTS[sizes.family]
     lines += map(str, [*nothing_trained(settings, family), *sizes.problems])
     return lines + without_effect(settings, family)

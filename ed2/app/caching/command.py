@@ -1,0 +1,118 @@
+"""`python -m ed2 cache`: how much the caches take, and removing what has not been used lately. Needs no torch."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.disk import plain_reason
+from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.settings.files import PROGRAM_DIR
+from ed2.settings.schema import MemorySettings
+from ed2.text import counted, file_size
+
+DAY_SECONDS = 86_400
+SHARDS = "[!.]*.safetensors"
+KINDS = ("latents", "text")
+USE = "python -m ed2 cache [--cache_dir FOLDER] [--older_than DAYS] [--delete]"
+HELP = f"""\
+{USE}
+
+Show how much the caches of latents and captions take. --delete removes them, with --older_than only what no run has
+used for so many days. Nothing is lost: what a run needs is made again."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of a cache.
+
+    Attributes:
+        num_bytes: its size.
+        used_at: when a run last used it, in seconds since 1970.
+    """
+
+    path: Path
+    num_bytes: int
+    used_at: float
+
+
+def find_shards(cache_dir: Path, older_than_days: float = 0.0) -> list[Shard]:
+    """The files of all caches in a folder that no run has used for so many days."""
+    limit = time.time() - older_than_days * DAY_SECONDS
+    found = []
+    for path in sorted(file for kind in KINDS for file in cache_dir.glob(f"{kind}-*/{SHARDS}")):
+        status = path.stat()
+        if status.st_mtime <= limit:
+            found.append(Shard(path, status.st_size, status.st_mtime))
+    return found
+
+
+def remove(shards: Sequence[Shard]) -> None:
+    """Remove files, and the folders that are then without any. Raises OSError."""
+    for shard in shards:
+        shard.path.unlink(missing_ok=True)
+    for folder in {shard.path.parent for shard in shards}:
+        if not any(folder.glob(SHARDS)):
+            for file in folder.glob("*.json"):
+                file.unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 done, 1 failed, 2 wrong command line."""
+    if {"-h", "--help"} & set(argv):
+        sys.stdout.write(f"{HELP}\n")
+        return 0
+    try:
+        flags = _parse(argv)
+        _perform(flags)
+    except Ed2Error as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _perform(flags: argparse.Namespace) -> None:
+    folder = Path(flags.cache_dir)
+    try:
+        shards = find_shards(folder, flags.older_than)
+        if flags.delete:
+            remove(shards)
+    except OSError as error:
+        raise Ed2Error(f"The cache {folder} was not removed", f"{plain_reason(error)}.") from None
+    amount = f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
+    age = f" not used for {flags.older_than:g} days" if flags.older_than else ""
+    if flags.delete:
+        sys.stdout.write(f"Removed{age or ' the caches'} in {folder}: {amount}.\n")
+        return
+    for kind in KINDS:
+        own = [shard for shard in shards if shard.path.parent.name.startswith(kind)]
+        size = file_size(sum(shard.num_bytes for shard in own))
+        sys.stdout.write(f"{kind:<8} {counted(len(own), 'file')}, {size}{age}\n")
+    if shards:
+        sys.stdout.write("Remove them with --delete; --older_than DAYS keeps what was used since.\n")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line. Raises SettingsError."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cache_dir", nargs="?", default=str(PROGRAM_DIR / MemorySettings().cache_dir))
+    parser.add_argument("--older_than", nargs="?", default="0")
+    parser.add_argument("--delete", action="store_true")
+    flags, rest = parser.parse_known_args(argv)
+    problems = [Problem(printable(text), "this is not expected here.", f"Usage: {USE}") for text in rest]
+    try:
+        flags.older_than = float(flags.older_than or "nan")
+    except ValueError:
+        flags.older_than = math.nan
+    if not 0 <= flags.older_than < math.inf:
+        problems.append(Problem("--older_than", "it is not a number of days.", "Give a number, such as 30."))
+    if not flags.cache_dir:
+        problems.append(Problem("--cache_dir", "the folder is missing.", f"Usage: {USE}"))
+    if problems:
+        raise SettingsError("Invalid command line:", problems)
+    return flags
