@@ -70,11 +70,11 @@ class CaptionFiles:
         return found
 
 
-def caption_files_of(image: Path) -> tuple[Path, ...]:
-    """Return the caption files beside one image, the weakest first, by reading its folder. Raises OSError."""
-    names = [entry.name for entry in image.parent.iterdir()]
+def caption_files_in(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the caption files of each image of a folder that has one, the weakest first. Raises OSError."""
+    names = [entry.name for entry in folder.iterdir()]
     images = [name for name in names if split_extension(name)[1] not in CAPTION_EXTENSIONS]
-    return CaptionFiles(image.parent, names).assign(images)[0].get(image.name, ())
+    return CaptionFiles(folder, names).assign(images)[0]
 
 
 def split_extension(name: str) -> tuple[str, str]:

@@ -134,9 +134,14 @@ def merge_configs(configs: Sequence[ImageConfig]) -> ImageConfig:
 
 def config_from_text(text: str) -> ImageConfig:
     """Return a caption as a config: the main prompt up to the first comma, then the tags."""
-    first, *rest = (piece.strip() for piece in _COMMA.split(remove_unprintable(text)))
+    first, *rest = split_tags(remove_unprintable(text))
     prompts = (first,) if first else ()
     return ImageConfig(prompts=prompts, tags=_unique(_plain_tag(piece) for piece in rest if piece))
+
+
+def split_tags(text: str) -> list[str]:
+    """Return the parts of a caption between its commas; a comma in a number separates nothing."""
+    return [piece.strip() for piece in _COMMA.split(text)]
 
 
 def config_from_mapping(values: Mapping[Any, object]) -> ParsedConfig:

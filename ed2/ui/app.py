@@ -98,4 +98,5 @@ class OwnerPage:
         self.resume.test.tester.close()
         self.resume.lora.extractor.close()
         self.settings.models.downloads.downloader.close()
+        self._context.desk.close()
         self.blocks.close(verbose=False)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.checks.check import CheckResult
-from ed2.app.images.captions import CaptionEdits
+from ed2.app.images.edits import Edits
+from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.folders import Roots
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
@@ -41,7 +42,7 @@ class Context:
     Attributes:
         begin: settings that the form starts with, over its defaults.
         pages: what the program remembers of each open page.
-        checked: what the last check of the images found.
+        desk: the images of the last check, and changes of their captions.
     """
 
     service: TrainerService = field(default_factory=TrainerService)
@@ -51,16 +52,20 @@ class Context:
     samples: ImageCopies = field(default_factory=lambda: ImageCopies(SAMPLE_SIDE))
     thumbs: ImageCopies = field(default_factory=lambda: ImageCopies(THUMB_SIDE))
     pages: Pages = field(default_factory=Pages)
-    checked: CheckResult | None = None
     is_preset_given: bool = False
     _refused: RefusedForm | None = None
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples, self.form_values)
-        self.captions = CaptionEdits(self.user.folder / "captions")
+        self.desk = DatasetDesk(Edits(self.user.folder / "captions", self.roots.allow), self.roots.allow)
         draft = {} if self.is_preset_given else self.user.draft()
         self._form: dict[str, object] = {**draft, **self.begin}
+
+    @property
+    def checked(self) -> CheckResult | None:
+        """What the last check of the images found."""
+        return self.desk.checked
 
     def form_values(self) -> dict[str, object]:
         """The last form; when the program starts, the command line overrides it."""

@@ -1,42 +1,37 @@
 """The Dataset tab: choose a folder, see what is in it and how it will be cropped, edit captions."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.check import CheckResult, check_dataset
-from ed2.app.images.scanning import scan_dataset
-from ed2.app.page.folders import contents, is_folder, places
+from ed2.app.checks.check import CheckResult
+from ed2.app.page.folders import contents, images_below, is_folder, places
+from ed2.app.page.workbench import Workbench
 from ed2.data.example import FindingKind
 from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
+from ed2.settings.schema import Settings
 from ed2.text import counted
-from ed2.ui.caption_editor import CaptionEditor
+from ed2.ui.bulk_panel import BulkPanel
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import (
-    bars_html,
-    button_html,
-    buttons_html,
-    empty_html,
-    escape,
-    list_html,
-    note_html,
-    on_page,
-    problems_html,
-)
-from ed2.ui.wiring import SLOW, SPOKEN, Updates, fill, refusal
+from ed2.ui.grid_html import buckets_html
+from ed2.ui.html import button_html, buttons_html, empty_html, escape, list_html, note_html, on_page, problems_html
+from ed2.ui.image_grid import ASK, ImageGrid
+from ed2.ui.weight_panel import WeightPanel
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 MAX_PROBLEMS = 20
 MAX_NAMES = 3
-NOT_CHECKED = "Press Check to read every image. Nothing is changed."
+NOT_CHECKED = "Choose a folder, or press Check, to see the images. Nothing is changed."
 STALE = "These results are out of date: the folder or an image setting has changed. Press Check again."
 
 
@@ -47,7 +42,7 @@ class DatasetTab:
         self._context, self._form = context, form
         self._accepted: list[list[Any]] = []
         form.add(["data_root"])
-        with gr.Accordion("Choose a folder", open=False):
+        with gr.Accordion("Choose a folder", open=False) as self.chooser:
             self.browser = FolderBrowser(context.roots, "browse", lambda: places(context.roots), describe_folder)
             with gr.Row(elem_classes="ed-actions"):
                 self.browser.up.render()
@@ -55,31 +50,49 @@ class DatasetTab:
         with gr.Row(elem_classes="ed-actions"):
             self.check = gr.Button("Check", variant="primary", elem_id="check-button", min_width=140)
         self.report = gr.HTML(empty_html(NOT_CHECKED), elem_id="dataset-report", js_on_load=None)
-        self.captions = CaptionEditor(context)
+        self.grid = ImageGrid(context)
+        with gr.Column(visible=False) as self.tools:
+            self.bulk = BulkPanel(context, self.grid)
+            self.weights = WeightPanel(context, self.grid)
+        self.details = gr.HTML("", elem_id="dataset-details", js_on_load=None)
 
     def wire(self) -> None:
         """Connect everything, once every control of the form is made."""
-        inputs, captions = self._form.inputs, self.captions
+        inputs = self._form.inputs
         slow = {**SLOW, "concurrency_id": "check"}
-        self.checked = self.check.click(self.check_images, inputs, [self.report, captions.column], **slow)
-        edits = []
-        for button, change in ((captions.save, captions.save_caption), (captions.undo, captions.undo_caption)):
-            handler = self.editing(change)
-            edits.append(button.click(handler, [captions.image, captions.caption, *inputs], self.report, **slow))
-        captions.wire()
-        for event in (self.checked, *edits):
-            self.show_after(event)
-        image_settings = self._image_settings
-        gr.on([control.change for control in image_settings], None, image_settings, None, js="ed.showStale")
+        self.grid.wire()
+        self.bulk.wire()
+        self.weights.wire()
+        self.checked = self.check.click(self.check_images, inputs, self._results, **slow)
         self.browser.wire()
         self.browser.inside.click(self.browser.open_pressed, None, self.browser.outputs, **SPOKEN)
         folders = self._form.controls["data_root"]
-        fill(self.take.click, self.use_folder, [self.browser.place, folders], [folders], **SPOKEN)
+        place = self.browser.place
+        taken = fill(self.take.click, self.use_folder, [place, folders], [folders], [self.chooser], **SPOKEN)
+        chosen = taken.then(self.check_images, inputs, self._results, **slow)
+        for event in (self.checked, chosen):
+            self.show_after(event)
+        for changed in self.changes:
+            changed.then(self.results, None, self._results, **QUIET)
+        image_settings = self._image_settings
+        gr.on([control.change for control in image_settings], None, image_settings, None, js="ed.showStale")
+        self.report.change(self.grid.show, self.grid.inputs, self.grid.outputs, js=ASK, **QUIET)
+
+    @property
+    def changes(self) -> list[Any]:
+        """The events that change captions or weights."""
+        return [*self.grid.changed, *self.bulk.changed, *self.weights.changed]
+
+    @property
+    def _results(self) -> list[Any]:
+        return [self.report, self.grid.column, self.tools, self.details]
 
     def show_after(self, event: Any) -> None:
-        """Show the checked images once this has ended."""
-        shown = self.captions.show_after(event)
+        """Show the checked images once this has ended, then what reading all of them finds."""
+        shown = self.grid.show_after(event)
         shown.then(None, self._image_settings, None, js="ed.showStale")
+        reading = {**SLOW, "concurrency_id": "reading", "show_progress_on": self.report}
+        shown.then(self.read_rest, None, [self.report, self.details], **reading)
 
     @property
     def _image_settings(self) -> list[Any]:
@@ -89,70 +102,64 @@ class DatasetTab:
     @property
     def opened_outputs(self) -> list[Any]:
         """What `opened` changes."""
-        return [*self.browser.outputs, self.report, self.captions.column]
+        return [*self.browser.outputs, *self._results]
 
     def opened(self) -> Updates:
         """What a page that opens shows: the first folder to browse, and the results of the last check."""
-        return {**self.browser.open(str(places(self._context.roots)[0].folder)), **self._results()}
+        return {**self.browser.open(str(places(self._context.roots)[0].folder)), **self.results()}
 
     def use_folder(self, _: gr.Request, place: str, __: str) -> Updates:
-        """Put the folder of the browser into the form."""
+        """Put the folder of the browser into the form, and close the browser."""
         folder = folder_of(place)
         if not self._context.roots.allow(folder) or not is_folder(folder):
-            gr.Warning(NO_FOLDER, duration=6)
-            return gr.skip()
-        return {self._form.controls["data_root"]: str(folder)}
+            raise refusal(NO_FOLDER)
+        return {self._form.controls["data_root"]: str(folder), self.chooser: gr.update(open=False)}
 
-    def check_images(self, *raw: Any, progress: gr.Progress = gr.Progress()) -> Updates:  # noqa: B008
-        """Read every image and show the results."""
+    def check_images(self, *raw: Any) -> Updates:
+        """Find the images and show the first results; `read_rest` goes on from there."""
         try:
-            self._scan(raw, progress)
+            self._context.desk.look(self._settings(raw))
         except Ed2Error as error:
-            self._context.checked = None
             html = problems_html(error.problems, box_id="dataset-problems")
-            return {self.report: html, self.captions.column: gr.update(visible=False)}
-        return self._results()
+            hidden = gr.update(visible=False)
+            return {self.report: html, self.grid.column: hidden, self.tools: hidden, self.details: ""}
+        return self.results()
 
-    def editing(self, change: Callable[[str | None, str], str]) -> Callable[..., str]:
-        """A handler that changes a caption, checks the folder again, and says what was done."""
+    def read_rest(self, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
+        """Read every image in full, then look for near duplicates."""
+        desk = self._context.desk
+        for work, what in ((desk.read_all, "Reading images"), (desk.compare, "Looking for near duplicates")):
 
-        def edit(path: str | None, text: str, *raw: Any) -> str:
-            done = change(path, text)
-            try:
-                self._scan(raw)
-            except Ed2Error as error:
-                raise refusal(str(error)) from None
-            gr.Info(done, duration=6)
-            return str(self._results()[self.report])
+            def report(done: int, total: int, what: str = what) -> None:
+                progress((done, total), desc=what, unit="images")
 
-        return edit
+            if not work(report):
+                return
+            results = self.results()
+            yield {self.report: results[self.report], self.details: results[self.details]}
 
-    def _results(self) -> Updates:
+    def results(self) -> Updates:
         """What the last check found."""
-        if self._context.checked is None:
+        bench = self._context.desk.bench
+        if bench is None:
             return {}
-        html = stale_html(self._accepted) + report_html(self._context.checked)
-        return {self.report: html, self.captions.column: gr.update(visible=True)}
+        shown = gr.update(visible=True)
+        return {
+            self.report: stale_html(self._accepted) + report_html(bench),
+            self.grid.column: shown,
+            self.tools: shown,
+            self.details: details_html(bench.checked),
+        }
 
-    def _scan(self, raw: Sequence[Any], progress: gr.Progress | None = None) -> None:
+    def _settings(self, raw: Sequence[Any]) -> Settings:
         values = self._form.read(raw)
         needed = {name: value for name, value in values.items() if _is_needed(name)}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
-        descriptions = ["Reading images"]
-
-        def report(done: int, total: int) -> None:
-            if progress is not None and total:
-                progress((done, total), desc=descriptions[-1], unit="images")
-
-        def outline(found: object) -> None:
-            descriptions.append(str(found))
-
-        dataset = scan_dataset(settings, progress=report, on_outline=outline)
-        self._context.checked = check_dataset(settings, dataset)
         after_reload = self._form.show(values)
         held = zip(self._form.inputs, raw, strict=True)
         of_images = set(self._image_settings)
         self._accepted = [[value, after_reload[control]] for control, value in held if control in of_images]
+        return settings
 
 
 def _is_needed(name: str) -> bool:
@@ -160,10 +167,14 @@ def _is_needed(name: str) -> bool:
 
 
 def describe_folder(folder: Path) -> str:
-    """How many images are in a folder, and its folders. Raises OSError."""
+    """How many images are in a folder and below it, and its folders. Raises OSError."""
     found = contents(folder)
+    text = f"{counted(found.num_images, 'image')} in this folder"
+    if found.folders:
+        below, is_all = images_below(folder)
+        text += f", {counted(below, 'image')} with all folders in it" if is_all else f", more than {below:,} below it"
     folders = buttons_html("Folders", [button_html(name, folder / name) for name in found.folders])
-    return note_html(f"{counted(found.num_images, 'image')} in this folder") + folders
+    return note_html(text) + folders
 
 
 def stale_html(accepted: Sequence[Sequence[Any]]) -> str:
@@ -176,19 +187,28 @@ def stale_html(accepted: Sequence[Sequence[Any]]) -> str:
     return f'<p class="ed-stale" role="status" data-asked="{asked}" hidden>{STALE}</p>'
 
 
-def report_html(checked: CheckResult) -> str:
-    """How many images can be used, what is worth knowing, the images per bucket, and what is wrong."""
+def report_html(bench: Workbench) -> str:
+    """One line: how many images can be used, what they are like, and how many steps they make."""
+    checked, counts = bench.checked, bench.counts
+    found = checked.dataset
+    facts = [f"{len(checked.buckets)} buckets" if len(checked.buckets) > 1 else "1 bucket"]
+    facts.append(f"{counts.get('uncaptioned', 0):,} without caption")
+    words = [len(example.caption.split()) for example in found.examples]
+    facts.append(f"captions of {median(words):g} words (median)")
+    per_epoch, total = checked.steps
+    facts.append(f"{counted(per_epoch, 'step')} per epoch, {total:,} in {counted(checked.plan.max_epochs, 'epoch')}")
+    if found.num_unread:
+        facts.append(f"{found.num_unread:,} still to be read in full")
+    used = f"{counted(len(found.examples), 'image')} can be used, {counted(len(found.problems), 'file')} cannot"
+    mark = f'data-round="{found.num_unread} {bench.is_compared}"'
+    return f'<p class="ed-summary" {mark}><strong>{used}</strong> · {" · ".join(facts)}</p>'
+
+
+def details_html(checked: CheckResult) -> str:
+    """The images per bucket, what is worth knowing, and what is wrong."""
     found = checked.as_object()
-    used, unusable = len(found["images"]), len(checked.dataset.problems)
-    epochs = counted(checked.settings.run.max_epochs, "epoch")
-    per_epoch, total = counted(found["steps_per_epoch"], "step"), counted(found["total_steps"], "step")
-    counts = (
-        f"<p><strong>{counted(used, 'image')} can be used, {counted(unusable, 'file')} cannot.</strong><br>"
-        f"{per_epoch} per epoch, {total} in {epochs}.</p>"
-    )
-    buckets = [(f"{bucket['size'][0]} x {bucket['size'][1]}", bucket["images"]) for bucket in found["buckets"]]
-    chart = f"<h3>Images per bucket</h3>{bars_html(buckets, 'Images per bucket')}"
-    html = f'<div class="ed-card">{counts}{_notes_html(checked)}{chart}</div>'
+    buckets = [((size[0], size[1]), bucket["images"]) for bucket in found["buckets"] for size in [bucket["size"]]]
+    html = f'<div class="ed-card"><h3>Images per bucket</h3>{buckets_html(buckets)}{_notes_html(checked)}</div>'
     of_model = {problem.what for problem in checked.model_problems}  # not about the images: listed as notes
     problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
     if not problems:

@@ -5,9 +5,11 @@ import secrets
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -17,6 +19,11 @@ from ed2.data.images import ImageError, decode, header_size
 from ed2.ui.guard import has_session
 
 GRACE_SECONDS = 60.0
+MAX_OFFERED = 10_000
+"""Copies that are made when they are asked for; an older offer is forgotten."""
+UNREADABLE_SIZE = (8, 8)
+MAKERS = 2
+"""How many of them are made at once: the run needs the processor too."""
 Box = tuple[int, int, int, int]
 
 
@@ -36,6 +43,8 @@ class ImageCopies:
         self._owner = ""
         self._outdated: set[Path] = set()
         self._clear_at = 0.0
+        self._offered: dict[str, tuple[Path, int]] = {}
+        self._makers = threading.Semaphore(MAKERS)
 
     @property
     def folder(self) -> Path:
@@ -44,7 +53,7 @@ class ImageCopies:
 
     def mount(self) -> Mount:
         """The route that serves it."""
-        return Mount(self.route, _CachedFiles(directory=self.folder))
+        return Mount(self.route, _CachedFiles(directory=self.folder, make=self.make))
 
     def address(self, path: Path, crop: Box | None = None) -> str:
         """Where the browser finds a copy of an image; empty if it cannot be read.
@@ -54,7 +63,7 @@ class ImageCopies:
         try:
             status = path.stat()
             key = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"
-            name = f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
+            name = _name_of(key)
             copy = self.folder / name
             with self._lock:
                 self._outdated.discard(copy)
@@ -63,6 +72,38 @@ class ImageCopies:
         except (OSError, ImageError):
             return ""
         return f"{self.route}/{name}"
+
+    def offer(self, path: Path, side: int = 0) -> str:
+        """Where the browser finds a copy of an image that is made once it is asked for; empty without the file.
+
+        Args:
+            path: the image.
+            side: pixels of the longer side, if not as usual.
+        """
+        side = side or self.side
+        try:
+            status = path.stat()
+        except OSError:
+            return ""
+        name = _name_of(f"{path}|{status.st_mtime_ns}|{status.st_size}|{side}")
+        with self._lock:
+            self._offered.pop(name, None)
+            self._offered[name] = (path, side)
+            while len(self._offered) > MAX_OFFERED:
+                del self._offered[next(iter(self._offered))]
+        return f"{self.route}/{name}"
+
+    def make(self, name: str) -> None:
+        """Make the copy of this name, if it was offered and is not there; a grey one of what cannot be read."""
+        path, side = self._offered.get(name, (None, 0))
+        copy = self.folder / name
+        if path is None or copy.exists():
+            return
+        with self._makers:
+            try:
+                _write_copy(path, copy, side, None)
+            except (OSError, ImageError):
+                _save(Image.new("RGB", UNREADABLE_SIZE, "grey"), copy)
 
     def keep_only(self, owner: str) -> None:
         """Delete the copies of the previous owner, such as another run, when the owner changes.
@@ -83,13 +124,22 @@ class ImageCopies:
 class _CachedFiles(StaticFiles):
     """Files that never change under their name: a browser asks for each one once, after the login if there is one."""
 
+    def __init__(self, directory: Path, make: Callable[[str], None]) -> None:
+        super().__init__(directory=directory)
+        self._make = make
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         if not has_session(scope["app"], scope):
             return PlainTextResponse("Log in first.", 401, {"Cache-Control": "no-store"})
+        await run_in_threadpool(self._make, path)
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "private, max-age=604800, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def _name_of(key: str) -> str:
+    return f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
 
 
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
@@ -97,6 +147,10 @@ def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
     if crop:
         image = _with_crop(image, crop, max(image.size) / max(header_size(path) or image.size))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    _save(image, copy)
+
+
+def _save(image: Image.Image, copy: Path) -> None:
     temporary = copy.with_name(f"{copy.stem}-{secrets.token_hex(4)}.tmp")
     image.save(temporary, "WEBP", quality=82)
     temporary.replace(copy)

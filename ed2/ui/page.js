@@ -10,8 +10,6 @@ window.ed = (() => {
   };
   const unchanged = { __type__: 'update' };
   const byId = id => document.getElementById(id);
-  const tiles = () => [...document.querySelectorAll('#dataset-pictures [data-image]')];
-  const tileOf = path => tiles().find(tile => tile.dataset.image === path);
   const runCards = () => [...document.querySelectorAll('#runs-list [data-run]')];
 
   // A late answer: a field that was changed since the question was asked stays as it is. The question carries what
@@ -78,38 +76,6 @@ window.ed = (() => {
     if (button) trigger('click', { location: button.dataset.location });
   });
 
-  // Images and their captions. A tile is chosen in the browser, at once, so no late answer can choose another.
-  const markImage = path => {
-    byId('dataset-pictures').dataset.chosen = path ?? '';
-    for (const tile of tiles()) {
-      const isChosen = tile.dataset.image === path;
-      if (tile.classList.contains('ed-chosen') === isChosen) continue; // else the observer below would never rest
-      tile.classList.toggle('ed-chosen', isChosen);
-      tile.querySelector('button').setAttribute('aria-pressed', isChosen);
-    }
-  };
-  const watchImages = (element, trigger) => {
-    const remark = () => markImage(byId('dataset-pictures').dataset.chosen); // tiles that are redrawn have no mark
-    const changes = { childList: true, subtree: true, attributeFilter: ['class', 'data-image'] };
-    new MutationObserver(remark).observe(element, changes);
-    element.addEventListener('click', event => {
-      const tile = event.target.closest('[data-image]');
-      if (!tile) return;
-      tiles().forEach(other => other.classList.toggle('ed-pressed', other === tile));
-      trigger('click');
-      byId('caption-text').scrollIntoView({ block: 'center', behavior: 'smooth' });
-    });
-  };
-  const pressedImage = (path, text) => {
-    const tile = document.querySelector('#dataset-pictures .ed-pressed');
-    return tile ? [tile.dataset.image, tile.dataset.text] : [path, text];
-  };
-  const draftOf = (path, text) => tileOf(path)?.dataset.text ?? text;
-  const keepDraft = (path, text) => {
-    const tile = tileOf(path);
-    if (tile) tile.dataset.text = text;
-    return [path, text];
-  };
   // Whether the form still asks for what was checked: found out here, so that typing costs no question.
   const showStale = (...now) => {
     const warning = document.querySelector('#dataset-report [data-asked]');
@@ -153,7 +119,7 @@ window.ed = (() => {
 
   return {
     store, ask, take, lockForm, unlockForm, formFilled, numberForm, followForm, sendJson, jsonApplied, copy, answered,
-    watchProgram, watchFolders, markImage, watchImages, pressedImage, draftOf, keepDraft, showStale, watchRuns, markRun,
-    pressedRun, offeredRun, openTensorBoard, showTensorBoard, closeTensorBoard,
+    watchProgram, watchFolders, showStale, watchRuns, markRun, pressedRun, offeredRun, openTensorBoard, showTensorBoard,
+    closeTensorBoard,
   };
 })();

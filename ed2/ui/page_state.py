@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
+from ed2.app.images.bulk import BulkPlan
 from ed2.app.snapshot import RunSnapshot, Section
 
 MAX_PAGES = 100
@@ -25,6 +26,7 @@ class PageState:
         kept: the checkpoints whose boxes were ticked when they were last shown.
         lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
         before_fit: the settings that *Make it fit* changed, as they were.
+        bulk_plan: the change of captions that its preview shows.
         advised: the card and the form that its answer on memory is about; None without an answer.
     """
 
@@ -36,6 +38,7 @@ class PageState:
     kept: tuple[str, ...] = ()
     lora_problem: str = ""
     before_fit: Mapping[str, object] = field(default_factory=dict)
+    bulk_plan: BulkPlan | None = None
     advised: tuple[float, Mapping[str, object]] | None = None
 
     def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:

@@ -15,8 +15,8 @@ from ed2.ui.connections import Connections, bounded_server, raise_handle_limit
 from ed2.ui.guard import Guard, Hosts, Limits
 from ed2.ui.image_copies import ImageCopies
 
-CSS_FILE = Path(__file__).with_name("page.css")
-JS_FILE = Path(__file__).with_name("page.js")
+CSS_FILES = tuple(Path(__file__).with_name(name) for name in ("page.css", "workbench.css"))
+JS_FILES = tuple(Path(__file__).with_name(name) for name in ("page.js", "workbench.js"))
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 20
 MAX_PORT = 65535
@@ -81,8 +81,8 @@ def serve(  # noqa: PLR0913
             quiet=True,
             state_session_capacity=200,
             theme=theme(),
-            css_paths=[CSS_FILE],
-            head=f"<script>{JS_FILE.read_text(encoding='utf-8')}</script>",
+            css_paths=list(CSS_FILES),
+            head="".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in JS_FILES),
             app_kwargs={"routes": routes, "docs_url": None, "redoc_url": None, "openapi_url": None},
             **SWITCHED_OFF,
         )

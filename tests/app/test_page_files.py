@@ -8,10 +8,10 @@ import pytest
 
 from ed2.app.checks.base_model import as_setting_problems
 from ed2.app.checks.start_checks import start_problems
-from ed2.app.images.captions import CaptionEdits
-from ed2.app.page.folders import Roots
+from ed2.app.page import folders
+from ed2.app.page.folders import Roots, images_below
 from ed2.app.user_files import UserFiles, preset_values
-from ed2.errors import Ed2Error, Problem, SettingsError
+from ed2.errors import Problem, SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR, absolute_paths
 
@@ -65,6 +65,18 @@ def test_the_owner_may_open_any_folder_and_others_only_the_named_ones(tmp_path: 
         assert not roots.allow(path)
 
 
+def test_the_images_below_a_folder_are_counted_and_a_large_tree_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "deep/b.JPG", "deep/er/c.webp", "deep/.hidden/d.png", "deep/e.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    assert images_below(tmp_path) == (3, True)
+    monkeypatch.setattr(folders, "MAX_WALKED", 3)
+    assert images_below(tmp_path)[1] is False
+
+
 def test_a_path_outside_is_refused_with_the_name_of_its_setting(tmp_path: Path) -> None:
     values = {"data_root": [str(tmp_path), "/etc"], "sample_prompts": "/etc/passwd", "logdir": str(tmp_path)}
     with pytest.raises(SettingsError) as caught:
@@ -94,47 +106,6 @@ def test_settings_that_hold_paths_are_marked_as_such() -> None:
     assert wanted | {"extra_manual_datasets", "logdir"} <= set(PATH_SETTINGS)
     named = [n for n in fields() if n.endswith(("_dir", "_root", "dir", "_ckpt_dir", "_file", "_path"))]
     assert set(named) <= set(PATH_SETTINGS)
-
-
-def test_undo_restores_captions_one_by_one_byte_for_byte(tmp_path: Path) -> None:
-    edits = CaptionEdits(tmp_path / "kept")
-    image = tmp_path / "cat.png"
-    image.touch()
-    (tmp_path / "cat.txt").write_bytes(b"caf\xe9\r\n")
-    edits.save(image, "a  new\ncaption ")
-    assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
-    edits.save(image, "newer")
-    assert edits.undo(image)
-    assert (tmp_path / "cat.txt").read_text() == "a new caption\n"
-    assert edits.undo(image)
-    assert (tmp_path / "cat.txt").read_bytes() == b"caf\xe9\r\n"
-    assert not edits.undo(image)
-
-
-def test_undoing_a_first_caption_removes_its_file(tmp_path: Path) -> None:
-    edits = CaptionEdits(tmp_path / "kept")
-    (tmp_path / "cat.png").touch()
-    edits.save(tmp_path / "cat.png", "a cat")
-    assert edits.undo(tmp_path / "cat.png")
-    assert not (tmp_path / "cat.txt").exists()
-
-
-def test_a_caption_is_written_into_the_existing_sidecar(tmp_path: Path) -> None:
-    (tmp_path / "cat.caption").write_text("old")
-    (tmp_path / "cat.png").touch()
-    assert CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "new") == tmp_path / "cat.caption"
-
-
-def test_a_caption_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
-    with pytest.raises(Ed2Error, match=r"not saved: cat\.png no longer exists\. Press Check"):
-        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "text")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "cat.png").touch()
-    (tmp_path / "kept").touch()
-    with pytest.raises(Ed2Error, match="not saved"):
-        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "text")
-    with pytest.raises(Ed2Error, match="10,000"):
-        CaptionEdits(tmp_path / "kept").save(tmp_path / "cat.png", "x" * 10_001)
 
 
 def test_a_resumed_run_needs_no_dataset_setting_and_a_new_one_does(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from ed2.app.images.captions import CaptionEdits, caption_file
+from ed2.app.images.captions import CaptionReader
+from ed2.app.images.edits import Edits
 from ed2.data.colour import profile_of_codes
 from ed2.data.example import Dataset, FindingKind
 from ed2.data.file_kinds import can_read_heif, open_heif
@@ -180,15 +181,22 @@ def test_captions_that_are_not_used_are_named(paint: Painter, tmp_path: Path) ->
 
 def test_an_edit_is_saved_where_the_caption_was_found(paint: Painter, tmp_path: Path) -> None:
     image = paint("IMG_1.png")
-    assert caption_file(image).name == "IMG_1.txt"
+
+    def edited(name: str) -> str:
+        example = next(example for example in read(image.parent).examples if example.name == name)
+        return CaptionReader([image.parent]).read(example).file.name
+
+    assert edited("IMG_1.png") == "IMG_1.txt"
     if not image.with_name("img_1.png").exists():
         image.with_name("img_1.txt").write_text("old")
-        assert CaptionEdits(tmp_path / "edits").save(image, "new").name == "img_1.txt"
+        assert edited("IMG_1.png") == "img_1.txt"
+        own = CaptionReader([image.parent]).read(read(image.parent).examples[0])
+        Edits(tmp_path / "edits").write("it", [own.changed_to("new")])
         assert read(image.parent).examples[0].caption == "new"
     other = paint("b.c.png")
-    assert caption_file(other).name == "b.c.txt"
+    assert edited("b.c.png") == "b.c.txt"
     other.with_name("b.c.png.txt").write_text("old")
-    assert caption_file(other).name == "b.c.png.txt"
+    assert edited("b.c.png") == "b.c.png.txt"
 
 
 SYSTEM = [

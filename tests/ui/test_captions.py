@@ -1,15 +1,19 @@
-"""The captions and pages of the Dataset tab, without a browser."""
+"""The dataset workbench, without a browser: what its handlers answer."""
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
+from ed2.app.images.bulk import ADD_FIRST
+from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles
 from ed2.ui.app import OwnerPage
-from ed2.ui.caption_editor import PER_PAGE
+from ed2.ui.bulk_panel import SELECTED, SHOWN
 from ed2.ui.context import Context
 from ed2.ui.wiring import Updates
 from tests.tiny import make_images
@@ -21,102 +25,163 @@ REQUEST = gr.Request(session_hash="1")
 class Opened:
     """The tab over a folder of images that was checked."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self.folder = make_images(folder / "images", [SIZE] * number)
+    def __init__(self, folder: Path, number: int, roots: Roots | None = None) -> None:
+        self.folder = folder / "images"
+        if not self.folder.exists():
+            make_images(self.folder, [SIZE] * number)
         begin = {"data_root": [str(self.folder)], "resolution": 64, "seed": 1}
-        page = OwnerPage(Context(user=UserFiles(folder / "user"), begin=begin))
-        self.tab, self.editor = page.dataset, page.dataset.captions
+        self.context = Context(user=UserFiles(folder / "user"), begin=begin, roots=roots or Roots())
+        page = OwnerPage(self.context)
+        self.tab, self.grid = page.dataset, page.dataset.grid
         self.raw = [control.value for control in page.form.inputs]
         self.check()
 
     def check(self) -> None:
         self.tab.check_images(*self.raw)
 
-    def path(self, name: str) -> str:
+    def key(self, name: str) -> str:
         return str(self.folder / name)
 
-    def show_again(self, page: float, path: str | None, text: str) -> Updates:
-        return self.editor.show_again(REQUEST, page, path, text)
+    def show(self, search: str = "", **asked: Any) -> Updates:
+        return self.grid.show(json.dumps(asked), search, "Name")
 
-    def edited(self, page: float, path: str | None, text: str) -> tuple[object, object]:
-        """The image and the caption that are shown after another look; a caption that is left alone is None."""
-        updates = self.show_again(page, path, text)
-        return updates[self.editor.image]["value"], updates.get(self.editor.caption)
+    def type(self, name: str, text: str) -> Updates:
+        return self.grid.keep(json.dumps({"typed": {self.key(name): text}}), "", "Name", text)
 
-    def save(self, path: str, text: str) -> str:
-        return self.tab.editing(self.editor.save_caption)(path, text, *self.raw)
-
-    def undo(self, path: str, text: str) -> str:
-        return self.tab.editing(self.editor.undo_caption)(path, text, *self.raw)
+    def drawn(self, **asked: Any) -> dict[str, str]:
+        """The text in each tile of the grid, by name."""
+        html = self.show(**asked)[self.grid.grid]
+        found = re.findall(r'data-image="([^"]*)" data-number="\d+" data-text="([^"]*)"', html)
+        return {key.rpartition("/")[2]: text for key, text in found}
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Opened:
-    return Opened(tmp_path, 3)
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Info", lambda text, **_: told.append(text))
+    opened = Opened(tmp_path, 3)
+    opened.told = told
+    return opened
 
 
-def test_a_typed_caption_is_shown_again_and_listed_until_it_is_saved(opened: Opened) -> None:
-    editor, first, second = opened.editor, opened.path("00.png"), opened.path("01.png")
-    assert "Unsaved captions: 00.png." in editor.keep_draft(first, "mine")
+def test_typed_captions_are_kept_and_counted_until_they_are_saved_together(opened: Opened) -> None:
+    shown = opened.type("00.png", "mine")
+    assert "Unsaved captions: 00.png." in shown[opened.grid.unsaved]
+    assert "1 of 75 tokens" in shown[opened.grid.tokens]
+    assert "the last 25 are ignored" in opened.type("01.png", "cat " * 100)[opened.grid.tokens]
+    opened.type("01.png", "another one")
     opened.check()  # nor is it lost by another check
-    assert opened.edited(1, None, "") == (first, "mine")
-    assert "00.png" in opened.show_again(1, None, "")[editor.unsaved]
-    assert opened.edited(1, first, "mine and") == (first, None), "it may still be typed in"
-    assert opened.edited(1, second, "?") == (second, "an image of number 1")
-    assert "00.png" not in editor.keep_draft(first, "an image of  number 0 ")
+    assert opened.drawn() == {"00.png": "mine", "01.png": "another one", "02.png": "an image of number 2"}
+    assert "Unsaved captions: 01.png." in opened.type("00.png", " an image of  number 0")[opened.grid.unsaved]
+    opened.type("00.png", "mine")
+    opened.grid.save_captions("{}", "", "Name")
+    assert opened.told == ["Saved 2 captions."]
+    assert [(opened.folder / f"0{n}.txt").read_text() for n in range(2)] == ["mine\n", "another one\n"]
+    assert "Unsaved" not in opened.show()[opened.grid.unsaved]
+    with pytest.raises(gr.Error, match="no caption was changed"):
+        opened.grid.save_captions("{}", "", "Name")
 
 
-def test_saving_and_undo_say_what_they_did_and_end_the_draft(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    messages: list[str] = []
-    monkeypatch.setattr(gr, "Info", lambda text, **_: messages.append(text))
-    editor, first = opened.editor, opened.path("00.png")
-    editor.keep_draft(first, "mine")
-    opened.save(first, "mine")
-    assert "Unsaved" not in opened.show_again(1, first, "mine")[editor.unsaved]
-    assert (opened.folder / "00.txt").read_text() == "mine\n"
-    editor.keep_draft(first, "mine and more")
-    opened.undo(first, "mine")
-    assert opened.edited(1, first, "mine and more")[1] is None, "typed since it was pressed"
-    editor.keep_draft(first, "mine")
-    opened.undo(first, "mine")
-    assert opened.edited(1, first, "mine")[1] == "an image of number 0"
-    assert messages[0] == "Saved to 00.txt. Undo restores the old caption."
-    assert "is restored" in messages[1] and "nothing to undo" in messages[2]
+def test_undo_discards_what_was_typed_and_then_the_last_save(opened: Opened) -> None:
+    opened.type("00.png", "mine")
+    opened.grid.save_captions("{}", "", "Name")
+    opened.type("00.png", "mine and more")
+    for text in ("mine", "an image of number 0", "an image of number 0"):
+        opened.grid.undo_last(json.dumps({"chosen": opened.key("00.png")}), "", "Name")
+        assert opened.drawn()["00.png"] == text
+    assert [told.partition(" ")[0] for told in opened.told] == ["Saved", "What", "Undone:", "There"]
 
 
 def test_no_caption_is_written_for_an_image_that_is_gone(opened: Opened) -> None:
+    opened.type("00.png", "mine")
     (opened.folder / "00.png").unlink()
     (opened.folder / "00.txt").unlink()
     with pytest.raises(gr.Error, match=r"00\.png no longer exists"):
-        opened.save(opened.path("00.png"), "mine")
+        opened.grid.save_captions("{}", "", "Name")
     assert not (opened.folder / "00.txt").exists()
-    assert opened.editor.find(opened.path("00.png"))  # its tile stays until the next check
 
 
-def test_an_image_whose_name_is_not_text_is_shown_and_its_caption_saved_and_restored(
-    opened: Opened, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_whose_name_is_not_text_is_shown_and_its_caption_saved_and_restored(opened: Opened) -> None:
     named = Path(os.fsdecode(os.fsencode(opened.folder) + b"/caf\xe9.png"))
     (opened.folder / "01.png").rename(named)
     opened.check()
-    shown = opened.editor.turn_to(REQUEST, 1, None, "")
-    json.dumps(list(shown.values()), ensure_ascii=False).encode()  # as it is sent
-    chosen = next(path for _, path in shown[opened.editor.image]["choices"] if "caf" in path)
-    opened.save(chosen, "a place in Paris")
+    json.dumps(list(opened.show().values()), ensure_ascii=False).encode()  # as it is sent
+    key = next(name for name in opened.drawn() if "caf" in name)
+    opened.type(key, "a place in Paris")
+    opened.grid.save_captions("{}", "", "Name")
     assert named.with_suffix(".txt").read_text() == "a place in Paris\n"
-    opened.undo(chosen, "")
+    opened.grid.undo_last("{}", "", "Name")
     assert not named.with_suffix(".txt").exists()
-    assert r"Saved to caf\udce9.txt." in capsys.readouterr().out
 
 
-def test_a_page_number_that_does_not_exist_becomes_the_nearest_one(tmp_path: Path) -> None:
-    opened = Opened(tmp_path, PER_PAGE + 1)
-    editor = opened.editor
-    assert (editor.page.minimum, editor.page.maximum) == (None, None)  # else Gradio answers with a bare error
-    for asked, number in ((-3, 1), (0, 1), (None, 1), (9, 2)):
-        shown = editor.turn_to(REQUEST, asked, None, "")
-        assert shown[editor.page] == number and f"Page {number} of 2" in shown[editor.thumbs]
-    second = editor.turn_to(REQUEST, 2, None, "")
-    assert editor.page not in second
-    again = opened.show_again(1, second[editor.image]["value"], "")
-    assert again[editor.page] == 2, "the page of the chosen image"
+def test_what_a_browser_sends_is_not_trusted(opened: Opened) -> None:
+    for asked in ("", "[]", "{", '{"page": -3}', '{"page": "x", "marks": 3, "tag": [], "ticked": "x", "typed": [1]}'):
+        assert "3 images" in opened.grid.show(asked, "", "?")[opened.grid.grid]
+    typed = json.dumps({"typed": {"/etc/hosts": "x", "/etc/passwd": ["y"]}})
+    assert "Unsaved" not in opened.grid.show(typed, "", "Name")[opened.grid.unsaved]
+
+
+def test_filters_search_and_tags_narrow_the_grid(opened: Opened) -> None:
+    (opened.folder / "02.txt").unlink()
+    (opened.folder / "broken.png").write_bytes(b"\x89PNG")
+    opened.check()
+    list(opened.tab.read_rest(progress=lambda *_, **__: None))
+    chips = opened.show()[opened.grid.chips]
+    assert "Caption from file name <b>1</b>" in chips and "Unusable <b>1</b>" in chips and "Near" not in chips
+    assert list(opened.drawn(marks=["named"])) == ["02.png"]
+    assert list(opened.drawn(search="NUMBER 1")) == ["01.png"]
+    assert list(opened.drawn(tag="an image of number 0")) == ["00.png"]
+    assert "No image matches" in opened.show(marks=["named"], search="number")[opened.grid.grid]
+    assert "Not used: " in opened.show(marks=["unusable"])[opened.grid.grid]
+
+
+def test_a_change_of_many_captions_is_shown_before_it_is_made_and_undone_as_one(opened: Opened) -> None:
+    bulk, ticked = opened.tab.bulk, json.dumps({"ticked": [0, 2], "revision": opened.context.desk.bench.revision})
+    with pytest.raises(gr.Error, match="Press Preview first"):
+        bulk.change(REQUEST)
+    shown = bulk.plan(REQUEST, ticked, "", "Name", ADD_FIRST, SELECTED, "sks", "")
+    assert "2 captions would change" in shown[bulk.preview] and "<ins>sks, </ins>" in shown[bulk.preview]
+    assert (opened.folder / "00.txt").read_text() == "an image of number 0"
+    bulk.forget(REQUEST)
+    with pytest.raises(gr.Error, match="Press Preview first"):
+        bulk.change(REQUEST)
+    bulk.plan(REQUEST, "{}", "number 1", "Name", ADD_FIRST, SHOWN, "sks", "")
+    bulk.change(REQUEST)
+    assert opened.drawn()["01.png"] == "sks, an image of number 1"
+    bulk.plan(REQUEST, ticked, "", "Name", ADD_FIRST, SELECTED, "sks", "")
+    bulk.change(REQUEST)
+    opened.grid.undo_last("{}", "", "Name")
+    assert list(opened.drawn().values()) == [
+        "an image of number 0",
+        "sks, an image of number 1",
+        "an image of number 2",
+    ]
+    with pytest.raises(gr.Error, match="folder has changed"):
+        bulk.plan(REQUEST, json.dumps({"ticked": [0], "revision": "older"}), "", "Name", ADD_FIRST, SELECTED, "sks", "")
+
+
+def test_a_folder_gets_a_weight_that_is_shown_with_its_images(opened: Opened) -> None:
+    weights = opened.tab.weights
+    weights.set_weight("images", "2")
+    assert (opened.folder / "multiply.txt").read_text() == "2\n"
+    assert "multiply 2 from multiply.txt" in opened.show()[opened.grid.grid]
+    assert "<td>3 images</td><td>2</td>" in weights.show(None)[weights.list]
+    for folder, text, why in (("images", "x", "Enter a number"), ("images", "-1", "from 0"), ("?", "2", "Choose a")):
+        with pytest.raises(gr.Error, match=why):
+            weights.set_weight(folder, text)
+    opened.grid.undo_last("{}", "", "Name")
+    assert not (opened.folder / "multiply.txt").exists()
+
+
+def test_an_image_outside_of_the_allowed_folders_is_neither_shown_nor_written(tmp_path: Path) -> None:
+    outside = make_images(tmp_path / "outside", [SIZE])
+    folder = make_images(tmp_path / "in" / "images", [SIZE] * 2)
+    (folder / "linked.png").symlink_to(outside / "00.png")
+    (folder / "linked.txt").symlink_to(outside / "00.txt")
+    opened = Opened(tmp_path / "in", 0, Roots((folder,)))
+    grid = opened.show()[opened.grid.grid]
+    assert "linked.png" in grid and grid.count("<img") == 2
+    opened.type("linked.png", "changed")
+    with pytest.raises(gr.Error, match="Nothing was changed"):
+        opened.grid.save_captions("{}", "", "Name")
+    assert (outside / "00.txt").read_text() == "an image of number 0"

@@ -41,20 +41,20 @@ def test_a_caption_that_is_typed_while_another_is_saved_stays_and_a_reload_keeps
     page.locator("#check-button").click()
     caption = page.locator("#caption-text textarea")
     expect(caption).to_have_value("an image of number 0")
+    expect(page.locator("#filter-chips .ed-pending")).to_have_count(0)
     caption.fill("another caption")
-    told = page.get_by_text("Saved to 00.txt")
     with asked_late(page, "**/queue/join*"):
         page.locator("#save-caption-button").click()
-        page.get_by_role("button", name="Edit 02.png").click()
+        page.get_by_role("button", name="02.png:").click()
         expect(caption).to_have_value("an image of number 2")
         caption.fill("typed meanwhile")
-    expect(told).to_be_visible()
-    expect(page.locator("#dataset-pictures")).to_contain_text("another caption")
+    expect(page.get_by_text("Saved the caption of 00.png.")).to_be_visible()
+    expect(page.locator("#dataset-grid")).to_contain_text("another caption")
     expect(caption).to_have_value("typed meanwhile")
-    expect(page.locator("#caption-picture input")).to_have_value("3: 02.png")
+    expect(page.locator("#dataset-grid li.ed-chosen")).to_have_attribute("data-number", "2")
     expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
     reload(page)  # while the box is still being typed in
-    page.get_by_role("button", name="Edit 02.png").click()
+    page.get_by_role("button", name="02.png:").click()
     expect(caption).to_have_value("typed meanwhile")
 
 

@@ -35,6 +35,13 @@ IDS = [
     "memory-card",
     "log-tail",
     "share-button",
+    "check-button",
+    "filter-chips",
+    "dataset-grid",
+    "selected-image",
+    "token-count",
+    "tag-table",
+    "bulk-edit",
 ]
 
 
@@ -52,6 +59,9 @@ def open_everything(page) -> None:
 def test_every_id_of_the_contract_and_every_setting_is_there_once(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
+    page.locator("#check-button").click()
+    page.get_by_role("button", name="Tags").click()
+    expect(page.locator("#tag-table button").first).to_be_visible()
     open_everything(page)
     for name in fields():  # a fold that was opened just now is still being filled
         page.locator(f"#{name}").first.wait_for(state="attached")
@@ -106,8 +116,11 @@ def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:
     expect(page.get_by_text("There is no such folder")).to_be_visible()
     fill(page, "browse-place", server.folder / "images")
     fill(page, "data_root", "")
+    expect(inside).to_contain_text("4 images in this folder")
     page.locator("#browse-take-button").click()
     expect(page.locator("#data_root textarea")).to_have_value(str(server.folder / "images"))
+    expect(page.locator("#dataset-grid img")).to_have_count(4)  # checked at once
+    expect(page.locator("#browse-take-button")).to_be_hidden()
     a_base_model_is_found_beside_the_present_one(page, server)
 
 
@@ -180,36 +193,48 @@ def test_all_problems_are_listed_at_once_with_the_names_of_their_fields(open_pag
     wait_for_draft(server, "lr", None)
 
 
-def test_a_check_shows_the_images_and_a_caption_is_edited_and_restored(open_page, server: Server) -> None:
+def test_captions_are_edited_by_keys_saved_together_and_restored(open_page, server: Server) -> None:
     page = open_page()
     state(page, "idle")
     page.locator("#check-button").click()
     expect(page.locator("#dataset-report")).to_contain_text("4 images can be used", timeout=60_000)
-    expect(page.locator("#dataset-pictures img")).to_have_count(4)
-    caption = page.locator("#caption-text textarea")
+    expect(page.locator("#filter-chips .ed-pending")).to_have_count(0)
+    chosen, caption = page.locator("#dataset-grid li.ed-chosen"), page.locator("#caption-text textarea")
     expect(caption).to_have_value("an image of number 0")
-    page.locator("#dataset-pictures").get_by_text("an image of number 2").click()  # the text of the card
+    page.locator("#dataset-grid").get_by_text("an image of number 0").click()
+    page.keyboard.press("End")
+    expect(caption).to_have_value("an image of number 3")
+    page.keyboard.press("ArrowLeft")
     expect(caption).to_have_value("an image of number 2")
-    marked = page.locator("#dataset-pictures li.ed-chosen")
-    expect(marked).to_contain_text("02.png")
-    caption.fill("typed and not saved")
-    page.get_by_role("button", name="Edit 00.png").click()
-    expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
-    expect(caption).to_have_value("an image of number 0")
+    expect(page.locator("#selected-image")).to_contain_text("96 x 64 → bucket 80 x 48")
+    page.keyboard.press("Enter")
+    expect(caption).to_be_focused()
+    caption.fill("typed for two")
+    page.keyboard.press("Enter")
+    expect(caption).to_have_value("an image of number 3")
+    caption.fill("a <b>new</b> caption " * 20)
+    expect(page.locator("#token-count")).to_contain_text("are ignored")
     caption.fill("a <b>new</b> caption")
-    page.locator("#save-caption-button").click()
-    expect(page.get_by_text("Saved to 00.txt. Undo restores the old caption.")).to_be_visible()
-    expect(page.locator("#dataset-pictures")).to_contain_text("a <b>new</b> caption")
-    expect(marked).to_contain_text("00.png")  # drawn anew
-    side_car = server.folder / "images" / "00.txt"
-    assert side_car.read_text() == "a <b>new</b> caption\n"
+    expect(page.locator("#token-count")).to_contain_text("11 of 75 tokens")
+    page.keyboard.press("Shift+Enter")
+    expect(caption).to_have_value("typed for two")
+    expect(page.locator("#caption-unsaved")).to_contain_text("02.png, 03.png")
+    page.keyboard.press("Control+s")
+    expect(page.get_by_text("Saved 2 captions.")).to_be_visible()
+    expect(page.locator("#caption-unsaved")).not_to_contain_text("02.png")
+    files = [server.folder / "images" / f"0{number}.txt" for number in (2, 3)]
+    assert [file.read_text() for file in files] == ["typed for two\n", "a <b>new</b> caption\n"]
     page.locator("#undo-caption-button").click()
-    expect(page.locator("#dataset-pictures")).to_contain_text("an image of number 0")
-    assert side_car.read_text() == "an image of number 0"
-    assert sorted(p.suffix for p in side_car.parent.iterdir()) == [".png"] * 4 + [".txt"] * 4
+    expect(page.locator("#dataset-grid")).to_contain_text("an image of number 3")
+    expect(caption).to_have_value("an image of number 2")
+    assert [file.read_text() for file in files] == ["an image of number 2", "an image of number 3"]
     reload(page)
-    expect(page.locator("#dataset-pictures img")).to_have_count(4)
-    expect(marked).to_have_count(1)
+    expect(page.locator("#dataset-grid img")).to_have_count(4)
+    expect(chosen).to_have_count(1)
+    the_check_is_out_of_date_while_the_folder_is_another(page)
+
+
+def the_check_is_out_of_date_while_the_folder_is_another(page) -> None:
     stale, folders = page.get_by_text("press Check again"), page.locator("#data_root textarea")
     expect(stale).to_be_hidden()
     checked = folders.input_value()
@@ -220,6 +245,31 @@ def test_a_check_shows_the_images_and_a_caption_is_edited_and_restored(open_page
     tab(page, "Settings")
     fill(page, "max_epochs", 7)
     expect(page.locator("#forecast")).to_contain_text("steps in 7 epochs")
+
+
+def test_many_captions_are_filtered_changed_and_restored_as_one(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    page.locator("#check-button").click()
+    tiles = page.locator("#dataset-grid [data-image]")
+    expect(tiles).to_have_count(4)
+    expect(page.locator("#filter-chips .ed-pending")).to_have_count(0)
+    page.locator("#filter-chips").get_by_role("button", name="Alone in its bucket").click()
+    expect(tiles).to_have_count(2)
+    page.get_by_role("button", name="Edit many captions").click()
+    page.locator("#bulk-text input, #bulk-text textarea").first.fill("sks")
+    page.locator("#bulk-preview-button").click()
+    expect(page.locator("#bulk-preview")).to_contain_text("2 captions would change")
+    expect(page.locator("#bulk-preview ins")).to_have_text(["sks, ", "sks, "])
+    page.get_by_role("button", name="Change 2 captions").click()
+    expect(tiles.filter(has_text="sks, an image")).to_have_count(2)
+    expect(page.locator("#bulk-apply-button")).to_be_disabled()
+    page.locator("#undo-caption-button").click()
+    expect(tiles.filter(has_text="sks")).to_have_count(0)
+    page.get_by_role("button", name="Show all").click()
+    expect(tiles).to_have_count(4)
+    images = server.folder / "images"
+    assert sorted(path.suffix for path in images.iterdir()) == [".png"] * 4 + [".txt"] * 4
 
 
 def test_a_preset_is_loaded_saved_and_reset_and_the_command_follows(open_page, server: Server) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from ed2.app.checks.base_model import ChosenBase, base_problems
 from ed2.app.checks.cache_space import cache_bytes, cache_lines, cache_notes
 from ed2.app.checks.space import disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
-from ed2.app.images.captions import LongCaptions, long_captions
+from ed2.app.images.captions import LongCaptions, TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.app.run_settings import settings_for_check
+from ed2.data.buckets import Size
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
@@ -81,7 +83,7 @@ class CheckResult:
         disk = disk_forecast(self._planned_settings, self.sizes)
         disk["cache_bytes"] = cache_bytes(self.settings, self.sizes, self.split.training.examples)
         problems = [*report["problems"], *model_problems]
-        found = [*self._findings(), *self._long_captions.findings()]
+        found = [*self._findings(), *self.captions_too_long.findings()]
         found += [Problem(None, n) for n in cache_notes(self.settings, self.sizes, self.split.training.examples)]
         notes = [*report["notes"], *({"path": note.path, "what": note.what, "fix": note.fix} for note in found)]
         return {**report, "problems": problems, "notes": notes, "disk": disk, "memory": self.memory.as_object()}
@@ -96,20 +98,40 @@ class CheckResult:
 
     def caption_notes(self) -> list[str]:
         """A sentence on captions that are longer than the text encoder reads; empty if there are none."""
-        note = self._long_captions.sentence()
+        note = self.captions_too_long.sentence()
         return [note] if note else []
 
+    @cached_property
+    def captions_too_long(self) -> LongCaptions:
+        """The images whose caption is longer than the text encoder reads."""
+        return long_captions(self.dataset.examples, self.count_tokens, self.token_limit)
+
     @property
-    def _long_captions(self) -> LongCaptions:
+    def token_limit(self) -> int:
+        """How many tokens of a caption are read."""
+        return MAX_TOKENS * self.settings.data.caption_chunks
+
+    @cached_property
+    def count_tokens(self) -> TokenCounter:
+        """Counts tokens as the base model does."""
         place = locate(self.settings.model.resume_ckpt)
-        count_tokens = token_counter(place.path if place else Path())
-        return long_captions(self.dataset.examples, count_tokens, MAX_TOKENS * self.settings.data.caption_chunks)
+        return token_counter(place.path if place else Path())
+
+    @cached_property
+    def steps(self) -> tuple[int, int]:
+        """The optimizer steps of the first epoch, and of all."""
+        planner = self.plan.planner(self.dataset.examples)
+        return planner.steps(0), self.plan.total_steps(planner)
+
+    @property
+    def buckets(self) -> set[Size]:
+        """The buckets that hold images."""
+        return {example.bucket for example in self.dataset.examples}
 
     @property
     def _length(self) -> RunLength:
-        planner = self.plan.planner(self.dataset.examples)
         num_images = len(self.dataset.examples) - len(self.split.keys)
-        return RunLength(self.plan.total_steps(planner), num_images, self.plan.max_epochs)
+        return RunLength(self.steps[1], num_images, self.plan.max_epochs)
 
     def _findings(self) -> list[Problem]:
         """Warnings on the settings, the validation split, the batches and the run that stop nothing."""

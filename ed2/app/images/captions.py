@@ -1,23 +1,18 @@
-"""Captions: those too long for the text encoder, what they have in common, and editing them on the page.
+"""Captions: those too long for the text encoder, what they have in common, and the files that an edit changes."""
 
-An edit is the only thing that ever writes into a dataset folder, and only when the user saves it.
-"""
-
-import base64
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ed2.data.caption_files import caption_files_of, split_extension
+from ed2.app.images.edits import FileChange, content_of
+from ed2.data.caption_files import caption_files_in, split_extension
 from ed2.data.example import Example
+from ed2.data.manifest import is_manifest
+from ed2.data.text_files import MAX_BYTES, caption_from_name, decode_text
 from ed2.data.walk import escape_undecodable
-from ed2.disk import write_whole
 from ed2.errors import Ed2Error, Problem
-from ed2.small_files import read_object
 from ed2.text import counted, plural
 
 MAX_NAMES = 3
@@ -111,83 +106,73 @@ def _common_words(texts: Sequence[Sequence[str]]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class CaptionEdits:
-    """Writes captions beside their images and keeps the previous text of each.
+class OwnCaption:
+    """The text beside an image, which an edit changes; folders and other files may add tags to it."""
 
-    Attributes:
-        folder: where previous texts are kept.
-    """
+    image: Path
+    file: Path
+    """Where an edit is written: the strongest text file of the image, or else a new one."""
+    content: bytes | None
+    text: str
+    """On one line; what the file's name says if there is no text."""
+    locked: str = ""
+    """Why it cannot be edited here; empty if it can."""
 
-    folder: Path
-
-    def save(self, image: Path, text: str) -> Path:
-        """Write the caption of an image into its caption file, and return that file.
-
-        Raises:
-            Ed2Error: the caption is too long or cannot be written, or the image is gone; nothing is changed.
-        """
-        what = "The caption was not saved"
-        if len(text) > MAX_CHARACTERS:
-            raise Ed2Error(what, f"it has more than {MAX_CHARACTERS:,} characters.", "Shorten it.")
-        if not image.is_file():
-            why = f"{escape_undecodable(image.name)} no longer exists."
-            raise Ed2Error(what, why, "Press Check to read the folder again.")
-        target = caption_file(image)
-        try:
-            self._keep(target)
-            write_whole(target, (" ".join(text.split()) + "\n").encode())
-        except OSError as error:
-            raise Ed2Error(what, f"{error.strerror or error}.") from None
-        return target
-
-    def undo(self, image: Path) -> bool:
-        """Restore the text before the last save; False if nothing was saved.
+    def changed_to(self, text: str) -> FileChange:
+        """The change that gives the image this caption.
 
         Raises:
-            Ed2Error: it cannot be written.
+            Ed2Error: it is too long, or cannot be edited here, or the image is gone.
         """
-        what = "The caption was not restored"
-        target = caption_file(image)
-        records = self._records(target)
-        if not records:
-            return False
-        try:
-            old = read_object(records[-1])["old"]
-            if old is None:
-                target.unlink(missing_ok=True)
-            else:
-                write_whole(target, base64.b64decode(old))
-        except OSError as error:
-            raise Ed2Error(what, f"{error.strerror or error}.") from None
-        except (ValueError, KeyError, TypeError):
-            fix = "Delete that file; the caption stays as it is."
-            raise Ed2Error(what, f"the previous text in {records[-1]} is damaged.", fix) from None
-        records[-1].unlink()
-        return True
+        name = escape_undecodable(self.image.name)
+        why, fix = self.locked, ""
+        if not why and len(text) > MAX_CHARACTERS:
+            why, fix = f"the caption of {name} has more than {MAX_CHARACTERS:,} characters.", "Shorten it."
+        if not why and not self.image.is_file():
+            why, fix = f"{name} no longer exists.", "Press Check to read the folder again."
+        if why:
+            raise Ed2Error("Nothing was changed", why, fix)
+        return FileChange(self.file, self.content, (" ".join(text.split()) + "\n").encode())
 
-    def _keep(self, target: Path) -> None:
-        old = base64.b64encode(target.read_bytes()).decode() if target.exists() else None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"path": str(target), "old": old}
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
-        write_whole(self.folder / name, escape_undecodable(json.dumps(record, ensure_ascii=False)).encode())
 
-    def _records(self, target: Path) -> list[Path]:
-        """Return the records of a caption file, oldest first."""
-        found = []
-        for file in sorted(self.folder.glob("[!.]*.json")):
+class CaptionReader:
+    """Reads the captions beside images; each folder is listed once."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """Read images of these data roots."""
+        self._manifests = [is_manifest(root) for root in roots]
+        self._folders: dict[Path, dict[str, tuple[Path, ...]]] = {}
+
+    def read(self, example: Example) -> OwnCaption:
+        """Read the caption of an image as its file is now."""
+        image, name = example.path, escape_undecodable(example.path.name)
+        if self._manifests[example.root]:
+            locked = f"the caption of {name} is in a manifest; edit that file."
+            return OwnCaption(image, image, None, example.caption, locked)
+        found = self._files_of(image)
+        texts = [path for path in found if path.suffix.lower() in EXTENSIONS]
+        if found and found[-1] not in texts:
+            locked = f"the caption of {name} is in {escape_undecodable(found[-1].name)}; edit that file."
+            return OwnCaption(image, found[-1], None, example.caption, locked)
+        file = texts[-1] if texts else image.with_name(f"{split_extension(image.name)[0]}{EXTENSIONS[0]}")
+        return _read_caption(image, file)
+
+    def _files_of(self, image: Path) -> tuple[Path, ...]:
+        if image.parent not in self._folders:
             try:
-                if read_object(file)["path"] == str(target):
-                    found.append(file)
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return found
+                self._folders[image.parent] = caption_files_in(image.parent)
+            except OSError:  # the folder cannot be read, which writing will report
+                self._folders[image.parent] = {}
+        return self._folders[image.parent].get(image.name, ())
 
 
-def caption_file(image: Path) -> Path:
-    """Return the caption file of an image: the strongest existing one of text, or else a new .txt beside it."""
+def _read_caption(image: Path, file: Path) -> OwnCaption:
+    name, locked = escape_undecodable(file.name), ""
     try:
-        found = [path for path in caption_files_of(image) if path.suffix.lower() in EXTENSIONS]
-    except OSError:  # the folder cannot be read, which writing will report
-        found = []
-    return found[-1] if found else image.with_name(f"{split_extension(image.name)[0]}{EXTENSIONS[0]}")
+        content = content_of(file)
+    except OSError as error:
+        content, locked = None, f"{name} cannot be read ({error.strerror or error})."
+    if content is not None and len(content) > MAX_BYTES:
+        locked = f"{name} is larger than {MAX_BYTES // 1024} KB."
+    text = " ".join(decode_text((content or b"")[:MAX_BYTES])[0].split())
+    return OwnCaption(image, file, content, text or caption_from_name(image), locked)

@@ -20,6 +20,8 @@ from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
 
 MAX_SHOWN = 500
+MAX_WALKED = 20_000
+"""Files and folders of a tree that are looked at to count its images."""
 MOUNTED_BELOW = ("/media/", "/run/media/", "/mnt/", "/Volumes/")
 """Where Linux and macOS mount other drives."""
 
@@ -130,6 +132,26 @@ def contents(folder: Path) -> Contents:
         else:
             num_images += entry.name.rpartition(".")[2].lower() in EXTENSIONS
     return Contents(tuple(sorted(folders)[:MAX_SHOWN]), num_images)
+
+
+def images_below(folder: Path) -> tuple[int, bool]:
+    """The number of images in a folder and all folders in it, and whether it is complete: a large tree is cut short.
+
+    Links to folders are not followed.
+    """
+    num_images = num_seen = 0
+    waiting = [folder]
+    while waiting:
+        with contextlib.suppress(OSError):
+            for entry in _visible(waiting.pop()):
+                num_seen += 1
+                if num_seen > MAX_WALKED:
+                    return num_images, False
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    num_images += entry.name.rpartition(".")[2].lower() in EXTENSIONS
+    return num_images, True
 
 
 def models(folder: Path) -> list[Path]:

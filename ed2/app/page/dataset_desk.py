@@ -1,0 +1,246 @@
+"""What the Dataset tab works on: the last check, captions that are typed and not saved, and changes that are."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ed2.app.checks.check import CheckResult, check_dataset
+from ed2.app.images.bulk import BulkEdit, BulkPlan, plan_bulk_edit
+from ed2.app.images.captions import MAX_CHARACTERS, CaptionReader, OwnCaption
+from ed2.app.images.edits import Edits, FileChange
+from ed2.app.images.likeness import NearDuplicates
+from ed2.app.images.scanning import scan_dataset
+from ed2.app.images.sidecar_words import folders_of, weight_change
+from ed2.app.page.workbench import Item, Workbench
+from ed2.data.example import Example
+from ed2.errors import Ed2Error, StopRequested
+from ed2.settings.schema import Settings
+from ed2.text import counted
+
+Progress = Callable[[int, int], None]
+NO_CHECK = "Press Check first."
+UNSAVED = "Save or undo them first."
+
+
+class DatasetDesk:
+    """One for the program, however many browsers are open.
+
+    Attributes:
+        bench: the images of the last check; None before it, and after one that found none.
+        edits: the changes that were saved.
+    """
+
+    def __init__(self, edits: Edits, allow: Callable[[Path], bool] = lambda path: True) -> None:
+        """Keep changes in `edits`; only images that `allow` accepts can be edited."""
+        self.edits, self._allow = edits, allow
+        self.bench: Workbench | None = None
+        self._drafts: dict[str, str] = {}
+        self._near = NearDuplicates()
+        self._alike: Sequence[Sequence[Example]] | None = None
+        self._settings: Settings | None = None
+        self._round = self._num_edits = 0
+        self._lock = threading.RLock()
+
+    @property
+    def checked(self) -> CheckResult | None:
+        """What the last check found."""
+        return self.bench.checked if self.bench else None
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """The folders that hold the images."""
+        if self.bench is None:
+            return ()
+        return [root if root.is_dir() else root.parent for root in self.bench.checked.dataset.roots]
+
+    def look(self, settings: Settings) -> None:
+        """The first answer of a check: names, captions, and sizes by what the headers of new images say.
+
+        Raises:
+            Ed2Error: there are no images, or a setting is wrong; then there is nothing to show.
+        """
+        with self._lock:
+            self._round += 1
+            self._settings, self._alike = settings, None
+            round_ = self._round
+        try:
+            found = self._scan(settings, headers_only=True)
+        except Ed2Error:
+            self.bench = None
+            raise
+        self._take(found, round_)
+
+    def read_all(self, progress: Progress) -> bool:
+        """Read every new image in full; false if another check began meanwhile."""
+        return self._go_on(lambda settings, round_: self._read_in_full(settings, round_, progress))
+
+    def compare(self, progress: Progress) -> bool:
+        """Look for near duplicates; false if another check began meanwhile."""
+        return self._go_on(lambda settings, round_: self._compare(round_, progress))
+
+    def close(self) -> None:
+        """Have a check that is in progress end."""
+        self._round += 1
+
+    def _go_on(self, work: Callable[[Settings, int], None]) -> bool:
+        settings, round_ = self._settings, self._round
+        if settings is None or self.bench is None:
+            return False
+        try:
+            work(settings, round_)
+        except StopRequested:
+            return False
+        return True
+
+    def _read_in_full(self, settings: Settings, round_: int, progress: Progress) -> None:
+        while self.bench and self.bench.checked.dataset.num_unread:
+            edits = self._num_edits
+            found = self._scan(settings, progress=progress, should_stop=lambda: self._round != round_)
+            if edits == self._num_edits:  # else the captions may be older than those that were saved meanwhile
+                self._take(found, round_)
+
+    def _compare(self, round_: int, progress: Progress) -> None:
+        def report(done: int, total: int) -> None:
+            if self._round != round_:
+                raise StopRequested(save=False)
+            progress(done, total)
+
+        bench = self.bench
+        if bench is None:
+            return
+        alike = self._near.find(bench.checked.dataset.examples, report)
+        with self._lock:
+            if self._round == round_ and self.bench:
+                self._alike, self.bench = alike, Workbench.of(self.bench.checked, alike)
+
+    def _scan(self, settings: Settings, headers_only: bool = False, **callbacks: Callable[..., object]) -> CheckResult:
+        dataset = scan_dataset(settings, headers_only=headers_only, **callbacks)  # type: ignore[arg-type]
+        return check_dataset(settings, dataset)
+
+    def _take(self, found: CheckResult, round_: int) -> None:
+        with self._lock:
+            if self._round == round_:
+                self.bench = Workbench.of(found, self._alike)
+
+    def _read_again(self) -> None:
+        """Show what a change has made of the captions; images that were not read before are not read now."""
+        self._num_edits += 1
+        if self._settings:
+            self._take(self._scan(self._settings, headers_only=True), self._round)
+
+    def keep(self, typed: Mapping[str, str]) -> None:
+        """Remember captions that were typed, by key; one that is like the saved one is none."""
+        if not typed or self.bench is None:
+            return
+        reader = CaptionReader(self.bench.checked.dataset.roots)
+        for key, text in typed.items():
+            if (item := self.bench.find(key)) and item.example:
+                self._drafts.pop(key, None)
+                if text.split() != reader.read(item.example).text.split():
+                    self._drafts[key] = text[: MAX_CHARACTERS + 1]  # still too long to be saved
+
+    @property
+    def unsaved(self) -> list[Item]:
+        """The images of this dataset whose typed caption is not saved."""
+        found = [self.bench.find(key) for key in list(self._drafts)] if self.bench else []
+        return [item for item in found if item]
+
+    def text_of(self, item: Item, reader: CaptionReader) -> str:
+        """What the box shows for an image: what was typed, or the text in its file."""
+        if item.example is None:
+            return ""
+        return self._drafts[item.key] if item.key in self._drafts else reader.read(item.example).text
+
+    def is_unsaved(self, item: Item) -> bool:
+        """Whether a typed caption of this image is not saved."""
+        return item.key in self._drafts
+
+    def discard(self, key: str) -> bool:
+        """Forget what was typed for an image; false if it was saved."""
+        return self._drafts.pop(key, None) is not None
+
+    def save(self) -> str:
+        """Save every typed caption of this dataset, or none; returns what was done.
+
+        Raises:
+            Ed2Error: there is none, or one cannot be saved.
+        """
+        unsaved = self.unsaved
+        if not unsaved:
+            raise Ed2Error("There is nothing to save", "no caption was changed.")
+        texts = {item.key: self._drafts[item.key] for item in unsaved}
+        changes: dict[Path, FileChange] = {}
+        for item, own in self._own_captions(unsaved):
+            changes[own.file] = own.changed_to(texts[item.key])
+        what = counted(len(unsaved), "caption")
+        if len(unsaved) == 1:
+            what = f"the caption of {unsaved[0].name}"
+        self._write(what, list(changes.values()))
+        for key, text in texts.items():
+            if self._drafts.get(key) == text:
+                del self._drafts[key]
+        return f"Saved {what}."
+
+    def undo(self, chosen: str) -> str:
+        """Undo what was typed for the chosen image, or else the last change that was saved; returns what was done.
+
+        Raises:
+            Ed2Error: the change cannot be undone.
+        """
+        if self.discard(chosen):
+            return "What was typed is discarded; the saved caption is shown."
+        what = self.edits.undo(self.roots)
+        if not what:
+            return "There is nothing to undo."
+        self._read_again()
+        return f"Undone: {what}."
+
+    def plan(self, numbers: Iterable[int], edit: BulkEdit) -> BulkPlan:
+        """What an edit would do to the captions of these images.
+
+        Raises:
+            Ed2Error: there is nothing to do, or captions are not saved.
+        """
+        if self.bench is None:
+            raise Ed2Error("There are no images", NO_CHECK)
+        items = self.bench.numbered(numbers)
+        typed = [item.name for item in items if self.is_unsaved(item)]
+        if typed:
+            why = f"{counted(len(typed), 'caption')} of these images {'is' if len(typed) == 1 else 'are'} not saved."
+            raise Ed2Error("No preview", why, UNSAVED)
+        return plan_bulk_edit([(item.name, own) for item, own in self._own_captions(items)], edit)
+
+    def apply(self, plan: BulkPlan) -> str:
+        """Make the changes of a plan, or none; returns what was done. Raises Ed2Error."""
+        self._write(plan.what, plan.files)
+        return f"Done: {plan.what}."
+
+    def folders(self) -> list[tuple[Path, str, int, float]]:
+        """The folders with images: path, name, number of images, `multiply`."""
+        dataset = self.bench.checked.dataset if self.bench else None
+        return folders_of(dataset.examples, dataset.roots) if dataset else []
+
+    def set_weight(self, folder: Path, weight: float | None) -> str:
+        """Write the `multiply` of a folder of this dataset, None for no file of its own; returns what was done.
+
+        Raises:
+            Ed2Error: it cannot be set.
+        """
+        name = next((name for path, name, *_ in self.folders() if path == folder), None)
+        if name is None:
+            raise Ed2Error("The weight was not set", "this folder holds no images of the dataset.", "Choose another.")
+        what = f"multiply {weight:g} for {name}" if weight is not None else f"multiply.txt removed from {name}"
+        self._write(what, [weight_change(folder, weight)])
+        return f"Saved: {what}."
+
+    def _own_captions(self, items: Iterable[Item]) -> Iterable[tuple[Item, OwnCaption]]:
+        reader = CaptionReader(self.bench.checked.dataset.roots if self.bench else ())
+        for item in items:
+            if item.example and self._allow(item.path):
+                yield item, reader.read(item.example)
+
+    def _write(self, what: str, changes: Sequence[FileChange]) -> None:
+        if not changes:
+            raise Ed2Error("Nothing was changed", "no caption would change.")
+        self.edits.write(what, changes)
+        self._read_again()

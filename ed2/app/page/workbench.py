@@ -1,0 +1,336 @@
+"""The images of a check as the Dataset tab shows them: what is remarkable about each, filtered, sorted, by the page."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ed2.app.checks.check import CheckResult
+from ed2.data.buckets import Size, cropped_share, needs_enlarging
+from ed2.data.duplicates import find_duplicates
+from ed2.data.example import Dataset, Example, FindingKind
+from ed2.data.image_config import split_tags
+from ed2.data.walk import escape_undecodable
+from ed2.errors import Problem
+from ed2.small_files import parse_object
+
+PER_PAGE = 60
+MUCH_CROPPED = 0.25
+FILTERS: Mapping[str, str] = {
+    "uncaptioned": "No caption",
+    "named": "Caption from file name",
+    "long": "Caption too long",
+    "small": "Small, upscaled",
+    "cropped": "Cropped by over 25 %",
+    "copies": "Exact duplicates",
+    "alike": "Near duplicates",
+    "lone": "Alone in its bucket",
+    "unusable": "Unusable",
+}
+"""The marks of images, and how they are called."""
+GROUPED = ("copies", "alike")
+"""Marks whose images are shown group by group."""
+SORTS = ("Name", "Smallest first", "Largest first")
+_MARK_OF_NOTE: Mapping[FindingKind, str] = {"no caption": "uncaptioned", "file name": "named"}
+MAX_SEARCH = 1000
+MAX_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which images are shown, and how.
+
+    Attributes:
+        marks: what all of them have.
+        tag: that all of them have; empty for any.
+        search: a text in all of their names or captions, in any case.
+        sort: one of `SORTS`.
+        page: of the grid, from 1 on.
+    """
+
+    marks: frozenset[str] = frozenset()
+    tag: str = ""
+    search: str = ""
+    sort: str = SORTS[0]
+    page: int = 1
+
+    @classmethod
+    def of(cls, values: Mapping[str, object], search: object = "", sort: object = "") -> "Query":
+        """What a browser asks for, which is not trusted: what is not valid is left out.
+
+        Args:
+            values: `marks`, `tag`, `page`.
+            search: the text in the search box.
+            sort: the chosen order.
+        """
+        marks, tag, page = values.get("marks"), values.get("tag"), values.get("page")
+        return cls(
+            marks=frozenset(mark for mark in FILTERS if isinstance(marks, list) and mark in marks),
+            tag=tag if isinstance(tag, str) else "",
+            search=str(search or "")[:MAX_SEARCH].strip().casefold(),
+            sort=str(sort) if sort in SORTS else SORTS[0],
+            page=page if isinstance(page, int) and page > 0 else 1,
+        )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it leaves out any image."""
+        return bool(self.marks or self.tag or self.search)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a browser says with each question: what it shows, and what was typed since the last answer.
+
+    Attributes:
+        chosen: the key of the image whose caption is edited.
+        typed: texts by key, not saved.
+        ticked: numbers of images.
+        revision: of the grid that these numbers are from.
+        turn: the question's own number, which the answer repeats.
+    """
+
+    query: Query
+    chosen: str = ""
+    typed: Mapping[str, str] = field(default_factory=dict)
+    ticked: tuple[int, ...] = ()
+    revision: str = ""
+    turn: int = 0
+
+    @classmethod
+    def of(cls, text: object, search: object = "", sort: object = "") -> "Asked":
+        """Read it; what is not valid is left out."""
+        try:
+            values = parse_object(text) if isinstance(text, str) and text else {}
+        except ValueError:
+            values = {}
+        turn = values.get("turn")
+        return cls(
+            query=Query.of(values, search, sort),
+            chosen=str(values.get("chosen") or ""),
+            typed=_texts_in(values.get("typed")),
+            ticked=_numbers_in(values.get("ticked")),
+            revision=str(values.get("revision") or ""),
+            turn=turn if isinstance(turn, int) else 0,
+        )
+
+
+def _texts_in(values: object) -> dict[str, str]:
+    items = values.items() if isinstance(values, dict) else ()
+    return {key: text for key, text in items if isinstance(text, str)}
+
+
+def _numbers_in(values: object) -> tuple[int, ...]:
+    return tuple(number for number in values if isinstance(number, int)) if isinstance(values, list) else ()
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image of the dataset, or a file that cannot be used.
+
+    Attributes:
+        key: its path as text, which a browser can send.
+        example: None for a file that cannot be used, whose `problem` says why.
+        remarks: sentences about it.
+        group: the same number for images that are duplicates of each other; -1 for others.
+    """
+
+    key: str
+    path: Path
+    name: str
+    example: Example | None = None
+    problem: Problem | None = None
+    marks: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    group: int = -1
+
+    @property
+    def caption(self) -> str:
+        """As it is trained; empty for what cannot be used."""
+        return self.example.caption if self.example else ""
+
+    @property
+    def pixels(self) -> int:
+        """Width times height, 0 if unknown."""
+        return self.example.size[0] * self.example.size[1] if self.example else 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page of the grid: its items by their numbers, and where it is."""
+
+    items: tuple[tuple[int, Item], ...]
+    page: int
+    pages: int
+    numbers: tuple[int, ...] = field(repr=False, default=())
+    """The numbers of all items that match, on every page."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """All images of a check.
+
+    Attributes:
+        checked: what the check found.
+        items: in the order of the check, then what cannot be used.
+        is_compared: whether near duplicates have been looked for.
+        revision: the same as long as these are the same files.
+    """
+
+    checked: CheckResult
+    items: tuple[Item, ...]
+    counts: Mapping[str, int]
+    is_compared: bool
+    revision: str
+
+    @classmethod
+    def of(cls, checked: CheckResult, alike: Sequence[Sequence[Example]] | None = None) -> "Workbench":
+        """Make it of a check and of the groups of near duplicates; None if they have not been looked for."""
+        items = (*_usable(checked, alike or ()), *_unusable(checked.dataset))
+        counts = Counter(mark for item in items for mark in item.marks)
+        names = "\n".join(item.key for item in items)
+        revision = hashlib.sha256(names.encode()).hexdigest()[:16]
+        return cls(checked, items, counts, alike is not None, revision)
+
+    def matching(self, query: Query) -> list[int]:
+        """The numbers of the items that a query asks for, in its order."""
+        found = [number for number, item in enumerate(self.items) if _is_asked(item, query)]
+        if query.sort != SORTS[0]:
+            found.sort(key=lambda number: self.items[number].pixels, reverse=query.sort == SORTS[2])
+        if query.marks & set(GROUPED):
+            found.sort(key=lambda number: self.items[number].group)
+        return found
+
+    def page(self, query: Query) -> Shown:
+        """A page of them; the nearest one if there is none of that number."""
+        numbers = self.matching(query)
+        pages = max(1, -(-len(numbers) // PER_PAGE))
+        page = min(query.page, pages)
+        on_page = numbers[(page - 1) * PER_PAGE : page * PER_PAGE]
+        return Shown(tuple((number, self.items[number]) for number in on_page), page, pages, tuple(numbers))
+
+    def page_of(self, key: object, query: Query) -> int | None:
+        """The page that an image is on; None if it does not match."""
+        for place, number in enumerate(self.matching(query)):
+            if self.items[number].key == key:
+                return place // PER_PAGE + 1
+        return None
+
+    def tags(self, query: Query) -> list[tuple[str, int]]:
+        """The parts of the captions that a query asks for, with the number of images of each, most frequent first."""
+        counts = Counter(tag for number in self.matching(query) for tag in self.items[number].tags)
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+    def find(self, key: object) -> Item | None:
+        """The usable image with this key."""
+        return self._by_key.get(key) if isinstance(key, str) else None
+
+    @cached_property
+    def per_bucket(self) -> Counter[Size]:
+        """The number of images in each bucket."""
+        return Counter(example.bucket for example in self.checked.dataset.examples)
+
+    @cached_property
+    def _by_key(self) -> dict[str, Item]:
+        return {item.key: item for item in self.items if item.example}
+
+    def numbered(self, numbers: Iterable[int]) -> list[Item]:
+        """The usable images with these numbers, in the order of the check; others are left out."""
+        wanted = set(numbers)
+        return [item for number, item in enumerate(self.items) if number in wanted and item.example]
+
+
+def key_of(path: Path) -> str:
+    """What a browser calls an image: its path, with bytes that are not text spelled out, since they cannot be sent."""
+    return escape_undecodable(str(path))
+
+
+def _usable(checked: CheckResult, alike: Sequence[Sequence[Example]]) -> Iterable[Item]:
+    marks, likenesses, remarks = _marks(checked), _Likenesses.of(checked.dataset, alike), _remarks(checked.dataset)
+    for example in checked.dataset.examples:
+        key = example.key
+        yield Item(
+            key=key_of(example.path),
+            path=example.path,
+            name=example.name,
+            example=example,
+            marks=frozenset(marks[key] | likenesses.marks.get(key, set())),
+            remarks=(*likenesses.remarks.get(key, ()), *remarks.get(key, ())),
+            tags=tuple(dict.fromkeys(filter(None, split_tags(example.caption)))),
+            group=likenesses.groups.get(key, -1),
+        )
+
+
+@dataclass(frozen=True)
+class _Likenesses:
+    """Which images are the same or almost, by their keys."""
+
+    marks: dict[str, set[str]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dataset: Dataset, alike: Sequence[Sequence[Example]]) -> "_Likenesses":
+        """Read the groups of both kinds; those of the same content are no near duplicates too."""
+        found = cls()
+        copies = [group.examples for group in find_duplicates(dataset.examples, len(dataset.roots))]
+        near = [group for group in alike if len({example.digest or example.key for example in group}) > 1]
+        for number, group in enumerate([*copies, *near]):
+            mark = "copies" if number < len(copies) else "alike"
+            for example in group:
+                found._add(mark, number, example.key, [other.name for other in group if other.key != example.key])
+        return found
+
+    def _add(self, mark: str, number: int, key: str, others: Sequence[str]) -> None:
+        listed = ", ".join(others[:MAX_NAMES])
+        if len(others) > MAX_NAMES:
+            listed += f" and {len(others) - MAX_NAMES:,} more"
+        remark = f"The same image as {listed}." if mark == "copies" else f"Looks like {listed}."
+        self.groups.setdefault(key, number)
+        self.marks.setdefault(key, set()).add(mark)
+        self.remarks.setdefault(key, []).append(remark)
+
+
+def _remarks(dataset: Dataset) -> dict[str, list[str]]:
+    """What the check says of each image, by its key."""
+    remarks: dict[str, list[str]] = {}
+    for note in dataset.notes:
+        if note.path is not None and note.kind not in ("duplicate", "sidecar"):
+            remarks.setdefault(f"{note.root}/{note.path}", []).append(f"{note.what} {note.fix}".strip())
+    return remarks
+
+
+def _marks(checked: CheckResult) -> dict[str, set[str]]:
+    """The marks of each image, by its key, except those of duplicates."""
+    marks: dict[str, set[str]] = {}
+    for note in checked.dataset.notes:
+        if note.path is not None and note.kind in _MARK_OF_NOTE:
+            marks.setdefault(f"{note.root}/{note.path}", set()).add(_MARK_OF_NOTE[note.kind])
+    for example, _ in checked.captions_too_long.found:
+        marks.setdefault(example.key, set()).add("long")
+    per_bucket = Counter(example.bucket for example in checked.dataset.examples)
+    for example in checked.dataset.examples:
+        found = marks.setdefault(example.key, set())
+        if needs_enlarging(example.size, example.bucket):
+            found.add("small")
+        if cropped_share(example.size, example.bucket) > MUCH_CROPPED:
+            found.add("cropped")
+        if per_bucket[example.bucket] == 1:
+            found.add("lone")
+    return marks
+
+
+def _unusable(dataset: Dataset) -> Iterable[Item]:
+    for problem in dataset.problems:
+        root = dataset.roots[problem.root]
+        path = (root if root.is_dir() else root.parent) / (problem.path or "")
+        yield Item(key_of(path), path, problem.path or root.name, problem=problem, marks=frozenset(("unusable",)))
+
+
+def _is_asked(item: Item, query: Query) -> bool:
+    if not query.marks <= item.marks or (query.tag and query.tag not in item.tags):
+        return False
+    return not query.search or query.search in item.name.casefold() or query.search in item.caption.casefold()

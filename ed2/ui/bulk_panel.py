@@ -1,0 +1,101 @@
+"""One change of many captions: what it would do is shown first."""
+
+from typing import Any
+
+import gradio as gr
+
+from ed2.app.images.bulk import ADD_FIRST, KINDS, REPLACE, BulkEdit
+from ed2.app.page.workbench import Asked
+from ed2.errors import Ed2Error
+from ed2.text import counted
+from ed2.ui.context import Context
+from ed2.ui.grid_html import preview_html
+from ed2.ui.html import note_html
+from ed2.ui.image_grid import ASK, ImageGrid
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal
+
+SHOWN, SELECTED = "All images that the filters show", "Selected images"
+NO_PREVIEW = "Press Preview first."
+OTHER_FILES = "The folder has changed since these images were selected. Select them again."
+HINT = "A trigger word at the front, a tag to remove, a text to replace. Nothing is written before you have seen it."
+
+
+class BulkPanel:
+    """Adds to, replaces in, or removes from the captions of many images; create it inside a `gr.Blocks`."""
+
+    def __init__(self, context: Context, grid: ImageGrid) -> None:
+        self._context, self._grid = context, grid
+        with gr.Accordion("Edit many captions", open=False, elem_id="bulk-edit"):
+            gr.HTML(note_html(HINT), js_on_load=None)
+            self.kind = gr.Radio(list(KINDS), value=ADD_FIRST, label="Change", elem_id="bulk-kind")
+            self.scope = gr.Radio([SHOWN, SELECTED], value=SHOWN, label="Images", elem_id="bulk-scope")
+            with gr.Row():
+                self.text = gr.Textbox(label="Text", max_lines=1, elem_id="bulk-text", min_width=200)
+                self.replacement = gr.Textbox(
+                    label="Replace with", max_lines=1, elem_id="bulk-replacement", min_width=200, visible=False
+                )
+            with gr.Row(elem_classes="ed-actions"):
+                self.ask = gr.Button("Preview", elem_id="bulk-preview-button", min_width=120)
+                self.apply = gr.Button(
+                    "Change captions", variant="primary", elem_id="bulk-apply-button", min_width=180, interactive=False
+                )
+            self.preview = gr.HTML("", elem_id="bulk-preview", js_on_load=None)
+
+    def wire(self) -> None:
+        """Connect everything."""
+        fields = [self.kind, self.scope, self.text, self.replacement]
+        shown = [self.preview, self.apply]
+        self.kind.change(lambda kind: gr.update(visible=kind == REPLACE), self.kind, self.replacement, **QUIET)
+        gr.on([field.change for field in fields], self.forget, None, shown, trigger_mode="always_last", **QUIET)
+        for event in (self.ask.click, self.text.submit, self.replacement.submit):
+            event(self.plan, [*self._grid.inputs, *fields], shown, js=ASK, **SPOKEN)
+        self.changed = [self.apply.click(self.change, None, shown, **SPOKEN)]
+        for event in self.changed:
+            self._grid.show_after(event)
+
+    def plan(self, request: gr.Request, *held: Any) -> Updates:
+        """Show what the change would do to each caption."""
+        *shown, kind, scope, text, new = held
+        question = self._grid.take(*shown)
+        page = self._context.pages.of(request)
+        page.bulk_plan = None
+        if kind not in KINDS:
+            raise refusal(NO_PREVIEW)
+        try:
+            numbers = self._numbers(question, scope)
+            plan = self._context.desk.plan(numbers, BulkEdit(kind, text, new or ""))
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
+        page.bulk_plan = plan
+        label = f"Change {counted(len(plan.changes), 'caption')}"
+        return {self.preview: preview_html(plan), self.apply: gr.update(value=label, interactive=bool(plan.changes))}
+
+    def _numbers(self, asked: Asked, scope: str) -> Any:
+        bench = self._context.desk.bench
+        if bench is None or scope != SELECTED:
+            return bench.matching(asked.query) if bench else ()
+        if asked.revision != bench.revision:
+            raise Ed2Error("No preview", OTHER_FILES)
+        if not asked.ticked:
+            raise Ed2Error("No preview", "no image is selected.", "Tick the box on the images to change.")
+        return asked.ticked
+
+    def change(self, request: gr.Request) -> Updates:
+        """Make the change that the preview shows."""
+        page = self._context.pages.of(request)
+        plan, page.bulk_plan = page.bulk_plan, None
+        if plan is None:
+            raise refusal(NO_PREVIEW)
+        try:
+            gr.Info(f"{self._context.desk.apply(plan)} Undo restores them all.", duration=8)
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
+        return self._empty()
+
+    def forget(self, request: gr.Request) -> Updates:
+        """Remove a preview that is about another change than the fields."""
+        self._context.pages.of(request).bulk_plan = None
+        return self._empty()
+
+    def _empty(self) -> Updates:
+        return {self.preview: "", self.apply: gr.update(value="Change captions", interactive=False)}
