@@ -4,7 +4,6 @@ Fixed ones depend on the content of the image and its bucket alone, so runs with
 Free of torch.
 """
 
-import json
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -82,7 +81,7 @@ def latent_key(example: Example, crop: Crop) -> bytes:
 
 def cache_key(*values: object) -> bytes:
     """Return the key of a row in a cache."""
-    return blake2b(json.dumps(values).encode(), digest_size=KEY_BYTES).digest()
+    return blake2b(repr(values).encode(), digest_size=KEY_BYTES).digest()
 
 
 def _generator_of(example: Example) -> np.random.Generator:
