@@ -211,7 +211,7 @@ class TensorCache:
             self._index = _Index([*self._index.shards, *shards])
 
     def close(self) -> None:
-        """Write what is waiting; a cache that cannot be written is only a message in the log."""
+        """Write what is waiting, if that is possible; otherwise it is only a message in the log."""
         try:
             self.flush()
         except OSError as error:

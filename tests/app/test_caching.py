@@ -13,11 +13,12 @@ import torch
 from ed2.app.images import scanning
 from ed2.app.images.scanning import scan_dataset
 from ed2.checkpoint.identity import state_of
-from ed2.events import MetricsLogged, SamplesMade, StepDone, ValidationDone
+from ed2.events import Event, MetricsLogged, PhaseChanged, SamplesMade, StepDone, ValidationDone
 from ed2.models.families.clip import EmbedsCache
 from ed2.models.files.source import open_base
 from ed2.registry import FAMILIES
 from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.training.controls import Controls
 from ed2.training.state import TrainState
 from tests.runs import Trained, Values, differing, said, train
 from tests.tiny import make_images
@@ -42,6 +43,25 @@ def test_one_variant_gives_the_losses_of_a_run_without_a_cache(values: Values) -
     cached = train({**values, "cache_latents": True, "cache_variants": 1})
     assert losses(cached) == losses(plain)
     assert not differing(plain.checkpoint, cached.checkpoint)
+
+
+def test_a_pass_can_be_paused_and_stopped_and_what_is_done_is_kept(values: Values, tmp_path: Path) -> None:
+    phases, controls = list[str](), Controls()
+
+    def interfere(event: Event) -> None:
+        if isinstance(event, PhaseChanged):
+            phases.append(event.phase)
+            if phases[-1] == "paused":
+                controls.resume()
+            elif event.phase == "caching":
+                controls.stop(2) if "paused" in phases else controls.pause()
+
+    stopped = train({**values, "cache_latents": True}, observer=interfere, controls=controls)
+    assert stopped.ended.phase == "stopped" and stopped.ended.step == 0
+    assert phases[phases.index("caching") :][:4] == ["caching", "paused", "training", "caching"]
+    (told,) = [event.detail for event in stopped.of(PhaseChanged) if "crops of" in event.detail]
+    assert told.startswith("7 crops of 7 images, 57.3 kB in ")
+    assert len(list((tmp_path / "cache").glob("latents-*/*.safetensors"))) == 1
 
 
 @pytest.mark.slow

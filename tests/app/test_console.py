@@ -6,6 +6,7 @@ import pytest
 from ed2.app.reporters.console import ConsoleReporter
 from ed2.events import (
     PhaseChanged,
+    Progressed,
     RunEnded,
     StepDone,
     Warned,
@@ -71,6 +72,18 @@ def test_a_line_about_every_ten_seconds(run_dir: Path) -> None:
         reporter(StepDone(step, 0, 4))
     lines = [line for line in stream.getvalue().splitlines() if line.startswith("Step")]
     assert 1 <= len(lines) <= 4
+
+
+def test_long_work_before_the_first_step_says_how_far_it_is_and_the_time_left(run_dir: Path) -> None:
+    for stream, expected in (
+        (io.StringIO(), "Caching image 40 of 200, about 3 min left."),
+        (Terminal(), "caching image"),
+    ):
+        reporter = ConsoleReporter(stream, Clock(11.0))
+        reporter(started(run_dir))
+        reporter(Progressed(0, "caching image", 40, 200, ", about 3 min left"))
+        assert expected in stream.getvalue()
+        reporter.close()
 
 
 def test_the_end_says_what_was_made_and_where(run_dir: Path) -> None:

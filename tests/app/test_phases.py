@@ -15,8 +15,10 @@ def test_an_ended_run_can_no_longer_be_stopped() -> None:
     assert next_state("done", "preparing") == "preparing"
 
 
-def test_validating_shows_as_training() -> None:
+def test_validating_shows_as_training_and_caching_as_preparing_which_can_be_paused() -> None:
     assert next_state("training", "validating") == "training"
+    assert next_state("preparing", "caching") == next_state("paused", "caching") == "preparing"
+    require_legal("pause", "preparing")
 
 
 def test_every_state_is_at_rest_or_active_and_every_command_is_refused_somewhere() -> None:

@@ -34,6 +34,7 @@ SAME_SPEED = (
     "disable_textenc_2_training",
     "optimizer",
     "useadam8bit",
+    "cache_latents",
 )
 """Settings that must be equal for the speed of an earlier run to be comparable."""
 CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
@@ -86,13 +87,13 @@ def measured_speed(settings: Settings, card: Card) -> float | None:
     None if there is no such run.
     """
     runs = sorted(Path(settings.logging.logdir).glob("*/settings.json"), key=lambda file: file.stat().st_mtime)
-    wanted = settings.flat()
+    wanted, usual = settings.flat(), Settings().flat()
     for file in reversed(runs[-MAX_RUNS:]):
         try:
             before = read_object(file)
         except (OSError, ValueError):
             continue
-        if all(before.get(name) == wanted[name] for name in SAME_SPEED):
+        if all(before.get(name, usual[name]) == wanted[name] for name in SAME_SPEED):
             speeds = _speeds(file.parent, card)
             if speeds:
                 return sorted(speeds)[len(speeds) // 2]

@@ -133,6 +133,7 @@ class EmbedsCache:
         embeds = compute().to(torch.device("cpu"))
         if self.store.is_lost(row_key):
             self.store.mend(row_key, embeds.as_row())
+            self.store.close()
         return embeds
 
 
