@@ -70,15 +70,16 @@ OF_TESTS = (
     ),
     _of_tests(
         "sdxl",
-        "Runs of SDXL are killed with -9 a hundred times for each of three sets of options.",
-        (25, 0.5),
+        "Runs of SDXL are killed with -9 twenty times with each of three sets of options.",
+        (5, 0.5),
         *("tests/torture/test_kills.py", "sdxl"),
     ),
-    _of_tests(
+    Part(
         "lora",
-        "The demo is trained as a LoRA, merged, and looked at.",
-        (3, 3),
-        *("tests/demo/test_teaching.py", "teaches"),
+        "The demo is trained as a LoRA, merged, and looked at; in short, a LoRA of its first steps is extracted.",
+        (3, 0.3),
+        ("-m", "pytest", "-s", "tests/demo/test_teaching.py", *SOAK),
+        ("-m", "pytest", "-s", "tests/demo/test_extraction.py"),
     ),
     _of_tests(
         "commands",
@@ -104,7 +105,7 @@ def parts(kills: int, steps: int, seed: int) -> list[Part]:
             "Runs are killed with -9 at random moments until they are done, and compared byte by byte.",
             (27, 1),
             (torture, "kills", "--kills", str(kills), "--seed", str(seed)),
-            (torture, "kills", "--kills", "20", "--seed", str(seed)),
+            (torture, "kills", "--kills", "10", "--seed", str(seed)),
         ),
         Part(
             "soak",
