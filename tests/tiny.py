@@ -37,6 +37,7 @@ def make_model(folder: Path, *, family: str = "sd1", prediction_type: str = "eps
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
+        clip_sample=False,
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
     shutil.copytree(TOKENIZER, folder / "tokenizer")
