@@ -6,7 +6,7 @@ import pytest
 
 from tests.torture.soak import Soak, soak
 
-STEPS, WARM, EVERY = 100, 40, 10
+STEPS, WARM, EVERY = 120, 60, 10
 MB_IN_60_STEPS = 4.0
 """The allocator's own noise; a batch or an activation kept at each step would be tens of MB."""
 
