@@ -55,8 +55,12 @@ def run_on(
 ) -> Run:
     source = open_folder(folder)
     model = FAMILIES.load(source.family)(source, trained=trained, device=CPU, frozen_dtype=torch.float32, adapt=adapt)
-    precision, optimizers = Precision(CPU, dtype), optimizers_of(model, optimizer)
+    optimizers = optimizers_of(model, optimizer)
     optimizers.make_state()
+    return run_of(model, optimizers, Precision(CPU, dtype), images_per_step)
+
+
+def run_of(model: DiffusionModel, optimizers: Optimizers, precision: Precision, images_per_step: int) -> Run:
     return Run(
         model=model,
         data=None,  # type: ignore[arg-type]

@@ -15,13 +15,12 @@ from ed2.models.compute import Precision
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.training.loop import optimizer_step
-from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import parameters_of
 from ed2.training.rounding import Rounding
-from ed2.training.state import Run, TrainState
+from ed2.training.state import Run
 from ed2.training.update import Fused, Whole
 from tests.training.memory_faults import OutOfMemoryAt, at_most
-from tests.training.steps import CPU, batch_of, optimizers_of, parameters, run_on
+from tests.training.steps import CPU, batch_of, optimizers_of, parameters, run_of
 
 IMAGES = batch_of(0, 1, 2, 3)
 
@@ -35,7 +34,6 @@ def low_memory_run(
     max_norm: float | None = None,
 ) -> Run:
     """A run whose steps have four images."""
-    plain = run_on(folder, images_per_step=4)
     parts = ["unet", "text_encoder"]
     model = load(open_folder(folder), trained=parts, device=CPU, frozen_dtype=torch.float32, trained_dtype=dtype)
     is_half = dtype is torch.bfloat16
@@ -43,13 +41,11 @@ def low_memory_run(
     names = {parameter: f"{n}/{name}" for n, items in named.items() for name, parameter in items}
     optimizers = optimizers_of(model, optimizer, Rounding(3, names) if is_half else None)
     optimizers.make_state()
-    precision, state = Precision(CPU, dtype if is_half else None), TrainState()
-    update = Whole(optimizers, precision, max_norm)
-    if fused:
-        update = Fused(optimizers, precision, max_norm, lambda: state.at_once is not None)  # type: ignore[assignment]
-    objective = Objective(model, mse, 1, CPU)
-    changes = {"objective": objective, "precision": precision, "optimizers": optimizers, "update": update}
-    return replace(plain, model=model, state=state, **changes)
+    precision = Precision(CPU, dtype if is_half else None)
+    run = run_of(model, optimizers, precision, images_per_step=4)
+    if not fused:
+        return replace(run, update=Whole(optimizers, precision, max_norm))
+    return replace(run, update=Fused(optimizers, precision, max_norm, lambda: run.state.at_once is not None))
 
 
 def step(run: Run, batch: Batch = IMAGES) -> None:
