@@ -92,6 +92,7 @@ SDXL = {**UNET_ONLY, **ON, "resolution": 1024, "batch_size": 1, "optimizer": "ad
 FUSED = {**SDXL, "fused_backward": True}
 FUSED_HALF = {**FUSED, "weights_dtype": "bf16"}
 RESIDENT = PlannedFeatures()
+ATTENTION = {"method": "lora", "lora_rank": 4, "lora_layers": "attention"}
 LOW = {"weights_dtype": "bf16", "fused_backward": True, "optimizer": "adafactor"}
 S1259 = "sd-scripts PR #1259"
 TEXT_12 = {"gradient_checkpointing": True, "batch_size": 2}
@@ -136,6 +137,12 @@ ROWS = (
     Published("sd-scripts README", "SDXL LoRA 1024, rank 8, checkpointing on, cached, '8 GB, 10 recommended'", 8.0,
               {**SDXL, "optimizer": "adamw8bit", "method": "lora", "lora_rank": 8}, CACHED,
               "sdxl", "batch 1", bound="<"),
+    Published("diffusers, examples/text_to_image/README_sdxl.md", "SDXL LoRA 1024, rank 4, checkpointing on, 8-bit "
+              "Adam, 'less than 16 GB'", 16.0, {**SDXL, **ATTENTION, "optimizer": "adamw8bit"}, RESIDENT, "sdxl", "batch 1",
+              bound="<"),
+    Published("diffusers, examples/text_to_image/README.md", "SD 1.5 LoRA 512, rank 4, batch 1, checkpointing off, on "
+              "an RTX 2080 Ti with 11 GB", 11.0, {**UNET_ONLY, **ATTENTION, "batch_size": 1, "optimizer": "adamw"},
+              RESIDENT, bound="<"),
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class OwnerPage:
         self.settings.wire()
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
-        self.train.wire(self.form)
+        self.train.wire(self.form, self.tabs, self.resume.lora)
         outputs = [*self.form.inputs, self.tabs, self.settings.preset]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)

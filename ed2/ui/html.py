@@ -11,6 +11,7 @@ from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
+from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.text import duration, visible
@@ -37,10 +38,9 @@ _GRID = "".join(
     f'<line class="grid" x1="0" x2="{CHART_WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, CHART_HEIGHT // 2, CHART_HEIGHT)
 )
 NO_VALUE = "–"
-NO_SINGLE_FILE = (
-    "No single file for web UIs was written (no_save_ckpt is on). To make one from the checkpoint, run "
-    "<code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
-)
+FILES = ("Single file for web UIs", "Checkpoint")
+NO_SINGLE_FILE = "No single file for web UIs was written (no_save_ckpt is on)."
+HOW_TO_CONVERT = " To make one from the checkpoint, run <code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
 _DOWNLOAD = re.compile(r"python -m ed2 download \S+")
 _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ON_PAGE = {
@@ -171,19 +171,23 @@ def _problem(problem: Problem, hide: Hide) -> str:
 
 
 def model_html(shown: RunSnapshot) -> str:
-    """Where the model of an ended run is; empty during a run, and if nothing was saved."""
-    if shown.is_active or shown.elsewhere:
+    """Where the model of a run is, as far as it was saved; empty if nothing was, and for a run of another program."""
+    checkpoint, single = shown.checkpoint, shown.single_file
+    if shown.elsewhere or checkpoint is None:
         return ""
+    is_lora = is_lora_checkpoint(checkpoint)
+    names = ("LoRA for web UIs", "Checkpoint, which diffusers loads too") if is_lora else FILES
     rows = ""
-    for name, path in (("Single file for web UIs", shown.single_file), ("Checkpoint", shown.checkpoint)):
+    for name, path in zip(names, (single, checkpoint), strict=True):
         if path and path.exists():
             rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
     if not rows:
         return ""
-    html = f"<h3>Your model</h3><dl>{rows}</dl>"
-    if not shown.single_file:
-        html += f'<p class="ed-note">{NO_SINGLE_FILE}</p>'
-    return f'<section class="ed-card ed-model" aria-label="Your model">{html}</section>'
+    title = "Saved so far" if shown.is_active else "Your model"
+    html = f"<h3>{title}</h3><dl>{rows}</dl>"
+    if not single:
+        html += f'<p class="ed-note">{NO_SINGLE_FILE}{"" if is_lora else HOW_TO_CONVERT}</p>'
+    return f'<section class="ed-card ed-model" aria-label="{title}">{html}</section>'
 
 
 def figures_html(shown: RunSnapshot) -> str:

@@ -10,8 +10,10 @@ from ed2.app.lora.extract import DEFAULT_RANK
 from ed2.app.page.extraction import ExtractionStatus, LoraExtractor, LoraSource
 from ed2.app.phases import RefusedError
 from ed2.app.runs.records import RunRecord, checkpoints_of
+from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import average_of
 from ed2.errors import Ed2Error
+from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.ui.context import Context
 from ed2.ui.html import escape, list_html, note_html, on_page
 from ed2.ui.page_state import PageState
@@ -101,10 +103,20 @@ class LoraPanel:
             raise refusal(problem)
         if found is None:
             raise refusal(NOT_SELECTED)
+        return self._start(request, found, int(rank or 0))
+
+    def extract_newest(self, request: gr.Request) -> Updates:
+        """Extract a LoRA of the usual rank from the last checkpoint of the run that has ended here."""
+        shown = self._context.service.snapshot()
+        if not has_extractable(shown) or shown.checkpoint is None:
+            raise refusal(self._why_not_now() or NO_CHECKPOINT)
+        return self._start(request, shown.checkpoint, DEFAULT_RANK)
+
+    def _start(self, request: gr.Request, checkpoint: Path, rank: int) -> Updates:
         try:
-            source = LoraSource.of(found)
+            source = LoraSource.of(checkpoint)
             self._context.require_allowed({"resume_ckpt": str(source.base), "save_ckpt_dir": str(source.folder)})
-            self.extractor.start(source, int(rank or 0))
+            self.extractor.start(source, rank)
         except RefusedError as error:
             raise refusal(str(error)) from None
         except Ed2Error as error:
@@ -130,6 +142,13 @@ class LoraPanel:
 
     def _is_training(self) -> bool:
         return self._context.service.snapshot().is_active
+
+
+def has_extractable(shown: RunSnapshot) -> bool:
+    """Whether a run of this program has ended with a model that a LoRA can be extracted from."""
+    if shown.is_active or shown.elsewhere or shown.checkpoint is None:
+        return False
+    return shown.checkpoint.is_dir() and not is_lora_checkpoint(shown.checkpoint)
 
 
 def _checkpoints(run: RunRecord | None) -> list[Path]:

@@ -11,6 +11,7 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import model_html
 from ed2.ui.live import LivePanel
+from ed2.ui.lora_panel import LoraPanel, has_extractable
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import request
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
@@ -30,25 +31,28 @@ class TrainTab:
         self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
         self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
+        self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
         self.panel = LivePanel(context.service, context.samples)
 
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.model, self.save, self.sample]
+        return [self.model, self.extract, self.save, self.sample]
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
         """Updates for what the page shows outdated: where the model is, and which buttons are enabled."""
         updates: Updates = {}
         if page.is_outdated("status", shown):
-            updates[self.model] = model_html(shown)
+            updates |= {self.model: model_html(shown), self.extract: gr.update(visible=has_extractable(shown))}
         if page.shows_other_state(shown):
             can_ask = gr.update(interactive=shown.allows("save now"))
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates
 
-    def wire(self, form: Form) -> None:
-        """Connect the buttons."""
+    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel) -> None:
+        """Connect the buttons; an extraction is followed where all of them are."""
+        self._tabs, self._lora = tabs, lora
+        self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
         self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
         self.share.click(self.start_sharing, None, self.share_answer, **SLOW)
@@ -56,6 +60,10 @@ class TrainTab:
         started = self.board.click(self.open_tensorboard, logdir, self.board_answer, js="ed.openTensorBoard", **SLOW)
         started.success(None, self.board_answer, None, js="ed.showTensorBoard")
         started.failure(None, None, None, js="ed.closeTensorBoard")
+
+    def extract_lora(self, request: gr.Request) -> Updates:
+        """Extract a LoRA from the run that has ended, and show how far it is."""
+        return {**self._lora.extract_newest(request), self._tabs: gr.Tabs(selected="resume")}
 
     def start_sharing(self) -> str:
         """Start the monitor page and a link to it, and show both."""

@@ -16,6 +16,7 @@ from ed2.app.user_files import UserFiles, preset_values
 from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError
 from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
+from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.settings.checks import settings_from
 from ed2.settings.cli import parse
 from ed2.settings.fields import fields
@@ -24,6 +25,7 @@ from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.form import control_of, defaults, from_control, to_control
 from ed2.ui.html import (
+    HOW_TO_CONVERT,
     NO_SINGLE_FILE,
     bars_html,
     figures_html,
@@ -34,6 +36,7 @@ from ed2.ui.html import (
     problems_html,
     status_html,
 )
+from ed2.ui.lora_panel import has_extractable
 from ed2.ui.settings_tab import command_of
 
 
@@ -121,7 +124,7 @@ def test_no_text_becomes_an_html_tag() -> None:
         assert "<img" not in html
 
 
-def test_a_run_that_has_ended_says_where_its_model_is(tmp_path: Path) -> None:
+def test_a_run_says_where_its_model_is(tmp_path: Path) -> None:
     run, single = tmp_path / "run", tmp_path / "<b>.safetensors"
     checkpoint = run / "ckpts" / "last-a"
     checkpoint.mkdir(parents=True)
@@ -129,14 +132,23 @@ def test_a_run_that_has_ended_says_where_its_model_is(tmp_path: Path) -> None:
     view = RunView()
     view(PhaseChanged(7, "training"))
     view(CheckpointSaved(8, 1, "last", checkpoint, single, 9000, 0.5))
-    assert model_html(view.snapshot()) == ""
+    told = model_html(view.snapshot())
+    assert "Saved so far" in told and str(checkpoint) in told
     view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, single))
     told = model_html(view.snapshot())
-    assert str(checkpoint) in told and f"{tmp_path}/&lt;b&gt;.safetensors" in told
+    assert "Your model" in told and str(checkpoint) in told and f"{tmp_path}/&lt;b&gt;.safetensors" in told
+    assert has_extractable(view.snapshot())
     single.unlink()
     assert "safetensors" not in model_html(view.snapshot())
     view(RunEnded(8, "stopped", "stopped and saved", 1.0, checkpoint, None))
-    assert NO_SINGLE_FILE in model_html(view.snapshot())
+    assert NO_SINGLE_FILE + HOW_TO_CONVERT in model_html(view.snapshot())
+    for name in (BASE_FILE, LORA_FILE):
+        (checkpoint / name).touch()
+    told = model_html(view.snapshot())
+    assert "diffusers" in told and NO_SINGLE_FILE in told and HOW_TO_CONVERT not in told
+    assert not has_extractable(view.snapshot())
+    view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, checkpoint / LORA_FILE))
+    assert "LoRA for web UIs" in model_html(view.snapshot())
 
 
 def test_the_log_shortens_paths_in_the_programs_folder() -> None:

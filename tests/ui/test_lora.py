@@ -44,3 +44,7 @@ def test_one_press_on_a_finished_run_writes_a_lora_and_says_what_it_keeps(open_p
     other = open_page()
     tab(other, "Resume")
     expect(other.locator("#lora-result")).to_contain_text(str(lora))
+    tab(other, "Train")
+    other.locator("#extract-from-run-button").click()
+    expect(other.locator("#lora-result")).to_contain_text("-lora-r32 (2).safetensors", timeout=120_000)
+    expect(other.locator("#lora-card")).to_be_visible()
