@@ -138,8 +138,8 @@ ROWS = (
               {**SDXL, "optimizer": "adamw8bit", "method": "lora", "lora_rank": 8}, CACHED,
               "sdxl", "batch 1", bound="<"),
     Published("diffusers, examples/text_to_image/README_sdxl.md", "SDXL LoRA 1024, rank 4, checkpointing on, 8-bit "
-              "Adam, 'less than 16 GB'", 16.0, {**SDXL, **ATTENTION, "optimizer": "adamw8bit"}, RESIDENT, "sdxl", "batch 1",
-              bound="<"),
+              "Adam, 'less than 16 GB'", 16.0, {**SDXL, **ATTENTION, "optimizer": "adamw8bit"}, RESIDENT, "sdxl",
+              "batch 1", bound="<"),
     Published("diffusers, examples/text_to_image/README.md", "SD 1.5 LoRA 512, rank 4, batch 1, checkpointing off, on "
               "an RTX 2080 Ti with 11 GB", 11.0, {**UNET_ONLY, **ATTENTION, "batch_size": 1, "optimizer": "adamw"},
               RESIDENT, bound="<"),

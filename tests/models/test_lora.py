@@ -282,6 +282,27 @@ def test_a_dora_is_merged_as_peft_applies_it(is_convolution: bool) -> None:
     torch.testing.assert_close(plain(inputs), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_dora_of_another_program_scales_rows_or_columns(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    weight, up, down = torch.randn(6, 6, 3, 3), torch.randn(6, 2, 1, 1), torch.randn(2, 6, 3, 3)
+    scale, name = torch.rand(6) + 0.5, "lora_unet_mid_block_resnets_0_conv1"
+    pieces = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+    for side, shape in enumerate([(6, 1, 1, 1), (1, 6, 1, 1)]):  # of kohya's scripts, and of older LyCORIS
+        save_file({**pieces, f"{name}.dora_scale": scale.reshape(shape)}, tmp_path / "a.safetensors")
+        (layer,) = read_lora(tmp_path / "a.safetensors").values()
+        after = with_layer(weight, layer, 1.0)
+        torch.testing.assert_close(after.transpose(0, side).flatten(1).norm(dim=1), scale)
+    peft = {
+        "unet.a.lora_A.weight": down,
+        "unet.a.lora_B.weight": up,
+        "unet.a.lora_magnitude_vector": scale[None, :, None, None],
+    }
+    save_file(peft, tmp_path / "b.safetensors")
+    (layer,) = read_lora(tmp_path / "b.safetensors").values()
+    assert layer.dora_scale is not None and layer.dora_scale.shape == (6, 1, 1, 1)
+    torch.testing.assert_close(with_layer(weight, layer, 1.0).flatten(1).norm(dim=1), scale)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *command: object) -> str:
     capsys.readouterr()
     assert main([str(word) for word in command]) != 0
