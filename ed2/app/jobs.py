@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from ed2.app.averaging import sample_weights
-from ed2.app.images.captions import trigger_phrase
+from ed2.app.images.captions import tag_frequency, trigger_phrase
 from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
@@ -81,6 +81,7 @@ def job_makers(spec: RunSpec, context: RunContext, loader: Loader) -> list[Calla
 def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callable[[int], object]) -> Saver:
     """The saver of a run's checkpoints. It listens to the bus for the last validation, so make one per run."""
     settings, run_name = spec.settings.checkpoint, name_of_run(run_dir)
+    captions = [example.caption for example in spec.dataset.examples]
     exporter = Exporter(
         folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
         run_name=run_name,
@@ -89,10 +90,11 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         about=ModelSpec(
             title=spec.settings.run.project_name,
             resolution=f"{spec.settings.data.resolution}x{spec.settings.data.resolution}",
-            trigger_phrase=trigger_phrase(example.caption for example in spec.dataset.examples),
+            trigger_phrase=trigger_phrase(captions),
             author=settings.author or "",
             license=settings.license or "",
         ),
+        tag_frequency=tag_frequency(captions, spec.settings.run.project_name),
     )
     validation = LatestValidation(spec.checkpoint.manifest.get("validation") if spec.checkpoint else None)
     bus.subscribe(validation)

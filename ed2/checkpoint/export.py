@@ -41,6 +41,7 @@ class Exporter:
         container: format of the file.
         dtype: precision of the numbers.
         about: what the metadata says of the model, besides the date.
+        tag_frequency: of the captions, for the metadata of a LoRA.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Exporter:
     container: Literal["safetensors", "ckpt"] = "safetensors"
     dtype: torch.dtype = torch.float16
     about: ModelSpec | None = None
+    tag_frequency: str = ""
 
     def write(self, checkpoint: Path, family: str, prediction_type: str) -> Path:
         """Write the single file of `checkpoint`, whose weights are read from the disk, not all at once.
@@ -85,6 +87,8 @@ class Exporter:
         layers = checkpoint_layers(checkpoint, base)
         about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
         metadata = {RUN_KEY: self.run_name, **about.metadata(base.family, base.prediction_type)}
+        if self.tag_frequency:
+            metadata["ss_tag_frequency"] = self.tag_frequency
 
         def place(temporary: Path, path: Path) -> Path:
             candidate, number = path, 1

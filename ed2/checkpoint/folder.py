@@ -80,10 +80,16 @@ class NewFolder:
         with self._writing(name) as file:
             file.write(content)
 
-    def add_tensors(self, name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-        """Write a safetensors file."""
+    def add_tensors(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        dtype: torch.dtype | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a safetensors file; `metadata` is added to its header."""
         with self._writing(name) as file:
-            write_tensors(file, tensors, {"format": "pt"}, dtype=dtype)
+            write_tensors(file, tensors, {"format": "pt", **(metadata or {})}, dtype=dtype)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[HashingFile]:

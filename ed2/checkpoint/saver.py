@@ -19,6 +19,7 @@ from ed2.disk import plain_reason, rename, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
 from ed2.models.base import DiffusionModel, saved_parts
+from ed2.models.files.lora_base import BASE_FILE, LORA_FILE, adapter_metadata
 from ed2.models.files.tensor_file import bytes_of
 from ed2.training.state import Run, TrainState
 
@@ -223,7 +224,8 @@ def _add_model(folder: NewFolder, snapshot: Snapshot, *, averaged: bool = False)
     for name, content in snapshot.small_files.items():
         folder.add(name, content)
     for name, tensors in snapshot.model_files(averaged=averaged).items():
-        folder.add_tensors(name, tensors)
+        about = adapter_metadata(snapshot.small_files[BASE_FILE], tensors) if name == LORA_FILE else None
+        folder.add_tensors(name, tensors, metadata=about)
 
 
 def _size(file: Path | None) -> int:

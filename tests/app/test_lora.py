@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def lora(tmp_path: Path) -> Values:
 def model_with(checkpoint: Path, base: Path, layers: str, *, dora: bool = False) -> DiffusionModel:
     """The base model with the adapters of a checkpoint, as they were trained."""
     source = open_base(base, {})
-    options = AdapterOptions(RANK, RANK if dora else ALPHA, layers, seed=0, dora=dora)
+    options = AdapterOptions(RANK, ALPHA, layers, seed=0, dora=dora)
     trained = [part for part in source.dtypes if part != "vae"]
     model: DiffusionModel = FAMILIES.load(source.family)(
         source,
@@ -106,8 +107,6 @@ def test_diffusers_applies_the_file_as_it_was_trained(
         pipeline = kind.from_pretrained(base, local_files_only=True)
         before = predictions({name: getattr(pipeline, name) for name in names})
         pipeline.load_lora_weights(str(folder), weight_name=name)
-        if name == LORA_FILE:  # the layout of diffusers has no place for alpha
-            pipeline.fuse_lora(lora_scale=ALPHA / RANK, components=names)
         applied = predictions({name: getattr(pipeline, name) for name in names})
         for one, other, untrained in zip(applied, trained, before, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -119,7 +118,7 @@ def test_a_dora_is_merged_and_loaded_from_its_folder_as_it_was_trained(
     family: str, lora: Values, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     base: Path = request.getfixturevalue(family)
-    values = {**lora, "lora_dora": True, "lora_alpha": RANK, "lora_layers": "all", "lora_dropout": 0.1}
+    values = {**lora, "lora_dora": True, "lora_layers": "all", "lora_dropout": 0.1}
     with unchanged(base):
         run = train({**values, "resume_ckpt": str(base), "max_epochs": 1})
     model = model_with(run.checkpoint, base, "all", dora=True)
@@ -210,6 +209,20 @@ def test_a_lora_of_a_single_network_holds_only_that(sd1: Path, lora: Values) -> 
     assert {name.split(".")[0] for name in load_file(run.checkpoint / LORA_FILE)} == {"unet"}
     record = json.loads((run.checkpoint / "base.json").read_text())
     assert (record["family"], record["path"], record["rank"]) == ("sd1", str(sd1), RANK)
+
+
+def test_a_single_file_says_what_web_uis_sort_by(sd1: Path, lora: Values, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted((tmp_path / "images").glob("*.png"))):
+        file.with_suffix(".txt").write_text("sks cat, red" if number else "sks cat, blue, blue")
+    run = train({**lora, "resume_ckpt": str(sd1), "max_epochs": 1, "export_dtype": "fp16", "project_name": "cats"})
+    with safe_open(tmp_path / "files" / f"{run.checkpoint.name}.safetensors", framework="pt") as file:
+        told = file.metadata()
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+        assert {file.get_tensor(name).shape for name in file.keys() if name.endswith(".alpha")} == {()}  # noqa: SIM118
+    assert json.loads(told["ss_tag_frequency"]) == {"cats": {"sks cat": 4, "red": 3, "blue": 1}}
+    version, dim = told["ss_base_model_version"], told["ss_network_dim"]
+    assert (version, dim, told["ss_network_alpha"], told["ss_network_module"]) == ("sd_v1", "3", "6", "networks.lora")
+    assert told["modelspec.architecture"] == "stable-diffusion-v1/lora"
 
 
 def test_a_full_run_is_not_continued_as_a_lora_but_gives_its_weights(sd1: Path, lora: Values) -> None:

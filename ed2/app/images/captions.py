@@ -1,5 +1,6 @@
 """Captions: those too long for the text encoder, what they have in common, and the files that an edit changes."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ EXTENSIONS = (".txt", ".caption")
 MAX_CHARACTERS = 10_000
 SHORTEN = "Shorten it, or raise caption_chunks (3 at most)."
 
+MAX_TAGS = 200
+"""In the metadata of a LoRA; captions that are sentences have as many as there are images."""
 MAX_PHRASE_WORDS = 8
 MIN_CAPTIONS = 3
 SHARE_OF_CAPTIONS = 0.75
@@ -89,6 +92,17 @@ def trigger_phrase(captions: Iterable[str]) -> str:
         phrase.pop()
     has_subject = any(word.lower() not in LEADING_ON + KINDS_OF_IMAGE for word in phrase)
     return " ".join(phrase) if has_subject else ""
+
+
+def tag_frequency(captions: Iterable[str], name: str) -> str:
+    """The number of captions that each tag is in, the most frequent first, as sd-scripts writes it into a LoRA: JSON.
+
+    Args:
+        captions: whose parts between commas are tags.
+        name: of the dataset.
+    """
+    counts = Counter(tag for caption in captions for tag in {part.strip(): None for part in caption.split(",")} if tag)
+    return json.dumps({name: dict(counts.most_common(MAX_TAGS))})
 
 
 def _common_words(texts: Sequence[Sequence[str]]) -> list[str]:

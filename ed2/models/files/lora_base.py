@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -14,6 +14,8 @@ from ed2.small_files import read_object
 BASE_FILE = "base.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Adapters in the layout and under the name that diffusers uses."""
+DOWN = ".lora_A.weight"
+"""End of the name of each adapter's first matrix in that file."""
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -62,6 +64,29 @@ class LoraBase:
         except (OSError, ValueError, KeyError, TypeError) as error:
             what = f"its {BASE_FILE} cannot be read ({type(error).__name__})."
             raise ModelError(_subject(checkpoint), [Problem(None, what, "Choose another checkpoint.")]) from None
+
+
+def adapter_metadata(record: bytes, names: Iterable[str]) -> dict[str, str]:
+    """What the header of a LoRA's file tells diffusers, which would take the rank for the alpha.
+
+    Source: diffusers 0.42, loaders/lora_base.py, LORA_ADAPTER_METADATA_KEY.
+
+    Args:
+        record: the base model's, as JSON.
+        names: of the file's tensors.
+    """
+    base = json.loads(record)
+    layers: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if name.endswith(DOWN):
+            part, _, layer = name.removesuffix(DOWN).partition(".")
+            # Which transformers leaves out from version 5.6 on; the end of a name is enough.
+            layers.setdefault(part, []).append(layer.removeprefix("text_model."))
+    values: dict[str, object] = {}
+    for part, changed in layers.items():
+        values |= {f"{part}.r": base["rank"], f"{part}.lora_alpha": base["alpha"], f"{part}.use_dora": base["dora"]}
+        values[f"{part}.target_modules"] = changed
+    return {"lora_adapter_metadata": json.dumps(values)}
 
 
 def is_lora_checkpoint(path: Path) -> bool:

@@ -12,7 +12,7 @@ from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.layout_names import UNetShape
-from ed2.models.files.lora_base import LORA_FILE, LoraBase
+from ed2.models.files.lora_base import DOWN, LORA_FILE, LoraBase
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 from ed2.models.lora.names import flat_name, kohya_names
 
@@ -170,9 +170,9 @@ def checkpoint_layers(checkpoint: Path, base: LoraBase) -> dict[str, LoraLayer]:
     family, shape = FACTS[base.family], UNetShape(base.layers_per_block, base.attention_levels)
     layers: dict[str, LoraLayer] = {}
     for part in family.parts:
-        prefix, ending = f"{part.name}.", ".lora_A.weight"
-        names = [name for name in tensors if name.startswith(prefix) and name.endswith(ending)]
-        modules = [name.removeprefix(prefix).removesuffix(ending) for name in names]
+        prefix = f"{part.name}."
+        names = [name for name in tensors if name.startswith(prefix) and name.endswith(DOWN)]
+        modules = [name.removeprefix(prefix).removesuffix(DOWN) for name in names]
         for module, name in kohya_names(family, part, modules, shape).items():
             down, up = (tensors[f"{prefix}{module}.lora_{side}.weight"] for side in "AB")
             magnitude = tensors.get(f"{prefix}{module}.lora_magnitude_vector.weight")
