@@ -34,7 +34,9 @@ def release_memory(device: torch.device) -> None:
 def enable_checkpointing(model: DiffusionModel) -> None:
     """Recompute activations inside blocks in the backward pass, instead of keeping them."""
     for network in _with_gradients(model):
-        if hasattr(network, "gradient_checkpointing_enable"):  # transformers
+        if hasattr(network, "activation_checkpointing_enable"):  # transformers
+            network.activation_checkpointing_enable()
+        elif hasattr(network, "gradient_checkpointing_enable"):  # by its older name
             network.gradient_checkpointing_enable()
         else:  # diffusers
             network.enable_gradient_checkpointing()

@@ -168,8 +168,8 @@ def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: 
 def test_the_monitor_shows_samples_only_after_the_login(monitor: str, client: httpx.Client, server: Server) -> None:
     address = server.context.samples.address(server.folder / "images" / "00.png")
     with httpx.Client(base_url=monitor, timeout=30) as viewer:
-        for cookies in ({}, {"access-token-unsecure-x": "y"}):
-            assert viewer.get(address, cookies=cookies).status_code == 401
+        for header in ({}, {"Cookie": "access-token-unsecure-x=y"}):
+            assert viewer.get(address, headers=header).status_code == 401
         login = {"username": "viewer", "password": server.context.sharing.password}
         assert viewer.post("/login", data=login).status_code == 200
         shown = viewer.get(address)
