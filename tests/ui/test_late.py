@@ -102,17 +102,12 @@ async (button, [name, text]) => {
 """Presses a button and types into a field as soon as it can be seen; returns what the field holds afterwards."""
 
 
-@pytest.mark.parametrize(
-    ("role", "part", "name", "text"),
-    [
+def test_what_is_typed_into_a_part_that_was_just_opened_stays(open_page) -> None:
+    page = open_page()
+    state(page, "idle")
+    for role, part, name, text in (
         ("button", "Choose a folder", "browse-place", "/typed"),
         ("tab", "Settings", "max_epochs", "77"),
         ("tab", "Sampling", "prompts-steps", "9"),
-    ],
-)
-def test_what_is_typed_into_a_part_that_was_just_opened_stays(
-    open_page, role: str, part: str, name: str, text: str
-) -> None:
-    page = open_page()
-    state(page, "idle")
-    assert page.get_by_role(role, name=part).evaluate(TYPE_AT_ONCE, [name, text]) == text
+    ):
+        assert page.get_by_role(role, name=part).evaluate(TYPE_AT_ONCE, [name, text]) == text, name
