@@ -48,14 +48,15 @@ def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "hostile" / f"{kind}.expected.json").read_text(encoding="utf-8"))
 
 
-def test_measure_scan_prints_its_figures() -> None:
-    printed = run("measure_scan.py", 20)
-    assert "bytes per image" in printed and "planning an epoch" in printed and "a photograph as webp" in printed
-
-
-def test_measure_save_prints_its_figures_and_equal_bytes(tmp_path: Path) -> None:
-    printed = run("measure_save.py", tmp_path, "--width", 32)
-    assert "copy and thread: " in printed and "without a copy: " in printed and "the same bytes: True" in printed
+@pytest.mark.slow
+def test_bench_makes_its_table(tmp_path: Path) -> None:
+    printed = run("bench", "--short", "--target", tmp_path / "bench.json")
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert found["machine"]["cpu"] and found["is_short"]
+    names = " ".join(row["what"] for row in found["rows"])
+    for part in ("step", "start", "peak memory", "blocked", "whole save", "scan", "again", "plan", "JPEG", "PNG"):
+        assert part in names, part
+    assert all(row["ours"] > 0 and f"| {row['what']} |" in printed for row in found["rows"])
 
 
 def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:

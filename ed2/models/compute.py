@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,10 @@ GROWTH_STEPS = 500
 """Steps without overflow after which the fp16 scaler doubles its scale."""
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """What cuBLAS needs for reproducible sums. Read once, when a program first uses a GPU."""
+
+NOT_LOADED = ("bitsandbytes", "peft")
+"""Packages that diffusers and transformers load wherever they are installed, which takes 1.5 s of CPU. This program
+calls them itself, in runs that need them."""
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Number formats by the names that settings have for them."""
@@ -186,15 +191,36 @@ def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
 
 
 def quiet_libraries() -> None:
-    """Show only errors of diffusers and transformers, and no progress bars."""
+    """Load diffusers and transformers, and show only their errors and no progress bars.
+
+    To be called before anything else loads diffusers.
+    """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # about an optional CPU kernel
-    import diffusers
-    import transformers
+    with _hidden(NOT_LOADED):
+        import diffusers
+        import transformers
+        from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: F401
 
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@contextmanager
+def _hidden(packages: Iterable[str]) -> Iterator[None]:
+    """Let packages that are not loaded yet look as if they were not installed.
+
+    Source: Python reference, "The module cache": None for a module makes every import of it fail.
+    """
+    names = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ed2.errors import MemoryFullError, Problem, SettingsError
-from ed2.models.memory import is_out_of_memory, release_memory
+from ed2.models.memory import is_out_of_memory
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule
 
@@ -306,7 +306,7 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
         with as_fp32(parameter, parameter.data.to(torch.float32, copy=True)):
             # Zeros and not None: parameters without a gradient would get no state.
             parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()
+            _step_alone(optimizer, parameter)
             parameter.grad = None
         state[parameter] = recorded.pop(parameter).reset()
         # Some count steps or keep estimates in the group, which must start from the beginning.
@@ -314,7 +314,8 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
             group.clear()
             group.update(values)
     optimizer.state = state
-    release_memory(parameter.device)
+    if parameter.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def add_adapter(name: str, network: nn.Module, options: AdapterOptions) -> None:
         network: of diffusers or transformers; changed in place.
         options: how it is trained.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model  # takes a second, and most runs do without
 
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     layers = sorted(carrying(shapes, options.layers))
