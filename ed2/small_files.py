@@ -32,17 +32,33 @@ def open_file(path: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be read, or is a folder, a pipe or a device.
     """
+    return os.fdopen(_open(path), "rb")
+
+
+def read_beginning(path: Path | str, most: int) -> bytes:
+    """The first bytes of a regular file, at most so many. Raises OSError as `open_file` does."""
+    handle = _open(path)
+    try:
+        content = os.read(handle, most)
+        while len(content) < most and (more := os.read(handle, most - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path | str) -> int:
     try:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         handle = wait_for_handles(lambda: os.open(path, flags))
     except OSError:
-        if path.is_dir():  # Windows reports this as denied permission
+        if Path(path).is_dir():  # Windows reports this as denied permission
             raise OSError(errno.EINVAL, NO_FILE, str(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, NO_FILE, str(path))
-    return os.fdopen(handle, "rb")
+    return handle
 
 
 def lines_of(path: Path) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Which caption file in a folder belongs to which image: by name, whatever its case and Unicode form."""
 
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ class CaptionFiles:
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         """Sort the names of the files in a folder."""
-        self._folder = folder
+        self._folder = str(folder)
         self._ranks: dict[str, int] = {}
         self._by_stem: dict[str, list[str]] = {}
         self._by_folded_stem: dict[str, list[str]] = {}
@@ -31,24 +32,26 @@ class CaptionFiles:
             elif extension in UNREAD_TABLES or extension in _UNREAD_TEXTS:
                 self._unread[name] = extension
 
-    def assign(self, images: Iterable[str]) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-        """Return the caption files of each image, the weakest first, and the caption files that belong to none.
+    def assign(self, images: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        """Return the paths of each image's caption files, the weakest first, and the names of those that have no image.
 
         A file whose name fits one image exactly does not belong to another that differs in case. `cat.png.txt` belongs
         to `cat.png` alone, and is stronger than `cat.txt`.
         """
-        names = list(images)
-        exact = {split_extension(name)[0] for name in names} | set(names)
-        assigned: dict[str, tuple[Path, ...]] = {}
+        stems = {name: split_extension(name)[0] for name in images}
+        exact = {*stems, *stems.values()}
+        assigned: dict[str, tuple[str, ...]] = {}
         used: set[str] = set()
-        for name in names:
-            own = self._fitting(split_extension(name)[0], exact)
+        for name, stem in stems.items():
+            own = self._fitting(stem, exact)
             full = self._fitting(name, exact)
-            if not own and not full:
-                continue
-            ranked = sorted([(self._ranks[file], 0, file) for file in own] + [(self._ranks[f], 1, f) for f in full])
-            assigned[name] = tuple(self._folder / file for *_, file in dict.fromkeys(ranked))
-            used.update(own, full)
+            files = own
+            if full or len(own) > 1:
+                ranked = sorted([(self._ranks[file], 0, file) for file in own] + [(self._ranks[f], 1, f) for f in full])
+                files = [file for *_, file in dict.fromkeys(ranked)]
+            if files:
+                assigned[name] = tuple([os.path.join(self._folder, file) for file in files])  # noqa: PTH118
+                used.update(files)
         return assigned, [name for name in self._ranks if name not in used]
 
     def unread(self, images: Iterable[str]) -> list[str]:
@@ -62,8 +65,10 @@ class CaptionFiles:
 
     def _fitting(self, stem: str, exact: set[str]) -> list[str]:
         """Return the caption files for a stem: those that have it, and those that have it in another form."""
-        found = self._by_stem.get(stem, [])
-        for file in self._by_folded_stem.get(_folded(stem), ()):
+        found, alike = self._by_stem.get(stem, []), self._by_folded_stem.get(_folded(stem), ())
+        if len(alike) == len(found):  # no other form
+            return found
+        for file in alike:
             own = split_extension(file)[0]
             if own != stem and own not in exact:
                 found = [*found, file]
@@ -74,7 +79,8 @@ def caption_files_in(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Return the caption files of each image of a folder that has one, the weakest first. Raises OSError."""
     names = [entry.name for entry in folder.iterdir()]
     images = [name for name in names if split_extension(name)[1] not in CAPTION_EXTENSIONS]
-    return CaptionFiles(folder, names).assign(images)[0]
+    assigned = CaptionFiles(folder, names).assign(images)[0]
+    return {name: tuple(map(Path, files)) for name, files in assigned.items()}
 
 
 def split_extension(name: str) -> tuple[str, str]:

@@ -4,9 +4,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from ed2.data.buckets import crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
+from ed2.data.buckets import Size, crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
 from ed2.data.duplicates import find_duplicates, summary
 from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
 from ed2.data.image_config import caption_in_order, tag_shuffle
@@ -96,7 +98,7 @@ class _DatasetBuilder:
 
     def add(self, file: ImageEntry, facts: ImageFacts, options: ScanOptions) -> None:
         """Add the example of a file, or the reason why it cannot be used."""
-        problem = facts.problem or _too_small(facts, options.resolution)
+        problem = facts.problem or _fit(facts.size, options.resolution).problem
         if problem:
             self.problems.append(Finding(file.name, problem.what, problem.fix, root=file.root))
             return
@@ -148,29 +150,45 @@ def _absolute(roots: Sequence[Path]) -> tuple[Path, ...]:
     return paths
 
 
-def _too_small(facts: ImageFacts, resolution: int) -> Problem | None:
-    """Return what is wrong with an image whose crop would have too little detail."""
-    left, top, right, bottom = crop_box(facts.size, nearest_bucket(facts.size, resolution))
-    width, height = right - left, bottom - top
+class _Fit(NamedTuple):
+    """How images of one size fit a resolution."""
+
+    bucket: Size
+    problem: Problem | None
+    notes: tuple[tuple[FindingKind, str, str], ...]
+
+
+@lru_cache(maxsize=1 << 14)  # most datasets have few different sizes
+def _fit(size: Size, resolution: int) -> _Fit:
+    """Choose the bucket; a crop of too little detail is a problem."""
+    bucket = nearest_bucket(size, resolution)
+    left, top, right, bottom = crop_box(size, bucket)
     needed = min_crop_side(resolution)
-    if min(width, height) >= needed:
-        return None
-    what = (
-        f"only {width} x {height} of its {facts.size[0]} x {facts.size[1]} pixels would be used, and the short side "
-        f"must be at least {needed}."
-    )
-    return Problem(None, what, "Use a larger image, or one closer to square.")
+    if min(right - left, bottom - top) < needed:
+        what = (
+            f"only {right - left} x {bottom - top} of its {size[0]} x {size[1]} pixels would be used, and the short "
+            f"side must be at least {needed}."
+        )
+        return _Fit(bucket, Problem(None, what, "Use a larger image, or one closer to square."), ())
+    notes: list[tuple[FindingKind, str, str]] = []
+    if needs_enlarging(size, bucket):
+        what = f"{size[0]} x {size[1]} is enlarged to fill {bucket[0]} x {bucket[1]}"
+        notes.append(("enlarged", what, "Use a larger image or a lower resolution for sharper results."))
+    if is_beyond_widest_bucket(size, resolution):
+        what = f"{size[0]} x {size[1]} is longer than the longest bucket, {bucket[0]} x {bucket[1]}"
+        notes.append(("wide", what, "Both ends are cropped."))
+    return _Fit(bucket, None, tuple(notes))
 
 
 def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription, options: ScanOptions) -> Example:
     config, prompt = description.config, description.prompt
     return Example(
-        path=Path(str(file.path)),  # a new object, without what the old one has cached
+        path=Path(file.path),
         root=file.root,
         name=file.name,
         caption=caption_in_order(config, prompt),
         size=facts.size,
-        bucket=nearest_bucket(facts.size, options.resolution),
+        bucket=_fit(facts.size, options.resolution).bucket,
         flip_p=_first(config.flip_p, options.flip_p),
         cond_dropout=_first(config.cond_dropout, options.cond_dropout),
         multiply=_first(config.multiply, 1.0),
@@ -189,20 +207,15 @@ def _first(value: float | None, default: float) -> float:
 
 def _notes(example: Example, facts: ImageFacts, description: ImageDescription, resolution: int) -> list[Finding]:
     """Return what is worth knowing about an image that is used."""
-    (width, height), (bucket_width, bucket_height) = example.size, example.bucket
-    notes: list[tuple[FindingKind, str, str]] = []
-    if needs_enlarging(example.size, example.bucket):
-        what = f"{width} x {height} is enlarged to fill {bucket_width} x {bucket_height}"
-        notes.append(("enlarged", what, "Use a larger image or a lower resolution for sharper results."))
-    if is_beyond_widest_bucket(example.size, resolution):
-        what = f"{width} x {height} is longer than the longest bucket, {bucket_width} x {bucket_height}"
-        notes.append(("wide", what, "Both ends are cropped."))
+    notes = list(_fit(example.size, resolution).notes)
     if facts.animated:
         notes.append(("animated", "it has several frames", "Only the first is used."))
     if "plain" in facts.marks:
         notes.append(("plain", "it has one plain colour", "Delete it, unless it is meant to be there."))
     if "bad profile" in facts.marks:
         notes.append(("bad profile", "its colour profile is broken, or for other colours", "The profile is ignored."))
+    if not notes and not description.notes:
+        return []
     caption = example.caption
     if len(caption) > MAX_QUOTED:
         caption = f"{caption[: MAX_QUOTED - 3]}..."

@@ -53,6 +53,8 @@ class ImageConfig:
     @property
     def tags_by_weight(self) -> tuple[Tag, ...]:
         """The tags with the heaviest first; those of equal weight keep their order."""
+        if len({tag.weight for tag in self.tags}) < 2:
+            return self.tags
         return tuple(sorted(self.tags, key=lambda tag: -tag.weight))
 
 
@@ -89,12 +91,14 @@ class TagShuffle:
 def join_tags(prompt: str, tags: Sequence[Tag], max_length: int | None = None) -> str:
     """Return the main prompt followed by the tags that fit; the main prompt is never cut."""
     parts = [prompt] if prompt else []
+    if max_length is None:
+        return TAG_SEPARATOR.join([*parts, *(tag.text for tag in tags)])
     length = len(prompt)
     for tag in tags:
         added = len(tag.text)
         if parts:
             added += len(TAG_SEPARATOR)
-        if max_length is None or length + added <= max_length:
+        if length + added <= max_length:
             parts.append(tag.text)
             length += added
     return TAG_SEPARATOR.join(parts)
@@ -119,29 +123,38 @@ def merge_configs(configs: Sequence[ImageConfig]) -> ImageConfig:
     For each value the last config that gives one wins. Main prompts and tags are collected, those of the last config
     first, each text once.
     """
-    values: dict[str, Any] = {}
-    prompts: dict[str, None] = {}
-    tags: dict[str, Tag] = {}
-    for config in reversed(configs):
-        for name in _VALUE_READERS:
-            if values.get(name) is None:
-                values[name] = getattr(config, name)
-        prompts.update(dict.fromkeys(config.prompts))
-        for tag in config.tags:
-            tags.setdefault(tag.text, tag)
-    return ImageConfig(prompts=tuple(prompts), tags=tuple(tags.values()), **values)
+    if not configs:
+        return ImageConfig()
+    merged = configs[-1]
+    for config in configs[-2::-1]:
+        merged = _merge(merged, config)
+    return merged
+
+
+def _merge(strong: ImageConfig, weak: ImageConfig) -> ImageConfig:
+    """Fill in what the first does not say. Written out, since it is done for each image."""
+    return ImageConfig(
+        tuple(dict.fromkeys(strong.prompts + weak.prompts)) if weak.prompts else strong.prompts,
+        _unique(strong.tags + weak.tags) if weak.tags else strong.tags,
+        weak.multiply if strong.multiply is None else strong.multiply,
+        weak.cond_dropout if strong.cond_dropout is None else strong.cond_dropout,
+        weak.flip_p if strong.flip_p is None else strong.flip_p,
+        weak.loss_scale if strong.loss_scale is None else strong.loss_scale,
+        weak.batch_id if strong.batch_id is None else strong.batch_id,
+        weak.shuffle_tags if strong.shuffle_tags is None else strong.shuffle_tags,
+        weak.max_caption_length if strong.max_caption_length is None else strong.max_caption_length,
+    )
 
 
 def config_from_text(text: str) -> ImageConfig:
     """Return a caption as a config: the main prompt up to the first comma, then the tags."""
     first, *rest = split_tags(remove_unprintable(text))
-    prompts = (first,) if first else ()
-    return ImageConfig(prompts=prompts, tags=_unique(_plain_tag(piece) for piece in rest if piece))
+    return ImageConfig((first,) if first else (), tuple(map(_plain_tag, dict.fromkeys(filter(None, rest)))))
 
 
 def split_tags(text: str) -> list[str]:
     """Return the parts of a caption between its commas; a comma in a number separates nothing."""
-    return [piece.strip() for piece in _COMMA.split(text)]
+    return list(map(str.strip, _COMMA.split(text)))
 
 
 def config_from_mapping(values: Mapping[Any, object]) -> ParsedConfig:
@@ -214,7 +227,7 @@ def _text(value: object) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
-    return tuple(filter(None, map(_text, items)))
+    return tuple(dict.fromkeys(filter(None, map(_text, items))))
 
 
 def _tags(value: object) -> tuple[Tag, ...]:

@@ -21,6 +21,7 @@ from ed2.data.colour import conversion_for, scale_grey, to_srgb
 from ed2.data.diagnosis import diagnose
 from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
 from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
+from ed2.data.jpeg import header_size as jpeg_header_size
 from ed2.data.side_data import PNG_SIGNATURE, embedded_profile, png_without_texts
 from ed2.disk import sha256_of, wait_for_handles
 from ed2.errors import Ed2Error, Problem
@@ -91,6 +92,8 @@ class ImageFacts:
 def header_size(path: Path) -> Size | None:
     """Return the upright size in a file's header, without reading its pixels; None if there is none."""
     try:
+        if size := jpeg_header_size(path):
+            return size
         _require_file(path)
         width, height = imagesize.get(path)
         if width > 0 and height > 0:

@@ -55,7 +55,7 @@ def read_manifest(path: Path, number: int) -> RootContents:
         for problem in problems:
             note = SidecarNote("sidecar", f"{path.name}: {problem.rstrip('.')}")
             found.notes.append(sidecar_finding(name, note, number))
-        found.images.append(ImageEntry(file, number, name, status, config, entry=times[name]))
+        found.images.append(ImageEntry(str(file), number, name, status, config, entry=times[name]))
         times[name] += 1
     return found
 

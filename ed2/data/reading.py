@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import PIL
 
@@ -27,9 +27,13 @@ from ed2.errors import Problem, StopRequested, printable
 from ed2.small_files import read_object
 from ed2.text import counted
 
+HEADERS_AT_ONCE = 64
+"""A header is read so quickly that handing over each of them to a thread would take longer."""
 MAX_TEXT = 1000
 """Most characters of a remembered problem."""
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _NO_MARKS: frozenset[Mark] = frozenset()
 
 logger = logging.getLogger(__name__)
@@ -51,7 +55,7 @@ class ImageIndex:
         self._entries: dict[str, Sequence[object]] = _read_entries(path, self._head()) if path else {}
         self._is_changed = False
 
-    def find(self, path: Path, stat: os.stat_result) -> ImageFacts | None:
+    def find(self, path: Path | str, stat: os.stat_result) -> ImageFacts | None:
         """Return what is known of the file in its current state."""
         match self._entries.get(str(path)):
             case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix), *m]:
@@ -62,7 +66,7 @@ class ImageIndex:
                 return ImageFacts((w, h), problem, animated, marks, digest)
         return None
 
-    def remember(self, path: Path, stat: os.stat_result, facts: ImageFacts) -> None:
+    def remember(self, path: Path | str, stat: os.stat_result, facts: ImageFacts) -> None:
         """Keep the facts, unless they may change while the file does not."""
         if not facts.lasting:
             return
@@ -196,7 +200,7 @@ class ImageReader:
         notes: list[Finding] = []
         try:
             fresh = self._read(_unknown(files, known), len(files), index)
-            index.forget_missing(roots, {str(file.path) for file in files})
+            index.forget_missing(roots, {file.path for file in files})
         finally:
             try:
                 index.save()
@@ -206,17 +210,19 @@ class ImageReader:
         return ReadResult(_fill_in(known, fresh), notes, 0)
 
     def _add_headers(self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
+        unknown = [file.path for file in _unknown(files, known)]
+        some = [unknown[start : start + HEADERS_AT_ONCE] for start in range(0, len(unknown), HEADERS_AT_ONCE)]
         headers: list[ImageFacts] = []
-        for fact in self._map(read_header_facts, _unknown(files, known)):
+        for facts in self._map(_read_headers, some):
             self.callbacks.raise_if_stopped()
-            headers.append(fact)
+            headers += facts
         return _fill_in(known, headers)
 
     def _read(self, files: Sequence[ImageEntry], total: int, index: ImageIndex) -> list[ImageFacts]:
         """Read whole images, and remember each as soon as it is done."""
         facts: list[ImageFacts] = []
         num_known = total - len(files)
-        for file, fact in zip(files, self._map(check_image, files), strict=True):
+        for file, fact in zip(files, self._map(check_image, [Path(file.path) for file in files]), strict=True):
             index.remember(file.path, file.stat, fact)
             facts.append(fact)
             self.callbacks.report(num_known + len(facts), total)
@@ -224,13 +230,17 @@ class ImageReader:
             self.callbacks.report(total, total)
         return facts
 
-    def _map(self, read: Callable[[Path], ImageFacts], files: Iterable[ImageEntry]) -> Iterator[ImageFacts]:
-        """Yield what `read` returns for the path of each file, in their order."""
+    def _map(self, read: Callable[[_T], _R], given: Iterable[_T]) -> Iterator[_R]:
+        """Yield what `read` returns for each of what is given, in that order."""
         pool = ThreadPoolExecutor(max_workers=max(1, self.threads), thread_name_prefix="check")
         try:
-            yield from pool.map(read, [file.path for file in files])
+            yield from pool.map(read, given)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read_headers(paths: Sequence[str]) -> list[ImageFacts]:
+    return [read_header_facts(Path(path)) for path in paths]
 
 
 def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:

@@ -68,19 +68,19 @@ def read_folder_file(path: Path) -> SidecarConfig:
     return _with_notes(config_from_mapping({value: text.text}), text)
 
 
-def read_caption_file(path: Path) -> SidecarConfig:
+def read_caption_file(path: Path | str) -> SidecarConfig:
     """Read a file that lies beside an image and has its name."""
-    if path.suffix.lower() in (".yml", ".yaml"):
+    if str(path).lower().endswith((".yml", ".yaml")):
         return _read_yaml(path)
     text = read_text(path)
     if text.text:
         return _with_notes(ParsedConfig(config_from_text(text.text)), text)
     if text.detail:
         return _rejected(text.detail)
-    return SidecarConfig(ImageConfig(), (SidecarNote("file name", f"{path.name} is empty"),))
+    return SidecarConfig(ImageConfig(), (SidecarNote("file name", f"{Path(path).name} is empty"),))
 
 
-def describe_image(image: Path, inherited: ImageConfig, sidecars: Sequence[Path]) -> ImageDescription:
+def describe_image(image: Path | str, inherited: ImageConfig, sidecars: Sequence[Path | str]) -> ImageDescription:
     """Return what applies to an image.
 
     Args:
@@ -95,11 +95,13 @@ def describe_image(image: Path, inherited: ImageConfig, sidecars: Sequence[Path]
         config, found = read_caption_file(path)
         configs.append(config)
         notes += [_name_file(path, note) for note in found]
-        own_prompts.update(dict.fromkeys(config.prompts))
+        own_prompts |= dict.fromkeys(config.prompts)
     config = merge_configs(configs) if sidecars else inherited  # which all images of a folder share
     if len(own_prompts) > 1:
         what = f'it has {len(own_prompts)} main prompts; only "{config.prompts[0][:60]}" is used'
         notes.append(SidecarNote("several", what))
+    if config.prompts and not notes:
+        return ImageDescription(config, config.prompts[0], ())
     empty_files = [note for note in notes if note.kind == "file name"]
     other_notes = tuple(note for note in notes if note.kind != "file name")
     if config.prompts:  # an empty caption file is not worth reporting if another gives the caption
@@ -112,18 +114,18 @@ def describe_image(image: Path, inherited: ImageConfig, sidecars: Sequence[Path]
     return ImageDescription(config, prompt, (*other_notes, note))
 
 
-def _why_no_prompt(empty_files: Sequence[SidecarNote], sidecars: Sequence[Path]) -> str:
+def _why_no_prompt(empty_files: Sequence[SidecarNote], sidecars: Sequence[Path | str]) -> str:
     if empty_files:
         return empty_files[0].what
     return "its caption file has no main prompt" if sidecars else "there is no caption file"
 
 
-def _name_file(path: Path, note: SidecarNote) -> SidecarNote:
+def _name_file(path: Path | str, note: SidecarNote) -> SidecarNote:
     """Add the sidecar's name to a note about an image; other kinds already name their file."""
-    return note._replace(what=f"in {path.name}: {note.what}") if note.kind == "sidecar" else note
+    return note._replace(what=f"in {Path(path).name}: {note.what}") if note.kind == "sidecar" else note
 
 
-def _read_yaml(path: Path) -> SidecarConfig:
+def _read_yaml(path: Path | str) -> SidecarConfig:
     text = read_text(path, keep_lines=True)
     if not text.text:
         return _rejected(text.detail) if text.detail else SidecarConfig(ImageConfig())

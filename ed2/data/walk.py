@@ -59,14 +59,14 @@ SYSTEM_FOLDERS = frozenset(
 class ImageEntry:
     """A file with the name of an image."""
 
-    path: Path
+    path: str
     root: int
     name: str
     """Relative to the root, with forward slashes; undecodable bytes are escaped, such as \\\\udce9."""
     stat: os.stat_result
     config: ImageConfig
     """From its folders or its entry in a manifest; all images of a folder share one object."""
-    sidecars: tuple[Path, ...] = ()
+    sidecars: tuple[str, ...] = ()
     """The caption files beside it, from lowest to highest priority."""
     entry: int = 0
     """Distinguishes manifest entries for the same image."""
@@ -220,7 +220,7 @@ class _Walk:
             self.report(name, *fault)
         return False
 
-    def _add_file(self, entry: os.DirEntry[str], name: str, config: ImageConfig, sidecars: tuple[Path, ...]) -> None:
+    def _add_file(self, entry: os.DirEntry[str], name: str, config: ImageConfig, sidecars: tuple[str, ...]) -> None:
         try:
             status = entry.stat()
         except OSError as error:
@@ -232,7 +232,7 @@ class _Walk:
             return
         if target := self._target_outside(entry):
             self._note(name, "link", f"it is a link to {visible_line(target)}, outside the image folders")
-        image = ImageEntry(Path(entry.path), self._number, escape_undecodable(name), status, config, sidecars)
+        image = ImageEntry(entry.path, self._number, escape_undecodable(name), status, config, sidecars)
         self.found.images.append(image)
 
     def _note(self, name: str, kind: FindingKind, what: str) -> None:
@@ -276,4 +276,4 @@ def _join(folder: str, name: str) -> str:
 
 def escape_undecodable(name: str) -> str:
     """Return a file name with undecodable bytes escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")

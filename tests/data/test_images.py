@@ -138,6 +138,37 @@ def test_a_header_gives_the_upright_size(tmp_path: Path) -> None:
     assert header_size(tmp_path / "turned.jpg") == (SIZE[1], SIZE[0])
 
 
+def xmp_with_orientation(value: int) -> bytes:
+    return f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{value}"/></x:xmpmeta>'.encode()
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 3, 6, 9])
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("more", ["", "thumbnail", "progressive", "xmp"])
+def test_every_header_of_a_jpeg_gives_the_size_of_a_full_read(
+    tmp_path: Path, orientation: int, endian: str, more: str
+) -> None:
+    exif, path = Image.Exif(), tmp_path / "turned.jpg"
+    exif.endian = endian
+    exif[0x010F] = "a maker of cameras"
+    exif[0x0112] = orientation
+    if more == "thumbnail":
+        exif[0x9286] = "a" * 30_000  # so that the size is beyond the first read
+    options = {"xmp": xmp_with_orientation(8)} if more == "xmp" else {}
+    gradient().save(path, exif=exif, progressive=more == "progressive", **options)
+    assert header_size(path) == check_image(path).size
+
+
+def test_headers_that_are_cut_anywhere_are_never_taken_for_another_size(tmp_path: Path) -> None:
+    exif, path = Image.Exif(), tmp_path / "cut.jpg"
+    exif[0x0112] = 6
+    gradient().save(path, exif=exif)
+    content = path.read_bytes()
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        assert header_size(path) in (None, (SIZE[1], SIZE[0]))
+
+
 def test_a_header_of_something_else_gives_no_size(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"no image")
     assert header_size(tmp_path / "cat.png") is None
