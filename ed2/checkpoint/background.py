@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ed2.checkpoint.prediction_check import PredictionCheck
 from ed2.checkpoint.room import has_memory_for
 from ed2.checkpoint.saver import Kind, Saver
-from ed2.checkpoint.snapshot import Snapshot, bytes_to_copy
+from ed2.checkpoint.snapshot import HostBuffers, Snapshot, bytes_to_copy
 from ed2.errors import CheckpointError
 from ed2.events import CheckpointSaved, EventBus, SavingChanged, Warned
 from ed2.training.state import CHECKPOINT, Job, Run, TrainState
@@ -29,6 +29,7 @@ class BackgroundSaver:
     saver: Saver
     bus: EventBus
     _thread: threading.Thread | None = field(default=None, repr=False)
+    _buffers: HostBuffers = field(default_factory=HostBuffers, repr=False)
     _warned: str = ""
     _check: PredictionCheck = field(default_factory=PredictionCheck, repr=False)
 
@@ -39,7 +40,7 @@ class BackgroundSaver:
         self.bus.emit(SavingChanged(step, True))
         try:
             self.saver.require_space(run, name)
-            copy = self._copy(run)
+            copy = self.copy(run)
             if copy is None:
                 self._write(self.saver.snapshot(run, copied=False), name)
                 return
@@ -78,13 +79,16 @@ class BackgroundSaver:
         """Write no single files from now on."""
         self.saver = replace(self.saver, exporter=None)
 
-    def _copy(self, run: Run) -> Snapshot | None:
+    def copy(self, run: Run) -> Snapshot | None:
         """A copy of all that training changes; None if there is not enough memory for one."""
-        if not has_memory_for(bytes_to_copy(run)):
+        self._buffers.reuse()  # no save is in progress
+        if not has_memory_for(max(0, bytes_to_copy(run) - self._buffers.num_bytes)):
+            self._buffers.clear()
             return None
         try:
-            return self.saver.snapshot(run, copied=True)
+            return self.saver.snapshot(run, copied=True, buffers=self._buffers)
         except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
+            self._buffers.clear()
             logger.exception("Not enough memory to copy the weights; training waits until the checkpoint is written.")
             return None
 

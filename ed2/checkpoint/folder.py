@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, read_manifest
-from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, sha256_of, temporary_name, to_disk
-from ed2.models.files.tensor_file import write_tensors
+from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, holds, sha256_of, temporary_name, to_disk
+from ed2.models.files.tensor_file import pieces_of
 from ed2.small_files import read_object
 
 MANIFEST_FORMAT = 1
@@ -27,6 +27,8 @@ HASHING_THREADS = 4
 WAIT_SECONDS = 1.0
 """Longest wait at a time: without a limit, Windows would not react to Ctrl-C."""
 
+Pieces = Callable[[], Iterable[bytes | memoryview]]
+"""Gives the bytes of a file, piece by piece, as often as it is called."""
 Progress = Callable[[str, int, int], None]
 """Called with a checkpoint's name, how many of its bytes have been compared, and how many there are.
 
@@ -70,15 +72,16 @@ class NewFolder:
     Attributes:
         path: the temporary folder.
         files: what was written, by its path in the folder with forward slashes.
+        contents: the bytes of each, which must not change before they have been compared with what was written.
     """
 
     path: Path
     files: dict[str, FileRecord] = field(default_factory=dict)
+    contents: dict[str, Pieces] = field(default_factory=dict)
 
     def add(self, name: str, content: bytes) -> None:
         """Write a small file."""
-        with self._writing(name) as file:
-            file.write(content)
+        self._write(name, lambda: [content])
 
     def add_tensors(
         self,
@@ -88,17 +91,17 @@ class NewFolder:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Write a safetensors file; `metadata` is added to its header."""
-        with self._writing(name) as file:
-            write_tensors(file, tensors, {"format": "pt", **(metadata or {})}, dtype=dtype)
+        self._write(name, lambda: pieces_of(tensors, {"format": "pt", **(metadata or {})}, dtype=dtype))
 
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[HashingFile]:
+    def _write(self, name: str, content: Pieces) -> None:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             hashing = HashingFile(file)
-            yield hashing
+            for piece in content():
+                hashing.write(piece)
         self.files[name] = FileRecord(hashing.num_bytes, hashing.sha256)
+        self.contents[name] = content
 
 
 @contextmanager
@@ -136,7 +139,12 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
 
 
 def find_damage(
-    checkpoint: Path, *, with_state: bool = True, is_quick: bool = False, progress: Progress = no_progress
+    checkpoint: Path,
+    *,
+    with_state: bool = True,
+    is_quick: bool = False,
+    progress: Progress = no_progress,
+    contents: Mapping[str, Pieces] | None = None,
 ) -> Damage | None:
     """What is wrong with the files of a checkpoint; None if they are unchanged since they were written.
 
@@ -148,6 +156,7 @@ def find_damage(
         with_state: check the training state too, if there is one.
         is_quick: compare the sizes of the files without reading them.
         progress: called as the bytes are compared; what it raises is passed on.
+        contents: the bytes that were just written, to compare with instead of their hashes, which take longer.
     """
     try:
         manifest = read_manifest(checkpoint)
@@ -163,7 +172,7 @@ def find_damage(
     damage = _wrong_size(checkpoint, records)
     if damage or is_quick:
         return damage
-    return _wrong_content(checkpoint, records, progress)
+    return _wrong_content(checkpoint, records, progress, contents or {})
 
 
 def _had_manifest(checkpoint: Path) -> bool:
@@ -237,14 +246,19 @@ class _ByteCounter:
                 raise
 
 
-def _wrong_content(checkpoint: Path, records: Mapping[str, FileRecord], progress: Progress) -> Damage | None:
+def _wrong_content(
+    checkpoint: Path, records: Mapping[str, FileRecord], progress: Progress, contents: Mapping[str, Pieces]
+) -> Damage | None:
     counter = _ByteCounter(checkpoint.name, sum(record.bytes for record in records.values()), progress)
 
     def compare(name: str) -> Damage | None:
         if counter.is_over:
             return None
         try:
-            is_same = sha256_of(checkpoint / name, counter.add) == records[name].sha256
+            if name in contents:
+                is_same = holds(checkpoint / name, contents[name](), counter.add)
+            else:
+                is_same = sha256_of(checkpoint / name, counter.add) == records[name].sha256
         except OSError as error:
             return _unreadable(name, error)
         return None if is_same else Damage(f"{name} has changed since it was written")

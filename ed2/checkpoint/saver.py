@@ -14,7 +14,7 @@ from ed2.checkpoint.folder import NewFolder, damaged_name, find_damage, whole_fo
 from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_of
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
-from ed2.checkpoint.snapshot import Snapshot, state_bytes, take_snapshot
+from ed2.checkpoint.snapshot import HostBuffers, Snapshot, state_bytes, take_snapshot
 from ed2.disk import plain_reason, rename, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
@@ -80,11 +80,11 @@ class Saver:
             raise self._not_written(self.run_dir / CKPTS / name, error) from error
         return wait_for_handles(lambda: self.write(snapshot, name, kind))
 
-    def snapshot(self, run: Run, *, copied: bool) -> Snapshot:
+    def snapshot(self, run: Run, *, copied: bool, buffers: HostBuffers | None = None) -> Snapshot:
         """Capture `run` as it is now; without `copied` it has to be written before the next step."""
         about = {**self.about, "validation": self.validation.measured}
         name = self.run_name or self.run_dir.name
-        return take_snapshot(run, name, about, copied=copied, lora_base=self.lora_base)
+        return take_snapshot(run, name, about, copied=copied, buffers=buffers, lora_base=self.lora_base)
 
     def require_space(self, run: Run, name: str) -> None:
         """Raise CheckpointError unless the disks have space for a checkpoint of `run`."""
@@ -170,7 +170,8 @@ class Saver:
             for name, content in self.beside.items():
                 folder.add(f"{TRAINING_STATE}/{name}", content)
             folder.add(f"{TRAINING_STATE}/{STATE_FILE}", snapshot.state)
-        if damage := find_damage(target):  # nothing older is removed for a checkpoint that cannot be read back
+        # Nothing older is removed for a checkpoint that cannot be read back.
+        if damage := find_damage(target, contents=folder.contents):
             if not damage.is_unreadable:
                 rename(target, damaged_name(target))
             fix = "The drive may be failing: save to another one with --logdir."

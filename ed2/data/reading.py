@@ -214,8 +214,9 @@ class ImageReader:
         some = [unknown[start : start + HEADERS_AT_ONCE] for start in range(0, len(unknown), HEADERS_AT_ONCE)]
         headers: list[ImageFacts] = []
         for facts in self._map(_read_headers, some):
-            self.callbacks.raise_if_stopped()
-            headers += facts
+            for fact in facts:
+                self.callbacks.raise_if_stopped()
+                headers.append(fact)
         return _fill_in(known, headers)
 
     def _read(self, files: Sequence[ImageEntry], total: int, index: ImageIndex) -> list[ImageFacts]:

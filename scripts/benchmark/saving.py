@@ -82,7 +82,7 @@ def _clone(run: Run) -> None:
 
 def _snapshot(saver: BackgroundSaver, run: Run) -> None:
     """What the loop waits for, without the thread that writes it."""
-    saver.saver.snapshot(run, copied=True)
+    saver.copy(run)
 
 
 def _save(saver: BackgroundSaver, run: Run) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ed2.app.snapshot import RunView
 from ed2.checkpoint import background
 from ed2.checkpoint.folder import NewFolder, find_damage
+from ed2.checkpoint.snapshot import HostBuffers
 from ed2.events import CheckpointSaved, Event, SavingChanged, StepDone, Warned
 from tests.runs import Trained, differing, train
 
@@ -85,6 +87,21 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
         held = {tensor.untyped_storage().data_ptr() for group in groups for tensor in group.values()}
         assert len(held) > 100
         assert not held & live
+
+
+def test_the_memory_of_a_copy_is_used_again_and_holds_the_new_numbers() -> None:
+    buffers, tensor = HostBuffers(), torch.randn(3, 4, 5).transpose(0, 2)
+    first = buffers.take(tensor)
+    other = buffers.take(tensor)
+    assert torch.equal(first, tensor) and first.is_contiguous() and first.data_ptr() != other.data_ptr()
+    buffers.finish(torch.device("cpu"))
+    assert buffers.num_bytes == 2 * tensor.nbytes
+    places = {first.data_ptr(), other.data_ptr()}
+    buffers.reuse()
+    again = buffers.take(tensor + 1)
+    assert again.data_ptr() in places and torch.equal(again, tensor + 1)
+    buffers.finish(torch.device("cpu"))
+    assert buffers.num_bytes == tensor.nbytes
 
 
 def test_a_failed_save_is_reported_and_retried_at_the_next_interval(

@@ -30,6 +30,19 @@ def test_the_folder_appears_with_all_its_content(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "whole" / "manifest.json").read_text())["step"] == 7
 
 
+@pytest.mark.parametrize("place", [0, READ_BYTES - 1, READ_BYTES, 5 * READ_BYTES // 2 - 1])
+def test_a_byte_that_differs_from_what_was_written_is_found_without_hashes(tmp_path: Path, place: int) -> None:
+    content = os.urandom(5 * READ_BYTES // 2)
+    with whole_folder(tmp_path / "whole") as new:
+        new.add("large", content)
+    assert find_damage(tmp_path / "whole", contents=new.contents) is None
+    broken = bytearray(content)
+    broken[place] ^= 1
+    (tmp_path / "whole" / "large").write_bytes(broken)
+    damage = find_damage(tmp_path / "whole", contents=new.contents)
+    assert damage and "large has changed" in damage.text
+
+
 def test_the_comparison_reports_progress_from_zero_to_all_bytes(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "whole") as new:
         new.add("large", bytes(5 * READ_BYTES // 2))

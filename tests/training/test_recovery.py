@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ed2.data.loader import Batch
-from ed2.errors import MemoryFullError, UpdateFailedError
+from ed2.errors import MemoryFullError, UnusableWeightsError, UpdateFailedError
 from ed2.events import Event, Warned
 from ed2.models.compute import Precision
 from ed2.models.families.sd import load
@@ -19,7 +19,7 @@ from ed2.models.memory import is_out_of_memory, uses_checkpointing
 from ed2.training.ema import NoEma
 from ed2.training.loop import optimizer_step
 from ed2.training.objective import Objective, mse
-from ed2.training.recovery import restore_oom_limits
+from ed2.training.recovery import require_savable, restore_oom_limits
 from ed2.training.state import Run
 from ed2.training.update import Whole
 from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
@@ -207,6 +207,17 @@ def test_a_failed_attempt_leaks_no_memory(sd1: Path) -> None:
 )
 def test_out_of_memory_is_recognised_by_its_message(error: Exception, is_oom: bool) -> None:
     assert is_out_of_memory(error) == is_oom
+
+
+def test_weights_are_worth_saving_where_only_their_sum_overflows(sd1: Path) -> None:
+    run = run_on(sd1, images_per_step=4)
+    weight = next(iter(run.model.unet.parameters())).data
+    weight.fill_(torch.finfo(torch.float32).max)
+    require_savable(run)
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        weight.flatten()[-1] = bad
+        with pytest.raises(UnusableWeightsError, match="not finite"):
+            require_savable(run)
 
 
 def test_out_of_memory_is_recognised_on_the_cpu() -> None:

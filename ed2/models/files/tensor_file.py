@@ -61,10 +61,18 @@ def write_tensors(
         OSError: it cannot be written.
         ValueError: the format does not support the type of a tensor.
     """
+    for piece in pieces_of(tensors, metadata, dtype=dtype):
+        file.write(piece)
+
+
+def pieces_of(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of such a file, tensor by tensor. Raises ValueError as `write_tensors` does."""
     entries = _in_order(tensors, dtype)
-    file.write(_header_of(entries, metadata))
+    yield _header_of(entries, metadata)
     for entry in entries:
-        file.write(_bytes_of(entry.tensor, entry.dtype))
+        yield _bytes_of(entry.tensor, entry.dtype)
 
 
 @dataclass(frozen=True)
@@ -228,7 +236,9 @@ def _raw(tensor: Tensor) -> Tensor:
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.dtype in EIGHT_BITS:
         tensor = tensor.half()  # PyTorch has no test for them
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return True
+    return bool(torch.isfinite(tensor).all())  # the sum may have overflowed
 
 
 def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
