@@ -29,6 +29,7 @@ WAIT_SECONDS = 1.0
 
 Pieces = Callable[[], Iterable[bytes | memoryview]]
 """Gives the bytes of a file, piece by piece, as often as it is called."""
+NOT_KNOWN: Mapping[str, Pieces] = {}
 Progress = Callable[[str, int, int], None]
 """Called with a checkpoint's name, how many of its bytes have been compared, and how many there are.
 
@@ -144,7 +145,7 @@ def find_damage(
     with_state: bool = True,
     is_quick: bool = False,
     progress: Progress = no_progress,
-    contents: Mapping[str, Pieces] | None = None,
+    contents: Mapping[str, Pieces] = NOT_KNOWN,
 ) -> Damage | None:
     """What is wrong with the files of a checkpoint; None if they are unchanged since they were written.
 
@@ -172,7 +173,7 @@ def find_damage(
     damage = _wrong_size(checkpoint, records)
     if damage or is_quick:
         return damage
-    return _wrong_content(checkpoint, records, progress, contents or {})
+    return _wrong_content(checkpoint, records, progress, contents)
 
 
 def _had_manifest(checkpoint: Path) -> bool:

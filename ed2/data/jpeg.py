@@ -52,10 +52,7 @@ def _size_in(head: bytes) -> tuple[int, int] | None:
     while place + 9 <= len(head) and head[place] == 0xFF:
         mark, length = head[place + 1], int.from_bytes(head[place + 2 : place + 4], "big")
         if mark in _FRAMES:
-            height, width = (int.from_bytes(head[at : at + 2], "big") for at in (place + 5, place + 7))
-            if not height or not width:
-                return None
-            return (height, width) if orientation >= 5 else (width, height)
+            return _turned(head[place + 5 : place + 9], orientation)
         if mark in _WITHOUT_LENGTH or mark == 0xFF or length < 2:
             return None
         if mark == _APP1:
@@ -65,6 +62,14 @@ def _size_in(head: bytes) -> tuple[int, int] | None:
             orientation = found
         place += 2 + length
     return None
+
+
+def _turned(numbers: bytes, orientation: int) -> tuple[int, int] | None:
+    """Return width and height from height and width as a frame has them; a height of 0 stands elsewhere."""
+    height, width = int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
+    if not height or not width:
+        return None
+    return (height, width) if orientation >= 5 else (width, height)
 
 
 def _orientation_in(segment: bytes) -> int | None:

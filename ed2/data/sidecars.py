@@ -100,23 +100,24 @@ def describe_image(image: Path | str, inherited: ImageConfig, sidecars: Sequence
     if len(own_prompts) > 1:
         what = f'it has {len(own_prompts)} main prompts; only "{config.prompts[0][:60]}" is used'
         notes.append(SidecarNote("several", what))
-    if config.prompts and not notes:
-        return ImageDescription(config, config.prompts[0], ())
-    empty_files = [note for note in notes if note.kind == "file name"]
-    other_notes = tuple(note for note in notes if note.kind != "file name")
     if config.prompts:  # an empty caption file is not worth reporting if another gives the caption
-        return ImageDescription(config, config.prompts[0], other_notes)
+        return ImageDescription(config, config.prompts[0], _without_empty_files(notes) if notes else ())
     prompt = caption_from_name(image)
-    reason = _why_no_prompt(empty_files, sidecars)
+    reason = _why_no_prompt(notes, sidecars)
     note = SidecarNote("file name", reason)
     if not prompt and not config.tags:
         note = SidecarNote("no caption", f"{reason}, and the file name gives no caption either")
-    return ImageDescription(config, prompt, (*other_notes, note))
+    return ImageDescription(config, prompt, (*_without_empty_files(notes), note))
 
 
-def _why_no_prompt(empty_files: Sequence[SidecarNote], sidecars: Sequence[Path | str]) -> str:
-    if empty_files:
-        return empty_files[0].what
+def _without_empty_files(notes: Sequence[SidecarNote]) -> tuple[SidecarNote, ...]:
+    return tuple(note for note in notes if note.kind != "file name")
+
+
+def _why_no_prompt(notes: Sequence[SidecarNote], sidecars: Sequence[Path | str]) -> str:
+    for note in notes:
+        if note.kind == "file name":
+            return note.what
     return "its caption file has no main prompt" if sidecars else "there is no caption file"
 
 
