@@ -247,16 +247,20 @@ def rename(old: Path, new: Path) -> None:
 
 def replace(temporary: Path, target: Path) -> None:
     """Rename a finished file, replacing an older one of that name, and sync the folder."""
+    rename_over(temporary, target)
+    _name_to_disk(target)
+
+
+def rename_over(temporary: Path, target: Path) -> None:
+    """Rename a finished file, replacing an older one of that name; its folder still has to be synced."""
     for _ in range(RENAME_TRIES - 1):
         try:
             temporary.replace(target)
         except PermissionError:
             time.sleep(RENAME_WAIT_SECONDS)
         else:
-            break
-    else:
-        temporary.replace(target)
-    _name_to_disk(target)
+            return
+    temporary.replace(target)
 
 
 def rename_if_free(temporary: Path, target: Path) -> bool:

@@ -49,9 +49,7 @@ class BulkPanel:
         gr.on([field.change for field in fields], self.forget, None, shown, trigger_mode="always_last", **QUIET)
         for event in (self.ask.click, self.text.submit, self.replacement.submit):
             event(self.plan, [*self._grid.inputs, *fields], shown, js=ASK, **SPOKEN)
-        self.changed = [self.apply.click(self.change, None, shown, **SPOKEN)]
-        for event in self.changed:
-            self._grid.show_after(event)
+        self._grid.follow(self.apply.click(self.change, None, shown, **{**SPOKEN, "show_progress": "minimal"}))
 
     def plan(self, request: gr.Request, *held: Any) -> Updates:
         """Show what the change would do to each caption."""

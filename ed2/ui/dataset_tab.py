@@ -1,7 +1,8 @@
 """The Dataset tab: choose a folder, see what is in it and how it will be cropped, edit captions."""
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,7 @@ from ed2.ui.weight_panel import WeightPanel
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
+REPORT_SECONDS = 0.3
 MAX_PROBLEMS = 20
 MAX_NAMES = 3
 NOT_CHECKED = "Choose a folder, or press Check, to see the images. Nothing is changed."
@@ -72,16 +74,11 @@ class DatasetTab:
         chosen = taken.then(self.check_images, inputs, self._results, **slow)
         for event in (self.checked, chosen):
             self.show_after(event)
-        for changed in self.changes:
-            changed.then(self.results, None, self._results, **QUIET)
+        for refreshed in self.grid.refreshed:
+            refreshed.then(self.results, None, self._results, **QUIET)
         image_settings = self._image_settings
         gr.on([control.change for control in image_settings], None, image_settings, None, js="ed.showStale")
         self.report.change(self.grid.show, self.grid.inputs, self.grid.outputs, js=ASK, **QUIET)
-
-    @property
-    def changes(self) -> list[Any]:
-        """The events that change captions or weights."""
-        return [*self.grid.changed, *self.bulk.changed, *self.weights.changed]
 
     @property
     def _results(self) -> list[Any]:
@@ -129,11 +126,7 @@ class DatasetTab:
         """Read every image in full, then look for near duplicates."""
         desk = self._context.desk
         for work, what in ((desk.read_all, "Reading images"), (desk.compare, "Looking for near duplicates")):
-
-            def report(done: int, total: int, what: str = what) -> None:
-                progress((done, total), desc=what, unit="images")
-
-            if not work(report):
+            if not work(_now_and_then(progress, what)):
                 return
             results = self.results()
             yield {self.report: results[self.report], self.details: results[self.details]}
@@ -160,6 +153,19 @@ class DatasetTab:
         of_images = set(self._image_settings)
         self._accepted = [[value, after_reload[control]] for control, value in held if control in of_images]
         return settings
+
+
+def _now_and_then(progress: gr.Progress, what: str) -> Callable[[int, int], None]:
+    """Report progress a few times a second: each report costs the page as much as reading a small image."""
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            progress((done, total), desc=what, unit="images")
+
+    return report
 
 
 def _is_needed(name: str) -> bool:

@@ -26,7 +26,8 @@ BADGES: Mapping[str, str] = {
 }
 """Marks that a tile shows, with the few words that fit on it."""
 NO_MATCH = "No image matches. Press a filter again to remove it."
-BAR_HEIGHT = 26
+BAR_HEIGHT, BARS_START, WIDEST_BAR = 26, 24, 58
+"""Pixels, and percent of the width."""
 
 
 @dataclass(frozen=True)
@@ -224,11 +225,11 @@ def buckets_html(buckets: Sequence[tuple[Size, int]]) -> str:
     most = max(count for _, count in buckets)
     rows = []
     for row, (size, count) in enumerate(sorted(buckets, key=lambda pair: pair[0][0] / pair[0][1])):
-        y, share = row * BAR_HEIGHT, 68 * count / most
+        y, share = row * BAR_HEIGHT, WIDEST_BAR * count / most
         rows.append(
             f'<text x="0" y="{y + 17}">{size[0]} x {size[1]}</text>'
-            f'<rect x="21%" y="{y + 4}" width="{max(share, 0.3):.2f}%" height="{BAR_HEIGHT - 8}" rx="3"/>'
-            f'<text x="{21 + share:.2f}%" dx="8" y="{y + 17}">{count:,}</text>'
+            f'<rect x="{BARS_START}%" y="{y + 4}" width="{max(share, 0.3):.2f}%" height="{BAR_HEIGHT - 8}" rx="3"/>'
+            f'<text x="{BARS_START + share:.2f}%" dx="8" y="{y + 17}">{count:,}</text>'
         )
     label = "; ".join(f"{w} x {h}: {counted(count, 'image')}" for (w, h), count in buckets)
     head = f'class="ed-buckets" width="100%" height="{len(rows) * BAR_HEIGHT}" role="img" aria-label="{label}"'

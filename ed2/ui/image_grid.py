@@ -12,14 +12,16 @@ from ed2.app.page.workbench import SORTS, Asked, Item, Workbench
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.grid_html import TileView, chips_html, grid_html, tags_html, tokens_html, unsaved_html
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal
+from ed2.ui.wiring import HIDDEN, QUIET, SPOKEN, Updates, refusal
 
 LARGE_SIDE = 1024
 CHOSEN = (
     '<div class="ed-steps-of-image"><button type="button" data-step="-1">‹ Previous</button>'
     '<button type="button" data-step="1">Next ›</button></div><div class="ed-selected"></div>'
 )
-HINT = "Enter goes to the next image, Ctrl+S saves. In the grid: arrow keys, Enter to edit, Space to select."
+KEYS = (
+    "In the caption: Enter for the next image, Ctrl+S to save. In the grid: arrow keys, Enter to edit, Space to select."
+)
 ASK = "ed.askGrid"
 
 
@@ -29,6 +31,7 @@ class ImageGrid:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.asked = gr.Textbox(visible=False)
+        self.refreshed: list[Any] = []
         with gr.Column(visible=False) as self.column:
             self.chips = gr.HTML("", elem_id="filter-chips", js_on_load="ed.watchChips(element, trigger)")
             with gr.Row(elem_id="grid-controls"):
@@ -44,14 +47,13 @@ class ImageGrid:
                 with gr.Column(scale=5, min_width=320, elem_id="caption-column"):
                     js = "ed.watchSelected(element)"
                     self.selected = gr.HTML(CHOSEN, elem_id="selected-image", js_on_load=js)
-                    self.caption = gr.Textbox(
-                        label="Caption", lines=3, elem_id="caption-text", interactive=True, info=HINT
-                    )
+                    self.caption = gr.Textbox(label="Caption", lines=3, elem_id="caption-text", interactive=True)
                     self.tokens = gr.HTML("", elem_id="token-count", js_on_load=None)
                     with gr.Row(elem_classes="ed-actions"):
                         self.save = gr.Button("Save captions", elem_id="save-caption-button", min_width=140)
                         self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
                     self.unsaved = gr.HTML("", elem_id="caption-unsaved", js_on_load=None)
+                    gr.HTML(f'<p class="ed-note ed-keys">{KEYS}</p>', js_on_load=None)
             with gr.Accordion("Tags", open=False, elem_id="tag-fold"):
                 self.tags = gr.HTML("", elem_id="tag-table", js_on_load="ed.watchChips(element, trigger)")
 
@@ -75,16 +77,26 @@ class ImageGrid:
         self.grid.click(None, self.caption, self.caption, js="ed.textOfChosen")
         # not its event `input`, which only keys trigger and pasted text does not (Gradio 6.31)
         self.caption.change(self.keep, [*self.inputs, self.caption], [self.unsaved, self.tokens], **shown)
-        self.changed = [
-            self.save.click(self.save_captions, self.inputs, self.unsaved, js=ASK, **SPOKEN),
-            self.undo.click(self.undo_last, self.inputs, self.unsaved, js=ASK, **SPOKEN),
-        ]
-        for event in self.changed:
-            self.show_after(event)
+        for button, work in ((self.save, self.save_captions), (self.undo, self.undo_last)):
+            self.follow(button.click(work, self.inputs, self.unsaved, js=ASK, **SPOKEN))
 
     def show_after(self, event: Any) -> Any:
         """Show the images once this has ended, as the page then asks for them."""
         return event.then(self.show, self.inputs, self.outputs, js=ASK, trigger_mode="always_last", **QUIET)
+
+    def follow(self, event: Any) -> None:
+        """After a change of files show the new captions at once, then read the folder again for counts and filters."""
+        shown = self.show_after(event)
+        refreshed = shown.then(self.refresh, None, None, concurrency_id="refresh", **HIDDEN)
+        self.refreshed.append(refreshed)
+        self.show_after(refreshed)
+
+    def refresh(self) -> None:
+        """Read the folder again after a change."""
+        try:
+            self.desk.refresh()
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
 
     @property
     def desk(self) -> DatasetDesk:

@@ -1,7 +1,6 @@
 """How often the images of each folder are shown: its `multiply`."""
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -37,10 +36,9 @@ class WeightPanel:
         """Connect everything."""
         outputs = [self.list, self.folder]
         self.fold.expand(self.show, self.folder, outputs, **QUIET)
-        changed = self.set.click(self.set_weight, [self.folder, self.weight], None, **SPOKEN)
-        changed.then(self.show, self.folder, outputs, **QUIET)
-        self.changed: list[Any] = [changed]
-        self._grid.show_after(changed)
+        self._grid.follow(self.set.click(self.set_weight, [self.folder, self.weight], None, **SPOKEN))
+        for refreshed in self._grid.refreshed:  # an undo may be of a weight too
+            refreshed.then(self.show, self.folder, outputs, **QUIET)
 
     def show(self, chosen: str | None) -> Updates:
         """The folders with their weights."""

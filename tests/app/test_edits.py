@@ -36,7 +36,7 @@ def test_a_change_that_fails_partway_changes_nothing(tmp_path: Path, monkeypatch
     edits, names = Edits(tmp_path / "kept"), ["a", "b", "c"]
     for name in names:
         (tmp_path / name).write_bytes(b"old")
-    real, done = module.replace, []
+    real, done = module.rename_over, []
 
     def failing(temporary: Path, target: Path) -> None:
         done.append(target)
@@ -44,7 +44,7 @@ def test_a_change_that_fails_partway_changes_nothing(tmp_path: Path, monkeypatch
             raise OSError(28, "No space left on device")
         real(temporary, target)
 
-    monkeypatch.setattr(module, "replace", failing)
+    monkeypatch.setattr(module, "rename_over", failing)
     with pytest.raises(Ed2Error, match="Nothing was changed: No space left"):
         edits.write("it", [change(tmp_path / name, b"new") for name in names])
     assert contents(tmp_path) == dict.fromkeys(names, b"old")

@@ -148,6 +148,7 @@ def test_weights_are_written_where_nothing_stronger_says_otherwise(desk: Dataset
     ]
     desk.set_weight(other, 0.5)
     assert (other / "multiply.txt").read_text() == "0.5\n"
+    desk.refresh()
     assert [weight for *_, weight in desk.folders()] == [3, 0.5]
     desk.set_weight(other, None)
     assert not (other / "multiply.txt").exists()

@@ -165,6 +165,7 @@ def test_a_folder_gets_a_weight_that_is_shown_with_its_images(opened: Opened) ->
     weights.set_weight("images", "2")
     assert (opened.folder / "multiply.txt").read_text() == "2\n"
     assert "multiply 2 from multiply.txt" in opened.show()[opened.grid.grid]
+    opened.context.desk.refresh()
     assert "<td>3 images</td><td>2</td>" in weights.show(None)[weights.list]
     for folder, text, why in (("images", "x", "Enter a number"), ("images", "-1", "from 0"), ("?", "2", "Choose a")):
         with pytest.raises(gr.Error, match=why):

@@ -10,13 +10,14 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ed2.data.walk import escape_undecodable
-from ed2.disk import replace, temporary_name, to_disk, write_whole
+from ed2.disk import rename_over, temporary_name, to_disk, write_whole
 from ed2.errors import Ed2Error
 from ed2.small_files import read_object
 
@@ -24,6 +25,9 @@ NOTHING_CHANGED = "Nothing was changed"
 NOT_UNDONE = "The change was not undone"
 PENDING, DONE = ".pending", ".json"
 """Extensions of a record, while its files are written and afterwards."""
+
+WRITERS = 16
+"""Threads that write files at once: most of the time each waits for the drive."""
 
 
 @dataclass(frozen=True)
@@ -177,16 +181,22 @@ def _record_in(file: Path, content: dict[str, Any]) -> _Record:
 def _replace_all(changes: Sequence[FileChange]) -> None:
     """Write every file beside its old one first, so that a full drive is found before any is replaced."""
     beside = {change.path: temporary_name(change.path) for change in changes if change.new is not None}
+
+    def write(change: FileChange) -> None:
+        if change.new is not None:
+            beside[change.path].write_bytes(change.new)
+            to_disk(beside[change.path])
+
     try:
-        for change in changes:
-            if change.new is not None:
-                beside[change.path].write_bytes(change.new)
-                to_disk(beside[change.path])
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(write, changes))
         for change in changes:
             if change.new is None:
                 change.path.unlink(missing_ok=True)
             else:
-                replace(beside[change.path], change.path)
+                rename_over(beside[change.path], change.path)
+        for folder in {change.path.parent for change in changes}:
+            to_disk(folder)
     finally:
         for temporary in beside.values():
             temporary.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class DatasetDesk:
         self._near = NearDuplicates()
         self._alike: Sequence[Sequence[Example]] | None = None
         self._settings: Settings | None = None
-        self._round = self._num_edits = 0
+        self._round = self._num_edits = self._num_seen = 0
         self._lock = threading.RLock()
 
     @property
@@ -122,11 +122,16 @@ class DatasetDesk:
             if self._round == round_:
                 self.bench = Workbench.of(found, self._alike)
 
-    def _read_again(self) -> None:
-        """Show what a change has made of the captions; images that were not read before are not read now."""
-        self._num_edits += 1
-        if self._settings:
+    def refresh(self) -> None:
+        """Read the folder again after a change; images that were not read before are not read now.
+
+        Raises:
+            Ed2Error: no image is left to train on.
+        """
+        if self._settings and self._num_edits != self._num_seen:
+            seen = self._num_edits
             self._take(self._scan(self._settings, headers_only=True), self._round)
+            self._num_seen = seen
 
     def keep(self, typed: Mapping[str, str]) -> None:
         """Remember captions that were typed, by key; one that is like the saved one is none."""
@@ -192,7 +197,7 @@ class DatasetDesk:
         what = self.edits.undo(self.roots)
         if not what:
             return "There is nothing to undo."
-        self._read_again()
+        self._num_edits += 1
         return f"Undone: {what}."
 
     def plan(self, numbers: Iterable[int], edit: BulkEdit) -> BulkPlan:
@@ -243,4 +248,4 @@ class DatasetDesk:
         if not changes:
             raise Ed2Error("Nothing was changed", "no caption would change.")
         self.edits.write(what, changes)
-        self._read_again()
+        self._num_edits += 1
