@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, Values] = {
     "8-bit": {"useadam8bit": True},
     "threads": {"decode_threads": 3},
     "chunks": {"caption_chunks": 2},
+    "lora": {"method": "lora", "lora_layers": "all", "lora_dora": True, "lora_dropout": 0.2},
     "low-memory": {"weights_dtype": "bf16", "fused_backward": True},
 }
 """What a run may be tried with, each alone or with others."""
