@@ -1,25 +1,26 @@
 """Runs with cached latents: the same losses and bytes as without, whatever happens to the cache."""
 
+import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from ed2.app.images import scanning
 from ed2.app.images.scanning import scan_dataset
 from ed2.checkpoint.identity import state_of
+from ed2.data import cache
 from ed2.events import Event, MetricsLogged, PhaseChanged, SamplesMade, StepDone, ValidationDone
 from ed2.models.families.clip import EmbedsCache
 from ed2.models.files.source import open_base
 from ed2.registry import FAMILIES
-from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.files import with_defaults
 from ed2.training.controls import Controls
 from ed2.training.state import TrainState
+from tests.checkpoint.crashing import in_child
 from tests.runs import Trained, Values, differing, said, train
 from tests.tiny import make_images
 
@@ -95,12 +96,13 @@ def damage(shards: list[Path]) -> None:
 def test_samples_validation_and_files_stay_as_they_are_while_the_cached_parts_are_away(
     values: Values, tmp_path: Path, request: pytest.FixtureRequest, family: str, method: str
 ) -> None:
-    (tmp_path / "prompts.txt").write_text("an image")
+    prompts = {"cfgs": [4], "num_inference_steps": 2, "samples": [{"prompt": "an image"}]}
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     values |= {
         "resume_ckpt": str(request.getfixturevalue(family)),
         "method": method,
         "disable_textenc_training": True,
-        "sample_prompts": str(tmp_path / "prompts.txt"),
+        "sample_prompts": str(tmp_path / "prompts.json"),
         "sample_steps": 3,
         "val_split_mode": "automatic",
         "max_epochs": 1,
@@ -131,7 +133,7 @@ def test_cached_parts_are_away_in_training_and_back_when_they_are_used(sd1: Path
     assert torch.equal(model.encode_captions(["a"]).hidden, embeds.hidden)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_a_killed_pass_goes_on_and_a_damaged_image_stays_out_after_a_kill_in_training(
     values: Values, tmp_path: Path
 ) -> None:
@@ -164,8 +166,23 @@ def damage_unnoticed(image: Path) -> None:
     os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def killed(values: Values, **when: int) -> None:
-    told = json.dumps({"values": values, "index": str(scanning.INDEX_FILE), **when})
-    command = [sys.executable, "-m", "tests.app.killed_run", told]
-    ran = subprocess.run(command, cwd=PROGRAM_DIR, capture_output=True, text=True, timeout=200)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr[-2000:]
+def killed(values: Values, *, at_row: int = 0, at_step: int = 0) -> None:
+    """Run in a child that is killed with -9 once it has cached so many rows, or after a step."""
+
+    def die_in_time() -> None:
+        rows, add = itertools.count(1), cache.TensorCache.add
+        cache.SHARD_SECONDS = 0.0  # a shard for each row
+
+        def add_or_die(self: cache.TensorCache, key: bytes, row: cache.Row) -> None:
+            add(self, key, row)
+            if next(rows) == at_row:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def watch(event: Event) -> None:
+            if isinstance(event, StepDone) and event.step == at_step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        cache.TensorCache.add = add_or_die  # type: ignore[method-assign]
+        train(values, observer=watch)
+
+    assert in_child(die_in_time) == -signal.SIGKILL

@@ -146,11 +146,10 @@ def test_a_dora_is_merged_and_loaded_from_its_folder_as_it_was_trained(
 @pytest.mark.parametrize(
     "extra",
     [
-        {},
         {"ema_decay_rate": 0.9, "ema_update_interval": 1, "gradient_checkpointing": True},
         {"ema_decay_rate": 0.9, "ema_update_interval": 1, "lora_dora": True, "lora_dropout": 0.3},
     ],
-    ids=["plain", "average", "dora"],
+    ids=["checkpointing", "dora"],
 )
 def test_a_lora_resumes_to_the_same_bytes(sdxl: Path, lora: Values, extra: Values, tmp_path: Path) -> None:
     values = {**lora, **extra, "resume_ckpt": str(sdxl)}
