@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.models.families.facts import trainable_titles
 from ed2.terminal import exit_with
 
 USE = "python -m ed2 convert SOURCE TARGET"
@@ -16,7 +17,7 @@ OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": ("fp3
 HELP = f"""\
 {USE} {" ".join(f"[--{name} {'|'.join(choices)}]" for name, choices in OPTIONS.items())}
 
-Convert a Stable Diffusion 1.x or 2.x model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
+Convert an {trainable_titles()} model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
 of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt file if it ends that way, else a folder.
 Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
 what it predicts. --export_dtype sets the precision of the target, such as fp16 for a file of half the size; without it,

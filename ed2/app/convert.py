@@ -14,7 +14,7 @@ from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, t
 from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
-from ed2.models.files.base_model import locate, pickle_problem
+from ed2.models.files.base_model import SINGLE_FILES, locate, pickle_problem
 from ed2.models.files.description import Description, without_marks
 from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
@@ -35,7 +35,6 @@ from ed2.models.files.tensor_file import (
     write_tensors,
 )
 
-FILES = (".safetensors", ".sft", ".ckpt")
 OTHER_FORMATS = (
     *(".bin", ".pt", ".pth", ".pkl", ".onnx", ".gguf", ".h5", ".hdf5", ".msgpack", ".pb", ".tflite", ".json", ".yaml"),
     *(".zip", ".tar", ".gz", ".7z", ".rar"),
@@ -75,7 +74,7 @@ def convert(
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})
         for part in model.dtypes:
             model.read(part)  # checks that every tensor is there, finite and of the right shape
-        if target.suffix.lower() in FILES:
+        if target.suffix.lower() in SINGLE_FILES:
             _write_file(model, target, dtype, change)
         else:
             _write_folder(model, target, dtype, change)

@@ -11,7 +11,7 @@ from typing import Any
 from ed2.app.run_settings import checkpoint_at
 from ed2.disk import plain_reason, why_not_writable
 from ed2.errors import ModelError, Problem, SettingsError
-from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config, trainable_titles
+from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config
 from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.base_model import is_file, locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
@@ -117,7 +117,7 @@ def model_sizes(settings: Settings) -> ModelSizes:
     counts = {part.name: _parameters_in(path, part) for part in here.parts}
     counts[VAE] = _other_vae(settings, here) or counts[VAE]
     if all(counts.values()):
-        return ModelSizes(here.name, counts, _untrainable(here, path.name), _conversion(path, here))
+        return ModelSizes(here.name, counts, (), _conversion(path, here))
     return _usual(family, _planned_instead(settings, family, is_here=place is not None))
 
 
@@ -133,17 +133,10 @@ def _planned_instead(settings: Settings, family: FamilyFacts, *, is_here: bool) 
     return Problem(None, f"The base model {name} {why}, so {described(family.name)} is planned.", fix)
 
 
-def _usual(family: FamilyFacts, *problems: Problem) -> ModelSizes:
+def _usual(family: FamilyFacts, problem: Problem) -> ModelSizes:
     shape = shape_of(family.name)
     counts = {part.name: shape.numbers(part.name) for part in family.parts}
-    return ModelSizes(family.name, counts, (*problems, *_untrainable(family, "This")))
-
-
-def _untrainable(family: FamilyFacts, name: str) -> tuple[Problem, ...]:
-    if family.is_trainable:
-        return ()
-    what = f"{name} is {described(family.name)}, which cannot be trained here yet: this is only an estimate."
-    return (Problem(None, what, f"Choose an {trainable_titles()} model."),)
+    return ModelSizes(family.name, counts, (problem,))
 
 
 def _sizes_of_file(file: Path, settings: Settings) -> ModelSizes:
@@ -163,7 +156,7 @@ def _sizes_of_file(file: Path, settings: Settings) -> ModelSizes:
     counts[VAE] = _other_vae(settings, family) or counts[VAE] or shape_of(family.name).numbers(VAE)
     assumed = "" if settings.model.prediction_type else assumed_prediction(file, family, header)
     notes = (*_conversion(file, family), *filter(None, [assumed]))
-    return ModelSizes(family.name, counts, _untrainable(family, file.name), notes)
+    return ModelSizes(family.name, counts, (), notes)
 
 
 def _other_vae(settings: Settings, family: FamilyFacts) -> int:
@@ -181,7 +174,7 @@ def _other_vae(settings: Settings, family: FamilyFacts) -> int:
 
 def _conversion(path: Path, family: FamilyFacts) -> tuple[str, ...]:
     """A note on what a start does with a base model in PyTorch's own format; none for others."""
-    if not family.is_trainable or not needs_conversion(path):
+    if not needs_conversion(path):
         return ()
     files = [path] if is_file(path) else [file for found in pickled_parts(path).values() for file in found.files]
     size = file_size(sum(file.stat().st_size for file in files))

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -67,16 +69,11 @@ class Exporter:
         parts = _parts_of(checkpoint, family)
         content = single_file_tensors(family, parts, _extra_of(checkpoint)) | description.tensors()
         saved = SavedModel(family, prediction_type, parts, content, self.dtype)
-        about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
         metadata = {"format": "pt", RUN_KEY: self.run_name, **description.metadata()}
-        metadata |= about.metadata(family, prediction_type)
+        metadata |= self._spec_of(checkpoint).metadata(family, prediction_type)
 
         def place(temporary: Path, path: Path) -> Path:
-            candidate, number = path, 1
-            while not self._take(temporary, candidate, description, family):
-                number += 1
-                candidate = path.with_stem(f"{path.stem} ({number})")
-            return candidate
+            return next(name for name in _numbered(path) if self._take_with_yaml(temporary, name, description, family))
 
         wanted = self.folder / f"{checkpoint.name}.{self.container}"
         return write_single_file(wanted, content, metadata, dtype=self.dtype, place=place, find_fault=saved.fault_in)
@@ -85,20 +82,13 @@ class Exporter:
         """Write the single file of a LoRA, by kohya's names; it is a `.safetensors` whatever `container` says."""
         base = LoraBase.read(checkpoint)
         layers = checkpoint_layers(checkpoint, base)
-        about = replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
-        metadata = {RUN_KEY: self.run_name, **about.metadata(base.family, base.prediction_type)}
+        spec = self._spec_of(checkpoint)
+        metadata = {RUN_KEY: self.run_name, **spec.metadata(base.family, base.prediction_type)}
         if self.tag_frequency:
             metadata["ss_tag_frequency"] = self.tag_frequency
 
         def place(temporary: Path, path: Path) -> Path:
-            candidate, number = path, 1
-            while not rename_if_free(temporary, candidate):
-                if writer_of(candidate) == self.run_name:
-                    disk.replace(temporary, candidate)
-                    break
-                number += 1
-                candidate = path.with_stem(f"{path.stem} ({number})")
-            return candidate
+            return next(name for name in _numbered(path) if self._take(temporary, name))
 
         wanted = self.folder / f"{checkpoint.name}.safetensors"
         return write_lora(wanted, layers, FACTS[base.family], metadata, dtype=self.dtype, place=place)
@@ -120,14 +110,22 @@ class Exporter:
             names[part.name] = {name: tensor.to("meta") for name, tensor in part.saved().items()}
         single_file_tensors(model.facts.name, names)
 
-    def _take(self, temporary: Path, path: Path, description: Description, family: str) -> bool:
-        """Rename a finished file to `path`, unless that name or its .yaml belongs to another, even since just now."""
-        if description.is_contradicted(path):
+    def _spec_of(self, checkpoint: Path) -> ModelSpec:
+        return replace(self.about or ModelSpec(checkpoint.name), date=_date_of(checkpoint))
+
+    def _take(self, temporary: Path, path: Path) -> bool:
+        """Rename a finished file to `path`, unless a file of that name belongs to another run or program."""
+        if rename_if_free(temporary, path):
+            return True
+        if writer_of(path) != self.run_name:
             return False
-        if not rename_if_free(temporary, path):
-            if writer_of(path) != self.run_name:
-                return False
-            disk.replace(temporary, path)
+        disk.replace(temporary, path)
+        return True
+
+    def _take_with_yaml(self, temporary: Path, path: Path, description: Description, family: str) -> bool:
+        """The same for a whole model, unless the .yaml of that name belongs to another one, even since just now."""
+        if description.is_contradicted(path) or not self._take(temporary, path):
+            return False
         if description.add_yaml(path, family):
             return True
         path.rename(temporary)  # another program has put a .yaml there between these lines
@@ -155,6 +153,12 @@ def writer_of(single_file: Path) -> str | None:
             return (tensors.metadata() or {}).get(RUN_KEY)
     except (SafetensorError, OSError):
         return None
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path itself, then with ` (2)`, ` (3)`, ... behind its name."""
+    yield path
+    yield from (path.with_stem(f"{path.stem} ({number})") for number in count(2))
 
 
 def _parts_of(checkpoint: Path, family: str) -> dict[str, dict[str, Tensor]]:

@@ -17,8 +17,8 @@ from ed2.events import CheckpointSaved, EventBus, SingleFileChecked, Warned
 from ed2.models.base import ModelSource
 from ed2.models.files.header import is_pickle
 from ed2.models.files.lora_base import is_lora_checkpoint
+from ed2.models.files.self_check import PartDifference, compare_predictions, comparison_bytes, size_difference
 from ed2.models.files.source import open_base
-from ed2.models.predictions import PartDifference, compare_predictions, memory_for, other_size
 from ed2.text import file_size
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _compare(checkpoint: Path, single_file: Path) -> str | PartDifference:
     if is_pickle(single_file):
         return "prediction not compared: only that of a .safetensors is"
     saved, opened = open_base(checkpoint, {}), open_base(single_file, {})
-    if reason := other_size(saved, opened) or _shortage(opened):
+    if reason := size_difference(saved, opened) or _memory_shortage(opened):
         return f"prediction not compared: {reason}"
     largest = 0.0
     for difference in compare_predictions(saved, opened):
@@ -106,9 +106,9 @@ def _compare(checkpoint: Path, single_file: Path) -> str | PartDifference:
     return "prediction equal" if largest < 1e-6 else f"prediction equal, rounding aside ({largest:.1%})"
 
 
-def _shortage(opened: ModelSource) -> str:
+def _memory_shortage(opened: ModelSource) -> str:
     """Why there is not enough memory for the comparison; empty if there is."""
-    required, free = MEMORY_MARGIN * memory_for(opened), free_memory_bytes()
+    required, free = MEMORY_MARGIN * comparison_bytes(opened), free_memory_bytes()
     if free > required:
         return ""
     return f"it needs {file_size(round(required))} of free memory, and {file_size(free)} is free"

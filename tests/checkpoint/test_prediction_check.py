@@ -55,7 +55,7 @@ def test_a_file_that_web_uis_would_open_as_another_model_is_renamed_and_reported
     run = train(values)
     warnings = [event.text for event in run.of(Warned) if "does not predict" in event.text]
     assert len(warnings) == 2 and all(
-        "its text_encoder is off by" in text and "It was renamed to ." in text for text in warnings
+        "its text encoder is off by" in text and "It was renamed to ." in text for text in warnings
     )
     assert not run.of(SingleFileChecked)
     assert run.ended.phase == "done" and run.ended.single_file is None
@@ -75,7 +75,7 @@ def test_what_cannot_be_compared_is_said(values: Values, configs: Path, monkeypa
     assert "; prediction not compared: it needs " in text and text.endswith(" of free memory, and 1.0 kB is free.")
     monkeypatch.undo()
     (text,) = checks(train(values))
-    assert text.endswith("; prediction not compared: its unet does not have the size of SD 1.x.")
+    assert text.endswith("; prediction not compared: its UNet does not have the size of SD 1.x.")
 
 
 def test_a_run_with_checks_resumes_to_the_same_bytes(configs: Path, values: Values, quick_path: Path) -> None:

@@ -90,7 +90,7 @@ def _headers() -> Iterator[Model]:
         b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
     )
     lies = {
-        "good-but-no-model": (good, "not those of any kind of model"),
+        "good-but-no-model": (good, "not those of any known kind of model"),
         "cut": (good[:-1], "1 of 16 bytes of its tensors are missing"),
         "longer": (good + b"x", "1 bytes longer than its header says"),
         "cut-header": (good[:40], "cut short"),
@@ -103,7 +103,7 @@ def _headers() -> Iterator[Model]:
         "only-metadata": (header({"__metadata__": {"format": "pt"}}), "no tensors"),
         "odd-metadata": (
             header({"__metadata__": [1], "a": tensor([4], 0, 16)}, four),
-            "not those of any kind of model",
+            "not those of any known kind of model",
         ),
         "two-of-a-name": (struct.pack("<Q", len(twice)) + twice + four, "two of its tensors are called a"),
         "overlap": (header({"a": tensor([4], 0, 16), "b": tensor([4], 0, 16)}, four), "overlaps another"),
@@ -161,7 +161,7 @@ def _other_kinds() -> Iterator[Model]:
         "depth": ({conv: (8, 5, 3, 3), key: (8, 1024)}, "a depth model"),
         "upscaler": ({conv: (8, 7, 3, 3), key: (8, 1024)}, "an upscaler"),
         "unclip": ({"noise_augmentor.data_mean": (8,)}, "an unCLIP model"),
-        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "not those of any kind of model"),
+        "language-model": ({"model.layers.0.self_attn.q_proj.weight": width}, "not those of any known kind of model"),
         "unet-only": ({conv: (8, 4, 3, 3), key: (8, 768)}, "it has no VAE and no text encoder"),
     }
     for name, (shapes, words) in kinds.items():

@@ -151,7 +151,7 @@ def test_a_variant_is_used_where_nothing_else_is_there(variant: str, folder: Pat
 
 def test_weights_of_an_unknown_name_are_named(folder: Path) -> None:
     (folder / UNET).rename(folder / "unet/mine.safetensors")
-    assert "the weights are missing; mine.safetensors is there. Rename it" in told(folder)
+    assert "the weights are missing; the folder has mine.safetensors. Rename that file" in told(folder)
 
 
 @pytest.mark.parametrize(

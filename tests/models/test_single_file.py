@@ -259,13 +259,13 @@ def test_other_kinds_of_files_are_named(tmp_path: Path, tensors: dict[str, tuple
 
 def test_weights_with_scales_of_their_own_are_not_read_as_if_they_had_none(sd1: Path, tmp_path: Path) -> None:
     scale = {"model.diffusion_model.out.2.scale_weight": torch.ones(1)}
-    with pytest.raises(ModelError, match="8-bit numbers with scales of their own"):
+    with pytest.raises(ModelError, match="8-bit numbers with separate scales"):
         open_base(write(tmp_path / "scaled.safetensors", {**tensors_of(sd1), **scale}), {})
 
 
 def test_a_file_of_nothing_that_is_known_is_described_by_its_tensors(tmp_path: Path) -> None:
     path = write(tmp_path / "file.safetensors", {"something": torch.zeros(2)})
-    with pytest.raises(ModelError, match="its tensors, such as something, are not those of any kind of model"):
+    with pytest.raises(ModelError, match="its tensors, such as something, are not those of any known kind of model"):
         open_base(path, {})
 
 
@@ -283,7 +283,7 @@ def test_incomplete_and_damaged_files_are_named(sd1: Path, tiny_configs: Path) -
     with pytest.raises(ModelError, match="is cut short"):
         open_base(cut, {})
     torch.save(tensors, tiny_configs / "model.ckpt")
-    with pytest.raises(ModelError, match=r"of PyTorch's own format can run code, so it cannot be used directly"):
+    with pytest.raises(ModelError, match=r"in PyTorch's own format, which can run code, so it cannot be used directly"):
         open_base(tiny_configs / "model.ckpt", {})
 
 

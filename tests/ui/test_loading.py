@@ -18,7 +18,7 @@ from ed2.ui.page_state import PageState
 from ed2.ui.settings_tab import LISTED_IN_STRIP, SettingsTab
 from ed2.ui.wiring import Updates
 
-CARD, OTHER_CARD, DEMO = "SD 1.5 on a card with 12 GB", "SD 2.1 at 768 on a card with 24 GB", "Demo"
+CARD, OTHER_CARD, DEMO = "SD 1.5 on a 12 GB card", "SD 2.1 at 768 on a 24 GB card", "Demo"
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REQUEST = gr.Request(session_hash="1")
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ed2.registry import FAMILIES
 from ed2.text import listed
 
 VAE = "vae"
@@ -147,11 +146,6 @@ class FamilyFacts:
     lora_has_original_blocks: bool = False
     best_text_layers: int | None = None
     traces: tuple[str, ...]
-
-    @property
-    def is_trainable(self) -> bool:
-        """Whether there is code to train it."""
-        return self.name in FAMILIES
 
     @property
     def text_encoders(self) -> tuple[PartFacts, ...]:
@@ -307,15 +301,14 @@ _SDXL = FamilyFacts(
 )
 
 FACTS = {family.name: family for family in (_SD1, _SD2, _SDXL)}
-"""Facts by family name, including families that can only be planned so far."""
+"""Facts by family name."""
 DEFAULT = _SD1
 """The family to plan for if nothing says which one it is."""
 
 
 def trainable_titles() -> str:
     """The families that can be trained, for a sentence: `SD 1.x or SD 2.x`."""
-    titles = [family.title for family in FACTS.values() if family.is_trainable]
-    return listed(titles, "or")
+    return listed([family.title for family in FACTS.values()], "or")
 
 
 def family_of_config(unet_config: Mapping[str, Any]) -> FamilyFacts:
@@ -329,4 +322,4 @@ def family_of_config(unet_config: Mapping[str, Any]) -> FamilyFacts:
 
 def is_trainable_pipeline(class_name: str) -> bool:
     """Whether a diffusers pipeline of this class is of a family that can be trained."""
-    return any(family.is_trainable and re.match(family.pipeline_mark, class_name) for family in FACTS.values())
+    return any(re.match(family.pipeline_mark, class_name) for family in FACTS.values())

@@ -30,7 +30,7 @@ OTHER_KINDS = {
 CHANNEL_KINDS = {9: "inpainting", 8: "pix2pix", 7: "upscaler", 5: "depth"}
 """Models that take more than noisy latents, by the input channels of their UNet."""
 
-_NO_STABLE_DIFFUSION: Marks = (
+_OTHER_KIND_MARKS: Marks = (
     # LoRA before Flux and SD3: a LoRA's names contain those of the model that it is for.
     ("lora", r"^(lora|lycoris)_|[._]lora[._]|\.(hada|lokr|oft)_"),
     ("embedding", r"^(emb_params|string_to_param|string_to_token|clip_l|clip_g)(\.|$)"),
@@ -68,7 +68,7 @@ def kind_of(shapes: Shapes) -> str:
     They do not show whether an SD2 model predicts noise or v.
     """
     conv_in = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", ())
-    kind = _marked(_NO_STABLE_DIFFUSION, shapes)
+    kind = _marked(_OTHER_KIND_MARKS, shapes)
     if not kind and len(conv_in) == 4:
         kind = _kind_of_unet(shapes, in_channels=conv_in[1])
     return kind or _marked(_LONE_PARTS, shapes) or "unknown"

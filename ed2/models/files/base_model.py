@@ -119,7 +119,7 @@ def pickle_problem(path: Path) -> Problem | None:
     kind = kind_of(dict.fromkeys(names, ()))
     if kind != "unknown":
         return _of_another_kind(kind)
-    what = "this file can run code, so it is not opened; by the texts in it, it is not a Stable Diffusion model."
+    what = "this file can run code, so it is not opened; judging by the text in it, it is not a Stable Diffusion model."
     return Problem(None, what, f"Choose an {trainable_titles()} model.")
 
 
@@ -127,8 +127,8 @@ def _not_converted(path: Path) -> Problem:
     target = path.with_suffix(".safetensors")
     if target == path:
         target = path.with_stem(f"{path.stem}-converted")
-    what = "this file of PyTorch's own format can run code, so it cannot be used directly."
-    fix = f'Convert it first; none of its code is run: python -m ed2 convert "{path.name}" "{target.name}"'
+    what = "this file is in PyTorch's own format, which can run code, so it cannot be used directly."
+    fix = f'Convert it first; no code in it is run: python -m ed2 convert "{path.name}" "{target.name}"'
     return Problem(None, what, fix)
 
 
@@ -191,12 +191,12 @@ def _problems_of(header: Header, *, has_vae: bool) -> list[Problem]:
     family = FACTS.get(kind)
     if kind == "unknown":
         first = printable(min(header.shapes))
-        what = f"its tensors, such as {first}, are not those of any kind of model that is known here."
+        what = f"its tensors, such as {first}, are not those of any known kind of model."
         return [Problem(None, what, _CHOOSE)]
-    if family is None or not family.is_trainable:
+    if family is None:
         return [_of_another_kind(kind)]
     if any(name.endswith(SCALES) for name in header.shapes):
-        what = "its weights are 8-bit numbers with scales of their own, which are not read here."
+        what = "its weights are 8-bit numbers with separate scales, a format that cannot be used here."
         return [Problem(None, what, "Get the fp16 file of this model.")]
     return _missing_parts(header, family, has_vae=has_vae)
 

@@ -192,7 +192,7 @@ def _other_kind(contents: Mapping[str, Any], family: FamilyFacts) -> Problem | N
     if name and not is_trainable_pipeline(name):
         return Problem(INDEX, f"this is a {printable(name)}, which cannot be trained here.", OTHER_MODEL)
     kind = kind_of_config(contents.get(UNET_CONFIG, {}))
-    if kind not in FACTS or not FACTS[kind].is_trainable:
+    if kind not in FACTS:
         return Problem(UNET_CONFIG, f"this is {described(kind)}, which cannot be trained here.", OTHER_MODEL)
     channels = contents.get(UNET_CONFIG, {}).get("in_channels", family.latent_channels)
     if channels == family.latent_channels:
@@ -241,14 +241,14 @@ def _no_weights(path: Path, part: PartFacts) -> Problem:
     names = _names(path / part.name)
     others = [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))]
     if others:
-        what = f"the weights are missing; {', '.join(map(printable, others[:3]))} is there."
-        return Problem(part.file, what, "Rename it if it holds them, or get the whole folder again.")
+        what = f"the weights are missing; the folder has {', '.join(map(printable, others[:3]))}."
+        return Problem(part.file, what, "Rename that file if it holds them, or get the whole folder again.")
     return Problem(part.file, "the weights are missing.", WHOLE_FOLDER)
 
 
 def _convert_advice(folder: Path) -> str:
     name = folder.name or "MODEL"
-    return f'Convert the folder, which runs nothing in it: python -m ed2 convert "{name}" "{name}-converted"'
+    return f'Convert the folder; no code in it is run: python -m ed2 convert "{name}" "{name}-converted"'
 
 
 def _names(folder: Path) -> list[str]:
@@ -262,12 +262,11 @@ def _other_weights(part: PartFacts, name: str, header: Header) -> list[Problem]:
     """The problem of weights that belong to something else, going by the names of their tensors."""
     if any(map(re.compile(part.sign).search, header.shapes)):
         return []
-    kind, wanted = kind_of(header.shapes), f"the {part.title} of a folder"
+    kind, wanted = kind_of(header.shapes), f"the {part.title} of a diffusers folder"
     if kind == "unknown":
         what = f"its tensors, such as {printable(min(header.shapes))}, are not those of {wanted}."
         return [Problem(name, what, WHOLE_FOLDER)]
-    is_whole = kind in FACTS and FACTS[kind].is_trainable
-    what = "a whole model in one file" if is_whole else described(kind)
+    what = "a whole model in one file" if kind in FACTS else described(kind)
     return [Problem(name, f"this is {what}, not {wanted}.", WHOLE_FOLDER)]
 
 

@@ -77,7 +77,7 @@ def describe(path: Path) -> FoundModel | None:
             return None if pickle_problem(path) else FoundModel(path, None, None)
         header = read_header(path)
         family = FACTS.get(kind_of(header.shapes))
-        if family is None or not family.is_trainable:
+        if family is None:
             return None
         return FoundModel(path, family.title, _prediction(path, family, header))
     except (OSError, ValueError, HeaderError):
@@ -98,7 +98,7 @@ def _of_folder(path: Path) -> FoundModel | None:
         return None
     unet = read_object(path / UNET_CONFIG)
     family = family_of_config(unet)
-    if not family.is_trainable or unet.get("in_channels", family.latent_channels) != family.latent_channels:
+    if unet.get("in_channels", family.latent_channels) != family.latent_channels:
         return None
     scheduler = read_object(path / SCHEDULER_CONFIG)
     if scheduler_problem(scheduler):

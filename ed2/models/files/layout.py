@@ -131,7 +131,7 @@ def vae_tensors(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _facts_of(family: str) -> FamilyFacts:
-    if family not in FACTS or not FACTS[family].is_trainable:
+    if family not in FACTS:
         problem = Problem(None, f"It is {family}; only {trainable_titles()} can be converted.")
         raise ModelError("Cannot convert this model.", [problem])
     return FACTS[family]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ed2.errors import ModelError, Problem, printable
-from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
+from ed2.models.files.header import SAFE, Header, HeaderError, is_pickle, read_header
 from ed2.models.files.unpickle import REFUSED
 
 MAX_ENTRIES = 50_000
@@ -24,7 +24,6 @@ MAX_STEPS = 2_000_000
 PICKLES_OF_OLD_FILE = 4
 """Of a file of PyTorch before 1.6, the first ones: three that say what wrote it, and the tensors."""
 TIMEOUT_SECONDS = 1800
-SAFE = "Get the .safetensors of this model."
 
 
 def write_tensors_of(pickle: Path, target: Path) -> None:
