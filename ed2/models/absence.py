@@ -31,8 +31,9 @@ class Absence:
         if self._home is not None or (home.type == "cpu" and not stored):
             return
         if stored:
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                self._layouts[name] = _Layout(tensor.shape, tensor.stride())
+            named = module.state_dict(keep_vars=True)
+            self._layouts = {name: _Layout(tensor.shape, tensor.stride()) for name, tensor in named.items()}
+            for tensor in named.values():
                 tensor.data = torch.empty(0, dtype=tensor.dtype, device=home)
         else:
             module.to("cpu")

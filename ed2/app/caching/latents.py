@@ -3,10 +3,10 @@
 import errno
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import NamedTuple
 
 import torch
@@ -57,17 +57,17 @@ class LatentFiller:
             StopRequested: a stop was requested. What is done by then is kept.
         """
         examples = [example for example in self.spec.dataset.examples if self._is_trained(example)]
-        missing = list(self._missing(examples))
+        wanted, is_complete = self._wanted(examples)
+        missing = self._missing(wanted)
         num_crops = sum(len(one.crops) for one in missing)
         if not missing:
-            return True
+            return is_complete
         progress = FillProgress(self.training, "caching image", len(missing))
         num_bytes = sum(self._row_bytes(one.example) * len(one.crops) for one in missing)
         what = f"{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {file_size(num_bytes)}"
         progress.announce(f"{what} in {self.spec.settings.memory.cache_dir}")
         if num_bytes > shutil.disk_usage(existing(self.cache.folder)).free:
             raise OSError(errno.ENOSPC, f"{file_size(num_bytes)} are needed")
-        is_complete = True
         # Images of one size after another, so that a shard holds many rows.
         missing.sort(key=lambda one: one.example.bucket)
         try:
@@ -84,25 +84,29 @@ class LatentFiller:
     def _is_trained(self, example: Example) -> bool:
         return example.multiply > 0 and example.key not in self.training.state.lost
 
-    def _missing(self, examples: Sequence[Example]) -> Iterator[Missing]:
-        """Yield what is missing of each image; the shards with the rest count as used now."""
-        count = self.spec.settings.memory.cache_variants
-        seen, wanted, keys = set[bytes](), list[tuple[Example, Crop]](), list[bytes]()
+    def _wanted(self, examples: Sequence[Example]) -> tuple[dict[bytes, tuple[Example, Crop]], bool]:
+        """The crops of all images by their keys, and whether none is left out because its content is unknown."""
+        count, is_complete = self.spec.settings.memory.cache_variants, True
+        wanted: dict[bytes, tuple[Example, Crop]] = {}  # a copy of an image has the same keys
         for example in examples:
-            for crop in fixed_crops(example, count):
-                key = latent_key(example, crop)
-                if key not in seen:  # a copy of an image, or two crops that are the same
-                    seen.add(key)
-                    wanted.append((example, crop))
-                    keys.append(key)
+            try:
+                for crop in fixed_crops(example, count):
+                    wanted.setdefault(latent_key(example, crop), (example, crop))
+            except OSError:  # reported at its first visit
+                is_complete = False
+        return wanted, is_complete
+
+    def _missing(self, wanted: Mapping[bytes, tuple[Example, Crop]]) -> list[Missing]:
+        """What is missing of each image; the shards with the rest count as used now."""
+        keys = list(wanted)
         self.cache.touch(keys)
         by_image: dict[str, Missing] = {}
-        for (example, crop), key, is_missing in zip(wanted, keys, self.cache.missing(keys), strict=True):
-            if is_missing:
-                one = by_image.setdefault(example.key, Missing(example, [], []))
-                one.crops.append(crop)
-                one.keys.append(key)
-        yield from by_image.values()
+        for key in compress(keys, self.cache.missing(keys)):
+            example, crop = wanted[key]
+            one = by_image.setdefault(example.key, Missing(example, [], []))
+            one.crops.append(crop)
+            one.keys.append(key)
+        return list(by_image.values())
 
     def _row_bytes(self, example: Example) -> int:
         """Bytes of one crop in the cache."""
