@@ -22,6 +22,7 @@ OPTIONS: Mapping[str, Values] = {
     "threads": {"decode_threads": 3},
     "chunks": {"caption_chunks": 2},
     "lora": {"method": "lora", "lora_layers": "all", "lora_dora": True, "lora_dropout": 0.2},
+    "cached": {"cache_latents": True, "cache_variants": 2, "cache_text": True, "disable_textenc_training": True},
     "low-memory": {"weights_dtype": "bf16", "fused_backward": True},
 }
 """What a run may be tried with, each alone or with others."""
@@ -127,6 +128,7 @@ class Torture:
         if "sampling" in options:
             (folder / "prompts.json").write_text(json.dumps(PROMPTS))
         places = {"logdir": folder / "logs", "save_ckpt_dir": folder / "files", "resume_ckpt": self.model}
+        places["cache_dir"] = folder / "cache"
         values = COMMON | {name: str(path) for name, path in places.items()}
         values |= {"data_root": [str(self.images)], "sample_prompts": str(folder / "prompts.json")}
         for option in options:

@@ -31,7 +31,7 @@ def torture(*argv: str) -> str:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder with a run that was killed again and again, and one that was not."""
     folder = tmp_path_factory.mktemp("torture") / "kept"
-    options = "accumulation,ema,validation,sampling,8-bit,threads"
+    options = "accumulation,ema,validation,sampling,8-bit,threads,cached"
     return folder, torture("kills", "--kills", str(KILLS), "--options", options, "--folder", str(folder))
 
 
