@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from scripts.benchmark.caching import fill_row
 from scripts.benchmark.fixtures import ROOT, make_base, make_photographs, settings
 from scripts.benchmark.rows import Row, Size, wait_until_idle
 
@@ -19,7 +20,8 @@ def training_rows(folder: Path, size: Size) -> list[Row]:
     """Start and memory in processes of their own, then steps of both kinds by turns in this one."""
     make_base(folder / "base", size.width)
     make_photographs(folder / "images", size.training_images)
-    return [*_start_rows(folder, size), _step_row(folder, size)]
+    steps = [_step_row(folder, size, is_cached=is_cached) for is_cached in (False, True)]
+    return [*_start_rows(folder, size), *steps, fill_row(folder, size)]
 
 
 def _start_rows(folder: Path, size: Size) -> list[Row]:
@@ -94,11 +96,14 @@ class _Rounds:
         self._started = time.process_time()
 
 
-def _step_row(folder: Path, size: Size) -> Row:
+def _step_row(folder: Path, size: Size, *, is_cached: bool) -> Row:
     from ed2.app.run import run_training
     from ed2.events import EventBus
 
     rounds = _Rounds(folder / "base", size)
-    values = settings(folder, resolution=size.resolution, decode_threads=1)
+    caches = {"cache_latents": is_cached, "cache_text": is_cached, "cache_dir": str(folder / "cache")}
+    values = settings(folder, resolution=size.resolution, decode_threads=1, **caches)
     run_training(values, None, bus=EventBus([rounds]), controls=rounds.controls)
+    if is_cached:
+        return Row.of("step, latents and text cached / limit", "CPU s", rounds.ours, rounds.limit, goal=1.03)
     return Row.of("step, no cache / limit", "CPU s", rounds.ours, rounds.limit, goal=1.15)
