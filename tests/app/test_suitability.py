@@ -102,6 +102,7 @@ def test_the_rate_over_the_run_is_reported_in_words() -> None:
         ({"lr": 1e-10}, "A learning rate of 1e-10 for the UNet is far below"),
         ({"resolution": 64}, "Resolution 64 is far below the 512 that SD 1.x models were made at"),
         ({"resolution": 1536}, "Resolution 1536 is far above the 512"),
+        ({"method": "lora", "lora_dropout": 0.8}, "A lora_dropout of 0.8 hides 80% of each layer's inputs"),
     ],
 )
 def test_values_that_do_not_suit_a_real_model_are_reported_and_suit_a_tiny_one(values: Values, what: str) -> None:

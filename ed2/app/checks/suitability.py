@@ -26,6 +26,7 @@ USUAL_RATES = {"full": "1e-6 to 3e-6", "lora": "5e-5 to 5e-4"}
 """Learning rates of real models by method."""
 MAX_LR = {"full": 2e-5, "lora": 5e-3}
 MIN_LR = {"full": 1e-8, "lora": 4e-6}
+MAX_DROPOUT = 0.5
 LARGER_RATES = {"schedulefree": 10.0}
 """How much larger the usual rate of an optimizer is."""
 MAX_VISITS = 200_000
@@ -69,7 +70,7 @@ def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list
     found = [note for part in trained for note in _of_schedule(settings, part, length.steps)]
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
         found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
-        found += _of_samples(settings, length)
+        found += [*_of_samples(settings, length), *_of_dropout(settings)]
     return found
 
 
@@ -188,6 +189,13 @@ def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Prob
             )
         elif rate < MIN_LR[method] * factor:
             yield Problem(None, f"{start} far below the usual {USUAL_RATES[method]} and hardly changes the model.", fix)
+
+
+def _of_dropout(settings: Settings) -> Iterator[Problem]:
+    share = settings.lora.lora_dropout
+    if settings.model.method == "lora" and share > MAX_DROPOUT:
+        what = f"A lora_dropout of {share:g} hides {share:.0%} of each layer's inputs, and the LoRA hardly learns."
+        yield Problem(None, what, "Set lora_dropout to 0.1 or less to begin with.")
 
 
 def _of_resolution(settings: Settings, family: str) -> Iterator[Problem]:
