@@ -47,7 +47,9 @@ class ImageGrid:
                 with gr.Column(scale=5, min_width=320, elem_id="caption-column"):
                     js = "ed.watchSelected(element)"
                     self.selected = gr.HTML(CHOSEN, elem_id="selected-image", js_on_load=js)
-                    self.caption = gr.Textbox(label="Caption", lines=3, elem_id="caption-text", interactive=True)
+                    self.caption = gr.Textbox(
+                        label="Caption", lines=3, max_lines=6, elem_id="caption-text", interactive=True
+                    )
                     self.tokens = gr.HTML("", elem_id="token-count", js_on_load=None)
                     with gr.Row(elem_classes="ed-actions"):
                         self.save = gr.Button("Save captions", elem_id="save-caption-button", min_width=140)
@@ -77,8 +79,8 @@ class ImageGrid:
         self.grid.click(None, self.caption, self.caption, js="ed.textOfChosen")
         # not its event `input`, which only keys trigger and pasted text does not (Gradio 6.31)
         self.caption.change(self.keep, [*self.inputs, self.caption], [self.unsaved, self.tokens], **shown)
-        for button, work in ((self.save, self.save_captions), (self.undo, self.undo_last)):
-            self.follow(button.click(work, self.inputs, self.unsaved, js=ASK, **SPOKEN))
+        self.follow(self.save.click(self.save_captions, self.inputs, self.unsaved, js=ASK, **SPOKEN))
+        self.follow(self.undo.click(self.undo_last, self.inputs, self.unsaved, js="ed.askUndo", **SPOKEN))
 
     def show_after(self, event: Any) -> Any:
         """Show the images once this has ended, as the page then asks for them."""

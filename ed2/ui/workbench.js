@@ -28,6 +28,12 @@ Object.assign(window.ed, (() => {
   });
   const askGrid = (_, ...held) => [question(), ...held];
   const askFirstPage = (_, ...held) => { state.page = 1; return askGrid(_, ...held); };
+  // The program hears of what was typed for the chosen image for the last time: it discards that.
+  const askUndo = (_, ...held) => {
+    const asked = question();
+    state.typed.delete(state.chosen);
+    return [asked, ...held];
+  };
 
   // What was typed. The browser's own event tells of it at once, before any key can choose another image.
   const textOf = tile => state.typed.get(tile.dataset.image)?.text ?? tile.dataset.text;
@@ -194,5 +200,5 @@ Object.assign(window.ed, (() => {
   }, true);
   document.addEventListener('focusin', event => { state.isInside = Boolean(event.target.closest('#dataset-grid')); });
 
-  return { askGrid, askFirstPage, textOfChosen, watchGrid, watchSelected, watchChips };
+  return { askGrid, askFirstPage, askUndo, textOfChosen, watchGrid, watchSelected, watchChips };
 })());
