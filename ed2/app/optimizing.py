@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ed2.app.checks.rates import rate_of
 from ed2.models.base import DiffusionModel, Part, trained_parts
 from ed2.models.families.clip import freeze_text_encoder
 from ed2.models.families.facts import FamilyFacts, PartFacts
 from ed2.registry import OPTIMIZERS
-from ed2.settings.schema import TEXT_ENCODER_SHARE, Settings
+from ed2.settings.schema import PRODIGY_LR, Settings
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule, make_schedule
 
-PRODIGY_LR = 1.0
 OWN = "text_encoder_"
 """Prefix of the text encoders' own settings; the common setting applies if one is not set."""
 
@@ -126,8 +126,6 @@ def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkP
         return value if value is not None else getattr(common, name)
 
     optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
-    lr = common.lr_of(part.name, settings.model.method)
-    if optimizer == "prodigy" and not common.has_lr_for(part.name):
-        lr = PRODIGY_LR * TEXT_ENCODER_SHARE if part.is_text_encoder else PRODIGY_LR
+    lr = rate_of(settings, part)
     options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
     return NetworkPlan(part.title, optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))

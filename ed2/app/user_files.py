@@ -13,6 +13,8 @@ from ed2.settings.gather import gather
 from ed2.small_files import read_object
 
 SHIPPED = PROGRAM_DIR / "presets"
+OWN = "My preset: "
+"""Begins the title of a preset of the user."""
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,60}")
 
 
@@ -41,8 +43,11 @@ class UserFiles:
     def presets(self) -> dict[str, Path]:
         """Presets by title: the shipped ones, then the user's own."""
         shipped = {_title(path): path for path in sorted(SHIPPED.glob("*.json"))}
-        own = {f"My preset: {path.stem}": path for path in sorted((self.folder / "presets").glob("*.json"))}
-        return {**shipped, **own}
+        return {**shipped, **self.own_presets()}
+
+    def own_presets(self) -> dict[str, Path]:
+        """The user's own presets by title."""
+        return {f"{OWN}{path.stem}": path for path in sorted((self.folder / "presets").glob("*.json"))}
 
     def keep_preset(self, name: str, values: Mapping[str, object]) -> str:
         """Save settings as one of the user's presets; returns its title.
@@ -51,11 +56,38 @@ class UserFiles:
             SettingsError: the name is not valid for a file.
             OSError: it cannot be written.
         """
-        if not _NAME.fullmatch(name.strip()) or is_reserved(name.strip()):
-            fix = "Use up to 60 letters, digits, spaces, - and _."
-            raise SettingsError("The preset cannot be saved:", [Problem(None, f"{name!r} is not a valid name.", fix)])
-        self.write(f"presets/{name.strip()}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-        return f"My preset: {name.strip()}"
+        name = _file_name(name)
+        self.write(f"presets/{name}.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        return f"{OWN}{name}"
+
+    def rename_preset(self, title: str, name: str) -> str:
+        """Give one of the user's presets another name; returns its title.
+
+        Raises:
+            SettingsError: it is not the user's or is gone, or the name is taken or not valid for a file.
+            OSError: it cannot be renamed.
+        """
+        old, name = self._own(title), _file_name(name)
+        new = old.with_name(f"{name}.json")
+        if new.exists() and not new.samefile(old):  # on Windows and macOS another case is the same file
+            raise _refused(f"there is a preset named {name!r} already.", "Choose another name, or delete that one.")
+        old.rename(new)
+        return f"{OWN}{name}"
+
+    def remove_preset(self, title: str) -> None:
+        """Delete one of the user's presets.
+
+        Raises:
+            SettingsError: it is not the user's, or is gone.
+            OSError: it cannot be deleted.
+        """
+        self._own(title).unlink()
+
+    def _own(self, title: str) -> Path:
+        path = self.own_presets().get(title)
+        if path is None:
+            raise _refused(f"{title!r} is not one of your own presets.", "Choose one of yours.")
+        return path
 
     def write(self, name: str, text: str) -> Path:
         """Write a small file into the folder, whole or not at all. Raises OSError."""
@@ -63,6 +95,17 @@ class UserFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
         return path
+
+
+def _file_name(name: str) -> str:
+    name = name.strip()
+    if not _NAME.fullmatch(name) or is_reserved(name):
+        raise _refused(f"{name!r} is not a valid name.", "Use up to 60 letters, digits, spaces, - and _.")
+    return name
+
+
+def _refused(what: str, fix: str) -> SettingsError:
+    return SettingsError("The presets stay as they are:", [Problem(None, what, fix)])
 
 
 def _title(path: Path) -> str:

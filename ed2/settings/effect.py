@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from ed2.models.families.facts import FamilyFacts
 from ed2.settings.fields import fields
+from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import plural
 
@@ -17,7 +18,7 @@ Idle = Iterator[tuple[str, str]]
 def without_effect(settings: Settings, family: FamilyFacts) -> list[str]:
     """Sentences on settings that were set and have no effect in this combination, for a model of `family`."""
     values = settings.flat()
-    found = {name: why for name, why in idle(settings, family).items() if values[name] != _default_of(name)}
+    found = {name: why for name, why in idle(settings, family).items() if not _is_default(name, values[name])}
     found |= dict(_unused_layers(settings, family))
     return [f"{name} has no effect: {why}." for name, why in found.items()]
 
@@ -36,9 +37,12 @@ def idle(settings: Settings, family: FamilyFacts) -> Mapping[str, str]:
     return found
 
 
-def _default_of(name: str) -> object:
-    default = fields()[name].default
-    return list(default) if isinstance(default, tuple) else default
+def _is_default(name: str, value: object) -> bool:
+    """Whether a value is the default; a relative path counts from the program's folder."""
+    spec = fields()[name]
+    if spec.is_path and isinstance(spec.default, str):
+        return value in (spec.default, str(PROGRAM_DIR / spec.default))
+    return value == (list(spec.default) if isinstance(spec.default, tuple) else spec.default)
 
 
 def _by_method(settings: Settings, family: FamilyFacts) -> Idle:
@@ -121,7 +125,24 @@ def _of_average(settings: Settings, family: FamilyFacts) -> Idle:
         yield "ema_decay_rate", "ema_strength_target sets the decay"
 
 
-RULES = (_by_method, _of_data, _of_saving, _of_text_encoders, _of_optimizers, _of_average, _of_validation)
+def _of_caches(settings: Settings, family: FamilyFacts) -> Idle:
+    memory = settings.memory
+    if not memory.cache_latents:
+        yield "cache_variants", "cache_latents is off"
+    if not memory.cache_latents and not memory.cache_text:
+        yield "cache_dir", "nothing is cached"
+
+
+RULES = (
+    _by_method,
+    _of_data,
+    _of_saving,
+    _of_text_encoders,
+    _of_optimizers,
+    _of_average,
+    _of_validation,
+    _of_caches,
+)
 """Each gives settings without effect, from the other settings and the family."""
 
 

@@ -105,6 +105,9 @@ DEFAULT_LR = {"full": 1e-6, "lora": 1e-4}
 TEXT_ENCODER_SHARE = 0.5
 """Learning rate of a text encoder without one of its own, relative to the UNet's. At the same rate it forgets."""
 
+PRODIGY_LR = 1.0
+"""Learning rate of the UNet with Prodigy, which finds the rate itself: a factor on it."""
+
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 """The decay rates of an optimizer's two running averages."""
 

@@ -45,7 +45,7 @@ class OwnerPage:
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
         self.train.wire(self.form, self.tabs, self.resume.lora)
-        outputs = [*self.form.inputs, self.tabs, self.settings.preset]
+        outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)
         opened.failure(None, None, None, js="ed.unlockForm")
@@ -72,7 +72,7 @@ class OwnerPage:
         filled = self.form.show(values)
         page = self._context.pages.of(request)
         page.form = self.form.read([filled[control] for control in self.form.inputs])
-        updates = {**filled, self.settings.preset: self.settings.preset_choices(), **self.dataset.opened()}
+        updates = {**filled, self.settings.presets.choice: self.settings.presets.choices(), **self.dataset.opened()}
         updates |= self.sampling.prompts_of(page, values.get("sample_prompts"))
         if self._context.service.snapshot().is_active:
             updates[self.tabs] = gr.Tabs(selected="train")

@@ -14,6 +14,7 @@ from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.ui.form import with_one_optimizer
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.page_state import Pages, PageState
 from ed2.ui.sharing import Sharing
@@ -60,7 +61,7 @@ class Context:
         self.sharing = Sharing(self.service, self.samples, self.form_values)
         self.desk = DatasetDesk(Edits(self.user.folder / "captions", self.roots.allow), self.roots.allow)
         draft = {} if self.is_preset_given else self.user.draft()
-        self._form: dict[str, object] = {**draft, **self.begin}
+        self._form = with_one_optimizer({**draft, **self.begin})
 
     @property
     def checked(self) -> CheckResult | None:

@@ -13,13 +13,12 @@ from ed2.settings.fields import FieldSpec, fields, label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, unquoted
 from ed2.ui.wiring import Updates
 
-ESSENTIALS = ["project_name", "resume_ckpt", "resolution", "batch_size", "max_epochs", "lr", "lr_scheduler"]
-ESSENTIALS += ["gradient_checkpointing", "useadam8bit", "ckpt_every_n_minutes"]
-ELSEWHERE = ("data_root",)
-"""Settings shown in another tab, in addition to the group Sampling."""
 BASE = "resume_ckpt"
 KEPT_BY_PRESETS = ("data_root", BASE, "project_name", "logdir", "save_ckpt_dir", "sample_prompts")
 """Settings that belong to a run, not to a GPU: a preset keeps them unless it names them."""
+KEPT_BY_RESET = ("data_root", BASE, "logdir", "save_ckpt_dir")
+"""The folders of the user and the base model."""
+EIGHT_BIT, OPTIMIZER = "useadam8bit", "optimizer"
 AUTOMATIC = "automatic"
 SWITCH = {"on": True, "off": False}
 """The choices of a switch that may also be left empty."""
@@ -29,7 +28,7 @@ class Form:
     """The controls by the name of their setting, made one by one where they belong."""
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = {**defaults(), **values}
+        self._values = {**defaults(), **with_one_optimizer(values)}
         self.controls: dict[str, Any] = {}
 
     def add(self, names: Iterable[str]) -> None:
@@ -48,8 +47,19 @@ class Form:
 
     def show(self, values: Mapping[str, object]) -> Updates:
         """What the controls show for these settings."""
+        values = with_one_optimizer(values)
         named = self.controls.keys() & values.keys()
         return {self.controls[name]: to_control(fields()[name], values[name]) for name in named}
+
+
+def with_one_optimizer(values: Mapping[str, object]) -> dict[str, object]:
+    """The same settings with `useadam8bit` written as the optimizer that it stands for, so that one control shows both.
+
+    Where `optimizer` names another, both stay, and the checks report it.
+    """
+    if values.get(EIGHT_BIT) is not True or values.get(OPTIMIZER) not in (None, "adamw8bit"):
+        return dict(values)
+    return {**values, OPTIMIZER: "adamw8bit", EIGHT_BIT: False}
 
 
 def defaults() -> dict[str, object]:
@@ -165,7 +175,7 @@ def form_of_preset(preset: Path, base: object, presets: Iterable[Path]) -> dict[
     Raises:
         SettingsError: the preset cannot be read.
     """
-    named = preset_values(preset)
+    named = with_one_optimizer(preset_values(preset))
     chosen = absolute_paths({BASE: base}, PROGRAM_DIR)[BASE]
     if chosen and _is_public(named.get(BASE)) and chosen not in map(_base_of, presets):
         del named[BASE]

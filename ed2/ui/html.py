@@ -45,7 +45,7 @@ _DOWNLOAD = re.compile(r"python -m ed2 download \S+")
 _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ON_PAGE = {
     "check": "Check in the Dataset tab",
-    "suggest": "Suggest in the Settings tab",
+    "suggest": "Make it fit in the Settings tab",
     "test_resume": "Test resume in the Resume tab",
     "vram_gb": "“GPU memory”",
     "config": "the settings file",
@@ -152,21 +152,44 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
     )
 
 
-def problems_html(problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str) -> str:
-    """What is wrong and what to do, in a box that screen readers announce; an empty box without problems."""
+def problems_html(
+    problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str, is_form: bool = True
+) -> str:
+    """What is wrong and what to do, in a box that screen readers announce; an empty box without problems.
+
+    Args:
+        problems: one by one.
+        box_id: of the box.
+        hide: removes paths.
+        is_form: whether the page has the form, so that the problem of a setting is a button that leads to its field.
+    """
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
-    items = list_html(_problem(problem, hide) for problem in problems)
+    items = list_html(_problem(problem, hide, is_form=is_form) for problem in problems)
     heading = "1 problem needs your attention:"
     if len(problems) > 1:
         heading = f"{len(problems)} problems need your attention:"
     return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p>{items}</div>'
 
 
-def _problem(problem: Problem, hide: Hide) -> str:
+def tab_of(setting: str) -> str:
+    """The tab that has the field of a setting."""
+    if setting == "data_root":
+        return "dataset"
+    return "sampling" if fields()[setting].group == "sampling" else "settings"
+
+
+def jump_html(setting: str, text: str) -> str:
+    """A button that leads to the field of a setting."""
+    place = f'data-setting="{setting}" data-tab="{tab_of(setting)}"'
+    return f'<button type="button" class="ed-jump" {place}>{escape(text)}</button>'
+
+
+def _problem(problem: Problem, hide: Hide, *, is_form: bool) -> str:
     name, text = problem.path or "", on_page(f"{problem.what} {problem.fix}".strip())
     if name in fields():
-        return escape(f"{label_of(name)} ({name}): {hide(text)}")
+        told = f"{label_of(name)} ({name}): {hide(text)}"
+        return jump_html(name, told) if is_form else escape(told)
     return escape(hide(": ".join(filter(None, (name, text)))))
 
 

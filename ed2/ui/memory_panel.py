@@ -1,10 +1,11 @@
-"""GPU memory in the Settings tab: a bar of what the run needs, what to change, and changing it."""
+"""The panel of the Settings tab: memory, steps, time, disk, problems, and what to change so that the run fits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
+from ed2.app.checks.forecast import LIKE_IT, Forecast, forecast
 from ed2.app.memory.report import (
     SMALLEST_SHOWN_GB,
     MemoryReport,
@@ -15,13 +16,17 @@ from ed2.app.memory.report import (
 )
 from ed2.app.memory.suggestion import Suggestion, change_lines, suggest_for
 from ed2.app.preflight import model_sizes
-from ed2.errors import ProblemsError
+from ed2.errors import Problem, ProblemsError
 from ed2.settings.fields import label_of
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
+from ed2.text import duration, file_size, plural
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import escape, list_html, note_html, on_page
+from ed2.ui.html import NO_VALUE, escape, list_html, note_html, on_page, problems_html
+from ed2.ui.preset_panel import as_text
+from ed2.ui.rate_chart import rates_html
+from ed2.ui.settings_view import with_labels
 from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
 
@@ -29,74 +34,103 @@ HERE = 0
 """The value that stands for the GPU in this computer."""
 SIZES_GB = (8, 12, 16, 24)
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
-NO_GPU = "There is no NVIDIA GPU here. To plan for one, choose its memory above."
+LISTED_IN_STRIP = "Fix the problems listed under Train to see steps and memory."
+FIT, APPLY = "Make it fit", "Apply"
+NO_TIME = "known after the first steps"
 
 
 class MemoryPanel:
-    """Shows while the form is filled in whether the run fits a GPU, and changes the form so that it does."""
+    """Stays in view beside the form: memory, steps, time, disk, what is wrong, and changes that make the run fit."""
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
-        choices = [(_gpu_here(), HERE), *((f"{gb} GB", gb) for gb in SIZES_GB)]
-        self.card = gr.Radio(choices, value=HERE, label="GPU memory", interactive=True, elem_id="card-choice")
-        self.plan = gr.HTML("", js_on_load=None, elem_id="memory-plan")
-        with gr.Row(elem_classes="ed-actions"):
-            self.suggest = gr.Button("Suggest", elem_id="suggest-button", min_width=100)
-            self.fit = gr.Button("Make it fit", elem_id="fit-button", min_width=100)
-            self.undo = gr.Button("Undo", elem_id="undo-fit-button", min_width=100, interactive=False)
-        self.answer = gr.HTML("", js_on_load=None, elem_id="memory-answer")
+        with gr.Column(elem_id="memory-panel"):
+            self.head = gr.HTML(head_html([]), js_on_load=None, elem_id="panel-head")
+            with gr.Column(elem_id="panel-body"):
+                self.problems = gr.HTML("", js_on_load=None, elem_id="panel-problems")
+                choices = [(_gpu_here(), HERE), *((f"{gb} GB", gb) for gb in SIZES_GB)]
+                self.card = gr.Dropdown(
+                    choices, value=HERE, label="GPU memory", interactive=True, elem_id="card-choice"
+                )
+                self.plan = gr.HTML("", js_on_load=None, elem_id="memory-plan")
+                self.answer = gr.HTML("", js_on_load=None, elem_id="memory-answer")
+                with gr.Row(elem_classes="ed-actions", elem_id="fit-row"):
+                    self.fit = gr.Button(FIT, elem_id="fit-button", min_width=100, visible=False)
+                    self.undo = gr.Button("Undo", elem_id="undo-fit-button", min_width=100, visible=False)
+                self.forecast = gr.HTML("", js_on_load=None, elem_id="forecast")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` changes."""
+        return [self.head, self.problems, self.plan, self.answer, self.fit, self.undo, self.forecast]
 
     def wire(self) -> list[Any]:
-        """Connect the buttons, once every control is made; the bar is drawn with everything else that follows the form.
+        """Connect the buttons, once every control is made; the rest follows the form.
 
         Returns:
             The events that change the form.
         """
         inputs = self._form.inputs
-        given, others = [self.card, *inputs], [self.answer, self.undo]
-        self.suggest.click(self.show_advice, given, self.answer, **QUIET)
+        given = [self.card, *inputs]
         return [
-            fill(self.fit.click, self.make_fit, given, inputs, others, **QUIET),
-            fill(self.undo.click, self.undo_fit, inputs, inputs, others, **QUIET),
+            fill(self.fit.click, self.make_fit, given, inputs, **QUIET),
+            fill(self.undo.click, self.undo_fit, inputs, inputs, **QUIET),
         ]
 
-    def plan_of(self, settings: Settings, card_gb: float) -> str:
-        """The bar and the verdict for valid settings; a `card_gb` of 0 is the GPU in this computer."""
-        return plan_html(report_memory(settings, model_sizes(settings), card_gb or None))
-
-    def show_advice(self, request: gr.Request, card_gb: float, *raw: Any) -> str:
-        """What to change so that the run fits."""
-        values = self._form.read(raw)
-        self._context.pages.of(request).advised = (card_gb, values)
-        return self._advice(card_gb, values)[0]
-
-    def drop_old_answer(self, request: gr.Request, card_gb: float, values: dict[str, object]) -> Updates:
-        """Clear the answer if it is about another form or card, so that it never contradicts the verdict."""
-        page = self._context.pages.of(request)
-        if page.advised is None or page.advised == (card_gb, values):
-            return {}
-        page.advised = None
-        return {self.answer: ""}
+    def updates(self, request: gr.Request, values: dict[str, object], card_gb: float) -> Updates:
+        """What a form comes to; a `card_gb` of 0 is the GPU in this computer."""
+        try:
+            settings = with_defaults(self._context.require_allowed(values))
+        except ProblemsError as error:
+            hidden = gr.update(visible=False)
+            told = {self.problems: self._problems_html(error.problems), self.head: head_html(error.problems)}
+            return {**told, self.plan: "", self.answer: "", self.fit: hidden, self.undo: hidden, self.forecast: ""}
+        report = report_memory(settings, model_sizes(settings), card_gb or None)
+        found = forecast(settings, self._context.checked, card_gb or None)
+        return {
+            self.head: head_html([], report, found),
+            self.problems: "",
+            self.plan: plan_html(report),
+            self.forecast: forecast_html(found),
+            **self._suggested(request, card_gb, values, FIT if report.plan.verdict(report.card) != "fits" else APPLY),
+        }
 
     def make_fit(self, request: gr.Request, card_gb: float, *raw: Any) -> Updates:
         """Change the form so that the run fits."""
         values = self._form.read(raw)
-        html, changes = self._advice(card_gb, values)
+        _, changes = self._advice(card_gb, values)
         page = self._context.pages.of(request)
         page.before_fit = {name: values[name] for name in changes}
-        page.advised = (card_gb, {**values, **changes})
-        return {**self._form.show(changes), self.answer: html, self.undo: gr.update(interactive=bool(changes))}
+        page.after_fit = changes
+        return self._form.show(changes)
 
     def undo_fit(self, request: gr.Request, *_: Any) -> Updates:
         """Restore what `make_fit` changed."""
         page = self._context.pages.of(request)
-        before, page.before_fit, page.advised = page.before_fit, {}, None
-        return {**self._form.show(before), self.answer: "", self.undo: gr.update(interactive=False)}
+        before, page.before_fit, page.after_fit = page.before_fit, {}, {}
+        return self._form.show(before)
+
+    def _suggested(self, request: gr.Request, card_gb: float, values: Mapping[str, object], label: str) -> Updates:
+        """The suggestion for a form, and which buttons make sense: *Undo* while the form has what was applied."""
+        page = self._context.pages.of(request)
+        html, changes = self._advice(card_gb, values)
+        is_applied = all(values[name] == value for name, value in page.after_fit.items())
+        if page.after_fit and is_applied:
+            applied = [
+                f"{label_of(name)}: {as_text(page.before_fit[name])} → {as_text(value)}"
+                for name, value in page.after_fit.items()
+            ]
+            html = _list_html([f"Changed {', '.join(applied)}."]) + html
+        return {
+            self.answer: html,
+            self.fit: gr.update(visible=bool(changes), value=label),
+            self.undo: gr.update(visible=bool(page.after_fit) and is_applied),
+        }
 
     def _advice(self, card_gb: float, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
         """The advice for a form, as HTML, and the settings to change."""
         if card_gb == HERE and card_for(str(values.get("device", "auto"))).total_gb is None:
-            return _list_html([NO_GPU]), {}
+            return "", {}
         try:
             settings = with_defaults(self._context.require_allowed(values))
             sizes, num_images = model_sizes(settings), self._num_images(settings)
@@ -114,6 +148,13 @@ class MemoryPanel:
         if checked is None or checked.settings.data.data_root != settings.data.data_root:
             return None
         return len(checked.dataset.examples)
+
+    def _problems_html(self, problems: Sequence[Problem]) -> str:
+        in_strip = self._context.service.snapshot().problems
+        others = [problem for problem in problems if problem not in in_strip]
+        if not others:
+            return note_html(LISTED_IN_STRIP)
+        return problems_html(others, box_id="settings-problems")
 
 
 def _gpu_here() -> str:
@@ -135,6 +176,42 @@ def _advice_lines(found: Suggestion) -> list[str]:
 
 def _list_html(lines: Sequence[str]) -> str:
     return list_html((escape(on_page(line.strip())) for line in lines), "ed-advice")
+
+
+def head_html(problems: Sequence[Problem], report: MemoryReport | None = None, found: Forecast | None = None) -> str:
+    """The panel in a line, which on a phone is all of it until it is pressed."""
+    parts = []
+    if problems:
+        look, word = "bad", f"{len(problems)} {plural(len(problems), 'problem')}"
+    elif report is None:
+        look, word = "", "…"
+    else:
+        verdict = report.plan.verdict(report.card)
+        look, word = (LOOKS[verdict], verdict.capitalize()) if verdict else ("", "CPU")
+        free = report.card.free_gb if report.card.kind == "cuda" else None
+        parts.append(f"{report.plan.expected_gb:.1f} of {free:.1f} GB" if free else f"{report.plan.expected_gb:.1f} GB")
+    if found and found.steps is not None:
+        parts.append(f"{found.steps:,} {plural(found.steps, 'step')}")
+    pill = f'<span class="ed-pill" data-look="{look}">{escape(word)}</span>'
+    return (
+        '<button type="button" id="panel-button" aria-controls="panel-body" aria-expanded="false">'
+        f"{pill} <span>{escape(' · '.join(parts))}</span></button>"
+    )
+
+
+def forecast_html(found: Forecast) -> str:
+    """Steps, time and disk, the learning rate over the run, and what is worth a second thought."""
+    time = duration(found.seconds) if found.seconds else NO_VALUE
+    figures = (
+        ("Steps", NO_VALUE if found.steps is None else f"{found.steps:,}", on_page(found.course)),
+        ("Time", time, LIKE_IT if found.seconds else NO_TIME),
+        ("Disk", file_size(found.checkpoint_bytes), f"per checkpoint; {file_size(found.free_bytes)} free"),
+    )
+    rows = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd><dd>{escape(text)}</dd></div>" for name, value, text in figures
+    )
+    notes = list_html((escape(with_labels(on_page(line))) for line in found.notes), "ed-advice ed-note")
+    return f'<dl class="ed-figures ed-forecast">{rows}</dl>{rates_html(found.rates)}{notes}'
 
 
 def plan_html(found: MemoryReport) -> str:

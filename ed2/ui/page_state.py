@@ -26,8 +26,8 @@ class PageState:
         kept: the checkpoints whose boxes were ticked when they were last shown.
         lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
         before_fit: the settings that *Make it fit* changed, as they were.
+        after_fit: the same settings as it set them.
         bulk_plan: the change of captions that its preview shows.
-        advised: the card and the form that its answer on memory is about; None without an answer.
     """
 
     form: Mapping[str, object] | None = None
@@ -38,8 +38,8 @@ class PageState:
     kept: tuple[str, ...] = ()
     lora_problem: str = ""
     before_fit: Mapping[str, object] = field(default_factory=dict)
+    after_fit: Mapping[str, object] = field(default_factory=dict)
     bulk_plan: BulkPlan | None = None
-    advised: tuple[float, Mapping[str, object]] | None = None
 
     def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:
         """Whether the page shows an old revision of this section."""

@@ -143,7 +143,7 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> g
             if page.is_outdated("status", shown):
                 updates[status] = status_html(shown, hide=hide)
             if page.is_outdated("problems", shown):
-                updates[problems] = problems_html(shown.problems, hide=hide)
+                updates[problems] = problems_html(shown.problems, hide=hide, is_form=False)
             page.seen = now
             return updates or gr.skip()
 

@@ -46,6 +46,25 @@ def test_own_presets_are_listed_after_the_shipped_ones(user: UserFiles) -> None:
     assert preset_values(presets[title]) == {"max_epochs": 5}
 
 
+def test_own_presets_are_renamed_and_deleted_and_no_other_is(user: UserFiles) -> None:
+    first, second = user.keep_preset("cats", {"max_epochs": 5}), user.keep_preset("dogs", {"max_epochs": 7})
+    with pytest.raises(SettingsError, match="named 'dogs' already"):
+        user.rename_preset(first, "dogs")
+    assert user.rename_preset(first, " big cats ") == "My preset: big cats"
+    assert list(user.own_presets()) == ["My preset: big cats", second]
+    assert preset_values(user.own_presets()["My preset: big cats"]) == {"max_epochs": 5}
+    user.remove_preset(second)
+    shipped = next(iter(user.presets()))
+    for title in (second, shipped, "My preset: ../../draft"):
+        with pytest.raises(SettingsError, match="not one of your own"):
+            user.remove_preset(title)
+        with pytest.raises(SettingsError, match="not one of your own"):
+            user.rename_preset(title, "x")
+    with pytest.raises(SettingsError, match="not a valid name"):
+        user.rename_preset("My preset: big cats", "../evil")
+    assert list(user.own_presets()) == ["My preset: big cats"] and shipped in user.presets()
+
+
 @pytest.mark.parametrize("name", ["", "../evil", "a/b", ".hidden", "x" * 80, "a\nb"])
 def test_a_preset_cannot_leave_its_folder(user: UserFiles, name: str) -> None:
     with pytest.raises(SettingsError):

@@ -6,7 +6,8 @@ import pytest
 
 from ed2.app.checks.check import check_dataset, run_check
 from ed2.app.checks.forecast import forecast
-from ed2.app.checks.suitability import RunLength, rate_lines, unsuitable
+from ed2.app.checks.rates import rate_curves, rate_lines
+from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.models.families.facts import FACTS
@@ -157,7 +158,7 @@ def test_check_form_and_start_tell_it_alike(values: Values, tmp_path: Path) -> N
     assert what in found.as_text() and "Learning rate of the UNet: rises from" in found.as_text()
     settings = with_defaults(own)
     images = check_dataset(settings, scan_dataset(settings))
-    assert any(what in line for line in forecast(settings, images))
+    assert any(what in line for line in forecast(settings, images).notes)
     assert what in said(train(own))
 
 
@@ -187,3 +188,14 @@ def test_each_text_encoder_is_named_with_the_setting_of_its_rate() -> None:
     assert "Set text_encoder_2_lr to 5e-07" in found
     lines = rate_lines(settings_from({"text_encoder_2_lr": 1e-7}), FACTS["sdxl"], 9)
     assert lines[-1] == "Learning rate of the second text encoder: 1e-07 throughout."
+
+
+def test_the_rate_over_the_run_is_drawn_for_each_network_from_its_own_schedule() -> None:
+    settings = settings_from({"lr": 2e-6, "lr_scheduler": "linear", "text_encoder_lr_scheduler": "constant"})
+    unet, text = rate_curves(settings, SD1, 1001)
+    assert (unet.title, text.title) == ("UNet", "text encoder")
+    assert unet.points[0] == (0, 1e-7) and (20, 2e-6) in unet.points, "its warm-up, a fiftieth of the run"
+    assert dict(unet.points)[510] == pytest.approx(1e-6, rel=0.01) and unet.points[-1][1] < 1e-8
+    assert {rate for _, rate in text.points} == {1e-6}
+    assert rate_curves(settings_from({"optimizer": "prodigy"}), SD1, 10)[0].points[0] == (0, 1.0)
+    assert len(rate_curves(settings, SD1, 1)[0].points) == 1

@@ -6,6 +6,7 @@ from ed2.models.families.facts import FACTS
 from ed2.settings.checks import as_far_as_valid, settings_from
 from ed2.settings.effect import idle, without_effect
 from ed2.settings.fields import fields
+from ed2.settings.files import with_defaults
 
 SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
@@ -40,7 +41,7 @@ def test_the_second_text_encoder_is_one_of_sdxl() -> None:
 
 
 def test_only_a_setting_that_was_set_is_reported() -> None:
-    assert without_effect(settings_from({}), SD1) == []
+    assert without_effect(settings_from({}), SD1) == without_effect(with_defaults({}), SD1) == []
     assert without_effect(settings_from({"lora_rank": 8}), SD1) == ["lora_rank has no effect: method is full."]
 
 

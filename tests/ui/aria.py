@@ -12,20 +12,29 @@ CONTROLS = {
   - combobox "Preset"
   - button "Load preset"
   - button "Reset to defaults"
-  - button /Save as preset/
+  - search:
+    - searchbox "Search settings"
+    - group "View":
+      - radio "Basic" [checked]
+      - radio "All"
+      - radio "Changed"
+  - combobox "Method"
   - textbox /Project name/
-  - textbox /Base model or checkpoint/
+  - spinbutton "Epochs"
   - combobox "Resolution"
   - spinbutton "Batch size"
-  - spinbutton "Epochs"
+  - textbox /Base model or checkpoint/
+  - checkbox "Freeze text encoder"
+  - button /Choose a base model/
+  - combobox "Optimizer"
   - textbox /Learning rate/
   - combobox "Learning rate schedule"
   - checkbox "Gradient checkpointing"
-  - checkbox "8-bit Adam"
   - textbox /Save interval .minutes./
-  - button /Advanced/
+  - button /Save, rename or delete/
   - button /Equivalent command/
   - button /Raw JSON/
+  - combobox "GPU memory"
 """,
     "Sampling": """
 - tabpanel:

@@ -61,7 +61,8 @@ def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
         shown = page.form.show({**defaults(), "data_root": [place]})
         raw = [shown[control] for control in page.form.inputs]
         assert "cannot be opened" in dataset.check_images(*raw)[dataset.report]
-        assert "cannot be opened" in settings.forecast_of({**defaults(), "resume_ckpt": place}, 0)[settings.forecast]
+        told = settings.memory.updates(REQUEST, {**defaults(), "resume_ckpt": place}, 0)[settings.memory.problems]
+        assert "cannot be opened" in told
         for ask in (
             lambda place=place: page.resume.list_runs(REQUEST, place, None),
             lambda place=place: page.train.open_tensorboard(place),

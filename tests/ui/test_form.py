@@ -12,7 +12,7 @@ from ed2.app.phases import State
 from ed2.app.preflight import model_sizes
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot, RunView
-from ed2.app.user_files import UserFiles, preset_values
+from ed2.app.user_files import UserFiles
 from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError
 from ed2.events import CheckpointSaved, PhaseChanged, Progressed, RunEnded, ValidationDone
@@ -23,7 +23,7 @@ from ed2.settings.fields import fields
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
-from ed2.ui.form import control_of, defaults, from_control, to_control
+from ed2.ui.form import Form, control_of, defaults, form_of_preset, from_control, to_control, with_one_optimizer
 from ed2.ui.html import (
     HOW_TO_CONVERT,
     NO_SINGLE_FILE,
@@ -220,14 +220,26 @@ def test_a_requested_pause_is_shown_until_the_run_waits() -> None:
     service.close()
 
 
-def test_changes_from_a_preset_are_folded_under_their_count(tmp_path: Path) -> None:
+def test_a_preset_says_what_it_is_for_and_what_it_would_change(tmp_path: Path) -> None:
     context = Context(user=UserFiles(tmp_path / "user"))
-    tab = OwnerPage(context).settings
+    panel = OwnerPage(context).settings.presets
     title = next(iter(context.user.presets()))
-    preset = {**defaults(), **preset_values(context.user.presets()[title])}
-    told = tab.difference_html({**preset, "max_epochs": 7, "lr": 1e-3}, title)
-    assert told.startswith('<details class="ed-note"><summary>2 changes from this preset</summary><ul')
-    assert "matches this preset" in tab.difference_html(preset, title)
+    preset = {**defaults(), **form_of_preset(context.user.presets()[title], "", ())}
+    told = panel.preview_html({**preset, "max_epochs": 7, "optimizer": "lion"}, title)
+    assert "Anyone, on any computer" in told and "Loading it changes 2 settings:" in told
+    assert "--max_epochs</span>: <b>7 → " in told and "lion → empty" in told
+    assert "matches this preset" in panel.preview_html(preset, title)
+    assert panel.preview_html(preset, None) == ""
+
+
+def test_one_control_shows_both_ways_of_choosing_8_bit_adam() -> None:
+    form = Form({"useadam8bit": True})
+    form.add(["optimizer", "useadam8bit"])
+    assert [control.value for control in form.inputs] == ["adamw8bit", False]
+    shown = form.show({"useadam8bit": True, "optimizer": "adamw8bit"})
+    assert (shown[form.controls["optimizer"]], shown[form.controls["useadam8bit"]]) == ("adamw8bit", False)
+    contradiction = {"useadam8bit": True, "optimizer": "lion"}
+    assert with_one_optimizer(contradiction) == contradiction, "the checks report it"
 
 
 def test_a_hundred_thousand_losses_are_drawn_from_about_a_thousand_points() -> None:

@@ -14,8 +14,10 @@ from ed2.ui.app import OwnerPage
 from ed2.ui.command import build_parser, context_of
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
+from ed2.ui.memory_panel import LISTED_IN_STRIP
 from ed2.ui.page_state import PageState
-from ed2.ui.settings_tab import LISTED_IN_STRIP, SettingsTab
+from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.settings_view import FormFacts
 from ed2.ui.wiring import Updates
 
 CARD, OTHER_CARD, DEMO = "SD 1.5 on a 12 GB card", "SD 2.1 at 768 on a 24 GB card", "Demo"
@@ -36,9 +38,12 @@ class Filled:
     def raw(self) -> list[object]:
         return list(self.texts.values())
 
-    def load(self, title: str) -> None:
-        title = next(name for name in self.context.user.presets() if name.startswith(title))
-        self.take(self.tab.load_preset(REQUEST, title, *self.raw))
+    def title_of(self, start: str) -> str:
+        return next(name for name in self.context.user.presets() if name.startswith(start))
+
+    def load(self, start: str) -> None:
+        title = self.title_of(start)
+        self.take(self.tab.presets.load_preset(REQUEST, title, *self.raw))
 
     def take(self, updates: Updates) -> None:
         self.texts |= {name: updates[control] for name, control in self.form.controls.items() if control in updates}
@@ -70,7 +75,7 @@ def test_a_preset_keeps_what_the_user_chose_for_the_run(filled: Filled, tmp_path
     runs = {"logdir": str(tmp_path / "runs")}
     assert filled.of(chosen | runs) == chosen | runs
     assert filled.of({"batch_size": 0, "lr": 0}) == {"batch_size": 4, "lr": "1e-06"}
-    assert "matches this preset" in filled.tab.difference_html(filled.form.read(filled.raw), CARD)
+    assert "matches this preset" in filled.tab.presets.preview_html(filled.form.read(filled.raw), filled.title_of(CARD))
     filled.load(DEMO)  # which names its own
     assert filled.of({"data_root": 0, "project_name": 0}) == {"data_root": "ed2/demo/pictures", "project_name": "demo"}
     assert filled.of(runs) == runs
@@ -86,7 +91,7 @@ def test_a_chosen_base_model_is_kept_over_the_one_that_a_preset_suggests(filled:
 
 def test_an_own_preset_contains_what_differs_and_restores_its_base_model(filled: Filled, tmp_path: Path) -> None:
     filled.texts |= {"resume_ckpt": str(tmp_path), "logdir": "logs", "max_epochs": 7}
-    filled.tab.save_preset(REQUEST, None, "mine", *filled.raw)
+    filled.tab.presets.ask_or_save(REQUEST, None, "mine", "", *filled.raw)
     kept = json.loads((tmp_path / "user/presets/mine.json").read_text())
     assert kept == {"resume_ckpt": str(tmp_path), "max_epochs": 7}
     filled.texts |= {"resume_ckpt": "/models/other", "max_epochs": 1}
@@ -101,13 +106,66 @@ def test_pasted_settings_set_what_they_name_and_keep_what_belongs_to_the_run(fil
     assert filled.of(wanted) == wanted
 
 
-def test_a_reset_keeps_the_runs_folder_that_the_command_line_names(filled: Filled, tmp_path: Path) -> None:
-    filled.texts |= {"project_name": "cats", "logdir": "elsewhere"}
-    filled.take(filled.tab.reset_form())
-    assert filled.of({"project_name": 0, "logdir": 0}) == {
-        "project_name": defaults()["project_name"],
-        "logdir": str(tmp_path / "runs"),
-    }
+def test_a_reset_keeps_the_folders_and_the_base_model(filled: Filled) -> None:
+    kept = {"data_root": "/images/cats", "resume_ckpt": "/models/x", "logdir": "elsewhere", "save_ckpt_dir": "/webui"}
+    filled.texts |= {**kept, "project_name": "cats", "max_epochs": 7, "lora_rank": 99}
+    filled.take(filled.tab.presets.reset_form(REQUEST, *filled.raw))
+    usual = {name: defaults()[name] for name in ("project_name", "max_epochs", "lora_rank")}
+    assert filled.of({**kept, **usual}) == {**kept, **usual}
+
+
+def test_an_own_preset_is_replaced_and_deleted_only_after_a_yes(filled: Filled) -> None:
+    panel, own = filled.tab.presets, filled.context.user.own_presets
+    panel.ask_or_save(REQUEST, None, "mine", "", *filled.raw)
+    filled.texts["max_epochs"] = 9
+    asked = panel.ask_or_save(REQUEST, None, "mine", "", *filled.raw)
+    assert "Replace the preset “mine”" in asked[panel.text] and "max_epochs" not in own()["My preset: mine"].read_text()
+    panel.replace_or_delete(REQUEST, "My preset: mine", "mine", "Replace", *filled.raw)
+    assert json.loads(own()["My preset: mine"].read_text())["max_epochs"] == 9
+    assert panel.rename_own(REQUEST, "My preset: mine", "best")[panel.choice]["value"] == "My preset: best"
+    assert "Delete the preset “best”" in panel.ask_to_delete("My preset: best")[panel.text] and own()
+    assert panel.replace_or_delete(REQUEST, "My preset: best", "", "Delete", *filled.raw)[panel.choice]["value"] is None
+    assert not own()
+    with pytest.raises(gr.Error, match="not one of your own"):
+        panel.replace_or_delete(REQUEST, filled.title_of(DEMO), "", "Delete", *filled.raw)
+
+
+def test_the_facts_of_a_form_follow_method_family_and_what_is_wrong(filled: Filled) -> None:
+    def facts(**values: object) -> FormFacts:
+        return filled.tab.facts({**defaults(), **values}, None, 0)
+
+    usual = facts()
+    assert {"lora_rank", "text_encoder_2_lr", "useadam8bit", "ema_device"} <= usual.hidden.keys()
+    assert usual.changed == () and usual.problems == {}
+    assert usual.notes["lr"] == "In force: 1e-06 for the UNet and 5e-07 for the text encoder."
+    assert usual.notes["optimizer"].endswith("PU.")
+    lora = facts(method="lora", model_family="sdxl", lr="fast", optimizer="adafactor")
+    assert {"betas", "freeze_embeddings", "weights_dtype"} <= lora.hidden.keys()
+    assert not {"lora_rank", "text_encoder_2_lr"} & lora.hidden.keys()
+    assert set(lora.changed) == {"method", "model_family", "lr", "optimizer"} and "lr" in lora.problems
+    assert lora.notes["optimizer"] == "In force: adafactor."
+    assert "useadam8bit" not in facts(useadam8bit=True, optimizer="lion").hidden, "where the problem is"
+    assert json.loads(lora.as_json())["hidden"]["ema_device"].startswith("the EMA is off without “EMA decay rate”")
+
+
+def test_a_suggestion_follows_the_form_and_is_undone_while_the_form_has_it(filled: Filled) -> None:
+    panel = filled.tab.memory
+
+    def told() -> tuple[str, bool, bool]:
+        updates = panel.updates(REQUEST, filled.form.read(filled.raw), 24)
+        return updates[panel.answer], updates[panel.fit]["visible"], updates[panel.undo]["visible"]
+
+    assert told()[1:] == (False, False)
+    filled.texts["batch_size"] = 16
+    answer, can_fit, can_undo = told()
+    assert "Batch size 16 -&gt; 10" in answer and (can_fit, can_undo) == (True, False)
+    filled.take(panel.make_fit(REQUEST, 24, *filled.raw))
+    answer, can_fit, can_undo = told()
+    assert "Batch size: 16 → 10" in answer and (can_fit, can_undo) == (False, True)
+    filled.texts["max_epochs"] = 5
+    assert told()[2]
+    filled.take(panel.undo_fit(REQUEST, *filled.raw))
+    assert filled.texts["batch_size"] == 16 and told()[1:] == (True, False)
 
 
 def test_the_prompt_table_follows_the_file_that_is_set_and_keeps_what_is_typed(tmp_path: Path) -> None:
@@ -129,7 +187,7 @@ def test_a_problem_is_listed_once(filled: Filled) -> None:
     values = {**defaults(), "batch_size": 0, "lr": "fast"}
 
     def forecast_of(form: dict[str, object]) -> str:
-        return str(filled.tab.forecast_of(form, 0)[filled.tab.forecast])
+        return str(filled.tab.memory.updates(REQUEST, form, 0)[filled.tab.memory.problems])
 
     before = forecast_of(values)
     assert "(batch_size)" in before and "(lr)" in before

@@ -1,12 +1,13 @@
-"""Estimates for a run: steps, time and disk space, from the last check of the images."""
+"""Estimates for a run: steps, time, disk space and learning rate, from the last check of the images."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ed2.app.checks.cache_space import cache_lines
 from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
-from ed2.app.checks.space import disk_lines
-from ed2.app.checks.suitability import RunLength, prompt_notes, rate_lines, unsuitable
+from ed2.app.checks.rates import RateCurve, rate_curves
+from ed2.app.checks.space import disk_forecast, disk_lines
+from ed2.app.checks.suitability import RunLength, prompt_notes, unsuitable
 from ed2.app.preflight import model_sizes
 from ed2.app.reporters.jsonl import read_events
 from ed2.curve_names import IMAGES_PER_SECOND
@@ -18,7 +19,6 @@ from ed2.settings.checks import nothing_trained
 from ed2.settings.effect import without_effect
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
-from ed2.text import duration
 from ed2.vram.card import Card, card_for
 
 MAX_RUNS = 30
@@ -37,48 +37,79 @@ SAME_SPEED = (
     "cache_latents",
 )
 """Settings that must be equal for the speed of an earlier run to be comparable."""
+LIKE_IT = "at the speed of the last run like it"
 CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 
 
-def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | None = None) -> list[str]:
-    """Sentences on steps and disk; the steps are known once these images were checked.
+@dataclass(frozen=True)
+class Forecast:
+    """What a run comes to.
+
+    Attributes:
+        steps: of the whole run; None until its images were checked.
+        course: a sentence on the steps, or on how to get to know them.
+        seconds: of training; None if no run like it was measured on this GPU.
+        checkpoint_bytes: on the disk, of one checkpoint.
+        free_bytes: on that disk.
+        rates: the learning rate of each network over the run; empty without steps.
+        notes: sentences on disk space, and on settings that are probably not meant.
+    """
+
+    course: str
+    steps: int | None = None
+    seconds: float | None = None
+    checkpoint_bytes: int = 0
+    free_bytes: int = 0
+    rates: tuple[RateCurve, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | None = None) -> Forecast:
+    """Estimate a run; its steps are known once these images were checked.
 
     Args:
         settings: of the run.
         checked: the last check of the images.
         vram_gb: memory of the GPU to plan for; None plans for the one in this computer.
     """
-    lines = _steps(settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
     sizes = model_sizes(settings)
-    lines += disk_lines(with_planned_optimizer(settings, vram_gb), sizes)
-    lines += cache_lines(settings, sizes, checked.dataset.examples if checked else ())
-    family = FACTS[sizes.family]
-    lines += map(str, [*nothing_trained(settings, family), *sizes.problems])
-    return lines + without_effect(settings, family)
-
-
-def _steps(settings: Settings, checked: CheckResult | None, card: Card) -> list[str]:
+    family, planned = FACTS[sizes.family], with_planned_optimizer(settings, vram_gb)
+    disk, (_, *of_disk) = disk_forecast(planned, sizes), disk_lines(planned, sizes)
+    of_cache = cache_lines(settings, sizes, checked.dataset.examples if checked else ())
+    notes = [*of_disk, *of_cache, *map(str, [*nothing_trained(settings, family), *sizes.problems])]
+    found = Forecast(
+        CHECK_FIRST,
+        checkpoint_bytes=disk["checkpoint_bytes"],
+        free_bytes=disk["free_bytes"],
+        notes=(*notes, *without_effect(settings, family)),
+    )
     if checked is None or checked.settings.data.data_root != settings.data.data_root:
-        return [CHECK_FIRST]
-    resolution = settings.data.resolution
+        return found
+    return _with_steps(found, settings, checked, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
+
+
+def _with_steps(found: Forecast, settings: Settings, checked: CheckResult, card: Card) -> Forecast:
+    """The forecast with what follows from the images of a check."""
+    resolution, epochs = settings.data.resolution, settings.run.max_epochs
     moved = tuple(replace(e, bucket=nearest_bucket(e.size, resolution)) for e in checked.dataset.examples)
     plan = check_dataset(settings, replace(checked.dataset, examples=moved)).plan
     planner = plan.planner(moved)
     total, one = plan.total_steps(planner), planner.steps(0)
-    text = f"{len(moved):,} images: {one:,} steps per epoch, {total:,} steps in {settings.run.max_epochs:,} epochs."
-    if speed := measured_speed(settings, card):
-        time = duration(settings.run.max_epochs * len(moved) / speed)
-        text = f"{text} About {time} at the speed of the last run like it."
-    length = RunLength(total, len(moved), settings.run.max_epochs, speed)
-    sizes = model_sizes(settings)
-    notes = map(str, unsuitable(settings, sizes, length))
-    return [
-        text,
-        *rate_lines(settings, FACTS[sizes.family], total),
-        *notes,
+    speed, sizes = measured_speed(settings, card), model_sizes(settings)
+    family = FACTS[sizes.family]
+    notes = [
+        *map(str, unsuitable(settings, sizes, RunLength(total, len(moved), epochs, speed))),
         *batch_notes(planner),
         *prompt_notes(settings),
     ]
+    return replace(
+        found,
+        course=f"{len(moved):,} images: {one:,} steps per epoch, {total:,} steps in {epochs:,} epochs.",
+        steps=total,
+        seconds=epochs * len(moved) / speed if speed else None,
+        rates=tuple(rate_curves(settings, family, total)),
+        notes=(*notes, *found.notes),
+    )
 
 
 def measured_speed(settings: Settings, card: Card) -> float | None:

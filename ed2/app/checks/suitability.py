@@ -3,21 +3,27 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ed2.app.checks.rates import (
+    DECAY,
+    LEAST_FACTOR,
+    WARMUP,
+    in_words,
+    rate_of,
+    schedule_of,
+    setting_for,
+    trained_networks,
+)
 from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
-from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
+from ed2.models.families.facts import FACTS, PartFacts
 from ed2.sampling.prompts import PromptFile
 from ed2.settings.schema import DEFAULT_LR, SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
 from ed2.text import counted, duration
-from ed2.training.schedules import Schedule, make_schedule
+from ed2.training.schedules import Schedule
 
-WARMUP, DECAY = "lr_warmup_steps", "lr_decay_steps"
 PROBES = 1000
 """Updates at which a schedule is looked at, spread over the run."""
-LEAST_FACTOR = 0.05
-"""An update below this share of the learning rate changes next to nothing."""
 LOW_SHARE = 0.5
 """Share of the run below `LEAST_FACTOR` that is worth a note. Falling schedules are there for a seventh at most."""
 REAL_UNET = 100_000_000
@@ -66,7 +72,7 @@ class RunLength:
 
 def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
     """What is worth a second thought before the run starts; nothing of it stops the run."""
-    trained = _trained(settings, FACTS[sizes.family])
+    trained = trained_networks(settings, FACTS[sizes.family])
     found = [note for part in trained for note in _of_schedule(settings, part, length.steps)]
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
         found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
@@ -80,68 +86,12 @@ def prompt_notes(settings: Settings) -> list[str]:
     return [note] if prompts and note else []
 
 
-def rate_lines(settings: Settings, family: FamilyFacts, total_steps: int) -> list[str]:
-    """How the learning rate of each trained network goes over the run, a sentence each."""
-    lines = []
-    for part in _trained(settings, family):
-        course = in_words(
-            schedule_of(settings, part, total_steps),
-            _rate(settings, part),
-            total_steps,
-        )
-        lines.append(f"Learning rate of the {part.title}: {course}.")
-    return lines
-
-
-def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedule:
-    """The learning rate schedule of a network."""
-    values: dict[str, Any] = settings.flat()
-    curve, warmup, decay = (values[_setting(settings, part, name)] for name in ("lr_scheduler", WARMUP, DECAY))
-    return make_schedule(curve, warmup, decay, total_steps)
-
-
-def _rate(settings: Settings, part: PartFacts) -> float:
-    return settings.optimizer.lr_of(part.name, settings.model.method)
-
-
-def _trained(settings: Settings, family: FamilyFacts) -> list[PartFacts]:
-    return [family.part(name) for name in settings.model.trained_parts(family)]
-
-
-def _setting(settings: Settings, part: PartFacts, name: str) -> str:
-    """The setting that holds for a network: that of text encoders if it is one and this is set, else the common one."""
-    own = f"text_encoder_{name}" if part.is_text_encoder else name
-    return name if settings.flat()[own] is None else own
-
-
-def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:
-    """The course of a learning rate over a run: "rises to 1e-06 at step 20, then falls to 0 at step 1,000"."""
-    warmup, end = schedule.warmup_steps, schedule.decay_steps
-    falls = schedule.curve(1.0) < LEAST_FACTOR
-    if warmup >= total_steps and warmup > 1:
-        return f"rises from {rate / warmup:.2g} to {rate * total_steps / warmup:.2g} at the last step"
-    start = f"rises to {rate:g} at step {warmup:,}, then " if warmup > 1 else ""
-    if not falls:
-        return f"{start}stays at {rate:g}" if start else f"{rate:g} throughout"
-    if end <= warmup:
-        return f"{start}is 0 from step {warmup + 1:,} on"
-    if end < total_steps:
-        return f"{start or f'{rate:g} at first, '}falls, and is 0 from step {end + 1:,} on"
-    if end > total_steps:
-        last = rate * schedule(total_steps - 1)
-        return f"{start or f'{rate:g} at first, '}falls to {last:.2g} at the last step"
-    return f"{start or f'{rate:g} at first, '}falls to 0 at the end"
-
-
 def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Iterator[Problem]:
     """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
     if total_steps < 2:
         return
-    schedule, rate = (
-        schedule_of(settings, part, total_steps),
-        _rate(settings, part),
-    )
-    warmup_setting, decay_setting = (_setting(settings, part, name) for name in (WARMUP, DECAY))
+    schedule, rate = schedule_of(settings, part, total_steps), rate_of(settings, part)
+    warmup_setting, decay_setting = (setting_for(settings, part, name) for name in (WARMUP, DECAY))
     course = f"the learning rate of the {part.title} {in_words(schedule, rate, total_steps)}"
     warmup, total = schedule.warmup_steps, counted(total_steps, "step")
     if warmup >= total_steps:
@@ -174,7 +124,7 @@ def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Prob
     common = settings.optimizer.chosen(on_card=True)
     for part in trained:
         own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
-        name, rate = own or common, _rate(settings, part)
+        name, rate = own or common, rate_of(settings, part)
         if name == "prodigy":  # it finds the rate itself
             continue
         method = settings.model.method

@@ -1,0 +1,115 @@
+"""The parts of the Settings tab that are no fields: search, views, headings, and what the browser knows of the form."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ed2.errors import Problem
+from ed2.settings.fields import fields, groups, label_of
+from ed2.ui.html import escape, on_page, tab_of
+
+BASIC = (
+    "method",
+    "project_name",
+    "resume_ckpt",
+    "resolution",
+    "batch_size",
+    "max_epochs",
+    "lr",
+    "lr_scheduler",
+    "lora_rank",
+    "optimizer",
+    "gradient_checkpointing",
+    "disable_textenc_training",
+    "ckpt_every_n_minutes",
+    "save_every_n_epochs",
+)
+"""The settings of the basic view, in its order."""
+METHOD = "method"
+"""The setting that is shown before all others, since it decides which of them apply."""
+VIEWS = {"basic": "Basic", "all": "All", "changed": "Changed"}
+_NAMES = re.compile(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b")
+
+
+@dataclass(frozen=True)
+class FormFacts:
+    """What the browser has to know of the form to show the right fields.
+
+    Attributes:
+        hidden: settings that do not apply, with the reason.
+        changed: settings that differ from the chosen preset, or from the defaults.
+        problems: what is wrong, by the setting.
+        notes: a sentence beside a setting.
+        compared: what `changed` compares with, in words.
+    """
+
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    changed: Iterable[str] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    compared: str = ""
+
+    def as_json(self) -> str:
+        """The facts as the browser reads them."""
+        hidden = {name: with_labels(why) for name, why in self.hidden.items()}
+        return json.dumps(
+            {
+                "hidden": hidden,
+                "changed": list(self.changed),
+                "problems": dict(self.problems),
+                "notes": dict(self.notes),
+                "compared": self.compared,
+            }
+        )
+
+
+def settings_of(group: str) -> list[str]:
+    """The settings of a group that have their field in the Settings tab, the basic ones first."""
+    names = [name for name, spec in fields().items() if spec.group == group and tab_of(name) == "settings"]
+    return sorted((name for name in names if name != METHOD), key=lambda name: name not in BASIC)
+
+
+def problems_by_setting(problems: Iterable[Problem]) -> dict[str, str]:
+    """The problems of settings, each in words."""
+    return {p.path: on_page(f"{p.what} {p.fix}".strip()) for p in problems if p.path in fields()}
+
+
+def with_labels(text: str) -> str:
+    """The text with the labels of settings in place of their names."""
+    return _NAMES.sub(lambda found: f"“{label_of(found[0])}”" if found[0] in fields() else found[0], text)
+
+
+FOUND_HTML = '<p id="settings-found" class="ed-note" role="status"></p>'
+"""What was found, and what of it has no field below; filled in the browser."""
+
+
+def toolbar_html() -> str:
+    """Search and the choice of a view, with what the browser needs to know of each setting."""
+    catalog = [
+        {"name": name, "label": label_of(name), "help": spec.help, "group": spec.group, "tab": tab_of(name)}
+        for name, spec in fields().items()
+    ]
+    data = escape(json.dumps({"settings": catalog, "basic": BASIC}))
+    views = "".join(
+        f'<label><input type="radio" name="settings-view" value="{name}"{" checked" if name == "basic" else ""}>'
+        f"<span>{title}</span></label>"
+        for name, title in VIEWS.items()
+    )
+    return (
+        f'<div class="ed-toolbar" role="search" data-catalog="{data}">'
+        '<input type="search" id="settings-search" aria-label="Search settings" aria-describedby="settings-found" '
+        'placeholder="Search settings: lr, memory, save" autocomplete="off" spellcheck="false">'
+        f'<fieldset class="ed-views"><legend>View</legend>{views}</fieldset>'
+        '<button type="button" id="fold-all-button" hidden>Unfold all</button></div>'
+    )
+
+
+def heading_html(group: str) -> str:
+    """The heading of a group, which folds it, with the names of what is in it."""
+    title = (groups()[group].__doc__ or group).strip()
+    content = ", ".join(map(label_of, settings_of(group)))
+    return (
+        f'<h3 class="ed-group-heading"><button type="button" data-fold="{group}" aria-expanded="false" '
+        f'aria-controls="settings-{group}"><span>{escape(title)}</span> <small>{escape(content)}</small></button></h3>'
+    )
