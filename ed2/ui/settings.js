@@ -26,9 +26,10 @@ window.ed.settings = (() => {
     const ranked = settings.map(setting => [Math.max(...words.map(word => rankOf(setting, word))), setting]);
     return ranked.filter(([rank]) => rank < Infinity).sort(([a], [b]) => a - b).map(([, setting]) => setting);
   };
+  const isTypedIn = name => byId(name)?.contains(document.activeElement) ?? false; // it may pass its default on the way
   const wanted = () => {
     if (state.query.trim()) return found(state.query);
-    if (state.view === 'changed') return settings.filter(setting => facts.changed.includes(setting.name));
+    if (state.view === 'changed') return settings.filter(({ name }) => facts.changed.includes(name) || isTypedIn(name));
     if (state.view === 'basic') return basic.map(name => settings.find(setting => setting.name === name));
     return settings;
   };
@@ -69,6 +70,7 @@ window.ed.settings = (() => {
     for (const button of document.querySelectorAll('[data-fold]')) {
       button.setAttribute('aria-expanded', state.unfolded.has(button.dataset.fold));
     }
+    byId('panel-button')?.setAttribute('aria-expanded', byId('memory-panel').classList.contains('ed-open'));
     const foldAll = byId('fold-all-button');
     if (foldAll) Object.assign(foldAll, { hidden: !isGrouped, textContent: state.unfolded.size > 1 ? 'Fold all' : 'Unfold all' });
   };
@@ -95,8 +97,8 @@ window.ed.settings = (() => {
 
   // The toolbar stays in view: what it shows now begins below it, wherever the page was scrolled to.
   const showFirst = () => {
-    const edge = byId('settings-toolbar').getBoundingClientRect().bottom;
-    const top = byId('settings-fields').previousElementSibling.getBoundingClientRect().top;
+    const first = byId(byId('settings-found')?.offsetParent ? 'settings-found' : 'settings-fields');
+    const edge = byId('settings-toolbar').getBoundingClientRect().bottom, { top } = first.getBoundingClientRect();
     if (top < edge) window.scrollBy(0, top - edge);
   };
 
@@ -175,8 +177,8 @@ window.ed.settings = (() => {
       state.unfolded = state.unfolded.size > 1 ? new Set(['run']) : new Set(settings.map(setting => setting.group));
       render();
     } else if (button.id === 'panel-button') {
-      const isOpen = byId('memory-panel').classList.toggle('ed-open');
-      button.setAttribute('aria-expanded', isOpen);
+      byId('memory-panel').classList.toggle('ed-open');
+      render();
     }
   });
   // What stays in view below the strip has to know how high the strip is.
