@@ -16,15 +16,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # before a test reads
 SIZES = [(96, 96), (100, 90), (96, 64), (160, 90), (64, 96), (90, 160), (128, 128), (70, 110)]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one process do all tests of a file, and one all that need a browser; skip what needs a GPU, without one.
-
-    The slow ones begin, so that the processes end at about the same time.
-    """
-    for item in items:
-        is_in_browser = item.get_closest_marker("browser") is not None
-        item.add_marker(pytest.mark.xdist_group("browser" if is_in_browser else item.location[0]))
+    """Skip what needs a GPU where there is none; begin with the slow files, so that both processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.get_closest_marker("browser") is None, item.path not in slow))
     needing = [item for item in items if item.get_closest_marker("gpu")]

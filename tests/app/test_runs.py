@@ -29,8 +29,9 @@ def scalars(run_dir: Path) -> dict[str, list[int]]:
 
 
 def test_a_run_writes_the_files_of_the_contract(values: Values, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\n\na dog\n")
+    prompts = tmp_path / "prompts.json"
+    drawn = [{"prompt": "a cat"}, {"prompt": "a dog"}]
+    prompts.write_text(json.dumps({"num_inference_steps": 4, "samples": drawn}))
     trained = train({**values, "sample_prompts": str(prompts), "sample_steps": 6, "max_epochs": 2})
     assert trained.ended.phase == "done"
     steps = trained.ended.step

@@ -1,6 +1,7 @@
 """The trainer's service with real runs on a tiny model."""
 
 import contextlib
+import json
 import random
 import threading
 import time
@@ -26,7 +27,7 @@ def values(values: Values, tmp_path: Path) -> Values:
     return {
         **values,
         "log_step": 2,
-        "sample_prompts": str(tmp_path / "prompts.txt"),
+        "sample_prompts": str(tmp_path / "prompts.json"),
         "sample_steps": 1000,
         "no_save_ckpt": True,
     }
@@ -42,7 +43,8 @@ def service() -> Iterator[TrainerService]:
 
 def draw_one(values: Values) -> None:
     """Have a prompt drawn: in most tests it would only take time."""
-    Path(str(values["sample_prompts"])).write_text("a cat\n")
+    prompts = {"num_inference_steps": 2, "samples": [{"prompt": "a cat"}]}
+    Path(str(values["sample_prompts"])).write_text(json.dumps(prompts))
 
 
 def wait_for(service: TrainerService, is_so: Callable[[RunSnapshot], bool], seconds: float = 60) -> RunSnapshot:

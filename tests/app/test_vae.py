@@ -1,5 +1,6 @@
 """A run with a VAE in place of the base model's: trained, sampled, saved, exported and resumed with it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def vae(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def values(values: Values, vae: Path, tmp_path: Path) -> Values:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\n")
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"num_inference_steps": 2, "samples": [{"prompt": "a cat"}]}))
     return {**values, "vae": str(vae), "sample_prompts": str(prompts), "sample_steps": 1000}
 
 

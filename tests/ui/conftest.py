@@ -1,5 +1,6 @@
 """The real page with a real trainer in this process, and a real browser."""
 
+import json
 import os
 import shutil
 import socket
@@ -81,8 +82,8 @@ def serving(folder: Path, values: Values) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
-    prompts = folder / "prompts.txt"
-    prompts.write_text("a cat\n")
+    prompts = folder / "prompts.json"
+    prompts.write_text(json.dumps({"num_inference_steps": 2, "samples": [{"prompt": "a cat"}]}))
     values: Values = {
         "project_name": "tiny",
         "data_root": [str(make_images(folder / "images", SIZES))],

@@ -160,7 +160,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     }
     fill(page, "sample_prompts", server.values["sample_prompts"])
     page.locator("#read-prompts-button").click()
-    expect(page.locator("#prompts-steps input")).to_have_value("30")
+    expect(page.locator("#prompts-steps input")).to_have_value("2")
     wait_for_draft(server, "sample_prompts", server.values["sample_prompts"])
 
 
