@@ -1,10 +1,10 @@
 """Which images an epoch uses, in which batches and in which order: a pure function of the seed and the epoch."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,41 @@ class PlannedBatch(NamedTuple):
     visits: tuple[Visit, ...]
 
 
-EpochPlan = tuple[tuple[PlannedBatch, ...], ...]
-"""Each inner tuple holds the batches of one optimizer step."""
+class _Span(NamedTuple):
+    """A batch as a range of the sorted visits."""
+
+    bucket: Size
+    first: int
+    last: int
+
+
+class EpochPlan(Sequence[tuple[PlannedBatch, ...]]):
+    """For each optimizer step its batches, which are made when they are taken: most of a plan's objects never are."""
+
+    def __init__(self, visits: NDArray[np.int64], spans: Sequence[_Span], steps: Sequence[Sequence[int]]) -> None:
+        """Keep the visits as rows of (example, repeat), the batches as ranges of them, and the batches of each step."""
+        self._visits, self._spans, self._steps = visits, spans, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[PlannedBatch, ...]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "EpochPlan": ...
+    def __getitem__(self, place: int | slice) -> "tuple[PlannedBatch, ...] | EpochPlan":
+        if isinstance(place, slice):
+            return EpochPlan(self._visits, self._spans, self._steps[place])
+        return tuple(self._batch(self._spans[index]) for index in self._steps[place])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EpochPlan) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def _batch(self, span: _Span) -> PlannedBatch:
+        return PlannedBatch(span.bucket, tuple(Visit(*row) for row in self._visits[span.first : span.last].tolist()))
 
 
 class BucketUse(NamedTuple):
@@ -76,18 +109,19 @@ class EpochPlanner:
         across all buckets. Images with a batch id get batches of their own, and the batches of one id share as few
         optimizer steps as possible. No image is repeated to fill a batch, and none is left out.
         """
-        batches: list[PlannedBatch] = []
+        visits, borders = self._shuffled_groups(epoch)
+        spans: list[_Span] = []
         ids: list[str] = []
-        for (batch_id, bucket), visits in zip(self._groups, self._shuffled_groups(epoch), strict=True):
-            for chunk in _chunks(visits, self.batch_size):
-                batches.append(PlannedBatch(bucket, tuple(chunk)))
-                ids.append(batch_id)
-        order = rng(self._seed, "batch order", epoch).permutation(len(batches)).tolist()
+        for (batch_id, bucket), (first, last) in zip(self._groups, pairwise(borders), strict=True):
+            starts = range(first, last, self.batch_size)
+            spans += [_Span(bucket, start, min(start + self.batch_size, last)) for start in starts]
+            ids += [batch_id] * len(starts)
+        order = rng(self._seed, "batch order", epoch).permutation(len(spans)).tolist()
         steps = _group_into_steps(order, ids, self._grad_accum)
         if any(ids):  # the steps with a batch id come first: mix them with the others
             mixed = rng(self._seed, "group order", epoch).permutation(len(steps)).tolist()
             steps = [steps[index] for index in mixed]
-        return tuple(tuple(batches[index] for index in step) for step in steps)
+        return EpochPlan(visits, spans, steps)
 
     def steps(self, epoch: int) -> int:
         """Return the number of optimizer steps in an epoch without planning it."""
@@ -114,14 +148,13 @@ class EpochPlanner:
         counts = np.bincount(self._group_of, weights=self._visit_counts.in_epoch(epoch), minlength=len(self._groups))
         return [int(count) for count in counts.tolist()]
 
-    def _shuffled_groups(self, epoch: int) -> Iterator[list[Visit]]:
+    def _shuffled_groups(self, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
+        """Return rows of (example, repeat), those of each group together, and where each group begins and ends."""
         visits = _shuffled_visits(self._visit_counts.in_epoch(epoch), self._seed, epoch)
         # A stable sort keeps the shuffled order within each group.
         sorted_visits = visits[np.argsort(self._group_of[visits[:, 0]], kind="stable")]
         groups = self._group_of[sorted_visits[:, 0]]
-        borders = np.searchsorted(groups, np.arange(len(self._groups) + 1)).tolist()
-        for first, last in pairwise(borders):
-            yield [Visit(*pair) for pair in sorted_visits[first:last].tolist()]
+        return sorted_visits, np.searchsorted(groups, np.arange(len(self._groups) + 1)).tolist()
 
 
 def _shuffled_visits(visit_counts: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
