@@ -60,6 +60,18 @@ def test_bench_makes_its_table(tmp_path: Path) -> None:
     assert all(row["ours"] > 0 and f"| {row['what']} |" in printed for row in found["rows"])
 
 
+@pytest.mark.slow
+def test_on_gpu_measures_tiny_models_on_the_cpu_from_start_to_table(tmp_path: Path) -> None:
+    printed = run("on_gpu", "--dry", "--target", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert not [row["failed"] for row in report["rows"] if "failed" in row]
+    full, lora, low_memory, *_ = report["rows"]
+    assert full["save_gb"] > 0 and full["sample_seconds"] > 0 and full["save_blocks_seconds"] >= 0
+    assert all(row["step_seconds"] > 0 and row["planned_expected_gb"] > 0 for row in (full, lora, low_memory))
+    assert any("tests" in text for text in report["left_out"])
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") in printed and f"| {lora['what']} |" in printed
+
+
 def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:
     page = PROGRAM_DIR / "docs" / "memory.md"
     copy = shutil.copy(page, tmp_path)

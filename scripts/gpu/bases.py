@@ -35,7 +35,7 @@ def write_base(folder: Path, family: str, *, is_tiny: bool, device: torch.device
         print(f"Writing a random {part.name} of {family} ...", file=sys.stderr, flush=True)
         with torch.device("meta"):
             network = build_network(part, _config(files[part.config]))
-        network = network.to_empty(device=device).half()
+        network = network.half().to_empty(device=device)
         _fill(network)
         network.save_pretrained(folder / part.name, safe_serialization=True)
         (folder / part.config).write_bytes(files[part.config])

@@ -15,7 +15,6 @@ import torch
 
 from ed2.app.checks.check import run_check
 from ed2.app.run import run_training
-from ed2.errors import Ed2Error
 from ed2.events import CheckpointSaved, Event, EventBus, RunEnded, SamplesMade, StepDone, Warned
 from ed2.models.memory import release_memory
 from ed2.training.controls import Controls
@@ -134,8 +133,8 @@ def measure(bench: Bench, variant: Variant) -> dict[str, Any]:
             row |= {f"planned_{name}": planned[name] for name in ("expected_gb", "high_gb")}
             ended = run_training(settings, None, bus=EventBus([watch]), controls=watch.controls)
             row |= _peaks(bench.device)
-    except Ed2Error as error:
-        return row | {"failed": str(error)}
+    except Exception as error:  # of any kind, such as from a driver: the others are measured all the same
+        return row | {"failed": f"{type(error).__name__}: {error}"}
     return row | _outcome(watch, ended)
 
 

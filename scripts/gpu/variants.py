@@ -8,6 +8,7 @@ from typing import Any
 
 LORA = {"method": "lora", "lora_rank": 16, "optimizer": "adamw8bit"}
 CACHED = {"cache_latents": True, "cache_text": True, "cache_variants": 1}
+ADAM_8BIT = {"optimizer": "adamw8bit"}
 LOW_MEMORY = {"weights_dtype": "bf16", "fused_backward": True, "optimizer": "adamw8bit"}
 UNET_ONLY = {"disable_textenc_training": True}
 CHECKPOINTING = {"gradient_checkpointing": True}
@@ -39,17 +40,15 @@ class Variant:
 
 def variants() -> Iterator[Variant]:
     """Every training."""
-    yield Variant("sd1", 512, "full, 8-bit Adam", UNET_ONLY | {"optimizer": "adamw8bit"}, does=("save", "sample"))
+    yield Variant("sd1", 512, "full, 8-bit Adam", UNET_ONLY | ADAM_8BIT, does=("save", "sample"))
     yield Variant("sdxl", 1024, "LoRA, cached", LORA | CACHED | UNET_ONLY)
     yield from _caps()
     for resolution in (512, 768, 1024):
         yield Variant("sd1", resolution, "LoRA", LORA | UNET_ONLY)
         yield Variant("sd1", resolution, "LoRA, cached", LORA | CACHED | UNET_ONLY)
-        yield Variant("sd1", resolution, "full, cached", UNET_ONLY | CACHED | {"optimizer": "adamw8bit"})
+        yield Variant("sd1", resolution, "full, cached", UNET_ONLY | CACHED | ADAM_8BIT)
         yield Variant("sd1", resolution, "full, bf16 and fused", LOW_MEMORY | UNET_ONLY)
-        yield Variant(
-            "sd1", resolution, "full, xformers", UNET_ONLY | {"optimizer": "adamw8bit", "attn_type": "xformers"}
-        )
+        yield Variant("sd1", resolution, "full, xformers", UNET_ONLY | ADAM_8BIT | {"attn_type": "xformers"})
         yield Variant("sdxl", resolution, "LoRA", LORA | UNET_ONLY)
         yield Variant("sdxl", resolution, "full, bf16 and fused", LOW_MEMORY | UNET_ONLY | CHECKPOINTING)
     yield Variant("sd1", 512, "full, AdamW in fp32", UNET_ONLY | {"optimizer": "adamw", "amp": False})
@@ -59,13 +58,9 @@ def variants() -> Iterator[Variant]:
 def _caps() -> Iterator[Variant]:
     """Trainings that are said to fit in 12 and in 24 GB, with no more than that."""
     one = {"batch_size": 1}
-    yield Variant(
-        "sd1", 512, "full, 8-bit Adam, checkpointing", UNET_ONLY | CHECKPOINTING | {"optimizer": "adamw8bit"} | one, 12
-    )
+    yield Variant("sd1", 512, "full, 8-bit Adam, checkpointing", UNET_ONLY | CHECKPOINTING | ADAM_8BIT | one, 12)
     yield Variant("sdxl", 1024, "LoRA, cached, checkpointing", LORA | CACHED | UNET_ONLY | CHECKPOINTING | one, 12)
-    yield Variant(
-        "sd1", 768, "full, 8-bit Adam, checkpointing", UNET_ONLY | CHECKPOINTING | {"optimizer": "adamw8bit"}, 24
-    )
+    yield Variant("sd1", 768, "full, 8-bit Adam, checkpointing", UNET_ONLY | CHECKPOINTING | ADAM_8BIT, 24)
     yield Variant("sdxl", 1024, "full, bf16 and fused", LOW_MEMORY | UNET_ONLY | CHECKPOINTING | one, 24)
 
 
@@ -73,8 +68,6 @@ def tiny_variants() -> Iterator[Variant]:
     """The same kinds on a tiny model, to see that everything works where there is no GPU."""
     plain = UNET_ONLY | {"optimizer": "adamw"}
     yield Variant("sd1", 64, "full", plain, does=("save", "sample"))
-    yield Variant(
-        "sdxl", 64, "LoRA, cached", {"method": "lora", "lora_rank": 2, "optimizer": "adamw"} | CACHED | UNET_ONLY
-    )
+    yield Variant("sdxl", 64, "LoRA, cached", plain | CACHED | {"method": "lora", "lora_rank": 2})
     yield Variant("sd1", 64, "full, bf16 and fused", {"weights_dtype": "bf16", "fused_backward": True} | plain, 12)
     yield Variant("sd1", 64, "full, xformers", plain | {"attn_type": "xformers"})
