@@ -96,7 +96,7 @@ def test_a_problem_leads_to_its_field_and_a_preset_says_what_it_would_change(ope
     expect(problem).to_have_count(0)
     expect(page.locator("#memory-plan .ed-plan")).to_be_in_viewport()
     look(page, "Basic")
-    choose_preset(page, "SD 1.5 on a card with 12 GB")
+    choose_preset(page, "SD 1.5 on a 12 GB card")
     preview = page.locator("#preset-difference")
     expect(preview).to_contain_text("A 12 GB card")
     expect(preview).to_contain_text("Epochs --max_epochs: 4 → 60")
