@@ -149,6 +149,8 @@ def theme() -> gr.themes.Base:
         checkbox_border_color_dark="*neutral_400",
         checkbox_border_width="1px",
         button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        checkbox_label_background_fill_selected="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_secondary_background_fill="*neutral_200",
         button_secondary_background_fill_hover="*neutral_300",
