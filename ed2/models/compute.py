@@ -147,7 +147,12 @@ def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
 
 
 def choose_attention(model: DiffusionModel, kind: str, device: torch.device) -> str:
-    """Set the attention to sdp, slice or xformers; returns why that is not possible here, empty if it is."""
+    """Set the attention to sdp, slice or xformers; returns why that is not possible here, empty if it is.
+
+    PyTorch's own then never uses that of cuDNN, whose backward pass gives NaN on some GPUs since PyTorch 2.11.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if kind == "slice":
         model.denoiser.set_attention_slice("auto")
     if kind == "xformers":
