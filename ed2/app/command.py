@@ -26,7 +26,7 @@ EveryDream with a face: train Stable Diffusion on your own images.
 
   {TRAIN_COMMAND} --config presets/demo.json    run the demo, which needs no GPU
   {TRAIN_COMMAND} --check --data_root IMAGES    show what a run would do, and what is wrong with the images
-  {TRAIN_COMMAND} --suggest --vram_gb 12        show which settings to change so that it fits a 12 GB card
+  {TRAIN_COMMAND} --suggest --vram_gb 12        show which settings suit a 12 GB card and your images
   {TRAIN_COMMAND} --test_resume --data_root ... test whether a killed run resumes to the same bytes
   {TRAIN_COMMAND} --help                        list every setting
 
@@ -91,7 +91,7 @@ def _check(command: cli.CommandLine) -> int:
 
 
 def _suggest(command: cli.CommandLine) -> int:
-    from ed2.app.memory.suggestion import suggest_for_command
+    from ed2.app.suggest.command import suggest_for_command
 
     answer = suggest_for_command(command.values, command.config, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())

@@ -61,7 +61,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
             merged |= absolute_paths(found.values, PROGRAM_DIR)
             notes += found.notes_for(place.name)
     values = _common_lr(merged, values) | values
-    notes += _lowvram(values) + _scale_lr(values)
+    notes += _lowvram(values) + _scale_lr(values) + _repeats(values)
     own = {name: value for name, value in (preset.values if preset else {}).items() if name not in SETTINGS_IN_FILES}
     return Gathered(values, {**merged, **own}, tuple(notes))
 
@@ -101,6 +101,18 @@ def _lowvram(values: dict[str, object]) -> list[str]:
     changes = [f"{name} {now[name]} -> {value}" for name, value in forced.items() if now[name] != value]
     values |= forced
     return [f"lowvram: {', '.join(changes)}."] if changes else []
+
+
+def _repeats(values: dict[str, object]) -> list[str]:
+    """Multiply the epochs by the repeats of another trainer, where both are given."""
+    repeats, epochs = values.get("repeats"), values.get("max_epochs")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        return []  # the checks reject it
+    del values["repeats"]
+    if not isinstance(epochs, int):
+        return [f"repeats: give the epochs too (max_epochs 5), which are multiplied by {repeats}."]
+    values["max_epochs"] = repeats * epochs
+    return [f"repeats: there are none here; {repeats} repeats x {epochs} epochs are max_epochs {repeats * epochs}."]
 
 
 def _scale_lr(values: dict[str, object]) -> list[str]:

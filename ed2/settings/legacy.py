@@ -228,7 +228,7 @@ _ALIASES: Mapping[str, Callable[[Translated, Any], None]] = {
     "gpuid": _gpuid,
     "disable_xformers": _disable_xformers,
     "train_sampler": _train_sampler,
-    **{name: _pass(name) for name in ("lowvram", "scale_lr", "optimizer_config", "validation_config")},
+    **{name: _pass(name) for name in ("lowvram", "scale_lr", "repeats", "optimizer_config", "validation_config")},
 }
 LEGACY_FLAGS = (*_ALIASES, *DEAD, *LATER, "save_optimizer")
 """Flags of EveryDream 2 that are not settings here."""

@@ -44,6 +44,7 @@ ALIASES: Mapping[str, str] = {
     "optimizer_config": "its keys are read as settings; the settings file and the command line override them",
     "validation_config": "its keys are read as settings; the settings file and the command line override them",
     "scale_lr": "the learning rates times (batch_size x grad_accum) ^ 0.55",
+    "repeats": "multiplies `max_epochs`: 50 repeats x 5 epochs are 250 epochs",
     "config": "the settings file",
 }
 """Names that are read as other settings, with what they mean; `config` is the file itself."""

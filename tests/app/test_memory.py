@@ -77,8 +77,9 @@ def test_suggest_says_if_nothing_fits_and_what_would(capsys: pytest.CaptureFixtu
 
 
 def test_the_number_of_images_limits_the_suggested_batch(capsys: pytest.CaptureFixture[str], images: Path) -> None:
-    assert "batch_size 8" in told(capsys, "--suggest", "--vram_gb", 24)
-    assert "batch_size" not in told(capsys, "--suggest", "--vram_gb", 24, "--data_root", images)
+    assert "room for batch_size 8" in told(capsys, "--suggest", "--vram_gb", 24)
+    limited = told(capsys, "--suggest", "--vram_gb", 24, "--data_root", images)
+    assert "room for batch_size" not in limited and "batch_size 1: at most a tenth of 6 images" in limited
 
 
 def test_a_missing_model_is_planned_as_the_named_family(capsys: pytest.CaptureFixture[str]) -> None:

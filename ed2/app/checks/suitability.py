@@ -33,6 +33,8 @@ USUAL_RATES = {"full": "1e-6 to 3e-6", "lora": "5e-5 to 5e-4"}
 MAX_LR = {"full": 2e-5, "lora": 5e-3}
 MIN_LR = {"full": 1e-8, "lora": 4e-6}
 MAX_DROPOUT = 0.5
+LARGE_BATCH = 12
+"""Above so many images per step the usual learning rates no longer hold."""
 LARGER_RATES = {"schedulefree": 10.0}
 """How much larger the usual rate of an optimizer is."""
 MAX_VISITS = 200_000
@@ -77,7 +79,17 @@ def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
         found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
         found += [*_of_samples(settings, length), *_of_dropout(settings)]
+        found += filter(None, [large_batch_note(settings)])
     return found
+
+
+def large_batch_note(settings: Settings) -> Problem | None:
+    """A warning about the learning rate of a large batch; None for a usual one."""
+    images = settings.data.batch_size * settings.data.grad_accum
+    if images <= LARGE_BATCH:
+        return None
+    what = f"{counted(images, 'image')} per step are more than the usual learning rates are for."
+    return Problem(None, what, "Raise lr a little or lower batch_size, and compare samples.")
 
 
 def prompt_notes(settings: Settings) -> list[str]:

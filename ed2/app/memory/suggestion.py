@@ -1,15 +1,11 @@
 """Which settings to change so that a run needs less memory: for `--suggest`, for the page, and after out of memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ed2.app.images.scanning import scan_dataset
 from ed2.app.memory.report import SMALLEST_SHOWN_GB, MemoryReport, report_memory, verdict_line
 from ed2.app.preflight import ModelSizes, model_sizes
-from ed2.errors import DatasetError, Problem, SettingsError
-from ed2.settings.files import with_defaults
-from ed2.settings.gather import gather
+from ed2.errors import Problem, SettingsError
 from ed2.settings.schema import Settings
 from ed2.vram.advice import Advice, Change, Search, changes_that_save, suggest
 from ed2.vram.card import NO_CARD, Card, card_for
@@ -67,30 +63,17 @@ def change_lines(changes: tuple[Change, ...], label: Callable[[str], str] = str)
     for change in changes:
         parts = []
         for name, value in change.after.items():
-            parts.append(f"{label(name)} {_value_text(change.before[name])} -> {_value_text(value)}")
+            parts.append(f"{label(name)} {value_text(change.before[name])} -> {value_text(value)}")
         verb = "saves" if change.saves_gb >= 0 else "needs"
         lines.append(f"  {' and '.join(parts)}: {verb} {abs(change.saves_gb):.1f} GB; {change.why}.")
     return lines
 
 
-def _value_text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A setting's value in a sentence."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return "empty" if value is None else str(value)
-
-
-def suggest_for_command(flags: Mapping[str, object], config: Path | None, *, vram_gb: float | None) -> Suggestion:
-    """Suggest changes for the settings of a command line; arguments as for `suggest_for`.
-
-    Raises:
-        SettingsError: wrong settings, or no GPU to plan for.
-    """
-    gathered = gather(flags, config)
-    settings = with_defaults(gathered.values)
-    sizes = model_sizes(settings)
-    num_images = _num_images(settings) if "data_root" in gathered.values else None
-    notes = (*gathered.notes, *map(str, sizes.problems))
-    return suggest_for(settings, sizes, vram_gb=vram_gb, num_images=num_images, notes=notes)
 
 
 def suggest_for(
@@ -112,14 +95,6 @@ def suggest_for(
         raise SettingsError("There is no GPU to plan for:", [problem])
     search = Search(report.shape, report.card, num_images, report.overhead)
     return Suggestion(report, suggest(search, settings), notes)
-
-
-def _num_images(settings: Settings) -> int | None:
-    """The number of images, which limits the batch; None if it is unknown."""
-    try:
-        return len(scan_dataset(settings, headers_only=True).examples)
-    except DatasetError:
-        return None
 
 
 def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:

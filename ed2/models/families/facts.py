@@ -90,10 +90,12 @@ class FamilyFacts:
 
     Attributes:
         title: its usual name.
+        tag: what file names call its usual models.
         parts: the parts with weights, in the order in which they are loaded and trained.
         pipeline: the class of the whole model in diffusers.
         pipeline_mark: pattern of that class and of more specialised ones for the same weights.
         resolution: of its training images, one side in pixels.
+        noise_resolution: that of its models that predict noise, where it is another.
         latent_channels: of the VAE.
         latent_scale: factor that brings its latents to about unit variance.
         vae_overflows_fp16: whether numbers inside its VAE exceed the range of fp16.
@@ -121,10 +123,12 @@ class FamilyFacts:
 
     name: str
     title: str
+    tag: str
     parts: tuple[PartFacts, ...]
     pipeline: str
     pipeline_mark: str
     resolution: int
+    noise_resolution: int | None = None
     latent_channels: int = 4
     latent_scale: float = 0.18215
     vae_overflows_fp16: bool = False
@@ -160,6 +164,16 @@ class FamilyFacts:
     def architecture_of(self, prediction_type: str) -> str:
         """The name in the metadata of single files for models that predict this, in diffusers' words."""
         return (self.v_architecture if prediction_type == "v_prediction" else "") or self.architecture
+
+    def resolution_of(self, prediction_type: str | None) -> int:
+        """The resolution that models which predict this were made at; None is unknown."""
+        return (self.noise_resolution if prediction_type == "epsilon" else None) or self.resolution
+
+    def tag_of(self, prediction_type: str | None) -> str:
+        """What file names call a model that predicts this: `sd15`, or `sd21768v` where it predicts v."""
+        if prediction_type != "v_prediction":
+            return self.tag
+        return f"{self.tag}{self.resolution if self.noise_resolution else ''}v"
 
     def part(self, name: str) -> PartFacts:
         """The part of that name. Raises KeyError."""
@@ -230,6 +244,7 @@ _SD_INDEX = {
 _SD1 = FamilyFacts(
     name="sd1",
     title="SD 1.x",
+    tag="sd15",
     parts=(_unet(), _vae(), _text_encoder(CLIP_PREFIX)),
     pipeline="StableDiffusionPipeline",
     pipeline_mark=r"StableDiffusion(?!3)(?!.*XL)",
@@ -245,10 +260,12 @@ _SD1 = FamilyFacts(
 _SD2 = FamilyFacts(
     name="sd2",
     title="SD 2.x",
+    tag="sd21",
     parts=(_unet(), _vae(), _text_encoder(OPEN_CLIP_PREFIX, num_layers=23)),
     pipeline="StableDiffusionPipeline",
     pipeline_mark=r"StableDiffusion(?!3)(?!.*XL)",
     resolution=768,
+    noise_resolution=512,
     prediction_type=None,
     text_width=1024,
     text_mark="^" + re.escape(OPEN_CLIP_PREFIX),
@@ -264,6 +281,7 @@ _SD2 = FamilyFacts(
 _SDXL = FamilyFacts(
     name="sdxl",
     title="SDXL",
+    tag="sdxl",
     parts=(
         _unet(),
         _vae(),
