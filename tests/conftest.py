@@ -72,6 +72,14 @@ def _own_image_index(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_speeds(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs remember of their speed stays out of the user's folder."""
+    from ed2.app import speeds
+
+    speeds.SPEEDS_FILE = tmp_path_factory.mktemp("user") / "speeds.json"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
     """Two test processes share two cores; and the bytes of a result depend on the number of threads."""
     import torch

@@ -58,9 +58,13 @@ class Machine:
         """In which frozen parts compute; a CPU gains nothing from a short one."""
         return torch.float32 if self.dtype is None or self.device.type == "cpu" else self.dtype
 
+    @property
+    def name(self) -> str:
+        """Of the GPU, or of the CPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+
     def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        return f"{name} in {str(self.dtype or torch.float32).removeprefix('torch.')}"
+        return f"{self.name} in {str(self.dtype or torch.float32).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True)
