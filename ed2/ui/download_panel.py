@@ -9,11 +9,12 @@ from ed2.app.found_models import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
 from ed2.app.phases import RefusedError
 from ed2.models.files.base_model import PUBLIC_NAME, locate
+from ed2.models.files.found import FoundModel
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import short_path
-from ed2.ui.html import button_html, buttons_html, escape, note_html, on_page
+from ed2.ui.html import button_html, buttons_html, escape, list_html, note_html, on_page
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, fill, refusal
 
 TICK_SECONDS = 1.0
@@ -73,8 +74,10 @@ class DownloadPanel:
         given = absolute_paths({"model_dirs": self._context.form_values().get("model_dirs") or []}, PROGRAM_DIR)
         dirs = given["model_dirs"]
         models = models_here(map(str, dirs) if isinstance(dirs, list) else [], self._context.roots.allow)
-        buttons = [button_html(short_path(model.name), model.path, model.about) for model in models]
-        return buttons_html(FOUND, buttons) or note_html(NONE_FOUND)
+        if not models:
+            return note_html(NONE_FOUND)
+        cards = [card_html(short_path(model.name), model) for model in models]
+        return note_html(FOUND) + list_html(cards, "ed-folders ed-models", f'aria-label="{FOUND}"')
 
     def ask(self, name: str) -> Updates:
         """Ask the hub for size and licence."""
@@ -107,6 +110,19 @@ class DownloadPanel:
     def _require_allowed(self) -> None:
         if not self._is_allowed:
             raise refusal(ONLY_HERE)
+
+
+def card_html(name: str, model: FoundModel) -> str:
+    """A base model to choose: what it is, how large, and under which licence."""
+    predicted = {None: "not stated in the file", "epsilon": "noise (epsilon)", "v_prediction": "v-prediction"}
+    facts = {"Size": file_size(model.num_bytes), "Licence": model.licence or "not stated"}
+    if model.family is None:
+        facts = {"Format": "converted when a run starts", **facts}
+    else:
+        prediction = predicted.get(model.prediction_type, "unknown")
+        facts = {"Family": model.family, "Prediction type": prediction, **facts}
+    rows = "".join(f"<small>{title}: {escape(text)}</small>" for title, text in facts.items())
+    return f'<button type="button" data-location="{escape(str(model.path))}">{escape(name)}{rows}</button>'
 
 
 def status_html(shown: DownloadStatus) -> str:

@@ -58,6 +58,26 @@ def test_each_model_is_found_with_its_family_and_what_it_predicts(models: Path) 
     }
 
 
+def test_what_an_unmarked_file_of_sdxl_predicts_is_not_guessed(sdxl: Path, tmp_path: Path) -> None:
+    plain = describe(write(tmp_path / "plain.safetensors", tensors_of(sdxl)))
+    marked = describe(write(tmp_path / "marked.safetensors", {**tensors_of(sdxl), "v_pred": torch.empty(0)}))
+    assert plain and marked
+    assert (plain.about, marked.about) == ("SDXL, prediction not stated", "SDXL, v-prediction")
+
+
+def test_size_and_licence_are_found_where_they_are_stated(sd1: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "one.safetensors", shutil.copytree(sd1, tmp_path / "folder")
+    save_file(tensors_of(sd1), file, metadata={"modelspec.license": "CreativeML Open RAIL-M"})
+    (folder / "README.md").write_text("---\ntags: [a]\nlicense: openrail\n---\n# A model\n")
+    found, inside = describe(file), describe(folder)
+    assert found and (found.num_bytes, found.licence) == (file.stat().st_size, "CreativeML Open RAIL-M")
+    assert inside and inside.licence == "openrail"
+    assert inside.num_bytes == sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+    (folder / "README.md").write_text("# license: none\n")
+    again = describe(folder)
+    assert again and again.licence == ""
+
+
 def test_a_model_that_cannot_be_read_or_opened_is_not_offered(models: Path) -> None:
     def allow(path: Path) -> bool:
         return "deep" not in path.parts and path.name != "a.safetensors"

@@ -53,7 +53,10 @@ def test_a_model_is_looked_up_downloaded_found_and_chosen(
     tab(page, "Settings")
     fill(page, "resume_ckpt", "/nowhere")
     page.get_by_role("button", name="Choose a base model").click()
-    page.locator("#found-models").get_by_role("button", name="owner/tiny SD 1.x, epsilon").click()
+    card = page.locator("#found-models").get_by_role("button", name="owner/tiny")
+    for fact in ("Family: SD 1.x", "Prediction type: noise (epsilon)", "Size: ", "Licence: not stated"):
+        expect(card).to_contain_text(fact)
+    card.click()
     expect(page.locator(BASE).first).to_have_value("owner/tiny")
 
 

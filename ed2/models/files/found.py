@@ -1,6 +1,8 @@
 """Finds base models in folders, and says what they are by their headers and configs alone. Needs no torch."""
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +16,7 @@ from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFI
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.prediction import stated_prediction
 from ed2.models.scheduler_config import scheduler_problem
-from ed2.small_files import read_object
+from ed2.small_files import open_file, read_object
 
 MAX_DEPTH = 4
 """Folders within folders that are searched."""
@@ -23,6 +25,12 @@ MAX_ENTRIES = 20_000
 MAX_READ = 2_000
 """Files whose headers are read."""
 MAX_FOUND = 300
+WEIGHTS = (".safetensors", ".bin", ".sft")
+LICENCE_KEY = "modelspec.license"
+MAX_LICENCE = 100
+"""Characters of a licence that are shown."""
+MAX_CARD_BYTES = 64 << 10
+_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license: *(.+)\n")
 
 Allow = Callable[[Path], bool]
 """Whether a path may be opened."""
@@ -35,11 +43,15 @@ class FoundModel:
     Attributes:
         family: its title; None if only a start, which converts the file, can say.
         prediction_type: what it predicts; None if it does not say.
+        num_bytes: of its weights.
+        licence: as the file or its model card says; empty where neither does.
     """
 
     path: Path
     family: str | None
     prediction_type: str | None
+    num_bytes: int = 0
+    licence: str = ""
 
     @property
     def name(self) -> str:
@@ -74,12 +86,13 @@ def describe(path: Path) -> FoundModel | None:
         if not is_file(path):
             return _of_folder(path)
         if is_pickle(path):
-            return None if pickle_problem(path) else FoundModel(path, None, None)
+            return None if pickle_problem(path) else FoundModel(path, None, None, path.stat().st_size)
         header = read_header(path)
         family = FACTS.get(kind_of(header.shapes))
         if family is None:
             return None
-        return FoundModel(path, family.title, _prediction(path, family, header))
+        predicted, licence = _prediction(path, family, header), header.metadata.get(LICENCE_KEY, "")
+        return FoundModel(path, family.title, predicted, path.stat().st_size, licence[:MAX_LICENCE])
     except (OSError, ValueError, HeaderError):
         return None
 
@@ -103,7 +116,17 @@ def _of_folder(path: Path) -> FoundModel | None:
     scheduler = read_object(path / SCHEDULER_CONFIG)
     if scheduler_problem(scheduler):
         return None
-    return FoundModel(path, family.title, scheduler.get("prediction_type", "epsilon"))
+    size = sum(file.stat().st_size for file in path.glob("*/*") if file.suffix in WEIGHTS)
+    predicted = scheduler.get("prediction_type", "epsilon")
+    return FoundModel(path, family.title, predicted, size, _licence_beside(path / "README.md"))
+
+
+def _licence_beside(card: Path) -> str:
+    """The licence that a model card names in its head; empty without one."""
+    with contextlib.suppress(OSError, ValueError), open_file(card) as file:
+        found = _LICENCE.search(file.read(MAX_CARD_BYTES).decode())
+        return found[1].strip(" '\"")[:MAX_LICENCE] if found else ""
+    return ""
 
 
 def _prediction(path: Path, family: FamilyFacts, header: Header) -> str | None:
