@@ -5,11 +5,13 @@ from gradio.events import Dependency
 
 from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
+from ed2.ui.demo_question import DemoQuestion
 from ed2.ui.form import Form, defaults
 from ed2.ui.live import View
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.start_screen import TITLE, StartScreen
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
 from ed2.ui.wiring import QUIET, TICK, Updates, never_raising
@@ -18,17 +20,23 @@ TICK_SECONDS = 1.0
 
 
 class OwnerPage:
-    """The whole page: the strip and five tabs."""
+    """The whole page: its name, the strip, the first screen and five tabs."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.form = form = Form(context.form_values())
         with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as self.blocks:
+            gr.HTML(TITLE, elem_id="title", js_on_load="ed.watchLinks(element)")
             self.strip = Strip(context)
-            with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as self.tabs:
+            self.question = DemoQuestion(context, form)
+            with gr.Tabs(selected=self._first_tab(), elem_id="tabs", overflow_behavior="wrap") as self.tabs:
+                with gr.Tab("Start", id="start", elem_id="tab-start"):
+                    self.start = StartScreen(context, form)
                 with gr.Tab("Dataset", id="dataset", elem_id="tab-dataset"):
+                    self.question.add("dataset")
                     self.dataset = DatasetTab(context, form)
                 with gr.Tab("Settings", id="settings", elem_id="tab-settings"):
+                    self.question.add("settings")
                     self.settings = SettingsTab(context, form)
                 with gr.Tab("Sampling", id="sampling", elem_id="tab-sampling"):
                     self.sampling = SamplingTab(context, form)
@@ -37,6 +45,11 @@ class OwnerPage:
                 with gr.Tab("Train", id="train", elem_id="tab-train"):
                     self.train = TrainTab(context)
             self._wire()
+
+    def _first_tab(self) -> str:
+        if self._context.service.snapshot().is_active:
+            return "train"
+        return "start" if self._context.is_first_time else "dataset"
 
     def _wire(self) -> None:
         self.strip.wire(self.form, self.tabs)
@@ -51,7 +64,8 @@ class OwnerPage:
         opened.failure(None, None, None, js="ed.unlockForm")
         filled = opened.success(None, None, None, js="ed.formFilled")
         self.dataset.show_after(filled)
-        for event in (filled, self.dataset.checked, self.resume.used, self.strip.started):
+        changed = [*self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
+        for event in (filled, self.dataset.checked, self.resume.used, self.strip.started, *changed):
             self.settings.follow(event.then)
         self._keep_up_to_date(filled)
 
@@ -60,6 +74,7 @@ class OwnerPage:
         panel = self.train.panel
         timer = gr.Timer(TICK_SECONDS, active=False)
         outputs = [*self.strip.outputs, *self.train.outputs, *self.resume.outputs, *panel.outputs]
+        outputs += [*self.start.outputs, *self.question.outputs]
         tick = never_raising(self.tick)
         timer.tick(tick, panel.inputs, outputs, **TICK).success(None, None, None, js="ed.answered")
         first = filled.then(tick, panel.inputs, outputs, **TICK)
@@ -74,19 +89,21 @@ class OwnerPage:
         page.form = self.form.read([filled[control] for control in self.form.inputs])
         updates = {**filled, self.settings.presets.choice: self.settings.presets.choices(), **self.dataset.opened()}
         updates |= self.sampling.prompts_of(page, values.get("sample_prompts"))
-        if self._context.service.snapshot().is_active:
-            updates[self.tabs] = gr.Tabs(selected="train")
+        updates[self.tabs] = gr.Tabs(selected=self._first_tab())
         return updates
 
     def tick(self, request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
         """What has changed since the last update of the page."""
         page, view = self._context.pages.of(request), View.of(zoom, prompt, time)
         shown = self._context.service.snapshot()
-        now = self.train.panel.seen_with(shown, view)
+        missing = self._context.missing()
+        now = {**self.train.panel.seen_with(shown, view), "missing": missing, "demo": self.question.seen()}
+        now["start"] = self.start.seen_with(missing, page)
         if page.seen == now:
             return gr.skip()
-        updates: Updates = {}
-        for part in (self.strip, self.train, self.resume):
+        updates = self.strip.updates(shown, page, missing) | self.question.updates(page, now["demo"])
+        updates |= self.start.updates(shown, page, now)
+        for part in (self.train, self.resume):
             updates |= part.updates(shown, page)
         updates |= self.train.panel.updates(shown, page, view)
         page.seen = now

@@ -9,11 +9,15 @@ from pathlib import Path
 from ed2.app.checks.check import CheckResult
 from ed2.app.images.edits import Edits
 from ed2.app.page.dataset_desk import DatasetDesk
+from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
+from ed2.app.page.start import MissingChoice, missing_things
+from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.settings.schema import Settings
 from ed2.ui.form import with_one_optimizer
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.page_state import Pages, PageState
@@ -44,6 +48,8 @@ class Context:
         begin: settings that the form starts with, over its defaults.
         pages: what the program remembers of each open page.
         desk: the images of the last check, and changes of their captions.
+        demo: the preset of the demo.
+        form_revision: increases with every change of the form.
     """
 
     service: TrainerService = field(default_factory=TrainerService)
@@ -54,12 +60,15 @@ class Context:
     thumbs: ImageCopies = field(default_factory=lambda: ImageCopies(THUMB_SIDE))
     pages: Pages = field(default_factory=Pages)
     is_preset_given: bool = False
+    demo: Path = DEMO
+    form_revision: int = 0
     _refused: RefusedForm | None = None
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.sharing = Sharing(self.service, self.samples, self.form_values)
         self.desk = DatasetDesk(Edits(self.user.folder / "captions", self.roots.allow), self.roots.allow)
+        self.demo_settings = DemoSettings(self.demo, self.user)
         draft = {} if self.is_preset_given else self.user.draft()
         self._form = with_one_optimizer({**draft, **self.begin})
 
@@ -104,6 +113,7 @@ class Context:
         if values.get("logdir") != self._form.get("logdir"):
             self._follow(values)
         self._form = dict(values)
+        self.form_revision += 1
         if self._refused and not self.service.snapshot().is_active:
             self.service.show_problems(self._refused.remaining(values))
         self.user.keep_draft(values)
@@ -122,6 +132,35 @@ class Context:
             self.service.show_problems(error.problems)
             raise
         self._refused = None
+
+    def start_demo(self, values: Mapping[str, object]) -> None:
+        """Train the demo with these values, and remember that it was trained.
+
+        Raises:
+            RefusedError: a run is in progress.
+            SettingsError: lists everything that is wrong.
+        """
+        self.service.start(self.require_allowed(values))
+        with contextlib.suppress(OSError):  # then nobody is asked about its settings, and they are used for nothing
+            self.demo_settings.trained()
+
+    def missing(self) -> tuple[MissingChoice, ...]:
+        """What has to be chosen before the form can start a run."""
+        return missing_things(
+            absolute_paths({"data_root": Settings().data.data_root, **self._form}, PROGRAM_DIR), self.roots
+        )
+
+    @property
+    def is_first_time(self) -> bool:
+        """Whether to open the page with the first screen: nothing was given, and at most the demo was trained."""
+        if self.is_preset_given or not self.begin.keys() <= {"logdir"}:
+            return False
+        try:
+            runs = self.logdir(self._form)
+        except SettingsError:
+            return False
+        of_demo = f"{self.demo_settings.named.get('project_name')}_"
+        return all(file.parent.name.startswith(of_demo) for file in runs.glob(f"*/{EVENTS_NAME}"))
 
     def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with absolute paths. Raises SettingsError where one of these is not in an allowed folder."""

@@ -107,7 +107,7 @@ def _is_share(spec: FieldSpec) -> bool:
 
 def to_control(spec: FieldSpec, value: object) -> object:
     """A setting's value as its control shows it."""
-    if value is None:
+    if _is_nothing(spec, value):
         return ""
     if spec.many:
         items = value if isinstance(value, list | tuple) else [value]
@@ -119,10 +119,18 @@ def to_control(spec: FieldSpec, value: object) -> object:
     return value
 
 
+def _is_nothing(spec: FieldSpec, value: object) -> bool:
+    """Whether a field is empty: there is no value, or it is the default folder of images, which is not there."""
+    if spec.name != "data_root" or not isinstance(value, list | tuple):
+        return value is None
+    return list(value) == list(spec.default) and not any((PROGRAM_DIR / folder).exists() for folder in value)
+
+
 def from_control(spec: FieldSpec, raw: Any) -> object:
     """A setting's value from what its control holds."""
     if spec.many:
-        return _list_from(spec, str(raw or ""))
+        found = _list_from(spec, str(raw or ""))
+        return list(spec.default) if spec.name == "data_root" and not found else found
     if spec.kind is str and isinstance(raw, str):
         raw = _cleaned(spec, raw)
     if spec.optional and raw in ("", None):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ed2.app.curve import Point, smoothed
+from ed2.app.page.start import MissingChoice
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
@@ -14,7 +15,7 @@ from ed2.events import MemoryMeasured
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
-from ed2.text import duration, visible
+from ed2.text import counted, duration, listed, visible
 from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 
@@ -91,6 +92,14 @@ def button_html(name: str, path: Path, note: str = "") -> str:
     if note:
         note = f"<br><small>{escape(note)}</small>"
     return f'<button type="button" data-location="{escape(str(path))}">{escape(name)}{note}</button>'
+
+
+def link_html(text: str, tab: str, setting: str = "", label: str = "") -> str:
+    """A button that opens a tab and goes to a field there."""
+    name = f' aria-label="{escape(label)}"' if label else ""
+    return (
+        f'<button type="button" class="ed-link" data-tab="{tab}" data-field="{setting}"{name}>{escape(text)}</button>'
+    )
 
 
 def buttons_html(heading: str, buttons: Sequence[str]) -> str:
@@ -191,6 +200,15 @@ def _problem(problem: Problem, hide: Hide, *, is_form: bool) -> str:
         told = f"{label_of(name)} ({name}): {hide(text)}"
         return jump_html(name, told) if is_form else escape(told)
     return escape(hide(": ".join(filter(None, (name, text)))))
+
+
+def missing_html(missing: Sequence[MissingChoice]) -> str:
+    """What has to be chosen before Train can be pressed, each with a link to its field; an empty line for nothing."""
+    text = ""
+    if missing:
+        links = listed([link_html(thing.name, thing.tab, thing.setting) for thing in missing])
+        text = f"<strong>{counted(len(missing), 'thing')} missing:</strong> {links}"
+    return f'<p id="missing" role="status" class="ed-missing">{text}</p>'
 
 
 def model_html(shown: RunSnapshot) -> str:

@@ -70,6 +70,33 @@ window.ed = (() => {
     }, 2000);
   };
 
+  // Tabs and fields that a link leads to. A field of a tab that was not open yet is drawn a moment later.
+  const goTo = (name, field) => {
+    [...document.querySelectorAll('#tabs [role=tab]')].find(tab => tab.textContent.trim() === name)?.click();
+    window.scrollTo({ top: 0 });
+    if (field) focusField(field);
+  };
+  const focusField = (field, tries = 40) => {
+    const input = byId(field)?.querySelector('input, textarea, button');
+    if (!input?.checkVisibility({ visibilityProperty: true })) return tries && setTimeout(focusField, 50, field, tries - 1);
+    openChoice(field);
+    input.scrollIntoView({ block: 'center' });
+    input.focus({ preventScroll: true });
+  };
+  const openChoice = field => {
+    const fold = field === 'resume_ckpt' && document.querySelector('#choose-model button.label-wrap:not(.open)');
+    if (fold) fold.click();
+  };
+  const watchLinks = element => element.addEventListener('click', event => {
+    const link = event.target.closest('[data-tab]');
+    if (link) goTo(link.dataset.tab, link.dataset.field);
+  });
+  // The button of the first screen leads to the first thing that is missing, else the program starts the run.
+  const goToMissing = (...held) => {
+    document.querySelector('#missing [data-tab]')?.click();
+    return held;
+  };
+
   // Folders and models: with a key named `path` Gradio 6.31 would take it for a file of its own.
   const watchFolders = (element, trigger) => element.addEventListener('click', event => {
     const button = event.target.closest('[data-location]');
@@ -119,7 +146,7 @@ window.ed = (() => {
 
   return {
     store, ask, take, lockForm, unlockForm, formFilled, numberForm, followForm, sendJson, jsonApplied, copy, answered,
-    watchProgram, watchFolders, showStale, watchRuns, markRun, pressedRun, offeredRun, openTensorBoard, showTensorBoard,
-    closeTensorBoard,
+    watchProgram, watchLinks, goToMissing, watchFolders, showStale, watchRuns, markRun, pressedRun, offeredRun,
+    openTensorBoard, showTensorBoard, closeTensorBoard,
   };
 })();

@@ -28,6 +28,8 @@ class PageState:
         before_fit: the settings that *Make it fit* changed, as they were.
         after_fit: the same settings as it set them.
         bulk_plan: the change of captions that its preview shows.
+        before_suggested: the settings that the suggested values replaced, as they were.
+        planned_gb: memory of the GPU that its first screen plans for; 0 is the one in this computer.
     """
 
     form: Mapping[str, object] | None = None
@@ -40,6 +42,8 @@ class PageState:
     before_fit: Mapping[str, object] = field(default_factory=dict)
     after_fit: Mapping[str, object] = field(default_factory=dict)
     bulk_plan: BulkPlan | None = None
+    before_suggested: Mapping[str, object] = field(default_factory=dict)
+    planned_gb: float = 0
 
     def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:
         """Whether the page shows an old revision of this section."""

@@ -1,16 +1,17 @@
 """The status strip above the tabs: the state, Train, Pause and Stop, and what needs attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
+from ed2.app.page.start import MissingChoice
 from ed2.app.phases import RefusedError
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import problems_html, status_html
+from ed2.ui.html import missing_html, problems_html, status_html
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import SPOKEN, Updates
 
@@ -30,29 +31,33 @@ class Strip:
                 self.pause = gr.Button(PAUSE, interactive=False, elem_id="pause-button")
                 self.stop = gr.Button(STOP, variant="stop", interactive=False, elem_id="stop-button")
                 self.leave = gr.Button("Stop without saving", variant="stop", visible=False, elem_id="leave-button")
+            self.missing = gr.HTML(missing_html(()), js_on_load="ed.watchLinks(element)")
             self.problems = gr.HTML(problems_html(()), js_on_load=None)
 
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.status, self.problems, self.train, self.pause, self.stop, self.leave]
+        return [self.status, self.missing, self.problems, self.train, self.pause, self.stop, self.leave]
 
-    def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
-        """Updates for what the page shows outdated; buttons change only with the state."""
+    def updates(self, shown: RunSnapshot, page: PageState, missing: Sequence[MissingChoice]) -> Updates:
+        """Updates for what the page shows outdated; buttons change only with the state and with what is missing."""
         updates: Updates = {}
         if page.is_outdated("status", shown):
             updates[self.status] = status_html(shown)
         if page.is_outdated("problems", shown):
             updates[self.problems] = problems_html(shown.problems)
-        if page.shows_other_state(shown):
+        is_other = page.shows_other_state(shown)
+        if is_other:
             updates |= self._buttons(shown)
+        if is_other or page.seen.get("missing") != missing:
+            updates[self.train] = gr.update(interactive=not shown.is_active and not missing)
+            updates[self.missing] = missing_html(() if shown.is_active else missing)
         return updates
 
     def _buttons(self, shown: RunSnapshot) -> Updates:
         is_paused, is_stopping = shown.state == "paused", shown.state == "stopping"
         can_pause = shown.allows("resume")
         updates = {
-            self.train: gr.update(interactive=not shown.is_active),
             self.pause: gr.update(value=RESUME if is_paused else PAUSE, interactive=can_pause),
             self.stop: gr.update(value=STOPPING if is_stopping else STOP, interactive=shown.is_active),
         }
@@ -91,8 +96,13 @@ class Strip:
 
 def start_run(context: Context, values: dict[str, object], tabs: gr.Tabs, problems: gr.HTML) -> Updates:
     """Start a run and open the Train tab; what is wrong goes into the box of problems."""
+    return start_values(lambda: context.start(values), tabs, problems, context)
+
+
+def start_values(begin: Callable[[], None], tabs: gr.Tabs, problems: gr.HTML, context: Context) -> Updates:
+    """Begin something that shows in the Train tab, and open that; what is wrong goes into the box of problems."""
     try:
-        context.start(values)
+        begin()
     except RefusedError as error:
         gr.Warning(str(error), duration=6)
         return {tabs: gr.Tabs(selected="train"), problems: problems_html(context.service.snapshot().problems)}

@@ -172,6 +172,9 @@ def test_all_problems_are_listed_at_once_with_the_names_of_their_fields(open_pag
     fill(page, "project_name", "../evil")
     fill(page, "lr", "fast")
     fill(page, "resume_ckpt", "/nowhere/model")
+    expect(page.locator("#train-button")).to_be_disabled()
+    expect(page.locator("#missing")).to_have_text("1 thing missing: a base model")
+    fill(page, "resume_ckpt", server.folder / "images")  # it is there, and no model
     page.locator("#train-button").click()
     box = page.locator("#problems")
     for name in ("batch_size", "project_name", "lr", "resume_ckpt"):

@@ -109,7 +109,7 @@ def _missing(command: CommandLine, values: Mapping[str, object]) -> list[Problem
 def _default_paths() -> dict[str, object]:
     """The paths of a run that names neither model nor images: the default folder, if it exists."""
     folders = [str(PROGRAM_DIR / root) for root in Settings().data.data_root]
-    return {"data_root": folders if all(map(_is_root, folders)) else None, "resume_ckpt": None}
+    return {"data_root": folders if all(map(is_root, folders)) else None, "resume_ckpt": None}
 
 
 def start_problems(values: Mapping[str, object]) -> list[Problem]:
@@ -134,7 +134,7 @@ def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
     if not texts:
         return [Problem("data_root", "no folder of images is given.", fixes.folder)]
-    missing = [text for text in texts if not _is_root(text)]
+    missing = [text for text in texts if not is_root(text)]
     return [Problem("data_root", f"there is no folder {printable(text)}.", fixes.missing_folder) for text in missing]
 
 
@@ -145,9 +145,9 @@ def _validation_problems(settings: Settings) -> list[Problem]:
     named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
     problems = []
     for name, text in named:
-        if text and not _is_root(text):
+        if text and not is_root(text):
             problems.append(Problem(name, f"there is no folder {printable(text)}.", "Check it for typos."))
-    if settings.ema.is_on and average and average != FIND_LAST and not _is_root(average):
+    if settings.ema.is_on and average and average != FIND_LAST and not is_root(average):
         fix = "Give a diffusers folder of the same model, or leave it out."
         problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
     return problems
@@ -162,7 +162,8 @@ def _unwritable_problems(settings: Settings, given: Mapping[str, object]) -> lis
     return problems
 
 
-def _is_root(text: str) -> bool:
+def is_root(text: str) -> bool:
+    """Whether this is a folder, or a manifest, that images can be read from."""
     try:
         return Path(text).is_dir() or is_manifest(Path(text))
     except (OSError, ValueError):  # no folder can have such a name

@@ -1,0 +1,229 @@
+"""What the first screen says: the four steps to a run of one's own, what is missing, and the run in one sentence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ed2.app.checks.check import CheckResult
+from ed2.app.checks.forecast import CHECK_FIRST, Forecast, forecast
+from ed2.app.checks.start_checks import is_root
+from ed2.app.memory.report import MemoryReport, report_memory
+from ed2.app.page.folders import Roots
+from ed2.app.preflight import model_sizes
+from ed2.app.run_settings import FIND_LAST
+from ed2.app.suggest.rules import Suggestions, suggest_values
+from ed2.app.suggest.situation import situation_of
+from ed2.errors import ProblemsError, printable
+from ed2.models.families.facts import FACTS
+from ed2.models.files.base_model import PUBLIC_NAME, locate
+from ed2.models.files.found import describe, public_name
+from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.schema import Settings
+from ed2.text import counted, duration, file_size, plural
+from ed2.vram.card import Card, card_for
+
+DEFAULT_FOLDERS = [str(PROGRAM_DIR / folder) for folder in Settings().data.data_root]
+UNKNOWN_TIME = "time known after the first steps"
+NO_GPU = "No NVIDIA GPU was found here, and a real model takes days without one. Plan for one below."
+INVALID = "Some values in the form are not valid; press Train to see which."
+
+
+@dataclass(frozen=True)
+class MissingChoice:
+    """Something that a run cannot start without.
+
+    Attributes:
+        name: in a list.
+        what: why it is missing, as a sentence.
+        tab: where it is chosen.
+        setting: that names it.
+    """
+
+    name: str
+    what: str
+    tab: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class StartStep:
+    """One of the steps to a run.
+
+    Attributes:
+        title: its name.
+        known: what is known of it, as a sentence.
+        tab: where it is done.
+        setting: the field to go to there.
+        is_done: whether it needs nothing more.
+    """
+
+    title: str
+    known: str
+    tab: str
+    setting: str
+    is_done: bool
+
+
+@dataclass(frozen=True)
+class StartState:
+    """What the first screen shows.
+
+    Attributes:
+        steps: in order.
+        missing: what keeps a run from starting.
+        sentence: what the run would be; empty while something is missing.
+        suggestions: values for it; None while the form is not valid.
+        changes: those that differ from the form, by name.
+    """
+
+    steps: tuple[StartStep, ...]
+    missing: tuple[MissingChoice, ...]
+    sentence: str = ""
+    suggestions: Suggestions | None = None
+    changes: Mapping[str, object] | None = None
+
+
+def missing_things(values: Mapping[str, object], roots: Roots) -> tuple[MissingChoice, ...]:
+    """What has to be chosen before a run with these flat, absolute values can start.
+
+    What the page may not open counts as chosen: a start says why it cannot be used.
+    """
+    found = [
+        _missing_images(values.get("data_root"), roots),
+        _missing_base(str(values.get("resume_ckpt") or ""), roots),
+    ]
+    return tuple(choice for choice in found if choice is not None)
+
+
+def _missing_images(folders: object, roots: Roots) -> MissingChoice | None:
+    texts = [str(folder) for folder in folders] if isinstance(folders, list | tuple) else []
+    absent = [text for text in texts if roots.allow(Path(text)) and not is_root(text)]
+    what = "Choose the folder with your images."
+    if texts and not absent:
+        return None
+    if absent and absent != DEFAULT_FOLDERS:
+        what = f"There is no folder {printable(absent[0])}."
+    return MissingChoice("images", what, "Dataset", "data_root")
+
+
+def _missing_base(base: str, roots: Roots) -> MissingChoice | None:
+    what = "Choose one that is on this computer, download one, or give its path."
+    if base:
+        if base == FIND_LAST or not roots.allow(Path(base)) or locate(base) is not None:
+            return None
+        fix = " Download it in the Settings tab." if PUBLIC_NAME.fullmatch(base) else ""
+        what = f"{printable(base)} is not on this computer.{fix}"
+    return MissingChoice("a base model", what, "Settings", "resume_ckpt")
+
+
+def start_state(
+    values: Mapping[str, object],
+    missing: tuple[MissingChoice, ...],
+    checked: CheckResult | None,
+    planned_gb: float | None,
+    roots: Roots = Roots(),  # noqa: B008 -- frozen
+) -> StartState:
+    """What the first screen shows for a form.
+
+    Args:
+        values: flat and absolute.
+        missing: what `missing_things` found in them.
+        checked: the last check of the images.
+        planned_gb: memory of the GPU to plan for; None plans for the one in this computer.
+        roots: the folders that may be opened.
+    """
+    card = Card.of_size(planned_gb) if planned_gb else card_for(str(values.get("device", "auto")))
+    absent = {thing.setting: thing for thing in missing}
+    try:
+        roots.require(values)
+        settings = with_defaults(values)
+    except ProblemsError:
+        return StartState(_steps(absent, "Chosen.", "Chosen.", card, INVALID, is_ready=False), missing)
+    sizes = model_sizes(settings)
+    found = forecast(settings, checked, planned_gb)
+    num_images = None if checked is None or found.steps is None else len(checked.dataset.examples)
+    suggestions = suggest_values(situation_of(settings, sizes, vram_gb=planned_gb, num_images=num_images))
+    sentence = ""
+    if not missing:
+        memory = report_memory(settings, sizes, planned_gb)
+        sentence = _sentence(found, num_images, FACTS[sizes.family].title, memory)
+    known = _missing_text(missing) or sentence
+    steps = _steps(
+        absent, _images(settings, checked if num_images else None), _base(settings), card, known, is_ready=not missing
+    )
+    return StartState(steps, missing, sentence, suggestions, suggestions.changes(settings))
+
+
+def _steps(
+    absent: Mapping[str, MissingChoice], images: str, base: str, card: Card, go: str, *, is_ready: bool
+) -> tuple[StartStep, ...]:
+    known = {"data_root": images, "resume_ckpt": base}
+    texts = {name: absent[name].what if name in absent else text for name, text in known.items()}
+    gpu = NO_GPU
+    if card.total_gb is not None:
+        gpu = f"{card.name}, {card.total_gb:.0f} GB." if "card with" not in card.name else f"Planned for {card.name}."
+    return (
+        StartStep("Images", texts["data_root"], "Dataset", "data_root", "data_root" not in absent),
+        StartStep("Base model", texts["resume_ckpt"], "Settings", "resume_ckpt", "resume_ckpt" not in absent),
+        StartStep("GPU", gpu, "Settings", "card-choice", card.total_gb is not None),
+        StartStep("Go", go, "Settings", "max_epochs", is_ready),
+    )
+
+
+def _missing_text(missing: tuple[MissingChoice, ...]) -> str:
+    """How many things are missing, as a sentence."""
+    return f"{counted(len(missing), 'thing')} missing." if missing else ""
+
+
+def _images(settings: Settings, checked: CheckResult | None) -> str:
+    """How many images there are, and how many of them lack a caption."""
+    if checked is None:
+        names = ", ".join(Path(root).name for root in settings.data.data_root)
+        return f"{printable(names)}. Press Check in the Dataset tab to count the images."
+    found = checked.dataset
+    parts = [counted(len(found.examples), "image")]
+    kinds = [note.kind for note in found.notes]
+    if number := kinds.count("no caption"):
+        parts.append(f"{number:,} {plural(number, 'has', 'have')} no caption")
+    if number := kinds.count("file name"):
+        verb = plural(number, "takes its caption from its name", "take their captions from their names")
+        parts.append(f"{number:,} {verb}")
+    if found.problems:
+        parts.append(f"{counted(len(found.problems), 'file')} cannot be used")
+    return f"{', '.join(parts)}."
+
+
+def _base(settings: Settings) -> str:
+    """The name of the base model, and what it is."""
+    name = settings.model.resume_ckpt
+    place = locate(name) if name and name != FIND_LAST else None
+    if place is None:
+        return f"{name}."
+    found = describe(place.path)
+    shown = public_name(place.path) or place.path.name
+    return f"{shown}: {found.about}, {file_size(found.num_bytes)}." if found else f"{shown}."
+
+
+def _sentence(found: Forecast, num_images: int | None, family: str, memory: MemoryReport) -> str:
+    """The run in one sentence: images, model, GPU, steps, memory and time."""
+    if num_images is None or found.steps is None:
+        return CHECK_FIRST
+    time = UNKNOWN_TIME
+    if found.seconds:
+        time = f"about {duration(found.seconds)} at the speed measured on this computer"
+    what = f"{counted(num_images, 'image')}, {family}, {_gpu(memory)}"
+    return f"{what}: {counted(found.steps, 'step')}, {_gigabytes(memory)}, {time}."
+
+
+def _gpu(memory: MemoryReport) -> str:
+    total = memory.card.total_gb
+    return "no GPU" if total is None else f"{total:.0f} GB"
+
+
+def _gigabytes(memory: MemoryReport) -> str:
+    free, expected = memory.card.free_gb, memory.plan.expected_gb
+    if free is None:
+        return f"{expected:.1f} GB of memory"
+    verdict = memory.plan.verdict(memory.card)
+    end = "" if verdict == "fits" else f" ({verdict})"
+    return f"{expected:.1f} of {free:.1f} GB{end}"
