@@ -34,6 +34,7 @@ def test_a_run_with_any_path_outside_is_refused_and_the_fields_are_named(context
         "sample_prompts": "/etc/passwd",
         "manual_data_root": "/etc",
         "resume_ckpt": "/etc",
+        "cache_dir": "/var/ed2",
     }
     page = OwnerPage(context)
     start_run(context, {**defaults(), **outside}, page.tabs, page.strip.problems)
