@@ -30,25 +30,35 @@ SPREAD = 0.02
 """Standard deviation of the weights: small enough that no activation overflows."""
 
 
-def write_base(family: str, folder: Path, dtype: torch.dtype, only: str | None = None) -> Path:
-    """Write a diffusers folder of a model of this family, or one network of it. Raises FileExistsError."""
+CPU = torch.device("cpu")
+
+
+def write_base(
+    family: str, folder: Path, dtype: torch.dtype, only: str | None = None, *, device: torch.device = CPU
+) -> Path:
+    """Write a diffusers folder of a model of this family, or one network of it; a GPU draws the numbers faster.
+
+    Raises:
+        FileExistsError: there is such a folder.
+    """
     shutil.copytree(CONFIGS / family, folder)
     for tokenizer in folder.glob("tokenizer*"):
         shutil.copytree(SHIPPED, tokenizer, dirs_exist_ok=True)
     for part in [part for part in FACTS[family].parts if only in (None, part.name)]:
-        save_file(random_weights(part, folder / part.name, dtype), folder / part.file, {"format": "pt"})
+        save_file(random_weights(part, folder / part.name, dtype, device), folder / part.file, {"format": "pt"})
     return folder
 
 
-def random_weights(part: PartFacts, folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def random_weights(part: PartFacts, folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
     """Random weights of a network with the config in `folder`; the scales of norms are 1, biases 0."""
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in _network(part, folder).state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     weights = {}
     for name, shape in shapes.items():
         if len(shape) > 1:
-            weights[name] = torch.empty(shape, dtype=dtype).normal_(0, SPREAD, generator=generator)
+            numbers = torch.empty(shape, dtype=dtype, device=device).normal_(0, SPREAD, generator=generator)
+            weights[name] = numbers.cpu()
         else:
             weights[name] = torch.full(shape, float(name.endswith("weight")), dtype=dtype)
     return weights
