@@ -1,11 +1,12 @@
 """Measure the memory of a LoRA run of a model of full size on the CPU.
 
-    python scripts/measure_lora.py [family] [--dtype bf16|fp32] [--resolution 256] [--folder FOLDER] [setting ...]
+    python scripts/measure_lora.py [family] [--dtype bf16|fp32] [--base MODEL] [--resolution 256] [--folder FOLDER]
+                                   [setting ...]
 
-Writes a base model with random weights (scripts/full_size.py), trains a LoRA of it for one step in its own program,
-with its samples off, its checkpoint and its single file on, and prints the most memory that it held. Everything is
-written to a temporary folder, by default in the system's: 2 to 4 GB for SD 1.x. Any setting can be added, such as
---gradient_checkpointing. Needs Linux or macOS.
+Writes a base model with random weights (scripts/full_size.py) unless one is given, trains a LoRA of it for one step in
+its own program, with its samples off, its checkpoint and its single file on, and prints the most memory that it held.
+Everything is written to a temporary folder, by default in the system's: 2 to 4 GB for SD 1.x. Any setting can be added,
+such as --gradient_checkpointing. Needs Linux or macOS.
 """
 
 import argparse
@@ -32,18 +33,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", nargs="?", default="sd1", choices=tuple(FACTS))
     parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp32"), help="of the base model's file")
+    parser.add_argument("--base", type=Path, help="model to use in place of one of full size that is written here")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--folder", help="folder for the temporary files")
     options, settings = parser.parse_known_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
-        # In a program of its own, so that its memory is not counted.
-        writing = [sys.executable, ROOT / "scripts" / "full_size.py", options.family, folder / "base"]
-        subprocess.run([*writing, "--dtype", options.dtype], check=True, stdout=subprocess.DEVNULL)
+        base = options.base or folder / "base"
+        if not options.base:  # in a program of its own, so that its memory is not counted
+            writing = [sys.executable, ROOT / "scripts" / "full_size.py", options.family, base]
+            subprocess.run([*writing, "--dtype", options.dtype], check=True, stdout=subprocess.DEVNULL)
         (folder / "images").mkdir()
         Image.radial_gradient("L").convert("RGB").resize((options.resolution,) * 2).save(folder / "images" / "a.png")
         began = time.monotonic()
-        training = subprocess.Popen(command(folder, options.resolution, settings), cwd=folder)
+        training = subprocess.Popen(command(folder, base.absolute(), options.resolution, settings), cwd=folder)
         _, status, used = os.wait4(training.pid, 0)
         seconds = time.monotonic() - began
         code = training.returncode = os.waitstatus_to_exitcode(status)
@@ -56,10 +59,10 @@ def main() -> int:
     return code
 
 
-def command(folder: Path, resolution: int, settings: list[str]) -> list[str]:
+def command(folder: Path, base: Path, resolution: int, settings: list[str]) -> list[str]:
     """A run of one step."""
     flags = {
-        "method": "lora", "resume_ckpt": folder / "base", "data_root": folder / "images", "resolution": resolution,
+        "method": "lora", "resume_ckpt": base, "data_root": folder / "images", "resolution": resolution,
         "batch_size": 1, "max_epochs": 1, "sample_prompts": "none", "device": "cpu", "logdir": folder / "logs",
         "save_ckpt_dir": folder / "files", "project_name": "measure",
     }  # fmt: skip

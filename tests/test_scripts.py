@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_on_gpu_measures_tiny_models_on_the_cpu_from_start_to_table(tmp_path: Pa
     assert all(row["step_seconds"] > 0 and row["planned_expected_gb"] > 0 for row in (full, lora, low_memory))
     assert any("tests" in text for text in report["left_out"])
     assert (tmp_path / "report.md").read_text(encoding="utf-8") in printed and f"| {lora['what']} |" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the script reads what POSIX tells of a process")
+def test_measure_lora_prints_its_figures() -> None:
+    printed = run("measure_lora.py", "--base", PROGRAM_DIR / "ed2" / "demo" / "base", "--resolution", 64)
+    assert re.search(r"LoRA at 64, .* at most \d+\.\d\d GB of memory, \d+ s; single file of \d+ MB", printed)
 
 
 def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:
