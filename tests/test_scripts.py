@@ -131,7 +131,7 @@ def test_torture_soaks() -> None:
 def test_screenshots_show_every_tab(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     printed = run("screenshots", tmp_path / "shots", tmp_path / "logs", "--only", "desktop-light")
-    assert printed.startswith("5 screenshots")
+    assert printed.startswith("6 screenshots")
 
 
 def test_what_needs_a_gpu_is_skipped_where_there_is_none() -> None:
