@@ -128,7 +128,7 @@ def test_torture_soaks() -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_screenshots_show_every_tab(tmp_path: Path) -> None:
+def test_screenshots_show_every_tab_and_the_first_screen(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     printed = run("screenshots", tmp_path / "shots", tmp_path / "logs", "--only", "desktop-light")
     assert printed.startswith("6 screenshots")
