@@ -16,7 +16,7 @@ from ed2.app.memory.watch import watch_card
 from ed2.app.optimizing import network_plans, optimizer_notes
 from ed2.app.resuming import VerifyProgress, is_logged
 from ed2.app.run_spec import RunSpec
-from ed2.app.speeds import watch_speed
+from ed2.app.speeds import SpeedWatch
 from ed2.checkpoint.saver import Kind
 from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Finding
@@ -120,7 +120,7 @@ class Execution:
         self._announce()
         shape = planned_shape(self.spec)
         watch_card(run, self.spec.settings, shape)
-        watch_speed(bus, self.spec.settings, shape, self.spec.machine.name)
+        bus.subscribe(SpeedWatch(self.spec.settings, shape, self.spec.machine.name))
         for job in run.jobs:
             bus.emit(job.at_start(run.state))
         handle_requests(run)

@@ -8,7 +8,7 @@ from statistics import median
 
 from ed2.app.user_files import UserFiles
 from ed2.curve_names import IMAGES_PER_SECOND
-from ed2.events import Event, EventBus, MetricsLogged, RunEnded
+from ed2.events import Event, MetricsLogged, RunEnded
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
@@ -75,16 +75,10 @@ class Speeds:
             return {}
 
 
-def watch_speed(bus: EventBus, settings: Settings, shape: ModelShape, device: str) -> None:
-    """Keep the speed of the run that begins now."""
-    bus.subscribe(SpeedWatch(Speeds(SPEEDS_FILE), settings, shape, device))
-
-
 @dataclass
 class SpeedWatch:
     """Keeps the median of the speeds that a run logs: after the first ones, and at its end."""
 
-    speeds: Speeds
     settings: Settings
     shape: ModelShape
     device: str
@@ -100,7 +94,7 @@ class SpeedWatch:
             self._keep()
 
     def _keep(self) -> None:
-        self.speeds.add(self.settings, self.shape, self.device, median(self._logged))
+        Speeds(SPEEDS_FILE).add(self.settings, self.shape, self.device, median(self._logged))
 
 
 def _key(settings: Settings, shape: ModelShape, device: str) -> str:

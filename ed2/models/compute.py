@@ -198,10 +198,11 @@ def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
 def quiet_libraries() -> None:
     """Load diffusers and transformers, and show only their errors and no progress bars.
 
-    To be called before anything else loads diffusers.
+    Called before anything else loads diffusers, it saves the time that the optional packages take to load.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # about an optional CPU kernel
-    with _hidden(NOT_LOADED):
+    # Once diffusers is loaded, it has seen which packages there are, and cannot do without them any more.
+    with _hidden(() if "diffusers" in sys.modules else NOT_LOADED):
         import diffusers
         import transformers
         from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401

@@ -135,7 +135,7 @@ class DatasetTab:
         """What the last check found."""
         bench = self._context.desk.bench
         if bench is None:
-            return {}
+            return {self.report: gr.skip()}
         shown = gr.update(visible=True)
         return {
             self.report: stale_html(self._accepted) + report_html(bench),

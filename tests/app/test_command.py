@@ -124,7 +124,7 @@ def test_check_answers_in_one_json_object_without_torch(images: Path, tmp_path: 
     assert paths == ["cut.png", None]
     assert "No base model is chosen yet" in answer["problems"][1]["what"]
     assert any(note["what"].startswith("Batches hold") for note in answer["notes"]), answer["notes"]
-    assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "free_bytes"}
+    assert set(answer["disk"]) == {"checkpoint_bytes", "checkpoints", "cache_bytes", "free_bytes"}
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
 
 

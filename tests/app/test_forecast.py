@@ -37,7 +37,7 @@ def test_the_speed_of_a_run_is_told_for_runs_of_its_kind_on_its_device_only(
     sizes = model_sizes(settings)
     shape = shape_of(sizes.family, sizes.parameters)
     old, new = Card(name="An old card"), Card(name="A new card")
-    watch = SpeedWatch(Speeds(speeds.SPEEDS_FILE), settings, shape, old.name)
+    watch = SpeedWatch(settings, shape, old.name)
     watch(MetricsLogged(1, {IMAGES_PER_SECOND: 0.5}))  # the first steps are slow
     watch(MetricsLogged(2, {IMAGES_PER_SECOND: 2.0}))
     assert measured_speed(settings, sizes, old) is None

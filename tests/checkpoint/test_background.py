@@ -23,11 +23,11 @@ def test_a_background_save_writes_the_step_at_which_it_started(
     real, stepped = NewFolder.add_tensors, threading.Event()
     threads = set()
 
-    def wait_for_steps(self: NewFolder, *given: Any) -> None:
+    def wait_for_steps(self: NewFolder, *given: Any, **options: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             threads.add(threading.current_thread().name)
             assert stepped.wait(60), "the training waits for the writer"
-        real(self, *given)
+        real(self, *given, **options)
 
     view, shown = RunView(), list[bool]()
 
@@ -110,11 +110,11 @@ def test_a_failed_save_is_reported_and_retried_at_the_next_interval(
     calls = []
     real = NewFolder.add_tensors
 
-    def fail_once(self: NewFolder, *given: Any) -> None:
+    def fail_once(self: NewFolder, *given: Any, **options: Any) -> None:
         calls.append(1)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        real(self, *given)
+        real(self, *given, **options)
 
     monkeypatch.setattr(NewFolder, "add_tensors", fail_once)
     trained = train({**values, "max_epochs": 3})

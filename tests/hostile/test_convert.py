@@ -237,7 +237,7 @@ def test_every_number_type_is_converted_in_both_directions(
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
-        ([], 0, "Convert a Stable Diffusion"),
+        ([], 0, "Convert an SD 1.x"),
         (["konvert", "a", "b"], 2, "unknown command 'konvert'. Usage: python -m ed2 convert SOURCE TARGET"),
         (["convert", "a"], 2, "convert needs two paths, not 1."),
         (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: the value is missing. Use epsilon or"),
