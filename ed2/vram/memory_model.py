@@ -260,11 +260,14 @@ class MemoryModel:
         The traces are of one chunk. What they take per image, whatever its area, is for the caption: in the UNet as
         much as without trained text encoders, the rest in these.
         """
+        if self.settings.data.caption_chunks == 1:
+            return 0
         per_image = row.activations[1]
         precision, _, *course = variant.split("/")
-        alone = "lora" if self.trains_adapters else "unet"
-        unet_alone = self.shape.traced.training["/".join((precision, alone, *course))]
-        in_unet = min(per_image, max(other.activations[1] for other in unet_alone))
+        unet_alone = "/".join((precision, "unet", *course))
+        if self.trains_adapters:
+            unet_alone = self.variant(with_text=False)
+        in_unet = min(per_image, max(other.activations[1] for other in self.shape.traced.training[unet_alone]))
         in_text = per_image - in_unet
         return in_unet * (self.context_chunks - 1) + in_text * (self.settings.data.caption_chunks - 1)
 
