@@ -55,7 +55,7 @@ def test_bench_makes_its_table(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert found["machine"]["cpu"] and found["is_short"]
     names = " ".join(row["what"] for row in found["rows"])
-    parts = "no cache,cached,fills,start,peak memory,blocked,whole save,scan,again,plan,JPEG,PNG"
+    parts = "no cache,cached,rounding,fills,start,peak memory,blocked,whole save,scan,again,plan,JPEG,PNG"
     for part in parts.split(","):
         assert part in names, part
     assert all(row["ours"] > 0 and f"| {row['what']} |" in printed for row in found["rows"])

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from scripts.benchmark.caching import fill_row
 from scripts.benchmark.fixtures import ROOT, make_base, make_photographs, settings
-from scripts.benchmark.rows import Row, Size, wait_until_idle
+from scripts.benchmark.rows import Row, Size, cpu_seconds, wait_until_idle
 
 STEPS_OF_START = 6
 
@@ -21,7 +22,7 @@ def training_rows(folder: Path, size: Size) -> list[Row]:
     make_base(folder / "base", size.width)
     make_photographs(folder / "images", size.training_images)
     steps = [_step_row(folder, size, is_cached=is_cached) for is_cached in (False, True)]
-    return [*_start_rows(folder, size), *steps, fill_row(folder, size)]
+    return [*_start_rows(folder, size), *steps, _rounding_row(folder, size), fill_row(folder, size)]
 
 
 def _start_rows(folder: Path, size: Size) -> list[Row]:
@@ -107,3 +108,25 @@ def _step_row(folder: Path, size: Size, *, is_cached: bool) -> Row:
     if is_cached:
         return Row.of("step, latents and text cached / limit", "CPU s", rounds.ours, rounds.limit, goal=1.03)
     return Row.of("step, no cache / limit", "CPU s", rounds.ours, rounds.limit, goal=1.15)
+
+
+def _rounding_row(folder: Path, size: Size) -> Row:
+    """What the random bits of `weights_dtype bf16` take, beside a step in fp32."""
+    from ed2.training.rounding import Rounding
+    from scripts.benchmark.limit import BareLoop
+
+    loop = BareLoop(folder / "base", size.resolution)
+    weights = dict(loop.unet.named_parameters())
+    rounding = Rounding(0, {parameter: name for name, parameter in weights.items()})
+    rounds, steps = list[float](), list[float]()
+    for number in range(size.rounds + 1):
+        copies = [(parameter, parameter.detach().clone()) for parameter in weights.values()]
+
+        def round_all(copies: list[Any] = copies, number: int = number) -> None:
+            for parameter, copy in copies:
+                rounding.rounded(parameter, copy, number)
+
+        rounds.append(cpu_seconds(round_all))
+        steps.append(cpu_seconds(loop.step))
+    # The first of each warms up.
+    return Row.of("rounding of weights in bf16 / step of the limit", "CPU s", rounds[1:], steps[1:], goal=0.05)
