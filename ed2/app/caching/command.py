@@ -77,24 +77,29 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _perform(flags: argparse.Namespace) -> None:
+    """Show or remove what the flags name. Raises Ed2Error."""
     folder = Path(flags.cache_dir)
     try:
         shards = find_shards(folder, flags.older_than)
         if flags.delete:
             remove(shards)
     except OSError as error:
-        raise Ed2Error(f"The cache {folder} was not removed", f"{plain_reason(error)}.") from None
-    amount = f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
+        failed = "removed" if flags.delete else "read"
+        raise Ed2Error(f"The cache {folder} cannot be {failed}", f"{plain_reason(error)}.") from None
     age = f" not used for {flags.older_than:g} days" if flags.older_than else ""
     if flags.delete:
-        sys.stdout.write(f"Removed{age or ' the caches'} in {folder}: {amount}.\n")
+        sys.stdout.write(f"Removed the files{age} in {folder}: {_amount(shards)}.\n")
         return
     for kind in KINDS:
         own = [shard for shard in shards if shard.path.parent.name.startswith(kind)]
-        size = file_size(sum(shard.num_bytes for shard in own))
-        sys.stdout.write(f"{kind:<8} {counted(len(own), 'file')}, {size}{age}\n")
+        sys.stdout.write(f"{kind:<8} {_amount(own)}{age}\n")
     if shards:
         sys.stdout.write("Remove them with --delete; --older_than DAYS keeps what was used since.\n")
+
+
+def _amount(shards: Sequence[Shard]) -> str:
+    """How many files there are, and their size."""
+    return f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

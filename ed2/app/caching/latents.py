@@ -42,6 +42,8 @@ class LatentFiller:
     Attributes:
         training: the run, as built.
         cache: what is filled.
+        spec: which images, and how they are cut.
+        context: where damaged images are reported.
     """
 
     training: Run

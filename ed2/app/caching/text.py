@@ -20,6 +20,7 @@ class TextFiller:
     Attributes:
         training: the run, as built.
         cache: what is filled.
+        spec: which images have the captions.
     """
 
     training: Run
