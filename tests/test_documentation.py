@@ -8,11 +8,14 @@ import pytest
 
 from ed2.settings import cli
 from ed2.settings.files import PROGRAM_DIR
+from tests.error_texts import ErrorText, error_texts
 
 PAGES = sorted([*PROGRAM_DIR.glob("*.md"), *PROGRAM_DIR.glob("docs/*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 COMMAND = re.compile(r"\./launch\.sh (?:train|check)([^`)\n]*)")
 LABEL = re.compile(r"(?<![*\w\\])\*([A-Z][^*`|]{2,40}?)\.?\*(?!\*)")
+TELLING = 9
+"""Letters of a message from which on a part of it is enough to find it by."""
 SOURCE = re.compile(r"`((?:ed2|scripts|tests|presets|docs)/[\w./-]+)`")
 
 
@@ -53,9 +56,48 @@ def test_every_label_quoted_in_the_docs_is_on_the_page(name: str) -> None:
         assert " ".join(label.split()) in shown, label
 
 
+def troubleshooting() -> str:
+    return (PROGRAM_DIR / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+
+
+def quoted_messages() -> list[str]:
+    """The messages that the page on trouble has entries for, with `…` for what is filled in."""
+    return re.findall(r"^> - (.+)$", troubleshooting(), re.MULTILINE)
+
+
+def is_of(error: ErrorText, message: str) -> bool:
+    """Whether a quoted message is this error; one that is too short to tell errors apart is the whole of it."""
+    return message in error.text if len(message) >= TELLING else message == error.text.rstrip(".:")
+
+
+def test_every_error_of_the_program_has_an_entry_in_the_troubleshooting_page() -> None:
+    quoted, errors = quoted_messages(), error_texts()
+    assert len(errors) > 300
+    missing = {error.text: error.place for error in errors if not any(is_of(error, message) for message in quoted)}
+    assert not missing, "add an entry to docs/troubleshooting.md, or a line to that of its kind"
+
+
 def test_every_message_in_the_troubleshooting_page_is_one_of_the_program() -> None:
-    text = (PROGRAM_DIR / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    quoted = re.findall(r"^> (.+)$", text, re.MULTILINE)
-    source = "\n".join(path.read_text(encoding="utf-8") for path in PROGRAM_DIR.glob("ed2/**/*.py"))
-    assert quoted
-    assert [message for message in quoted if message not in re.sub(r'"\s+f?"', "", source)] == []
+    errors = {error.text for error in error_texts()}
+    files = [path.read_text(encoding="utf-8") for path in PROGRAM_DIR.glob("ed2/**/*.py")]
+    source = re.sub(r'"\s+f?"', "", "\n".join(files))
+    unknown = [message for message in quoted_messages() if not any(message in text for text in errors)]
+    assert [message for message in unknown if message not in source] == []
+
+
+def test_every_entry_of_the_troubleshooting_page_says_more_than_the_message() -> None:
+    entries = re.findall(r"((?:^> - .+\n)+)\n?([^\n>#][^>#]*)?", troubleshooting(), re.MULTILINE)
+    assert len(entries) > 60
+    assert [messages for messages, advice in entries if len(advice.split()) < 8] == []
+
+
+@pytest.mark.parametrize(
+    "symptom",
+    [
+        "Nothing is learned", "Burnt", "forgot everything else", "Grey, black, or noise", "The file in a web UI",
+        "Out of memory", "every step takes ten times as long", "Speed", "It cannot be reached", "proxy",
+    ],
+)  # fmt: skip
+def test_every_symptom_is_a_heading_of_the_troubleshooting_page(symptom: str) -> None:
+    headings = re.findall(r"^#+ (.+)$", troubleshooting(), re.MULTILINE)
+    assert any(symptom in heading for heading in headings)

@@ -37,8 +37,8 @@ def test_every_script_is_run_by_a_test() -> None:
 
 def test_make_docs_writes_the_pages_that_are_here(tmp_path: Path) -> None:
     run("make_docs", tmp_path)
-    for name in ("settings.md", "buckets.md"):
-        assert (tmp_path / name).read_bytes() == (PROGRAM_DIR / "docs" / name).read_bytes()
+    for name in ("docs/settings.md", "docs/buckets.md", "docs/presets.md", "README.md"):
+        assert (tmp_path / name).read_bytes() == (PROGRAM_DIR / name).read_bytes(), "run: python scripts/make_docs"
 
 
 def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
