@@ -103,7 +103,7 @@ class SampleJob(Job):
         autocast: gives the context of a forward pass.
         is_over: whether the last step is done.
         batch_size: prompts in one forward pass, unless the file sets it; fewer if memory is short.
-        sampler: a name in `SAMPLERS`.
+        sampler: a name in `SAMPLERS`; None for the default one.
         num_steps: denoising steps.
         weights: the weights to draw with, all prompts with each; the second set counts as separate samples.
     """
@@ -117,7 +117,7 @@ class SampleJob(Job):
     sample_steps: int
     batch_size: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-    sampler: str = "ddim"
+    sampler: str | None = None
     num_steps: int = NUM_STEPS
     weights: Sequence[Weights] = (nullcontext,)
     name = SAMPLES

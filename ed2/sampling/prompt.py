@@ -7,8 +7,10 @@ MAX_PROMPTS = 256
 MAX_WORK = 250_000
 """The most work for one file, as `Prompt.work` counts it: a few hours. Prompts that would exceed it are left out."""
 CFGS = (1.0, 4.0, 7.0)
-NUM_STEPS = 30
-"""Denoising steps of a sample."""
+SAMPLER, NUM_STEPS = "dpm++_2m_k", 20
+"""Sampler and denoising steps of a sample: of second order, so that 20 steps come as close as 30 of DDIM."""
+SAMPLER_AT_ZERO_SNR = "dpm++_2m"
+"""Used in place of `SAMPLER`, whose spacing would spend two thirds of the steps where there is nothing but noise."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, evaluating
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompt import NUM_STEPS, Prompt
+from ed2.sampling.prompt import NUM_STEPS, SAMPLER, SAMPLER_AT_ZERO_SNR, Prompt
 
 GUIDANCE_RESCALE = 0.7
 """How far guidance is rescaled with zero terminal SNR. Source: arXiv:2305.08891, section 3.4."""
@@ -29,7 +29,7 @@ class SampleOptions:
     """How samples are drawn.
 
     Attributes:
-        sampler: a name in `SAMPLERS`.
+        sampler: a name in `SAMPLERS`; None for the default one.
         num_steps: denoising steps.
         batch_size: prompts in one forward pass; guidance passes each twice, with and without the prompt.
         autocast: gives the context of a forward pass.
@@ -38,7 +38,7 @@ class SampleOptions:
             counted over all CFG values.
     """
 
-    sampler: str = "ddim"
+    sampler: str | None = None
     num_steps: int = NUM_STEPS
     batch_size: int = 1
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -130,6 +130,11 @@ def _generator_of(prompt: Prompt) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
+def default_sampler(model: DiffusionModel) -> str:
+    """The name of the sampler for prompts that do not choose one."""
+    return SAMPLER_AT_ZERO_SNR if model.process.is_zero_snr else SAMPLER
+
+
 def denoise(
     model: DiffusionModel,
     noise: Tensor,
@@ -142,7 +147,7 @@ def denoise(
 
     Samplers that add noise take it from `generators`, one per image.
     """
-    scheduler = SAMPLERS.load(options.sampler)(model.process.config)
+    scheduler = SAMPLERS.load(options.sampler or default_sampler(model))(model.process.config)
     scheduler.set_timesteps(options.num_steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
     extra: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import gradio as gr
 from ed2.app.page.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
 from ed2.errors import Ed2Error
 from ed2.registry import SAMPLERS
+from ed2.sampling.prompt import NUM_STEPS, SAMPLER
 from ed2.settings.fields import fields
 from ed2.settings.files import unquoted
 from ed2.ui.context import Context
@@ -17,7 +18,6 @@ from ed2.ui.page_state import PageState
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
 
 SPARE_ROWS = 3
-DEFAULT_STEPS, DEFAULT_SAMPLER = 30, "ddim"
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
 STEPS_INFO = "More steps take longer and show finer detail. Saved with the prompts."
 TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, CFG 1 4 7"
@@ -33,12 +33,12 @@ class SamplingTab:
             with gr.Column(min_width=300):
                 form.add(name for name, spec in fields().items() if spec.group == "sampling")
             with gr.Column(min_width=300):
-                samplers = [(f"default ({DEFAULT_SAMPLER})", ""), *SAMPLERS]
+                samplers = [(f"default ({SAMPLER})", ""), *SAMPLERS]
                 self.sampler = gr.Dropdown(
                     samplers, value="", label="Sampler", interactive=True, elem_id="prompts-sampler", info=SAMPLER_INFO
                 )
                 self.steps = gr.Number(
-                    DEFAULT_STEPS,
+                    NUM_STEPS,
                     label="Denoising steps",
                     step=1,
                     interactive=True,
@@ -110,7 +110,7 @@ class SamplingTab:
         self, request: gr.Request, _: str, rows: list[list[object]], sampler: str, steps: float | None
     ) -> Updates:
         """Write the table into the user's own file, and set that file."""
-        num_steps = None if steps in (None, DEFAULT_STEPS) else int(steps or 0)
+        num_steps = None if steps in (None, NUM_STEPS) else int(steps or 0)
         try:
             text = file_of(PromptTable(rows, sampler, num_steps))
             file = self._context.user.write(self._context.user.prompts.name, text)
@@ -124,7 +124,7 @@ class SamplingTab:
         return table_of(Path(str(self._context.require_allowed({"sample_prompts": path})["sample_prompts"])))
 
     def _show(self, table: PromptTable) -> Updates:
-        steps = table.num_steps or DEFAULT_STEPS
+        steps = table.num_steps or NUM_STEPS
         return {self.prompts: _with_spare_rows(table), self.sampler: table.sampler, self.steps: steps}
 
 

@@ -30,7 +30,7 @@ def prompt(index: int = 0, text: str = "a red circle", **changes) -> Prompt:
 
 
 def options(**changes) -> SampleOptions:
-    return SampleOptions(**{"num_steps": STEPS, **changes})
+    return SampleOptions(**{"sampler": "ddim", "num_steps": STEPS, **changes})
 
 
 def tiles(model: StableDiffusion, prompts: list[Prompt], **changes) -> list[list[bytes]]:
