@@ -12,6 +12,8 @@ import pytest
 
 from ed2.models.files.header import read_header
 from ed2.settings.files import PROGRAM_DIR
+from scripts.recipe_trials.table import CEILING, UNTRAINED
+from scripts.recipe_trials.trials import RECIPES, VERSION
 
 SCRIPTS = PROGRAM_DIR / "scripts"
 NOT_RUN_HERE = {"check", "attack"}
@@ -78,6 +80,54 @@ def test_on_gpu_measures_tiny_models_on_the_cpu_from_start_to_table(tmp_path: Pa
 def test_measure_lora_prints_its_figures() -> None:
     printed = run("measure_lora.py", "--base", PROGRAM_DIR / "ed2" / "demo" / "base", "--resolution", 64)
     assert re.search(r"LoRA at 64, .* at most \d+\.\d\d GB of memory, \d+ s; single file of \d+ MB", printed)
+
+
+@pytest.mark.slow
+def test_recipes_train_score_and_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    run(
+        "recipes", "rate: 1e-3", "method: LoRA 4", "schedule: constant, EMA", "--short", "--seeds", 1, "--results", file
+    )
+    *whole, last = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([*whole, last[:20]]), encoding="utf-8")  # a stop in the middle of a line
+    printed = run("recipes", "method: LoRA 4", "schedule: constant, EMA", "--short", "--seeds", 1, "--results", file)
+    rows = [json.loads(line) for line in [*whole, *printed.splitlines()]]
+    assert [row["row"] for row in rows[:2]] == ["ceiling of the VAE", "base model, untrained"]
+    assert [row["steps"] for row in rows[2:]] == [6, 6, 6] and len({row["key"] for row in rows[2:]}) == 3
+    ceiling, untrained = (row["scores"] for row in rows[:2])
+    assert ceiling["shown"] > 0.9 and untrained["shown"] < 0.1
+    assert all(0 <= value <= 1 for row in rows for value in row["scores"].values())
+
+
+def test_recipes_leave_a_row_with_two_seeds_out_of_the_table(tmp_path: Path) -> None:
+    page, file = tmp_path / "page.md", tmp_path / "results.jsonl"
+    page.write_text("Before.\n\n<!-- results -->\n<!-- end -->\nAfter.\n", encoding="utf-8")
+    lines: list[dict[str, object]] = [
+        {"row": CEILING, "key": "", "seed": 0, "scores": scores_of(0.5)},
+        {"row": UNTRAINED, "key": "", "seed": 0, "scores": scores_of(0.5)},
+    ]
+    for recipe, num_seeds in zip(RECIPES, (3, 3, 3, 2), strict=False):
+        values = {"row": recipe.name, "key": recipe.key(), "steps": 300}
+        taught = 0.2 if recipe is RECIPES[2] else 0.4
+        lines += [{**values, "seed": seed, "scores": scores_of(taught + seed / 100)} for seed in range(num_seeds)]
+    file.write_text("".join(json.dumps({"version": VERSION, **line}) + "\n" for line in lines), encoding="utf-8")
+    run("recipes", "--table", "--results", file, "--page", page)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("Before.") and text.endswith("After.\n")
+    assert f"| {RECIPES[0].name} | 300 | 0.82 (0.80 to 0.84) |" in text
+    assert f"| {RECIPES[2].name} | 300 | **0.42 (0.40 to 0.44)** |" in text
+    assert RECIPES[3].name not in text
+
+
+def scores_of(value: float) -> dict[str, float]:
+    return dict.fromkeys(("shown", "held_out", "backgrounds", "objects"), value)
+
+
+def test_the_table_of_recipes_is_that_of_their_results(tmp_path: Path) -> None:
+    page = PROGRAM_DIR / "docs" / "recipes.md"
+    copy = shutil.copy(page, tmp_path)
+    run("recipes", "--table", "--page", copy)
+    assert Path(copy).read_bytes() == page.read_bytes()
 
 
 def test_memory_table_leaves_a_current_page_as_it_is(tmp_path: Path) -> None:
