@@ -12,6 +12,8 @@ from pathlib import Path
 from ed2.app.checks.base_model import SETTING, as_setting_problems
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.phases import Command, RefusedError
+from ed2.app.queue.running import Observer, run_next
+from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
@@ -40,6 +42,8 @@ class TrainerService:
         self._thread: threading.Thread | None = None
         self._libraries = threading.Lock()
         self._closed = threading.Event()
+        self._queue: RunQueue | None = None
+        self._is_queue_running = False
         self._memory = MemorySampler()
         self._elsewhere: ExternalRuns | None = None
         threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
@@ -56,6 +60,8 @@ class TrainerService:
             SettingsError: lists everything that is wrong; nothing was started.
         """
         with self._lock:
+            if self._is_queue_running:  # between two of its runs none is in progress
+                raise RefusedError("Cannot start now", "the queue is running", "Stop it first, or add the run to it.")
             self._view.command("start")
             values = absolute_paths(values, PROGRAM_DIR)
             if problems := start_problems(values):
@@ -66,6 +72,26 @@ class TrainerService:
             work = (values, self._controls, self._thread)
             self._thread = threading.Thread(target=self._work, args=work, name="trainer")
             self._thread.start()
+
+    def run_queue(self, queue: RunQueue) -> None:
+        """Train the runs of a queue, one after another; if a run is in progress, once that has ended by itself.
+
+        Raises:
+            RefusedError: another program runs it.
+        """
+        with self._lock:
+            if not self._is_queue_running and queue.is_being_run():
+                raise RefusedError("The queue cannot be run", "another program runs it already", "Stop it there first.")
+            self._queue = queue
+            if not self._is_queue_running and not self.snapshot().is_active:
+                self._is_queue_running = True
+                self._thread = threading.Thread(target=self._work_queue, args=(self._thread,), name="trainer")
+                self._thread.start()
+
+    @property
+    def is_queue_wanted(self) -> bool:
+        """Whether the queue runs here, or will once the run in progress has ended."""
+        return self._queue is not None
 
     def pause(self) -> None:
         """Wait after this step. Raises RefusedError."""
@@ -82,6 +108,7 @@ class TrainerService:
     def stop(self, signal_number: int = 0) -> None:
         """End after this step, and save. Raises RefusedError."""
         with self._lock:  # shown first, since the run may end at once
+            self._queue = None
             detail = "finishing this step, then saving"
             self._view.command("stop", state="stopping", detail=detail, asked="")
             self._controls.stop(signal_number)
@@ -90,6 +117,7 @@ class TrainerService:
         """End after this step and save nothing; a save in progress is completed. Raises RefusedError."""
         with self._lock:
             self._view.command("stop without saving", state="stopping", detail="stopping without saving", asked="")
+            self._queue = None
             self._controls.stop(save=False)
 
     def save_now(self) -> None:
@@ -168,6 +196,8 @@ class TrainerService:
 
     def close(self, signal_number: int = 0) -> None:
         """Stop and save what is running, and end the threads of this service."""
+        with self._lock:
+            self._queue = None
         with contextlib.suppress(RefusedError):
             self.stop(signal_number)
         self.wait()
@@ -189,29 +219,73 @@ class TrainerService:
         return f"{doing} after {'these samples' if state == 'sampling' else 'this step'}"
 
     def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
-        """The trainer's thread: a run from its start to its end."""
+        """The trainer's thread: a run from its start to its end, then the queue if that is wanted."""
         if before is not None:  # its run has reported its end, but may still hold the lock on its folder
             before.join()
-        bus = EventBus([self._view])
+        with contextlib.suppress(Exception, StopRequested):  # they are shown
+            self._train(values, controls)
+        with self._lock:
+            if self._is_queue_running or self._queue is None:
+                return
+            self._is_queue_running = True
+        self._work_queue(None)
+
+    def _work_queue(self, before: threading.Thread | None) -> None:
+        """The trainer's thread: the runs of the queue, until none waits or one was stopped."""
+        if before is not None:
+            before.join()
+        problem = None
         try:
-            self._train(values, bus, controls)
+            while queue := self._next_queue():
+                with queue.only_runner():
+                    run_next(queue, self._train_next)
+        except RefusedError as error:
+            problem = Problem(None, str(error))
+        except OSError as error:
+            problem = Problem(None, f"The queue cannot be read or written: {plain_reason(error)}.")
+        if problem:
+            with self._lock:
+                self._queue, self._is_queue_running = None, False
+            self.show_problems([problem])
+
+    def _next_queue(self) -> RunQueue | None:
+        """The queue if one of its runs is next; otherwise it has ended."""
+        with self._lock:
+            if self._queue is None or not self._queue.is_waiting():
+                self._queue, self._is_queue_running = None, False
+            return self._queue
+
+    def _train_next(self, values: Mapping[str, object], watch: Observer) -> RunEnded:
+        """Train a run of the queue. Raises StopRequested if a stop was asked for before it."""
+        with self._lock:
+            if self._queue is None:
+                raise StopRequested
+            self._controls = Controls()
+            self._view.clear("preparing", "reading the program's libraries")
+        return self._train(values, self._controls, watch)
+
+    def _train(self, values: Mapping[str, object], controls: Controls, *observers: Observer) -> RunEnded:
+        """A run from its start to its end; what keeps it from starting is shown and raised."""
+        bus = EventBus([self._view, *observers])
+        try:
+            self.read_libraries()
+            from ed2.app.run import run_training
+
+            return run_training(values, None, bus=bus, controls=controls)
         except StopRequested:
             bus.emit(RunEnded(0, "stopped", "stopped before the first step", 0.0))
+            raise
         except Ed2Error as error:
             problems = error.problems
             if isinstance(error, ModelError):
                 problems = tuple(as_setting_problems(str(values.get(SETTING)), problems))
             bus.emit(PhaseChanged(0, "failed", error.what))
             self._view.change("problems", problems=problems)
+            raise
         except Exception as error:
             logger.exception("The run could not start.")
             bus.emit(RunEnded(0, "failed", f"{type(error).__name__}: {error}", 0.0))
-
-    def _train(self, values: Mapping[str, object], bus: EventBus, controls: Controls) -> None:
-        self.read_libraries()
-        from ed2.app.run import run_training
-
-        run_training(values, None, bus=bus, controls=controls)
+            raise
 
     def _watch_elsewhere(self) -> None:
         took, survived = 0.0, Survived("The runs of other programs cannot be followed")

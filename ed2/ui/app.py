@@ -64,7 +64,7 @@ class OwnerPage:
         opened.failure(None, None, None, js="ed.unlockForm")
         filled = opened.success(None, None, None, js="ed.formFilled")
         self.dataset.show_after(filled)
-        changed = [*self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
+        changed = [*self.resume.queued, *self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
         for event in (filled, self.dataset.checked, self.resume.used, self.strip.started, *changed):
             self.settings.follow(event.then)
         self._keep_up_to_date(filled)
@@ -74,7 +74,7 @@ class OwnerPage:
         panel = self.train.panel
         timer = gr.Timer(TICK_SECONDS, active=False)
         outputs = [*self.strip.outputs, *self.train.outputs, *self.resume.outputs, *panel.outputs]
-        outputs += [*self.start.outputs, *self.question.outputs]
+        outputs += [*self.start.outputs, *self.question.outputs, *self.resume.queue.outputs]
         tick = never_raising(self.tick)
         timer.tick(tick, panel.inputs, outputs, **TICK).success(None, None, None, js="ed.answered")
         first = filled.then(tick, panel.inputs, outputs, **TICK)
@@ -99,10 +99,11 @@ class OwnerPage:
         missing = self._context.missing()
         now = {**self.train.panel.seen_with(shown, view), "missing": missing, "demo": self.question.seen()}
         now["start"] = self.start.seen_with(missing, page)
+        now["queue"] = self.resume.queue.seen(missing)
         if page.seen == now:
             return gr.skip()
         updates = self.strip.updates(shown, page, missing) | self.question.updates(page, now["demo"])
-        updates |= self.start.updates(shown, page, now)
+        updates |= self.start.updates(shown, page, now) | self.resume.queue.updates(page, now["queue"])
         for part in (self.train, self.resume):
             updates |= part.updates(shown, page)
         updates |= self.train.panel.updates(shown, page, view)

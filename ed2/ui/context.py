@@ -12,6 +12,7 @@ from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
 from ed2.app.page.start import MissingChoice, missing_things
+from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
@@ -46,6 +47,7 @@ class Context:
 
     Attributes:
         begin: settings that the form starts with, over its defaults.
+        queue: the runs that wait for the trainer.
         pages: what the program remembers of each open page.
         desk: the images of the last check, and changes of their captions.
         demo: the preset of the demo.
@@ -66,7 +68,8 @@ class Context:
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.sharing = Sharing(self.service, self.samples, self.form_values)
+        self.queue = RunQueue(self.user.folder / "queue")
+        self.sharing = Sharing(self.service, self.samples, self.form_values, self.queue)
         self.desk = DatasetDesk(Edits(self.user.folder / "captions", self.roots.allow), self.roots.allow)
         self.demo_settings = DemoSettings(self.demo, self.user)
         draft = {} if self.is_preset_given else self.user.draft()

@@ -29,6 +29,8 @@ class PageState:
         after_fit: the same settings as it set them.
         bulk_plan: the change of captions that its preview shows.
         before_suggested: the settings that the suggested values replaced, as they were.
+        edited_run: number of the run of the queue that its form shows; 0 for none.
+        before_edit: its form before that.
         planned_gb: memory of the GPU that its first screen plans for; 0 is the one in this computer.
     """
 
@@ -44,6 +46,8 @@ class PageState:
     bulk_plan: BulkPlan | None = None
     before_suggested: Mapping[str, object] = field(default_factory=dict)
     planned_gb: float = 0
+    edited_run: int = 0
+    before_edit: Mapping[str, object] = field(default_factory=dict)
 
     def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:
         """Whether the page shows an old revision of this section."""

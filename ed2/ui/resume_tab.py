@@ -18,6 +18,7 @@ from ed2.ui.form import Form
 from ed2.ui.html import empty_html, escape, note_html
 from ed2.ui.lora_panel import LoraPanel
 from ed2.ui.page_state import PageState
+from ed2.ui.queue_panel import QueuePanel
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.strip import Strip, start_run
 from ed2.ui.wiring import SPOKEN, Updates, refusal
@@ -44,6 +45,8 @@ class ResumeTab:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.queue = QueuePanel(context)
+        gr.Markdown("### Runs")
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
             self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=0)
@@ -77,6 +80,7 @@ class ResumeTab:
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
         self._form, self._tabs, self._problems = form, tabs, strip.problems
+        self.queued = self.queue.wire(form, strip, tabs)
         self.test.wire(form, tab, self._phase)
         selected = [form.controls["logdir"], self.choice]
         self.lora.wire(tab, self._phase, self._selected, selected)

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import gradio as gr
 
 from ed2.app.page.folders import paths_of
+from ed2.app.queue.store import RunQueue
 from ed2.app.service import TrainerService
+from ed2.app.user_files import UserFiles
 from ed2.text import shown_path
 from ed2.ui.guard import Hosts, Limits
 from ed2.ui.hiding import Hide, hiding
@@ -21,6 +23,7 @@ from ed2.ui.html import escape, problems_html, status_html
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.live import LivePanel, View
 from ed2.ui.page_state import Pages
+from ed2.ui.queue_html import is_being_run, queue_html
 from ed2.ui.serving import LOOPBACK_NAMES, serve
 from ed2.ui.wiring import TICK, Updates, never_raising
 
@@ -43,6 +46,7 @@ class Sharing:
     service: TrainerService
     samples: ImageCopies
     form_values: Callable[[], Mapping[str, object]]
+    queue: RunQueue = field(default_factory=lambda: RunQueue(UserFiles().folder / "queue"))
     password: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     link: str = ""
     monitor: Any = None
@@ -60,7 +64,7 @@ class Sharing:
             return self.as_html()
 
     def _serve_monitor(self) -> gr.Blocks:
-        page = monitor_page(self.service, self.samples, hiding(self.folders))
+        page = monitor_page(self.service, self.samples, hiding(self.folders), self.queue)
         login = (USER, self.password)
         serve(page, port=FIRST_PORT, hosts=self._hosts, images=[self.samples], login=login, limits=LIMITS)
         return page
@@ -125,7 +129,7 @@ class Sharing:
         self.monitor.close(verbose=False)
 
 
-def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> gr.Blocks:
+def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide, queue: RunQueue) -> gr.Blocks:
     """The read-only page: no control that changes anything, and no path of this computer, thanks to `hide`."""
     pages = Pages()
     with gr.Blocks(title="Training monitor", analytics_enabled=False, fill_width=True) as blocks:
@@ -133,10 +137,12 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> g
         status = gr.HTML(status_html(None), js_on_load=None)
         problems = gr.HTML(problems_html(()), js_on_load=None)
         panel = LivePanel(service, samples, hide=hide)
+        gr.Markdown("### Queue")
+        waiting = gr.HTML("", js_on_load=None, elem_id="queue")
 
         def tick(request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
             page, view, shown = pages.of(request), View.of(zoom, prompt, time), service.snapshot()
-            now = panel.seen_with(shown, view)
+            now = {**panel.seen_with(shown, view), "queue": (queue.stamp(), is_being_run(queue))}
             if page.seen == now:
                 return gr.skip()
             updates = panel.updates(shown, page, view)
@@ -144,10 +150,12 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide) -> g
                 updates[status] = status_html(shown, hide=hide)
             if page.is_outdated("problems", shown):
                 updates[problems] = problems_html(shown.problems, hide=hide, is_form=False)
+            if page.seen.get("queue") != now["queue"]:
+                updates[waiting] = queue_html(queue.runs(), is_run=is_being_run(queue), hide=hide, is_owner=False)
             page.seen = now
             return updates or gr.skip()
 
-        outputs = [status, problems, *panel.outputs]
+        outputs = [status, problems, waiting, *panel.outputs]
         careful = never_raising(tick)
         gr.Timer(TICK_SECONDS).tick(careful, panel.inputs, outputs, **TICK)
         blocks.load(careful, panel.inputs, outputs, **TICK)

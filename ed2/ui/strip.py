@@ -28,9 +28,11 @@ class Strip:
             self.status = gr.HTML(status_html(None), js_on_load=None)
             with gr.Row(elem_id="strip-buttons"):
                 self.train = gr.Button("Train", variant="primary", elem_id="train-button")
+                self.queue = gr.Button("Add to queue", elem_id="queue-button")
                 self.pause = gr.Button(PAUSE, interactive=False, elem_id="pause-button")
                 self.stop = gr.Button(STOP, variant="stop", interactive=False, elem_id="stop-button")
                 self.leave = gr.Button("Stop without saving", variant="stop", visible=False, elem_id="leave-button")
+            self.queue_line = gr.HTML("", js_on_load="ed.watchLinks(element)")
             self.missing = gr.HTML(missing_html(()), js_on_load="ed.watchLinks(element)")
             self.problems = gr.HTML(problems_html(()), js_on_load=None)
 

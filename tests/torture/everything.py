@@ -74,6 +74,12 @@ OF_TESTS = (
         (5, 0.5),
         *("tests/torture/test_kills.py", "sdxl"),
     ),
+    _of_tests(
+        "queue",
+        "A queue of runs, one of which fails, is killed with -9 two hundred times.",
+        (12, 0.6),
+        *("tests/torture/test_queue_kills.py", "six"),
+    ),
     Part(
         "lora",
         "The demo is trained as a LoRA, merged, and looked at; in short, a LoRA of its first steps is extracted.",

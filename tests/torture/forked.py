@@ -21,6 +21,9 @@ from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, SavingC
 
 PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 0.004
+Tell = Callable[[str], object]
+Work = Callable[[Path, Tell], None]
+"""What a forked process does: it is given a path, and tells what happens."""
 
 
 class DifferentError(AssertionError):
@@ -46,8 +49,14 @@ class Ended:
     seconds: float = 0.0
 
 
-def start(preset: Path, log: Path, kill_after: float | None = None) -> Ended:
+def start(preset: Path, log: Path, kill_after: float | None = None, work: Work | None = None) -> Ended:
     """Fork a run that goes on where the last one was, and kill it after so many computed seconds if it is not done.
+
+    Args:
+        preset: what `work` is given; for a run alone, its settings.
+        log: gets what the process writes.
+        kill_after: None lets it end.
+        work: what the process does; a run alone if it is None.
 
     Raises:
         DifferentError: it ended by itself, but not well.
@@ -58,7 +67,7 @@ def start(preset: Path, log: Path, kill_after: float | None = None) -> Ended:
     process = os.fork()
     if process == 0:
         os.close(reading)
-        _run_and_leave(preset, log, writing)
+        _run_and_leave(preset, log, writing, work or run_once)
     os.close(writing)
     try:
         told = _listen(reading, process, kill_after)
@@ -106,7 +115,7 @@ def _ended(told: str, is_killed: bool, seconds: float) -> Ended:
     return ended
 
 
-def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
+def _run_and_leave(preset: Path, log: Path, writing: int, work: Work) -> None:
     """The whole life of a forked process."""
     code = 1
     try:
@@ -116,7 +125,7 @@ def _run_and_leave(preset: Path, log: Path, writing: int) -> None:
         import torch
 
         torch.set_num_threads(1)  # or the first threads of a fork make PyTorch's pool anew at once, and trip over it
-        run_once(preset, lambda line: os.write(writing, f"{line}\n".encode()))
+        work(preset, lambda line: os.write(writing, f"{line}\n".encode()))
         code = 0
     except FinishedError:
         code = 0  # it was killed after its last save
@@ -137,13 +146,14 @@ def run_once(preset: Path, tell: Callable[[str], object]) -> None:
 
     scanning.INDEX_FILE = preset.parent / "index.json"
     bus = EventBus()
-    bus.subscribe(lambda event: [tell(line) for line in _told(event)])
+    bus.subscribe(lambda event: [tell(line) for line in told(event)])
     ended = run_training({"resume_ckpt": "findlast"}, preset, bus=bus, controls=Controls())
     if ended.phase != "done":
         raise DifferentError(f"{ended.phase}: {ended.reason}")
 
 
-def _told(event: Event) -> list[str]:
+def told(event: Event) -> list[str]:
+    """What a process tells of an event, in lines."""
     if isinstance(event, RunStarted):
         return [f"began {event.step}"]
     if isinstance(event, PhaseChanged):

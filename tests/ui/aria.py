@@ -85,6 +85,7 @@ STRIP = """
 - region "Run status":
   - progressbar "Steps done"
 - button "Train"
+- button "Add to queue"
 - button "Pause" [disabled]
 - button "Stop" [disabled]
 """

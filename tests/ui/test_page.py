@@ -42,6 +42,8 @@ IDS = [
     "token-count",
     "tag-table",
     "bulk-edit",
+    "queue-button",
+    "queue",
 ]
 
 
