@@ -105,7 +105,12 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt's image, with its CFG values side by side."""
+    """One prompt's images, one for each of its CFG values.
+
+    Attributes:
+        path: the image at the middle CFG value; of an older run all of them side by side.
+        paths: the images in the order of `cfgs`, as far as they are drawn; empty in an older run.
+    """
 
     index: int
     path: Path
@@ -114,6 +119,14 @@ class Sample:
     seed: int
     cfgs: tuple[float, ...]
     size: tuple[int, int]
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class SampleDrawn(Event):
+    """One more image of a sample was written. Shown live and not logged: `SamplesMade` lists them all."""
+
+    sample: Sample
 
 
 @dataclass(frozen=True)

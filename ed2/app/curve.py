@@ -4,9 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MAX_BUCKETS = 1024
-SMOOTHING = 0.1
-"""Weight of the newest value in the smoothed line."""
+MAX_BUCKETS = 1000
 
 
 class Point(NamedTuple):
@@ -18,6 +16,18 @@ class Point(NamedTuple):
     high: float
 
 
+@dataclass(frozen=True)
+class ThinnedCurve:
+    """A curve as it is drawn, oldest point first.
+
+    Attributes:
+        values_per_point: how many values a point stands for, except the last one, which may still grow.
+    """
+
+    values_per_point: int = 1
+    points: tuple[Point, ...] = ()
+
+
 @dataclass
 class _Bucket:
     step: int
@@ -25,6 +35,15 @@ class _Bucket:
     count: int
     low: float
     high: float
+
+    def add(self, step: int, value: float) -> None:
+        self.step = step
+        self.total += value
+        self.count += 1
+        if value < self.low:
+            self.low = value
+        elif value > self.high:
+            self.high = value
 
     def take(self, other: "_Bucket") -> None:
         self.step = other.step
@@ -35,42 +54,36 @@ class _Bucket:
 
 @dataclass
 class Curve:
-    """Values by step, in at most 1024 buckets: when they are full, each two neighbours become one.
+    """Values by step, in at most 1000 buckets: when they are full, each two neighbours become one.
 
     What is not finite is left out.
     """
 
     _buckets: list[_Bucket] = field(default_factory=list)
     _values_per_bucket: int = 1
+    _thinned: ThinnedCurve | None = None
 
     def add(self, step: int, value: float) -> None:
         """Add the next value; steps only grow."""
         if not math.isfinite(value):
             return
-        new = _Bucket(step, value, 1, value, value)
+        self._thinned = None
         if self._buckets and self._buckets[-1].count < self._values_per_bucket:
-            self._buckets[-1].take(new)
+            self._buckets[-1].add(step, value)
             return
         if len(self._buckets) == MAX_BUCKETS:
             self._halve()
-        self._buckets.append(new)
+        self._buckets.append(_Bucket(step, value, 1, value, value))
 
-    def points(self) -> tuple[Point, ...]:
-        """The curve, oldest first."""
-        return tuple(Point(b.step, b.total / b.count, b.low, b.high) for b in self._buckets)
+    def thinned(self) -> ThinnedCurve:
+        """The curve as it is now."""
+        if self._thinned is None:
+            points = tuple(Point(b.step, b.total / b.count, b.low, b.high) for b in self._buckets)
+            self._thinned = ThinnedCurve(self._values_per_bucket, points)
+        return self._thinned
 
     def _halve(self) -> None:
         for left, right in zip(self._buckets[::2], self._buckets[1::2], strict=True):
             left.take(right)
         self._buckets = self._buckets[::2]
         self._values_per_bucket *= 2
-
-
-def smoothed(points: tuple[Point, ...]) -> list[float]:
-    """The moving average of a curve's means, one number a point; at its beginning the average of all so far."""
-    line, mean = [], 0.0
-    for number, point in enumerate(points, 1):
-        weight = max(SMOOTHING, 1 / number)
-        mean = (1 - weight) * mean + weight * point.mean
-        line.append(mean)
-    return line

@@ -2,18 +2,20 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
-from ed2.app.curve import Curve, Point
+from ed2.app.curve import Curve, ThinnedCurve
 from ed2.app.phases import ACTIVE, COMMANDS, RUNNING, Command, State, next_state, require_legal
 from ed2.app.reporters.describe import describe_end, lines_of
 from ed2.app.reporters.jsonl import read_events
-from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_VAL, main_lr
+from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_EPOCH, main_lr
 from ed2.errors import Problem
 from ed2.events import (
     CheckpointChosen,
@@ -27,6 +29,7 @@ from ed2.events import (
     RunEnded,
     RunStarted,
     Sample,
+    SampleDrawn,
     SamplesMade,
     SavingChanged,
     StepDone,
@@ -40,9 +43,13 @@ Section = Literal["status", "loss", "samples", "log", "memory", "problems"]
 PAUSING = "pausing"
 """What the status line says first of a pause that was asked for."""
 MAX_LOG_LINES = 200
+MAX_TOLD_EVENTS = 1000
+"""How many of the last events of a replayed run become lines of the log."""
+MAX_CURVES = 24
+"""More than a run has without a dozen validation folders; further ones are in TensorBoard."""
 SECTIONS: Mapping[str, Section] = {
-    "curve": "loss",
-    "validation": "loss",
+    "curves": "loss",
+    "saves": "loss",
     "samples": "samples",
     "log": "log",
     "peaks": "memory",
@@ -71,9 +78,13 @@ class RunSnapshot:
         progress: progress within the phase, for people; empty while there is nothing to count.
         asked: the pending request that the run will carry out at its next chance, for people.
         elsewhere: the other program that trains the run; empty where there is none.
+        sequence: another number means that curves and samples do not continue what was shown before.
+        curves: what was measured, by the name of the curve.
+        saves: the steps that checkpoints were saved at.
     """
 
     revisions: Mapping[Section, int] = field(default_factory=dict)
+    sequence: int = 0
     state: State = "idle"
     detail: str = ""
     is_saving: bool = False
@@ -92,8 +103,8 @@ class RunSnapshot:
     seconds_per_step: float | None = None
     loss: float | None = None
     lr: float | None = None
-    curve: tuple[Point, ...] = ()
-    validation: tuple[Point, ...] = ()
+    curves: Mapping[str, ThinnedCurve] = field(default_factory=dict)
+    saves: tuple[int, ...] = ()
     samples: tuple[ShownSample, ...] = ()
     log: tuple[str, ...] = ()
     checkpoint: Path | None = None
@@ -136,30 +147,32 @@ class RunView:
 
     clock: Callable[[], float] = time.monotonic
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _shown: RunSnapshot = field(default_factory=RunSnapshot)
-    _curve: Curve = field(default_factory=Curve)
-    _validation: Curve = field(default_factory=Curve)
-    _is_curve_old: bool = False
+    _shown: Any = field(default_factory=lambda: _fields_of(RunSnapshot()))
+    _frozen: RunSnapshot | None = None
+    _curves: dict[str, Curve] = field(default_factory=dict)
+    _log: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
     _step_at: float | None = None
     _epochs_done: int = 0
-    _now: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
     def snapshot(self) -> RunSnapshot:
         """The run as it is now."""
         with self._lock:
-            if self._is_curve_old:
-                curve, validation = self._curve.points(), self._validation.points()
-                self._shown = replace(self._shown, curve=curve, validation=validation)
-                self._is_curve_old = False
-            return self._shown
+            if self._frozen is None:  # a snapshot for each event of a long run would take most of the time of a replay
+                shown = self._shown
+                if self._curves:
+                    shown.curves = {name: curve.thinned() for name, curve in self._curves.items()}
+                shown.log = tuple(self._log)
+                self._frozen = RunSnapshot(**{**vars(shown), "revisions": {**shown.revisions}})
+            return self._frozen
 
     def change(self, *sections: Section, **changes: object) -> None:
         """Change the snapshot and count up the revisions of `sections`."""
         with self._lock:
-            revisions = {**self._shown.revisions}
+            revisions = self._shown.revisions
             for section in sections:
                 revisions[section] = revisions.get(section, 0) + 1
-            self._shown = replace(self._shown, revisions=revisions, **changes)  # type: ignore[arg-type]
+            vars(self._shown).update(changes)
+            self._frozen = None
 
     def command(self, command: Command, **changes: object) -> None:
         """Change the snapshot for a command, if it is legal now: no event comes between. Raises RefusedError."""
@@ -171,30 +184,38 @@ class RunView:
     def clear(self, state: State, detail: str = "") -> None:
         """Forget the run that was shown: another one starts."""
         with self._lock:
-            self._curve, self._validation, self._step_at, self._epochs_done = Curve(), Curve(), None, 0
-            self._is_curve_old = False
+            self._curves, self._step_at, self._epochs_done = {}, None, 0
+            self._log.clear()
             old = self._shown
-            self._shown = RunSnapshot(revisions=old.revisions, memory=old.memory, state=state, detail=detail)
+            kept = {"revisions": old.revisions, "sequence": old.sequence + 1, "memory": old.memory}
+            self._shown = _fields_of(RunSnapshot(**kept, state=state, detail=detail))
             self.change("status", "loss", "samples", "log", "problems")
 
     def show(self, run: RunSnapshot) -> None:
         """Show a run that is not trained here; unchanged fields do not count as changed."""
         with self._lock:
-            old, self._is_curve_old = self.snapshot(), False
-            self._shown = replace(run, revisions=old.revisions, memory=old.memory)
+            old = self.snapshot()
+            continues = run.run_dir == old.run_dir and run.step >= old.step
+            sequence = old.sequence if continues else old.sequence + 1
+            self._curves, self._log = {}, deque(run.log, MAX_LOG_LINES)
+            self._shown = _fields_of(replace(run, revisions={**old.revisions}, sequence=sequence, memory=old.memory))
+            self._frozen = None
+            new = self.snapshot()
             names = [item.name for item in fields(RunSnapshot)]
-            changed = [name for name in names if getattr(self._shown, name) != getattr(old, name)]
+            changed = [name for name in names if getattr(new, name) != getattr(old, name)]
             self.change(*{SECTIONS.get(name, "status") for name in changed})
 
     def replay(self, run_dir: Path, until: int | None = None) -> None:
         """Fold the events recorded in a run's folder, up to step `until`."""
+        last: deque[tuple[datetime, Event]] = deque(maxlen=MAX_TOLD_EVENTS)
         with self._lock:
-            now, self._now = self._now, self._now
             for moment, event in read_events(run_dir):
                 if until is None or event.step <= until:
-                    self._now = lambda moment=moment: moment.astimezone()  # type: ignore[misc]
-                    self(event)
-            self._now, self._step_at = now, None
+                    self._fold(event)
+                    last.append((moment, event))
+            for moment, event in last:
+                self._say(event, moment.astimezone())
+            self._step_at = None
 
     def show_resumed(self, run_dir: Path, until: int) -> None:
         """Show a run that resumes after step `until`, with its log from the start, and never as ended in between."""
@@ -207,8 +228,12 @@ class RunView:
         """Fold an event."""
         with self._lock:
             self._fold(event)
-            for text in lines_of(event):
-                self._say(text)
+            self._say(event, datetime.now().astimezone())
+
+    def _add_to_curves(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if name in self._curves or len(self._curves) < MAX_CURVES:
+                self._curves.setdefault(name, Curve()).add(step, value)
 
     def _epoch_at(self, step: int) -> int | None:
         """The epoch of a step; a run's folder does not list every step, only when each epoch ended."""
@@ -218,9 +243,11 @@ class RunView:
         """What is still to come of what was asked for: a pause, which has a phase of its own; the rest is done now."""
         return self._shown.asked if self._shown.asked.startswith(PAUSING) else ""
 
-    def _say(self, text: str) -> None:
-        lines = (*self._shown.log, f"{self._now():%H:%M:%S} {text}")
-        self.change("log", log=lines[-MAX_LOG_LINES:])
+    def _say(self, event: Event, moment: datetime) -> None:
+        lines = [f"{moment:%H:%M:%S} {text}" for text in lines_of(event)]
+        if lines:
+            self._log.extend(lines)
+            self.change("log")
 
     @singledispatchmethod
     def _fold(self, event: Event) -> None:
@@ -273,9 +300,7 @@ class RunView:
         lr = main_lr(values)
         loss = values.get(LOSS, self._shown.loss)
         speed = values.get(IMAGES_PER_SECOND, self._shown.images_per_second)
-        if LOSS in values:
-            self._curve.add(event.step, values[LOSS])
-            self._is_curve_old = True
+        self._add_to_curves(event.step, values)
         epoch = self._epoch_at(event.step)
         self.change(
             "status",
@@ -290,16 +315,24 @@ class RunView:
     @_fold.register
     def _(self, event: EpochEnded) -> None:
         self._epochs_done = event.epoch + 1
-        self.change("status", step=event.step, epoch=self._epochs_done)
+        self._add_to_curves(event.step, {LOSS_EPOCH: event.loss})
+        self.change("status", "loss", step=event.step, epoch=self._epochs_done)
 
     @_fold.register
     def _(self, event: ValidationDone) -> None:
         self._step_at = None
-        self.change("status", progress="")
-        if LOSS_VAL in event.values:
-            self._validation.add(event.step, event.values[LOSS_VAL])
-            self._is_curve_old = True
-            self.change("loss")
+        self._add_to_curves(event.step, event.values)
+        self.change("status", "loss", progress="")
+
+    @_fold.register
+    def _(self, event: SampleDrawn) -> None:
+        drawn, samples = ShownSample(event.step, event.sample), list(self._shown.samples)
+        same = [n for n, one in enumerate(samples) if (one.step, one.sample.index) == (event.step, event.sample.index)]
+        if same:
+            samples[same[-1]] = drawn
+        else:
+            samples.append(drawn)
+        self.change("samples", samples=tuple(samples))
 
     @_fold.register
     def _(self, event: SamplesMade) -> None:
@@ -315,7 +348,8 @@ class RunView:
 
     @_fold.register
     def _(self, event: CheckpointSaved) -> None:
-        self.change("status", checkpoint=event.path, single_file=event.single_file)
+        saves = (*self._shown.saves, event.step)
+        self.change("status", "loss", checkpoint=event.path, single_file=event.single_file, saves=saves)
 
     @_fold.register
     def _(self, event: MemoryMeasured) -> None:
@@ -347,3 +381,9 @@ class RunView:
         )
         if event.phase == "failed":
             self.change("problems", problems=(*self._shown.problems, Problem(None, describe_end(event))))
+
+
+def _fields_of(snapshot: RunSnapshot) -> SimpleNamespace:
+    """The fields of a snapshot, which can be changed."""
+    values = {item.name: getattr(snapshot, item.name) for item in fields(RunSnapshot)}
+    return SimpleNamespace(**{**values, "revisions": {**snapshot.revisions}})

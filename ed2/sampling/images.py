@@ -1,88 +1,97 @@
-"""Writes sample images: a strip of tiles for each prompt, and the list of all samples."""
+"""Writes sample images, one for each CFG value of a prompt, and the list of all samples."""
 
 import io
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ed2.disk import append_whole, write_whole
 from ed2.events import Sample
-from ed2.sampling.lettering import Lettering
 from ed2.sampling.prompt import Prompt
 from ed2.small_files import lines_of, objects_in
 
 SAMPLES_DIR = "samples"
 SAMPLES_LIST = "samples.jsonl"
-WHITE, INK = (255, 255, 255), (32, 33, 36)
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, the last two outside."""
 
 
-@dataclass(frozen=True)
-class CfgStrip:
-    """Tiles side by side with labels above them; `boxes` says where each tile is, so that it can be cut out again."""
-
-    image: Image.Image
-    boxes: tuple[Box, ...]
-
-
-def cfg_strip(tiles: Sequence[Image.Image], cfgs: Sequence[float]) -> CfgStrip:
-    """Put the tiles of one prompt, all of the same size, side by side, each below its CFG value."""
-    width, height = tiles[0].size
-    font_size = min(28, max(12, width // 18))
-    gap, top = max(2, width // 64), font_size + 6
-    image = Image.new("RGB", (len(tiles) * (width + gap) - gap, top + height), WHITE)
-    draw, font = ImageDraw.Draw(image), Lettering(font_size)
-    boxes = [(left, top, left + width, top + height) for left in range(0, len(tiles) * (width + gap), width + gap)]
-    for tile, cfg, box in zip(tiles, cfgs, boxes, strict=True):
-        font.draw(draw, (box[0] + width / 2, top / 2), _label(cfg, font, width), INK, anchor="mm")
-        image.paste(tile, box[:2])
-    return CfgStrip(image, tuple(boxes))
+def image_name(index: int, place: int, cfgs: Sequence[float]) -> str:
+    """The name of an image: `03.png`, or with several CFG values `03-cfg4.png`, or by place where two are alike."""
+    labels = [f"{cfg:g}" for cfg in cfgs]
+    if len(labels) == 1:
+        return f"{index:02d}.png"
+    label = labels[place] if labels.count(labels[place]) == 1 else f"{labels[place]}-{place + 1}"
+    return f"{index:02d}-cfg{label}.png"
 
 
-def _label(cfg: float, font: Lettering, width: int) -> str:
-    """The label of a tile: "CFG 4", or "4" where there is too little space."""
-    text = f"CFG {cfg:g}"
-    return text if font.length(text) <= width - 4 else f"{cfg:g}"
-
-
-def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
-    """Write one prompt's image, and a line in the run's list of samples.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    strip = cfg_strip(tiles, prompt.cfgs)
-    path = run_dir / SAMPLES_DIR / f"gs{step:05d}" / f"{prompt.index:02d}.png"
-    save_png(strip.image, path)
-    line = {
-        "step": step,
-        "index": prompt.index,
-        "path": path.relative_to(run_dir).as_posix(),
-        "prompt": prompt.prompt,
-        "negative_prompt": prompt.negative_prompt,
-        "seed": prompt.seed,
-        "cfgs": prompt.cfgs,
-        "size": prompt.size,
-        "tiles": strip.boxes,
-    }
-    with (run_dir / SAMPLES_LIST).open("ab", buffering=0) as file:
-        append_whole(file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+def sample_of(run_dir: Path, step: int, prompt: Prompt, count: int) -> Sample:
+    """The sample of a prompt of which `count` images are drawn, at least one."""
+    folder = run_dir / SAMPLES_DIR / f"gs{step:05d}"
+    paths = [folder / image_name(prompt.index, place, prompt.cfgs) for place in range(count)]
     return Sample(
         index=prompt.index,
-        path=path,
+        path=paths[min(count - 1, len(prompt.cfgs) // 2)],
         prompt=prompt.prompt,
         negative_prompt=prompt.negative_prompt,
         seed=prompt.seed,
         cfgs=prompt.cfgs,
         size=prompt.size,
+        paths=tuple(paths),
     )
+
+
+def write_image(run_dir: Path, *, step: int, prompt: Prompt, place: int, image: Image.Image) -> Sample:
+    """Write one image of a prompt, that of its CFG value number `place`; returns the sample so far.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    sample = sample_of(run_dir, step, prompt, place + 1)
+    save_png(image, sample.paths[place])
+    return sample
+
+
+def list_sample(run_dir: Path, *, step: int, prompt: Prompt) -> Sample:
+    """Add a prompt, all of whose images are written, to the run's list of samples.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    sample = sample_of(run_dir, step, prompt, len(prompt.cfgs))
+    line = {
+        "step": step,
+        "index": prompt.index,
+        "path": sample.path.relative_to(run_dir).as_posix(),
+        "prompt": prompt.prompt,
+        "negative_prompt": prompt.negative_prompt,
+        "seed": prompt.seed,
+        "cfgs": prompt.cfgs,
+        "size": prompt.size,
+        "paths": [path.relative_to(run_dir).as_posix() for path in sample.paths],
+    }
+    with (run_dir / SAMPLES_LIST).open("ab", buffering=0) as file:
+        append_whole(file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+    return sample
+
+
+def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
+    """Write all images of a prompt, and a line in the run's list of samples. Raises OSError."""
+    for place, image in enumerate(tiles):
+        write_image(run_dir, step=step, prompt=prompt, place=place, image=image)
+    return list_sample(run_dir, step=step, prompt=prompt)
+
+
+def old_boxes(size: tuple[int, int], count: int) -> list[Box]:
+    """Where the images are in a strip as runs of version 1.0 and before wrote it: side by side, each below its CFG."""
+    width, height = size
+    top, gap = min(28, max(12, width // 18)) + 6, max(2, width // 64)
+    return [(left, top, left + width, top + height) for left in range(0, count * (width + gap), width + gap)]
 
 
 def save_png(image: Image.Image, path: Path) -> None:

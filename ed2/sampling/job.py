@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from ed2.disk import plain_reason
-from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SamplesMade, Warned
+from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SampleDrawn, SamplesMade, Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.memory import is_out_of_memory, release_memory
-from ed2.sampling.images import write_sample
+from ed2.sampling.images import list_sample, write_image
 from ed2.sampling.prompt import NUM_STEPS, Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import Drawn, SampleOptions, draw_samples
@@ -20,6 +23,7 @@ from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
 """A context in which a network has other weights than those in training."""
+Naming = Callable[[Prompt], Prompt]
 AS_TRAINED = 100
 """Added to a prompt's index for the image drawn with the trained weights, besides the one drawn with the EMA."""
 
@@ -189,11 +193,19 @@ class SampleJob(Job):
             on_step=report,
         )
         for turn, weights in enumerate(self.weights):
+            named = _as_trained if turn else _unchanged
+            own = replace(options, on_image=partial(self._write, step, named))
             with weights():
-                for drawn in self._adaptive.draw(self.model, prompts, options):
+                for drawn in self._adaptive.draw(self.model, prompts, own):
                     self._tell_time(step, len(written) + 1, total, time.monotonic() - began)
-                    prompt = _as_trained(drawn.prompt) if turn else drawn.prompt
-                    yield write_sample(self.run_dir, step=step, prompt=prompt, tiles=drawn.tiles)
+                    yield list_sample(self.run_dir, step=step, prompt=named(drawn.prompt))
+
+    def _write(
+        self, step: int, named: Callable[[Prompt], Prompt], prompt: Prompt, place: int, image: Image.Image
+    ) -> None:
+        """Write an image that was just drawn, and show it."""
+        sample = write_image(self.run_dir, step=step, prompt=named(prompt), place=place, image=image)
+        self.bus.emit(SampleDrawn(step, sample))
 
     def _tell_time(self, step: int, done: int, total: int, seconds: float) -> None:
         """Say once of a number of prompts how long they take, where that is long: at step 0 before any training."""
@@ -230,6 +242,10 @@ def _describe_failure(error: Exception, step: int) -> str:
     if is_out_of_memory(error):
         return f"Out of memory while drawing the samples of step {step}. Training continues."
     return f"The samples of step {step} could not be made ({plain_reason(error)[:300]}). Training continues."
+
+
+def _unchanged(prompt: Prompt) -> Prompt:
+    return prompt
 
 
 def _as_trained(prompt: Prompt) -> Prompt:

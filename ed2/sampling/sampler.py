@@ -36,6 +36,7 @@ class SampleOptions:
         should_stop: polled before every denoising step.
         on_step: called before every one with the number of prompts in the batch, the step, from 1, and the total, both
             counted over all CFG values.
+        on_image: called with each image as soon as it is drawn: its prompt, the place of its CFG value, and the image.
     """
 
     sampler: str | None = None
@@ -44,6 +45,7 @@ class SampleOptions:
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
     on_step: Callable[[int, int, int], None] = lambda at_once, place, total: None
+    on_image: Callable[[Prompt, int, Image.Image], None] = lambda prompt, place, image: None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _draw_batch(model: DiffusionModel, batch: Sequence[Prompt], options: SampleO
             if latents is None:
                 return None
             columns.append(as_images(model.decode(latents)))
+            for prompt, image in zip(batch, columns[-1], strict=True):
+                options.on_image(prompt, turn, image)
     return [Drawn(prompt, tiles) for prompt, tiles in zip(batch, zip(*columns, strict=True), strict=True)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from ed2.sampling.images import INK, SAMPLES_DIR, read_samples, save_png
+from ed2.sampling.images import SAMPLES_DIR, read_samples, save_png
 from ed2.sampling.lettering import Lettering
 
 SHEET_NAME = "contact_sheet.png"
@@ -22,7 +22,7 @@ MAX_SIDE = 1 << 16
 TEXT_WIDTH = 200
 MARGIN, GAP = 36, 14
 HEADER = 34
-PAPER, PALE, GREY = (252, 252, 251), (236, 236, 234), (110, 112, 116)
+INK, PAPER, PALE, GREY = (32, 33, 36), (252, 252, 251), (236, 236, 234), (110, 112, 116)
 
 Size = tuple[int, int]
 Entry = dict[str, Any]
@@ -111,10 +111,12 @@ def _rows(entries: list[Entry]) -> list[SheetRow]:
 
 
 def _is_drawn(entry: Entry) -> bool:
-    """Whether an entry has valid tiles; a run's folder may come from someone else."""
+    """Whether an entry names its image, in an older run with valid boxes; a run's folder may come from someone else."""
     match entry:
-        case {"path": str(), "cfgs": [_, *_] as cfgs, "tiles": [_, *_] as boxes}:
-            return all(isinstance(cfg, float | int) for cfg in cfgs) and all(map(_is_box, boxes))
+        case {"path": str(), "cfgs": [_, *_] as cfgs}:
+            boxes = entry.get("tiles", [])
+            is_valid = isinstance(boxes, list) and all(map(_is_box, boxes))
+            return is_valid and all(isinstance(cfg, float | int) for cfg in cfgs)
     return False
 
 
@@ -126,16 +128,17 @@ def _is_box(box: object) -> bool:
 
 
 def _tiles(run_dir: Path, row: SheetRow, steps: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-    """The row's tiles of the middle CFG value, with their columns, without missing or damaged ones."""
+    """The row's images at the middle CFG value, with their columns, without missing or damaged ones."""
     for column, step in enumerate(steps):
         if step not in row.entries:
             continue
         try:
             entry = row.entries[step]
-            boxes, path = entry["tiles"], (run_dir / entry["path"]).resolve()
+            boxes, path = entry.get("tiles"), (run_dir / entry["path"]).resolve()
             if path.is_relative_to(run_dir.resolve()):
-                with Image.open(path) as strip:
-                    yield column, strip.convert("RGB").crop(tuple(boxes[len(boxes) // 2]))
+                with Image.open(path) as image:
+                    whole = image.convert("RGB")
+                    yield column, whole.crop(tuple(boxes[len(boxes) // 2])) if boxes else whole
         except (OSError, ValueError, TypeError, LookupError, Image.DecompressionBombError):
             continue
 

@@ -7,7 +7,7 @@ from ed2.ui.context import Context
 from ed2.ui.dataset_tab import DatasetTab
 from ed2.ui.demo_question import DemoQuestion
 from ed2.ui.form import Form, defaults
-from ed2.ui.live import View
+from ed2.ui.live import ASK, Held, LiveData
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
@@ -28,6 +28,7 @@ class OwnerPage:
         with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(TITLE, elem_id="title", js_on_load="ed.watchLinks(element)")
             self.strip = Strip(context)
+            live = LiveData(context.samples, is_owner=True)
             self.question = DemoQuestion(context, form)
             with gr.Tabs(selected=self._first_tab(), elem_id="tabs", overflow_behavior="wrap") as self.tabs:
                 with gr.Tab("Start", id="start", elem_id="tab-start"):
@@ -43,7 +44,7 @@ class OwnerPage:
                 with gr.Tab("Resume", id="resume", elem_id="tab-resume") as self.resume_tab:
                     self.resume = ResumeTab(context)
                 with gr.Tab("Train", id="train", elem_id="tab-train"):
-                    self.train = TrainTab(context)
+                    self.train = TrainTab(context, live)
             self._wire()
 
     def _first_tab(self) -> str:
@@ -76,8 +77,9 @@ class OwnerPage:
         outputs = [*self.strip.outputs, *self.train.outputs, *self.resume.outputs, *panel.outputs]
         outputs += [*self.start.outputs, *self.question.outputs, *self.resume.queue.outputs]
         tick = never_raising(self.tick)
-        timer.tick(tick, panel.inputs, outputs, **TICK).success(None, None, None, js="ed.answered")
-        first = filled.then(tick, panel.inputs, outputs, **TICK)
+        panel.ask_when_seen(tick, outputs)
+        timer.tick(tick, panel.inputs, outputs, js=ASK, **TICK).success(None, None, None, js="ed.answered")
+        first = filled.then(tick, panel.inputs, outputs, js=ASK, **TICK)
         started = first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
         started.then(None, None, None, js="ed.watchProgram")
 
@@ -92,21 +94,22 @@ class OwnerPage:
         updates[self.tabs] = gr.Tabs(selected=self._first_tab())
         return updates
 
-    def tick(self, request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
+    def tick(self, request: gr.Request, held: object) -> Updates:
         """What has changed since the last update of the page."""
-        page, view = self._context.pages.of(request), View.of(zoom, prompt, time)
+        page, panel = self._context.pages.of(request), self.train.panel
         shown = self._context.service.snapshot()
         missing = self._context.missing()
-        now = {**self.train.panel.seen_with(shown, view), "missing": missing, "demo": self.question.seen()}
+        now = {**panel.seen_with(shown), "missing": missing, "demo": self.question.seen()}
         now["start"] = self.start.seen_with(missing, page)
         now["queue"] = self.resume.queue.seen(missing)
+        updates = panel.data.updates(shown, Held.of(held))
         if page.seen == now:
-            return gr.skip()
-        updates = self.strip.updates(shown, page, missing) | self.question.updates(page, now["demo"])
+            return updates or gr.skip()
+        updates |= self.strip.updates(shown, page, missing) | self.question.updates(page, now["demo"])
         updates |= self.start.updates(shown, page, now) | self.resume.queue.updates(page, now["queue"])
         for part in (self.train, self.resume):
             updates |= part.updates(shown, page)
-        updates |= self.train.panel.updates(shown, page, view)
+        updates |= panel.updates(shown, page)
         page.seen = now
         return updates or gr.skip()
 

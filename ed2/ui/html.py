@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ed2.app.curve import Point, smoothed
 from ed2.app.page.start import MissingChoice
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
@@ -33,11 +32,6 @@ STATES = {
 }
 """The style and label of each state."""
 ELSEWHERE = ("busy", "Running elsewhere")
-ZOOMS = {"Whole run": 1.0, "Last half": 0.5, "Last tenth": 0.1}
-CHART_WIDTH, CHART_HEIGHT = 1000, 240
-_GRID = "".join(
-    f'<line class="grid" x1="0" x2="{CHART_WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, CHART_HEIGHT // 2, CHART_HEIGHT)
-)
 NO_VALUE = "–"
 FILES = ("Single file for web UIs", "Checkpoint")
 NO_SINGLE_FILE = "No single file for web UIs was written (no_save_ckpt is on)."
@@ -286,74 +280,6 @@ def log_html(lines: Iterable[str], *, hide: Hide = short_paths) -> str:
     """The last lines of the log, the newest at the end."""
     text = escape("\n".join(hide(on_page(line)) for line in lines)) or "The log is empty."
     return f'<pre class="ed-log" tabindex="0" aria-label="Log">{text}</pre>'
-
-
-def loss_html(curve: Sequence[Point], validation: Sequence[Point] = (), zoom: float = 1.0) -> str:
-    """The loss by step: a band from lowest to highest, its moving average, and the validation as a dashed line.
-
-    The labels are placed beside the drawing, so that they keep their size when it is stretched.
-
-    Args:
-        curve: points by step.
-        validation: points of the validation loss.
-        zoom: the last part of the run that is shown, 1 for all of it.
-    """
-    first = curve[-1].step - (curve[-1].step - curve[0].step) * zoom if curve else 0
-    line = smoothed(tuple(curve))
-    shown = [(point, mean) for point, mean in zip(curve, line, strict=True) if point.step >= first]
-    if not shown:
-        nothing = _drawing("No loss yet", "", "ed-nothing")
-        return f'<div class="ed-empty">The loss curve starts at the first step.{nothing}</div>'
-    checks = [point for point in validation if point.step >= first]
-    scale = _Scale([point for point, _ in shown], checks)
-    content = _GRID + scale.curve(shown)
-    legend = '<span><i class="ed-key line"></i>moving average</span><span><i class="ed-key band"></i>range</span>'
-    if checks:
-        content += f'<polyline class="val" points="{scale.points((point.step, point.mean) for point in checks)}"/>'
-        legend += '<span><i class="ed-key val"></i>validation</span>'
-    (start, _), (end, mean) = shown[0], shown[-1]
-    drawing = _drawing(f"Loss from step {start.step:,} to {end.step:,}, now {mean:.4f}", content, "ed-loss")
-    return f'<div class="ed-plot">{scale.sides()}{drawing}<div class="ed-note ed-legend">{legend}</div></div>'
-
-
-def _drawing(label: str, content: str, kind: str) -> str:
-    head = f'class="{kind}" viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" preserveAspectRatio="none" role="img"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {head} aria-label="{escape(label)}">{content}</svg>'
-
-
-class _Scale:
-    """Converts steps and values to positions in the drawing."""
-
-    def __init__(self, points: Sequence[Point], more: Sequence[Point]) -> None:
-        every = [*points, *more]
-        self.first, self.last = points[0].step, max(points[-1].step, points[0].step + 1)
-        low, high = min(point.low for point in every), max(point.high for point in every)
-        room = 0.0 if high > low else abs(low) / 10 or 1e-6
-        self.low, self.high = low - room, high + room
-
-    def points(self, values: Iterable[tuple[float, float]]) -> str:
-        """Positions in the drawing of (step, value) pairs, in SVG's notation."""
-        height = CHART_HEIGHT / (self.high - self.low)
-        width = CHART_WIDTH / (self.last - self.first)
-        return " ".join(f"{width * (x - self.first):.1f},{height * (self.high - y):.1f}" for x, y in values)
-
-    def curve(self, shown: Sequence[tuple[Point, float]]) -> str:
-        """A band from lowest to highest and a line of averages; a dot for a single point."""
-        upper = self.points((point.step, point.high) for point, _ in shown)
-        lower = self.points((point.step, point.low) for point, _ in reversed(shown))
-        means = self.points((point.step, mean) for point, mean in shown)
-        curve = f'<polygon class="band" points="{upper} {lower}"/><polyline class="line" points="{means}"/>'
-        if len(shown) == 1:
-            x, y = means.split(",")
-            curve += f'<line class="dot" x1="{x}" x2="{x}" y1="{y}" y2="{y}"/>'
-        return curve
-
-    def sides(self) -> str:
-        """The numbers beside and below the drawing."""
-        values = (self.high, (self.high + self.low) / 2, self.low)
-        numbers = "".join(f"<span>{value:.3g}</span>" for value in values)
-        steps = f"<span>step {self.first:,}</span><span>{self.last:,}</span>"
-        return f'<div class="ed-values">{numbers}</div><div class="ed-steps">{steps}</div>'
 
 
 def bars_html(bars: Sequence[tuple[str, int]], label: str) -> str:

@@ -21,7 +21,10 @@ from ed2.ui.guard import has_session
 GRACE_SECONDS = 60.0
 MAX_OFFERED = 10_000
 """Copies that are made when they are asked for; an older offer is forgotten."""
+SMALL = "-s"
 UNREADABLE_SIZE = (8, 8)
+MAX_ENTERED = 40_000
+"""Images with copies in several sizes; an older one is forgotten."""
 MAKERS = 2
 """How many of them are made at once: the run needs the processor too."""
 Box = tuple[int, int, int, int]
@@ -32,11 +35,12 @@ class ImageCopies:
 
     Attributes:
         side: pixels of a copy's longer side.
+        small_side: the same of the small copy of an image that was entered.
         route: begins the addresses of the copies.
     """
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, side: int, small_side: int = 320) -> None:
+        self.side, self.small_side = side, small_side
         self.route = f"/images-{secrets.token_urlsafe(12)}"
         self._temporary = tempfile.TemporaryDirectory(prefix="ed2-images-")
         self._lock = threading.Lock()
@@ -44,6 +48,7 @@ class ImageCopies:
         self._outdated: set[Path] = set()
         self._clear_at = 0.0
         self._offered: dict[str, tuple[Path, int]] = {}
+        self._entered: dict[str, tuple[Path, Box | None]] = {}
         self._makers = threading.Semaphore(MAKERS)
 
     @property
@@ -93,17 +98,53 @@ class ImageCopies:
                 del self._offered[next(iter(self._offered))]
         return f"{self.route}/{name}"
 
+    def enter(self, path: Path, box: Box | None = None) -> str:
+        """A key of an image, of which the browser may then ask for `<route>/<key>-s.webp`, `.webp` and `.png`.
+
+        The first two have at most `small_side` and `side` pixels, the last is the whole image without loss.
+
+        Args:
+            path: the image.
+            box: the part of it that is meant, if not all; left, top, right, bottom in pixels.
+
+        Returns:
+            The key; empty without the file.
+        """
+        try:
+            status = path.stat()
+        except OSError:
+            return ""
+        key = _key_of(f"{path}|{status.st_mtime_ns}|{status.st_size}|{box}")
+        with self._lock:
+            self._entered.pop(key, None)
+            self._entered[key] = (path, box)
+            while len(self._entered) > MAX_ENTERED:
+                del self._entered[next(iter(self._entered))]
+        return key
+
     def make(self, name: str) -> None:
         """Make the copy of this name, if it was offered and is not there; a grey one of what cannot be read."""
-        path, side = self._offered.get(name, (None, 0))
-        copy = self.folder / name
-        if path is None or copy.exists():
+        copy, work = self.folder / name, self._work_for(name)
+        if work is None or copy.exists():
             return
         with self._makers:
             try:
-                _write_copy(path, copy, side, None)
+                work(copy)
             except (OSError, ImageError):
                 _save(Image.new("RGB", UNREADABLE_SIZE, "grey"), copy)
+
+    def _work_for(self, name: str) -> Callable[[Path], None] | None:
+        """What makes the copy of this name; None if it was not offered."""
+        if offered := self._offered.get(name):
+            return lambda copy: _write_copy(offered[0], copy, offered[1], None)
+        key = name.partition(".")[0]
+        entered = self._entered.get(key.removesuffix(SMALL))
+        sides = {f"{key}.png": None, f"{key}.webp": self.side}
+        if key.endswith(SMALL):
+            sides = {f"{key}.webp": self.small_side}
+        if entered is None or name not in sides:
+            return None
+        return lambda copy: _write_part(entered[0], copy, sides[name], entered[1])
 
     def keep_only(self, owner: str) -> None:
         """Delete the copies of the previous owner, such as another run, when the owner changes.
@@ -139,7 +180,11 @@ class _CachedFiles(StaticFiles):
 
 
 def _name_of(key: str) -> str:
-    return f"{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:24]}.webp"
+    return f"{_key_of(key)}.webp"
+
+
+def _key_of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:20]
 
 
 def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
@@ -150,9 +195,22 @@ def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
     _save(image, copy)
 
 
+def _write_part(path: Path, copy: Path, side: int | None, box: Box | None) -> None:
+    """Write a copy of an image or a part of it, without loss if no side is given."""
+    image = decode(path)
+    if box:
+        image = image.crop(box)
+    if side:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    _save(image, copy)
+
+
 def _save(image: Image.Image, copy: Path) -> None:
     temporary = copy.with_name(f"{copy.stem}-{secrets.token_hex(4)}.tmp")
-    image.save(temporary, "WEBP", quality=82)
+    if copy.suffix == ".png":
+        image.save(temporary, "PNG")
+    else:
+        image.save(temporary, "WEBP", quality=82)
     temporary.replace(copy)
 
 

@@ -15,8 +15,10 @@ from ed2.ui.connections import Connections, bounded_server, raise_handle_limit
 from ed2.ui.guard import Guard, Hosts, Limits
 from ed2.ui.image_copies import ImageCopies
 
-CSS_FILES = tuple(Path(__file__).with_name(name) for name in ("page.css", "workbench.css", "settings.css", "runs.css"))
-JS_FILES = tuple(Path(__file__).with_name(name) for name in ("page.js", "workbench.js", "settings.js", "runs.js"))
+CSS_NAMES = ("page.css", "studio.css", "workbench.css", "settings.css", "runs.css")
+JS_NAMES = ("page.js", "charts.js", "matrix.js", "live.js", "workbench.js", "settings.js", "runs.js")
+CSS_FILES = tuple(Path(__file__).with_name(name) for name in CSS_NAMES)
+JS_FILES = tuple(Path(__file__).with_name(name) for name in JS_NAMES)
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PORTS_TRIED = 20
 MAX_PORT = 65535

@@ -21,7 +21,7 @@ from ed2.ui.guard import Hosts, Limits
 from ed2.ui.hiding import Hide, hiding
 from ed2.ui.html import escape, problems_html, status_html
 from ed2.ui.image_copies import ImageCopies
-from ed2.ui.live import LivePanel, View
+from ed2.ui.live import ASK, Held, LiveData, LivePanel
 from ed2.ui.page_state import Pages
 from ed2.ui.queue_html import is_being_run, queue_html
 from ed2.ui.serving import LOOPBACK_NAMES, serve
@@ -136,16 +136,17 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide, queu
         gr.Markdown(READ_ONLY)
         status = gr.HTML(status_html(None), js_on_load=None)
         problems = gr.HTML(problems_html(()), js_on_load=None)
-        panel = LivePanel(service, samples, hide=hide)
+        panel = LivePanel(LiveData(samples), hide=hide)
         gr.Markdown("### Queue")
         waiting = gr.HTML("", js_on_load=None, elem_id="queue")
 
-        def tick(request: gr.Request, zoom: object, prompt: object, time: object) -> Updates:
-            page, view, shown = pages.of(request), View.of(zoom, prompt, time), service.snapshot()
-            now = {**panel.seen_with(shown, view), "queue": (queue.stamp(), is_being_run(queue))}
+        def tick(request: gr.Request, held: object) -> Updates:
+            page, shown = pages.of(request), service.snapshot()
+            now = {**panel.seen_with(shown), "queue": (queue.stamp(), is_being_run(queue))}
+            updates = panel.data.updates(shown, Held.of(held))
             if page.seen == now:
-                return gr.skip()
-            updates = panel.updates(shown, page, view)
+                return updates or gr.skip()
+            updates |= panel.updates(shown, page)
             if page.is_outdated("status", shown):
                 updates[status] = status_html(shown, hide=hide)
             if page.is_outdated("problems", shown):
@@ -157,8 +158,9 @@ def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide, queu
 
         outputs = [status, problems, waiting, *panel.outputs]
         careful = never_raising(tick)
-        gr.Timer(TICK_SECONDS).tick(careful, panel.inputs, outputs, **TICK)
-        blocks.load(careful, panel.inputs, outputs, **TICK)
+        panel.ask_when_seen(careful, outputs)
+        gr.Timer(TICK_SECONDS).tick(careful, panel.inputs, outputs, js=ASK, **TICK)
+        blocks.load(careful, panel.inputs, outputs, js=ASK, **TICK)
     return blocks
 
 

@@ -10,7 +10,7 @@ from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import model_html
-from ed2.ui.live import LivePanel
+from ed2.ui.live import LiveData, LivePanel
 from ed2.ui.lora_panel import LoraPanel, has_extractable
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import request
@@ -20,7 +20,7 @@ from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
 class TrainTab:
     """The owner's view of the run."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, live: LiveData) -> None:
         self._context, self._service = context, context.service
         self.tensorboard = TensorBoard()
         with gr.Row(elem_id="now-buttons", elem_classes="ed-actions"):
@@ -32,7 +32,7 @@ class TrainTab:
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
         self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
         self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
-        self.panel = LivePanel(context.service, context.samples)
+        self.panel = LivePanel(live)
 
     @property
     def outputs(self) -> list[Any]:

@@ -149,7 +149,7 @@ def test_a_run_that_another_program_has_trained_further_is_left_alone(
 
 def stopped_at_image(count: int, values: Values, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """Run, and stop when so many sample images of step 4 are on the disk."""
-    controls, real, made = Controls(), job.write_sample, list[Sample]()
+    controls, real, made = Controls(), job.list_sample, list[Sample]()
 
     def write(run_dir: Path, **options: Any) -> Sample:
         sample = real(run_dir, **options)
@@ -159,7 +159,7 @@ def stopped_at_image(count: int, values: Values, monkeypatch: pytest.MonkeyPatch
         return sample
 
     with monkeypatch.context() as patched:
-        patched.setattr(job, "write_sample", write)
+        patched.setattr(job, "list_sample", write)
         return train(values, controls=controls)
 
 

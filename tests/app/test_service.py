@@ -68,7 +68,7 @@ def test_a_run_goes_from_idle_to_done_and_is_rebuilt_from_its_folder(service: Tr
     shown = finished(service, values)
     assert (shown.state, shown.step, shown.total) == ("done", 10, 10)
     assert shown.checkpoint
-    assert [point.step for point in shown.curve] == [1, 2, 4, 6, 8, 10]
+    assert [point.step for point in shown.curves["loss/log_step"].points] == [1, 2, 4, 6, 8, 10]
     assert {sample.step for sample in shown.samples} == {0, 10}
     assert any("saved last-tiny" in line for line in shown.log)
     assert not shown.is_saving
@@ -183,7 +183,7 @@ def test_stop_saves_and_a_start_continues_to_the_same_bytes(service: TrainerServ
     assert stopped.checkpoint and stopped.checkpoint.name.startswith("interrupted-")
     continued = finished(service, {"resume_ckpt": str(stopped.run_dir), "logdir": values["logdir"]})
     assert continued.run_dir == stopped.run_dir
-    assert [point.step for point in continued.curve][:3] == [1, 2, 4]
+    assert [point.step for point in continued.curves["loss/log_step"].points][:3] == [1, 2, 4]
     assert straight and continued.checkpoint and not differing(straight, continued.checkpoint)
 
 

@@ -46,7 +46,7 @@ def test_a_run_trains_samples_saves_and_exports_with_the_other_vae(values: Value
     wanted = {name: t for name, t in tensors_of(run.checkpoint).items() if name.startswith(VAE_PREFIX)}
     assert exported.keys() == wanted.keys()
     assert all(torch.equal(exported[name], wanted[name].half()) for name in wanted)
-    first, other = ((trained.run_dir / "samples/gs00000/00.png").read_bytes() for trained in (run, plain))
+    first, other = ((trained.run_dir / "samples/gs00000/00-cfg4.png").read_bytes() for trained in (run, plain))
     assert first != other
 
 

@@ -1,13 +1,11 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from ed2.sampling import images
-from ed2.sampling.images import cfg_strip, read_samples, save_png, write_sample
-from ed2.sampling.lettering import Lettering
+from ed2.sampling.images import image_name, old_boxes, read_samples, save_png, write_sample
 from ed2.sampling.prompt import Prompt
 
 CFGS = (1.0, 4.0, 7.5)
@@ -17,44 +15,46 @@ def tiles(size: tuple[int, int], shade: int = 0) -> list[Image.Image]:
     return [Image.new("RGB", size, (shade, 40 * number, 200)) for number in range(len(CFGS))]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (32, 128), (512, 384)])
-def test_labels_are_above_and_tiles_are_complete(size: tuple[int, int]) -> None:
-    strip = cfg_strip(tiles(size), CFGS)
-    for tile, box in zip(tiles(size), strip.boxes, strict=True):
-        assert strip.image.crop(box).tobytes() == tile.tobytes()
-        label = np.asarray(strip.image.crop((box[0], 0, box[2], box[1])))
-        assert label.min() < 100, "there is a label"
-        assert label[:, :1].min() > 200, "it is not cut off"
-        assert label[:, -1:].min() > 200, "it is not cut off"
-    assert strip.image.width == strip.boxes[-1][2]
-    assert strip.image.height == strip.boxes[-1][3]
-
-
-def test_narrow_tiles_show_only_the_number() -> None:
-    font = Lettering(12)
-    assert images._label(4.0, font, 64) == "CFG 4"
-    assert images._label(7.5, font, 32) == "7.5"
-
-
-def test_a_sample_is_written_by_its_index_and_listed(tmp_path: Path) -> None:
+def test_each_cfg_has_an_image_of_its_own_named_by_index_and_cfg(tmp_path: Path) -> None:
     prompt = Prompt(3, "a/../cat 猫 <b>", 5, (64, 48), "ugly", CFGS)
     sample = write_sample(tmp_path, step=300, prompt=prompt, tiles=tiles((64, 48)))
-    assert sample.path == tmp_path / "samples" / "gs00300" / "03.png"
+    folder = tmp_path / "samples" / "gs00300"
+    assert [path.name for path in sample.paths] == ["03-cfg1.png", "03-cfg4.png", "03-cfg7.5.png"]
+    assert sample.path == folder / "03-cfg4.png", "the middle one stands for all"
     (line,) = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     entry = json.loads(line)
-    assert entry["path"] == "samples/gs00300/03.png"
+    assert entry["path"] == "samples/gs00300/03-cfg4.png"
+    assert entry["paths"] == [f"samples/gs00300/{path.name}" for path in sample.paths]
     assert (entry["step"], entry["index"], entry["seed"]) == (300, 3, 5)
     assert (entry["prompt"], entry["negative_prompt"]) == (prompt.prompt, "ugly")
     assert (entry["size"], entry["cfgs"]) == ([64, 48], [1.0, 4.0, 7.5])
-    with Image.open(sample.path) as image:
-        assert image.crop(entry["tiles"][1]).tobytes() == tiles((64, 48))[1].tobytes()
-    assert [p.name for p in sample.path.parent.iterdir()] == ["03.png"], "no temporary file is left"
+    for path, tile in zip(sample.paths, tiles((64, 48)), strict=True):
+        with Image.open(path) as image:
+            assert image.tobytes() == tile.tobytes()
+    assert sorted(folder.iterdir()) == sorted(sample.paths), "no temporary file is left"
+
+
+def test_a_single_cfg_needs_no_name_and_two_alike_have_a_place() -> None:
+    assert image_name(3, 0, (4.0,)) == "03.png"
+    assert [image_name(0, place, (4.0, 4.0, 7.0)) for place in range(3)] == [
+        "00-cfg4-1.png",
+        "00-cfg4-2.png",
+        "00-cfg7.png",
+    ]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 128), (512, 384)])
+def test_the_images_of_an_older_run_are_found_in_its_strip(size: tuple[int, int]) -> None:
+    boxes = old_boxes(size, 3)
+    assert {(right - left, bottom - top) for left, top, right, bottom in boxes} == {size}
+    assert all(before[2] < after[0] for before, after in pairwise(boxes))
+    assert boxes[0][1] >= 18, "the labels are above"
 
 
 def test_the_same_image_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_sample(tmp_path / name, step=1, prompt=Prompt(0, "x", 5, (64, 64), "", CFGS), tiles=tiles((64, 64)))
-    first, second = (tmp_path / name / "samples/gs00001/00.png" for name in ("one", "two"))
+    first, second = (tmp_path / name / "samples/gs00001/00-cfg4.png" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.events import Event, EventBus, PhaseChanged, Progressed, SamplesMade, Warned
+from ed2.events import Event, EventBus, PhaseChanged, Progressed, SampleDrawn, SamplesMade, Warned
 from ed2.models.families.sd import StableDiffusion
 from ed2.sampling import job as job_module
 from ed2.sampling.images import read_samples
@@ -54,13 +54,25 @@ def test_samples_are_drawn_listed_and_reported(job: SampleJob, events: list[Even
     assert isinstance(made, SamplesMade)
     assert made.step == 4
     assert [sample.path.relative_to(job.run_dir).as_posix() for sample in made.samples] == [
-        "samples/gs00004/00.png",
-        "samples/gs00004/01.png",
+        "samples/gs00004/00-cfg4.png",
+        "samples/gs00004/01-cfg4.png",
     ]
     assert all(sample.path.is_file() for sample in made.samples)
     assert [entry["prompt"] for entry in read_samples(job.run_dir)] == ["a cat", "a dog"]
     assert phases(events) == ["sampling", "training"]
     assert not warnings(events)
+
+
+def test_each_image_is_shown_as_soon_as_it_is_drawn(job: SampleJob, events: list[Event]) -> None:
+    existing: list[bool] = []
+    job.bus.subscribe(lambda e: existing.append(e.sample.paths[-1].is_file()) if isinstance(e, SampleDrawn) else None)
+    made = job.perform(TrainState(step=4))
+    drawn = [event.sample for event in events if isinstance(event, SampleDrawn)]
+    assert [(sample.index, len(sample.paths)) for sample in drawn] == [
+        (n, count) for n in (0, 1) for count in (1, 2, 3)
+    ]
+    assert existing == [True] * 6
+    assert made and [sample for sample in drawn if len(sample.paths) == 3] == list(made.samples)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +128,8 @@ def test_a_stop_while_sampling_keeps_what_is_done(
         job.controls.stop()
         return write(*args, **named)
 
-    write: Callable[..., object] = job_module.write_sample
-    monkeypatch.setattr(job_module, "write_sample", write_and_stop)
+    write: Callable[..., object] = job_module.list_sample
+    monkeypatch.setattr(job_module, "list_sample", write_and_stop)
     made = job.perform(TrainState(step=4))
     assert made is not None
     assert [sample.index for sample in made.samples] == [0]
@@ -138,7 +150,7 @@ def test_a_failure_is_reported_and_training_continues(
     def fail(*args: object, **named: object) -> None:
         raise error
 
-    monkeypatch.setattr(job_module, "write_sample", fail)
+    monkeypatch.setattr(job_module, "list_sample", fail)
     assert job.perform(TrainState(step=4)) is None
     (text,) = warnings(events)
     assert f"({reason})" in text
@@ -155,8 +167,8 @@ def test_samples_before_a_failure_count(job: SampleJob, events: list[Event], mon
             raise OSError("the disk is gone")
         return write(*args, **named)
 
-    write: Callable[..., object] = job_module.write_sample
-    monkeypatch.setattr(job_module, "write_sample", fail_on_the_second)
+    write: Callable[..., object] = job_module.list_sample
+    monkeypatch.setattr(job_module, "list_sample", fail_on_the_second)
     made = job.perform(TrainState(step=4))
     assert made is not None
     assert len(made.samples) == 1

@@ -61,8 +61,8 @@ def test_tiny_tiles_are_enlarged(tmp_path: Path) -> None:
 
 def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -> None:
     run_dir = fake_run(tmp_path / "run", [0, 100, 200], texts=["a cat", "a dog"])
-    (run_dir / "samples/gs00100/00.png").write_bytes(b"no image")
-    (run_dir / "samples/gs00200/01.png").unlink()
+    (run_dir / "samples/gs00100/00-cfg4.png").write_bytes(b"no image")
+    (run_dir / "samples/gs00200/01-cfg4.png").unlink()
     Image.new("RGB", (300, 300), (1, 2, 3)).save(tmp_path / "foreign.png")
     foreign = {
         "step": 200,
@@ -77,6 +77,17 @@ def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -
     sheet = pixels(contact_sheet(run_dir))
     assert (sheet == PALE).all(axis=2).sum() >= 3 * 192 * 192
     assert not has(sheet, (1, 2, 3))
+
+
+def test_a_strip_of_an_older_run_is_cut(tmp_path: Path) -> None:
+    strip = Image.new("RGB", (64 * 2 + 2, 64 + 18), (255, 255, 255))
+    strip.paste((9, 8, 7), (66, 18, 130, 82))
+    (tmp_path / "samples/gs00100").mkdir(parents=True)
+    strip.save(tmp_path / "samples/gs00100/00.png")
+    boxes = [[0, 18, 64, 82], [66, 18, 130, 82]]
+    line = {"step": 100, "index": 0, "prompt": "a", "path": "samples/gs00100/00.png", "tiles": boxes, "cfgs": [1, 4]}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(line))
+    assert (pixels(contact_sheet(tmp_path)) == (9, 8, 7)).all(axis=2).sum() == 192 * 192
 
 
 def test_a_changed_prompt_starts_a_new_row(tmp_path: Path) -> None:

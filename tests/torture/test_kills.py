@@ -76,7 +76,7 @@ def test_the_comparison_sees_a_single_byte(killed: tuple[Path, str], tmp_path: P
         last["values"]["loss/log_step"] += 1e-12
         (copied / "events.jsonl").write_text("\n".join([*lines, json.dumps(last)]))
     else:
-        pattern = "ckpts/last-*/unet/*.safetensors" if what == "weights" else "samples/gs*/00.png"
+        pattern = "ckpts/last-*/unet/*.safetensors" if what == "weights" else "samples/gs*/00-cfg1.png"
         file = sorted(copied.glob(pattern))[-1]
         content = bytearray(file.read_bytes())
         content[-1] ^= 1

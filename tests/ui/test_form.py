@@ -1,13 +1,11 @@
 """Controls made from the schema, and back to settings."""
 
-import math
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from ed2.app.curve import Curve, Point
 from ed2.app.phases import State
 from ed2.app.preflight import model_sizes
 from ed2.app.service import TrainerService
@@ -30,7 +28,6 @@ from ed2.ui.html import (
     bars_html,
     figures_html,
     log_html,
-    loss_html,
     model_html,
     on_page,
     problems_html,
@@ -155,21 +152,6 @@ def test_the_log_shortens_paths_in_the_programs_folder() -> None:
     assert ">saved logs/run/ckpts, /elsewhere/b<" in log_html([f"saved {PROGRAM_DIR / 'logs/run/ckpts'}, /elsewhere/b"])
 
 
-def test_a_curve_is_drawn_with_its_band_and_can_be_zoomed() -> None:
-    points = [Point(step, 1 / (step + 1), 0.0, 2.0) for step in range(100)]
-    whole, end = loss_html(points), loss_html(points, zoom=0.1)
-    assert 'class="band"' in whole and "step 0" in whole
-    assert "step 90" in end
-    assert "No loss yet" in loss_html(())
-    assert 'class="val"' in loss_html(points, [Point(50, 1.0, 1.0, 1.0)])
-
-
-def test_a_chart_of_a_single_point_is_a_dot_on_it() -> None:
-    one = loss_html([Point(1, 0.5, 0.5, 0.5)])
-    assert one.count('<line class="dot" x1="0.0" x2="0.0" y1="120.0" y2="120.0"/>') == 1
-    assert 'class="dot"' not in loss_html([Point(step, 0.5, 0.5, 0.5) for step in (1, 2)])
-
-
 def test_the_epoch_is_shown_the_same_everywhere_from_start_to_end() -> None:
     def told(state: State, step: int) -> tuple[str, str]:
         epoch = -(-step // 6) if step else None
@@ -240,13 +222,3 @@ def test_one_control_shows_both_ways_of_choosing_8_bit_adam() -> None:
     assert (shown[form.controls["optimizer"]], shown[form.controls["useadam8bit"]]) == ("adamw8bit", False)
     contradiction = {"useadam8bit": True, "optimizer": "lion"}
     assert with_one_optimizer(contradiction) == contradiction, "the checks report it"
-
-
-def test_a_hundred_thousand_losses_are_drawn_from_about_a_thousand_points() -> None:
-    curve = Curve()
-    for step in range(100_000):
-        curve.add(step, 1 + math.sin(step))
-    html = loss_html(curve.points())
-    line = re.search(r'class="line" points="([^"]+)"', html)
-    assert line and 500 <= len(line.group(1).split()) <= 1024
-    assert len(html) < 60_000

@@ -53,7 +53,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
     expect(page.locator("#your-model")).to_contain_text(f"last-creature-ep03-gs000{STEPS}")
     the_whole_loss_and_its_end_are_shown(page)
-    a_prompt_is_followed_over_time(page)
+    a_prompt_is_followed_in_the_lightbox(page)
     tab(page, "Resume")
     card = page.locator("#runs-list li").first
     expect(card).to_contain_text("creature_")
@@ -63,8 +63,8 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
 
 
 def the_whole_loss_and_its_end_are_shown(page) -> None:
-    drawn = page.locator("#loss-chart svg")
-    expect(drawn.locator(".line")).to_have_count(1)
+    drawn = page.locator("#loss-chart svg").first
+    expect(drawn.locator(".line")).to_have_count(2)
     expect(drawn).to_have_attribute("aria-label", re.compile(f"^Loss from step 1 to {STEPS}, now"))
     page.get_by_label("Last half").check()
     expect(drawn).to_have_attribute("aria-label", re.compile(f"^Loss from step 7 to {STEPS}, now"))
@@ -72,17 +72,15 @@ def the_whole_loss_and_its_end_are_shown(page) -> None:
     expect(drawn).to_have_attribute("aria-label", re.compile("^Loss from step 1 "))
 
 
-def a_prompt_is_followed_over_time(page) -> None:
-    page.get_by_role("button", name="One prompt over time").click()
-    view = page.locator("#history-view")
-    expect(view).to_contain_text("2 of 2")
-    expect(view).to_contain_text(f"step {STEPS}")
-    slider = page.locator("#history-time input[type=range]")
-    slider.fill("0")
-    expect(view).to_contain_text("1 of 2")
-    expect(view.get_by_role("img")).to_have_attribute("alt", "before training: a cat")
-    slider.fill("100")
-    expect(view).to_contain_text("2 of 2")
+def a_prompt_is_followed_in_the_lightbox(page) -> None:
+    page.get_by_role("button", name=f"step {STEPS}, CFG 4: a cat").click()
+    box = page.get_by_role("dialog", name="Sample")
+    expect(box).to_contain_text(f"step {STEPS} · CFG 4")
+    page.keyboard.press("ArrowLeft")
+    expect(box).to_contain_text("before training · CFG 4")
+    expect(box.locator(".ed-light-stage img")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(box).to_be_hidden()
 
 
 def the_time_is_told_of_runs_of_a_kind_that_was_measured(page) -> None:
@@ -100,7 +98,7 @@ def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Se
     state(page, "done")
     tab(page, "Train")
     images = page.locator("#samples-gallery img")
-    expect(images).to_have_count(2)
+    expect(images).to_have_count(6)  # before training and at the end, at three CFG values
     for image in images.all():
         image.scroll_into_view_if_needed()
         expect(image).to_have_js_property("complete", True)
@@ -111,11 +109,11 @@ def test_watching_costs_short_answers_and_each_sample_once(open_page, server: Se
         page.wait_for_event("response", lambda answer: answer.request.method == "POST")
     addresses = [url for url in page.watched.requests if "/images-" in url]
     assert len(addresses) == len(set(addresses))
-    assert len([url for url in addresses if server.context.samples.route in url]) == 2
+    assert len([url for url in addresses if server.context.samples.route in url]) == 6
     assert all(url.endswith(".webp") for url in addresses)
     assert len(answers) >= 3
     assert max(map(len, answers)) < 4000
-    assert not [answer for answer in answers if b"<svg" in answer or b"ed-grid" in answer or b"ed-log" in answer]
+    assert not [answer for answer in answers if b"<svg" in answer or b"data-news" in answer or b"ed-log" in answer]
 
 
 def test_the_link_shows_the_run_to_whoever_has_the_password(
@@ -140,7 +138,7 @@ def test_the_link_shows_the_run_to_whoever_has_the_password(
     phone.get_by_label("password").fill(server.context.sharing.password)
     phone.get_by_role("button", name="Login").click()
     state(phone, "done")
-    expect(phone.locator("#samples-gallery img")).to_have_count(2)
+    expect(phone.locator("#samples-gallery img")).to_have_count(6)
     expect(phone.locator("#samples-gallery img").first).to_have_js_property("complete", True)
     assert overflow(phone) <= 0
     assert str(server.folder) not in phone.content()
@@ -274,7 +272,7 @@ def test_after_a_restart_of_the_program_its_last_run_is_shown(open_page, server:
         state(page, "done")
         expect(page.locator("#status")).to_have_attribute("data-step", str(STEPS))
         tab(page, "Train")
-        expect(page.locator("#samples-gallery img")).to_have_count(2)
+        expect(page.locator("#samples-gallery img")).to_have_count(6)
         one_more_epoch_is_trained(page)
         page.close()
     with serving(tmp_path, {**server.values, "logdir": str(killed)}) as again:

@@ -20,15 +20,16 @@ from ed2.events import (
     Progressed,
     RunStarted,
     Sample,
+    SampleDrawn,
     SamplesMade,
     SavingChanged,
     StepDone,
     ValidationDone,
 )
-from ed2.small_files import lines_of, objects_in, parse_object
+from ed2.small_files import lines_of, parse_object
 
 EVENTS_NAME = "events.jsonl"
-_NOT_READ = (StepDone, Progressed, SavingChanged)
+_NOT_READ = (StepDone, Progressed, SampleDrawn, SavingChanged)
 KINDS = {kind.__name__: kind for kind in Event.__subclasses__() if kind not in _NOT_READ}
 """The events that are read back, by the name in their line of the file."""
 PATHS = ("run_dir", "path", "checkpoint", "single_file")
@@ -48,7 +49,7 @@ class JsonlReporter:
 
     def __call__(self, event: Event) -> None:
         """Write an event. Raises LogWriteError."""
-        if isinstance(event, StepDone | Progressed):
+        if isinstance(event, StepDone | Progressed | SampleDrawn):
             return
         text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
         line = f"{text}\n".encode(errors="backslashreplace")  # valid JSON even if a file's name is not valid text
@@ -127,14 +128,44 @@ def _is_until(line: bytes, step: int, without: str | None) -> bool:
 def read_events(run_dir: Path) -> Iterator[tuple[datetime, Event]]:
     """Yield a run's events with their times; lines that are torn or from another version are skipped."""
     with suppress(OSError):
-        for values in objects_in(lines_of(run_dir / EVENTS_NAME)):
+        for line in lines_of(run_dir / EVENTS_NAME):
             try:
-                event = _parsed_event(values, run_dir)
-                moment = datetime.fromisoformat(values["time"]).astimezone(UTC)
+                moment, event = _parsed_line(line, run_dir)
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 continue
             if event:
                 yield moment, event
+
+
+@dataclass(frozen=True)
+class _MetricsLine:
+    """A line of `MetricsLogged`, of which a long run has a hundred thousand: they are read in one go."""
+
+    time: str
+    step: int
+    values: dict[str, float | None]
+
+
+@cache
+def _metrics_line() -> TypeAdapter[_MetricsLine]:
+    return TypeAdapter(_MetricsLine)
+
+
+_IS_METRICS = json.dumps({"event": MetricsLogged.__name__})[:-1].encode()
+
+
+def _parsed_line(line: bytes, run_dir: Path) -> tuple[datetime, Event | None]:
+    """The time and event of a line; raises ValueError, among others, where it is invalid."""
+    if line.startswith(_IS_METRICS):
+        read = _metrics_line().validate_json(line)
+        numbers = {tag: value for tag, value in read.values.items() if value is not None and math.isfinite(value)}
+        return _moment(read.time), MetricsLogged(read.step, numbers)
+    values = parse_object(line)
+    return _moment(values["time"]), _parsed_event(values, run_dir)
+
+
+def _moment(time: str) -> datetime:
+    return datetime.fromisoformat(time).astimezone(UTC)
 
 
 def _parsed_event(values: dict[str, Any], run_dir: Path) -> Event | None:
@@ -145,7 +176,7 @@ def _parsed_event(values: dict[str, Any], run_dir: Path) -> Event | None:
     own = _fields_of(kind, values, run_dir)
     if kind is SamplesMade:
         own["samples"] = [_fields_of(Sample, sample, run_dir) for sample in values["samples"]]
-    if kind in (MetricsLogged, ValidationDone):
+    if kind is ValidationDone:
         own["values"] = {tag: value for tag, value in values["values"].items() if value is not None}
     event: Event = _validator(values["event"]).validate_python(own)
     return event
@@ -163,9 +194,16 @@ def _fields_of(kind: type, values: Mapping[str, Any], run_dir: Path) -> dict[str
     for item in fields(kind):
         if item.name in values:
             value = values[item.name]
-            is_path = item.name in PATHS and isinstance(value, str)
-            own[item.name] = run_dir / value if is_path else _printable(value)
+            own[item.name] = _read_value(item.name, value, run_dir)
     return own
+
+
+def _read_value(name: str, value: Any, run_dir: Path) -> Any:
+    if name == "paths" and isinstance(value, list):
+        return [_read_value("path", one, run_dir) for one in value]
+    if name in PATHS and isinstance(value, str):
+        return run_dir / value
+    return _printable(value)
 
 
 def _printable(value: Any) -> Any:

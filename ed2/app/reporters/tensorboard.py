@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from pathlib import Path
@@ -101,9 +101,16 @@ class TensorBoardReporter:
         if not event.is_whole:  # they are drawn again after a resume, and points can be hidden by step only
             return
         for sample in event.samples:
-            with Image.open(sample.path) as sample_image:
-                pixels = np.asarray(sample_image.convert("RGB"))  # (H,W,3)
-            yield image(f"sample/{sample.index}", pixels, dataformats="HWC")
+            yield image(f"sample/{sample.index}", _side_by_side(sample.paths or (sample.path,)), dataformats="HWC")
+
+
+def _side_by_side(paths: Sequence[Path]) -> np.ndarray[Any, Any]:
+    """Images of one height as one (H,W,3): TensorBoard shows one for each prompt."""
+    columns = []
+    for path in paths:
+        with Image.open(path) as image:
+            columns.append(np.asarray(image.convert("RGB")))
+    return np.concatenate(columns, axis=1)
 
 
 def record(**values: Any) -> bytes:
