@@ -27,12 +27,14 @@ python -m ed2 download NAME [TARGET]     download a public model, after a yes
 python -m ed2 models                     list the models on this computer
 python -m ed2 queue                      list runs that wait, add to them, and train them one after another
 python -m ed2 cache                      show the caches of latents and captions, or remove what is old
+python -m ed2 doctor                     try what training needs on this computer
 python -m ed2 extract-lora BASE MODEL TARGET   write what training changed as a LoRA
 python -m ed2 merge BASE LORA TARGET           add a LoRA to a model"""
 
 
 COMMANDS = {
     "cache": "ed2.app.caching.command",
+    "doctor": "ed2.app.doctor",
     "download": "ed2.app.hub.command",
     "models": "ed2.app.found_models",
     "queue": "ed2.app.queue.command",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAUNCHER = ["__init__.py", "launch.py", "environment.py", "install.py"]
+LAUNCHER = ["__init__.py", "launch.py", "environment.py", "gpus.py", "install.py", "doctor.py"]
 TOOLS = ["bash", "cat", "dirname", "readlink", "sh"]
 PIP = """
 import json, os, pathlib, re, sys, time
@@ -22,10 +22,15 @@ version = os.environ.get("STUB_TORCH", "2.13.0+cpu")
 torch = f"__version__ = {version!r}\\nclass cuda:\\n    is_available = staticmethod(lambda: False)\\n"
 (here / "torch.py").write_text(torch)
 asked = [re.split(r"[^\\w-]", requirement)[0] for requirement in sys.argv[1:]]
-for part in [name for name in asked if name and "--no-deps" in sys.argv]:
-    folder = here / f"{part.replace('-', '_')}-1.dist-info"
+found = {name: "1" for name in asked if name and "--no-deps" in sys.argv}
+if "-r" in sys.argv:
+    lists = [pathlib.Path(sys.argv[sys.argv.index(flag) + 1]).read_text() for flag in ("-r", "-c")]
+    pinned = {name.lower(): version for name, version in re.findall(r"^([\\w.-]+)==(\\S+)$", lists[1], re.M)}
+    found |= {name: pinned.get(name.lower(), "1") for name in re.findall(r"^([\\w-]+)", lists[0], re.M)}
+for part, version in found.items():
+    folder = here / f"{part.replace('-', '_')}.dist-info"
     folder.mkdir(exist_ok=True)
-    (folder / "METADATA").write_text(f"Name: {part}\\nVersion: 1\\n")
+    (folder / "METADATA").write_text(f"Name: {part}\\nVersion: {version}\\n")
 """
 PROGRAM = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(5)"
 
@@ -39,7 +44,7 @@ class Program:
     """A copy of the launcher, with a PATH that holds only what a test puts there."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder / "my app (x) ünï"
+        self.root = folder / "my app & co (x86) ünï"
         self.bin = folder / "bin"
         self.bin.mkdir()
         (self.root / "ed2" / "launcher").mkdir(parents=True)

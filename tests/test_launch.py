@@ -1,15 +1,18 @@
 """launch.sh as a user starts it: stand-ins only for pip, nvidia-smi and the program itself."""
 
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -224,14 +227,21 @@ def test_each_optional_package_can_be_added(program: Program, name: str, package
     assert "--no-deps" in options and requirement.startswith(f"{package}>=")
 
 
-def test_doctor_reports_even_if_the_installation_failed(program: Program) -> None:
-    code, report, _ = program.run("doctor", STUB_FAILS="torch==2.13.0")
-    assert code == 1
-    assert "PyTorch    not installed" in report
-    assert "Installation failed: PyTorch could not be installed" in report
-    code, report, _ = program.run("doctor")
-    assert "PyTorch    2.13.0+cpu on the CPU" in report
-    assert "packages   installed" in report
+def test_an_offline_second_start_asks_for_nothing(program: Program) -> None:
+    program.run("train")
+    offline = {"STUB_FAILS": "install", "https_proxy": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
+    assert program.run("train", **offline)[::2] == (5, "")
+    assert len(program.pip_calls()) == 2
+
+
+def test_an_installation_that_was_killed_continues_at_the_next_start(program: Program) -> None:
+    process = program.start("train", STUB_SECONDS="60")
+    while not program.pip_calls():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert program.run("train")[0] == 5
+    assert program.run("train")[2] == ""
 
 
 def test_a_second_start_is_quick(program: Program) -> None:
@@ -250,6 +260,51 @@ def fake_wheel(folder: Path, version: str) -> None:
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A company's proxy: the only way to an index of packages. `folder` holds its wheels."""
+
+    folder = Path()
+
+    def do_GET(self) -> None:
+        host, _, path = self.path.removeprefix("http://").partition("/")
+        wheels = sorted(self.folder.glob(f"{Path(path).name}-*.whl" if path.endswith("/") else Path(path).name))
+        if host != "packages.example" or not wheels:
+            self.send_error(404)
+            return
+        page = "".join(f'<a href="/files/{quote(wheel.name)}">{wheel.name}</a>' for wheel in wheels).encode()
+        content = page if path.endswith("/") else wheels[0].read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if path.endswith("/") else "application/zip")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_CONNECT(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_packages_are_installed_through_a_proxy(bare: Program, tmp_path: Path) -> None:
+    bare.write("requirements.txt", "torch>=2.10,<3\n")
+    bare.write("constraints.txt", "")
+    bare.write("train.py", PROGRAM)
+    fake_wheel(tmp_path, "2.13.0")
+    handler = type("Handler", (Proxy,), {"folder": tmp_path})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        index = {"PIP_INDEX_URL": "http://packages.example/simple", "PIP_TRUSTED_HOST": "packages.example"}
+        behind = {"http_proxy": address, "https_proxy": address, "PIP_CONFIG_FILE": os.devnull, **index}
+        code, output, errors = bare.run("train", "x", **behind)
+        server.shutdown()
+    assert (code, json.loads(output)[0]) == (5, ["x"]), errors
+    assert "Installed. PyTorch 2.13.0 on the CPU" in errors
 
 
 @pytest.mark.slow

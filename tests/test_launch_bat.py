@@ -37,19 +37,25 @@ def test_launch_bat_is_plain_and_leaves_everything_to_launch_py() -> None:
 
 def start(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[str]]:
     """Exit code and lines of launch.bat in `folder` under wine, whose server would keep a pipe open."""
-    known = {"PATH": "/usr/bin:/bin", "WINEDEBUG": "-all", "WINEPREFIX": str(folder.parent / "prefix"), "CI": "true"}
+    known = {
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "WINEDEBUG": "-all",
+        "WINEPREFIX": str(folder.parent / "prefix"),
+        "CI": "true",
+    }
     command = ["wine", "cmd", "/c", "launch.bat", *arguments]
     printed = folder.parent / "printed"
     with printed.open("wb") as file:
         code = subprocess.run(command, cwd=folder, env={**known, **environment}, stdout=file, check=False).returncode
-    return code, printed.read_text(encoding="utf-8").splitlines()
+    return code, printed.read_text(encoding="cp1252").splitlines()  # as C programs of Western Windows print
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not (COMPILER and shutil.which("wine")), reason="needs wine and mingw-w64")
 def test_launch_bat_finds_python_and_passes_everything_on(tmp_path: Path) -> None:
-    folder, programs = tmp_path / "a & b! (x86)", tmp_path / "bin"
+    folder, programs = tmp_path / "a & b! (x86) ünï", tmp_path / "bin"
     (folder / "ed2" / "launcher").mkdir(parents=True)
     programs.mkdir()
     shutil.copy(ROOT / "launch.bat", folder)

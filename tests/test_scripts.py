@@ -12,6 +12,7 @@ import pytest
 
 from ed2.models.files.header import read_header
 from ed2.settings.files import PROGRAM_DIR
+from scripts.audit import told
 from scripts.recipe_trials.table import CEILING, UNTRAINED
 from scripts.recipe_trials.trials import RECIPES, VERSION
 
@@ -153,6 +154,27 @@ def test_full_size_writes_a_network_as_published(tmp_path: Path) -> None:
     header = read_header(tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors")
     assert len(header.shapes) == 248
     assert (tmp_path / "base" / "tokenizer" / "vocab.json").is_file()
+
+
+@pytest.mark.slow
+def test_audit_says_that_it_cannot_reach_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert run("audit.py") == "Not audited: pip-audit cannot be installed here.\n"
+
+
+def test_audit_tells_a_vulnerable_version_from_one_without_data() -> None:
+    no_data = {"name": "a", "skip_reason": "not found"}
+    fine = {"name": "b", "version": "1", "vulns": []}
+    bad = {"name": "c", "version": "2", "vulns": [{"id": "PYSEC-1", "fix_versions": ["3"]}]}
+    assert told("no JSON")[0].startswith("Not audited")
+    assert told(json.dumps({"dependencies": [no_data]}))[0].startswith("Not audited")
+    assert told(json.dumps({"dependencies": [no_data, fine]})) == (
+        "Audited 1 packages, 1 without data: no known vulnerabilities.",
+        0,
+    )
+    text, code = told(json.dumps({"dependencies": [fine, bad]}))
+    assert code == 1 and text.startswith("c 2: PYSEC-1, mended in 3\nAudited 2 packages: 1 known")
 
 
 def test_sizes_accepts_the_tree() -> None:

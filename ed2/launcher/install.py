@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, runs, say
+from ed2.launcher.gpus import UNTESTED, Gpu, find_gpus, torch_backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,65 +21,6 @@ TORCH = "2.13.0"
 WHEELS = "https://download.pytorch.org/whl/"
 OFFLINE = "If you are offline, connect and start again: finished downloads are kept."
 PIP = ("-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
-
-
-class Gpu(NamedTuple):
-    """An NVIDIA GPU as nvidia-smi lists it; memory and compute capability are None if unknown."""
-
-    name: str
-    driver: str
-    memory_gb: float | None
-    capability: float | None
-
-
-def nvidia_gpus() -> list[Gpu]:
-    """The NVIDIA GPUs that work with their driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    for extra in (",compute_cap", ""):  # old drivers refuse the whole query for compute_cap
-        query = [program, f"--query-gpu=name,driver_version,memory.total{extra}", "--format=csv,noheader,nounits"]
-        try:
-            answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return []
-        rows = [re.split(r"\s*,\s*", line.strip()) for line in answer.stdout.splitlines()]
-        if answer.returncode == 0 and rows and {len(row) for row in rows} <= {3, 4}:
-            return [_gpu(*row) for row in rows]
-    return []
-
-
-def _gpu(name: str, driver: str, memory_mb: str, capability: str = "") -> Gpu:
-    megabytes = _leading_number(memory_mb)
-    return Gpu(name, driver, megabytes / 1024 if megabytes else None, _leading_number(capability))
-
-
-def _leading_number(text: str) -> float | None:
-    """The number at the start of `text`; None for "[N/A]", which nvidia-smi prints for unknown values."""
-    found = re.match(r"\d+(\.\d+)?", text)
-    return float(found.group()) if found else None
-
-
-def torch_backend(gpus: Sequence[Gpu]) -> str:
-    """The build of PyTorch for these GPUs: cpu, cu126 or cu130. The variable ED_TORCH overrides it."""
-    forced = os.environ.get("ED_TORCH", "")
-    if forced:
-        if not re.fullmatch(r"cpu|cu\d+|rocm[\d.]+|xpu", forced):
-            raise LaunchError(f"ED_TORCH is '{forced}'", "Set it to cpu, cu126, cu130, xpu, or rocm and a version.")
-        return forced
-    if not gpus:
-        return "cpu"
-    driver = _leading_number(gpus[0].driver) or 0
-    newest = max((gpu.capability or 0) for gpu in gpus)
-    least = 580 if newest >= 10 else 525  # Blackwell needs CUDA 13
-    if driver < least:
-        raise LaunchError(
-            f"{gpus[0].name} needs NVIDIA driver {least} or newer, but this computer has {gpus[0].driver}",
-            "Update the driver and start again. To train without the GPU, set ED_TORCH=cpu.",
-        )
-    if driver < 580 or 0 < newest < 7.5:  # CUDA 13 dropped Maxwell, Pascal and Volta
-        return "cu126"
-    return "cu130"
 
 
 class Torch(NamedTuple):
@@ -126,6 +68,8 @@ def install_torch(gpus: Sequence[Gpu]) -> Torch:
     require_space(need_gb)
     why = gpus[0].name if gpus else "no NVIDIA GPU found"
     say(f"Step 1 of 2: downloading PyTorch {TORCH} for {backend} ({why}), {size} ...")
+    if gpus and gpus[0].is_amd:
+        say(UNTESTED)
     # An interrupted installation leaves files without the record that pip needs to remove them.
     if not pip("--ignore-installed", *torch_arguments(backend)):
         raise LaunchError("PyTorch could not be installed, see pip's message above", OFFLINE)
@@ -185,7 +129,7 @@ def install(*, dev: bool = False) -> None:
     with locked():
         if is_installed(dev=dev):
             return
-        gpus = nvidia_gpus()
+        gpus = find_gpus()
         torch = installed_torch() or install_torch(gpus)
         require_space(1)
         say("Step 2 of 2: installing the other packages, which takes some minutes the first time ...")
@@ -205,9 +149,12 @@ def unused_gpu(torch: Torch | None, gpus: Sequence[Gpu]) -> list[str]:
     """A warning, if there is a GPU that this PyTorch does not use, and what to do."""
     if not torch or not gpus or torch.device or os.environ.get("ED_TORCH") == "cpu":
         return []
+    what, fix = "CUDA", "Update the NVIDIA driver"
+    if gpus[0].is_amd:
+        what, fix = "ROCm", "Your user must be in the groups render and video (sudo usermod -aG render,video $USER)"
     return [
-        f"WARNING: {gpus[0].name} (driver {gpus[0].driver}) is not used: PyTorch {torch.version} finds no CUDA.",
-        f"  Update the NVIDIA driver; if that does not help, delete {VENV} and start again.",
+        f"WARNING: {gpus[0].name} (driver {gpus[0].driver}) is not used: PyTorch {torch.version} finds no {what}.",
+        f"  {fix}; if that does not help, delete {VENV} and start again.",
     ]
 
 
