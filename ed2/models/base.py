@@ -73,8 +73,10 @@ class Part:
             RuntimeError: one has another shape.
         """
         for name, parameter in self.parameters().items():
-            saved_name = self.saved_name(name)
-            parameter.copy_(tensors[saved_name if saved_name in tensors else name])
+            found = tensors.get(self.saved_name(name))
+            if found is None:
+                found = tensors[name]
+            parameter.copy_(found)
 
     def leave(self) -> None:
         """Free the device of a frozen part's weights until `come_back`; what is saved of it stays in main memory."""
@@ -88,8 +90,10 @@ class Part:
     def saved_name(self, name: str) -> str:
         """The name in a checkpoint of a tensor of the module."""
         prefixed = name if name.startswith(self.saved_prefix) else self.saved_prefix + name
+        if self.mode != "lora":
+            return prefixed
         # As diffusers name a LoRA: `unet.….to_q.lora_A.weight`.
-        return f"{self.name}.{prefixed.replace(f'.{ADAPTER}.', '.')}" if self.mode == "lora" else prefixed
+        return f"{self.name}.{prefixed.replace(f'.{ADAPTER}.', '.')}"
 
 
 RowKey = tuple[int | str, ...]
@@ -114,8 +118,12 @@ class BatchVisits:
         Raises:
             ValueError: it has another number of rows.
         """
-        chunks = self.chunks if num_rows != len(self.visits) else [1] * num_rows
-        keys = [(*visit, n) for visit, count in zip(self.visits, chunks, strict=True) for n in range(count)]
+        chunks = self.chunks
+        if num_rows == len(self.visits):
+            chunks = [1] * num_rows
+        keys: list[RowKey] = []
+        for visit, count in zip(self.visits, chunks, strict=True):
+            keys += [(*visit, n) for n in range(count)]
         if len(keys) != num_rows:
             raise ValueError(f"{num_rows} rows for {len(keys)} images or chunks of captions")
         return keys
@@ -146,12 +154,14 @@ class TextEmbeds:
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
-        return self.hidden.nbytes + (self.pooled.nbytes if self.pooled is not None else 0)
+        return sum(tensor.nbytes for tensor in (self.hidden, self.pooled) if tensor is not None)
 
     def to(self, device: torch.device) -> "TextEmbeds":
         """The same on `device`."""
-        pooled = self.pooled.to(device, non_blocking=True) if self.pooled is not None else None
-        return TextEmbeds(self.hidden.to(device, non_blocking=True), pooled)
+        hidden = self.hidden.to(device, non_blocking=True)
+        if self.pooled is None:
+            return TextEmbeds(hidden)
+        return TextEmbeds(hidden, self.pooled.to(device, non_blocking=True))
 
     def as_row(self) -> dict[str, Tensor]:
         """Those of a single caption, as a row of a cache."""
@@ -161,7 +171,7 @@ class TextEmbeds:
     @classmethod
     def of_row(cls, row: Mapping[str, Tensor]) -> "TextEmbeds":
         """The inverse of `as_row`."""
-        return cls(row["hidden"][None], row["pooled"][None] if "pooled" in row else None)
+        return cls(**{name: tensor[None] for name, tensor in row.items()})
 
 
 def joined_embeddings(parts: Sequence[Tensor]) -> Tensor:
@@ -377,7 +387,9 @@ def trained_parts(model: DiffusionModel) -> dict[str, Part]:
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
     """Put networks into evaluation mode, and restore each module's mode afterwards."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
+    modes: list[tuple[nn.Module, bool]] = []
+    for network in networks:
+        modes += [(module, module.training) for module in network.modules()]
     try:
         for network in networks:
             network.eval()

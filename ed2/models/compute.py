@@ -53,7 +53,9 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
-        return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        if not self.dtype:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate; scales under fp16."""
@@ -65,7 +67,8 @@ class Precision:
         self._is_unscaled = True
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
-            parameters += [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            for group in optimizer.param_groups:
+                parameters += [p for p in group["params"] if p.grad is not None]
         if any(parameter.dtype is torch.bfloat16 for parameter in parameters):
             norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # bf16 has two digits
             norm = torch.linalg.vector_norm(torch.stack(norms))

@@ -28,7 +28,9 @@ def scheduler_problem(config: Mapping[str, Any]) -> str:
     schedule = config.get("beta_schedule")
     if schedule is not None and schedule not in BETA_SCHEDULES:
         return f"beta_schedule is {shown(schedule)}; only {', '.join(BETA_SCHEDULES)} are known"
-    return "" if _are_betas_possible(config, steps or 1000) else NO_SCHEDULE
+    if _are_betas_possible(config, steps or 1000):
+        return ""
+    return NO_SCHEDULE
 
 
 def _are_betas_possible(config: Mapping[str, Any], steps: int) -> bool:

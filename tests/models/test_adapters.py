@@ -13,8 +13,7 @@ from ed2.data.loader import Batch
 from ed2.models.base import BatchVisits, DiffusionModel, evaluating, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder import open_folder
-from ed2.models.lora.adapter import AdapterOptions, add_adapter
-from ed2.models.lora.dropout import CHUNK, VisitDropout
+from ed2.models.lora.adapter import CHUNK, AdapterOptions, VisitDropout, add_adapter
 from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES
 from ed2.training.objective import Objective, mse

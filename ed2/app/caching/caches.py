@@ -1,5 +1,7 @@
 """The caches of a run, opened in the folder that the settings name."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from ed2.data.loader import POSTERIOR, Batch
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel, Posterior
 from ed2.models.families.facts import VAE
-from ed2.models.fingerprint import part_hash
 
 LATENTS, TEXT = "latents", "text"
 ENCODE_MODE = "one image at a time, channels last"
@@ -42,7 +43,9 @@ def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Ca
     """Open the caches that the settings turn on; what is missing in them is added before the first step."""
     memory = spec.settings.memory
     encoders = [model.parts[part.name] for part in model.facts.text_encoders]
-    latents = _open(LATENTS, _about_latents(model, spec), spec, context) if memory.cache_latents else None
+    latents = None
+    if memory.cache_latents:
+        latents = _open(LATENTS, _about_latents(model, spec), spec, context)
     if not memory.cache_text or any(encoder.is_trained for encoder in encoders):
         return Caches(latents)
     text = _open(TEXT, _about_text(model, spec), spec, context)
@@ -53,7 +56,7 @@ def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Ca
 def _about_latents(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
     """What the latents of a crop depend on besides the image and the crop."""
     return {
-        "vae": part_hash(model, VAE),
+        "vae": _part_hash(model, VAE),
         "dtype": str(next(model.parts[VAE].module.parameters()).dtype),
         "encode": ENCODE_MODE,
         "device": _device_name(spec.machine.device),
@@ -66,7 +69,7 @@ def _about_latents(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
 def _about_text(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
     """What the embeddings of a caption depend on besides its key."""
     return {
-        "encoders": {part.name: part_hash(model, part.name) for part in model.facts.text_encoders},
+        "encoders": {part.name: _part_hash(model, part.name) for part in model.facts.text_encoders},
         "family": model.facts.name,
         "dtype": str(spec.machine.frozen_dtype),
         "autocast": str(spec.machine.dtype),
@@ -84,4 +87,22 @@ def _open(what: str, about: dict[str, Any], spec: RunSpec, context: RunContext) 
 
 def _device_name(device: torch.device) -> str:
     """The kind of processor, since others round differently."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return device.type
+
+
+def _part_hash(model: DiffusionModel, name: str) -> str:
+    """The hash of a part as it computes: its weights in their precision, its configuration, a tokenizer's files."""
+    part, facts = model.parts[name], model.facts.part(name)
+    config = {key: value for key, value in model.source.config(facts.config).items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    if facts.is_text_encoder:
+        for path, content in sorted(model.source.small_files.items()):
+            if path.startswith(f"{facts.tokenizer}/"):
+                digest.update(content)
+    named = {part.saved_name(key): tensor for key, tensor in part.module.state_dict().items()}
+    for key, tensor in sorted(named.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,13 +72,13 @@ class ClipEncoder:
             return_overflowing_tokens=True,
             return_tensors="pt",
         )
-        of_caption: list[list[Tensor]] = [[] for _ in captions]
+        counts, kept = [0] * len(captions), []
         for owner, tokens in zip(found.overflow_to_sample_mapping.tolist(), found.input_ids, strict=True):
-            if len(of_caption[owner]) < max_chunks:
-                of_caption[owner].append(tokens)
-        tokens = torch.stack([tokens for chunks in of_caption for tokens in chunks])
+            if counts[owner] < max_chunks:
+                counts[owner] += 1
+                kept.append(tokens)  # the tokenizer gives them caption by caption
         self.part.come_back()
-        return Chunks(tokens.to(self.device), [len(chunks) for chunks in of_caption])
+        return Chunks(torch.stack(kept).to(self.device), counts)
 
     def last_states(self, tokens: Tensor, clip_skip: int) -> Tensor:
         """Hidden states (N, 77, D) through the final norm, `clip_skip` layers before the end; 0 and 1 are the end."""
@@ -153,10 +154,17 @@ def encode_frozen(
         cache: what they gave before.
         key_of: returns all that the numbers for a caption depend on.
     """
-    with torch.no_grad():
-        found = [cache.get(key_of(caption), lambda one=caption: encode([one])) for caption in captions]  # type: ignore[misc]
-    pooled = [embeds.pooled for embeds in found if embeds.pooled is not None]
-    return TextEmbeds(joined_embeddings([embeds.hidden for embeds in found]), torch.cat(pooled) if pooled else None)
+    hidden, pooled = [], []
+    for caption in captions:
+        with torch.no_grad():
+            embeds = cache.get(key_of(caption), partial(encode, [caption]))
+        hidden.append(embeds.hidden)
+        if embeds.pooled is not None:
+            pooled.append(embeds.pooled)
+    joined = joined_embeddings(hidden)
+    if not pooled:
+        return TextEmbeds(joined)
+    return TextEmbeds(joined, torch.cat(pooled))
 
 
 def freeze_text_encoder(

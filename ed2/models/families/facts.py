@@ -163,17 +163,23 @@ class FamilyFacts:
 
     def architecture_of(self, prediction_type: str) -> str:
         """The name in the metadata of single files for models that predict this, in diffusers' words."""
-        return (self.v_architecture if prediction_type == "v_prediction" else "") or self.architecture
+        if prediction_type == "v_prediction" and self.v_architecture:
+            return self.v_architecture
+        return self.architecture
 
     def resolution_of(self, prediction_type: str | None) -> int:
         """The resolution that models which predict this were made at; None is unknown."""
-        return (self.noise_resolution if prediction_type == "epsilon" else None) or self.resolution
+        if prediction_type == "epsilon" and self.noise_resolution:
+            return self.noise_resolution
+        return self.resolution
 
     def tag_of(self, prediction_type: str | None) -> str:
         """What file names call a model that predicts this: `sd15`, or `sd21768v` where it predicts v."""
         if prediction_type != "v_prediction":
             return self.tag
-        return f"{self.tag}{self.resolution if self.noise_resolution else ''}v"
+        if self.noise_resolution:  # which the tag alone stands for
+            return f"{self.tag}{self.resolution}v"
+        return f"{self.tag}v"
 
     def part(self, name: str) -> PartFacts:
         """The part of that name. Raises KeyError."""

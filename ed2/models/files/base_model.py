@@ -9,8 +9,8 @@ from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FACTS, UNET_PREFIX, VAE, FamilyFacts, trainable_titles
 from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.folder_problems import INDEX, family_in, folder_problems
-from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
-from ed2.models.files.pickled import header_in_pickle, texts_in
+from ed2.models.files.header import Header, HeaderError, is_pickle
+from ed2.models.files.pickled import any_header, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.prediction import find_prediction
 from ed2.models.files.vae_files import CONFIG, vae_problems
@@ -49,7 +49,9 @@ def locate(name: str) -> Located | None:
     try:
         if not path.exists():
             found = in_hub_cache(name)
-            return Located(found) if found else None
+            if not found:
+                return None
+            return Located(found)
         snapshot = _newest_snapshot(path)
     except (OSError, ValueError):  # no file can have such a name
         return None
@@ -80,7 +82,9 @@ def base_model_problems(
 
 def needs_conversion(path: Path) -> bool:
     """Whether a file or folder holds weights in PyTorch's own format, which a start converts first."""
-    return is_pickle(path) if is_file(path) else is_file(path / INDEX) and bool(pickled_parts(path))
+    if is_file(path):
+        return is_pickle(path)
+    return is_file(path / INDEX) and bool(pickled_parts(path))
 
 
 def is_file(path: Path) -> bool:
@@ -96,11 +100,12 @@ def file_problems(
     The arguments are those of `base_model_problems`.
     """
     if is_pickle(path):
-        problem = pickle_problem(path) or (None if may_convert else _not_converted(path))
-        if problem:
+        if problem := pickle_problem(path):
             return [problem]
+        if not may_convert:
+            return [_not_converted(path)]
     try:
-        header = _header_of(path)
+        header = any_header(path)
         problems = _problems_of(header, has_vae=has_vae)
         if not problems and prediction_type is None:
             find_prediction(path, FACTS[kind_of(header.shapes)], header)
@@ -147,7 +152,9 @@ def in_hub_cache(name: str) -> Path | None:
     if not inside:
         return _model_in(snapshot)
     file = snapshot.joinpath(*inside)
-    return file if is_file(file) else None
+    if not is_file(file):
+        return None
+    return file
 
 
 def _newest_snapshot(path: Path) -> Path | None:
@@ -171,15 +178,11 @@ def _model_in(snapshot: Path) -> Path:
     return files[0] if len(files) == 1 else snapshot
 
 
-def _header_of(path: Path) -> Header:
-    return header_in_pickle(path) if is_pickle(path) else read_header(path)
-
-
 def _family_of(path: Path) -> FamilyFacts:
     """The family of a sound base model."""
     if not is_file(path):
         return family_in(path)
-    return FACTS[kind_of(_header_of(path).shapes)]
+    return FACTS[kind_of(any_header(path).shapes)]
 
 
 def _of_another_kind(kind: str) -> Problem:

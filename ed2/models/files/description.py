@@ -51,7 +51,9 @@ class Description:
 
     def metadata(self) -> dict[str, str]:
         """The metadata of the file, besides that of `ModelSpec`."""
-        return {PREDICTION_KEY: self.prediction_type} | ({ZERO_SNR_KEY: "true"} if self.is_zero_snr else {})
+        if not self.is_zero_snr:
+            return {PREDICTION_KEY: self.prediction_type}
+        return {PREDICTION_KEY: self.prediction_type, ZERO_SNR_KEY: "true"}
 
     def yaml_text(self, family: str) -> str:
         """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none.

@@ -147,7 +147,9 @@ class ModelFolder:
     def extra(self) -> dict[str, Tensor]:
         """Tensors of the single file that this model came from which have no place in a diffusers folder."""
         file = self.path / EXTRA_FILE
-        return dict(load_file(file)) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        return dict(load_file(file))
 
 
 def with_scheduler(small_files: Mapping[str, bytes], changes: Mapping[str, Any]) -> dict[str, bytes]:

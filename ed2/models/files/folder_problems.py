@@ -71,7 +71,8 @@ def folder_problems(
     for part in parts:
         if part.config in contents:
             why = config_problem(part, contents[part.config])
-            problems += [Problem(part.config, f"{why}.", OTHER_MODEL)] if why else []
+            if why:
+                problems.append(Problem(part.config, f"{why}.", OTHER_MODEL))
         problems += _weights_problems(path, part, may_convert=may_convert)
     problems += _scheduler_problems(contents, prediction_type)
     return problems or _mismatched(contents, family)
@@ -80,9 +81,13 @@ def folder_problems(
 def _scheduler_problems(contents: Mapping[str, Any], prediction_type: str | None) -> list[Problem]:
     if SCHEDULER_CONFIG not in contents:
         return []
-    changes = {"prediction_type": prediction_type} if prediction_type else {}
-    why = scheduler_problem({**contents[SCHEDULER_CONFIG], **changes})
-    return [Problem(SCHEDULER_CONFIG, f"{why}.", OTHER_MODEL)] if why else []
+    config = dict(contents[SCHEDULER_CONFIG])
+    if prediction_type:
+        config["prediction_type"] = prediction_type
+    why = scheduler_problem(config)
+    if not why:
+        return []
+    return [Problem(SCHEDULER_CONFIG, f"{why}.", OTHER_MODEL)]
 
 
 def family_in(path: Path) -> FamilyFacts:
@@ -104,7 +109,8 @@ def network_config(part: PartFacts, values: dict[str, Any]) -> dict[str, Any]:
 def small_names(path: Path, family: FamilyFacts) -> list[str]:
     """Every file of a folder that belongs to a model of `family` and is not weights, by its path in the folder."""
     names = [INDEX, SCHEDULER_CONFIG, *(part.config for part in family.parts)]
-    names += [f"{tokenizer}/{name}" for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
+    for tokenizer in family.tokenizers:
+        names += [f"{tokenizer}/{name}" for name in TOKENIZER_FILES]
     return [name for name in names if (path / name).is_file()]
 
 
@@ -140,8 +146,10 @@ def _no_index(path: Path) -> Problem:
     if next(path.glob(f"*/{CKPTS}"), None):
         fix = f"Resume the newest one with --resume_ckpt findlast --logdir {path}, or choose the folder of one."
         return Problem(None, "this is a folder of runs.", fix)
-    inside = [p.parent.relative_to(path).as_posix() for where in INSIDE for p in sorted(path.glob(f"{where}/{INDEX}"))]
-    inside += sorted(p.name for p in path.glob("*.safetensors"))
+    inside = []
+    for where in INSIDE:
+        inside += sorted(index.parent.relative_to(path).as_posix() for index in path.glob(f"{where}/{INDEX}"))
+    inside += sorted(file.name for file in path.glob("*.safetensors"))
     fix = "It needs model_index.json, unet, vae, ..."
     if inside:
         fix = f"Did you mean {' or '.join(inside[:3])} inside it?"
@@ -219,17 +227,19 @@ def _weights_problems(path: Path, part: PartFacts, *, may_convert: bool) -> list
         return [_no_weights(path, part)]
     if found.problem:
         return [found.problem]
+    read = header_in_pickle if pickled else read_header
     headers: dict[str, Header] = {}
     for file in found.files:
         try:
-            headers[file.name] = header_in_pickle(file) if pickled else read_header(file)
+            headers[file.name] = read(file)
         except ModelError as error:
             return [Problem(f"{part.name}/{file.name}", problem.what, problem.fix) for problem in error.problems]
         except HeaderError as error:
             fix = _convert_advice(path) if is_pickle(file) else error.fix
             return [Problem(f"{part.name}/{file.name}", error.what, fix)]
-    wrong = index_problem(found, headers)
-    return [wrong] if wrong else _other_weights(part, f"{part.name}/{found.path.name}", joined(headers.values()))
+    if wrong := index_problem(found, headers):
+        return [wrong]
+    return _other_weights(part, f"{part.name}/{found.path.name}", joined(headers.values()))
 
 
 def _no_weights(path: Path, part: PartFacts) -> Problem:
@@ -272,14 +282,21 @@ def _other_weights(part: PartFacts, name: str, header: Header) -> list[Problem]:
 
 def _mismatched(contents: Mapping[str, Any], family: FamilyFacts) -> list[Problem]:
     """The problem of parts that are complete but do not fit together."""
-    widths = contents[UNET_CONFIG].get("cross_attention_dim", 1280)
+    taken = contents[UNET_CONFIG].get("cross_attention_dim", 1280)
+    widths = taken
+    if not isinstance(taken, list):
+        widths = [taken]
     configs = [network_config(encoder, contents[encoder.config]) for encoder in family.text_encoders]
     sizes = [config.get("hidden_size", 512) for config in configs]
-    given = sum(sizes) if all(isinstance(size, int) for size in sizes) else sizes
-    if all(width == given for width in (widths if isinstance(widths, list) else [widths])):
+    given: object = sizes
+    if all(isinstance(size, int) for size in sizes):
+        given = sum(sizes)
+    if all(width == given for width in widths):
         return []
-    gives = "text encoders together give" if len(sizes) > 1 else "text encoder gives"
-    what = f"the UNet takes text of width {shown(widths)}, but the {gives} {shown(given)}: different models."
+    gives = "text encoder gives"
+    if len(sizes) > 1:
+        gives = "text encoders together give"
+    what = f"the UNet takes text of width {shown(taken)}, but the {gives} {shown(given)}: different models."
     return [Problem(UNET_CONFIG, what, OTHER_MODEL)]
 
 

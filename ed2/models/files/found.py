@@ -86,7 +86,9 @@ def describe(path: Path) -> FoundModel | None:
         if not is_file(path):
             return _of_folder(path)
         if is_pickle(path):
-            return None if pickle_problem(path) else FoundModel(path, None, None, path.stat().st_size)
+            if pickle_problem(path):
+                return None
+            return FoundModel(path, None, None, path.stat().st_size)
         header = read_header(path)
         family = FACTS.get(kind_of(header.shapes))
         if family is None:
@@ -102,7 +104,9 @@ def public_name(path: Path) -> str | None:
     for folder in (path, *path.parents):
         if folder.name.startswith(HUB_FOLDER):
             name = folder.name.removeprefix(HUB_FOLDER).replace("--", "/", 1)
-            return name if in_hub_cache(name) == path else None
+            if in_hub_cache(name) != path:
+                return None
+            return name
     return None
 
 
@@ -125,7 +129,9 @@ def _licence_beside(card: Path) -> str:
     """The licence that a model card names in its head; empty without one."""
     with contextlib.suppress(OSError, ValueError), open_file(card) as file:
         found = _LICENCE.search(file.read(MAX_CARD_BYTES).decode())
-        return found[1].strip(" '\"")[:MAX_LICENCE] if found else ""
+        if not found:
+            return ""
+        return found[1].strip(" '\"")[:MAX_LICENCE]
     return ""
 
 
@@ -135,15 +141,18 @@ def _prediction(path: Path, family: FamilyFacts, header: Header) -> str | None:
         stated = stated_prediction(path, header)
     except ModelError:
         return None
-    return stated or (None if family.has_unmarked_v else family.prediction_type)
+    if family.has_unmarked_v:
+        return stated
+    return stated or family.prediction_type
 
 
 def _candidates(folders: Iterable[Path], cache: Path | None, allow: Allow) -> Iterator[Path | None]:
     """Files and folders that may be models, and None for everything else that was passed on the way."""
-    for folder in sorted(cache.glob(f"{HUB_FOLDER}*")) if cache and allow(cache) else []:
-        place = locate(str(folder))
-        if place and allow(place.path):
-            yield place.path
+    if cache and allow(cache):
+        for folder in sorted(cache.glob(f"{HUB_FOLDER}*")):
+            place = locate(str(folder))
+            if place and allow(place.path):
+                yield place.path
     for folder in folders:
         if allow(folder):
             yield from _inside(folder, allow, MAX_DEPTH)

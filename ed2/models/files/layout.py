@@ -153,8 +153,10 @@ def _diffusers_names(
 
 def _text_modules_back(encoder: PartFacts, num_layers: int) -> dict[str, str]:
     if encoder.is_open_clip:
-        modules = open_clip_modules(num_layers, has_projection=encoder.has_projection)
-        return {new: old if old == _TEXT_PROJECTION else _TEXT_MODEL + old for old, new in modules.items()}
+        modules = {}
+        for old, new in open_clip_modules(num_layers, has_projection=encoder.has_projection).items():
+            modules[new] = old if old == _TEXT_PROJECTION else _TEXT_MODEL + old
+        return modules
     return {module: module for module in _TEXT_MODULES.values()} | _TEXT_MODULES
 
 

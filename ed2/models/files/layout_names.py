@@ -93,16 +93,16 @@ class UNetShape:
         down = _numbers(names, r"down_blocks\.(\d+)\.resnets\.(\d+)\.")
         up = _numbers(names, r"up_blocks\.(\d+)\.resnets\.(\d+)\.")
         levels = len({block for block, _ in down})
-        layers = len(down) // levels if levels else 0
+        layers = len(down) // max(1, levels)
         full = {(block, layer) for block in range(levels) for layer in range(layers)}
         if not layers or down != full or up != full | {(block, layers) for block in range(levels)}:
             raise _no_classic_unet("Its blocks are incomplete, or have different numbers of layers.")
         down_attention = _numbers(names, r"down_blocks\.(\d+)\.attentions\.")
         up_attention = _numbers(names, r"up_blocks\.(\d+)\.attentions\.")
-        down_levels = [(block,) in down_attention for block in range(levels)]
-        if [(block,) in up_attention for block in range(levels)] != down_levels[::-1]:
+        down_levels = tuple((block,) in down_attention for block in range(levels))
+        if tuple((block,) in up_attention for block in range(levels)) != down_levels[::-1]:
             raise _no_classic_unet("It has attention on different levels on the way up and on the way down.")
-        return cls(layers, tuple(down_levels))
+        return cls(layers, down_levels)
 
     @classmethod
     def of_ldm(cls, names: Collection[str]) -> "UNetShape":

@@ -122,8 +122,10 @@ def content_hash(model: Path, report: Callable[[int], object] = lambda num_bytes
     if model.is_file():
         return sha256_of(model, report)
     total = hashlib.sha256()
-    files = {file for pattern in WEIGHTS for file in model.glob(f"*/{pattern}")}
-    for file in sorted(files):
+    files: list[Path] = []
+    for pattern in WEIGHTS:
+        files += model.glob(f"*/{pattern}")
+    for file in sorted(set(files)):
         total.update(f"{file.relative_to(model).as_posix()} {sha256_of(file, report)}\n".encode())
     return total.hexdigest()
 

@@ -48,6 +48,13 @@ def header_in_pickle(pickle: Path) -> Header:
     return _header_in(pickle, status.st_size, status.st_mtime_ns)
 
 
+def any_header(file: Path) -> Header:
+    """Shapes and metadata of a single file in either format. Raises ModelError, HeaderError."""
+    if is_pickle(file):
+        return header_in_pickle(file)
+    return read_header(file)
+
+
 @lru_cache(maxsize=32)
 def _header_in(pickle: Path, size: int, changed_at: int) -> Header:
     listed = json.loads(_read_apart(pickle))
@@ -123,7 +130,9 @@ def _problem_with(pickle: Path) -> str:
     pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
     if len(pickles) != 1:
         return "it contains no PyTorch weights"
-    return "its index of weights is too large" if pickles[0].file_size > MAX_PICKLE_BYTES else ""
+    if pickles[0].file_size > MAX_PICKLE_BYTES:
+        return "its index of weights is too large"
+    return ""
 
 
 def _other_format(path: Path) -> str:

@@ -40,8 +40,10 @@ def stated_prediction(path: Path, header: Header) -> str | None:
     Raises:
         ModelError: the .yaml does not describe a model that can be trained.
     """
-    beside = path.with_suffix(".yaml")
-    return said_prediction(header) or (_prediction_beside(path, beside) if beside.is_file() else None)
+    said, beside = said_prediction(header), path.with_suffix(".yaml")
+    if said or not beside.is_file():
+        return said
+    return _prediction_beside(path, beside)
 
 
 def _prediction_beside(path: Path, file: Path) -> str:
@@ -67,7 +69,9 @@ def prediction_in_yaml(file: Path) -> str:
         if "denoiser_config" in parameters:
             scaling = parameters["denoiser_config"]["params"]["scaling_config"]["target"]
             return _BY_SCALING[scaling.rpartition(".")[2]]
-        return "v_prediction" if parameters.get("parameterization") == "v" else "epsilon"
+        if parameters.get("parameterization") == "v":
+            return "v_prediction"
+        return "epsilon"
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it describes no model") from error
 
@@ -78,7 +82,9 @@ def said_prediction(header: Header) -> str | None:
     is_velocity = V_TENSOR in header.shapes or header.metadata.get("ss_v_parameterization") == "True"
     if is_velocity or said in ("v", "v_prediction"):
         return "v_prediction"
-    return "epsilon" if said in ("epsilon", "eps") else None
+    if said in ("epsilon", "eps"):
+        return "epsilon"
+    return None
 
 
 def assumed_prediction(path: Path, family: FamilyFacts, header: Header) -> str:

@@ -53,7 +53,7 @@ class SavedModel:
         Tensor by tensor: the bytes of a file are read when they are compared.
         """
         fault = self._other_model(written)
-        return fault if fault else difference(self._pairs(written.tensors), self.dtype)
+        return fault or difference(self._pairs(written.tensors), self.dtype)
 
     def _other_model(self, written: Content) -> str:
         shapes = {name: tuple(tensor.shape) for name, tensor in written.tensors.items()}
@@ -88,7 +88,9 @@ def as_read(facts: FamilyFacts, part: str, tensors: Tensors) -> dict[str, Tensor
     if part not in encoders:
         return dict(tensors)
     prefix = encoders[part].saved_prefix
-    named = {name if name.startswith((prefix, "text_projection.")) else prefix + name: t for name, t in tensors.items()}
+    named = {}
+    for name, tensor in tensors.items():
+        named[name if name.startswith((prefix, "text_projection.")) else prefix + name] = tensor
     named.pop(POSITION_IDS, None)
     return named
 
@@ -102,10 +104,11 @@ def _in_shape_of(given: Tensor | None, found: Tensor | None) -> Tensor | None:
 
 def _num_text_layers(facts: FamilyFacts, parts: Mapping[str, Tensors]) -> dict[str, int]:
     """How many layers each text encoder has, by its name."""
-    return {
-        encoder.name: len({name.split("layers.")[1].split(".")[0] for name in parts[encoder.name] if "layers." in name})
-        for encoder in facts.text_encoders
-    }
+    counts = {}
+    for encoder in facts.text_encoders:
+        numbers = {name.split("layers.")[1].split(".")[0] for name in parts[encoder.name] if "layers." in name}
+        counts[encoder.name] = len(numbers)
+    return counts
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,9 @@ def open_single_file(path: Path, scheduler_changes: Mapping[str, Any], *, has_va
     header = read_header(path)
     family = FACTS[kind_of(header.shapes)]
     predicted = given or find_prediction(path, family, header)
-    own = {"prediction_type": predicted, **(ZERO_SNR_CHANGES if says_zero_snr(header) else {})}
+    own: dict[str, Any] = {"prediction_type": predicted}
+    if says_zero_snr(header):
+        own |= ZERO_SNR_CHANGES
     small_files = with_scheduler(shipped_files(family.name), {**own, **scheduler_changes})
     dtypes = {part.name: stored_dtype(header, part.prefix) for part in family.parts}
     return ModelFile(path, family.name, small_files, dtypes)
@@ -229,7 +231,8 @@ def _load_text_encoder(source: ModelFile, part: PartFacts, tensors: Mapping[str,
     wrong = []
     for problem in ("missing_keys", "unexpected_keys"):
         names = sorted(map(str, info.get(problem) or ()))
-        wrong += [f"{problem.replace('_', ' ')}: {names[0]}"] if names else []
+        if names:
+            wrong.append(f"{problem.replace('_', ' ')}: {names[0]}")
     if wrong:
         raise ValueError(", ".join(wrong))
     text_encoder: nn.Module = module

@@ -95,7 +95,9 @@ def _in_order(tensors: Tensors, dtype: torch.dtype | None) -> list[_Entry]:
 
 
 def _header_of(entries: Iterable[_Entry], metadata: Mapping[str, str]) -> bytes:
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {}
+    if metadata:
+        header["__metadata__"] = dict(metadata)
     place = 0
     for entry in entries:
         shape, end = list(entry.tensor.shape), place + entry.tensor.numel() * entry.dtype.itemsize
@@ -137,7 +139,9 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
 
 def stored_dtype(tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:
     """The type of a tensor in a file whose floating-point tensors are `wanted`; None leaves them as they are."""
-    return wanted if wanted is not None and tensor.is_floating_point() else tensor.dtype
+    if wanted is None or not tensor.is_floating_point():
+        return tensor.dtype
+    return wanted
 
 
 def bytes_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
@@ -220,9 +224,10 @@ def difference(pairs: Iterable[Pair], dtype: torch.dtype | None) -> str | None:
         if wanted is None or (found.shape, found.dtype) != (wanted.shape, stored_dtype(wanted, dtype)):
             return differs
         if not _is_finite(found) and not name.endswith(_MAY_BE_INFINITE):
+            if not _is_finite(wanted):
+                return f"{name} has numbers that are not finite."
             kind = str(found.dtype).removeprefix("torch.")
-            too_large = f"{name} has numbers too large for {kind}: set export_dtype to bf16 or fp32."
-            return too_large if _is_finite(wanted) else f"{name} has numbers that are not finite."
+            return f"{name} has numbers too large for {kind}: set export_dtype to bf16 or fp32."
         if not torch.equal(_raw(found), _raw(wanted.to("cpu", found.dtype))):
             return differs
     return None
@@ -245,8 +250,10 @@ def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str], d
     """Write a file; where its metadata has room for a hash, it gets that of the tensors' bytes."""
     entries = _in_order(tensors, dtype)
     has_hash = HASH_KEY in metadata
+    if has_hash:
+        metadata = {**metadata, HASH_KEY: NO_HASH}
     with path.open("wb") as file:
-        file.write(_header_of(entries, {**metadata, HASH_KEY: NO_HASH} if has_hash else metadata))
+        file.write(_header_of(entries, metadata))
         content = HashingFile(file)
         for entry in entries:
             content.write(_bytes_of(entry.tensor, entry.dtype))
@@ -261,9 +268,12 @@ def _read_safetensors(path: Path) -> Content:
 
 def _write_ckpt(tensors: Tensors, path: Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
     ready = _ready_to_pickle(tensors, dtype)
+    content: dict[str, object] = {"state_dict": ready}
     metadata = {name: text for name, text in metadata.items() if name != HASH_KEY}  # which has no place here
+    if metadata:
+        content["metadata"] = metadata
     with path.open("wb") as file:
-        torch.save({"state_dict": ready} | ({"metadata": metadata} if metadata else {}), file)
+        torch.save(content, file)
 
 
 def _ready_to_pickle(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -80,7 +80,9 @@ def main(source: Path, target: Path | None) -> None:
 
 def _metadata(content: Any) -> dict[str, str]:
     about = content.get("metadata") if isinstance(content, Mapping) else None
-    return {k: v for k, v in about.items() if isinstance(v, str)} if isinstance(about, dict) else {}
+    if not isinstance(about, dict):
+        return {}
+    return {k: v for k, v in about.items() if isinstance(v, str)}
 
 
 def _tensors(content: Any) -> dict[str, Any]:

@@ -54,9 +54,10 @@ class Vae:
         except Exception as error:  # a wrong config can fail in many ways
             raise vae_error(self.files.path, Problem(None, f"{first_line(error)}.", GET_AGAIN)) from error
         for name, tensor in wanted.items():
-            if name not in given or given[name].shape != tensor.shape:
-                what = f"{name} is {'missing' if name not in given else 'of another size'}."
-                raise vae_error(self.files.path, Problem(None, what, GET_AGAIN))
+            if name not in given:
+                raise vae_error(self.files.path, Problem(None, f"{name} is missing.", GET_AGAIN))
+            if given[name].shape != tensor.shape:
+                raise vae_error(self.files.path, Problem(None, f"{name} is of another size.", GET_AGAIN))
         module.load_state_dict({name: given[name] for name in wanted}, strict=True, assign=True)
         module = module.float()
         if problem := weights_problem(module.state_dict()):

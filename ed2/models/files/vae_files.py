@@ -10,8 +10,8 @@ from ed2.errors import ModelError, Problem, printable, shown
 from ed2.models.families.facts import FACTS, VAE, VAE_PREFIX, FamilyFacts
 from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.folder_problems import MAX_SMALL_BYTES, config_problem
-from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
-from ed2.models.files.pickled import header_in_pickle
+from ed2.models.files.header import Header, HeaderError, read_header
+from ed2.models.files.pickled import any_header
 from ed2.models.files.weight_files import WeightFiles, index_problem, joined, weights_in
 
 CONFIG = "config.json"
@@ -92,16 +92,19 @@ def _not_a_vae(header: Header) -> str:
     kind = kind_of(header.shapes)
     if kind == "unknown":
         return f"its tensors, such as {printable(min(header.shapes))}, are not those of a VAE."
-    return f"this is {described(kind)} without a VAE." if kind in FACTS else f"this is {described(kind)}, not a VAE."
+    if kind in FACTS:
+        return f"this is {described(kind)} without a VAE."
+    return f"this is {described(kind)}, not a VAE."
 
 
 def _header_of(path: Path, weights: WeightFiles, *, may_convert: bool) -> Header:
     if weights.problem:
         raise ModelError(str(path), [weights.problem])
+    read = any_header if may_convert else read_header
     headers: dict[str, Header] = {}
     for file in weights.files:
         try:
-            headers[file.name] = header_in_pickle(file) if may_convert and is_pickle(file) else read_header(file)
+            headers[file.name] = read(file)
         except HeaderError as error:
             raise _error(path, error.what, error.fix) from None
     if wrong := index_problem(weights, headers):

@@ -76,7 +76,9 @@ def find_pickled_weights(folder: Path, part: PartFacts) -> WeightFiles | None:
     found = find_weights(folder, part)
     if found is None:
         return weights_in(folder / part.name, PICKLE_STEMS.get(part.library, part.stem), "bin")
-    return found if found.is_pickled else None
+    if not found.is_pickled:
+        return None
+    return found
 
 
 def index_problem(found: WeightFiles, headers: Mapping[str, Header]) -> Problem | None:
@@ -122,9 +124,10 @@ def _tensors_of(index: Path) -> dict[str, str]:
     tensors = read_object(index).get("weight_map")
     if not isinstance(tensors, dict) or not tensors:
         raise ValueError("it lists no tensors")
-    files = {file if isinstance(file, str) else shown(file) for file in tensors.values()}
-    if strange := [file for file in files if not _PIECE.fullmatch(file)]:
-        raise ValueError(f"{printable(min(strange))} is not the name of a file beside it")
+    for file in tensors.values():
+        if not isinstance(file, str) or not _PIECE.fullmatch(file):
+            raise ValueError(f"{shown(file)} is not the name of a file beside it")
+    files = set(tensors.values())
     if len(files) > MAX_PIECES:
         raise ValueError(f"it lists {len(files):,} files")
     return tensors

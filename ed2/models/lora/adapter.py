@@ -1,15 +1,24 @@
 """LoRA as a way to train a network: its weights stay as they are, and small matrices beside them are trained."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ed2.draws import rng
-from ed2.models.base import ADAPTER, BatchVisits
-from ed2.models.lora.dropout import VisitDropout
+from ed2.draws import key_of, rng
+from ed2.models.base import ADAPTER, BatchVisits, RowKey
+from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.lora.names import carrying
+
+PER_WORD = 4
+"""Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
+RANGE = 2**16
+CHUNK = MAX_TOKENS + 2
+READS_CAPTIONS = (".attn2.to_k", ".attn2.to_v")
+"""Ends of the names of layers whose inputs are captions. A short one is repeated beside a longer one, so the chunks of
+a caption share a mask: then all copies stay the same, and whatever is beside it makes no difference."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +81,73 @@ def _measure(layer: Any) -> None:
     """Set the magnitudes to the lengths of the weight's rows; peft's are rounded to the precision of the weight."""
     magnitude, weight = layer.lora_magnitude_vector[ADAPTER].weight, layer.get_base_layer().weight
     magnitude.data = torch.linalg.vector_norm(weight.data.float().flatten(1), dim=1).view_as(magnitude)
+
+
+class VisitDropout(nn.Module):
+    """Zeroes numbers at random in training, and scales the others so that the mean stays.
+
+    Its masks are a function of the image's visit and the layer. That of PyTorch draws from one generator for all: a
+    resume, gradient checkpointing, or a batch split after running out of memory would change what is dropped.
+
+    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+    """
+
+    def __init__(self, probability: float, seed: int, layer: str, visits: BatchVisits) -> None:
+        """Drop for one layer.
+
+        Args:
+            probability: of a number to be zeroed.
+            seed: of the run.
+            layer: its name, with that of its network.
+            visits: those of the batch that is being trained.
+        """
+        super().__init__()
+        self.probability, self._seed, self._layer, self._visits = probability, seed, layer, visits
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs of a layer, (rows, ...), some of them zeroed; as they are outside training."""
+        if not self.training or not self.probability:
+            return inputs
+        keys, device = self._visits.keys(len(inputs)), inputs.device
+        shape = tuple(inputs.shape[1:])
+
+        def draw() -> Tensor:
+            return torch.stack([self._mask(key, shape, device) for key in keys])
+
+        kept: Tensor = _Dropped.apply(inputs, draw, 1 - self.probability)
+        return kept
+
+    def _mask(self, key: RowKey, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """What is zeroed of a row."""
+        generator = torch.Generator(device)
+        generator.manual_seed(key_of(self._seed, "lora dropout", self._layer, *key) % 2**63)
+        if self._layer.endswith(READS_CAPTIONS) and shape[0] % CHUNK == 0:
+            one = _mask(self.probability, (CHUNK, *shape[1:]), generator)
+            return one.repeat(shape[0] // CHUNK, *(1 for _ in shape[1:]))
+        return _mask(self.probability, shape, generator)
+
+
+class _Dropped(torch.autograd.Function):
+    """Draws its mask again in the backward pass instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, draw: Callable[[], Tensor], kept: float) -> Tensor:
+        ctx.draw, ctx.kept = draw, kept
+        return _zeroed(inputs, draw(), kept)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _zeroed(gradients[0], ctx.draw(), ctx.kept), None, None
+
+
+def _zeroed(numbers: Tensor, mask: Tensor, kept: float) -> Tensor:
+    return numbers.masked_fill(mask, 0).mul_(1 / kept if kept else 0.0)
+
+
+def _mask(probability: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """True with this probability, rounded to 16 bits."""
+    count = torch.Size(shape).numel()
+    words = torch.empty(-(-count // PER_WORD), dtype=torch.int64, device=generator.device)
+    draws = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    highest = max(1, round(probability * RANGE)) - RANGE // 2 - 1
+    return (draws <= highest).view(shape)

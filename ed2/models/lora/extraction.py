@@ -33,13 +33,17 @@ class Kept:
     @property
     def of_layers(self) -> float:
         """The part of the layers' change that is kept; 1 if nothing changed."""
-        return self.kept / self.in_layers if self.in_layers else 1.0
+        if not self.in_layers:
+            return 1.0
+        return self.kept / self.in_layers
 
     @property
     def lost_elsewhere(self) -> float:
         """The part of the whole change that no LoRA of these layers can hold."""
         whole = self.in_layers + self.elsewhere
-        return self.elsewhere / whole if whole else 0.0
+        if not whole:
+            return 0.0
+        return self.elsewhere / whole
 
 
 @dataclass

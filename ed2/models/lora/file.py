@@ -127,7 +127,9 @@ def _layer(pieces: Mapping[str, Tensor]) -> LoraLayer:
 
 def _column(magnitude: Tensor | None, down: Tensor) -> Tensor | None:
     """Peft's lengths of rows, (out,) or (1, out, 1, 1), as kohya's: (out, 1), or (out, 1, 1, 1) for a convolution."""
-    return None if magnitude is None else magnitude.reshape(-1, *[1] * (down.ndim - 1))
+    if magnitude is None:
+        return None
+    return magnitude.reshape(-1, *[1] * (down.ndim - 1))
 
 
 def write_lora(

@@ -65,12 +65,14 @@ def original_names(
 def all_names(family: FamilyFacts, part: PartFacts, modules: Collection[str]) -> dict[str, str]:
     """The modules of a network by every name that a LoRA file may give them, as `flat_name` returns it."""
     found: dict[str, str] = {}
-    is_text = part in family.text_encoders
-    named = [(module, module.removeprefix(TEXT_MODEL) if is_text else module) for module in modules]
-    if is_text:
-        named += [(module, f"{TEXT_MODEL}{name}") for module, name in named]
+    named = []
+    if part in family.text_encoders:
+        for module in modules:
+            inner = module.removeprefix(TEXT_MODEL)
+            named += [(module, inner), (module, f"{TEXT_MODEL}{inner}")]
     else:
-        named += list(original_names(family, modules))
+        named += [(module, module) for module in modules]
+        named += original_names(family, modules)
     for prefix in (part.name, part.lora_prefix, *part.other_lora_prefixes):
         found |= {flat_name(f"{prefix}.{name}"): module for module, name in named}
     return found
