@@ -27,6 +27,14 @@ def listed(items: Sequence[str], word: str = "and") -> str:
     return f" {word} ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
+def first_of(items: Sequence[str], limit: int) -> str:
+    """At most so many things, and how many there are besides: "a, b and 5 more"."""
+    shown = ", ".join(items[:limit])
+    if len(items) <= limit:
+        return shown
+    return f"{shown} and {len(items) - limit:,} more"
+
+
 def duration(seconds: float) -> str:
     """A time in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
     if seconds < 10:
@@ -35,15 +43,19 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s"
 
 
 def file_size(num_bytes: int) -> str:
     """Bytes in decimal units, as file managers and drives count: "6.5 MB", "2.1 GB"."""
-    size = float(num_bytes)
-    for unit in ("bytes", "kB", "MB"):
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    size = num_bytes / 1000
+    for unit in ("kB", "MB"):
         if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+            return f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
 
@@ -51,7 +63,9 @@ def file_size(num_bytes: int) -> str:
 def shown_path(path: Path) -> str:
     """A path relative to the current folder if it is below it; otherwise in full."""
     here = Path.cwd()
-    return visible_line(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    if path.is_relative_to(here):
+        path = path.relative_to(here)
+    return visible_line(str(path))
 
 
 def visible(text: str) -> str:

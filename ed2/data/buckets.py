@@ -22,7 +22,9 @@ JITTER = 0.02
 
 def side_step(resolution: int) -> int:
     """Return the number that both sides of every bucket of `resolution` are multiples of."""
-    return 16 if resolution < RESOLUTIONS[0] else 64
+    if resolution < RESOLUTIONS[0]:
+        return 16
+    return 64
 
 
 def min_crop_side(resolution: int) -> int:
@@ -121,4 +123,6 @@ def jittered_crop_box(size: Size, bucket: Size, generator: np.random.Generator) 
 
 
 def _triangular(excess: int, generator: np.random.Generator) -> int:
-    return round(generator.triangular(0, excess / 2, excess)) if excess else 0
+    if not excess:
+        return 0
+    return round(generator.triangular(0, excess / 2, excess))

@@ -25,6 +25,7 @@ from torch import Tensor
 from ed2.data.variants import KEY_BYTES
 from ed2.disk import plain_reason, sweep_half_files, write_whole
 from ed2.small_files import open_file, parse_json
+from ed2.text import first_of
 
 Row = Mapping[str, Tensor]
 Bytes2 = NDArray[np.uint8]
@@ -86,11 +87,15 @@ class _Index:
     def __init__(self, shards: Sequence[_Shard]) -> None:
         self.shards = tuple(shards)
         counts = [len(shard.keys) for shard in shards]
-        starts = _starts(np.concatenate([shard.keys for shard in shards])) if shards else np.empty(0, np.uint64)
-        order = np.argsort(starts, kind="stable")
-        self._starts = starts[order]
+        starts, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for shard in shards:
+            starts.append(_starts(shard.keys))
+            rows.append(np.arange(len(shard.keys)))
+        all_starts = np.concatenate(starts)
+        order = np.argsort(all_starts, kind="stable")
+        self._starts = all_starts[order]
         self._shard = np.repeat(np.arange(len(counts)), counts)[order]
-        self._row = np.concatenate([np.arange(count) for count in counts])[order] if counts else order
+        self._row = np.concatenate(rows)[order]
 
     def find(self, key: bytes) -> tuple[_Shard, int] | None:
         """Return the shard and row of a key."""
@@ -232,9 +237,8 @@ class TensorCache:
         self._report_damage([what])
 
     def _report_damage(self, shards: Sequence[str]) -> None:
-        more = f" and {len(shards) - 3} more" if len(shards) > 3 else ""
         self.report(
-            f"Part of the cache {self.folder.name} is damaged or gone and is made again: {', '.join(shards[:3])}{more}."
+            f"Part of the cache {self.folder.name} is damaged or gone and is made again: {first_of(shards, 3)}."
         )
 
 
@@ -254,11 +258,11 @@ def _describe(folder: Path, about: Mapping[str, object]) -> None:
 def _write_shard(folder: Path, rows: Mapping[bytes, Row]) -> _Shard:
     keys = _as_array(list(rows))
     names = sorted(next(iter(rows.values())))
-    columns = {name: torch.stack([row[name] for row in rows.values()]).contiguous() for name in names}
-    flat = {name: column.reshape(len(rows), -1).view(torch.uint8).numpy() for name, column in columns.items()}
-    hashes = _as_array(
-        [_hash_of(key, [flat[name][row].data for name in names]) for row, key in enumerate(rows)],
-    )
+    columns, flat = {}, []
+    for name in names:
+        columns[name] = torch.stack([row[name] for row in rows.values()]).contiguous()
+        flat.append(columns[name].reshape(len(rows), -1).view(torch.uint8).numpy())
+    hashes = _as_array([_hash_of(key, [column[row].data for column in flat]) for row, key in enumerate(rows)])
     path = folder / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:20]}{SUFFIX}"
     tensors = {**columns, KEYS: torch.from_numpy(keys), HASHES: torch.from_numpy(hashes)}
     write_whole(path, save(tensors))

@@ -56,7 +56,9 @@ class CaptionFiles:
 
     def unread(self, images: Iterable[str]) -> list[str]:
         """Return the files that are not read although they look like captions of these images."""
-        stems = {_folded(split_extension(name)[0]) for name in images} if self._unread else set()
+        if not self._unread:
+            return []
+        stems = {_folded(split_extension(name)[0]) for name in images}
         found = []
         for name, extension in self._unread.items():
             if extension in UNREAD_TABLES or _folded(split_extension(name)[0]) in stems:
@@ -86,7 +88,9 @@ def caption_files_in(folder: Path) -> dict[str, tuple[Path, ...]]:
 def split_extension(name: str) -> tuple[str, str]:
     """Return a file name without its extension, and the extension in lower case without the dot."""
     stem, dot, extension = name.rpartition(".")
-    return (stem, extension.lower()) if dot else (name, "")
+    if not dot:
+        return name, ""
+    return stem, extension.lower()
 
 
 def _folded(stem: str) -> str:

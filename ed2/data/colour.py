@@ -69,6 +69,13 @@ class Conversion:
     """Why the profile is ignored; empty if it is not."""
 
 
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in one of Pillow's modes; itself if it has that mode, which `convert` would copy."""
+    if image.mode == mode:
+        return image
+    return image.convert(mode)
+
+
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Return an image without transparency as sRGB, mode RGB.
 
@@ -76,8 +83,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """
     conversion = conversion_for(image.mode, profile)
     if conversion.transform is None:
-        return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
-    source = image if image.mode == conversion.mode else image.convert(conversion.mode)
+        return in_mode(image, "RGB")
+    source = in_mode(image, conversion.mode)
     converted = conversion.transform.apply(source)
     assert isinstance(converted, Image.Image)
     return converted
@@ -146,7 +153,9 @@ def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
         return matrix_profile(points, np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4))
     if transfer == _PQ:
         return matrix_profile(points, _pq(_signal()))
-    return matrix_profile(points, _hlg(_signal())) if transfer == _HLG else None
+    if transfer != _HLG:
+        return None
+    return matrix_profile(points, _hlg(_signal()))
 
 
 @lru_cache(maxsize=16)
@@ -220,7 +229,9 @@ def matrix_profile(primaries: Primaries, curve: np.ndarray) -> bytes | None:
 
 def _xyz(point: Point) -> np.ndarray | None:
     x, y = point
-    return np.array([x / y, 1.0, (1 - x - y) / y]) if y > 0 else None
+    if y > 0:
+        return np.array([x / y, 1.0, (1 - x - y) / y])
+    return None
 
 
 def _number_tag(values: np.ndarray) -> bytes:

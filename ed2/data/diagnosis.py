@@ -1,15 +1,17 @@
-"""Finds what is wrong with a file that cannot be read as an image, and what to do about it."""
+"""Finds what is wrong with a file that cannot be read as an image or that shows nothing, and what to do about it."""
 
 import errno
 from pathlib import Path
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ed2.data.file_kinds import CONVERT, is_heif
 
 _REPLACE = "Replace it with a good copy, or delete it."
 _REPLACE_OR_CONVERT = "Replace it with a PNG, JPEG or WebP, or delete it."
 _HEAD_BYTES = 1024
+_PROBE = (16, 16)
+"""A sample of pixels, which is enough to tell that an image does show something."""
 
 _OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"8BPS", "Photoshop (PSD)"),
@@ -99,7 +101,9 @@ def _other_format(head: bytes) -> str | None:
         if head[offset : offset + len(mark)] == mark:
             return name
     if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis"):
-        return None if is_heif(head) else "MP4 video"
+        if is_heif(head):
+            return None
+        return "MP4 video"
     return None
 
 
@@ -157,3 +161,25 @@ def _is_cut_short(head: bytes, tail: bytes, size: int, error: Exception) -> bool
     if head.startswith(b"BM"):
         return size < int.from_bytes(head[2:6], "little")
     return any(word in str(error).lower() for word in ("truncat", "end of file"))
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Tell whether no pixel of a loaded image can be seen."""
+    if not image.has_transparency_data:
+        return False
+    return _has_no_alpha(image.resize(_PROBE, Image.Resampling.NEAREST)) and _has_no_alpha(image)
+
+
+def _has_no_alpha(image: Image.Image) -> bool:
+    return image.convert("RGBA").getchannel("A").getextrema() == (0, 0)
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Tell whether all pixels of a loaded image have the same colour."""
+    return _has_one_value(image.resize(_PROBE, Image.Resampling.NEAREST)) and _has_one_value(image)
+
+
+def _has_one_value(image: Image.Image) -> bool:
+    extrema = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(low == high for low, high in bands)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ed2.data.example import Example, Finding
-from ed2.text import counted
+from ed2.text import counted, first_of, plural
 
 MAX_PATHS = 20
 """How many files of a group a note names; the rest are counted."""
@@ -21,10 +21,7 @@ class DuplicateGroup:
     def finding(self) -> Finding:
         """Return a note that names the files."""
         first = self.examples[0]
-        named = ", ".join(self.paths[:MAX_PATHS])
-        if len(self.paths) > MAX_PATHS:
-            named += f" and {len(self.paths) - MAX_PATHS:,} more"
-        what = f"the same image is in the set {len(self.paths):,} times: {named}."
+        what = f"the same image is in the set {len(self.paths):,} times: {first_of(self.paths, MAX_PATHS)}."
         return Finding(first.name, what, _FIX, kind="duplicate", root=first.root)
 
 
@@ -39,18 +36,19 @@ def find_duplicates(examples: Iterable[Example], num_roots: int) -> list[Duplica
             groups.setdefault(example.digest, []).append(example)
     found = []
     for same in groups.values():
-        if len(same) > 1:
-            distinct = {(example.root, example.name): example for example in same}
-            paths = tuple(str(example.path) if num_roots > 1 else example.name for example in distinct.values())
-            found += [DuplicateGroup(tuple(distinct.values()), paths)] if len(paths) > 1 else []
+        distinct = {(example.root, example.name): example for example in same}.values()
+        if len(distinct) > 1:
+            paths = tuple(example.name for example in distinct)
+            if num_roots > 1:
+                paths = tuple(str(example.path) for example in distinct)
+            found.append(DuplicateGroup(tuple(distinct), paths))
     return found
 
 
 def summary(groups: Sequence[DuplicateGroup]) -> Finding:
     """Return a note about all groups, with counts."""
-    verb = "is" if len(groups) == 1 else "are"
-    num_files = sum(len(group.paths) for group in groups)
-    what = f"{counted(len(groups), 'image')} {verb} in the set more than once, as {num_files:,} files."
+    count, num_files = len(groups), sum(len(group.paths) for group in groups)
+    what = f"{counted(count, 'image')} {plural(count, 'is', 'are')} in the set more than once, as {num_files:,} files."
     return Finding(None, what, _FIX, kind="duplicates")
 
 

@@ -87,11 +87,16 @@ class Example:
     @property
     def key(self) -> str:
         """Identifies the image in the dataset, the same on every machine."""
-        return f"{self.root}/{self.name}" + (f"#{self.entry}" if self.entry else "")
+        key = f"{self.root}/{self.name}"
+        if self.entry:
+            key += f"#{self.entry}"
+        return key
 
     def caption_at(self, generator: Callable[[], np.random.Generator], keep_tags: int) -> str:
         """Return the caption of one visit; `generator` is only called if something has to be drawn."""
-        return self.shuffle.draw(generator(), keep_tags) if self.shuffle else self.caption
+        if self.shuffle is None:
+            return self.caption
+        return self.shuffle.draw(generator(), keep_tags)
 
     @property
     def crop(self) -> Box:

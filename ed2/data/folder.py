@@ -68,7 +68,9 @@ def scan(
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
     contents = [_contents(path, number, callbacks, options.follow_links) for number, path in enumerate(paths)]
-    files = [file for found in contents for file in found.images]
+    files: list[ImageEntry] = []
+    for found in contents:
+        files += found.images
     reader = ImageReader(options.index_path, options.threads, callbacks)
     read = reader.read_headers(files) if options.headers_only else reader.read_in_full(files, paths, options.resolution)
     builder = _DatasetBuilder(read.num_unread, notes=list(read.notes))
@@ -227,7 +229,8 @@ def _fingerprint_line(example: Example, facts: ImageFacts) -> str:
     """Return what the fingerprint covers of one image; not its time, which differs in a copy."""
     values: list[object] = [example.key, facts.digest, example.caption, example.bucket]
     values += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
-    values.append((example.shuffle.tags, example.shuffle.max_length) if example.shuffle else None)
+    shuffle = example.shuffle
+    values.append(shuffle and (shuffle.tags, shuffle.max_length))
     if "converted" in facts.marks:  # a version without colour profiles had other pixels
         values.append("sRGB")
     return json.dumps(values) + "\n"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _COMMA = re.compile(r",(?!(?<=\d,)\d)")
 """A comma that separates tags; one between two digits belongs to a number."""
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _EMPTY = (None, "", "null", "~")
+_T = TypeVar("_T")
 
 
 class Tag(NamedTuple):
@@ -90,7 +91,7 @@ class TagShuffle:
 
 def join_tags(prompt: str, tags: Sequence[Tag], max_length: int | None = None) -> str:
     """Return the main prompt followed by the tags that fit; the main prompt is never cut."""
-    parts = [prompt] if prompt else []
+    parts = list(filter(None, [prompt]))
     if max_length is None:
         return TAG_SEPARATOR.join([*parts, *(tag.text for tag in tags)])
     length = len(prompt)
@@ -111,8 +112,7 @@ def caption_in_order(config: ImageConfig, prompt: str) -> str:
 
 def tag_shuffle(config: ImageConfig, prompt: str, *, default: bool) -> TagShuffle | None:
     """Return the source of random captions; None if every visit has the same caption."""
-    is_wanted = default if config.shuffle_tags is None else config.shuffle_tags
-    if not is_wanted or not config.tags:
+    if not config.tags or not _either(config.shuffle_tags, default):
         return None
     return TagShuffle(prompt, config.tags_by_weight, config.max_caption_length)
 
@@ -132,18 +132,29 @@ def merge_configs(configs: Sequence[ImageConfig]) -> ImageConfig:
 
 
 def _merge(strong: ImageConfig, weak: ImageConfig) -> ImageConfig:
-    """Fill in what the first does not say. Written out, since it is done for each image."""
+    """Fill in what the first does not say."""
+    prompts, tags = strong.prompts, strong.tags
+    if weak.prompts:
+        prompts = tuple(dict.fromkeys(prompts + weak.prompts))
+    if weak.tags:
+        tags = _unique(tags + weak.tags)
     return ImageConfig(
-        tuple(dict.fromkeys(strong.prompts + weak.prompts)) if weak.prompts else strong.prompts,
-        _unique(strong.tags + weak.tags) if weak.tags else strong.tags,
-        weak.multiply if strong.multiply is None else strong.multiply,
-        weak.cond_dropout if strong.cond_dropout is None else strong.cond_dropout,
-        weak.flip_p if strong.flip_p is None else strong.flip_p,
-        weak.loss_scale if strong.loss_scale is None else strong.loss_scale,
-        weak.batch_id if strong.batch_id is None else strong.batch_id,
-        weak.shuffle_tags if strong.shuffle_tags is None else strong.shuffle_tags,
-        weak.max_caption_length if strong.max_caption_length is None else strong.max_caption_length,
+        prompts,
+        tags,
+        _either(strong.multiply, weak.multiply),
+        _either(strong.cond_dropout, weak.cond_dropout),
+        _either(strong.flip_p, weak.flip_p),
+        _either(strong.loss_scale, weak.loss_scale),
+        _either(strong.batch_id, weak.batch_id),
+        _either(strong.shuffle_tags, weak.shuffle_tags),
+        _either(strong.max_caption_length, weak.max_caption_length),
     )
+
+
+def _either(value: _T | None, other: _T | None) -> _T | None:
+    if value is None:
+        return other
+    return value
 
 
 def config_from_text(text: str) -> ImageConfig:

@@ -15,10 +15,9 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from ed2.data.blank import is_plain, is_transparent
 from ed2.data.buckets import Size
-from ed2.data.colour import conversion_for, scale_grey, to_srgb
-from ed2.data.diagnosis import diagnose
+from ed2.data.colour import conversion_for, in_mode, scale_grey, to_srgb
+from ed2.data.diagnosis import diagnose, is_plain, is_transparent
 from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
 from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
 from ed2.data.jpeg import header_size as jpeg_header_size
@@ -215,7 +214,9 @@ def _require_file(path: Path) -> None:
 
 
 def _alone_if_large(size: Size | None) -> AbstractContextManager[object]:
-    return _LARGE if size and _pixels(size) > LARGE_PIXELS else nullcontext()
+    if size and _pixels(size) > LARGE_PIXELS:
+        return _LARGE
+    return nullcontext()
 
 
 def _pixels(size: Size) -> int:
@@ -253,7 +254,9 @@ def _colour_marks(path: Path, image: ImageFile) -> frozenset[Mark]:
     conversion = conversion_for(image.mode, embedded_profile(path, image))
     if conversion.fault:
         return frozenset(("bad profile",))
-    return frozenset(("converted",)) if conversion.transform else frozenset()
+    if not conversion.transform:
+        return frozenset()
+    return frozenset(("converted",))
 
 
 def _require_small_enough(size: Size | None) -> None:
@@ -262,10 +265,10 @@ def _require_small_enough(size: Size | None) -> None:
 
 
 def _too_large(size: Size | None, limit: int = MAX_PIXELS) -> ImageError:
-    pixels = f"{size[0]:,} x {size[1]:,}; " if size else ""
-    return ImageError(
-        f"it has too many pixels ({pixels}the limit is {limit // 1_000_000} million).", "Make it smaller."
-    )
+    what = f"the limit is {limit // 1_000_000} million"
+    if size:
+        what = f"{size[0]:,} x {size[1]:,}; {what}"
+    return ImageError(f"it has too many pixels ({what}).", "Make it smaller.")
 
 
 def _decoded(path: Path, image: ImageFile, at_least: Size | None, background: str) -> Image.Image:
@@ -278,8 +281,10 @@ def _decoded(path: Path, image: ImageFile, at_least: Size | None, background: st
     image.load()
     # After loading: a PNG may store its orientation after the pixels, and Pillow turns TIFF and AVIF by itself.
     turn = _TURNS.get(_orientation(image))
-    upright = _as_rgb(image, background, profile)
-    return upright.transpose(turn) if turn is not None else upright
+    decoded = _as_rgb(image, background, profile)
+    if turn is None:
+        return decoded
+    return decoded.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -291,7 +296,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(size: Size, orientation: int) -> Size:
-    return (size[1], size[0]) if 5 <= orientation <= 8 else size
+    if 5 <= orientation <= 8:
+        return size[::-1]
+    return size
 
 
 def _as_rgb(image: Image.Image, background: str, profile: bytes | None) -> Image.Image:
@@ -299,9 +306,10 @@ def _as_rgb(image: Image.Image, background: str, profile: bytes | None) -> Image
         return to_srgb(Image.fromarray(scale_grey(np.asarray(image))), profile)
     if not image.has_transparency_data:
         return to_srgb(image, profile)
-    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
+    with_alpha = in_mode(image, "RGBA")
+    content = with_alpha
+    if profile:
+        content = to_srgb(with_alpha.convert("RGB"), profile)
     opaque = Image.new("RGB", image.size, background)
-    opaque.paste(
-        to_srgb(with_alpha.convert("RGB"), profile) if profile else with_alpha, mask=with_alpha.getchannel("A")
-    )
+    opaque.paste(content, mask=with_alpha.getchannel("A"))
     return opaque

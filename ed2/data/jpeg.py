@@ -43,7 +43,9 @@ def header_size(path: Path) -> tuple[int, int] | None:
         head = os.read(handle, _HEADER_BYTES)
     finally:
         os.close(handle)
-    return _size_in(head) if head.startswith(b"\xff\xd8\xff") else None
+    if not head.startswith(b"\xff\xd8\xff"):
+        return None
+    return _size_in(head)
 
 
 def _size_in(head: bytes) -> tuple[int, int] | None:
@@ -69,7 +71,9 @@ def _turned(numbers: bytes, orientation: int) -> tuple[int, int] | None:
     height, width = int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
     if not height or not width:
         return None
-    return (height, width) if orientation >= 5 else (width, height)
+    if orientation >= 5:
+        return height, width
+    return width, height
 
 
 def _orientation_in(segment: bytes) -> int | None:
@@ -90,7 +94,9 @@ def _orientation_in(segment: bytes) -> int | None:
         if number(entry, 2) == _ORIENTATION[0]:
             value = number(entry + 8, 2)
             is_usual = (number(entry + 2, 2), number(entry + 4, 4)) == _ORIENTATION[1:] and 1 <= value <= 8
-            return value if is_usual else None
+            if not is_usual:
+                return None
+            return value
     return 1
 
 

@@ -62,7 +62,9 @@ class ImageIndex:
                 marks = _marks(m)
                 if not digest.isascii() or not (what or min(w, h) > 0) or marks is None:  # not written by this program
                     return None
-                problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT)) if what else None
+                problem = None
+                if what:
+                    problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT))
                 return ImageFacts((w, h), problem, animated, marks, digest)
         return None
 
@@ -70,8 +72,10 @@ class ImageIndex:
         """Keep the facts, unless they may change while the file does not."""
         if not facts.lasting:
             return
-        fault = (facts.problem.what, facts.problem.fix) if facts.problem else ("", "")
-        known = (*facts.size, facts.animated, facts.digest, *fault, *sorted(facts.marks))
+        what = fix = ""
+        if facts.problem:
+            what, fix = facts.problem.what, facts.problem.fix
+        known = (*facts.size, facts.animated, facts.digest, what, fix, *sorted(facts.marks))
         self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *known)
         self._is_changed = True
 
@@ -109,7 +113,9 @@ def _marks(values: Sequence[object]) -> frozenset[Mark] | None:
     if not values:
         return _NO_MARKS
     marks = frozenset(mark for mark in MARKS if mark in values)
-    return marks if len(marks) == len(values) else None
+    if len(marks) != len(values):
+        return None
+    return marks
 
 
 def _read_entries(path: Path, head: dict[str, object]) -> dict[str, Sequence[object]]:

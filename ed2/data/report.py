@@ -10,7 +10,7 @@ from ed2.data.buckets import Size, bucket_sizes, cropped_share, nearest_bucket
 from ed2.data.epoch import BucketUse, EpochPlanner
 from ed2.data.example import Dataset, Example, Finding, FindingKind
 from ed2.settings.schema import RESOLUTIONS
-from ed2.text import counted
+from ed2.text import counted, first_of
 
 MAX_FILES = 20
 """How many unusable files the text lists; the rest are counted."""
@@ -269,10 +269,10 @@ def _set_lines(dataset: Dataset, kinds: Sequence[FindingKind]) -> list[str]:
     for kind in kinds:
         notes = by_kind.get(kind)
         if notes:
-            names = ", ".join(_name(dataset, note) for note in notes[:MAX_NAMES])
-            rest = f" and {len(notes) - MAX_NAMES:,} more" if len(notes) > MAX_NAMES else ""
-            lines.append(f"{HEADINGS[kind]} ({len(notes):,}): {names}{rest}.")
-            lines += [str(note) for note in by_kind.get("duplicates", []) if kind == "duplicate"]
+            names = first_of([_name(dataset, note) for note in notes], MAX_NAMES)
+            lines.append(f"{HEADINGS[kind]} ({len(notes):,}): {names}.")
+        if notes and kind == "duplicate":
+            lines += map(str, by_kind.get("duplicates", []))
     return lines
 
 
@@ -287,4 +287,6 @@ def _name(dataset: Dataset, note: Finding) -> str:
 def _path(dataset: Dataset, finding: Finding) -> str:
     """Return the file's path, with its root if there are several."""
     path = finding.path or ""
-    return f"{dataset.roots[finding.root].name}/{path}" if len(dataset.roots) > 1 else path
+    if len(dataset.roots) == 1:
+        return path
+    return f"{dataset.roots[finding.root].name}/{path}"

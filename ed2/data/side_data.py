@@ -42,7 +42,9 @@ def embedded_profile(path: Path, image: Image.Image) -> bytes | None:
         return bytes(profile[:MAX_PROFILE_BYTES])
     if image.format in ("AVIF", "HEIF"):
         return _container_profile(path)
-    return profile_of_adobe_rgb() if image.mode in ("RGB", "YCbCr") and _says_adobe_rgb(image) else None
+    if image.mode in ("RGB", "YCbCr") and _says_adobe_rgb(image):
+        return profile_of_adobe_rgb()
+    return None
 
 
 def png_without_texts(path: Path) -> io.BytesIO:
@@ -128,7 +130,9 @@ def _container_profile(path: Path) -> bytes | None:
         for colour in _colour_boxes(file, path.stat().st_size):
             if colour[:4] == b"nclx" and len(colour) >= 8:
                 codes = struct.unpack(">HH", colour[4:8])
-                return None if _UNSPECIFIED in codes else profile_of_codes(*codes)
+                if _UNSPECIFIED in codes:
+                    return None
+                return profile_of_codes(*codes)
     return None
 
 

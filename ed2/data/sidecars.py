@@ -118,18 +118,24 @@ def _why_no_prompt(notes: Sequence[SidecarNote], sidecars: Sequence[Path | str])
     for note in notes:
         if note.kind == "file name":
             return note.what
-    return "its caption file has no main prompt" if sidecars else "there is no caption file"
+    if sidecars:
+        return "its caption file has no main prompt"
+    return "there is no caption file"
 
 
 def _name_file(path: Path | str, note: SidecarNote) -> SidecarNote:
     """Add the sidecar's name to a note about an image; other kinds already name their file."""
-    return note._replace(what=f"in {Path(path).name}: {note.what}") if note.kind == "sidecar" else note
+    if note.kind != "sidecar":
+        return note
+    return note._replace(what=f"in {Path(path).name}: {note.what}")
 
 
 def _read_yaml(path: Path | str) -> SidecarConfig:
     text = read_text(path, keep_lines=True)
     if not text.text:
-        return _rejected(text.detail) if text.detail else SidecarConfig(ImageConfig())
+        if text.detail:
+            return _rejected(text.detail)
+        return SidecarConfig(ImageConfig())
     if text.note == "cut":
         return _rejected("it is larger than 64 KB")
     if len(_ALIAS.findall(text.text)) > MAX_ALIASES:

@@ -147,7 +147,8 @@ class _Walk:
             name = _join(folder.name, entry.name)
             if not _is_folder(entry):
                 self.found.num_files += 1
-                images += [entry] if self._is_image(entry, name) else []
+                if self._is_image(entry, name):
+                    images.append(entry)
             elif self._is_searched(entry, name):
                 folders.append(_Folder(name, inherited))
         self._add_images(folder.name, images, config, captions)
@@ -163,7 +164,9 @@ class _Walk:
 
     def _leads_out(self, entry: os.DirEntry[str], name: str) -> bool:
         """Whether a folder is a link to somewhere else that must not be followed, which is reported."""
-        target = None if self._follow_links else self._target_outside(entry)
+        if self._follow_links:
+            return False
+        target = self._target_outside(entry)
         if target is None:
             return False
         what = f"it is a link to {visible_line(target)}, outside the image folders, and is not searched"
@@ -175,7 +178,9 @@ class _Walk:
         if not entry.is_symlink():
             return None
         target = os.path.realpath(entry.path)
-        return None if Path(target).is_relative_to(self._real_root) else target
+        if Path(target).is_relative_to(self._real_root):
+            return None
+        return target
 
     def _add_images(
         self, folder: str, images: Sequence[os.DirEntry[str]], config: ImageConfig, captions: CaptionFiles
@@ -215,7 +220,8 @@ class _Walk:
             if starts_like_image(head):
                 return True
             other = unsupported_format(head)
-            fault = (f"the {other} format is not supported", CONVERT) if other else None
+            if other:
+                fault = (f"the {other} format is not supported", CONVERT)
         if fault:
             self.report(name, *fault)
         return False

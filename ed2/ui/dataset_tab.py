@@ -18,7 +18,7 @@ from ed2.errors import Ed2Error, Problem
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
-from ed2.text import counted
+from ed2.text import counted, first_of
 from ed2.ui.bulk_panel import BulkPanel
 from ed2.ui.context import Context
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
@@ -237,10 +237,7 @@ def _notes_html(checked: CheckResult) -> str:
         kinds.setdefault(note.kind, []).append(text)
     items = []
     for kind, texts in kinds.items():
-        names = ", ".join(texts[:MAX_NAMES])
-        if len(texts) > MAX_NAMES:
-            names += f" and {len(texts) - MAX_NAMES:,} more"
-        heading = HEADINGS.get(kind, "Notes")
+        heading, names = HEADINGS.get(kind, "Notes"), first_of(texts, MAX_NAMES)
         items.append(f"<strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}")
     items += [escape(on_page(note)) for note in (*map(str, checked.model_problems), *checked.caption_notes())]
     return list_html(items, "ed-note") if items else ""

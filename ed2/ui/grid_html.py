@@ -9,7 +9,7 @@ from ed2.app.images.bulk import BulkPlan, CaptionChange
 from ed2.app.page.workbench import FILTERS, Asked, Item, Shown, Workbench
 from ed2.data.buckets import Size, cropped_share
 from ed2.models.files.tokens import MAX_TOKENS
-from ed2.text import counted
+from ed2.text import counted, first_of
 from ed2.ui.html import escape, list_html, note_html
 
 MAX_TAGS = 300
@@ -166,10 +166,7 @@ def unsaved_html(names: Sequence[str]) -> str:
     """Which images have a caption that is not saved; announced by screen readers."""
     if not names:
         return '<p class="ed-note" role="status"></p>'
-    listed = ", ".join(names[:MAX_UNSAVED])
-    if len(names) > MAX_UNSAVED:
-        listed += f" and {len(names) - MAX_UNSAVED:,} more"
-    text = f"Unsaved captions: {escape(listed)}. They are kept until the program exits."
+    text = f"Unsaved captions: {escape(first_of(names, MAX_UNSAVED))}. They are kept until the program exits."
     return f'<p class="ed-note" role="status">{text}</p>'
 
 

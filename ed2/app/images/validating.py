@@ -12,7 +12,7 @@ from ed2.data.example import Dataset, Example
 from ed2.draws import rng
 from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
-from ed2.text import counted
+from ed2.text import counted, first_of, plural
 
 MAX_NAMES = 20
 """How many images a note names."""
@@ -118,12 +118,10 @@ def _trained_note(tag: str, validated: Sequence[Example], trained: Sequence[Exam
     both = trained_too(validated, trained)
     if not both:
         return []
-    names = ", ".join(str(example.path) for example in both[:MAX_NAMES])
-    rest = f" and {len(both) - MAX_NAMES:,} more" if len(both) > MAX_NAMES else ""
-    verb = "is" if len(both) == 1 else "are"
+    names = first_of([str(example.path) for example in both], MAX_NAMES)
     return [
-        f"{len(both):,} of {counted(len(validated), 'image')} of {tag} {verb} also trained on, so the curve does not "
-        f"show how well the model does on new images: {names}{rest}."
+        f"{len(both):,} of {counted(len(validated), 'image')} of {tag} {plural(len(both), 'is', 'are')} also trained "
+        f"on, so the curve does not show how well the model does on new images: {names}."
     ]
 
 

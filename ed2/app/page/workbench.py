@@ -15,6 +15,7 @@ from ed2.data.image_config import split_tags
 from ed2.data.walk import escape_undecodable
 from ed2.errors import Problem
 from ed2.small_files import parse_object
+from ed2.text import first_of
 
 PER_PAGE = 60
 MUCH_CROPPED = 0.25
@@ -285,10 +286,8 @@ class _Likenesses:
         return found
 
     def _add(self, mark: str, number: int, key: str, others: Sequence[str]) -> None:
-        listed = ", ".join(others[:MAX_NAMES])
-        if len(others) > MAX_NAMES:
-            listed += f" and {len(others) - MAX_NAMES:,} more"
-        remark = f"The same image as {listed}." if mark == "copies" else f"Looks like {listed}."
+        relation = "The same image as" if mark == "copies" else "Looks like"
+        remark = f"{relation} {first_of(others, MAX_NAMES)}."
         self.groups.setdefault(key, number)
         self.marks.setdefault(key, set()).add(mark)
         self.remarks.setdefault(key, []).append(remark)
