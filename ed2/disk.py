@@ -372,4 +372,6 @@ def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno:
         return error.errno
     found = _NUMBER_IN_TEXT.search(str(error))
-    return int(found[1]) if found else None
+    if not found:
+        return None
+    return int(found[1])

@@ -28,7 +28,9 @@ from ed2.text import visible_line
 def printable(text: str, length: int = 60) -> str:
     """Return foreign text in a form that is safe in a message: escaped, and at most `length` characters."""
     text = visible_line(text[: 2 * length])
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    if len(text) > length:
+        return f"{text[: length - 3]}..."
+    return text
 
 
 def shown(value: object) -> str:
@@ -54,8 +56,12 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        where = f"{visible_line(self.path)}: " if self.path else ""
-        return f"{where}{self.what}" + (f" {self.fix}" if self.fix else "")
+        text = self.what
+        if self.path:
+            text = f"{visible_line(self.path)}: {text}"
+        if self.fix:
+            text += f" {self.fix}"
+        return text
 
 
 class Ed2Error(Exception):
@@ -68,7 +74,10 @@ class Ed2Error(Exception):
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         self.what, self.why, self.fix = what, why, fix
-        super().__init__(": ".join(part for part in (what, why) if part) + (f" {fix}" if fix else ""))
+        text = ": ".join(filter(None, (what, why)))
+        if fix:
+            text += f" {fix}"
+        super().__init__(text)
         self.problems: tuple[Problem, ...] = (Problem(None, str(self)),)
 
 

@@ -143,7 +143,9 @@ def _require_shallow(value: object) -> None:
 def _held(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
-    return value if isinstance(value, list) else ()
+    if not isinstance(value, list):
+        return ()
+    return value
 
 
 def _no_number(text: str) -> object:

@@ -73,7 +73,9 @@ def escape_output() -> None:
 
 def raw_stream(stream: TextIO) -> TextIO:
     """The stream itself, for a progress bar."""
-    return stream.raw if isinstance(stream, VisibleStream) else stream
+    if isinstance(stream, VisibleStream):
+        return stream.raw
+    return stream
 
 
 def _has_reader_left() -> bool:

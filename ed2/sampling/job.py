@@ -160,7 +160,9 @@ class SampleJob(Job):
         is_whole = not self.controls.stopping or len(samples) == len(prompts) * len(self.weights)
         if not is_whole:
             state.cut_short.append(self.name)
-        return SamplesMade(state.step, tuple(samples), time.monotonic() - started, is_whole) if samples else None
+        if not samples:
+            return None
+        return SamplesMade(state.step, tuple(samples), time.monotonic() - started, is_whole)
 
     def _draw_and_write(self, step: int, prompts: Sequence[Prompt]) -> list[Sample]:
         """Draw what can be drawn; returns the samples that were written, even if a later one failed."""

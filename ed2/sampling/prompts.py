@@ -84,7 +84,9 @@ class PromptFile:
         """`text`, or nothing if it was the last one returned."""
         is_new = text != self._reported
         self._reported = text
-        return text if is_new else ""
+        if not is_new:
+            return ""
+        return text
 
 
 def _content(path: Path) -> bytes:

@@ -13,6 +13,7 @@ from ed2.errors import Problem, SettingsError, printable, shown
 from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.fields import FieldSpec, fields
 from ed2.settings.schema import Settings
+from ed2.text import counted, plural
 
 MAX_LISTED = 20
 """Unknown names listed one by one; the rest are counted, since the file is then probably not a settings file."""
@@ -76,7 +77,8 @@ def is_plain(text: str) -> bool:
 
 def _problem_of_value(name: str, value: object) -> Problem | None:
     """The problem of a value that its type allows, but no file system or loop can handle."""
-    for item in value if isinstance(value, list | tuple) else (value,):
+    items = value if isinstance(value, list | tuple) else [value]
+    for item in items:
         if isinstance(item, str) and not is_plain(item):
             return Problem(name, "it contains a character that paths and names cannot have.", "Type it again.")
         if isinstance(item, str) and fields()[name].is_path and _is_too_long(item):
@@ -92,10 +94,11 @@ def _is_too_long(path: str) -> bool:
 
 def unknown_setting(name: str) -> Problem:
     """The problem of a name that is not a setting, with the nearest setting."""
-    near = get_close_matches(name, fields(), n=1) if len(name) <= MAX_NAME_LENGTH else []
-    return Problem(
-        printable(name) or "(no name)", "there is no such setting.", f"Did you mean {near[0]}?" if near else ""
-    )
+    near = get_close_matches(name[:MAX_NAME_LENGTH], fields(), n=1)
+    fix = ""
+    if near:
+        fix = f"Did you mean {near[0]}?"
+    return Problem(printable(name) or "(no name)", "there is no such setting.", fix)
 
 
 def contradictions(settings: Settings) -> list[Problem]:
@@ -186,7 +189,7 @@ def wrong_settings(problems: list[Problem], num_unlisted: int = 0) -> SettingsEr
     number = len(problems) + num_unlisted
     if num_unlisted:
         problems = [*problems, Problem(None, f"and {num_unlisted:,} more unknown names.")]
-    return SettingsError("1 setting is wrong:" if number == 1 else f"{number:,} settings are wrong:", problems)
+    return SettingsError(f"{counted(number, 'setting')} {plural(number, 'is', 'are')} wrong:", problems)
 
 
 def _reworded(error: ValidationError) -> list[Problem]:
@@ -212,4 +215,6 @@ def _value_text(value: Any) -> str:
         return "empty"
     if isinstance(value, bool):
         return json.dumps(value)  # as in the file
-    return shown(list(value) if isinstance(value, tuple) else value)
+    if isinstance(value, tuple):
+        value = list(value)
+    return shown(value)

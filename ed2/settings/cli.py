@@ -166,7 +166,9 @@ def _legacy_value(given: list[str]) -> object:
     text = given[0]
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if text.isdigit() else text
+    if text.isdigit():
+        return int(text)
+    return text
 
 
 def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
@@ -179,27 +181,40 @@ def _add_flag(section: argparse._ArgumentGroup, spec: FieldSpec) -> None:
                 f"--no-{spec.name}", dest=spec.name, action="store_const", const="false", help=argparse.SUPPRESS
             )
     elif spec.many:
-        section.add_argument(flag, nargs="+", action="extend", metavar="PATH" if spec.is_path else "NUMBER", help=text)
+        section.add_argument(flag, nargs="+", action="extend", metavar=_metavar(spec), help=text)
     else:
-        metavar = "PATH" if spec.is_path else spec.kind.__name__.upper()
-        if 0 < len(spec.choices) <= 5:
-            metavar = "|".join(map(str, spec.choices))
-        section.add_argument(flag, metavar=metavar, help=text)
+        section.add_argument(flag, metavar=_metavar(spec), help=text)
+
+
+def _metavar(spec: FieldSpec) -> str:
+    if 0 < len(spec.choices) <= 5:
+        return "|".join(map(str, spec.choices))
+    if spec.is_path:
+        return "PATH"
+    if spec.many:
+        return "NUMBER"
+    return spec.kind.__name__.upper()
 
 
 def _default_text(spec: FieldSpec) -> str:
     if spec.kind is bool and not spec.optional:
-        return "on" if spec.default else "off"
+        if spec.default:
+            return "on"
+        return "off"
     if spec.many and spec.default:
         return " ".join(map(str, spec.default))
-    return "empty" if spec.default in (None, "") else str(spec.default)
+    if spec.default in (None, ""):
+        return "empty"
+    return str(spec.default)
 
 
 def _converted(spec: FieldSpec, value: str | list[str]) -> object:
     """The text of a flag as its type; what cannot be converted stays text, for the checks to reject."""
     if isinstance(value, list):
         items = [_converted(replace(spec, many=False), item) for item in value]
-        return None if items == [None] else items
+        if items == [None]:
+            return None
+        return items
     if spec.kind is str and not (spec.optional and value in ("", "none")):
         return value
     if spec.optional and value.lower() in ("", "none", "null"):

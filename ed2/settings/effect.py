@@ -42,7 +42,9 @@ def _is_default(name: str, value: object) -> bool:
     spec = fields()[name]
     if spec.is_path and isinstance(spec.default, str):
         return value in (spec.default, str(PROGRAM_DIR / spec.default))
-    return value == (list(spec.default) if isinstance(spec.default, tuple) else spec.default)
+    if isinstance(spec.default, tuple):
+        return value == list(spec.default)
+    return value == spec.default
 
 
 def _by_method(settings: Settings, family: FamilyFacts) -> Idle:
@@ -76,8 +78,9 @@ def _of_validation(settings: Settings, family: FamilyFacts) -> Idle:
 
 def _of_saving(settings: Settings, family: FamilyFacts) -> Idle:
     checkpoint = settings.checkpoint
-    for name in OF_SINGLE_FILES if checkpoint.no_save_ckpt else ():
-        yield name, "no_save_ckpt turns single files off"
+    if checkpoint.no_save_ckpt:
+        for name in OF_SINGLE_FILES:
+            yield name, "no_save_ckpt turns single files off"
     if not checkpoint.save_every_n_epochs:
         yield "save_ckpts_from_n_epochs", "save_every_n_epochs is not set"
 
@@ -89,7 +92,9 @@ def _of_text_encoders(settings: Settings, family: FamilyFacts) -> Idle:
         for name in ("disable_textenc_2_training", "text_encoder_2_lr"):
             yield name, f"{family.title} models have one text encoder"
     if not any(part.name in trained for part in family.text_encoders):
-        why = "both text encoders are frozen" if len(family.text_encoders) > 1 else "the text encoder is frozen"
+        why = "the text encoder is frozen"
+        if len(family.text_encoders) > 1:
+            why = "both text encoders are frozen"
         for name in (*type(settings.text_encoder).model_fields, "text_encoder_lr", "text_encoder_2_lr"):
             yield name, why
     elif "text_encoder_2" not in trained:

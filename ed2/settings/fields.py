@@ -130,14 +130,17 @@ class FieldSpec:
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
         if self.many:
             words = "two numbers"  # the schema only has pairs
-        if self.is_path:
-            words = "a list of folders" if self.many else "a file or folder"
+        if self.is_path and self.many:
+            words = "a list of folders"
+        elif self.is_path:
+            words = "a file or folder"
         if self.low is None:
             return words
-        low, high = f"{self.low:.10g}", None if self.high is None else f"{self.high:.10g}"
+        if self.high is None:
+            return f"{words} {'above' if self.low_excluded else 'of at least'} {self.low:.10g}"
         if self.low_excluded:
-            return f"{words} above {low}" + (f" and up to {high}" if high else "")
-        return f"{words} from {low} to {high}" if high else f"{words} of at least {low}"
+            return f"{words} above {self.low:.10g} and up to {self.high:.10g}"
+        return f"{words} from {self.low:.10g} to {self.high:.10g}"
 
 
 def _parts(annotation: object, metadata: list[object]) -> Iterator[object]:

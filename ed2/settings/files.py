@@ -83,7 +83,9 @@ def read_preset(path: Path) -> Preset:
     if not isinstance(about, dict):
         raise _file_error(path, "about is not an object of texts.", "Give it texts: title, for, source.")
     known = translated(values)
-    notes = known.notes_for(path.name) if known.is_from_original else []
+    notes = []
+    if known.is_from_original:
+        notes = known.notes_for(path.name)
     if re.fullmatch(r"chain\d+", path.stem, re.IGNORECASE):
         notes = [
             *notes,
@@ -142,7 +144,8 @@ def _absolute_item(item: object, base: Path, *, named: bool) -> object:
 
 
 def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
-    text = text if is_plain(text) else text.strip()
+    if not is_plain(text):
+        text = text.strip()
     if not is_plain(text):
         return text  # the checks reject it
     text = unquoted(text) or text
@@ -194,7 +197,9 @@ def _text_of(path: Path) -> str:
 def _reason(text: str, error: Exception) -> str:
     if not text.strip():
         return "it is empty"
-    return "its brackets are nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deeply"
+    return str(error)
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:

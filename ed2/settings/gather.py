@@ -48,10 +48,14 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
     Raises:
         SettingsError: a file is missing or damaged.
     """
-    preset = read_preset(config) if config else None
+    preset: Mapping[str, object] = {}
+    notes: list[str] = []
+    if config:
+        content = read_preset(config)
+        preset, notes = content.values, [*content.notes]
     typed = translated(flags)
-    values = {**(preset.values if preset else {}), **typed.values}
-    notes = [*(preset.notes if preset else ()), *typed.notes]
+    notes += typed.notes
+    values = {**preset, **typed.values}
     merged: dict[str, object] = {}
     for name, read in SETTINGS_IN_FILES.items():
         file = values.pop(name, None)
@@ -62,13 +66,16 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
             notes += found.notes_for(place.name)
     values = _common_lr(merged, values) | values
     notes += _lowvram(values) + _scale_lr(values) + _repeats(values)
-    own = {name: value for name, value in (preset.values if preset else {}).items() if name not in SETTINGS_IN_FILES}
+    own = {name: value for name, value in preset.items() if name not in SETTINGS_IN_FILES}
     return Gathered(values, {**merged, **own}, tuple(notes))
 
 
 def _place_of(name: str, file: object, config: Path | None) -> Path:
     """The path of a file that the settings name: next to the settings file, else in the program's folder."""
-    folders = [config.parent, PROGRAM_DIR] if config else [Path.cwd()]
+    folders, fix = [Path.cwd()], "Check the spelling."
+    if config:
+        folders = [config.parent, PROGRAM_DIR]
+        fix = f"Put it next to {config.name}, or remove the setting."
     places = [folder / unquoted(str(file)) for folder in folders]
     for place in places:
         try:
@@ -76,7 +83,6 @@ def _place_of(name: str, file: object, config: Path | None) -> Path:
                 return place
         except (OSError, ValueError):  # not a valid file name
             break
-    fix = f"Put it next to {config.name}, or remove the setting." if config else "Check the spelling."
     raise SettingsError("1 setting is wrong:", [Problem(name, f"the file {printable(str(file))} does not exist.", fix)])
 
 
@@ -100,7 +106,9 @@ def _lowvram(values: dict[str, object]) -> list[str]:
         forced["optimizer"] = "adamw8bit"
     changes = [f"{name} {now[name]} -> {value}" for name, value in forced.items() if now[name] != value]
     values |= forced
-    return [f"lowvram: {', '.join(changes)}."] if changes else []
+    if not changes:
+        return []
+    return [f"lowvram: {', '.join(changes)}."]
 
 
 def _repeats(values: dict[str, object]) -> list[str]:

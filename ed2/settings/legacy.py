@@ -179,7 +179,9 @@ def _roots(value: object) -> object:
     if isinstance(value, list | tuple) and not all(isinstance(item, str) for item in value):
         found: list[object] = []
         for item in value:
-            roots = _roots(item) if isinstance(item, str | Mapping) else item
+            roots = item
+            if isinstance(item, str | Mapping):
+                roots = _roots(item)
             found += roots if isinstance(roots, list) else [roots]
         return found
     return value

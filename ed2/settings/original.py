@@ -94,7 +94,9 @@ def status_of(name: str) -> str:
         return "alias"
     if name in DEAD:
         return "dead"
-    return "later" if name in LATER or name in ORIGINAL else ""
+    if name in LATER or name in ORIGINAL:
+        return "later"
+    return ""
 
 
 def reason_of(name: str) -> str:
@@ -122,4 +124,6 @@ def original_keys() -> list[tuple[str, str, str]]:
 def _key_status(name: str, ours: str) -> tuple[str, str]:
     if ours not in fields():
         return "later", ""
-    return ("kept", "") if ours == name else ("alias", f"`{ours}`")
+    if ours == name:
+        return "kept", ""
+    return "alias", f"`{ours}`"

@@ -192,11 +192,9 @@ class ModelSettings(Group):
     def trained_parts(self, family: FamilyFacts) -> list[str]:
         """Names of the parts of a model of `family` that are trained."""
         text, second = self.disable_textenc_training, self.disable_textenc_2_training
-        is_frozen = {
-            "unet": self.disable_unet_training,
-            "text_encoder": text,
-            "text_encoder_2": text if second is None else second,
-        }
+        if second is None:
+            second = text
+        is_frozen = {"unet": self.disable_unet_training, "text_encoder": text, "text_encoder_2": second}
         return [part.name for part in family.parts if part.is_trainable and not is_frozen[part.name]]
 
 
@@ -222,7 +220,9 @@ class LoraSettings(Group):
     @property
     def alpha(self) -> float:
         """The alpha that is set, else the rank."""
-        return self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        if self.lora_alpha is None:
+            return self.lora_rank
+        return self.lora_alpha
 
 
 class MemorySettings(Group):
@@ -300,14 +300,19 @@ class OptimizerSettings(Group):
 
     def chosen(self, *, on_card: bool) -> str:
         """The optimizer of all networks: the one that is set, else adamw8bit on a GPU and adamw on a CPU."""
-        name = "adamw8bit" if self.useadam8bit else self.optimizer
-        return name or ("adamw8bit" if on_card else "adamw")
+        if self.useadam8bit:
+            return "adamw8bit"
+        return self.optimizer or ("adamw8bit" if on_card else "adamw")
 
     def lr_of(self, part: str, method: str) -> float:
         """The learning rate of a trained part: its own, else by the method; text encoders get half of the UNet's."""
-        unet = self.lr if self.lr is not None else DEFAULT_LR[method]
-        first = self.text_encoder_lr if self.text_encoder_lr is not None else unet * TEXT_ENCODER_SHARE
-        second = self.text_encoder_2_lr if self.text_encoder_2_lr is not None else first
+        unet, first, second = self.lr, self.text_encoder_lr, self.text_encoder_2_lr
+        if unet is None:
+            unet = DEFAULT_LR[method]
+        if first is None:
+            first = unet * TEXT_ENCODER_SHARE
+        if second is None:
+            second = first
         return {"unet": unet, "text_encoder": first, "text_encoder_2": second}[part]
 
     def has_lr_for(self, part: str) -> bool:
@@ -489,7 +494,9 @@ class CheckpointSettings(Group):
         """Minutes between two checkpoints, 0 for never."""
         if self.ckpt_every_n_minutes is not None:
             return self.ckpt_every_n_minutes
-        return 0.0 if self.save_every_n_epochs else 30.0
+        if self.save_every_n_epochs:
+            return 0.0
+        return 30.0
 
     @property
     def single_file_dtype(self) -> str:
