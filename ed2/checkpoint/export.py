@@ -180,4 +180,6 @@ def _has_zero_snr(checkpoint: Path) -> bool:
 
 def _extra_of(checkpoint: Path) -> dict[str, Tensor]:
     file = checkpoint / EXTRA_FILE
-    return mapped_tensors(file) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    return mapped_tensors(file)

@@ -37,8 +37,11 @@ def newest_of_run(run_dir: Path, progress: Progress = no_progress) -> Found:
 
 def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
     """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
-    runs = [path.parent for path in logdir.glob(f"*/{CKPTS}") if path.is_dir()]
-    return _newest_sound([path for run_dir in runs for path in candidates(run_dir)], progress)
+    found: list[Path] = []
+    for ckpts in logdir.glob(f"*/{CKPTS}"):
+        if ckpts.is_dir():
+            found += candidates(ckpts.parent)
+    return _newest_sound(found, progress)
 
 
 def require_sound(path: Path, *, with_state: bool, progress: Progress = no_progress) -> None:

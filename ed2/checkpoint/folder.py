@@ -289,4 +289,6 @@ def _damaged_header(checkpoint: Path) -> Damage | None:
             return _unreadable(name, error)
         except SafetensorError:
             return Damage(f"{name} is cut short or not a tensor file")
-    return None if files else Damage("its weights are missing")
+    if files:
+        return None
+    return Damage("its weights are missing")

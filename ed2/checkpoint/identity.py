@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def average_of(checkpoint: Path) -> Path:
 
 def complete_in(ckpts: Path) -> list[Path]:
     """The checkpoints in a run's folder of them, EMAs too: models and LoRAs."""
-    return [file.parent for name in MODEL_FILES for file in ckpts.glob(f"[!.]*/{name}")]
+    found: list[Path] = []
+    for name in MODEL_FILES:
+        found += [file.parent for file in ckpts.glob(f"[!.]*/{name}")]
+    return found
 
 
 def oldest_first(checkpoints: Iterable[Path]) -> list[Path]:
@@ -47,8 +51,8 @@ def oldest_first(checkpoints: Iterable[Path]) -> list[Path]:
     runs: dict[Path, list[tuple[int, str, Path]]] = {}
     for path in checkpoints:
         runs.setdefault(path.parent, []).append((*age(path), path))
-    in_order = sorted((sorted(own) for own in runs.values()), key=lambda own: own[-1][1])
-    return [path for own in in_order for _, _, path in own]
+    in_order = sorted(map(sorted, runs.values()), key=lambda own: own[-1][1])
+    return [path for _, _, path in chain(*in_order)]
 
 
 def age(checkpoint: Path) -> tuple[int, str]:
@@ -112,7 +116,9 @@ def is_run(folder: Path) -> bool:
 def run_at(path: Path) -> Path | None:
     """The folder of the run at `path`, which may also be its `ckpts`; None if it is neither."""
     folder = path.parent if path.name == CKPTS else path
-    return folder if is_run(folder) else None
+    if not is_run(folder):
+        return None
+    return folder
 
 
 def is_ours(checkpoint: Path) -> bool:

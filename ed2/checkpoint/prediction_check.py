@@ -103,7 +103,9 @@ def _compare(checkpoint: Path, single_file: Path) -> str | PartDifference:
         if not difference.is_equal:
             return difference
         largest = max(largest, difference.relative)
-    return "prediction equal" if largest < 1e-6 else f"prediction equal, rounding aside ({largest:.1%})"
+    if largest < 1e-6:
+        return "prediction equal"
+    return f"prediction equal, rounding aside ({largest:.1%})"
 
 
 def _memory_shortage(opened: ModelSource) -> str:

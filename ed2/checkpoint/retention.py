@@ -104,7 +104,9 @@ def _own_yaml(single_file: Path) -> list[Path]:
     beside = single_file.with_suffix(".yaml")
     is_shared = single_file.with_suffix(".ckpt").exists()
     try:
-        return [beside] if not is_shared and is_shipped_yaml(beside) else []
+        if not is_shared and is_shipped_yaml(beside):
+            return [beside]
+        return []
     except OSError:
         return []
 

@@ -35,7 +35,9 @@ class Holder:
     @property
     def name(self) -> str:
         """The program, for use within a sentence."""
-        return "another program" if self.pid is None else f"another program (process {self.pid})"
+        if self.pid is None:
+            return "another program"
+        return f"another program (process {self.pid})"
 
 
 def other_trainer(run_dir: Path) -> Holder | None:
@@ -50,7 +52,9 @@ def other_trainer(run_dir: Path) -> Holder | None:
             return None
     except Timeout:
         holder = _holder(run_dir)
-        return None if holder.pid == os.getpid() else holder
+        if holder.pid == os.getpid():
+            return None
+        return holder
     except OSError:
         return None
 

@@ -232,7 +232,9 @@ def _add_model(folder: NewFolder, snapshot: Snapshot, *, averaged: bool = False)
 def _size(file: Path | None) -> int:
     """Bytes of a file; 0 for one that has just been removed, and for a folder."""
     try:
-        return file.stat().st_size if file and file.is_file() else 0
+        if file and file.is_file():
+            return file.stat().st_size
+        return 0
     except OSError:
         return 0
 

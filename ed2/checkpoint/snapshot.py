@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ed2.models.base import Part, saved_parts, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder_problems import EXTRA_FILE
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
+from ed2.models.files.tensor_file import bytes_of
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -57,15 +59,20 @@ class Snapshot:
 
     def model_files(self, *, averaged: bool = False) -> dict[str, Tensors]:
         """The tensor files of the model, by their path in its folder."""
-        files: dict[str, Tensors] = {EXTRA_FILE: self.extra} if self.extra and not self.is_lora else {}
-        adapters: dict[str, Tensor] = {}
-        for part, named in self.weights.items():
-            changed = self.averages.get(part, {}) if averaged else {}
-            if self.is_lora:
-                adapters |= {**named, **changed}
-            else:
-                files[FACTS[self.family].part(part).file] = {**named, **changed}
-        return files | ({LORA_FILE: adapters} if self.is_lora else {})
+        weights = dict(self.weights)
+        if averaged:
+            weights = {part: {**named, **self.averages.get(part, {})} for part, named in weights.items()}
+        if self.is_lora:
+            adapters: dict[str, Tensor] = {}
+            for named in weights.values():
+                adapters |= named
+            return {LORA_FILE: adapters}
+        files: dict[str, Tensors] = {}
+        if self.extra:
+            files[EXTRA_FILE] = self.extra
+        for part, named in weights.items():
+            files[FACTS[self.family].part(part).file] = named
+        return files
 
 
 @dataclass
@@ -102,7 +109,7 @@ class HostBuffers:
         """Wait until all copies are complete, and free what this snapshot did not use."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        self.num_bytes -= sum(buffer.nbytes for waiting in self._free.values() for buffer in waiting)
+        self.num_bytes -= sum(buffer.nbytes for buffer in chain(*self._free.values()))
         self._free.clear()
 
     def clear(self) -> None:
@@ -137,50 +144,45 @@ def take_snapshot(
     """
     require_savable(run)
     copy: Take = buffers.take if buffers else to_host
-    take = copy if copied else _uncopied
-    tensors, numbers = _optimizer_states(run, take)
-    average = {network: {k: take(t) for k, t in named.items()} for network, named in run.ema.state().items()}
-    tensors |= {ema_stem(network): named for network, named in average.items()}
-    weights = _weights(run, take)
+    content = _content(run, copy if copied else _uncopied)
     if buffers:
         buffers.finish(run.objective.device)
+    model, step = run.model, run.state.step
     saved_at = datetime.now(UTC).isoformat(timespec="microseconds")
-    state = {"run": run_name, "saved_at": saved_at, **_state_values(run, numbers), **about}
+    state = {"run": run_name, "saved_at": saved_at, **_state_values(run, content.numbers), **about}
+    told = {"validation": about.get("validation"), "versions": about.get("versions", {})}
     return Snapshot(
-        step=run.state.step,
+        step=step,
         epoch=run.state.epoch,
-        family=run.model.facts.name,
-        prediction_type=run.model.process.prediction_type,
-        small_files=run.model.source.small_files if lora_base is None else {BASE_FILE: lora_base},
+        family=model.facts.name,
+        prediction_type=model.process.prediction_type,
+        small_files=model.source.small_files if lora_base is None else {BASE_FILE: lora_base},
         is_lora=lora_base is not None,
-        weights=weights,
-        extra=run.model.extra,
-        state_tensors=tensors,
+        weights=content.weights,
+        extra=model.extra,
+        state_tensors=content.state,
         state=json.dumps(state, indent=1).encode(),
-        averages={name: _saved_names(run.model.parts[name], named) for name, named in average.items()},
-        about={
-            "step": run.state.step,
-            "saved_at": saved_at,
-            "validation": about.get("validation"),
-            "versions": about.get("versions", {}),
-        },
+        averages=content.averages,
+        about={"step": step, "saved_at": saved_at, **told},
     )
 
 
 def bytes_to_copy(run: Run) -> int:
     """How much main memory a copied snapshot of `run` takes."""
-    weights = [tensor for part in trained_parts(run.model).values() for tensor in part.saved().values()]
-    return sum(tensor.nbytes for tensor in weights) + state_bytes(run)
+    weights = sum(bytes_of(part.saved()) for part in trained_parts(run.model).values())
+    return weights + state_bytes(run)
 
 
 def state_bytes(run: Run) -> int:
     """How many bytes the tensors of the training state take, in memory and on the disk."""
     tensors: list[Tensor] = []
     for network, optimizer in run.optimizers.by_network.items():
-        tensors += [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+        for values in optimizer.state.values():
+            tensors += [value for value in values.values() if isinstance(value, Tensor)]
         if averages(optimizer):
             tensors += run.model.parts[network].parameters().values()
-    tensors += [t for named in run.ema.state().values() for t in named.values()]
+    for named in run.ema.state().values():
+        tensors += named.values()
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -201,6 +203,26 @@ def ema_stem(network: str) -> str:
 
 def _uncopied(tensor: Tensor) -> Tensor:
     return tensor.detach()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The tensors of a snapshot as `Snapshot` has them, and the numbers of the optimizers by network."""
+
+    weights: dict[str, Tensors]
+    averages: dict[str, Tensors]
+    state: dict[str, Tensors]
+    numbers: dict[str, Any]
+
+
+def _content(run: Run, take: Take) -> _Content:
+    state, numbers = _optimizer_states(run, take)
+    average: dict[str, Tensors] = {}
+    for network, named in run.ema.state().items():
+        own = {name: take(tensor) for name, tensor in named.items()}
+        state[ema_stem(network)] = own
+        average[network] = _saved_names(run.model.parts[network], own)
+    return _Content(_weights(run, take), average, state, numbers)
 
 
 def _weights(run: Run, take: Take) -> dict[str, Tensors]:
@@ -237,18 +259,15 @@ def _trained(part: Part, take: Take) -> dict[str, Tensor]:
 
 
 def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    optimizers = {}
+    for name, optimizer in run.optimizers.by_network.items():
+        options = changed_options(optimizer)
+        optimizers[name] = {"class": type(optimizer).__name__, "numbers": numbers[name], "options": options}
     return {
         "format": FORMAT,
         "state": run.state.as_dict(),
         "steps_per_epoch": run.steps_in(run.state.epoch),
         "metrics": run.metrics.state(),
         "scaler": run.precision.scaler.state_dict(),
-        "optimizers": {
-            name: {
-                "class": type(optimizer).__name__,
-                "numbers": numbers[name],
-                "options": changed_options(optimizer),
-            }
-            for name, optimizer in run.optimizers.by_network.items()
-        },
+        "optimizers": optimizers,
     }

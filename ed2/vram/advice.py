@@ -103,9 +103,9 @@ class Search:
     @property
     def max_batch(self) -> int:
         """The largest batch to suggest."""
-        return (
-            MAX_SUGGESTED_BATCH if self.num_images is None else max(1, min(MAX_SUGGESTED_BATCH, self.num_images // 10))
-        )
+        if self.num_images is None:
+            return MAX_SUGGESTED_BATCH
+        return max(1, min(MAX_SUGGESTED_BATCH, self.num_images // 10))
 
     @property
     def card_gb(self) -> float:
@@ -126,9 +126,10 @@ def suggest(search: Search, settings: Settings) -> Advice:
         settings: the current ones.
     """
     before = search.plan(settings)
-    rule = _checkpointing_rule(search, settings)
-    chosen: list[Chosen] = [rule] if rule else []
-    now = settings.replaced(**rule[0]) if rule else settings
+    chosen, now = _checkpointing_rule(search, settings), settings
+    num_kept = len(chosen)
+    for values, _ in chosen:
+        now = now.replaced(**values)
     for option, why in OPTIONS:
         if search.fits(now):
             break
@@ -138,7 +139,7 @@ def suggest(search: Search, settings: Settings) -> Advice:
             now = now.replaced(**values)
     if not search.fits(now):
         return Advice(settings, before, before, fits=False, needed=tuple(_needed(search, now)))
-    changes, now = _changes(search, settings, _without_unneeded(search, settings, chosen, 1 if rule else 0))
+    changes, now = _changes(search, settings, _without_unneeded(search, settings, chosen, num_kept))
     return Advice(now, before, search.plan(now), fits=True, changes=changes, room=_room(search, now))
 
 
@@ -181,8 +182,8 @@ def _changes(search: Search, settings: Settings, chosen: list[Chosen]) -> tuple[
     return tuple(changes), now
 
 
-def _checkpointing_rule(search: Search, settings: Settings) -> Chosen | None:
-    """Whether to checkpoint gradients, which is advised whether the run fits or not."""
+def _checkpointing_rule(search: Search, settings: Settings) -> list[Chosen]:
+    """The change of gradient checkpointing that is advised whether the run fits or not, if any."""
     is_on, resolution = settings.memory.gradient_checkpointing, settings.data.resolution
     wanted, why = is_on, "a quarter slower"
     if search.card_gb <= SMALL_CARD_GB:
@@ -193,7 +194,7 @@ def _checkpointing_rule(search: Search, settings: Settings) -> Chosen | None:
         wanted = True
     elif search.fits(settings, gradient_checkpointing=False):
         wanted, why = False, "a quarter faster"
-    return None if wanted == is_on else ({"gradient_checkpointing": wanted}, why)
+    return [] if wanted == is_on else [({"gradient_checkpointing": wanted}, why)]
 
 
 def _mixed_precision(search: Search, settings: Settings) -> Values:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.settings.schema import Settings
@@ -59,28 +60,38 @@ class MemoryModel:
     @property
     def precision(self) -> str:
         """`half` under mixed precision, which a CPU never uses."""
-        return "half" if self.settings.memory.amp and self.on_card else "fp32"
+        if self.settings.memory.amp and self.on_card:
+            return "half"
+        return "fp32"
 
     @property
     def frozen_bytes(self) -> int:
         """Bytes of a frozen weight, but for the VAE's."""
-        return 2 if self.precision == "half" else 4
+        if self.precision == "half":
+            return 2
+        return 4
 
     @property
     def vae_precision(self) -> str:
         """That of the VAE: fp32 where mixed precision is fp16 and its numbers are too large for that."""
         is_fp16 = self.settings.memory.amp_dtype == "fp16" or not self.card.has_bf16
-        return "fp32" if is_fp16 and self.family.vae_overflows_fp16 else self.precision
+        if is_fp16 and self.family.vae_overflows_fp16:
+            return "fp32"
+        return self.precision
 
     @property
     def vae_bytes(self) -> int:
         """Bytes of a weight of the VAE."""
-        return 2 if self.vae_precision == "half" else 4
+        if self.vae_precision == "half":
+            return 2
+        return 4
 
     @property
     def trained_bytes(self) -> int:
         """Bytes of a trained weight, and of its gradient."""
-        return 2 if self.has_half_weights else 4
+        if self.has_half_weights:
+            return 2
+        return 4
 
     @property
     def has_half_weights(self) -> bool:
@@ -103,7 +114,9 @@ class MemoryModel:
 
     def gradient_share(self, variant: str) -> float:
         """The size of gradients relative to those that were traced."""
-        return 0.5 if self.borrows_trace(variant) else 1.0
+        if self.borrows_trace(variant):
+            return 0.5
+        return 1.0
 
     @property
     def batch(self) -> int:
@@ -163,7 +176,9 @@ class MemoryModel:
     def _trained_share(self, name: str) -> float:
         """The share of a network's layers whose adapters are trained."""
         part = self.family.part(name)
-        return 1 - self._frozen_layers(part) / self._layers(part) if part.is_text_encoder else 1.0
+        if not part.is_text_encoder:
+            return 1.0
+        return 1 - self._frozen_layers(part) / self._layers(part)
 
     def _trained_numbers_of(self, name: str) -> float:
         part, counts = self.family.part(name), self.shape.traced.parameters[name]
@@ -182,7 +197,9 @@ class MemoryModel:
         last, layers = self.settings.text_encoder.unfreeze_last_n_layers, self._layers(part)
         if part.name not in self.trained_parts:
             return layers
-        return 0 if last is None else max(0, layers - last)
+        if last is None:
+            return 0
+        return max(0, layers - last)
 
     def _layers(self, part: PartFacts) -> int:
         return self.shape.traced.parameters[part.name]["layers"]
@@ -207,13 +224,17 @@ class MemoryModel:
 
         Larger where the UNet is trained too: such a pass is planned at `text_depth` between none and all of them.
         """
-        return self.text_share / self.text_depth if self.trains_unet and self.text_depth else self.text_share
+        if self.trains_unet and self.text_depth:
+            return self.text_share / self.text_depth
+        return self.text_share
 
     def optimizer(self, network: str) -> str:
         """The name of a network's optimizer."""
         common = self.settings.optimizer.chosen(on_card=self.on_card)
-        own = self.settings.text_encoder.text_encoder_optimizer if self.family.part(network).is_text_encoder else None
-        return own or common
+        own = self.settings.text_encoder.text_encoder_optimizer
+        if own and self.family.part(network).is_text_encoder:
+            return own
+        return common
 
     def variant(self, *, with_text: bool) -> str:
         """The name of the traced training step; `with_text` includes text encoders if any is trained."""
@@ -234,16 +255,16 @@ class MemoryModel:
     def _variant_of_adapters(self, *, with_text: bool) -> str:
         """The nearest traced step of a LoRA: what a trace leaves out is told by `plan`."""
         times = "twice" if self.settings.memory.gradient_checkpointing else "once"
-        text = ("-both", "") if with_text and self.trains_text else ("",)
-        kinds = ("-dora", "") if self.settings.lora.lora_dora else ("",)
-        layers = dict.fromkeys((self.settings.lora.lora_layers, "attention"))
-        names = [
-            f"{self.precision}/lora{both}/{times}/sdp/{changed}{dora}"
-            for changed in layers
-            for both in text
-            for dora in kinds
-        ]
-        return next(name for name in names if name in self.shape.traced.training)
+        text, kinds = [""], [""]
+        if with_text and self.trains_text:
+            text.insert(0, "-both")
+        if self.settings.lora.lora_dora:
+            kinds.insert(0, "-dora")
+        for changed, both, kind in product((self.settings.lora.lora_layers, "attention"), text, kinds):
+            name = f"{self.precision}/lora{both}/{times}/sdp/{changed}{kind}"
+            if name in self.shape.traced.training:
+                return name
+        raise LookupError(f"no trace of a LoRA at {self.precision}")
 
     @property
     def context_chunks(self) -> int:
@@ -252,7 +273,9 @@ class MemoryModel:
         Captions of several lengths are repeated up to their least common multiple.
         """
         chunks = self.settings.data.caption_chunks
-        return chunks if self.batch == 1 else math.lcm(*range(1, chunks + 1))
+        if self.batch == 1:
+            return chunks
+        return math.lcm(*range(1, chunks + 1))
 
     def longer_captions(self, row: TracedRow, variant: str) -> float:
         """Bytes that an image takes more, at a moment of a step, if its caption is as long as `caption_chunks` allows.
@@ -274,10 +297,10 @@ class MemoryModel:
     def weights(self) -> float:
         """Bytes of all weights on the device, trained ones in training precision."""
         here = [part for part in self.family.parts if not self.is_cached(part)]
-        total: float = sum(self.bytes_of(part) for part in here)
-        return total + (
-            4 * sum(self.adapters_of(name).numbers for name in self.trained_parts) if self.trains_adapters else 0
-        )
+        total: float = sum(map(self.bytes_of, here))
+        if self.trains_adapters:
+            total += 4 * sum(self.adapters_of(name).numbers for name in self.trained_parts)
+        return total
 
     def is_cached(self, part: PartFacts) -> bool:
         """Whether a cache takes the place of a part in training, so that it is not on the device."""
@@ -288,9 +311,12 @@ class MemoryModel:
 
     def bytes_of(self, part: PartFacts) -> int:
         """Bytes of a part's weights on the device."""
-        each = self.vae_bytes if part.name == VAE else self.frozen_bytes
-        is_own = part.name in self.trained_parts and not self.trains_adapters
-        return self.shape.numbers(part.name) * (self.trained_bytes if is_own else each)
+        each = self.frozen_bytes
+        if part.name == VAE:
+            each = self.vae_bytes
+        elif part.name in self.trained_parts and not self.trains_adapters:
+            each = self.trained_bytes
+        return self.shape.numbers(part.name) * each
 
     def gradients(self) -> float:
         """Bytes of all gradients."""
@@ -300,7 +326,9 @@ class MemoryModel:
         """Bytes of the EMA, if it is on the device that trains."""
         own = self.settings.ema
         is_here = own.is_on and (own.ema_device == "cuda" or not self.on_card)
-        return 4 * self._trained_numbers if is_here else 0.0
+        if not is_here:
+            return 0.0
+        return 4 * self._trained_numbers
 
     @property
     def _trained_numbers(self) -> float:

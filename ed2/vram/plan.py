@@ -50,7 +50,9 @@ class MemoryPlan:
             return None
         if self.high_gb <= card.free_gb:
             return "fits"
-        return "tight" if self.expected_gb <= card.free_gb else "does not fit"
+        if self.expected_gb <= card.free_gb:
+            return "tight"
+        return "does not fit"
 
     def as_object(self, card: Card) -> dict[str, object]:
         """The `memory` of `--check --json`."""
@@ -274,7 +276,9 @@ def _sampling(model: MemoryModel, base: PhaseUsage, batch: int) -> PhaseUsage:
 
 def _parked_weights(model: MemoryModel) -> float:
     """Trained weights that are set aside, on the CPU, while samples are drawn with the EMA."""
-    return model.average() if not model.on_card and model.settings.ema.samples_average else 0.0
+    if not model.on_card and model.settings.ema.samples_average:
+        return model.average()
+    return 0.0
 
 
 def _returned_weights(model: MemoryModel) -> float:

@@ -152,14 +152,18 @@ def _handle(nvml: Any, torch: Any, index: int) -> Any:
 
 def _busiest(torch: Any) -> int:
     """The GPU on which PyTorch uses the most memory, since this thread does not know which one the trainer chose."""
-    return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved) if torch else 0
+    if not torch:
+        return 0
+    return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved)
 
 
 def _torch_in_use() -> Any:
     """PyTorch if it uses a GPU already; None otherwise. Never initialises it."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
-    return torch if cuda is not None and getattr(cuda, "is_initialized", bool)() else None
+    if cuda is not None and getattr(cuda, "is_initialized", bool)():
+        return torch
+    return None
 
 
 def _nvml() -> Any:
@@ -168,6 +172,8 @@ def _nvml() -> Any:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml if pynvml.nvmlDeviceGetCount() else None
+        if not pynvml.nvmlDeviceGetCount():
+            return None
+        return pynvml
     except Exception:  # no package, no driver, or one that does not answer
         return None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,11 +94,10 @@ class Traced:
         rows: dict[str, dict[str, tuple[TracedRow, ...]]] = {name: {} for name in passes}
         for name in passes:
             for key, found in content[name].items():
-                rows[name][key] = tuple(TracedRow(*row) for row in found)
-        adapters = {
-            part: {name: [AdaptedLayers(*row) for row in found] for name, found in layers.items()}
-            for part, layers in content["adapters"].items()
-        }
+                rows[name][key] = tuple(starmap(TracedRow, found))
+        adapters: dict[str, dict[str, list[AdaptedLayers]]] = {}
+        for part, layers in content["adapters"].items():
+            adapters[part] = {name: list(starmap(AdaptedLayers, found)) for name, found in layers.items()}
         return cls(content["downscale"], content["parameters"], adapters, **rows)
 
 
