@@ -93,11 +93,9 @@ def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | Non
     """How the weights of the trained parts are rounded; None if they are in fp32."""
     if settings.memory.weights_dtype == "fp32" or settings.model.method == "lora":
         return None
-    names: dict[Tensor, str] = {
-        parameter: f"{network}/{name}"
-        for network, part in trained.items()
-        for name, parameter in part.parameters().items()
-    }
+    names: dict[Tensor, str] = {}
+    for network, part in trained.items():
+        names |= {parameter: f"{network}/{name}" for name, parameter in part.parameters().items()}
     return Rounding(settings.run.seed, names)
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.base_model import is_file, locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
 from ed2.models.files.lora_base import model_behind
-from ed2.models.files.pickled import header_in_pickle
+from ed2.models.files.pickled import any_header, header_in_pickle
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.vae_files import find_vae
@@ -176,7 +177,9 @@ def _conversion(path: Path, family: FamilyFacts) -> tuple[str, ...]:
     """A note on what a start does with a base model in PyTorch's own format; none for others."""
     if not needs_conversion(path):
         return ()
-    files = [path] if is_file(path) else [file for found in pickled_parts(path).values() for file in found.files]
+    files = [path]
+    if not is_file(path):
+        files = list(chain(*(found.files for found in pickled_parts(path).values())))
     size = file_size(sum(file.stat().st_size for file in files))
     what = f"{path.name} is {described(family.name)} of {size} in a format that can run code."
     then = "The start of a run converts it once into user/models, without running anything in it, and trains that."
@@ -190,7 +193,7 @@ def _parameters_in(folder: Path, part: PartFacts) -> int:
     if found is None:
         return 0
     try:
-        return sum((header_in_pickle(f) if is_pickle(f) else read_header(f)).num_weights for f in found.files)
+        return sum(any_header(file).num_weights for file in found.files)
     except (ModelError, HeaderError):
         return 0
 

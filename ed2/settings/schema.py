@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import core_schema
 
 from ed2.disk import is_reserved
-from ed2.models.families.facts import FACTS, FamilyFacts
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.registry import LOSSES, OPTIMIZERS, SCHEDULES
 
 RESOLUTIONS = (256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024, 1088, 1152, 1280, 1536)
@@ -533,9 +533,19 @@ class Settings(Group):
     checkpoint: CheckpointSettings = CheckpointSettings()
     logging: LoggingSettings = LoggingSettings()
 
+    def optimizer_of(self, part: PartFacts, *, on_card: bool) -> str:
+        """The name of a network's optimizer; `on_card` decides the default."""
+        own = self.text_encoder.text_encoder_optimizer
+        if own and part.is_text_encoder:
+            return own
+        return self.optimizer.chosen(on_card=on_card)
+
     def flat(self) -> dict[str, object]:
         """All settings as one flat mapping, ready for JSON."""
-        return {name: value for group in self.model_dump(mode="json").values() for name, value in group.items()}
+        values: dict[str, object] = {}
+        for group in self.model_dump(mode="json").values():
+            values |= group
+        return values
 
     def replaced(self, **changes: object) -> Self:
         """A copy with some settings changed, by their flat names; the values are not checked."""

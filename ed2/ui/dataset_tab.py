@@ -19,14 +19,13 @@ from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.text import counted, first_of
-from ed2.ui.bulk_panel import BulkPanel
 from ed2.ui.context import Context
+from ed2.ui.edit_panels import BulkPanel, WeightPanel
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
 from ed2.ui.form import Form, defaults
 from ed2.ui.grid_html import buckets_html
 from ed2.ui.html import button_html, buttons_html, empty_html, escape, list_html, note_html, on_page, problems_html
 from ed2.ui.image_grid import ASK, ImageGrid
-from ed2.ui.weight_panel import WeightPanel
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
 
 NEEDED_GROUPS = ("data", "run", "model", "validation")
@@ -213,7 +212,7 @@ def report_html(bench: Workbench) -> str:
 def details_html(checked: CheckResult) -> str:
     """The images per bucket, what is worth knowing, and what is wrong."""
     found = checked.as_object()
-    buckets = [((size[0], size[1]), bucket["images"]) for bucket in found["buckets"] for size in [bucket["size"]]]
+    buckets = [((bucket["size"][0], bucket["size"][1]), bucket["images"]) for bucket in found["buckets"]]
     html = f'<div class="ed-card"><h3>Images per bucket</h3>{buckets_html(buckets)}{_notes_html(checked)}</div>'
     of_model = {problem.what for problem in checked.model_problems}  # not about the images: listed as notes
     problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
@@ -240,4 +239,6 @@ def _notes_html(checked: CheckResult) -> str:
         heading, names = HEADINGS.get(kind, "Notes"), first_of(texts, MAX_NAMES)
         items.append(f"<strong>{escape(heading)} ({len(texts):,})</strong>: {escape(names)}")
     items += [escape(on_page(note)) for note in (*map(str, checked.model_problems), *checked.caption_notes())]
-    return list_html(items, "ed-note") if items else ""
+    if not items:
+        return ""
+    return list_html(items, "ed-note")

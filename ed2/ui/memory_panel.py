@@ -1,11 +1,13 @@
 """The panel of the Settings tab: memory, steps, time, disk, problems, and what to change so that the run fits."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import gradio as gr
 
 from ed2.app.checks.forecast import LIKE_IT, Forecast, forecast
+from ed2.app.checks.rates import RateCurve
 from ed2.app.memory.report import (
     SMALLEST_SHOWN_GB,
     MemoryReport,
@@ -25,7 +27,6 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import NO_VALUE, escape, list_html, note_html, on_page, problems_html
 from ed2.ui.preset_panel import as_text
-from ed2.ui.rate_chart import rates_html
 from ed2.ui.settings_view import with_labels
 from ed2.ui.wiring import QUIET, Updates, fill
 from ed2.vram.card import card_for
@@ -37,6 +38,11 @@ LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
 LISTED_IN_STRIP = "Fix the problems listed under Train to see steps and memory."
 FIT, APPLY = "Make it fit", "Apply"
 NO_TIME = "known after the first steps"
+WIDTH, HEIGHT = 300, 70
+"""Of the drawing of the learning rates."""
+GRID = "".join(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y}" y2="{y}"/>' for y in (0, HEIGHT))
+CURVE_LOOKS = ("unet", "text", "text-2")
+"""The style of each network's line, in order."""
 
 
 class MemoryPanel:
@@ -116,10 +122,9 @@ class MemoryPanel:
         html, changes = self._advice(card_gb, values)
         is_applied = all(values[name] == value for name, value in page.after_fit.items())
         if page.after_fit and is_applied:
-            applied = [
-                f"{label_of(name)}: {as_text(page.before_fit[name])} → {as_text(value)}"
-                for name, value in page.after_fit.items()
-            ]
+            applied = []
+            for name, value in page.after_fit.items():
+                applied.append(f"{label_of(name)}: {as_text(page.before_fit[name])} → {as_text(value)}")
             html = _list_html([f"Changed {', '.join(applied)}."]) + html
         return {
             self.answer: html,
@@ -159,7 +164,9 @@ class MemoryPanel:
 
 def _gpu_here() -> str:
     card = card_for("auto")
-    return "No GPU found here" if card.total_gb is None else f"This GPU: {card.name}, {card.total_gb:.0f} GB"
+    if card.total_gb is None:
+        return "No GPU found here"
+    return f"This GPU: {card.name}, {card.total_gb:.0f} GB"
 
 
 def _advice_lines(found: Suggestion) -> list[str]:
@@ -251,3 +258,27 @@ def _bar_html(found: MemoryReport, shown: Mapping[str, float]) -> str:
         parts += f'<b class="ed-limit" style="left:{100 * free_gb / whole_gb:.2f}%"></b>'
     label = escape(parts_line(found.plan, found.card))
     return f'<div class="ed-parts" role="img" aria-label="{label}" title="{label}">{parts}</div>'
+
+
+def rates_html(curves: Sequence[RateCurve]) -> str:
+    """The learning rate over the run, a line for each network, and the last step; nothing without curves."""
+    if not curves:
+        return ""
+    last = max(curves[0].points[-1][0], 1)
+    highest = max(rate for _, rate in chain(*(curve.points for curve in curves)))
+    lines, legend = "", []
+    for look, curve in zip(CURVE_LOOKS, curves, strict=False):
+        points = curve.points
+        if len(points) == 1:  # a run of one step is drawn as a line too
+            points = (points[0], (last, points[0][1]))
+        drawn = [f"{WIDTH * step / last:.1f},{HEIGHT * (1 - rate / highest):.1f}" for step, rate in points]
+        lines += f'<polyline class="{look}" points="{" ".join(drawn)}"/>'
+        legend.append(f'<i class="ed-key {look}"></i>{escape(f"{curve.title}: {curve.course}")}')
+    label = "; ".join(f"{curve.title}: {curve.course}" for curve in curves)
+    return (
+        '<figure class="ed-rates"><figcaption>Learning rate</figcaption>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="Learning rate over the run: {escape(label)}">{GRID}{lines}</svg>'
+        f'<div class="ed-steps"><span>step 1</span><span>{last + 1:,}</span></div>'
+        f"{list_html(legend, 'ed-parts-legend')}</figure>"
+    )

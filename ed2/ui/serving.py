@@ -26,7 +26,11 @@ IDLE_SECONDS = 0.05
 PROBED_WITH = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
 """With these a port that was just released is free. Only Windows has the first; the second would share a busy port."""
 _STARTING = threading.Lock()
-SWITCHED_OFF: Mapping[str, Any] = {
+LAUNCHED_WITH: Mapping[str, Any] = {
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "state_session_capacity": 200,
+    "css_paths": list(CSS_FILES),
     "share": False,
     "inbrowser": False,
     "show_error": False,
@@ -39,7 +43,7 @@ SWITCHED_OFF: Mapping[str, Any] = {
     "strict_cors": True,
     "max_file_size": "1kb",
 }
-"""Features of Gradio that this page does not need."""
+"""How Gradio starts, most of it without what this page does not need."""
 
 
 def serve(  # noqa: PLR0913
@@ -73,21 +77,11 @@ def serve(  # noqa: PLR0913
     if hasattr(page._queue, "sleep_when_free"):  # Gradio 6.31 looks every millisecond: 6 % of a core for nothing
         page._queue.sleep_when_free = IDLE_SECONDS
     chosen = free_port(port, server_name)
-    routes = [copies.mount() for copies in images]
+    app = {"routes": [copies.mount() for copies in images], "docs_url": None, "redoc_url": None, "openapi_url": None}
+    scripts = "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in JS_FILES)
+    own = {"theme": theme(), "head": scripts, "app_kwargs": app, **LAUNCHED_WITH}
     with _guarded(hosts, limits or Limits()):
-        page.launch(
-            server_name=server_name,
-            server_port=chosen,
-            auth=login,
-            prevent_thread_lock=True,
-            quiet=True,
-            state_session_capacity=200,
-            theme=theme(),
-            css_paths=list(CSS_FILES),
-            head="".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in JS_FILES),
-            app_kwargs={"routes": routes, "docs_url": None, "redoc_url": None, "openapi_url": None},
-            **SWITCHED_OFF,
-        )
+        page.launch(server_name=server_name, server_port=chosen, auth=login, **own)
     return chosen
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.page.form_facts import in_force, not_applicable
 from ed2.app.preflight import model_sizes
 from ed2.errors import Ed2Error, Problem, ProblemsError, SettingsError
 from ed2.models.families.facts import FACTS
@@ -26,6 +25,8 @@ from ed2.ui.settings_view import (
     METHOD,
     FormFacts,
     heading_html,
+    in_force,
+    not_applicable,
     problems_by_setting,
     settings_of,
     toolbar_html,

@@ -1,12 +1,17 @@
-"""The parts of the Settings tab that are no fields: search, views, headings, and what the browser knows of the form."""
+"""The parts of the Settings tab that are no fields: search, views, headings, and what is said of the form beside it."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ed2.app.checks.rates import rate_of, trained_networks
 from ed2.errors import Problem
+from ed2.models.families.facts import FamilyFacts
+from ed2.settings.effect import idle
 from ed2.settings.fields import fields, groups, label_of
+from ed2.settings.schema import Settings
+from ed2.text import listed
 from ed2.ui.html import escape, on_page, tab_of
 
 BASIC = (
@@ -64,6 +69,40 @@ class FormFacts:
         )
 
 
+def not_applicable(settings: Settings, family: FamilyFacts) -> dict[str, str]:
+    """The settings that the form need not show, with the reason."""
+    found = dict(idle(settings, family))
+    if not settings.optimizer.useadam8bit:
+        found["useadam8bit"] = "the setting optimizer shows which optimizer is in force"
+    return found
+
+
+def in_force(settings: Settings, family: FamilyFacts, *, on_gpu: bool) -> Mapping[str, str]:
+    """A sentence on what holds, by the setting that decides it: the optimizer and learning rate of each network.
+
+    Args:
+        settings: of the run.
+        family: of the base model.
+        on_gpu: whether it trains on a GPU, which decides the default.
+    """
+    networks = trained_networks(settings, family)
+    if not networks:
+        return {}
+    names = {part.title: settings.optimizer_of(part, on_card=on_gpu) for part in networks}
+    rates = {part.title: f"{rate_of(settings, part):g}" for part in networks}
+    default = ""
+    if settings.optimizer.optimizer is None and not settings.optimizer.useadam8bit:
+        default = f", the default on a {'GPU' if on_gpu else 'CPU'}"
+    return {"optimizer": f"In force: {_by_network(names)}{default}.", "lr": f"In force: {_by_network(rates)}."}
+
+
+def _by_network(values: Mapping[str, str]) -> str:
+    """The value of each network, or the one that all have: "1e-06 for the UNet and 5e-07 for the text encoder"."""
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return listed([f"{value} for the {title}" for title, value in values.items()])
+
+
 def settings_of(group: str) -> list[str]:
     """The settings of a group that have their field in the Settings tab, the basic ones first."""
     names = [name for name, spec in fields().items() if spec.group == group and tab_of(name) == "settings"]
@@ -86,16 +125,14 @@ FOUND_HTML = '<p id="settings-found" class="ed-note" role="status"></p>'
 
 def toolbar_html() -> str:
     """Search and the choice of a view, with what the browser needs to know of each setting."""
-    catalog = [
-        {"name": name, "label": label_of(name), "help": spec.help, "group": spec.group, "tab": tab_of(name)}
-        for name, spec in fields().items()
-    ]
+    catalog, views = [], ""
+    for name, spec in fields().items():
+        entry = {"name": name, "label": label_of(name), "help": spec.help, "group": spec.group, "tab": tab_of(name)}
+        catalog.append(entry)
     data = escape(json.dumps({"settings": catalog, "basic": BASIC}))
-    views = "".join(
-        f'<label><input type="radio" name="settings-view" value="{name}"{" checked" if name == "basic" else ""}>'
-        f"<span>{title}</span></label>"
-        for name, title in VIEWS.items()
-    )
+    for name, title in VIEWS.items():
+        checked = " checked" if name == "basic" else ""
+        views += f'<label><input type="radio" name="settings-view" value="{name}"{checked}><span>{title}</span></label>'
     return (
         f'<div class="ed-toolbar" role="search" data-catalog="{data}">'
         '<input type="search" id="settings-search" aria-label="Search settings" aria-describedby="settings-found" '

@@ -230,11 +230,7 @@ class MemoryModel:
 
     def optimizer(self, network: str) -> str:
         """The name of a network's optimizer."""
-        common = self.settings.optimizer.chosen(on_card=self.on_card)
-        own = self.settings.text_encoder.text_encoder_optimizer
-        if own and self.family.part(network).is_text_encoder:
-            return own
-        return common
+        return self.settings.optimizer_of(self.family.part(network), on_card=self.on_card)
 
     def variant(self, *, with_text: bool) -> str:
         """The name of the traced training step; `with_text` includes text encoders if any is trained."""

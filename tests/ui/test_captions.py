@@ -13,8 +13,8 @@ from ed2.app.images.bulk import ADD_FIRST
 from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles
 from ed2.ui.app import OwnerPage
-from ed2.ui.bulk_panel import SELECTED, SHOWN
 from ed2.ui.context import Context
+from ed2.ui.edit_panels import SELECTED, SHOWN
 from ed2.ui.wiring import Updates
 from tests.tiny import make_images
 

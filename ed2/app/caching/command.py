@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ed2.disk import plain_reason
@@ -42,8 +43,8 @@ class Shard:
 def find_shards(cache_dir: Path, older_than_days: float = 0.0) -> list[Shard]:
     """The files of all caches in a folder that no run has used for so many days."""
     limit = time.time() - older_than_days * DAY_SECONDS
-    found = []
-    for path in sorted(file for kind in KINDS for file in cache_dir.glob(f"{kind}-*/{SHARDS}")):
+    found, paths = [], chain(*(cache_dir.glob(f"{kind}-*/{SHARDS}") for kind in KINDS))
+    for path in sorted(paths):
         status = path.stat()
         if status.st_mtime <= limit:
             found.append(Shard(path, status.st_size, status.st_mtime))

@@ -30,8 +30,8 @@ class ChosenBase:
     @classmethod
     def of(cls, values: Mapping[str, object]) -> "ChosenBase":
         """From flat settings, which need not be complete or valid."""
-        name, predicted, vae = (values.get(key) for key in (SETTING, "prediction_type", VAE))
-        return cls(str(name or ""), str(predicted) if predicted else None, str(vae) if vae else None)
+        name, predicted, vae = (str(values.get(key) or "") for key in (SETTING, "prediction_type", VAE))
+        return cls(name, predicted or None, vae or None)
 
 
 def base_problems(base: ChosenBase) -> list[Problem]:
@@ -43,12 +43,13 @@ def base_problems(base: ChosenBase) -> list[Problem]:
         return [not_here(SETTING, "model", base.name)]
     if _is_run_of_ours(place.path):
         return []
-    vae = locate(base.vae) if base.vae else None
-    if base.vae and vae is None:
-        return [not_here(VAE, "VAE", base.vae)]
-    problems = base_model_problems(
-        place.path, prediction_type=base.prediction_type, vae=vae.path if vae else None, may_convert=True
-    )
+    vae = None
+    if base.vae:
+        found = locate(base.vae)
+        if found is None:
+            return [not_here(VAE, "VAE", base.vae)]
+        vae = found.path
+    problems = base_model_problems(place.path, prediction_type=base.prediction_type, vae=vae, may_convert=True)
     if not Path(base.name).exists():
         problems = [_of_download(base.name, problem) for problem in problems]
     return as_setting_problems(base.name, problems)
@@ -62,9 +63,13 @@ def require_base(base: ChosenBase) -> None:
 
 def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
     """The problems of the base model `name`, attributed to its setting unless they name another one."""
-    return [
-        fault if fault.path in fields() else Problem(SETTING, _with_path(name, fault), fault.fix) for fault in faults
-    ]
+    problems = []
+    for fault in faults:
+        if fault.path not in fields():
+            places = filter(None, (printable(name, 1000), fault.path, fault.what))
+            fault = Problem(SETTING, ": ".join(places), fault.fix)
+        problems.append(fault)
+    return problems
 
 
 def not_here(setting: str, noun: str, name: str) -> Problem:
@@ -85,8 +90,3 @@ def _of_download(name: str, problem: Problem) -> Problem:
 def _is_run_of_ours(path: Path) -> bool:
     """Whether this is a run or a checkpoint, which is verified when it is opened."""
     return run_at(path) is not None or (path.is_dir() and (is_ours(path) or bool(state_of(path))))
-
-
-def _with_path(name: str, fault: Problem) -> str:
-    place = f"{printable(name, 1000)}: " + (f"{fault.path}: " if fault.path else "")
-    return f"{place}{fault.what}"

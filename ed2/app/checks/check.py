@@ -99,8 +99,7 @@ class CheckResult:
 
     def caption_notes(self) -> list[str]:
         """A sentence on captions that are longer than the text encoder reads; empty if there are none."""
-        note = self.captions_too_long.sentence()
-        return [note] if note else []
+        return list(filter(None, [self.captions_too_long.sentence()]))
 
     @cached_property
     def captions_too_long(self) -> LongCaptions:
@@ -145,7 +144,9 @@ class CheckResult:
 
 def with_planned_optimizer(settings: Settings, vram_gb: float | None) -> Settings:
     """The settings with the optimizer that a run on a GPU of `vram_gb` would use; unchanged without one."""
-    return settings.replaced(optimizer=settings.optimizer.chosen(on_card=True)) if vram_gb else settings
+    if not vram_gb:
+        return settings
+    return settings.replaced(optimizer=settings.optimizer.chosen(on_card=True))
 
 
 def run_check(

@@ -54,10 +54,11 @@ def trained_networks(settings: Settings, family: FamilyFacts) -> list[PartFacts]
 def rate_of(settings: Settings, part: PartFacts) -> float:
     """The learning rate of a network: as set, else the usual one for the method and the optimizer."""
     common = settings.optimizer
-    own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
-    if (own or common.optimizer) == "prodigy" and not common.has_lr_for(part.name):
-        return PRODIGY_LR * TEXT_ENCODER_SHARE if part.is_text_encoder else PRODIGY_LR
-    return common.lr_of(part.name, settings.model.method)
+    if settings.optimizer_of(part, on_card=False) != "prodigy" or common.has_lr_for(part.name):
+        return common.lr_of(part.name, settings.model.method)
+    if part.is_text_encoder:
+        return PRODIGY_LR * TEXT_ENCODER_SHARE
+    return PRODIGY_LR
 
 
 def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedule:
@@ -69,8 +70,10 @@ def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedu
 
 def setting_for(settings: Settings, part: PartFacts, name: str) -> str:
     """The setting that holds for a network: that of text encoders if it is one and this is set, else the common one."""
-    own = f"text_encoder_{name}" if part.is_text_encoder else name
-    return name if settings.flat()[own] is None else own
+    own = f"text_encoder_{name}"
+    if not part.is_text_encoder or settings.flat()[own] is None:
+        return name
+    return own
 
 
 def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:

@@ -54,8 +54,7 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
     state = sum(_state_bytes(family, family.part(name), settings, count) for name, count in trained.items())
-    single = 0 if settings.checkpoint.no_save_ckpt else sum(parameters.values())
-    single *= WEIGHT_BYTES[settings.checkpoint.single_file_dtype]
+    single = _single_bytes(settings, sum(parameters.values()))
     if settings.ema.is_on:
         state += 4 * sum(trained.values())
         weights, single = weights + frozen + 4 * sum(trained.values()), 2 * single
@@ -67,18 +66,26 @@ def _lora_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     family, shape = FACTS[sizes.family], shape_of(sizes.family, sizes.parameters)
     trained = settings.model.trained_parts(family)
     numbers = round(sum(adapter_weights(shape, name, settings.lora).numbers for name in trained))
-    copies = 2 if settings.ema.is_on else 1
-    single = 0 if settings.checkpoint.no_save_ckpt else WEIGHT_BYTES[settings.checkpoint.single_file_dtype] * numbers
+    copies = 1 + settings.ema.is_on
+    single = _single_bytes(settings, numbers)
     return CheckpointSize(4 * numbers * copies, (4 + copies * 4) * numbers, single * copies)
+
+
+def _single_bytes(settings: Settings, numbers: int) -> int:
+    """Bytes of a single file with so many numbers; 0 where none is written."""
+    if settings.checkpoint.no_save_ckpt:
+        return 0
+    return WEIGHT_BYTES[settings.checkpoint.single_file_dtype] * numbers
 
 
 def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
     """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes."""
-    every = settings.checkpoint.save_every_n_epochs
-    by_epochs = math.ceil(settings.run.max_epochs / every) - 1 if every else 0
+    every, count = settings.checkpoint.save_every_n_epochs, 1
+    if every:
+        count = math.ceil(settings.run.max_epochs / every)
     return {
         "checkpoint_bytes": checkpoint_size(settings, sizes).total,
-        "checkpoints": by_epochs + 1,
+        "checkpoints": count,
         "free_bytes": shutil.disk_usage(existing(Path(settings.logging.logdir))).free,
     }
 
@@ -90,8 +97,9 @@ def disk_lines(settings: Settings, sizes: ModelSizes) -> list[str]:
     lines = [f"A checkpoint takes about {size} on disk; {free} free."]
     if disk["checkpoints"] > 1:
         total = file_size(sum(_required_bytes(settings, sizes, disk["checkpoints"]).values()))
-        keep_last = settings.checkpoint.keep_last
-        kept = f"the newest {keep_last} and the best" if keep_last else "all"
+        kept = "all"
+        if settings.checkpoint.keep_last:
+            kept = f"the newest {settings.checkpoint.keep_last} and the best"
         lines.append(f"{disk['checkpoints']} checkpoints will be written and {kept} kept: about {total}.")
     return lines + space_notes(settings, sizes)
 
@@ -115,10 +123,14 @@ def require_room(settings: Settings, sizes: ModelSizes) -> None:
     Raises:
         SettingsError: it has not.
     """
-    short = None if sizes.problems else shortage(_required_bytes(settings, sizes, 1))
+    if sizes.problems:
+        return
+    short = shortage(_required_bytes(settings, sizes, 1))
     if short is None:
         return
-    name = "logdir" if short.folder == existing(Path(settings.logging.logdir)) else "save_ckpt_dir"
+    name = "save_ckpt_dir"
+    if short.folder == existing(Path(settings.logging.logdir)):
+        name = "logdir"
     wanted, free = file_size(short.required), file_size(short.free)
     what = f"one checkpoint takes about {wanted} in {short.folder}, but only {free} is free."
     fix = "Free some space, or choose another folder."
@@ -128,7 +140,9 @@ def require_room(settings: Settings, sizes: ModelSizes) -> None:
 def _required_bytes(settings: Settings, sizes: ModelSizes, count: int) -> dict[Path, int]:
     """The most bytes that `count` checkpoints take at one time, by folder."""
     keep_last, one = settings.checkpoint.keep_last, checkpoint_size(settings, sizes)
-    kept = min(count, keep_last + BEST_AND_NEW) if keep_last else count
+    kept = count
+    if keep_last:
+        kept = min(count, keep_last + BEST_AND_NEW)
     wanted = {Path(settings.logging.logdir): kept * one.model + min(kept, STATES_AT_ONCE) * one.state}
     single_dir = Path(settings.checkpoint.save_ckpt_dir or PROGRAM_DIR)
     wanted[single_dir] = wanted.get(single_dir, 0) + kept * one.single
@@ -137,8 +151,7 @@ def _required_bytes(settings: Settings, sizes: ModelSizes, count: int) -> dict[P
 
 def _state_bytes(family: FamilyFacts, part: PartFacts, settings: Settings, count: int) -> float:
     """Bytes of optimizer state of a network in a checkpoint."""
-    own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
     on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
-    optimizer = own or settings.optimizer.chosen(on_card=on_card)
+    optimizer = settings.optimizer_of(part, on_card=on_card)
     trained = TrainedWeights.share_of(shape_of(family.name).traced.parameters[part.name], count)
     return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count

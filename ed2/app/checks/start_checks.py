@@ -93,7 +93,9 @@ def _setting_problems(command: CommandLine, values: Mapping[str, object]) -> lis
     given = command.values.get("clip_grad_norm")
     if settings.memory.fused_backward and given is not None:
         problems.append(fused_clipping(given))
-    return problems if command.check else problems + _unwritable_problems(settings, values)
+    if not command.check:
+        problems += _unwritable_problems(settings, values)
+    return problems
 
 
 def _missing(command: CommandLine, values: Mapping[str, object]) -> list[Problem]:
@@ -130,8 +132,9 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
 def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     if "data_root" not in values:  # the resumed run names them
         return []
-    roots = values["data_root"]
-    texts = [text for text in roots if isinstance(text, str)] if isinstance(roots, list | tuple) else []
+    roots, texts = values["data_root"], []
+    if isinstance(roots, list | tuple):
+        texts = [text for text in roots if isinstance(text, str)]
     if not texts:
         return [Problem("data_root", "no folder of images is given.", fixes.folder)]
     missing = [text for text in texts if not is_root(text)]
@@ -141,7 +144,9 @@ def _folders(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
 def _validation_problems(settings: Settings) -> list[Problem]:
     """Validation folders, and the EMA to start from, that do not exist."""
     wanted, average = settings.validation, settings.ema.ema_resume_model
-    named = [("manual_data_root", wanted.manual_data_root or "")] if wanted.val_split_mode == "manual" else []
+    named = []
+    if wanted.val_split_mode == "manual":
+        named.append(("manual_data_root", wanted.manual_data_root or ""))
     named += [("extra_manual_datasets", text.partition("=")[2]) for text in wanted.extra_manual_datasets]
     problems = []
     for name, text in named:

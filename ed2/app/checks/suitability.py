@@ -75,7 +75,9 @@ class RunLength:
 def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
     """What is worth a second thought before the run starts; nothing of it stops the run."""
     trained = trained_networks(settings, FACTS[sizes.family])
-    found = [note for part in trained for note in _of_schedule(settings, part, length.steps)]
+    found: list[Problem] = []
+    for part in trained:
+        found += _of_schedule(settings, part, length.steps)
     if sizes.parameters.get("unet", 0) >= REAL_UNET:
         found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
         found += [*_of_samples(settings, length), *_of_dropout(settings)]
@@ -95,7 +97,9 @@ def large_batch_note(settings: Settings) -> Problem | None:
 def prompt_notes(settings: Settings) -> list[str]:
     """A sentence on what of the prompt file is not used; empty if there is nothing to say, or no such file yet."""
     prompts, note = _prompt_file(settings).read()
-    return [note] if prompts and note else []
+    if not prompts or not note:
+        return []
+    return [note]
 
 
 def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Iterator[Problem]:
@@ -122,7 +126,9 @@ def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Itera
 def _zero_steps(schedule: Schedule, total_steps: int) -> int:
     """How many updates have a learning rate of 0."""
     start = max(schedule.warmup_steps, schedule.decay_steps)
-    return max(0, total_steps - start) if schedule.curve(1.0) <= 0 else 0
+    if schedule.curve(1.0) > 0:
+        return 0
+    return max(0, total_steps - start)
 
 
 def _low_share(schedule: Schedule, total_steps: int) -> float:
@@ -133,10 +139,8 @@ def _low_share(schedule: Schedule, total_steps: int) -> float:
 
 def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Problem]:
     """Rates far from those that real models are fine-tuned at."""
-    common = settings.optimizer.chosen(on_card=True)
     for part in trained:
-        own = settings.text_encoder.text_encoder_optimizer if part.is_text_encoder else None
-        name, rate = own or common, rate_of(settings, part)
+        name, rate = settings.optimizer_of(part, on_card=True), rate_of(settings, part)
         if name == "prodigy":  # it finds the rate itself
             continue
         method = settings.model.method

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> int:
     if request.as_json:
         exit_with_parent()
     try:
-        return _answer_json(request) if request.as_json else _answer(request)
+        if request.as_json:
+            return _answer_json(request)
+        return _answer(request)
     except Ed2Error as error:
         if request.as_json:
             _say({"error": str(error)})

@@ -44,7 +44,9 @@ class Destination:
         """The folder, or the single file."""
         weights = self.offer.files[0].name
         is_single = not any(file.name.endswith(".json") for file in self.offer.files)
-        return self._folder / weights if is_single else self._folder
+        if is_single:
+            return self._folder / weights
+        return self._folder
 
     def partial(self, file: HubFile) -> Path:
         """Where a file is received."""
@@ -105,7 +107,9 @@ class Destination:
         for file in self.offer.files:
             if not is_file(self._folder / file.name):
                 partial = self.partial(file)
-                missing += file.num_bytes - (partial.stat().st_size if is_file(partial) else 0)
+                missing += file.num_bytes
+                if is_file(partial):
+                    missing -= partial.stat().st_size
         place = existing(self._folder)
         free = shutil.disk_usage(place).free
         if missing and missing + SPARE_BYTES > free:

@@ -190,8 +190,8 @@ def _hub_file(sibling: Any) -> HubFile | None:
 
 def _licence_of(info: Any) -> str:
     """The licence that a model card names; anyone may have written it."""
-    card = info.card_data
-    texts = [card.get(key) for key in ("license", "license_name")] if card else []
+    card = info.card_data or {}
+    texts = [card.get(key) for key in ("license", "license_name")]
     words = [printable(text) for text in texts if isinstance(text, str) and text.strip()]
     return " / ".join(words) or NOT_STATED
 

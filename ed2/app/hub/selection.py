@@ -3,13 +3,14 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FACTS, VAE, PartFacts, trainable_titles
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.vae_files import CONFIG
 from ed2.models.files.weight_files import PICKLE_STEMS, VARIANTS
-from ed2.text import file_size
+from ed2.text import counted, file_size, first_of
 
 SAFE_FILES = (".safetensors", ".sft")
 MAX_FILES = 20_000
@@ -105,13 +106,17 @@ def _common_variant(parts: Collection[PartFacts], files: Collection[str]) -> Col
 
 def _known_parts() -> list[PartFacts]:
     """The parts of all families, each once."""
-    parts = {part.name: part for family in FACTS.values() for part in family.parts}
+    parts: dict[str, PartFacts] = {}
+    for family in FACTS.values():
+        parts |= {part.name: part for part in family.parts}
     return list(parts.values())
 
 
 def _tokenizer_files() -> list[str]:
-    tokenizers = {tokenizer for family in FACTS.values() for tokenizer in family.tokenizers}
-    return [f"{tokenizer}/{file}" for tokenizer in sorted(tokenizers) for file in TOKENIZER_FILES]
+    tokenizers: set[str] = set()
+    for family in FACTS.values():
+        tokenizers.update(family.tokenizers)
+    return [f"{tokenizer}/{file}" for tokenizer, file in product(sorted(tokenizers), TOKENIZER_FILES)]
 
 
 def _weights(part: PartFacts, folder: str, files: Collection[str], variants: Collection[str] = VARIANTS) -> list[str]:
@@ -147,8 +152,7 @@ def _only_file(name: str, files: Collection[str]) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            listed = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
-            what = f"it holds {len(found)} files that may be models: {listed}."
+            what = f"it holds {len(found)} files that may be models: {first_of(found, MAX_LISTED)}."
             raise _error(name, what, f"Name one of them: python -m ed2 download {name}/{found[0]}")
     raise _no_model(name, "it has neither model_index.json nor a .safetensors file")
 
@@ -156,7 +160,9 @@ def _only_file(name: str, files: Collection[str]) -> str:
 def _with_yaml(wanted: list[str], files: Collection[str]) -> list[str]:
     """With the .yaml beside a single file, which says what it predicts."""
     beside = wanted[0].rpartition(".")[0] + ".yaml"
-    return [*wanted, beside] if beside in files else wanted
+    if beside not in files:
+        return wanted
+    return [*wanted, beside]
 
 
 def _no_model(name: str, why: str) -> ModelError:
@@ -171,5 +177,4 @@ def _error(name: str, what: str, fix: str) -> ModelError:
 
 def listed_size(files: Collection[HubFile]) -> str:
     """Size and number of files, for a sentence: "4.3 GB in 12 files"."""
-    total = file_size(sum(file.num_bytes for file in files))
-    return f"{total} in {len(files)} files" if len(files) != 1 else f"{total} in 1 file"
+    return f"{file_size(sum(file.num_bytes for file in files))} in {counted(len(files), 'file')}"

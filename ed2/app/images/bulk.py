@@ -90,23 +90,30 @@ def plan_bulk_edit(captions: Iterable[tuple[str, OwnCaption]], edit: BulkEdit) -
 
 
 def _add_first(edit: BulkEdit, caption: str) -> str:
-    return caption if _starts_with(edit, caption) else _joined(edit.text, caption)
+    if _starts_with(edit, caption):
+        return caption
+    return _joined(edit.text, caption)
 
 
 def _add_last(edit: BulkEdit, caption: str) -> str:
     added = edit.text.strip().casefold()
-    is_there = caption.casefold() == added or caption.casefold().endswith(f"{TAG_SEPARATOR}{added}")
-    return caption if is_there else _joined(caption, edit.text)
+    if caption.casefold() == added or caption.casefold().endswith(f"{TAG_SEPARATOR}{added}"):
+        return caption
+    return _joined(caption, edit.text)
 
 
 def _replace(edit: BulkEdit, caption: str) -> str:
-    return _without_gaps(caption.replace(edit.text, edit.replacement)) if edit.text in caption else caption
+    if edit.text not in caption:
+        return caption
+    return _without_gaps(caption.replace(edit.text, edit.replacement))
 
 
 def _remove(edit: BulkEdit, caption: str) -> str:
     removed, parts = edit.text.strip().casefold(), split_tags(caption)
     kept = [part for part in parts if part.casefold() != removed]
-    return caption if kept == parts else _without_gaps(TAG_SEPARATOR.join(kept))
+    if kept == parts:
+        return caption
+    return _without_gaps(TAG_SEPARATOR.join(kept))
 
 
 def _without_gaps(caption: str) -> str:

@@ -101,22 +101,25 @@ def tag_frequency(captions: Iterable[str], name: str) -> str:
         captions: whose parts between commas are tags.
         name: of the dataset.
     """
-    counts = Counter(tag for caption in captions for tag in {part.strip(): None for part in caption.split(",")} if tag)
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(dict.fromkeys(filter(None, map(str.strip, caption.split(",")))))
     return json.dumps({name: dict(counts.most_common(MAX_TAGS))})
 
 
 def _common_words(texts: Sequence[Sequence[str]]) -> list[str]:
     """The words that most texts begin with, without punctuation behind them."""
-    texts = [[word.rstrip(".;:!?") for word in words[:MAX_PHRASE_WORDS]] for words in texts]
     num_required = max(MIN_CAPTIONS, math.ceil(SHARE_OF_CAPTIONS * len(texts)))
     common: list[str] = []
-    while True:
-        texts = [words for words in texts if list(words[: len(common)]) == common and len(words) > len(common)]
-        following = Counter(words[len(common)] for words in texts)
-        word, count = following.most_common(1)[0] if following else ("", 0)
-        if count < num_required or not word.isprintable():
-            return common
-        common.append(word)
+    for place in range(MAX_PHRASE_WORDS):
+        texts = [words for words in texts if len(words) > place]
+        following = Counter(words[place].rstrip(".;:!?") for words in texts)
+        for word, count in following.most_common(1):
+            if count < num_required or not word.isprintable():
+                return common
+            common.append(word)
+        texts = [words for words in texts if words[place].rstrip(".;:!?") == common[-1]]
+    return common
 
 
 @dataclass(frozen=True)

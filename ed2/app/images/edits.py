@@ -113,14 +113,18 @@ class Edits:
     def last(self, roots: Sequence[Path]) -> str:
         """What `undo` would undo; empty if there is nothing."""
         record = self._last(roots)
-        return record.what if record else ""
+        if record is None:
+            return ""
+        return record.what
 
     def _last(self, roots: Sequence[Path]) -> _Record | None:
         for record in self._records(DONE):
-            paths = [change.path for change in record.changes]
-            if all(any(path.is_relative_to(root) for root in roots) and self._allow(path) for path in paths):
+            if all(self._is_within(roots, change.path) for change in record.changes):
                 return record
         return None
+
+    def _is_within(self, roots: Sequence[Path], path: Path) -> bool:
+        return any(map(path.is_relative_to, roots)) and self._allow(path)
 
     def _restore_half_written(self) -> None:
         """Restore the files of changes that the end of the program cut short."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ed2.app.lora.command_line import PRECISIONS, PathsCommand, number
 from ed2.errors import printable
-from ed2.text import counted
+from ed2.text import counted, first_of
 
 MAX_WEIGHT = 10
 MAX_NAMES = 3
@@ -39,7 +39,6 @@ def _merge(flags: argparse.Namespace) -> None:
     dtype = DTYPES[flags.export_dtype] if flags.export_dtype else None
     done = merge_lora(flags.base, flags.second, flags.target, flags.weight, dtype=dtype)
     if done.left_out:
-        names = ", ".join(map(printable, done.left_out[:MAX_NAMES]))
-        more = ", ..." if len(done.left_out) > MAX_NAMES else ""
-        sys.stdout.write(f"Left out, since the model has no such layer: {names}{more}\n")
+        names = first_of(list(map(printable, done.left_out)), MAX_NAMES)
+        sys.stdout.write(f"Left out, since the model has no such layer: {names}\n")
     sys.stdout.write(f"Added {counted(done.num_layers, 'layer')}. Wrote {flags.target}\n")

@@ -159,7 +159,9 @@ def _weights(model: ModelSource) -> dict[str, dict[str, Tensor]]:
     if isinstance(model, ModelFolder):
         parts: dict[str, dict[str, Tensor]] = {}
         for name, found in model.weights.items():
-            parts[name] = {key: tensor for file in found.files for key, tensor in mapped_tensors(file).items()}
+            parts[name] = {}
+            for file in found.files:
+                parts[name] |= mapped_tensors(file)
     else:
         parts = diffusers_tensors(mapped_tensors(model.path), num_text_layers=num_text_layers(model)).parts
     for encoder in FACTS[model.family].text_encoders:

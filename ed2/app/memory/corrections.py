@@ -31,7 +31,7 @@ class Corrections:
         """Keep a reading; log one that cannot be written."""
         readings = self._readings()
         readings[_key(card)] = [*readings.get(_key(card), []), reading][-KEPT:]
-        content = {name: [asdict(kept) for kept in found] for name, found in readings.items()}
+        content = {name: list(map(asdict, found)) for name, found in readings.items()}
         try:
             UserFiles(self.file.parent).write(self.file.name, json.dumps(content, indent=1))
         except OSError as error:
@@ -40,7 +40,7 @@ class Corrections:
     def _readings(self) -> dict[str, list[Reading]]:
         try:
             values = read_object(self.file)
-            return {str(name): [_reading(reading) for reading in found] for name, found in values.items()}
+            return {str(name): list(map(_reading, found)) for name, found in values.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 

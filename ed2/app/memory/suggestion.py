@@ -73,7 +73,9 @@ def value_text(value: object) -> str:
     """A setting's value in a sentence."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "empty" if value is None else str(value)
+    if value is None:
+        return "empty"
+    return str(value)
 
 
 def suggest_for(
@@ -121,4 +123,8 @@ def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:
 
 
 def _flag(name: str, value: object) -> str:
-    return f"--{name}" if value is True else f"--{name} {'none' if value is None else value}"
+    if value is True:
+        return f"--{name}"
+    if value is None:
+        return f"--{name} none"
+    return f"--{name} {value}"

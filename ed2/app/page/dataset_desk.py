@@ -15,7 +15,7 @@ from ed2.app.page.workbench import Item, Workbench
 from ed2.data.example import Example
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings.schema import Settings
-from ed2.text import counted
+from ed2.text import counted, plural
 
 Progress = Callable[[int, int], None]
 NO_CHECK = "Press Check first."
@@ -147,14 +147,17 @@ class DatasetDesk:
     @property
     def unsaved(self) -> list[Item]:
         """The images of this dataset whose typed caption is not saved."""
-        found = [self.bench.find(key) for key in list(self._drafts)] if self.bench else []
-        return [item for item in found if item]
+        if self.bench is None:
+            return []
+        return list(filter(None, map(self.bench.find, list(self._drafts))))
 
     def text_of(self, item: Item, reader: CaptionReader) -> str:
         """What the box shows for an image: what was typed, or the text in its file."""
         if item.example is None:
             return ""
-        return self._drafts[item.key] if item.key in self._drafts else reader.read(item.example).text
+        if item.key in self._drafts:
+            return self._drafts[item.key]
+        return reader.read(item.example).text
 
     def is_unsaved(self, item: Item) -> bool:
         """Whether a typed caption of this image is not saved."""
@@ -211,7 +214,7 @@ class DatasetDesk:
         items = self.bench.numbered(numbers)
         typed = [item.name for item in items if self.is_unsaved(item)]
         if typed:
-            why = f"{counted(len(typed), 'caption')} of these images {'is' if len(typed) == 1 else 'are'} not saved."
+            why = f"{counted(len(typed), 'caption')} of these images {plural(len(typed), 'is', 'are')} not saved."
             raise Ed2Error("No preview", why, UNSAVED)
         return plan_bulk_edit([(item.name, own) for item, own in self._own_captions(items)], edit)
 
@@ -222,8 +225,9 @@ class DatasetDesk:
 
     def folders(self) -> list[tuple[Path, str, int, float]]:
         """The folders with images: path, name, number of images, `multiply`."""
-        dataset = self.bench.checked.dataset if self.bench else None
-        return folders_of(dataset.examples, dataset.roots) if dataset else []
+        if self.bench is None:
+            return []
+        return folders_of(self.bench.checked.dataset.examples, self.bench.checked.dataset.roots)
 
     def set_weight(self, folder: Path, weight: float | None) -> str:
         """Write the `multiply` of a folder of this dataset, None for no file of its own; returns what was done.

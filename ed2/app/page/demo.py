@@ -61,10 +61,13 @@ class DemoSettings:
         self._keep(WANTED if is_wanted else "fresh")
 
     def _is_other(self, given: Mapping[str, object]) -> bool:
-        chosen = {name: given.get(name) for name in ("data_root", "resume_ckpt")}
-        present = {name: list(v) if isinstance(v, list | tuple) else v for name, v in chosen.items() if v}
-        present = {name: value for name, value in present.items() if value != DEFAULT_FOLDERS}
-        return any(value != self.named.get(name) for name, value in present.items())
+        for name in ("data_root", "resume_ckpt"):
+            value = given.get(name)
+            if isinstance(value, tuple):
+                value = list(value)
+            if value and value not in (DEFAULT_FOLDERS, self.named.get(name)):
+                return True
+        return False
 
     def _answer(self) -> object:
         """The answer that is kept; `OPEN` before there is one, None where nothing was asked."""

@@ -157,11 +157,13 @@ def start_state(
 def _steps(
     absent: Mapping[str, MissingChoice], images: str, base: str, card: Card, go: str, *, is_ready: bool
 ) -> tuple[StartStep, ...]:
-    known = {"data_root": images, "resume_ckpt": base}
-    texts = {name: absent[name].what if name in absent else text for name, text in known.items()}
+    texts = {"data_root": images, "resume_ckpt": base}
+    texts |= {name: choice.what for name, choice in absent.items()}
     gpu = NO_GPU
-    if card.total_gb is not None:
-        gpu = f"{card.name}, {card.total_gb:.0f} GB." if "card with" not in card.name else f"Planned for {card.name}."
+    if card.total_gb is not None and "card with" in card.name:
+        gpu = f"Planned for {card.name}."
+    elif card.total_gb is not None:
+        gpu = f"{card.name}, {card.total_gb:.0f} GB."
     return (
         StartStep("Images", texts["data_root"], "Dataset", "data_root", "data_root" not in absent),
         StartStep("Base model", texts["resume_ckpt"], "Settings", "resume_ckpt", "resume_ckpt" not in absent),
@@ -201,7 +203,9 @@ def _base(settings: Settings) -> str:
         return f"{name}."
     found = describe(place.path)
     shown = public_name(place.path) or place.path.name
-    return f"{shown}: {found.about}, {file_size(found.num_bytes)}." if found else f"{shown}."
+    if found is None:
+        return f"{shown}."
+    return f"{shown}: {found.about}, {file_size(found.num_bytes)}."
 
 
 def _sentence(found: Forecast, num_images: int | None, family: str, memory: MemoryReport) -> str:
@@ -217,7 +221,9 @@ def _sentence(found: Forecast, num_images: int | None, family: str, memory: Memo
 
 def _gpu(memory: MemoryReport) -> str:
     total = memory.card.total_gb
-    return "no GPU" if total is None else f"{total:.0f} GB"
+    if total is None:
+        return "no GPU"
+    return f"{total:.0f} GB"
 
 
 def _gigabytes(memory: MemoryReport) -> str:

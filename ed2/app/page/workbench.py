@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from ed2.app.checks.check import CheckResult
@@ -119,12 +120,15 @@ class Asked:
 
 
 def _texts_in(values: object) -> dict[str, str]:
-    items = values.items() if isinstance(values, dict) else ()
-    return {key: text for key, text in items if isinstance(text, str)}
+    if not isinstance(values, dict):
+        return {}
+    return {key: text for key, text in values.items() if isinstance(text, str)}
 
 
 def _numbers_in(values: object) -> tuple[int, ...]:
-    return tuple(number for number in values if isinstance(number, int)) if isinstance(values, list) else ()
+    if not isinstance(values, list):
+        return ()
+    return tuple(number for number in values if isinstance(number, int))
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,16 @@ class Item:
     @property
     def caption(self) -> str:
         """As it is trained; empty for what cannot be used."""
-        return self.example.caption if self.example else ""
+        if self.example is None:
+            return ""
+        return self.example.caption
 
     @property
     def pixels(self) -> int:
         """Width times height, 0 if unknown."""
-        return self.example.size[0] * self.example.size[1] if self.example else 0
+        if self.example is None:
+            return 0
+        return self.example.size[0] * self.example.size[1]
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,7 @@ class Workbench:
     def of(cls, checked: CheckResult, alike: Sequence[Sequence[Example]] | None = None) -> "Workbench":
         """Make it of a check and of the groups of near duplicates; None if they have not been looked for."""
         items = (*_usable(checked, alike or ()), *_unusable(checked.dataset))
-        counts = Counter(mark for item in items for mark in item.marks)
+        counts = Counter(chain(*(item.marks for item in items)))
         names = "\n".join(item.key for item in items)
         revision = hashlib.sha256(names.encode()).hexdigest()[:16]
         return cls(checked, items, counts, alike is not None, revision)
@@ -213,16 +221,9 @@ class Workbench:
         on_page = numbers[(page - 1) * PER_PAGE : page * PER_PAGE]
         return Shown(tuple((number, self.items[number]) for number in on_page), page, pages, tuple(numbers))
 
-    def page_of(self, key: object, query: Query) -> int | None:
-        """The page that an image is on; None if it does not match."""
-        for place, number in enumerate(self.matching(query)):
-            if self.items[number].key == key:
-                return place // PER_PAGE + 1
-        return None
-
     def tags(self, query: Query) -> list[tuple[str, int]]:
         """The parts of the captions that a query asks for, with the number of images of each, most frequent first."""
-        counts = Counter(tag for number in self.matching(query) for tag in self.items[number].tags)
+        counts = Counter(chain(*(self.items[number].tags for number in self.matching(query))))
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
     def find(self, key: object) -> Item | None:
@@ -278,19 +279,19 @@ class _Likenesses:
         """Read the groups of both kinds; those of the same content are no near duplicates too."""
         found = cls()
         copies = [group.examples for group in find_duplicates(dataset.examples, len(dataset.roots))]
-        near = [group for group in alike if len({example.digest or example.key for example in group}) > 1]
-        for number, group in enumerate([*copies, *near]):
-            mark = "copies" if number < len(copies) else "alike"
-            for example in group:
-                found._add(mark, number, example.key, [other.name for other in group if other.key != example.key])
+        for number, group in enumerate(copies):
+            found._add(group, number, "copies", "The same image as")
+        for number, near in enumerate(alike, start=len(copies)):
+            if len({example.digest or example.key for example in near}) > 1:
+                found._add(near, number, "alike", "Looks like")
         return found
 
-    def _add(self, mark: str, number: int, key: str, others: Sequence[str]) -> None:
-        relation = "The same image as" if mark == "copies" else "Looks like"
-        remark = f"{relation} {first_of(others, MAX_NAMES)}."
-        self.groups.setdefault(key, number)
-        self.marks.setdefault(key, set()).add(mark)
-        self.remarks.setdefault(key, []).append(remark)
+    def _add(self, group: Sequence[Example], number: int, mark: str, relation: str) -> None:
+        for example in group:
+            key, others = example.key, [other.name for other in group if other.key != example.key]
+            self.groups.setdefault(key, number)
+            self.marks.setdefault(key, set()).add(mark)
+            self.remarks.setdefault(key, []).append(f"{relation} {first_of(others, MAX_NAMES)}.")
 
 
 def _remarks(dataset: Dataset) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ A rule sees what the rules before it suggested. docs/tweaking.md says where each
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil, sqrt
 
 from ed2.app.checks.suitability import large_batch_note
@@ -95,7 +96,7 @@ def _unfitting(situation: Situation, settings: Settings) -> list[str]:
         return []
     advice = suggest(situation.search, settings)
     if advice.fits:  # only settings that were given stand in the way
-        changed = listed([name for change in advice.changes for name in change.after])
+        changed = listed(list(chain(*(change.after for change in advice.changes))))
         return [f"With the settings that you gave, this does not fit the GPU: change {changed}."]
     return list(advice.needed)
 
@@ -158,9 +159,11 @@ def _batch_size(situation: Situation, settings: Settings) -> Answer | None:
     tenth = "larger ones learn no better"
     if situation.num_images is not None and situation.num_images // 10 <= most:
         tenth = f"at most a tenth of {counted(situation.num_images, 'image')}"
-    if not situation.has_card:
-        return ({"batch_size": most}, tenth) if situation.num_images is not None else None
-    found = search.largest_batch(settings, most)
+    found = most
+    if situation.has_card:
+        found = search.largest_batch(settings, most)
+    elif situation.num_images is None:
+        return None
     if found < most:
         tenth = "the largest that fits the GPU"
     return {"batch_size": max(1, found)}, tenth
