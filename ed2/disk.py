@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -61,7 +62,7 @@ _TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write faile
 
 logger = logging.getLogger(__name__)
 
-_PORTS = [f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"]
+_PORTS = map("".join, product(("COM", "LPT"), "0123456789¹²³"))
 _DEVICES = frozenset(("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS))
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -134,7 +135,7 @@ def _require_shallow(value: object) -> None:
     """Refuse what is nested too deeply. Works level by level, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [item for one in level for item in _held(one) if isinstance(item, _HOLDERS)]
+        level = [item for item in chain(*map(_held, level)) if isinstance(item, _HOLDERS)]
         if not level:
             return
     raise ValueError(TOO_DEEP)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError, printable
@@ -41,8 +41,8 @@ def _web_ui_folders(allow: Callable[[Path], bool]) -> list[Path]:
     homes = [PROGRAM_DIR, *PROGRAM_DIR.parents[:LEVELS_ABOVE]]
     if allow(PROGRAM_DIR.parent):
         homes += sorted(islice((path for path in PROGRAM_DIR.parent.iterdir() if path.is_dir()), MAX_NEIGHBOURS))
-    folders = [home / name for home in homes for name in WEB_UI_FOLDERS]
-    return [folder for folder in folders if folder.is_dir()]
+    folders = [home / name for home, name in product(homes, WEB_UI_FOLDERS)]
+    return list(filter(Path.is_dir, folders))
 
 
 def main(argv: Sequence[str]) -> int:

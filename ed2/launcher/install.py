@@ -165,10 +165,11 @@ def add(names: Sequence[str]) -> None:
     choices = f"Choose from: {', '.join(packages)}."
     if not names:
         raise LaunchError("no optional package was named", choices)
+    requirements: list[str] = []
     for name in names:
         if name not in packages:
             raise LaunchError(f"there is no optional package '{name}'", choices)
-    requirements = [requirement for name in names for requirement in packages[name]]
+        requirements += packages[name]
     with locked():
         before = installed_torch()
         if not pip("--no-deps", *requirements):

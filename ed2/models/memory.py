@@ -44,10 +44,11 @@ def enable_checkpointing(model: DiffusionModel) -> None:
 
 def uses_checkpointing(model: DiffusionModel) -> bool:
     """Whether gradient checkpointing is already on everywhere."""
-    return all(
-        any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
-        for network in _with_gradients(model)
-    )
+    return all(map(_checkpoints, _with_gradients(model)))
+
+
+def _checkpoints(network: Any) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
 
 
 def _with_gradients(model: DiffusionModel) -> list[Any]:

@@ -37,7 +37,7 @@ class Prompt:
     @property
     def work(self) -> float:
         """How many images of 512 x 512 pass through the UNet for it; guidance needs two in each step."""
-        passes = sum(1 if cfg == 1 else 2 for cfg in self.cfgs)
+        passes = 2 * len(self.cfgs) - self.cfgs.count(1)
         return passes * (self.num_steps or NUM_STEPS) * self.size[0] * self.size[1] / 512**2
 
 

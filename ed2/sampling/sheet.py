@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ def contact_sheet(run_dir: Path) -> Path | None:
         OSError: it cannot be written.
     """
     rows = _rows(read_samples(run_dir))
-    steps = evenly_chosen(sorted({step for row in rows for step in row.entries}), MAX_COLUMNS)
-    tiles = {(r, c): tile for r, row in enumerate(rows) for c, tile in _tiles(run_dir, row, steps)}
+    steps = evenly_chosen(sorted(set(chain(*(row.entries for row in rows)))), MAX_COLUMNS)
+    tiles: dict[tuple[int, int], Image.Image] = {}
+    for index, row in enumerate(rows):
+        tiles |= {(index, column): tile for column, tile in _tiles(run_dir, row, steps)}
     if not tiles:
         return None
     layout = _layout(list(tiles.values()), num_columns=len(steps), num_rows=len(rows))
@@ -158,7 +161,8 @@ def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
 
 
 def _subtitle(rows: Sequence[SheetRow]) -> str:
-    cfgs = {f"{entry['cfgs'][len(entry['cfgs']) // 2]:g}" for row in rows for entry in row.entries.values()}
+    entries = chain(*(row.entries.values() for row in rows))
+    cfgs = {f"{entry['cfgs'][len(entry['cfgs']) // 2]:g}" for entry in entries}
     return f"One row per prompt, always from the same noise. CFG {', '.join(sorted(cfgs))}."
 
 

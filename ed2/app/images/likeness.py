@@ -95,4 +95,7 @@ class NearDuplicates:
             progress(number + 1, len(examples))
         if not prints:
             return []
-        return [[kept[number] for number in group] for group in alike(np.stack(prints))]
+        groups = []
+        for numbers in alike(np.stack(prints)):
+            groups.append([kept[number] for number in numbers])
+        return groups

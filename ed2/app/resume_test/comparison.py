@@ -79,7 +79,8 @@ def differing_files(one: Path, other: Path) -> list[str]:
 
 
 def _checkpoints(one: Path, other: Path) -> Iterator[str]:
-    here, there = ({folder.name: folder for folder in last_checkpoints(run)} for run in (one, other))
+    here = {folder.name: folder for folder in last_checkpoints(one)}
+    there = {folder.name: folder for folder in last_checkpoints(other)}
     if here.keys() != there.keys() or not here:
         yield f"the last checkpoints: {', '.join(here) or 'none'}; {', '.join(there) or 'none'}"
         return
@@ -130,10 +131,13 @@ def _points(run_dir: Path) -> Mapping[str, list[tuple[int, object]]]:
     accumulator = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "images": 0})
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about every resumed run
     accumulator.Reload()
-    tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(PERFORMANCE)]
-    points = {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
-    images = accumulator.Tags()["images"]
-    return points | {tag: [(e.step, e.encoded_image_string) for e in accumulator.Images(tag)] for tag in images}
+    points: dict[str, list[tuple[int, object]]] = {}
+    for tag in accumulator.Tags()["scalars"]:
+        if not tag.startswith(PERFORMANCE):
+            points[tag] = [(event.step, event.value) for event in accumulator.Scalars(tag)]
+    for tag in accumulator.Tags()["images"]:
+        points[tag] = [(event.step, event.encoded_image_string) for event in accumulator.Images(tag)]
+    return points
 
 
 def _differing(here: Mapping[Any, object], there: Mapping[Any, object]) -> list[Any]:

@@ -22,8 +22,13 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 10_000
 MAX_DIMENSIONS = 8
 METADATA = "__metadata__"
-_KINDS_BY_BITS = {64: "F64 I64 U64", 32: "F32 I32 U32", 16: "F16 BF16 I16 U16", 8: "F8_E4M3 F8_E5M2 I8 U8 BOOL"}
-NUM_BITS = {kind: bits for bits, kinds in _KINDS_BY_BITS.items() for kind in kinds.split()}
+NUM_BITS = (
+    dict.fromkeys(("F64", "I64", "U64"), 64)
+    | dict.fromkeys(("F32", "I32", "U32"), 32)
+    | dict.fromkeys(("F16", "BF16", "I16", "U16"), 16)
+    | dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 8)
+)
+"""Bits of a number of each kind that a tensor may have."""
 
 AGAIN = "Get the file again."
 SAFE = "Get the .safetensors of this model."

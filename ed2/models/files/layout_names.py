@@ -7,6 +7,7 @@ the diffusers name of a module to its name in the single file, without the part'
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from ed2.errors import ModelError, Problem
 
@@ -94,7 +95,7 @@ class UNetShape:
         up = _numbers(names, r"up_blocks\.(\d+)\.resnets\.(\d+)\.")
         levels = len({block for block, _ in down})
         layers = len(down) // max(1, levels)
-        full = {(block, layer) for block in range(levels) for layer in range(layers)}
+        full = set(product(range(levels), range(layers)))
         if not layers or down != full or up != full | {(block, layers) for block in range(levels)}:
             raise _no_classic_unet("Its blocks are incomplete, or have different numbers of layers.")
         down_attention = _numbers(names, r"down_blocks\.(\d+)\.attentions\.")
@@ -170,7 +171,8 @@ def _up_block(block: int, attention: bool, shape: UNetShape) -> dict[str, str]:
 def vae_modules(names: Collection[str]) -> dict[str, str]:
     """Return diffusers module -> single-file module for the VAE with these names, in either layout."""
     found = _numbers(names, r"(?:en|de)coder\.(?:down|up)(?:_blocks)?\.(\d+)\.(?:resnets|block)\.(\d+)\.")
-    levels, layers = (1 + max((numbers[i] for numbers in found), default=-1) for i in (0, 1))
+    levels = 1 + max((level for level, _ in found), default=-1)
+    layers = 1 + max((layer for _, layer in found), default=-1)
     modules = {name: name for name in ("quant_conv", "post_quant_conv")}
     for coder in ("encoder", "decoder"):
         ends = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
