@@ -4,8 +4,9 @@ from typing import Any
 
 import gradio as gr
 
+from ed2.app.background import TaskStatus
 from ed2.app.phases import RefusedError
-from ed2.app.resume_test.run import ResumeTester, TestStatus
+from ed2.app.resume_test.run import ResumeTester
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
@@ -40,7 +41,7 @@ class ResumeTestPanel:
             with gr.Row(elem_classes="ed-actions"):
                 self.start = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
                 self.stop = gr.Button("Stop test", elem_id="stop-test-button", min_width=140, visible=False)
-            self.result = gr.HTML(result_html(TestStatus()), js_on_load=None)
+            self.result = gr.HTML(result_html(TaskStatus()), js_on_load=None)
         self._timer = gr.Timer(TICK_SECONDS, active=False)
 
     def wire(self, form: Form, tab: gr.Tab, phase: gr.HTML) -> None:
@@ -60,7 +61,7 @@ class ResumeTestPanel:
         except RefusedError as error:
             raise refusal(str(error)) from None
         except Ed2Error as error:
-            return {self.result: result_html(TestStatus("failed", str(error)))}
+            return {self.result: result_html(TaskStatus("failed", str(error)))}
         return self.show()
 
     def show(self) -> Updates:
@@ -80,7 +81,7 @@ class ResumeTestPanel:
         return self._context.service.snapshot().is_active
 
 
-def result_html(shown: TestStatus, wait: str = "") -> str:
+def result_html(shown: TaskStatus, wait: str = "") -> str:
     """How far the test is; `wait` says why it cannot be started now."""
     html = note_html(wait)
     if shown.state in LOOKS:

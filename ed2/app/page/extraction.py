@@ -1,28 +1,23 @@
 """Extracting a LoRA from a checkpoint of a run, in a thread of this program. Needs no torch until it begins."""
 
-import logging
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from ed2.app.background import BackgroundTask, TaskStatus
 from ed2.app.lora.extract import MAX_RANK
 from ed2.app.phases import RefusedError
 from ed2.app.run_settings import SETTINGS_FILE, checkpoint_at, saved_settings
 from ed2.checkpoint.identity import is_ours, state_of
 from ed2.disk import plain_reason
-from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested, printable
+from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, printable
 from ed2.models.files.base_model import locate
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 
 BASE = "resume_ckpt"
-STOPPED = "The extraction was stopped. Nothing was written."
-ENDED_BY_A_RUN = "The extraction ended because a run was started. Nothing was written."
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,37 +96,26 @@ def _base_of(checkpoint: Path, name: str) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True)
-class ExtractionStatus:
+class ExtractionStatus(TaskStatus):
     """Progress or outcome of an extraction.
 
     Attributes:
-        text: progress, or why it failed.
         path: the LoRA.
         base: the model that it is for.
         shares: what it keeps of each network, in sentences.
     """
 
-    state: Literal["idle", "running", "done", "failed"] = "idle"
-    text: str = ""
     path: Path | None = None
     base: Path | None = None
     shares: tuple[str, ...] = ()
 
 
-class LoraExtractor:
-    """Holds the extraction of this program; every method may be called from any thread."""
+class LoraExtractor(BackgroundTask[ExtractionStatus]):
+    """Holds the extraction of this program."""
 
     def __init__(self, is_training: Callable[[], bool], read_libraries: Callable[[], None]) -> None:
-        self._is_training, self._read_libraries = is_training, read_libraries
-        self._lock = threading.Lock()
-        self._shown = ExtractionStatus()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def shown(self) -> ExtractionStatus:
-        """What the page shows."""
-        return self._shown
+        super().__init__("extraction", ExtractionStatus, is_training, at_stop="Nothing was written.")
+        self._read_libraries = read_libraries
 
     def start(self, source: LoraSource, rank: int) -> None:
         """Begin an extraction.
@@ -139,48 +123,17 @@ class LoraExtractor:
         Raises:
             RefusedError: a run or an extraction is in progress, or this is not a rank.
         """
-        with self._lock:
-            what = "Cannot extract now"
-            if self._is_training():
-                raise RefusedError(what, "a run is in progress", "Stop it first, or wait until it ends.")
-            if self._shown.state == "running":
-                raise RefusedError(what, "an extraction is in progress", "Stop it first, or wait until it ends.")
-            if not 1 <= rank <= MAX_RANK:
-                raise RefusedError(f"{rank} is not a rank", f"it is a whole number from 1 to {MAX_RANK:,}", "")
-            self._stop.clear()
-            self._shown = ExtractionStatus("running", "Loading libraries.")
-            self._thread = threading.Thread(target=self._work, args=(source, rank), name="extraction")
-            self._thread.start()
+        if not 1 <= rank <= MAX_RANK:
+            raise RefusedError(f"{rank} is not a rank", f"it is a whole number from 1 to {MAX_RANK:,}", "")
+        self.begin("Cannot extract now", partial(self._work, source, rank))
 
-    def stop(self) -> None:
-        """Stop the extraction, if there is one; nothing is written then."""
-        self._stop.set()
-
-    def close(self) -> None:
-        """Stop the extraction and wait for it."""
-        self.stop()
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until no extraction is in progress."""
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
-
-    def _work(self, source: LoraSource, rank: int) -> None:
+    def _work(self, source: LoraSource, rank: int) -> ExtractionStatus:
+        """Raises Ed2Error."""
         try:
-            self._shown = self._extracted(source, rank)
-        except StopRequested:
-            text = STOPPED if self._stop.is_set() else ENDED_BY_A_RUN
-            self._shown = ExtractionStatus("failed", text)
-        except Ed2Error as error:
-            self._shown = ExtractionStatus("failed", str(error))
+            return self._extracted(source, rank)
         except OSError as error:
-            text = f"The LoRA cannot be written to {source.folder}: {plain_reason(error)}. Free some space there."
-            self._shown = ExtractionStatus("failed", text)
-        except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
-            logger.exception("The extraction failed.")
-            text = f"The extraction itself failed: {type(error).__name__}: {error}."
-            self._shown = ExtractionStatus("failed", text)
+            why = f"{plain_reason(error)}."
+            raise Ed2Error(f"The LoRA cannot be written to {source.folder}", why, "Free some space there.") from None
 
     def _extracted(self, source: LoraSource, rank: int) -> ExtractionStatus:
         self._read_libraries()
@@ -204,16 +157,10 @@ class LoraExtractor:
         return ExtractionStatus("done", source.note, written.path, source.base, tuple(written.sentences()))
 
     def _compared(self, name: str, done: int, total: int) -> None:
-        self._tell(f"Checking {name}: {done / max(1, total):.0%}.")
+        self.tell(f"Checking {name}: {done / max(1, total):.0%}.")
 
     def _layer_done(self, title: str, done: int, total: int) -> None:
-        self._tell(f"{title[0].upper()}{title[1:]}: {done:,} of {total:,} layers.")
-
-    def _tell(self, text: str) -> None:
-        """Show the progress. Raises StopRequested."""
-        self._shown = replace(self._shown, text=text)
-        if self._stop.is_set() or self._is_training():
-            raise StopRequested
+        self.tell(f"{title[0].upper()}{title[1:]}: {done:,} of {total:,} layers.")
 
 
 def _make_folder(folder: Path) -> None:

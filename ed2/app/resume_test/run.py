@@ -5,7 +5,6 @@ end. The kill is a real one (`SIGKILL`; on Windows the process is terminated), a
 """
 
 import json
-import logging
 import secrets
 import subprocess
 import sys
@@ -13,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ed2.app.background import BackgroundTask, TaskStatus
 from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
-from ed2.app.phases import RefusedError
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
@@ -34,10 +34,6 @@ from ed2.text import file_size
 
 CHECKPOINTS_WRITTEN = 3
 POLL_SECONDS = 0.1
-ENDED_BY_A_RUN = "The test ended because a run was started."
-STOPPED = "The test was stopped."
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -218,33 +214,11 @@ def _failure(text: str, code: int) -> Ed2Error:
     return kinds.get(code, Ed2Error)(text)
 
 
-@dataclass(frozen=True)
-class TestStatus:
-    """Progress or outcome of a test.
-
-    Attributes:
-        state: idle before the first test; same or different when it is done; failed if the test itself failed.
-        text: for the user.
-    """
-
-    state: Literal["idle", "running", "same", "different", "failed"] = "idle"
-    text: str = ""
-
-
-class ResumeTester:
-    """Holds the test of this program; every method may be called from any thread."""
+class ResumeTester(BackgroundTask[TaskStatus]):
+    """Holds the test of this program; it ends as "same" or "different"."""
 
     def __init__(self, is_training: Callable[[], bool]) -> None:
-        self._is_training = is_training
-        self._lock = threading.Lock()
-        self._shown = TestStatus()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def shown(self) -> TestStatus:
-        """What the page shows."""
-        return self._shown
+        super().__init__("test", TaskStatus, is_training)
 
     def start(self, values: Mapping[str, object]) -> None:
         """Begin a test with these flat settings.
@@ -252,48 +226,12 @@ class ResumeTester:
         Raises:
             RefusedError: a run or a test is in progress.
         """
-        with self._lock:
-            if self._is_training():
-                raise RefusedError("Cannot test now", "a run is in progress", "Stop it first, or wait until it ends.")
-            if self._shown.state == "running":
-                raise RefusedError("Cannot test now", "a test is in progress", "")
-            self._stop.clear()
-            self._shown = TestStatus("running", "Starting the test.")
-            self._thread = threading.Thread(target=self._work, args=(dict(values),), name="resume test")
-            self._thread.start()
+        self.begin("Cannot test now", partial(self._work, dict(values)))
 
-    def stop(self) -> None:
-        """Stop the test, if there is one; its files are removed."""
-        self._stop.set()
-
-    def close(self) -> None:
-        """Stop the test and wait for it."""
-        self.stop()
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until no test is in progress."""
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
-
-    def _work(self, values: Mapping[str, object]) -> None:
+    def _work(self, values: Mapping[str, object]) -> TaskStatus:
+        """Raises Ed2Error, StopRequested."""
         try:
-            result = run_resume_test(values, None, tell=self._tell, should_stop=self._should_stop)
-        except StopRequested:
-            text = ENDED_BY_A_RUN
-            if self._stop.is_set():
-                text = STOPPED
-            self._shown = TestStatus("failed", text)
-        except (Ed2Error, OSError) as error:
-            self._shown = TestStatus("failed", str(error))
-        except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
-            logger.exception("The resume test failed.")
-            self._shown = TestStatus("failed", f"The test itself failed: {type(error).__name__}: {error}.")
-        else:
-            self._shown = TestStatus("same" if result.is_same else "different", result.as_text())
-
-    def _tell(self, text: str) -> None:
-        self._shown = replace(self._shown, text=text)
-
-    def _should_stop(self) -> bool:
-        return self._stop.is_set() or self._is_training()
+            result = run_resume_test(values, None, tell=self.tell, should_stop=self.should_stop)
+        except OSError as error:
+            raise Ed2Error(str(error)) from error
+        return TaskStatus("same" if result.is_same else "different", result.as_text())

@@ -1,0 +1,106 @@
+"""Work that the page does in a thread of this program: one piece at a time, never beside a run."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ed2.app.phases import RefusedError
+from ed2.errors import Ed2Error, StopRequested
+
+FIX = "Stop it first, or wait until it ends."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """How far a piece of work is, or what came of it.
+
+    Attributes:
+        state: idle before the first one, running, failed, or how it ended.
+        text: progress, outcome, or why it failed.
+    """
+
+    state: str = "idle"
+    text: str = ""
+
+
+S = TypeVar("S", bound=TaskStatus)
+
+
+class BackgroundTask(Generic[S]):
+    """Holds the work of one kind; every method may be called from any thread. A run that starts ends it."""
+
+    def __init__(self, name: str, status: type[S], is_training: Callable[[], bool], *, at_stop: str = "") -> None:
+        """Hold it.
+
+        Args:
+            name: of the work, in sentences.
+            status: what the page is shown.
+            is_training: whether a run is in progress.
+            at_stop: a sentence on what becomes of work that is stopped.
+        """
+        self._name, self._status, self._is_training = name, status, is_training
+        self._at_stop = f" {at_stop}" if at_stop else ""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.shown: S = status()
+
+    def begin(self, what: str, work: Callable[[], S]) -> None:
+        """Begin; what the work returns is shown at its end.
+
+        Args:
+            what: is refused, such as "Cannot test now".
+            work: calls `tell` often.
+
+        Raises:
+            RefusedError: a run or such work is in progress.
+        """
+        with self._lock:
+            for name, is_busy in (("run", self._is_training()), (self._name, self.shown.state == "running")):
+                if is_busy:
+                    article = "an" if name[0] in "aeiou" else "a"
+                    raise RefusedError(what, f"{article} {name} is in progress", FIX)
+            self._stop.clear()
+            self.shown = self._status("running", f"Starting the {self._name}.")
+            self._thread = threading.Thread(target=self._run, args=(work,), name=self._name)
+            self._thread.start()
+
+    def tell(self, text: str) -> None:
+        """Show the progress. Raises StopRequested."""
+        if self.should_stop():
+            raise StopRequested
+        self.shown = self._status("running", text)
+
+    def should_stop(self) -> bool:
+        """Whether the work is to end without a result."""
+        return self._stop.is_set() or self._is_training()
+
+    def stop(self) -> None:
+        """Stop the work, if there is any."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop the work and wait for it."""
+        self.stop()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until no work is in progress."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
+
+    def _run(self, work: Callable[[], S]) -> None:
+        try:
+            self.shown = work()
+        except StopRequested:
+            reason = "was stopped" if self._stop.is_set() else "ended because a run was started"
+            self.shown = self._status("failed", f"The {self._name} {reason}.{self._at_stop}")
+        except Ed2Error as error:
+            self.shown = self._status("failed", str(error))
+        except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
+            logger.exception("The %s failed.", self._name)
+            self.shown = self._status("failed", f"The {self._name} itself failed: {type(error).__name__}: {error}.")
