@@ -103,7 +103,7 @@ def tag_frequency(captions: Iterable[str], name: str) -> str:
     """
     counts: Counter[str] = Counter()
     for caption in captions:
-        counts.update(dict.fromkeys(filter(None, map(str.strip, caption.split(",")))))
+        counts.update(list(dict.fromkeys(filter(None, map(str.strip, caption.split(","))))))  # each tag once
     return json.dumps({name: dict(counts.most_common(MAX_TAGS))})
 
 
