@@ -3,9 +3,10 @@
 import html
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ed2.app.background import TaskStatus
 from ed2.app.page.start import MissingChoice
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
@@ -73,6 +74,26 @@ def short_paths(text: str) -> str:
 def note_html(text: str) -> str:
     """A remark in small letters; nothing without a text."""
     return text and f'<p class="ed-note">{escape(text)}</p>'
+
+
+def task_html(
+    box_id: str, shown: TaskStatus, looks: Mapping[str, tuple[str, str]], note: str = "", more: str = ""
+) -> str:
+    """How far work in the background is, or what came of it; announced by screen readers.
+
+    Args:
+        box_id: of the element.
+        shown: the state of the work.
+        looks: the style and label of each state that is shown.
+        note: why none can be started now.
+        more: HTML of what came of it.
+    """
+    html = note_html(note)
+    if shown.state in looks:
+        look, name = looks[shown.state]
+        text = escape(on_page(shown.text)).replace("\n", "<br>")
+        html += f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
+    return f'<div id="{box_id}" data-state="{shown.state}" role="status">{html}{more}</div>'
 
 
 def list_html(items: Iterable[str], kind: str = "", attributes: str = "") -> str:
@@ -280,13 +301,3 @@ def log_html(lines: Iterable[str], *, hide: Hide = short_paths) -> str:
     """The last lines of the log, the newest at the end."""
     text = escape("\n".join(hide(on_page(line)) for line in lines)) or "The log is empty."
     return f'<pre class="ed-log" tabindex="0" aria-label="Log">{text}</pre>'
-
-
-def bars_html(bars: Sequence[tuple[str, int]], label: str) -> str:
-    """Horizontal bars, each with its name and number."""
-    most = max(dict(bars).values(), default=1)
-    rows = []
-    for name, number in bars:
-        bar = f'<i style="width:{100 * number / most:.1f}%"></i>'
-        rows.append(f"<span>{escape(name)}</span>{bar}<b>{number:,}</b>")
-    return list_html(rows, "ed-bars", f'aria-label="{escape(label)}"')

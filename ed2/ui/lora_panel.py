@@ -15,7 +15,7 @@ from ed2.checkpoint.identity import average_of
 from ed2.errors import Ed2Error
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.ui.context import Context
-from ed2.ui.html import escape, list_html, note_html, on_page
+from ed2.ui.html import escape, list_html, task_html
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
@@ -174,13 +174,9 @@ def _problem_of(run: RunRecord | None) -> str:
 
 def result_html(shown: ExtractionStatus, problem: str = "") -> str:
     """How far an extraction is or what came of it; `problem` says why none can be started now."""
-    html = note_html(problem)
-    if shown.state in LOOKS:
-        look, name = LOOKS[shown.state]
-        text = escape(on_page(shown.text)).replace("\n", "<br>")
-        html += f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
+    html = ""
     if shown.path and shown.base:
         rows = f"<dt>LoRA</dt><dd>{escape(str(shown.path))}</dd>"
         rows += f"<dt>Base model</dt><dd>{escape(str(shown.base))}</dd>"
-        html += f'<div class="ed-model"><dl>{rows}</dl></div>' + list_html(map(escape, shown.shares))
-    return f'<div id="lora-result" data-state="{shown.state}" role="status">{html}</div>'
+        html = f'<div class="ed-model"><dl>{rows}</dl></div>' + list_html(map(escape, shown.shares))
+    return task_html("lora-result", shown, LOOKS, problem, html)

@@ -10,7 +10,7 @@ from ed2.app.resume_test.run import ResumeTester
 from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.form import Form
-from ed2.ui.html import escape, note_html
+from ed2.ui.html import task_html
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
 EXPLANATION = (
@@ -27,6 +27,7 @@ LOOKS = {
     "failed": ("wait", "No result"),
 }
 """The style and label of each state."""
+BOX = "resume-test"
 TICK_SECONDS = 1.0
 
 
@@ -41,7 +42,7 @@ class ResumeTestPanel:
             with gr.Row(elem_classes="ed-actions"):
                 self.start = gr.Button("Test resume", elem_id="test-resume-button", min_width=140)
                 self.stop = gr.Button("Stop test", elem_id="stop-test-button", min_width=140, visible=False)
-            self.result = gr.HTML(result_html(TaskStatus()), js_on_load=None)
+            self.result = gr.HTML(task_html(BOX, TaskStatus(), LOOKS), js_on_load=None)
         self._timer = gr.Timer(TICK_SECONDS, active=False)
 
     def wire(self, form: Form, tab: gr.Tab, phase: gr.HTML) -> None:
@@ -61,7 +62,7 @@ class ResumeTestPanel:
         except RefusedError as error:
             raise refusal(str(error)) from None
         except Ed2Error as error:
-            return {self.result: result_html(TaskStatus("failed", str(error)))}
+            return {self.result: task_html(BOX, TaskStatus("failed", str(error)), LOOKS)}
         return self.show()
 
     def show(self) -> Updates:
@@ -71,7 +72,7 @@ class ResumeTestPanel:
             wait = WAIT
         is_running = shown.state == "running"
         return {
-            self.result: result_html(shown, wait),
+            self.result: task_html(BOX, shown, LOOKS, wait),
             self.start: gr.update(interactive=not is_running and not wait),
             self.stop: gr.update(visible=is_running),
             self._timer: gr.Timer(active=is_running),
@@ -79,13 +80,3 @@ class ResumeTestPanel:
 
     def _is_training(self) -> bool:
         return self._context.service.snapshot().is_active
-
-
-def result_html(shown: TaskStatus, wait: str = "") -> str:
-    """How far the test is; `wait` says why it cannot be started now."""
-    html = note_html(wait)
-    if shown.state in LOOKS:
-        look, name = LOOKS[shown.state]
-        text = escape(shown.text).replace("\n", "<br>")
-        html += f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
-    return f'<div id="resume-test" data-state="{shown.state}" role="status">{html}</div>'

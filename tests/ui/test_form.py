@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ed2.app.background import TaskStatus
 from ed2.app.phases import State
 from ed2.app.preflight import model_sizes
 from ed2.app.service import TrainerService
@@ -25,13 +26,13 @@ from ed2.ui.form import Form, control_of, defaults, form_of_preset, from_control
 from ed2.ui.html import (
     HOW_TO_CONVERT,
     NO_SINGLE_FILE,
-    bars_html,
     figures_html,
     log_html,
     model_html,
     on_page,
     problems_html,
     status_html,
+    task_html,
 )
 from ed2.ui.lora_panel import has_extractable
 from ed2.ui.settings_tab import command_of
@@ -117,7 +118,8 @@ def test_other_dashes_stay_as_they_are() -> None:
 def test_no_text_becomes_an_html_tag() -> None:
     evil = "<img src=x onerror=alert(1)>"
     snapshot = RunSnapshot(state="training", project=evil, detail=evil)
-    for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), bars_html([(evil, 1)], evil)):
+    told = task_html("test", TaskStatus("failed", evil), {"failed": ("wait", "No result")}, evil)
+    for html in (status_html(snapshot), problems_html([Problem(evil, evil, evil)]), told):
         assert "<img" not in html
 
 
