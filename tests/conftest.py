@@ -54,6 +54,14 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BLIP model, which captions images."""
+    from tests.tiny import make_captioner
+
+    return make_captioner(tmp_path_factory.mktemp("models") / "blip")
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Eight captioned images of several shapes, which no run, check or page may change."""
     from tests.tiny import make_images

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from ed2.settings.files import PROGRAM_DIR
 
@@ -138,6 +145,30 @@ def with_old_attention_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, t
             name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
         renamed[name] = tensor
     return renamed
+
+
+WORDS = "a photo of red blue cat dog house tree on the grass ##s , with and two small".split()
+
+
+def make_captioner(folder: Path, *, is_pickled: bool = False) -> Path:
+    """Write a tiny BLIP model with random weights, which says a few words of each image; as the hub holds it."""
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    size = len(vocabulary) + 2  # two more mark the beginning of a text
+    own = {"hidden_size": WIDTH, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"vocab_size": size, "encoder_hidden_size": WIDTH, "max_position_embeddings": 64, "bos_token_id": size - 2}
+    ends = {"pad_token_id": 0, "sep_token_id": 3, "eos_token_id": 3, "initializer_range": 0.3}
+    vision = {"image_size": 32, "patch_size": 8, "initializer_range": 0.3}
+    configs = {"text_config": {**own, **text, **ends}, "vision_config": {**own, **vision}}
+    config = BlipConfig(**configs, projection_dim=16, image_text_hidden_size=16)
+    model = BlipForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    if is_pickled:
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
 
 
 def uncropped(size: tuple[int, int], count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,13 +37,14 @@ class BackgroundTask(Generic[S]):
         """Hold it.
 
         Args:
-            name: of the work, in sentences.
+            name: of the work, with its article: "a test".
             status: what the page is shown.
             is_training: whether a run is in progress.
             at_stop: a sentence on what becomes of work that is stopped.
         """
-        self._name, self._status, self._is_training = name, status, is_training
-        self._at_stop = f" {at_stop}" if at_stop else ""
+        self._name, self._status, self._is_training, self._at_stop = name, status, is_training, at_stop
+        noun = name.rpartition(" ")[2]
+        self._subject = f"The {noun}" if noun != name else noun.capitalize()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -60,12 +61,11 @@ class BackgroundTask(Generic[S]):
             RefusedError: a run or such work is in progress.
         """
         with self._lock:
-            for name, is_busy in (("run", self._is_training()), (self._name, self.shown.state == "running")):
+            for name, is_busy in (("a run", self._is_training()), (self._name, self.shown.state == "running")):
                 if is_busy:
-                    article = "an" if name[0] in "aeiou" else "a"
-                    raise RefusedError(what, f"{article} {name} is in progress", FIX)
+                    raise RefusedError(what, f"{name} is in progress", FIX)
             self._stop.clear()
-            self.shown = self._status("running", f"Starting the {self._name}.")
+            self.shown = self._status("running", "Starting.")
             self._thread = threading.Thread(target=self._run, args=(work,), name=self._name)
             self._thread.start()
 
@@ -98,9 +98,9 @@ class BackgroundTask(Generic[S]):
             self.shown = work()
         except StopRequested:
             reason = "was stopped" if self._stop.is_set() else "ended because a run was started"
-            self.shown = self._status("failed", f"The {self._name} {reason}.{self._at_stop}")
+            self.shown = self._status("failed", f"{self._subject} {reason}. {self._at_stop}".strip())
         except Ed2Error as error:
             self.shown = self._status("failed", str(error))
         except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
-            logger.exception("The %s failed.", self._name)
-            self.shown = self._status("failed", f"The {self._name} itself failed: {type(error).__name__}: {error}.")
+            logger.exception("%s failed.", self._subject)
+            self.shown = self._status("failed", f"{self._subject} itself failed: {type(error).__name__}: {error}.")

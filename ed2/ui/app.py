@@ -119,5 +119,7 @@ class OwnerPage:
         self.resume.test.tester.close()
         self.resume.lora.extractor.close()
         self.settings.models.downloads.downloader.close()
+        self.dataset.captions.download.downloader.close()
+        self.dataset.captions.captioner.close()
         self._context.desk.close()
         self.blocks.close(verbose=False)

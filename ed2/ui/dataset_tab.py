@@ -19,6 +19,7 @@ from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
 from ed2.text import counted, first_of
+from ed2.ui.caption_panel import CaptionPanel
 from ed2.ui.context import Context
 from ed2.ui.edit_panels import BulkPanel, WeightPanel
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
@@ -54,6 +55,7 @@ class DatasetTab:
         self.grid = ImageGrid(context)
         with gr.Column(visible=False) as self.tools:
             self.bulk = BulkPanel(context, self.grid)
+            self.captions = CaptionPanel(context, self.grid)
             self.weights = WeightPanel(context, self.grid)
         self.details = gr.HTML("", elem_id="dataset-details", js_on_load=None)
 
@@ -63,6 +65,7 @@ class DatasetTab:
         slow = {**SLOW, "concurrency_id": "check"}
         self.grid.wire()
         self.bulk.wire()
+        self.captions.wire()
         self.weights.wire()
         self.checked = self.check.click(self.check_images, inputs, self._results, **slow)
         self.browser.wire()

@@ -27,57 +27,50 @@ NONE_FOUND = "No models were found on this computer. Download one below, or choo
 FOUND = "On this computer"
 
 
-class DownloadPanel:
-    """The found models, a name to look up, and how far the download is."""
+class DownloadControls:
+    """A name to look up, the press that is the yes, and how far the download is; create it inside a `gr.Blocks`.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Attributes:
+        is_allowed: whether the page may download.
+    """
+
+    def __init__(self, context: Context, label: str, explanation: str, value: str = "", prefix: str = "") -> None:
+        """Show them.
+
+        Args:
+            context: of the page.
+            label: of the name.
+            explanation: what is downloaded.
+            value: the name to begin with.
+            prefix: of the ids, which a page has once.
+        """
+        self._prefix = prefix
         self.downloader = Downloader()
-        self.found = gr.HTML("", elem_id="found-models", js_on_load="ed.watchFolders(element, trigger)")
-        self._is_allowed = context.roots.folders is None
-        with gr.Column(elem_classes="ed-card", elem_id="download-card"):
-            gr.HTML(note_html(EXPLANATION if self._is_allowed else ONLY_HERE), js_on_load=None)
-            with gr.Row(visible=self._is_allowed):
-                self.name = gr.Textbox(
-                    label="Public model (owner/name)", max_lines=1, elem_id="download-name", interactive=True, scale=3
-                )
-                self.look_up = gr.Button("Look up", elem_id="look-up-button", min_width=120, scale=0)
-            self.result = gr.HTML(
-                status_html(DownloadStatus()), elem_id="download-result", js_on_load="ed.watchFolders(element, trigger)"
+        self.is_allowed = context.roots.folders is None
+        gr.HTML(note_html(explanation if self.is_allowed else ONLY_HERE), js_on_load=None)
+        with gr.Row(visible=self.is_allowed):
+            self.name = gr.Textbox(
+                value, label=label, max_lines=1, elem_id=f"{prefix}download-name", interactive=True, scale=3
             )
-            with gr.Row(elem_classes="ed-actions"):
-                self.start = gr.Button("Download", elem_id="download-button", min_width=140, visible=False)
-                self.stop = gr.Button("Stop download", elem_id="stop-download-button", min_width=140, visible=False)
+            self.look_up = gr.Button("Look up", elem_id=f"{prefix}look-up-button", min_width=120, scale=0)
+        watch = "ed.watchFolders(element, trigger)"
+        self.result = gr.HTML(self._status(), elem_id=f"{prefix}download-result", js_on_load=watch)
+        with gr.Row(elem_classes="ed-actions"):
+            self.start = gr.Button("Download", elem_id=f"{prefix}download-button", min_width=140, visible=False)
+            self.stop = gr.Button(
+                "Stop download", elem_id=f"{prefix}stop-download-button", min_width=140, visible=False
+            )
         self._timer = gr.Timer(TICK_SECONDS, active=False)
 
-    def wire(self, opened: Any, base: Any) -> None:
-        """Connect the buttons; `opened` is the event that opens the choice, `base` the control of the base model."""
+    def wire(self, opened: Any) -> None:
+        """Connect the buttons; `opened` is the event that shows them."""
         outputs = [self.result, self.start, self.stop, self._timer]
-        fill(opened, self.suggest, [base, self.name], [self.name], **QUIET)
-        opened(self.find, None, self.found, **SLOW)
         opened(self.show, None, outputs, **QUIET)
         for event in (self.look_up.click, self.name.submit):
             event(self.ask, self.name, outputs, **SLOW)
         self.start.click(self.begin, None, outputs, **SPOKEN)
         self.stop.click(self.downloader.stop, None, None, **QUIET)
         self._timer.tick(self.show, None, outputs, **TICK)
-
-    def suggest(self, _: gr.Request, base: str, name: str) -> Updates:
-        """The base model's name where that is a public one that is not here, as in a preset."""
-        wanted = base.strip()
-        if name.strip() or not PUBLIC_NAME.fullmatch(wanted) or locate(wanted):
-            return {}
-        return {self.name: wanted}
-
-    def find(self) -> str:
-        """The models on this computer, as far as the page may open them."""
-        given = absolute_paths({"model_dirs": self._context.form_values().get("model_dirs") or []}, PROGRAM_DIR)
-        dirs = given["model_dirs"]
-        models = models_here(map(str, dirs) if isinstance(dirs, list) else [], self._context.roots.allow)
-        if not models:
-            return note_html(NONE_FOUND)
-        cards = [card_html(short_path(model.name), model) for model in models]
-        return note_html(FOUND) + list_html(cards, "ed-folders ed-models", f'aria-label="{FOUND}"')
 
     def ask(self, name: str) -> Updates:
         """Ask the hub for size and licence."""
@@ -101,15 +94,51 @@ class DownloadPanel:
         """How far the download is, and which buttons make sense."""
         shown = self.downloader.shown
         return {
-            self.result: status_html(shown),
+            self.result: self._status(),
             self.start: gr.update(visible=shown.state == "offered", value=f"Download {shown.size}"),
             self.stop: gr.update(visible=shown.state == "running"),
             self._timer: gr.Timer(active=shown.state == "running"),
         }
 
+    def _status(self) -> str:
+        return status_html(self.downloader.shown, f"{self._prefix}download-status")
+
     def _require_allowed(self) -> None:
-        if not self._is_allowed:
+        if not self.is_allowed:
             raise refusal(ONLY_HERE)
+
+
+class DownloadPanel(DownloadControls):
+    """The found models, and the download of another one."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.found = gr.HTML("", elem_id="found-models", js_on_load="ed.watchFolders(element, trigger)")
+        with gr.Column(elem_classes="ed-card", elem_id="download-card"):
+            super().__init__(context, "Public model (owner/name)", EXPLANATION)
+
+    def wire_base(self, opened: Any, base: Any) -> None:
+        """Connect everything; `opened` is the event that opens the choice, `base` the control of the base model."""
+        fill(opened, self.suggest, [base, self.name], [self.name], **QUIET)
+        opened(self.find, None, self.found, **SLOW)
+        self.wire(opened)
+
+    def suggest(self, _: gr.Request, base: str, name: str) -> Updates:
+        """The base model's name where that is a public one that is not here, as in a preset."""
+        wanted = base.strip()
+        if name.strip() or not PUBLIC_NAME.fullmatch(wanted) or locate(wanted):
+            return {}
+        return {self.name: wanted}
+
+    def find(self) -> str:
+        """The models on this computer, as far as the page may open them."""
+        given = absolute_paths({"model_dirs": self._context.form_values().get("model_dirs") or []}, PROGRAM_DIR)
+        dirs = given["model_dirs"]
+        models = models_here(map(str, dirs) if isinstance(dirs, list) else [], self._context.roots.allow)
+        if not models:
+            return note_html(NONE_FOUND)
+        cards = [card_html(short_path(model.name), model) for model in models]
+        return note_html(FOUND) + list_html(cards, "ed-folders ed-models", f'aria-label="{FOUND}"')
 
 
 def card_html(name: str, model: FoundModel) -> str:
@@ -125,7 +154,7 @@ def card_html(name: str, model: FoundModel) -> str:
     return f'<button type="button" data-location="{escape(str(model.path))}">{escape(name)}{rows}</button>'
 
 
-def status_html(shown: DownloadStatus) -> str:
+def status_html(shown: DownloadStatus, box_id: str) -> str:
     """How far a download is, as HTML."""
     html = ""
     if shown.state == "offered":
@@ -143,4 +172,4 @@ def status_html(shown: DownloadStatus) -> str:
             html += buttons_html("Use it", [button_html(shown.name, Path(shown.path))])
     elif shown.state == "failed":
         html = f'<p class="ed-error">{escape(on_page(shown.text)).replace(chr(10), "<br>")}</p>'
-    return f'<div id="download-status" data-state="{shown.state}" role="status">{html}</div>'
+    return f'<div id="{box_id}" data-state="{shown.state}" role="status">{html}</div>'

@@ -1,11 +1,13 @@
 """Changes of many images in one go: their captions, shown first, and how often those of a folder are trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ed2.app.images.bulk import ADD_FIRST, KINDS, REPLACE, BulkEdit
+from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.workbench import Asked
 from ed2.errors import Ed2Error
 from ed2.text import counted
@@ -26,6 +28,18 @@ WEIGHT_HINT = (
 )
 NOT_CHOSEN = "Choose a folder first."
 NO_NUMBER = "Enter a number, such as 2 or 0.5, or nothing to remove the file."
+
+
+def numbers_of(desk: DatasetDesk, asked: Asked, scope: str) -> Sequence[int]:
+    """The numbers of the images that are meant. Raises Ed2Error."""
+    bench = desk.bench
+    if bench is None or scope != SELECTED:
+        return bench.matching(asked.query) if bench else ()
+    if asked.revision != bench.revision:
+        raise Ed2Error("Nothing was done", OTHER_FILES)
+    if not asked.ticked:
+        raise Ed2Error("Nothing was done", "no image is selected.", "Tick the box on the images that you mean.")
+    return asked.ticked
 
 
 class BulkPanel:
@@ -68,23 +82,13 @@ class BulkPanel:
         if kind not in KINDS:
             raise refusal(NO_PREVIEW)
         try:
-            numbers = self._numbers(question, scope)
+            numbers = numbers_of(self._context.desk, question, scope)
             plan = self._context.desk.plan(numbers, BulkEdit(kind, text, new or ""))
         except Ed2Error as error:
             raise refusal(str(error)) from None
         page.bulk_plan = plan
         label = f"Change {counted(len(plan.changes), 'caption')}"
         return {self.preview: preview_html(plan), self.apply: gr.update(value=label, interactive=bool(plan.changes))}
-
-    def _numbers(self, asked: Asked, scope: str) -> Any:
-        bench = self._context.desk.bench
-        if bench is None or scope != SELECTED:
-            return bench.matching(asked.query) if bench else ()
-        if asked.revision != bench.revision:
-            raise Ed2Error("No preview", OTHER_FILES)
-        if not asked.ticked:
-            raise Ed2Error("No preview", "no image is selected.", "Tick the box on the images to change.")
-        return asked.ticked
 
     def change(self, request: gr.Request) -> Updates:
         """Make the change that the preview shows."""

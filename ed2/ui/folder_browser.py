@@ -113,7 +113,7 @@ class ModelBrowser:
         self._base, self._weights_only = form.controls["resume_ckpt"], form.controls["weights_only"]
         place, inside = self.browser.outputs
         fill(self.fold.expand, self.open, [self._base, place], [place], [inside], **SPOKEN)
-        self.downloads.wire(self.fold.expand, self._base)
+        self.downloads.wire_base(self.fold.expand, self._base)
         outputs = [place, inside, self._base, self._weights_only]
         lists = (inside, self.downloads.found, self.downloads.result)
         return [shown.click(self.press, None, outputs, **SPOKEN) for shown in lists]

@@ -37,14 +37,14 @@ class TileView:
     Attributes:
         thumb, large: addresses of the copies; empty if there is none.
         text: what the caption box holds once it is chosen.
-        is_unsaved: whether that was typed and not saved.
+        draft: what it is in a word or two if that is not saved.
         words: which sidecar says what.
     """
 
     thumb: str
     large: str
     text: str
-    is_unsaved: bool
+    draft: str
     words: Sequence[str]
 
 
@@ -103,8 +103,8 @@ def _turn(page: int, pages: int, name: str, sign: str) -> str:
 def _tile(number: int, item: Item, view: TileView, bench: Workbench) -> str:
     name = escape(item.name)
     badges = "".join(f'<b data-mark="{mark}">{text}</b>' for mark, text in BADGES.items() if mark in item.marks)
-    if view.is_unsaved:
-        badges += '<b data-mark="unsaved">not saved</b>'
+    if view.draft:
+        badges += f'<b data-mark="unsaved">{view.draft}</b>'
     picture = f'<img src="{view.thumb}" alt="" loading="lazy">' if view.thumb else '<span class="ed-no-image">?</span>'
     caption = escape(view.text or item.caption or "no caption")
     tick = ""

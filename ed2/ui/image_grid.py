@@ -162,13 +162,17 @@ class ImageGrid:
 
         def view(item: Item) -> TileView:
             if item.example is None or not allow(item.path):
-                return TileView("", "", "", False, ())
-            text = self.desk.text_of(item, reader)
+                return TileView("", "", "", "", ())
+            text, draft = self.desk.text_of(item, reader), ""
+            if self.desk.is_proposed(item):
+                draft = "automatic"
+            elif self.desk.is_unsaved(item):
+                draft = "not saved"
             return TileView(
                 thumb=copies.offer(item.path),
                 large=copies.offer(item.path, LARGE_SIDE),
                 text=text,
-                is_unsaved=self.desk.is_unsaved(item),
+                draft=draft,
                 words=words.of(item.example),
             )
 

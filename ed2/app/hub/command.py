@@ -11,6 +11,7 @@ from ed2.app.hub.download import Hub
 from ed2.app.hub.selection import Offer, listed_size
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.models.captioner import VOCABULARY, CaptionerFiles
 from ed2.models.files.base_model import base_model_problems
 from ed2.models.files.vae_files import CONFIG
 from ed2.terminal import raw_stream
@@ -111,6 +112,9 @@ def _agrees() -> bool:
 def _advice(request: Request, offer: Offer, path: Path) -> tuple[str, bool]:
     """How to use what was downloaded, or why it cannot be trained; and whether it can be."""
     name = str(path) if request.target else request.name
+    if any(file.name == VOCABULARY for file in offer.files):
+        CaptionerFiles.of(path)
+        return "This model captions images. Use it in the Dataset tab, under “Caption images automatically”.", False
     if offer.files[0].name == CONFIG:
         return f"This is a VAE. Use it with: --vae {name}", False
     problems = [p for p in base_model_problems(path, may_convert=True) if p.path != "prediction_type"]

@@ -1,4 +1,4 @@
-"""Which files of a public model training needs: each part once, in one variant. Needs no torch."""
+"""Which files of a public model are needed here: each part once, in one variant. Needs no torch."""
 
 import re
 from collections.abc import Collection
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from ed2.errors import ModelError, Problem, printable
+from ed2.models.captioner import VOCABULARY
 from ed2.models.families.facts import FACTS, VAE, PartFacts, trainable_titles
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.vae_files import CONFIG
@@ -77,6 +78,8 @@ def needed_files(name: str, inside: str, files: Collection[HubFile]) -> list[Hub
         wanted = _of_folder(name, by_name)
     elif CONFIG in by_name and (weights := _weights(_vae(), "", by_name)):
         wanted = [CONFIG, *weights]
+    elif VOCABULARY in by_name and (weights := _weights(_text_encoder(), "", by_name)):
+        wanted = [CONFIG, VOCABULARY, *weights]  # a model for captions, which transformers lays out as a text encoder
     else:
         wanted = _with_yaml([_only_file(name, by_name)], by_name)
     return [by_name[file] for file in dict.fromkeys(wanted)]
@@ -136,6 +139,10 @@ def _weights(part: PartFacts, folder: str, files: Collection[str], variants: Col
 
 def _vae() -> PartFacts:
     return next(iter(FACTS.values())).part(VAE)
+
+
+def _text_encoder() -> PartFacts:
+    return next(iter(FACTS.values())).text_encoders[0]
 
 
 def _named(name: str, inside: str, files: Collection[str]) -> str:

@@ -135,6 +135,11 @@ class OwnCaption:
     locked: str = ""
     """Why it cannot be edited here; empty if it can."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether its file says anything."""
+        return bool((self.content or b"").strip())
+
     def changed_to(self, text: str) -> FileChange:
         """The change that gives the image this caption.
 

@@ -35,6 +35,7 @@ class DatasetDesk:
         self.edits, self._allow = edits, allow
         self.bench: Workbench | None = None
         self._drafts: dict[str, str] = {}
+        self._proposed: dict[str, str] = {}
         self._near = NearDuplicates()
         self._alike: Sequence[Sequence[Example]] | None = None
         self._settings: Settings | None = None
@@ -165,15 +166,52 @@ class DatasetDesk:
 
     def discard(self, key: str) -> bool:
         """Forget what was typed for an image; false if it was saved."""
+        self._proposed.pop(key, None)
         return self._drafts.pop(key, None) is not None
 
-    def save(self) -> str:
-        """Save every typed caption of this dataset, or none; returns what was done.
+    def to_caption(self, numbers: Iterable[int], *, replaces: bool) -> list[Item]:
+        """The images of these that get an automatic caption.
+
+        Not those with a draft or a caption that cannot be edited here, nor, unless it `replaces` them, with a caption.
+        """
+        if self.bench is None:
+            raise Ed2Error("There are no images", NO_CHECK)
+        free = []
+        for item, own in self._own_captions(self.bench.numbered(numbers)):
+            if not own.locked and not self.is_unsaved(item) and (replaces or not own.is_written):
+                free.append(item)
+        return free
+
+    def propose(self, item: Item, text: str) -> bool:
+        """Make a caption the draft of an image; false if something was typed for it meanwhile."""
+        if self.is_unsaved(item):
+            return False
+        self._proposed[item.key] = self._drafts[item.key] = text
+        return True
+
+    @property
+    def proposed(self) -> list[Item]:
+        """The images of this dataset whose draft began as an automatic caption."""
+        return [item for item in self.unsaved if item.key in self._proposed]
+
+    def is_proposed(self, item: Item) -> bool:
+        """Whether the draft of an image is an automatic caption as it was made."""
+        return item.key in self._proposed and self._proposed[item.key] == self._drafts.get(item.key)
+
+    def discard_proposed(self) -> str:
+        """Forget every automatic caption that nobody has edited; returns what was done."""
+        items = [item for item in self.proposed if self.is_proposed(item)]
+        for item in items:
+            self.discard(item.key)
+        return f"Discarded {counted(len(items), 'automatic caption')}."
+
+    def save(self, items: Sequence[Item] | None = None) -> str:
+        """Save every draft of this dataset, or those of these images, or none; returns what was done.
 
         Raises:
             Ed2Error: there is none, or one cannot be saved.
         """
-        unsaved = self.unsaved
+        unsaved = self.unsaved if items is None else items
         if not unsaved:
             raise Ed2Error("There is nothing to save", "no caption was changed.")
         texts = {item.key: self._drafts[item.key] for item in unsaved}
@@ -186,7 +224,7 @@ class DatasetDesk:
         self._write(what, list(changes.values()))
         for key, text in texts.items():
             if self._drafts.get(key) == text:
-                del self._drafts[key]
+                self.discard(key)
         return f"Saved {what}."
 
     def undo(self, chosen: str) -> str:
@@ -195,8 +233,9 @@ class DatasetDesk:
         Raises:
             Ed2Error: the change cannot be undone.
         """
+        what = "The automatic caption" if chosen in self._proposed else "What was typed"
         if self.discard(chosen):
-            return "What was typed is discarded; the saved caption is shown."
+            return f"{what} is discarded; the saved caption is shown."
         what = self.edits.undo(self.roots)
         if not what:
             return "There is nothing to undo."

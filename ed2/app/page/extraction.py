@@ -114,7 +114,7 @@ class LoraExtractor(BackgroundTask[ExtractionStatus]):
     """Holds the extraction of this program."""
 
     def __init__(self, is_training: Callable[[], bool], read_libraries: Callable[[], None]) -> None:
-        super().__init__("extraction", ExtractionStatus, is_training, at_stop="Nothing was written.")
+        super().__init__("an extraction", ExtractionStatus, is_training, at_stop="Nothing was written.")
         self._read_libraries = read_libraries
 
     def start(self, source: LoraSource, rank: int) -> None:

@@ -218,7 +218,7 @@ class ResumeTester(BackgroundTask[TaskStatus]):
     """Holds the test of this program; it ends as "same" or "different"."""
 
     def __init__(self, is_training: Callable[[], bool]) -> None:
-        super().__init__("test", TaskStatus, is_training)
+        super().__init__("a test", TaskStatus, is_training)
 
     def start(self, values: Mapping[str, object]) -> None:
         """Begin a test with these flat settings.

@@ -118,12 +118,22 @@ def config_problem(part: PartFacts, config: object) -> str:
     """Why a part cannot be built from its config.json, without the full stop; empty if it can be."""
     if not isinstance(config, Mapping):
         return "it contains no network settings"
+    return asks_for_code(config) or _other_class(part, config) or impossible_number(config)
+
+
+def asks_for_code(config: Mapping[str, Any]) -> str:
+    """Why a library would run or fetch code for this configuration, without the full stop; empty if it would not."""
     for name in CODE:
         if config.get(name):
             return f"it asks for code or a library ({name}), which is not run here"
     if any("/" in str(config.get(name) or "") for name in ("_attn_implementation", "attn_implementation")):
         return "it asks for code from elsewhere (attn_implementation), which is not run here"
-    return _other_class(part, config) or next(_impossible(config), "")
+    return ""
+
+
+def impossible_number(config: Mapping[str, Any]) -> str:
+    """What in a configuration no network has, without the full stop; empty if there is nothing."""
+    return next(_impossible(config), "")
 
 
 def _exists(path: Path) -> bool:
