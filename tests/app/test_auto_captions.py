@@ -16,6 +16,7 @@ from ed2.app.page.workbench import Query
 from ed2.app.phases import RefusedError
 from ed2.errors import ModelError
 from ed2.settings.files import with_defaults
+from tests.hub import LocalHub, download, files_of, serving
 from tests.tiny import WORDS, make_captioner, make_images
 
 
@@ -176,3 +177,11 @@ def test_weights_of_another_model_are_the_result_and_free_the_button(
         work.start(everything(desk), model, replaces=False)
         work.wait()
         assert work.shown.state == "failed" and "of its tensors are missing" in work.shown.text
+
+
+def test_the_download_takes_what_captioning_needs_and_says_what_it_is(captioner: Path, tmp_path: Path) -> None:
+    more = {"README.md": b"", "tf_model.h5": b"x", "pytorch_model.bin": b"x"}
+    with serving(LocalHub(files=files_of(captioner) | more)) as hub:
+        ran = download(hub, tmp_path, "owner/tiny", "--yes")
+        assert ran.returncode == 0 and "This model captions images. Use it in the Dataset tab" in ran.stdout
+        assert sorted(hub.fetched()) == ["config.json", "model.safetensors", "vocab.txt"]

@@ -346,13 +346,6 @@ def test_a_vae_is_downloaded_and_named_as_such(hub: LocalHub, sd1: Path, tmp_pat
     assert sorted(hub.fetched()) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
-def test_a_captioning_model_is_downloaded_and_named_as_such(hub: LocalHub, captioner: Path, tmp_path: Path) -> None:
-    hub.files = files_of(captioner) | {"README.md": b"", "tf_model.h5": b"x", "pytorch_model.bin": b"x"}
-    ran = download(hub, tmp_path, "owner/tiny", "--yes")
-    assert ran.returncode == 0 and "This model captions images. Use it in the Dataset tab" in ran.stdout
-    assert sorted(hub.fetched()) == ["config.json", "model.safetensors", "vocab.txt"]
-
-
 def test_a_model_of_another_kind_is_said(hub: LocalHub, tmp_path: Path) -> None:
     hub.files = {"model_index.json": b"{}", "transformer/diffusion_pytorch_model.safetensors": b"x"}
     ran = download(hub, tmp_path, "owner/tiny", "--yes")
