@@ -1,3 +1,3 @@
 """Fine-tune Stable Diffusion on your own images."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

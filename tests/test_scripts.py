@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ed2.models.files.header import read_header
 from ed2.settings.files import PROGRAM_DIR
@@ -154,6 +155,22 @@ def test_full_size_writes_a_network_as_published(tmp_path: Path) -> None:
     header = read_header(tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors")
     assert len(header.shapes) == 248
     assert (tmp_path / "base" / "tokenizer" / "vocab.json").is_file()
+
+
+def test_before_after_shows_the_samples_of_a_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    lines = []
+    for step, colour in ((0, "red"), (600, "blue")):
+        path = run_dir / f"samples/{step}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (130, 64), colour).save(path)
+        tiles = {"cfgs": [1.0, 4.0], "tiles": [[0, 0, 64, 64], [66, 0, 130, 64]]}
+        lines.append(json.dumps({"step": step, "index": 0, "path": f"samples/{step}.png", "prompt": "a zorg", **tiles}))
+    (run_dir / "samples.jsonl").write_text("\n".join(lines))
+    run("before_after.py", tmp_path / "made.png", "--run", run_dir)
+    with Image.open(tmp_path / "made.png") as made:
+        colours = made.convert("RGB").getcolors(1 << 20)
+    assert {(255, 0, 0), (0, 0, 255)} <= {colour for _, colour in colours}
 
 
 @pytest.mark.slow
