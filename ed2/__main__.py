@@ -26,6 +26,7 @@ OTHERS = """
 python -m ed2 download NAME [TARGET]     download a public model, after a yes
 python -m ed2 models                     list the models on this computer
 python -m ed2 queue                      list runs that wait, add to them, and train them one after another
+python -m ed2 report RUN                 write a report of a run into its folder
 python -m ed2 cache                      show the caches of latents and captions, or remove what is old
 python -m ed2 doctor                     try what training needs on this computer
 python -m ed2 extract-lora BASE MODEL TARGET   write what training changed as a LoRA
@@ -38,6 +39,7 @@ COMMANDS = {
     "download": "ed2.app.hub.command",
     "models": "ed2.app.found_models",
     "queue": "ed2.app.queue.command",
+    "report": "ed2.ui.report",
     "extract-lora": "ed2.app.lora.extract",
     "merge": "ed2.app.lora.merge",
 }

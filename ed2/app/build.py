@@ -13,12 +13,12 @@ from ed2.app.caching.job import CacheJob
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
-from ed2.app.run_spec import RunSpec
+from ed2.app.run_spec import Machine, RunSpec
 from ed2.checkpoint.resume import restore_adapters
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Warned
-from ed2.models.base import BatchVisits, DiffusionModel
+from ed2.models.base import BatchVisits, DiffusionModel, ModelSource
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.families.facts import FACTS
 from ed2.models.files.lora_base import is_lora_checkpoint
@@ -50,7 +50,9 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         CheckpointError: the training state cannot be restored.
     """
     settings, device = spec.settings, spec.machine.device
-    model = _read_model(spec)
+    start = Path(settings.model.resume_ckpt)
+    adapters = start if spec.checkpoint is None and is_lora_checkpoint(start) else None
+    model = read_model(settings, spec.source, spec.machine, adapters)
     for note in _arrange(model, spec):
         context.bus.emit(Warned(0, note))
     if not spec.same_folder:  # other images, or repaired ones
@@ -106,21 +108,33 @@ def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> No
         context.state.position = context.state.position * steps_in_epoch // max(1, before)
 
 
-def _read_model(spec: RunSpec) -> DiffusionModel:
-    settings, family, visits = spec.settings, spec.source.family, BatchVisits()
-    model: DiffusionModel = FAMILIES.load(family)(
-        spec.source,
-        trained=settings.model.trained_parts(FACTS[family]),
-        device=spec.machine.device,
-        frozen_dtype=spec.machine.frozen_dtype,
+def read_model(
+    settings: Settings, source: ModelSource, machine: Machine, adapters: Path | None = None
+) -> DiffusionModel:
+    """Read a model for training, or to draw with it.
+
+    Args:
+        settings: of the run.
+        source: the weights.
+        machine: device and precision.
+        adapters: the checkpoint of a LoRA whose adapters are read too.
+
+    Raises:
+        ModelError: a part cannot be read.
+    """
+    visits = BatchVisits()
+    model: DiffusionModel = FAMILIES.load(source.family)(
+        source,
+        trained=settings.model.trained_parts(FACTS[source.family]),
+        device=machine.device,
+        frozen_dtype=machine.frozen_dtype,
         trained_dtype=DTYPES[settings.memory.weights_dtype],
         adapt=_adapt(settings, visits),
     )
     model.visits = visits
     model.clip_skip, model.caption_chunks = settings.noise.clip_skip, settings.data.caption_chunks
-    start = Path(settings.model.resume_ckpt)
-    if spec.checkpoint is None and is_lora_checkpoint(start):  # a new run from the weights of a LoRA
-        restore_adapters(model, start)
+    if adapters:  # a new run from the weights of a LoRA
+        restore_adapters(model, adapters)
     if settings.memory.gradient_checkpointing:
         enable_checkpointing(model)
     return model

@@ -205,11 +205,11 @@ class RunView:
             changed = [name for name in names if getattr(new, name) != getattr(old, name)]
             self.change(*{SECTIONS.get(name, "status") for name in changed})
 
-    def replay(self, run_dir: Path, until: int | None = None) -> None:
-        """Fold the events recorded in a run's folder, up to step `until`."""
+    def replay(self, run_dir: Path, until: int | None = None, *, has_curves: bool = True) -> None:
+        """Fold the events recorded in a run's folder, up to step `until`; `has_curves` as for `read_events`."""
         last: deque[tuple[datetime, Event]] = deque(maxlen=MAX_TOLD_EVENTS)
         with self._lock:
-            for moment, event in read_events(run_dir):
+            for moment, event in read_events(run_dir, has_curves=has_curves):
                 if until is None or event.step <= until:
                     self._fold(event)
                     last.append((moment, event))
@@ -232,8 +232,10 @@ class RunView:
 
     def _add_to_curves(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if name in self._curves or len(self._curves) < MAX_CURVES:
-                self._curves.setdefault(name, Curve()).add(step, value)
+            if name not in self._curves and len(self._curves) < MAX_CURVES:
+                self._curves[name] = Curve()
+            if curve := self._curves.get(name):
+                curve.add(step, value)
 
     def _epoch_at(self, step: int) -> int | None:
         """The epoch of a step; a run's folder does not list every step, only when each epoch ended."""

@@ -118,6 +118,7 @@ class OwnerPage:
         self.train.tensorboard.close()
         self.resume.test.tester.close()
         self.resume.lora.extractor.close()
+        self.resume.page.work.close()
         self.settings.models.downloads.downloader.close()
         self.dataset.captions.download.downloader.close()
         self.dataset.captions.captioner.close()

@@ -243,7 +243,8 @@ window.edCharts = (() => {
     chart.isDue = true;
     requestAnimationFrame(() => {
       chart.isDue = false;
-      if (!chart.root.isConnected || !chart.root.clientWidth) return; // drawn once it is seen
+      const isThere = chart.root.isConnected && chart.root.querySelector('.ed-panels'); // it may have been replaced
+      if (!isThere || !chart.root.clientWidth) return; // drawn once it is seen
       each(chart, drawPanel);
       chart.root.querySelector('.ed-unzoom').hidden = !chart.zoom;
     });

@@ -96,7 +96,7 @@ def serve_owner(context: Context, options: argparse.Namespace) -> OwnerPage:
         hosts = Hosts([*LOOPBACK_NAMES, *_own_names()])
         server_name = "0.0.0.0"
     page = OwnerPage(context)
-    images = [context.samples, context.thumbs]
+    images = context.images
     port = serve(page.blocks, port=options.port, hosts=hosts, images=images, login=login, server_name=server_name)
     for line in startup_message(options, port, login):
         print(line, flush=True)

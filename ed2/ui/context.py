@@ -60,6 +60,7 @@ class Context:
     begin: Mapping[str, object] = field(default_factory=dict)
     samples: ImageCopies = field(default_factory=lambda: ImageCopies(SAMPLE_SIDE))
     thumbs: ImageCopies = field(default_factory=lambda: ImageCopies(THUMB_SIDE))
+    run_images: ImageCopies = field(default_factory=lambda: ImageCopies(SAMPLE_SIDE))
     pages: Pages = field(default_factory=Pages)
     is_preset_given: bool = False
     demo: Path = DEMO
@@ -74,6 +75,11 @@ class Context:
         self.demo_settings = DemoSettings(self.demo, self.user)
         draft = {} if self.is_preset_given else self.user.draft()
         self._form = with_one_optimizer({**draft, **self.begin})
+
+    @property
+    def images(self) -> list[ImageCopies]:
+        """All copies of images that the owner's page shows."""
+        return [self.samples, self.thumbs, self.run_images]
 
     @property
     def checked(self) -> CheckResult | None:

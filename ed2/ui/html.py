@@ -264,6 +264,12 @@ def figures_html(shown: RunSnapshot) -> str:
     return f'<section class="ed-card" aria-label="Run figures"><h3>{title}</h3>{figures_list}</section>'
 
 
+def figure_list_html(figures: Mapping[str, str], kind: str = "ed-figures") -> str:
+    """Figures by name as a list; `kind` is its class."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items())
+    return f'<dl class="{kind}">{rows}</dl>'
+
+
 def _formatted(value: float | None, form: str, unit: str = "") -> str:
     return NO_VALUE if value is None else f"{value:{form}}{unit}"
 

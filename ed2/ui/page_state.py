@@ -13,6 +13,21 @@ MAX_PAGES = 100
 """A page beyond these is forgotten: it is redrawn completely, and its next form is saved completely."""
 
 
+@dataclass(frozen=True)
+class DeletionAsked:
+    """What a page has asked whether to delete.
+
+    Attributes:
+        run: folder of the run.
+        checkpoint: its name; empty for the whole run.
+        is_second: whether it was the second question.
+    """
+
+    run: str
+    checkpoint: str = ""
+    is_second: bool = False
+
+
 @dataclass
 class PageState:
     """One page in one browser.
@@ -29,6 +44,8 @@ class PageState:
         after_fit: the same settings as it set them.
         bulk_plan: the change of captions that its preview shows.
         before_suggested: the settings that the suggested values replaced, as they were.
+        described_run: folder of the run whose page it shows.
+        asked: what it has asked whether to delete.
         edited_run: number of the run of the queue that its form shows; 0 for none.
         before_edit: its form before that.
         planned_gb: memory of the GPU that its first screen plans for; 0 is the one in this computer.
@@ -46,6 +63,8 @@ class PageState:
     bulk_plan: BulkPlan | None = None
     before_suggested: Mapping[str, object] = field(default_factory=dict)
     planned_gb: float = 0
+    described_run: str = ""
+    asked: DeletionAsked | None = None
     edited_run: int = 0
     before_edit: Mapping[str, object] = field(default_factory=dict)
 

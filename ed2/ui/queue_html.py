@@ -65,7 +65,7 @@ def queue_line_html(runs: tuple[QueuedRun, ...], *, is_run: bool, is_wanted: boo
     if parts:
         then = " Starts when the run in progress has ended." if is_wanted and not is_run and waiting else ""
         link = link_html("Queue", "Resume", "", f"Queue: {counted(len(runs), 'run')}")
-        text = f"{link}: {escape(', '.join(parts))}.{then}"
+        text = f"{link} {escape(', '.join(parts))}.{then}"
     return f'<p id="queue-line" class="ed-missing">{text}</p>'
 
 

@@ -12,7 +12,7 @@ from ed2.checkpoint.identity import is_pinned, pin
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.settings.fields import label_of
-from ed2.text import file_size
+from ed2.ui.compare_panel import ComparePanel
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import empty_html, escape, note_html
@@ -20,6 +20,8 @@ from ed2.ui.lora_panel import LoraPanel
 from ed2.ui.page_state import PageState
 from ed2.ui.queue_panel import QueuePanel
 from ed2.ui.resume_test import ResumeTestPanel
+from ed2.ui.run_html import runs_html
+from ed2.ui.run_panel import RunPanel
 from ed2.ui.strip import Strip, start_run
 from ed2.ui.wiring import SPOKEN, Updates, refusal
 
@@ -37,6 +39,10 @@ STARTS_OVER = (
     "at step 0. Give the new run its own project name."
 )
 NO_RUNS = "No runs yet. They appear here once the first one has started."
+FILTER = (
+    '<label class="ed-filter">Filter runs <input type="search" id="runs-filter" '
+    'placeholder="name, folder, state or note"></label>'
+)
 KEEP_INFO = "Protected checkpoints are never deleted or thinned, whatever keep_last says. Each gets a file named KEEP."
 
 
@@ -47,6 +53,11 @@ class ResumeTab:
         self._context = context
         self.queue = QueuePanel(context)
         gr.Markdown("### Runs")
+        gr.HTML(FILTER, elem_id="runs-filter-box", js_on_load="ed.watchRunFilter(element)")
+        js = "ed.watchRuns(element, trigger)"
+        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
+        self.compare = ComparePanel(context)
+        gr.Markdown("### Selected run")
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
             self.refresh = gr.Button("Refresh", elem_id="refresh-button", min_width=120, scale=0)
@@ -57,8 +68,7 @@ class ResumeTab:
             self.resume = gr.Button("Resume", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.note = gr.HTML("", elem_id="resume-note", js_on_load=None)
-        js = "ed.watchRuns(element, trigger)"
-        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
+        self.page = RunPanel(context)
         label = "Protected checkpoints"
         self.kept = gr.CheckboxGroup([], label=label, info=KEEP_INFO, elem_id="keep-checkpoints", visible=False)
         self.lora = LoraPanel(context)
@@ -86,11 +96,19 @@ class ResumeTab:
         self.lora.wire(tab, self._phase, self._selected, selected)
         to_describe = [*selected, self.lora.checkpoint]
         described = [self.resume, self.as_base, self.last_epoch, self.note, self.kept, *self.lora.outputs]
-        for event in (self.refresh.click, tab.select, self._phase.change):
+        described += self.page.outputs
+
+        def show_again(event: Any) -> None:
+            """List the runs and describe the selected one, as an event or after one."""
             listed = event(self.list_runs, selected, [self.choice, self.list], **SPOKEN)
             offered = listed.then(None, self.choice, self.choice, js="ed.offeredRun")
             offered.then(None, self.choice, None, js="ed.markRun")
             offered.then(self.describe, to_describe, described, **SPOKEN)
+
+        for event in (self.refresh.click, tab.select, self._phase.change):
+            show_again(event)
+        self.page.wire(tab, self._phase, self._selected, selected, lambda event: show_again(event.success))
+        self.compare.wire(form.controls["logdir"], self._place)
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")
         self.choice.change(self.describe, to_describe, described, **SPOKEN)
@@ -124,7 +142,7 @@ class ResumeTab:
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)
-        boxes = {**self._kept(page, run), **self.lora.describe(page, run, checkpoint)}
+        boxes = {**self._kept(page, run), **self.lora.describe(page, run, checkpoint), **self.page.describe(page, run)}
         if run is None:
             off = gr.update(interactive=False)
             hidden = gr.update(value=None, visible=False)
@@ -221,28 +239,9 @@ class ResumeTab:
         return {self.kept: gr.update(choices=names, value=list(page.kept), visible=bool(found))}
 
     def _list_html(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
-        """The list, with the run that was selected when it was asked for and the one that it offers."""
         if not runs:
             return empty_html(NO_RUNS)
-        cards = "".join(self._card(run) for run in runs)
-        return f'<ul class="ed-grid ed-runs" data-asked="{escape(asked)}" data-offered="{escape(offered)}">{cards}</ul>'
-
-    def _card(self, run: RunRecord) -> str:
-        name, state = escape(run.folder.name), self._state_of(run)
-        image = where = loss = ""
-        if run.last_sample and (address := self._context.thumbs.address(run.last_sample)):
-            image = f'<img src="{address}" alt="Last sample of {name}" loading="lazy">'
-        if run.trainer:
-            where = f" in {run.trainer.name}<br>"
-        if run.loss is not None:
-            loss = f" · loss {run.loss:.4f}"
-        size = file_size(run.size_bytes)
-        return (
-            f'<li data-run="{name}" data-state="{state}"><button type="button" aria-label="Select {name}">{image}'
-            f'<div class="ed-caption"><strong>{name}</strong><br><span class="ed-badge">{state}</span>{where} '
-            f"step {run.step:,} of {run.total:,}{loss}<br>"
-            f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {size} · {_resumable(run)}</small></div></button></li>"
-        )
+        return runs_html(runs, [self._state_of(run) for run in runs], self._context.thumbs, asked, offered)
 
     def _state_of(self, run: RunRecord) -> str:
         """The state of a run in a word; a paused run of this program is stored as running."""
@@ -250,15 +249,6 @@ class ResumeTab:
         if run.state == "running" and not run.trainer and shown.state == "paused":
             return "paused"
         return run.state
-
-
-def _resumable(run: RunRecord) -> str:
-    """Whether a run can be resumed, and from where if its last steps are in no checkpoint."""
-    if run.resume_step is None:
-        return "no checkpoint to resume from"
-    if run.state == "running" or run.resume_step >= run.step:
-        return "can be resumed"
-    return f"resumes from step {run.resume_step:,}, its last checkpoint"
 
 
 def _phase_html(shown: RunSnapshot) -> str:

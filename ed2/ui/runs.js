@@ -6,5 +6,55 @@ Object.assign(window.ed, (() => {
     if (button) trigger('click', { queued: Number(button.dataset.queued), action: button.dataset.action });
   });
 
-  return { watchQueue };
+  // Charts and samples that came with an answer are drawn.
+  const mount = element => { edCharts.mountAll(element); edMatrix.mountAll(element); };
+  const watchMounts = element => {
+    new MutationObserver(() => mount(element)).observe(element, { childList: true, subtree: true });
+    mount(element);
+  };
+
+  // The page of a run: what was pressed beside which checkpoint.
+  const watchRunPage = (element, trigger) => {
+    watchMounts(element);
+    element.addEventListener('click', event => {
+      const button = event.target.closest('[data-act][data-checkpoint]');
+      if (button) trigger('click', { act: button.dataset.act, checkpoint: button.dataset.checkpoint });
+    });
+  };
+  const copyRunPath = () => {
+    const path = document.querySelector('#run-page [data-path]')?.dataset.path;
+    if (path) ed.copy(path);
+  };
+
+  // The list: a filter that needs no answer, and the runs that are to be compared.
+  const filterRuns = () => {
+    const words = (document.getElementById('runs-filter')?.value ?? '').toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...document.querySelectorAll('#runs-list li')];
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+    }
+    const none = document.querySelector('#runs-list .ed-none-found');
+    if (none) none.hidden = rows.some(row => !row.hidden);
+  };
+  const picked = new Set();
+  const keepPicks = list => {
+    for (const box of list.querySelectorAll('[data-pick]')) box.checked = picked.has(box.dataset.pick);
+  };
+  const watchRunFilter = element => {
+    element.addEventListener('input', filterRuns);
+    const list = document.getElementById('runs-list');
+    list.addEventListener('change', event => {
+      const { pick } = event.target.dataset;
+      if (!pick) return;
+      if (event.target.checked) picked.add(pick); else picked.delete(pick);
+    });
+    new MutationObserver(() => { keepPicks(list); filterRuns(); }).observe(list, { childList: true, subtree: true });
+  };
+  const pickedRuns = logdir => {
+    const shown = [...document.querySelectorAll('#runs-list [data-pick]')].map(box => box.dataset.pick);
+    return [logdir, JSON.stringify(shown.filter(name => picked.has(name)))];
+  };
+
+  return { watchQueue, watchMounts, watchRunPage, copyRunPath, watchRunFilter, pickedRuns };
 })());

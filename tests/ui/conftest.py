@@ -73,7 +73,7 @@ def serving(folder: Path, values: Values, **options: object) -> Iterator[Server]
     page = OwnerPage(context)
     context.service.show_last_run(Path(str(values["logdir"])))
     context.service.follow(Path(str(values["logdir"])))
-    images = [context.samples, context.thumbs]
+    images = context.images
     port = serve(page.blocks, port=free_port(), hosts=Hosts(LOOPBACK_NAMES), images=images)
     yield Server(context, page, port, folder, values)
     context.service.close()
