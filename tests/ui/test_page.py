@@ -44,6 +44,7 @@ IDS = [
     "bulk-edit",
     "queue-button",
     "queue",
+    "compare",
 ]
 
 
