@@ -151,7 +151,7 @@ class CheckpointSaved(Event):
     """A checkpoint is complete on the disk; `single_file` is None if there is none."""
 
     epoch: int
-    kind: Literal["", "last", "interrupted", "errored"]
+    kind: Literal["", "best", "last", "interrupted", "errored"]
     path: Path
     single_file: Path | None
     bytes_written: int

@@ -109,7 +109,7 @@ class Execution:
             self.context.saver.join()  # the checkpoint being written may be the one to roll back to
             fault = self._fault(error)
         else:
-            return self._end("done", "all epochs are done")
+            return self._end("done", self.run.ended_early or "all epochs are done")
         self._saved = fault.rollback_to or self._saved
         lost = self._save_at_end(fault.kind)  # only here: the error holds on to the memory of its step
         return self._end("failed", f"{fault.reason} {lost}".strip())

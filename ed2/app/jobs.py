@@ -142,7 +142,7 @@ def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJ
         on_problem=context.faults,
         on_progress=lambda measured, total: context.bus.emit(Progressed(run.state.step, "validating", measured, total)),
     )
-    return ValidationJob(run, validator, context.bus, wanted.every_n_epochs)
+    return ValidationJob(run, validator, context.bus, wanted.every_n_epochs, wanted.early_stop)
 
 
 def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
@@ -177,6 +177,7 @@ def _checkpoint_job(run: Run, settings: Settings, saver: BackgroundSaver) -> Che
         minutes=own.minutes,
         epochs=own.save_every_n_epochs or 0,
         first_epoch=own.save_ckpts_from_n_epochs,
+        keeps_best=settings.keeps_best,
     )
 
 

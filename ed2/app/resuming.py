@@ -44,6 +44,7 @@ RESUMABLE_SETTINGS = {
     "sample_steps",
     "ckpt_every_n_minutes",
     "save_every_n_epochs",
+    "early_stop",
     "save_ckpts_from_n_epochs",
     "keep_last",
     "no_save_ckpt",

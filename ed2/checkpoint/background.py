@@ -33,18 +33,18 @@ class BackgroundSaver:
     _warned: str = ""
     _check: PredictionCheck = field(default_factory=PredictionCheck, repr=False)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, kind: Kind = "") -> None:
         """Save `run` as it is now. Waits for the previous save, and for this one too where memory is short."""
         self.join()
-        step, name = run.state.step, self.saver.name(run.state, "")
+        step, name = run.state.step, self.saver.name(run.state, kind)
         self.bus.emit(SavingChanged(step, True))
         try:
             self.saver.require_space(run, name)
             copy = self.copy(run)
             if copy is None:
-                self._write(self.saver.snapshot(run, copied=False), name)
+                self._write(self.saver.snapshot(run, copied=False), name, kind)
                 return
-            self._thread = threading.Thread(target=self._write, args=(copy, name), name="saving")
+            self._thread = threading.Thread(target=self._write, args=(copy, name, kind), name="saving")
             self._thread.start()
         except (CheckpointError, RuntimeError, MemoryError) as error:  # also out of memory without a copy
             self._give_up(step, error)
@@ -92,9 +92,9 @@ class BackgroundSaver:
             logger.exception("Not enough memory to copy the weights; training waits until the checkpoint is written.")
             return None
 
-    def _write(self, snapshot: Snapshot, name: str) -> None:
+    def _write(self, snapshot: Snapshot, name: str, kind: Kind) -> None:
         try:
-            self._announce(self.saver.write(snapshot, name, ""))
+            self._announce(self.saver.write(snapshot, name, kind))
             self.bus.emit(SavingChanged(snapshot.step, False))
         except CheckpointError as error:
             self._give_up(snapshot.step, error)
@@ -126,6 +126,8 @@ class CheckpointJob(Job):
         minutes: between saves by time, 0 for never.
         epochs: between saves by epochs, 0 for never.
         first_epoch: saves by epochs start when this many are done.
+        keeps_best: whether a validation that improves saves a checkpoint too, of which the newest is kept, at most as
+            often as by time.
     """
 
     saver: BackgroundSaver
@@ -133,7 +135,9 @@ class CheckpointJob(Job):
     minutes: float
     epochs: int
     first_epoch: int = 0
+    keeps_best: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
+    _best_at: float = field(default_factory=time.monotonic)
     name = CHECKPOINT
 
     def due(self, state: TrainState) -> bool:
@@ -141,7 +145,12 @@ class CheckpointJob(Job):
         if self.training.finished:
             return False
         by_clock = self.minutes > 0 and time.monotonic() - self._saved_at >= self.minutes * 60
-        return by_clock or self._is_epoch_due(state)
+        return by_clock or self._is_epoch_due(state) or self._is_best_due(state)
+
+    def _is_best_due(self, state: TrainState) -> bool:
+        """Whether the validation of this step is the best so far, and the last such checkpoint long enough ago."""
+        is_best = self.keeps_best and state.best_step == state.step
+        return is_best and time.monotonic() - self._best_at >= self.minutes * 60
 
     def _is_epoch_due(self, state: TrainState) -> bool:
         if not self.epochs or not state.epoch_ended or state.epoch < self.first_epoch:
@@ -149,6 +158,14 @@ class CheckpointJob(Job):
         return state.epoch % self.epochs == 0
 
     def perform(self, state: TrainState) -> None:
-        """Save; a failure is a warning, and the next interval tries again."""
+        """Save; a failure is a warning, and the next interval tries again.
+
+        The best checkpoint does for the one that is due by time too; that of an epoch is kept besides it.
+        """
+        is_best = self._is_best_due(state)
         self._saved_at = time.monotonic()
-        self.saver.start(self.training)
+        if is_best:
+            self._best_at = self._saved_at
+            self.saver.start(self.training, "best")
+        if not is_best or self._is_epoch_due(state):
+            self.saver.start(self.training)

@@ -51,10 +51,12 @@ class Retention:
         keep_last: how many of the newest checkpoints stay, besides pinned ones and the best by validation loss; None
             keeps all.
         exporter: whose single files go with their checkpoints.
+        best: begins the names of checkpoints that a validation saved, of which only the newest stays; empty for none.
     """
 
     keep_last: int | None
     exporter: Exporter | None
+    best: str = ""
 
     def thin(self, just_saved: Path) -> list[str]:
         """Remove what is no longer needed besides the checkpoint `just_saved`, which is never touched.
@@ -64,6 +66,9 @@ class Retention:
         """
         ckpts, failed = just_saved.parent, []
         checkpoints = _checkpoints_in(ckpts)
+        for checkpoint in self._outdated_best(checkpoints, just_saved):
+            failed += self._remove(checkpoint)
+            checkpoints.remove(checkpoint)
         if self.keep_last is not None:
             for checkpoint in self._surplus(checkpoints, just_saved):
                 failed += self._remove(checkpoint)
@@ -74,6 +79,13 @@ class Retention:
             if checkpoint != just_saved and not is_pinned(checkpoint):
                 failed += _remove_all([checkpoint / TRAINING_STATE])
         return failed
+
+    def _outdated_best(self, checkpoints: Sequence[Path], just_saved: Path) -> list[Path]:
+        """The best checkpoints of before, if `just_saved` is a better one."""
+        if not self.best or not just_saved.name.startswith(self.best):
+            return []
+        others = [checkpoint for checkpoint in checkpoints if checkpoint.name.startswith(self.best)]
+        return [checkpoint for checkpoint in others if checkpoint != just_saved and not is_pinned(checkpoint)]
 
     def _surplus(self, checkpoints: Sequence[Path], just_saved: Path) -> list[Path]:
         assert self.keep_last is not None

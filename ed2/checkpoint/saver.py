@@ -23,7 +23,7 @@ from ed2.models.files.lora_base import BASE_FILE, LORA_FILE, adapter_metadata
 from ed2.models.files.tensor_file import bytes_of
 from ed2.training.state import Run, TrainState
 
-Kind = Literal["", "last", "interrupted", "errored"]
+Kind = Literal["", "best", "last", "interrupted", "errored"]
 
 NOT_WRITTEN = (OSError, RuntimeError, MemoryError, ValueError, SafetensorError)
 """Errors in writing."""
@@ -133,7 +133,7 @@ class Saver:
     def _thin(self, just_saved: Path, step: int) -> None:
         """Remove what is no longer needed; a failure is only a warning."""
         try:
-            sentences = Retention(self.keep_last, self.exporter).thin(just_saved)
+            sentences = Retention(self.keep_last, self.exporter, f"best-{self.project}-ep").thin(just_saved)
         except OSError as error:
             sentences = [f"Older checkpoints could not be removed: {plain_reason(error)}."]
         for sentence in sentences:

@@ -71,6 +71,8 @@ def _of_validation(settings: Settings, family: FamilyFacts) -> Idle:
         yield "auto_split_proportion", "val_split_mode is not automatic"
     if not own.stabilize_training_loss:
         yield "stabilize_split_proportion", "stabilize_training_loss is off"
+    if own.val_split_mode == "none":
+        yield "early_stop", "val_split_mode is none"
     if own.val_split_mode == "none" and not own.stabilize_training_loss and not own.extra_manual_datasets:
         for name in OF_VALIDATION:
             yield name, "nothing is validated"

@@ -453,6 +453,8 @@ class ValidationSettings(Group):
     """Fraction of the training images to measure this way."""
     every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between validations. 0.25 validates four times per epoch."""
+    early_stop: Annotated[int, Field(ge=0)] = 0
+    """Validations without a new lowest validation loss after which the run ends, at the end of an epoch. 0 is never."""
     val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
     """Seed of the validation images and their noise."""
     val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
@@ -463,7 +465,8 @@ class CheckpointSettings(Group):
     """Checkpoints"""
 
     ckpt_every_n_minutes: Annotated[float, Field(ge=0)] | None = None
-    """Minutes between checkpoints; 0 turns this off. Empty uses 30, or 0 if save_every_n_epochs is set."""
+    """Minutes between checkpoints; 0 turns this off. Empty uses 30, or 0 if save_every_n_epochs is set. At most this
+    often, a validation with a new lowest loss saves a checkpoint best-..., of which one is kept."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs between checkpoints. Empty or 0 turns this off. With thousands of images, save by minutes instead."""
     save_ckpts_from_n_epochs: Annotated[int, Field(ge=0), Advanced()] = 0
@@ -539,6 +542,11 @@ class Settings(Group):
         if own and part.is_text_encoder:
             return own
         return self.optimizer.chosen(on_card=on_card)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether a validation that improves saves a checkpoint, of which one is kept."""
+        return self.validation.val_split_mode != "none" and self.checkpoint.minutes > 0
 
     def flat(self) -> dict[str, object]:
         """All settings as one flat mapping, ready for JSON."""

@@ -25,7 +25,7 @@ SAMPLES = "samples"
 VALIDATION = "validation"
 REQUESTED_JOBS: Mapping[Request, str] = {"save": CHECKPOINT, "sample": SAMPLES}
 """The job that carries out each request."""
-_OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None}
+_OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None, "best_loss": float | int | None}
 """Types that fields of `TrainState` may have besides that of their default."""
 
 
@@ -44,6 +44,9 @@ class TrainState:
         checkpointing: whether gradient checkpointing was turned on after running out of memory.
         is_exact: false once a batch was split, which gives the same gradient but not the same bytes.
         lost: the epoch in which each damaged image was found, by the image's key; later epochs leave it out.
+        best_loss: the lowest validation loss so far; None before the first validation.
+        best_step: the step of that validation.
+        without_improvement: validations since then.
         cut_short: names of the jobs that a stop interrupted after the last step; a resumed run performs them first.
     """
 
@@ -56,6 +59,9 @@ class TrainState:
     at_once: int | None = None
     checkpointing: bool = False
     is_exact: bool = True
+    best_loss: float | None = None
+    best_step: int = 0
+    without_improvement: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     cut_short: list[str] = field(default_factory=list)
 
@@ -73,6 +79,13 @@ class TrainState:
         self.position += 1
         if self.position >= steps_in_epoch:
             self.epoch, self.position = self.epoch + 1, 0
+
+    def validated(self, loss: float) -> None:
+        """Count a validation of this step."""
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_loss, self.best_step, self.without_improvement = loss, self.step, 0
+        else:
+            self.without_improvement += 1
 
     @property
     def epoch_ended(self) -> bool:
@@ -144,6 +157,7 @@ class Run:
         make_jobs: the factories of its jobs.
         steps_in: optimizer steps of an epoch, which may differ between epochs; 0 if an epoch shows no image.
         jobs: in the order in which they run after a step.
+        ended_early: why it is over before its last epoch; empty if it is not. Set at the end of an epoch.
     """
 
     model: DiffusionModel
@@ -162,6 +176,7 @@ class Run:
     make_jobs: InitVar[Sequence[Callable[["Run"], Job]]] = ()
     ema: Average = field(default_factory=NoEma)
     jobs: tuple[Job, ...] = field(init=False)
+    ended_early: str = ""
 
     def __post_init__(self, make_jobs: Sequence[Callable[["Run"], Job]]) -> None:
         self.jobs = tuple(make(self) for make in make_jobs)
@@ -183,5 +198,5 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is done."""
-        return self.state.epoch >= self.max_epochs
+        """Whether the last epoch is done, or the run has ended early."""
+        return bool(self.ended_early) or self.state.epoch >= self.max_epochs

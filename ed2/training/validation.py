@@ -4,12 +4,14 @@ Nothing here draws from a global generator or touches a gradient, so training is
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from ed2.curve_names import LOSS_VAL
 from ed2.data.example import Example, Finding
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
@@ -89,12 +91,14 @@ class ValidationJob(Job):
 
     Attributes:
         every_n_epochs: from 1: at the end of every n-th epoch; below 1: round(1 / n) times per epoch.
+        patience: validations without a new lowest loss after which the run ends, at the end of an epoch; 0 for never.
     """
 
     training: Run
     validator: Validator
     bus: EventBus
     every_n_epochs: float
+    patience: int = 0
     _at_once: int | None = None
     name = VALIDATION
 
@@ -123,7 +127,7 @@ class ValidationJob(Job):
                 if values is None:
                     # So that a resumed run measures it before its next step and the curve has no gap.
                     state.cut_short.append(self.name)
-                return ValidationDone(state.step, values) if values else None
+                return self._result(state, values) if values else None
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -138,3 +142,18 @@ class ValidationJob(Job):
             self._at_once = largest // 2
             images = counted(self._at_once, "image")
             self.bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))
+
+    def _result(self, state: TrainState, values: dict[str, float]) -> ValidationDone:
+        """Count what was measured, and end the run early where it has not improved for long enough."""
+        loss = values.get(LOSS_VAL, math.nan)
+        if math.isfinite(loss):
+            state.validated(loss)
+        is_enough = self.patience and state.without_improvement >= self.patience
+        if is_enough and state.epoch_ended and not self.training.finished:
+            validations = counted(state.without_improvement, "validation")
+            self.training.ended_early = (
+                f"stopped early: {validations} without improvement since step {state.best_step}, where the validation "
+                f"loss was {state.best_loss:.4f}"
+            )
+            state.without_improvement = 0  # a run that is resumed after this is given as many again
+        return ValidationDone(state.step, values)

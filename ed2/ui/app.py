@@ -66,7 +66,14 @@ class OwnerPage:
         filled = opened.success(None, None, None, js="ed.formFilled")
         self.dataset.show_after(filled)
         changed = [*self.resume.queued, *self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
-        for event in (filled, self.dataset.checked, self.resume.used, self.strip.started, *changed):
+        for event in (
+            filled,
+            self.dataset.checked,
+            self.resume.used,
+            self.train.validated,
+            self.strip.started,
+            *changed,
+        ):
             self.settings.follow(event.then)
         self._keep_up_to_date(filled)
 

@@ -49,5 +49,66 @@ Object.assign(window.ed, (() => {
   };
   const watchSamples = () => showSamples();
 
-  return { askLive, watchNews, watchLive, watchSamples };
+  // Progress in the title and the icon of the tab, and a notification at the end, which a browser allows once it was asked.
+  const ACTIVE = ['preparing', 'training', 'sampling', 'paused', 'stopping'];
+  const ENDS = { done: 'Training is done', stopped: 'Training was stopped', failed: 'Training failed' };
+  const COLOURS = { paused: '#b45309', stopped: '#b45309', done: '#15803d', failed: '#b91c1c' };
+  const ASKED = 'ed-asked-to-notify';
+  const progress = { title: '', state: '', drawn: '' };
+  const iconOf = (share, colour) => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 32, height: 32 }), pen = canvas.getContext('2d');
+    pen.lineWidth = 7;
+    for (const [style, part] of [['#94a3b8', 1], [colour, share]]) {
+      pen.strokeStyle = style;
+      pen.beginPath();
+      pen.arc(16, 16, 12, -Math.PI / 2, (2 * part - 0.5) * Math.PI);
+      pen.stroke();
+    }
+    return canvas.toDataURL();
+  };
+  const drawIcon = (share, colour) => {
+    const wanted = `${share} ${colour}`;
+    if (wanted === progress.drawn) return;
+    progress.drawn = wanted;
+    const old = [...document.querySelectorAll('link[rel~=icon]')], icon = document.createElement('link');
+    Object.assign(icon, { rel: 'icon', href: iconOf(share / 100, colour) });
+    document.head.append(icon);
+    for (const other of old) other.remove();
+  };
+  const notify = (text, words) => {
+    if (window.Notification?.permission !== 'granted') return;
+    const shown = new Notification(text, { body: words, tag: 'ed-run' });
+    shown.onclick = () => { window.focus(); shown.close(); };
+  };
+  const showProgress = () => {
+    const status = byId('status');
+    if (!status) return;
+    const { state, step, total } = status.dataset, percent = Math.floor((100 * step) / Math.max(1, total));
+    const isActive = ACTIVE.includes(state), before = progress.state;
+    const title = isActive ? `${percent} % · ${progress.title}` : state in ENDS && before ? `${ENDS[state]} · ${progress.title}` : progress.title;
+    if (document.title !== title) document.title = title;
+    if (isActive || before) drawIcon(isActive ? percent : 100, COLOURS[state] ?? '#4338ca');
+    if (ACTIVE.includes(before) && state in ENDS) notify(ENDS[state], status.querySelector('.ed-status-text').textContent);
+    if (isActive || state in ENDS) progress.state = isActive || before ? state : '';
+  };
+  const askToNotify = () => {
+    if (window.Notification?.permission !== 'default' || localStorage.getItem(ASKED)) return;
+    localStorage.setItem(ASKED, 'yes');
+    Notification.requestPermission();
+  };
+  const watchProgress = () => {
+    progress.title = document.title;
+    for (const name of ['train-button', 'continue-button', 'start-demo-button']) document.addEventListener('click', event => {
+      if (event.target.closest(`#${name}`)) askToNotify();
+    }, true);
+    const watched = byId('status').closest('.block') ?? byId('strip');
+    new MutationObserver(showProgress).observe(watched, { childList: true, subtree: true, attributes: true });
+    showProgress();
+  };
+
+  const watchAdviser = (element, trigger) => element.addEventListener('click', event => {
+    if (event.target.closest('[data-validate]')) trigger('click');
+  });
+
+  return { watchProgress, watchAdviser, askLive, watchNews, watchLive, watchSamples };
 })());

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ed2.app.snapshot import RunSnapshot, Section
 from ed2.small_files import parse_object
+from ed2.ui.adviser_html import adviser_html, adviser_key
 from ed2.ui.charts import EMPTY_SVG, ChartRun, chart_news
 from ed2.ui.hiding import Hide
 from ed2.ui.html import empty_html, escape, figures_html, log_html, memory_html, short_paths
@@ -59,7 +60,7 @@ class LiveData:
     """
 
     def __init__(self, samples: ImageCopies, *, is_owner: bool = False) -> None:
-        self._copies, self._is_owner = samples, is_owner
+        self._copies, self.is_owner = samples, is_owner
         self.held = gr.Textbox(visible=False)
         self.news = gr.HTML("", visible="hidden", elem_id="live-news", js_on_load="ed.watchNews(element)")
 
@@ -74,7 +75,7 @@ class LiveData:
         if held.revisions.get("loss") != shown.revisions.get("loss", 0):
             news["charts"] = chart_news(chart_run(shown), held.curves)
         if held.revisions.get("samples") != shown.revisions.get("samples", 0):
-            news["samples"] = {"owner": self._is_owner, **self._samples(shown, held)}
+            news["samples"] = self._samples(shown, held)
         if not news:
             return {}
         news |= {"key": key, "revisions": {name: shown.revisions.get(name, 0) for name in ("loss", "samples")}}
@@ -102,6 +103,8 @@ class LivePanel:
                 self.figures = gr.HTML(figures_html(RunSnapshot()), js_on_load=None)
             with gr.Column(scale=2, min_width=300):
                 self.memory = gr.HTML(memory_html(None), elem_id="memory-card", js_on_load=None)
+        js = "ed.watchAdviser(element, trigger)" if data.is_owner else None
+        self.adviser = gr.HTML("", elem_id="adviser", js_on_load=js)
         gr.Markdown("### Curves")
         charts = f'<div class="ed-charts">{empty_html(NO_CURVES)}{EMPTY_SVG}</div>'
         self.charts = gr.HTML(charts, elem_id="loss-chart", js_on_load="ed.watchLive(element, trigger)")
@@ -118,7 +121,7 @@ class LivePanel:
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.figures, self.memory, self.data.news, self.log]
+        return [self.figures, self.memory, self.adviser, self.data.news, self.log]
 
     @property
     def inputs(self) -> list[Any]:
@@ -128,7 +131,7 @@ class LivePanel:
     def seen_with(self, shown: RunSnapshot) -> Mapping[str, object]:
         """What an updated page shows of the run, besides curves and samples."""
         seen: dict[str, object] = {str(name): shown.revisions.get(name) for name in SEEN}
-        return {**seen, "state": shown.state, "elsewhere": shown.elsewhere}
+        return {**seen, "state": shown.state, "elsewhere": shown.elsewhere, "advice": adviser_key(shown)}
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
         """Updates for everything that the page shows outdated, besides curves and samples."""
@@ -137,6 +140,8 @@ class LivePanel:
             updates[self.figures] = figures_html(shown)
         if page.is_outdated("memory", shown):
             updates[self.memory] = memory_html(shown.memory, shown.peaks)
+        if page.seen.get("advice") != adviser_key(shown):
+            updates[self.adviser] = adviser_html(shown, is_owner=self.data.is_owner)
         if page.is_outdated("log", shown):
             updates[self.log] = log_html(shown.log[-LOG_LINES:], hide=self._hide)
         return updates

@@ -78,10 +78,9 @@ class Matrix:
         """The columns from place `first` on."""
         return [self._column_json(column) for column in self._columns[first:]]
 
-    def as_json(self, *, owner: bool = False) -> dict[str, Any]:
-        """All of it; the `owner` can use a step, and see training images."""
-        rows, columns = self.rows_json(), self.columns_json()
-        return {"route": self._copies.route, "owner": owner, "rows": rows, "columns": columns}
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"route": self._copies.route, "rows": self.rows_json(), "columns": self.columns_json()}
 
     def as_html(self) -> str:
         """An element with its own data: `edMatrix.mountAll()` draws it."""

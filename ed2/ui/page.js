@@ -60,6 +60,7 @@ window.ed = (() => {
   const answered = () => { store.answeredAt = Date.now(); };
   const watchProgram = () => {
     answered();
+    ed.watchProgress();
     setInterval(() => {
       if (document.hidden) answered();
       const isGone = Date.now() - store.answeredAt > 12000;

@@ -1,5 +1,6 @@
 """The Train tab: the current run, Save now and Sample now, TensorBoard, sharing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -7,14 +8,21 @@ import gradio as gr
 from ed2.app.page.tensorboard import TensorBoard
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
+from ed2.settings.fields import fields
 from ed2.ui.context import Context
-from ed2.ui.form import Form
+from ed2.ui.form import Form, to_control
 from ed2.ui.html import model_html
 from ed2.ui.live import LiveData, LivePanel
 from ed2.ui.lora_panel import LoraPanel, has_extractable
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import request
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
+
+VALIDATED: Mapping[str, object] = {"val_split_mode": "automatic", "stabilize_training_loss": True}
+VALIDATES = (
+    "The next run holds out part of the images for validation, and measures part of the others with the same fixed "
+    "noise. See Validation in the Settings tab."
+)
 
 
 class TrainTab:
@@ -56,10 +64,18 @@ class TrainTab:
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
         self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
         self.share.click(self.start_sharing, None, self.share_answer, **SLOW)
+        self._controls = form.controls
+        chosen = [form.controls[name] for name in VALIDATED]
+        self.validated = self.panel.adviser.click(self.validate_next, None, chosen, **SPOKEN)
         logdir = form.controls["logdir"]
         started = self.board.click(self.open_tensorboard, logdir, self.board_answer, js="ed.openTensorBoard", **SLOW)
         started.success(None, self.board_answer, None, js="ed.showTensorBoard")
         started.failure(None, None, None, js="ed.closeTensorBoard")
+
+    def validate_next(self) -> Updates:
+        """Set the form so that the next run is validated."""
+        gr.Info(VALIDATES, duration=8)
+        return {self._controls[name]: to_control(fields()[name], value) for name, value in VALIDATED.items()}
 
     def extract_lora(self, request: gr.Request) -> Updates:
         """Extract a LoRA from the run that has ended, and show how far it is."""

@@ -8,10 +8,11 @@ import pytest
 from ed2.app.checks.check import run_check
 from ed2.app.images.validating import for_validation, sample_keys
 from ed2.app.run import run_training
+from ed2.checkpoint.identity import pin
 from ed2.checkpoint.retention import LatestValidation
 from ed2.data.example import Example
 from ed2.errors import DatasetError
-from ed2.events import EventBus, Progressed, RunStarted, ValidationDone
+from ed2.events import CheckpointSaved, Event, EventBus, Progressed, RunStarted, ValidationDone
 from ed2.training.controls import Controls
 from tests.runs import Values, differing, train
 
@@ -96,3 +97,72 @@ def test_a_resumed_run_subscribes_once_for_its_validations(values: Values) -> No
     again: Values = {"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]}
     assert run_training(again, None, bus=bus, controls=Controls()).phase == "done"
     assert [type(observer) for observer in bus.observers].count(LatestValidation) == 1
+
+
+def test_a_run_without_improvement_ends_early_as_done_and_can_be_resumed(values: Values, images: Path) -> None:
+    worse = {
+        "val_split_mode": "manual",
+        "manual_data_root": str(images),
+        "lr": 0.05,
+        "optimizer": "adamw",
+        "max_epochs": 9,
+    }
+    trained = train({**values, **worse, "early_stop": 2, "sample_steps": 1000})
+    done = trained.of(ValidationDone)
+    assert len(done) < 10
+    best = min(done, key=lambda event: event.values["loss/val"])
+    assert [event.step for event in done].index(best.step) == len(done) - 3
+    assert trained.ended.phase == "done"
+    assert f"2 validations without improvement since step {best.step}" in trained.ended.reason
+    assert trained.checkpoint.name.startswith("last-")
+    again = train({"resume_ckpt": str(trained.run_dir), "logdir": values["logdir"]})
+    assert again.run_dir == trained.run_dir
+    assert len(again.of(ValidationDone)) >= 2, "it is given as many validations again"
+
+
+def test_early_stop_changes_no_byte_and_is_exact_after_a_kill(values: Values, images: Path) -> None:
+    validated = {"val_split_mode": "manual", "manual_data_root": str(images), "max_epochs": 4}
+    whole = train({**values, **validated, "early_stop": 4})
+    first = train({**values, **validated, "early_stop": 4}, stop_at=whole.ended.step // 2)
+    rest = train({"resume_ckpt": str(first.run_dir), "logdir": values["logdir"]})
+    assert not differing(whole.checkpoint, rest.checkpoint)
+
+
+def test_a_validation_that_improves_saves_the_best_checkpoint_and_one_is_kept(values: Values, images: Path) -> None:
+    own = {**values, "val_split_mode": "manual", "manual_data_root": str(images), "max_epochs": 4}
+    trained = train({**own, "ckpt_every_n_minutes": 0.0001, "every_n_epochs": 0.5})
+    saved = [event for event in trained.of(CheckpointSaved) if event.kind == "best"]
+    assert len(saved) > 1
+    lowest = min(trained.of(ValidationDone)[:-1], key=lambda event: event.values["loss/val"])
+    assert saved[-1].step == lowest.step
+    ckpts = trained.run_dir / "ckpts"
+    assert [path.name for path in ckpts.glob("best-*")] == [saved[-1].path.name]
+    assert (saved[-1].path / "training_state" / "state.json").is_file(), "it can be resumed"
+    rare = train({**own, "ckpt_every_n_minutes": 60, "project_name": "rare"})
+    assert [event.kind for event in rare.of(CheckpointSaved)] == ["last"], "at most as often as by time"
+
+
+def test_the_best_checkpoint_is_saved_beside_that_of_an_epoch_and_stays_if_it_is_marked(
+    values: Values, images: Path
+) -> None:
+    own = {**values, "val_split_mode": "manual", "manual_data_root": str(images), "max_epochs": 4}
+    marked: list[Path] = []
+
+    def mark_first(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.kind == "best" and not marked:
+            marked.append(event.path)
+            pin(event.path, True)
+
+    trained = train({**own, "save_every_n_epochs": 1, "ckpt_every_n_minutes": 0.0001}, observer=mark_first)
+    best = sorted(path.name for path in (trained.run_dir / "ckpts").glob("best-*"))
+    assert len(best) == 2 and best[0] == marked[0].name
+    assert {name.removeprefix("best-") for name in best} <= {path.name for path in trained.checkpoint.parent.iterdir()}
+
+
+def test_the_disk_space_of_the_best_checkpoint_is_counted(values: Values, images: Path) -> None:
+    def checkpoints(**more: object) -> int:
+        return int(run_check({**values, **more}, None, quiet=True).as_object()["disk"]["checkpoints"])
+
+    validated = {"val_split_mode": "automatic"}
+    assert checkpoints(**validated) == checkpoints() + 1
+    assert checkpoints(**validated, ckpt_every_n_minutes=0) == checkpoints()

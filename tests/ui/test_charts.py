@@ -61,7 +61,7 @@ def test_a_page_gets_only_the_points_that_follow_those_it_holds() -> None:
 def test_the_matrix_has_a_column_for_each_step_and_an_image_for_each_cfg(tmp_path: Path) -> None:
     shown = [sample(tmp_path, step, index, f"prompt {index}") for step in (10, 0) for index in (0, 1)]
     copies = ImageCopies(32, 16)
-    drawn = Matrix(columns_of(shown), copies, [tmp_path]).as_json(owner=True)
+    drawn = Matrix(columns_of(shown), copies, [tmp_path]).as_json()
     assert [column["label"] for column in drawn["columns"]] == ["before training", "step 10"]
     assert [(row["prompt"], row["cfgs"]) for row in drawn["rows"]] == [(f"prompt {n}", [1.0, 4.0]) for n in (0, 1)]
     pictures = drawn["columns"][0]["pictures"]

@@ -318,3 +318,27 @@ def test_a_ckpt_as_base_model_is_converted_by_the_first_start_and_used_again_by_
     (written,) = (tmp_path / "user" / "models").iterdir()
     assert written.suffix == ".safetensors"
     server.begin_with()
+
+
+RECORD_NOTIFICATIONS = """window.told = [];
+window.Notification = class { constructor(text, options) { window.told.push([text, options.body]); } close() {} };
+window.Notification.permission = 'default';
+window.asked = 0;
+window.Notification.requestPermission = () => { window.asked += 1; window.Notification.permission = 'granted'; };"""
+
+
+def test_the_tab_shows_the_progress_and_a_notification_the_end(open_page, server: Server) -> None:
+    server.begin_with(max_epochs=4)
+    page = open_page()
+    page.evaluate(RECORD_NOTIFICATIONS)
+    expect(page).to_have_title("EveryDream trainer")
+    page.locator("#train-button").click()
+    expect(page).to_have_title(re.compile(r"^\d+ % · EveryDream trainer"))
+    assert page.locator("link[rel~=icon]").get_attribute("href").startswith("data:image/png")
+    state(page, "done")
+    expect(page).to_have_title("Training is done · EveryDream trainer")
+    assert [text for text, _ in page.evaluate("told")] == ["Training is done"]
+    page.locator("#train-button").click()
+    state(page, "training", "sampling")
+    state(page, "done")
+    assert page.evaluate("[asked, told.length]") == [1, 2]

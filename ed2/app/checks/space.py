@@ -79,13 +79,13 @@ def _single_bytes(settings: Settings, numbers: int) -> int:
 
 
 def disk_forecast(settings: Settings, sizes: ModelSizes) -> dict[str, int]:
-    """How much one checkpoint takes, how many are certain to be written, and what is free, in bytes."""
+    """How much one checkpoint takes, how many are certain to be kept, the best one among them, and what is free."""
     every, count = settings.checkpoint.save_every_n_epochs, 1
     if every:
         count = math.ceil(settings.run.max_epochs / every)
     return {
         "checkpoint_bytes": checkpoint_size(settings, sizes).total,
-        "checkpoints": count,
+        "checkpoints": count + settings.keeps_best,
         "free_bytes": shutil.disk_usage(existing(Path(settings.logging.logdir))).free,
     }
 

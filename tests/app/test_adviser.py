@@ -1,0 +1,70 @@
+"""What the adviser says of made-up curves."""
+
+import random
+
+import pytest
+
+from ed2.app.adviser import advise, advise_on
+from ed2.app.curve import Point
+from ed2.app.snapshot import RunView
+from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
+from ed2.events import ValidationDone
+
+
+def curve(*values: float) -> list[Point]:
+    return [Point(100 * place, value, value, value) for place, value in enumerate(values)]
+
+
+FALLING = curve(0.30, 0.28, 0.26, 0.25, 0.24, 0.235, 0.23, 0.22)
+TURNING = curve(0.30, 0.28, 0.26, 0.25, 0.256, 0.262, 0.27, 0.28)
+RISING = curve(0.30, 0.31, 0.32, 0.33, 0.35, 0.36, 0.38, 0.40)
+LEVEL = curve(0.30, 0.28, 0.25, 0.2500, 0.2502, 0.2501, 0.2499, 0.2500)
+
+
+@pytest.mark.parametrize(
+    ("validation", "stable", "verdict", "since"),
+    [
+        ([], [], "off", None),
+        ([], FALLING, "off", None),
+        (FALLING[:2], FALLING[:2], "early", None),
+        (FALLING, FALLING, "learning", None),
+        (FALLING, [], "learning", None),
+        (TURNING, FALLING, "memorising", 300),
+        (TURNING, [], "memorising", 300),
+        (TURNING[:6], FALLING[:6], "memorising", 300),
+        (TURNING[:5], FALLING[:5], "learning", None),
+        (TURNING[:6], [], "learning", None),
+        (TURNING, RISING, "learning", None),
+        (LEVEL, LEVEL, "flat", None),
+        (LEVEL, FALLING, "learning", None),
+        (RISING, RISING, "unstable", None),
+        (RISING, FALLING, "memorising", 0),
+        (RISING, [], "unstable", None),
+    ],
+)
+def test_made_up_curves_are_told_apart(validation, stable, verdict: str, since: int | None) -> None:
+    advice = advise_on(validation, stable)
+    assert (advice.verdict, advice.since) == (verdict, since)
+    assert advice.headline and advice.text
+    if since:
+        assert f"since step {since}" in advice.headline
+
+
+def test_noise_within_the_margin_is_no_sign_of_memorising() -> None:
+    draw = random.Random(5)
+    for _ in range(50):
+        noisy = curve(0.30, 0.27, *(0.25 + draw.uniform(0, 0.002) for _ in range(12)))
+        assert advise_on(noisy, FALLING).verdict in ("learning", "flat")
+
+
+def test_the_best_validation_is_named_whatever_the_verdict() -> None:
+    for validation in (FALLING, TURNING, LEVEL, RISING):
+        lowest = min(validation, key=lambda point: point.mean)
+        assert advise_on(validation, FALLING).best == (lowest.step, lowest.mean)
+
+
+def test_a_run_is_judged_by_the_curves_that_it_logs() -> None:
+    view = RunView()
+    for falling, turning in zip(FALLING, TURNING, strict=True):
+        view(ValidationDone(falling.step, {LOSS_VAL: turning.mean, LOSS_STABILIZED: falling.mean}))
+    assert advise(view.snapshot()).verdict == "memorising"
