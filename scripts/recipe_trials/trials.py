@@ -26,7 +26,7 @@ RECIPE: dict[str, object] = {
     "cond_dropout": 0.1,
     "optimizer": "adamw",
 }
-"""The base recipe: what the demo's preset was when the trials began, in half of its 600 steps."""
+"""The base recipe: the demo's preset in half of its 600 steps."""
 FIXED: dict[str, object] = {
     "project_name": "recipe",
     "device": "cpu",
