@@ -74,11 +74,8 @@ CONTROLS = {
   - button "Share"
   - region "Run figures"
   - region "Memory"
-  - group:
-    - radio "Whole run" [checked]
-    - radio "Last half"
-    - radio "Last tenth"
-  - button /One prompt over time/
+  - heading "Curves" [level=3]
+  - heading "Samples" [level=3]
 """,
 }
 STRIP = """
