@@ -12,9 +12,10 @@
         ├── ImagesLostError       none of its images can be read any more
         ├── DivergedError         losses or gradients stay infinite or NaN
         ├── MemoryFullError       out of memory, even with one image at a time
-        └── UpdateFailedError     an update failed partway, and the current weights are of no step
+        ├── UpdateFailedError     an update failed partway, and the current weights are of no step
+        └── RankError             another process of the run has failed or was lost
 
-`StopRequested` is not an error: it ends the loop when a user asks for it.
+`StopRequested` is not an error: it ends the loop when a user asks for it. Neither is `RunLeft`.
 """
 
 import reprlib
@@ -143,9 +144,17 @@ class UpdateFailedError(TrainingError):
     """An update of the weights that failed partway."""
 
 
+class RankError(TrainingError):
+    """Another process of the run has failed or was lost."""
+
+
 class StopRequested(BaseException):
     """Raised between two steps to stop the run; `signal_number` is the signal that asked for it, 0 for a button."""
 
     def __init__(self, signal_number: int = 0, *, save: bool = True) -> None:
         self.signal_number, self.save = signal_number, save
         super().__init__(f"stop requested (signal {signal_number})")
+
+
+class RunLeft(BaseException):
+    """Raised in the other processes of a run when the first one has left it, for whatever reason."""

@@ -1,5 +1,6 @@
 """From a `RunSpec` to a `Run`: reads the model and creates everything that a step works on."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,15 @@ from ed2.app.averaging import build_ema
 from ed2.app.caching.caches import Caches, open_caches
 from ed2.app.caching.job import CacheJob
 from ed2.app.images.scanning import decode_threads
-from ed2.app.jobs import RunContext, job_makers
+from ed2.app.jobs import MainContext, RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
-from ed2.app.run_spec import Machine, RunSpec
+from ed2.app.run_spec import Machine, RunSpec, versions
 from ed2.checkpoint.resume import restore_adapters
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
+from ed2.errors import RankError
 from ed2.events import Warned
-from ed2.models.base import BatchVisits, DiffusionModel, ModelSource
+from ed2.models.base import BatchVisits, DiffusionModel, ModelSource, trained_parts
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.families.facts import FACTS
 from ed2.models.files.lora_base import is_lora_checkpoint
@@ -26,11 +28,13 @@ from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.models.memory import enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
+from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
-from ed2.training.state import Job, Run
+from ed2.training.shared import Shared
+from ed2.training.state import Average, Job, Run
 from ed2.training.update import Fused, Update, Whole
 
 NOISE_AT_ZERO_SNR = (
@@ -50,6 +54,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         CheckpointError: the training state cannot be restored.
     """
     settings, device = spec.settings, spec.machine.device
+    context.ranks.prepare(device)
     start = Path(settings.model.resume_ckpt)
     adapters = start if spec.checkpoint is None and is_lora_checkpoint(start) else None
     model = read_model(settings, spec.source, spec.machine, adapters)
@@ -70,21 +75,60 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         precision=precision,
         optimizers=optimizers,
         update=_update(spec, context, optimizers, precision),
-        ema=build_ema(model, spec, total_steps=total_updates),
+        ema=_ema(model, spec, context, total_updates),
         metrics=Metrics(),
         bus=context.bus,
         controls=context.controls,
         state=context.state,
         max_epochs=settings.run.max_epochs,
         steps_in=loader.steps_in,
-        images_per_step=settings.data.batch_size * settings.data.grad_accum,
-        make_jobs=[*_cache_jobs(caches, spec, context), *job_makers(spec, context, loader)],
+        images_per_step=settings.images_per_step,
+        make_jobs=[*_cache_jobs(caches, spec, context), *_main_jobs(spec, context, loader)],
+        ranks=context.ranks,
     )
     if spec.checkpoint:
         for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
             context.bus.emit(Warned(run.state.step, note))
     optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
+    require_alike(run)
     return run
+
+
+def require_alike(run: Run) -> None:
+    """Check that all processes of a run start from the same weights, by the same versions.
+
+    Raises:
+        RankError: one of them differs.
+    """
+    if run.ranks.size == 1:
+        return
+    said = run.ranks.exchange("start", {"versions": versions(), "weights": _checksum(run)})
+    for rank, message in enumerate(said):
+        for what, fix in (("versions", "versions of packages"), ("weights", "weights to begin with")):
+            if message[what] != said[0][what]:
+                why = f"it has other {fix} than the first."
+                raise RankError(f"Process {rank} cannot take part", why, "Install and copy the same on every machine.")
+
+
+def _checksum(run: Run) -> str:
+    """A number that differs if trained weights or the state of optimizers do, read once from the device."""
+    tensors = [p.detach() for part in trained_parts(run.model).values() for p in part.parameters().values()]
+    for optimizer in run.optimizers:
+        for state in optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    sums = [numbers.sum(dtype=torch.int64).cpu() for numbers in flat]
+    return hashlib.blake2b(torch.stack(sums).numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _main_jobs(spec: RunSpec, context: RunContext, loader: Loader) -> list[Callable[[Run], Job]]:
+    """The factories of the jobs that only the first process does."""
+    return job_makers(spec, context, loader) if isinstance(context, MainContext) else []
+
+
+def _ema(model: DiffusionModel, spec: RunSpec, context: RunContext, total_steps: int) -> Average:
+    """The average of the weights, which only the first process uses."""
+    return build_ema(model, spec, total_steps=total_steps) if context.ranks.rank == 0 else NoEma()
 
 
 def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Callable[[Run], Job]]:
@@ -94,6 +138,8 @@ def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Call
 
 def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:
     max_norm = spec.settings.optimizer.clip_grad_norm
+    if context.ranks.size > 1:
+        return Shared(optimizers, precision, max_norm, ranks=context.ranks)
     if not spec.settings.memory.fused_backward:
         return Whole(optimizers, precision, max_norm)
     return Fused(optimizers, precision, max_norm, lambda: context.state.at_once is not None)
@@ -188,13 +234,13 @@ def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objectiv
 
 def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
     settings = spec.settings
-    threads, batch_size = decode_threads(settings), settings.data.batch_size
+    threads, batch_size = decode_threads(settings, context.ranks.local_size), settings.data.batch_size
     options = LoaderOptions(
         seed=settings.run.seed,
         batch_size=batch_size,
-        grad_accum=settings.data.grad_accum,
+        grad_accum=settings.batches_per_step,
         threads=threads,
-        ahead=max(settings.data.grad_accum + 1, -(-2 * threads // batch_size)),
+        ahead=max(settings.batches_per_step + 1, -(-2 * threads // batch_size) * context.ranks.size),
         num_variants=settings.memory.cache_variants if caches.latents else 0,
         keep_tags=settings.data.keep_tags,
         background=settings.data.alpha_background,
@@ -205,4 +251,5 @@ def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
         on_problem=context.faults,
         lost=context.state.lost,
         latents=caches.latents,
+        ranks=context.ranks,
     )

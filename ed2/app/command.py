@@ -4,15 +4,24 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
-from ed2.app.signals import STOPPING, stopping_on_signals
+from ed2.app.ranks.launcher import LIFELINE, launch_ranks
+from ed2.app.run_settings import effective_settings
+from ed2.app.signals import STOPPING, stop_with_parent, stopping_on_signals
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
 from ed2.models.families.facts import trainable_titles
+from ed2.ranks.place import WORLD_SIZE, RankPlace
 from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
+
+if TYPE_CHECKING:
+    from ed2.events import EventBus
+    from ed2.ranks.base import Ranks
+    from ed2.training.controls import Controls
 
 EXIT_CODES = {"done": 0, "failed": 1}
 
@@ -47,8 +56,11 @@ def main(argv: Sequence[str]) -> int:
         if command.help:
             print(cli.help_text())
             return 0
+        place = RankPlace.of()
+        if place.rank:  # the first process checks, reports and decides
+            return _follow(place) if command.trains else 0
         _require_valid(command)
-        return _done(command)
+        return _done(command, argv, place)
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
@@ -66,12 +78,18 @@ def _require_valid(command: cli.CommandLine) -> None:
     require_valid(command)  # before the libraries, which take seconds
 
 
-def _done(command: cli.CommandLine) -> int:
+def _done(command: cli.CommandLine, argv: Sequence[str], place: RankPlace) -> int:
     if command.suggest:
         return _suggest(command)
     if command.test_steps:
         return _test_resume(command, command.test_steps)
-    return _check(command) if command.check else _train(command)
+    if command.check:
+        return _check(command)
+    if WORLD_SIZE not in os.environ:
+        size = effective_settings(command.values, command.config).settings.run.num_processes
+        if size > 1:
+            return launch_ranks(argv, size)
+    return _train(command, place)
 
 
 def _how_to_start() -> int:
@@ -119,11 +137,25 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
     return int(not result.is_same)
 
 
-def _train(command: cli.CommandLine) -> int:
+def _follow(place: RankPlace) -> int:
+    _prepare()
+    from ed2.app.ranks.follower import follow
+    from ed2.ranks.group import Follower, join
+
+    ranks = join(place)
+    assert isinstance(ranks, Follower)
+    return follow(ranks)
+
+
+def _prepare() -> None:
     require_temporary_folder()
-    print("Starting: loading libraries ...", flush=True)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _train(command: cli.CommandLine, place: RankPlace) -> int:
+    _prepare()
+    print("Starting: loading libraries ...", flush=True)
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
@@ -145,5 +177,25 @@ def _train(command: cli.CommandLine) -> int:
     with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop, words):
         bus.subscribe(watch)
         bus.subscribe(console)
-        ended = run_training(command.values, command.config, bus=bus, controls=controls)
+        with _ranks(place, bus, controls) as ranks:
+            ended = run_training(command.values, command.config, bus=bus, controls=controls, ranks=ranks)
     return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)
+
+
+@contextmanager
+def _ranks(place: RankPlace, bus: "EventBus", controls: "Controls") -> "Iterator[Ranks | None]":
+    """The processes of the run, of which this is the first; None if it is the only one. Raises RankError."""
+    if LIFELINE in os.environ:
+        stop_with_parent(controls.stop)
+    if place.size == 1:
+        yield None
+        return
+    from ed2.app.ranks.leading import Asides
+    from ed2.ranks.group import Leader, join
+
+    ranks, asides = join(place), Asides(bus, controls)
+    assert isinstance(ranks, Leader)
+    bus.subscribe(asides.watch)
+    ranks.on_aside = asides
+    with closing(ranks):
+        yield ranks

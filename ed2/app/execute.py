@@ -11,7 +11,7 @@ from ed2.app.checks.space import space_notes
 from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.faults import Fault, Rollback, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
-from ed2.app.jobs import RunContext, planned_shape
+from ed2.app.jobs import MainContext, planned_shape
 from ed2.app.memory.watch import watch_card
 from ed2.app.optimizing import network_plans, optimizer_notes
 from ed2.app.resuming import VerifyProgress, is_logged
@@ -38,9 +38,13 @@ from ed2.training.state import Run
 logger = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 5
+SLOW_SUMS = (
+    "This PyTorch has no NCCL, so gradients are added up in main memory, which is slow. On Windows, train in WSL2, "
+    "which has NCCL."
+)
 
 
-def execute(run: Run, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+def execute(run: Run, spec: RunSpec, context: MainContext, started: float) -> RunEnded:
     """Train `run` to its end, a stop, or a failure, and save what can be saved.
 
     Args:
@@ -56,7 +60,7 @@ def execute(run: Run, spec: RunSpec, context: RunContext, started: float) -> Run
         return Execution(run, spec, context, started).run_to_end()
 
 
-def failed(error: Exception, spec: RunSpec, context: RunContext, started: float) -> RunEnded:
+def failed(error: Exception, spec: RunSpec, context: MainContext, started: float) -> RunEnded:
     """The end of a run that could not be built, or of which an update failed: nothing is saved."""
     log_error(error, "The run failed")
     step = context.state.step
@@ -67,7 +71,7 @@ def failed(error: Exception, spec: RunSpec, context: RunContext, started: float)
     return RunEnded(step, "failed", fault.reason, time.monotonic() - started, checkpoint)
 
 
-def make_rollback(context: RunContext) -> Rollback:
+def make_rollback(context: MainContext) -> Rollback:
     """The rollback of a run, reporting the progress of its comparison."""
     return Rollback(context.run_dir, VerifyProgress(context.bus, None, context.state.step, "stopping"))
 
@@ -78,7 +82,7 @@ class Execution:
 
     run: Run
     spec: RunSpec
-    context: RunContext
+    context: MainContext
     started: float
     _saved: CheckpointSaved | None = None
 
@@ -241,9 +245,13 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     if settings.memory.amp and device.type == "cpu":
         notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
     data = settings.data
-    planner = EpochPlanner(examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=data.grad_accum)
+    planner = EpochPlanner(
+        examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=settings.batches_per_step
+    )
     notes += [*spec.images.notes, *batch_notes(planner), *_lost_note(run)]
     length = RunLength(run.total_steps, len(examples), run.max_epochs)
+    if run.ranks.is_slow:
+        notes.append(SLOW_SUMS)
     notes += map(str, unsuitable(settings, spec.sizes, length))
     note = long_captions(examples, run.model.count_tokens, MAX_TOKENS * data.caption_chunks).sentence()
     return [*notes, note] if note else notes
@@ -269,7 +277,7 @@ def _model_note(spec: RunSpec, run: Run) -> str:
     return f"{note} {assumed_prediction(spec.base, family, read_header(spec.base))}".rstrip()
 
 
-def draw_contact_sheet(context: RunContext, step: int) -> None:
+def draw_contact_sheet(context: MainContext, step: int) -> None:
     """Draw all samples of a run on one sheet; a failure is a warning."""
     try:
         contact_sheet(context.run_dir)

@@ -23,6 +23,7 @@ from ed2.disk import write_whole
 from ed2.events import EventBus, Progressed
 from ed2.models.compute import DTYPES
 from ed2.models.files.model_spec import ModelSpec
+from ed2.ranks.base import OneRank, Ranks
 from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
@@ -39,32 +40,60 @@ from ed2.vram.plan import sampling_batch
 from ed2.vram.shapes import ModelShape, shape_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where a run is built: its folder, state and saver.
+    """Where a run is built: its folder, state and processes.
 
     Attributes:
         run_dir: its folder.
         state: its progress, which counts up while it runs.
-        saver: writes its checkpoints.
         faults: counts and reports images that are lost or changed during the run.
+        ranks: the processes that train it.
     """
 
     run_dir: Path
     bus: EventBus
     controls: Controls
     state: TrainState
-    saver: BackgroundSaver
     faults: ImageFaults
+    ranks: Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainContext(RunContext):
+    """Where a run is built in its first process, or its only one.
+
+    Attributes:
+        saver: writes its checkpoints.
+    """
+
+    saver: BackgroundSaver
 
     @classmethod
-    def of(cls, spec: RunSpec, run_dir: Path, saver: BackgroundSaver, bus: EventBus, controls: Controls) -> Self:
+    def of(
+        cls,
+        spec: RunSpec,
+        run_dir: Path,
+        saver: BackgroundSaver,
+        bus: EventBus,
+        controls: Controls,
+        *,
+        ranks: Ranks | None = None,
+    ) -> Self:
         """The context of a run that is about to be built."""
         state = spec.checkpoint.state if spec.checkpoint else TrainState()
-        return cls(run_dir, bus, controls, state, saver, ImageFaults(bus, step=lambda: state.step))
+        return cls(
+            run_dir=run_dir,
+            bus=bus,
+            controls=controls,
+            state=state,
+            faults=ImageFaults(bus, step=lambda: state.step),
+            ranks=ranks or OneRank(),
+            saver=saver,
+        )
 
 
-def job_makers(spec: RunSpec, context: RunContext, loader: Loader) -> list[Callable[[Run], Job]]:
+def job_makers(spec: RunSpec, context: MainContext, loader: Loader) -> list[Callable[[Run], Job]]:
     """The factories of a run's jobs, in the order in which the jobs run after a step."""
     settings = spec.settings
     makers: list[Callable[[Run], Job]] = [lambda run: MetricsJob(run, settings.logging.log_step), EpochJob]

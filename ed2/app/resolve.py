@@ -40,6 +40,7 @@ from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.lora_base import LoraBase, content_hash, is_lora_checkpoint, require_base_hash
 from ed2.models.process import Discrete
+from ed2.ranks.base import Ranks
 from ed2.settings.checks import nothing_trained, wrong_settings
 from ed2.settings.effect import without_effect
 from ed2.settings.files import with_defaults
@@ -47,7 +48,14 @@ from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
 
 
-def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunSpec:
+def resolve(
+    flags: Mapping[str, object],
+    config: Path | None,
+    *,
+    bus: EventBus,
+    controls: Controls,
+    ranks: Ranks | None = None,
+) -> RunSpec:
     """Decide what the run will be: its settings, model, images, machine, and whether it resumes another.
 
     Args:
@@ -55,6 +63,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
         config: a preset, or the settings of an earlier run.
         bus: gets the progress.
         controls: may request a stop.
+        ranks: the processes that will train it; None for this one.
 
     Raises:
         Ed2Error: the run cannot start.
@@ -75,7 +84,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     require_writable(settings)
     require_room(settings, sizes)
     _require_training(settings, FACTS[sizes.family])
-    machine = Machine.of(settings)
+    machine = Machine.of(settings, ranks)
     source = open_model(settings, found.base, found.vae)
     lora_base = _lora_base(settings, source, say)
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
@@ -85,6 +94,7 @@ def resolve(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, 
     return RunSpec(
         settings=settings,
         base=found.base,
+        vae=found.vae,
         source=source,
         sizes=sizes,
         machine=machine,

@@ -8,7 +8,8 @@ from pathlib import Path
 from ed2.app.build import build
 from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import FailedUpdates
-from ed2.app.jobs import RunContext, make_saver
+from ed2.app.jobs import MainContext, make_saver
+from ed2.app.ranks.message import as_message
 from ed2.app.reporters.recording import recording
 from ed2.app.resolve import resolve
 from ed2.app.resuming import complete_save
@@ -20,12 +21,20 @@ from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedErro
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded
 from ed2.models.compute import deterministic, quiet_libraries
 from ed2.models.memory import release_memory
+from ed2.ranks.base import OneRank, Ranks
 from ed2.text import counted
 from ed2.training.controls import Controls
 from ed2.training.state import SAMPLES, TrainState
 
 
-def run_training(flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls) -> RunEnded:
+def run_training(
+    flags: Mapping[str, object],
+    config: Path | None,
+    *,
+    bus: EventBus,
+    controls: Controls,
+    ranks: Ranks | None = None,
+) -> RunEnded:
     """Train to the end, a stop, or a failure; returns the last event, which was emitted.
 
     Args:
@@ -33,6 +42,7 @@ def run_training(flags: Mapping[str, object], config: Path | None, *, bus: Event
         config: a preset, or the settings of an earlier run.
         bus: gets everything that happens.
         controls: may request a stop, a pause, a checkpoint or samples.
+        ranks: the processes that train it, of which this is the first; None for this one alone.
 
     Raises:
         Ed2Error: the run cannot start. Once it has started, every end is a `RunEnded`.
@@ -40,14 +50,17 @@ def run_training(flags: Mapping[str, object], config: Path | None, *, bus: Event
     """
     started = time.monotonic()
     quiet_libraries()
-    spec = resolve(flags, config, bus=bus, controls=controls)
+    ranks = ranks or OneRank()
+    flags = {**flags, "num_processes": ranks.size}
+    spec = resolve(flags, config, bus=bus, controls=controls, ranks=ranks)
     with _opened_folder(spec, bus) as (folder, saver):
         failures = FailedUpdates()
         continued = spec.continued.state if spec.continued else None
         while True:
             exact = deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic)
             with recording(bus, folder.path, continued), exact:
-                outcome = _train(spec, RunContext.of(spec, folder.path, saver, bus, controls), failures, started)
+                context = MainContext.of(spec, folder.path, saver, bus, controls, ranks=ranks)
+                outcome = _train(spec, context, failures, started)
                 if isinstance(outcome, RunEnded):
                     bus.emit(outcome)
                     return outcome
@@ -80,18 +93,20 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, Ba
         yield folder, BackgroundSaver(saver, bus)
 
 
-def _train(spec: RunSpec, context: RunContext, failures: FailedUpdates, started: float) -> RunEnded | RunSpec:
+def _train(spec: RunSpec, context: MainContext, failures: FailedUpdates, started: float) -> RunEnded | RunSpec:
     """The end of the run, or the spec to train again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
-        run = build(spec, context)
+        with context.ranks.leading(lambda: as_message(spec, context)):
+            run = build(spec, context)
+            return execute(run, spec, context, started)
+    except UpdateFailedError as error:
+        retry = None
+        if context.ranks.is_whole:
+            retry = failures.retry(error, spec, make_rollback(context), context.state.step)
+        return retry or failed(error, spec, context, started)
     except Exception as error:  # the folder exists, so this end is reported like any other
         return failed(error, spec, context, started)
-    try:
-        return execute(run, spec, context, started)
-    except UpdateFailedError as error:
-        retry = failures.retry(error, spec, make_rollback(context), context.state.step)
-        return retry or failed(error, spec, context, started)
 
 
 def _require_still_newest(spec: RunSpec) -> None:

@@ -20,7 +20,9 @@ from ed2.models.compute import choose_device, choose_dtype
 from ed2.models.files.description import ZERO_SNR_CHANGES
 from ed2.models.files.lora_base import LoraBase, model_behind
 from ed2.models.files.source import open_base
+from ed2.ranks.base import OneRank, Ranks
 from ed2.settings.schema import Settings
+from ed2.text import counted
 
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
 
@@ -33,14 +35,14 @@ class Machine:
     dtype: torch.dtype | None
 
     @classmethod
-    def of(cls, settings: Settings) -> "Machine":
-        """Choose device and precision by the settings and by what this computer has.
+    def of(cls, settings: Settings, ranks: Ranks | None = None) -> "Machine":
+        """Choose device and precision by the settings and by what this computer has; each process gets its own GPU.
 
         Raises:
-            SettingsError: the device does not exist.
+            SettingsError: the device does not exist, or there are fewer GPUs than processes.
         """
         try:
-            device = choose_device(settings.run.device)
+            device = choose_device(_own_device(settings.run.device, ranks or OneRank()))
         except ValueError as error:
             raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
         memory = settings.memory
@@ -74,6 +76,7 @@ class RunSpec:
     Attributes:
         settings: the effective ones, with absolute paths and the seed drawn.
         base: folder or file to read the weights from.
+        vae: file or folder whose VAE takes the place of the base model's; None leaves it.
         source: the base model, without its weights read.
         lora_base: the record of the base model, if a LoRA is trained.
         sizes: how many weights the base model has.
@@ -87,6 +90,7 @@ class RunSpec:
 
     settings: Settings
     base: Path
+    vae: Path | None
     source: ModelSource
     sizes: ModelSizes
     machine: Machine
@@ -118,7 +122,27 @@ class RunSpec:
             return replace(self, notes=(note,))
         base = model_behind(checkpoint.path, self.settings.lora.lora_base)
         source = open_model(self.settings, base)
-        return replace(self, base=base, source=source, checkpoint=checkpoint, same_folder=True, notes=(note,))
+        return replace(self, base=base, vae=None, source=source, checkpoint=checkpoint, same_folder=True, notes=(note,))
+
+
+def _own_device(setting: str, ranks: Ranks) -> str:
+    """The setting of this process among several: with `auto` and `cuda`, each has a GPU of its own.
+
+    Raises:
+        SettingsError: there are not that many GPUs.
+    """
+    if ranks.size == 1 or setting == "cpu" or not torch.cuda.is_available():
+        return setting
+    count = torch.cuda.device_count()
+    if setting.startswith("cuda:"):
+        what = f"{setting} is one GPU, but each of {ranks.size} processes needs its own."
+        problem = Problem("device", what, "Use auto, and choose GPUs with CUDA_VISIBLE_DEVICES.")
+    elif ranks.local_size > count:
+        what = f"{counted(ranks.local_size, 'process', 'processes')} need a GPU each, but PyTorch sees {count}."
+        problem = Problem("num_processes", what, f"Use {count}.")
+    else:
+        return f"cuda:{ranks.local_rank}"
+    raise SettingsError("1 setting is wrong:", [problem])
 
 
 def open_model(settings: Settings, base: Path, vae: Path | None = None) -> ModelSource:

@@ -24,7 +24,7 @@ def stopping_on_signals(stop: Callable[[int], object], message: str | Callable[[
 
     Args:
         stop: called with the signal number, between two instructions of the main thread.
-        message: the line for the terminal, or a function that returns it at that moment.
+        message: the line for the terminal, empty for none, or a function that returns it at that moment.
     """
     asked: list[int] = []
 
@@ -33,8 +33,9 @@ def stopping_on_signals(stop: Callable[[int], object], message: str | Callable[[
             os._exit(128 + number)
         asked.append(number)
         stop(number)
+        text = message if isinstance(message, str) else message()
         with suppress(OSError):  # a terminal that has hung up accepts no more output
-            os.write(2, f"\n{message if isinstance(message, str) else message()}\n".encode())
+            os.write(2, f"\n{text}\n".encode() if text else b"")
 
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if not _is_ignored_by_nohup(n)}
@@ -82,6 +83,16 @@ def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
     finally:
         done.set()
         kernel.SetConsoleCtrlHandler(on_event, False)
+
+
+def stop_with_parent(stop: Callable[[int], object]) -> None:
+    """Request a stop when the program that holds the other end of the standard input exits, however it does."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        stop(signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def exit_with_parent() -> None:

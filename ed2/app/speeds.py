@@ -26,6 +26,7 @@ SAME_SPEED = (
     "resolution",
     "batch_size",
     "grad_accum",
+    "num_processes",
     "gradient_checkpointing",
     "amp",
     "weights_dtype",

@@ -135,6 +135,10 @@ class TensorCache:
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folder again: other processes may have added shards."""
         sweep_half_files(self.folder)
         shards, damaged = [], []
         for path in sorted(self.folder.glob(f"[!.]*{SUFFIX}")):

@@ -8,9 +8,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -19,15 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ed2.data.batch import Batch as Batch
+from ed2.data.batch import as_pixels
 from ed2.data.buckets import Size
 from ed2.data.cache import TensorCache
-from ed2.data.epoch import EpochPlan, EpochPlanner, PlannedBatch
+from ed2.data.dealing import Dealt, deal
+from ed2.data.epoch import EpochPlan, EpochPlanner
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError, ignore_pillow_warnings
 from ed2.data.pixels import LoaderOptions, crop_of, crop_offset, is_changed, load_image, require_readable
 from ed2.data.variants import VisitKey, happens, latent_key
 from ed2.disk import wait_for_handles
 from ed2.draws import rng
+from ed2.ranks.base import Message, OneRank, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -38,55 +41,6 @@ CHANGED = (
 """The report on an image whose file has changed, and the consequence."""
 POSTERIOR = "posterior"
 """Name of the tensor in a row of a latent cache: mean and standard deviation, (2, C, h, w), fp32."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Images of one size, ready for the model: their pixels, or what the VAE made of them."""
-
-    pixels: Tensor | None
-    """float32 (B, 3, H, W) in -1 to 1, contiguous; None if all of `posterior` was cached."""
-    captions: tuple[str, ...]
-    """Empty strings for dropped captions."""
-    loss_scale: Tensor
-    """float32 (B,)."""
-    visits: tuple[VisitKey, ...]
-    names: tuple[str, ...]
-    """The name of each image, for messages."""
-    bucket: Size
-    original_size: Tensor
-    """int64 (B, 2): height and width of each image file, upright."""
-    crop: Tensor
-    """int64 (B, 2): pixels cut off at the top and left of each image as resized to cover the bucket."""
-    posterior: Tensor | None = None
-    """float32 (B, 2, C, h, w): mean and standard deviation of the latents, not scaled; None if there are pixels."""
-    cache_keys: tuple[bytes, ...] = ()
-    """With a latent cache, the key of each image's latents."""
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def part(self, start: int, stop: int) -> "Batch":
-        """Return the images from `start` up to `stop` as a separate batch, with the same draws."""
-        return Batch(
-            pixels=None if self.pixels is None else self.pixels[start:stop],
-            captions=self.captions[start:stop],
-            loss_scale=self.loss_scale[start:stop],
-            visits=self.visits[start:stop],
-            names=self.names[start:stop],
-            bucket=self.bucket,
-            original_size=self.original_size[start:stop],
-            crop=self.crop[start:stop],
-            posterior=None if self.posterior is None else self.posterior[start:stop],
-            cache_keys=self.cache_keys[start:stop],
-        )
-
-
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Split a batch into at most `parts` parts whose sizes differ by at most one image."""
-    parts = min(parts, len(batch))
-    borders = [len(batch) * place // parts for place in range(parts + 1)]
-    return [batch.part(start, stop) for start, stop in pairwise(borders)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +65,25 @@ class _Loading:
 
     place: tuple[int, int]
     """Epoch, and step within the epoch."""
-    bucket: Size
+    dealt: Dealt
     visits: tuple[tuple[Example, "Future[_Visit]"], ...]
+    """Empty if another process trains them."""
+
+
+@dataclass(slots=True)
+class _News:
+    """What a process has found in its images of a step, for the others."""
+
+    unread: list[tuple[int, int]] = field(default_factory=list)
+    """Batches of the step, and the places in them, of images that cannot be read."""
+    lost: list[str] = field(default_factory=list)
+    """Keys of damaged images."""
+    findings: list[tuple[str, str, str, FindingKind]] = field(default_factory=list)
+    """Key, what and fix of each report, and its kind."""
+
+    def as_message(self) -> Message:
+        """For JSON; empty if there is nothing new."""
+        return asdict(self) if self.unread or self.lost or self.findings else {}
 
 
 class Loader:
@@ -126,6 +97,7 @@ class Loader:
         on_problem: Callable[[Finding], None],
         lost: MutableMapping[str, int] | None = None,
         latents: TensorCache | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Start the threads.
 
@@ -137,13 +109,17 @@ class Loader:
             lost: the epoch in which each damaged image was found, by its key; later epochs leave it out. Those that
                 this loader finds are added.
             latents: a cache of what the VAE makes of the images; rows that it has are used in place of pixels.
+            ranks: the processes that share the batches of each step; None for this one alone.
         """
         ignore_pillow_warnings()
         self._examples = tuple(examples)
+        self._example_of = {example.key: example for example in self._examples}
         self._options = options
         self._on_problem = on_problem
         self._lost = {} if lost is None else lost
         self._latents = latents
+        self._ranks = ranks or OneRank()
+        self._news = _News()
         self._reported: set[tuple[str, FindingKind]] = set()
         self._is_missing_images = False
         self._planner_without = lru_cache(maxsize=2)(self._make_planner)
@@ -151,7 +127,7 @@ class Loader:
         self._steps_without = lru_cache(maxsize=None)(self._count_steps)
         self._pool = ThreadPoolExecutor(max_workers=max(1, options.threads), thread_name_prefix="image")
         self._pending: deque[_Loading] = deque()
-        self._planned: Iterator[tuple[tuple[int, int], PlannedBatch]] = iter(())
+        self._planned: Iterator[tuple[tuple[int, int], Dealt]] = iter(())
         self._next: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -201,6 +177,7 @@ class Loader:
 
         An image that can no longer be read is left out and reported once. The list of a step whose images are all
         unreadable is empty: it still counts as a step, so that a position in the epoch keeps its meaning.
+        Of several processes each decodes its own batches; it gets those of the others without pixels.
         Only one iterator at a time: a new one ends the one before.
         """
         if self._next != (epoch, start):
@@ -219,12 +196,12 @@ class Loader:
         if self._is_missing_images:
             require_readable(self._examples)
 
-    def _places(self, epoch: int, start: int) -> Iterator[tuple[tuple[int, int], PlannedBatch]]:
+    def _places(self, epoch: int, start: int) -> Iterator[tuple[tuple[int, int], Dealt]]:
         """Yield every planned batch from here on, across epochs."""
         while self._has_visits(epoch):
             for step, batches in enumerate(self.plan(epoch)[start:], start):
-                for batch in batches:
-                    yield (epoch, step), batch
+                for dealt in deal(batches, self._ranks.size, one_each=self._options.one_each):
+                    yield (epoch, step), dealt
             epoch, start = epoch + 1, 0
 
     def _has_visits(self, epoch: int) -> bool:
@@ -242,19 +219,28 @@ class Loader:
     def _take(self, epoch: int, step: int) -> list[Batch]:
         """Return the batches of a step, and keep the threads busy with the next ones."""
         self._next = None  # repeated until the step is complete, so that after an error the next call starts over
-        batches: list[Batch] = []
         self._is_missing_images = False
         num_lost = len(self._lost)
         self._work_ahead()
+        loaded: list[tuple[Dealt, list[_Visit | None]]] = []
         while self._pending and self._pending[0].place == (epoch, step):
-            if batch := self._finish(self._pending.popleft()):
-                batches.append(batch)
+            loading = self._pending.popleft()
+            loaded.append((loading.dealt, self._finish(loading, len(loaded))))
             self._work_ahead()
+        self._tell_and_hear([images for _, images in loaded], epoch)
+        batches = self._batches(loaded)
         self._is_missing_images = self._is_missing_images or not batches
         upcoming = (epoch, step + 1) if step + 1 < len(self.plan(epoch)) else (epoch + 1, 0)
         if len(self._lost) > num_lost and self._pending and self._pending[-1].place[0] > epoch:
             self._move_to(*upcoming)  # what was begun of the next epoch was planned with the damaged images
         self._next = upcoming
+        return batches
+
+    def _batches(self, loaded: Sequence[tuple[Dealt, Sequence[_Visit | None]]]) -> list[Batch]:
+        batches = []
+        for dealt, images in loaded:
+            if read := [image for image in images if image]:
+                batches.append(self._batch(read, dealt.batch.bucket))
         return batches
 
     def _work_ahead(self) -> None:
@@ -264,21 +250,48 @@ class Loader:
                 return
             self._pending.append(self._start(place, batch))
 
-    def _start(self, place: tuple[int, int], batch: PlannedBatch) -> _Loading:
+    def _start(self, place: tuple[int, int], dealt: Dealt) -> _Loading:
+        if dealt.rank != self._ranks.rank:
+            return _Loading(place, dealt, ())
         visits = []
-        for visit in batch.visits:
-            example = self._examples[visit.example]
-            key = VisitKey(place[0], example.key, visit.repeat)
+        for example, key in self._keys(dealt, place[0]):
             visits.append((example, self._pool.submit(_load, example, key, self._options, self._latents)))
-        return _Loading(place, batch.bucket, tuple(visits))
+        return _Loading(place, dealt, tuple(visits))
 
-    def _finish(self, loading: _Loading) -> Batch | None:
-        """Wait for the images of a batch; None if none of them can be read."""
-        images = self._loaded(loading.visits, loading.place[0])
-        if any(image.posterior is None for image in images):  # a batch is encoded as a whole, or not at all
-            again = [(image.example, self._pool.submit(_with_pixels, image, self._options)) for image in images]
-            images = self._loaded(again, loading.place[0])
-        return self._batch(images, loading.bucket) if images else None
+    def _keys(self, dealt: Dealt, epoch: int) -> Iterator[tuple[Example, VisitKey]]:
+        for visit in dealt.batch.visits:
+            example = self._examples[visit.example]
+            yield example, VisitKey(epoch, example.key, visit.repeat)
+
+    def _finish(self, loading: _Loading, number: int) -> list[_Visit | None]:
+        """Wait for the images of the batch with this number in its step; None for one that cannot be read.
+
+        Those of another process are returned without content.
+        """
+        epoch = loading.place[0]
+        if loading.dealt.rank != self._ranks.rank:
+            return [_Visit(example, key) for example, key in self._keys(loading.dealt, epoch)]
+        images = self._loaded(loading.visits, epoch)
+        read = [image for image in images if image]
+        if any(image.posterior is None for image in read):  # a batch is encoded as a whole, or not at all
+            again = [(image.example, self._pool.submit(_with_pixels, image, self._options)) for image in read]
+            whole = iter(self._loaded(again, epoch))
+            images = [next(whole) if image else None for image in images]
+        self._news.unread += [(number, place) for place, image in enumerate(images) if image is None]
+        return images
+
+    def _tell_and_hear(self, loaded: Sequence[list[_Visit | None]], epoch: int) -> None:
+        """Tell the others what was found in the batches of a step, and take out and report what they have found."""
+        own, self._news = self._news, _News()
+        for rank, message in enumerate(self._ranks.exchange("images", own.as_message())):
+            if rank == self._ranks.rank or not message:
+                continue
+            for number, place in message["unread"]:
+                loaded[number][place] = None
+            for key in message["lost"]:
+                self._lost.setdefault(key, epoch)
+            for key, what, fix, kind in message["findings"]:
+                self._report(key, what, fix, kind)
 
     def _batch(self, images: Sequence[_Visit], bucket: Size) -> Batch:
         pixels, posterior = _stacked(images)
@@ -296,24 +309,26 @@ class Loader:
             cache_keys=tuple(image.cache_key for image in images) if self._latents else (),
         )
 
-    def _loaded(self, visits: Sequence[tuple[Example, "Future[_Visit]"]], epoch: int) -> list[_Visit]:
-        """Wait for images, and report those that cannot be read."""
-        loaded = []
+    def _loaded(self, visits: Sequence[tuple[Example, "Future[_Visit]"]], epoch: int) -> list[_Visit | None]:
+        """Wait for images, and report those that cannot be read, which are None."""
+        loaded: list[_Visit | None] = []
         for example, future in visits:
+            image = None
             try:
                 image = future.result()
             except ImageError as error:
                 if error.lasting:
                     self._lost.setdefault(example.key, epoch)
-                self._report(example, error.what, error.fix)
+                    self._news.lost.append(example.key)
+                self._find(example, error.what, error.fix)
             except Exception as error:  # a library bug: the run continues with the other images
                 logger.info("Reading %s failed.", example.name, exc_info=True)
                 what = f"it cannot be decoded ({type(error).__name__}: {error})."
-                self._report(example, what, "Save it again, or replace it.")
+                self._find(example, what, "Save it again, or replace it.")
             else:
-                loaded.append(image)
                 if image.has_changed:
-                    self._report(example, *CHANGED, kind="changed")
+                    self._find(example, *CHANGED, kind="changed")
+            loaded.append(image)
         return loaded
 
     def _caption(self, example: Example, visit: VisitKey) -> str:
@@ -321,10 +336,15 @@ class Loader:
             return ""
         return example.caption_at(lambda: rng(self._options.seed, "tags", *visit), self._options.keep_tags)
 
-    def _report(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
-        if (example.key, kind) not in self._reported:
-            self._reported.add((example.key, kind))
+    def _find(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
+        self._news.findings.append((example.key, what, fix, kind))
+        self._report(example.key, what, fix, kind)
+
+    def _report(self, key: str, what: str, fix: str, kind: FindingKind) -> None:
+        if (key, kind) not in self._reported:
+            self._reported.add((key, kind))
             self._is_missing_images = self._is_missing_images or kind == "unusable"
+            example = self._example_of[key]
             self._on_problem(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
 
 
@@ -348,14 +368,9 @@ def _with_pixels(image: _Visit, options: LoaderOptions) -> _Visit:
 
 
 def _stacked(images: Sequence[_Visit]) -> tuple[Tensor | None, Tensor | None]:
-    """Return the pixels of images that all have some, or else their posteriors."""
+    """Return the pixels of images that all have some, or else their posteriors; neither if they are elsewhere."""
     pixels = [image.pixels for image in images if image.pixels is not None]
     if pixels:
         return as_pixels(pixels), None
-    return None, torch.stack([image.posterior for image in images if image.posterior is not None])
-
-
-def as_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return float32 (B, 3, H, W) in -1 to 1; dividing by 127.5 makes both ends exact."""
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return stacked.to(torch.float32).div_(127.5).sub_(1)
+    posteriors = [image.posterior for image in images if image.posterior is not None]
+    return None, torch.stack(posteriors) if posteriors else None

@@ -33,6 +33,8 @@ class LoaderOptions:
     threads: int = 2
     ahead: int = 4
     """Most batches that are decoded in advance."""
+    one_each: bool = False
+    """Whether each of several processes gets at most one batch in a step."""
     jitter: bool = True
     """Whether crops differ a little from visit to visit; off for validation."""
     num_variants: int = 0

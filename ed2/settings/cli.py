@@ -32,6 +32,12 @@ class CommandLine:
     values: dict[str, object]
     test_steps: int | None = None
     """Steps of the resume test; None without one."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it starts a run."""
+        return not (self.check or self.suggest or self.help or self.test_steps)
+
     problems: tuple[Problem, ...] = ()
     """Unknown flags (with the nearest one), and flags whose value is missing or wrong."""
 

@@ -27,6 +27,7 @@ LABELS = {
     "write_schedule": "Image list per step",
     "decode_threads": "Image loading threads",
     "max_epochs": "Epochs",
+    "num_processes": "Processes (GPUs)",
     "resume_ckpt": "Base model or checkpoint",
     "weights_only": "Use only the weights",
     "vae": "VAE",

@@ -128,10 +128,13 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
     if not values.pop("scale_lr", False):
         return []
     now = {**Settings().flat(), **values}
-    batch, accumulated = now["batch_size"], now["grad_accum"]
-    if not isinstance(batch, int) or not isinstance(accumulated, int):
-        return []  # the checks reject them
-    factor = (batch * accumulated) ** SCALE_EXPONENT
+    images = 1
+    for name in ("batch_size", "grad_accum", "num_processes"):
+        number = now[name]
+        if not isinstance(number, int):
+            return []  # the checks reject it
+        images *= number
+    factor = images**SCALE_EXPONENT
     rates = {name: now[name] for name in (LR, TEXT_ENCODER_LR, TEXT_ENCODER_2_LR)}
     if rates[LR] is None:
         rates[LR] = DEFAULT_LR["full"]  # EveryDream 2 knows no other method
@@ -141,4 +144,4 @@ def _scale_lr(values: dict[str, object]) -> list[str]:
         if isinstance(rate, float) and not isinstance(rate, bool):
             values[name] = float(f"{rate * factor:.6g}")
             changes.append(f"{name} {rate:g} -> {values[name]:g}")
-    return [f"scale_lr: {', '.join(changes)}, for {batch * accumulated} images per step."]
+    return [f"scale_lr: {', '.join(changes)}, for {images} images per step."]

@@ -124,6 +124,8 @@ class RunSettings(Group):
     """Seed of all random draws. -1 picks one and records it."""
     device: Annotated[str, AfterValidator(_device), Advanced()] = "auto"
     """Device to train on: auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
+    num_processes: Annotated[int, Field(ge=1, le=64), Advanced()] = 1
+    """Processes that train together, one for each GPU. A step then takes batch_size x grad_accum images of each."""
 
 
 class DataSettings(Group):
@@ -554,6 +556,16 @@ class Settings(Group):
         for group in self.model_dump(mode="json").values():
             values |= group
         return values
+
+    @property
+    def batches_per_step(self) -> int:
+        """Most batches in an optimizer step, of all processes together."""
+        return self.data.grad_accum * self.run.num_processes
+
+    @property
+    def images_per_step(self) -> int:
+        """Most images in an optimizer step, of all processes together."""
+        return self.data.batch_size * self.batches_per_step
 
     def replaced(self, **changes: object) -> Self:
         """A copy with some settings changed, by their flat names; the values are not checked."""

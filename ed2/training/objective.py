@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting
@@ -81,7 +81,9 @@ class Objective:
     resting: Resting = field(default_factory=Resting)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss of each image, shape (B,), fp32."""
+        """Return the loss of each image, shape (B,), fp32; of no images, a loss that has no gradients."""
+        if not len(batch):
+            return torch.zeros(0, device=self.device, requires_grad=True)
         process = self.model.process
         self.resting.leave()
         self.model.visits.visits = batch.visits

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ed2.data.loader import Batch, split_batch
-from ed2.errors import DivergedError, MemoryFullError, UnusableWeightsError
+from ed2.data.batch import Batch, split_batch
+from ed2.errors import DivergedError, MemoryFullError, RankError, UnusableWeightsError, UpdateFailedError
 from ed2.events import Warned
 from ed2.models.base import trained_parts
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
 from ed2.text import counted
+from ed2.training.shared import OutOfMemoryElsewhereError, tell_out_of_memory
 from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
@@ -23,31 +23,63 @@ SMALLEST_SCALE = 1.0
 """Above this an overflow under fp16 is how the scaler finds its scale, not an error."""
 NAMES_SHOWN = 12
 
-T = TypeVar("T")
+Attempt = Callable[[Run, Sequence[Batch]], tuple[Tensor, bool]]
 
 
-def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Callable[[Run, Sequence[Batch]], T]) -> T:
+def retry_on_oom(run: Run, batches: Sequence[Batch], attempt: Attempt) -> tuple[Tensor, bool]:
     """Return what `attempt` gives for `batches`, cut into smaller ones after running out of memory.
 
     Random draws are keyed by the image, and an image's share of the gradient does not depend on its batch, so an
     attempt with smaller batches gives the same gradient except for rounding. Nothing from a failed attempt is kept.
 
+    Of several processes each attempts its own batches. If one runs out of memory, all retry alike.
+
     Raises:
         MemoryFullError: out of memory even with one image at a time.
     """
+    # A process without a batch takes part with no images.
+    own = [batch for batch in batches if not batch.is_elsewhere] or [batches[0].part(0, 0)]
     while True:
         # Cut anew in each attempt: the limit may have been lowered by the one before.
-        parts = split_batches(batches, run.state.at_once)
+        parts = split_batches(own, run.state.at_once)
         try:
-            return attempt(run, parts)
+            losses, is_updated = attempt(run, parts)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             logger.info("Out of memory at step %d.", run.state.step + 1, exc_info=True)
+            is_told = isinstance(error, OutOfMemoryElsewhereError)
+        else:
+            return losses_of_all(run, batches, losses), is_updated
         run.update.discard()  # not inside `except`: there the error still refers to the tensors of the attempt
         # The allocator keeps freed blocks in sizes that smaller batches may not fit.
         release_memory(run.objective.device)
-        reduce_memory(run, max(map(len, parts)))
+        if not is_told:
+            tell_out_of_memory(run.ranks)
+        reduce_memory(run, max(map(len, split_batches(batches, run.state.at_once))))
+
+
+def losses_of_all(run: Run, batches: Sequence[Batch], losses: Tensor) -> Tensor:
+    """The losses of all images of a step in their order, from those of this process in theirs: (N,).
+
+    By messages and not by a sum: the update is done, so a process in which it failed takes part in no sum any more.
+
+    Raises:
+        UpdateFailedError: the step is complete in this process, but not in all.
+    """
+    if run.ranks.size == 1:
+        return losses
+    own = iter(losses.tolist())
+    mine = [[next(own) for _ in batch.names] if not batch.is_elsewhere else [] for batch in batches]
+    try:
+        said = run.ranks.exchange("losses", {"batches": mine})
+    except RankError as error:
+        raise UpdateFailedError("The step could not be completed", str(error)) from error
+    of_all: list[float] = []
+    for parts in zip(*(message["batches"] for message in said), strict=True):
+        for part in parts:  # only one process has any of a batch
+            of_all += part
+    return torch.tensor(of_all, device=losses.device)
 
 
 def split_batches(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:

@@ -7,11 +7,13 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from ed2.data.loader import Batch, Loader
+from ed2.data.batch import Batch
+from ed2.data.loader import Loader
 from ed2.errors import shown
 from ed2.events import Event, EventBus
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import Precision
+from ed2.ranks.base import OneRank, Ranks
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
 from ed2.training.ema import NoEma
@@ -158,6 +160,7 @@ class Run:
         steps_in: optimizer steps of an epoch, which may differ between epochs; 0 if an epoch shows no image.
         jobs: in the order in which they run after a step.
         ended_early: why it is over before its last epoch; empty if it is not. Set at the end of an epoch.
+        ranks: the processes that train it; `data`, `update` and `retry_on_oom` make their steps one.
     """
 
     model: DiffusionModel
@@ -175,6 +178,7 @@ class Run:
     images_per_step: int
     make_jobs: InitVar[Sequence[Callable[["Run"], Job]]] = ()
     ema: Average = field(default_factory=NoEma)
+    ranks: Ranks = field(default_factory=OneRank)
     jobs: tuple[Job, ...] = field(init=False)
     ended_early: str = ""
 

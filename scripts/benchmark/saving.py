@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ed2.app.build import build
-from ed2.app.jobs import RunContext, make_saver
+from ed2.app.jobs import MainContext, make_saver
 from ed2.app.resolve import resolve
 from ed2.app.runs.folder import RunFolder, make_run_folder
 from ed2.checkpoint.background import BackgroundSaver
@@ -66,7 +66,7 @@ def _built(folder: Path, width: int, bus: EventBus) -> tuple[Run, BackgroundSave
     run_dir = make_run_folder(spec)
     RunFolder(run_dir, bus, renew_lock=lambda: None).describe(spec)
     saver = BackgroundSaver(make_saver(spec, run_dir, bus, before_save=lambda step: None), bus)
-    run = build(spec, RunContext.of(spec, run_dir, saver, EventBus(), Controls()))
+    run = build(spec, MainContext.of(spec, run_dir, saver, EventBus(), Controls()))
     optimizer_step(run, next(iter(run.data.groups(0))))
     run.state.step = 1
     return run, saver

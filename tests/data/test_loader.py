@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ed2.data.batch import Batch, split_batch
 from ed2.data.buckets import crop_box
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.loader import Batch, Loader, split_batch
+from ed2.data.loader import Loader
 from ed2.data.pixels import LoadedImage, LoaderOptions, VisitKey, crop_offset, load_image
 from ed2.data.variants import Crop
 from ed2.errors import Problem

@@ -11,9 +11,10 @@ import torch
 
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
+from ed2.data.batch import Batch
 from ed2.data.cache import TensorCache, cache_folder
 from ed2.data.images import PIXELS_VERSION
-from ed2.data.loader import POSTERIOR, Batch
+from ed2.data.loader import POSTERIOR
 from ed2.events import Warned
 from ed2.models.base import DiffusionModel, Posterior
 from ed2.models.families.facts import VAE

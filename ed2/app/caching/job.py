@@ -6,11 +6,11 @@ from itertools import chain, compress
 
 from ed2.app.caching.caches import Caches
 from ed2.app.caching.latents import LatentFiller
-from ed2.app.caching.progress import FillProgress
+from ed2.app.caching.progress import EVERYTHING, FillProgress, FillShare
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.data.cache import TensorCache
-from ed2.data.example import Example
+from ed2.data.example import Example, Finding
 from ed2.data.variants import cache_key
 from ed2.disk import plain_reason
 from ed2.events import Event, Warned
@@ -34,21 +34,34 @@ class TextFiller:
     cache: TensorCache
     spec: RunSpec
 
-    def fill(self) -> bool:
-        """Add what is missing; returns whether training needs no text encoder then.
+    def fill(self, share: FillShare = EVERYTHING) -> bool:
+        """Add what is missing in a share of the cache; returns whether training needs no text encoder then.
 
         Raises:
             OSError: the cache cannot be written.
             StopRequested: a stop was requested. What is done by then is kept.
         """
-        examples = self._examples()
-        captions = sorted({"", *(example.caption for example in examples if not example.shuffle)})
         with self.training.precision.autocast():
-            keys = {caption: cache_key(*self.training.model.caption_key(caption)) for caption in captions}
+            keys = self._keys()
             self.cache.touch(list(keys.values()))
             is_missing = self.cache.missing(list(keys.values()))
-            self._encode({caption: keys[caption] for caption in compress(keys, is_missing)})
-        return not any(example.shuffle for example in examples)
+            missing = {caption: keys[caption] for caption in compress(keys, is_missing)}
+            self._encode({caption: key for caption, key in missing.items() if share.has(key)})
+        return not self._are_shuffled()
+
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, and training needs no text encoder."""
+        with self.training.precision.autocast():
+            keys = self._keys()
+        return not self._are_shuffled() and not any(self.cache.missing(list(keys.values())))
+
+    def _keys(self) -> dict[str, bytes]:
+        """The key of each caption that is the same at each visit, and of the empty one."""
+        captions = sorted({"", *(example.caption for example in self._examples() if not example.shuffle)})
+        return {caption: cache_key(*self.training.model.caption_key(caption)) for caption in captions}
+
+    def _are_shuffled(self) -> bool:
+        return any(example.shuffle for example in self._examples())
 
     def _examples(self) -> list[Example]:
         """The images that are trained or validated."""
@@ -89,23 +102,60 @@ class CacheJob(Job):
     def at_start(self, state: TrainState) -> Event | None:
         """Fill the caches; training goes on without what cannot be written. Raises StopRequested."""
         resting: list[Part] = []
-        if self.caches.latents:
-            filler = LatentFiller(self.training, self.caches.latents, self.spec, self.context)
-            if self._fill("latent", filler.fill):
-                resting.append(self.training.model.parts[VAE])
-        if self.caches.text and self._fill("text", TextFiller(self.training, self.caches.text, self.spec).fill):
+        if self.caches.latents and self._fill_latents(self.caches.latents):
+            resting.append(self.training.model.parts[VAE])
+        if self.caches.text and self._fill_text(self.caches.text):
             model = self.training.model
             resting += [model.parts[part.name] for part in model.facts.text_encoders]
         self.training.objective.resting.parts = tuple(resting)
         return None
 
-    def _fill(self, what: str, fill: Callable[[], bool]) -> bool:
-        """Whether a cache is complete after filling it."""
+    def _fill_latents(self, cache: TensorCache) -> bool:
+        """Whether the cache of latents is complete after filling it."""
+        filler = LatentFiller(self.training, cache, self.spec, self.context)
+        if self.context.ranks.size == 1:
+            return self._fill("latent", filler.fill)
+        for share in self._shares():
+            self._fill("latent", filler.fill, share)
+            self._tell_and_hear(filler)
+            cache.refresh()
+        return filler.is_complete()
+
+    def _fill_text(self, cache: TensorCache) -> bool:
+        """Whether training needs no text encoder after filling the cache of captions."""
+        filler = TextFiller(self.training, cache, self.spec)
+        if self.context.ranks.size == 1:
+            return self._fill("text", filler.fill)
+        for share in self._shares():
+            self._fill("text", filler.fill, share)
+            self.context.ranks.exchange("text cache", {})
+            cache.refresh()
+        return filler.is_complete()
+
+    def _shares(self) -> list[FillShare]:
+        """What this process does: its share of all, and then of what is still missing in the folder of its machine."""
+        ranks = self.context.ranks
+        return [FillShare(ranks.rank, ranks.size), FillShare(ranks.local_rank, ranks.local_size)]
+
+    def _fill(self, what: str, fill: Callable[[FillShare], bool], share: FillShare = EVERYTHING) -> bool:
+        """Whether a share of a cache is complete after filling it."""
         try:
-            return fill()
+            return fill(share)
         except OSError as error:
             self.training.bus.emit(Warned(self.training.state.step, _not_written(what, plain_reason(error))))
         return False
+
+    def _tell_and_hear(self, filler: LatentFiller) -> None:
+        """Tell the others which images cannot be used, and report what they have found."""
+        lost, ranks = self.training.state.lost, self.context.ranks
+        example_of = {example.key: example for example in self.spec.dataset.examples}
+        for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports}):
+            for key, epoch in message["lost"].items():
+                lost.setdefault(key, epoch)
+            for key, what, fix, kind in message["reports"]:
+                one = example_of[key]
+                self.context.faults(Finding(one.name, what, fix, kind=kind, root=one.root, file=one.path))
+        filler.reports.clear()
 
 
 def _not_written(what: str, reason: str) -> str:

@@ -5,21 +5,22 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress, islice
 from typing import NamedTuple
 
 import torch
 
-from ed2.app.caching.progress import FillProgress
+from ed2.app.caching.progress import EVERYTHING, FillProgress, FillShare
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.room import existing
+from ed2.data.batch import as_pixels
 from ed2.data.cache import TensorCache
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError
-from ed2.data.loader import CHANGED, POSTERIOR, as_pixels
+from ed2.data.loader import CHANGED, POSTERIOR
 from ed2.data.pixels import LoadedImage, is_changed, load_crops
 from ed2.data.variants import Crop, fixed_crops, latent_key
 from ed2.disk import wait_for_handles
@@ -44,23 +45,24 @@ class LatentFiller:
         cache: what is filled.
         spec: which images, and how they are cut.
         context: where damaged images are reported.
+        reports: key, what, fix and kind of each report.
     """
 
     training: Run
     cache: TensorCache
     spec: RunSpec
     context: RunContext
+    reports: list[tuple[str, str, str, FindingKind]] = field(default_factory=list)
 
-    def fill(self) -> bool:
-        """Add what is missing; returns whether the cache is complete then.
+    def fill(self, share: FillShare = EVERYTHING) -> bool:
+        """Add what is missing in a share of the cache; returns whether that is complete then.
 
         Raises:
             OSError: the cache cannot be written.
             StopRequested: a stop was requested. What is done by then is kept.
         """
-        examples = [example for example in self.spec.dataset.examples if self._is_trained(example)]
-        wanted, is_complete = self._wanted(examples)
-        missing = self._missing(wanted)
+        wanted, is_complete = self._wanted()
+        missing = [one for one in self._missing(wanted) if share.has(one.example.key.encode())]
         num_crops = sum(len(one.crops) for one in missing)
         if not missing:
             return is_complete
@@ -86,11 +88,16 @@ class LatentFiller:
     def _is_trained(self, example: Example) -> bool:
         return example.multiply > 0 and example.key not in self.training.state.lost
 
-    def _wanted(self, examples: Sequence[Example]) -> tuple[dict[bytes, tuple[Example, Crop]], bool]:
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        wanted, is_complete = self._wanted()
+        return is_complete and not any(self.cache.missing(list(wanted)))
+
+    def _wanted(self) -> tuple[dict[bytes, tuple[Example, Crop]], bool]:
         """The crops of all images by their keys, and whether none is left out because its content is unknown."""
         count, is_complete = self.spec.settings.memory.cache_variants, True
         wanted: dict[bytes, tuple[Example, Crop]] = {}  # a copy of an image has the same keys
-        for example in examples:
+        for example in filter(self._is_trained, self.spec.dataset.examples):
             try:
                 for crop in fixed_crops(example, count):
                     wanted.setdefault(latent_key(example, crop), (example, crop))
@@ -118,7 +125,7 @@ class LatentFiller:
 
     def _decoded(self, missing: Iterable[Missing]) -> Iterator[tuple[Missing, list[LoadedImage]]]:
         """Yield each image with its crops, decoded ahead in threads; none if it cannot be used."""
-        threads = decode_threads(self.spec.settings)
+        threads = decode_threads(self.spec.settings, self.context.ranks.local_size)
         waiting: deque[tuple[Missing, Future[list[LoadedImage]]]] = deque()
         todo = iter(missing)
         with ThreadPoolExecutor(threads, thread_name_prefix="image") as pool:
@@ -160,4 +167,5 @@ class LatentFiller:
             self.cache.add(key, {POSTERIOR: row})
 
     def _report(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
+        self.reports.append((example.key, what, fix, kind))
         self.context.faults(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))

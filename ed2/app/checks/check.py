@@ -62,7 +62,7 @@ class CheckResult:
         return ReportOptions(
             seed=run.seed,
             batch_size=data.batch_size,
-            grad_accum=data.grad_accum,
+            grad_accum=self.settings.batches_per_step,
             max_epochs=run.max_epochs,
             validation_keys=self.split.keys,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 
 from ed2.app.checks.rates import (
@@ -82,12 +83,23 @@ def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list
         found += [*_of_rates(settings, trained), *_of_resolution(settings, sizes.family), *_of_length(settings, length)]
         found += [*_of_samples(settings, length), *_of_dropout(settings)]
         found += filter(None, [large_batch_note(settings)])
-    return found
+    return [*_of_processes(settings), *found]
+
+
+def _of_processes(settings: Settings) -> Iterator[Problem]:
+    """How many images a step of several processes takes, and what follows for the learning rate."""
+    size = settings.run.num_processes
+    if size == 1:
+        return
+    images, batches = counted(settings.images_per_step, "image"), settings.batches_per_step
+    what = f"Training in {size} processes: {images} per step, as one process with grad_accum {batches} would."
+    fix = f"A learning rate that suits one process can be raised up to {sqrt(size):.2g} times."
+    yield Problem(None, what, fix)
 
 
 def large_batch_note(settings: Settings) -> Problem | None:
     """A warning about the learning rate of a large batch; None for a usual one."""
-    images = settings.data.batch_size * settings.data.grad_accum
+    images = settings.images_per_step
     if images <= LARGE_BATCH:
         return None
     what = f"{counted(images, 'image')} per step are more than the usual learning rates are for."

@@ -26,9 +26,15 @@ HEADINGS: dict[FindingKind, str] = {"unusable": "An image was left out.", "chang
 logger = logging.getLogger(__name__)
 
 
-def decode_threads(settings: Settings) -> int:
-    """Return the number of threads that decode images: the setting, or else one per core, at most eight."""
-    return settings.data.decode_threads or min(MAX_THREADS, os.cpu_count() or 2)
+def decode_threads(settings: Settings, processes: int = 1) -> int:
+    """Return the number of threads that decode images: the setting, or else one per core, at most eight.
+
+    Args:
+        settings: of the run.
+        processes: how many decode images on this machine, and share its cores.
+    """
+    cores = (os.cpu_count() or 2) // processes
+    return settings.data.decode_threads or max(1, min(MAX_THREADS, cores))
 
 
 def scan_dataset(

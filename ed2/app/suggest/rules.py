@@ -125,7 +125,7 @@ def _usual_steps(settings: Settings, num_images: int) -> tuple[int, int, int]:
 
 
 def _steps(settings: Settings, num_images: int) -> int:
-    per_step = settings.data.batch_size * settings.data.grad_accum
+    per_step = settings.images_per_step
     return settings.run.max_epochs * ceil(num_images / per_step)
 
 
@@ -184,7 +184,7 @@ def _learning_rate(situation: Situation, settings: Settings) -> Answer | None:
     chosen = settings.optimizer.chosen(on_card=True)
     if chosen in OWN_RATES or not situation.has_real_unet:
         return None
-    method, images = settings.model.method, settings.data.batch_size * settings.data.grad_accum
+    method, images = settings.model.method, settings.images_per_step
     rate = DEFAULT_LR[method] * max(1.0, sqrt(images / REFERENCE_BATCH))
     why = f"{DEFAULT_LR[method]:g} is usual for {'a LoRA' if method == 'lora' else 'a full fine-tune'}"
     rate = min(rate, MAX_LR[method])
@@ -207,7 +207,7 @@ def _epochs(situation: Situation, settings: Settings) -> Answer | None:
 def _samples(situation: Situation, settings: Settings) -> Answer | None:
     if not situation.num_images:
         return None
-    images = settings.data.batch_size * settings.data.grad_accum
+    images = settings.images_per_step
     steps = next((steps for most, steps in SAMPLE_STEPS if situation.num_images <= most), MOST_SAMPLE_STEPS)
     rarer = steps * max(1.0, sqrt(images / REFERENCE_BATCH))
     why = "samples take time: rarer with a larger batch, whose steps are longer, and with more images"

@@ -1,0 +1,98 @@
+"""What the processes of a run do besides the first: train as it does, and say what it should know."""
+
+import logging
+import sys
+import threading
+from contextlib import closing, suppress
+from pathlib import Path
+
+from ed2.app.build import build
+from ed2.app.images.scanning import ImageFaults
+from ed2.app.jobs import RunContext
+from ed2.app.ranks.message import spec_of, state_of
+from ed2.app.signals import stopping_on_signals
+from ed2.errors import RankError, RunLeft
+from ed2.events import Event, EventBus, Warned
+from ed2.models.compute import deterministic, quiet_libraries
+from ed2.models.memory import release_memory
+from ed2.ranks.base import Message
+from ed2.ranks.group import Follower
+from ed2.training.controls import Controls
+from ed2.training.loop import train
+
+logger = logging.getLogger(__name__)
+
+
+class FollowerControls(Controls):
+    """Requests come to rank 0; the others only leave a run when it does."""
+
+    def __init__(self, ranks: Follower) -> None:
+        super().__init__()
+        self._ranks = ranks
+
+    def raise_if_stopping(self) -> None:
+        """Leave the run if rank 0 has left it. Raises RunLeft, RankError."""
+        self._ranks.look()
+
+
+def follow(ranks: Follower) -> int:
+    """Train what rank 0 trains until there is nothing more; returns the exit code."""
+    quiet_libraries()
+    with closing(ranks), stopping_on_signals(lambda number: _ask_to_stop(ranks, number), ""):
+        try:
+            while (message := ranks.next_run()) is not None:
+                _follow_run(ranks, message)
+        except RankError as error:
+            print(f"Process {ranks.rank} of {ranks.size}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _ask_to_stop(ranks: Follower, signal_number: int) -> None:
+    """Have rank 0 stop the run; in a thread, since this one may be sending something."""
+
+    def ask() -> None:
+        with suppress(RankError):
+            ranks.say_aside({"stop": signal_number})
+
+    threading.Thread(target=ask, name="stop").start()
+
+
+def _follow_run(ranks: Follower, message: Message) -> None:
+    """Train a run until rank 0 leaves it. Raises RankError if there is no rank 0 any more."""
+    try:
+        _train(ranks, message)
+        ranks.wait_until_left()
+        return
+    except RunLeft:
+        return
+    except Exception as error:
+        logger.error("Process %d failed.", ranks.rank, exc_info=error)
+        failure = error.with_traceback(None)  # it holds on to the memory of its step
+    ranks.fail(failure)
+
+
+def _train(ranks: Follower, message: Message) -> None:
+    spec, state = spec_of(message, ranks), state_of(message)
+    bus = EventBus()
+    context = RunContext(
+        run_dir=Path(message["run_dir"]),
+        bus=bus,
+        controls=FollowerControls(ranks),
+        state=state,
+        faults=ImageFaults(EventBus()),  # rank 0 hears of them in another way, and counts them
+        ranks=ranks,
+    )
+
+    def say_warnings(event: Event) -> None:
+        if isinstance(event, Warned):
+            ranks.say_aside({"warned": event.text})
+
+    bus.subscribe(say_warnings)
+    release_memory(spec.machine.device)
+    with deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic):
+        run = build(spec, context)
+        with run.data:
+            for job in run.jobs:
+                bus.emit(job.at_start(run.state))
+            train(run)

@@ -1,0 +1,122 @@
+"""Starts a run in several processes on this machine, each a `train.py` of its own. Needs no torch."""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+from ed2.app.signals import STOP_SIGNALS
+from ed2.ranks.place import LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE
+from ed2.settings.files import PROGRAM_DIR
+
+ADDRESS = "127.0.0.1"
+THREADS = "OMP_NUM_THREADS"
+"""Computing threads of a process; each would otherwise use all cores."""
+LIFELINE = "EVERYDREAM_LIFELINE"
+"""Set in rank 0, whose standard input ends when the process that started it does."""
+END_SECONDS = 30.0
+"""How long the others may take to end after rank 0 has."""
+
+
+def launch_ranks(argv: Sequence[str], size: int) -> int:
+    """Train with `size` processes on this machine; returns the exit code of the first, which reports for all.
+
+    Signals are passed on to the first, which saves and stops all. However this process ends, the others do too.
+    """
+    environment = {
+        **os.environ,
+        WORLD_SIZE: str(size),
+        LOCAL_WORLD_SIZE: str(size),
+        MASTER_ADDR: ADDRESS,
+        MASTER_PORT: str(_free_port()),
+        "PYTHONUTF8": "1",
+    }
+    environment.setdefault(THREADS, str(max(1, (os.cpu_count() or 1) // size)))
+    children = [_start(argv, environment, rank) for rank in range(size)]
+    with _Passing(children[0]):
+        try:
+            return _wait(children)
+        finally:
+            for child in children:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+
+
+def _start(argv: Sequence[str], environment: dict[str, str], rank: int) -> "subprocess.Popen[bytes]":
+    own = {**environment, RANK: str(rank), LOCAL_RANK: str(rank)}
+    if rank == 0:
+        own[LIFELINE] = "1"
+    command = [sys.executable, str(PROGRAM_DIR / "train.py"), *argv]
+    # In a session of its own, since a terminal would send Ctrl-C to all of them.
+    return subprocess.Popen(
+        command,
+        env=own,
+        stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+        start_new_session=os.name != "nt",
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as own:
+        own.bind((ADDRESS, 0))
+        return int(own.getsockname()[1])
+
+
+def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> int:
+    """Wait for the first process, and say if another ends before it; returns its exit code."""
+    ended: queue.Queue[int] = queue.Queue()
+    for rank, child in enumerate(children):
+        threading.Thread(target=_report, args=(rank, child, ended), daemon=True).start()
+    while True:
+        with suppress(queue.Empty):
+            rank = ended.get(timeout=1.0)  # without a limit, Windows would not react to Ctrl-C
+            if rank == 0:
+                break
+            if children[rank].returncode:
+                print(f"Process {rank} has ended ({_how(children[rank].returncode)}).", file=sys.stderr, flush=True)
+    end = time.monotonic() + END_SECONDS
+    for child in children[1:]:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, end - time.monotonic()))
+    code = children[0].returncode
+    return code if code >= 0 else 128 - code
+
+
+def _report(rank: int, child: "subprocess.Popen[bytes]", ended: "queue.Queue[int]") -> None:
+    child.wait()
+    ended.put(rank)
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class _Passing:
+    """Passes signals on to a child; on Windows it gets those of the console by itself."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]") -> None:
+        self._child = child
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        for name in STOP_SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._pass)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _pass(self, number: int, frame: FrameType | None) -> None:
+        if os.name != "nt":
+            with suppress(ProcessLookupError):
+                self._child.send_signal(number)

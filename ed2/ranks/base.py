@@ -1,0 +1,92 @@
+"""What a run asks of its processes, and the null object of a run that has one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Message = Mapping[str, Any]
+"""What a process tells the others: values for JSON, so that nothing received can run code."""
+
+
+class Ranks(Protocol):
+    """The processes of a run. Rank 0 decides, saves, samples and reports; the others train as it does.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: how many there are.
+        local_rank: the number of this process among those on this machine.
+        local_size: how many there are on this machine.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no process has been lost."""
+        ...
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether sums of what is on a GPU are computed in main memory."""
+        ...
+
+    def prepare(self, device: torch.device) -> None:
+        """Make sums on `device` possible. Raises RankError."""
+        ...
+
+    def exchange(self, what: str, own: Message) -> list[Message]:
+        """Tell all what this process has to say of `what`, and return what each says, by rank.
+
+        Raises:
+            RankError: another process has failed, or was lost.
+            RunLeft: rank 0 has left the run, in every other process.
+        """
+        ...
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, which gives every process the same bytes.
+
+        Raises:
+            RankError: another process was lost; the tensors hold anything.
+        """
+        ...
+
+    @contextmanager
+    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
+        """Have the others begin the run that is described, and leave it with the block, however that ends.
+
+        Only for rank 0. Raises RankError.
+        """
+        ...
+
+
+class OneRank:
+    """The null object of a run in one process."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    is_whole = True
+    is_slow = False
+
+    def prepare(self, device: torch.device) -> None:
+        """There are no sums."""
+
+    def exchange(self, what: str, own: Message) -> list[Message]:
+        """What this process says."""
+        return [own]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing to add."""
+
+    @contextmanager
+    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
+        """There are no others."""
+        yield

@@ -1,0 +1,231 @@
+"""The processes of a run that has several: what rank 0 and the others say, and when they add up.
+
+Imported only where there are several.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor
+
+from ed2.errors import RankError, RunLeft, UpdateFailedError
+from ed2.ranks.base import Message
+from ed2.ranks.place import RankPlace
+from ed2.ranks.sums import Store, Sums, open_store
+from ed2.ranks.wire import Invitation, Lifelines, MainWire, RankWire, Reception, lost_error
+
+INVITATION = "everydream/invitation"
+UPDATE, LOST, OTHER = "update", "lost", "other"
+"""What has failed in another process: an update of the weights, contact with a process, or anything else."""
+NEWS_SECONDS = 5.0
+"""How long to wait for news of who has ended, after an error that must come from that."""
+ABANDONED_SECONDS = 15.0
+"""How long another process may take to end by itself after rank 0 has ended."""
+
+
+class Adding:
+    """What rank 0 and the others have in common: their place, and sums over all of them."""
+
+    def __init__(self, place: RankPlace, lifelines: Lifelines, store: Store) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.local_rank, self.local_size = place.local_rank, place.local_size
+        self._place, self._lifelines, self._store = place, lifelines, store
+        self._sums: Sums | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no process has been lost, as far as this one knows."""
+        return not self._lifelines.lost
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether sums of what is on a GPU are computed in main memory."""
+        return self._sums is not None and self._sums.is_staged
+
+    def prepare(self, device: torch.device) -> None:
+        """Make sums on `device` possible. Raises RankError."""
+        if self._sums is None:
+            with self._naming_the_lost():
+                self._sums = Sums(self._store, self._place, device)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Sum over all processes. Raises RankError."""
+        assert self._sums is not None
+        with self._naming_the_lost():
+            self._sums.add_up(tensors)
+        if not self.is_whole:  # the sum was abandoned
+            raise lost_error(self._lifelines.first_lost(0.0))
+
+    @contextmanager
+    def _naming_the_lost(self) -> Iterator[None]:
+        """Turn the error of a collective into one that says which process was lost, if one was."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = self._lifelines.first_lost(NEWS_SECONDS)
+            raise lost_error(lost) from error
+
+    def _abandon(self) -> None:
+        if self._sums is not None:
+            self._sums.abandon()
+
+    def _close_sums(self) -> None:
+        if self._sums is not None and self.is_whole:
+            self._sums.close()
+
+
+class Leader(Adding):
+    """Rank 0 of several processes.
+
+    Attributes:
+        on_aside: called with what another process has said aside, while rank 0 waits for it.
+    """
+
+    def __init__(self, place: RankPlace, wire: MainWire, store: Store) -> None:
+        super().__init__(place, wire.lifelines, store)
+        self._wire, self._run = wire, 0
+        self.on_aside: Callable[[Message], object] = lambda message: None
+        wire.lifelines.on_loss = lambda rank: self._abandon()
+
+    def exchange(self, what: str, own: Message) -> list[Message]:
+        """Wait for what the others say, and send it to all. Raises RankError."""
+        said: dict[int, Message] = {0: own}
+        while len(said) < self.size:
+            rank, message = self._wire.receive([rank for rank in range(1, self.size) if rank not in said])
+            if "aside" in message:
+                self.on_aside(message["aside"])
+                continue
+            if message["run"] != self._run:
+                continue  # said before it knew that rank 0 had left that run
+            if "failed" in message:
+                raise self._failure(rank, message)
+            if message["what"] != what:
+                raise RankError(f"Process {rank} is out of step", f"it is at {message['what']}, the others at {what}.")
+            said[rank] = message["say"]
+        everything = [said[rank] for rank in range(self.size)]
+        self._wire.send_all({"re": what, "all": everything})
+        return everything
+
+    def _failure(self, rank: int, message: Message) -> Exception:
+        if message["kind"] == LOST:
+            return lost_error(self._lifelines.first_lost(NEWS_SECONDS))
+        if message["kind"] == UPDATE:
+            return UpdateFailedError(f"Process {rank} failed", message["failed"])
+        return RankError(f"Process {rank} failed", message["failed"])
+
+    @contextmanager
+    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
+        """Have the others begin a run, and leave it with the block, however that ends. Raises RankError."""
+        self._run += 1
+        self._wire.send_all({"order": "begin", "run": self._run, "spec": describe()})
+        try:
+            yield
+        finally:
+            with suppress(RankError):
+                self._wire.send_all({"order": "leave"})
+
+    def close(self) -> None:
+        """Let the others end."""
+        with suppress(RankError):
+            self._wire.send_all({"order": "end"})
+        self._lifelines.close()
+        self._close_sums()
+        self._wire.close()
+
+
+class Follower(Adding):
+    """Any other process: it does what rank 0 does."""
+
+    def __init__(self, place: RankPlace, wire: RankWire, store: Store) -> None:
+        super().__init__(place, wire.lifelines, store)
+        self._wire, self._run = wire, 0
+        wire.lifelines.on_loss = lambda rank: self._end_soon()
+
+    def exchange(self, what: str, own: Message) -> list[Message]:
+        """Say something, and wait for what all say. Raises RankError, RunLeft."""
+        self._wire.send({"run": self._run, "what": what, "say": own})
+        while True:
+            reply = self._wire.receive()
+            if reply.get("re") == what:
+                return list(reply["all"])
+            _obey(reply)
+
+    @contextmanager
+    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
+        """Only rank 0 leads."""
+        raise AssertionError("only rank 0 leads a run")
+        yield
+
+    def next_run(self) -> Message | None:
+        """Wait for the next run of rank 0; None when there will be none. Raises RankError."""
+        while True:
+            order = self._wire.receive()
+            if order.get("order") == "end":
+                return None
+            if order.get("order") == "begin":
+                self._run = order["run"]
+                spec: Message = order["spec"]
+                return spec
+
+    def say_aside(self, message: Message) -> None:
+        """Say something to rank 0 that nobody waits for, from any thread. Raises RankError."""
+        self._wire.send({"aside": message})
+
+    def look(self) -> None:
+        """Return at once, unless rank 0 has left the run. Raises RunLeft, RankError."""
+        while self._wire.has_message():
+            _obey(self._wire.receive())
+
+    def wait_until_left(self) -> None:
+        """Wait until rank 0 leaves the run. Raises RankError."""
+        with suppress(RunLeft):
+            while True:
+                _obey(self._wire.receive())
+
+    def fail(self, error: Exception) -> None:
+        """Tell rank 0 why this process cannot go on, and wait until it leaves the run. Raises RankError."""
+        kind = OTHER
+        if isinstance(error, UpdateFailedError):
+            kind = UPDATE
+        elif isinstance(error, RankError):
+            kind = LOST
+        self._wire.send({"run": self._run, "failed": str(error) or type(error).__name__, "kind": kind})
+        self.wait_until_left()
+
+    def _end_soon(self) -> None:
+        """End this process, which may wait for rank 0 in a way that nothing interrupts, unless it ends itself."""
+        time.sleep(ABANDONED_SECONDS)
+        if not self._lifelines.is_closed:
+            os._exit(1)
+
+    def close(self) -> None:
+        """Leave."""
+        self._lifelines.close()
+        self._close_sums()
+        self._wire.close()
+
+
+def _obey(message: Message) -> None:
+    if message.get("order") == "leave":
+        raise RunLeft
+
+
+def join(place: RankPlace) -> Leader | Follower:
+    """Connect with the other processes of the run.
+
+    Raises:
+        RankError: some cannot be reached.
+    """
+    try:
+        store = open_store()
+        if place.rank:
+            invitation = Invitation.from_bytes(store.get(INVITATION))
+            return Follower(place, RankWire.join(invitation, place.rank), store)
+        reception = Reception(place.address)
+        store.set(INVITATION, reception.invitation.as_bytes().decode())
+        return Leader(place, reception.gather(place.size), store)
+    except RuntimeError as error:  # of the store
+        raise RankError("The processes of this run cannot reach each other", f"{error}.") from error

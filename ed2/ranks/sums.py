@@ -1,0 +1,102 @@
+"""Sums of tensors over all processes of a run, by torch.distributed.
+
+Imported only where there are several processes, since torch.distributed takes time and memory.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from ed2.ranks.place import RankPlace
+
+Store = Any
+"""What torch.distributed calls so: values by name, for all processes. It is not typed."""
+
+BUCKET_NUMBERS = 1 << 24
+"""How many numbers are summed at once: 64 MB. A larger tensor is summed by itself."""
+
+
+def open_store() -> Store:
+    """The store that all processes share, at the address in the environment."""
+    store, _, _ = next(iter(rendezvous("env://")))
+    return store
+
+
+class Sums:
+    """Sums of tensors over all processes, in the memory of one buffer.
+
+    On an NVIDIA GPU NCCL adds up. Windows has no NCCL: gloo adds up there in main memory, which is slow.
+
+    Attributes:
+        is_staged: whether what is on a GPU is added up in main memory.
+    """
+
+    def __init__(self, store: Store, place: RankPlace, device: torch.device) -> None:
+        """Connect all processes with each other; waits until all have called it."""
+        self._device = device
+        self.is_staged = device.type == "cuda" and not dist.is_nccl_available()
+        if place.address.startswith("127.") and sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens on the network, or needs one
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and not self.is_staged else "gloo"
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
+        self._buffer = torch.empty(BUCKET_NUMBERS, dtype=torch.float32, device=device)
+
+    @torch.no_grad()
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum, computed in fp32 in the order given; returns when that is done."""
+        for bucket in _buckets(tensors, BUCKET_NUMBERS):
+            numbers = sum(tensor.numel() for tensor in bucket)
+            buffer = self._buffer
+            if numbers > BUCKET_NUMBERS:  # a single large one
+                buffer = torch.empty(numbers, dtype=torch.float32, device=self._device)
+            self._add_up(bucket, buffer[:numbers])
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _add_up(self, tensors: Sequence[Tensor], buffer: Tensor) -> None:
+        places = [
+            piece.view(tensor.shape)
+            for piece, tensor in zip(buffer.split([tensor.numel() for tensor in tensors]), tensors, strict=True)
+        ]
+        for tensor, place in zip(tensors, places, strict=True):
+            place.copy_(tensor)
+        if self.is_staged:
+            staged = buffer.cpu()
+            dist.all_reduce(staged)
+            buffer.copy_(staged)
+        else:
+            dist.all_reduce(buffer)
+        for tensor, place in zip(tensors, places, strict=True):
+            tensor.copy_(place)
+
+    def abandon(self) -> None:
+        """End a sum that waits for a process that is gone; it then holds anything. Called from another thread."""
+        if self._device.type == "cuda" and not self.is_staged:  # gloo notices by itself
+            with suppress(Exception):
+                dist.distributed_c10d._abort_process_group()
+
+    def close(self) -> None:
+        """Leave the group; all processes do so at about the same time."""
+        with suppress(Exception):
+            dist.destroy_process_group()
+
+
+def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """The tensors, as many at a time as have at most `limit` numbers together."""
+    bucket: list[Tensor] = []
+    numbers = 0
+    for tensor in tensors:
+        if bucket and numbers + tensor.numel() > limit:
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(tensor)
+        numbers += tensor.numel()
+    if bucket:
+        yield bucket

@@ -1,0 +1,236 @@
+"""One run in several processes on this machine, which add up by gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, Warned
+from ed2.settings.files import PROGRAM_DIR
+from tests.ranked import Ranked, Warm, environment, finished, pid_of, read_until, start, warm_program
+from tests.runs import Trained, Values, differing, train, weights
+from tests.tiny import make_images, make_model
+
+pytestmark = pytest.mark.slow
+
+SIZES = [(64, 64), (96, 64), (64, 96), (64, 64), (128, 64)]
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with warm_program(tmp_path_factory.mktemp("warm")) as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Values:
+    """Twenty-three images in four buckets: a step has batches of several shapes, and the last one few."""
+    folder = tmp_path_factory.mktemp("several")
+    return {
+        "project_name": "tiny",
+        "data_root": [str(make_images(folder / "images", (SIZES * 5)[:23]))],
+        "resume_ckpt": str(make_model(folder / "sd1")),
+        "resolution": 64,
+        "batch_size": 2,
+        "max_epochs": 2,
+        "lr": 1e-3,
+        "log_step": 1,
+        "no_save_ckpt": True,
+        "cond_dropout": 0.3,
+        "write_schedule": True,
+        "sample_prompts": str(folder / "none.txt"),
+        "logdir": str(folder / "logs"),
+    }
+
+
+@pytest.fixture
+def values(common: Values, tmp_path: Path) -> Values:
+    return {**common, "logdir": str(tmp_path / "logs")}
+
+
+@pytest.fixture(scope="module")
+def two(warm: Warm, common: Values) -> Ranked:
+    """Two epochs of seven steps, in two processes."""
+    run = warm.train(2, common)
+    assert run.codes == (0, 0), run.output
+    return run
+
+
+def trained_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights that are trained, by names that do not depend on the version of transformers."""
+    found = {name.replace("/text_model.", "/"): tensor.double() for name, tensor in weights(checkpoint).items()}
+    return {name: tensor for name, tensor in found.items() if not name.startswith(("training_state", "vae"))}
+
+
+def apart(one: Path, other: Path, base: object) -> float:
+    """How far the weights of two checkpoints are apart, relative to how far training has moved them."""
+    first, second, before = map(trained_weights, (one, other, Path(str(base))))
+    between = sum(((first[name] - second[name]) ** 2).sum() for name in first)
+    moved = sum(((first[name] - before[name]) ** 2).sum() for name in first)
+    return float((between / moved).sqrt())
+
+
+def images_of_steps(run_dir: Path) -> list[str]:
+    return [file.read_text() for file in sorted(run_dir.glob("ep*_batch_schedule.txt"))]
+
+
+def require_like(several: Ranked, one: Trained, base: object) -> None:
+    """Hold a run in several processes to one that accumulates: the same images, losses and gradients, and weights."""
+    assert several.code == 0, several.output
+    assert images_of_steps(several.run_dir) == images_of_steps(one.run_dir) != []
+    ours, theirs = several.of(MetricsLogged), one.of(MetricsLogged)
+    assert len(ours) == len(theirs) >= 12
+    for curve in ("loss/log_step", "optimizer/grad_norm"):
+        assert ours[0].values[curve] == pytest.approx(theirs[0].values[curve], rel=1e-5)
+    assert apart(one.checkpoint, several.checkpoint, base) < 1e-3
+
+
+def test_two_processes_train_what_one_does_with_accumulation(two: Ranked, values: Values) -> None:
+    require_like(two, train({**values, "grad_accum": 2}), values["resume_ckpt"])
+    [started] = two.of(RunStarted)
+    assert started.config["num_processes"] == 2
+    assert "Training in 2 processes: 4 images per step" in " ".join(started.notes)
+
+
+def test_three_processes_train_what_one_does_with_accumulation(warm: Warm, values: Values, tmp_path: Path) -> None:
+    values = {**values, "max_epochs": 3, "shuffle_tags": True, "ema_decay_rate": 0.9, "ema_update_interval": 2}
+    several = warm.train(3, values)
+    assert several.codes == (0, 0, 0), several.output
+    one = train({**values, "grad_accum": 3, "logdir": str(tmp_path / "one")})
+    require_like(several, one, values["resume_ckpt"])
+    average = one.checkpoint.with_name(f"{one.checkpoint.name}_ema")
+    assert apart(average, several.average, values["resume_ckpt"]) < 1e-3
+
+
+def test_a_stopped_run_resumes_to_the_same_bytes(two: Ranked, warm: Warm, values: Values) -> None:
+    process = start(values, 2)
+    said = read_until(process, "Step 5/")
+    process.send_signal(signal.SIGTERM)
+    stopped = finished(process, values["logdir"], said)
+    assert stopped.code == 143, stopped.output
+    assert stopped.of(RunEnded)[-1].phase == "stopped"
+    assert stopped.output.count("Training tiny:") == 1  # only the first process prints
+    resumed = warm.train(2, {"resume_ckpt": str(stopped.checkpoint), "logdir": values["logdir"]})
+    assert resumed.codes == (0, 0) and resumed.run_dir == stopped.run_dir, resumed.output
+    assert not differing(two.checkpoint, resumed.checkpoint)
+
+
+def test_another_number_of_processes_continues_and_says_that_it_is_not_exact(
+    two: Ranked, warm: Warm, values: Values
+) -> None:
+    command = {"resume_ckpt": str(two.checkpoint), "logdir": values["logdir"], "max_epochs": 3}
+    three = warm.train(3, command)
+    assert three.code == 0, three.output
+    assert "not be bit-identical: num_processes 2 -> 3" in three.output
+    one = train(command)
+    assert one.ended.phase == "done"
+
+
+def test_a_killed_process_ends_the_run_which_names_it(values: Values) -> None:
+    process = start({**values, "max_epochs": 1000, "save_every_n_epochs": 1}, 3)
+    said = read_until(process, "saved")
+    os.kill(pid_of(process.pid, 2), signal.SIGKILL)
+    ended = finished(process, values["logdir"], said)
+    assert ended.code == 1, ended.output
+    [last] = ended.of(RunEnded)
+    assert last.phase == "failed" and "process 2 was lost" in last.reason
+    assert "Process 2 has ended (signal 9)." in ended.output
+    assert last.checkpoint and last.checkpoint.is_dir()
+
+
+def test_all_processes_end_when_the_first_is_killed(values: Values) -> None:
+    process = start({**values, "max_epochs": 1000}, 2)
+    said = read_until(process, "Step 3/")
+    other = pid_of(process.pid, 1)
+    os.kill(pid_of(process.pid, 0), signal.SIGKILL)
+    ended = finished(process, values["logdir"], said)
+    assert ended.code == 128 + signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+
+
+def test_one_process_out_of_memory_makes_all_retry_alike(two: Ranked, warm: Warm, values: Values) -> None:
+    short = warm.train(2, values, {1: "memory"})
+    assert short.codes == (0, 0), short.output
+    warned = [event.text for event in short.of(Warned)]
+    assert sum("Retrying with gradient checkpointing" in text for text in warned) == 1
+    assert sum("Retrying with 1 image at a time" in text for text in warned) == 1
+    assert apart(two.checkpoint, short.checkpoint, values["resume_ckpt"]) < 1e-3
+
+
+def test_numbers_that_are_not_finite_in_one_process_skip_the_step_of_all(warm: Warm, values: Values) -> None:
+    run = warm.train(2, {**values, "max_epochs": 1}, {1: "nan"})
+    assert run.codes == (0, 0), run.output
+    [skipped] = [event.text for event in run.of(Warned) if "was skipped" in event.text]
+    assert skipped.startswith("Step 3 was skipped: the loss of ")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_ends_the_run_and_is_reported(warm: Warm, values: Values, rank: int) -> None:
+    run = warm.train(2, values, {rank: "error"})
+    [last] = run.of(RunEnded)
+    assert run.codes == (1, 0) and last.phase == "failed" and "something is broken" in last.reason, run.output
+    assert last.checkpoint and "errored-" in last.checkpoint.name  # the weights of two whole steps
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failed_update_in_one_process_takes_all_back_to_the_last_checkpoint(
+    two: Ranked, warm: Warm, values: Values, rank: int
+) -> None:
+    run = warm.train(2, values, {rank: "update"})
+    assert run.codes == (0, 0), run.output
+    assert "Training again from step 0" in run.output
+    assert not differing(two.checkpoint, run.checkpoint)
+
+
+def test_a_process_that_dies_in_a_step_is_named_and_the_weights_before_it_are_saved(warm: Warm, values: Values) -> None:
+    run = warm.train(3, values, {1: "kill"})
+    [last] = run.of(RunEnded)
+    assert run.codes == (1, -signal.SIGKILL, 0) and "process 1 was lost" in last.reason, run.output
+    assert [event.step for event in run.of(CheckpointSaved)] == [2]
+
+
+def test_torchrun_starts_a_run(values: Values) -> None:
+    config = Path(str(values["logdir"])).parent / "settings.json"
+    config.write_text(json.dumps({**values, "max_epochs": 1}))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ran = subprocess.run(
+        [sys.executable, *launcher, "train.py", "--config", str(config)],
+        cwd=PROGRAM_DIR,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Training in 2 processes: 4 images per step" in ran.stdout
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_loras_and_caches_filled_in_shares(
+    warm: Warm, values: Values, tmp_path: Path, family: str
+) -> None:
+    own: Values = {
+        "resume_ckpt": str(make_model(tmp_path / family, family=family)),
+        "method": "lora" if family == "sdxl" else "full",
+        "lora_dropout": 0.2,
+        "cache_latents": True,
+        "cache_variants": 2,
+        "cache_text": True,
+        "cache_dir": str(tmp_path / "cache"),
+        "disable_textenc_training": True,
+        "max_epochs": 1,
+    }
+    several = warm.train(2, {**values, **own})
+    assert several.codes == (0, 0), several.output
+    assert len(list((tmp_path / "cache").glob("latents-*/*.safetensors"))) >= 2
+    one = train({**values, **own, "grad_accum": 2, "logdir": str(tmp_path / "one")})
+    ours, theirs = several.of(MetricsLogged), one.of(MetricsLogged)
+    for curve in ("loss/log_step", "optimizer/grad_norm"):
+        assert ours[0].values[curve] == pytest.approx(theirs[0].values[curve], rel=1e-5)

@@ -1,0 +1,94 @@
+"""Loaders of several processes: each decodes its own batches, and all know the same of every step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ed2.data.batch import Batch
+from ed2.data.example import Example, Finding
+from ed2.data.loader import Loader
+from ed2.data.pixels import LoaderOptions
+from ed2.ranks.group import Follower, Leader
+from tests.data.planning import plan_epoch
+from tests.ranks.threads import in_each
+
+OPTIONS = LoaderOptions(seed=555, batch_size=3, grad_accum=3, threads=1, ahead=4)
+Steps = list[list[Batch]]
+
+
+def loaded(
+    examples: tuple[Example, ...], size: int, between: Callable[[], object] = lambda: None
+) -> list[tuple[Steps, list[Finding], dict[str, int]]]:
+    """The steps of three epochs, the findings and the damaged images of each rank; `between` the first two epochs."""
+
+    def work(ranks: Leader | Follower) -> tuple[Steps, list[Finding], dict[str, int]]:
+        found: list[Finding] = []
+        lost: dict[str, int] = {}
+        options = replace(OPTIONS, ahead=1)
+        with Loader(examples, options, on_problem=found.append, lost=lost, ranks=ranks) as loader:
+            steps = list(loader.groups(0))
+            ranks.exchange("between", {})
+            if ranks.rank == 0:
+                between()
+            ranks.exchange("after", {})
+            steps += [*loader.groups(2), *loader.groups(3)]
+        return steps, found, lost
+
+    return in_each(size, work)
+
+
+def facts(batch: Batch) -> tuple[object, ...]:
+    return batch.names, batch.captions, batch.visits, batch.bucket, batch.loss_scale.tolist()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_each_image_of_a_step_is_decoded_in_one_process_and_known_to_all(
+    examples: tuple[Example, ...], size: int
+) -> None:
+    ranks = [steps for steps, _, _ in loaded(examples, size)]
+    plan = plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=3)
+    for number, planned in enumerate(plan):
+        views = [steps[number] for steps in ranks]
+        assert len({tuple(map(facts, view)).__repr__() for view in views}) == 1
+        names = [name for batch in views[0] for name in batch.names]
+        assert names == [examples[visit.example].name for batch in planned for visit in batch.visits]
+        for batches in zip(*views, strict=True):
+            assert sum(not batch.is_elsewhere for batch in batches) == 1
+
+
+def test_the_pixels_are_those_of_one_process(examples: tuple[Example, ...]) -> None:
+    def pixels(steps: Steps) -> dict[object, torch.Tensor]:
+        found: dict[object, torch.Tensor] = {}
+        for batch in (batch for step in steps for batch in step if batch.pixels is not None):
+            found |= dict(zip(batch.visits, batch.pixels, strict=True))
+        return found
+
+    with Loader(examples, OPTIONS, on_problem=lambda finding: None) as loader:
+        alone = pixels([*loader.groups(0), *loader.groups(2), *loader.groups(3)])
+    shared: dict[object, torch.Tensor] = {}
+    for steps, _, _ in loaded(examples, 3):
+        shared |= pixels(steps)
+    assert shared.keys() == alone.keys()
+    assert all(torch.equal(shared[visit], alone[visit]) for visit in alone)
+
+
+def test_an_image_that_is_lost_to_one_process_is_lost_to_all(examples: tuple[Example, ...]) -> None:
+    gone, broken = examples[1], examples[4]
+
+    def damage() -> None:
+        gone.path.unlink()
+        broken.path.write_bytes(b"")
+
+    results = loaded(examples, 3, damage)
+    for steps, found, lost in results:
+        assert {finding.path for finding in found} == {gone.name, broken.name}
+        assert len(found) == 2 and all(isinstance(finding.file, Path) for finding in found)
+        assert lost == results[0][2] and set(lost) == {broken.key}
+        shown = [[batch.names for batch in step] for step in steps]
+        assert shown == [[batch.names for batch in step] for step in results[0][0]]
+    epoch = len(plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=3))
+    later = {name for step in results[0][0][epoch:] for batch in step for name in batch.names}
+    assert later == {example.name for example in examples} - {gone.name, broken.name}

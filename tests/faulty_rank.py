@@ -1,0 +1,51 @@
+"""Faults that one process of a run meets at its third batch or update."""
+
+import os
+import signal
+
+import torch
+
+from ed2.data.batch import Batch
+from ed2.training.objective import Objective
+from ed2.training.optimizers import Optimizers
+
+THIRD = 3
+
+
+def arrange(fault: str) -> None:
+    """Let this process meet the fault of this name: memory, error, kill, nan or update; nothing if it is empty."""
+    if fault == "update":
+        _at_third_update()
+    elif fault:
+        _at_third_batch(fault)
+
+
+def _at_third_batch(fault: str) -> None:
+    compute, count = Objective.__call__, 0
+
+    def faulty(self: Objective, batch: Batch) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if fault == "memory" and len(batch) > 1 and count >= THIRD:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if fault == "error" and count == THIRD:
+            raise ValueError("something is broken")
+        losses = compute(self, batch)
+        if fault == "kill" and count == THIRD:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return losses * float("nan") if fault == "nan" and count == THIRD else losses
+
+    Objective.__call__ = faulty  # type: ignore[method-assign]
+
+
+def _at_third_update() -> None:
+    step, count = Optimizers.step, 0
+
+    def faulty(self: Optimizers) -> None:
+        nonlocal count
+        count += 1
+        if count == THIRD:
+            raise ValueError("the update is broken")
+        step(self)
+
+    Optimizers.step = faulty  # type: ignore[method-assign]
