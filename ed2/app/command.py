@@ -31,7 +31,8 @@ EveryDream with a face: train Stable Diffusion on your own images.
 
   {TRAIN_COMMAND} --data_root IMAGES --resume_ckpt MODEL --project_name NAME
       IMAGES    a folder of images with captions (cat.jpg and cat.txt, or "a cat_1.jpg")
-      MODEL     a diffusers folder of an {trainable_titles()} model, or a checkpoint to resume
+      MODEL     an {trainable_titles()} model: a diffusers folder, a single file or the name of a
+                downloaded model; or a checkpoint to resume
 
   {TRAIN_COMMAND} --config presets/demo.json    run the demo, which needs no GPU
   {TRAIN_COMMAND} --check --data_root IMAGES    show what a run would do, and what is wrong with the images

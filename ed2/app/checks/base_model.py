@@ -11,7 +11,7 @@ from ed2.app.run_settings import FIND_LAST
 from ed2.checkpoint.identity import is_ours, run_at, state_of
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import VAE
-from ed2.models.files.base_model import PUBLIC_NAME, base_model_problems, locate
+from ed2.models.files.base_model import PUBLIC_NAME, SINGLE_FILES, base_model_problems, locate
 from ed2.models.files.folder_problems import WHOLE_FOLDER
 from ed2.settings.fields import fields
 
@@ -74,7 +74,9 @@ def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
 
 def not_here(setting: str, noun: str, name: str) -> Problem:
     """The problem of a path that does not exist, or of a public name that is not in this computer's cache."""
-    if not PUBLIC_NAME.fullmatch(name) or ".." in name.split("/"):
+    # A public name has a file in its third place at the earliest: models/anna.safetensors is a path.
+    is_file = name.endswith(SINGLE_FILES) and name.count("/") < 2
+    if is_file or not PUBLIC_NAME.fullmatch(name) or ".." in name.split("/"):
         return Problem(setting, f"there is no {noun} {printable(name, 1000)}.", "Check the path for typos.")
     what = f"the {noun} {printable(name, 1000)} is not on this computer, and a run downloads nothing."
     return Problem(setting, what, f"Check the path for typos, or download it first: {DOWNLOAD} {name}")

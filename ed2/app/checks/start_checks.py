@@ -37,7 +37,7 @@ ON_PAGE = Fixes(
 )
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
-    missing_folder="Check it for typos.",
+    missing_folder="Check it for typos; a path with blanks needs quotes.",
     model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
     "checkpoint of a run. The models on this computer are listed by: python -m ed2 models",
 )
