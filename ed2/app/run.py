@@ -119,6 +119,8 @@ def _require_still_newest(spec: RunSpec) -> None:
 
 def _finished(spec: RunSpec) -> FinishedError:
     epochs = spec.settings.run.max_epochs
-    what = f"{spec.base.name} has completed its {counted(epochs, 'epoch')}."
+    # The weights of a LoRA are read from its base model, which has completed nothing.
+    trained = spec.checkpoint.path if spec.checkpoint else spec.base
+    what = f"{trained.name} has completed its {counted(epochs, 'epoch')}."
     fix = f"Raise max_epochs to keep training: --max_epochs {epochs + 1}."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])
