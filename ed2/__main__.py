@@ -103,7 +103,7 @@ def _parse(argv: Sequence[str]) -> ConvertCommand:
     command, *paths = [text for text in rest if not text.startswith("-")] or [""]
     if command != "convert":
         what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
-        problems.append(Problem(None, what, f"Usage: {USE}"))
+        problems.append(Problem(None, what, f"Usage: {USE}. Other commands: {', '.join(COMMANDS)}"))
     elif len(paths) != 2:
         problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Usage: {USE}"))
     given = vars(known)
