@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,13 +20,15 @@ from ed2.ranks.place import RankPlace
 Store = Any
 """What torch.distributed calls so: values by name, for all processes. It is not typed."""
 
+STORE_SECONDS = 300.0
+"""How long to look for the store: torchrun has opened it before it starts any process."""
 BUCKET_NUMBERS = 1 << 24
 """How many numbers are summed at once: 64 MB. A larger tensor is summed by itself."""
 
 
 def open_store() -> Store:
     """The store that all processes share, at the address in the environment."""
-    store, _, _ = next(iter(rendezvous("env://")))
+    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=STORE_SECONDS))))
     return store
 
 
