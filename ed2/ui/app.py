@@ -58,7 +58,7 @@ class OwnerPage:
         self.settings.wire()
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
-        self.train.wire(self.form, self.tabs, self.resume.lora)
+        self.train.wire(self.form, self.tabs, self.resume.lora, self.resume.page.work)
         outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)
@@ -71,6 +71,7 @@ class OwnerPage:
             self.dataset.checked,
             self.resume.used,
             self.train.validated,
+            self.train.continued,
             self.strip.started,
             *changed,
         ):

@@ -47,7 +47,11 @@ Object.assign(window.ed, (() => {
     showCharts();
     new IntersectionObserver(([seen]) => { if (seen.isIntersecting) trigger('submit'); }).observe(element);
   };
-  const watchSamples = () => showSamples();
+  const watchSamples = (element, trigger) => {
+    showSamples();
+    element.addEventListener('ed-use', event => trigger('click', { step: event.detail.step }));
+  };
+  const showUsedStep = () => requestAnimationFrame(() => byId('use-step')?.scrollIntoView({ block: 'nearest' }));
 
   // Progress in the title and the icon of the tab, and a notification at the end, which a browser allows once it was asked.
   const ACTIVE = ['preparing', 'training', 'sampling', 'paused', 'stopping'];
@@ -110,5 +114,5 @@ Object.assign(window.ed, (() => {
     if (event.target.closest('[data-validate]')) trigger('click');
   });
 
-  return { watchProgress, watchAdviser, askLive, watchNews, watchLive, watchSamples };
+  return { watchProgress, watchAdviser, askLive, watchNews, watchLive, watchSamples, showUsedStep };
 })());

@@ -84,7 +84,8 @@ class LiveData:
     def _samples(self, shown: RunSnapshot, held: Held) -> dict[str, Any]:
         self._copies.keep_only(str(shown.run_dir))
         folders = [shown.run_dir] if shown.run_dir else []
-        return Matrix(columns_of(shown.samples), self._copies, folders).news(held.samples)
+        news = Matrix(columns_of(shown.samples), self._copies, folders).news(held.samples)
+        return {**news, "owner": self.is_owner}
 
 
 def chart_run(shown: RunSnapshot, label: str = "") -> ChartRun:
@@ -94,9 +95,17 @@ def chart_run(shown: RunSnapshot, label: str = "") -> ChartRun:
 
 
 class LivePanel:
-    """Components that follow the run; create it inside a `gr.Blocks`."""
+    """Components that follow the run; create it inside a `gr.Blocks`.
 
-    def __init__(self, data: LiveData, *, hide: Hide = short_paths) -> None:
+    Args:
+        data: the curves and samples.
+        hide: removes paths.
+        below_samples: creates what the owner's page has between samples and log.
+    """
+
+    def __init__(
+        self, data: LiveData, *, hide: Hide = short_paths, below_samples: Callable[[], object] = lambda: None
+    ) -> None:
         self.data, self._hide = data, hide
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -111,6 +120,7 @@ class LivePanel:
         gr.Markdown("### Samples")
         matrix = f'<div id="samples-matrix" class="ed-matrix">{empty_html(NO_SAMPLES)}</div>'
         self.gallery = gr.HTML(matrix, elem_id="samples-gallery", js_on_load="ed.watchSamples(element, trigger)")
+        below_samples()
         gr.Markdown("### Log")
         self.log = gr.HTML(log_html(()), elem_id="log-tail", js_on_load=None, autoscroll=True, max_height=340)
 

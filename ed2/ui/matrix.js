@@ -121,7 +121,7 @@ window.edMatrix = (() => {
 
   // The lightbox: one for the page. `at` is what is looked at, `other` what it is compared with.
   const lightbox = (() => {
-    const state = { board: null, at: null, other: null, mode: 'one', zoom: 1, pan: [0, 0], share: 50, training: null };
+    const state = { board: null, at: null, other: null, mode: 'one', zoom: 1, pan: [0, 0], share: 50 };
     let dialog = null;
     const part = name => dialog.querySelector(`.ed-light-${name}`);
     const lineOf = at => state.board.lines.find(line => line.place === at.place && line.turn === at.turn);
@@ -138,8 +138,7 @@ window.edMatrix = (() => {
         button('up', '↑', 'Previous row (up arrow)') + button('down', '↓', 'Next row (down arrow)') +
         button('out', '−', 'Zoom out (-)') + button('in', '+', 'Zoom in (+)') + '</span><span>' +
         button('mark', 'Compare with this', 'Keep this image as the one to compare with') +
-        button('training', 'Training image', 'Show the training image with the nearest caption (T)') +
-        button('use', 'Use this step', 'Keep the nearest checkpoint, and choose what to do with it') +
+        button('use', 'Use this step', 'Protect the nearest checkpoint, and choose what to do with it (U)') +
         '<a class="ed-light-download" download title="Download (D)">Download</a></span></div></dialog>');
       document.body.append(dialog);
       dialog.addEventListener('click', event => {
@@ -184,7 +183,7 @@ window.edMatrix = (() => {
       part('words').innerHTML = `<strong>${escape(column.label)} · ${escape(cfgName(line.cfg))}</strong>` +
         `<p>${escape(textOf(line, picture))}</p><small>${row.negative ? `not: ${escape(row.negative)} · ` : ''}seed ${row.seed} · ` +
         `${row.size[0]} x ${row.size[1]}</small>`;
-      const own = sideOf(at), other = state.training ?? sideOf(state.other);
+      const own = sideOf(at), other = sideOf(state.other);
       const isOne = state.mode === 'one' || !other;
       const sides = isOne ? [imageHtml(...own)] : [imageHtml(...other, 'before'), imageHtml(...own, 'after')];
       const stage = part('stage'), html = sides.join('');
@@ -196,7 +195,6 @@ window.edMatrix = (() => {
       link.href = `${board.data.route}/${picture.key}.png`;
       link.download = `${column.label}-prompt${row.index + 1}-cfg${line.cfg}.png`.replace(/[^\w.-]+/g, '-');
       dialog.querySelector('[data-act=use]').hidden = !board.data.owner || column.step === undefined;
-      dialog.querySelector('[data-act=training]').hidden = !board.data.owner;
       place();
       return undefined;
     };
@@ -216,7 +214,6 @@ window.edMatrix = (() => {
         const at = { ...state.at, place: lines[n].place, turn: lines[n].turn };
         if (!pictureOf(at)) continue;
         state.other = { ...state.other, place: at.place, turn: at.turn };
-        state.training = null;
         goTo(at);
         return;
       }
@@ -226,14 +223,13 @@ window.edMatrix = (() => {
       close: () => dialog.close(),
       left: () => goAcross(-1), right: () => goAcross(1), up: () => goDown(-1), down: () => goDown(1),
       in: () => zoomBy(1.5), out: () => zoomBy(1 / 1.5),
-      mark: () => { state.other = { ...state.at }; state.training = null; setMode(state.mode === 'one' ? 'both' : state.mode); },
-      training: () => tell('ed-training', { prompt: textOf(lineOf(state.at), pictureOf(state.at)) }),
+      mark: () => { state.other = { ...state.at }; setMode(state.mode === 'one' ? 'both' : state.mode); },
       use: () => { const { step } = state.board.data.columns[state.at.column]; tell('ed-use', { step }); dialog.close(); },
       download: () => part('download').click(),
     };
     const KEYS = {
       ArrowLeft: 'left', ArrowRight: 'right', ArrowUp: 'up', ArrowDown: 'down', '+': 'in', '=': 'in', '-': 'out',
-      d: 'download', t: 'training',
+      d: 'download', u: 'use',
     };
     const pressKey = event => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
@@ -247,7 +243,7 @@ window.edMatrix = (() => {
     const open = (board, place_, turn, column) => {
       if (!dialog) build();
       const at = { place: place_, turn, column };
-      Object.assign(state, { board, at, mode: 'one', zoom: 1, pan: [0, 0], share: 50, training: null });
+      Object.assign(state, { board, at, mode: 'one', zoom: 1, pan: [0, 0], share: 50 });
       const first = board.data.columns.findIndex((_, n) => pictureAt(board, { place: place_, turn }, n));
       state.other = { ...at, column: first };
       part('slider').querySelector('input').value = 50;
@@ -255,13 +251,8 @@ window.edMatrix = (() => {
       paint();
       part('stage').focus();
     };
-    const showTraining = (source, words) => {
-      if (!state.board) return;
-      state.training = [source, words];
-      setMode('both');
-    };
     const follow = board => { if (state.board === board) paint(); };
-    return { open, follow, showTraining };
+    return { open, follow };
   })();
 
   const mountAll = (within = document) => {
@@ -271,5 +262,5 @@ window.edMatrix = (() => {
       show(root, data);
     }
   };
-  return { show, mountAll, showTraining: lightbox.showTraining };
+  return { show, mountAll };
 })();

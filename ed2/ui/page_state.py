@@ -48,6 +48,7 @@ class PageState:
         asked: what it has asked whether to delete.
         edited_run: number of the run of the queue that its form shows; 0 for none.
         before_edit: its form before that.
+        used_checkpoint: folder of the checkpoint that *Use this step* found; empty if none.
         planned_gb: memory of the GPU that its first screen plans for; 0 is the one in this computer.
     """
 
@@ -67,6 +68,7 @@ class PageState:
     asked: DeletionAsked | None = None
     edited_run: int = 0
     before_edit: Mapping[str, object] = field(default_factory=dict)
+    used_checkpoint: str = ""
 
     def is_outdated(self, section: Section, shown: RunSnapshot) -> bool:
         """Whether the page shows an old revision of this section."""

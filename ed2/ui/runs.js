@@ -51,10 +51,17 @@ Object.assign(window.ed, (() => {
     });
     new MutationObserver(() => { keepPicks(list); filterRuns(); }).observe(list, { childList: true, subtree: true });
   };
+  const pickUsedRun = () => {
+    const run = document.querySelector('[data-used-run]')?.dataset.usedRun;
+    if (run) picked.add(run);
+    const list = document.getElementById('runs-list'); // none before the tab was opened
+    if (list) keepPicks(list);
+    return [];
+  };
   const pickedRuns = logdir => {
     const shown = [...document.querySelectorAll('#runs-list [data-pick]')].map(box => box.dataset.pick);
     return [logdir, JSON.stringify(shown.filter(name => picked.has(name)))];
   };
 
-  return { watchQueue, watchMounts, watchRunPage, copyRunPath, watchRunFilter, pickedRuns };
+  return { watchQueue, watchMounts, watchRunPage, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
 })());

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from ed2.app.page.checkpoint_work import CheckpointWork
 from ed2.app.page.tensorboard import TensorBoard
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
@@ -16,6 +17,7 @@ from ed2.ui.live import LiveData, LivePanel
 from ed2.ui.lora_panel import LoraPanel, has_extractable
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import request
+from ed2.ui.use_step import UseStepPanel
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
 
 VALIDATED: Mapping[str, object] = {"val_split_mode": "automatic", "stabilize_training_loss": True}
@@ -40,7 +42,10 @@ class TrainTab:
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
         self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
         self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
-        self.panel = LivePanel(live)
+        self.panel = LivePanel(live, below_samples=self._make_use_step)
+
+    def _make_use_step(self) -> None:
+        self.use_step = UseStepPanel(self._context)
 
     @property
     def outputs(self) -> list[Any]:
@@ -57,8 +62,8 @@ class TrainTab:
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates
 
-    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel) -> None:
-        """Connect the buttons; an extraction is followed where all of them are."""
+    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel, work: CheckpointWork) -> None:
+        """Connect the buttons; an extraction is followed where all of them are, and `work` exports checkpoints."""
         self._tabs, self._lora = tabs, lora
         self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
@@ -67,6 +72,7 @@ class TrainTab:
         self._controls = form.controls
         chosen = [form.controls[name] for name in VALIDATED]
         self.validated = self.panel.adviser.click(self.validate_next, None, chosen, **SPOKEN)
+        self.continued = self.use_step.wire(self.panel.gallery, form, tabs, work)
         logdir = form.controls["logdir"]
         started = self.board.click(self.open_tensorboard, logdir, self.board_answer, js="ed.openTensorBoard", **SLOW)
         started.success(None, self.board_answer, None, js="ed.showTensorBoard")

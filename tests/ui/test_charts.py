@@ -119,6 +119,16 @@ def test_a_page_that_says_nothing_sensible_gets_nothing(sent: object) -> None:
     assert data.updates(RunSnapshot(revisions={"loss": 1}), Held.of(sent)) == {}
 
 
+@pytest.mark.parametrize("is_owner", [True, False])
+def test_only_the_page_of_the_owner_offers_to_use_a_step(is_owner: bool) -> None:
+    import gradio as gr
+
+    with gr.Blocks(analytics_enabled=False):
+        data = LiveData(ImageCopies(64), is_owner=is_owner)
+    news = "".join(data.updates(RunSnapshot(revisions={"samples": 1}), Held(is_away=False)).values())
+    assert f"&quot;owner&quot;:{str(is_owner).lower()}" in news
+
+
 def test_a_page_that_holds_another_run_gets_all_of_this_one() -> None:
     import gradio as gr
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ed2.app.page.folders import Roots
 from ed2.app.reporters.jsonl import JsonlReporter
 from ed2.app.runs.notes import RunNotes
-from ed2.app.runs.records import find_run
+from ed2.app.runs.records import find_run, nearest_checkpoint
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.checkpoint.identity import pin
@@ -74,6 +74,38 @@ def test_the_list_shows_name_state_steps_best_validation_size_and_notes(tab: Res
     record = find_run(tmp_path, run.name)
     assert record.folder.name == run.name, "the folder keeps its name"
     assert (record.name, record.best) == ("Best <cat>", (10, 0.6))
+
+
+@pytest.mark.parametrize(("step", "nearest"), [(0, "gs00010"), (15, "gs00010"), (16, "gs00020"), (999, "gs00020")])
+def test_the_nearest_checkpoint_is_the_earlier_of_two_as_near(tmp_path: Path, step: int, nearest: str) -> None:
+    found = nearest_checkpoint(recorded_run(tmp_path, "cat"), step)
+    assert found is not None
+    assert found.name.endswith(nearest)
+    assert nearest_checkpoint(tmp_path, step) is None
+
+
+@pytest.mark.parametrize("step", [None, True, "10", [10], {}, -1, 11, 10.0])
+def test_no_step_but_one_of_the_samples_shown_protects_a_checkpoint(
+    context: Context, tmp_path: Path, step: object
+) -> None:
+    run, use_step = recorded_run(tmp_path, "cat"), OwnerPage(context).train.use_step
+    context.service.show_last_run(tmp_path)
+    with pytest.raises(gr.Error, match="no longer shown"):
+        use_step.use(REQUEST, pressed(step=step))
+    for handler in (use_step.export_file, use_step.continue_from):
+        with pytest.raises(gr.Error, match="no longer there"):
+            handler(REQUEST)
+    assert not list(run.glob("ckpts/*/KEEP"))
+
+
+def test_a_used_checkpoint_that_is_gone_is_neither_exported_nor_continued(context: Context, tmp_path: Path) -> None:
+    run, use_step = recorded_run(tmp_path, "cat"), OwnerPage(context).train.use_step
+    context.service.show_last_run(tmp_path)
+    assert "step 10, the step of the sample" in use_step.use(REQUEST, pressed(step=10))[use_step.found]
+    shutil.rmtree(run / "ckpts" / "cat-ep01-gs00010")
+    for handler in (use_step.export_file, use_step.continue_from):
+        with pytest.raises(gr.Error, match="no longer there"):
+            handler(REQUEST)
 
 
 def test_damaged_notes_are_none(tmp_path: Path) -> None:

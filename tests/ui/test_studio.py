@@ -180,6 +180,37 @@ def test_the_lightbox_compares_side_by_side_and_by_a_slider_and_downloads(page) 
     expect(box).to_be_hidden()
 
 
+def use(page, sample: str) -> None:
+    page.get_by_role("button", name=sample).click()
+    page.get_by_role("dialog", name="Sample").get_by_role("button", name="Use this step").click()
+
+
+def test_the_checkpoint_nearest_to_a_sample_is_protected_compared_and_continued(page, long_server: Server) -> None:
+    ckpts = long_server.logs / "long_20260101-000000" / "ckpts"
+    use(page, "step 2,980, CFG 4: prompt <b>1</b>")
+    panel = page.locator("#use-step")
+    expect(panel).to_contain_text("This run has no checkpoint.")
+    expect(page.locator("#use-export-button")).to_be_hidden()
+    for name in ("long-ep04-gs01500", "last-long-ep09-gs03000"):
+        (ckpts / name / "training_state").mkdir(parents=True)
+        (ckpts / name / "model_index.json").write_text("{}")
+    use(page, "step 2,980, CFG 4: prompt <b>1</b>")
+    expect(panel).to_contain_text("last-long-ep09-gs03000")
+    expect(panel).to_contain_text("step 3,000, 20 steps after the sample (step 2,980)")
+    expect(panel).to_be_in_viewport()
+    assert [path.parent.name for path in ckpts.glob("*/KEEP")] == ["last-long-ep09-gs03000"]
+    page.locator("#use-export-button").click()
+    expect(page.locator("#use-result [data-state=failed]")).to_contain_text("Single file of last-long-ep09-gs03000")
+    page.locator("#use-compare-button").click()
+    expect(page.locator("[data-pick=long_20260101-000000]")).to_be_checked()
+    tab(page, "Train")
+    page.locator("#use-continue-button").click()
+    expect(page.get_by_text("Press Train to continue from step 3,000")).to_be_visible()
+    expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(
+        str(ckpts / "last-long-ep09-gs03000")
+    )
+
+
 def test_a_phone_shows_charts_and_samples_without_scrolling_sideways(open_page, long_server: Server) -> None:
     phone = open_page(390, 844, url=long_server.url, has_touch=True, is_mobile=True)
     state(phone, "done")

@@ -104,6 +104,19 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 
+def nearest_checkpoint(folder: Path, step: int) -> Path | None:
+    """The checkpoint of a run nearest to a step; None if it has none.
+
+    Of two that are as near it is the earlier one, and of two of the same step one with a training state.
+    """
+
+    def distance(checkpoint: Path) -> tuple[int, int, bool]:
+        own = age(checkpoint)[0]
+        return abs(own - step), own, not (checkpoint / TRAINING_STATE / STATE_FILE).is_file()
+
+    return min(checkpoints_of(folder), key=distance, default=None)
+
+
 def resume_step(folder: Path) -> int | None:
     """The step of a run's newest checkpoint with a training state; None if there is none."""
     for checkpoint in reversed(checkpoints_of(folder)):
