@@ -114,6 +114,13 @@ def test_the_settings_of_a_resumed_run_still_name_its_base_model(values: Values,
     assert json.loads((first.run_dir / "settings.json").read_text())["resume_ckpt"] == str(sd1)
 
 
+def test_a_finished_lora_is_named_by_its_checkpoint_not_its_base_model(values: Values) -> None:
+    first = train({**values, "max_epochs": 1, "method": "lora"})
+    assert first.checkpoint is not None
+    with pytest.raises(FinishedError, match=f"{first.checkpoint.name} has completed its 1 epoch"):
+        train({"resume_ckpt": str(first.checkpoint), "logdir": values["logdir"]})
+
+
 def test_a_finished_run_has_nothing_left_with_the_same_images_and_starts_over_with_others(
     values: Values, tmp_path: Path
 ) -> None:

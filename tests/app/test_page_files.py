@@ -146,6 +146,7 @@ def test_an_invalid_base_model_is_reported_with_everything_else_by_field_and_pat
         str(pickled): "the file is cut short at 1 byte. Get the file again.",
         "nobody/nothing": "is not on this computer, and a run downloads nothing.",
         "/nowhere/at/all": "Check the path for typos.",
+        "models/gone.safetensors": "there is no model models/gone.safetensors.",
     }
     others = {"logdir": str(tmp_path), "no_save_ckpt": True, "data_root": ["/not here"]}
     for base, text in wanted.items():
