@@ -265,7 +265,12 @@ def require_queueable(values: Mapping[str, object]) -> str:
         problems = [Problem(name, "it runs a program, so it cannot be in a queue.", fix) for name in unsafe]
         raise SettingsError("The run cannot be queued:", problems)
     known = {name: value for name, value in values.items() if name not in NEVER_QUEUED}
-    return with_defaults(known).run.project_name
+    run = with_defaults(known).run
+    if run.num_processes > 1:
+        what = f"it is {run.num_processes}, but the queue trains in one process."
+        fix = "Set it to 1, or train this run in a terminal."
+        raise SettingsError("The run cannot be queued:", [Problem("num_processes", what, fix)])
+    return run.project_name
 
 
 def _place(runs: list[QueuedRun], number: int) -> int:
