@@ -77,6 +77,10 @@ def _require_valid(command: cli.CommandLine) -> None:
     from ed2.app.checks.start_checks import require_valid
 
     require_valid(command)  # before the libraries, which take seconds
+    if command.trains:
+        from ed2.app.on_end import OnEnd
+
+        OnEnd(command.on_end).require_valid()
 
 
 def _done(command: cli.CommandLine, argv: Sequence[str], place: RankPlace) -> int:
@@ -155,6 +159,9 @@ def _prepare() -> None:
 
 
 def _train(command: cli.CommandLine, place: RankPlace) -> int:
+    from ed2.app.on_end import OnEnd
+
+    on_end = OnEnd(command.on_end)
     _prepare()
     print("Starting: loading libraries ...", flush=True)
     from ed2.models.compute import quiet_libraries
@@ -178,7 +185,7 @@ def _train(command: cli.CommandLine, place: RankPlace) -> int:
     with closing(ConsoleReporter()) as console, stopping_on_signals(controls.stop, words):
         bus.subscribe(watch)
         bus.subscribe(console)
-        with _ranks(place, bus, controls) as ranks:
+        with on_end.following(bus), _ranks(place, bus, controls) as ranks:
             ended = run_training(command.values, command.config, bus=bus, controls=controls, ranks=ranks)
     return EXIT_CODES.get(ended.phase, 128 + ended.signal_number if ended.signal_number else 0)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ed2.app.checks.base_model import SETTING, as_setting_problems
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.running import Observer, run_next
 from ed2.app.queue.store import RunQueue
@@ -35,9 +36,10 @@ JOIN_SECONDS = 1.0
 class TrainerService:
     """Holds the run of this process; every method may be called from any thread."""
 
-    def __init__(self, view: RunView | None = None) -> None:
+    def __init__(self, view: RunView | None = None, on_end: OnEnd | None = None) -> None:
         self._lock = threading.RLock()
         self._view = view or RunView()
+        self._on_end = on_end or OnEnd("")
         self._controls = Controls()
         self._thread: threading.Thread | None = None
         self._libraries = threading.Lock()
@@ -267,6 +269,10 @@ class TrainerService:
     def _train(self, values: Mapping[str, object], controls: Controls, *observers: Observer) -> RunEnded:
         """A run from its start to its end; what keeps it from starting is shown and raised."""
         bus = EventBus([self._view, *observers])
+        with self._on_end.following(bus):
+            return self._train_on(bus, values, controls)
+
+    def _train_on(self, bus: EventBus, values: Mapping[str, object], controls: Controls) -> RunEnded:
         try:
             self.read_libraries()
             from ed2.app.run import run_training

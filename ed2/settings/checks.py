@@ -25,6 +25,9 @@ MAX_NAME_LENGTH = 80
 LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
 """Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
 
+ON_END = "on_end"
+"""A flag that may start any program, so it is no setting: a preset or a run of somebody else's could name it."""
+
 
 def settings_from(values: Mapping[str, object]) -> Settings:
     """Check flat values and group them.
@@ -94,6 +97,9 @@ def _is_too_long(path: str) -> bool:
 
 def unknown_setting(name: str) -> Problem:
     """The problem of a name that is not a setting, with the nearest setting."""
+    if name == ON_END:
+        fix = "Remove it there. Give it on the command line, or put it into user/on_end.conf."
+        return Problem(name, "it cannot come from a file or a form, since it may start any program.", fix)
     near = get_close_matches(name[:MAX_NAME_LENGTH], fields(), n=1)
     fix = ""
     if near:

@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.errors import Problem, printable
-from ed2.settings.checks import unknown_setting
+from ed2.settings.checks import ON_END, unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
 from ed2.settings.files import TRAIN_COMMAND, absolute_paths, typed_path
 from ed2.settings.legacy import LEGACY_FLAGS
@@ -32,14 +32,15 @@ class CommandLine:
     values: dict[str, object]
     test_steps: int | None = None
     """Steps of the resume test; None without one."""
+    problems: tuple[Problem, ...] = ()
+    """Unknown flags (with the nearest one), and flags whose value is missing or wrong."""
+    on_end: str | None = field(default=None, repr=False)
+    """A command or an address that is told how the run ended; no setting, so no file can hold it."""
 
     @property
     def trains(self) -> bool:
         """Whether it starts a run."""
         return not (self.check or self.suggest or self.help or self.test_steps)
-
-    problems: tuple[Problem, ...] = ()
-    """Unknown flags (with the nearest one), and flags whose value is missing or wrong."""
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
@@ -62,6 +63,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         values=absolute_paths(values, Path.cwd()),
         test_steps=_test_steps(known.test_resume, problems),
         problems=tuple(problems),
+        on_end=known.on_end,
     )
 
 
@@ -94,7 +96,11 @@ def _place_without_value(argv: list[str], flag: str) -> int | None:
 
 
 def _missing_value(flag: str) -> Problem:
-    own = {"--config": "a settings file", "--vram_gb": "the memory of a GPU in GB"}
+    own = {
+        "--config": "a settings file",
+        "--vram_gb": "the memory of a GPU in GB",
+        f"--{ON_END}": "a command or an address",
+    }
     spec = fields().get(flag.removeprefix("--"))
     return Problem(flag, "the value is missing.", f"Give {spec.type_name if spec else own.get(flag, 'one')}.")
 
@@ -141,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help=f"test whether a killed run resumes to identical bytes [{TEST_STEPS} steps]",
     )
+    text = "command or http(s) address that is told how the run ended"
+    actions.add_argument(f"--{ON_END}", metavar="COMMAND", default=None, help=text)
     actions.add_argument(
         "--help", "-h", action="store_true", default=False, help="show this help; --no-NAME turns a switch off"
     )

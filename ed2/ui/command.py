@@ -11,7 +11,9 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+from ed2.app.on_end import OnEnd
 from ed2.app.page.folders import Roots
+from ed2.app.service import TrainerService
 from ed2.app.signals import STOPPING, stopping_on_signals
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
@@ -134,7 +136,7 @@ def exit_message(shown: RunSnapshot) -> str:
 
 
 def context_of(options: argparse.Namespace) -> Context:
-    """The context of the page. Raises SettingsError if the preset cannot be read."""
+    """The context of the page. Raises SettingsError if the preset or on_end cannot be used."""
     begin: dict[str, object] = preset_values(Path(options.preset).absolute()) if options.preset else {}
     if options.logdir:
         begin["logdir"] = str(Path(options.logdir).absolute())
@@ -144,7 +146,8 @@ def context_of(options: argparse.Namespace) -> Context:
         if "logdir" in begin:
             folders.append(begin["logdir"])
         roots = Roots(tuple(Path(folder).absolute() for folder in folders))
-    return Context(roots=roots, begin=begin, is_preset_given=bool(options.preset))
+    service = TrainerService(on_end=OnEnd(options.on_end).require_valid())
+    return Context(service=service, roots=roots, begin=begin, is_preset_given=bool(options.preset))
 
 
 def set_password(options: argparse.Namespace) -> None:
@@ -221,5 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--owner_password_file", metavar="FILE", help=text)
     text = "the password itself, which other users of this computer can read"
     parser.add_argument("--owner_password", metavar="P", help=text)
+    text = "command or http(s) address that is told how each run ended"
+    parser.add_argument("--on_end", metavar="COMMAND", help=text)
     parser.add_argument("--data_dirs", nargs="+", metavar="DIR", help="the only folders the page may open")
     return parser

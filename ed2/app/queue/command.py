@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.checks.start_checks import require_valid
+from ed2.app.on_end import OnEnd
 from ed2.app.queue.running import Observer, run_next
 from ed2.app.queue.store import QueuedRun, RunQueue
 from ed2.app.signals import stopping_on_signals
@@ -34,6 +35,7 @@ Runs that wait, and are trained one after another. The page shows the same queue
   retry NUMBER              have a run that failed wait again
   clear                     take out all that are done
   run                       train them; Ctrl-C stops and saves, and the next time that run continues first
+      --on_end COMMAND      command or http(s) address that is told how each run ended
 
 A run that fails does not stop the others. After a crash or a power cut, `run` continues with the newest checkpoint.
 The queue is in user/queue; --queue names another folder, such as one for each GPU."""
@@ -104,6 +106,8 @@ def _edit(queue: RunQueue, words: Sequence[str]) -> int:
 
 def _checked(command: cli.CommandLine) -> Mapping[str, object]:
     """The settings of a command line, as a start would take them. Raises SettingsError."""
+    if command.on_end is not None:
+        raise _wrong("--on_end", "it is for the program that runs the queue; no run keeps it.")
     if command.check or command.suggest or command.test_steps:
         raise _wrong("--check, --suggest and --test_resume", "they start no run, so they cannot be queued.")
     require_valid(command)
@@ -135,7 +139,7 @@ def _clear(queue: RunQueue, words: Sequence[str]) -> int:
 
 def _run(queue: RunQueue, words: Sequence[str]) -> int:
     """Train every run that waits."""
-    _require_count(words, 0)
+    on_end = OnEnd(_on_end_of(words)).require_valid()
     require_temporary_folder()
     signals: list[int] = []
     running: list[Controls] = []
@@ -150,7 +154,7 @@ def _run(queue: RunQueue, words: Sequence[str]) -> int:
         running.append(controls)
         if signals:  # it came between two runs
             controls.stop(signals[0])
-        return _train(values, watch, controls)
+        return _train(values, watch, controls, on_end)
 
     ended: list[str] = []
     with queue.only_runner(), stopping_on_signals(stop, ON_STOP):
@@ -161,7 +165,17 @@ def _run(queue: RunQueue, words: Sequence[str]) -> int:
     return 128 + signals[0] if signals else int("failed" in ended)
 
 
-def _train(values: Mapping[str, object], watch: Observer, controls: Controls) -> RunEnded:
+def _on_end_of(words: Sequence[str]) -> str | None:
+    """What `--on_end` gives, the only word that `run` takes. Raises SettingsError."""
+    flag, equals, text = " ".join(words[:1]).partition("=")
+    if flag != "--on_end":
+        _require_count(words, 0)
+        return None
+    _require_count(words, 1 if equals else 2)
+    return text if equals else words[1]
+
+
+def _train(values: Mapping[str, object], watch: Observer, controls: Controls, on_end: OnEnd) -> RunEnded:
     """Train one run with everything that a start by the command line shows."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -172,7 +186,9 @@ def _train(values: Mapping[str, object], watch: Observer, controls: Controls) ->
     from ed2.app.run import run_training
 
     with closing(ConsoleReporter()) as console:
-        return run_training(values, None, bus=EventBus([watch, console]), controls=controls)
+        bus = EventBus([watch, console])
+        with on_end.following(bus):
+            return run_training(values, None, bus=bus, controls=controls)
 
 
 def _numbers(words: Sequence[str], count: int) -> list[int]:

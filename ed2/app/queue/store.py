@@ -23,8 +23,6 @@ LIST_FILE = "queue.json"
 EDIT_LOCK, RUN_LOCK = ".edit.lock", ".run.lock"
 EDIT_SECONDS = 20.0
 """How long a change waits for one of another program, which takes milliseconds."""
-NEVER_QUEUED = ("on_end",)
-"""Settings that run a program: they come from the command line or the page of the run itself, never from a file."""
 MAX_QUEUED = 1000
 QueueState = Literal["waiting", "running", "stopped", "done", "failed"]
 IN_ORDER: tuple[QueueState, ...] = ("running", "stopped", "waiting")
@@ -259,13 +257,7 @@ def require_queueable(values: Mapping[str, object]) -> str:
     Raises:
         SettingsError: lists everything that is wrong.
     """
-    unsafe = [name for name in NEVER_QUEUED if values.get(name)]
-    if unsafe:
-        fix = "Give it to the program that runs the queue."
-        problems = [Problem(name, "it runs a program, so it cannot be in a queue.", fix) for name in unsafe]
-        raise SettingsError("The run cannot be queued:", problems)
-    known = {name: value for name, value in values.items() if name not in NEVER_QUEUED}
-    run = with_defaults(known).run
+    run = with_defaults(values).run
     if run.num_processes > 1:
         what = f"it is {run.num_processes}, but the queue trains in one process."
         fix = "Set it to 1, or train this run in a terminal."
