@@ -71,7 +71,15 @@ class OnEnd:
 
         A run that fails before it has started counts; one that was stopped before that, or was done already, does not.
         """
-        watch = _Watch()
+        folders: list[Path] = []
+        ends: list[RunEnded] = []
+
+        def watch(event: Event) -> None:
+            if isinstance(event, RunStarted):
+                folders.append(event.run_dir)
+            elif isinstance(event, RunEnded):
+                ends.append(event)
+
         bus.subscribe(watch)
         try:
             yield
@@ -79,10 +87,11 @@ class OnEnd:
             raise
         except Exception as error:
             reason = error.what if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
-            self._tell(RunEnded(0, "failed", reason, 0.0), watch.run_dir, bus)
+            ends.append(RunEnded(0, "failed", reason, 0.0))
             raise
-        if watch.ended:
-            self._tell(watch.ended, watch.run_dir, bus)
+        finally:
+            if ends:
+                self._tell(ends[-1], folders[-1] if folders else None, bus)
 
     def _tell(self, ended: RunEnded, run_dir: Path | None, bus: EventBus) -> None:
         """Run the command or call the address; a failure is a warning, in the run's log too."""
@@ -107,20 +116,6 @@ class OnEnd:
         if text.lower().startswith(ADDRESS):
             return _checked_address(text, place)
         return _arguments(text, place, self.environment) if text else []
-
-
-@dataclass
-class _Watch:
-    """Remembers the folder and the end of a run."""
-
-    run_dir: Path | None = None
-    ended: RunEnded | None = None
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self.run_dir = event.run_dir
-        elif isinstance(event, RunEnded):
-            self.ended = event
 
 
 def split_command(text: str, *, on_windows: bool = sys.platform == "win32") -> list[str]:
