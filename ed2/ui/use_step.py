@@ -47,7 +47,8 @@ class UseStepPanel:
                 self.resume = gr.Button("Continue from it", elem_id="use-continue-button", min_width=140)
                 self.compare = gr.Button("Compare this run", elem_id="use-compare-button", min_width=140)
             self.result = gr.HTML("", js_on_load=None, elem_id="use-result")
-            self.close = gr.Button("Close", elem_id="use-close-button", min_width=120)
+            with gr.Row(elem_classes="ed-actions"):
+                self.close = gr.Button("Close", elem_id="use-close-button", min_width=120)
         self._timer = gr.Timer(TICK_SECONDS, active=False)
 
     def wire(self, gallery: gr.HTML, form: Form, tabs: gr.Tabs, work: CheckpointWork) -> Any:
