@@ -80,7 +80,7 @@ def rebuilt_from_the_folder(shown: RunSnapshot, values: Values) -> None:
     other.show_last_run(Path(str(values["logdir"])))
     rebuilt = other.snapshot()
     other.close()
-    for name in ("state", "step", "total", "epoch", "curve", "samples", "loss", "lr", "checkpoint", "project"):
+    for name in ("state", "step", "total", "epoch", "curves", "samples", "loss", "lr", "checkpoint", "project"):
         assert getattr(rebuilt, name) == getattr(shown, name), name
     assert rebuilt.log[-1] == shown.log[-1]
 
