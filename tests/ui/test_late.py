@@ -30,6 +30,10 @@ def asked_late(page: Any, question: str, is_meant: Callable[[Request], bool] = l
 
     page.route(question, hold)
     yield
+    for _ in range(200):  # the page may ask a moment after what caused it
+        if held:
+            break
+        page.wait_for_timeout(50)
     assert held
     held[0].continue_()
     page.unroute(question)
