@@ -1,6 +1,6 @@
 """How long processes wait for each other, by a simulation of the plan of an epoch.
 
-    python -m scripts.rank_plan [--images 20000] [--batch_size 4]
+    scripts/rank_plan.py [--images 20000] [--batch_size 4]
 
 The time of a batch is taken to grow with its pixels, and a step to end with its slowest process. What all processes do
 alike, the sum of gradients and the update, is left out: with it, the share of a step that is spent waiting is smaller.
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from ed2.data.buckets import nearest_bucket
-from ed2.data.dealing import cost, deal
-from ed2.data.epoch import EpochPlanner
-from ed2.data.example import Example
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ed2.data.buckets import nearest_bucket  # noqa: E402
+from ed2.data.dealing import cost, deal  # noqa: E402
+from ed2.data.epoch import EpochPlanner  # noqa: E402
+from ed2.data.example import Example  # noqa: E402
 
 SHAPES = ((3 / 2, 0.28), (2 / 3, 0.17), (4 / 3, 0.15), (3 / 4, 0.10), (1.0, 0.12), (16 / 9, 0.07), (9 / 16, 0.04))
 """Ratios of photos and their share in a mixed collection; the rest has any ratio."""

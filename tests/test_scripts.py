@@ -45,6 +45,12 @@ def test_make_docs_writes_the_pages_that_are_here(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (PROGRAM_DIR / name).read_bytes(), "run: python scripts/make_docs"
 
 
+def test_rank_plan_says_how_long_processes_wait() -> None:
+    rows = run("rank_plan.py", "--images", 400).splitlines()[1:]
+    waiting = [float(row.split()[2].rstrip("%")) for row in rows]
+    assert len(rows) == 9 and all(0 <= share < 20 for share in waiting)
+
+
 def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
     printed = run("make_hostile", tmp_path / "hostile")
     assert "images, " in printed and "settings" in printed

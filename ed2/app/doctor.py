@@ -139,7 +139,7 @@ def try_disk(found: Findings, folder: Path = PROGRAM_DIR, *, written_mb: int = W
     if speed < SLOW_MB_PER_SECOND:
         minutes = CHECKPOINT_GB * 1024 / speed / 60
         found.problems += [
-            f"The disk is slow: a checkpoint of SD 1.5 takes about {minutes:.0f} minutes to write.",
+            f"The disk is slow: a checkpoint takes about {minutes:.0f} minutes to write.",
             "  Set logdir and save_ckpt_dir to a faster disk, or save less often.",
         ]
 

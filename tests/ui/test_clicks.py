@@ -23,7 +23,7 @@ PRESSED = [
     "#save-now-button",
     "#sample-now-button",
     "[role=tab]",
-    "#loss-zoom input",
+    "#loss-chart input",
     "#refresh-button",
     "#check-button",
     "#runs-list button",
@@ -34,7 +34,7 @@ PRESSED = [
 @pytest.mark.browser
 @pytest.mark.timeout(300)
 def test_random_clicks_and_four_reloads_leave_the_bytes_of_an_undisturbed_run(open_page, server: Server) -> None:
-    clicked = disturbed(open_page, server, clicks=24, reloads=4, epochs=24)
+    clicked = disturbed(open_page, server, clicks=24, reloads=4, epochs=40)
     assert clicked["#pause-button"] and clicked["#stop-button"]
 
 

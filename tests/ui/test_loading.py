@@ -175,11 +175,11 @@ def test_the_prompt_table_follows_the_file_that_is_set_and_keeps_what_is_typed(t
     file = tmp_path / "prompts.txt"
     file.write_text("a cat\n")
     shown = sampling.follow(REQUEST, f" {file} ")
-    assert (shown[sampling.prompts][0][0], shown[sampling.steps], state.prompt_file) == ("a cat", 30, str(file))
+    assert (shown[sampling.prompts][0][0], shown[sampling.steps], state.prompt_file) == ("a cat", 20, str(file))
     assert sampling.follow(REQUEST, str(file)) == {}, "left alone: it is shown"
     shown = sampling.follow(REQUEST, str(tmp_path / "none.txt"))
     assert shown[sampling.prompts][0][0] == "", "not the prompts of the file before"
-    saved = sampling.save_prompts(REQUEST, "", [["a dog", "", "", "", "", ""]], "", 30)
+    saved = sampling.save_prompts(REQUEST, "", [["a dog", "", "", "", "", ""]], "", 20)
     assert sampling.follow(REQUEST, saved[page.form.controls["sample_prompts"]]) == {}
 
 
