@@ -17,10 +17,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ed2.data.buckets import nearest_bucket  # noqa: E402
-from ed2.data.dealing import cost, deal  # noqa: E402
-from ed2.data.epoch import EpochPlanner  # noqa: E402
-from ed2.data.example import Example  # noqa: E402
+from ed2.data.buckets import nearest_bucket
+from ed2.data.dealing import cost, deal
+from ed2.data.epoch import EpochPlanner
+from ed2.data.example import Example
 
 SHAPES = ((3 / 2, 0.28), (2 / 3, 0.17), (4 / 3, 0.15), (3 / 4, 0.10), (1.0, 0.12), (16 / 9, 0.07), (9 / 16, 0.04))
 """Ratios of photos and their share in a mixed collection; the rest has any ratio."""

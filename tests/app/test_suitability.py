@@ -127,12 +127,14 @@ def test_the_time_that_many_samples_take_is_reported(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n" * 300)
     told = notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL)
-    assert "256 samples take roughly 10 min 40 s to 42 min 40 s on one GPU, and are drawn 5 times in this run. Use" in told
+    assert (
+        "256 samples take roughly 10 min 40 s to 42 min 40 s on one GPU, and are drawn 5 times in this run. Use" in told
+    )
     assert notes({"sample_prompts": str(prompts)}, steps=1000) == ""
     prompts.write_text("a cat\n" * 8)
     assert notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL) == ""
     often = {"sample_prompts": str(prompts), "sample_steps": 5}
-    assert "8 samples take roughly 30 s to 2 min 0 s" in notes(often, steps=1000, sizes=REAL)
+    assert "8 samples take roughly 20 s to 1 min 20 s" in notes(often, steps=1000, sizes=REAL)
     assert "16 samples" in notes(
         {**often, "ema_decay_rate": 0.99, "ema_sample_nonema_model": True, "ema_sample_ema_model": True},
         steps=1000,
