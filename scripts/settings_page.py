@@ -15,7 +15,7 @@ Each setting is a flag (`--max_epochs 100`) and a key of a settings file (`{"max
 EveryDream 2 gave it. Flags override the file given with `--config`. Turn a switch off with `--no-amp` or `--amp=false`.
 Relative paths count from the current folder on the command line, and from the program folder in a file.
 
-`on_end`, which tells a command or an address when a run ends, is no setting: a file that names it is refused
+`on_end`, which runs a command or calls a web address when a run ends, is not a setting: a file that names it is refused
 ([page.md](page.md#when-a-run-ends)).
 
 The last column says whether EveryDream 2 has the setting: *kept* under its name, or *new*. Its other names are at the

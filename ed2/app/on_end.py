@@ -1,4 +1,4 @@
-"""`on_end`: a command or an address of the user's that is told how each run has ended.
+"""`on_end`: a command to run or a web address to call when a run has ended.
 
 It may start any program, so it comes from the command line, or from a file in the user's folder that no part of the
 page writes. It is no setting: no form, preset, run, log or report can hold it, and a settings file that names it is
