@@ -69,12 +69,16 @@ def _chip(data: str, content: str, is_pressed: bool) -> str:
     return f'<button type="button" class="ed-chip" aria-pressed="{pressed}" {data}>{content}</button>'
 
 
-def grid_html(bench: Workbench, shown: Shown, asked: Asked, view: Callable[[Item], TileView]) -> str:
-    """A page of the grid, with what the browser needs to choose an image without asking."""
+def grid_html(bench: Workbench, shown: Shown, asked: Asked, view: Callable[[Item], TileView], num_drafts: int) -> str:
+    """A page of the grid, with what the browser needs to choose an image without asking.
+
+    `num_drafts` is the number of the last draft that it shows.
+    """
     tiles = "".join(_tile(number, item, view(item), bench) for number, item in shown.items)
     body = f'<ul class="ed-tiles" aria-label="Images">{tiles}</ul>' if tiles else note_html(NO_MATCH)
     numbers = json.dumps([number for number in shown.numbers if bench.items[number].example])
     data = f'data-revision="{bench.revision}" data-turn="{asked.turn}" data-page="{shown.page}"'
+    data += f' data-drafts="{num_drafts}"'
     data += f' data-answer="{time.monotonic_ns()}" data-pages="{shown.pages}" data-numbers="{numbers}"'
     return f'<div class="ed-workbench" {data}>{_bar(bench, shown)}{body}</div>'
 

@@ -111,10 +111,10 @@ class ImageGrid:
         bench = self.desk.bench
         if bench is None:
             return {self.chips: "", self.grid: "", self.tags: "", self.unsaved: unsaved_html(())}
-        page = bench.page(question.query)
+        page, num_drafts = bench.page(question.query), self.desk.num_drafts
         return {
             self.chips: chips_html(bench, question),
-            self.grid: grid_html(bench, page, question, self._viewer(bench)),
+            self.grid: grid_html(bench, page, question, self._viewer(bench), num_drafts),
             self.tags: tags_html(bench.tags(question.query), question.query.tag),
             self.unsaved: self._unsaved(),
         }
@@ -135,9 +135,9 @@ class ImageGrid:
         return {self.unsaved: self._unsaved(), self.tokens: tokens_html(count, checked.token_limit)}
 
     def save_captions(self, asked: str, search: str, sort: str) -> Updates:
-        """Save every caption that was typed, or none."""
-        self.take(asked, search, sort)
-        return self._do(self.desk.save)
+        """Save every caption that was typed before the press, or none."""
+        question = self.take(asked, search, sort)
+        return self._do(lambda: self.desk.save(self.desk.unsaved_when_asked(question)))
 
     def undo_last(self, asked: str, search: str, sort: str) -> Updates:
         """Discard what was typed for the chosen image, or else undo the last change that was saved."""

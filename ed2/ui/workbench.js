@@ -9,6 +9,7 @@ Object.assign(window.ed, (() => {
     revision: '',
     typed: new Map(), // text and turn by key: what the program may not have heard of
     turn: 0,
+    drafts: 0, // number of the last draft that the grid shows
     answer: '', // which one the grid shows
     afterTurn: '', // which image to choose once another page is shown
     isInside: false, // whether the grid has the focus
@@ -23,7 +24,7 @@ Object.assign(window.ed, (() => {
 
   const question = () => JSON.stringify({
     marks: state.marks, tag: state.tag, page: state.page, chosen: state.chosen, revision: state.revision,
-    ticked: [...state.ticked], turn: state.turn,
+    ticked: [...state.ticked], turn: state.turn, drafts: state.drafts,
     typed: Object.fromEntries([...state.typed].map(([key, { text }]) => [key, text])),
   });
   const askGrid = (_, ...held) => [question(), ...held];
@@ -105,6 +106,7 @@ Object.assign(window.ed, (() => {
     if (state.revision !== now.dataset.revision) state.ticked.clear();
     state.revision = now.dataset.revision;
     state.page = Number(now.dataset.page);
+    state.drafts = Number(now.dataset.drafts);
     const all = tiles();
     const wanted = { first: all[0], last: all.at(-1) }[state.afterTurn] ?? chosenTile() ?? all[0];
     state.afterTurn = '';

@@ -48,6 +48,15 @@ class Opened:
     def type(self, name: str, text: str) -> Updates:
         return self.grid.keep(json.dumps({"typed": {self.key(name): text}}), "", "Name", text)
 
+    def drafts(self) -> int:
+        """The number of the last draft that the grid shows."""
+        found = re.search(r'data-drafts="(\d+)"', self.show()[self.grid.grid])
+        assert found
+        return int(found[1])
+
+    def save(self, **asked: Any) -> Updates:
+        return self.grid.save_captions(json.dumps({"drafts": self.drafts(), **asked}), "", "Name")
+
     def drawn(self, **asked: Any) -> dict[str, str]:
         """The text in each tile of the grid, by name."""
         html = self.show(**asked)[self.grid.grid]
@@ -74,17 +83,31 @@ def test_typed_captions_are_kept_and_counted_until_they_are_saved_together(opene
     assert opened.drawn() == {"00.png": "mine", "01.png": "another one", "02.png": "an image of number 2"}
     assert "Unsaved captions: 01.png." in opened.type("00.png", " an image of  number 0")[opened.grid.unsaved]
     opened.type("00.png", "mine")
-    opened.grid.save_captions("{}", "", "Name")
+    opened.save()
     assert opened.told == ["Saved 2 captions."]
     assert [(opened.folder / f"0{n}.txt").read_text() for n in range(2)] == ["mine\n", "another one\n"]
     assert "Unsaved" not in opened.show()[opened.grid.unsaved]
     with pytest.raises(gr.Error, match="no caption was changed"):
-        opened.grid.save_captions("{}", "", "Name")
+        opened.save()
+
+
+def test_what_is_typed_after_the_press_is_not_saved_even_if_it_arrives_first(opened: Opened) -> None:
+    opened.type("00.png", "shown before")
+    shown = opened.drafts()
+    opened.type("02.png", "typed after the press")
+    opened.save(drafts=shown, typed={opened.key("01.png"): "not heard of before"})
+    assert opened.told == ["Saved 2 captions."]
+    assert opened.drawn() == {
+        "00.png": "shown before",
+        "01.png": "not heard of before",
+        "02.png": "typed after the press",
+    }
+    assert "Unsaved captions: 02.png." in opened.show()[opened.grid.unsaved]
 
 
 def test_undo_discards_what_was_typed_and_then_the_last_save(opened: Opened) -> None:
     opened.type("00.png", "mine")
-    opened.grid.save_captions("{}", "", "Name")
+    opened.save()
     opened.type("00.png", "mine and more")
     for text in ("mine", "an image of number 0", "an image of number 0"):
         opened.grid.undo_last(json.dumps({"chosen": opened.key("00.png")}), "", "Name")
@@ -97,7 +120,7 @@ def test_no_caption_is_written_for_an_image_that_is_gone(opened: Opened) -> None
     (opened.folder / "00.png").unlink()
     (opened.folder / "00.txt").unlink()
     with pytest.raises(gr.Error, match=r"00\.png no longer exists"):
-        opened.grid.save_captions("{}", "", "Name")
+        opened.save()
     assert not (opened.folder / "00.txt").exists()
 
 
@@ -108,7 +131,7 @@ def test_an_image_whose_name_is_not_text_is_shown_and_its_caption_saved_and_rest
     json.dumps(list(opened.show().values()), ensure_ascii=False).encode()  # as it is sent
     key = next(name for name in opened.drawn() if "caf" in name)
     opened.type(key, "a place in Paris")
-    opened.grid.save_captions("{}", "", "Name")
+    opened.save()
     assert named.with_suffix(".txt").read_text() == "a place in Paris\n"
     opened.grid.undo_last("{}", "", "Name")
     assert not named.with_suffix(".txt").exists()
@@ -184,5 +207,5 @@ def test_an_image_outside_of_the_allowed_folders_is_neither_shown_nor_written(tm
     assert "linked.png" in grid and grid.count("<img") == 2
     opened.type("linked.png", "changed")
     with pytest.raises(gr.Error, match="Nothing was changed"):
-        opened.grid.save_captions("{}", "", "Name")
+        opened.save()
     assert (outside / "00.txt").read_text() == "an image of number 0"

@@ -60,7 +60,7 @@ def disturbed(open_page: Any, server: Server, *, clicks: int, reloads: int, epoc
     page = open_page()
     state(page, "done")
     page.locator("#train-button").click()
-    state(page, "preparing", "sampling", "training")
+    state(page, "sampling", "training")
     clicked = press_at_random(page, clicks=clicks, reloads=reloads)
     finish(page)
     checkpoint = service.snapshot().checkpoint
@@ -71,13 +71,14 @@ def disturbed(open_page: Any, server: Server, *, clicks: int, reloads: int, epoc
 
 def press_at_random(page: Any, *, clicks: int, reloads: int) -> dict[str, int]:
     chance, clicked = random.Random(5), dict.fromkeys([*PRESSED, "#stop-button", "#continue-button"], 0)
-    stops = {clicks // 4, clicks // 2, clicks * 3 // 4}
+    # The run is paused before anything else: it cannot be done before it is stopped for the first time.
+    fixed = {0: "#pause-button", 1: "#stop-button", clicks // 2: "#stop-button", clicks * 3 // 4: "#stop-button"}
     for number in range(clicks):
-        if number % (clicks // reloads) == 0:
+        if number % (clicks // reloads) == 2:
             reload(page)
             state(page, "preparing", "sampling", "training", "paused", "stopping", "stopped", "done")
         go_on_if_stopped(page, clicked)
-        wanted = "#stop-button" if number in stops else chance.choice(PRESSED)
+        wanted = fixed.get(number) or chance.choice(PRESSED)
         found = []
         with contextlib.suppress(Error):  # another tab was opened in between, or a list drawn anew
             found = [e for e in page.locator(wanted).all() if e.is_visible() and e.is_enabled(timeout=3000)]

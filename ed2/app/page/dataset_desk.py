@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ed2.app.checks.check import CheckResult, check_dataset
 from ed2.app.images.bulk import BulkEdit, BulkPlan, plan_bulk_edit
@@ -11,7 +12,7 @@ from ed2.app.images.edits import Edits, FileChange
 from ed2.app.images.likeness import NearDuplicates
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.images.sidecar_words import folders_of, weight_change
-from ed2.app.page.workbench import Item, Workbench
+from ed2.app.page.workbench import Asked, Item, Workbench
 from ed2.data.example import Example
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings.schema import Settings
@@ -22,24 +23,32 @@ NO_CHECK = "Press Check first."
 UNSAVED = "Save or undo them first."
 
 
+class Draft(NamedTuple):
+    """A caption that is not saved, and its number: a later draft has a higher one."""
+
+    text: str
+    number: int
+
+
 class DatasetDesk:
     """One for the program, however many browsers are open.
 
     Attributes:
         bench: the images of the last check; None before it, and after one that found none.
         edits: the changes that were saved.
+        num_drafts: the number of the last draft.
     """
 
     def __init__(self, edits: Edits, allow: Callable[[Path], bool] = lambda path: True) -> None:
         """Keep changes in `edits`; only images that `allow` accepts can be edited."""
         self.edits, self._allow = edits, allow
         self.bench: Workbench | None = None
-        self._drafts: dict[str, str] = {}
+        self._drafts: dict[str, Draft] = {}
         self._proposed: dict[str, str] = {}
         self._near = NearDuplicates()
         self._alike: Sequence[Sequence[Example]] | None = None
         self._settings: Settings | None = None
-        self._round = self._num_edits = self._num_seen = 0
+        self._round = self._num_edits = self._num_seen = self.num_drafts = 0
         self._lock = threading.RLock()
 
     @property
@@ -141,9 +150,16 @@ class DatasetDesk:
         reader = CaptionReader(self.bench.checked.dataset.roots)
         for key, text in typed.items():
             if (item := self.bench.find(key)) and item.example:
-                self._drafts.pop(key, None)
-                if text.split() != reader.read(item.example).text.split():
-                    self._drafts[key] = text[: MAX_CHARACTERS + 1]  # still too long to be saved
+                if text.split() == reader.read(item.example).text.split():
+                    self._drafts.pop(key, None)
+                else:
+                    self._draft(key, text[: MAX_CHARACTERS + 1])  # still too long to be saved
+
+    def _draft(self, key: str, text: str) -> None:
+        known = self._drafts.get(key)
+        if known is None or known.text != text:
+            self.num_drafts += 1
+            self._drafts[key] = Draft(text, self.num_drafts)
 
     @property
     def unsaved(self) -> list[Item]:
@@ -152,12 +168,24 @@ class DatasetDesk:
             return []
         return list(filter(None, map(self.bench.find, list(self._drafts))))
 
+    def unsaved_when_asked(self, asked: Asked) -> list[Item]:
+        """Those of a browser's question: what it typed itself, and the drafts that it was shown.
+
+        A draft that was typed after the question may arrive before it.
+        """
+        known = []
+        for item in self.unsaved:
+            draft = self._drafts.get(item.key)
+            if item.key in asked.typed or (draft and draft.number <= asked.drafts):
+                known.append(item)
+        return known
+
     def text_of(self, item: Item, reader: CaptionReader) -> str:
         """What the box shows for an image: what was typed, or the text in its file."""
         if item.example is None:
             return ""
         if item.key in self._drafts:
-            return self._drafts[item.key]
+            return self._drafts[item.key].text
         return reader.read(item.example).text
 
     def is_unsaved(self, item: Item) -> bool:
@@ -186,7 +214,8 @@ class DatasetDesk:
         """Make a caption the draft of an image; false if something was typed for it meanwhile."""
         if self.is_unsaved(item):
             return False
-        self._proposed[item.key] = self._drafts[item.key] = text
+        self._proposed[item.key] = text
+        self._draft(item.key, text)
         return True
 
     @property
@@ -196,7 +225,8 @@ class DatasetDesk:
 
     def is_proposed(self, item: Item) -> bool:
         """Whether the draft of an image is an automatic caption as it was made."""
-        return item.key in self._proposed and self._proposed[item.key] == self._drafts.get(item.key)
+        draft = self._drafts.get(item.key)
+        return draft is not None and self._proposed.get(item.key) == draft.text
 
     def discard_proposed(self) -> str:
         """Forget every automatic caption that nobody has edited; returns what was done."""
@@ -205,25 +235,24 @@ class DatasetDesk:
             self.discard(item.key)
         return f"Discarded {counted(len(items), 'automatic caption')}."
 
-    def save(self, items: Sequence[Item] | None = None) -> str:
-        """Save every draft of this dataset, or those of these images, or none; returns what was done.
+    def save(self, items: Sequence[Item]) -> str:
+        """Save the drafts of these images, or none; returns what was done.
 
         Raises:
             Ed2Error: there is none, or one cannot be saved.
         """
-        unsaved = self.unsaved if items is None else items
-        if not unsaved:
+        if not items:
             raise Ed2Error("There is nothing to save", "no caption was changed.")
-        texts = {item.key: self._drafts[item.key] for item in unsaved}
+        drafts = {item.key: self._drafts[item.key] for item in items}
         changes: dict[Path, FileChange] = {}
-        for item, own in self._own_captions(unsaved):
-            changes[own.file] = own.changed_to(texts[item.key])
-        what = counted(len(unsaved), "caption")
-        if len(unsaved) == 1:
-            what = f"the caption of {unsaved[0].name}"
+        for item, own in self._own_captions(items):
+            changes[own.file] = own.changed_to(drafts[item.key].text)
+        what = counted(len(items), "caption")
+        if len(items) == 1:
+            what = f"the caption of {items[0].name}"
         self._write(what, list(changes.values()))
-        for key, text in texts.items():
-            if self._drafts.get(key) == text:
+        for key, draft in drafts.items():
+            if self._drafts.get(key) == draft:
                 self.discard(key)
         return f"Saved {what}."
 

@@ -92,6 +92,7 @@ class Asked:
         ticked: numbers of images.
         revision: of the grid that these numbers are from.
         turn: the question's own number, which the answer repeats.
+        drafts: number of the last draft that the browser was shown.
     """
 
     query: Query
@@ -100,6 +101,7 @@ class Asked:
     ticked: tuple[int, ...] = ()
     revision: str = ""
     turn: int = 0
+    drafts: int = 0
 
     @classmethod
     def of(cls, text: object, search: object = "", sort: object = "") -> "Asked":
@@ -108,15 +110,19 @@ class Asked:
             values = parse_object(text) if isinstance(text, str) and text else {}
         except ValueError:
             values = {}
-        turn = values.get("turn")
         return cls(
             query=Query.of(values, search, sort),
             chosen=str(values.get("chosen") or ""),
             typed=_texts_in(values.get("typed")),
             ticked=_numbers_in(values.get("ticked")),
             revision=str(values.get("revision") or ""),
-            turn=turn if isinstance(turn, int) else 0,
+            turn=_number_in(values.get("turn")),
+            drafts=_number_in(values.get("drafts")),
         )
+
+
+def _number_in(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _texts_in(values: object) -> dict[str, str]:
