@@ -1,4 +1,4 @@
-"""`python -m ed2 COMMAND`: what is done with models besides training them."""
+"""`./launch.sh COMMAND` or `python -m ed2 COMMAND`: what is done with models besides training them."""
 
 import argparse
 import sys
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+if not __package__:  # started by its path, as the launcher does
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.models.families.facts import trainable_titles
-from ed2.terminal import exit_with
+from ed2.terminal import LAUNCHER, exit_with
 
-USE = "python -m ed2 convert SOURCE TARGET"
+USE = f"{LAUNCHER} convert SOURCE TARGET"
 OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": ("fp32", "fp16", "bf16")}
 HELP = f"""\
 {USE} {" ".join(f"[--{name} {'|'.join(choices)}]" for name, choices in OPTIONS.items())}
@@ -22,15 +25,15 @@ of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt f
 Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
 what it predicts. --export_dtype sets the precision of the target, such as fp16 for a file of half the size; without it,
 numbers stay as they are."""
-OTHERS = """
-python -m ed2 download NAME [TARGET]     download a public model, after a yes
-python -m ed2 models                     list the models on this computer
-python -m ed2 queue                      list runs that wait, add to them, and train them one after another
-python -m ed2 report RUN                 write a report of a run into its folder
-python -m ed2 cache                      show the caches of latents and captions, or remove what is old
-python -m ed2 doctor                     try what training needs on this computer
-python -m ed2 extract-lora BASE MODEL TARGET   write what training changed as a LoRA
-python -m ed2 merge BASE LORA TARGET           add a LoRA to a model"""
+OTHERS = f"""
+{LAUNCHER} download NAME [TARGET]     download a public model, after a yes
+{LAUNCHER} models                     list the models on this computer
+{LAUNCHER} queue                      list runs that wait, add to them, and train them one after another
+{LAUNCHER} report RUN                 write a report of a run into its folder
+{LAUNCHER} cache                      show the caches of latents and captions, or remove what is old
+{LAUNCHER} doctor                     try what training needs on this computer
+{LAUNCHER} extract-lora BASE MODEL TARGET   write what training changed as a LoRA
+{LAUNCHER} merge BASE LORA TARGET           add a LoRA to a model"""
 
 
 COMMANDS = {

@@ -11,6 +11,8 @@ from typing import NoReturn, TextIO
 
 from ed2.text import visible
 
+LAUNCHER = "launch.bat" if os.name == "nt" else "./launch.sh"
+"""What a user types before a command; it finds the Python that has the libraries."""
 READER_LEFT = 128 + 13
 """Exit code when the output was cut off, as a shell reports a program ended by SIGPIPE."""
 

@@ -52,6 +52,20 @@ def test_without_a_command_the_usage_is_printed_until_the_page_exists(program: P
     assert json.loads(program.run("--port", "1")[1])[0] == ["--port", "1"]
 
 
+def test_commands_on_models_go_to_the_package_with_their_name(program: Program) -> None:
+    assert program.run("merge", "a", "b")[0] == 2
+    program.write("ed2/__main__.py", PROGRAM)
+    assert json.loads(program.run("merge", "a", "b")[1])[0] == ["merge", "a", "b"]
+    assert "extract-lora" in program.run("--help")[1]
+
+
+def test_the_package_runs_by_its_path_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "ed2" / "__main__.py"), "models", "--help"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("./launch.sh models")
+
+
 def test_an_unknown_command_exits_with_2_and_names_the_nearest(program: Program) -> None:
     code, output, errors = program.run("trian", "--x")
     assert (code, output) == (2, "")

@@ -8,12 +8,13 @@ import pytest
 
 from ed2 import __main__ as models_command
 from ed2.app.command import main
+from ed2.launcher import launch
 from ed2.settings import cli
 from ed2.settings.files import PROGRAM_DIR
 from tests.tiny import make_images
 
 LAUNCHER = re.compile(r"\./launch\.sh (train|check)([^`)\n]*)")
-OF_MODELS = re.compile(r"python -m ed2 ([a-z-]+)")
+OF_MODELS = re.compile(rf"\./launch\.sh ({'|'.join(launch.OF_MODELS)})\b")
 PAGES = sorted(
     path.relative_to(PROGRAM_DIR).as_posix() for path in [PROGRAM_DIR / "README.md", *PROGRAM_DIR.glob("docs/*.md")]
 )

@@ -17,8 +17,9 @@ from pathlib import Path
 from ed2.curve_names import LOSS
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR
+from ed2.terminal import LAUNCHER
 
-USE = "python -m ed2 doctor [--json]"
+USE = f"{LAUNCHER} doctor [--json]"
 PRESET = PROGRAM_DIR / "presets" / "demo.json"
 WRITTEN_MB = 256
 SLOW_MB_PER_SECOND = 50

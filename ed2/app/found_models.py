@@ -9,13 +9,14 @@ from pathlib import Path
 from ed2.errors import Problem, SettingsError, printable
 from ed2.models.files.found import FoundModel, find_models
 from ed2.settings.files import PROGRAM_DIR
+from ed2.terminal import LAUNCHER
 
 WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
 """Where the usual web UIs keep their models, from their own folder."""
 LEVELS_ABOVE = 2
 """Folders above the program's that may be, or hold, a web UI."""
 MAX_NEIGHBOURS = 200
-USE = "python -m ed2 models [--model_dirs FOLDER ...]"
+USE = f"{LAUNCHER} models [--model_dirs FOLDER ...]"
 HELP = f"""\
 {USE}
 
@@ -62,5 +63,5 @@ def main(argv: Sequence[str]) -> int:
     for model in found:
         sys.stdout.write(f"{model.name}  ({model.about})\n")
     if not found:
-        sys.stdout.write("No models were found. Download one: python -m ed2 download NAME\n")
+        sys.stdout.write(f"No models were found. Download one: {LAUNCHER} download NAME\n")
     return 0

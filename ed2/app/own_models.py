@@ -14,6 +14,7 @@ from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import write_without_pickles
 from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR
+from ed2.terminal import LAUNCHER
 from ed2.text import file_size
 
 MODELS_DIR = PROGRAM_DIR / "user" / "models"
@@ -99,7 +100,7 @@ def _convert(model: Path, target: Path, say: Callable[[str], object]) -> str:
     free = shutil.disk_usage(target.parent).free
     if free < size:
         what = f"its weights take {file_size(size)} in {target.parent}, where {file_size(free)} are free."
-        raise _error(model, Problem(None, what, "Free some space, or convert it elsewhere: python -m ed2 convert."))
+        raise _error(model, Problem(None, what, f"Free some space, or convert it elsewhere: {LAUNCHER} convert."))
     say(f"converting {model.name} ({file_size(size)}) to {target}")
     if model.is_dir():
         _convert_folder(model, target)

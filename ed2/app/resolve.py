@@ -9,6 +9,7 @@ from pathlib import Path
 from ed2.app.checks.base_model import ChosenBase, not_here, require_base
 from ed2.app.checks.cache_space import require_cache_room
 from ed2.app.checks.space import require_room
+from ed2.app.checks.start_checks import ON_COMMAND_LINE
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.own_models import converted
@@ -34,7 +35,7 @@ from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
 from ed2.models.base import ModelSource
-from ed2.models.families.facts import FACTS, VAE, FamilyFacts, trainable_titles
+from ed2.models.families.facts import FACTS, VAE, FamilyFacts
 from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
@@ -45,6 +46,7 @@ from ed2.settings.checks import nothing_trained, wrong_settings
 from ed2.settings.effect import without_effect
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
+from ed2.terminal import LAUNCHER
 from ed2.training.controls import Controls
 
 
@@ -123,7 +125,7 @@ def _lora_base(settings: Settings, source: ModelSource, say: Callable[[str], obj
     if settings.model.method != "lora":
         if is_lora_checkpoint(path):
             what = f"{path.name} is a LoRA, which has no weights of its own."
-            fix = "Set method to lora, or merge it with its base first: python -m ed2 merge BASE LORA TARGET"
+            fix = f"Set method to lora, or merge it with its base first: {LAUNCHER} merge BASE LORA TARGET"
             raise ModelError("The base model cannot be used:", [Problem("resume_ckpt", what, fix)])
         return None
     say(f"reading every byte of {source.path.name}, whose hash is kept with the LoRA")
@@ -283,11 +285,8 @@ def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list
 
 
 def _no_model() -> SettingsError:
-    fix = (
-        f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
-        "checkpoint of a run. The models on this computer are listed by: python -m ed2 models"
-    )
-    return SettingsError("1 setting is missing:", [Problem("resume_ckpt", "no model to start from.", fix)])
+    problem = Problem("resume_ckpt", "no model to start from.", ON_COMMAND_LINE.model)
+    return SettingsError("1 setting is missing:", [problem])
 
 
 def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:

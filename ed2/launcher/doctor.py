@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import ed2
-from ed2.launcher.environment import COMMAND, ROOT, VENV, LaunchError, locked, say
+from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, say
 from ed2.launcher.gpus import UNTESTED, Gpu, find_gpus, torch_backend
 from ed2.launcher.install import (
     Torch,
@@ -30,6 +30,7 @@ from ed2.launcher.install import (
     require_space,
     unused_gpu,
 )
+from ed2.terminal import LAUNCHER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def doctor() -> int:
         print(f"\n{UNTESTED.strip()}")
     if repaired:
         print("", "Repaired:", *(f"  {line}" for line in repaired), sep="\n")
-    print("", *(problems or [f"No problems found. Start with {COMMAND}."]), sep="\n")
+    print("", *(problems or [f"No problems found. Start with {LAUNCHER}."]), sep="\n")
     return int(bool(problems))
 
 
@@ -178,7 +179,7 @@ def system_problems() -> list[str]:
             "  Free some space before a long run.",
         ]
     if free_port() is None:
-        problems += ["No port is free for the page.", f"  Close pages that still run, or: {COMMAND} --port 9000"]
+        problems += ["No port is free for the page.", f"  Close pages that still run, or: {LAUNCHER} --port 9000"]
     problems += [
         line
         for name, address in getproxies().items()

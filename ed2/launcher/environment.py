@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ed2.terminal import LAUNCHER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 PARTIAL = VENV / ".partial"  # exists while the environment is being made
-COMMAND = "launch.bat" if os.name == "nt" else "./launch.sh"
 
 
 class LaunchError(Exception):
@@ -47,7 +48,7 @@ def require_python() -> None:
     """Raise LaunchError if this Python is too old or too new."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 14):
         version = sys.version.split()[0]
-        fix = f"Start with {COMMAND}, which looks for a suitable Python."
+        fix = f"Start with {LAUNCHER}, which looks for a suitable Python."
         if Path(sys.prefix) == VENV:
             fix = f"Delete {VENV} and start again."
         raise LaunchError(f"Python 3.11 to 3.14 is needed, but {sys.prefix} has {version}", fix)

@@ -17,9 +17,9 @@ if __name__ == "__main__":  # python -I leaves the program's folder out of the p
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ed2.launcher.doctor import doctor
-from ed2.launcher.environment import COMMAND, ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
+from ed2.launcher.environment import ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
 from ed2.launcher.install import add, install
-from ed2.terminal import exit_with
+from ed2.terminal import LAUNCHER, exit_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,12 +52,17 @@ COMMANDS = {
     "add": Command("install an optional package: add xformers | prodigy | schedulefree | heif", "pyproject.toml"),
     "doctor": Command("test this computer, repair the installation, explain problems", "ed2/launcher/launch.py"),
 }
+OF_MODELS = "convert download models extract-lora merge queue report cache".split()
+"""Commands of `ed2/__main__.py`, which lists what they do."""
+COMMANDS |= {name: Command("", "ed2/__main__.py", (name,)) for name in OF_MODELS}
 
 
 def usage() -> str:
     """The commands of this version."""
-    lines = [f"  {name:<8}{command.help}" for name, command in COMMANDS.items() if command.exists()]
-    return "\n".join([f"usage: {COMMAND} [command] [options]", "", *lines])
+    lines = [f"  {name:<8}{command.help}" for name, command in COMMANDS.items() if command.help and command.exists()]
+    if COMMANDS["convert"].exists():
+        lines += ["", f"For models and runs: {', '.join(OF_MODELS)}. {LAUNCHER} convert --help explains them."]
+    return "\n".join([f"usage: {LAUNCHER} [command] [options]", "", *lines])
 
 
 def chosen_command(argv: Sequence[str]) -> str | None:

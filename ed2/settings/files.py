@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from ed2.settings.checks import is_plain, settings_from
 from ed2.settings.fields import fields
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
+from ed2.terminal import LAUNCHER
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
 """The program's folder: relative paths in presets and defaults start here."""
-TRAIN_COMMAND = "launch.bat train" if sys.platform == "win32" else "./launch.sh train"
-"""The command that starts a run without the page; the launcher finds the Python that has the libraries."""
+TRAIN_COMMAND = f"{LAUNCHER} train"
+"""The command that starts a run without the page."""
 
 ABOUT = "about"
 """The one key of a preset that is not a setting: title, for whom, where the figures come from."""

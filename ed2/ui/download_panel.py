@@ -11,6 +11,7 @@ from ed2.app.phases import RefusedError
 from ed2.models.files.base_model import PUBLIC_NAME, locate
 from ed2.models.files.found import FoundModel
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.terminal import LAUNCHER
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import short_path
@@ -21,7 +22,7 @@ TICK_SECONDS = 1.0
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
 ONLY_HERE = (
     "This page may use some folders only, so it cannot download. On the computer that runs it, use: "
-    "python -m ed2 download NAME"
+    f"{LAUNCHER} download NAME"
 )
 NONE_FOUND = "No models were found on this computer. Download one below, or choose a folder."
 FOUND = "On this computer"

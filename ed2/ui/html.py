@@ -15,6 +15,7 @@ from ed2.events import MemoryMeasured
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, duration, listed, visible
 from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
@@ -36,8 +37,8 @@ ELSEWHERE = ("busy", "Running elsewhere")
 NO_VALUE = "–"
 FILES = ("Single file for web UIs", "Checkpoint")
 NO_SINGLE_FILE = "No single file for web UIs was written (no_save_ckpt is on)."
-HOW_TO_CONVERT = " To make one from the checkpoint, run <code>python -m ed2 convert CHECKPOINT NAME.safetensors</code>."
-_DOWNLOAD = re.compile(r"python -m ed2 download \S+")
+HOW_TO_CONVERT = f" To make one from the checkpoint, run <code>{LAUNCHER} convert CHECKPOINT NAME.safetensors</code>."
+_DOWNLOAD = re.compile(rf"{re.escape(LAUNCHER)} download \S+")
 _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ON_PAGE = {
     "check": "Check in the Dataset tab",

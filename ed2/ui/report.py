@@ -24,6 +24,7 @@ from ed2.disk import plain_reason, write_whole
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, file_size, shown_path
 from ed2.ui.charts import ChartRun, charts_html
 from ed2.ui.hiding import without_paths
@@ -31,7 +32,7 @@ from ed2.ui.html import escape, figure_list_html
 from ed2.ui.matrix import images_of, step_name
 
 REPORT_FILE = "report.html"
-USE = "python -m ed2 report RUN"
+USE = f"{LAUNCHER} report RUN"
 HELP = f"""\
 {USE}
 

@@ -318,7 +318,7 @@ def test_a_repository_of_one_file_or_a_named_file_is_that_file(hub: LocalHub, tm
     single(hub, one=5000, two=6000)
     ran = download(hub, tmp_path, "owner/tiny", "--yes")
     assert ran.returncode == 1 and "it holds 2 files that may be models: one.safetensors, two.safetensors" in ran.stderr
-    assert "python -m ed2 download owner/tiny/one.safetensors" in ran.stderr
+    assert "./launch.sh download owner/tiny/one.safetensors" in ran.stderr
     ran = download(hub, tmp_path, "owner/tiny/two.safetensors", "--yes")
     assert ran.returncode == 0 and (tmp_path / SNAPSHOT / "two.safetensors").is_file()
     ran = download(hub, tmp_path, "owner/tiny/three.safetensors", "--yes")
@@ -368,7 +368,7 @@ def test_a_run_with_a_model_that_is_not_here_names_the_command_and_asks_no_hub(
     )
     assert ran.returncode == 2
     assert "owner/tiny is not on this computer, and a run downloads nothing" in ran.stderr
-    assert "python -m ed2 download owner/tiny" in ran.stderr
+    assert "./launch.sh download owner/tiny" in ran.stderr
     assert not hub.asked
 
 
@@ -393,4 +393,4 @@ def test_for_the_page_each_step_is_a_line_of_json(hub: LocalHub, tmp_path: Path)
 def test_a_wrong_command_line_is_said(words: list[str], hub: LocalHub, tmp_path: Path) -> None:
     ran = download(hub, tmp_path, *words)
     assert ran.returncode == (2 if words else 0)
-    assert "python -m ed2 download NAME [TARGET]" in ran.stdout + ran.stderr or "no such flag" in ran.stderr
+    assert "./launch.sh download NAME [TARGET]" in ran.stdout + ran.stderr or "no such flag" in ran.stderr

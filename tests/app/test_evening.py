@@ -62,7 +62,7 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
 
     # It is not here yet: the run says how to get it. It is downloaded, and found from then on.
     (problem,) = base_problems(ChosenBase(NAME))
-    assert f"python -m ed2 download {NAME}" in problem.fix
+    assert f"./launch.sh download {NAME}" in problem.fix
     with serving(LocalHub(name=NAME, files=files_of(published))) as hub:
         assert download(hub, home, NAME, answer="yes\n").returncode == 0
     (found,) = models_here([], lambda path: path.is_relative_to(home))
@@ -99,7 +99,7 @@ def test_a_download_without_a_file_says_how_to_get_what_is_missing(home: Path, s
     (model.path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (problem,) = base_problems(ChosenBase(NAME))
     assert "the weights are missing" in problem.what
-    assert problem.fix == f"Download what is missing: python -m ed2 download {NAME}"
+    assert problem.fix == f"Download what is missing: ./launch.sh download {NAME}"
 
 
 def test_a_folder_of_the_hubs_cache_is_trained_and_the_run_says_which_download_it_uses(
@@ -116,4 +116,4 @@ def test_the_commands_of_the_evening_are_listed() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "ed2", "--help"], cwd=PROGRAM_DIR, capture_output=True, text=True, check=True
     )
-    assert all(f"python -m ed2 {command}" in ran.stdout for command in ("convert", "download", "models"))
+    assert all(f"./launch.sh {command}" in ran.stdout for command in ("convert", "download", "models"))

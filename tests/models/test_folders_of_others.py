@@ -52,7 +52,7 @@ def test_a_folder_of_bin_files_names_the_command_that_helps_and_convert_reads_it
     for name in parts:
         pickle_part(folder, name, PICKLED[name])
         assert f"only {Path(PICKLED[name]).name} is there" in told(folder)
-    assert 'python -m ed2 convert "model" "model-converted"' in told(folder)
+    assert './launch.sh convert "model" "model-converted"' in told(folder)
     target = tmp_path / ("converted" if len(parts) > 1 else "one.safetensors")
     assert main(["convert", str(folder), str(target)]) == 0
     assert target.is_file() or is_same_model(sd1, target)
@@ -62,7 +62,7 @@ def test_a_folder_of_bin_files_names_the_command_that_helps_and_convert_reads_it
 def test_weights_that_are_pickled_in_spite_of_their_name_are_read_too(folder: Path, sd1: Path, tmp_path: Path) -> None:
     pickle_part(folder, UNET, "unet/renamed.bin")
     (folder / "unet/renamed.bin").rename(folder / UNET)
-    assert 'python -m ed2 convert "model"' in told(folder)
+    assert './launch.sh convert "model"' in told(folder)
     assert main(["convert", str(folder), str(tmp_path / "converted")]) == 0
     assert is_same_model(sd1, tmp_path / "converted")
 

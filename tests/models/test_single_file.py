@@ -295,7 +295,7 @@ def test_a_model_of_another_size_is_reported_with_the_folder_format_as_the_fix(s
 
 def test_a_public_name_that_is_not_in_the_cache_says_what_to_do(tmp_path: Path, images: Path) -> None:
     assert in_hub_cache("nobody/no-such-model") is None
-    with pytest.raises(SettingsError, match=r"a run downloads nothing.*python -m ed2 download nobody/no-such-model"):
+    with pytest.raises(SettingsError, match=r"a run downloads nothing.*./launch.sh download nobody/no-such-model"):
         train({"resume_ckpt": "nobody/no-such-model", "data_root": [str(images)], "logdir": str(tmp_path)})
 
 

@@ -13,12 +13,13 @@ from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import MemorySettings
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, file_size
 
 DAY_SECONDS = 86_400
 SHARDS = "[!.]*.safetensors"
 KINDS = ("latents", "text")
-USE = "python -m ed2 cache [--cache_dir FOLDER] [--older_than DAYS] [--delete]"
+USE = f"{LAUNCHER} cache [--cache_dir FOLDER] [--older_than DAYS] [--delete]"
 HELP = f"""\
 {USE}
 

@@ -14,9 +14,10 @@ from ed2.models.families.facts import VAE
 from ed2.models.files.base_model import PUBLIC_NAME, SINGLE_FILES, base_model_problems, locate
 from ed2.models.files.folder_problems import WHOLE_FOLDER
 from ed2.settings.fields import fields
+from ed2.terminal import LAUNCHER
 
 SETTING = "resume_ckpt"
-DOWNLOAD = "python -m ed2 download"
+DOWNLOAD = f"{LAUNCHER} download"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, with_defaults
 from ed2.settings.gather import SETTINGS_IN_FILES, gather
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
+from ed2.terminal import LAUNCHER
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
     missing_folder="Check it for typos; a path with blanks needs quotes.",
     model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
-    "checkpoint of a run. The models on this computer are listed by: python -m ed2 models",
+    f"checkpoint of a run. The models on this computer are listed by: {LAUNCHER} models",
 )
 
 

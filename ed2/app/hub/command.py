@@ -14,10 +14,10 @@ from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.models.captioner import VOCABULARY, CaptionerFiles
 from ed2.models.files.base_model import base_model_problems
 from ed2.models.files.vae_files import CONFIG
-from ed2.terminal import raw_stream
+from ed2.terminal import LAUNCHER, raw_stream
 from ed2.text import file_size, visible
 
-USE = "python -m ed2 download NAME [TARGET]"
+USE = f"{LAUNCHER} download NAME [TARGET]"
 HELP = f"""\
 {USE} [--yes]
 

@@ -11,6 +11,7 @@ from ed2.models.families.facts import FACTS, VAE, PartFacts, trainable_titles
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.vae_files import CONFIG
 from ed2.models.files.weight_files import PICKLE_STEMS, VARIANTS
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, file_size, first_of
 
 SAFE_FILES = (".safetensors", ".sft")
@@ -160,7 +161,7 @@ def _only_file(name: str, files: Collection[str]) -> str:
             return found[0]
         if found:
             what = f"it holds {len(found)} files that may be models: {first_of(found, MAX_LISTED)}."
-            raise _error(name, what, f"Name one of them: python -m ed2 download {name}/{found[0]}")
+            raise _error(name, what, f"Name one of them: {LAUNCHER} download {name}/{found[0]}")
     raise _no_model(name, "it has neither model_index.json nor a .safetensors file")
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from ed2.app.lora.command_line import PRECISIONS, PathsCommand, number
 from ed2.models.lora.names import LAYERS
+from ed2.terminal import LAUNCHER
 
 DEFAULT_RANK, MAX_RANK = 32, 1024
 COMMAND = PathsCommand(
-    use="python -m ed2 extract-lora BASE MODEL TARGET",
+    use=f"{LAUNCHER} extract-lora BASE MODEL TARGET",
     help="""\
 [--rank 32] [--keep 0.9] [--lora_layers all|linear|attention] [--export_dtype fp16|bf16|fp32]
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from ed2.app.lora.command_line import PRECISIONS, PathsCommand, number
 from ed2.errors import printable
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, first_of
 
 MAX_WEIGHT = 10
 MAX_NAMES = 3
 COMMAND = PathsCommand(
-    use="python -m ed2 merge BASE LORA TARGET",
+    use=f"{LAUNCHER} merge BASE LORA TARGET",
     help="""\
 [--weight 1.0] [--export_dtype fp16|bf16|fp32]
 

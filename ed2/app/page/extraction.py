@@ -16,6 +16,7 @@ from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, printable
 from ed2.models.files.base_model import locate
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
+from ed2.terminal import LAUNCHER
 
 BASE = "resume_ckpt"
 
@@ -90,7 +91,7 @@ def _base_of(checkpoint: Path, name: str) -> tuple[Path, str]:
         name = str(_settings_of(path).get(BASE) or "")
     what = f"there is no {printable(name, 1000)}." if name else "the run does not say which it was."
     if found is None:
-        fix = "Move it back to this place, or name it yourself: python -m ed2 extract-lora BASE MODEL TARGET"
+        fix = f"Move it back to this place, or name it yourself: {LAUNCHER} extract-lora BASE MODEL TARGET"
         raise ModelError("The base model of this run is missing:", [Problem(None, what, fix)])
     return found, f"The LoRA is for this checkpoint, since its own base model is missing: {what}"
 

@@ -18,10 +18,11 @@ from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.events import EventBus, RunEnded
 from ed2.settings import cli
 from ed2.settings.gather import gather
+from ed2.terminal import LAUNCHER
 from ed2.text import counted, visible_line
 from ed2.training.controls import Controls
 
-USE = "python -m ed2 queue [--queue FOLDER] [list | add | edit | move | remove | retry | clear | run]"
+USE = f"{LAUNCHER} queue [--queue FOLDER] [list | add | edit | move | remove | retry | clear | run]"
 HELP = f"""\
 {USE}
 
@@ -75,7 +76,7 @@ def _list(queue: RunQueue, words: Sequence[str]) -> int:
     _require_count(words, 0)
     runs = queue.runs()
     if not runs:
-        sys.stdout.write("The queue is empty. Add a run: python -m ed2 queue add --config FILE\n")
+        sys.stdout.write(f"The queue is empty. Add a run: {LAUNCHER} queue add --config FILE\n")
     is_run = queue.is_being_run()
     for run in runs:
         sys.stdout.write(f"{line_of(run, is_run=is_run)}\n")
@@ -91,7 +92,7 @@ def line_of(run: QueuedRun, *, is_run: bool) -> str:
 
 def _add(queue: RunQueue, words: Sequence[str]) -> int:
     run = queue.add(_checked(cli.parse(words)))
-    sys.stdout.write(f"Added run {run.number}, {printable(run.project)}. Train it: python -m ed2 queue run\n")
+    sys.stdout.write(f"Added run {run.number}, {printable(run.project)}. Train it: {LAUNCHER} queue run\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from ed2.models.files.pickled import any_header, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.prediction import find_prediction
 from ed2.models.files.vae_files import CONFIG, vae_problems
+from ed2.terminal import LAUNCHER
 from ed2.text import listed
 
 SCALES = (".scale_weight", "scaled_fp8")
@@ -133,7 +134,7 @@ def _not_converted(path: Path) -> Problem:
     if target == path:
         target = path.with_stem(f"{path.stem}-converted")
     what = "this file is in PyTorch's own format, which can run code, so it cannot be used directly."
-    fix = f'Convert it first; no code in it is run: python -m ed2 convert "{path.name}" "{target.name}"'
+    fix = f'Convert it first; no code in it is run: {LAUNCHER} convert "{path.name}" "{target.name}"'
     return Problem(None, what, fix)
 
 

@@ -22,6 +22,7 @@ from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.weight_files import find_pickled_weights, find_weights, index_problem, joined
 from ed2.models.scheduler_config import scheduler_problem
+from ed2.terminal import LAUNCHER
 
 INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
@@ -268,7 +269,7 @@ def _no_weights(path: Path, part: PartFacts) -> Problem:
 
 def _convert_advice(folder: Path) -> str:
     name = folder.name or "MODEL"
-    return f'Convert the folder; no code in it is run: python -m ed2 convert "{name}" "{name}-converted"'
+    return f'Convert the folder; no code in it is run: {LAUNCHER} convert "{name}" "{name}-converted"'
 
 
 def _names(folder: Path) -> list[str]:
