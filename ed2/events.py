@@ -95,6 +95,13 @@ class ValidationDone(Event):
 
 
 @dataclass(frozen=True)
+class ImagesMeasured(Event):
+    """The loss of each training image at fixed noise, by the image's key. `events.jsonl` leaves it out."""
+
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class EpochEnded(Event):
     """An epoch is done; `epoch` counts from 0."""
 

@@ -8,6 +8,7 @@ from typing import Self
 from ed2.app.averaging import sample_weights
 from ed2.app.images.captions import tag_frequency, trigger_phrase
 from ed2.app.images.scanning import ImageFaults, decode_threads
+from ed2.app.images.validating import for_validation
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
 from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
@@ -31,6 +32,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.gather import TEXT_ENCODER_LR
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
+from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
 from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.objective import Objective, mse
 from ed2.training.state import Job, Run, TrainState
@@ -102,6 +104,8 @@ def job_makers(spec: RunSpec, context: MainContext, loader: Loader) -> list[Call
     makers += [JOBS.load(name) for name in JOBS]
     if spec.images.curves:
         makers.append(lambda run: _validation_job(run, spec, context))
+    if settings.validation.image_loss_every_n_epochs:
+        makers.append(lambda run: _image_loss_job(run, spec, context))
     makers.append(lambda run: _sample_job(run, spec, context))
     makers.append(lambda run: _checkpoint_job(run, settings, context.saver))
     return makers
@@ -155,23 +159,44 @@ def planned_shape(spec: RunSpec) -> ModelShape:
 
 
 def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
-    settings, wanted = spec.settings, spec.settings.validation
+    wanted = spec.settings.validation
     validator = Validator(
         objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
         curves=spec.images.curves,
-        options=LoaderOptions(
-            seed=wanted.val_seed,
-            batch_size=wanted.val_batch_size or settings.data.batch_size,
-            threads=decode_threads(settings),
-            jitter=False,
-            background=settings.data.alpha_background,
-        ),
+        options=_validation_options(spec.settings),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
         on_problem=context.faults,
         on_progress=lambda measured, total: context.bus.emit(Progressed(run.state.step, "validating", measured, total)),
     )
     return ValidationJob(run, validator, context.bus, wanted.every_n_epochs, wanted.early_stop)
+
+
+def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJob:
+    settings, wanted = spec.settings, spec.settings.validation
+    start, end = settings.loss.timestep_start, settings.loss.timestep_end
+    meter = ImageLossMeter(
+        objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
+        examples=for_validation([example for example in spec.dataset.examples if example.multiply > 0]),
+        options=_validation_options(settings),
+        timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
+        autocast=run.precision.autocast,
+        should_stop=lambda: context.controls.stopping,
+        on_problem=context.faults,
+        on_progress=lambda done, total: context.bus.emit(Progressed(run.state.step, "measuring image", done, total)),
+    )
+    return ImageLossJob(run, meter, context.bus, wanted.image_loss_every_n_epochs)
+
+
+def _validation_options(settings: Settings) -> LoaderOptions:
+    """How images are loaded to measure them: each as a whole, alike every time."""
+    return LoaderOptions(
+        seed=settings.validation.val_seed,
+        batch_size=settings.validation.val_batch_size or settings.data.batch_size,
+        threads=decode_threads(settings),
+        jitter=False,
+        background=settings.data.alpha_background,
+    )
 
 
 def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:

@@ -61,6 +61,7 @@ RESUMABLE_SETTINGS = {
     "stabilize_training_loss",
     "stabilize_split_proportion",
     "val_batch_size",
+    "image_loss_every_n_epochs",
     "ema_sample_nonema_model",
     "ema_sample_ema_model",
 }

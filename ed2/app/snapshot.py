@@ -22,6 +22,7 @@ from ed2.events import (
     CheckpointSaved,
     EpochEnded,
     Event,
+    ImagesMeasured,
     MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
@@ -325,6 +326,11 @@ class RunView:
         self._step_at = None
         self._add_to_curves(event.step, event.values)
         self.change("status", "loss", progress="")
+
+    @_fold.register
+    def _(self, event: ImagesMeasured) -> None:
+        self._step_at = None
+        self.change("status", progress="")
 
     @_fold.register
     def _(self, event: SampleDrawn) -> None:

@@ -232,6 +232,10 @@ class Process(Protocol):
         """A timestep from each generator, from `start` up to but not including `end`, (B,), on the CPU."""
         ...
 
+    def spread_timesteps(self, count: int, start: int, end: int | None) -> Tensor:
+        """The middles of `count` equal parts of the timesteps from `start` to `end`, (count,), on the CPU."""
+        ...
+
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents of the shape of `latents` (B,C,h,w); timesteps (B,)."""
         ...

@@ -70,9 +70,13 @@ class Discrete:
 
         Both ends are clamped to the process.
         """
-        end = min(self.num_timesteps, end or self.num_timesteps)
-        start = min(start, end - 1)
+        start, end = self._clamped(start, end)
         return torch.tensor([generator.integers(start, end) for generator in generators], dtype=torch.int64)
+
+    def spread_timesteps(self, count: int, start: int, end: int | None) -> Tensor:
+        """The middles of `count` equal parts of the timesteps from `start` to `end`, clamped: (count,), on the CPU."""
+        start, end = self._clamped(start, end)
+        return start + (2 * torch.arange(count) + 1) * (end - start) // (2 * count)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return sqrt(a) latents + sqrt(1 - a) noise, in fp32; latents (B,C,h,w), timesteps (B,)."""
@@ -98,6 +102,10 @@ class Discrete:
         """Signal-to-noise ratio a / (1 - a) of each timestep, shape (B,); 0 at zero terminal SNR."""
         alphas = self.alphas_cumprod[timesteps]
         return alphas / (1 - alphas)
+
+    def _clamped(self, start: int, end: int | None) -> tuple[int, int]:
+        end = min(self.num_timesteps, end or self.num_timesteps)
+        return min(start, end - 1), end
 
     def _factors(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)

@@ -9,7 +9,7 @@ from ed2.settings.schema import Settings
 from ed2.text import plural
 
 OF_SINGLE_FILES = ("save_ckpt_dir", "ckpt_format", "export_dtype", "save_full_precision", "author", "license")
-OF_VALIDATION = ("every_n_epochs", "val_seed", "val_batch_size")
+OF_VALIDATION = ("val_seed", "val_batch_size")
 WITHOUT_EPSILON = ("lion", "lion8bit", "adafactor")
 WITHOUT_BETAS = ("adafactor",)
 Idle = Iterator[tuple[str, str]]
@@ -74,6 +74,8 @@ def _of_validation(settings: Settings, family: FamilyFacts) -> Idle:
     if own.val_split_mode == "none":
         yield "early_stop", "val_split_mode is none"
     if own.val_split_mode == "none" and not own.stabilize_training_loss and not own.extra_manual_datasets:
+        yield "every_n_epochs", "nothing is validated"
+    if not own.is_on:
         for name in OF_VALIDATION:
             yield name, "nothing is validated"
 

@@ -82,6 +82,7 @@ LABELS = {
     "every_n_epochs": "Validation interval (epochs)",
     "val_seed": "Validation seed",
     "val_batch_size": "Validation batch size",
+    "image_loss_every_n_epochs": "Loss per image, interval (epochs)",
     "ckpt_every_n_minutes": "Save interval (minutes)",
     "save_every_n_epochs": "Save interval (epochs)",
     "save_ckpts_from_n_epochs": "Epochs before saving by epochs",

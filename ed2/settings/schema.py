@@ -461,6 +461,15 @@ class ValidationSettings(Group):
     """Seed of the validation images and their noise."""
     val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
     """Images per forward pass in validation. Empty uses batch_size."""
+    image_loss_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs between measurements of the loss of each training image at fixed noise, by which the Dataset tab sorts.
+    Each takes about as long as training for one epoch. 0 turns this off."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether images are measured during the run."""
+        has_curves = self.val_split_mode != "none" or self.stabilize_training_loss or self.extra_manual_datasets
+        return bool(has_curves or self.image_loss_every_n_epochs)
 
 
 class CheckpointSettings(Group):

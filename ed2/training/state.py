@@ -25,6 +25,7 @@ from ed2.training.update import Update
 CHECKPOINT = "checkpoint"
 SAMPLES = "samples"
 VALIDATION = "validation"
+IMAGE_LOSSES = "image losses"
 REQUESTED_JOBS: Mapping[Request, str] = {"save": CHECKPOINT, "sample": SAMPLES}
 """The job that carries out each request."""
 _OTHER_KINDS: Mapping[str, Any] = {"seconds": float | int, "at_once": int | None, "best_loss": float | int | None}

@@ -86,6 +86,51 @@ class Validator:
 
 
 @dataclass
+class Measuring:
+    """Measures images for a job, in smaller batches if memory runs out; training continues in any case.
+
+    Attributes:
+        name: of the job.
+        what: is measured, for messages.
+        batch_size: images per forward pass at first.
+    """
+
+    training: Run
+    bus: EventBus
+    name: str
+    what: str
+    batch_size: int
+    _at_once: int | None = None
+
+    def losses(self, state: TrainState, measure: Callable[[int | None], dict[str, float] | None]) -> dict[str, float]:
+        """Return what `measure` does, given how many images to measure at once; nothing where it was interrupted."""
+        self.bus.emit(PhaseChanged(state.step, "validating"))
+        while True:
+            try:
+                with self.training.optimizers.averaged():  # schedule-free optimizers do not train these weights
+                    values = measure(self._at_once)
+                if values is None:
+                    # So that a resumed run measures it before its next step and the curve has no gap.
+                    state.cut_short.append(self.name)
+                return values or {}
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.info("Out of memory during %s.", self.what, exc_info=True)
+            release_memory(self.training.objective.device)
+            # Its own limit: there are no gradients, so what training can afford says little.
+            largest = self._at_once or self.batch_size
+            problem = f"Out of memory during {self.what} of step {state.step}."
+            # A curve with a gap is better than a run that ends for the sake of a measurement.
+            if largest == 1:
+                self.bus.emit(Warned(state.step, f"{problem} It was skipped; training continues."))
+                return {}
+            self._at_once = largest // 2
+            images = counted(self._at_once, "image")
+            self.bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))
+
+
+@dataclass
 class ValidationJob(Job):
     """Validates before the first step, at an interval of epochs or fractions of one, and at the end.
 
@@ -99,8 +144,11 @@ class ValidationJob(Job):
     bus: EventBus
     every_n_epochs: float
     patience: int = 0
-    _at_once: int | None = None
     name = VALIDATION
+
+    def __post_init__(self) -> None:
+        batch_size = self.validator.options.batch_size
+        self._measuring = Measuring(self.training, self.bus, self.name, "the validation", batch_size)
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
@@ -117,31 +165,10 @@ class ValidationJob(Job):
         """Measure the untrained model; in a resumed run only if a stop interrupted it."""
         return self.perform(state) if state.due_at_start(self.name) else None
 
-    def perform(self, state: TrainState) -> Event | None:
-        """Measure, in smaller batches if memory runs out; training continues in any case."""
-        self.bus.emit(PhaseChanged(state.step, "validating"))
-        while True:
-            try:
-                with self.training.optimizers.averaged():  # schedule-free optimizers do not train these weights
-                    values = self.validator.losses(self._at_once)
-                if values is None:
-                    # So that a resumed run measures it before its next step and the curve has no gap.
-                    state.cut_short.append(self.name)
-                return self._result(state, values) if values else None
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                logger.info("Out of memory during validation.", exc_info=True)
-            release_memory(self.training.objective.device)
-            # Its own limit: validation has no gradients, so what training can afford says little.
-            largest = self._at_once or self.validator.options.batch_size
-            problem = f"Out of memory during the validation of step {state.step}."
-            # A curve with a gap is better than a run that ends for the sake of a measurement.
-            if largest == 1:
-                return Warned(state.step, f"{problem} It was skipped; training continues.")
-            self._at_once = largest // 2
-            images = counted(self._at_once, "image")
-            self.bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))
+    def perform(self, state: TrainState) -> ValidationDone | None:
+        """Measure, unless a stop interrupts it or there is no memory for it."""
+        values = self._measuring.losses(state, self.validator.losses)
+        return self._result(state, values) if values else None
 
     def _result(self, state: TrainState, values: dict[str, float]) -> ValidationDone:
         """Count what was measured, and end the run early where it has not improved for long enough."""

@@ -13,6 +13,7 @@ from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
 from ed2.app.page.start import MissingChoice, missing_things
 from ed2.app.queue.store import RunQueue
+from ed2.app.reporters.image_losses import ImageLosses, losses_of_images
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
@@ -181,6 +182,14 @@ class Context:
         """The runs folder that a form names. Raises SettingsError where the page may not open it."""
         allowed = self.require_allowed({"logdir": form.get("logdir")})
         return PROGRAM_DIR / str(allowed["logdir"] or "logs")
+
+    def image_losses(self) -> ImageLosses | None:
+        """What the newest run on the checked images measured of each; None if none did that may be opened."""
+        if self.checked is None:
+            return None
+        with contextlib.suppress(SettingsError):
+            return losses_of_images(self.logdir(self._form), self.checked.dataset.roots)
+        return None
 
     def show_runs(self) -> None:
         """Show the last run in the runs folder, and follow the runs of other programs there, if it may be opened."""

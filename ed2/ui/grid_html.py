@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ed2.app.images.bulk import BulkPlan, CaptionChange
-from ed2.app.page.workbench import FILTERS, Asked, Item, Shown, Workbench
+from ed2.app.page.workbench import BY_LOSS, FILTERS, Asked, Item, Shown, Workbench
 from ed2.data.buckets import Size, cropped_share
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.text import counted, first_of
@@ -23,9 +23,12 @@ BADGES: Mapping[str, str] = {
     "copies": "copy",
     "alike": "look-alike",
     "unusable": "unusable",
+    "unlearned": "not learned yet",
+    "memorised": "memorised",
 }
 """Marks that a tile shows, with the few words that fit on it."""
 NO_MATCH = "No image matches. Press a filter again to remove it."
+NO_LOSSES = "No run in your folder of runs has measured these images. Set “Loss per image, interval (epochs)” first."
 BAR_HEIGHT, BARS_START, WIDEST_BAR = 26, 24, 58
 """Pixels, and percent of the width."""
 
@@ -80,6 +83,8 @@ def grid_html(bench: Workbench, shown: Shown, asked: Asked, view: Callable[[Item
     data = f'data-revision="{bench.revision}" data-turn="{asked.turn}" data-page="{shown.page}"'
     data += f' data-drafts="{num_drafts}"'
     data += f' data-answer="{time.monotonic_ns()}" data-pages="{shown.pages}" data-numbers="{numbers}"'
+    if asked.query.sort in BY_LOSS and bench.losses is None:
+        body = note_html(NO_LOSSES) + body
     return f'<div class="ed-workbench" {data}>{_bar(bench, shown)}{body}</div>'
 
 
@@ -142,10 +147,21 @@ def _details(item: Item, view: TileView, bench: Workbench) -> str:
         )
     in_bucket = bench.per_bucket[example.bucket]
     facts = [f"{width} x {height} → bucket {bucket} ({counted(in_bucket, 'image')})"]
-    facts += [_lost(example.size, example.bucket), *view.words]
+    facts += [_lost(example.size, example.bucket), *view.words, *_measured(item, bench)]
     remarks = list_html([escape(remark) for remark in item.remarks], "ed-remarks") if item.remarks else ""
     lines = " · ".join(escape(fact) for fact in facts)
     return f'{picture}<p class="ed-facts"><strong>{name}</strong><br>{lines}</p>{remarks}'
+
+
+def _measured(item: Item, bench: Workbench) -> list[str]:
+    """What a run measured of an image, in a sentence."""
+    loss, losses = item.loss, bench.losses
+    if loss is None or losses is None:
+        return []
+    verdict = f": {BADGES[loss.progress]}" if loss.progress else ""
+    times = counted(loss.count, "measurement")
+    text = f"loss {loss.last:.4f} at step {losses.step:,}, {loss.first:.4f} at first, mean {loss.mean:.4f} of {times}"
+    return [f"{text}{verdict} ({losses.run})"]
 
 
 def _lost(size: Size, bucket: Size) -> str:

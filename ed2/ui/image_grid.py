@@ -108,6 +108,7 @@ class ImageGrid:
     def show(self, asked: str, search: str, sort: str) -> Updates:
         """The filters, the page of the grid and the tags that are asked for."""
         question = self.take(asked, search, sort)
+        self.desk.take_losses(self._context.image_losses())
         bench = self.desk.bench
         if bench is None:
             return {self.chips: "", self.grid: "", self.tags: "", self.unsaved: unsaved_html(())}

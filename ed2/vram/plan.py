@@ -180,7 +180,7 @@ def _usage_by_phase(model: MemoryModel) -> dict[str, PhaseUsage]:
     own, with_all = model.settings.validation, replace(base, weights=base.weights + _returned_weights(model))
     if model.features.cached_latents:
         usage["caching"] = _vae(model, with_all, "encoding")
-    if own.val_split_mode != "none" or own.stabilize_training_loss or own.extra_manual_datasets:
+    if own.is_on:
         usage["validation"] = _without_gradients(model, with_all, own.val_batch_size or model.batch)
     usage["saving"] = replace(base, temporaries=model.largest_tensor())
     return usage

@@ -11,7 +11,9 @@ import pytest
 
 from ed2.app.images.bulk import ADD_FIRST
 from ed2.app.page.folders import Roots
+from ed2.app.reporters.image_losses import ImageLossReporter
 from ed2.app.user_files import UserFiles
+from ed2.events import ImagesMeasured
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.edit_panels import SELECTED, SHOWN
@@ -156,6 +158,33 @@ def test_filters_search_and_tags_narrow_the_grid(opened: Opened) -> None:
     assert list(opened.drawn(tag="an image of number 0")) == ["00.png"]
     assert "No image matches" in opened.show(marks=["named"], search="number")[opened.grid.grid]
     assert "Not used: " in opened.show(marks=["unusable"])[opened.grid.grid]
+
+
+def test_images_are_sorted_and_filtered_by_the_losses_of_the_newest_run_on_their_folder(opened: Opened) -> None:
+    def order(sort: str, **asked: Any) -> list[str]:
+        html = opened.grid.show(json.dumps(asked), "", sort)[opened.grid.grid]
+        return [key.rpartition("/")[2] for key in re.findall(r'data-image="([^"]*)"', html)]
+
+    assert order("Highest loss first") == ["00.png", "01.png", "02.png"]
+    assert "No run in your folder of runs" in opened.grid.show("{}", "", "Highest loss first")[opened.grid.grid]
+    run = opened.folder.parent / "logs" / "mine_20250101-120000"
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text(json.dumps({"data_root": [str(opened.folder)]}))
+    reporter = ImageLossReporter(run)
+    for step, known in ((0, 0.5), (10, 0.3), (20, 0.1)):
+        reporter(ImagesMeasured(step, {"0/01.png": known, "0/02.png": 0.2}))
+    opened.context.keep_form({**opened.context.form_values(), "logdir": str(run.parent)})
+    assert order("Highest loss first") == ["02.png", "01.png", "00.png"], "what was not measured comes last"
+    assert order("Lowest loss first") == ["01.png", "02.png", "00.png"]
+    shown = opened.grid.show("{}", "", "Name")
+    assert "Memorised <b>1</b>" in shown[opened.grid.chips] and "Not learned yet <b>1</b>" in shown[opened.grid.chips]
+    told = "loss 0.1000 at step 20, 0.5000 at first, mean 0.3000 of 3 measurements: memorised (mine_20250101-120000)"
+    assert told in shown[opened.grid.grid]
+    assert order("Name", marks=["memorised"]) == ["01.png"]
+    opened.check()
+    assert order("Name", marks=["unlearned"]) == ["02.png"], "also after another check"
+    reporter(ImagesMeasured(30, {"0/01.png": 0.4, "0/02.png": 0.05}))
+    assert order("Name", marks=["memorised"]) == ["02.png"], "as soon as it is measured again"
 
 
 def test_a_change_of_many_captions_is_shown_before_it_is_made_and_undone_as_one(opened: Opened) -> None:

@@ -13,6 +13,7 @@ from ed2.app.images.likeness import NearDuplicates
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.images.sidecar_words import folders_of, weight_change
 from ed2.app.page.workbench import Asked, Item, Workbench
+from ed2.app.reporters.image_losses import ImageLosses
 from ed2.data.example import Example
 from ed2.errors import Ed2Error, StopRequested
 from ed2.settings.schema import Settings
@@ -121,7 +122,8 @@ class DatasetDesk:
         alike = self._near.find(bench.checked.dataset.examples, report)
         with self._lock:
             if self._round == round_ and self.bench:
-                self._alike, self.bench = alike, Workbench.of(self.bench.checked, alike)
+                self._alike = alike
+                self.bench = self._workbench(self.bench.checked)
 
     def _scan(self, settings: Settings, headers_only: bool = False, **callbacks: Callable[..., object]) -> CheckResult:
         dataset = scan_dataset(settings, headers_only=headers_only, **callbacks)  # type: ignore[arg-type]
@@ -130,7 +132,20 @@ class DatasetDesk:
     def _take(self, found: CheckResult, round_: int) -> None:
         with self._lock:
             if self._round == round_:
-                self.bench = Workbench.of(found, self._alike)
+                self.bench = self._workbench(found)
+
+    def _workbench(self, checked: CheckResult) -> Workbench:
+        """The images of a check, with what a run measured of them as it is known so far."""
+        before, bench = self.bench, Workbench.of(checked, self._alike)
+        if before and before.losses and before.checked.dataset.roots == checked.dataset.roots:
+            return bench.measured(before.losses)
+        return bench
+
+    def take_losses(self, losses: ImageLosses | None) -> None:
+        """Sort and filter by what a run measured of these images from now on; by nothing if none did."""
+        with self._lock:
+            if self.bench and self.bench.losses is not losses:
+                self.bench = self.bench.measured(losses)
 
     def refresh(self) -> None:
         """Read the folder again after a change; images that were not read before are not read now.

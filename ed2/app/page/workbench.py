@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 from ed2.app.checks.check import CheckResult
+from ed2.app.reporters.image_losses import ImageLoss, ImageLosses
 from ed2.data.buckets import Size, cropped_share, needs_enlarging
 from ed2.data.duplicates import find_duplicates
 from ed2.data.example import Dataset, Example, FindingKind
@@ -30,11 +31,17 @@ FILTERS: Mapping[str, str] = {
     "alike": "Near duplicates",
     "lone": "Alone in its bucket",
     "unusable": "Unusable",
+    "unlearned": "Not learned yet",
+    "memorised": "Memorised",
 }
 """The marks of images, and how they are called."""
+BY_PROGRESS = ("unlearned", "memorised")
+"""Marks that a run gives, from the loss of each image."""
 GROUPED = ("copies", "alike")
 """Marks whose images are shown group by group."""
-SORTS = ("Name", "Smallest first", "Largest first")
+SORTS = ("Name", "Smallest first", "Largest first", "Highest loss first", "Lowest loss first")
+BY_LOSS = SORTS[3:]
+"""Those that need a run that measured the images."""
 _MARK_OF_NOTE: Mapping[FindingKind, str] = {"no caption": "uncaptioned", "file name": "named"}
 MAX_SEARCH = 1000
 MAX_NAMES = 3
@@ -146,6 +153,7 @@ class Item:
         example: None for a file that cannot be used, whose `problem` says why.
         remarks: sentences about it.
         group: the same number for images that are duplicates of each other; -1 for others.
+        loss: what a run measured of it; None for nothing.
     """
 
     key: str
@@ -157,6 +165,7 @@ class Item:
     remarks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     group: int = -1
+    loss: ImageLoss | None = None
 
     @property
     def caption(self) -> str:
@@ -193,6 +202,7 @@ class Workbench:
         items: in the order of the check, then what cannot be used.
         is_compared: whether near duplicates have been looked for.
         revision: the same as long as these are the same files.
+        losses: what the newest run on these folders measured of them; None if none did.
     """
 
     checked: CheckResult
@@ -200,20 +210,28 @@ class Workbench:
     counts: Mapping[str, int]
     is_compared: bool
     revision: str
+    losses: ImageLosses | None = None
 
     @classmethod
     def of(cls, checked: CheckResult, alike: Sequence[Sequence[Example]] | None = None) -> "Workbench":
         """Make it of a check and of the groups of near duplicates; None if they have not been looked for."""
         items = (*_usable(checked, alike or ()), *_unusable(checked.dataset))
-        counts = Counter(chain(*(item.marks for item in items)))
         names = "\n".join(item.key for item in items)
         revision = hashlib.sha256(names.encode()).hexdigest()[:16]
-        return cls(checked, items, counts, alike is not None, revision)
+        return cls(checked, items, _counts(items), alike is not None, revision)
+
+    def measured(self, losses: ImageLosses | None) -> "Workbench":
+        """The same images with what a run measured of them; None for nothing."""
+        items = tuple(_with_loss(item, losses) for item in self.items)
+        return replace(self, items=items, counts=_counts(items), losses=losses)
 
     def matching(self, query: Query) -> list[int]:
         """The numbers of the items that a query asks for, in its order."""
         found = [number for number, item in enumerate(self.items) if _is_asked(item, query)]
-        if query.sort != SORTS[0]:
+        if query.sort in BY_LOSS:
+            sign = -1 if query.sort == BY_LOSS[0] else 1
+            found.sort(key=lambda number: _by_loss(self.items[number], sign))
+        elif query.sort != SORTS[0]:
             found.sort(key=lambda number: self.items[number].pixels, reverse=query.sort == SORTS[2])
         if query.marks & set(GROUPED):
             found.sort(key=lambda number: self.items[number].group)
@@ -254,6 +272,23 @@ class Workbench:
 def key_of(path: Path) -> str:
     """What a browser calls an image: its path, with bytes that are not text spelled out, since they cannot be sent."""
     return escape_undecodable(str(path))
+
+
+def _counts(items: Iterable[Item]) -> Counter[str]:
+    return Counter(chain(*(item.marks for item in items)))
+
+
+def _with_loss(item: Item, losses: ImageLosses | None) -> Item:
+    loss = losses.of.get(item.example.key) if item.example and losses else None
+    if loss is item.loss:
+        return item
+    marks = item.marks - set(BY_PROGRESS)
+    return replace(item, loss=loss, marks=marks | ({loss.progress} if loss and loss.progress else set()))
+
+
+def _by_loss(item: Item, sign: int) -> tuple[bool, float]:
+    """A key to sort by: images that were not measured come last."""
+    return item.loss is None, sign * item.loss.last if item.loss else 0.0
 
 
 def _usable(checked: CheckResult, alike: Sequence[Sequence[Example]]) -> Iterable[Item]:

@@ -16,6 +16,7 @@ from ed2.events import (
     CheckpointSaved,
     EpochEnded,
     Event,
+    ImagesMeasured,
     MemoryMeasured,
     MetricsLogged,
     PhaseChanged,
@@ -87,6 +88,12 @@ def _(event: MetricsLogged) -> str:
 @describe.register
 def _(event: ValidationDone) -> str:
     return f"Step {event.step}, validation: " + ", ".join(f"{tag} {value:.4f}" for tag, value in event.values.items())
+
+
+@describe.register
+def _(event: ImagesMeasured) -> str:
+    lowest, highest = min(event.losses.values()), max(event.losses.values())
+    return f"Step {event.step}, loss per image: {lowest:.4f} to {highest:.4f}, {counted(len(event.losses), 'image')}."
 
 
 @describe.register

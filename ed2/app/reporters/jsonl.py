@@ -16,6 +16,7 @@ from ed2.app.reporters.growing import GrowingFile
 from ed2.disk import write_pieces
 from ed2.events import (
     Event,
+    ImagesMeasured,
     MetricsLogged,
     Progressed,
     RunStarted,
@@ -29,7 +30,8 @@ from ed2.events import (
 from ed2.small_files import lines_of, parse_object
 
 EVENTS_NAME = "events.jsonl"
-_NOT_READ = (StepDone, Progressed, SampleDrawn, SavingChanged)
+_NOT_WRITTEN = (StepDone, Progressed, SampleDrawn, ImagesMeasured)
+_NOT_READ = (*_NOT_WRITTEN, SavingChanged)
 KINDS = {kind.__name__: kind for kind in Event.__subclasses__() if kind not in _NOT_READ}
 """The events that are read back, by the name in their line of the file."""
 PATHS = ("run_dir", "path", "checkpoint", "single_file")
@@ -49,7 +51,7 @@ class JsonlReporter:
 
     def __call__(self, event: Event) -> None:
         """Write an event. Raises LogWriteError."""
-        if isinstance(event, StepDone | Progressed | SampleDrawn):
+        if isinstance(event, _NOT_WRITTEN):
             return
         text = json.dumps(event_json(event, self.run_dir), ensure_ascii=False, allow_nan=False)
         line = f"{text}\n".encode(errors="backslashreplace")  # valid JSON even if a file's name is not valid text

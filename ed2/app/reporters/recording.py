@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
 from ed2.app.reporters.jsonl import EVENTS_NAME, JsonlReporter, cut_back
 from ed2.app.reporters.log import LOG_NAME, LogReporter
 from ed2.app.reporters.tensorboard import TensorBoardReporter
 from ed2.disk import plain_reason, rename
 from ed2.events import EventBus, SamplesMade, Warned
 from ed2.sampling.images import SAMPLES_LIST
-from ed2.training.state import SAMPLES, TrainState
+from ed2.training.state import IMAGE_LOSSES, SAMPLES, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,12 @@ def recording(bus: EventBus, run_dir: Path, continued: TrainState | None) -> Ite
     if continued is not None:
         _cut_back_logs(bus, run_dir, continued)
         purge_step = continued.step + 1
-    observers = (LogReporter(run_dir), JsonlReporter(run_dir), TensorBoardReporter(run_dir, purge_step))
+    observers = (
+        LogReporter(run_dir),
+        JsonlReporter(run_dir),
+        TensorBoardReporter(run_dir, purge_step),
+        ImageLossReporter(run_dir),
+    )
     for observer in observers:
         bus.subscribe(observer)
     try:
@@ -42,12 +48,13 @@ def recording(bus: EventBus, run_dir: Path, continued: TrainState | None) -> Ite
 
 
 def _cut_back_logs(bus: EventBus, run_dir: Path, continued: TrainState) -> None:
-    for name in (EVENTS_NAME, SAMPLES_LIST, LOG_NAME):
+    for name in (EVENTS_NAME, SAMPLES_LIST, LOG_NAME, IMAGE_LOSSES_FILE):
         if note := _replace_unwritable(run_dir / name):
             bus.emit(Warned(continued.step, note))
     are_drawn_again = SAMPLES in continued.cut_short
     cut_back(run_dir / EVENTS_NAME, continued.step, without=SamplesMade.__name__ if are_drawn_again else None)
     cut_back(run_dir / SAMPLES_LIST, continued.step - are_drawn_again)
+    cut_back(run_dir / IMAGE_LOSSES_FILE, continued.step - (IMAGE_LOSSES in continued.cut_short))
 
 
 def _replace_unwritable(log: Path) -> str:
