@@ -20,6 +20,7 @@ from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle, read_header
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
+from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.models.files.model_spec import ModelSpec, kept_metadata
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
@@ -34,6 +35,7 @@ from ed2.models.files.tensor_file import (
     write_single_file,
     write_tensors,
 )
+from ed2.terminal import LAUNCHER
 
 OTHER_FORMATS = (
     *(".bin", ".pt", ".pth", ".pkl", ".onnx", ".gguf", ".h5", ".hdf5", ".msgpack", ".pb", ".tflite", ".json", ".yaml"),
@@ -69,6 +71,10 @@ def convert(
         CheckpointError: a single file could not be written.
     """
     require_free(target)
+    if is_lora_checkpoint(source):
+        fix = f"Merge it with its base model: {LAUNCHER} merge BASE {source.name} {target.name}"
+        problem = Problem(None, "it is a LoRA, which has no weights of its own.", fix)
+        raise ModelError(f"{source} cannot be converted:", [problem])
     place = locate(str(source))
     with _without_pickle(place.path if place else source, target) as readable:
         model = open_base(readable, {PREDICTION_KEY: prediction_type} if prediction_type else {})

@@ -18,6 +18,7 @@ from ed2.errors import ModelError
 from ed2.models.files import source as source_module
 from ed2.models.files import tensor_file
 from ed2.models.files.folder import open_folder
+from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.files.pickled import write_tensors_of
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.models import Bomb
@@ -249,6 +250,16 @@ def test_an_invalid_command_is_reported_in_plain_words(
 ) -> None:
     assert main(argv) == code
     assert told in "".join(capsys.readouterr())
+
+
+def test_the_checkpoint_of_a_lora_is_sent_to_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / BASE_FILE).write_text("{}")
+    (lora / LORA_FILE).write_bytes(b"")
+    assert main(["convert", str(lora), str(tmp_path / "one.safetensors")]) == 1
+    told = capsys.readouterr().err
+    assert "it is a LoRA" in told and "./launch.sh merge BASE lora one.safetensors" in told
 
 
 @pytest.mark.parametrize("name", ["one.safetensors", "one.ckpt"])
