@@ -117,6 +117,7 @@ class Sample:
     Attributes:
         path: the image at the middle CFG value; of an older run all of them side by side.
         paths: the images in the order of `cfgs`, as far as they are drawn; empty in an older run.
+        trained: the key of the training image whose caption the prompt is; empty if it is of none.
     """
 
     index: int
@@ -127,6 +128,7 @@ class Sample:
     cfgs: tuple[float, ...]
     size: tuple[int, int]
     paths: tuple[Path, ...] = ()
+    trained: str = ""
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
         resolution=settings.data.resolution,
         multiple=run.model.size_multiple,
         captions=tuple(example.caption for example in spec.dataset.examples if example.caption),
+        trained={" ".join(one.caption.split()): one.key for one in reversed(spec.dataset.examples) if one.caption},
     )
     card = Card(kind="cuda" if spec.machine.device.type == "cuda" else "cpu")
     return SampleJob(

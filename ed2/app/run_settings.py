@@ -1,6 +1,7 @@
 """The settings of a run: the given ones override those of the run that it resumes. Needs no torch."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import TEXT_ENCODER_LR, gather
 from ed2.settings.schema import Settings
+from ed2.small_files import read_object
 
 FIND_LAST = "findlast"
 SETTINGS_FILE = "settings.json"
@@ -226,3 +228,12 @@ def no_checkpoint_advice(run_dir: Path) -> str:
 def restart_advice(run_dir: Path) -> str:
     """How to repeat a run from its start."""
     return f"Start it again with --config {run_dir / SETTINGS_FILE}, which gives the same result."
+
+
+def data_roots(folder: Path) -> tuple[Path, ...]:
+    """The folders and manifests that a run trains on; empty if its settings are lost."""
+    with suppress(OSError, ValueError):
+        roots = read_object(folder / SETTINGS_FILE).get("data_root")
+        if isinstance(roots, list) and all(isinstance(root, str) for root in roots):
+            return tuple(map(Path, roots))
+    return ()

@@ -230,27 +230,21 @@ class Process(Protocol):
 
     def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
         """A timestep from each generator, from `start` up to but not including `end`, (B,), on the CPU."""
-        ...
 
     def spread_timesteps(self, count: int, start: int, end: int | None) -> Tensor:
         """The middles of `count` equal parts of the timesteps from `start` to `end`, (count,), on the CPU."""
-        ...
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Noisy latents of the shape of `latents` (B,C,h,w); timesteps (B,)."""
-        ...
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The target of the network's prediction, in the shape of `latents`."""
-        ...
 
     def position(self, timesteps: Tensor) -> Tensor:
         """0 for the timestep of least noise, 1 for that of most, (B,)."""
-        ...
 
     def weight(self, timesteps: Tensor, min_snr_gamma: float) -> Tensor:
         """The weight of the loss at each timestep, (B,), with the signal-to-noise ratio limited to `min_snr_gamma`."""
-        ...
 
 
 class ModelSource(Protocol):
@@ -259,38 +253,30 @@ class ModelSource(Protocol):
     @property
     def path(self) -> Path:
         """Its file or folder."""
-        ...
 
     @property
     def family(self) -> str:
         """Name of the family."""
-        ...
 
     @property
     def small_files(self) -> Mapping[str, bytes]:
         """Every file of a diffusers folder except the weights, by its path there."""
-        ...
 
     @property
     def dtypes(self) -> Mapping[str, torch.dtype]:
         """How each part's weights are stored."""
-        ...
 
     def config(self, name: str) -> dict[str, Any]:
         """The content of one of the small JSON files."""
-        ...
 
     def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Read one part; in half precision it takes half the memory."""
-        ...
 
     def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
         """One of its tokenizers, by the name of its folder."""
-        ...
 
     def extra(self) -> dict[str, Tensor]:
         """Tensors that have no place in a diffusers folder, by their names in a single file."""
-        ...
 
 
 class DiffusionModel(Protocol):
@@ -334,35 +320,27 @@ class DiffusionModel(Protocol):
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
         """The distribution of latents for pixels (B,3,H,W) in [-1, 1]; without gradients."""
-        ...
 
     def encode_captions(self, captions: Sequence[str]) -> TextEmbeds:
         """Embeddings of captions, with gradients only if a text encoder is trained."""
-        ...
 
     def caption_key(self, caption: str) -> tuple[str | int, ...]:
         """What the embeddings of a caption depend on now, besides the weights of frozen text encoders."""
-        ...
 
     def use_text_cache(self, store: TensorCache) -> None:
         """Take embeddings from `store` where it has them, in rows with the keys `cache_key(*caption_key(caption))`."""
-        ...
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has, without the start and end tokens."""
-        ...
 
     def condition(self, embeds: TextEmbeds, sizes: ImageSizes) -> Conditioning:
         """The conditioning for images with these captions and sizes."""
-        ...
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's prediction, in the shape of `noisy_latents` (B,C,h,w); timesteps (B,)."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B,3,H,W) in [-1, 1], fp32, of scaled latents."""
-        ...
 
 
 def saved_parts(model: DiffusionModel) -> dict[str, Part]:

@@ -43,6 +43,7 @@ def sample_of(run_dir: Path, step: int, prompt: Prompt, count: int) -> Sample:
         cfgs=prompt.cfgs,
         size=prompt.size,
         paths=tuple(paths),
+        trained=prompt.trained,
     )
 
 

@@ -23,6 +23,7 @@ class Prompt:
         cfgs: strengths of guidance, one tile each; 1 is the prediction without guidance.
         sampler: a name in `SAMPLERS`; None for the default one.
         num_steps: denoising steps; None for the default number.
+        trained: the key of a training image that has this caption; empty if none has.
     """
 
     index: int
@@ -33,6 +34,7 @@ class Prompt:
     cfgs: tuple[float, ...] = CFGS
     sampler: str | None = None
     num_steps: int | None = None
+    trained: str = ""
 
     @property
     def work(self) -> float:

@@ -1,6 +1,6 @@
 """The sample prompts of a file, which can be edited during the run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class PromptFile:
         resolution: in pixels; prompts without a size are resolution x resolution.
         multiple: sides must be a multiple of this, in pixels.
         captions: of the training images, for random captions.
+        trained: the key of an image by its caption, whose white space is single spaces.
         options: of the file when it was last read.
     """
 
@@ -39,6 +40,7 @@ class PromptFile:
     resolution: int
     multiple: int = 64
     captions: Sequence[str] = field(default=(), repr=False)
+    trained: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: FileOptions = field(default_factory=FileOptions)
     _prompts: tuple[Prompt, ...] = ()
     _reported: str = field(default="", repr=False)
@@ -60,7 +62,8 @@ class PromptFile:
             return self._prompts, self._once(self._unusable(self.path, str(error)))
         if not prompts:
             return self._prompts, self._once(self._unusable(self.path, "it contains no prompts"))
-        self._prompts, notes = _limited(prompts)
+        limited, notes = _limited(prompts)
+        self._prompts = tuple(replace(prompt, trained=self._trained(prompt)) for prompt in limited)
         notes = [*faults[:MAX_FAULTS], *notes]
         return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
 
@@ -73,6 +76,9 @@ class PromptFile:
             return found.prompts(defaults), found.notes
         prompts, self.options, faults = prompts_from_json(content, defaults, RandomSource(self.captions, step))
         return prompts, faults
+
+    def _trained(self, prompt: Prompt) -> str:
+        return self.trained.get(" ".join(prompt.prompt.split()), "")
 
     def _unusable(self, path: Path, reason: str) -> str:
         then = "Add prompts to it, one per line, to get samples."

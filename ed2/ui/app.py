@@ -28,7 +28,7 @@ class OwnerPage:
         with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(TITLE, elem_id="title", js_on_load="ed.watchLinks(element)")
             self.strip = Strip(context)
-            live = LiveData(context.samples, is_owner=True)
+            live = LiveData(context.samples, is_owner=True, trained=context.trained_in)
             self.question = DemoQuestion(context, form)
             with gr.Tabs(selected=self._first_tab(), elem_id="tabs", overflow_behavior="wrap") as self.tabs:
                 with gr.Tab("Start", id="start", elem_id="tab-start"):

@@ -15,6 +15,8 @@ from ed2.app.page.start import MissingChoice, missing_things
 from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.image_losses import ImageLosses, losses_of_images
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.run_settings import data_roots
+from ed2.app.runs.facts import image_of
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.errors import Problem, SettingsError
@@ -22,6 +24,7 @@ from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.settings.schema import Settings
 from ed2.ui.form import with_one_optimizer
 from ed2.ui.image_copies import ImageCopies
+from ed2.ui.matrix import Trained
 from ed2.ui.page_state import Pages, PageState
 from ed2.ui.sharing import Sharing
 
@@ -190,6 +193,19 @@ class Context:
         with contextlib.suppress(SettingsError):
             return losses_of_images(self.logdir(self._form), self.checked.dataset.roots)
         return None
+
+    def trained_in(self, run_dir: Path) -> Trained:
+        """What finds the training images of the run in a folder, as far as they may be opened."""
+        roots = data_roots(run_dir)
+
+        def find(key: str) -> tuple[str, str] | None:
+            path = image_of(roots, key)
+            if path is None or not self.roots.allow(path):
+                return None
+            address = self.thumbs.offer(path, SAMPLE_SIDE)  # never among the samples, which the monitor page shows too
+            return (address, path.name) if address else None
+
+        return find
 
     def show_runs(self) -> None:
         """Show the last run in the runs folder, and follow the runs of other programs there, if it may be opened."""

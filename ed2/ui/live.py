@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from ed2.ui.charts import EMPTY_SVG, ChartRun, chart_news
 from ed2.ui.hiding import Hide
 from ed2.ui.html import empty_html, escape, figures_html, log_html, memory_html, short_paths
 from ed2.ui.image_copies import ImageCopies
-from ed2.ui.matrix import Matrix, columns_of
+from ed2.ui.matrix import Matrix, Trained, columns_of
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import TICK, Updates
 
@@ -59,8 +60,11 @@ class LiveData:
     Create it inside a `gr.Blocks`, outside of tabs: what is in a tab that was never opened gets no updates.
     """
 
-    def __init__(self, samples: ImageCopies, *, is_owner: bool = False) -> None:
-        self._copies, self.is_owner = samples, is_owner
+    def __init__(
+        self, samples: ImageCopies, *, is_owner: bool = False, trained: Callable[[Path], Trained] | None = None
+    ) -> None:
+        """Show samples by these copies; `trained` gives what finds the training images of the run in a folder."""
+        self._copies, self.is_owner, self._trained = samples, is_owner, trained
         self.held = gr.Textbox(visible=False)
         self.news = gr.HTML("", visible="hidden", elem_id="live-news", js_on_load="ed.watchNews(element)")
 
@@ -84,7 +88,11 @@ class LiveData:
     def _samples(self, shown: RunSnapshot, held: Held) -> dict[str, Any]:
         self._copies.keep_only(str(shown.run_dir))
         folders = [shown.run_dir] if shown.run_dir else []
-        news = Matrix(columns_of(shown.samples), self._copies, folders).news(held.samples)
+        columns = columns_of(shown.samples)
+        matrix = Matrix(columns, self._copies, folders)
+        if self._trained and shown.run_dir:
+            matrix = Matrix(columns, self._copies, folders, self._trained(shown.run_dir))
+        news = matrix.news(held.samples)
         return {**news, "owner": self.is_owner}
 
 

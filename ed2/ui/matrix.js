@@ -121,7 +121,7 @@ window.edMatrix = (() => {
 
   // The lightbox: one for the page. `at` is what is looked at, `other` what it is compared with.
   const lightbox = (() => {
-    const state = { board: null, at: null, other: null, mode: 'one', zoom: 1, pan: [0, 0], share: 50 };
+    const state = { board: null, at: null, other: null, isTrained: false, mode: 'one', zoom: 1, pan: [0, 0], share: 50 };
     let dialog = null;
     const part = name => dialog.querySelector(`.ed-light-${name}`);
     const lineOf = at => state.board.lines.find(line => line.place === at.place && line.turn === at.turn);
@@ -138,6 +138,7 @@ window.edMatrix = (() => {
         button('up', '↑', 'Previous row (up arrow)') + button('down', '↓', 'Next row (down arrow)') +
         button('out', '−', 'Zoom out (-)') + button('in', '+', 'Zoom in (+)') + '</span><span>' +
         button('mark', 'Compare with this', 'Keep this image as the one to compare with') +
+        button('trained', 'Training image', 'Compare with the training image that has this caption (T)') +
         button('use', 'Use this step', 'Protect the nearest checkpoint, and choose what to do with it (U)') +
         '<a class="ed-light-download" download title="Download (D)">Download</a></span></div></dialog>');
       document.body.append(dialog);
@@ -183,7 +184,8 @@ window.edMatrix = (() => {
       part('words').innerHTML = `<strong>${escape(column.label)} · ${escape(cfgName(line.cfg))}</strong>` +
         `<p>${escape(textOf(line, picture))}</p><small>${row.negative ? `not: ${escape(row.negative)} · ` : ''}seed ${row.seed} · ` +
         `${row.size[0]} x ${row.size[1]}</small>`;
-      const own = sideOf(at), other = sideOf(state.other);
+      const trained = column.trained?.[at.place], isTrained = Boolean(trained && state.isTrained);
+      const own = sideOf(at), other = isTrained ? [trained[0], `training image ${trained[1]}`] : sideOf(state.other);
       const isOne = state.mode === 'one' || !other;
       const sides = isOne ? [imageHtml(...own)] : [imageHtml(...other, 'before'), imageHtml(...own, 'after')];
       const stage = part('stage'), html = sides.join('');
@@ -194,6 +196,9 @@ window.edMatrix = (() => {
       const link = part('download');
       link.href = `${board.data.route}/${picture.key}.png`;
       link.download = `${column.label}-prompt${row.index + 1}-cfg${line.cfg}.png`.replace(/[^\w.-]+/g, '-');
+      const offer = dialog.querySelector('[data-act=trained]');
+      offer.hidden = !trained;
+      offer.setAttribute('aria-pressed', isTrained);
       dialog.querySelector('[data-act=use]').hidden = !board.data.owner || column.step === undefined;
       place();
       return undefined;
@@ -223,13 +228,17 @@ window.edMatrix = (() => {
       close: () => dialog.close(),
       left: () => goAcross(-1), right: () => goAcross(1), up: () => goDown(-1), down: () => goDown(1),
       in: () => zoomBy(1.5), out: () => zoomBy(1 / 1.5),
-      mark: () => { state.other = { ...state.at }; setMode(state.mode === 'one' ? 'both' : state.mode); },
+      mark: () => { Object.assign(state, { other: { ...state.at }, isTrained: false }); setMode(state.mode === 'one' ? 'both' : state.mode); },
+      trained: () => {
+        state.isTrained = !state.isTrained;
+        setMode(state.isTrained && state.mode === 'one' ? 'both' : state.mode);
+      },
       use: () => { const { step } = state.board.data.columns[state.at.column]; tell('ed-use', { step }); dialog.close(); },
       download: () => part('download').click(),
     };
     const KEYS = {
       ArrowLeft: 'left', ArrowRight: 'right', ArrowUp: 'up', ArrowDown: 'down', '+': 'in', '=': 'in', '-': 'out',
-      d: 'download', u: 'use',
+      d: 'download', t: 'trained', u: 'use',
     };
     const pressKey = event => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
@@ -243,7 +252,7 @@ window.edMatrix = (() => {
     const open = (board, place_, turn, column) => {
       if (!dialog) build();
       const at = { place: place_, turn, column };
-      Object.assign(state, { board, at, mode: 'one', zoom: 1, pan: [0, 0], share: 50 });
+      Object.assign(state, { board, at, isTrained: false, mode: 'one', zoom: 1, pan: [0, 0], share: 50 });
       const first = board.data.columns.findIndex((_, n) => pictureAt(board, { place: place_, turn }, n));
       state.other = { ...at, column: first };
       part('slider').querySelector('input').value = 50;

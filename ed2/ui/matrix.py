@@ -1,7 +1,7 @@
 """The data of the sample matrix that `matrix.js` draws: prompts down, steps or runs across, an image for each CFG."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from ed2.ui.image_copies import ImageCopies
 MAX_TEXTS = 4
 """An index with more prompts than this, such as one that draws random captions, is one row."""
 CHANGING = "Prompt {} changes"
+Trained = Callable[[str], tuple[str, str] | None]
+"""The address and the name of the training image with a key; None for one that is not shown."""
 Row = tuple[int, str]
 """Index and prompt; an empty prompt where it changes all the time."""
 
@@ -52,10 +54,17 @@ class Matrix:
         columns: from left to right.
         copies: what the images are copied by when a browser asks for them.
         folders: images outside of these are not shown; a run's folder may come from someone else.
+        trained: finds training images, to compare samples with; only a page of the owner may show them.
     """
 
-    def __init__(self, columns: Sequence[Column], copies: ImageCopies, folders: Sequence[Path]) -> None:
-        self._columns, self._copies, self._folders = columns, copies, folders
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        copies: ImageCopies,
+        folders: Sequence[Path],
+        trained: Trained = lambda key: None,
+    ) -> None:
+        self._columns, self._copies, self._folders, self._trained = columns, copies, folders, trained
         samples = [sample for column in columns for sample in column.samples]
         self._changing = _changing(samples)
         self._rows: dict[Row, Sample] = {}
@@ -122,8 +131,20 @@ class Matrix:
             for turn, (path, box) in enumerate(images_of(sample)):
                 if self._is_inside(path) and (key := self._copies.enter(path, box)):
                     pictures.append([self._places[row], turn, key, *text])
-        step = {} if column.step is None else {"step": column.step}
-        return {"label": column.label, "pictures": pictures, **step}
+        found: dict[str, Any] = {"label": column.label, "pictures": pictures}
+        if column.step is not None:
+            found["step"] = column.step
+        if trained := self._trained_json(column):
+            found["trained"] = trained
+        return found
+
+    def _trained_json(self, column: Column) -> dict[int, list[str]]:
+        """Address and name of the training image of each row that has one."""
+        found = {}
+        for sample in column.samples:
+            if sample.trained and (image := self._trained(sample.trained)):
+                found[self._places[self._row_of(sample)]] = list(image)
+        return found
 
     def _is_inside(self, path: Path) -> bool:
         return ".." not in path.parts and any(path.is_relative_to(folder) for folder in self._folders)

@@ -10,7 +10,7 @@ from ed2.ui.charts import charts_html
 from ed2.ui.html import escape, figure_list_html
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.live import chart_run
-from ed2.ui.matrix import Matrix, columns_of
+from ed2.ui.matrix import Matrix, Trained, columns_of
 from ed2.ui.report import key_figures, settings_table
 
 LOOKS = {"done": "good", "running": "busy", "failed": "bad"}
@@ -62,13 +62,13 @@ def _resumable(run: RunRecord) -> str:
     return f"resumes from step {run.resume_step:,}, its last checkpoint"
 
 
-def run_page_html(run: RunFacts, copies: ImageCopies) -> str:
-    """The page of a run."""
+def run_page_html(run: RunFacts, copies: ImageCopies, trained: Trained) -> str:
+    """The page of a run; `trained` finds its training images."""
     record, shown = run.record, run.shown
     copies.keep_only(str(record.folder))
     samples = '<p class="ed-note">No samples.</p>'
     if shown.samples:
-        samples = Matrix(columns_of(shown.samples), copies, [record.folder]).as_html()
+        samples = Matrix(columns_of(shown.samples), copies, [record.folder], trained).as_html()
     own = f'<p class="ed-note">{escape(record.folder.name)}</p>' if record.notes.name else ""
     notes = f'<p class="ed-run-notes">{escape(record.notes.text)}</p>' if record.notes.text else ""
     others = {name: value for name, value in run.settings.items() if name not in run.changed}

@@ -133,7 +133,7 @@ class RunPanel:
 
     def _page_of(self, run: RunRecord) -> str:
         try:
-            return run_page_html(RunFacts.of(run), self._context.run_images)
+            return run_page_html(RunFacts.of(run), self._context.run_images, self._context.trained_in(run.folder))
         except OSError as error:
             return note_html(f"The run cannot be read: {plain_reason(error)}.")
 

@@ -80,13 +80,14 @@ def test_frozen_layers_keep_their_bytes_and_get_no_optimizer_state(values: Value
 @pytest.mark.usefixtures("few_denoising_steps")
 def test_the_ema_is_saved_next_to_the_weights_and_sampled_by_default(values: Values, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\n")
+    prompts.write_text("an image  of number 3\n")
     values = {**values, "ema_decay_rate": 0.9, "ema_update_interval": 1, "sample_prompts": str(prompts)}
     both = train({**values, "ema_sample_nonema_model": True, "ema_sample_ema_model": True})
     average = both.checkpoint.with_name(f"{both.checkpoint.name}_ema")
     assert (tmp_path / "files" / f"{average.name}.safetensors").is_file()
     first, last = (event.samples for event in both.of(SamplesMade))
     assert [sample.index for sample in last] == [0, 100]
+    assert {sample.trained for sample in (*first, *last)} == {"0/03.png"}, "the image with this caption"
     assert first[0].path.read_bytes() == first[1].path.read_bytes()
     assert last[0].path.read_bytes() != last[1].path.read_bytes()
     name = "conv_in.weight"

@@ -1,6 +1,8 @@
 """The data of charts and sample matrix, whole and as what a page does not hold yet."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,17 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from ed2.app.curve import Curve, ThinnedCurve
+from ed2.app.page.folders import Roots
+from ed2.app.runs.facts import image_of
 from ed2.app.snapshot import RunSnapshot, ShownSample
+from ed2.app.user_files import UserFiles
 from ed2.events import Sample
 from ed2.ui.charts import ChartRun, chart_news, charts_json
+from ed2.ui.context import Context
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.live import Held, LiveData
 from ed2.ui.matrix import Column, Matrix, columns_of
+from tests.tiny import make_images
 
 
 def curve_of(count: int) -> ThinnedCurve:
@@ -108,6 +115,38 @@ def test_a_prompt_that_changes_each_time_is_one_row(tmp_path: Path) -> None:
     held = {"columns": 3, "layout": few.layout}
     assert few.news(held)["from"] == 2
     assert many.news(held)["from"] == 0, "its rows have moved"
+
+
+def test_the_training_image_of_a_prompt_is_offered_by_the_page_of_the_owner_alone_and_within_its_folders(
+    tmp_path: Path,
+) -> None:
+    import gradio as gr
+
+    run, images = tmp_path / "logs" / "mine_20250101-120000", make_images(tmp_path / "images", [(64, 64)] * 2)
+    (shown,) = [sample(run, 10, 0, "an image of number 1", (4.0,))]
+    shown = replace(shown, sample=replace(shown.sample, trained="0/01.png"))
+    (run / "settings.json").write_text(json.dumps({"data_root": [str(images)]}))
+
+    def sent(roots: Roots, *, is_owner: bool) -> str:
+        context = Context(user=UserFiles(tmp_path / "user"), roots=roots)
+        with gr.Blocks(analytics_enabled=False):
+            data = LiveData(context.samples, is_owner=is_owner, trained=context.trained_in if is_owner else None)
+        snapshot = RunSnapshot(revisions={"samples": 1}, run_dir=run, samples=(shown,))
+        news = "".join(data.updates(snapshot, Held(is_away=False)).values())
+        assert "an image of number 1" in news
+        if found := re.search(rf"{context.thumbs.route}/[\w-]+\.webp", news):
+            context.thumbs.make(found[0].rpartition("/")[2])
+            assert (context.thumbs.folder / found[0].rpartition("/")[2]).is_file()
+        assert not context.samples._offered, "the monitor page serves these too"
+        return news
+
+    assert "01.png&quot;]" in sent(Roots(), is_owner=True)
+    assert "01.png&quot;]" in sent(Roots((tmp_path,)), is_owner=True)
+    assert "01.png&quot;]" not in sent(Roots((tmp_path / "logs",)), is_owner=True)
+    assert "01.png&quot;]" not in sent(Roots(), is_owner=False)
+    assert image_of([images], "0/01.png#2") == images / "01.png", "an entry of a manifest"
+    for foreign in ("1/01.png", "x/01.png", "0/", "", "-1/01.png"):
+        assert image_of([images], foreign) is None
 
 
 @pytest.mark.parametrize("sent", [None, 5, "", "x", "[]", "{}", '{"away": 1}', '{"curves": []}', "[" * 5000])

@@ -1,5 +1,6 @@
 """Charts and samples of a long run in a real browser: hover, zoom, smoothing, the matrix and its lightbox."""
 
+import json
 import math
 import random
 import re
@@ -36,6 +37,7 @@ def long_run(logs: Path) -> Path:
             reporter(ValidationDone(step, {"loss/val": 0.3, "loss/train_stabilized": 0.25}))
         if step % EVERY == 0:
             reporter(samples_of(run, step))
+    (run / "settings.json").write_text(json.dumps({"data_root": [str(logs.parent / "images")]}))
     reporter(CheckpointSaved(STEPS, 9, "last", run / "ckpts" / "last-long-ep09-gs03000", None, 1, 1.0))
     reporter(RunEnded(STEPS, "done", "all epochs are done", 1.0))
     reporter.close()
@@ -49,7 +51,8 @@ def samples_of(run: Path, step: int) -> SamplesMade:
         paths = tuple(folder / f"{index:02d}-cfg{cfg:g}.png" for cfg in CFGS)
         for place, path in enumerate(paths):
             Image.new("RGB", (32, 24), (step * 255 // STEPS, 60 * index, 90 * place)).save(path)
-        made.append(Sample(index, paths[1], f"prompt <b>{index}</b>", "", 5, CFGS, (32, 24), paths))
+        trained = "0/00.png" if index == 1 else ""
+        made.append(Sample(index, paths[1], f"prompt <b>{index}</b>", "", 5, CFGS, (32, 24), paths, trained))
     return SamplesMade(step, tuple(made), 1.0)
 
 
@@ -178,6 +181,23 @@ def test_the_lightbox_compares_side_by_side_and_by_a_slider_and_downloads(page) 
         assert (image.format, image.getpixel((0, 0))) == ("PNG", (2980 * 255 // STEPS, 60, 180))
     page.keyboard.press("Escape")
     expect(box).to_be_hidden()
+
+
+def test_the_training_image_stands_beside_the_sample_of_its_caption(page) -> None:
+    page.get_by_role("button", name="step 3,000, CFG 4: prompt <b>1</b>").click()
+    box = page.get_by_role("dialog", name="Sample")
+    offer = box.get_by_role("button", name="Training image")
+    offer.click()
+    expect(offer).to_have_attribute("aria-pressed", "true")
+    expect(box.locator("figcaption")).to_have_text(["training image 00.png", "step 3,000, CFG 4"])
+    for image in box.locator(".ed-light-stage img").all():
+        expect(image).to_have_js_property("complete", True)
+    assert box.locator(".ed-light-stage img").first.evaluate("image => image.naturalWidth") == 64
+    page.keyboard.press("t")
+    expect(box.locator("figcaption")).to_have_text(["step 20, CFG 4", "step 3,000, CFG 4"])
+    for _ in CFGS:
+        page.keyboard.press("ArrowDown")
+    expect(offer).to_be_hidden()
 
 
 def use(page, sample: str) -> None:

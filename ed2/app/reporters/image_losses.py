@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ed2.app.reporters.growing import GrowingFile
-from ed2.app.run_settings import SETTINGS_FILE
+from ed2.app.run_settings import data_roots
 from ed2.events import Event, ImagesMeasured
-from ed2.small_files import lines_of, objects_in, read_object
+from ed2.small_files import lines_of, objects_in
 
 IMAGE_LOSSES_FILE = "image_losses.jsonl"
 MIN_MEASURED = 3
@@ -126,10 +126,8 @@ def losses_of_images(logdir: Path, roots: Sequence[Path]) -> ImageLosses | None:
     """What the newest run below `logdir` that trained on these folders and measured its images found; None if none."""
     files = sorted(logdir.glob(f"*/{IMAGE_LOSSES_FILE}"), key=_modified, reverse=True)
     for file in files[:MAX_RUNS]:
-        with suppress(OSError, ValueError, TypeError):
-            trained = read_object(file.parent / SETTINGS_FILE).get("data_root")
-            if isinstance(trained, list) and [Path(root) for root in trained] == list(roots):
-                return _read(file, _modified(file))
+        if data_roots(file.parent) == tuple(roots):
+            return _read(file, _modified(file))
     return None
 
 

@@ -1,5 +1,6 @@
 """What is known of a run from its folder: settings, images, checkpoints, memory, versions. Needs no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -112,6 +113,16 @@ def last_name(path: str) -> str:
     parts = [part for part in path.replace("\\", "/").split("/") if part]
     is_public = len(parts) == 2 and not path.startswith(("/", "~", ".")) and ":" not in path and "\\" not in path
     return path if is_public else (parts or ["–"])[-1]
+
+
+def image_of(roots: Sequence[Path], key: str) -> Path | None:
+    """The file of a training image, by its key; None for a key of other folders."""
+    number, _, name = key.partition("/")
+    if not (number.isdecimal() and int(number) < len(roots) and name):
+        return None
+    root = roots[int(number)]
+    path = (root if root.is_dir() else root.parent) / name
+    return path if path.exists() else path.with_name(re.sub(r"#\d+$", "", path.name))  # an entry of a manifest
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[object]]:
