@@ -113,14 +113,16 @@ class TrainerService:
             self._queue = None
             detail = "finishing this step, then saving"
             self._view.command("stop", state="stopping", detail=detail, asked="")
-            self._controls.stop(signal_number)
+            controls = self._controls
+        controls.stop(signal_number)
 
     def stop_without_saving(self) -> None:
         """End after this step and save nothing; a save in progress is completed. Raises RefusedError."""
         with self._lock:
             self._view.command("stop without saving", state="stopping", detail="stopping without saving", asked="")
             self._queue = None
-            self._controls.stop(save=False)
+            controls = self._controls
+        controls.stop(save=False)
 
     def save_now(self) -> None:
         """Save a checkpoint after the current step. Raises RefusedError."""

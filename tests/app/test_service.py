@@ -205,7 +205,7 @@ def test_a_run_that_ends_while_stop_is_pressed_is_shown_as_ended(
 
     def stop_and_wait(controls: Controls, signal_number: int = 0, *, save: bool = True) -> None:
         stop(controls, signal_number, save=save)
-        service.wait(60)
+        assert service.wait(60)
 
     monkeypatch.setattr(Controls, "stop", stop_and_wait)
     service.start(values)
