@@ -8,14 +8,20 @@ import torch
 from ed2.data.batch import Batch
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
+from ed2.training.shards import Shards
 
 THIRD = 3
 
 
 def arrange(fault: str) -> None:
-    """Let this process meet the fault of this name: memory, error, kill, nan or update; nothing if it is empty."""
+    """Let this process meet the fault of this name: memory, error, kill, nan or update; nothing if it is empty.
+
+    `unsharded` is no fault: this process keeps the whole optimizer state and updates all weights.
+    """
     if fault == "update":
         _at_third_update()
+    elif fault == "unsharded":
+        Shards.deal = classmethod(lambda cls, parameters, rank, size: cls())  # type: ignore[method-assign, assignment]
     elif fault:
         _at_third_batch(fault)
 

@@ -15,7 +15,8 @@ from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import MainContext, RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans
 from ed2.app.run_spec import Machine, RunSpec, versions
-from ed2.checkpoint.resume import restore_adapters
+from ed2.checkpoint.resume import Checkpoint, restore_adapters
+from ed2.checkpoint.snapshot import state_bytes
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.errors import RankError
@@ -66,7 +67,8 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     loader = _loader(spec, context, caches)
     total_updates = sum(map(loader.planned_steps_in, range(settings.run.max_epochs)))
     _fit_position(spec, context, loader.steps_in(context.state.epoch))
-    optimizers = build_optimizers(model, settings, network_plans(settings, model.facts, device), total_updates)
+    plans = network_plans(settings, model.facts, device)
+    optimizers = build_optimizers(model, settings, plans, total_updates, context.ranks)
     precision = Precision(device, spec.machine.dtype)
     run = Run(
         model=model,
@@ -90,31 +92,38 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
             context.bus.emit(Warned(run.state.step, note))
     optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
-    require_alike(run)
+    require_alike(run, spec.checkpoint)
     return run
 
 
-def require_alike(run: Run) -> None:
-    """Check that all processes of a run start from the same weights, by the same versions.
+def require_alike(run: Run, checkpoint: Checkpoint | None) -> None:
+    """Check that all processes of a run start from the same weights and checkpoint, by the same versions.
 
     Raises:
         RankError: one of them differs.
     """
     if run.ranks.size == 1:
         return
-    said = run.ranks.exchange("start", {"versions": versions(), "weights": _checksum(run)})
+    hashes = checkpoint.manifest.get("files") if checkpoint else None
+    own = {"versions": versions(), "weights": _checksum(run), "checkpoint": hashes, "state_bytes": state_bytes(run)}
+    said = run.ranks.exchange("start", own)
+    if run.optimizers.shards.owners:
+        run.optimizers.bytes_elsewhere = sum(message["state_bytes"] for message in said) - own["state_bytes"]
+    whats = (("versions", "versions of packages"), ("weights", "weights to begin with"), ("checkpoint", "checkpoints"))
     for rank, message in enumerate(said):
-        for what, fix in (("versions", "versions of packages"), ("weights", "weights to begin with")):
+        for what, fix in whats:
             if message[what] != said[0][what]:
                 why = f"it has other {fix} than the first."
                 raise RankError(f"Process {rank} cannot take part", why, "Install and copy the same on every machine.")
 
 
 def _checksum(run: Run) -> str:
-    """A number that differs if trained weights or the state of optimizers do, read once from the device."""
+    """A number that differs if trained weights do, or the optimizer state that all keep, read once from the device."""
     tensors = [p.detach() for part in trained_parts(run.model).values() for p in part.parameters().values()]
     for optimizer in run.optimizers:
-        for state in optimizer.state.values():
+        for parameter, state in optimizer.state.items():
+            if parameter in run.optimizers.shards.owners:
+                continue
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
     sums = [numbers.sum(dtype=torch.int64).cpu() for numbers in flat]

@@ -11,11 +11,14 @@ from ed2.app.checks.rates import rate_of
 from ed2.models.base import DiffusionModel, Part, trained_parts
 from ed2.models.families.clip import freeze_text_encoder
 from ed2.models.families.facts import FamilyFacts, PartFacts
+from ed2.ranks.base import Ranks
 from ed2.registry import OPTIMIZERS
+from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import PRODIGY_LR, Settings
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule, make_schedule
+from ed2.training.shards import Shards
 
 OWN = "text_encoder_"
 """Prefix of the text encoders' own settings; the common setting applies if one is not set."""
@@ -54,7 +57,7 @@ def network_plans(settings: Settings, family: FamilyFacts, device: torch.device)
 
 
 def build_optimizers(
-    model: DiffusionModel, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int
+    model: DiffusionModel, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int, ranks: Ranks
 ) -> Optimizers:
     """Freeze the layers that are not trained, and create an optimizer for the rest of each trained network.
 
@@ -63,6 +66,7 @@ def build_optimizers(
         settings: what the user wants.
         plans: of each trained network.
         steps: updates of the whole run.
+        ranks: the processes that share the state out.
 
     Raises:
         SettingsError: an optional part is not installed.
@@ -77,15 +81,18 @@ def build_optimizers(
                 embeddings=own.freeze_embeddings,
                 final_layer_norm=own.freeze_final_layer_norm,
             )
-    by_network = {}
+    by_network, shared_out = {}, list[Tensor]()
     for name, part in trained.items():
         parameters = list(part.parameters().values())
         by_network[name] = OPTIMIZERS.load(plans[name].optimizer)(parameters, plans[name].options)
+        if plans[name].optimizer in SHARDED_OPTIMIZERS:
+            shared_out += parameters
     return Optimizers(
         by_network,
         base_lrs={name: plans[name].options.lr for name in by_network},
         schedules={name: plans[name].schedule(steps) for name in by_network},
         rounding=_rounding(trained, settings),
+        shards=Shards.deal(shared_out, ranks.rank, ranks.size),
     )
 
 

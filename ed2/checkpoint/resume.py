@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ed2.checkpoint.folder import find_damage
 from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, is_in_its_run, read_manifest
 from ed2.checkpoint.optimizer_state import restore_state
-from ed2.checkpoint.snapshot import FORMATS_READ, ema_stem, trained_stem
+from ed2.checkpoint.snapshot import FORMATS_READ, LOST_STATE, ema_stem, trained_stem
 from ed2.errors import CheckpointError, shown
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.files.lora_base import LORA_FILE, is_lora_checkpoint
@@ -21,6 +21,10 @@ from ed2.training.state import Run, TrainState
 
 _TYPES = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
 """Entries of a training state's description, and their types."""
+LOST_STATE_NOTE = (
+    "A process of this run was lost, and with it part of the optimizer state, which starts from scratch: the result "
+    "will not be bit-identical."
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the state is damaged.
         """
-        notes = []
+        notes = [LOST_STATE_NOTE] if self.values.get(LOST_STATE) else []
         state_dir = self.path / TRAINING_STATE
         try:
             if is_lora_checkpoint(self.path):
@@ -113,7 +117,8 @@ class Checkpoint:
                     notes.append(f"The {name} was trained with {saved['class']}; {now} starts from scratch.")
                     continue
                 tensors = load_file(state_dir / f"optimizer-{name}.safetensors")
-                restore_state(optimizer, tensors, saved["numbers"], saved.get("options", ()))
+                options, is_here = saved.get("options", ()), run.optimizers.shards.is_here
+                restore_state(optimizer, tensors, saved["numbers"], options, is_here)
                 if averages(optimizer):
                     run.model.parts[name].restore(load_file(state_dir / f"{trained_stem(name)}.safetensors"))
             files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}

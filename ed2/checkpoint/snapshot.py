@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ed2.checkpoint.optimizer_state import changed_options, flatten_state
+from ed2.checkpoint.optimizer_state import changed_options, flatten_state, states_elsewhere
 from ed2.models.base import Part, saved_parts, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder_problems import EXTRA_FILE
@@ -23,6 +23,8 @@ from ed2.training.state import Run
 FORMAT = 2
 """Of the training state. Format 1 had no manifest and is otherwise the same."""
 FORMATS_READ = (1, 2)
+LOST_STATE = "lost_optimizer_state"
+"""Entry of a training state that lacks what a process kept that was lost."""
 
 Tensors = Mapping[str, Tensor]
 Take = Callable[[Tensor], Tensor]
@@ -183,7 +185,7 @@ def state_bytes(run: Run) -> int:
             tensors += run.model.parts[network].parameters().values()
     for named in run.ema.state().values():
         tensors += named.values()
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors) + run.optimizers.bytes_elsewhere
 
 
 def to_host(tensor: Tensor) -> Tensor:
@@ -247,8 +249,12 @@ def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[st
     """The tensors of the optimizers by the stem of their file, and their numbers by network."""
     tensors: dict[str, Tensors] = {}
     numbers: dict[str, Any] = {}
+    elsewhere: dict[str, dict[str, Any]] = {}
+    if run.optimizers.shards.owners and run.ranks.is_whole:
+        elsewhere = states_elsewhere(run.optimizers, run.ranks)
     for network, optimizer in run.optimizers.by_network.items():
-        tensors[f"optimizer-{network}"], numbers[network] = flatten_state(optimizer, take)
+        own = flatten_state(optimizer, take, elsewhere.get(network, {}))
+        tensors[f"optimizer-{network}"], numbers[network] = own
         if averages(optimizer):
             tensors[trained_stem(network)] = _trained(run.model.parts[network], take)
     return tensors, numbers
@@ -263,7 +269,11 @@ def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:
     for name, optimizer in run.optimizers.by_network.items():
         options = changed_options(optimizer)
         optimizers[name] = {"class": type(optimizer).__name__, "numbers": numbers[name], "options": options}
+    lost = {}
+    if run.optimizers.shards.owners and not run.ranks.is_whole:
+        lost = {LOST_STATE: True}  # with a process; what is left is worth more than nothing
     return {
+        **lost,
         "format": FORMAT,
         "state": run.state.as_dict(),
         "steps_per_epoch": run.steps_in(run.state.epoch),

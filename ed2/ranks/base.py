@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +10,18 @@ from torch import Tensor
 
 Message = Mapping[str, Any]
 """What a process tells the others: values for JSON, so that nothing received can run code."""
+
+
+@dataclass(frozen=True)
+class RankAnswer:
+    """What a process answers to a request of rank 0: values for JSON, and tensors, which arrive in main memory."""
+
+    say: Message
+    tensors: Sequence[Tensor] = ()
+
+
+Answering = Callable[[str, Message], RankAnswer]
+"""Does what rank 0 asks for, given what and the details."""
 
 
 class Ranks(Protocol):
@@ -57,6 +70,29 @@ class Ranks(Protocol):
         """
         ...
 
+    def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Give all processes the bytes of the tensors of each rank, in place of their own.
+
+        Raises:
+            RankError: another process was lost; the tensors hold anything.
+        """
+        ...
+
+    def ask(self, what: str, say: Message) -> None:
+        """Ask the others to do something, which they do as soon as they wait for rank 0. Only for rank 0.
+
+        Raises RankError.
+        """
+        ...
+
+    def answers(self) -> list[RankAnswer]:
+        """Wait for what the others answer to the last `ask`, in the order of their ranks. Only for rank 0.
+
+        Raises:
+            RankError: one of them could not do it, or was lost.
+        """
+        ...
+
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
         """Have the others begin the run that is described, and leave it with the block, however that ends.
@@ -85,6 +121,16 @@ class OneRank:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Nothing to add."""
+
+    def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """There is nobody to give anything to."""
+
+    def ask(self, what: str, say: Message) -> None:
+        """There is nobody to ask."""
+
+    def answers(self) -> list[RankAnswer]:
+        """Nobody answers."""
+        return []
 
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:

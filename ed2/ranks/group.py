@@ -3,23 +3,30 @@
 Imported only where there are several.
 """
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ed2.errors import RankError, RunLeft, UpdateFailedError
-from ed2.ranks.base import Message
+from ed2.ranks.base import Answering, Message, RankAnswer
 from ed2.ranks.place import RankPlace
 from ed2.ranks.sums import Store, Sums, open_store
 from ed2.ranks.wire import Invitation, Lifelines, MainWire, RankWire, Reception, lost_error
 
+logger = logging.getLogger(__name__)
+
 INVITATION = "everydream/invitation"
+FAILED = "failed"
 UPDATE, LOST, OTHER = "update", "lost", "other"
 """What has failed in another process: an update of the weights, contact with a process, or anything else."""
+_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool)
+_NAMES = {dtype: str(dtype) for dtype in _TYPES}
 NEWS_SECONDS = 5.0
 """How long to wait for news of who has ended, after an error that must come from that."""
 ABANDONED_SECONDS = 15.0
@@ -59,6 +66,14 @@ class Adding:
         if not self.is_whole:  # the sum was abandoned
             raise lost_error(self._lifelines.first_lost(0.0))
 
+    def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Give all processes the tensors of each. Raises RankError."""
+        assert self._sums is not None
+        with self._naming_the_lost():
+            self._sums.hand_out(tensors)
+        if not self.is_whole:  # it was abandoned
+            raise lost_error(self._lifelines.first_lost(0.0))
+
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
         """Turn the error of a collective into one that says which process was lost, if one was."""
@@ -87,6 +102,7 @@ class Leader(Adding):
     def __init__(self, place: RankPlace, wire: MainWire, store: Store) -> None:
         super().__init__(place, wire.lifelines, store)
         self._wire, self._run = wire, 0
+        self._asked, self._early = 0, dict[int, list[Message]]()
         self.on_aside: Callable[[Message], object] = lambda message: None
         wire.lifelines.on_loss = lambda rank: self._abandon()
 
@@ -94,12 +110,7 @@ class Leader(Adding):
         """Wait for what the others say, and send it to all. Raises RankError."""
         said: dict[int, Message] = {0: own}
         while len(said) < self.size:
-            rank, message = self._wire.receive([rank for rank in range(1, self.size) if rank not in said])
-            if "aside" in message:
-                self.on_aside(message["aside"])
-                continue
-            if message["run"] != self._run:
-                continue  # said before it knew that rank 0 had left that run
+            rank, message = self._next_of([rank for rank in range(1, self.size) if rank not in said])
             if "failed" in message:
                 raise self._failure(rank, message)
             if message["what"] != what:
@@ -108,6 +119,45 @@ class Leader(Adding):
         everything = [said[rank] for rank in range(self.size)]
         self._wire.send_all({"re": what, "all": everything})
         return everything
+
+    def ask(self, what: str, say: Message) -> None:
+        """Ask the others to do something. Raises RankError."""
+        self._asked += 1
+        self._wire.send_all({"ask": what, "number": self._asked, "say": say})
+
+    def answers(self) -> list[RankAnswer]:
+        """Wait for the answers of the others; what they say besides that is kept. Raises RankError."""
+        answers: dict[int, RankAnswer] = {}
+        while len(answers) < self.size - 1:
+            rank, message, tensors = self._receive([rank for rank in range(1, self.size) if rank not in answers])
+            if "answer" not in message:
+                self._early.setdefault(rank, []).append(message)
+            elif message["answer"] == self._asked:
+                answers[rank] = RankAnswer(message["say"], tensors)
+        for rank, answer in answers.items():
+            if FAILED in answer.say:
+                raise RankError(f"Process {rank} failed", answer.say[FAILED])
+        return [answers[rank] for rank in sorted(answers)]
+
+    def _next_of(self, ranks: list[int]) -> tuple[int, Message]:
+        """The next message of any of these ranks that belongs to the exchanges of this run."""
+        while True:
+            early = next((rank for rank in ranks if self._early.get(rank)), None)
+            if early is not None:
+                return early, self._early[early].pop(0)
+            rank, message, _ = self._receive(ranks)
+            if "answer" not in message:  # to what rank 0 no longer waits for
+                return rank, message
+
+    def _receive(self, ranks: list[int]) -> tuple[int, Message, list[Tensor]]:
+        """The next message of any of these ranks that was said in this run, with the tensors that follow it."""
+        while True:
+            rank, message = self._wire.receive(ranks)
+            tensors = [_tensor(about, self._wire.receive_bytes(rank)) for about in message.get("tensors", ())]
+            if "aside" in message:
+                self.on_aside(message["aside"])
+            elif message["run"] == self._run:  # else said before it knew that rank 0 had left that run
+                return rank, message, tensors
 
     def _failure(self, rank: int, message: Message) -> Exception:
         if message["kind"] == LOST:
@@ -120,6 +170,7 @@ class Leader(Adding):
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
         """Have the others begin a run, and leave it with the block, however that ends. Raises RankError."""
         self._run += 1
+        self._early.clear()
         self._wire.send_all({"order": "begin", "run": self._run, "spec": describe()})
         try:
             yield
@@ -137,11 +188,16 @@ class Leader(Adding):
 
 
 class Follower(Adding):
-    """Any other process: it does what rank 0 does."""
+    """Any other process: it does what rank 0 does.
+
+    Attributes:
+        on_ask: does what rank 0 asks for, while this process waits for rank 0.
+    """
 
     def __init__(self, place: RankPlace, wire: RankWire, store: Store) -> None:
         super().__init__(place, wire.lifelines, store)
         self._wire, self._run = wire, 0
+        self.on_ask: Answering = _unable
         wire.lifelines.on_loss = lambda rank: self._end_soon()
 
     def exchange(self, what: str, own: Message) -> list[Message]:
@@ -151,7 +207,7 @@ class Follower(Adding):
             reply = self._wire.receive()
             if reply.get("re") == what:
                 return list(reply["all"])
-            _obey(reply)
+            self._obey(reply)
 
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
@@ -159,8 +215,17 @@ class Follower(Adding):
         raise AssertionError("only rank 0 leads a run")
         yield
 
+    def ask(self, what: str, say: Message) -> None:
+        """Only rank 0 asks."""
+        raise AssertionError("only rank 0 asks")
+
+    def answers(self) -> list[RankAnswer]:
+        """Only rank 0 asks."""
+        raise AssertionError("only rank 0 asks")
+
     def next_run(self) -> Message | None:
         """Wait for the next run of rank 0; None when there will be none. Raises RankError."""
+        self.on_ask = _unable
         while True:
             order = self._wire.receive()
             if order.get("order") == "end":
@@ -176,14 +241,31 @@ class Follower(Adding):
 
     def look(self) -> None:
         """Return at once, unless rank 0 has left the run. Raises RunLeft, RankError."""
-        while self._wire.has_message():
-            _obey(self._wire.receive())
+        while self.has_message():
+            self._obey(self._wire.receive())
 
     def wait_until_left(self) -> None:
         """Wait until rank 0 leaves the run. Raises RankError."""
         with suppress(RunLeft):
             while True:
-                _obey(self._wire.receive())
+                self._obey(self._wire.receive())
+
+    def has_message(self) -> bool:
+        """Whether rank 0 has said something new: it waits for nothing that it asked for before."""
+        return self._wire.has_message()
+
+    def _obey(self, message: Message) -> None:
+        if message.get("order") == "leave":
+            raise RunLeft
+        if "ask" not in message:
+            return
+        try:
+            answer = self.on_ask(message["ask"], message["say"])
+        except Exception as error:  # told like any other answer, so that rank 0 does not wait for one
+            logger.error("Process %d could not answer.", self.rank, exc_info=error)
+            answer = RankAnswer({FAILED: str(error) or type(error).__name__})
+        own = {"run": self._run, "answer": message["number"], "say": answer.say}
+        self._wire.send({**own, "tensors": list(map(_about, answer.tensors))}, map(_bytes_of, answer.tensors))
 
     def fail(self, error: Exception) -> None:
         """Tell rank 0 why this process cannot go on, and wait until it leaves the run. Raises RankError."""
@@ -208,9 +290,26 @@ class Follower(Adding):
         self._wire.close()
 
 
-def _obey(message: Message) -> None:
-    if message.get("order") == "leave":
-        raise RunLeft
+def _about(tensor: Tensor) -> list[Any]:
+    """Type and shape of a tensor, for JSON."""
+    return [_NAMES[tensor.dtype], *tensor.shape]
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _tensor(about: Sequence[Any], content: bytes) -> Tensor:
+    """A tensor from what was said about it, and its bytes."""
+    name, *shape = about
+    dtype = next(dtype for dtype, known in _NAMES.items() if known == name)
+    if not content:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)
+
+
+def _unable(what: str, say: Message) -> RankAnswer:
+    raise AssertionError(f"asked for {what} while nothing is trained")
 
 
 def join(place: RankPlace) -> Leader | Follower:

@@ -5,7 +5,7 @@ Imported only where there are several processes, since torch.distributed takes t
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -63,11 +63,37 @@ class Sums:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
+    @torch.no_grad()
+    def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Give all processes the bytes of these tensors of each process; returns when that is done."""
+        for owner in sorted(tensors):
+            for bucket in _buckets(tensors[owner], BUCKET_NUMBERS):
+                self._hand_out(bucket, owner)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _hand_out(self, tensors: Sequence[Tensor], owner: int) -> None:
+        numbers = sum(tensor.numel() for tensor in tensors)
+        buffer = self._buffer.view(tensors[0].dtype)[:numbers]
+        if numbers > BUCKET_NUMBERS:
+            buffer = torch.empty(numbers, dtype=tensors[0].dtype, device=self._device)
+        places = _places(buffer, tensors)
+        is_own = dist.get_rank() == owner
+        if is_own:
+            for tensor, place in zip(tensors, places, strict=True):
+                place.copy_(tensor)
+        if self.is_staged:
+            staged = buffer.cpu()
+            dist.broadcast(staged, owner)
+            buffer.copy_(staged)
+        else:
+            dist.broadcast(buffer, owner)
+        if not is_own:
+            for tensor, place in zip(tensors, places, strict=True):
+                tensor.copy_(place)
+
     def _add_up(self, tensors: Sequence[Tensor], buffer: Tensor) -> None:
-        places = [
-            piece.view(tensor.shape)
-            for piece, tensor in zip(buffer.split([tensor.numel() for tensor in tensors]), tensors, strict=True)
-        ]
+        places = _places(buffer, tensors)
         for tensor, place in zip(tensors, places, strict=True):
             place.copy_(tensor)
         if self.is_staged:
@@ -91,12 +117,18 @@ class Sums:
             dist.destroy_process_group()
 
 
+def _places(buffer: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Parts of a buffer, one after the other, in the shapes of these tensors."""
+    pieces = buffer.split([tensor.numel() for tensor in tensors])
+    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+
+
 def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
-    """The tensors, as many at a time as have at most `limit` numbers together."""
+    """The tensors, as many at a time as are of one type and have at most `limit` numbers together."""
     bucket: list[Tensor] = []
     numbers = 0
     for tensor in tensors:
-        if bucket and numbers + tensor.numel() > limit:
+        if bucket and (numbers + tensor.numel() > limit or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket, numbers = [], 0
         bucket.append(tensor)

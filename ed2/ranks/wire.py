@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
@@ -189,6 +189,13 @@ class MainWire:
         if lost:
             raise self.lifelines.lose(lost[0])
 
+    def receive_bytes(self, rank: int) -> bytes:
+        """The next piece of what follows a message of a rank. Raises RankError if it is lost."""
+        try:
+            return self.connections[rank].recv_bytes()
+        except (EOFError, OSError):
+            raise self.lifelines.lose(rank) from None
+
     def receive(self, ranks: list[int]) -> tuple[int, Message]:
         """Wait for the next message of any of these ranks. Raises RankError if one of them is lost."""
         rank_of = {self.connections[rank]: rank for rank in ranks}
@@ -224,11 +231,13 @@ class RankWire:
             raise RankError("The first process cannot be reached", f"{place}: {error}.") from error
         return cls(message, Lifelines({0: lifeline}))
 
-    def send(self, message: Message) -> None:
-        """Send a message to rank 0, from any thread. Raises RankError."""
+    def send(self, message: Message, content: Iterable[bytes | memoryview] = ()) -> None:
+        """Send a message to rank 0, and bytes that follow it in pieces, from any thread. Raises RankError."""
         try:
             with self._lock:
                 self.connection.send_bytes(_encoded(message))
+                for piece in content:
+                    self.connection.send_bytes(piece)
         except OSError:
             raise self.lifelines.lose(0) from None
 

@@ -24,6 +24,8 @@ MAX_NAME_LENGTH = 80
 """A longer name cannot resemble a setting, and comparing it takes long."""
 LOW_MEMORY_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "lion8bit")
 """Those that update each parameter by itself, which weights in bf16 and fused_backward need."""
+SHARDED_OPTIMIZERS = (*LOW_MEMORY_OPTIMIZERS, "lion")
+"""Those whose state several processes share out, since each parameter has its own."""
 
 ON_END = "on_end"
 """A flag that may start any program, so it is no setting: a preset or a run of somebody else's could name it."""

@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -16,6 +16,7 @@ from ed2.errors import MemoryFullError, Problem, SettingsError
 from ed2.models.memory import is_out_of_memory
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import Schedule
+from ed2.training.shards import Shards
 
 Parameters = Iterable[nn.Parameter]
 
@@ -156,12 +157,16 @@ class Optimizers:
         base_lrs: learning rate of each network before its schedule.
         schedules: factor on the rate by update number; a network without one keeps its rate.
         rounding: how weights in bf16 are rounded; None for weights in fp32.
+        shards: which process updates which parameter.
+        bytes_elsewhere: size of the state that other processes keep.
     """
 
     by_network: Mapping[str, torch.optim.Optimizer]
     base_lrs: Mapping[str, float]
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     rounding: Rounding | None = None
+    shards: Shards = field(default_factory=Shards)
+    bytes_elsewhere: int = 0
     _made_early: set[str] = field(default_factory=set)
     _update: int = 0
 
@@ -169,7 +174,7 @@ class Optimizers:
         return iter(self.by_network.values())
 
     def make_state(self) -> None:
-        """Create the state of every optimizer that has none yet.
+        """Create the state that this process keeps, of every optimizer that has none yet.
 
         Raises:
             MemoryFullError: it does not fit in memory.
@@ -178,7 +183,7 @@ class Optimizers:
             if optimizer.state:  # restored from a checkpoint
                 continue
             try:
-                make_state(optimizer)
+                make_state(optimizer, list(filter(self.shards.is_here, parameters_of(optimizer))))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -186,7 +191,10 @@ class Optimizers:
             self._made_early.add(name)
 
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; the gradients of those that others update are dropped."""
+        for parameter in self.shards.owners:
+            if not self.shards.is_here(parameter):
+                parameter.grad = None
         used: set[Tensor] = set()
         for name in self._made_early:  # only before the first step; each gradient is dropped as it is used
             used |= {p for p in parameters_of(self.by_network[name]) if p.grad is not None}
@@ -289,8 +297,8 @@ class _Recorded(dict[str, Any]):
 
 
 @torch.no_grad()
-def make_state(optimizer: torch.optim.Optimizer) -> None:
-    """Create the state of every parameter now, with the same bytes as in the first step.
+def make_state(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Create the state of some of its parameters now, with the same bytes as in the first step.
 
     Optimizers make state only in their first step, each in its own way. Made here, it is known to fit in memory before
     anything is trained, and an update hardly allocates. Each parameter is stepped alone with a gradient of zeros, which
@@ -301,7 +309,7 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
     state: defaultdict[Tensor, Any] = defaultdict(dict)
     # The optimizer's own state is replaced meanwhile, so that the first value of every entry can be recorded.
     optimizer.state = recorded
-    for parameter in parameters_of(optimizer):
+    for parameter in parameters:
         # On a copy: an update in fp32 makes its state in fp32, whatever the weights are in.
         with as_fp32(parameter, parameter.data.to(torch.float32, copy=True)):
             # Zeros and not None: parameters without a gradient would get no state.
@@ -314,7 +322,7 @@ def make_state(optimizer: torch.optim.Optimizer) -> None:
             group.clear()
             group.update(values)
     optimizer.state = state
-    if parameter.device.type == "cuda":
+    if any(parameter.device.type == "cuda" for parameter in parameters):
         torch.cuda.empty_cache()
 
 

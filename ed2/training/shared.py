@@ -8,6 +8,7 @@ from operator import or_
 import torch
 from torch import Tensor
 
+from ed2.errors import RankError, UpdateFailedError
 from ed2.models.memory import is_out_of_memory
 from ed2.ranks.base import Message, OneRank, Ranks
 from ed2.training.optimizers import parameters_of
@@ -30,8 +31,9 @@ def tell_out_of_memory(ranks: Ranks) -> None:
 class Shared(Whole):
     """Sums the gradients of all processes at the end of the step, and then does as `Whole`, in each of them.
 
-    All see the same sums, bit for bit, so they stay alike. Until all have their gradients nothing has changed; from
-    then on an error in one of them leaves the others ahead of it, and the run goes back to its last checkpoint.
+    All see the same sums, bit for bit, and so clip alike. Each updates the parameters that it owns, and hands them out.
+    Until all have their gradients nothing has changed; from then on an error in one of them leaves the others ahead of
+    it, and the run goes back to its last checkpoint.
 
     Attributes:
         ranks: the processes.
@@ -53,6 +55,18 @@ class Shared(Whole):
             self.ranks.add_up([*[p.grad for p in parameters if p.grad is not None], is_bad])
             self._finite[:] = [is_bad == 0]
             return super().finish()
+
+    def _step(self) -> None:
+        changed = [p for optimizer in self.optimizers for p in parameters_of(optimizer) if p.grad is not None]
+        super()._step()
+        shared_out = self.optimizers.shards.by_owner(changed)
+        if not shared_out:
+            return
+        try:
+            self.ranks.exchange("update", {})  # one in which it failed takes part in nothing
+            self.ranks.hand_out(shared_out)
+        except RankError as error:
+            raise UpdateFailedError("The step could not be completed", str(error)) from error
 
     def _complete(self) -> list[Tensor]:
         """Return the parameters that have a gradient in any process, in a fixed order; here they all have one then."""

@@ -71,11 +71,14 @@ class Whole:
         is_finite = self.precision.step_or_skip(torch.stack([torch.isfinite(norm), *self._finite]).all())
         if is_finite:
             with changing_weights():
-                self.optimizers.step()
+                self._step()
         # To None rather than to zero: parameters without a gradient are skipped, and the memory is free between steps.
         self._finite.clear()
         self.optimizers.zero_grad()
         return norm, is_finite
+
+    def _step(self) -> None:
+        self.optimizers.step()
 
     def discard(self) -> None:
         """Drop the gradients, and forget that they were unscaled."""

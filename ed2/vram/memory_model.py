@@ -7,11 +7,14 @@ from functools import cached_property
 from itertools import product
 
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
+from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card
 from ed2.vram.shapes import ModelShape, TracedRow
 from ed2.vram.trained_weights import TrainedWeights, adapter_weights, state_bytes, update_bytes
 
+SUM_BYTES = 2**26
+"""Of the buffer in which several processes add up their gradients."""
 FP32_COPIES = 3
 """Of a tensor that is updated by itself: its weights, its gradient, and the random bits of rounding."""
 
@@ -331,8 +334,19 @@ class MemoryModel:
         return sum(trained.numbers for trained in self.trained.values())
 
     def optimizer_state(self) -> float:
-        """Bytes of the optimizers' state."""
-        return sum(state_bytes(self.optimizer(name), trained) for name, trained in self.trained.items())
+        """Bytes of the optimizers' state that a process keeps: its share, where several share it out."""
+        total = 0.0
+        for name, trained in self.trained.items():
+            optimizer = self.optimizer(name)
+            keepers = self.settings.run.num_processes if optimizer in SHARDED_OPTIMIZERS else 1
+            total += state_bytes(optimizer, trained) / keepers
+        return total
+
+    def sums(self) -> float:
+        """Bytes in which several processes add up their gradients: at least one tensor at a time."""
+        if self.settings.run.num_processes == 1:
+            return 0.0
+        return max(SUM_BYTES, self.largest_tensor())
 
     def optimizer_update(self) -> float:
         """Bytes that an optimizer allocates during an update; one network is updated after the other."""

@@ -75,6 +75,7 @@ class PhaseUsage:
     gradients: float = 0.0
     optimizer: float = 0.0
     average: float = 0.0
+    sums: float = 0.0
     autocast_copies: float = 0.0
     activations: float = 0.0
     temporaries: float = 0.0
@@ -188,7 +189,9 @@ def _usage_by_phase(model: MemoryModel) -> dict[str, PhaseUsage]:
 
 def _resident(model: MemoryModel) -> PhaseUsage:
     """Memory in use throughout the run."""
-    return PhaseUsage(weights=model.weights(), optimizer=model.optimizer_state(), average=model.average())
+    return PhaseUsage(
+        weights=model.weights(), optimizer=model.optimizer_state(), average=model.average(), sums=model.sums()
+    )
 
 
 def _peak_bytes(usage: Mapping[str, PhaseUsage]) -> float:

@@ -174,7 +174,7 @@ def test_the_same_failure_twice_before_the_first_checkpoint_ends_the_run_with_no
 def test_state_that_does_not_fit_ends_the_run_before_its_first_step_with_settings_to_change(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_state(optimizer: torch.optim.Optimizer) -> None:
+    def make_state(optimizer: torch.optim.Optimizer, parameters: object) -> None:
         raise OUT_OF_MEMORY
 
     monkeypatch.setattr(optimizers, "make_state", make_state)

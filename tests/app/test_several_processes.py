@@ -13,8 +13,9 @@ import torch
 
 from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, Warned
 from ed2.settings.files import PROGRAM_DIR
+from ed2.small_files import read_object
 from tests.ranked import Ranked, Warm, environment, finished, pid_of, read_until, start, warm_program
-from tests.runs import Trained, Values, differing, train, weights
+from tests.runs import Values, differing, weights
 from tests.tiny import make_images, make_model
 
 pytestmark = pytest.mark.slow
@@ -57,9 +58,15 @@ def values(common: Values, tmp_path: Path) -> Values:
 @pytest.fixture(scope="module")
 def two(warm: Warm, common: Values) -> Ranked:
     """Two epochs of seven steps, in two processes."""
-    run = warm.train(2, common)
+    run = warm.train(2, {**common, "save_every_n_epochs": 1})
     assert run.codes == (0, 0), run.output
     return run
+
+
+def epoch_1_of(run: Ranked) -> Path:
+    """The checkpoint after its first epoch."""
+    [checkpoint] = (run.run_dir / "ckpts").glob("tiny-ep00-*")
+    return checkpoint
 
 
 def trained_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -80,7 +87,7 @@ def images_of_steps(run_dir: Path) -> list[str]:
     return [file.read_text() for file in sorted(run_dir.glob("ep*_batch_schedule.txt"))]
 
 
-def require_like(several: Ranked, one: Trained, base: object) -> None:
+def require_like(several: Ranked, one: Ranked, base: object) -> None:
     """Hold a run in several processes to one that accumulates: the same images, losses and gradients, and weights."""
     assert several.code == 0, several.output
     assert images_of_steps(several.run_dir) == images_of_steps(one.run_dir) != []
@@ -91,8 +98,8 @@ def require_like(several: Ranked, one: Trained, base: object) -> None:
     assert apart(one.checkpoint, several.checkpoint, base) < 1e-3
 
 
-def test_two_processes_train_what_one_does_with_accumulation(two: Ranked, values: Values) -> None:
-    require_like(two, train({**values, "grad_accum": 2}), values["resume_ckpt"])
+def test_two_processes_train_what_one_does_with_accumulation(two: Ranked, warm: Warm, values: Values) -> None:
+    require_like(two, warm.train(1, {**values, "grad_accum": 2}), values["resume_ckpt"])
     [started] = two.of(RunStarted)
     assert started.config["num_processes"] == 2
     assert "Training in 2 processes: 4 images per step" in " ".join(started.notes)
@@ -102,15 +109,24 @@ def test_three_processes_train_what_one_does_with_accumulation(warm: Warm, value
     values = {**values, "max_epochs": 3, "shuffle_tags": True, "ema_decay_rate": 0.9, "ema_update_interval": 2}
     several = warm.train(3, values)
     assert several.codes == (0, 0, 0), several.output
-    one = train({**values, "grad_accum": 3, "logdir": str(tmp_path / "one")})
+    one = warm.train(1, {**values, "grad_accum": 3, "logdir": str(tmp_path / "one")})
     require_like(several, one, values["resume_ckpt"])
-    average = one.checkpoint.with_name(f"{one.checkpoint.name}_ema")
-    assert apart(average, several.average, values["resume_ckpt"]) < 1e-3
+    assert apart(one.average, several.average, values["resume_ckpt"]) < 1e-3
+
+
+def test_shared_out_optimizer_state_changes_no_byte(two: Ranked, warm: Warm, values: Values) -> None:
+    """Of weights and state, nor of the files that a checkpoint consists of."""
+    whole = warm.train(2, {**values, "max_epochs": 1}, {0: "unsharded", 1: "unsharded"})
+    assert whole.codes == (0, 0), whole.output
+    assert not differing(epoch_1_of(two), whole.checkpoint)
+    states = [read_object(path / "training_state" / "state.json") for path in (epoch_1_of(two), whole.checkpoint)]
+    assert states[0]["optimizers"] == states[1]["optimizers"]
+    assert states[0].keys() == states[1].keys()
 
 
 def test_a_stopped_run_resumes_to_the_same_bytes(two: Ranked, warm: Warm, values: Values) -> None:
-    process = start(values, 2)
-    said = read_until(process, "Step 5/")
+    process = start({**values, "max_epochs": 1}, 2)
+    said = read_until(process, "Step 3/")
     process.send_signal(signal.SIGTERM)
     stopped = finished(process, values["logdir"], said)
     assert stopped.code == 143, stopped.output
@@ -118,7 +134,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(two: Ranked, warm: Warm, values
     assert stopped.output.count("Training tiny:") == 1  # only the first process prints
     resumed = warm.train(2, {"resume_ckpt": str(stopped.checkpoint), "logdir": values["logdir"]})
     assert resumed.codes == (0, 0) and resumed.run_dir == stopped.run_dir, resumed.output
-    assert not differing(two.checkpoint, resumed.checkpoint)
+    assert not differing(epoch_1_of(two), resumed.checkpoint)
 
 
 def test_another_number_of_processes_continues_and_says_that_it_is_not_exact(
@@ -128,40 +144,21 @@ def test_another_number_of_processes_continues_and_says_that_it_is_not_exact(
     three = warm.train(3, command)
     assert three.code == 0, three.output
     assert "not be bit-identical: num_processes 2 -> 3" in three.output
-    one = train(command)
-    assert one.ended.phase == "done"
+    one = warm.train(1, command)
+    assert one.of(RunEnded)[-1].phase == "done", one.output
 
 
-def test_a_killed_process_ends_the_run_which_names_it(values: Values) -> None:
-    process = start({**values, "max_epochs": 1000, "save_every_n_epochs": 1}, 3)
-    said = read_until(process, "saved")
-    os.kill(pid_of(process.pid, 2), signal.SIGKILL)
-    ended = finished(process, values["logdir"], said)
-    assert ended.code == 1, ended.output
-    [last] = ended.of(RunEnded)
-    assert last.phase == "failed" and "process 2 was lost" in last.reason
-    assert "Process 2 has ended (signal 9)." in ended.output
-    assert last.checkpoint and last.checkpoint.is_dir()
-
-
-def test_all_processes_end_when_the_first_is_killed(values: Values) -> None:
-    process = start({**values, "max_epochs": 1000}, 2)
-    said = read_until(process, "Step 3/")
-    other = pid_of(process.pid, 1)
-    os.kill(pid_of(process.pid, 0), signal.SIGKILL)
-    ended = finished(process, values["logdir"], said)
-    assert ended.code == 128 + signal.SIGKILL
-    with pytest.raises(ProcessLookupError):
-        os.kill(other, 0)
+def test_all_processes_end_when_the_first_is_killed(warm: Warm, values: Values) -> None:
+    assert warm.train(2, values, {0: "kill"}).codes == (-signal.SIGKILL, 1)
 
 
 def test_one_process_out_of_memory_makes_all_retry_alike(two: Ranked, warm: Warm, values: Values) -> None:
-    short = warm.train(2, values, {1: "memory"})
+    short = warm.train(2, {**values, "max_epochs": 1}, {1: "memory"})
     assert short.codes == (0, 0), short.output
     warned = [event.text for event in short.of(Warned)]
     assert sum("Retrying with gradient checkpointing" in text for text in warned) == 1
     assert sum("Retrying with 1 image at a time" in text for text in warned) == 1
-    assert apart(two.checkpoint, short.checkpoint, values["resume_ckpt"]) < 1e-3
+    assert apart(epoch_1_of(two), short.checkpoint, values["resume_ckpt"]) < 1e-3
 
 
 def test_numbers_that_are_not_finite_in_one_process_skip_the_step_of_all(warm: Warm, values: Values) -> None:
@@ -179,14 +176,23 @@ def test_an_error_in_one_process_ends_the_run_and_is_reported(warm: Warm, values
     assert last.checkpoint and "errored-" in last.checkpoint.name  # the weights of two whole steps
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_failed_update_in_one_process_takes_all_back_to_the_last_checkpoint(
-    two: Ranked, warm: Warm, values: Values, rank: int
+    two: Ranked, warm: Warm, values: Values
 ) -> None:
-    run = warm.train(2, values, {rank: "update"})
+    run = warm.train(2, {**values, "max_epochs": 1}, {1: "update"})
+    require_retried(run, two)
+
+
+@pytest.mark.soak
+def test_a_failed_update_in_the_first_process_does_too(two: Ranked, warm: Warm, values: Values) -> None:
+    run = warm.train(2, {**values, "max_epochs": 1}, {0: "update"})
+    require_retried(run, two)
+
+
+def require_retried(run: Ranked, straight: Ranked) -> None:
     assert run.codes == (0, 0), run.output
     assert "Training again from step 0" in run.output
-    assert not differing(two.checkpoint, run.checkpoint)
+    assert not differing(epoch_1_of(straight), run.checkpoint)
 
 
 def test_a_process_that_dies_in_a_step_is_named_and_the_weights_before_it_are_saved(warm: Warm, values: Values) -> None:
@@ -194,8 +200,33 @@ def test_a_process_that_dies_in_a_step_is_named_and_the_weights_before_it_are_sa
     [last] = run.of(RunEnded)
     assert run.codes == (1, -signal.SIGKILL, 0) and "process 1 was lost" in last.reason, run.output
     assert [event.step for event in run.of(CheckpointSaved)] == [2]
+    resumed = warm.train(1, {"resume_ckpt": str(run.checkpoint), "logdir": values["logdir"], "max_epochs": 1})
+    assert resumed.of(RunEnded)[-1].phase == "done"
+    assert "A process of this run was lost, and with it part of the optimizer state" in resumed.output
 
 
+@pytest.mark.soak
+def test_the_launcher_names_a_killed_process_and_ends_all_when_the_first_is_killed(values: Values) -> None:
+    process = start({**values, "max_epochs": 1000, "save_every_n_epochs": 1}, 3)
+    said = read_until(process, "saved")
+    os.kill(pid_of(process.pid, 2), signal.SIGKILL)
+    ended = finished(process, values["logdir"], said)
+    assert ended.code == 1, ended.output
+    [last] = ended.of(RunEnded)
+    assert last.phase == "failed" and "process 2 was lost" in last.reason
+    assert "Process 2 has ended (signal 9)." in ended.output
+    assert last.checkpoint and last.checkpoint.is_dir()
+
+    process = start({**values, "max_epochs": 1000}, 2)
+    said = read_until(process, "Step 3/")
+    other = pid_of(process.pid, 1)
+    os.kill(pid_of(process.pid, 0), signal.SIGKILL)
+    assert finished(process, values["logdir"], said).code == 128 + signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+
+
+@pytest.mark.soak
 def test_torchrun_starts_a_run(values: Values) -> None:
     config = Path(str(values["logdir"])).parent / "settings.json"
     config.write_text(json.dumps({**values, "max_epochs": 1}))
@@ -212,25 +243,31 @@ def test_torchrun_starts_a_run(values: Values) -> None:
     assert "Training in 2 processes: 4 images per step" in ran.stdout
 
 
-@pytest.mark.parametrize("family", ["sd2", "sdxl"])
-def test_other_families_loras_and_caches_filled_in_shares(
-    warm: Warm, values: Values, tmp_path: Path, family: str
-) -> None:
-    own: Values = {
-        "resume_ckpt": str(make_model(tmp_path / family, family=family)),
-        "method": "lora" if family == "sdxl" else "full",
-        "lora_dropout": 0.2,
+def test_loras_of_sdxl_and_caches_filled_in_shares(warm: Warm, values: Values, tmp_path: Path) -> None:
+    require_cached_like(warm, values, tmp_path, "sdxl", {"method": "lora", "lora_dropout": 0.2})
+
+
+@pytest.mark.soak
+def test_other_families_and_caches_filled_in_shares(warm: Warm, values: Values, tmp_path: Path) -> None:
+    require_cached_like(warm, values, tmp_path, "sd2", {})
+
+
+def require_cached_like(warm: Warm, values: Values, folder: Path, family: str, own: Values) -> None:
+    """Hold a run with caches in two processes to one that accumulates."""
+    own = {
+        **own,
+        "resume_ckpt": str(make_model(folder / family, family=family)),
         "cache_latents": True,
         "cache_variants": 2,
         "cache_text": True,
-        "cache_dir": str(tmp_path / "cache"),
+        "cache_dir": str(folder / "cache"),
         "disable_textenc_training": True,
         "max_epochs": 1,
     }
     several = warm.train(2, {**values, **own})
     assert several.codes == (0, 0), several.output
-    assert len(list((tmp_path / "cache").glob("latents-*/*.safetensors"))) >= 2
-    one = train({**values, **own, "grad_accum": 2, "logdir": str(tmp_path / "one")})
+    assert len(list((folder / "cache").glob("latents-*/*.safetensors"))) >= 2
+    one = warm.train(1, {**values, **own, "grad_accum": 2, "logdir": str(folder / "one")})
     ours, theirs = several.of(MetricsLogged), one.of(MetricsLogged)
     for curve in ("loss/log_step", "optimizer/grad_norm"):
         assert ours[0].values[curve] == pytest.approx(theirs[0].values[curve], rel=1e-5)

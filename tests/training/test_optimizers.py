@@ -150,7 +150,7 @@ def test_state_made_before_the_first_step_gives_the_same_bytes(name: str, layout
         parameters[0].data = parameters[0].data.to(memory_format=layout)
     made, lazy = (OPTIMIZERS.load(name)(parameters, OPTIONS) for parameters in (ready, plain))
     options = [dict(group) for group in made.param_groups]
-    make_state(made)
+    make_state(made, ready)
     assert made.param_groups == options
     assert ready[0].stride() == plain[0].stride()
     assert all(parameter.grad is None for parameter in ready)
@@ -177,7 +177,7 @@ def strides(optimizer: torch.optim.Optimizer) -> list[tuple[int, ...]]:
 def test_state_is_made_in_the_layout_and_with_the_tables_of_the_first_step() -> None:
     parameters = [start((64, 128)), start((64, 128))]
     optimizer = OPTIMIZERS.load("adamw8bit")(parameters, OPTIONS)
-    make_state(optimizer)
+    make_state(optimizer, parameters)
     one, other = (optimizer.state[parameter] for parameter in parameters)
     assert one["step"] == 0 and not one["state1"].any()
     assert one["qmap1"] is other["qmap1"]  # shared by all parameters

@@ -10,6 +10,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ed2.models.families.facts import FACTS
+from ed2.ranks.sums import BUCKET_NUMBERS
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import NO_CARD, Card
@@ -105,6 +106,17 @@ def test_each_optimizer_has_its_own_state() -> None:
     assert planned(optimizer="adamw", text_encoder_optimizer="lion8bit").parts["optimizer"] == pytest.approx(
         (8 * 859_520_964 + 1.016 * 123_060_480) / 2**30, rel=1e-3
     )
+
+
+def test_several_processes_share_the_optimizer_state_out_and_have_a_buffer_for_sums() -> None:
+    one, two = planned(optimizer="adamw"), planned(optimizer="adamw", num_processes=2)
+    assert two.parts["optimizer"] == pytest.approx(one.parts["optimizer"] / 2)
+    assert two.parts["sums"] * 2**30 == pytest.approx(4 * 49408 * 768)  # the token embeddings; more than the buffer
+    assert one.parts["sums"] == 0
+    lora = planned(optimizer="adamw", num_processes=2, method="lora")
+    assert lora.parts["sums"] * 2**30 == pytest.approx(4 * BUCKET_NUMBERS)
+    own_rate = [planned(optimizer="prodigy", num_processes=number).parts["optimizer"] for number in (1, 2)]
+    assert own_rate[0] == own_rate[1]  # its one estimate needs all gradients
 
 
 def test_the_ema_counts_on_the_device_that_holds_it() -> None:

@@ -15,6 +15,7 @@ PART_NAMES = {
     "gradients": "gradients",
     "optimizer": "optimizer",
     "average": "EMA",
+    "sums": "sums over processes",
     "autocast_copies": "mixed-precision copies",
     "activations": "activations",
     "temporaries": "temporary buffers",

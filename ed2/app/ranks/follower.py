@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 from ed2.app.build import build
@@ -11,14 +12,16 @@ from ed2.app.images.scanning import ImageFaults
 from ed2.app.jobs import RunContext
 from ed2.app.ranks.message import spec_of, state_of
 from ed2.app.signals import stopping_on_signals
+from ed2.checkpoint.optimizer_state import OPTIMIZER_STATE, own_state
 from ed2.errors import RankError, RunLeft
 from ed2.events import Event, EventBus, Warned
 from ed2.models.compute import deterministic, quiet_libraries
 from ed2.models.memory import release_memory
-from ed2.ranks.base import Message
+from ed2.ranks.base import Message, RankAnswer
 from ed2.ranks.group import Follower
 from ed2.training.controls import Controls
 from ed2.training.loop import train
+from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,12 @@ def _follow_run(ranks: Follower, message: Message) -> None:
     ranks.fail(failure)
 
 
+def _answer(run: Run, what: str, say: Message) -> RankAnswer:
+    """Do what rank 0 asks for."""
+    assert what == OPTIMIZER_STATE
+    return own_state(run.optimizers)
+
+
 def _train(ranks: Follower, message: Message) -> None:
     spec, state = spec_of(message, ranks), state_of(message)
     bus = EventBus()
@@ -92,6 +101,7 @@ def _train(ranks: Follower, message: Message) -> None:
     release_memory(spec.machine.device)
     with deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic):
         run = build(spec, context)
+        ranks.on_ask = partial(_answer, run)
         with run.data:
             for job in run.jobs:
                 bus.emit(job.at_start(run.state))
