@@ -6,6 +6,7 @@ import signal
 import torch
 
 from ed2.data.batch import Batch
+from ed2.training import shared
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
 from ed2.training.shards import Shards
@@ -14,12 +15,18 @@ THIRD = 3
 
 
 def arrange(fault: str) -> None:
-    """Let this process meet the fault of this name: memory, error, kill, nan or update; nothing if it is empty.
+    """Let this process meet the fault of this name: memory, error, kill, nan, update or tensor; nothing if it is empty.
 
-    `unsharded` is no fault: this process keeps the whole optimizer state and updates all weights.
+    Two are no faults: in `unsharded` it keeps the whole optimizer state and updates all weights; in `often` it sums
+    small parts of the gradients.
     """
+    if "often" in fault:
+        shared.SUM_NUMBERS = 5000
+        fault = fault.removeprefix("often").strip()
     if fault == "update":
         _at_third_update()
+    elif fault == "tensor":
+        _at_third_update_of_a_tensor()
     elif fault == "unsharded":
         Shards.deal = classmethod(lambda cls, parameters, rank, size: cls())  # type: ignore[method-assign, assignment]
     elif fault:
@@ -55,3 +62,18 @@ def _at_third_update() -> None:
         step(self)
 
     Optimizers.step = faulty  # type: ignore[method-assign]
+
+
+def _at_third_update_of_a_tensor() -> None:
+    step, first, count = Optimizers.step_one, list[torch.Tensor](), 0
+
+    def faulty(self: Optimizers, network: str, parameter: torch.Tensor, *rest: torch.Tensor) -> None:
+        nonlocal count
+        first.append(parameter)
+        if parameter is first[0]:
+            count += 1
+        if parameter is first[0] and count == THIRD:
+            raise ValueError("the update is broken")
+        step(self, network, parameter, *rest)
+
+    Optimizers.step_one = faulty  # type: ignore[method-assign, assignment]

@@ -51,6 +51,16 @@ def test_rank_plan_says_how_long_processes_wait() -> None:
     assert len(rows) == 9 and all(0 <= share < 20 for share in waiting)
 
 
+def test_what_fits_on_two_cards_is_what_the_page_on_several_gpus_says() -> None:
+    page = (PROGRAM_DIR / "docs" / "several-gpus.md").read_text(encoding="utf-8")
+    for row in run("rank_plan.py", "--memory").splitlines()[1:]:
+        optimizer, fused, *batches = row.split()
+        is_on = "on" if fused == "True" else "off"
+        if optimizer == "adamw":
+            is_on = "on or off"
+        assert f"| {optimizer} | {is_on} | {' | '.join(batches)} |" in page
+
+
 def test_make_hostile_writes_every_kind_of_file(tmp_path: Path) -> None:
     printed = run("make_hostile", tmp_path / "hostile")
     assert "images, " in printed and "settings" in printed

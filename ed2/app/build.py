@@ -34,7 +34,7 @@ from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
-from ed2.training.shared import Shared
+from ed2.training.shared import Shared, SharedFused
 from ed2.training.state import Average, Job, Run
 from ed2.training.update import Fused, Update, Whole
 
@@ -147,11 +147,18 @@ def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Call
 
 def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:
     max_norm = spec.settings.optimizer.clip_grad_norm
-    if context.ranks.size > 1:
-        return Shared(optimizers, precision, max_norm, ranks=context.ranks)
-    if not spec.settings.memory.fused_backward:
-        return Whole(optimizers, precision, max_norm)
-    return Fused(optimizers, precision, max_norm, lambda: context.state.at_once is not None)
+    ranks, is_fused = context.ranks, spec.settings.memory.fused_backward
+
+    def holds_gradients() -> bool:
+        return context.state.at_once is not None
+
+    if ranks.size > 1 and is_fused:
+        return SharedFused(optimizers, precision, max_norm, holds_gradients, ranks=ranks)
+    if ranks.size > 1:
+        return Shared(optimizers, precision, max_norm, ranks=ranks)
+    if is_fused:
+        return Fused(optimizers, precision, max_norm, holds_gradients)
+    return Whole(optimizers, precision, max_norm)
 
 
 def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> None:
@@ -248,6 +255,7 @@ def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
         seed=settings.run.seed,
         batch_size=batch_size,
         grad_accum=settings.batches_per_step,
+        one_each=settings.memory.fused_backward,
         threads=threads,
         ahead=max(settings.batches_per_step + 1, -(-2 * threads // batch_size) * context.ranks.size),
         num_variants=settings.memory.cache_variants if caches.latents else 0,

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+SUM_NUMBERS = 1 << 24
+"""How many numbers are summed at once: 64 MB. A larger tensor is summed by itself."""
 Message = Mapping[str, Any]
 """What a process tells the others: values for JSON, so that nothing received can run code."""
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from ed2.ranks.base import SUM_NUMBERS
 from ed2.ranks.place import RankPlace
 
 Store = Any
@@ -22,8 +23,6 @@ Store = Any
 
 STORE_SECONDS = 300.0
 """How long to look for the store: torchrun has opened it before it starts any process."""
-BUCKET_NUMBERS = 1 << 24
-"""How many numbers are summed at once: 64 MB. A larger tensor is summed by itself."""
 
 
 def open_store() -> Store:
@@ -49,15 +48,15 @@ class Sums:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing listens on the network, or needs one
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and not self.is_staged else "gloo"
         dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
-        self._buffer = torch.empty(BUCKET_NUMBERS, dtype=torch.float32, device=device)
+        self._buffer = torch.empty(SUM_NUMBERS, dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum, computed in fp32 in the order given; returns when that is done."""
-        for bucket in _buckets(tensors, BUCKET_NUMBERS):
+        for bucket in _buckets(tensors, SUM_NUMBERS):
             numbers = sum(tensor.numel() for tensor in bucket)
             buffer = self._buffer
-            if numbers > BUCKET_NUMBERS:  # a single large one
+            if numbers > SUM_NUMBERS:  # a single large one
                 buffer = torch.empty(numbers, dtype=torch.float32, device=self._device)
             self._add_up(bucket, buffer[:numbers])
         if self._device.type == "cuda":
@@ -67,7 +66,7 @@ class Sums:
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Give all processes the bytes of these tensors of each process; returns when that is done."""
         for owner in sorted(tensors):
-            for bucket in _buckets(tensors[owner], BUCKET_NUMBERS):
+            for bucket in _buckets(tensors[owner], SUM_NUMBERS):
                 self._hand_out(bucket, owner)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -75,7 +74,7 @@ class Sums:
     def _hand_out(self, tensors: Sequence[Tensor], owner: int) -> None:
         numbers = sum(tensor.numel() for tensor in tensors)
         buffer = self._buffer.view(tensors[0].dtype)[:numbers]
-        if numbers > BUCKET_NUMBERS:
+        if numbers > SUM_NUMBERS:
             buffer = torch.empty(numbers, dtype=tensors[0].dtype, device=self._device)
         places = _places(buffer, tensors)
         is_own = dist.get_rank() == owner

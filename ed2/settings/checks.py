@@ -166,9 +166,6 @@ def _fused_contradictions(settings: Settings) -> Iterator[Problem]:
     if not memory.fused_backward:
         return
     yield from _unsupported_optimizers(settings, "fused_backward")
-    if settings.run.num_processes > 1:
-        what = f"it is {settings.run.num_processes}, but fused_backward updates each tensor before others add to it."
-        yield Problem("num_processes", what, "Set num_processes to 1, or turn fused_backward off.")
     if settings.data.grad_accum > 1:
         what = f"it is {settings.data.grad_accum}, but fused_backward cannot accumulate gradients."
         yield Problem("grad_accum", what, "Set grad_accum to 1 and raise batch_size, or turn fused_backward off.")

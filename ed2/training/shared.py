@@ -1,18 +1,17 @@
 """An update of the weights from the gradients of several processes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
 
 import torch
 from torch import Tensor
 
 from ed2.errors import RankError, UpdateFailedError
 from ed2.models.memory import is_out_of_memory
-from ed2.ranks.base import Message, OneRank, Ranks
-from ed2.training.optimizers import parameters_of
-from ed2.training.update import Whole, changing_weights
+from ed2.ranks.base import SUM_NUMBERS, Message, OneRank, Ranks
+from ed2.training.optimizers import Optimizers, parameters_of
+from ed2.training.update import Fused, Whole, changing_weights
 
 GRADIENTS = "gradients"
 OUT_OF_MEMORY = "out_of_memory"
@@ -59,35 +58,121 @@ class Shared(Whole):
     def _step(self) -> None:
         changed = [p for optimizer in self.optimizers for p in parameters_of(optimizer) if p.grad is not None]
         super()._step()
-        shared_out = self.optimizers.shards.by_owner(changed)
-        if not shared_out:
-            return
-        try:
-            self.ranks.exchange("update", {})  # one in which it failed takes part in nothing
-            self.ranks.hand_out(shared_out)
-        except RankError as error:
-            raise UpdateFailedError("The step could not be completed", str(error)) from error
+        hand_out(changed, self.optimizers, self.ranks)
 
     def _complete(self) -> list[Tensor]:
         """Return the parameters that have a gradient in any process, in a fixed order; here they all have one then."""
         parameters = [parameter for optimizer in self.optimizers for parameter in parameters_of(optimizer)]
-        masks = [int(message["has"], 16) for message in self._agree({"has": f"{_mask(parameters):x}"})]
-        union = reduce(or_, masks)
-        used = [parameter for place, parameter in enumerate(parameters) if union >> place & 1]
-        if any(mask != union for mask in masks):  # a process had no batch, or one that reaches fewer parameters
-            self._agree(_fill(used))
+        own = [place for place, parameter in enumerate(parameters) if parameter.grad is not None]
+        every = [set(message["has"]) for message in _agree(self.ranks, {"has": own})]
+        used = [parameters[place] for place in sorted(set.union(*every))]
+        if any(len(has) < len(used) for has in every):  # a process had no batch, or one that reaches fewer parameters
+            _agree(self.ranks, _fill(used))
         return used
 
-    def _agree(self, own: Message) -> list[Message]:
-        messages = self.ranks.exchange(GRADIENTS, own)
-        if any(OUT_OF_MEMORY in message for message in messages):
-            raise OutOfMemoryElsewhereError
-        return messages
+
+@dataclass
+class SharedFused(Fused):
+    """Adds up the gradients of all processes within the backward pass, and updates as `Fused` does.
+
+    Gradients wait until there are as many as are summed at once, and are summed where all processes have them. Their
+    order need not be the same in all, only mostly, or more of them wait.
+
+    Attributes:
+        ranks: the processes, each with one batch.
+    """
+
+    ranks: Ranks = field(default_factory=OneRank)
+    _waiting: set[Tensor] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.optimizers.by_network.items()
+        self._networks = {parameter: name for name, optimizer in own for parameter in parameters_of(optimizer)}
+        self._parameters = list(self._networks)
+        self._places = {parameter: place for place, parameter in enumerate(self._parameters)}
+
+    def finish(self) -> tuple[Tensor, bool]:
+        """Update what is left, in all processes, and hand the new weights out.
+
+        Raises:
+            OutOfMemoryElsewhereError: another process has run out of memory.
+            UpdateFailedError: weights have changed, but not all, or not in all processes.
+            RankError: another process has failed or was lost.
+        """
+        self._waiting |= {parameter for parameter in self._parameters if parameter.grad is not None}
+        while not self._update_common(is_done=True):
+            continue
+        with _completing():
+            hand_out(
+                [parameter for parameter in self._networks if parameter in self._stepped], self.optimizers, self.ranks
+            )
+        return super().finish()
+
+    def discard(self) -> None:
+        """Drop the gradients that were held or waited."""
+        self._waiting.clear()
+        super().discard()
+
+    def _take(self, network: str, parameter: Tensor) -> None:
+        if self.holds_gradients():
+            return
+        self._waiting.add(parameter)
+        if sum(waiting.numel() for waiting in self._waiting) >= SUM_NUMBERS:
+            self._update_common(is_done=False)
+
+    def _update_common(self, *, is_done: bool) -> bool:
+        """Add up and update what waits in all processes; of what is left once all are done, everything.
+
+        Returns:
+            Whether all are done.
+        """
+        own = [self._places[parameter] for parameter in self._waiting]
+        with _completing() if self._stepped else nullcontext():
+            said = _agree(self.ranks, {"has": own, "done": is_done})
+            every, are_done = [set(message["has"]) for message in said], all(message["done"] for message in said)
+            common = set.union(*every) if are_done else set.intersection(*every)
+            used = [self._parameters[place] for place in sorted(common)]
+            if are_done and any(len(has) < len(used) for has in every):
+                _agree(self.ranks, _fill(used))
+        with _completing():
+            self._add_up_and_step(used)
+        return are_done
+
+    def _add_up_and_step(self, parameters: Sequence[Tensor]) -> None:
+        is_bad = (~torch.stack(self._losses_are_finite).all()).float()
+        self.ranks.add_up([*[p.grad for p in parameters if p.grad is not None], is_bad])
+        self._losses_are_finite[:] = [is_bad == 0]
+        for parameter in parameters:
+            self._step(self._networks[parameter], parameter)
+        self._waiting -= set(parameters)
 
 
-def _mask(parameters: Sequence[Tensor]) -> int:
-    """A number whose bits tell which parameters have a gradient."""
-    return sum(1 << place for place, parameter in enumerate(parameters) if parameter.grad is not None)
+def hand_out(changed: Sequence[Tensor], optimizers: Optimizers, ranks: Ranks) -> None:
+    """Give all processes the parameters that were updated by their owners. Raises UpdateFailedError."""
+    shared_out = optimizers.shards.by_owner(changed)
+    if not shared_out:
+        return
+    with _completing():
+        ranks.exchange("update", {})  # a process in which it failed takes part in nothing
+        ranks.hand_out(shared_out)
+
+
+@contextmanager
+def _completing() -> Iterator[None]:
+    """What comes after weights have changed in this process or another. Raises UpdateFailedError for every error."""
+    try:
+        with changing_weights():
+            yield
+    except RankError as error:
+        raise UpdateFailedError("The step could not be completed", str(error)) from error
+
+
+def _agree(ranks: Ranks, own: Message) -> list[Message]:
+    messages = ranks.exchange(GRADIENTS, own)
+    if any(OUT_OF_MEMORY in message for message in messages):
+        raise OutOfMemoryElsewhereError
+    return messages
 
 
 def _fill(parameters: Sequence[Tensor]) -> Message:

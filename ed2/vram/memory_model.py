@@ -354,6 +354,14 @@ class MemoryModel:
         own = max((update_bytes(self.optimizer(name), trained) for name, trained in self.trained.items()), default=0.0)
         return own + (copies if self.has_half_weights or self.frees_gradients else 0.0)
 
+    def freed_gradients(self) -> float:
+        """Bytes of the gradients that are there at once where each is consumed as soon as it is complete.
+
+        Of several processes, gradients wait until there are as many as are summed at once.
+        """
+        waiting = 0 if self.settings.run.num_processes == 1 else SUM_BYTES // 4 * self.trained_bytes
+        return self.largest_tensor() + min(waiting, self.gradients())
+
     def largest_tensor(self) -> float:
         """Bytes of the largest trained tensor."""
         return 4 * max((trained.largest for trained in self.trained.values()), default=0.0)

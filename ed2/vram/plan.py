@@ -207,7 +207,7 @@ def _training_usage(model: MemoryModel, base: PhaseUsage) -> dict[str, PhaseUsag
         usage["encoding"] = _vae(model, replace(base, gradients=held), "encoding")
     for phase in ("forward", "backward"):
         usage[phase] = _pass(model, base, phase, held)
-    gradients = model.largest_tensor() if model.frees_gradients else full
+    gradients = model.freed_gradients() if model.frees_gradients else full
     usage["optimizer"] = replace(base, gradients=gradients, temporaries=model.optimizer_update())
     return usage
 
@@ -238,7 +238,7 @@ def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str
 def _gradients(model: MemoryModel, row: TracedRow, variant: str, held: float) -> float:
     """Gradients in memory at a moment of a pass."""
     if model.frees_gradients:
-        return model.largest_tensor()
+        return model.freed_gradients()
     if model.trains_adapters:
         return held or (model.gradients() if row.phase == "backward" else 0.0)
     traced = model.shape.scale("unet") * row.unet_gradients + model.text_gradient_share * row.text_gradients

@@ -124,6 +124,27 @@ def test_shared_out_optimizer_state_changes_no_byte(two: Ranked, warm: Warm, val
     assert states[0].keys() == states[1].keys()
 
 
+def test_updates_in_the_backward_pass_change_no_byte(warm: Warm, values: Values) -> None:
+    """Without clipping, in small sums: a process without a batch, and a failed update, are in it too."""
+    values = {**values, "max_epochs": 1, "clip_grad_norm": None}
+    whole = warm.train(2, values)
+    fused = warm.train(2, {**values, "fused_backward": True}, {0: "often", 1: "often tensor"})
+    assert whole.codes == fused.codes == (0, 0), fused.output
+    assert "Training again from step 0" in fused.output
+    assert not differing(whole.checkpoint, fused.checkpoint)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["memory", "error", "kill", "nan"])
+def test_faults_of_one_process_during_updates_in_the_backward_pass(warm: Warm, values: Values, fault: str) -> None:
+    half = {"weights_dtype": "bf16", "amp": True, "optimizer": "adafactor"}
+    values = {**values, **half, "max_epochs": 1, "fused_backward": True}
+    run = warm.train(3, values, {0: "often", 1: f"often {fault}", 2: "often"})
+    [last] = run.of(RunEnded)
+    assert last.phase == ("failed" if fault in ("error", "kill") else "done"), run.output
+    assert run.checkpoint.is_dir()
+
+
 def test_a_stopped_run_resumes_to_the_same_bytes(two: Ranked, warm: Warm, values: Values) -> None:
     process = start({**values, "max_epochs": 1}, 2)
     said = read_until(process, "Step 3/")

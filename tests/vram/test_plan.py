@@ -10,7 +10,7 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 
 from ed2.models.families.facts import FACTS
-from ed2.ranks.sums import BUCKET_NUMBERS
+from ed2.ranks.base import SUM_NUMBERS
 from ed2.registry import OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
 from ed2.vram.card import NO_CARD, Card
@@ -114,9 +114,15 @@ def test_several_processes_share_the_optimizer_state_out_and_have_a_buffer_for_s
     assert two.parts["sums"] * 2**30 == pytest.approx(4 * 49408 * 768)  # the token embeddings; more than the buffer
     assert one.parts["sums"] == 0
     lora = planned(optimizer="adamw", num_processes=2, method="lora")
-    assert lora.parts["sums"] * 2**30 == pytest.approx(4 * BUCKET_NUMBERS)
+    assert lora.parts["sums"] * 2**30 == pytest.approx(4 * SUM_NUMBERS)
     own_rate = [planned(optimizer="prodigy", num_processes=number).parts["optimizer"] for number in (1, 2)]
     assert own_rate[0] == own_rate[1]  # its one estimate needs all gradients
+
+
+def test_freed_gradients_wait_for_those_of_other_processes() -> None:
+    low = {"weights_dtype": "bf16", "fused_backward": True, "optimizer": "adafactor", "amp": True}
+    one, two = planned(**low), planned(**low, num_processes=2)
+    assert (two.parts["gradients"] - one.parts["gradients"]) * 2**30 == pytest.approx(2 * SUM_NUMBERS)
 
 
 def test_the_ema_counts_on_the_device_that_holds_it() -> None:
