@@ -34,7 +34,8 @@ def long_run(logs: Path) -> Path:
         loss = 0.2 + 0.2 * math.exp(-step / 500) + draw.gauss(0, 0.02)
         reporter(MetricsLogged(step, {"loss/log_step": loss, "hyperparameter/lr unet": 1e-6, "performance/vram": 9.5}))
         if step % 100 == 0:
-            reporter(ValidationDone(step, {"loss/val": 0.3, "loss/train_stabilized": 0.25}))
+            turning = 0.3 if step > 1300 else 0.25 + abs(step - 1000) / 10_000
+            reporter(ValidationDone(step, {"loss/val": turning, "loss/train_stabilized": 0.3 - step / 20_000}))
         if step % EVERY == 0:
             reporter(samples_of(run, step))
     (run / "settings.json").write_text(json.dumps({"data_root": [str(logs.parent / "images")]}))
@@ -145,6 +146,14 @@ def test_a_thousand_points_at_most_and_few_cells_are_drawn(page) -> None:
     assert scrolled < 2, "the newest is at the right, and in view"
     page.locator(".ed-matrix-scroll").evaluate("s => { s.scrollLeft = 0; }")
     expect(page.get_by_role("button", name=f"step {EVERY}, CFG 1: prompt <b>0</b>")).to_be_visible()
+
+
+def test_the_adviser_says_since_when_the_run_memorises_and_names_the_best_validation(page) -> None:
+    adviser = page.get_by_role("region", name="Adviser")
+    expect(adviser).to_contain_text("Starting to memorise since step 1,000")
+    expect(adviser).to_contain_text("Lowest validation loss: 0.2500 at step 1,000.")
+    expect(adviser).to_be_visible()
+    expect(adviser.get_by_role("button", name="Validate the next run")).to_have_count(0)
 
 
 def test_one_cfg_can_be_chosen(page) -> None:
