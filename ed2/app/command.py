@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ed2.app.ranks.launcher import LIFELINE, launch_ranks
+from ed2.app.ranks.launcher import BARE, LIFELINE, ORDERS, launch_ranks
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import STOPPING, stop_with_parent, stopping_on_signals
 from ed2.disk import require_temporary_folder
@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
         place = RankPlace.of()
         if place.rank:  # the first process checks, reports and decides
             return _follow(place) if command.trains else 0
+        if os.environ.get(LIFELINE) == ORDERS:
+            return _train_for_parent(place)
         _require_valid(command)
         return _done(command, argv, place)
     except Ed2Error as error:
@@ -152,6 +154,13 @@ def _follow(place: RankPlace) -> int:
     return follow(ranks)
 
 
+def _train_for_parent(place: RankPlace) -> int:
+    _prepare()
+    from ed2.app.remote.child import train_for_parent
+
+    return train_for_parent(place)
+
+
 def _prepare() -> None:
     require_temporary_folder()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -193,17 +202,12 @@ def _train(command: cli.CommandLine, place: RankPlace) -> int:
 @contextmanager
 def _ranks(place: RankPlace, bus: "EventBus", controls: "Controls") -> "Iterator[Ranks | None]":
     """The processes of the run, of which this is the first; None if it is the only one. Raises RankError."""
-    if LIFELINE in os.environ:
+    if os.environ.get(LIFELINE) == BARE:
         stop_with_parent(controls.stop)
     if place.size == 1:
         yield None
         return
-    from ed2.app.ranks.leading import Asides
-    from ed2.ranks.group import Leader, join
+    from ed2.app.ranks.leading import led_ranks
 
-    ranks, asides = join(place), Asides(bus, controls)
-    assert isinstance(ranks, Leader)
-    bus.subscribe(asides.watch)
-    ranks.on_aside = asides
-    with closing(ranks):
+    with led_ranks(place, bus, controls) as ranks:
         yield ranks

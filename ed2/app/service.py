@@ -15,7 +15,9 @@ from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.running import Observer, run_next
 from ed2.app.queue.store import RunQueue
+from ed2.app.remote.parent import RelayedControls, train_as_child
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.run_settings import effective_settings
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
@@ -23,7 +25,7 @@ from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
-from ed2.training.controls import Controls, Request
+from ed2.training.controls import Request
 from ed2.vram.sampler import MemorySampler
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class TrainerService:
         self._lock = threading.RLock()
         self._view = view or RunView()
         self._on_end = on_end or OnEnd("")
-        self._controls = Controls()
+        self._controls = RelayedControls()
         self._thread: threading.Thread | None = None
         self._libraries = threading.Lock()
         self._closed = threading.Event()
@@ -69,7 +71,7 @@ class TrainerService:
             if problems := start_problems(values):
                 self.show_problems(problems)
                 raise SettingsError("The run cannot start:", problems)
-            self._controls = Controls()
+            self._controls = RelayedControls()
             self._view.clear("preparing", "reading the program's libraries")
             work = (values, self._controls, self._thread)
             self._thread = threading.Thread(target=self._work, args=work, name="trainer")
@@ -222,7 +224,7 @@ class TrainerService:
             return f"{doing} as soon as possible"
         return f"{doing} after {'these samples' if state == 'sampling' else 'this step'}"
 
-    def _work(self, values: Mapping[str, object], controls: Controls, before: threading.Thread | None) -> None:
+    def _work(self, values: Mapping[str, object], controls: RelayedControls, before: threading.Thread | None) -> None:
         """The trainer's thread: a run from its start to its end, then the queue if that is wanted."""
         if before is not None:  # its run has reported its end, but may still hold the lock on its folder
             before.join()
@@ -264,18 +266,21 @@ class TrainerService:
         with self._lock:
             if self._queue is None:
                 raise StopRequested
-            self._controls = Controls()
+            self._controls = RelayedControls()
             self._view.clear("preparing", "reading the program's libraries")
         return self._train(values, self._controls, watch)
 
-    def _train(self, values: Mapping[str, object], controls: Controls, *observers: Observer) -> RunEnded:
+    def _train(self, values: Mapping[str, object], controls: RelayedControls, *observers: Observer) -> RunEnded:
         """A run from its start to its end; what keeps it from starting is shown and raised."""
         bus = EventBus([self._view, *observers])
         with self._on_end.following(bus):
             return self._train_on(bus, values, controls)
 
-    def _train_on(self, bus: EventBus, values: Mapping[str, object], controls: Controls) -> RunEnded:
+    def _train_on(self, bus: EventBus, values: Mapping[str, object], controls: RelayedControls) -> RunEnded:
         try:
+            size = effective_settings(values, None).settings.run.num_processes
+            if size > 1:
+                return train_as_child(values, size, bus=bus, controls=controls)
             self.read_libraries()
             from ed2.app.run import run_training
 
@@ -307,7 +312,7 @@ class TrainerService:
         survived = Survived("The memory in use cannot be read")
         while not self._closed.is_set():
             with survived:
-                memory = self._memory.read()
+                memory = self._memory.read(self._controls.processes)
                 if memory != self._view.snapshot().memory:
                     self._view.change("memory", memory=memory)
             self._closed.wait(MEMORY_SECONDS)

@@ -24,6 +24,8 @@ Message = Mapping[str, Any]
 
 JOIN_SECONDS = 300.0
 """How long rank 0 waits for the others to connect; all of them have started by then."""
+FAREWELL_SECONDS = 5.0
+"""How long rank 0 waits for the others to read that they may end."""
 KEEPALIVE_SECONDS = 10
 """Silence on a connection after which the system asks whether the other machine is still there."""
 LOOPBACK = ("127.", "localhost", "::1")
@@ -207,9 +209,16 @@ class MainWire:
             raise self.lifelines.lose(rank_of[connection]) from None
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, once the others have closed their ends.
+
+        What they have sent is read: the system would otherwise drop what they have not read yet.
+        """
         self.lifelines.close()
+        end = time.monotonic() + FAREWELL_SECONDS
         for connection in self.connections.values():
+            with suppress(EOFError, OSError):
+                while connection.poll(max(0.0, end - time.monotonic())):
+                    connection.recv_bytes()
             connection.close()
 
 

@@ -280,11 +280,12 @@ def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) 
     if memory is None:
         html = note_html("Not measured yet.")
     else:
-        html = note_html("No NVIDIA GPU in use; training runs on the CPU.")
-        if memory.card:
-            html = _memory_bar(memory.card_name or "GPU", memory.card)
-        if memory.busy_percent:
-            html += note_html(f"GPU utilization: {memory.busy_percent} %")
+        html = "" if memory.cards else note_html("No NVIDIA GPU in use; training runs on the CPU.")
+        for number, card in enumerate(memory.cards, 1):
+            place = f" ({number} of {len(memory.cards)})" if len(memory.cards) > 1 else ""
+            html += _memory_bar(f"{card.name or 'GPU'}{place}", card.share)
+            if card.busy_percent:
+                html += note_html(f"GPU utilization: {card.busy_percent} %")
         html += "".join(note_html(describe(peak)) for peak in peaks)
         html += _memory_bar("System RAM", memory.pc)
     return f'<section class="ed-card" aria-label="Memory"><h3>Memory</h3>{html}</section>'
@@ -293,14 +294,17 @@ def memory_html(memory: MemoryUse | None, peaks: Iterable[MemoryMeasured] = ()) 
 def _memory_bar(name: str, share: Share) -> str:
     own, others = (100 * part / max(share.total, 0.1) for part in (share.own, share.others))
     free = max(0.0, share.total - share.own - share.others)
+    ours, theirs = f"this program {share.own:.1f} GB", f"others {share.others:.1f} GB"
     label = f"{escape(name)}: this program {share.own:.1f}, others {share.others:.1f} of {share.total:.1f} GB"
+    legend = f'<span><i class="ed-key own"></i>{ours}</span><span><i class="ed-key others"></i>{theirs}</span>'
+    if not share.is_split:
+        label = f"{escape(name)}: in use {share.others:.1f} of {share.total:.1f} GB"
+        legend = f'<span><i class="ed-key others"></i>in use {share.others:.1f} GB</span>'
     return (
         f'<div class="ed-memory"><div class="ed-memory-text"><strong>{escape(name)}</strong>'
         f"<span>{free:.1f} of {share.total:.1f} GB free</span></div>"
         f'<div class="ed-stack" role="img" aria-label="{label}"><i class="own" style="width:{own:.1f}%">'
-        f'</i><i class="others" style="width:{others:.1f}%"></i></div><p class="ed-note ed-legend">'
-        f'<span><i class="ed-key own"></i>this program {share.own:.1f} GB</span>'
-        f'<span><i class="ed-key others"></i>others {share.others:.1f} GB</span></p></div>'
+        f'</i><i class="others" style="width:{others:.1f}%"></i></div><p class="ed-note ed-legend">{legend}</p></div>'
     )
 
 

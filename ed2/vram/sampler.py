@@ -7,6 +7,7 @@ of each program, how busy the GPU is) is left out if the driver does not say.
 import contextlib
 import os
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,55 +22,80 @@ BUSY_STEP = 5
 
 @dataclass(frozen=True)
 class Share:
-    """The size and use of one memory in GB of 2**30 bytes, rounded so that an idle run gives equal readings."""
+    """The size and use of one memory in GB of 2**30 bytes, rounded so that an idle run gives equal readings.
+
+    Attributes:
+        is_split: whether it is known what is ours; if not, all that is used counts as of others.
+    """
 
     total: float
     own: float
     others: float
+    is_split: bool = True
 
     @classmethod
-    def of_bytes(cls, total: int, used: int, own: int) -> "Share":
+    def of_bytes(cls, total: int, used: int, own: int, *, is_split: bool = True) -> "Share":
         """Split the used bytes into ours and those of other programs."""
         own = min(own, used)
         total_gb, own_gb, others_gb = (round(number / BYTES_PER_GB, 1) for number in (total, own, used - own))
-        return cls(total_gb, own_gb, others_gb)
+        return cls(total_gb, own_gb, others_gb, is_split)
+
+
+@dataclass(frozen=True)
+class CardUse:
+    """A reading of one GPU.
+
+    Attributes:
+        busy_percent: share of the time in which it computed; None if the driver does not say.
+    """
+
+    name: str
+    share: Share
+    busy_percent: int | None = None
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """A reading; `card` is None without an NVIDIA GPU.
-
-    Attributes:
-        busy_percent: share of the time in which the GPU computed; None if the driver does not say.
-    """
+    """A reading; `cards` is empty without an NVIDIA GPU."""
 
     pc: Share
-    card: Share | None = None
-    card_name: str = ""
-    busy_percent: int | None = None
+    cards: tuple[CardUse, ...] = ()
 
 
 class MemorySampler:
     """Reads GPU and system memory."""
 
     def __init__(self) -> None:
-        self._process = psutil.Process()
         self._nvml: Any = _nvml()
 
-    def read(self) -> MemoryUse:
-        """Read both once."""
+    def read(self, processes: Sequence[int] = ()) -> MemoryUse:
+        """Read all once; `processes` are the numbers of others that count as ours, since they train a run of ours."""
         memory = psutil.virtual_memory()
-        pc = Share.of_bytes(memory.total, memory.total - memory.available, self._process.memory_info().rss)
-        torch = _torch_in_use()
+        own = sum(map(_resident_bytes, (os.getpid(), *processes)))
+        pc = Share.of_bytes(memory.total, memory.total - memory.available, own)
         try:
-            index = _busiest(torch)
-            handle = _handle(self._nvml, torch, index)
-            if torch is None and handle is None:
-                return MemoryUse(pc)
-            card = _by_torch(torch, index, _own_bytes(self._nvml, handle)) if torch else _by_driver(self._nvml, handle)
-            return MemoryUse(pc, card, _name(self._nvml, handle, torch, index), _busy_percent(self._nvml, handle))
+            return MemoryUse(pc, tuple(self._cards(processes)))
         except Exception:  # drivers fail in many ways; none should stop the reading
             return MemoryUse(pc)
+
+    def _cards(self, processes: Sequence[int]) -> list[CardUse]:
+        """First the GPU that PyTorch uses here, by PyTorch, then all others by the driver."""
+        nvml, torch, ours = self._nvml, _torch_in_use(), {os.getpid(), *processes}
+        found, handle = [], None
+        if torch:
+            index = _busiest(torch)
+            handle = _handle(nvml, torch, index)
+            share = _by_torch(torch, index, _own_bytes(nvml, handle, ours))
+            found.append(CardUse(_name(nvml, handle, torch, index), share, _busy_percent(nvml, handle)))
+            if handle is None:  # it could be any of those that the driver knows
+                return found
+        others = [other for other in _visible(nvml) if handle is None or _uuid(nvml, other) != _uuid(nvml, handle)]
+        own_bytes = [_own_bytes(nvml, other, ours) for other in others]
+        is_split = not processes or any(own_bytes)
+        for other, own in zip(others, own_bytes, strict=True):
+            share = _by_driver(nvml, other, own or 0, is_split=is_split)
+            found.append(CardUse(_name(nvml, other, None, 0), share, _busy_percent(nvml, other)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,7 @@ class CardPeaks:
         import torch
 
         nvml = _nvml()
-        own = _own_bytes(nvml, _handle(nvml, torch, self.index))
+        own = _own_bytes(nvml, _handle(nvml, torch, self.index), {os.getpid()})
         return Reading(
             planned_gb=planned_gb,
             allocated_gb=torch.cuda.max_memory_allocated(self.index) / BYTES_PER_GB,
@@ -110,27 +136,37 @@ def _by_torch(torch: Any, index: int, own: int | None) -> Share:
     return Share.of_bytes(total, total - free, torch.cuda.memory_reserved(index) if own is None else own)
 
 
-def _by_driver(nvml: Any, handle: Any) -> Share:
+def _by_driver(nvml: Any, handle: Any, own: int, *, is_split: bool) -> Share:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Share.of_bytes(memory.total, memory.used, 0)
+    return Share.of_bytes(memory.total, memory.used, own, is_split=is_split)
 
 
 def _name(nvml: Any, handle: Any, torch: Any, index: int) -> str:
     if torch:
         return str(torch.cuda.get_device_name(index))
-    name = nvml.nvmlDeviceGetName(handle)
-    return name if isinstance(name, str) else str(name.decode())
+    return _text(nvml.nvmlDeviceGetName(handle))
 
 
-def _own_bytes(nvml: Any, handle: Any) -> int | None:
-    """Bytes that the driver counts for this process; None if it does not, as on Windows and in containers."""
+def _text(told: str | bytes) -> str:
+    """What the driver says; older versions say it in bytes."""
+    return told if isinstance(told, str) else told.decode()
+
+
+def _own_bytes(nvml: Any, handle: Any, ours: Collection[int]) -> int | None:
+    """Bytes that the driver counts for our processes; None if it does not, as on Windows and in containers."""
     if handle is None:
         return None
     with contextlib.suppress(Exception):
-        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return int(process.usedGpuMemory)
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return sum(int(process.usedGpuMemory or 0) for process in running if process.pid in ours) or None
     return None
+
+
+def _resident_bytes(process: int) -> int:
+    """Main memory of a process; 0 if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(process).memory_info().rss)
+    return 0
 
 
 def _busy_percent(nvml: Any, handle: Any) -> int | None:
@@ -139,21 +175,33 @@ def _busy_percent(nvml: Any, handle: Any) -> int | None:
     return None
 
 
+def _visible(nvml: Any) -> list[Any]:
+    """The driver's handles of the GPUs that programs started from here may use."""
+    if nvml is None:
+        return []
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    places = [int(name) for name in named if name.strip().isdecimal()]
+    return [handles[place] for place in places if place < len(handles)] or handles
+
+
 def _handle(nvml: Any, torch: Any, index: int) -> Any:
-    """The driver's handle of PyTorch's GPU `index`, since the two may number GPUs differently; else of the first."""
+    """The driver's handle of PyTorch's GPU `index`, since the two may number GPUs differently; None without one."""
     if nvml is None:
         return None
-    if torch is None:
-        return nvml.nvmlDeviceGetHandleByIndex(0)
     with contextlib.suppress(Exception):
         return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
     return None
 
 
+def _uuid(nvml: Any, handle: Any) -> str:
+    with contextlib.suppress(Exception):
+        return _text(nvml.nvmlDeviceGetUUID(handle))
+    return ""
+
+
 def _busiest(torch: Any) -> int:
     """The GPU on which PyTorch uses the most memory, since this thread does not know which one the trainer chose."""
-    if not torch:
-        return 0
     return max(range(torch.cuda.device_count()), key=torch.cuda.memory_reserved)
 
 

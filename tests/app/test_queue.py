@@ -85,7 +85,7 @@ def test_a_damaged_list_is_made_again_from_the_settings(queue: RunQueue, values:
         ({"on_end": "rm -rf x"}, "on_end"),
         ({"evil": 1}, "no such setting"),
         ({"batch_size": 0}, "batch_size"),
-        ({"num_processes": 2}, "num_processes"),
+        ({"num_processes": 0}, "num_processes"),
     ],
 )
 def test_settings_that_may_not_wait_in_a_file_are_refused_when_added_and_when_read(

@@ -15,7 +15,7 @@ from ed2.errors import Problem, SettingsError, printable
 from ed2.models.families.facts import FACTS, trainable_titles
 from ed2.settings.checks import fused_clipping, nothing_trained, wrong_settings
 from ed2.settings.cli import CommandLine
-from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND, with_defaults
+from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.gather import SETTINGS_IN_FILES, gather
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
@@ -120,7 +120,7 @@ def start_problems(values: Mapping[str, object]) -> list[Problem]:
     problems: list[Problem] = []
     try:
         settings = with_defaults(values)
-        problems += [*_validation_problems(settings), *_processes_problems(settings)]
+        problems += _validation_problems(settings)
         require_writable(settings)
         sizes = model_sizes(settings)
         problems += nothing_trained(settings, FACTS[sizes.family])
@@ -157,15 +157,6 @@ def _validation_problems(settings: Settings) -> list[Problem]:
         fix = "Give a diffusers folder of the same model, or leave it out."
         problems.append(Problem("ema_resume_model", f"there is no folder {printable(average)}.", fix))
     return problems
-
-
-def _processes_problems(settings: Settings) -> list[Problem]:
-    """The page trains in its own process."""
-    size = settings.run.num_processes
-    if size == 1:
-        return []
-    fix = f"Set it to 1, or start the run with {TRAIN_COMMAND} --num_processes {size}."
-    return [Problem("num_processes", f"it is {size}, but the page trains in one process.", fix)]
 
 
 def _unwritable_problems(settings: Settings, given: Mapping[str, object]) -> list[Problem]:

@@ -11,6 +11,8 @@ from ed2.app.checks.start_checks import require_valid
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.running import Observer, run_next
 from ed2.app.queue.store import QueuedRun, RunQueue
+from ed2.app.remote.parent import RelayedControls, train_as_child
+from ed2.app.run_settings import effective_settings
 from ed2.app.signals import stopping_on_signals
 from ed2.app.user_files import UserFiles
 from ed2.disk import plain_reason, require_temporary_folder
@@ -20,7 +22,6 @@ from ed2.settings import cli
 from ed2.settings.gather import gather
 from ed2.terminal import LAUNCHER
 from ed2.text import counted, visible_line
-from ed2.training.controls import Controls
 
 USE = f"{LAUNCHER} queue [--queue FOLDER] [list | add | edit | move | remove | retry | clear | run]"
 HELP = f"""\
@@ -143,7 +144,7 @@ def _run(queue: RunQueue, words: Sequence[str]) -> int:
     on_end = OnEnd(_on_end_of(words)).require_valid()
     require_temporary_folder()
     signals: list[int] = []
-    running: list[Controls] = []
+    running: list[RelayedControls] = []
 
     def stop(number: int) -> None:
         signals.append(number)
@@ -151,7 +152,7 @@ def _run(queue: RunQueue, words: Sequence[str]) -> int:
             controls.stop(number)
 
     def train(values: Mapping[str, object], watch: Observer) -> RunEnded:
-        controls = Controls()
+        controls = RelayedControls()
         running.append(controls)
         if signals:  # it came between two runs
             controls.stop(signals[0])
@@ -176,20 +177,28 @@ def _on_end_of(words: Sequence[str]) -> str | None:
     return text if equals else words[1]
 
 
-def _train(values: Mapping[str, object], watch: Observer, controls: Controls, on_end: OnEnd) -> RunEnded:
+def _train(values: Mapping[str, object], watch: Observer, controls: RelayedControls, on_end: OnEnd) -> RunEnded:
     """Train one run with everything that a start by the command line shows."""
+    from ed2.app.reporters.console import ConsoleReporter
+
+    size = effective_settings(values, None).settings.run.num_processes
+    with closing(ConsoleReporter()) as console:
+        bus = EventBus([watch, console])
+        with on_end.following(bus):
+            if size > 1:
+                return train_as_child(values, size, bus=bus, controls=controls)
+            return _train_here(values, bus, controls)
+
+
+def _train_here(values: Mapping[str, object], bus: EventBus, controls: RelayedControls) -> RunEnded:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    from ed2.app.reporters.console import ConsoleReporter
     from ed2.app.run import run_training
 
-    with closing(ConsoleReporter()) as console:
-        bus = EventBus([watch, console])
-        with on_end.following(bus):
-            return run_training(values, None, bus=bus, controls=controls)
+    return run_training(values, None, bus=bus, controls=controls)
 
 
 def _numbers(words: Sequence[str], count: int) -> list[int]:

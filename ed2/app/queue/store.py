@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from ed2.app.phases import RefusedError
 from ed2.app.runs.records import resume_step
 from ed2.disk import write_whole
-from ed2.errors import Problem, SettingsError
+from ed2.errors import SettingsError
 from ed2.settings.files import read_preset, with_defaults
 from ed2.small_files import read_json
 
@@ -257,12 +257,7 @@ def require_queueable(values: Mapping[str, object]) -> str:
     Raises:
         SettingsError: lists everything that is wrong.
     """
-    run = with_defaults(values).run
-    if run.num_processes > 1:
-        what = f"it is {run.num_processes}, but the queue trains in one process."
-        fix = "Set it to 1, or train this run in a terminal."
-        raise SettingsError("The run cannot be queued:", [Problem("num_processes", what, fix)])
-    return run.project_name
+    return with_defaults(values).run.project_name
 
 
 def _place(runs: list[QueuedRun], number: int) -> int:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from ed2.app.signals import STOP_SIGNALS
@@ -21,14 +21,34 @@ THREADS = "OMP_NUM_THREADS"
 """Computing threads of a process; each would otherwise use all cores."""
 LIFELINE = "EVERYDREAM_LIFELINE"
 """Set in rank 0, whose standard input ends when the process that started it does."""
+BARE, ORDERS = "1", "orders"
+"""Its values: nothing comes through that input before its end, or what another program wants; see `ed2.app.remote`."""
 END_SECONDS = 30.0
 """How long the others may take to end after rank 0 has."""
+Child = subprocess.Popen[bytes]
 
 
 def launch_ranks(argv: Sequence[str], size: int) -> int:
     """Train with `size` processes on this machine; returns the exit code of the first, which reports for all.
 
     Signals are passed on to the first, which saves and stops all. However this process ends, the others do too.
+    """
+    with started_ranks(argv, size) as children, _Passing(children[0]):
+        return wait_for_ranks(children)
+
+
+@contextmanager
+def started_ranks(
+    argv: Sequence[str], size: int, *, lifeline: str = BARE, stdout: int | None = None, stderr: int | None = None
+) -> Iterator[list[Child]]:
+    """Start `size` processes, and end with the block all that are left.
+
+    Args:
+        argv: the command line of each.
+        size: how many.
+        lifeline: what comes through the standard input of the first, which is a pipe.
+        stdout: of the first, as for `subprocess.Popen`; the others then print to `stderr`.
+        stderr: of all.
     """
     environment = {
         **os.environ,
@@ -39,28 +59,33 @@ def launch_ranks(argv: Sequence[str], size: int) -> int:
         "PYTHONUTF8": "1",
     }
     environment.setdefault(THREADS, str(max(1, (os.cpu_count() or 1) // size)))
-    children = [_start(argv, environment, rank) for rank in range(size)]
-    with _Passing(children[0]):
-        try:
-            return _wait(children)
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
+    others = None if stdout is None else stderr
+    children: list[Child] = []
+    try:
+        children.append(_start(argv, {**environment, LIFELINE: lifeline}, 0, subprocess.PIPE, stdout, stderr))
+        for rank in range(1, size):
+            children.append(_start(argv, environment, rank, subprocess.DEVNULL, others, stderr))
+        yield children
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe:
+                    pipe.close()
 
 
-def _start(argv: Sequence[str], environment: dict[str, str], rank: int) -> "subprocess.Popen[bytes]":
-    own = {**environment, RANK: str(rank), LOCAL_RANK: str(rank)}
-    if rank == 0:
-        own[LIFELINE] = "1"
-    command = [sys.executable, str(PROGRAM_DIR / "train.py"), *argv]
-    # In a session of its own, since a terminal would send Ctrl-C to all of them.
+def _start(
+    argv: Sequence[str], environment: dict[str, str], rank: int, stdin: int, stdout: int | None, stderr: int | None
+) -> Child:
     return subprocess.Popen(
-        command,
-        env=own,
-        stdin=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-        start_new_session=os.name != "nt",
+        [sys.executable, str(PROGRAM_DIR / "train.py"), *argv],
+        env={**environment, RANK: str(rank), LOCAL_RANK: str(rank)},
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=os.name != "nt",  # a terminal would send Ctrl-C to all of them
     )
 
 
@@ -70,7 +95,7 @@ def _free_port() -> int:
         return int(own.getsockname()[1])
 
 
-def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> int:
+def wait_for_ranks(children: Sequence[Child]) -> int:
     """Wait for the first process, and say if another ends before it; returns its exit code."""
     ended: queue.Queue[int] = queue.Queue()
     for rank, child in enumerate(children):
@@ -81,7 +106,7 @@ def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> int:
             if rank == 0:
                 break
             if children[rank].returncode:
-                print(f"Process {rank} has ended ({_how(children[rank].returncode)}).", file=sys.stderr, flush=True)
+                print(f"{how_ended(rank, children[rank])}.", file=sys.stderr, flush=True)
     end = time.monotonic() + END_SECONDS
     for child in children[1:]:
         with suppress(subprocess.TimeoutExpired):
@@ -90,19 +115,21 @@ def _wait(children: Sequence["subprocess.Popen[bytes]"]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _report(rank: int, child: "subprocess.Popen[bytes]", ended: "queue.Queue[int]") -> None:
+def _report(rank: int, child: Child, ended: "queue.Queue[int]") -> None:
     child.wait()
     ended.put(rank)
 
 
-def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+def how_ended(rank: int, child: Child) -> str:
+    """That a process has ended and how, as the beginning of a sentence."""
+    code = child.returncode
+    return f"Process {rank} has ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
 class _Passing:
     """Passes signals on to a child; on Windows it gets those of the console by itself."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, child: Child) -> None:
         self._child = child
         self._before: dict[int, object] = {}
 
