@@ -32,6 +32,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.gather import TEXT_ENCODER_LR
 from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
+from ed2.training.ema import Ema
 from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
 from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.objective import Objective, mse
@@ -158,9 +159,10 @@ def planned_shape(spec: RunSpec) -> ModelShape:
     return shape_of(spec.sizes.family, spec.sizes.parameters)
 
 
-def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
+def make_validator(run: Run, spec: RunSpec, context: RunContext) -> Validator:
+    """What measures the validation images of a run, in each of its processes."""
     wanted = spec.settings.validation
-    validator = Validator(
+    return Validator(
         objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
         curves=spec.images.curves,
         options=_validation_options(spec.settings),
@@ -168,7 +170,12 @@ def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJ
         should_stop=lambda: context.controls.stopping,
         on_problem=context.faults,
         on_progress=lambda measured, total: context.bus.emit(Progressed(run.state.step, "validating", measured, total)),
+        ranks=context.ranks,
     )
+
+
+def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
+    wanted, validator = spec.settings.validation, make_validator(run, spec, context)
     return ValidationJob(run, validator, context.bus, wanted.every_n_epochs, wanted.early_stop)
 
 
@@ -221,6 +228,8 @@ def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
         batch_size=sampling_batch(settings, planned_shape(spec), card=card),  # samples are never the peak of a run
         autocast=run.precision.autocast,
         weights=sample_weights(run, settings),
+        own_weights=int(isinstance(run.ema, Ema) and settings.ema.samples_average),
+        ranks=context.ranks,
     )
 
 

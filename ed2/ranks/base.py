@@ -87,8 +87,10 @@ class Ranks(Protocol):
         """
         ...
 
-    def answers(self) -> list[RankAnswer]:
+    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Wait for what the others answer to the last `ask`, in the order of their ranks. Only for rank 0.
+
+        Once it is to `give_up`, nothing is returned, and the others give up as soon as rank 0 says anything else.
 
         Raises:
             RankError: one of them could not do it, or was lost.
@@ -130,7 +132,7 @@ class OneRank:
     def ask(self, what: str, say: Message) -> None:
         """There is nobody to ask."""
 
-    def answers(self) -> list[RankAnswer]:
+    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Nobody answers."""
         return []
 

@@ -27,6 +27,8 @@ UPDATE, LOST, OTHER = "update", "lost", "other"
 """What has failed in another process: an update of the weights, contact with a process, or anything else."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool)
 _NAMES = {dtype: str(dtype) for dtype in _TYPES}
+ASK_SECONDS = 0.5
+"""How often to ask whether to give up, while others work."""
 NEWS_SECONDS = 5.0
 """How long to wait for news of who has ended, after an error that must come from that."""
 ABANDONED_SECONDS = 15.0
@@ -125,11 +127,15 @@ class Leader(Adding):
         self._asked += 1
         self._wire.send_all({"ask": what, "number": self._asked, "say": say})
 
-    def answers(self) -> list[RankAnswer]:
+    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Wait for the answers of the others; what they say besides that is kept. Raises RankError."""
         answers: dict[int, RankAnswer] = {}
         while len(answers) < self.size - 1:
-            rank, message, tensors = self._receive([rank for rank in range(1, self.size) if rank not in answers])
+            missing = [rank for rank in range(1, self.size) if rank not in answers]
+            while not self._wire.has_message(missing, ASK_SECONDS):
+                if give_up():
+                    return []
+            rank, message, tensors = self._receive(missing)
             if "answer" not in message:
                 self._early.setdefault(rank, []).append(message)
             elif message["answer"] == self._asked:
@@ -219,7 +225,7 @@ class Follower(Adding):
         """Only rank 0 asks."""
         raise AssertionError("only rank 0 asks")
 
-    def answers(self) -> list[RankAnswer]:
+    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Only rank 0 asks."""
         raise AssertionError("only rank 0 asks")
 

@@ -191,6 +191,10 @@ class MainWire:
         if lost:
             raise self.lifelines.lose(lost[0])
 
+    def has_message(self, ranks: list[int], seconds: float) -> bool:
+        """Whether a message of any of these ranks comes, or one of them is lost, within some seconds."""
+        return bool(wait([self.connections[rank] for rank in ranks], seconds))
+
     def receive_bytes(self, rank: int) -> bytes:
         """The next piece of what follows a message of a rank. Raises RankError if it is lost."""
         try:

@@ -13,11 +13,14 @@ from PIL import Image
 from ed2.disk import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SampleDrawn, SamplesMade, Warned
 from ed2.models.base import DiffusionModel
-from ed2.models.memory import is_out_of_memory, release_memory
+from ed2.models.memory import is_out_of_memory
+from ed2.ranks.base import OneRank, Ranks
+from ed2.sampling.adaptive import AdaptiveSampler
 from ed2.sampling.images import list_sample, write_image
 from ed2.sampling.prompt import NUM_STEPS, Prompt
 from ed2.sampling.prompts import PromptFile
-from ed2.sampling.sampler import Drawn, SampleOptions, draw_samples
+from ed2.sampling.sampler import Drawn, SampleOptions, batches_of
+from ed2.sampling.sharing import NEWS, ask_for_samples, samples_of, share_of
 from ed2.text import counted, duration, plural
 from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
@@ -35,69 +38,6 @@ _SURVIVED = (RuntimeError, OSError, ValueError, MemoryError)
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class AdaptiveSampler:
-    """Draws what fits into memory: fewer prompts at a time, then images of half the size, then only some prompts.
-
-    It remembers what fitted, and starts the next samples with that.
-
-    Attributes:
-        multiple: sides must be a multiple of this, in pixels.
-        at_once: prompts in one forward pass, at most.
-        is_halved: whether images are drawn at half their width and height.
-        left_out: indices of the prompts that did not fit even so, since the last `take_news`.
-    """
-
-    multiple: int
-    at_once: int = 64
-    is_halved: bool = False
-    left_out: list[int] = field(default_factory=list)
-    _is_reduced: bool = False
-
-    def draw(self, model: DiffusionModel, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
-        """Draw the prompts in their order; those drawn before memory ran out are not drawn again."""
-        left = list(prompts)
-        while left:
-            at_once = min(self.at_once, options.batch_size, len(left))
-            try:
-                for drawn in draw_samples(model, list(map(self._sized, left)), replace(options, batch_size=at_once)):
-                    del left[0]
-                    yield drawn
-                return
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                logger.info("Out of memory while drawing samples.", exc_info=True)
-            release_memory(model.device)
-            self._reduce(left, at_once)
-
-    def take_news(self) -> str:
-        """What was reduced since the last call, as part of a sentence; empty if nothing was."""
-        news = []
-        if self._is_reduced:
-            news.append(f"{counted(self.at_once, 'prompt')} at a time from now on")
-            if self.is_halved:
-                news.append("images of half the size from now on")
-        if self.left_out:
-            news.append(f"prompt {', '.join(str(index + 1) for index in self.left_out)} left out")
-        self._is_reduced, self.left_out = False, []
-        return ", ".join(news)
-
-    def _reduce(self, left: list[Prompt], at_once: int) -> None:
-        if at_once > 1:
-            self.at_once, self._is_reduced = at_once // 2, True
-        elif not self.is_halved:
-            self.at_once, self.is_halved, self._is_reduced = 1, True, True
-        else:
-            self.left_out.append(left.pop(0).index)
-
-    def _sized(self, prompt: Prompt) -> Prompt:
-        if not self.is_halved:
-            return prompt
-        width, height = (max(self.multiple, side // 2 // self.multiple * self.multiple) for side in prompt.size)
-        return replace(prompt, size=(width, height))
-
-
 @dataclass(kw_only=True)
 class SampleJob(Job):
     """Draws the prompts of a file every `sample_steps` steps and after the last one.
@@ -110,6 +50,8 @@ class SampleJob(Job):
         sampler: a name in `SAMPLERS`; None for the default one.
         num_steps: denoising steps.
         weights: the weights to draw with, all prompts with each; the second set counts as separate samples.
+        own_weights: how many of these, the first, only this process has.
+        ranks: the processes that share the prompts.
     """
 
     model: DiffusionModel
@@ -124,6 +66,8 @@ class SampleJob(Job):
     sampler: str | None = None
     num_steps: int = NUM_STEPS
     weights: Sequence[Weights] = (nullcontext,)
+    own_weights: int = 0
+    ranks: Ranks = field(default_factory=OneRank)
     name = SAMPLES
 
     def __post_init__(self) -> None:
@@ -197,10 +141,41 @@ class SampleJob(Job):
         for turn, weights in enumerate(self.weights):
             named = _as_trained if turn else _unchanged
             own = replace(options, on_image=partial(self._write, step, named))
+            draw = self._draw_shared if self.ranks.size > 1 and turn >= self.own_weights else self._draw
             with weights():
-                for drawn in self._adaptive.draw(self.model, prompts, own):
+                for drawn in draw(prompts, own):
                     self._tell_time(step, len(written) + 1, total, time.monotonic() - began)
                     yield list_sample(self.run_dir, step=step, prompt=named(drawn.prompt))
+
+    def _draw(self, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+        return self._adaptive.draw(self.model, prompts, options)
+
+    def _draw_shared(self, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
+        """Draw a share of the prompts, and write what the other processes draw; yielded in the order of the prompts."""
+        options = replace(options, batch_size=min(options.batch_size, self._adaptive.at_once))
+        batches = list(batches_of(prompts, options.batch_size))
+        ask_for_samples(self.ranks, batches, options)
+        finished: dict[int, Drawn] = {}
+        failure: Exception | None = None
+        try:
+            for drawn in self._all_drawn(batches, options):
+                finished[drawn.prompt.index] = drawn
+        except _SURVIVED as error:
+            failure = error
+        yield from (finished[prompt.index] for prompt in prompts if prompt.index in finished)
+        if failure:
+            raise failure
+
+    def _all_drawn(self, batches: Sequence[Sequence[Prompt]], options: SampleOptions) -> Iterator[Drawn]:
+        for batch in share_of(batches, self.ranks):
+            yield from self._draw(batch, options)
+        by_index = {prompt.index: prompt for batch in batches for prompt in batch}
+        for answer in self.ranks.answers(options.should_stop):
+            self._adaptive.hear(answer.say[NEWS])
+            for drawn in samples_of(answer, by_index):
+                for place, image in enumerate(drawn.tiles):
+                    options.on_image(drawn.prompt, place, image)
+                yield drawn
 
     def _write(
         self, step: int, named: Callable[[Prompt], Prompt], prompt: Prompt, place: int, image: Image.Image

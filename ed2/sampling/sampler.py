@@ -77,14 +77,15 @@ def draw_samples(model: DiffusionModel, prompts: Sequence[Prompt], options: Samp
     Between results the model is in its original state: the modes of its modules, gradients enabled.
     Ends early, without the current batch, when `options.should_stop()`.
     """
-    for batch in _batches(prompts, options.batch_size):
+    for batch in batches_of(prompts, options.batch_size):
         drawn = _draw_batch(model, batch, options)
         if drawn is None:
             return
         yield from drawn
 
 
-def _batches(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt]]:
+def batches_of(prompts: Iterable[Prompt], batch_size: int) -> Iterator[list[Prompt]]:
+    """The prompts in batches of one size and the same CFG values, in their order."""
     for _, group in groupby(prompts, key=lambda p: (p.size, p.cfgs, p.sampler, p.num_steps)):
         alike = list(group)
         yield from (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))

@@ -1,6 +1,7 @@
 """Running sums of losses, kept on the device until they are logged."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 class Mean:
     """A running mean whose sum stays on the device of its values."""
 
-    total: Tensor | None = None
+    total: Tensor | float | None = None
     count: int = 0
 
     def add(self, values: Tensor) -> None:
@@ -27,6 +28,12 @@ class Mean:
         mean = float(self.total) / self.count if self.total is not None and self.count else float("nan")
         self.total, self.count = None, 0
         return mean
+
+    def include(self, values: Mapping[str, Any]) -> None:
+        """Add what the `state` of another mean says."""
+        if values["count"]:
+            self.total = values["total"] if self.total is None else self.total + values["total"]
+            self.count += values["count"]
 
     def state(self) -> dict[str, float]:
         """For JSON."""

@@ -7,7 +7,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -18,10 +19,12 @@ from ed2.data.pixels import LoaderOptions
 from ed2.events import Event, EventBus, PhaseChanged, ValidationDone, Warned
 from ed2.models.base import evaluating, trained_parts
 from ed2.models.memory import is_out_of_memory, release_memory
+from ed2.ranks.base import Message, OneRank, RankAnswer, Ranks
 from ed2.text import counted
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective
 from ed2.training.recovery import split_batches
+from ed2.training.shared import OUT_OF_MEMORY, OutOfMemoryElsewhereError
 from ed2.training.state import VALIDATION, Job, Run, TrainState
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Validator:
         should_stop: asked before each batch.
         on_problem: called at each validation for images that can no longer be read or were changed.
         on_progress: called with the number of images done and the total.
+        ranks: the processes that share the images.
     """
 
     objective: Objective
@@ -49,26 +53,64 @@ class Validator:
     should_stop: Callable[[], bool] = lambda: False
     on_problem: Callable[[Finding], None] = lambda finding: None
     on_progress: Callable[[int, int], None] = lambda measured, total: None
+    ranks: Ranks = field(default_factory=OneRank)
 
     def losses(self, at_once: int | None = None) -> dict[str, float] | None:
         """Return the mean loss of each curve; None if a stop interrupted it.
 
         Args:
             at_once: images per forward pass at most; None for whole batches.
+
+        Raises:
+            OutOfMemoryElsewhereError: another process has run out of memory.
         """
+        self.ranks.ask(VALIDATION, {"at_once": at_once})
+        means = self._means(at_once)
+        answers = self.ranks.answers(self.should_stop) if means is not None else []
+        if means is None or len(answers) < self.ranks.size - 1:
+            return None
+        for answer in answers:
+            if OUT_OF_MEMORY in answer.say:
+                raise OutOfMemoryElsewhereError
+            for values in answer.say["found"]:
+                self.on_problem(Finding(**{**values, "file": values["file"] and Path(values["file"])}))
+            for tag, values in answer.say["means"].items():
+                means[tag].include(values)
+        return {tag: mean.take() for tag, mean in means.items() if mean.count}
+
+    def answer(self, say: Message) -> RankAnswer:
+        """The sums over the images of this process, for rank 0."""
+        found: list[Finding] = []
+        try:
+            means = replace(self, on_problem=found.append)._means(say["at_once"]) or {}
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return RankAnswer({OUT_OF_MEMORY: True})
+        findings = [{**asdict(finding), "file": finding.file and str(finding.file)} for finding in found]
+        return RankAnswer({"means": {tag: mean.state() for tag, mean in means.items()}, "found": findings})
+
+    def _means(self, at_once: int | None) -> dict[str, Mean] | None:
+        """The sums of the losses of each curve over the images of this process; None if a stop interrupted it."""
         networks = [part.module for part in trained_parts(self.objective.model).values()]
-        found: dict[str, float] = {}
-        before, total = 0, sum(map(len, self.curves.values()))
+        found: dict[str, Mean] = {}
+        curves = {tag: self._share_of(examples) for tag, examples in self.curves.items()}
+        before, total = 0, sum(map(len, curves.values()))
         with torch.no_grad(), evaluating(*networks):
             # Each image counts once, whatever its batch, so curves of different folders can be compared.
-            for tag, examples in self.curves.items():
+            for tag, examples in curves.items():
                 mean = self._mean(examples, at_once, before, total)
                 if mean is None:
                     return None
-                if mean.count:
-                    found[tag] = mean.take()
+                found[tag] = mean
                 before += len(examples)
         return found
+
+    def _share_of(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The images that this process measures: of each bucket about as many as the others do."""
+        if self.ranks.size == 1:
+            return examples
+        return sorted(examples, key=lambda example: example.bucket)[self.ranks.rank :: self.ranks.size]
 
     def _mean(self, examples: Sequence[Example], at_once: int | None, before: int, total: int) -> Mean | None:
         mean, measured = Mean(), before

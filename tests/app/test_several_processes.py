@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, Warned
+from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, ValidationDone, Warned
+from ed2.sampling.images import SAMPLES_LIST
 from ed2.settings.files import PROGRAM_DIR
 from ed2.small_files import read_object
 from tests.ranked import Ranked, Warm, environment, finished, pid_of, read_until, start, warm_program
@@ -106,12 +109,40 @@ def test_two_processes_train_what_one_does_with_accumulation(two: Ranked, warm: 
 
 
 def test_three_processes_train_what_one_does_with_accumulation(warm: Warm, values: Values, tmp_path: Path) -> None:
-    values = {**values, "max_epochs": 3, "shuffle_tags": True, "ema_decay_rate": 0.9, "ema_update_interval": 2}
+    prompts = tmp_path / "prompts.json"
+    samples = [{"prompt": f"a cat {number}", "size": [64, 64]} for number in range(4)]
+    prompts.write_text(json.dumps({"cfgs": [1, 4], "num_inference_steps": 2, "batch_size": 1, "samples": samples}))
+    validated = {"val_split_mode": "automatic", "auto_split_proportion": 0.2}
+    averaged = {
+        "ema_decay_rate": 0.9,
+        "ema_update_interval": 2,
+        "ema_sample_nonema_model": True,
+        "ema_sample_ema_model": True,
+    }
+    values = {**values, **validated, **averaged, "max_epochs": 4, "shuffle_tags": True, "sample_prompts": str(prompts)}
     several = warm.train(3, values)
     assert several.codes == (0, 0, 0), several.output
     one = warm.train(1, {**values, "grad_accum": 3, "logdir": str(tmp_path / "one")})
     require_like(several, one, values["resume_ckpt"])
     assert apart(one.average, several.average, values["resume_ckpt"]) < 1e-3
+    require_measured_alike(several, one)
+
+
+def require_measured_alike(several: Ranked, one: Ranked) -> None:
+    """Hold the validation and the samples of a run in several processes to those of one process."""
+    ours, theirs = several.of(ValidationDone), one.of(ValidationDone)
+    assert [event.step for event in ours] == [event.step for event in theirs]
+    assert ours[0].values == pytest.approx(theirs[0].values, rel=1e-5)
+    assert ours[-1].values == pytest.approx(theirs[-1].values, rel=1e-3)
+    lists = [(run.run_dir / SAMPLES_LIST).read_text() for run in (several, one)]
+    assert lists[0] == lists[1]
+    folders = [sorted((run.run_dir / "samples").glob("gs*/*.png")) for run in (several, one)]
+    assert len(folders[0]) == 2 * 2 * 4 * 2  # times, weights, prompts, CFG values
+    for mine, its in zip(*folders, strict=True):
+        pair = [np.asarray(Image.open(file)).astype(int) for file in (mine, its)]
+        assert abs(pair[0] - pair[1]).max() <= (0 if "gs00000" in str(mine) else 3), mine
+    said = [event.text for event in several.of(Warned)]
+    assert not [text for text in said if "amples of step" in text]
 
 
 def test_shared_out_optimizer_state_changes_no_byte(two: Ranked, warm: Warm, values: Values) -> None:

@@ -4,13 +4,14 @@ import logging
 import sys
 import threading
 from contextlib import closing, suppress
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.build import build
 from ed2.app.images.scanning import ImageFaults
-from ed2.app.jobs import RunContext
+from ed2.app.jobs import RunContext, make_validator
 from ed2.app.ranks.message import spec_of, state_of
+from ed2.app.run_spec import RunSpec
 from ed2.app.signals import stopping_on_signals
 from ed2.checkpoint.optimizer_state import OPTIMIZER_STATE, own_state
 from ed2.errors import RankError, RunLeft
@@ -19,9 +20,12 @@ from ed2.models.compute import deterministic, quiet_libraries
 from ed2.models.memory import release_memory
 from ed2.ranks.base import Message, RankAnswer
 from ed2.ranks.group import Follower
+from ed2.sampling.adaptive import AdaptiveSampler
+from ed2.sampling.sampler import SampleOptions
+from ed2.sampling.sharing import SHARED_SAMPLES, drawn_samples
 from ed2.training.controls import Controls
 from ed2.training.loop import train
-from ed2.training.state import Run
+from ed2.training.state import VALIDATION, Run
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,11 @@ class FollowerControls(Controls):
     def __init__(self, ranks: Follower) -> None:
         super().__init__()
         self._ranks = ranks
+
+    @property
+    def stopping(self) -> bool:
+        """Whether rank 0 no longer waits for what it has asked for."""
+        return self._ranks.has_message()
 
     def raise_if_stopping(self) -> None:
         """Leave the run if rank 0 has left it. Raises RunLeft, RankError."""
@@ -75,10 +84,30 @@ def _follow_run(ranks: Follower, message: Message) -> None:
     ranks.fail(failure)
 
 
-def _answer(run: Run, what: str, say: Message) -> RankAnswer:
-    """Do what rank 0 asks for."""
-    assert what == OPTIMIZER_STATE
-    return own_state(run.optimizers)
+@dataclass(frozen=True)
+class Answers:
+    """Does what rank 0 asks for."""
+
+    run: Run
+    spec: RunSpec
+    context: RunContext
+    adaptive: AdaptiveSampler
+
+    def __call__(self, what: str, say: Message) -> RankAnswer:
+        """Return what it needs."""
+        if what == OPTIMIZER_STATE:
+            return own_state(self.run.optimizers)
+        with self.run.optimizers.averaged():
+            if what == VALIDATION:
+                return make_validator(self.run, self.spec, self.context).answer(say)
+            assert what == SHARED_SAMPLES
+            return self._samples(say)
+
+    def _samples(self, say: Message) -> RankAnswer:
+        options = SampleOptions(
+            autocast=self.run.precision.autocast, should_stop=lambda: self.context.controls.stopping
+        )
+        return drawn_samples(self.run.model, self.context.ranks, self.adaptive, options, say)
 
 
 def _train(ranks: Follower, message: Message) -> None:
@@ -101,7 +130,7 @@ def _train(ranks: Follower, message: Message) -> None:
     release_memory(spec.machine.device)
     with deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic):
         run = build(spec, context)
-        ranks.on_ask = partial(_answer, run)
+        ranks.on_ask = Answers(run, spec, context, AdaptiveSampler(run.model.size_multiple))
         with run.data:
             for job in run.jobs:
                 bus.emit(job.at_start(run.state))
