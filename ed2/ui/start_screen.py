@@ -15,7 +15,7 @@ from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import escape, link_html, list_html, note_html, on_page
+from ed2.ui.html import escape, jump_html, link_html, list_html, note_html, on_page
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import start_run, start_values
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill
@@ -189,9 +189,10 @@ def steps_html(state: StartState) -> str:
     for number, step in enumerate(state.steps, 1):
         mark = "done" if step.is_done else "open"
         sign = "✓" if step.is_done else str(number)
+        offer = f"<p>{jump_html(step.offered, step.offer)}</p>" if step.offer else ""
         items.append(
             f'<li data-step="{mark}"><span class="ed-tick" role="img" aria-label="{mark}">{sign}</span>'
-            f"<div><strong>{step.title}</strong><p>{escape(on_page(step.known))}</p></div>"
+            f"<div><strong>{step.title}</strong><p>{escape(on_page(step.known))}</p>{offer}</div>"
             f"{link_html('Open', step.tab, step.setting, f'Open {step.title} in the {step.tab} tab')}</li>"
         )
     return f'<ol class="ed-steps-list">{"".join(items)}</ol>'

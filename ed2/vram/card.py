@@ -1,6 +1,7 @@
 """The device that a run is planned for: found through NVIDIA's library, without initialising it, or assumed."""
 
 import importlib
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,27 @@ def card_for(device: str) -> Card:
         return _by_driver(importlib.import_module("pynvml"), int(numbered[1]) if numbered else 0)
     except Exception:  # no package, no driver, no such GPU, or one that does not answer
         return NO_CARD
+
+
+def count_cards() -> int:
+    """How many GPUs a run may use, without initialising them; 0 where the driver does not say."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        try:
+            return len(visible_cards(nvml))
+        finally:
+            nvml.nvmlShutdown()
+    except Exception:  # no package, no driver, or one that does not answer
+        return 0
+
+
+def visible_cards(nvml: Any) -> list[Any]:
+    """The handles of the GPUs that programs started from here may use, from NVIDIA's library."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    places = [int(name) for name in named if name.strip().isdecimal()]
+    return [handles[place] for place in places if place < len(handles)] or handles
 
 
 def _by_driver(nvml: Any, index: int) -> Card:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from ed2.vram.card import visible_cards
 from ed2.vram.overhead import Reading
 
 BYTES_PER_GB = 2**30
@@ -89,7 +90,8 @@ class MemorySampler:
             found.append(CardUse(_name(nvml, handle, torch, index), share, _busy_percent(nvml, handle)))
             if handle is None:  # it could be any of those that the driver knows
                 return found
-        others = [other for other in _visible(nvml) if handle is None or _uuid(nvml, other) != _uuid(nvml, handle)]
+        known = visible_cards(nvml) if nvml else []
+        others = [other for other in known if handle is None or _uuid(nvml, other) != _uuid(nvml, handle)]
         own_bytes = [_own_bytes(nvml, other, ours) for other in others]
         is_split = not processes or any(own_bytes)
         for other, own in zip(others, own_bytes, strict=True):
@@ -173,16 +175,6 @@ def _busy_percent(nvml: Any, handle: Any) -> int | None:
     with contextlib.suppress(Exception):
         return BUSY_STEP * round(nvml.nvmlDeviceGetUtilizationRates(handle).gpu / BUSY_STEP)
     return None
-
-
-def _visible(nvml: Any) -> list[Any]:
-    """The driver's handles of the GPUs that programs started from here may use."""
-    if nvml is None:
-        return []
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    places = [int(name) for name in named if name.strip().isdecimal()]
-    return [handles[place] for place in places if place < len(handles)] or handles
 
 
 def _handle(nvml: Any, torch: Any, index: int) -> Any:

@@ -1,6 +1,8 @@
 """What the first screen says, and that the demo's settings reach no other run."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,10 +10,11 @@ from ed2.app.checks.check import check_dataset
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
-from ed2.app.page.start import MissingChoice, missing_things, start_state
+from ed2.app.page.start import MissingChoice, StartStep, missing_things, start_state
 from ed2.app.user_files import UserFiles
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.form import defaults
+from ed2.ui.start_screen import steps_html
 from tests.runs import Values
 
 
@@ -59,6 +62,41 @@ def test_each_step_says_what_is_known(images: Path, sd1: Path, tmp_path: Path) -
     assert found.sentence.endswith(" of 11.7 GB, time known after the first steps.")
     assert known["Go"] == (found.sentence, True)
     assert found.changes is not None and found.changes["batch_size"] == 1
+
+
+def test_several_gpus_are_offered_until_a_run_uses_them(
+    monkeypatch: pytest.MonkeyPatch, images: Path, sd1: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", two_gpus())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    values = form(data_root=[str(images)], resume_ckpt=str(sd1))
+    step = gpu_step(values)
+    assert (step.known, step.offer, step.offered) == (
+        "A GPU, 24 GB, and 1 other GPU.",
+        "Train on 2 GPUs",
+        "num_processes",
+    )
+    html = steps_html(start_state(values, (), None, None))
+    assert 'data-setting="num_processes" data-tab="settings">Train on 2 GPUs</button>' in html
+    assert not gpu_step({**values, "num_processes": 2}).offer
+    assert gpu_step({**values, "device": "cuda:1"}).known == "A GPU, 24 GB."
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert not gpu_step(values).offer
+
+
+def gpu_step(values: Values) -> StartStep:
+    return start_state(values, (), None, None).steps[2]
+
+
+def two_gpus() -> SimpleNamespace:
+    return SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=24 * 2**30, free=23 * 2**30),
+        nvmlDeviceGetName=lambda _: "A GPU",
+    )
 
 
 def test_images_without_captions_are_counted(tmp_path: Path, images: Path) -> None:

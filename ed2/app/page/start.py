@@ -20,7 +20,7 @@ from ed2.models.files.found import describe, public_name
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.schema import Settings
 from ed2.text import counted, duration, file_size, plural
-from ed2.vram.card import Card, card_for
+from ed2.vram.card import Card, card_for, count_cards
 
 DEFAULT_FOLDERS = [str(PROGRAM_DIR / folder) for folder in Settings().data.data_root]
 UNKNOWN_TIME = "time known after the first steps"
@@ -55,6 +55,8 @@ class StartStep:
         tab: where it is done.
         setting: the field to go to there.
         is_done: whether it needs nothing more.
+        offer: what could be set besides, as an imperative; empty for nothing.
+        offered: the setting that this is.
     """
 
     title: str
@@ -62,6 +64,8 @@ class StartStep:
     tab: str
     setting: str
     is_done: bool
+    offer: str = ""
+    offered: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,13 @@ def start_state(
         planned_gb: memory of the GPU to plan for; None plans for the one in this computer.
         roots: the folders that may be opened.
     """
-    card = Card.of_size(planned_gb) if planned_gb else card_for(str(values.get("device", "auto")))
+    gpu = _gpu_step(Card.of_size(planned_gb) if planned_gb else card_for(str(values.get("device", "auto"))), values)
     absent = {thing.setting: thing for thing in missing}
     try:
         roots.require(values)
         settings = with_defaults(values)
     except ProblemsError:
-        return StartState(_steps(absent, "Chosen.", "Chosen.", card, INVALID, is_ready=False), missing)
+        return StartState(_steps(absent, "Chosen.", "Chosen.", gpu, INVALID, is_ready=False), missing)
     sizes = model_sizes(settings)
     found = forecast(settings, checked, planned_gb)
     num_images = None if checked is None or found.steps is None else len(checked.dataset.examples)
@@ -149,27 +153,42 @@ def start_state(
         sentence = _sentence(found, num_images, FACTS[sizes.family].title, memory)
     known = _missing_text(missing) or sentence
     steps = _steps(
-        absent, _images(settings, checked if num_images else None), _base(settings), card, known, is_ready=not missing
+        absent,
+        _images(settings, checked if num_images else None),
+        _base(settings),
+        gpu,
+        known,
+        is_ready=not missing,
     )
     return StartState(steps, missing, sentence, suggestions, suggestions.changes(settings))
 
 
 def _steps(
-    absent: Mapping[str, MissingChoice], images: str, base: str, card: Card, go: str, *, is_ready: bool
+    absent: Mapping[str, MissingChoice], images: str, base: str, gpu: StartStep, go: str, *, is_ready: bool
 ) -> tuple[StartStep, ...]:
     texts = {"data_root": images, "resume_ckpt": base}
     texts |= {name: choice.what for name, choice in absent.items()}
-    gpu = NO_GPU
-    if card.total_gb is not None and "card with" in card.name:
-        gpu = f"Planned for {card.name}."
-    elif card.total_gb is not None:
-        gpu = f"{card.name}, {card.total_gb:.0f} GB."
     return (
         StartStep("Images", texts["data_root"], "Dataset", "data_root", "data_root" not in absent),
         StartStep("Base model", texts["resume_ckpt"], "Settings", "resume_ckpt", "resume_ckpt" not in absent),
-        StartStep("GPU", gpu, "Settings", "card-choice", card.total_gb is not None),
+        gpu,
         StartStep("Go", go, "Settings", "max_epochs", is_ready),
     )
+
+
+def _gpu_step(card: Card, values: Mapping[str, object]) -> StartStep:
+    """Which GPU the run is planned for, and whether more of them could train it."""
+    known, offer, num_cards = NO_GPU, "", 1
+    if card.total_gb is not None and "card with" in card.name:
+        known = f"Planned for {card.name}."
+    elif card.total_gb is not None:
+        num_cards = count_cards() if values.get("device", "auto") == "auto" else 1
+        more = f", and {counted(num_cards - 1, 'other GPU')}" if num_cards > 1 else ""
+        known = f"{card.name}, {card.total_gb:.0f} GB{more}."
+    if num_cards > 1 and values.get("num_processes", 1) == 1:
+        offer = f"Train on {num_cards} GPUs"
+    is_there = card.total_gb is not None
+    return StartStep("GPU", known, "Settings", "card-choice", is_there, offer, "num_processes" if offer else "")
 
 
 def _missing_text(missing: tuple[MissingChoice, ...]) -> str:
