@@ -82,6 +82,17 @@ def test_bench_makes_its_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.browser
+def test_bench_measures_the_page(tmp_path: Path) -> None:
+    if not shutil.which("chromium"):
+        pytest.skip("needs Chromium")
+    run("bench", "page", "--short", "--target", tmp_path / "bench.json")
+    rows = {row["what"]: row for row in json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["rows"]}
+    assert {"page load", "Settings tab, opened for the first time", "Check, first images"} <= rows.keys()
+    assert all(row["ours"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_on_gpu_measures_tiny_models_on_the_cpu_from_start_to_table(tmp_path: Path) -> None:
     printed = run("on_gpu", "--dry", "--target", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

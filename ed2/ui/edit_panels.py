@@ -71,7 +71,8 @@ class BulkPanel:
         gr.on([field.change for field in fields], self.forget, None, shown, trigger_mode="always_last", **QUIET)
         for event in (self.ask.click, self.text.submit, self.replacement.submit):
             event(self.plan, [*self._grid.inputs, *fields], shown, js=ASK, **SPOKEN)
-        self._grid.follow(self.apply.click(self.change, None, shown, **{**SPOKEN, "show_progress": "minimal"}))
+        progress = {"show_progress": "minimal", "show_progress_on": shown}
+        self._grid.follow(self.apply.click(self.change, None, shown, **{**SPOKEN, **progress}))
 
     def plan(self, request: gr.Request, *held: Any) -> Updates:
         """Show what the change would do to each caption."""

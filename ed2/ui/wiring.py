@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 Updates = dict[Any, Any]
 """What a handler changes: a value by its component. A component that is not named stays as it is."""
 
-HIDDEN: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+HIDDEN: Mapping[str, Any] = {"show_progress": "hidden", "show_progress_on": (), "api_visibility": "private"}
+"""Shows no progress, and keeps none: at each event Gradio 6.31 looks up and sets every component that ever had some."""
 QUIET: Mapping[str, Any] = {**HIDDEN, "queue": False}
 """A quick answer without a message: what bypasses the queue cannot show one (Gradio 6.31)."""
 TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit": None, "preprocess": False}
