@@ -51,6 +51,8 @@ def test_a_killed_run_ends_with_the_same_bytes_and_leaves_nothing_behind(values:
 def test_wrong_settings_are_reported_before_anything_is_started(values: Values) -> None:
     with pytest.raises(SettingsError, match="there is no folder"):
         run_resume_test({**values, "data_root": ["/not/there"]}, None, tell=print)
+    with pytest.raises(SettingsError, match="it is 2, but the resume test trains in one process"):
+        run_resume_test({**values, "num_processes": 2}, None, tell=print)
     assert main(["--test_resume", "1"]) == 2
 
 

@@ -168,7 +168,7 @@ def run_resume_test(
     settings = settings_for_check(flags, config).settings
     if settings.run.seed < 0:
         settings = settings.replaced(seed=secrets.randbelow(2**31))
-    if problems := start_problems(settings.flat()):
+    if problems := [*start_problems(settings.flat()), *_processes_problems(settings)]:
         raise SettingsError("The test cannot start:", problems)
     require_parts(settings)
     require_writable(settings)
@@ -177,6 +177,14 @@ def run_resume_test(
     sweep_resume_tests(logdir)
     with _writing(logdir), resume_test_folder(logdir) as folder:
         return ResumeTest(settings, folder, steps, tell, should_stop).run()
+
+
+def _processes_problems(settings: Settings) -> list[Problem]:
+    """The parts of the test are runs of one process."""
+    size = settings.run.num_processes
+    if size == 1:
+        return []
+    return [Problem("num_processes", f"it is {size}, but the resume test trains in one process.", "Set it to 1.")]
 
 
 @contextmanager
