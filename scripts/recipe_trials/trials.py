@@ -39,6 +39,7 @@ FIXED: dict[str, object] = {
 }
 LORA: dict[str, object] = {"method": "lora", "lora_rank": 16, "lora_layers": "all", "lr": 3e-3}
 TEXT: dict[str, object] = {"disable_textenc_training": False}
+CONSTANT_EMA: dict[str, object] = {"lr_scheduler": "constant", "ema_decay_rate": 0.98, "ema_update_interval": 1}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ RECIPES = (
     _one("schedule", "constant", lr_scheduler="constant"),
     _one("together", "constant, text encoder at half the rate", lr_scheduler="constant", **TEXT),
     _one("together", "text encoder at half the rate, 24 other objects", Images(others=24), max_epochs=25, **TEXT),
-    _one("schedule", "constant, EMA 0.98", lr_scheduler="constant", ema_decay_rate=0.98, ema_update_interval=1),
+    _one("schedule", "constant, EMA 0.98", **CONSTANT_EMA),
+    _one("together", "rate 1e-3, 24 other objects", Images(others=24), max_epochs=25, lr=1e-3),
+    _one("together", "constant, EMA 0.98, 24 other objects", Images(others=24), max_epochs=25, **CONSTANT_EMA),
     _one("rate", "2e-3", lr=2e-3),
     _one("images", "12", Images(zorgs=12), max_epochs=100),
     _one("warm-up", "30 steps", lr_warmup_steps=30),
