@@ -43,8 +43,9 @@ class OwnerPage:
                     self.sampling = SamplingTab(context, form)
                 with gr.Tab("Resume", id="resume", elem_id="tab-resume") as self.resume_tab:
                     self.resume = ResumeTab(context)
-                with gr.Tab("Train", id="train", elem_id="tab-train"):
+                with gr.Tab("Train", id="train", elem_id="tab-train") as train_tab:
                     self.train = TrainTab(context, live)
+                train_tab.select(None, None, None, js="() => window.scrollTo({ top: 0 })")  # Resume is far down its tab
             self._wire()
 
     def _first_tab(self) -> str:

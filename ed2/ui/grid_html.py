@@ -97,8 +97,9 @@ def _bar(bench: Workbench, shown: Shown) -> str:
         back = _turn(shown.page - 1, shown.pages, "Previous page", "‹")
         forth = _turn(shown.page + 1, shown.pages, "Next page", "›")
         pager = f'<span class="ed-pager">{back}<span>Page {shown.page} of {shown.pages}</span>{forth}</span>'
+    hidden = "" if shown.numbers else " hidden"
     ticks = (
-        f'<button type="button" data-tick="all">Select all {len(shown.numbers):,}</button>'
+        f'<button type="button" data-tick="all"{hidden}>Select all {len(shown.numbers):,}</button>'
         '<button type="button" data-tick="none" hidden>Clear selection</button>'
     )
     return f'<div class="ed-grid-bar"><strong role="status">{count}</strong>{ticks}{pager}</div>'
@@ -148,7 +149,8 @@ def _details(item: Item, view: TileView, bench: Workbench) -> str:
     in_bucket = bench.per_bucket[example.bucket]
     facts = [f"{width} x {height} → bucket {bucket} ({counted(in_bucket, 'image')})"]
     facts += [_lost(example.size, example.bucket), *view.words, *_measured(item, bench)]
-    remarks = list_html([escape(remark) for remark in item.remarks], "ed-remarks") if item.remarks else ""
+    sentences = [escape(remark[:1].upper() + remark[1:]) for remark in item.remarks]
+    remarks = list_html(sentences, "ed-remarks") if sentences else ""
     lines = " · ".join(escape(fact) for fact in facts)
     return f'{picture}<p class="ed-facts"><strong>{name}</strong><br>{lines}</p>{remarks}'
 

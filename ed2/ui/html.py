@@ -260,7 +260,7 @@ def figures_html(shown: RunSnapshot) -> str:
         "Device": escape(shown.device) or NO_VALUE,
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())
-    title = escape(shown.project) or "No run yet"
+    title = escape(shown.project) or ("Preparing" if shown.is_active else "No run yet")
     figures_list = f'<dl class="ed-figures">{rows}</dl>'
     return f'<section class="ed-card" aria-label="Run figures"><h3>{title}</h3>{figures_list}</section>'
 

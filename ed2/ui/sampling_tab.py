@@ -1,5 +1,6 @@
 """The Sampling tab: what is sampled while training, and how often."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ SPARE_ROWS = 3
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
 STEPS_INFO = "More steps take longer and show finer detail. Saved with the prompts."
 TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, CFG 1 4 7"
+UNSAVED = "These prompts are not saved: runs draw those in the file. Press Save prompts to use these."
+UNSAVED_HTML = f'<p class="ed-warn" role="status">{UNSAVED}</p>'
 COLUMN_WIDTHS = ["326px", "290px", "130px", "130px", "130px", "168px"]
 
 
@@ -59,6 +62,7 @@ class SamplingTab:
             wrap=True,
             buttons=[],
         )
+        self.unsaved = gr.HTML("", elem_id="prompts-unsaved", js_on_load=None)
         with gr.Row(elem_classes="ed-actions"):
             self.save = gr.Button("Save prompts", variant="primary", elem_id="save-prompts-button", min_width=140)
             self.read = gr.Button("Reload file", elem_id="read-prompts-button", min_width=140)
@@ -73,10 +77,12 @@ class SamplingTab:
         self._path = path = self._form.controls["sample_prompts"]
         given = [path, *self.outputs]
         for event in (self.read.click, path.submit):
-            fill(event, self.reload, given, self.outputs, is_whole=True, **SPOKEN)
+            fill(event, self.reload, given, self.outputs, [self.unsaved], is_whole=True, **SPOKEN)
         for event in (path.blur, *(event.then for event in filled)):
-            fill(event, self.follow, given, self.outputs, is_whole=True, **QUIET)
-        fill(self.save.click, self.save_prompts, given, [path], **SPOKEN)
+            fill(event, self.follow, given, self.outputs, [self.unsaved], is_whole=True, **QUIET)
+        fill(self.save.click, self.save_prompts, given, [path], [self.unsaved], **SPOKEN)
+        edited = [control.input for control in self.outputs]
+        gr.on(edited, None, None, self.unsaved, js=f"() => {json.dumps(UNSAVED_HTML)}")
 
     def prompts_of(self, page: PageState, path: object) -> Updates:
         """The prompts of a file, unless the page shows them already; no prompts if they cannot be read.
@@ -95,7 +101,8 @@ class SamplingTab:
 
     def follow(self, request: gr.Request, path: str, *_: Any) -> Updates:
         """Show the prompts of the file that is set now."""
-        return self.prompts_of(self._context.pages.of(request), path)
+        updates = self.prompts_of(self._context.pages.of(request), path)
+        return {**updates, self.unsaved: ""} if updates else {}
 
     def reload(self, request: gr.Request, path: str, *_: Any) -> Updates:
         """Show the prompts of the file as it is on the disk."""
@@ -104,7 +111,7 @@ class SamplingTab:
         except (OSError, ValueError, Ed2Error) as error:
             raise refusal(f"Cannot read the prompts: {error}") from None
         self._context.pages.of(request).prompt_file = short_path(unquoted(path.strip()))
-        return self._show(table)
+        return {**self._show(table), self.unsaved: ""}
 
     def save_prompts(
         self, request: gr.Request, _: str, rows: list[list[object]], sampler: str, steps: float | None
@@ -118,7 +125,7 @@ class SamplingTab:
             raise refusal(f"Cannot save the prompts: {error}") from None
         gr.Info("Saved. Used from the next samples on.", duration=4)
         self._context.pages.of(request).prompt_file = short_path(str(file))
-        return {self._path: str(file)}
+        return {self._path: str(file), self.unsaved: ""}
 
     def _read(self, path: str) -> PromptTable:
         return table_of(Path(str(self._context.require_allowed({"sample_prompts": path})["sample_prompts"])))

@@ -56,7 +56,7 @@ Object.assign(window.ed, (() => {
   };
   const showDetails = tile => {
     const place = document.querySelector('#selected-image .ed-selected');
-    if (place) place.innerHTML = tile.dataset.details;
+    if (place) place.innerHTML = tile?.dataset.details ?? '';
   };
   const choose = tile => {
     state.chosen = tile.dataset.image;
@@ -111,7 +111,10 @@ Object.assign(window.ed, (() => {
     const wanted = { first: all[0], last: all.at(-1) }[state.afterTurn] ?? chosenTile() ?? all[0];
     state.afterTurn = '';
     showTicks();
-    if (!wanted) return;
+    if (!wanted) {
+      showDetails();
+      return;
+    }
     choose(wanted);
     if (state.isInside) wanted.querySelector('button').focus({ preventScroll: true });
   };

@@ -153,6 +153,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     page.keyboard.press("b")  # begins to edit the cell
     cell.locator("textarea, input").fill("blurry")
     page.keyboard.press("Enter")
+    expect(page.locator("#prompts-unsaved")).to_contain_text("not saved")
     page.locator("#save-prompts-button").click()
     own = server.folder / "user" / "sample_prompts.json"
     expect(page.locator("#sample_prompts input, #sample_prompts textarea").first).to_have_value(str(own))
@@ -161,6 +162,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
         "num_inference_steps": 7,
         "samples": [{"prompt": "a cat", "negative_prompt": "blurry"}],
     }
+    expect(page.locator("#prompts-unsaved")).not_to_contain_text("not saved")
     fill(page, "sample_prompts", server.values["sample_prompts"])
     page.locator("#read-prompts-button").click()
     expect(page.locator("#prompts-steps input")).to_have_value("2")
@@ -275,6 +277,10 @@ def test_many_captions_are_filtered_changed_and_restored_as_one(open_page, serve
     expect(page.locator("#bulk-apply-button")).to_be_disabled()
     page.locator("#undo-caption-button").click()
     expect(tiles.filter(has_text="sks")).to_have_count(0)
+    details = page.locator("#selected-image .ed-facts")
+    expect(details).to_have_count(1)
+    page.locator("#grid-search input, #grid-search textarea").first.fill("no such image")
+    expect(details).to_have_count(0)
     page.get_by_role("button", name="Show all").click()
     expect(tiles).to_have_count(4)
     images = server.folder / "images"

@@ -219,10 +219,10 @@ def _saves(situation: Situation, settings: Settings) -> Answer | None:
         return None
     if situation.num_images >= TIMED_SAVES_FROM:
         values: Values = {"ckpt_every_n_minutes": SAVE_MINUTES, "save_every_n_epochs": None}
-        return values, "an epoch of thousands of images is long, so minutes count; a checkpoint takes gigabytes"
+        return values, "an epoch of thousands of images is long, so minutes count"
     every = max(1, round(settings.run.max_epochs / SAVES_PER_RUN))
     values = {"save_every_n_epochs": every, "ckpt_every_n_minutes": None}
-    return values, f"{SAVES_PER_RUN} checkpoints to choose from; each takes gigabytes"
+    return values, f"{SAVES_PER_RUN} checkpoints to choose from"
 
 
 def _project_name(situation: Situation, settings: Settings) -> Answer | None:
