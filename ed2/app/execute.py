@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ PROBLEMS_SHOWN = 5
 SLOW_SUMS = (
     "This PyTorch has no NCCL, so gradients are added up in main memory, which is slow. On Windows, train in WSL2, "
     "which has NCCL."
+)
+SET_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
+ONE_BY_ACCELERATE = (
+    "accelerate has started one process, as it does without --multi_gpu. For several, use accelerate launch "
+    "--multi_gpu --num_processes 2, or --num_processes of this program."
 )
 
 
@@ -252,6 +258,8 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     length = RunLength(run.total_steps, len(examples), run.max_epochs)
     if run.ranks.is_slow:
         notes.append(SLOW_SUMS)
+    if run.ranks.size == 1 and SET_BY_ACCELERATE in os.environ:
+        notes.append(ONE_BY_ACCELERATE)
     notes += map(str, unsuitable(settings, spec.sizes, length))
     note = long_captions(examples, run.model.count_tokens, MAX_TOKENS * data.caption_chunks).sentence()
     return [*notes, note] if note else notes

@@ -279,12 +279,20 @@ def test_the_launcher_names_a_killed_process_and_ends_all_when_the_first_is_kill
 
 
 @pytest.mark.soak
-def test_torchrun_starts_a_run(values: Values) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "size"),
+    [
+        (("torch.distributed.run", "--standalone", "--nproc_per_node", "2"), 2),
+        (("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"), 2),
+        (("accelerate.commands.launch", "--cpu", "--num_processes", "2"), 1),  # it starts one, and says nothing
+    ],
+    ids=["torchrun", "accelerate", "accelerate on CPUs"],
+)
+def test_other_launchers_start_a_run(values: Values, launcher: tuple[str, ...], size: int) -> None:
     config = Path(str(values["logdir"])).parent / "settings.json"
     config.write_text(json.dumps({**values, "max_epochs": 1}))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     ran = subprocess.run(
-        [sys.executable, *launcher, "train.py", "--config", str(config)],
+        [sys.executable, "-m", *launcher, "train.py", "--config", str(config)],
         cwd=PROGRAM_DIR,
         env=environment(),
         capture_output=True,
@@ -292,7 +300,8 @@ def test_torchrun_starts_a_run(values: Values) -> None:
         timeout=240,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "Training in 2 processes: 4 images per step" in ran.stdout
+    assert ("Training in 2 processes: 4 images per step" in ran.stdout) == (size == 2)
+    assert ("accelerate has started one process" in ran.stdout) == (size == 1)
 
 
 def test_loras_of_sdxl_and_caches_filled_in_shares(warm: Warm, values: Values, tmp_path: Path) -> None:

@@ -70,9 +70,15 @@ OF_TESTS = (
     ),
     _of_tests(
         "sdxl",
-        "Runs of SDXL are killed with -9 twenty times with each of three sets of options.",
-        (5, 0.5),
+        "Runs of SDXL, and of two processes, are killed with -9 twenty times with each of five sets of options.",
+        (10, 0.5),
         *("tests/torture/test_kills.py", "sdxl"),
+    ),
+    _of_tests(
+        "ranks",
+        "Runs in several processes are started by other launchers, and their processes fail in every way.",
+        (4, 1),
+        *("tests/app/test_several_processes.py", "process"),
     ),
     _of_tests(
         "queue",

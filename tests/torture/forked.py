@@ -8,16 +8,22 @@ import gc
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from ed2.errors import FinishedError
 from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, SavingChanged
+
+if TYPE_CHECKING:
+    from ed2.ranks.base import Ranks
 
 PATIENCE_SECONDS = 600.0
 POLL_SECONDS = 0.004
@@ -137,7 +143,28 @@ def _run_and_leave(preset: Path, log: Path, writing: int, work: Work) -> None:
         os._exit(code)
 
 
-def run_once(preset: Path, tell: Callable[[str], object]) -> None:
+def run_in_two(preset: Path, tell: Tell) -> None:
+    """Do so in two processes, of which this is the first; the other ends by itself when this one is killed."""
+    from ed2.app.ranks.follower import follow
+    from ed2.ranks.group import Follower, Leader, join
+    from ed2.ranks.place import RankPlace
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    other = os.fork()
+    os.environ["RANK"] = "0" if other else "1"
+    ranks = join(RankPlace.of())
+    if isinstance(ranks, Follower):
+        os._exit(follow(ranks))
+    assert isinstance(ranks, Leader)
+    with closing(ranks):
+        run_once(preset, tell, ranks)
+    os.waitpid(other, 0)
+
+
+def run_once(preset: Path, tell: Tell, ranks: "Ranks | None" = None) -> None:
     """Go on with the newest checkpoint of the preset's runs, or begin, and tell what happens."""
     from ed2.app.images import scanning
     from ed2.app.run import run_training
@@ -147,7 +174,7 @@ def run_once(preset: Path, tell: Callable[[str], object]) -> None:
     scanning.INDEX_FILE = preset.parent / "index.json"
     bus = EventBus()
     bus.subscribe(lambda event: [tell(line) for line in told(event)])
-    ended = run_training({"resume_ckpt": "findlast"}, preset, bus=bus, controls=Controls())
+    ended = run_training({"resume_ckpt": "findlast"}, preset, bus=bus, controls=Controls(), ranks=ranks)
     if ended.phase != "done":
         raise DifferentError(f"{ended.phase}: {ended.reason}")
 
@@ -183,7 +210,9 @@ def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    import ed2.app.run  # noqa: F401
+    import ed2.app.ranks.follower
+    import ed2.app.run
+    import ed2.ranks.group  # noqa: F401
     from ed2.models.files.source import open_base
     from ed2.registry import FAMILIES
     from tests.conftest import SIZES

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.resume_test.comparison import differences
-from tests.torture.forked import DifferentError, start
+from tests.torture.forked import DifferentError, Ended, run_in_two, run_once, start
 
 Values = dict[str, object]
 
@@ -57,6 +57,7 @@ class Torture:
         model: the base model.
         images: the folder of images.
         tell: gets a line now and then.
+        processes: how many train a run, 1 or 2; the first of them is killed.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Torture:
     images: Path
     seed: int = 0
     tell: Callable[[str], object] = print
+    processes: int = 1
     kills: int = 0
     runs: int = 0
     when: Counter[str] = field(default_factory=Counter)
@@ -102,7 +104,7 @@ class Torture:
         saved, left, life = 0, most, LONGEST_LIFE
         while True:
             after = self._random.uniform(0, seconds * life) if left else None
-            ended = start(preset, folder / "log.txt", kill_after=after)
+            ended = self._start(preset, after)
             if ended.began_at is not None and ended.began_at < saved:
                 raise DifferentError(f"went on from step {ended.began_at}, but step {saved} was saved: {folder}")
             life = LONGEST_LIFE if ended.saved_at > saved else life * PATIENCE
@@ -119,9 +121,13 @@ class Torture:
         """The folder of a run that was left alone, made once for these options, and how long it took."""
         if options not in self._straight:
             folder = self.folder / ("straight-" + "-".join(options))
-            ended = start(self._preset(folder, options), folder / "log.txt")
+            ended = self._start(self._preset(folder, options), None)
             self._straight[options] = newest_run(folder), ended.seconds
         return self._straight[options]
+
+    def _start(self, preset: Path, kill_after: float | None) -> Ended:
+        work = run_in_two if self.processes == 2 else run_once
+        return start(preset, preset.parent / "log.txt", kill_after, work)
 
     def _preset(self, folder: Path, options: tuple[str, ...]) -> Path:
         folder.mkdir(parents=True)

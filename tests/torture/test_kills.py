@@ -54,6 +54,14 @@ def test_sdxl_killed_twenty_times_ends_with_the_same_bytes(options: str, tmp_pat
     sdxl_killed(20, options, tmp_path / "kept")
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("options", ["ema,validation,sampling,cached", "low-memory"])
+def test_runs_in_two_processes_killed_twenty_times_end_with_the_same_bytes(options: str) -> None:
+    said = torture("kills", "--processes", "2", "--kills", "20", "--options", options)
+    assert re.search(r"20 kills \(.*\), \d+ runs ended, all byte-identical", said), said
+
+
 def sdxl_killed(kills: int, options: str, folder: Path) -> None:
     """Kill runs of SDXL so often, and hold that all three networks were trained."""
     said = torture("kills", "--family", "sdxl", "--kills", str(kills), "--options", options, "--folder", str(folder))
