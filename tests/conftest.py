@@ -17,7 +17,7 @@ SIZES = [(96, 96), (100, 90), (96, 64), (160, 90), (64, 96), (90, 160), (128, 12
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; begin with the slow files, so that both processes end together."""
+    """Skip what needs a GPU where there is none; begin with the slow files, so that all processes end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.get_closest_marker("browser") is None, item.path not in slow))
     needing = [item for item in items if item.get_closest_marker("gpu")]
