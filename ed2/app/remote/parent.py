@@ -109,10 +109,7 @@ def train_as_child(values: Mapping[str, object], size: int, *, bus: EventBus, co
     """
     _free_gpus()
     run, printed = RemoteRun(bus), Printed()
-    argv = [
-        "--num_processes",
-        str(size),
-    ]  # to the others; the first is sent all settings
+    argv = ["--num_processes", str(size)]  # the first is sent all settings
     with (
         printed.collected() as stream,
         started_ranks(argv, size, lifeline=ORDERS, stdout=subprocess.PIPE, stderr=stream.fileno()) as children,
