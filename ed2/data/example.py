@@ -115,6 +115,6 @@ class Dataset:
     notes: tuple[Finding, ...]
     """Worth knowing; no image is left out for it."""
     fingerprint: str
-    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; only valid if all were read."""
+    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; empty unless all were read."""
     num_unread: int = 0
     """Images of which only the header was read: some may turn out to be damaged."""

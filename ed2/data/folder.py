@@ -14,7 +14,8 @@ from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
 from ed2.data.image_config import caption_in_order, tag_shuffle
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
-from ed2.data.reading import ImageReader, Outline, ScanCallbacks
+from ed2.data.reading import ImageReader, Outline, ReadResult, ScanCallbacks, reading_versions
+from ed2.data.scan_memory import ScanMemory, state_of
 from ed2.data.sidecars import ImageDescription, describe_image
 from ed2.data.walk import ImageEntry, RootContents, find_images
 from ed2.errors import DatasetError, Problem
@@ -67,6 +68,22 @@ def scan(
     ignore_pillow_warnings()
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
+    memory, state = _memory(paths, options, callbacks)
+    if memory and state and (known := memory.find(state)):
+        callbacks.report(len(known.examples), len(known.examples))
+        return known
+    dataset, is_lasting = _search(paths, options, callbacks)
+    if memory and state and is_lasting:
+        memory.keep(state, dataset)
+    return dataset
+
+
+def _search(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallbacks) -> tuple[Dataset, bool]:
+    """Return what is in the roots now, and whether that stays true until a file changes.
+
+    Raises:
+        DatasetError: no image can be used.
+    """
     contents = [_contents(path, number, callbacks, options.follow_links) for number, path in enumerate(paths)]
     files: list[ImageEntry] = []
     for found in contents:
@@ -85,7 +102,26 @@ def scan(
     if not any(example.multiply > 0 for example in builder.examples):
         problem = Problem(None, "multiply is 0 for every image.", "Raise it for the images to train.")
         raise DatasetError("There are no images to train on.", [problem])
-    return builder.dataset(paths)
+    dataset = builder.dataset(paths)
+    return dataset, _is_lasting(read, dataset)
+
+
+def _memory(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallbacks) -> tuple[ScanMemory | None, str]:
+    """Return where the dataset of such a scan is kept, and the state that the files are in; empty if neither helps."""
+    if options.index_path is None or any(map(is_manifest, paths)):
+        return None, ""
+    given = (options.resolution, options.flip_p, options.cond_dropout, options.shuffle_tags, options.follow_links)
+    memory = ScanMemory(options.index_path.with_name("scans"), paths, given)
+    if options.headers_only and not memory.exists():  # such a scan keeps nothing
+        return None, ""
+    return memory, state_of(paths, callbacks.raise_if_stopped, reading_versions())
+
+
+def _is_lasting(read: ReadResult, dataset: Dataset) -> bool:
+    """Whether everything found stays true until a file changes; a side file, say, may be unreadable only now."""
+    if read.num_unread or not all(facts.lasting for facts in read.facts):
+        return False
+    return not any(note.kind in ("index", "sidecar") for note in dataset.notes)
 
 
 @dataclass(slots=True)
@@ -108,7 +144,8 @@ class _DatasetBuilder:
         example = _example(file, facts, description, options)
         self.examples.append(example)
         self.notes += _notes(example, facts, description, options.resolution)
-        self.digest.update(_fingerprint_line(example, facts).encode())
+        if not self.num_unread:
+            self.digest.update(_fingerprint_line(example, facts).encode())
 
     def add_duplicates(self, num_roots: int) -> None:
         """Add a note for each image that is there more than once, and one with counts."""
@@ -124,7 +161,7 @@ class _DatasetBuilder:
             tuple(self.examples),
             tuple(problems),
             tuple(self.notes),
-            self.digest.hexdigest(),
+            "" if self.num_unread else self.digest.hexdigest(),
             num_unread=self.num_unread,
         )
 

@@ -100,12 +100,12 @@ class ImageIndex:
         self._is_changed = False
 
     def _head(self) -> dict[str, object]:
-        return {
-            "version": self.VERSION,
-            "pillow": PIL.__version__,
-            "pixels": PIXELS_VERSION,
-            "heif": can_read_heif(),
-        }
+        return {"version": self.VERSION, **reading_versions()}
+
+
+def reading_versions() -> dict[str, object]:
+    """Return what decides, besides a file, what is read from it."""
+    return {"pillow": PIL.__version__, "pixels": PIXELS_VERSION, "heif": can_read_heif()}
 
 
 def _marks(values: Sequence[object]) -> frozenset[Mark] | None:

@@ -34,6 +34,7 @@ def test_headers_alone_give_the_same_sizes_and_plan_as_a_full_read(folder: Path)
     (folder / "cut.jpg").unlink()
     by_header, in_full = (scan([folder], replace(OPTIONS, headers_only=only)) for only in (True, False))
     assert (by_header.num_unread, in_full.num_unread) == (5, 0)
+    assert in_full.fingerprint and not by_header.fingerprint  # which stands for contents
     assert by_header.examples == in_full.examples
     plans = [plan_epoch(found.examples, seed=1, epoch=0, batch_size=2, grad_accum=1) for found in (by_header, in_full)]
     assert plans[0] == plans[1]
