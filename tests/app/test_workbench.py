@@ -1,5 +1,6 @@
 """The dataset workbench: marks, near duplicates, changes of many captions, side files in words."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,25 @@ def test_every_image_has_the_marks_that_it_deserves(desk: DatasetDesk, tmp_path:
     found = next(item for item in desk.bench.items if item.name == "same.png")
     assert "The same image as 01.png." in found.remarks
     assert desk.bench.counts["copies"] == 2
+
+
+def test_near_duplicates_are_known_again_after_a_restart_by_their_content(desk: DatasetDesk, tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "images", [(96, 96)])
+    for name, quality in (("one", 60), ("two", 90)):
+        Image.open(PICTURES[1]).convert("RGB").resize((80, 80)).save(folder / f"{name}.jpg", quality=quality)
+    assert marked(check(desk, folder))["two.jpg"] == {"named", "alike"}
+    kept = scanning.fingerprints_file()
+    content = json.loads(kept.read_text())
+    assert len(content["prints"]) == 3
+    empty = dict.fromkeys(content["prints"], "")  # as of images without features: it shows that they are not read again
+    kept.write_text(json.dumps({**content, "prints": empty}))
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert marked(check(DatasetDesk(Edits(tmp_path / "kept")), moved))["two.jpg"] == {"named"}
+    for damaged in ("{", '{"version": 0, "prints": {}}', '{"version": 1, "prints": [1]}'):
+        kept.write_text(damaged)
+        assert marked(check(DatasetDesk(Edits(tmp_path / "kept")), moved))["two.jpg"] == {"named", "alike"}
+    kept.write_text(json.dumps({**content, "prints": dict.fromkeys(content["prints"], "zz" * 24)}))
+    assert marked(check(DatasetDesk(Edits(tmp_path / "kept")), moved))["two.jpg"] == {"named", "alike"}
 
 
 def test_the_first_answer_comes_from_headers_and_a_new_check_ends_the_old_one(

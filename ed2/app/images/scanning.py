@@ -26,6 +26,11 @@ HEADINGS: dict[FindingKind, str] = {"unusable": "An image was left out.", "chang
 logger = logging.getLogger(__name__)
 
 
+def fingerprints_file() -> Path:
+    """Where the fingerprints of images are kept that near duplicates are found by: beside the index."""
+    return INDEX_FILE.with_name("fingerprints.json")
+
+
 def decode_threads(settings: Settings, processes: int = 1) -> int:
     """Return the number of threads that decode images: the setting, or else one per core, at most eight.
 

@@ -10,7 +10,7 @@ from ed2.app.images.bulk import BulkEdit, BulkPlan, plan_bulk_edit
 from ed2.app.images.captions import MAX_CHARACTERS, CaptionReader, OwnCaption
 from ed2.app.images.edits import Edits, FileChange
 from ed2.app.images.likeness import NearDuplicates
-from ed2.app.images.scanning import scan_dataset
+from ed2.app.images.scanning import fingerprints_file, scan_dataset
 from ed2.app.images.sidecar_words import folders_of, weight_change
 from ed2.app.page.workbench import Asked, Item, Workbench
 from ed2.app.reporters.image_losses import ImageLosses
@@ -119,7 +119,7 @@ class DatasetDesk:
         bench = self.bench
         if bench is None:
             return
-        alike = self._near.find(bench.checked.dataset.examples, report)
+        alike = self._near.find(bench.checked.dataset.examples, fingerprints_file(), report)
         with self._lock:
             if self._round == round_ and self.bench:
                 self._alike = alike
