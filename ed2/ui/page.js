@@ -79,10 +79,15 @@ window.ed = (() => {
   };
   const focusField = (field, tries = 40) => {
     const input = byId(field)?.querySelector('input, textarea, button');
+    openPanel(input?.closest('#memory-panel'));
     if (!input?.checkVisibility({ visibilityProperty: true })) return tries && setTimeout(focusField, 50, field, tries - 1);
     openChoice(field);
     input.scrollIntoView({ block: 'center' });
     input.focus({ preventScroll: true });
+  };
+  const openPanel = panel => { // on a phone it is closed
+    panel?.classList.add('ed-open');
+    panel?.querySelector('#panel-button')?.setAttribute('aria-expanded', 'true');
   };
   const openChoice = field => {
     const fold = field === 'resume_ckpt' && document.querySelector('#choose-model button.label-wrap:not(.open)');

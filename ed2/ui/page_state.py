@@ -49,7 +49,7 @@ class PageState:
         edited_run: number of the run of the queue that its form shows; 0 for none.
         before_edit: its form before that.
         used_checkpoint: folder of the checkpoint that *Use this step* found; empty if none.
-        planned_gb: memory of the GPU that its first screen plans for; 0 is the one in this computer.
+        planned_gb: memory of the GPU that it plans for, as chosen in the Settings tab; 0 is the one in this computer.
     """
 
     form: Mapping[str, object] | None = None

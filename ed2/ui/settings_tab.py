@@ -130,10 +130,11 @@ class SettingsTab:
         """
         if not turn:
             return gr.skip()
-        values = self._form.read(raw)
+        values, page = self._form.read(raw), self._context.pages.of(request)
         with contextlib.suppress(OSError):  # only a convenience: the page still holds the form
-            if not self._context.keep_form(values, self._context.pages.of(request), int(turn)):
+            if not self._context.keep_form(values, page, int(turn)):
                 return gr.skip()
+        page.planned_gb = card_gb
         own = differing(values, defaults())
         updates = self.memory.updates(request, values, card_gb)
         updates[self.presets.preview] = self.presets.preview_html(values, preset)

@@ -31,8 +31,6 @@ DEMO_ABOUT = (
     "the finished model, as in a real training. It changes nothing in your settings."
 )
 NUM_CREATURES = 4
-HERE = 0
-SIZES_GB = (8, 12, 16, 24)
 FROM_START = ("logdir", "save_ckpt_dir", "device")
 """Settings of the form that the demo takes over: where it is trained, and on what."""
 
@@ -55,13 +53,6 @@ class StartScreen:
                 gr.HTML("<h2>Train on my images</h2>", js_on_load=None)
                 self.steps = gr.HTML("", js_on_load="ed.watchLinks(element)", elem_id="start-steps")
                 self.go = gr.Button("Train on my images", elem_id="start-train-button")
-                self.card = gr.Radio(
-                    [("This computer", HERE), *((f"{gb} GB", gb) for gb in SIZES_GB)],
-                    value=HERE,
-                    label="Plan for GPU memory",
-                    interactive=True,
-                    elem_id="start-card",
-                )
                 self.values = gr.HTML("", js_on_load=None, elem_id="start-values")
                 with gr.Row(elem_classes="ed-actions", visible=False) as self.suggested:
                     self.apply = gr.Button("Use these values", elem_id="suggested-apply-button", min_width=140)
@@ -103,7 +94,6 @@ class StartScreen:
 
         self.demo.click(start_demo, inputs, [tabs, strip_problems], **SPOKEN)
         self.go.click(start, inputs, [tabs, strip_problems], js="ed.goToMissing", **SPOKEN)
-        self.card.change(self.plan_for, self.card, self.outputs, **QUIET)
         return [
             fill(self.apply.click, self.use_values, inputs, inputs, others, **QUIET),
             fill(self.undo.click, self.undo_values, inputs, inputs, others, **QUIET),
@@ -117,13 +107,6 @@ class StartScreen:
             self._context.start_demo({**defaults(), **self._context.demo_settings.named, **kept})
 
         return start_values(begin, tabs, problems, self._context)
-
-    def plan_for(self, request: gr.Request, planned_gb: float) -> Updates:
-        """Plan for another GPU."""
-        page = self._context.pages.of(request)
-        page.planned_gb = planned_gb
-        shown = self._context.service.snapshot()
-        return self._steps(shown, page, self.seen_with(self._context.missing(), page))
 
     def use_values(self, request: gr.Request, *raw: Any) -> Updates:
         """Put the suggested values into the form."""

@@ -100,14 +100,17 @@ def test_settings_of_the_demo_that_were_loaded_do_not_stay_with_other_images(ope
 
 
 def test_four_steps_lead_to_a_run_with_suggested_values(open_page, server: Server, model: Path) -> None:
+    images = server.folder / "50_cats"
+    if not images.exists():  # the tests above may not have run
+        make_images(images, [(96, 96)] * 30)
     server.begin_with(data_root=["input"], resume_ckpt="", resolution=64, sample_prompts="")
     page = open_page()
-    state(page, "done")
+    state(page, "idle", "done")
     page.get_by_role("button", name="EveryDream with a face").click()
     steps = page.locator("#start-steps")
     page.locator("#start-train-button").click()  # leads to what is missing
     expect(page.locator("#tab-dataset")).to_be_visible()
-    fill(page, "data_root", server.folder / "50_cats")
+    fill(page, "data_root", images)
     page.locator("#check-button").click()
     expect(page.locator("#missing")).to_have_text("1 thing missing: a base model")
     page.locator("#missing").get_by_role("button").click()
@@ -116,7 +119,13 @@ def test_four_steps_lead_to_a_run_with_suggested_values(open_page, server: Serve
     expect(page.locator("#train-button")).to_be_enabled()
     page.get_by_role("button", name="EveryDream with a face").click()
     expect(steps).to_contain_text("30 images")
-    page.locator("#start-card").get_by_label("12 GB").check()
+    steps.get_by_role("button", name="Open GPU in the Settings tab").click()
+    expect(page.locator("#card-choice input")).to_be_focused()
+    page.locator("#card-choice input").click()
+    page.get_by_role("option", name="12 GB", exact=True).click()
+    expect(page.locator("#memory-plan")).to_contain_text("11.7 GB free on a card with 12 GB")
+    page.get_by_role("button", name="EveryDream with a face").click()
+    expect(steps).to_contain_text("Planned for a card with 12 GB.")
     expect(steps).to_contain_text(re.compile(r"30 images, SD 1.x, 12 GB: [\d,]+ steps, [\d.]+ of 11.7 GB"))
     expect(page.locator("#start-values")).to_contain_text("50 repeats x 5 epochs are 250 epochs")
     page.locator("#start-values summary").click()

@@ -24,7 +24,7 @@ from ed2.vram.card import Card, card_for, count_cards
 
 DEFAULT_FOLDERS = [str(PROGRAM_DIR / folder) for folder in Settings().data.data_root]
 UNKNOWN_TIME = "time known after the first steps"
-NO_GPU = "No NVIDIA GPU was found here, and a real model takes days without one. Plan for one below."
+NO_GPU = "No NVIDIA GPU was found here, and a real model takes days without one. Plan for one in the Settings tab."
 INVALID = "Some values in the form are not valid; press Train to see which."
 
 
