@@ -69,7 +69,7 @@ class OwnerPage:
         changed = [*self.resume.queued, *self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
         for event in (
             filled,
-            self.dataset.checked,
+            *self.dataset.checks,
             self.resume.used,
             self.train.validated,
             self.train.continued,

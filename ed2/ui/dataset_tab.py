@@ -11,29 +11,31 @@ import gradio as gr
 
 from ed2.app.checks.check import CheckResult
 from ed2.app.page.folders import contents, images_below, is_folder, places
+from ed2.app.page.start import missing_things
 from ed2.app.page.workbench import Workbench
 from ed2.data.example import FindingKind
 from ed2.data.report import HEADINGS
 from ed2.errors import Ed2Error, Problem
 from ed2.settings.fields import fields
-from ed2.settings.files import with_defaults
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
 from ed2.settings.schema import Settings
 from ed2.text import counted, first_of
 from ed2.ui.caption_panel import CaptionPanel
 from ed2.ui.context import Context
 from ed2.ui.edit_panels import BulkPanel, WeightPanel
 from ed2.ui.folder_browser import NO_FOLDER, FolderBrowser, folder_of
-from ed2.ui.form import Form, defaults
+from ed2.ui.form import Form, defaults, from_control
 from ed2.ui.grid_html import buckets_html
 from ed2.ui.html import button_html, buttons_html, empty_html, escape, list_html, note_html, on_page, problems_html
 from ed2.ui.image_grid import ASK, ImageGrid
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
 
+FOLDERS = "data_root"
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 REPORT_SECONDS = 0.3
 MAX_PROBLEMS = 20
 MAX_NAMES = 3
-NOT_CHECKED = "Choose a folder, or press Check, to see the images. Nothing is changed."
+NOT_CHECKED = "Choose a folder, or type one, to see its images. Nothing is changed."
 STALE = "These results are out of date: the folder or an image setting has changed. Press Check again."
 
 
@@ -43,7 +45,9 @@ class DatasetTab:
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
         self._accepted: list[list[Any]] = []
-        form.add(["data_root"])
+        form.add([FOLDERS])
+        self.wrong_folder = gr.HTML("", elem_id="wrong-folder", js_on_load=None)
+        self._typed = gr.Textbox(visible=False)
         with gr.Accordion("Choose a folder", open=False) as self.chooser:
             self.browser = FolderBrowser(context.roots, "browse", lambda: places(context.roots), describe_folder)
             with gr.Row(elem_classes="ed-actions"):
@@ -67,14 +71,16 @@ class DatasetTab:
         self.bulk.wire()
         self.captions.wire()
         self.weights.wire()
-        self.checked = self.check.click(self.check_images, inputs, self._results, **slow)
         self.browser.wire()
         self.browser.inside.click(self.browser.open_pressed, None, self.browser.outputs, **SPOKEN)
-        folders = self._form.controls["data_root"]
+        folders = self._form.controls[FOLDERS]
         place = self.browser.place
         taken = fill(self.take.click, self.use_folder, [place, folders], [folders], [self.chooser], **SPOKEN)
         chosen = taken.then(self.check_images, inputs, self._results, **slow)
-        for event in (self.checked, chosen):
+        folders.blur(self.look_at_typed, folders, [self.wrong_folder, self._typed], **QUIET)
+        typed = self._typed.change(self.check_images, inputs, self._results, **slow)
+        self.checks = [self.check.click(self.check_images, inputs, self._results, **slow), chosen, typed]
+        for event in self.checks:
             self.show_after(event)
         for refreshed in self.grid.refreshed:
             refreshed.then(self.results, None, self._results, **QUIET)
@@ -112,7 +118,20 @@ class DatasetTab:
         folder = folder_of(place)
         if not self._context.roots.allow(folder) or not is_folder(folder):
             raise refusal(NO_FOLDER)
-        return {self._form.controls["data_root"]: str(folder), self.chooser: gr.update(open=False)}
+        return {self._form.controls[FOLDERS]: str(folder), self.chooser: gr.update(open=False)}
+
+    def look_at_typed(self, text: str) -> Updates:
+        """Have folders that were typed checked, unless they were already; say beside the field if one is not there."""
+        folders = absolute_paths({FOLDERS: from_control(fields()[FOLDERS], text)}, PROGRAM_DIR)
+        if not (text or "").strip():
+            return {self.wrong_folder: ""}
+        for choice in missing_things(folders, self._context.roots):
+            if choice.setting == FOLDERS:
+                return {self.wrong_folder: f'<p class="ed-warn" role="alert">{escape(on_page(choice.what))}</p>'}
+        checked = self._context.desk.checked
+        if checked and list(checked.settings.data.data_root) == folders[FOLDERS]:
+            return {self.wrong_folder: ""}
+        return {self.wrong_folder: "", self._typed: str(time.monotonic_ns())}  # a new text each time: it is an event
 
     def check_images(self, *raw: Any) -> Updates:
         """Find the images and show the first results; `read_rest` goes on from there."""

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ed2.settings.fields import fields
+from tests.tiny import make_images
 from tests.ui.conftest import Server
 
 pytest.importorskip("playwright.sync_api")
@@ -116,6 +117,12 @@ def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:
     fill(page, "browse-place", server.folder / "nowhere")
     expect(page.get_by_text("There is no such folder")).to_be_visible()
     fill(page, "browse-place", server.folder / "images")
+    fill(page, "data_root", server.folder / "nowhere")
+    expect(page.locator("#wrong-folder [role=alert]")).to_contain_text("There is no folder")
+    # a folder that was typed is checked as one that was chosen
+    fill(page, "data_root", make_images(server.folder / "typed", [(96, 96)] * 2))
+    expect(page.locator("#wrong-folder")).to_have_text("")
+    expect(page.locator("#dataset-grid img")).to_have_count(2)
     fill(page, "data_root", "")
     expect(inside).to_contain_text("4 images in this folder")
     page.locator("#browse-take-button").click()
