@@ -103,6 +103,29 @@ window.ed = (() => {
     return held;
   };
 
+  // The table of prompts. Gradio 6.31 loses the first key that is typed into a cell, and adds the others to what it holds.
+  const typed = new Map(); // what was typed into a cell whose box is not there yet
+  const writeTyped = (cell, tries = 60) => {
+    const box = cell.querySelector('textarea, input');
+    if (!box && tries) return requestAnimationFrame(() => writeTyped(cell, tries - 1));
+    const text = typed.get(cell);
+    typed.delete(cell);
+    if (!box) return undefined;
+    box.value = text;
+    return box.dispatchEvent(new Event('input', { bubbles: true }));
+  };
+  document.addEventListener('keydown', event => {
+    const cell = event.target.closest?.('#prompts [role=gridcell]');
+    if (!cell || event.target.matches('textarea, input') || event.key.length > 1 || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const before = typed.get(cell);
+    typed.set(cell, (before ?? '') + event.key);
+    if (before !== undefined) return;
+    cell.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true }));
+    writeTyped(cell);
+  }, true);
+
   // Folders and models: with a key named `path` Gradio 6.31 would take it for a file of its own.
   const watchFolders = (element, trigger) => element.addEventListener('click', event => {
     const button = event.target.closest('[data-location]');

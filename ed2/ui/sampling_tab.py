@@ -123,7 +123,7 @@ class SamplingTab:
             file = self._context.user.write(self._context.user.prompts.name, text)
         except (OSError, Ed2Error) as error:
             raise refusal(f"Cannot save the prompts: {error}") from None
-        gr.Info("Saved. Used from the next samples on.", duration=4)
+        gr.Info("Saved. Runs with this prompt file draw them from the next samples on.", duration=4)
         self._context.pages.of(request).prompt_file = short_path(str(file))
         return {self._path: str(file), self.unsaved: ""}
 
