@@ -98,6 +98,7 @@ def serve_owner(context: Context, options: argparse.Namespace) -> OwnerPage:
         hosts = Hosts([*LOOPBACK_NAMES, *_own_names()])
         server_name = "0.0.0.0"
     page = OwnerPage(context)
+    threading.Thread(target=page.dataset.check_kept, name="check", daemon=True).start()
     images = context.images
     port = serve(page.blocks, port=options.port, hosts=hosts, images=images, login=login, server_name=server_name)
     for line in startup_message(options, port, login):

@@ -1,5 +1,6 @@
 """The Dataset tab: choose a folder, see what is in it and how it will be cropped, edit captions."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -142,6 +143,13 @@ class DatasetTab:
             hidden = gr.update(visible=False)
             return {self.report: html, self.grid.column: hidden, self.tools: hidden, self.details: ""}
         return self.results()
+
+    def check_kept(self) -> None:
+        """Look at the images of the form that was kept, as after a restart: the plan needs no press then."""
+        values = {**defaults(), **self._context.form_values()}
+        shown = self._form.show(values)
+        with contextlib.suppress(Ed2Error):  # a person who presses Check is told
+            self._context.desk.look(self._settings([shown[control] for control in self._form.inputs]))
 
     def read_rest(self, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
         """Read every image in full, then look for near duplicates."""

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from ed2.app.background import TaskStatus
@@ -36,6 +37,9 @@ from ed2.ui.html import (
 )
 from ed2.ui.lora_panel import has_extractable
 from ed2.ui.settings_tab import command_of
+from tests.tiny import make_images
+
+REQUEST = gr.Request(session_hash="1")
 
 
 def test_every_default_survives_its_control() -> None:
@@ -224,3 +228,19 @@ def test_one_control_shows_both_ways_of_choosing_8_bit_adam() -> None:
     assert (shown[form.controls["optimizer"]], shown[form.controls["useadam8bit"]]) == ("adamw8bit", False)
     contradiction = {"useadam8bit": True, "optimizer": "lion"}
     assert with_one_optimizer(contradiction) == contradiction, "the checks report it"
+
+
+def test_after_a_restart_the_plan_of_the_form_that_was_kept_is_known_without_a_press(tmp_path: Path) -> None:
+    user, images = UserFiles(tmp_path / "user"), make_images(tmp_path / "images", [(96, 96)] * 4)
+    user.keep_draft({**defaults(), "data_root": [str(images)], "resolution": 64, "batch_size": 2, "max_epochs": 3})
+    context = Context(user=user, begin={"logdir": str(tmp_path / "logs")})
+    page = OwnerPage(context)
+    page.dataset.check_kept()
+    report = page.dataset.results()[page.dataset.report]
+    assert "4 images can be used" in report and "2 steps per epoch, 6 in 3 epochs" in report
+    shown = page.settings.memory.updates(REQUEST, {**defaults(), **context.form_values()}, 12)
+    assert "6 steps in 3 epochs" in shown[page.settings.memory.forecast]
+    assert "Learning rate over the run" in shown[page.settings.memory.forecast]
+    images.rename(tmp_path / "elsewhere")
+    page.dataset.check_kept()
+    assert context.checked is None
