@@ -279,6 +279,15 @@ def test_the_launcher_names_a_killed_process_and_ends_all_when_the_first_is_kill
 
 
 @pytest.mark.soak
+def test_the_speed_of_several_processes_is_measured() -> None:
+    command = [sys.executable, str(PROGRAM_DIR / "scripts" / "rank_plan.py"), "--speed", "--epochs", "2"]
+    measured = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
+    rows = [row.split() for row in measured.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert all(float(row[1]) > 0 and int(row[3]) > 0 for row in rows)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("launcher", "size"),
     [
