@@ -309,11 +309,30 @@ def _to_disk(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
         os.fsync(handle)
-        if hasattr(os, "posix_fadvise"):  # so that reading it back reads the drive, not the cache
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        _drop_from_cache(handle)  # so that reading it back reads the drive
     finally:
         os.close(handle)
+
+
+def drop_from_cache(files: Iterable[Path]) -> None:
+    """Take files that are on the disk out of the system's cache, as far as it allows that.
+
+    The next ones are then written to the memory that is free again. Memory that was never used takes several times as
+    long, and what other programs need of the cache stays in it.
+    """
+    for file in files:
+        with contextlib.suppress(OSError):
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                _drop_from_cache(handle)
+            finally:
+                os.close(handle)
+
+
+def _drop_from_cache(handle: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def plain_reason(error: BaseException) -> str:

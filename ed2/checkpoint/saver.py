@@ -15,7 +15,7 @@ from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_o
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import HostBuffers, Snapshot, state_bytes, take_snapshot
-from ed2.disk import plain_reason, rename, wait_for_handles
+from ed2.disk import drop_from_cache, plain_reason, rename, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
 from ed2.models.base import DiffusionModel, saved_parts
@@ -117,7 +117,9 @@ class Saver:
             raise self._not_written(target, error) from error
         single = self._export(target, snapshot.step, snapshot.family, snapshot.prediction_type)
         if has_average:
-            self._export(average, snapshot.step, snapshot.family, snapshot.prediction_type)
+            single_of_average = self._export(average, snapshot.step, snapshot.family, snapshot.prediction_type)
+            drop_from_cache(_large_files(average, single_of_average))
+        drop_from_cache(_large_files(target, single))  # only now: the single file is made of the others
         self._thin(target, snapshot.step)
         return CheckpointSaved(
             step=snapshot.step,
@@ -227,6 +229,14 @@ def _add_model(folder: NewFolder, snapshot: Snapshot, *, averaged: bool = False)
     for name, tensors in snapshot.model_files(averaged=averaged).items():
         about = adapter_metadata(snapshot.small_files[BASE_FILE], tensors) if name == LORA_FILE else None
         folder.add_tensors(name, tensors, metadata=about)
+
+
+def _large_files(checkpoint: Path, single: Path | None) -> list[Path]:
+    """The files of a checkpoint that hold tensors, and its single file."""
+    found = list(checkpoint.rglob("*.safetensors"))
+    if single:
+        found.append(single)
+    return found
 
 
 def _size(file: Path | None) -> int:

@@ -1,5 +1,6 @@
 """Saving while the training goes on."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ed2.app.snapshot import RunView
 from ed2.checkpoint import background
 from ed2.checkpoint.folder import NewFolder, find_damage
 from ed2.checkpoint.snapshot import HostBuffers
+from ed2.disk import drop_from_cache, to_disk
 from ed2.events import CheckpointSaved, Event, SavingChanged, StepDone, Warned
 from tests.runs import Trained, differing, train
 
@@ -53,6 +55,37 @@ def test_a_background_save_writes_the_step_at_which_it_started(
     assert order.index(("CheckpointSaved", 3)) > order.index(("StepDone", 5))
     kinds = [type(e).__name__ for e in slow.events if isinstance(e, SavingChanged | CheckpointSaved)]
     assert kinds == ["SavingChanged", "CheckpointSaved", "SavingChanged"] * 2
+
+
+def is_in_memory(file: Path) -> bool:
+    """Whether the system has the beginning of a file in its cache. Skips the test where it does not tell."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        return bool(os.preadv(handle, [bytearray(64)], 0, os.RWF_NOWAIT))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        pytest.skip(f"this drive does not tell what is in memory ({error.strerror})")
+    finally:
+        os.close(handle)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv") or not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells")
+def test_what_was_saved_does_not_fill_the_memory(short_values: Values, tmp_path: Path) -> None:
+    probe = tmp_path / "probe"
+    probe.write_bytes(bytes(1 << 20))
+    to_disk(probe)
+    if is_in_memory(probe):
+        pytest.skip("this drive is in memory, or keeps what it is asked to drop")
+    probe.read_bytes()
+    assert is_in_memory(probe)
+    drop_from_cache([probe, tmp_path / "missing"])
+    assert not is_in_memory(probe)
+    trained = train({**short_values, "logdir": str(tmp_path / "logs"), "save_ckpt_dir": str(tmp_path)})
+    saved = trained.of(CheckpointSaved)[-1]
+    files = list(saved.path.rglob("*.safetensors"))
+    assert len(files) > 3 and saved.single_file
+    assert [file.name for file in (*files, saved.single_file) if is_in_memory(file)] == []
 
 
 def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: Path) -> None:
