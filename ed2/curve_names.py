@@ -27,5 +27,7 @@ def lr_curve(part: str) -> str:
 
 def main_lr(values: Mapping[str, float]) -> float | None:
     """The learning rate to show where there is room for one, the UNet's if it is trained; None if none was logged."""
-    rates = (values.get(curve) for curve in (LR_UNET, LR_TEXT_ENCODER, LR_TEXT_ENCODER_2))
-    return next((rate for rate in rates if rate is not None), None)
+    for curve in (LR_UNET, LR_TEXT_ENCODER, LR_TEXT_ENCODER_2):
+        if curve in values:
+            return values[curve]
+    return None

@@ -93,6 +93,13 @@ def test_bench_measures_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_opens_a_long_run(tmp_path: Path) -> None:
+    printed = run("bench", "runs", "--short", "--folder", tmp_path)
+    assert "| run of 20 points and 8 samples: opened | CPU s |" in printed
+    assert "| at most 2 | met |" in printed
+
+
+@pytest.mark.slow
 def test_on_gpu_measures_tiny_models_on_the_cpu_from_start_to_table(tmp_path: Path) -> None:
     printed = run("on_gpu", "--dry", "--target", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ class ThinnedCurve:
     points: tuple[Point, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Bucket:
     step: int
     total: float

@@ -210,9 +210,10 @@ class RunView:
         """Fold the events recorded in a run's folder, up to step `until`; `has_curves` as for `read_events`."""
         last: deque[tuple[datetime, Event]] = deque(maxlen=MAX_TOLD_EVENTS)
         with self._lock:
+            fold = self._fold  # looked up once: a long run has a hundred thousand events
             for moment, event in read_events(run_dir, has_curves=has_curves):
                 if until is None or event.step <= until:
-                    self._fold(event)
+                    fold(event)
                     last.append((moment, event))
             for moment, event in last:
                 self._say(event, moment.astimezone())
@@ -233,9 +234,10 @@ class RunView:
 
     def _add_to_curves(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            if name not in self._curves and len(self._curves) < MAX_CURVES:
-                self._curves[name] = Curve()
-            if curve := self._curves.get(name):
+            curve = self._curves.get(name)
+            if curve is None and len(self._curves) < MAX_CURVES:
+                curve = self._curves[name] = Curve()
+            if curve is not None:
                 curve.add(step, value)
 
     def _epoch_at(self, step: int) -> int | None:
@@ -304,7 +306,6 @@ class RunView:
         loss = values.get(LOSS, self._shown.loss)
         speed = values.get(IMAGES_PER_SECOND, self._shown.images_per_second)
         self._add_to_curves(event.step, values)
-        epoch = self._epoch_at(event.step)
         self.change(
             "status",
             "loss",
@@ -312,7 +313,7 @@ class RunView:
             lr=self._shown.lr if lr is None else lr,
             images_per_second=speed,
             step=event.step,
-            epoch=epoch,
+            epoch=self._epoch_at(event.step),
         )
 
     @_fold.register
@@ -345,7 +346,9 @@ class RunView:
     @_fold.register
     def _(self, event: SamplesMade) -> None:
         made = tuple(ShownSample(event.step, sample) for sample in event.samples)
-        before = tuple(shown for shown in self._shown.samples if shown.step != event.step)
+        before = self._shown.samples
+        if before and before[-1].step >= event.step:  # else they are not searched: a run may have thousands
+            before = tuple(shown for shown in before if shown.step != event.step)
         self._step_at = None
         self.change("samples", samples=before + made)
 

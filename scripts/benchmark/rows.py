@@ -25,6 +25,10 @@ class Size:
     photographs: int = 8
     width: int = 64
     """Channels of the first block of the UNet that is trained."""
+    points: int = 100_000
+    samples: int = 2000
+    open_seconds: int = 30
+    """How long a page is watched."""
     saved_width: int = 448
     """The same of the UNet that is saved; 448 makes about 200 million weights."""
 
@@ -37,6 +41,9 @@ SHORT = Size(
     scanned_images=20,
     planned_images=20,
     photographs=1,
+    points=20,
+    samples=8,
+    open_seconds=1,
     width=32,
     saved_width=32,
 )
