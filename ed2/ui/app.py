@@ -71,6 +71,7 @@ class OwnerPage:
             filled,
             *self.dataset.checks,
             self.resume.used,
+            self.resume.page.pressed,
             self.train.validated,
             self.train.continued,
             self.strip.started,

@@ -91,9 +91,9 @@ class Matrix:
         """All of it."""
         return {"route": self._copies.route, "rows": self.rows_json(), "columns": self.columns_json()}
 
-    def as_html(self) -> str:
-        """An element with its own data: `edMatrix.mountAll()` draws it."""
-        content = escape(json.dumps(self.as_json(), separators=(",", ":")))
+    def as_html(self, *, is_owner: bool = False) -> str:
+        """An element with its own data: `edMatrix.mountAll()` draws it; the owner may use a step."""
+        content = escape(json.dumps({**self.as_json(), "owner": is_owner}, separators=(",", ":")))
         return f'<div class="ed-matrix" data-matrix="{content}"></div>'
 
     def news(self, held: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,8 @@ class ResumeTab:
 
         for event in (self.refresh.click, tab.select, self._phase.change):
             show_again(event)
-        self.page.wire(tab, self._phase, self._selected, selected, lambda event: show_again(event.success))
+        work_shown = (tab.select, self._phase.change)
+        self.page.wire(form, tabs, work_shown, self._selected, selected, lambda event: show_again(event.success))
         self.compare.wire(form.controls["logdir"], self._place)
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")

@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ed2.app.page.checkpoint_work import WorkStatus
 from ed2.app.runs.facts import CheckpointFacts, RunFacts
 from ed2.app.runs.records import RunRecord
 from ed2.text import counted, file_size
 from ed2.ui.charts import charts_html
-from ed2.ui.html import escape, figure_list_html
+from ed2.ui.html import escape, figure_list_html, on_page
 from ed2.ui.image_copies import ImageCopies
 from ed2.ui.live import chart_run
 from ed2.ui.matrix import Matrix, Trained, columns_of
 from ed2.ui.report import key_figures, settings_table
 
+ACTS = {
+    "export": "Export single file",
+    "try": "Try a prompt",
+    "continue": "Continue from it",
+    "delete": "Delete",
+}
+"""What can be done with a checkpoint."""
+WORK_LOOKS = {"running": ("busy", "Working"), "done": ("good", "Done"), "failed": ("wait", "No result")}
+"""The style and label of each state of an export or an image."""
 LOOKS = {"done": "good", "running": "busy", "failed": "bad"}
 """The style of a state; all others wait for somebody."""
 
@@ -68,7 +78,7 @@ def run_page_html(run: RunFacts, copies: ImageCopies, trained: Trained) -> str:
     copies.keep_only(str(record.folder))
     samples = '<p class="ed-note">No samples.</p>'
     if shown.samples:
-        samples = Matrix(columns_of(shown.samples), copies, [record.folder], trained).as_html()
+        samples = Matrix(columns_of(shown.samples), copies, [record.folder], trained).as_html(is_owner=True)
     own = f'<p class="ed-note">{escape(record.folder.name)}</p>' if record.notes.name else ""
     notes = f'<p class="ed-run-notes">{escape(record.notes.text)}</p>' if record.notes.text else ""
     others = {name: value for name, value in run.settings.items() if name not in run.changed}
@@ -107,11 +117,25 @@ def _checkpoint(one: CheckpointFacts) -> str:
     facts += ["protected"] if one.is_kept else []
     buttons = "".join(
         f'<button type="button" data-act="{act}" data-checkpoint="{name}" aria-label="{words} {name}">{words}</button>'
-        for act, words in (("export", "Export single file"), ("try", "Try a prompt"), ("delete", "Delete"))
+        for act, words in ACTS.items()
     )
     return (
         f'<li><p><strong>{name}</strong><small>{" · ".join(facts)}</small></p><div class="ed-does">{buttons}</div></li>'
     )
+
+
+def work_html(shown: WorkStatus, image: str) -> str:
+    """How far an export or an image is, or what came of it."""
+    html = ""
+    if shown.state in WORK_LOOKS:
+        look, name = WORK_LOOKS[shown.state]
+        text = escape(on_page(f"{shown.doing}. {shown.text}".strip()))
+        html = f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
+    if image:
+        html += f'<img class="ed-tried" src="{image}" alt="{escape(shown.doing)}">'
+    if shown.path:
+        html += f'<div class="ed-model"><dl><dt>File</dt><dd>{escape(str(shown.path))}</dd></dl></div>'
+    return f'<div data-state="{shown.state}" role="status">{html}</div>'
 
 
 def folder_note(folder: Path) -> str:

@@ -1,6 +1,6 @@
 """The page of the selected run: curves, samples, checkpoints and settings, its name and notes, report and deletion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,25 @@ from ed2.app.page.open_folder import open_folder
 from ed2.app.phases import RefusedError
 from ed2.app.runs.facts import RunFacts
 from ed2.app.runs.notes import MAX_NAME, MAX_TEXT, RunNotes
-from ed2.app.runs.records import RunRecord, checkpoints_of
+from ed2.app.runs.records import RunRecord, checkpoints_of, nearest_checkpoint, replay_run
 from ed2.app.runs.removal import checkpoint_size, is_last_checkpoint, remove_checkpoint, remove_run
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.text import counted, file_size
 from ed2.ui.context import Context
-from ed2.ui.html import escape, note_html, on_page
+from ed2.ui.form import Form
+from ed2.ui.html import escape, note_html
 from ed2.ui.page_state import DeletionAsked, PageState
 from ed2.ui.report import write_report
-from ed2.ui.run_html import run_page_html
+from ed2.ui.run_html import run_page_html, work_html
+from ed2.ui.use_step import NO_CHECKPOINT, continuing, protected_html
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, refusal
 
 FindRun = Callable[[str, str | None], RunRecord]
 NO_SUCH_CHECKPOINT = "This checkpoint is no longer there. Press Refresh."
 NOTHING_ASKED = "The question is out of date. Press Delete again."
 NO_PROMPT = "Type a prompt first."
-LOOKS = {"running": ("busy", "Working"), "done": ("good", "Done"), "failed": ("wait", "No result")}
-"""The style and label of each state."""
+NO_SAMPLE = "The run has no samples of this step."
 TICK_SECONDS = 1.0
 DEFAULT_CFG = 7.0
 
@@ -78,13 +79,20 @@ class RunPanel:
         return [self.result, self.stop, self._timer]
 
     def wire(
-        self, tab: gr.Tab, phase: gr.HTML, find: FindRun, selected: list[Any], again: Callable[[Any], None]
+        self,
+        form: Form,
+        tabs: gr.Tabs,
+        shown_on: Sequence[Callable[..., Any]],
+        find: FindRun,
+        selected: list[Any],
+        again: Callable[[Any], None],
     ) -> None:
         """Connect the buttons.
 
         Args:
-            tab: this tab; opening it shows the work that is in progress.
-            phase: changes when a run starts or ends.
+            form: what *Continue from it* fills in.
+            tabs: of the page.
+            shown_on: the events that show the work in progress: the tab is opened, a run starts or ends.
             find: gives the selected run, from the values of `selected`; raises gr.Error if none is selected.
             selected: the controls that say which run is selected.
             again: shows the list and the selected run again after an event.
@@ -95,14 +103,18 @@ class RunPanel:
         self.folder.click(self.open_folder, selected, None, **SPOKEN)
         self.copy.click(None, None, None, js="ed.copyRunPath")
         self.delete.click(self.ask_run, selected, asked, **SPOKEN)
-        self.view.click(self.press, selected, [*asked, self.card, self.chosen, *self._working], **SPOKEN)
+        self._controls, self._tabs = form.controls, tabs
+        filled = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
+        changed = [*asked, self.card, self.chosen, self.answer, self.view, *filled, *self._working]
+        self.pressed = self.view.click(self.press, selected, changed, **SPOKEN)
+        self.pressed.success(None, None, None, js="ed.showUsedCheckpoint")
         self.cancel.click(self.keep, None, asked, **SPOKEN)
         again(self.confirm.click(self.remove, selected, [*asked, self.answer], **SPOKEN))
         again(self.save.click(self.save_notes, [*selected, self.name, self.text], self.answer, **SPOKEN))
         inputs = [*selected, self.chosen, self.prompt, self.seed, self.cfg]
         self.draw.click(self.try_prompt, inputs, self._working, **SPOKEN)
         self.stop.click(lambda: self.work.stop(), None, None, **QUIET)
-        for event in (tab.select, phase.change):
+        for event in shown_on:
             event(self.show_work, None, self._working, **QUIET)
         self._timer.tick(self.show_work, None, self._working, **TICK)
 
@@ -168,14 +180,29 @@ class RunPanel:
     def press(self, request: gr.Request, event: gr.EventData, logdir: str, name: str | None) -> Updates:
         """Do what was pressed beside a checkpoint."""
         run, act = self._find(logdir, name), getattr(event, "act", None)
+        if act == "use":
+            return self._use(run, getattr(event, "step", None))
         checkpoint = self._checkpoint(run, getattr(event, "checkpoint", None))
         if act == "delete":
             return self._ask(self._context.pages.of(request), run, checkpoint)
         if act == "try":
             return {self.card: gr.update(visible=True), self.chosen: gr.update(value=checkpoint.name)}
+        if act == "continue":
+            return continuing(checkpoint, self._controls, self._tabs)
         if act == "export":
             _refusing(lambda: self.work.export(checkpoint))
         return self.show_work()
+
+    def _use(self, run: RunRecord, step: object) -> Updates:
+        """Protect the checkpoint nearest to the step of a sample; what can be done with it stands in the list."""
+        shown = replay_run(run.folder)
+        if not isinstance(step, int) or step not in {one.step for one in shown.samples}:
+            raise refusal(NO_SAMPLE)
+        checkpoint = nearest_checkpoint(run.folder, step)
+        if checkpoint is None:
+            raise refusal(NO_CHECKPOINT)
+        html = protected_html(checkpoint, step, shown)
+        return {self.answer: html, self.view: self._page_of(run)}
 
     def try_prompt(
         self, logdir: str, name: str | None, chosen: str | None, text: str, seed: float | None, cfg: float | None
@@ -251,20 +278,6 @@ def question(run: RunRecord, checkpoint: Path | None, *, is_second: bool) -> str
     if checkpoint:
         return f"Delete {checkpoint.name}? This frees {file_size(checkpoint_size(checkpoint))}."
     return f"Delete the folder {run.folder.name} with all that is in it? This frees {file_size(run.size_bytes)}."
-
-
-def work_html(shown: WorkStatus, image: str) -> str:
-    """How far an export or an image is, or what came of it."""
-    html = ""
-    if shown.state in LOOKS:
-        look, name = LOOKS[shown.state]
-        text = escape(on_page(f"{shown.doing}. {shown.text}".strip()))
-        html = f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
-    if image:
-        html += f'<img class="ed-tried" src="{image}" alt="{escape(shown.doing)}">'
-    if shown.path:
-        html += f'<div class="ed-model"><dl><dt>File</dt><dd>{escape(str(shown.path))}</dd></dl></div>'
-    return f'<div data-state="{shown.state}" role="status">{html}</div>'
 
 
 def _takes_last(run: RunRecord, checkpoint: Path | None) -> bool:

@@ -13,13 +13,22 @@ Object.assign(window.ed, (() => {
     mount(element);
   };
 
-  // The page of a run: what was pressed beside which checkpoint.
+  // The page of a run: what was pressed beside which checkpoint, and the step of which sample is to be used.
+  let isUsed = false;
   const watchRunPage = (element, trigger) => {
     watchMounts(element);
     element.addEventListener('click', event => {
       const button = event.target.closest('[data-act][data-checkpoint]');
       if (button) trigger('click', { act: button.dataset.act, checkpoint: button.dataset.checkpoint });
     });
+    element.addEventListener('ed-use', event => {
+      isUsed = true;
+      trigger('click', { act: 'use', step: event.detail.step });
+    });
+  };
+  const showUsedCheckpoint = () => {
+    if (isUsed) document.getElementById('run-answer')?.scrollIntoView({ block: 'center' });
+    isUsed = false;
   };
   const copyRunPath = () => {
     const path = document.querySelector('#run-page [data-path]')?.dataset.path;
@@ -63,5 +72,5 @@ Object.assign(window.ed, (() => {
     return [logdir, JSON.stringify(shown.filter(name => picked.has(name)))];
   };
 
-  return { watchQueue, watchMounts, watchRunPage, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
+  return { watchQueue, watchMounts, watchRunPage, showUsedCheckpoint, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
 })());

@@ -1,5 +1,6 @@
 """*Use this step*: protects the checkpoint nearest to a sample's step, and offers what can be done with it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import escape, note_html
-from ed2.ui.run_panel import work_html
+from ed2.ui.run_html import work_html
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
 NOT_SHOWN = "These samples are no longer shown. Choose one of the present run."
@@ -82,11 +83,7 @@ class UseStepPanel:
         if checkpoint is None:
             html = note_html(NONE_YET if shown.allows("save now") else NO_CHECKPOINT)
         else:
-            try:
-                pin(checkpoint, is_wanted=True)
-            except OSError as error:
-                raise refusal(f"The checkpoint could not be protected: {plain_reason(error)}.") from None
-            html = used_html(checkpoint, step, shown)
+            html = protected_html(checkpoint, step, shown)
         return {
             self.card: gr.update(visible=True),
             self.found: html,
@@ -109,14 +106,7 @@ class UseStepPanel:
 
     def continue_from(self, request: gr.Request) -> Updates:
         """Set the form so that the next run begins with this checkpoint."""
-        checkpoint = self._used(request)
-        has_state = (checkpoint / TRAINING_STATE).is_dir()
-        gr.Info(CONTINUES.format(step=age(checkpoint)[0]) if has_state else STARTS_OVER, duration=10)
-        return {
-            self._controls["resume_ckpt"]: str(checkpoint),
-            self._controls["weights_only"]: not has_state,
-            self._tabs: gr.Tabs(selected="settings"),
-        }
+        return continuing(self._used(request), self._controls, self._tabs)
 
     def open_comparison(self) -> gr.Tabs:
         """Open the list of runs, where the browser has checked the box of this run."""
@@ -128,6 +118,26 @@ class UseStepPanel:
         if checkpoint not in checkpoints_of(checkpoint.parent.parent):
             raise refusal(GONE)
         return checkpoint
+
+
+def protected_html(checkpoint: Path, step: int, shown: RunSnapshot) -> str:
+    """Protect the checkpoint nearest to a sample's step, and say which it is."""
+    try:
+        pin(checkpoint, is_wanted=True)
+    except OSError as error:
+        raise refusal(f"The checkpoint could not be protected: {plain_reason(error)}.") from None
+    return used_html(checkpoint, step, shown)
+
+
+def continuing(checkpoint: Path, controls: Mapping[str, Any], tabs: gr.Tabs) -> Updates:
+    """Set the form so that the next run begins with this checkpoint, and open it."""
+    has_state = (checkpoint / TRAINING_STATE).is_dir()
+    gr.Info(CONTINUES.format(step=age(checkpoint)[0]) if has_state else STARTS_OVER, duration=10)
+    return {
+        controls["resume_ckpt"]: str(checkpoint),
+        controls["weights_only"]: not has_state,
+        tabs: gr.Tabs(selected="settings"),
+    }
 
 
 def used_html(checkpoint: Path, step: int, shown: RunSnapshot) -> str:

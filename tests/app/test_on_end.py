@@ -247,6 +247,24 @@ def test_no_file_or_form_can_name_it(values: Values, tmp_path: Path) -> None:
             require_valid(cli.parse(["--config", str(preset)]))
 
 
+def test_a_manifest_that_names_it_trains_and_runs_nothing(values: Values, tmp_path: Path) -> None:
+    command = f"touch {tmp_path / SECRET}"
+    entry = {"image": str(Path(str(values["data_root"][0])) / "00.png"), "caption": "a cat", "on_end": command}
+    manifest = tmp_path / "listed" / "images.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps([entry]))
+    with pytest.raises(SettingsError, match="cannot come from a file or a form"):
+        train({**values, "on_end": command})
+    trained = train({**values, "data_root": [str(manifest)], "no_save_ckpt": False}, stop_at=1)
+    (trained.run_dir / "manifest.json").write_text(json.dumps({"on_end": command}))
+    service = TrainerService(on_end=OnEnd(folder=tmp_path / "user"))
+    service.start({"resume_ckpt": str(trained.run_dir), "logdir": values["logdir"], "max_epochs": 2})
+    service.wait()
+    service.close()
+    assert service.snapshot().state == "done"
+    assert not (tmp_path / SECRET).exists()
+
+
 def test_a_draft_that_names_it_is_refused(values: Values, tmp_path: Path) -> None:
     user = UserFiles(tmp_path / "user")
     user.keep_draft({**values, "on_end": f"touch {SECRET}"})

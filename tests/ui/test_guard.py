@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ed2.app.on_end import FILE_NAME, OnEnd
+from ed2.events import EventBus, RunEnded
 from ed2.ui.logins import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES, WAIT_SECONDS, LoginLimit
 from tests.ui.conftest import Server
 
@@ -163,6 +165,30 @@ def test_the_monitor_can_change_nothing_and_shows_no_path(monitor: str, server: 
             except httpx.HTTPError:
                 continue  # Gradio drops the connection for a function that does not exist
         assert server.context.service.snapshot().state == "idle"
+
+
+def test_neither_page_can_set_what_is_run_at_the_end(monitor: str, client: httpx.Client, server: Server) -> None:
+    secret = server.folder / "secret"
+    command = f"touch {secret}"
+    values = (command, json.dumps({"on_end": command}), str(server.context.user.folder / FILE_NAME))
+    with httpx.Client(base_url=monitor, timeout=30) as viewer:
+        login = {"username": "viewer", "password": server.context.sharing.password}
+        assert viewer.post("/login", data=login).status_code == 200
+        for page, sent in ((viewer, values), (client, values[1:2])):
+            config = page.get("/config").json()
+            assert not [part for part in config["components"] if "on_end" in json.dumps(part["props"].get("elem_id"))]
+            components = {part["id"]: part for part in config["components"]}
+            calls = [call for call in config["dependencies"] if call["backend_fn"]]
+            for value in sent:
+                data = [[as_sent(components[id], value) for id in call["inputs"]] for call in calls]
+                assert len(answers(page, calls, data)) == len(calls)
+    assert not (server.context.user.folder / FILE_NAME).exists()
+    assert "on_end" not in server.context.form_values()
+    assert "on_end" not in json.dumps(server.context.user.draft())
+    assert server.context.queue.runs() == ()
+    with OnEnd(folder=server.context.user.folder).following(bus := EventBus()):
+        bus.emit(RunEnded(1, "done", "all epochs are done", 1.0))
+    assert not secret.exists()
 
 
 def test_the_monitor_shows_samples_only_after_the_login(monitor: str, client: httpx.Client, server: Server) -> None:

@@ -108,6 +108,25 @@ def test_a_used_checkpoint_that_is_gone_is_neither_exported_nor_continued(contex
             handler(REQUEST)
 
 
+def test_the_checkpoint_nearest_to_a_sample_of_any_run_is_protected_and_continued(
+    tab: ResumeTab, tmp_path: Path
+) -> None:
+    run, panel = recorded_run(tmp_path, "cat"), tab.page
+    place = (str(tmp_path), run.name)
+    for step in (11, "10", None):
+        with pytest.raises(gr.Error, match="no samples of this step"):
+            panel.press(REQUEST, pressed(act="use", step=step), *place)
+    found = panel.press(REQUEST, pressed(act="use", step=20), *place)
+    assert "cat-ep02-gs00020</strong><br>step 20, the step of the sample" in found[panel.answer]
+    assert "protected" in found[panel.view]
+    assert [path.parent.name for path in run.glob("ckpts/*/KEEP")] == ["cat-ep02-gs00020"]
+    filled = panel.press(REQUEST, pressed(act="continue", checkpoint="cat-ep02-gs00020"), *place)
+    assert str(run / "ckpts" / "cat-ep02-gs00020") in filled.values()
+    shutil.rmtree(run / "ckpts")
+    with pytest.raises(gr.Error, match="has no checkpoint"):
+        panel.press(REQUEST, pressed(act="use", step=20), *place)
+
+
 def test_damaged_notes_are_none(tmp_path: Path) -> None:
     run = recorded_run(tmp_path, "cat")
     (run / "notes.json").write_text('{"name": ["x"], "text": 3')

@@ -62,6 +62,21 @@ def test_runs_are_filtered_named_and_their_page_has_curves_and_samples(open_page
     assert overflow(report) <= 0
 
 
+def test_a_step_of_any_run_can_be_used(open_page, server: Server, runs) -> None:
+    page = open_page()
+    tab(page, "Resume")
+    choose(page, runs[0])
+    page.locator("#run-page .ed-cell").first.click()
+    page.get_by_role("dialog", name="Sample").get_by_role("button", name="Use this step").click()
+    expect(page.locator("#run-answer")).to_contain_text("step 10, the step of the sample")
+    expect(page.locator("#run-answer")).to_be_in_viewport()
+    expect(page.locator("#run-page .ed-checkpoints li").last).to_contain_text("protected")
+    page.locator("#run-page .ed-checkpoints li").last.get_by_role("button", name="Continue from it").click()
+    expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(
+        re.compile("cat-ep01-gs00010$")
+    )
+
+
 def test_two_runs_are_compared_and_the_boxes_stay_checked(open_page, server: Server, runs) -> None:
     page = open_page()
     tab(page, "Resume")
