@@ -100,7 +100,9 @@ def answers(client: httpx.Client, dependencies: list[dict[str, Any]], data: list
         if dependency["queue"] is False:
             told.append(client.post("/gradio_api/run/predict", json=body).json() | {"fn": dependency["id"]})
         else:
-            waiting[client.post("/gradio_api/queue/join", json=body).json()["event_id"]] = dependency["id"]
+            while (joined := client.post("/gradio_api/queue/join", json=body)).status_code == 503:
+                time.sleep(0.05)  # the queue is full: this asks faster than any person
+            waiting[joined.json()["event_id"]] = dependency["id"]
     with client.stream("GET", "/gradio_api/queue/data?session_hash=nonsense") as lines:
         for line in lines.iter_lines():
             event = json.loads(line.removeprefix("data:")) if line else {}
