@@ -94,6 +94,12 @@ OF_TESTS = (
         ("-m", "pytest", "-s", "tests/demo/test_extraction.py"),
     ),
     _of_tests(
+        "adviser",
+        "The demo is trained until it memorises its images, which the adviser has to say.",
+        (4, 0.3),
+        *("tests/app/test_adviser.py", "adviser"),
+    ),
+    _of_tests(
         "commands",
         "A thousand random commands are given to a run, of which the bytes are compared.",
         (3, 0.3),
