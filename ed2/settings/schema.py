@@ -132,7 +132,7 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folder of captioned images, searched with its subfolders, or a JSON manifest. Several can be given."""
+    """Folders of captioned images, searched with their subfolders, or JSON manifests; on the page, one per line."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Training resolution. Each image keeps its shape and is scaled to about resolution x resolution pixels."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2

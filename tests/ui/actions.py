@@ -80,3 +80,9 @@ def wait_for_draft(server: Any, name: str, value: object) -> None:
     while time.monotonic() < deadline and not (draft.exists() and json.loads(draft.read_text())[name] == value):
         time.sleep(0.1)
     assert json.loads(draft.read_text())[name] == value
+
+
+def reset(page) -> None:
+    """Set the form to the defaults."""
+    page.locator("#reset-button").click()
+    page.locator("#confirm-reset-button").click()

@@ -1,5 +1,6 @@
 """The Settings tab: search, views, what applies, the way from a problem to its field, presets, the panel."""
 
+import json
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from tests.ui.conftest import Server
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
-from tests.ui.actions import choose_preset, fill, overflow, state, tab
+from tests.ui.actions import choose_preset, fill, overflow, reload, reset, state, tab
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -130,3 +131,52 @@ def test_on_a_phone_search_and_panel_are_at_hand(open_page, server: Server) -> N
     page.locator("#fold-all-button").tap()
     expect(page.locator("#pyramid_noise_discount")).to_be_visible()
     assert overflow(page) <= 0
+
+
+def test_a_preset_is_loaded_saved_and_reset_and_the_command_follows(open_page, server: Server) -> None:
+    page = open_page()
+    state(page, "idle")
+    tab(page, "Settings")
+    page.get_by_role("button", name="Equivalent command").click()
+    choose_preset(page, "Demo")
+    page.locator("#load-preset-button").click()
+    expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("demo")
+    command = page.locator("#equivalent-command textarea")
+    expect(command).to_have_value(re.compile("--project_name demo .*--resolution 64"))
+    expect(page.locator("#preset-difference")).to_contain_text("matches this preset")
+    expect(command).to_have_value(re.compile("--log_step 10 "))  # a field that is not drawn yet
+    fill(page, "max_epochs", 77)
+    expect(page.locator("#preset-difference")).to_contain_text("Epochs --max_epochs: 77 → 100")
+    page.get_by_role("button", name="Save, rename or delete").click()
+    fill(page, "preset-name", "mine")
+    page.locator("#save-preset-button").click()
+    expect(page.locator("#preset-choice input")).to_have_value("My preset: mine")
+    assert json.loads((server.folder / "user" / "presets" / "mine.json").read_text())["max_epochs"] == 77
+    page.get_by_role("button", name="Raw JSON").click()
+    raw = page.locator("#raw-json textarea")
+    expect(raw).to_have_value(re.compile('"max_epochs": 77'))
+    page.locator("#reset-button").click()
+    expect(page.locator("#reset-question")).to_contain_text("Image folders, base model")
+    page.locator("#keep-reset-button").click()
+    expect(page.locator("#reset-question")).to_be_hidden()
+    expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("demo")
+    reset(page)
+    expect(page.locator("#project_name input, #project_name textarea").first).to_have_value("myproj")
+    expect(raw).to_have_value(re.compile(r'^{\s*"data_root": [^}]*"resume_ckpt": [^}]*"logdir": "[^"]+"\s*}$'))
+    raw.fill('{"max_epochs": 12, "resolution": 500}')
+    page.locator("#apply-json-button").click()
+    message = page.get_by_text(re.compile("choose 448 or 512"))
+    expect(message).to_be_visible()
+    assert message.bounding_box()["y"] > page.viewport_size["height"] / 2, "below the strip and its buttons"
+    raw.fill('{"max_epochs": 12}')
+    page.locator("#apply-json-button").click()
+    expect(page.locator("#max_epochs input")).to_have_value("12")
+    expect(raw).to_have_value(re.compile(r'"max_epochs": 12,[^}]*"logdir"'))  # applied, it follows the form again
+    reload(page)
+    tab(page, "Settings")
+    choose_preset(page, "My preset: mine")
+    page.get_by_role("button", name="Save, rename or delete").click()
+    page.locator("#delete-preset-button").click()
+    page.locator("#confirm-preset-button").click()
+    expect(page.locator("#preset-choice input")).to_have_value("")
+    assert not (server.folder / "user" / "presets" / "mine.json").exists()
