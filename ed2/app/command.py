@@ -96,6 +96,8 @@ def _done(command: cli.CommandLine, argv: Sequence[str], place: RankPlace) -> in
         size = effective_settings(command.values, command.config).settings.run.num_processes
         if size > 1:
             return launch_ranks(argv, size)
+    else:
+        place.require_size(command.values.get("num_processes"))
     return _train(command, place)
 
 

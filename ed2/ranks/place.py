@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ed2.errors import Problem, SettingsError, printable
+from ed2.text import plural
 
 RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 MASTER_ADDR, MASTER_PORT = "MASTER_ADDR", "MASTER_PORT"
@@ -53,6 +54,14 @@ class RankPlace:
             raise _wrong(MASTER_ADDR, "the address of the first process is missing")
         _number(environment, MASTER_PORT, None, 1, MAX_PORT)
         return cls(rank, size, local_rank, local_size, address)
+
+    def require_size(self, given: object) -> None:
+        """Raise SettingsError if a number of processes is given on the command line and others were started."""
+        if given in (None, self.size):
+            return
+        what = f"it is {given}, but {self.size} {plural(self.size, 'process was', 'processes were')} started."
+        fix = "Leave it out: whatever starts the processes, such as torchrun, says how many."
+        raise SettingsError("The run cannot start:", [Problem("num_processes", what, fix)])
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None, low: int, high: int) -> int:

@@ -5,9 +5,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
+from pathlib import Path
 
 import pytest
 
+from ed2.app.command import main
 from ed2.errors import RankError, RunLeft, SettingsError, UpdateFailedError
 from ed2.ranks.group import Follower, Leader
 from ed2.ranks.place import RankPlace
@@ -109,6 +111,14 @@ def test_a_stranger_cannot_take_part_and_does_not_keep_others_from_it() -> None:
     assert result[0].is_whole
     result[0].close()
     follower.close()
+
+
+def test_a_run_that_asks_for_other_processes_than_were_started_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], images: Path, sd1: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["--data_root", str(images), "--resume_ckpt", str(sd1), "--num_processes", "2"]) == 2
+    assert "num_processes: it is 2, but 1 process was started." in capsys.readouterr().err
 
 
 def test_the_place_of_a_process_is_read_from_the_environment() -> None:
