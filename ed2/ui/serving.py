@@ -132,6 +132,8 @@ def theme() -> gr.themes.Base:
         block_info_text_color_dark="#a9b4c6",
         body_text_color_subdued="#55617a",
         body_text_color_subdued_dark="#a9b4c6",
+        input_placeholder_color="#55617a",
+        input_placeholder_color_dark="#a9b4c6",
         input_border_width="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_600",
