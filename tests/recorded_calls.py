@@ -8,6 +8,8 @@ down as an argument answers (a lambda or an inner function) is not counted as a 
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 from types import FrameType
 
 LAST = ("ed2.training.loop", "optimizer_step")
@@ -57,13 +59,16 @@ def main(argv: list[str]) -> int:
     """Train, and print the calls."""
     import ed2.app.run  # noqa: F401  # imports do not count, and take three times as long while each call is looked at
     from ed2.app.command import main as train
+    from ed2.app.images import scanning
 
     recorder = Recorder()
-    sys.setprofile(recorder)
-    try:
-        code = train(argv)
-    finally:
-        sys.setprofile(None)
+    with tempfile.TemporaryDirectory() as folder:
+        scanning.INDEX_FILE = Path(folder) / "index.json"  # a folder that is remembered is not walked through
+        sys.setprofile(recorder)
+        try:
+            code = train(argv)
+        finally:
+            sys.setprofile(None)
     for caller, callee in recorder.calls:
         print("CALL", json.dumps([*caller, *callee]))
     return code
