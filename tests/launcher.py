@@ -35,7 +35,7 @@ for part, version in found.items():
 PROGRAM = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd()])); sys.exit(5)"
 
 
-def _hears_ctrl_c() -> None:
+def hears_ctrl_c() -> None:
     """A shell that runs the tests in the background has had Ctrl-C ignored, and a program inherits that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -78,7 +78,7 @@ class Program:
         command = [str(self.root / "launch.sh"), *arguments]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            command, **output, cwd=cwd, env=known, encoding="utf-8", start_new_session=True, preexec_fn=_hears_ctrl_c
+            command, **output, cwd=cwd, env=known, encoding="utf-8", start_new_session=True, preexec_fn=hears_ctrl_c
         )  # so that a test can send Ctrl-C to all of it
 
     def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:

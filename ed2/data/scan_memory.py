@@ -94,8 +94,9 @@ def state_of(roots: Iterable[Path], on_folder: Callable[[], None], versions: Map
         on_folder: called for each folder; may raise to stop.
         versions: of the libraries and rules that decide what is found.
     """
-    now, digest = time.time_ns(), hashlib.sha256(repr((sorted(versions.items()), _own_files())).encode())
+    now, digest = time.time_ns(), hashlib.sha256(repr(sorted(versions.items())).encode())
     try:
+        digest.update(repr(_own_files()).encode())
         for root in roots:
             digest.update(os.fsencode(os.path.realpath(root)))
             waiting = [str(root)]

@@ -114,7 +114,7 @@ class ModelBrowser:
         place, inside = self.browser.outputs
         fill(self.fold.expand, self.open, [self._base, place], [place], [inside], **SPOKEN)
         self.downloads.wire_base(self.fold.expand, self._base)
-        outputs = [place, inside, self._base, self._weights_only]
+        outputs = [place, inside, self._base, self._weights_only, self.fold]
         lists = (inside, self.downloads.found, self.downloads.result)
         return [shown.click(self.press, None, outputs, **SPOKEN) for shown in lists]
 
@@ -134,7 +134,7 @@ class ModelBrowser:
         problems = [problem for problem in base_problems(ChosenBase.of(values)) if problem.path == SETTING]
         if problems:
             raise refusal(" ".join(map(str, problems)))
-        updates: Updates = {self._base: short_path(public_name(path) or str(path))}
+        updates: Updates = {self._base: short_path(public_name(path) or str(path)), self.fold: gr.update(open=False)}
         if is_ours(path):
             gr.Info(STARTS_OVER, duration=8)
             updates[self._weights_only] = True

@@ -15,6 +15,7 @@ import pytest
 
 from ed2.settings.files import PROGRAM_DIR
 from tests.hub import COMMIT, LocalHub, download, environment, files_of, serving
+from tests.launcher import hears_ctrl_c
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 SNAPSHOT = f"hub/models--owner--tiny/snapshots/{COMMIT}"
@@ -234,10 +235,9 @@ def test_ctrl_c_keeps_what_was_received(hub: LocalHub, tmp_path: Path) -> None:
     single(hub, model=CHUNK + (2 << 20))
     hub.stalls = True
     command = [sys.executable, "-m", "ed2", "download", "owner/tiny", "--yes"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=PROGRAM_DIR, env=environment(tmp_path, hub.url), stdout=pipe, stderr=pipe, text=True
-    ) as child:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    known = environment(tmp_path, hub.url)
+    with subprocess.Popen(command, cwd=PROGRAM_DIR, env=known, preexec_fn=hears_ctrl_c, **output) as child:
         end = time.monotonic() + 60
         while not any(path.stat().st_size >= CHUNK for path in tmp_path.rglob("*.incomplete")):
             assert time.monotonic() < end

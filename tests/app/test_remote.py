@@ -1,5 +1,6 @@
 """A run in several processes that the page or the queue has started: real processes that add up by gloo."""
 
+import contextlib
 import json
 import math
 import os
@@ -81,16 +82,22 @@ def service() -> Iterator[TrainerService]:
     service.close()
 
 
+def processes() -> dict[str, psutil.Process]:
+    """The processes of the run that this process has started, by rank; it may have others, such as a browser."""
+    found = {}
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it is about to begin, or has ended
+            found[child.environ().get("RANK", "")] = child
+    found.pop("", None)
+    return found
+
+
 def process_of(rank: int) -> psutil.Process:
-    """The process of a rank of the run that this process has started."""
+    """The process of a rank of that run."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        for child in psutil.Process().children():
-            try:
-                if child.environ().get("RANK") == str(rank):
-                    return child
-            except psutil.Error:  # it is about to begin, or has ended
-                continue
+        if child := processes().get(str(rank)):
+            return child
         time.sleep(0.01)
     raise AssertionError(rank)
 
@@ -98,7 +105,7 @@ def process_of(rank: int) -> psutil.Process:
 def ended(service: TrainerService) -> RunSnapshot:
     """How the run ended, which leaves no process behind."""
     assert service.wait(200)
-    assert not psutil.Process().children()
+    assert not processes()
     return service.snapshot()
 
 

@@ -35,7 +35,7 @@ def values(values: Values, vae: Path, tmp_path: Path) -> Values:
 
 
 def test_a_run_trains_samples_saves_and_exports_with_the_other_vae(values: Values, vae: Path, tmp_path: Path) -> None:
-    run, plain = train(values), train({**values, "vae": None, "logdir": str(tmp_path / "plain")})
+    run, plain = train(values), train({**values, "vae": None, "project_name": "plain"})
     given = load_file(vae / "diffusion_pytorch_model.safetensors")
     saved = load_file(run.checkpoint / VAE)
     assert saved.keys() == given.keys()

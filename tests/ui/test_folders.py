@@ -82,7 +82,7 @@ def test_a_model_is_chosen_and_a_checkpoint_of_a_run_starts_over(context: Contex
     (tmp_path / "lora.safetensors").write_bytes(b"no model")
     page = OwnerPage(Context(user=context.user, begin={"logdir": str(tmp_path)}))
     models, base, weights_only = page.settings.models, *map(page.form.controls.get, ("resume_ckpt", "weights_only"))
-    assert models.press(pressed(str(sd1))) == {base: str(sd1)}
+    assert models.press(pressed(str(sd1))) == {base: str(sd1), models.fold: gr.update(open=False)}
     place = models.browser.place
     assert models.open(REQUEST, str(sd1), "/")[place] == str(sd1.parent), "where the present one is"
     assert models.open(REQUEST, "", "")[place] == str(PROGRAM_DIR), "where nothing is typed"

@@ -141,6 +141,8 @@ def a_base_model_is_found_beside_the_present_one(page, server: Server) -> None:
     fill(page, "resume_ckpt", "/nowhere")
     model.click()
     expect(page.locator("#resume_ckpt textarea, #resume_ckpt input").first).to_have_value(str(server.folder / "model"))
+    expect(inside).to_be_hidden()
+    page.get_by_role("button", name="Choose a base model").click()
     inside.get_by_role("button", name="images", exact=True).click()
     expect(inside).to_contain_text("No models in this folder")
     wait_for_draft(server, "resume_ckpt", str(server.folder / "model"))
