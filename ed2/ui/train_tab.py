@@ -38,10 +38,10 @@ class TrainTab:
             self.sample = gr.Button("Sample now", interactive=False, elem_id="sample-now-button", min_width=120)
             self.board = gr.Button("Open TensorBoard", elem_id="tensorboard-button", min_width=120)
             self.share = gr.Button("Share", elem_id="share-button", min_width=120)
+            self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
         self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
         self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
-        self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
         self.panel = LivePanel(live, below_samples=self._make_use_step)
 
     def _make_use_step(self) -> None:
