@@ -1,9 +1,11 @@
-"""A run folder for reporters, and the settings of a short run."""
+"""A run folder for reporters, the settings of a short run, and the trainer of the page."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ed2.app.service import TrainerService
 from tests.runs import Values
 
 
@@ -33,3 +35,12 @@ def values(tmp_path: Path, sd1: Path, images: Path) -> Values:
         "logdir": str(tmp_path / "logs"),
         "save_ckpt_dir": str(tmp_path / "files"),
     }
+
+
+@pytest.fixture
+def service() -> Iterator[TrainerService]:
+    """The trainer of the page; what it still trains at the end of a test is stopped."""
+    service = TrainerService()
+    yield service
+    service.stop_without_saving() if service.snapshot().is_active else None
+    service.close()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -72,14 +72,6 @@ def values(sd1: Path, tmp_path: Path) -> Values:
         "logdir": str(tmp_path / "logs"),
         "num_processes": 2,
     }
-
-
-@pytest.fixture
-def service() -> Iterator[TrainerService]:
-    service = TrainerService()
-    yield service
-    service.stop_without_saving() if service.snapshot().is_active else None
-    service.close()
 
 
 def processes() -> dict[str, psutil.Process]:

@@ -5,7 +5,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,6 @@ def values(values: Values, tmp_path: Path) -> Values:
         "sample_steps": 1000,
         "no_save_ckpt": True,
     }
-
-
-@pytest.fixture
-def service() -> Iterator[TrainerService]:
-    service = TrainerService()
-    yield service
-    service.stop_without_saving() if service.snapshot().is_active else None
-    service.close()
 
 
 def draw_one(values: Values) -> None:
