@@ -261,6 +261,7 @@ def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
         num_variants=settings.memory.cache_variants if caches.latents else 0,
         keep_tags=settings.data.keep_tags,
         background=settings.data.alpha_background,
+        pinned=spec.machine.device.type == "cuda",
     )
     return Loader(
         spec.dataset.examples,

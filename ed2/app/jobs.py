@@ -165,7 +165,7 @@ def make_validator(run: Run, spec: RunSpec, context: RunContext) -> Validator:
     return Validator(
         objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
         curves=spec.images.curves,
-        options=_validation_options(spec.settings),
+        options=_validation_options(spec),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
         on_problem=context.faults,
@@ -185,7 +185,7 @@ def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJo
     meter = ImageLossMeter(
         objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
         examples=for_validation([example for example in spec.dataset.examples if example.multiply > 0]),
-        options=_validation_options(settings),
+        options=_validation_options(spec),
         timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
@@ -195,14 +195,16 @@ def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJo
     return ImageLossJob(run, meter, context.bus, wanted.image_loss_every_n_epochs)
 
 
-def _validation_options(settings: Settings) -> LoaderOptions:
+def _validation_options(spec: RunSpec) -> LoaderOptions:
     """How images are loaded to measure them: each as a whole, alike every time."""
+    settings = spec.settings
     return LoaderOptions(
         seed=settings.validation.val_seed,
         batch_size=settings.validation.val_batch_size or settings.data.batch_size,
         threads=decode_threads(settings),
         jitter=False,
         background=settings.data.alpha_background,
+        pinned=spec.machine.device.type == "cuda",
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ed2.data.batch import Batch as Batch
-from ed2.data.batch import as_pixels
+from ed2.data.batch import stacked
 from ed2.data.buckets import Size
 from ed2.data.cache import TensorCache
 from ed2.data.dealing import Dealt, deal
@@ -294,7 +294,7 @@ class Loader:
                 self._report(key, what, fix, kind)
 
     def _batch(self, images: Sequence[_Visit], bucket: Size) -> Batch:
-        pixels, posterior = _stacked(images)
+        pixels, posterior = _stacked(images, pinned=self._options.pinned)
         examples = [image.example for image in images]
         return Batch(
             pixels=pixels,
@@ -367,10 +367,10 @@ def _with_pixels(image: _Visit, options: LoaderOptions) -> _Visit:
     return replace(image, pixels=loaded.pixels, offset=loaded.crop, has_changed=has_changed)
 
 
-def _stacked(images: Sequence[_Visit]) -> tuple[Tensor | None, Tensor | None]:
+def _stacked(images: Sequence[_Visit], *, pinned: bool) -> tuple[Tensor | None, Tensor | None]:
     """Return the pixels of images that all have some, or else their posteriors; neither if they are elsewhere."""
     pixels = [image.pixels for image in images if image.pixels is not None]
     if pixels:
-        return as_pixels(pixels), None
+        return stacked(pixels, pinned=pinned), None
     posteriors = [image.posterior for image in images if image.posterior is not None]
     return None, torch.stack(posteriors) if posteriors else None

@@ -43,6 +43,8 @@ class LoaderOptions:
     """How many tags keep their place when tags are shuffled."""
     background: str = WHITE
     """Colour behind transparent images."""
+    pinned: bool = False
+    """Whether a GPU copies the pixels while it computes, which takes memory that is never swapped out."""
 
 
 @dataclass(frozen=True, slots=True)

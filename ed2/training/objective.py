@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ed2.data.batch import Batch
+from ed2.data.batch import Batch, as_numbers
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting
@@ -103,9 +103,11 @@ class Objective:
     def latents(self, batch: Batch) -> Tensor:
         """Draw the latents of a batch: (B,C,h,w)."""
         width, height = (side // self.model.downscale for side in batch.bucket)
-        # The VAE gives a distribution, which a cache may hold; what is drawn from it is keyed by the visit.
+        # The VAE gives a distribution, which a cache may hold; what is drawn from it is keyed by the visit. Encoded
+        # first: a GPU does that while the CPU draws.
+        posterior = self.posterior(batch)
         draw = self.gaussian("latent", batch.visits, (self.model.facts.latent_channels, height, width))
-        return self.posterior(batch).sample(draw) * self.model.latent_scale
+        return posterior.sample(draw) * self.model.latent_scale
 
     def posterior(self, batch: Batch) -> Posterior:
         """The distribution of the latents of a batch: cached, or encoded from its pixels."""
@@ -115,7 +117,7 @@ class Objective:
             as_encoded = torch.channels_last
             return Posterior(mean.contiguous(memory_format=as_encoded), std.contiguous(memory_format=as_encoded))
         assert batch.pixels is not None
-        posterior = self.model.encode_pixels(batch.pixels.to(self.device, non_blocking=True))
+        posterior = self.model.encode_pixels(as_numbers(batch.pixels, self.device))
         self.encoded(batch, posterior)
         return posterior
 

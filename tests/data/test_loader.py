@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ed2.data.batch import Batch, split_batch
+from ed2.data.batch import Batch, as_numbers, split_batch, stacked
 from ed2.data.buckets import crop_box
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
@@ -65,8 +65,7 @@ def test_pixels_and_loss_scales_come_as_the_model_wants_them(examples: tuple[Exa
             for batch in group:
                 width, height = batch.bucket
                 assert batch.pixels.shape == (len(batch), 3, height, width)
-                assert batch.pixels.dtype == torch.float32 and batch.pixels.is_contiguous()
-                assert batch.pixels.min() >= -1 and batch.pixels.max() <= 1
+                assert batch.pixels.dtype == torch.uint8
                 assert batch.loss_scale.tolist() == [scale_of[name] for name in batch.names]
 
 
@@ -78,8 +77,20 @@ def test_black_is_minus_one_white_is_one_and_red_comes_first(tmp_path: Path) -> 
     examples = scan([tmp_path], ScanOptions(resolution=64)).examples
     with Loader(examples, OPTIONS, on_problem=ignore) as loader:
         ((batch,),) = loader.groups(0)
-    assert torch.equal(batch.pixels[0], torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
-    assert batch.pixels.unique().tolist() == [-1, 1]
+    assert torch.equal(batch.pixels[0], torch.from_numpy(pixels).permute(2, 0, 1))
+    numbers = as_numbers(batch.pixels, torch.device("cpu"))
+    assert torch.equal(numbers, batch.pixels / 127.5 - 1)
+    assert numbers.unique().tolist() == [-1, 1]
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_numbers_of_pixels_as_a_cpu(examples: tuple[Example, ...]) -> None:
+    every = stacked([np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)], pinned=True)
+    assert every.is_pinned()
+    card = as_numbers(every, torch.device("cuda")).cpu()
+    assert torch.equal(card, as_numbers(every, torch.device("cpu")))
+    with Loader(examples, replace(OPTIONS, pinned=True), on_problem=ignore) as loader:
+        assert all(batch.pixels.is_pinned() for group in loader.groups(0) for batch in group)
 
 
 @pytest.mark.parametrize(("threads", "ahead"), [(2, 1), (4, 8)])
@@ -196,7 +207,7 @@ def test_a_large_jpeg_decoded_small_shows_the_same(tmp_path: Path) -> None:
     with Loader([example], replace(OPTIONS, jitter=False), on_problem=ignore) as loader:
         ((batch,),) = loader.groups(0)
     expected = large.resize(example.bucket, Image.Resampling.LANCZOS, box=example.crop)
-    got = (batch.pixels[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    got = batch.pixels[0].permute(1, 2, 0).numpy().astype(np.float32)
     error = np.square(got - np.asarray(expected)).mean()
     assert 10 * np.log10(255**2 / error) > 38
 

@@ -92,7 +92,7 @@ def test_an_image_replaced_by_one_of_another_shape_is_cropped_again(tmp_path: Pa
     with Loader(examples, OPTIONS, on_problem=told.append) as loader:
         ((batch,),), _ = loader.groups(0), list(loader.groups(1))
     assert batch.pixels.shape == (1, 3, 64, 64)
-    assert batch.pixels[0, :, 0, 0].tolist() == [-1, -1, 1]
+    assert batch.pixels[0, :, 0, 0].tolist() == [0, 0, 255]
     assert [(finding.kind, finding.path) for finding in told] == [("changed", "cat.png")]
 
 

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch, stacked
 from ed2.data.pixels import VisitKey
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 def gradients_from(folder: Path) -> dict[str, bytes]:
     """The bytes of every gradient of one image: products of matrices with a single row are the sensitive ones."""
     model = load(open_folder(folder), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
-    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    pixels = stacked([np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)])
     visits, size = (VisitKey(0, "0/a.png", 0),), (64, 64)
     batch = Batch(pixels, ("a red circle",), torch.ones(1), visits, ("a.png",), size, *uncropped(size, 1))
     Objective(model, mse, 1, CPU)(batch).sum().backward()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from torch import Tensor
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch, as_numbers, stacked
 from ed2.data.pixels import VisitKey
 from ed2.draws import rng
 from ed2.models.base import ImageSizes, TextEmbeds
@@ -123,7 +123,7 @@ def test_samples_equal_those_of_diffusers(folder: Path, cfg: float, negative: st
 
 def batch_of_three() -> Batch:
     size = (64, 48)
-    pixels = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (3, 3, 48, 64)).astype(np.float32))
+    pixels = stacked(list(np.random.default_rng(1).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)))
     visits = tuple(VisitKey(2, f"0/{number}.png", 0) for number in range(3))
     original, crop = uncropped(size, 3)
     names = tuple(visit.key for visit in visits)
@@ -139,7 +139,7 @@ def drawn(what: str, batch: Batch) -> Tensor:
 def plain_losses(pipeline: StableDiffusionXLPipeline, scheduler: DDPMScheduler, batch: Batch) -> Tensor:
     """The loss of each image by the book, with diffusers' encoding of captions and its numbers for sizes."""
     with torch.no_grad():
-        posterior = pipeline.vae.encode(batch.pixels).latent_dist
+        posterior = pipeline.vae.encode(as_numbers(batch.pixels, CPU)).latent_dist
         latents = (posterior.mean + posterior.std * drawn("latent", batch)) * 0.13025
     noise = drawn("noise", batch)
     timesteps = torch.tensor([rng(SEED, "timestep", *visit).integers(1000) for visit in batch.visits])

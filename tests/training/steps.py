@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch, stacked
 from ed2.data.pixels import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
@@ -27,9 +27,7 @@ CPU = torch.device("cpu")
 
 
 def batch_of(*numbers: int) -> Batch:
-    pixels = torch.from_numpy(
-        np.stack([np.random.default_rng(n).uniform(-1, 1, (3, 32, 32)).astype(np.float32) for n in numbers])
-    )
+    pixels = stacked([np.random.default_rng(n).integers(0, 256, (32, 32, 3), dtype=np.uint8) for n in numbers])
     visits = tuple(VisitKey(0, f"0/{n}.png", 0) for n in numbers)
     names = tuple(f"{n}.png" for n in numbers)
     captions, count, size = tuple(f"number {n}" for n in numbers), len(numbers), (32, 32)

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch, as_numbers, stacked
 from ed2.data.pixels import VisitKey
 from ed2.draws import rng
 from ed2.models.families.sd import load
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 def batch_of(count: int, size: tuple[int, int] = (64, 48)) -> Batch:
     width, height = size
-    pixels = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (count, 3, height, width)).astype(np.float32))
+    pixels = stacked(list(np.random.default_rng(1).integers(0, 256, (count, height, width, 3), dtype=np.uint8)))
     visits = tuple(VisitKey(2, f"0/{number}.png", 0) for number in range(count))
     captions = tuple(f"an image of number {number}" for number in range(count))
     names = tuple(visit.key for visit in visits)
@@ -46,7 +46,7 @@ def reference(folder: Path, batch: Batch) -> tuple[Tensor, dict[str, dict[str, T
     scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     shape = (4, batch.bucket[1] // 4, batch.bucket[0] // 4)
     with torch.no_grad():
-        posterior = vae.encode(batch.pixels).latent_dist
+        posterior = vae.encode(as_numbers(batch.pixels, CPU)).latent_dist
         latents = (posterior.mean + posterior.std * drawn("latent", batch.visits, shape)) * 0.18215
     noise = drawn("noise", batch.visits, shape)
     timesteps = torch.tensor([rng(SEED, "timestep", *visit).integers(1000) for visit in batch.visits])

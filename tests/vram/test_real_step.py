@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ed2.data.loader import Batch
+from ed2.data.batch import Batch, stacked
 from ed2.data.pixels import VisitKey
 from ed2.models.families.facts import FACTS
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
@@ -37,7 +37,7 @@ STEP = ("encoding", "forward", "backward", "optimizer")
 
 def batch_of(count: int) -> Batch:
     generator = np.random.default_rng(0)
-    pixels = torch.from_numpy(generator.uniform(-1, 1, (count, 3, PIXELS, PIXELS)).astype(np.float32))
+    pixels = stacked(list(generator.integers(0, 256, (count, PIXELS, PIXELS, 3), dtype=np.uint8)))
     names = tuple(f"{n}.png" for n in range(count))
     visits = tuple(VisitKey(0, name, 0) for name in names)
     size = (PIXELS, PIXELS)

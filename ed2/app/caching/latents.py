@@ -16,7 +16,7 @@ from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.room import existing
-from ed2.data.batch import as_pixels
+from ed2.data.batch import as_numbers, stacked
 from ed2.data.cache import TensorCache
 from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError
@@ -160,7 +160,7 @@ class LatentFiller:
 
     def _encode(self, one: Missing, images: Sequence[LoadedImage]) -> None:
         run = self.training
-        pixels = as_pixels([image.pixels for image in images]).to(run.objective.device)
+        pixels = as_numbers(stacked([image.pixels for image in images]), run.objective.device)
         posterior = run.model.encode_pixels(pixels)
         rows = torch.stack([posterior.mean, posterior.std], dim=1).to("cpu")
         for key, row in zip(one.keys, rows, strict=True):
