@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from ed2.app.averaging import build_ema
-from ed2.app.caching.caches import Caches, open_caches
-from ed2.app.caching.job import CacheJob
+from ed2.app.caching.caches import CacheJob, Caches, open_caches
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import MainContext, RunContext, job_makers
 from ed2.app.optimizing import build_optimizers, network_plans

@@ -1,9 +1,12 @@
 """The jobs and the saver of a run, made from its spec."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import torch
 
 from ed2.app.averaging import sample_weights
 from ed2.app.images.captions import tag_frequency, trigger_phrase
@@ -16,12 +19,13 @@ from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
 from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
+from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, VRAM, lr_curve
 from ed2.data.epoch import EpochPlan
 from ed2.data.example import Example
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
-from ed2.events import EventBus, Progressed
+from ed2.events import EpochEnded, EventBus, MetricsLogged, Progressed
 from ed2.models.compute import DTYPES
 from ed2.models.files.model_spec import ModelSpec
 from ed2.ranks.base import OneRank, Ranks
@@ -34,11 +38,10 @@ from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
 from ed2.training.ema import Ema
 from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
-from ed2.training.jobs import EpochJob, MetricsJob
 from ed2.training.objective import Objective, mse
 from ed2.training.state import Job, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
-from ed2.vram.card import Card
+from ed2.vram.card import BYTES_PER_GB, Card
 from ed2.vram.plan import sampling_batch
 from ed2.vram.shapes import ModelShape, shape_of
 
@@ -245,6 +248,51 @@ def _checkpoint_job(run: Run, settings: Settings, saver: BackgroundSaver) -> Che
         first_epoch=own.save_ckpts_from_n_epochs,
         keeps_best=settings.keeps_best,
     )
+
+
+@dataclass
+class MetricsJob(Job):
+    """Logs the curves at the first step, every `log_step` steps and at the last."""
+
+    training: Run
+    log_step: int
+    name = "metrics"
+
+    def due(self, state: TrainState) -> bool:
+        """Whether this step is logged."""
+        return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
+
+    def perform(self, state: TrainState) -> MetricsLogged:
+        """Read the sums from the device. Values that are not finite are left off the curves."""
+        run = self.training
+        values = {LOSS: run.metrics.window.take()}
+        values |= {lr_curve(name): lr for name, lr in run.optimizers.lrs().items()}
+        if run.precision.scaler.is_enabled():
+            values[GRAD_SCALE] = run.precision.scale
+        values[GRAD_NORM] = float(run.metrics.grad_norm)
+        values[IMAGES_PER_SECOND] = run.metrics.images_per_second()
+        device = run.objective.device
+        if device.type == "cuda":
+            values[VRAM] = torch.cuda.max_memory_reserved(device) / BYTES_PER_GB
+        return MetricsLogged(state.step, {tag: value for tag, value in values.items() if math.isfinite(value)})
+
+
+@dataclass
+class EpochJob(Job):
+    """Reports the end of each epoch, with its mean loss."""
+
+    training: Run
+    name = "epoch"
+
+    def due(self, state: TrainState) -> bool:
+        """Whether an epoch has just ended."""
+        return state.epoch_ended
+
+    def perform(self, state: TrainState) -> EpochEnded | None:
+        """Read the sum of the epoch from the device; None if all its steps were skipped."""
+        metrics = self.training.metrics
+        loss, minutes = metrics.epoch.take(), metrics.epoch_minutes()
+        return EpochEnded(state.step, state.epoch - 1, loss, minutes) if math.isfinite(loss) else None
 
 
 @dataclass

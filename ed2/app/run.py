@@ -1,5 +1,7 @@
 """A run from its settings to its end. The command line and the page both call `run_training`."""
 
+import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,21 +12,28 @@ from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import FailedUpdates
 from ed2.app.jobs import MainContext, make_saver
 from ed2.app.ranks.message import as_message
-from ed2.app.reporters.recording import recording
+from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
+from ed2.app.reporters.jsonl import EVENTS_NAME, JsonlReporter, cut_back
+from ed2.app.reporters.log import LOG_NAME, LogReporter
+from ed2.app.reporters.tensorboard import TensorBoardReporter
 from ed2.app.resolve import resolve
 from ed2.app.resuming import complete_save
 from ed2.app.run_spec import RunSpec
 from ed2.app.runs.folder import RunFolder, make_run_folder, writable
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
+from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedError
-from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded
+from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded, SamplesMade, Warned
 from ed2.models.compute import deterministic, quiet_libraries
 from ed2.models.memory import release_memory
 from ed2.ranks.base import OneRank, Ranks
+from ed2.sampling.images import SAMPLES_LIST
 from ed2.text import counted
 from ed2.training.controls import Controls
-from ed2.training.state import SAMPLES, TrainState
+from ed2.training.state import IMAGE_LOSSES, SAMPLES, TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def run_training(
@@ -124,3 +133,68 @@ def _finished(spec: RunSpec) -> FinishedError:
     what = f"{trained.name} has completed its {counted(epochs, 'epoch')}."
     fix = f"Raise max_epochs to keep training: --max_epochs {epochs + 1}."
     return FinishedError("There is nothing left to train:", [Problem("max_epochs", what, fix)])
+
+
+@contextmanager
+def recording(bus: EventBus, run_dir: Path, continued: TrainState | None) -> Iterator[None]:
+    """Write a run's events into its folder, after removing what was written there later than `continued`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    purge_step = None
+    if continued is not None:
+        _cut_back_logs(bus, run_dir, continued)
+        purge_step = continued.step + 1
+    observers = (
+        LogReporter(run_dir),
+        JsonlReporter(run_dir),
+        TensorBoardReporter(run_dir, purge_step),
+        ImageLossReporter(run_dir),
+    )
+    for observer in observers:
+        bus.subscribe(observer)
+    try:
+        yield
+    finally:
+        for observer in reversed(observers):  # the log last: it reports what the others lost
+            bus.unsubscribe(observer)
+            if lost := observer.close():
+                logger.error("%s", lost)
+
+
+def _cut_back_logs(bus: EventBus, run_dir: Path, continued: TrainState) -> None:
+    for name in (EVENTS_NAME, SAMPLES_LIST, LOG_NAME, IMAGE_LOSSES_FILE):
+        if note := _replace_unwritable(run_dir / name):
+            bus.emit(Warned(continued.step, note))
+    are_drawn_again = SAMPLES in continued.cut_short
+    cut_back(run_dir / EVENTS_NAME, continued.step, without=SamplesMade.__name__ if are_drawn_again else None)
+    cut_back(run_dir / SAMPLES_LIST, continued.step - are_drawn_again)
+    cut_back(run_dir / IMAGE_LOSSES_FILE, continued.step - (IMAGE_LOSSES in continued.cut_short))
+
+
+def _replace_unwritable(log: Path) -> str:
+    """Rename a log that cannot be appended to, such as another user's, and continue with a copy if it can be read.
+
+    Returns:
+        What was done, in a sentence; empty where the log is writable or does not exist.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    try:
+        with log.open("r+b"):
+            return ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        reason = plain_reason(error)
+    renamed = log.with_name(f"{log.name}.unusable-{time.time_ns()}")
+    rename(log, renamed)
+    try:
+        shutil.copyfile(renamed, log)
+    except OSError:
+        then = "the run starts a new one"
+    else:
+        then = "the run continues with a copy"
+    return f"The run's {log.name} cannot be written ({reason}). It was renamed to {renamed.name}, and {then}."

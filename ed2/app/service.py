@@ -13,8 +13,7 @@ from ed2.app.checks.base_model import SETTING, as_setting_problems
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
-from ed2.app.queue.running import Observer, run_next
-from ed2.app.queue.store import RunQueue
+from ed2.app.queue.store import Observer, RunQueue, run_next
 from ed2.app.remote.parent import RelayedControls, train_as_child
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_settings import effective_settings

@@ -13,7 +13,7 @@ import pytest
 from ed2.app.reporters import growing
 from ed2.app.reporters.growing import GrowingFile
 from ed2.app.reporters.jsonl import read_events
-from ed2.app.reporters.recording import recording
+from ed2.app.run import recording
 from ed2.app.snapshot import RunView
 from ed2.errors import LogWriteError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned

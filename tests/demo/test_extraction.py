@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ed2.app.lora.tools import LoraTarget, extract_lora
 from ed2.models.families.facts import FACTS
-from ed2.models.lora.extraction import RankOptions
+from ed2.models.lora.arithmetic import RankOptions
 from ed2.models.lora.file import read_lora
 from ed2.models.lora.names import carrying, flat_name, kohya_names
 from ed2.settings.files import PROGRAM_DIR, read_preset

@@ -19,9 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ed2.__main__ import main
 from ed2.models.families.facts import FACTS
 from ed2.models.files.source import open_base
-from ed2.models.lora.extraction import RankOptions, extract
+from ed2.models.lora.arithmetic import RankOptions, extract, with_layer
 from ed2.models.lora.file import LoraLayer, read_lora
-from ed2.models.lora.merging import with_layer
 from ed2.models.lora.names import LAYERS, carrying, kohya_names
 
 CONFIGS = Path(__file__).parents[2] / "ed2" / "models" / "files" / "configs"

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.queue.running import Observer, run_next
-from ed2.app.queue.store import RunQueue
+from ed2.app.queue.store import Observer, RunQueue, run_next
 from ed2.app.resume_test.comparison import differences
 from ed2.events import EventBus, RunEnded
 from tests.torture.forked import DifferentError, Tell, start, told

@@ -12,7 +12,7 @@ from ed2.data.pixels import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.compute import Precision
-from ed2.models.families.shared import Adapt
+from ed2.models.families.sd import Adapt
 from ed2.models.files.folder import open_folder
 from ed2.registry import FAMILIES, OPTIMIZERS
 from ed2.training.metrics import Metrics

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.runs.notes import RunNotes
-from ed2.app.runs.records import find_run
+from ed2.app.runs.records import RunNotes, find_run
 from ed2.ui.report import main, spread, write_report
 from tests.runs import Values, train
 from tests.ui.test_runs import recorded_run

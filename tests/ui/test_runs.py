@@ -11,8 +11,7 @@ from PIL import Image
 
 from ed2.app.page.folders import Roots
 from ed2.app.reporters.jsonl import JsonlReporter
-from ed2.app.runs.notes import RunNotes
-from ed2.app.runs.records import find_run, nearest_checkpoint
+from ed2.app.runs.records import RunNotes, find_run, nearest_checkpoint
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.checkpoint.identity import pin

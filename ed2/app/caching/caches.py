@@ -1,7 +1,8 @@
-"""The caches of a run, opened in the folder that the settings name."""
+"""The caches of a run: opened in the folder that the settings name, and filled before the first step by a job."""
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,19 @@ from typing import Any
 import PIL
 import torch
 
+from ed2.app.caching.filling import EVERYTHING, FillShare, LatentFiller, TextFiller
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.data.batch import Batch
 from ed2.data.cache import TensorCache, cache_folder
+from ed2.data.example import Finding
 from ed2.data.images import PIXELS_VERSION
 from ed2.data.loader import POSTERIOR
-from ed2.events import Warned
-from ed2.models.base import DiffusionModel, Posterior
+from ed2.disk import plain_reason
+from ed2.events import Event, Warned
+from ed2.models.base import DiffusionModel, Part, Posterior
 from ed2.models.families.facts import VAE
+from ed2.training.state import Job, Run, TrainState
 
 LATENTS, TEXT = "latents", "text"
 ENCODE_MODE = "one image at a time, channels last"
@@ -52,6 +57,90 @@ def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Ca
     text = _open(TEXT, _about_text(model, spec), spec, context)
     model.use_text_cache(text)
     return Caches(latents, text)
+
+
+@dataclass
+class CacheJob(Job):
+    """Adds what is missing in the caches before the first step of a new or resumed run."""
+
+    training: Run
+    caches: Caches
+    spec: RunSpec
+    context: RunContext
+    name = "caching"
+
+    def due(self, state: TrainState) -> bool:
+        """Never: everything is done at the start."""
+        return False
+
+    def perform(self, state: TrainState) -> Event | None:
+        """Do nothing."""
+        return None
+
+    def at_start(self, state: TrainState) -> Event | None:
+        """Fill the caches; training goes on without what cannot be written. Raises StopRequested."""
+        resting: list[Part] = []
+        if self.caches.latents and self._fill_latents(self.caches.latents):
+            resting.append(self.training.model.parts[VAE])
+        if self.caches.text and self._fill_text(self.caches.text):
+            model = self.training.model
+            resting += [model.parts[part.name] for part in model.facts.text_encoders]
+        self.training.objective.resting.parts = tuple(resting)
+        return None
+
+    def _fill_latents(self, cache: TensorCache) -> bool:
+        """Whether the cache of latents is complete after filling it."""
+        filler = LatentFiller(self.training, cache, self.spec, self.context)
+        if self.context.ranks.size == 1:
+            return self._fill("latent", filler.fill)
+        for share in self._shares():
+            self._fill("latent", filler.fill, share)
+            self._tell_and_hear(filler)
+            cache.refresh()
+        return filler.is_complete()
+
+    def _fill_text(self, cache: TensorCache) -> bool:
+        """Whether training needs no text encoder after filling the cache of captions."""
+        filler = TextFiller(self.training, cache, self.spec)
+        if self.context.ranks.size == 1:
+            return self._fill("text", filler.fill)
+        for share in self._shares():
+            self._fill("text", filler.fill, share)
+            self.context.ranks.exchange("text cache", {})
+            cache.refresh()
+        return filler.is_complete()
+
+    def _shares(self) -> list[FillShare]:
+        """What this process does: its share of all, and then of what is still missing in the folder of its machine."""
+        ranks = self.context.ranks
+        return [FillShare(ranks.rank, ranks.size), FillShare(ranks.local_rank, ranks.local_size)]
+
+    def _fill(self, what: str, fill: Callable[[FillShare], bool], share: FillShare = EVERYTHING) -> bool:
+        """Whether a share of a cache is complete after filling it."""
+        try:
+            return fill(share)
+        except OSError as error:
+            self.training.bus.emit(Warned(self.training.state.step, _not_written(what, plain_reason(error))))
+        return False
+
+    def _tell_and_hear(self, filler: LatentFiller) -> None:
+        """Tell the others which images cannot be used, and report what they have found."""
+        lost, ranks = self.training.state.lost, self.context.ranks
+        example_of = {example.key: example for example in self.spec.dataset.examples}
+        for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports}):
+            for key, epoch in message["lost"].items():
+                lost.setdefault(key, epoch)
+            for key, what, fix, kind in message["reports"]:
+                one = example_of[key]
+                self.context.faults(Finding(one.name, what, fix, kind=kind, root=one.root, file=one.path))
+        filler.reports.clear()
+
+
+def _not_written(what: str, reason: str) -> str:
+    return (
+        f"The {what} cache cannot be completed: {reason}. What is missing in it is computed at each step instead. Free "
+        "some space, or set another cache_dir."
+    )
 
 
 def _about_latents(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:

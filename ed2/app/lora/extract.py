@@ -37,7 +37,7 @@ def _extract(flags: argparse.Namespace) -> None:
 
     quiet_libraries()
     from ed2.app.lora.tools import LoraTarget, extract_lora
-    from ed2.models.lora.extraction import RankOptions
+    from ed2.models.lora.arithmetic import RankOptions
 
     options = RankOptions(flags.rank, flags.keep, flags.lora_layers)
     target = LoraTarget(flags.target, DTYPES[flags.export_dtype])

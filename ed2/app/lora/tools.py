@@ -20,9 +20,8 @@ from ed2.models.files.layout import diffusers_tensors
 from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import mapped_tensors
-from ed2.models.lora.extraction import Kept, RankOptions, Report, Weights, extract
+from ed2.models.lora.arithmetic import Kept, Merged, RankOptions, Report, Weights, extract, merged
 from ed2.models.lora.file import read_lora, write_lora
-from ed2.models.lora.merging import Merged, merged
 from ed2.models.lora.names import TEXT_MODEL
 
 SUFFIX = ".safetensors"

@@ -143,7 +143,7 @@ class LoraExtractor(BackgroundTask[ExtractionStatus]):
         from ed2.app.lora.tools import LoraTarget, extract_lora
         from ed2.checkpoint.finding import require_sound
         from ed2.models.compute import DTYPES
-        from ed2.models.lora.extraction import RankOptions
+        from ed2.models.lora.arithmetic import RankOptions
         from ed2.models.memory import release_memory
 
         for model in (source.base, source.checkpoint):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ed2.app.checks.start_checks import require_valid
 from ed2.app.on_end import OnEnd
-from ed2.app.queue.running import Observer, run_next
-from ed2.app.queue.store import QueuedRun, RunQueue
+from ed2.app.queue.store import Observer, QueuedRun, RunQueue, run_next
 from ed2.app.remote.parent import RelayedControls, train_as_child
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import stopping_on_signals

@@ -1,8 +1,12 @@
-"""The runs that wait for the trainer, in the user's folder: what is added there survives any end of the program."""
+"""The runs that wait for the trainer, in the user's folder: what is added there survives any end of the program.
+
+One after another is run, from its start or its newest checkpoint; one that fails does not stop the others.
+"""
 
 import json
+import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,9 +17,11 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from ed2.app.phases import RefusedError
+from ed2.app.reporters.describe import describe_end
 from ed2.app.runs.records import resume_step
 from ed2.disk import write_whole
-from ed2.errors import SettingsError
+from ed2.errors import Ed2Error, FinishedError, SettingsError, StopRequested
+from ed2.events import Event, RunEnded, RunStarted
 from ed2.settings.files import read_preset, with_defaults
 from ed2.small_files import read_json
 
@@ -27,6 +33,13 @@ MAX_QUEUED = 1000
 QueueState = Literal["waiting", "running", "stopped", "done", "failed"]
 IN_ORDER: tuple[QueueState, ...] = ("running", "stopped", "waiting")
 """Which run is next: first the one that was running when its program was killed, then those that were stopped."""
+Observer = Callable[[Event], None]
+Train = Callable[[Mapping[str, object], Observer], RunEnded]
+"""Trains with flat settings and tells the observer everything that happens."""
+ALREADY_DONE = "all epochs were done already"
+BEFORE_FIRST_STEP = "stopped before the first step"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -265,3 +278,41 @@ def _place(runs: list[QueuedRun], number: int) -> int:
         if run.number == number:
             return place
     raise RefusedError(f"There is no run {number} in the queue", "it was removed", "")
+
+
+def run_next(queue: RunQueue, train: Train) -> QueueState | None:
+    """Run the next run of a queue that this program alone runs.
+
+    Returns:
+        How it ended; None if no run waits.
+
+    Raises:
+        OSError: the queue cannot be written.
+    """
+    run = queue.take()
+    if run is None:
+        return None
+    state, text = _outcome(queue, run, train)
+    queue.ended(run.number, state, text)
+    return state
+
+
+def _outcome(queue: RunQueue, run: QueuedRun, train: Train) -> tuple[QueueState, str]:
+    """How a run ended, and why."""
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            queue.began(run.number, event.run_dir)
+
+    try:
+        ended = train(queue.start_values(run), watch)
+    except FinishedError:
+        return "done", ALREADY_DONE
+    except StopRequested:
+        return "stopped", BEFORE_FIRST_STEP
+    except Ed2Error as error:
+        return "failed", str(error)
+    except Exception as error:
+        logger.exception("Run %d of the queue could not start.", run.number)
+        return "failed", f"{type(error).__name__}: {error}"
+    return ended.phase, describe_end(ended)

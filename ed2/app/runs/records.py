@@ -1,6 +1,7 @@
 """The runs in a runs folder: how far each got, whether it can be resumed, and whether another program trains it."""
 
 import contextlib
+import json
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,16 +10,42 @@ from pathlib import Path
 
 from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.runs.notes import RunNotes
 from ed2.app.snapshot import RunSnapshot, RunView
 from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, complete_in, oldest_first
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
 from ed2.curve_names import LOSS_VAL
+from ed2.disk import write_whole
+from ed2.small_files import read_object
 
 SCAN_SECONDS = 5.0
 """Interval of scans for runs of other programs."""
 SCAN_REST = 50
 """The interval as a multiple of a scan's duration, since reading a long run takes a while; the longer one applies."""
+NOTES_FILE = "notes.json"
+MAX_NAME, MAX_TEXT = 100, 20_000
+"""Characters of a name, and of a note."""
+
+
+@dataclass(frozen=True)
+class RunNotes:
+    """The name that a run is shown under, if it has another than its folder's, and a text about it."""
+
+    name: str = ""
+    text: str = ""
+
+    @classmethod
+    def read(cls, run_dir: Path) -> "RunNotes":
+        """Those of a run; none where the file is missing or damaged."""
+        try:
+            found = read_object(run_dir / NOTES_FILE)
+        except (OSError, ValueError):
+            return cls()
+        return cls(*(str(found.get(part) or "")[:most] for part, most in (("name", MAX_NAME), ("text", MAX_TEXT))))
+
+    def write(self, run_dir: Path) -> None:
+        """Keep them in the run's folder. Raises OSError."""
+        values = {"name": " ".join(self.name.split())[:MAX_NAME], "text": self.text.strip()[:MAX_TEXT]}
+        write_whole(run_dir / NOTES_FILE, (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""Fills a latent cache: every image is decoded in threads and encoded by the VAE, once for each of its fixed crops."""
+"""Fills caches: every image is encoded by the VAE, once for each of its fixed crops, and every caption that stays."""
 
 import errno
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 
-from ed2.app.caching.progress import EVERYTHING, FillProgress, FillShare
-from ed2.app.images.scanning import decode_threads
+from ed2.app.images.scanning import TimeLeft, decode_threads
 from ed2.app.jobs import RunContext
 from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.room import existing
@@ -22,10 +23,66 @@ from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError
 from ed2.data.loader import CHANGED, POSTERIOR
 from ed2.data.pixels import LoadedImage, is_changed, load_crops
-from ed2.data.variants import Crop, fixed_crops, latent_key
+from ed2.data.variants import Crop, cache_key, fixed_crops, latent_key
 from ed2.disk import wait_for_handles
+from ed2.events import PhaseChanged, Progressed
 from ed2.text import counted, file_size
+from ed2.training.loop import handle_requests
 from ed2.training.state import Run
+
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class FillShare:
+    """What one of several processes does of a pass, whatever the others find missing."""
+
+    place: int = 0
+    count: int = 1
+
+    def has(self, key: bytes) -> bool:
+        """Whether what this key names is in the share."""
+        return crc32(key) % self.count == self.place
+
+
+EVERYTHING = FillShare()
+
+
+@dataclass
+class FillProgress:
+    """Reports how far a pass is, and does what was requested in the meantime.
+
+    Attributes:
+        doing: what the pass does, such as "caching image".
+        total: how many times `advance` is called.
+    """
+
+    training: Run
+    doing: str
+    total: int
+    done: int = 0
+    _reported_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._time_left = TimeLeft()
+        self._time_left.suffix(0, self.total)
+
+    def announce(self, detail: str) -> None:
+        """Enter the phase; `detail` is for people."""
+        self.training.bus.emit(PhaseChanged(self.training.state.step, "caching", detail))
+
+    def advance(self) -> None:
+        """Count one more. Raises StopRequested."""
+        run = self.training
+        was_pausing = run.controls.pausing
+        handle_requests(run)
+        self.done += 1
+        if was_pausing:
+            self.announce(f"{self.doing} {self.done:,} of {self.total:,}")
+        if time.monotonic() - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = time.monotonic()
+            left = self._time_left.suffix(self.done, self.total)
+            run.bus.emit(Progressed(run.state.step, self.doing, self.done, self.total, left))
 
 
 class Missing(NamedTuple):
@@ -169,3 +226,64 @@ class LatentFiller:
     def _report(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
         self.reports.append((example.key, what, fix, kind))
         self.context.faults(Finding(example.name, what, fix, kind=kind, root=example.root, file=example.path))
+
+
+@dataclass(frozen=True)
+class TextFiller:
+    """Adds embeddings to a cache: of every caption that is the same at each visit, encoded by itself as in training.
+
+    Attributes:
+        training: the run, as built.
+        cache: what is filled.
+        spec: which images have the captions.
+    """
+
+    training: Run
+    cache: TensorCache
+    spec: RunSpec
+
+    def fill(self, share: FillShare = EVERYTHING) -> bool:
+        """Add what is missing in a share of the cache; returns whether training needs no text encoder then.
+
+        Raises:
+            OSError: the cache cannot be written.
+            StopRequested: a stop was requested. What is done by then is kept.
+        """
+        with self.training.precision.autocast():
+            keys = self._keys()
+            self.cache.touch(list(keys.values()))
+            is_missing = self.cache.missing(list(keys.values()))
+            missing = {caption: keys[caption] for caption in compress(keys, is_missing)}
+            self._encode({caption: key for caption, key in missing.items() if share.has(key)})
+        return not self._are_shuffled()
+
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, and training needs no text encoder."""
+        with self.training.precision.autocast():
+            keys = self._keys()
+        return not self._are_shuffled() and not any(self.cache.missing(list(keys.values())))
+
+    def _keys(self) -> dict[str, bytes]:
+        """The key of each caption that is the same at each visit, and of the empty one."""
+        captions = sorted({"", *(example.caption for example in self._examples() if not example.shuffle)})
+        return {caption: cache_key(*self.training.model.caption_key(caption)) for caption in captions}
+
+    def _are_shuffled(self) -> bool:
+        return any(example.shuffle for example in self._examples())
+
+    def _examples(self) -> list[Example]:
+        """The images that are trained or validated."""
+        examples = chain(self.spec.dataset.examples, *self.spec.images.curves.values())
+        return [example for example in examples if example.multiply > 0]
+
+    def _encode(self, missing: dict[str, bytes]) -> None:
+        if not missing:
+            return
+        progress = FillProgress(self.training, "caching caption", len(missing))
+        progress.announce(counted(len(missing), "caption"))
+        try:
+            for caption, key in missing.items():
+                progress.advance()
+                self.cache.add(key, self.training.model.encode_captions([caption]).as_row())
+        finally:
+            self.cache.flush()
