@@ -44,7 +44,7 @@ class OwnerPage:
                 with gr.Tab("Resume", id="resume", elem_id="tab-resume") as self.resume_tab:
                     self.resume = ResumeTab(context)
                 with gr.Tab("Train", id="train", elem_id="tab-train") as train_tab:
-                    self.train = TrainTab(context, live)
+                    self.train = TrainTab(context, live, self.resume.page.work)
                 train_tab.select(None, None, None, js="() => window.scrollTo({ top: 0 })")  # Resume is far down its tab
             self._wire()
 
@@ -59,7 +59,7 @@ class OwnerPage:
         self.settings.wire()
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
-        self.train.wire(self.form, self.tabs, self.resume.lora, self.resume.page.work)
+        self.train.wire(self.form, self.tabs, self.resume.lora)
         outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)
@@ -110,6 +110,7 @@ class OwnerPage:
         shown = self._context.service.snapshot()
         missing = self._context.missing()
         now = {**panel.seen_with(shown), "missing": missing, "demo": self.question.seen()}
+        now["work"] = self.train.model.seen()
         now["start"] = self.start.seen_with(missing, page)
         now["queue"] = self.resume.queue.seen(missing)
         updates = panel.data.updates(shown, Held.of(held))

@@ -11,6 +11,7 @@ from ed2.app.images.edits import Edits
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
+from ed2.app.page.open_folder import open_folder
 from ed2.app.page.start import MissingChoice, missing_things
 from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.image_losses import ImageLosses, losses_of_images
@@ -19,7 +20,7 @@ from ed2.app.run_settings import data_roots
 from ed2.app.runs.facts import image_of
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
-from ed2.errors import Problem, SettingsError
+from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.settings.schema import Settings
 from ed2.ui.form import with_one_optimizer
@@ -185,6 +186,12 @@ class Context:
         """The runs folder that a form names. Raises SettingsError where the page may not open it."""
         allowed = self.require_allowed({"logdir": form.get("logdir")})
         return PROGRAM_DIR / str(allowed["logdir"] or "logs")
+
+    def open_folder(self, folder: Path) -> None:
+        """Show a folder in the file manager of this computer. Raises Ed2Error where that cannot be."""
+        if self.roots.folders is not None:
+            raise Ed2Error("The folder cannot be opened", "the page is used from elsewhere.", f"It is {folder}.")
+        open_folder(folder)
 
     def image_losses(self) -> ImageLosses | None:
         """What the newest run on the checked images measured of each; None if none did that may be opened."""

@@ -12,7 +12,6 @@ from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured
-from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
@@ -35,9 +34,6 @@ STATES = {
 """The style and label of each state."""
 ELSEWHERE = ("busy", "Running elsewhere")
 NO_VALUE = "–"
-FILES = ("Single file for web UIs", "Checkpoint")
-NO_SINGLE_FILE = "No single file for web UIs was written (no_save_ckpt is on)."
-HOW_TO_CONVERT = f" To make one from the checkpoint, run <code>{LAUNCHER} convert CHECKPOINT NAME.safetensors</code>."
 _DOWNLOAD = re.compile(rf"{re.escape(LAUNCHER)} download \S+")
 _OPTION = re.compile(r"(?<![^\s(“\"'])--([a-z][a-z0-9_]*)\b(?![-=])")
 _ON_PAGE = {
@@ -225,26 +221,6 @@ def missing_html(missing: Sequence[MissingChoice]) -> str:
         links = listed([link_html(thing.name, thing.tab, thing.setting) for thing in missing])
         text = f"<strong>{counted(len(missing), 'thing')} missing:</strong> {links}"
     return f'<p id="missing" role="status" class="ed-missing">{text}</p>'
-
-
-def model_html(shown: RunSnapshot) -> str:
-    """Where the model of a run is, as far as it was saved; empty if nothing was, and for a run of another program."""
-    checkpoint, single = shown.checkpoint, shown.single_file
-    if shown.elsewhere or checkpoint is None:
-        return ""
-    is_lora = is_lora_checkpoint(checkpoint)
-    names = ("LoRA for web UIs", "Checkpoint, which diffusers loads too") if is_lora else FILES
-    rows = ""
-    for name, path in zip(names, (single, checkpoint), strict=True):
-        if path and path.exists():
-            rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
-    if not rows:
-        return ""
-    title = "Saved so far" if shown.is_active else "Your model"
-    html = f"<h3>{title}</h3><dl>{rows}</dl>"
-    if not single:
-        html += f'<p class="ed-note">{NO_SINGLE_FILE}{"" if is_lora else HOW_TO_CONVERT}</p>'
-    return f'<section class="ed-card ed-model" aria-label="{title}">{html}</section>'
 
 
 def figures_html(shown: RunSnapshot) -> str:

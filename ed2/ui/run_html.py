@@ -129,7 +129,7 @@ def work_html(shown: WorkStatus, image: str) -> str:
     html = ""
     if shown.state in WORK_LOOKS:
         look, name = WORK_LOOKS[shown.state]
-        text = escape(on_page(f"{shown.doing}. {shown.text}".strip()))
+        text = escape(on_page(f"{shown.doing}. {shown.text}".strip())).replace("\n", "<br>")
         html = f'<p><span class="ed-pill" data-look="{look}">{name}</span> {text}</p>'
     if image:
         html += f'<img class="ed-tried" src="{image}" alt="{escape(shown.doing)}">'

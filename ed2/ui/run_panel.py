@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork, WorkStatus
-from ed2.app.page.open_folder import open_folder
 from ed2.app.phases import RefusedError
 from ed2.app.runs.facts import RunFacts
 from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, checkpoints_of, nearest_checkpoint, replay_run
@@ -160,11 +159,7 @@ class RunPanel:
         """Show the run's folder in the file manager of this computer."""
         run = self._find(logdir, name)
         try:
-            if self._context.roots.folders is not None:
-                raise Ed2Error(
-                    "The folder cannot be opened", "the page is used from elsewhere.", f"It is {run.folder}."
-                )
-            open_folder(run.folder)
+            self._context.open_folder(run.folder)
         except Ed2Error as error:
             raise refusal(str(error)) from None
 

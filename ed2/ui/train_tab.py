@@ -12,9 +12,9 @@ from ed2.errors import Ed2Error
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
 from ed2.ui.form import Form, to_control
-from ed2.ui.html import model_html
 from ed2.ui.live import LiveData, LivePanel
 from ed2.ui.lora_panel import LoraPanel, has_extractable
+from ed2.ui.model_card import ModelCard
 from ed2.ui.page_state import PageState
 from ed2.ui.strip import request
 from ed2.ui.use_step import UseStepPanel
@@ -30,8 +30,9 @@ VALIDATES = (
 class TrainTab:
     """The owner's view of the run."""
 
-    def __init__(self, context: Context, live: LiveData) -> None:
-        self._context, self._service = context, context.service
+    def __init__(self, context: Context, live: LiveData, work: CheckpointWork) -> None:
+        """Show it; `work` exports checkpoints."""
+        self._context, self._service, self._work = context, context.service, work
         self.tensorboard = TensorBoard()
         with gr.Row(elem_id="now-buttons", elem_classes="ed-actions"):
             self.save = gr.Button("Save now", interactive=False, elem_id="save-now-button", min_width=120)
@@ -41,7 +42,7 @@ class TrainTab:
             self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
         self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
-        self.model = gr.HTML("", js_on_load=None, elem_id="your-model")
+        self.model = ModelCard(context, work)
         self.panel = LivePanel(live, below_samples=self._make_use_step)
 
     def _make_use_step(self) -> None:
@@ -50,21 +51,22 @@ class TrainTab:
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.model, self.extract, self.save, self.sample]
+        return [*self.model.outputs, self.extract, self.save, self.sample]
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
         """Updates for what the page shows outdated: where the model is, and which buttons are enabled."""
-        updates: Updates = {}
+        updates = self.model.updates(shown, page)
         if page.is_outdated("status", shown):
-            updates |= {self.model: model_html(shown), self.extract: gr.update(visible=has_extractable(shown))}
+            updates[self.extract] = gr.update(visible=has_extractable(shown))
         if page.shows_other_state(shown):
             can_ask = gr.update(interactive=shown.allows("save now"))
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates
 
-    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel, work: CheckpointWork) -> None:
-        """Connect the buttons; an extraction is followed where all of them are, and `work` exports checkpoints."""
+    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel) -> None:
+        """Connect the buttons; an extraction is followed where all of them are."""
         self._tabs, self._lora = tabs, lora
+        self.model.wire()
         self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
         self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
@@ -72,7 +74,7 @@ class TrainTab:
         self._controls = form.controls
         chosen = [form.controls[name] for name in VALIDATED]
         self.validated = self.panel.adviser.click(self.validate_next, None, chosen, **SPOKEN)
-        self.continued = self.use_step.wire(self.panel.gallery, form, tabs, work)
+        self.continued = self.use_step.wire(self.panel.gallery, form, tabs, self._work)
         logdir = form.controls["logdir"]
         started = self.board.click(self.open_tensorboard, logdir, self.board_answer, js="ed.openTensorBoard", **SLOW)
         started.success(None, self.board_answer, None, js="ed.showTensorBoard")

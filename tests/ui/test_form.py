@@ -24,18 +24,9 @@ from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.form import Form, control_of, defaults, form_of_preset, from_control, to_control, with_one_optimizer
-from ed2.ui.html import (
-    HOW_TO_CONVERT,
-    NO_SINGLE_FILE,
-    figures_html,
-    log_html,
-    model_html,
-    on_page,
-    problems_html,
-    status_html,
-    task_html,
-)
+from ed2.ui.html import figures_html, log_html, on_page, problems_html, status_html, task_html
 from ed2.ui.lora_panel import has_extractable
+from ed2.ui.model_card import AFTER_THE_RUN, NO_SINGLE_FILE, model_html
 from ed2.ui.settings_tab import command_of
 from tests.tiny import make_images
 
@@ -127,6 +118,12 @@ def test_no_text_becomes_an_html_tag() -> None:
         assert "<img" not in html
 
 
+def shown_model(view: RunView) -> str:
+    shown = view.snapshot()
+    single = shown.single_file if shown.single_file and shown.single_file.exists() else None
+    return model_html(shown, single)
+
+
 def test_a_run_says_where_its_model_is(tmp_path: Path) -> None:
     run, single = tmp_path / "run", tmp_path / "<b>.safetensors"
     checkpoint = run / "ckpts" / "last-a"
@@ -135,23 +132,24 @@ def test_a_run_says_where_its_model_is(tmp_path: Path) -> None:
     view = RunView()
     view(PhaseChanged(7, "training"))
     view(CheckpointSaved(8, 1, "last", checkpoint, single, 9000, 0.5))
-    told = model_html(view.snapshot())
+    told = shown_model(view)
     assert "Saved so far" in told and str(checkpoint) in told
     view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, single))
-    told = model_html(view.snapshot())
+    told = shown_model(view)
     assert "Your model" in told and str(checkpoint) in told and f"{tmp_path}/&lt;b&gt;.safetensors" in told
     assert has_extractable(view.snapshot())
     single.unlink()
-    assert "safetensors" not in model_html(view.snapshot())
+    assert "safetensors" not in shown_model(view)
     view(RunEnded(8, "stopped", "stopped and saved", 1.0, checkpoint, None))
-    assert NO_SINGLE_FILE + HOW_TO_CONVERT in model_html(view.snapshot())
+    told = shown_model(view)
+    assert NO_SINGLE_FILE in told and AFTER_THE_RUN not in told
     for name in (BASE_FILE, LORA_FILE):
         (checkpoint / name).touch()
-    told = model_html(view.snapshot())
-    assert "diffusers" in told and NO_SINGLE_FILE in told and HOW_TO_CONVERT not in told
+    told = shown_model(view)
+    assert "diffusers" in told and NO_SINGLE_FILE in told
     assert not has_extractable(view.snapshot())
     view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, checkpoint / LORA_FILE))
-    assert "LoRA for web UIs" in model_html(view.snapshot())
+    assert "LoRA for web UIs" in shown_model(view)
 
 
 def test_the_log_shortens_paths_in_the_programs_folder() -> None:

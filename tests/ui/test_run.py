@@ -9,6 +9,7 @@ import pytest
 from ed2.__main__ import main
 from ed2.app import own_models
 from ed2.models.files import source
+from ed2.ui.model_card import NO_SINGLE_FILE
 from tests.elsewhere import trained_elsewhere
 from tests.tiny import make_images
 from tests.ui.conftest import Server, serving
@@ -237,6 +238,26 @@ def test_a_stopped_run_is_resumed_or_used_as_base_model_in_the_resume_tab(open_p
     base = page.locator("#resume_ckpt input, #resume_ckpt textarea").first
     expect(base).to_have_value(re.compile(f"creature_.*/ckpts/last-creature-ep03-gs000{STEPS}$"))
     wait_for_draft(server, "weights_only", True)
+
+
+def test_the_single_file_of_a_finished_run_is_exported_at_a_press(open_page, server: Server) -> None:
+    files, service = server.folder / "files", server.context.service
+    service.start({**server.values, "project_name": "exported", "max_epochs": 1, "save_ckpt_dir": str(files)})
+    assert service.wait(300)
+    page, other = open_page(width=390, height=844), open_page()
+    for one in (page, other):
+        state(one, "done")
+        tab(one, "Train")
+        expect(one.locator("#your-model")).to_contain_text(NO_SINGLE_FILE)
+    page.locator("#export-model-button").click()
+    expect(page.locator("#model-result")).to_contain_text("Done Single file of last-exported")
+    (file,) = files.glob("*.safetensors")
+    for one in (page, other):
+        expect(one.locator("#your-model")).to_contain_text(str(file))
+        expect(one.locator("#your-model")).not_to_contain_text(NO_SINGLE_FILE)
+        expect(one.locator("#export-model-button")).to_be_hidden()
+        expect(one.locator("#model-folder-button")).to_be_enabled()
+    assert overflow(page) <= 0
 
 
 def test_stopping_without_saving_is_offered_at_the_second_press(open_page, server: Server) -> None:

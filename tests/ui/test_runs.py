@@ -15,7 +15,7 @@ from ed2.app.runs.records import RunNotes, find_run, nearest_checkpoint
 from ed2.app.service import TrainerService
 from ed2.app.user_files import UserFiles
 from ed2.checkpoint.identity import pin
-from ed2.events import MetricsLogged, RunEnded, RunStarted, Sample, SamplesMade, ValidationDone
+from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, Sample, SamplesMade, ValidationDone
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.resume_tab import ResumeTab
@@ -105,6 +105,21 @@ def test_a_used_checkpoint_that_is_gone_is_neither_exported_nor_continued(contex
     for handler in (use_step.export_file, use_step.continue_from):
         with pytest.raises(gr.Error, match="no longer there"):
             handler(REQUEST)
+
+
+def test_a_model_that_is_gone_is_not_exported_and_no_folder_opens_elsewhere(context: Context, tmp_path: Path) -> None:
+    run, card = recorded_run(tmp_path, "cat"), OwnerPage(context).train.model
+    checkpoint = run / "ckpts" / "cat-ep02-gs00020"
+    reporter = JsonlReporter(run)
+    reporter(CheckpointSaved(20, 1, "last", checkpoint, None, 1, 1.0))
+    reporter.close()
+    context.service.show_last_run(tmp_path)
+    with pytest.raises(gr.Error, match=f"used from elsewhere.*{checkpoint.parent}"):
+        card.open_folder()
+    shutil.rmtree(run / "ckpts")
+    for handler in (card.open_folder, card.export_file):
+        with pytest.raises(gr.Error, match="no longer there"):
+            handler()
 
 
 def test_the_checkpoint_nearest_to_a_sample_of_any_run_is_protected_and_continued(

@@ -24,12 +24,14 @@ class WorkStatus:
         doing: what is done, such as *Export of NAME*.
         text: progress, or why it failed.
         path: the single file or the image.
+        exported: the checkpoint of a single file; None for an image.
     """
 
     state: Literal["idle", "running", "done", "failed"] = "idle"
     doing: str = ""
     text: str = ""
     path: Path | None = None
+    exported: Path | None = None
 
 
 Tell = Callable[[str], None]
@@ -59,7 +61,7 @@ class CheckpointWork:
 
             return export_single_file(checkpoint, tell)
 
-        self._start(f"Single file of {checkpoint.name}", work)
+        self._start(WorkStatus("running", f"Single file of {checkpoint.name}", exported=checkpoint), work)
 
     def draw(self, checkpoint: Path, text: str, seed: int, cfg: float) -> None:
         """Draw an image of a prompt. Raises RefusedError."""
@@ -69,7 +71,7 @@ class CheckpointWork:
 
             return draw_prompt(checkpoint, text, seed, cfg, tell)
 
-        self._start(f"Image by {checkpoint.name}", work)
+        self._start(WorkStatus("running", f"Image by {checkpoint.name}"), work)
 
     def stop(self) -> None:
         """Stop it, if there is any."""
@@ -81,31 +83,34 @@ class CheckpointWork:
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
 
-    def _start(self, doing: str, work: Work) -> None:
+    def _start(self, begun: WorkStatus, work: Work) -> None:
         with self._lock:
             if self._is_training():
                 raise RefusedError("Not now", "a run is in progress", "Stop it first, or wait until it ends.")
             if self._shown.state == "running":
                 raise RefusedError("Not now", f"in progress: {self._shown.doing}", "Wait until it ends.")
             self._stop.clear()
-            self._shown = WorkStatus("running", doing, "Loading libraries.")
-            self._thread = threading.Thread(target=self._run, args=(doing, work), name="checkpoint")
+            self._shown = replace(begun, text="Loading libraries.")
+            self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint")
             self._thread.start()
 
-    def _run(self, doing: str, work: Work) -> None:
+    def _run(self, work: Work) -> None:
         try:
             self._read_libraries()
-            self._shown = WorkStatus("done", doing, path=work(self._tell))
+            self._end("done", path=work(self._tell))
         except StopRequested:
-            self._shown = WorkStatus("failed", doing, STOPPED)
+            self._end("failed", STOPPED)
         except Ed2Error as error:
-            self._shown = WorkStatus("failed", doing, str(error))
+            self._end("failed", str(error))
         except (OSError, MemoryError, RuntimeError) as error:
             logger.info("Work on a checkpoint failed.", exc_info=True)
-            self._shown = WorkStatus("failed", doing, f"It failed: {plain_reason(error)[:300]}.")
+            self._end("failed", f"It failed: {plain_reason(error)[:300]}.")
         except Exception as error:  # in a thread nobody else would see it, and the buttons would stay disabled
             logger.exception("Work on a checkpoint failed.")
-            self._shown = WorkStatus("failed", doing, f"It failed: {type(error).__name__}: {error}.")
+            self._end("failed", f"It failed: {type(error).__name__}: {error}.")
+
+    def _end(self, state: Literal["done", "failed"], text: str = "", path: Path | None = None) -> None:
+        self._shown = replace(self._shown, state=state, text=text, path=path)
 
     def _tell(self, text: str) -> None:
         """Show the progress. Raises StopRequested."""
