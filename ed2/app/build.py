@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ed2.models.compute import DTYPES, Precision, choose_attention, compile_deno
 from ed2.models.families.facts import FACTS
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
-from ed2.models.memory import enable_checkpointing
+from ed2.models.memory import RoomForSizes, enable_checkpointing
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
 from ed2.training.ema import NoEma
@@ -36,6 +37,7 @@ from ed2.training.recovery import restore_oom_limits
 from ed2.training.shared import Shared, SharedFused
 from ed2.training.state import Average, Job, Run
 from ed2.training.update import Fused, Update, Whole
+from ed2.vram.sampler import CardPeaks
 
 NOISE_AT_ZERO_SNR = (
     "This model predicts noise, and at the last timestep of enable_zero_terminal_snr an image is nothing but noise, so "
@@ -235,7 +237,7 @@ def _arrange(model: DiffusionModel, spec: RunSpec) -> list[str]:
 
 
 def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objective:
-    settings = spec.settings
+    settings, device = spec.settings, spec.machine.device
     options = ObjectiveOptions(
         timestep_start=settings.loss.timestep_start,
         timestep_end=settings.loss.timestep_end,
@@ -244,7 +246,10 @@ def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objectiv
         noise=NoiseOptions(settings.noise.pyramid_noise_discount or 0.0, settings.noise.zero_frequency_noise_ratio),
     )
     loss = LOSSES.load(settings.loss.loss_type)
-    return Objective(model, loss, settings.run.seed, spec.machine.device, options, caches.mend)
+    objective = Objective(model, loss, settings.run.seed, device, options, caches.mend)
+    if device.type != "cuda":
+        return objective
+    return replace(objective, make_room=RoomForSizes(CardPeaks(device.index or 0).fullness, torch.cuda.empty_cache))
 
 
 def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:

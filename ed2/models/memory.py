@@ -1,11 +1,17 @@
 """Running out of memory: recognising it, and saving memory by gradient checkpointing."""
 
 import gc
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ed2.data.buckets import Size
 from ed2.models.base import DiffusionModel, trained_parts
+
+NEARLY_FULL = 0.9
+"""Used share of a GPU's memory from which unused memory is released before images of another size."""
 
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, HIP, MPS and bitsandbytes
@@ -29,6 +35,30 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@dataclass
+class RoomForSizes:
+    """Makes room on a nearly full GPU before images of another size.
+
+    PyTorch keeps memory that it has freed, in blocks for images of one size, which those of another may not fit. When
+    the GPU is full it releases them; but on Windows the driver takes system memory before that, and every later step is
+    slow.
+
+    Attributes:
+        fullness: reads the used share of the GPU's memory.
+        release: frees what PyTorch keeps unused.
+    """
+
+    fullness: Callable[[], float]
+    release: Callable[[], object]
+    _bucket: Size | None = None
+
+    def __call__(self, bucket: Size) -> None:
+        """Make room before images of this size, if those before had another."""
+        before, self._bucket = self._bucket, bucket
+        if before not in (None, bucket) and self.fullness() >= NEARLY_FULL:
+            self.release()
 
 
 def enable_checkpointing(model: DiffusionModel) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ed2.data.batch import Batch, as_numbers
+from ed2.data.buckets import Size
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting
@@ -70,6 +71,7 @@ class Objective:
     Attributes:
         encoded: called with what the VAE made of a batch of pixels.
         resting: what leaves the device before a loss is computed.
+        make_room: called with the size of the images before a loss is computed.
     """
 
     model: DiffusionModel
@@ -79,6 +81,7 @@ class Objective:
     options: ObjectiveOptions = ObjectiveOptions()
     encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
     resting: Resting = field(default_factory=Resting)
+    make_room: Callable[[Size], object] = lambda bucket: None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of each image, shape (B,), fp32; of no images, a loss that has no gradients."""
@@ -86,6 +89,7 @@ class Objective:
             return torch.zeros(0, device=self.device, requires_grad=True)
         process = self.model.process
         self.resting.leave()
+        self.make_room(batch.bucket)
         self.model.visits.visits = batch.visits
         # Every draw below is made per image from its own key; the order of these lines changes no number.
         latents = self.latents(batch)

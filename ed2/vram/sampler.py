@@ -126,11 +126,11 @@ class CardPeaks:
         )
 
     def fullness(self) -> float:
-        """Used share of the GPU's memory, by any program."""
+        """Used share of the GPU's memory, by any program; above 1 if the driver gave PyTorch more than there is."""
         import torch
 
         free, total = torch.cuda.mem_get_info(self.index)
-        return 1 - free / total
+        return max(total - free, torch.cuda.memory_reserved(self.index)) / total
 
 
 def _by_torch(torch: Any, index: int, own: int | None) -> Share:

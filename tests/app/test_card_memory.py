@@ -134,12 +134,13 @@ def test_a_spill_is_reported_once_and_other_delays_are_not(run: Run) -> None:
     run.bus.subscribe(told.append)
     run.bus.subscribe(SpillWatch(run, lambda: 0.99, lambda: now))
 
-    def step(count: int, seconds: float) -> None:
+    def step(count: int, seconds: float, images: int = 4) -> None:
         nonlocal now
         for _ in range(count):
             now += seconds
-            run.bus.emit(StepDone(1, 0, 1))
+            run.bus.emit(StepDone(1, 0, images))
 
+    step(20, 0.2, images=1)
     step(30, 0.5)
     for _ in range(6):
         run.bus.emit(PhaseChanged(1, "sampling"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.app.memory.watch import StepReading, spill_slowdown
+from ed2.app.memory.watch import StepReading, spill_slowdown, spill_text
 
 
 def series(*parts: tuple[int, float, float]) -> list[StepReading]:
@@ -19,6 +19,17 @@ def test_slow_steps_on_a_full_gpu_are_a_spill() -> None:
     assert factor == pytest.approx(5, rel=0.2)
 
 
+def test_a_spill_soon_after_the_start_is_found() -> None:
+    assert spill_slowdown(series((3, 0.5, 0.8), (5, 2.5, 0.99))) == pytest.approx(5, rel=0.2)
+    after_a_slow_one = series((1, 4.0, 0.5), (4, 0.5, 0.8), (5, 2.5, 0.99))
+    assert spill_slowdown(after_a_slow_one) == pytest.approx(5, rel=0.2)
+
+
+def test_more_memory_than_there_is_comes_from_the_system() -> None:
+    assert "holds more memory than the GPU has" in spill_text(series((1, 0.5, 1.02)))
+    assert spill_text(series((2, 0.5, 1.0))) == spill_text([]) == ""
+
+
 @pytest.mark.parametrize(
     "readings",
     [
@@ -26,7 +37,8 @@ def test_slow_steps_on_a_full_gpu_are_a_spill() -> None:
         series((35, 0.5, 0.99)),  # full, and as fast as ever
         series((30, 0.5, 0.99), (1, 9.0, 0.99), (4, 0.5, 0.99)),  # one slow step
         series((30, 0.5, 0.99), (5, 0.8, 0.99)),  # another bucket
-        series((5, 0.5, 0.9), (5, 2.5, 0.99)),  # too early to tell
+        series((2, 0.5, 0.9), (5, 2.5, 0.99)),  # too early to tell
+        series((5, 0.5, 0.99), (5, 2.5, 0.99)),  # full from the beginning
         series((30, 2.5, 0.9), (5, 0.5, 0.99)),  # faster
         [],
     ],

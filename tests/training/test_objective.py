@@ -33,6 +33,15 @@ def batch_of(count: int, size: tuple[int, int] = (64, 48)) -> Batch:
     return Batch(pixels, captions, torch.ones(count), visits, names, size, *uncropped(size, count))
 
 
+def test_the_size_of_the_images_is_told_before_they_are_encoded(sd1: Path) -> None:
+    told: list[tuple[int, int]] = []
+    model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
+    objective = Objective(model, mse, SEED, CPU, make_room=told.append, encoded=lambda *_: told.append((0, 0)))
+    objective(batch_of(1, (64, 48)))
+    objective(batch_of(2, (32, 64)))
+    assert told == [(64, 48), (0, 0), (32, 64), (0, 0)]
+
+
 def drawn(what: str, visits: tuple[VisitKey, ...], shape: tuple[int, ...]) -> Tensor:
     return torch.stack([torch.from_numpy(rng(SEED, what, *v).standard_normal(shape, dtype=np.float32)) for v in visits])
 

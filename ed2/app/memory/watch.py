@@ -23,6 +23,8 @@ MEASURED_STEP = 3
 RECENT_STEPS = 5
 STEPS_BEFORE = 15
 """Steps from which the usual duration is taken."""
+EARLY_STEPS = 3
+"""Steps with room on the GPU that tell the usual duration at the beginning of a run."""
 SLOW_FACTOR = 2.0
 """Buckets of equal area differ in step time by far less than this factor."""
 FULL = 0.95
@@ -117,11 +119,26 @@ def spill_slowdown(readings: Sequence[StepReading]) -> float | None:
         readings: of the last steps in order, all under the same conditions.
     """
     before, recent = readings[:-RECENT_STEPS], readings[-RECENT_STEPS:]
-    if len(before) < STEPS_BEFORE or min(reading.fullness for reading in recent) < FULL:
+    if not before or min(reading.fullness for reading in recent) < FULL:
         return None
+    if len(before) < STEPS_BEFORE:
+        before = [reading for reading in before if reading.fullness < FULL]
+        if len(before) < EARLY_STEPS:
+            return None
     usual_seconds = median(reading.seconds for reading in before)
     factor = median(reading.seconds for reading in recent) / max(usual_seconds, 1e-9)
     return factor if factor >= SLOW_FACTOR else None
+
+
+def spill_text(readings: Sequence[StepReading]) -> str:
+    """What looks like a spill in the readings so far, in a sentence; empty if nothing does."""
+    if readings and readings[-1].fullness > 1:
+        return "PyTorch holds more memory than the GPU has: the driver is using system memory instead, which is slow."
+    factor = spill_slowdown(readings)
+    if factor is None:
+        return ""
+    text = f"Steps take {factor:.1f} times as long as before and the GPU memory is full"
+    return f"{text}: the driver is probably using system memory instead."
 
 
 @dataclass
@@ -142,6 +159,7 @@ class SpillWatch:
     _step_at: float | None = None
     _last_read: tuple[float, float] = (-CARD_SECONDS, 0.0)
     _has_warned: bool = False
+    _most_images: int = 0
 
     def __call__(self, event: Event) -> None:
         """Time a step."""
@@ -151,21 +169,20 @@ class SpillWatch:
             return
         now, before = self.clock(), self._step_at
         self._step_at = now
-        conditions = (self.run.state.checkpointing, self.run.state.at_once)
+        self._most_images = max(self._most_images, event.images)
+        conditions = (self.run.state.checkpointing, self.run.state.at_once, self._most_images)
         if conditions != self._conditions:  # steps are slower for another reason
             self._conditions = conditions
             self._readings.clear()
-        if before is None or self._has_warned:
+        if before is None or self._has_warned or event.images < self._most_images:  # a short batch takes less time
             return
         self._readings.append(StepReading(now - before, self._read_fullness(now)))
-        factor = spill_slowdown(tuple(self._readings))
-        if factor:
+        if what := spill_text(tuple(self._readings)):
             self._has_warned = True
-            text = f"Steps take {factor:.1f} times as long as before and the GPU memory is full"
-            reason = "the driver is probably using system memory instead"
-            self.run.bus.emit(Warned(event.step, f"{text}: {reason}. {SPILL_FIX}"))
+            self.run.bus.emit(Warned(event.step, f"{what} {SPILL_FIX}"))
 
     def _read_fullness(self, now: float) -> float:
-        if now - self._last_read[0] >= CARD_SECONDS:
+        is_early = len(self._readings) < STEPS_BEFORE + RECENT_STEPS
+        if is_early or now - self._last_read[0] >= CARD_SECONDS:
             self._last_read = now, self.fullness()
         return self._last_read[1]
