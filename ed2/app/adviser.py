@@ -27,25 +27,44 @@ SHARE, LEAST = 0.1, 0.005
 """The margin, as a share of the fall of V and of its lowest value."""
 FLAT_COUNT, FLAT = 5, 0.005
 
-HEADLINES: dict[Verdict, str] = {
-    "off": "Nothing is validated",
-    "early": "Too early to tell",
-    "learning": "Learning",
-    "flat": "Flat: hardly anything changes any more",
-    "unstable": "Unstable: it gets worse than it began",
-    "memorising": "Starting to memorise since step {since:,}",
+UNVALIDATED = "Without validation nothing can tell learning from memorising: the training loss falls in both."
+HEADLINES: dict[Verdict, tuple[str, str]] = {
+    "off": ("Nothing is validated", "Nothing was validated"),
+    "early": ("Too early to tell", "Too few validations to tell"),
+    "learning": ("Learning", "No sign of memorising"),
+    "flat": ("Flat: hardly anything changes any more", "Flat: hardly anything changed at the end"),
+    "unstable": ("Unstable: it gets worse than it began", "Unstable: it got worse than it began"),
+    "memorising": ("Starting to memorise since step {since:,}", "Began to memorise at step {since:,}"),
 }
-ADVICE: dict[Verdict, str] = {
-    "off": "Without validation nothing can tell learning from memorising: the training loss falls in both.",
-    "early": "It takes {needed} in all to say more.",
-    "learning": "The loss on images that are not trained on still falls, or has just reached its lowest.",
-    "flat": "If the samples do not show what you want yet, raise the learning rate; otherwise you can stop.",
-    "unstable": "The learning rate is probably too high. Stop, lower it by a factor of 3, and start again.",
+"""While the run is in progress, and once it is over."""
+ADVICE: dict[Verdict, tuple[str, str]] = {
+    "off": (UNVALIDATED, UNVALIDATED),
+    "early": ("It takes {needed} in all to say more.", "It takes {needed}; in the next run, validate more often."),
+    "learning": (
+        "The loss on images that are not trained on has just reached a new lowest.",
+        "The loss on images that are not trained on fell until the end: more epochs may still improve the model.",
+    ),
+    "flat": (
+        "If the samples do not show what you want yet, raise the learning rate; otherwise you can stop.",
+        "If the samples do not show what you want, raise the learning rate of the next run.",
+    ),
+    "unstable": (
+        "The learning rate is probably too high. Stop, lower it by a factor of 3, and start again.",
+        "The learning rate was probably too high. Lower it by a factor of 3, and start again.",
+    ),
     "memorising": (
-        "The loss on images that are not trained on rises, while that of training images falls: the model learns these "
-        "images by heart. Use the checkpoint nearest to step {since:,}, or add images."
+        "The loss on images that are not trained on rises, while that of training images falls: the model memorises "
+        "these images. Use the checkpoint nearest to step {since:,}, or add images.",
+        "The loss on images that are not trained on rose, while that of training images fell: the model memorised "
+        "these images. Use the checkpoint nearest to step {since:,}, or add images.",
     ),
 }
+NO_SIGN = "Only a lasting rise, while that of training images falls, would be a sign of memorising."
+PAST_LOWEST = (
+    f"The loss on images that are not trained on was lowest {{ago}} ago. {NO_SIGN}",
+    f"The loss on images that are not trained on was lowest {{ago}} before the end. {NO_SIGN}",
+)
+"""Instead, where the last validation was not the lowest."""
 WITHOUT_T = "Turn on “Stabilize training loss” to be sure: only the two curves together show it."
 
 
@@ -69,37 +88,45 @@ def advise(shown: RunSnapshot) -> Judgement:
     """What the curves of a run say."""
     curves = [shown.curves.get(name) for name in (LOSS_VAL, LOSS_STABILIZED)]
     validation, stable = (curve.points if curve else () for curve in curves)
-    return advise_on(validation, stable)
+    return advise_on(validation, stable, is_over=not shown.is_active and not shown.elsewhere)
 
 
-def advise_on(validation: Sequence[Point], stable: Sequence[Point] = ()) -> Judgement:
+def advise_on(validation: Sequence[Point], stable: Sequence[Point] = (), *, is_over: bool = False) -> Judgement:
     """What two curves say.
 
     Args:
         validation: V by step.
         stable: T by step; empty if it is not measured.
+        is_over: whether the run has ended.
     """
+    verdict, since, best = _verdict(validation, stable), None, None
+    headline, advice = HEADLINES[verdict][is_over], ADVICE[verdict][is_over]
+    if validation:
+        lowest = min(validation, key=lambda point: point.low)
+        best = (lowest.step, lowest.low)
+        num_since = sum(point.step > lowest.step for point in validation)
+        if verdict == "learning" and num_since:
+            advice = PAST_LOWEST[is_over].format(ago=counted(num_since, "validation"))
+        if verdict == "memorising":
+            since = lowest.step
+    text = advice.format(since=since, needed=counted(MIN_VALIDATIONS, "validation"))
+    if verdict == "memorising" and not stable:
+        text = f"{text} {WITHOUT_T}"
+    return Judgement(verdict, headline.format(since=since), text, since, best)
+
+
+def _verdict(validation: Sequence[Point], stable: Sequence[Point]) -> Verdict:
     if not validation:
-        return _advice("off")
-    lowest = min(validation, key=lambda point: point.low)
-    best = (lowest.step, lowest.low)
+        return "off"
     if len(validation) < MIN_VALIDATIONS:
-        return _advice("early", best=best)
+        return "early"
     if _is_unstable(validation) and (not stable or _is_unstable(stable)):
-        return _advice("unstable", best=best)
-    if _is_memorising(validation, stable, lowest):
-        return _advice("memorising", since=lowest.step, best=best, note="" if stable else WITHOUT_T)
+        return "unstable"
+    if _is_memorising(validation, stable, min(validation, key=lambda point: point.low)):
+        return "memorising"
     if _is_flat(validation) and (not stable or _is_flat(stable)):
-        return _advice("flat", best=best)
-    return _advice("learning", best=best)
-
-
-def _advice(
-    verdict: Verdict, *, since: int | None = None, best: tuple[int, float] | None = None, note: str = ""
-) -> Judgement:
-    needed = counted(MIN_VALIDATIONS, "validation")
-    text = f"{ADVICE[verdict].format(since=since, needed=needed)} {note}".rstrip()
-    return Judgement(verdict, HEADLINES[verdict].format(since=since), text, since, best)
+        return "flat"
+    return "learning"
 
 
 def _is_unstable(curve: Sequence[Point]) -> bool:

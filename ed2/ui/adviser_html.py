@@ -15,7 +15,7 @@ OFFER = '<p><button type="button" class="ed-link" data-validate="">Validate the 
 
 
 def adviser_html(shown: RunSnapshot, *, is_owner: bool = False) -> str:
-    """What to think of the run, and its best checkpoint so far; empty without a run.
+    """What to think of the run, and its best checkpoint; empty without a run.
 
     The owner is offered to validate the next run, if this one is not validated.
     """
@@ -44,5 +44,5 @@ def _best_checkpoint(run_dir: Path, best_step: int, saves: tuple[int, ...]) -> s
     """The best checkpoint of a run, looked up once for each save and each new best validation."""
     best = best_validated(checkpoints_of(run_dir))
     if best is None:
-        return "No checkpoint has been saved since the first validation."
-    return f"Best checkpoint so far: {best.name}."
+        return "No checkpoint was saved after the first validation."
+    return f"Best of the saved checkpoints: {best.name}."

@@ -61,6 +61,27 @@ def test_made_up_curves_are_told_apart(validation, stable, verdict: str, since: 
         assert f"since step {since}" in advice.headline
 
 
+@pytest.mark.parametrize(
+    ("validation", "while_it_runs", "once_over"),
+    [
+        (FALLING, "has just reached a new lowest", "fell until the end: more epochs may still"),
+        (TURNING[:6], "was lowest 2 validations ago", "was lowest 2 validations before the end"),
+        (TURNING[:5], "was lowest 1 validation ago", "was lowest 1 validation before the end"),
+        (LEVEL, "otherwise you can stop", "of the next run"),
+        (RISING, "Stop, lower it", "was probably too high. Lower it"),
+        (TURNING, "memorises these images", "memorised these images"),
+        (FALLING[:2], "3 validations in all", "validate more often"),
+    ],
+)
+def test_the_words_fit_the_state_of_the_run_and_the_end_of_the_curve(
+    validation: list[Point], while_it_runs: str, once_over: str
+) -> None:
+    assert while_it_runs in advise_on(validation).text
+    over = advise_on(validation, is_over=True)
+    assert once_over in over.text
+    assert over.headline != advise_on(validation).headline
+
+
 def test_noise_within_the_margin_is_no_sign_of_memorising() -> None:
     draw = random.Random(5)
     for _ in range(50):
@@ -79,6 +100,9 @@ def test_a_run_is_judged_by_the_curves_that_it_logs() -> None:
     for falling, turning in zip(FALLING, TURNING, strict=True):
         view(ValidationDone(falling.step, {LOSS_VAL: turning.mean, LOSS_STABILIZED: falling.mean}))
     assert advise(view.snapshot()).verdict == "memorising"
+    assert advise(view.snapshot()).headline.startswith("Began to memorise")
+    view.change("status", state="training")
+    assert advise(view.snapshot()).headline.startswith("Starting to memorise")
 
 
 @pytest.mark.soak

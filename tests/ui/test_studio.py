@@ -150,7 +150,7 @@ def test_a_thousand_points_at_most_and_few_cells_are_drawn(page) -> None:
 
 def test_the_adviser_says_since_when_the_run_memorises_and_names_the_best_validation(page) -> None:
     adviser = page.get_by_role("region", name="Adviser")
-    expect(adviser).to_contain_text("Starting to memorise since step 1,000")
+    expect(adviser).to_contain_text("Began to memorise at step 1,000")
     expect(adviser).to_contain_text("Lowest validation loss: 0.2500 at step 1,000.")
     expect(adviser).to_be_visible()
     expect(adviser.get_by_role("button", name="Validate the next run")).to_have_count(0)
