@@ -176,7 +176,7 @@ def steps_html(state: StartState) -> str:
         items.append(
             f'<li data-step="{mark}"><span class="ed-tick" role="img" aria-label="{mark}">{sign}</span>'
             f"<div><strong>{step.title}</strong><p>{escape(on_page(step.known))}</p>{offer}</div>"
-            f"{link_html('Open', step.tab, step.setting, f'Open {step.title} in the {step.tab} tab')}</li>"
+            f"{link_html(step.action, step.tab, step.setting)}</li>"
         )
     return f'<ol class="ed-steps-list">{"".join(items)}</ol>'
 

@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+STEP_BUTTONS = ["Choose images", "Choose a base model", "Plan for a GPU", "Review settings"]
 SHORT = {"max_epochs": 1, "batch_size": 24, "no_save_ckpt": True, "sample_prompts": ""}
 
 
@@ -119,7 +120,8 @@ def test_four_steps_lead_to_a_run_with_suggested_values(open_page, server: Serve
     expect(page.locator("#train-button")).to_be_enabled()
     page.get_by_role("button", name="EveryDream with a face").click()
     expect(steps).to_contain_text("30 images")
-    steps.get_by_role("button", name="Open GPU in the Settings tab").click()
+    expect(steps.get_by_role("button")).to_have_text(STEP_BUTTONS)
+    steps.get_by_role("button", name="Plan for a GPU").click()
     expect(page.locator("#card-choice input")).to_be_focused()
     page.locator("#card-choice input").click()
     page.get_by_role("option", name="12 GB", exact=True).click()

@@ -22,6 +22,7 @@ from ed2.settings.schema import Settings
 from ed2.text import counted, duration, file_size, plural
 from ed2.vram.card import Card, card_for, count_cards
 
+BASE = "resume_ckpt"
 DEFAULT_FOLDERS = [str(PROGRAM_DIR / folder) for folder in Settings().data.data_root]
 UNKNOWN_TIME = "time known after the first steps"
 NO_GPU = "No NVIDIA GPU was found here, and a real model takes days without one. Plan for one in the Settings tab."
@@ -55,6 +56,7 @@ class StartStep:
         tab: where it is done.
         setting: the field to go to there.
         is_done: whether it needs nothing more.
+        action: what its tab is opened for, as an imperative.
         offer: what could be set besides, as an imperative; empty for nothing.
         offered: the setting that this is.
     """
@@ -64,6 +66,7 @@ class StartStep:
     tab: str
     setting: str
     is_done: bool
+    action: str
     offer: str = ""
     offered: str = ""
 
@@ -117,7 +120,7 @@ def _missing_base(base: str, roots: Roots) -> MissingChoice | None:
             return None
         fix = " Download it in the Settings tab." if PUBLIC_NAME.fullmatch(base) else ""
         what = f"{printable(base)} is not on this computer.{fix}"
-    return MissingChoice("a base model", what, "Settings", "resume_ckpt")
+    return MissingChoice("a base model", what, "Settings", BASE)
 
 
 def start_state(
@@ -166,13 +169,13 @@ def start_state(
 def _steps(
     absent: Mapping[str, MissingChoice], images: str, base: str, gpu: StartStep, go: str, *, is_ready: bool
 ) -> tuple[StartStep, ...]:
-    texts = {"data_root": images, "resume_ckpt": base}
+    texts = {"data_root": images, BASE: base}
     texts |= {name: choice.what for name, choice in absent.items()}
     return (
-        StartStep("Images", texts["data_root"], "Dataset", "data_root", "data_root" not in absent),
-        StartStep("Base model", texts["resume_ckpt"], "Settings", "resume_ckpt", "resume_ckpt" not in absent),
+        StartStep("Images", texts["data_root"], "Dataset", "data_root", "data_root" not in absent, "Choose images"),
+        StartStep("Base model", texts[BASE], "Settings", BASE, BASE not in absent, "Choose a base model"),
         gpu,
-        StartStep("Go", go, "Settings", "max_epochs", is_ready),
+        StartStep("Go", go, "Settings", "max_epochs", is_ready, "Review settings"),
     )
 
 
@@ -188,7 +191,8 @@ def _gpu_step(card: Card, values: Mapping[str, object]) -> StartStep:
     if num_cards > 1 and values.get("num_processes", 1) == 1:
         offer = f"Train on {num_cards} GPUs"
     is_there = card.total_gb is not None
-    return StartStep("GPU", known, "Settings", "card-choice", is_there, offer, "num_processes" if offer else "")
+    offered = "num_processes" if offer else ""
+    return StartStep("GPU", known, "Settings", "card-choice", is_there, "Plan for a GPU", offer, offered)
 
 
 def _missing_text(missing: tuple[MissingChoice, ...]) -> str:
