@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import torch
 
@@ -12,10 +13,13 @@ from ed2.training.optimizers import Optimizers
 from ed2.training.shards import Shards
 
 THIRD = 3
+HANGING, HANGING_SECONDS = "hanging", 1000
 
 
 def arrange(fault: str) -> None:
-    """Let this process meet the fault of this name: memory, error, kill, nan, update or tensor; nothing if it is empty.
+    """Let this process meet the fault of this name, nothing if it is empty.
+
+    There are memory, error, kill, hang, nan, update and tensor.
 
     Two are no faults: in `unsharded` it keeps the whole optimizer state and updates all weights; in `often` it sums
     small parts of the gradients.
@@ -46,6 +50,9 @@ def _at_third_batch(fault: str) -> None:
         losses = compute(self, batch)
         if fault == "kill" and count == THIRD:
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hang" and count == THIRD:
+            print(HANGING, flush=True)
+            time.sleep(HANGING_SECONDS)
         return losses * float("nan") if fault == "nan" and count == THIRD else losses
 
     Objective.__call__ = faulty  # type: ignore[method-assign]

@@ -205,7 +205,7 @@ def _train(command: cli.CommandLine, place: RankPlace) -> int:
 def _ranks(place: RankPlace, bus: "EventBus", controls: "Controls") -> "Iterator[Ranks | None]":
     """The processes of the run, of which this is the first; None if it is the only one. Raises RankError."""
     if os.environ.get(LIFELINE) == BARE:
-        stop_with_parent(controls.stop)
+        stop_with_parent(controls.stop, bus)
     if place.size == 1:
         yield None
         return

@@ -4,9 +4,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from ed2.events import EventBus
 
 STOPPING = "Stopping: the run will be saved after this step. Press again to quit at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -14,6 +17,9 @@ CONSOLE_EVENTS = (2, 5, 6)
 """CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT. Source: Microsoft, HandlerRoutine callback function."""
 CONSOLE_SECONDS = 4.5
 """Windows ends the program five seconds after such an event, or as soon as its handler returns."""
+SILENT_SECONDS = 1800.0
+"""How long a run whose program has ended may report nothing: a save to a slow drive may take that long."""
+ENDED_UNSAVED = "The run did not stop within half an hour after the program that started it: it was ended, not saved."
 
 
 @contextmanager
@@ -85,14 +91,29 @@ def _saving_when_closed(stop: Callable[[int], object]) -> Iterator[None]:
         kernel.SetConsoleCtrlHandler(on_event, False)
 
 
-def stop_with_parent(stop: Callable[[int], object]) -> None:
-    """Request a stop when the program that holds the other end of the standard input exits, however it does."""
+def stop_with_parent(stop: Callable[[int], object], bus: EventBus) -> None:
+    """Stop a run, or end it, when the program that holds the other end of the standard input exits, however it does."""
 
     def wait() -> None:
         os.read(0, 1)
         stop(signal.SIGTERM)
+        end_when_silent(bus)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def end_when_silent(bus: EventBus) -> None:
+    """End this program, without saving, once a run that was asked to stop has reported nothing for half an hour.
+
+    It may wait for another of its processes without end, and nobody is left to end it.
+    """
+    heard = [time.monotonic()]
+    bus.subscribe(lambda event: heard.append(time.monotonic()))
+    while (left := heard[-1] + SILENT_SECONDS - time.monotonic()) > 0:
+        time.sleep(left)
+    with suppress(OSError):
+        os.write(2, f"{ENDED_UNSAVED}\n".encode())
+    os._exit(1)
 
 
 def exit_with_parent() -> None:

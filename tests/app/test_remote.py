@@ -5,12 +5,14 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from subprocess import PIPE
 
 import psutil
 import pytest
@@ -18,12 +20,14 @@ import pytest
 from ed2 import errors
 from ed2.app.queue import command
 from ed2.app.queue.store import RunQueue
+from ed2.app.ranks.launcher import LIFELINE, ORDERS
 from ed2.app.remote.child import follow_orders
 from ed2.app.remote.messages import EVENTS, decoded, encoded, error_message, error_of, event_message, event_of
 from ed2.app.remote.parent import RelayedControls
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.runs.records import find_runs
 from ed2.app.service import TrainerService
+from ed2.app.signals import ENDED_UNSAVED
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import other_trainer
 from ed2.errors import Ed2Error, FinishedError, ModelError, Problem, RankError, StopRequested
@@ -32,6 +36,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.training.controls import Controls
 from tests.app.events import events_of
 from tests.app.test_service import draw_one, wait_for
+from tests.faulty_rank import HANGING
 from tests.runs import Values, differing
 from tests.tiny import make_images
 
@@ -45,6 +50,16 @@ while service.snapshot().step < 3:
     pass
 print("training", flush=True)
 service.wait()
+"""
+RANK_THAT_ENDS_SOON = """
+import sys
+from ed2.app import signals
+from ed2.app.command import main
+from ed2.ranks import group
+from tests.faulty_rank import arrange
+signals.SILENT_SECONDS, group.ABANDONED_SECONDS = 3.0, 1.0
+arrange(sys.argv[1])
+sys.exit(main(["--num_processes", "2"]))
 """
 
 
@@ -173,6 +188,32 @@ def test_a_run_stops_and_saves_when_the_program_that_started_it_is_killed(values
     (end,) = [event for _, event in read_events(run_dir) if isinstance(event, RunEnded)]
     assert (end.phase, end.signal_number) == ("stopped", signal.SIGTERM)
     assert end.checkpoint and end.checkpoint.name.startswith("interrupted-")
+
+
+@pytest.mark.slow
+def test_no_process_is_left_of_a_run_that_hangs_while_the_program_that_started_it_ends(values: Values) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+
+    def process(rank: int, fault: str) -> "subprocess.Popen[bytes]":
+        environment = {**os.environ, **place, "RANK": str(rank), LIFELINE: ORDERS}
+        argv = [sys.executable, "-c", RANK_THAT_ENDS_SOON, fault]
+        return subprocess.Popen(argv, cwd=PROGRAM_DIR, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+
+    first, other = process(0, ""), process(1, "hang")
+    try:
+        assert first.stdin and other.stdout
+        first.stdin.write(encoded(values))
+        first.stdin.flush()
+        assert other.stdout.readline().decode().strip() == HANGING
+        said = first.communicate(timeout=60)[1]  # its input ends, as when that program does
+        assert (first.returncode, other.wait(60)) == (1, 1)
+        assert ENDED_UNSAVED in said.decode()
+    finally:
+        first.kill()
+        other.kill()
+        other.communicate()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

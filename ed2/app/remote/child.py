@@ -11,7 +11,7 @@ from typing import BinaryIO
 from ed2.app.ranks.leading import led_ranks
 from ed2.app.remote.messages import Message, decoded, encoded, error_message, event_message
 from ed2.app.run import run_training
-from ed2.app.signals import stopping_on_signals
+from ed2.app.signals import end_when_silent, stopping_on_signals
 from ed2.errors import StopRequested
 from ed2.events import Event, EventBus
 from ed2.models.compute import quiet_libraries
@@ -55,9 +55,14 @@ def train_for_parent(place: RankPlace) -> int:
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 -- a buffer would hold a lock at the exit
     try:
         values = decoded(orders.readline())
-        threading.Thread(target=follow_orders, args=(orders.readline, controls), name="orders", daemon=True).start()
-        quiet_libraries()
         bus = EventBus([sender])
+
+        def obey() -> None:
+            follow_orders(orders.readline, controls)
+            end_when_silent(bus)
+
+        threading.Thread(target=obey, name="orders", daemon=True).start()
+        quiet_libraries()
         with stopping_on_signals(controls.stop, ""), led_ranks(place, bus, controls) as ranks:
             ended = run_training(values, None, bus=bus, controls=controls, ranks=ranks)
     except (Exception, StopRequested) as error:
