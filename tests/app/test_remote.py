@@ -173,6 +173,56 @@ def trained_by_the_queue(values: Values, folder: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_run_whose_first_process_was_killed_can_be_resumed_after_a_restart_and_stopped_without_saving(
+    service: TrainerService, values: Values
+) -> None:
+    service.start({**values, "max_epochs": 10_000, "save_every_n_epochs": 1})
+    wait_for(service, lambda shown: shown.checkpoint is not None, 200)
+    process_of(0).kill()
+    killed = ended(service)
+    assert killed.state == "failed" and killed.checkpoint and killed.run_dir
+    assert "Process 0 has ended (signal 9), and the run with it." in killed.detail
+    assert f"The newest checkpoint of the run is {killed.checkpoint.name}." in killed.detail
+    (before,) = find_runs(killed.run_dir.parent)
+    assert (before.state, before.trainer) == ("interrupted", None) and before.resume_step
+    restarted = TrainerService()
+    restarted.show_last_run(killed.run_dir.parent)
+    shown = restarted.snapshot()
+    restarted.close()
+    assert (shown.state, shown.run_dir) == ("stopped", killed.run_dir)
+    assert shown.detail.endswith(f"resume it from step {before.resume_step} in the Resume tab")
+    stopped_without_saving(service, resumed(killed, values), killed.run_dir, before.resume_step)
+
+
+def stopped_without_saving(service: TrainerService, values: Values, run_dir: Path, step: int) -> None:
+    """Resume a run from this step, which is its newest checkpoint still after it was stopped."""
+    service.start({**values, "save_every_n_epochs": 0})
+    wait_for(service, lambda shown: shown.state == "training" and shown.step > step, 200)
+    service.stop_without_saving()
+    stopped = ended(service)
+    assert (stopped.state, stopped.run_dir) == ("stopped", run_dir) and "not saved" in stopped.detail, stopped.detail
+    (after,) = find_runs(run_dir.parent)
+    assert (after.state, after.resume_step) == ("stopped", step) and after.step > step
+
+
+@pytest.mark.slow
+def test_the_queue_of_the_page_trains_in_two_processes_and_a_stop_saves_its_run(
+    service: TrainerService, values: Values, tmp_path: Path
+) -> None:
+    queue = RunQueue(tmp_path / "queue")
+    queue.add({**values, "max_epochs": 10_000})
+    service.run_queue(queue)
+    wait_for(service, lambda shown: shown.state == "training" and shown.step > 2, 200)
+    assert len(processes()) == 2
+    service.stop()
+    stopped = ended(service)
+    assert stopped.state == "stopped" and stopped.checkpoint and not service.is_queue_wanted
+    (run,) = queue.runs()
+    assert (run.state, run.folder) == ("stopped", str(stopped.run_dir)), run
+    assert queue.start_values(run)["resume_ckpt"] == run.folder
+
+
+@pytest.mark.slow
 def test_a_run_stops_and_saves_when_the_program_that_started_it_is_killed(values: Values) -> None:
     argv = [sys.executable, "-c", PARENT, json.dumps({**values, "max_epochs": 10_000})]
     with subprocess.Popen(
