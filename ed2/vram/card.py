@@ -1,5 +1,6 @@
 """The device that a run is planned for: found through NVIDIA's library, without initialising it, or assumed."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 BYTES_PER_GB = 2**30
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PART = "MIG-"
 TAKEN_GB = 0.3
 """GB assumed to be used by the system on a GPU of which only the size is known."""
 TAKEN_BY_DISPLAY_GB = 0.8
@@ -67,26 +70,70 @@ def count_cards() -> int:
 
 
 def visible_cards(nvml: Any) -> list[Any]:
-    """The handles of the GPUs that programs started from here may use, from NVIDIA's library."""
+    """The handles of the GPUs that programs started from here may use, in their order, from NVIDIA's library.
+
+    `CUDA_VISIBLE_DEVICES` names them by number or by the beginning of their UUID, and ends at a name that is none. Of
+    parts of a GPU (MIG), a program can use one.
+    Sources: NVIDIA, CUDA Programming Guide, "CUDA Environment Variables"; MIG User Guide, "CUDA Visible Devices".
+    """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    places = [int(name) for name in named if name.strip().isdecimal()]
-    return [handles[place] for place in places if place < len(handles)] or handles
+    given = os.environ.get(VISIBLE)
+    if given is None:
+        return handles
+    found: list[Any] = []
+    for name in map(str.strip, given.split(",")):
+        handle = _part_named(nvml, handles, name) if name.startswith(PART) else _card_named(nvml, handles, name)
+        if handle is None:
+            break
+        found.append(handle)
+        if name.startswith(PART):
+            break
+    return found
+
+
+def _card_named(nvml: Any, handles: list[Any], name: str) -> Any:
+    """The GPU of a number or the beginning of a UUID; None if there is none, or several begin so."""
+    if name.isdecimal():
+        return handles[int(name)] if int(name) < len(handles) else None
+    named = [handle for handle in handles if name and text_of(nvml.nvmlDeviceGetUUID(handle)).startswith(name)]
+    return named[0] if len(named) == 1 else None
+
+
+def _part_named(nvml: Any, handles: list[Any], name: str) -> Any:
+    """The part of a GPU with this UUID; None if there is none."""
+    for handle in handles:
+        for index in range(_max_parts(nvml, handle)):
+            with contextlib.suppress(Exception):  # parts are numbered with gaps
+                part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+                if text_of(nvml.nvmlDeviceGetUUID(part)).startswith(name):
+                    return part
+    return None
+
+
+def _max_parts(nvml: Any, handle: Any) -> int:
+    try:
+        return int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+    except Exception:  # not supported by this GPU
+        return 0
+
+
+def text_of(told: str | bytes) -> str:
+    """What the driver says; older versions say it in bytes."""
+    return told if isinstance(told, str) else told.decode()
 
 
 def _by_driver(nvml: Any, index: int) -> Card:
     nvml.nvmlInit()
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        handle = visible_cards(nvml)[index]
         memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
         has_display, has_bf16 = _has_display(nvml, handle), _has_bf16(nvml, handle)
     finally:
         nvml.nvmlShutdown()
-    text = name if isinstance(name, str) else name.decode()
     total_gb, free_gb = memory.total / BYTES_PER_GB, memory.free / BYTES_PER_GB
     if has_display:
         free_gb = min(free_gb, total_gb - TAKEN_BY_DISPLAY_GB)
-    return Card("cuda", total_gb, free_gb, text, has_bf16)
+    return Card("cuda", total_gb, free_gb, text_of(name), has_bf16)
 
 
 def _has_display(nvml: Any, handle: Any) -> bool:

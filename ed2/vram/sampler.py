@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from ed2.vram.card import visible_cards
+from ed2.vram.card import text_of, visible_cards
 from ed2.vram.overhead import Reading
 
 BYTES_PER_GB = 2**30
@@ -146,12 +146,7 @@ def _by_driver(nvml: Any, handle: Any, own: int, *, is_split: bool) -> Share:
 def _name(nvml: Any, handle: Any, torch: Any, index: int) -> str:
     if torch:
         return str(torch.cuda.get_device_name(index))
-    return _text(nvml.nvmlDeviceGetName(handle))
-
-
-def _text(told: str | bytes) -> str:
-    """What the driver says; older versions say it in bytes."""
-    return told if isinstance(told, str) else told.decode()
+    return text_of(nvml.nvmlDeviceGetName(handle))
 
 
 def _own_bytes(nvml: Any, handle: Any, ours: Collection[int]) -> int | None:
@@ -188,7 +183,7 @@ def _handle(nvml: Any, torch: Any, index: int) -> Any:
 
 def _uuid(nvml: Any, handle: Any) -> str:
     with contextlib.suppress(Exception):
-        return _text(nvml.nvmlDeviceGetUUID(handle))
+        return text_of(nvml.nvmlDeviceGetUUID(handle))
     return ""
 
 
