@@ -2,29 +2,21 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
 if not __package__:  # started by its path, as the launcher does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from ed2.app.command_line import PRECISIONS, CommandSyntax
+from ed2.app.libraries import read_libraries
 from ed2.disk import require_temporary_folder
-from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.errors import Problem, SettingsError, printable
 from ed2.models.families.facts import trainable_titles
 from ed2.terminal import LAUNCHER, exit_with
 
-USE = f"{LAUNCHER} convert SOURCE TARGET"
-OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": ("fp32", "fp16", "bf16")}
-HELP = f"""\
-{USE} {" ".join(f"[--{name} {'|'.join(choices)}]" for name, choices in OPTIONS.items())}
-
-Convert an {trainable_titles()} model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
-of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt file if it ends that way, else a folder.
-Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
-what it predicts. --export_dtype sets the precision of the target, such as fp16 for a file of half the size; without it,
-numbers stay as they are."""
+OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": PRECISIONS}
 OTHERS = f"""
 {LAUNCHER} download NAME [TARGET]     download a public model, after a yes
 {LAUNCHER} models                     list the models on this computer
@@ -54,74 +46,56 @@ def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return int(import_module(COMMANDS[argv[0]]).main(argv[1:]))
     if not argv or {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{HELP}\n{OTHERS}\n")
+        sys.stdout.write(f"{CONVERT.use} {CONVERT.help}\n{OTHERS}\n")
         return 0
-    return _convert(argv)
+    words = list(argv)
+    if "convert" in words:
+        words.remove("convert")
+        return CONVERT.run(words, _convert)
+    command = next((word for word in words if not word.startswith("-")), "")
+    what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
+    fix = f"Usage: {CONVERT.use}. Other commands: {', '.join(COMMANDS)}"
+    error = SettingsError("Invalid command line:", [Problem(None, what, fix)])
+    sys.stderr.write(f"{error}\n")
+    return error.exit_code
 
 
-def _convert(argv: Sequence[str]) -> int:
-    try:
-        options = _parse(argv)
-        require_temporary_folder()
-    except Ed2Error as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
+def _convert(given: argparse.Namespace) -> None:
+    """Raises Ed2Error."""
+    require_temporary_folder()
+    read_libraries()
     from ed2.app.convert import convert
     from ed2.models.compute import DTYPES
 
-    dtype = DTYPES[options.export_dtype] if options.export_dtype else None
-    try:
-        convert(options.source, options.target, options.prediction_type, dtype)
-    except Ed2Error as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(f"Wrote {options.target}\n")
-    return 0
+    source, target = given.words
+    dtype = DTYPES[given.export_dtype] if given.export_dtype else None
+    convert(Path(source), Path(target), given.prediction_type, dtype)
+    sys.stdout.write(f"Wrote {target}\n")
 
 
-@dataclass(frozen=True)
-class ConvertCommand:
-    """A command line of `convert`; see `ed2.app.convert.convert`."""
-
-    source: Path
-    target: Path
-    prediction_type: str | None
-    export_dtype: str | None
+def _problems(given: argparse.Namespace) -> Iterator[Problem]:
+    for option, choices in OPTIONS.items():
+        value = getattr(given, option)
+        if value not in (None, *choices):
+            what = f"{printable(value)!r} is not allowed." if value else "the value is missing."
+            yield Problem(f"--{option}", what, f"Use {', '.join(choices[:-1])} or {choices[-1]}.")
 
 
-def _parse(argv: Sequence[str]) -> ConvertCommand:
-    """Read the command line.
+CONVERT = CommandSyntax(
+    use=f"{LAUNCHER} convert SOURCE TARGET",
+    help=f"""\
+{" ".join(f"[--{name} {'|'.join(choices)}]" for name, choices in OPTIONS.items())}
 
-    Raises:
-        SettingsError: lists everything that is wrong with it.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in OPTIONS:
-        parser.add_argument(f"--{option}", nargs="?", const="")
-    known, rest = parser.parse_known_args(argv)
-    problems = [Problem(printable(text), "there is no such flag.") for text in rest if text.startswith("-")]
-    command, *paths = [text for text in rest if not text.startswith("-")] or [""]
-    if command != "convert":
-        what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
-        problems.append(Problem(None, what, f"Usage: {USE}. Other commands: {', '.join(COMMANDS)}"))
-    elif len(paths) != 2:
-        problems.append(Problem(None, f"convert needs two paths, not {len(paths)}.", f"Usage: {USE}"))
-    given = vars(known)
-    problems += filter(None, map(_option_problem, given, given.values()))
-    if problems:
-        raise SettingsError("Invalid command line:", problems)
-    return ConvertCommand(Path(paths[0]), Path(paths[1]), **given)
-
-
-def _option_problem(option: str, value: str | None) -> Problem | None:
-    choices = OPTIONS[option]
-    if value in (None, *choices):
-        return None
-    what = f"{printable(value)!r} is not allowed." if value else "the value is missing."
-    return Problem(f"--{option}", what, f"Use {', '.join(choices[:-1])} or {choices[-1]}.")
+Convert an {trainable_titles()} model. SOURCE is a diffusers folder, a .safetensors or a .ckpt file, or the name
+of a public model that was downloaded; TARGET is a .safetensors, .sft or .ckpt file if it ends that way, else a folder.
+Existing files are never overwritten, and code in a .ckpt is never run. Give --prediction_type if the model does not say
+what it predicts. --export_dtype sets the precision of the target, such as fp16 for a file of half the size; without it,
+numbers stay as they are.""",
+    needs="two paths",
+    count=[2],
+    flags={option: {"nargs": "?", "const": ""} for option in OPTIONS},
+    check=_problems,
+)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from ed2.app.libraries import read_libraries
 from ed2.app.ranks.launcher import BARE, LIFELINE, ORDERS, launch_ranks
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import STOPPING, stop_with_parent, stopping_on_signals
@@ -147,7 +148,8 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
 
 
 def _follow(place: RankPlace) -> int:
-    _prepare()
+    require_temporary_folder()
+    read_libraries()
     from ed2.app.ranks.follower import follow
     from ed2.ranks.group import Follower, join
 
@@ -157,27 +159,20 @@ def _follow(place: RankPlace) -> int:
 
 
 def _train_for_parent(place: RankPlace) -> int:
-    _prepare()
+    require_temporary_folder()
+    read_libraries()
     from ed2.app.remote.child import train_for_parent
 
     return train_for_parent(place)
-
-
-def _prepare() -> None:
-    require_temporary_folder()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _train(command: cli.CommandLine, place: RankPlace) -> int:
     from ed2.app.on_end import OnEnd
 
     on_end = OnEnd(command.on_end)
-    _prepare()
+    require_temporary_folder()
     print("Starting: loading libraries ...", flush=True)
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
+    read_libraries()
     from ed2.app.reporters.console import ConsoleReporter
     from ed2.app.run import run_training
     from ed2.events import Event, EventBus, RunStarted

@@ -3,6 +3,7 @@
 Attention forward and backward, a step of 8-bit Adam, a training of the demo, the speed of the disk.
 """
 
+import argparse
 import json
 import math
 import os
@@ -14,12 +15,18 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from ed2.app.command_line import SWITCH, CommandSyntax
+from ed2.app.libraries import read_libraries
 from ed2.curve_names import LOSS
-from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
 
-USE = f"{LAUNCHER} doctor [--json]"
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} doctor",
+    help="[--json]\n\nTry attention, 8-bit Adam, a training step and the disk on this computer.",
+    flags={"json": SWITCH},
+)
 PRESET = PROGRAM_DIR / "presets" / "demo.json"
 WRITTEN_MB = 256
 SLOW_MB_PER_SECOND = 50
@@ -147,9 +154,7 @@ def try_disk(found: Findings, folder: Path = PROGRAM_DIR, *, written_mb: int = W
 
 def examine() -> Findings:
     """Try everything."""
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
+    read_libraries()
     found = Findings()
     for attempt in (try_attention, try_adam, try_training, try_disk):
         attempt(found)
@@ -158,15 +163,12 @@ def examine() -> Findings:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 nothing is wrong, 1 something does not work, 2 wrong command line."""
-    if {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{USE}\n\nTry attention, 8-bit Adam, a training step and the disk on this computer.\n")
-        return 0
-    if rest := [text for text in argv if text != "--json"]:
-        problems = [Problem(printable(text), "this is not expected here.", f"Usage: {USE}") for text in rest]
-        sys.stderr.write(f"{SettingsError('Invalid command line:', problems)}\n")
-        return SettingsError.exit_code
+    return COMMAND.run(argv, _report)
+
+
+def _report(given: argparse.Namespace) -> int:
     found = examine()
-    if argv:
+    if given.json:
         sys.stdout.write(json.dumps({"facts": found.facts, "problems": found.problems}))
     else:
         lines = [f"{name:<11}{fact}" for name, fact in found.facts.items()] + found.problems

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, product
 from pathlib import Path
 
-from ed2.errors import Problem, SettingsError, printable
+from ed2.app.command_line import CommandSyntax
 from ed2.models.files.found import FoundModel, find_models
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
@@ -16,12 +16,15 @@ WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
 LEVELS_ABOVE = 2
 """Folders above the program's that may be, or hold, a web UI."""
 MAX_NEIGHBOURS = 200
-USE = f"{LAUNCHER} models [--model_dirs FOLDER ...]"
-HELP = f"""\
-{USE}
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} models",
+    help=f"""\
+[--model_dirs FOLDER ...]
 
 List the base models on this computer: in the cache of the Hugging Face hub, in the folders of web UIs near this
-program ({" and ".join(WEB_UI_FOLDERS)}), and in the given folders. Only headers are read."""
+program ({" and ".join(WEB_UI_FOLDERS)}), and in the given folders. Only headers are read.""",
+    flags={"model_dirs": {"nargs": "*", "default": []}},
+)
 
 
 def models_here(model_dirs: Iterable[str], allow: Callable[[Path], bool] = lambda path: True) -> list[FoundModel]:
@@ -48,20 +51,12 @@ def _web_ui_folders(allow: Callable[[Path], bool]) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 done, 2 wrong command line."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model_dirs", nargs="*", default=[])
-    parser.add_argument("-h", "--help", action="store_true")
-    known, rest = parser.parse_known_args(argv)
-    if known.help:
-        sys.stdout.write(f"{HELP}\n")
-        return 0
-    if rest:
-        problems = [Problem(printable(text), "this is not expected here.", f"Usage: {USE}") for text in rest]
-        sys.stderr.write(f"{SettingsError('Invalid command line:', problems)}\n")
-        return SettingsError.exit_code
-    found = models_here(known.model_dirs)
+    return COMMAND.run(argv, _list)
+
+
+def _list(given: argparse.Namespace) -> None:
+    found = models_here(given.model_dirs)
     for model in found:
         sys.stdout.write(f"{model.name}  ({model.about})\n")
     if not found:
         sys.stdout.write(f"No models were found. Download one: {LAUNCHER} download NAME\n")
-    return 0

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ed2.app.checks.base_model import SETTING, as_setting_problems
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.store import Observer, RunQueue, run_next
@@ -140,11 +140,7 @@ class TrainerService:
     def read_libraries(self) -> None:
         """Import what a run needs, which takes seconds; done ahead of time, so that Train responds sooner."""
         with self._libraries:  # two threads that import the same module at once may see half of it
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            from ed2.models.compute import quiet_libraries
-
-            quiet_libraries()
+            read_libraries()
             import ed2.app.run  # noqa: F401
 
     def show_last_run(self, logdir: Path) -> None:

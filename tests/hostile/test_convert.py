@@ -240,7 +240,7 @@ def test_every_number_type_is_converted_in_both_directions(
     [
         ([], 0, "Convert an SD 1.x"),
         (["konvert", "a", "b"], 2, "unknown command 'konvert'. Usage: ./launch.sh convert SOURCE TARGET"),
-        (["convert", "a"], 2, "convert needs two paths, not 1."),
+        (["convert", "a"], 2, "this command needs two paths, not 1."),
         (["convert", "a", "b", "--prediction_type"], 2, "--prediction_type: the value is missing. Use epsilon or"),
         (["convert", "a", "b", "--fast"], 2, "--fast: there is no such flag."),
     ],

@@ -28,7 +28,7 @@ def test_every_topic_of_tweaking_has_a_short_section() -> None:
 
 @pytest.mark.parametrize("name", ["tweaking.md", "data.md", "from-everydream2.md"])
 def test_every_flag_named_in_the_docs_exists(name: str) -> None:
-    known = {*FLAG.findall(cli.help_text()), *FLAG.findall(cache_command.USE), *LEGACY_FLAGS}
+    known = {*FLAG.findall(cli.help_text()), *cache_command.COMMAND.flags, *LEGACY_FLAGS}
     named = {flag.removeprefix("no-") for flag in FLAG.findall(page(name))}
     assert named and named <= known
 

@@ -5,12 +5,13 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
+from ed2.app.command_line import SWITCH, CommandSyntax
 from ed2.disk import plain_reason
-from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.errors import Ed2Error, Problem
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import MemorySettings
 from ed2.terminal import LAUNCHER
@@ -19,36 +20,23 @@ from ed2.text import counted, file_size
 DAY_SECONDS = 86_400
 SHARDS = "[!.]*.safetensors"
 KINDS = ("latents", "text")
-USE = f"{LAUNCHER} cache [--cache_dir FOLDER] [--older_than DAYS] [--delete]"
-HELP = f"""\
-{USE}
-
-Show how much the caches of latents and captions take. --delete removes them, with --older_than only what no run has
-used for so many days. Nothing is lost: what a run needs is made again."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A file of a cache.
-
-    Attributes:
-        num_bytes: its size.
-        used_at: when a run last used it, in seconds since 1970.
-    """
+class Shard(NamedTuple):
+    """A file of a cache, and its size."""
 
     path: Path
     num_bytes: int
-    used_at: float
 
 
-def find_shards(cache_dir: Path, older_than_days: float = 0.0) -> list[Shard]:
+def find_shards(cache_dir: Path, older_than_days: float) -> list[Shard]:
     """The files of all caches in a folder that no run has used for so many days."""
     limit = time.time() - older_than_days * DAY_SECONDS
     found, paths = [], chain(*(cache_dir.glob(f"{kind}-*/{SHARDS}") for kind in KINDS))
     for path in sorted(paths):
         status = path.stat()
         if status.st_mtime <= limit:
-            found.append(Shard(path, status.st_size, status.st_mtime))
+            found.append(Shard(path, status.st_size))
     return found
 
 
@@ -64,32 +52,36 @@ def remove(shards: Sequence[Shard]) -> None:
                 folder.rmdir()
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 done, 1 failed, 2 wrong command line."""
-    if {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{HELP}\n")
-        return 0
+def _amount(shards: Sequence[Shard]) -> str:
+    """How many files there are, and their size."""
+    return f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
+
+
+def _problems(given: argparse.Namespace) -> list[Problem]:
+    problems = []
     try:
-        flags = _parse(argv)
-        _perform(flags)
-    except Ed2Error as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
+        given.older_than = float(given.older_than or "nan")
+    except ValueError:
+        given.older_than = math.nan
+    if not 0 <= given.older_than < math.inf:
+        problems.append(Problem("--older_than", "it is not a number of days.", "Give a number, such as 30."))
+    if not given.cache_dir:
+        problems.append(Problem("--cache_dir", "the folder is missing.", "Name it, or leave the flag out."))
+    return problems
 
 
-def _perform(flags: argparse.Namespace) -> None:
+def _perform(given: argparse.Namespace) -> None:
     """Show or remove what the flags name. Raises Ed2Error."""
-    folder = Path(flags.cache_dir)
+    folder = Path(given.cache_dir)
     try:
-        shards = find_shards(folder, flags.older_than)
-        if flags.delete:
+        shards = find_shards(folder, given.older_than)
+        if given.delete:
             remove(shards)
     except OSError as error:
-        failed = "removed" if flags.delete else "read"
+        failed = "removed" if given.delete else "read"
         raise Ed2Error(f"The cache {folder} cannot be {failed}", f"{plain_reason(error)}.") from None
-    age = f" not used for {flags.older_than:g} days" if flags.older_than else ""
-    if flags.delete:
+    age = f" not used for {given.older_than:g} days" if given.older_than else ""
+    if given.delete:
         sys.stdout.write(f"Removed the files{age} in {folder}: {_amount(shards)}.\n")
         return
     for kind in KINDS:
@@ -99,27 +91,22 @@ def _perform(flags: argparse.Namespace) -> None:
         sys.stdout.write("Remove them with --delete; --older_than DAYS keeps what was used since.\n")
 
 
-def _amount(shards: Sequence[Shard]) -> str:
-    """How many files there are, and their size."""
-    return f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} cache",
+    help="""\
+[--cache_dir FOLDER] [--older_than DAYS] [--delete]
+
+Show how much the caches of latents and captions take. --delete removes them, with --older_than only what no run has
+used for so many days. Nothing is lost: what a run needs is made again.""",
+    flags={
+        "cache_dir": {"nargs": "?", "default": str(PROGRAM_DIR / MemorySettings().cache_dir)},
+        "older_than": {"nargs": "?", "default": "0"},
+        "delete": SWITCH,
+    },
+    check=_problems,
+)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line. Raises SettingsError."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--cache_dir", nargs="?", default=str(PROGRAM_DIR / MemorySettings().cache_dir))
-    parser.add_argument("--older_than", nargs="?", default="0")
-    parser.add_argument("--delete", action="store_true")
-    flags, rest = parser.parse_known_args(argv)
-    problems = [Problem(printable(text), "this is not expected here.", f"Usage: {USE}") for text in rest]
-    try:
-        flags.older_than = float(flags.older_than or "nan")
-    except ValueError:
-        flags.older_than = math.nan
-    if not 0 <= flags.older_than < math.inf:
-        problems.append(Problem("--older_than", "it is not a number of days.", "Give a number, such as 30."))
-    if not flags.cache_dir:
-        problems.append(Problem("--cache_dir", "the folder is missing.", f"Usage: {USE}"))
-    if problems:
-        raise SettingsError("Invalid command line:", problems)
-    return flags
+def main(argv: Sequence[str]) -> int:
+    """Run the command; 0 done, 1 failed, 2 wrong command line."""
+    return COMMAND.run(argv, _perform)

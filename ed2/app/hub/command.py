@@ -3,28 +3,34 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.app.command_line import SWITCH, CommandSyntax
 from ed2.app.hub.download import Hub
 from ed2.app.hub.selection import Offer, listed_size
 from ed2.app.signals import exit_with_parent
-from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.errors import Ed2Error
 from ed2.models.captioner import VOCABULARY, CaptionerFiles
 from ed2.models.files.base_model import base_model_problems
 from ed2.models.files.vae_files import CONFIG
 from ed2.terminal import LAUNCHER, raw_stream
 from ed2.text import file_size, visible
 
-USE = f"{LAUNCHER} download NAME [TARGET]"
-HELP = f"""\
-{USE} [--yes]
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} download NAME [TARGET]",
+    help="""\
+[--yes]
 
 Download a model of huggingface.co for training: only the weights, configs and tokenizer that training needs, into the
 cache of the hub or into the folder TARGET. NAME is owner/name, or owner/name/FILE. Size and licence are shown first,
 and nothing is downloaded without a yes (--yes for scripts). A download that was interrupted continues where it stopped.
-A model whose owner asks for a login needs a token: log in with .venv/bin/hf auth login, or set HF_TOKEN."""
+A model whose owner asks for a login needs a token: log in with .venv/bin/hf auth login, or set HF_TOKEN.""",
+    needs="a name and at most a folder",
+    count=[1, 2],
+    flags={"yes": SWITCH, "json": SWITCH},
+)
 STEP_BYTES = 4 << 20
 """Progress is reported after this many bytes."""
 
@@ -36,51 +42,30 @@ class Request:
     name: str
     target: Path | None
     is_agreed: bool
-    as_json: bool
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 downloaded, 1 failed or declined, 2 wrong command line."""
-    if not argv or {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{HELP}\n")
-        return 0
+    return COMMAND.run(argv or ["--help"], _perform)
+
+
+def _perform(given: argparse.Namespace) -> int:
+    """Raises Ed2Error."""
+    name, *target = given.words
+    request = Request(name, Path(target[0]) if target else None, given.yes)
     try:
-        request = _parse(argv)
-    except Ed2Error as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    if request.as_json:
-        exit_with_parent()
-    try:
-        if request.as_json:
+        if given.json:
+            exit_with_parent()
             return _answer_json(request)
         return _answer(request)
     except Ed2Error as error:
-        if request.as_json:
-            _say({"error": str(error)})
-        else:
-            sys.stderr.write(f"{error}\n")
+        if not given.json:
+            raise
+        _say({"error": str(error)})
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Run the same command again to continue.\n")
         return 130
-
-
-def _parse(argv: Sequence[str]) -> Request:
-    """Raises SettingsError, listing everything that is wrong with the command line."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--yes", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    known, rest = parser.parse_known_args(argv)
-    problems = [Problem(printable(text), "there is no such flag.") for text in rest if text.startswith("-")]
-    words = [text for text in rest if not text.startswith("-")]
-    if not 1 <= len(words) <= 2:
-        problems.append(
-            Problem(None, f"download needs a name and at most a folder, not {len(words)}.", f"Usage: {USE}")
-        )
-    if problems:
-        raise SettingsError("Invalid command line:", problems)
-    return Request(words[0], Path(words[1]) if words[1:] else None, known.yes, known.json)
 
 
 def _answer(request: Request) -> int:
@@ -127,8 +112,6 @@ def _advice(request: Request, offer: Offer, path: Path) -> tuple[str, bool]:
 class Bar:
     """Shows the progress in one line of a terminal; a file or pipe gets a line per file."""
 
-    write: Callable[[str], object] = field(default_factory=lambda: raw_stream(sys.stdout).write)
-    is_terminal: bool = field(default_factory=sys.stdout.isatty)
     _name: str = ""
     _shown: int = -STEP_BYTES
 
@@ -137,12 +120,13 @@ class Bar:
         is_new = name != self._name
         if not is_new and done - self._shown < STEP_BYTES and done < total:
             return
-        if self.is_terminal:
+        stream = raw_stream(sys.stdout)
+        if stream.isatty():
             share = f"{done / total:.0%}" if total else "100%"
-            self.write(f"\r{share:>5}  {file_size(done)} of {file_size(total)}  {visible(name):<60.60}")
-            sys.stdout.flush()
+            stream.write(f"\r{share:>5}  {file_size(done)} of {file_size(total)}  {visible(name):<60.60}")
+            stream.flush()
         elif is_new:
-            self.write(f"{visible(name)}\n")
+            stream.write(f"{visible(name)}\n")
         self._name, self._shown = name, done
 
 

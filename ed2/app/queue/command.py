@@ -1,6 +1,5 @@
 """`python -m ed2 queue`: list, change and run the queue without a page. Needs no torch until it runs something."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -8,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.checks.start_checks import require_valid
+from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, QueuedRun, RunQueue, run_next
 from ed2.app.remote.parent import RelayedControls, train_as_child
@@ -190,11 +190,7 @@ def _train(values: Mapping[str, object], watch: Observer, controls: RelayedContr
 
 
 def _train_here(values: Mapping[str, object], bus: EventBus, controls: RelayedControls) -> RunEnded:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
+    read_libraries()
     from ed2.app.run import run_training
 
     return run_training(values, None, bus=bus, controls=controls)

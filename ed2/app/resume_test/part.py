@@ -4,12 +4,12 @@ The file holds settings and how far to go. Progress is printed to standard outpu
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ed2.app.libraries import read_libraries
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
@@ -79,11 +79,7 @@ def main(argv: list[str]) -> int:
     """Run a part; 0 if it reached its end."""
     exit_with_parent()  # first, since loading libraries takes seconds
     part = ResumeTestPart(**json.loads(Path(argv[0]).read_text(encoding="utf-8")))
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
+    read_libraries()
     from ed2.app.run import run_training
     from ed2.events import EventBus
 

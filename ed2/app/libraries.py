@@ -1,0 +1,12 @@
+"""Reading the libraries that models need, which takes seconds. Needs no torch until then."""
+
+import os
+
+
+def read_libraries() -> None:
+    """Load them as they load fastest: quiet, and without asking the hub for anything."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ed2.models.compute import quiet_libraries
+
+    quiet_libraries()
