@@ -13,7 +13,7 @@ from ed2.app.averaging import build_ema
 from ed2.app.caching.caches import CacheJob, Caches, open_caches
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import MainContext, RunContext, job_makers
-from ed2.app.optimizing import build_optimizers, network_plans
+from ed2.app.optimizing import build_optimizers
 from ed2.app.run_spec import Machine, RunSpec, versions
 from ed2.checkpoint.resume import Checkpoint, restore_adapters
 from ed2.checkpoint.snapshot import state_bytes
@@ -57,19 +57,15 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     """
     settings, device = spec.settings, spec.machine.device
     context.ranks.prepare(device)
-    start = Path(settings.model.resume_ckpt)
-    adapters = start if spec.checkpoint is None and is_lora_checkpoint(start) else None
-    model = read_model(settings, spec.source, spec.machine, adapters)
+    start = None if spec.checkpoint else Path(settings.model.resume_ckpt)
+    model = read_model(settings, spec.source, spec.machine, start)
     for note in _arrange(model, spec):
         context.bus.emit(Warned(0, note))
-    if not spec.same_folder:  # other images, or repaired ones
-        context.state.lost.clear()
     caches = open_caches(model, spec, context)
     loader = _loader(spec, context, caches)
     total_updates = sum(map(loader.planned_steps_in, range(settings.run.max_epochs)))
     _fit_position(spec, context, loader.steps_in(context.state.epoch))
-    plans = network_plans(settings, model.facts, device)
-    optimizers = build_optimizers(model, settings, plans, total_updates, context.ranks)
+    optimizers = build_optimizers(model, settings, device, total_updates, context.ranks)
     precision = Precision(device, spec.machine.dtype)
     run = Run(
         model=model,
@@ -89,12 +85,17 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         make_jobs=[*_cache_jobs(caches, spec, context), *_main_jobs(spec, context, loader)],
         ranks=context.ranks,
     )
-    if spec.checkpoint:
-        for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
-            context.bus.emit(Warned(run.state.step, note))
-    optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
+    _restore(run, spec)
     require_alike(run, spec.checkpoint)
     return run
+
+
+def _restore(run: Run, spec: RunSpec) -> None:
+    """Continue from the checkpoint if there is one. Raises CheckpointError."""
+    if spec.checkpoint:
+        for note in [*spec.checkpoint.restore(run), *restore_oom_limits(run, same_settings=spec.same_folder)]:
+            run.bus.emit(Warned(run.state.step, note))
+    run.optimizers.make_state()  # after restoring and before the first step, so that it is known to fit
 
 
 def require_alike(run: Run, checkpoint: Checkpoint | None) -> None:
@@ -171,16 +172,14 @@ def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> No
         context.state.position = context.state.position * steps_in_epoch // max(1, before)
 
 
-def read_model(
-    settings: Settings, source: ModelSource, machine: Machine, adapters: Path | None = None
-) -> DiffusionModel:
+def read_model(settings: Settings, source: ModelSource, machine: Machine, start: Path | None) -> DiffusionModel:
     """Read a model for training, or to draw with it.
 
     Args:
         settings: of the run.
         source: the weights.
         machine: device and precision.
-        adapters: the checkpoint of a LoRA whose adapters are read too.
+        start: if it is a checkpoint of a LoRA, its adapters are read too.
 
     Raises:
         ModelError: a part cannot be read.
@@ -196,8 +195,8 @@ def read_model(
     )
     model.visits = visits
     model.clip_skip, model.caption_chunks = settings.noise.clip_skip, settings.data.caption_chunks
-    if adapters:  # a new run from the weights of a LoRA
-        restore_adapters(model, adapters)
+    if start and is_lora_checkpoint(start):
+        restore_adapters(model, start)
     if settings.memory.gradient_checkpointing:
         enable_checkpointing(model)
     return model
@@ -254,6 +253,8 @@ def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objectiv
 
 def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
     settings = spec.settings
+    if not spec.same_folder:  # other images, or repaired ones
+        context.state.lost.clear()
     threads, batch_size = decode_threads(settings, context.ranks.local_size), settings.data.batch_size
     options = LoaderOptions(
         seed=settings.run.seed,

@@ -80,7 +80,7 @@ def draw_prompt(checkpoint: Path, text: str, seed: int, cfg: float, tell: Tell) 
     machine = Machine.of(settings)
     source = open_model(settings, model_behind(checkpoint, settings.lora.lora_base))
     try:
-        model = read_model(settings, source, machine, checkpoint if is_lora_checkpoint(checkpoint) else None)
+        model = read_model(settings, source, machine, checkpoint)
         side = settings.data.resolution
         prompt = Prompt(0, text, seed, rounded_size(side, side, model.size_multiple), cfgs=(cfg,))
         options = SampleOptions(

@@ -32,6 +32,7 @@ from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet
 from ed2.text import counted, plural
+from ed2.training.controls import Controls
 from ed2.training.loop import handle_requests, train
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -79,7 +80,7 @@ def failed(error: Exception, spec: RunSpec, context: MainContext, started: float
 
 def make_rollback(context: MainContext) -> Rollback:
     """The rollback of a run, reporting the progress of its comparison."""
-    return Rollback(context.run_dir, VerifyProgress(context.bus, None, context.state.step, "stopping"))
+    return Rollback(context.run_dir, VerifyProgress(context.bus, Controls(), context.state.step, "stopping"))
 
 
 @dataclass

@@ -57,21 +57,21 @@ def network_plans(settings: Settings, family: FamilyFacts, device: torch.device)
 
 
 def build_optimizers(
-    model: DiffusionModel, settings: Settings, plans: Mapping[str, NetworkPlan], steps: int, ranks: Ranks
+    model: DiffusionModel, settings: Settings, device: torch.device, steps: int, ranks: Ranks
 ) -> Optimizers:
     """Freeze the layers that are not trained, and create an optimizer for the rest of each trained network.
 
     Args:
         model: with its trained parts.
         settings: what the user wants.
-        plans: of each trained network.
+        device: that trains.
         steps: updates of the whole run.
         ranks: the processes that share the state out.
 
     Raises:
         SettingsError: an optional part is not installed.
     """
-    own = settings.text_encoder
+    own, plans = settings.text_encoder, network_plans(settings, model.facts, device)
     trained = trained_parts(model)
     for text_encoder in model.facts.text_encoders:
         if text_encoder.name in trained:

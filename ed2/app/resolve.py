@@ -13,7 +13,7 @@ from ed2.app.checks.start_checks import ON_COMMAND_LINE
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
 from ed2.app.own_models import converted
-from ed2.app.preflight import model_sizes, require_parts, require_writable
+from ed2.app.preflight import ModelSizes, model_sizes, require_parts, require_writable
 from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
 from ed2.app.run_settings import (
     FIND_LAST,
@@ -35,7 +35,7 @@ from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged
 from ed2.models.base import ModelSource
-from ed2.models.families.facts import FACTS, VAE, FamilyFacts
+from ed2.models.families.facts import FACTS, VAE
 from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
@@ -71,25 +71,17 @@ def resolve(
         Ed2Error: the run cannot start.
         StopRequested: a stop was requested.
     """
-
-    def say(text: str) -> None:
-        controls.raise_if_stopping()
-        bus.emit(PhaseChanged(0, "preparing", text))
-
-    found = resolve_settings(flags, config, VerifyProgress(bus, controls), say)
+    progress = VerifyProgress(bus, controls)
+    found = resolve_settings(flags, config, progress, progress.say)
     settings = found.settings
     checkpoint = Checkpoint.open(found.checkpoint) if found.checkpoint else None
     if checkpoint:
         bus.emit(CheckpointChosen(checkpoint.state.step, checkpoint.run_dir))
     sizes = model_sizes(settings)
-    require_parts(settings)
-    require_writable(settings)
-    require_room(settings, sizes)
-    _require_training(settings, FACTS[sizes.family])
+    _require_trainable(settings, sizes)
     machine = Machine.of(settings, ranks)
     source = open_model(settings, found.base, found.vae)
-    lora_base = _lora_base(settings, source, say)
-    bus.emit(PhaseChanged(0, "preparing", "reading the images"))
+    lora_base = _lora_base(settings, source, progress.say)
     images = _read_images(settings, bus, controls)
     require_cache_room(settings, sizes, images.training.examples)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
@@ -109,9 +101,12 @@ def resolve(
     )
 
 
-def _require_training(settings: Settings, family: FamilyFacts) -> None:
-    """Raise SettingsError if nothing of a model of `family` would be trained."""
-    if problems := nothing_trained(settings, family):
+def _require_trainable(settings: Settings, sizes: ModelSizes) -> None:
+    """Raise SettingsError if a package or a place to write is missing, or nothing of the model would be trained."""
+    require_parts(settings)
+    require_writable(settings)
+    require_room(settings, sizes)
+    if problems := nothing_trained(settings, FACTS[sizes.family]):
         raise wrong_settings(problems)
 
 
@@ -291,6 +286,7 @@ def _no_model() -> SettingsError:
 
 def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:
     """Read the images and choose those to validate on; reports the progress every few seconds."""
+    bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     reported_at, time_left = time.monotonic(), TimeLeft()
 
     def report(done: int, total: int) -> None:

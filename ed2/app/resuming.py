@@ -73,14 +73,14 @@ class VerifyProgress:
     """Reports the comparison of a checkpoint's bytes, which may take a minute, and ends it at a stop.
 
     Attributes:
-        controls: may request the stop; None never stops.
+        controls: may request the stop.
         step: of the run.
         phase: to report in the meantime.
         clock: seconds; for tests.
     """
 
     bus: EventBus
-    controls: Controls | None
+    controls: Controls
     step: int = 0
     phase: Phase = "preparing"
     clock: Callable[[], float] = time.monotonic
@@ -89,17 +89,18 @@ class VerifyProgress:
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Report the progress, at the beginning and every few seconds. Raises StopRequested."""
-        if self.controls:
-            self.controls.raise_if_stopping()
+        self.controls.raise_if_stopping()
         if not done:
             self._time_left = TimeLeft(self.clock)
             self._time_left.suffix(done, total)
-            self._report(f"comparing every byte of {name}, {file_size(total)}")
+            self.say(f"comparing every byte of {name}, {file_size(total)}")
         elif self.clock() - self._reported_at >= REPORT_SECONDS:
             left = self._time_left.suffix(done, total)
-            self._report(f"comparing {name}, {file_size(done)} of {file_size(total)}{left}")
+            self.say(f"comparing {name}, {file_size(done)} of {file_size(total)}{left}")
 
-    def _report(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Report what is about to take long. Raises StopRequested."""
+        self.controls.raise_if_stopping()
         self._reported_at = self.clock()
         self.bus.emit(PhaseChanged(self.step, self.phase, text))
 
