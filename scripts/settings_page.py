@@ -3,8 +3,18 @@
 import json
 
 from ed2.settings.fields import FieldSpec, fields, groups
-from ed2.settings.legacy import LEGACY_FLAGS
-from ed2.settings.original import ORIGINAL, original_keys, reason_of, status_of
+from ed2.settings.legacy import (
+    ALIASES,
+    ALWAYS,
+    DEAD,
+    FREEZING_KEYS,
+    LATER,
+    LEGACY_FLAGS,
+    OPTIMIZER_KEYS,
+    ORIGINAL,
+    SECTIONS,
+    VALIDATION_KEYS,
+)
 
 HEAD = """\
 # Settings
@@ -52,3 +62,46 @@ def _row(spec: FieldSpec) -> str:
     status = "kept" if spec.name in ORIGINAL else "new"
     default = json.dumps(spec.default) if spec.default not in (None, "") else "*empty*"
     return f"| `{spec.name}` | {values} | {default} | {spec.help.replace('|', chr(92) + '|')} | {status} |"
+
+
+def status_of(name: str) -> str:
+    """What became of a name: kept, alias, dead or later; empty if EveryDream 2 had no such name."""
+    if name in ("scale_lr", "validation_config", "config", "save_optimizer") or (name in fields() and name in ORIGINAL):
+        return "kept"
+    if name in ALIASES:
+        return "alias"
+    if name in DEAD:
+        return "dead"
+    if name in LATER or name in ORIGINAL:
+        return "later"
+    return ""
+
+
+def reason_of(name: str) -> str:
+    """The note on a name that is not simply a setting."""
+    return {**DEAD, **LATER, **ALWAYS, **ALIASES}.get(name, "")
+
+
+def original_keys() -> list[tuple[str, str, str]]:
+    """Name, status and meaning of every key of its optimizer and validation files."""
+    rows = []
+    for section, prefix in SECTIONS.items():
+        names = FREEZING_KEYS if section == "text_encoder_freezing" else OPTIMIZER_KEYS
+        for name in names:
+            ours = "unfreeze_last_n_layers" if name == "freeze_front_n_layers" else f"{prefix}{name}"
+            rows.append((f"optimizer.json: {section}.{name}", *_key_status(name, ours)))
+    for name in ("apply_grad_scaler_step_tweaks", "log_grad_norm", "text_encoder_lr_scale"):
+        rows.append((f"optimizer.json: {name}", "dead" if name in DEAD else "kept", reason_of(name)))
+    for name, ours in VALIDATION_KEYS.items():
+        rows.append((f"validation: {name}", *_key_status(name, ours)))
+    rows.append(("validation: validate_training", "alias", "false is `val_split_mode none`"))
+    rows.append(("validation: use_relative_loss", "dead", DEAD["use_relative_loss"]))
+    return rows
+
+
+def _key_status(name: str, ours: str) -> tuple[str, str]:
+    if ours not in fields():
+        return "later", ""
+    if ours == name:
+        return "kept", ""
+    return "alias", f"`{ours}`"

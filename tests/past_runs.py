@@ -1,10 +1,15 @@
-"""A run's folder as an ended run leaves it, made without training."""
+"""A run's folder as an ended run leaves it, and its samples, made without training."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from ed2.app.reporters.jsonl import JsonlReporter
 from ed2.checkpoint.identity import STATE_FILE, TRAINING_STATE
-from ed2.events import MetricsLogged, RunEnded, RunStarted
+from ed2.events import MetricsLogged, RunEnded, RunStarted, Sample
+from ed2.sampling.images import list_sample, write_image
+from ed2.sampling.prompt import Prompt
 
 ENDED = {
     "done": RunEnded(40, "done", "all epochs are done", 1.0),
@@ -28,3 +33,10 @@ def past_run(logdir: Path, ended: str, checkpoint: str = "") -> Path:
         if checkpoint == "whole":
             (folder / TRAINING_STATE / STATE_FILE).write_text("{}")
     return run
+
+
+def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
+    """Write all images of a prompt, and a line in the run's list of samples. Raises OSError."""
+    for place, image in enumerate(tiles):
+        write_image(run_dir, step=step, prompt=prompt, place=place, image=image)
+    return list_sample(run_dir, step=step, prompt=prompt)

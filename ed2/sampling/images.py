@@ -81,13 +81,6 @@ def list_sample(run_dir: Path, *, step: int, prompt: Prompt) -> Sample:
     return sample
 
 
-def write_sample(run_dir: Path, *, step: int, prompt: Prompt, tiles: Sequence[Image.Image]) -> Sample:
-    """Write all images of a prompt, and a line in the run's list of samples. Raises OSError."""
-    for place, image in enumerate(tiles):
-        write_image(run_dir, step=step, prompt=prompt, place=place, image=image)
-    return list_sample(run_dir, step=step, prompt=prompt)
-
-
 def old_boxes(size: tuple[int, int], count: int) -> list[Box]:
     """Where the images are in a strip as runs of version 1.0 and before wrote it: side by side, each below its CFG."""
     width, height = size

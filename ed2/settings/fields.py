@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from ed2.settings.schema import Advanced, Group, IsPath, OneOf, Settings
+from ed2.settings.schema import Group, IsPath, OneOf, Settings
 
 LABELS = {
     "data_root": "Image folders",
@@ -117,7 +117,6 @@ class FieldSpec:
     """Whether `low` itself is not allowed."""
     high: float | None
     is_path: bool
-    advanced: bool
 
     @property
     def is_plain_switch(self) -> bool:
@@ -201,7 +200,6 @@ def _spec(group: str, name: str, info: FieldInfo) -> FieldSpec:
         low_excluded=_bound(parts, "gt") is not None,
         high=_bound(parts, "le", "lt"),
         is_path=any(isinstance(part, IsPath) for part in parts),
-        advanced=any(isinstance(part, Advanced) for part in parts),
     )
 
 

@@ -1,6 +1,6 @@
 """Translates flags and files of EveryDream 2 into our settings, with notes on what became of each name.
 
-A name in `original` that is also a setting is read as the setting.
+A name that is also a setting is read as the setting.
 """
 
 import textwrap
@@ -9,22 +9,90 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ed2.settings.fields import fields
-from ed2.settings.original import (
-    ALIASES,
-    ALWAYS,
-    DEAD,
-    FREEZING_KEYS,
-    LATER,
-    OPTIMIZER_KEYS,
-    ORIGINAL,
-    SECTIONS,
-    TEXTS,
-    VALIDATION_KEYS,
-)
 
 Values = dict[str, object]
 COLUMNS = 100
 """Width of the notes on a file."""
+DEAD: Mapping[str, str] = {
+    "wandb": "curves and samples are written for TensorBoard, and nothing is sent to a server",
+    "notebook": "the progress display adapts to the terminal",
+    "plugins": "external code is not run; what the included plugins did is built in",
+    "hf_repo_subfolder": "EveryDream 2 dropped it too",
+    "ed1_mode": "EveryDream 2 dropped it too",
+    "use_relative_loss": "EveryDream 2 reads it but never uses it",
+    "text_encoder_lr_scale": "EveryDream 2 never reads it; text_encoder_lr sets the learning rate of the text encoder",
+}
+"""Names that have no effect here, with the reason."""
+
+ALWAYS: Mapping[str, str] = {
+    "save_optimizer": "the optimizer state is always saved, so that a run can be resumed exactly",
+    "apply_grad_scaler_step_tweaks": "the fp16 scaler finds its scale automatically",
+    "log_grad_norm": "the gradient norm is always logged, as optimizer/grad_norm",
+}
+"""Names whose effect is always on."""
+
+LATER: Mapping[str, str] = {
+    "rated_dataset": "rated datasets",
+    "rated_dataset_target_dropout_percent": "rated datasets",
+    "load_settings_every_epoch": "reading settings again during a run",
+    "chain": "a chain of runs",
+    "chains": "a chain of runs",
+    "chain_file": "a chain of runs",
+}
+"""Names of features that are not supported yet, with the feature."""
+
+TEXTS = ("doc", "docs", "comment", "_comment")
+"""Keys that hold comments."""
+
+ALIASES: Mapping[str, str] = {
+    "disable_amp": "`amp` off",
+    "gpuid": "`device cuda:N`",
+    "disable_xformers": "`attn_type sdp`",
+    "train_sampler": "accepted without effect: all three add noise in the same way",
+    "lowvram": "gradient checkpointing, batch 1, accumulation 1, resolution at most 512, 8-bit Adam",
+    "optimizer_config": "its keys are read as settings; the settings file and the command line override them",
+    "validation_config": "its keys are read as settings; the settings file and the command line override them",
+    "scale_lr": "the learning rates times (batch_size x grad_accum) ^ 0.55",
+    "repeats": "multiplies `max_epochs`: 50 repeats x 5 epochs are 250 epochs",
+    "config": "the settings file",
+}
+"""Names that are read as other settings, with what they mean; `config` is the file itself."""
+
+OPTIMIZER_KEYS = """
+optimizer lr lr_scheduler lr_warmup_steps lr_decay_steps betas epsilon weight_decay
+d0 decouple momentum no_prox growth_rate safeguard_warmup
+""".split()
+FREEZING_KEYS = ("unfreeze_last_n_layers", "freeze_embeddings", "freeze_final_layer_norm", "freeze_front_n_layers")
+VALIDATION_KEYS: Mapping[str, str] = {
+    "batch_size": "val_batch_size",
+    "seed": "val_seed",
+    "val_split_mode": "val_split_mode",
+    "auto_split_proportion": "auto_split_proportion",
+    "val_split_proportion": "auto_split_proportion",
+    "manual_data_root": "manual_data_root",
+    "val_data_root": "manual_data_root",
+    "extra_manual_datasets": "extra_manual_datasets",
+    "stabilize_training_loss": "stabilize_training_loss",
+    "stabilize_split_proportion": "stabilize_split_proportion",
+    "every_n_epochs": "every_n_epochs",
+}
+SECTIONS = {"base": "", "text_encoder_overrides": "text_encoder_", "text_encoder_freezing": ""}
+"""Sections of the optimizer file, with the prefix of our names for their keys."""
+
+ORIGINAL = """
+config amp disable_amp attn_type batch_size ckpt_every_n_minutes save_every_n_epochs
+save_ckpts_from_n_epochs save_ckpt_dir save_full_precision save_optimizer no_save_ckpt
+no_prepend_last clip_grad_norm clip_skip cond_dropout data_root disable_textenc_training
+disable_unet_training embedding_perturbation flip_p gpuid gradient_checkpointing grad_accum logdir
+log_step loss_type lr lr_decay_steps lr_scheduler lr_warmup_steps max_epochs optimizer_config
+plugins project_name run_name resolution resume_ckpt sample_prompts sample_steps seed shuffle_tags
+keep_tags timestep_start timestep_end train_sampler validation_config wandb write_schedule
+rated_dataset rated_dataset_target_dropout_percent zero_frequency_noise_ratio pyramid_noise_discount
+enable_zero_terminal_snr min_snr_gamma load_settings_every_epoch ema_decay_rate ema_strength_target
+ema_update_interval ema_device ema_sample_nonema_model ema_sample_ema_model ema_resume_model
+notebook disable_xformers lowvram scale_lr useadam8bit ed1_mode hf_repo_subfolder
+""".split()
+"""Every flag and key of its train.json, including those of older versions."""
 
 
 @dataclass

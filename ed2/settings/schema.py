@@ -29,11 +29,6 @@ class IsPath:
 
 
 @dataclass(frozen=True)
-class Advanced:
-    """Marks a setting that most runs do not need."""
-
-
-@dataclass(frozen=True)
 class OneOf:
     """Allows only these values; the error names the nearest numbers, or all names."""
 
@@ -122,9 +117,9 @@ class RunSettings(Group):
     elsewhere are 250 epochs here."""
     seed: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 555
     """Seed of all random draws. -1 picks one and records it."""
-    device: Annotated[str, AfterValidator(_device), Advanced()] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     """Device to train on: auto (the first GPU, else the CPU), cpu, cuda or cuda:N."""
-    num_processes: Annotated[int, Field(ge=1, le=64), Advanced()] = 1
+    num_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that train together, one for each GPU. A step then takes batch_size x grad_accum images of each."""
 
 
@@ -147,18 +142,18 @@ class DataSettings(Group):
     """Probability of mirroring an image. Keep 0 for faces, text and anything with a left and a right side."""
     shuffle_tags: bool = False
     """Shuffle the tags of a caption, which are its parts after the first comma, each time the image is seen."""
-    keep_tags: Annotated[int, Field(ge=0), Advanced()] = 0
+    keep_tags: Annotated[int, Field(ge=0)] = 0
     """Number of tags after the main prompt that shuffle_tags keeps in place."""
-    caption_chunks: Annotated[int, Field(ge=1, le=3), Advanced()] = 1
+    caption_chunks: Annotated[int, Field(ge=1, le=3)] = 1
     """Read this many chunks of 75 tokens of a caption or sample prompt, and ignore the rest. Web UIs read all of a
     prompt, in such chunks."""
-    follow_links: Annotated[bool, Advanced()] = False
+    follow_links: bool = False
     """Search folders outside the image folders too if a link in them leads there."""
-    alpha_background: Annotated[str, AfterValidator(_colour), Advanced()] = "white"
+    alpha_background: Annotated[str, AfterValidator(_colour)] = "white"
     """Background colour behind transparent images: white, black, grey, or a colour such as #80ff00."""
-    write_schedule: Annotated[bool, Advanced()] = False
+    write_schedule: bool = False
     """Write a list of the images in each step of each epoch to the run folder."""
-    decode_threads: Annotated[int, Field(ge=0, le=64), Advanced()] = 0
+    decode_threads: Annotated[int, Field(ge=0, le=64)] = 0
     """Threads that load images in advance; 0 chooses automatically. Does not affect the result."""
 
 
@@ -173,21 +168,21 @@ class ModelSettings(Group):
     takes the newest checkpoint in the log folder."""
     weights_only: bool = False
     """Use only the weights of resume_ckpt and start a new run at step 0, even if the run could be resumed."""
-    model_family: Annotated[str, OneOf(tuple(FACTS)), Advanced()] | None = None
+    model_family: Annotated[str, OneOf(tuple(FACTS))] | None = None
     """Family of a base model that is not on this disk, used to plan its memory. Read from the file if it is here."""
-    prediction_type: Annotated[Literal["epsilon", "v_prediction"], Advanced()] | None = None
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
     """What the model predicts: noise (epsilon) or velocity (v_prediction). Set it only if the model does not say. Files
     of SD 1.x and SDXL that do not are trained as epsilon, and the run says so."""
-    vae: Annotated[str, IsPath(), Advanced()] | None = None
+    vae: Annotated[str, IsPath()] | None = None
     """VAE to use in place of the base model's: a file, a folder or a public name. Completes a base model without one.
     Checkpoints and single files contain it."""
-    model_dirs: tuple[Annotated[str, IsPath(), Advanced()], ...] = ()
+    model_dirs: tuple[Annotated[str, IsPath()], ...] = ()
     """Folders to look for base models in, besides those of the Hugging Face cache and of web UIs near the program."""
     disable_unet_training: bool = False
     """Freeze the UNet and train only the text encoder, of SDXL both."""
     disable_textenc_training: bool = False
     """Freeze the text encoder, of SDXL both, and train only the UNet. Saves memory."""
-    disable_textenc_2_training: Annotated[bool, Advanced()] | None = None
+    disable_textenc_2_training: bool | None = None
     """Freeze SDXL's second text encoder (true), or train it even if the first is frozen (false). Empty freezes it
     together with the first."""
 
@@ -205,18 +200,18 @@ class LoraSettings(Group):
 
     lora_rank: Annotated[int, Field(ge=1, le=256)] = 16
     """Size of a LoRA's matrices. A higher rank learns more detail, and makes a larger file."""
-    lora_alpha: Annotated[float, Field(gt=0), Advanced()] | None = None
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
     """What a LoRA is multiplied by, times its rank. Empty uses the rank, for a factor of 1."""
-    lora_layers: Annotated[Literal["attention", "linear", "all"], Advanced()] = "linear"
+    lora_layers: Literal["attention", "linear", "all"] = "linear"
     """Which layers a LoRA changes: attention only; linear adds feed-forward layers and projections; all adds
     convolutions."""
-    lora_dora: Annotated[bool, Advanced()] = False
+    lora_dora: bool = False
     """Train the length of each row of a weight apart from its direction (DoRA). Closer to a full fine-tune at low
     ranks, but slower and with more memory; diffusers cannot load its single file."""
-    lora_dropout: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
+    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of a layer's inputs that a LoRA does not see in training, drawn anew for each image. 0.1 or less helps
     against memorisation of a small dataset."""
-    lora_base: Annotated[str, IsPath(), Advanced()] | None = None
+    lora_base: Annotated[str, IsPath()] | None = None
     """Where the base model of a LoRA's checkpoint is now, if it was moved."""
 
     @property
@@ -233,38 +228,38 @@ class MemorySettings(Group):
     amp: bool = True
     """Automatic mixed precision: faster and uses less memory. Uses bf16 if the GPU supports it, else fp16. Off on a
     CPU."""
-    amp_dtype: Annotated[Literal["fp16", "bf16"] | None, Advanced()] = None
+    amp_dtype: Literal["fp16", "bf16"] | None = None
     """Number format of mixed precision. Empty chooses by GPU."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: uses much less memory, about a quarter slower. Needed on a 12 GB
     card."""
-    attn_type: Annotated[Literal["sdp", "slice", "xformers"], Advanced()] = "sdp"
+    attn_type: Literal["sdp", "slice", "xformers"] = "sdp"
     """Attention implementation. sdp is PyTorch's own and the best choice; slice is slower and uses more memory in
     training; xformers must be installed first."""
-    weights_dtype: Annotated[Literal["fp32", "bf16"], Advanced()] = "fp32"
+    weights_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format of the trained weights and their gradients. bf16 halves their memory; updates are computed in fp32
     and rounded at random, so that small ones count on average. Costs a few percent of speed and a little precision.
     With adamw, adamw8bit, adafactor and lion8bit."""
-    fused_backward: Annotated[bool, Advanced()] = False
+    fused_backward: bool = False
     """Update each tensor of weights as soon as its gradient is complete, and free the gradient: saves nearly all memory
     of gradients, a little slower. Gradients are clipped tensor by tensor, at 1. Not with grad_accum or fp16; the same
     optimizers as bf16 weights."""
     cache_latents: bool = False
     """Encode the images before training and keep the result on disk, so that steps are faster and need no VAE. Crops
     and flips are then drawn among cache_variants fixed ones."""
-    cache_variants: Annotated[int, Field(ge=1, le=32), Advanced()] = 4
+    cache_variants: Annotated[int, Field(ge=1, le=32)] = 4
     """Fixed crops of each image in the latent cache. flip_p is the share of them that is mirrored. More are closer to
     training without a cache, and take more disk space."""
     cache_text: bool = False
     """Encode the captions before training and keep the result on disk, where text encoders are frozen. Does not affect
     the result."""
-    cache_dir: Annotated[str, IsPath(), Advanced()] = "user/cache"
+    cache_dir: Annotated[str, IsPath()] = "user/cache"
     """Folder of the caches, which runs share. It can be deleted at any time; what is missing is made again."""
-    channels_last: Annotated[bool, Advanced()] = False
+    channels_last: bool = False
     """Store convolution tensors in channels-last order. Slightly faster on some GPUs."""
-    torch_compile: Annotated[bool, Advanced()] = False
+    torch_compile: bool = False
     """Compile the UNet's transformer blocks: the first step at each image size is slow, later ones are faster."""
-    deterministic: Annotated[bool, Advanced()] = False
+    deterministic: bool = False
     """Make a GPU give identical bytes when a run is repeated or resumed, as a CPU always does. Slower, and without
     mixed precision attention uses more memory. Not with xformers or torch_compile."""
 
@@ -280,24 +275,24 @@ class OptimizerSettings(Group):
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of the UNet; text encoders get half of it. Empty uses 1e-6, for a LoRA 1e-4. Halve it at resolution
     768."""
-    text_encoder_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
+    text_encoder_lr: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of the text encoder. Empty uses half of the UNet's, since it forgets faster."""
-    text_encoder_2_lr: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
+    text_encoder_2_lr: Annotated[float, Field(gt=0, le=1)] | None = None
     """Learning rate of SDXL's second text encoder. Empty uses that of the first."""
     lr_scheduler: Annotated[str, OneOf(SCHEDULES)] = "constant"
     """Learning rate over the run: constant, or falling to 0 at the end of training (linear, cosine, polynomial)."""
-    lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    lr_warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps over which the learning rate rises at the start. Empty uses none for constant and a fiftieth of the run for
     the others."""
-    lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    lr_decay_steps: Annotated[int, Field(ge=0)] | None = None
     """Step at which a falling learning rate reaches 0. Empty or 0 uses the end of training."""
-    betas: Annotated[Betas, Advanced()] | None = None
+    betas: Betas | None = None
     """Decay rates of the running averages of the gradient and its square. Empty uses 0.9 0.999, for Lion 0.9 0.99."""
-    epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] = 1e-8
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Small number in the denominator of the update that prevents division by zero."""
-    weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Weight decay, multiplied by the learning rate. Lion needs about ten times as much."""
-    clip_grad_norm: Annotated[float, Field(gt=0), Advanced()] | None = 1.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Maximum norm of the gradient; larger gradients are scaled down to it. Empty turns clipping off."""
 
     def chosen(self, *, on_card: bool) -> str:
@@ -330,27 +325,27 @@ class OptimizerSettings(Group):
 class TextEncoderSettings(Group):
     """Text encoder"""
 
-    text_encoder_optimizer: Annotated[str, OneOf(OPTIMIZERS), Advanced()] | None = None
+    text_encoder_optimizer: Annotated[str, OneOf(OPTIMIZERS)] | None = None
     """Optimizer of the text encoder. Empty uses that of the UNet, as with all text_encoder settings. All hold for both
     text encoders of SDXL."""
-    text_encoder_lr_scheduler: Annotated[str, OneOf(SCHEDULES), Advanced()] | None = None
+    text_encoder_lr_scheduler: Annotated[str, OneOf(SCHEDULES)] | None = None
     """Learning rate schedule of the text encoder."""
-    text_encoder_lr_warmup_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    text_encoder_lr_warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps over which the text encoder's learning rate rises at the start."""
-    text_encoder_lr_decay_steps: Annotated[int, Field(ge=0), Advanced()] | None = None
+    text_encoder_lr_decay_steps: Annotated[int, Field(ge=0)] | None = None
     """Step at which the text encoder's falling learning rate reaches 0."""
-    text_encoder_betas: Annotated[Betas, Advanced()] | None = None
+    text_encoder_betas: Betas | None = None
     """Decay rates of the running averages in the text encoder's optimizer."""
-    text_encoder_epsilon: Annotated[float, Field(gt=0, le=1), Advanced()] | None = None
+    text_encoder_epsilon: Annotated[float, Field(gt=0, le=1)] | None = None
     """Small number in the denominator of the text encoder's update."""
-    text_encoder_weight_decay: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
+    text_encoder_weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight decay of the text encoder."""
-    unfreeze_last_n_layers: Annotated[int, Field(ge=1), Advanced()] | None = None
+    unfreeze_last_n_layers: Annotated[int, Field(ge=1)] | None = None
     """Train only this many of the text encoder's last layers and its final layer norm; embeddings stay frozen. Empty
     trains all layers. Use 2 for SD 2.x."""
-    freeze_embeddings: Annotated[bool, Advanced()] = False
+    freeze_embeddings: bool = False
     """Freeze the token and position embeddings of the text encoder."""
-    freeze_final_layer_norm: Annotated[bool, Advanced()] = False
+    freeze_final_layer_norm: bool = False
     """Freeze the final layer norm of the text encoder."""
 
 
@@ -360,26 +355,26 @@ class LossSettings(Group):
     loss_type: Annotated[str, OneOf(LOSSES)] = "mse"
     """Loss function: mse; huber, less sensitive to outliers; mse_huber goes from mse at timestep 0 to huber at the last
     timestep, huber_mse the other way."""
-    min_snr_gamma: Annotated[float, Field(gt=0), Advanced()] | None = None
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     """Limit on the loss weight of timesteps with little noise (arXiv:2303.09556). 5 is usual; empty turns it off."""
-    timestep_start: Annotated[int, Field(ge=0, le=999), Advanced()] = 0
+    timestep_start: Annotated[int, Field(ge=0, le=999)] = 0
     """First timestep to train."""
-    timestep_end: Annotated[int, Field(ge=1, le=1000), Advanced()] = 1000
+    timestep_end: Annotated[int, Field(ge=1, le=1000)] = 1000
     """End of the timesteps to train (exclusive). 1000 includes the noisiest."""
 
 
 class NoiseSettings(Group):
     """Noise"""
 
-    zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1), Advanced()] = 0.0
+    zero_frequency_noise_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Offset noise: lets the model learn darker and brighter images. 0.02 is usual."""
-    pyramid_noise_discount: Annotated[float, Field(ge=0, le=1), Advanced()] | None = None
+    pyramid_noise_discount: Annotated[float, Field(ge=0, le=1)] | None = None
     """Mix in coarser noise; each coarser level is weighted by this fraction of the previous one. 0.03 is usual."""
-    enable_zero_terminal_snr: Annotated[bool, Advanced()] = False
+    enable_zero_terminal_snr: bool = False
     """Train and sample from pure noise (arXiv:2305.08891), for true blacks and whites. For v_prediction models."""
-    embedding_perturbation: Annotated[float, Field(ge=0), Advanced()] = 0.0
+    embedding_perturbation: Annotated[float, Field(ge=0)] = 0.0
     """Noise on the caption embedding (arXiv:2405.20494), for less memorisation. 1 is usual."""
-    clip_skip: Annotated[int, Field(ge=0, le=4), Advanced()] = 0
+    clip_skip: Annotated[int, Field(ge=0, le=4)] = 0
     """Take the text encoder's output this many layers before the end, as web UIs count. 0 and 1 both use the last
     layer; SDXL uses the last but one for 0, 1 and 2."""
 
@@ -387,20 +382,20 @@ class NoiseSettings(Group):
 class EmaSettings(Group):
     """EMA (moving average of the weights)"""
 
-    ema_decay_rate: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
+    ema_decay_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep a moving average of the weights (EMA) with this decay per update, such as 0.99. It is saved next to the
     weights as `_ema`."""
-    ema_strength_target: Annotated[float, Field(gt=0, lt=1), Advanced()] | None = None
+    ema_strength_target: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an EMA with a decay chosen so that this fraction of the initial weights remains at the end of training."""
-    ema_update_interval: Annotated[int, Field(ge=1), Advanced()] = 500
+    ema_update_interval: Annotated[int, Field(ge=1)] = 500
     """Steps between EMA updates."""
-    ema_device: Annotated[Literal["cpu", "cuda"], Advanced()] = "cpu"
+    ema_device: Literal["cpu", "cuda"] = "cpu"
     """Where to keep the EMA: cpu uses no GPU memory, cuda is faster."""
-    ema_sample_nonema_model: Annotated[bool, Advanced()] = False
+    ema_sample_nonema_model: bool = False
     """Draw samples with the trained weights. If set alone, they replace the samples of the EMA."""
-    ema_sample_ema_model: Annotated[bool, Advanced()] = False
+    ema_sample_ema_model: bool = False
     """Draw samples with the EMA, the default when it is on. With ema_sample_nonema_model, draw both."""
-    ema_resume_model: Annotated[str, IsPath(), Advanced()] | None = None
+    ema_resume_model: Annotated[str, IsPath()] | None = None
     """Start the EMA from the weights in this diffusers folder. `findlast` takes the newest EMA in the log folder."""
 
     @property
@@ -447,19 +442,19 @@ class ValidationSettings(Group):
     """Fraction of the images that automatic holds out for validation."""
     manual_data_root: Annotated[str, IsPath()] | None = None
     """Folder or manifest of captioned images for validation."""
-    extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath(), Advanced()], ...] = ()
+    extra_manual_datasets: tuple[Annotated[str, AfterValidator(_named_folder), IsPath()], ...] = ()
     """More folders to validate on, each written name=folder. Each gets its own curve, loss/name."""
-    stabilize_training_loss: Annotated[bool, Advanced()] = False
+    stabilize_training_loss: bool = False
     """Also measure part of the training images with fixed noise: the curve loss/train_stabilized."""
-    stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1), Advanced()] = 0.15
+    stabilize_split_proportion: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of the training images to measure this way."""
     every_n_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Epochs between validations. 0.25 validates four times per epoch."""
     early_stop: Annotated[int, Field(ge=0)] = 0
     """Validations without a new lowest validation loss after which the run ends, at the end of an epoch. 0 is never."""
-    val_seed: Annotated[int, Field(ge=0, le=2**31 - 1), Advanced()] = 555
+    val_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 555
     """Seed of the validation images and their noise."""
-    val_batch_size: Annotated[int, Field(ge=1, le=256), Advanced()] | None = None
+    val_batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
     """Images per forward pass in validation. Empty uses batch_size."""
     image_loss_every_n_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs between measurements of the loss of each training image at fixed noise, by which the Dataset tab sorts.
@@ -480,27 +475,27 @@ class CheckpointSettings(Group):
     often, a validation with a new lowest loss saves a checkpoint best-..., of which one is kept."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs between checkpoints. Empty or 0 turns this off. With thousands of images, save by minutes instead."""
-    save_ckpts_from_n_epochs: Annotated[int, Field(ge=0), Advanced()] = 0
+    save_ckpts_from_n_epochs: Annotated[int, Field(ge=0)] = 0
     """Number of epochs before saving by epochs begins."""
     save_ckpt_dir: Annotated[str, IsPath()] | None = None
     """Folder for single files, which web UIs load. Empty uses the program folder."""
     no_save_ckpt: bool = False
     """Save only diffusers folders, no single files."""
-    ckpt_format: Annotated[Literal["safetensors", "ckpt"], Advanced()] = "safetensors"
+    ckpt_format: Literal["safetensors", "ckpt"] = "safetensors"
     """Format of the single file. Tensor names are the same in both."""
-    export_dtype: Annotated[Literal["fp32", "fp16", "bf16"], Advanced()] | None = None
+    export_dtype: Literal["fp32", "fp16", "bf16"] | None = None
     """Number format of the single file. Empty uses fp16, which every program reads; fp32 doubles the size, and web UIs
     gain nothing from it."""
-    save_full_precision: Annotated[bool, Advanced()] = False
+    save_full_precision: bool = False
     """Short for export_dtype fp32."""
-    author: Annotated[str, Field(max_length=200), Advanced()] | None = None
+    author: Annotated[str, Field(max_length=200)] | None = None
     """Author to name in the metadata of single files. Empty names none."""
-    license: Annotated[str, Field(max_length=1000), Advanced()] | None = None
+    license: Annotated[str, Field(max_length=1000)] | None = None
     """License to name in the metadata of single files: its name or a link. Empty names none."""
     keep_last: Annotated[int, Field(ge=2)] | None = None
     """Keep only this many of the newest checkpoints with their single files, plus the best by validation loss and those
     marked Keep. Empty keeps all."""
-    no_prepend_last: Annotated[bool, Advanced()] = False
+    no_prepend_last: bool = False
     """Save the final checkpoint without the prefix `last-`."""
 
     @property
@@ -523,7 +518,7 @@ class LoggingSettings(Group):
 
     logdir: Annotated[str, IsPath()] = "logs"
     """Folder for runs: samples, checkpoints and TensorBoard logs."""
-    run_name: Annotated[str, Field(max_length=200), Advanced()] | None = None
+    run_name: Annotated[str, Field(max_length=200)] | None = None
     """Name of the run for display, also shown in TensorBoard."""
     log_step: Annotated[int, Field(ge=1)] = 25
     """Steps between log entries for loss, learning rate and speed."""

@@ -8,7 +8,8 @@ import pytest
 from ed2.data.buckets import RESOLUTIONS
 from ed2.data.example import Dataset
 from ed2.data.folder import ScanOptions, scan
-from ed2.data.report import ReportOptions, as_json, as_text, loss_table, resolution_table
+from ed2.data.report import ReportOptions, as_json, as_text, resolution_table
+from scripts.buckets_page import loss_table
 
 PLAN = ReportOptions(seed=1, batch_size=2, grad_accum=2, max_epochs=3)
 

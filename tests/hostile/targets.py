@@ -28,7 +28,6 @@ from ed2.models.files.folder import open_folder
 from ed2.models.files.header import read_header
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.source import open_base
-from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sheet import contact_sheet
@@ -36,6 +35,7 @@ from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.vram.overhead import Reading
 from tests.hostile.painting import FORMATS, noise, saved
+from tests.past_runs import write_sample
 from tests.resolved import resolved
 from tests.runs import Trained
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ed2.sampling.images import image_name, old_boxes, read_samples, save_png, write_sample
+from ed2.sampling.images import image_name, old_boxes, read_samples, save_png
 from ed2.sampling.prompt import Prompt
+from tests.past_runs import write_sample
 
 CFGS = (1.0, 4.0, 7.5)
 

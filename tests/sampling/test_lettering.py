@@ -50,9 +50,9 @@ def test_text_lies_where_pillow_puts_it(anchor: str) -> None:
 
 
 def test_a_sheet_of_prompts_in_many_languages_is_drawn(tmp_path: Path) -> None:
-    from ed2.sampling.images import write_sample
     from ed2.sampling.prompt import Prompt
     from ed2.sampling.sheet import contact_sheet
+    from tests.past_runs import write_sample
 
     run_dir = tmp_path / "Ännä_猫"
     for index, text in enumerate([*COVERED, "猫が座る " * 30, "\x1b[2J"]):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ed2.sampling.images import write_sample
 from ed2.sampling.prompt import Prompt
 from ed2.sampling.sheet import MAX_ROWS, MAX_WIDTH, MIN_WIDTH, PALE, contact_sheet, evenly_chosen
+from tests.past_runs import write_sample
 
 TEXTS = ["a zorg on a cyan background", "a very long prompt " * 20, "x" * 80]
 

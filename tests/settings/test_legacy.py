@@ -12,8 +12,7 @@ from ed2.settings.checks import settings_from
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset, with_defaults
 from ed2.settings.gather import Gathered, gather
-from ed2.settings.legacy import COLUMNS
-from ed2.settings.original import ALWAYS, DEAD, LATER, ORIGINAL
+from ed2.settings.legacy import ALWAYS, COLUMNS, DEAD, LATER, ORIGINAL
 
 TRAIN = {
     "config": "train.json",

@@ -11,7 +11,8 @@ from ed2.settings import cli
 from ed2.settings.fields import fields
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
-from ed2.settings.original import DEAD, FREEZING_KEYS, LATER, OPTIMIZER_KEYS, ORIGINAL, VALIDATION_KEYS, status_of
+from ed2.settings.legacy import DEAD, FREEZING_KEYS, LATER, OPTIMIZER_KEYS, ORIGINAL, VALIDATION_KEYS
+from scripts.settings_page import status_of
 
 Values = dict[str, object]
 
