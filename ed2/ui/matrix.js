@@ -50,8 +50,9 @@ window.edMatrix = (() => {
   const empty = part => { part.querySelector('.ed-cells').replaceChildren(); part.html = ''; };
   const columnHtml = (column, place) =>
     `<div class="ed-column" data-column="${place}"><div class="ed-step-name">${escape(column.label)}</div><div class="ed-cells"></div></div>`;
-  const labelHtml = line => `<div class="ed-row-name" title="${escape(line.row.prompt)}"><strong>${escape(cfgName(line.cfg))}</strong>` +
-    `<p>${escape(line.row.prompt)}</p>${line.row.negative ? `<small>not: ${escape(line.row.negative)}</small>` : ''}</div>`;
+  const labelHtml = line => `<div class="ed-row-name" title="${escape(line.row.prompt)}"><div class="ed-row-text">` +
+    `<strong>${escape(cfgName(line.cfg))}</strong> <p>${escape(line.row.prompt)}</p>` +
+    `${line.row.negative ? ` <small>not: ${escape(line.row.negative)}</small>` : ''}</div></div>`;
   const draw = board => {
     const { root, data } = board;
     index(board);
@@ -76,8 +77,13 @@ window.edMatrix = (() => {
     });
     strip.style.setProperty('--rows', board.lines.length);
     if (isAtEnd) scroller.scrollLeft = scroller.scrollWidth;
+    drawHint(board);
     drawTools(board);
     lightbox.follow(board);
+  };
+  const drawHint = ({ root }) => {
+    const scroller = root.querySelector('.ed-matrix-scroll');
+    root.querySelector('.ed-matrix-hint').hidden = scroller.scrollWidth <= scroller.clientWidth + 1;
   };
   const drawTools = board => {
     const all = [...new Set(board.data.rows.flatMap(row => row.cfgs))].sort((a, b) => a - b);
@@ -89,7 +95,8 @@ window.edMatrix = (() => {
   const frame = '<div class="ed-matrix-tools" role="toolbar" aria-label="Samples"><span class="ed-matrix-cfgs"></span>' +
     `<label>Size <input type="range" min="72" max="320" step="8" value="${SIZE}"></label></div>` +
     '<div class="ed-matrix-scroll" tabindex="0" role="group" aria-label="Samples: prompts down, steps across">' +
-    '<div class="ed-row-heads"><div class="ed-step-name"></div><div class="ed-row-names"></div></div><div class="ed-columns"></div></div>';
+    '<div class="ed-row-heads"><div class="ed-step-name"></div><div class="ed-row-names"></div></div><div class="ed-columns"></div></div>' +
+    '<p class="ed-note ed-matrix-hint" hidden>Scroll sideways to see all columns.</p>';
   const make = root => {
     root.innerHTML = frame;
     const board = { root, data: null, cfg: null, found: new Map(), lines: [] };
@@ -100,6 +107,7 @@ window.edMatrix = (() => {
         if (isIntersecting) fill(board, target); else empty(target);
       }
     }, { root: scroller, rootMargin: '0px 600px' });
+    new ResizeObserver(() => drawHint(board)).observe(root.querySelector('.ed-columns'));
     root.addEventListener('input', event => { if (event.target.type === 'range') root.style.setProperty('--cell', `${event.target.value}px`); });
     root.addEventListener('click', event => {
       const cfg = event.target.closest('[data-cfg]')?.dataset.cfg, cell = event.target.closest('[data-cell]');

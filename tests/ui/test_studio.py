@@ -246,6 +246,13 @@ def test_a_phone_shows_charts_and_samples_without_scrolling_sideways(open_page, 
     tab(phone, "Train")
     expect(phone.locator("#samples-matrix .ed-cell img").first).to_be_attached()
     assert overflow(phone) <= 0
+    board = phone.locator("#samples-matrix .ed-matrix-scroll")
+    name, image = board.locator(".ed-row-text").first, board.locator("[data-column]").last.locator("img").first
+    image.scroll_into_view_if_needed()
+    whole, own = (one.bounding_box() for one in (board, name))
+    assert own["width"] > 0.9 * whole["width"], "the name of a row is not squeezed beside its images"
+    seen = [box["x"] >= whole["x"] for box in (c.bounding_box() for c in board.locator("[data-column]").all()[-3:])]
+    assert seen == [True] * 3, "the newest three columns are seen"
     phone.locator("#samples-matrix .ed-cell").last.tap()
     expect(phone.get_by_role("dialog", name="Sample")).to_be_visible()
     assert overflow(phone) <= 0
