@@ -38,8 +38,9 @@ from ed2.settings.schema import Settings
 from ed2.training.controls import Controls
 from ed2.training.ema import Ema
 from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
+from ed2.training.measuring import Measure, Measuring, SharedMeter, share_of
 from ed2.training.objective import Objective, mse
-from ed2.training.state import Job, Run, TrainState
+from ed2.training.state import IMAGE_LOSSES, VALIDATION, Job, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 from ed2.vram.card import BYTES_PER_GB, Card
 from ed2.vram.plan import sampling_batch
@@ -162,40 +163,65 @@ def planned_shape(spec: RunSpec) -> ModelShape:
     return shape_of(spec.sizes.family, spec.sizes.parameters)
 
 
-def make_validator(run: Run, spec: RunSpec, context: RunContext) -> Validator:
+def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMeter:
     """What measures the validation images of a run, in each of its processes."""
-    wanted = spec.settings.validation
-    return Validator(
-        objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
-        curves=spec.images.curves,
+    validator = Validator(
+        objective=Objective(run.model, mse, spec.settings.validation.val_seed, spec.machine.device),
+        curves={tag: share_of(examples, context.ranks) for tag, examples in spec.images.curves.items()},
         options=_validation_options(spec),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
-        on_problem=context.faults,
-        on_progress=lambda measured, total: context.bus.emit(Progressed(run.state.step, "validating", measured, total)),
-        ranks=context.ranks,
+        on_progress=_progress(run, context, "validating"),
     )
+    return _shared(VALIDATION, validator, validator.options, context)
 
 
-def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
-    wanted, validator = spec.settings.validation, make_validator(run, spec, context)
-    return ValidationJob(run, validator, context.bus, wanted.every_n_epochs, wanted.early_stop)
-
-
-def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJob:
-    settings, wanted = spec.settings, spec.settings.validation
+def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMeter:
+    """What measures the loss of each image of a run, in each of its processes."""
+    settings = spec.settings
     start, end = settings.loss.timestep_start, settings.loss.timestep_end
+    examples = for_validation([example for example in spec.dataset.examples if example.multiply > 0])
     meter = ImageLossMeter(
-        objective=Objective(run.model, mse, wanted.val_seed, spec.machine.device),
-        examples=for_validation([example for example in spec.dataset.examples if example.multiply > 0]),
+        objective=Objective(run.model, mse, settings.validation.val_seed, spec.machine.device),
+        examples=share_of(examples, context.ranks),
         options=_validation_options(spec),
         timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
-        on_problem=context.faults,
-        on_progress=lambda done, total: context.bus.emit(Progressed(run.state.step, "measuring image", done, total)),
+        on_progress=_progress(run, context, "measuring image"),
     )
-    return ImageLossJob(run, meter, context.bus, wanted.image_loss_every_n_epochs)
+    return _shared(IMAGE_LOSSES, meter, meter.options, context)
+
+
+METERS = {VALIDATION: validation_meter, IMAGE_LOSSES: image_loss_meter}
+"""What the processes of a run measure together, by the name of its job."""
+
+
+def _shared(name: str, measure: Measure, options: LoaderOptions, context: RunContext) -> SharedMeter:
+    return SharedMeter(
+        name=name,
+        measure=measure,
+        batch_size=options.batch_size,
+        ranks=context.ranks,
+        should_stop=lambda: context.controls.stopping,
+        on_problem=context.faults,
+    )
+
+
+def _progress(run: Run, context: RunContext, doing: str) -> Callable[[int, int], None]:
+    return lambda done, total: context.bus.emit(Progressed(run.state.step, doing, done, total))
+
+
+def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
+    wanted = spec.settings.validation
+    measuring = Measuring(run, context.bus, validation_meter(run, spec, context), "the validation")
+    return ValidationJob(run, measuring, wanted.every_n_epochs, wanted.early_stop)
+
+
+def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJob:
+    meter = image_loss_meter(run, spec, context)
+    measuring = Measuring(run, context.bus, meter, "the measurement of each image")
+    return ImageLossJob(run, measuring, spec.settings.validation.image_loss_every_n_epochs)
 
 
 def _validation_options(spec: RunSpec) -> LoaderOptions:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from ed2.data.batch import Batch
-from ed2.data.example import Example, Finding
+from ed2.data.example import Example
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
-from ed2.events import Event, EventBus, ImagesMeasured
+from ed2.events import Event, ImagesMeasured
 from ed2.models.base import evaluating, trained_parts
+from ed2.training.measuring import Measuring, OnProblem, Sums
 from ed2.training.objective import Objective, gaussian
 from ed2.training.recovery import split_batches
 from ed2.training.state import IMAGE_LOSSES, Job, Run, TrainState
-from ed2.training.validation import Measuring
 
 NUM_LEVELS = 4
 """Noise levels per image: forward passes that a measurement of an image takes."""
@@ -37,7 +37,6 @@ class ImageLossMeter:
         timesteps: the noise levels, (L,), on the CPU.
         autocast: gives the context of a forward pass.
         should_stop: asked before each batch.
-        on_problem: called at each measurement for images that can no longer be read or were changed.
         on_progress: called with the number of images done and the total.
     """
 
@@ -47,21 +46,16 @@ class ImageLossMeter:
     timesteps: Tensor
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     should_stop: Callable[[], bool] = lambda: False
-    on_problem: Callable[[Finding], None] = lambda finding: None
     on_progress: Callable[[int, int], None] = lambda measured, total: None
 
-    def losses(self, at_once: int | None = None) -> dict[str, float] | None:
-        """Return the loss of each image by its key; None if a stop interrupted it.
-
-        Args:
-            at_once: images per forward pass at most; None for whole batches.
-        """
+    def __call__(self, at_once: int | None, on_problem: OnProblem) -> Sums | None:
+        """Return the loss of each image by its key; None if a stop interrupted it."""
         networks = [part.module for part in trained_parts(self.objective.model).values()]
-        found: dict[str, float] = {}
+        found: Sums = {}
         with (
             torch.no_grad(),
             evaluating(*networks),
-            Loader(self.examples, self.options, on_problem=self.on_problem) as loader,
+            Loader(self.examples, self.options, on_problem=on_problem) as loader,
         ):
             # Always epoch 0: another epoch would draw other noise.
             for batches in loader.groups(0):
@@ -70,7 +64,8 @@ class ImageLossMeter:
                 for batch in split_batches(batches, at_once):
                     with self.autocast():
                         losses = self._of_batch(batch)
-                    found |= zip((visit.key for visit in batch.visits), losses.tolist(), strict=True)
+                    for visit, loss in zip(batch.visits, losses.tolist(), strict=True):
+                        found[visit.key] = loss, 1
                 self.on_progress(len(found), len(self.examples))
         return found
 
@@ -95,14 +90,9 @@ class ImageLossJob(Job):
     """Measures each image before the first step, at the end of every n-th epoch, and at the end."""
 
     training: Run
-    meter: ImageLossMeter
-    bus: EventBus
+    measuring: Measuring
     every_n_epochs: int
     name = IMAGE_LOSSES
-
-    def __post_init__(self) -> None:
-        batch_size = self.meter.options.batch_size
-        self._measuring = Measuring(self.training, self.bus, self.name, "the measurement of each image", batch_size)
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
@@ -114,5 +104,5 @@ class ImageLossJob(Job):
 
     def perform(self, state: TrainState) -> ImagesMeasured | None:
         """Measure, unless a stop interrupts it or there is no memory for it."""
-        losses = self._measuring.losses(state, self.meter.losses)
+        losses = self.measuring.losses(state)
         return ImagesMeasured(state.step, losses) if losses else None

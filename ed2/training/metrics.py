@@ -1,7 +1,6 @@
 """Running sums of losses, kept on the device until they are logged."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,15 +28,14 @@ class Mean:
         self.total, self.count = None, 0
         return mean
 
-    def include(self, values: Mapping[str, Any]) -> None:
-        """Add what the `state` of another mean says."""
-        if values["count"]:
-            self.total = values["total"] if self.total is None else self.total + values["total"]
-            self.count += values["count"]
+    def sum(self) -> tuple[float, int]:
+        """Read the sum from the device, and how many numbers it has."""
+        return (float(self.total) if self.total is not None else 0.0), self.count
 
     def state(self) -> dict[str, float]:
         """For JSON."""
-        return {"total": float(self.total) if self.total is not None else 0.0, "count": self.count}
+        total, count = self.sum()
+        return {"total": total, "count": count}
 
     def restore(self, values: dict[str, Any]) -> None:
         """Load what `state` returned."""

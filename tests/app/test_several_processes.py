@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE
 from ed2.events import CheckpointSaved, MetricsLogged, RunEnded, RunStarted, ValidationDone, Warned
 from ed2.sampling.images import SAMPLES_LIST
 from ed2.settings.files import PROGRAM_DIR
@@ -119,7 +120,16 @@ def test_three_processes_train_what_one_does_with_accumulation(warm: Warm, value
         "ema_sample_nonema_model": True,
         "ema_sample_ema_model": True,
     }
-    values = {**values, **validated, **averaged, "max_epochs": 4, "shuffle_tags": True, "sample_prompts": str(prompts)}
+    measured = {"image_loss_every_n_epochs": 4}
+    values = {
+        **values,
+        **validated,
+        **averaged,
+        **measured,
+        "max_epochs": 4,
+        "shuffle_tags": True,
+        "sample_prompts": str(prompts),
+    }
     several = warm.train(3, values)
     assert several.codes == (0, 0, 0), several.output
     one = warm.train(1, {**values, "grad_accum": 3, "logdir": str(tmp_path / "one")})
@@ -134,6 +144,7 @@ def require_measured_alike(several: Ranked, one: Ranked) -> None:
     assert [event.step for event in ours] == [event.step for event in theirs]
     assert ours[0].values == pytest.approx(theirs[0].values, rel=1e-5)
     assert ours[-1].values == pytest.approx(theirs[-1].values, rel=1e-3)
+    require_same_images_measured(several, one)
     lists = [(run.run_dir / SAMPLES_LIST).read_text() for run in (several, one)]
     assert lists[0] == lists[1]
     folders = [sorted((run.run_dir / "samples").glob("gs*/*.png")) for run in (several, one)]
@@ -143,6 +154,18 @@ def require_measured_alike(several: Ranked, one: Ranked) -> None:
         assert abs(pair[0] - pair[1]).max() <= (0 if "gs00000" in str(mine) else 3), mine
     said = [event.text for event in several.of(Warned)]
     assert not [text for text in said if "amples of step" in text]
+
+
+def require_same_images_measured(several: Ranked, one: Ranked) -> None:
+    """Hold the loss of each image to that of one process, before training and after it."""
+    ours, theirs = (
+        [json.loads(line) for line in (run.run_dir / IMAGE_LOSSES_FILE).read_text().splitlines()]
+        for run in (several, one)
+    )
+    assert ours[0] == theirs[0] and len(ours) == len(theirs) == 3
+    assert [line["step"] for line in ours[1:]] == [line["step"] for line in theirs[1:]]
+    assert ours[1]["losses"] == pytest.approx(theirs[1]["losses"], rel=1e-4)  # written with five digits
+    assert ours[2]["losses"] == pytest.approx(theirs[2]["losses"], rel=1e-2)
 
 
 def test_shared_out_optimizer_state_changes_no_byte(two: Ranked, warm: Warm, values: Values) -> None:

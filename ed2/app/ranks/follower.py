@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ed2.app.build import build
 from ed2.app.images.scanning import ImageFaults
-from ed2.app.jobs import RunContext, make_validator
+from ed2.app.jobs import METERS, RunContext
 from ed2.app.ranks.message import spec_of, state_of
 from ed2.app.run_spec import RunSpec
 from ed2.app.signals import stopping_on_signals
@@ -25,7 +25,7 @@ from ed2.sampling.sampler import SampleOptions
 from ed2.sampling.sharing import SHARED_SAMPLES, drawn_samples
 from ed2.training.controls import Controls
 from ed2.training.loop import train
-from ed2.training.state import VALIDATION, Run
+from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,8 @@ class Answers:
         if what == OPTIMIZER_STATE:
             return own_state(self.run.optimizers)
         with self.run.optimizers.averaged():
-            if what == VALIDATION:
-                return make_validator(self.run, self.spec, self.context).answer(say)
+            if what in METERS:
+                return METERS[what](self.run, self.spec, self.context).answer(say)
             assert what == SHARED_SAMPLES
             return self._samples(say)
 
