@@ -36,16 +36,34 @@ def first_of(items: Sequence[str], limit: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
+    """A time that was measured, in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {rest} s"
-    return f"{rest} s"
+        return _units((hours, "h"), (minutes, "min"))
+    return _units((minutes, "min"), (rest, "s"))
+
+
+def rough_duration(seconds: float) -> str:
+    """A time that is estimated, in steps of at most a tenth: "3 s", "40 s", "47 min", "2 h 20 min", "31 h"."""
+    if seconds < 10:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 95:
+        return f"{round(seconds / 10) * 10} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 595:
+        hours, tens = divmod(round(minutes / 10), 6)
+        return _units((hours, "h"), (10 * tens, "min"))
+    return f"{round(minutes / 60):,} h"
+
+
+def _units(*parts: tuple[int, str]) -> str:
+    """Those that are not 0: "3 min 20 s", "3 min"."""
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def file_size(num_bytes: int) -> str:

@@ -21,7 +21,7 @@ from ed2.sampling.prompt import NUM_STEPS, Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import Drawn, SampleOptions, batches_of
 from ed2.sampling.sharing import NEWS, ask_for_samples, samples_of, share_of
-from ed2.text import counted, duration, plural
+from ed2.text import counted, plural, rough_duration
 from ed2.training.state import SAMPLES, Controls, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
@@ -190,7 +190,7 @@ class SampleJob(Job):
         if needed >= LONG_SECONDS and total != self._timed:
             self._timed = total
             every = f"every {counted(self.sample_steps, 'step')}"
-            text = f"{counted(total, 'sample')} take about {duration(needed)} each time, {every}."
+            text = f"{counted(total, 'sample')} take about {rough_duration(needed)} each time, {every}."
             self._warn(step, f"{text} Use fewer prompts or raise sample_steps if that is too long.")
 
     def _read(self, step: int) -> tuple[tuple[Prompt, ...], str]:

@@ -22,7 +22,7 @@ from ed2.errors import Problem, ProblemsError
 from ed2.settings.fields import label_of
 from ed2.settings.files import with_defaults
 from ed2.settings.schema import Settings
-from ed2.text import duration, file_size, plural
+from ed2.text import file_size, plural, rough_duration
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import NO_VALUE, escape, list_html, note_html, on_page, problems_html
@@ -208,7 +208,7 @@ def head_html(problems: Sequence[Problem], report: MemoryReport | None = None, f
 
 def forecast_html(found: Forecast) -> str:
     """Steps, time and disk, the learning rate over the run, and what is worth a second thought."""
-    time = duration(found.seconds) if found.seconds else NO_VALUE
+    time = rough_duration(found.seconds) if found.seconds else NO_VALUE
     figures = (
         ("Steps", NO_VALUE if found.steps is None else f"{found.steps:,}", on_page(found.course)),
         ("Time", time, LIKE_IT if found.seconds else NO_TIME),

@@ -12,7 +12,7 @@ from ed2.events import (
     Warned,
 )
 from ed2.settings.files import TRAIN_COMMAND
-from ed2.text import counted, duration, file_size
+from ed2.text import counted, duration, file_size, rough_duration
 from tests.app.events import events_of, started
 
 
@@ -161,7 +161,16 @@ def test_characters_unknown_to_the_terminal_do_no_harm(run_dir: Path) -> None:
         (counted(1, "step"), "1 step"),
         (counted(12000, "step"), "12,000 steps"),
         (duration(4.21), "4.2 s"),
-        (duration(59.6), "1 min 0 s"),
+        (duration(59.6), "1 min"),
+        (duration(98), "1 min 38 s"),
+        (duration(3600), "1 h"),
+        (rough_duration(0.2), "1 s"),
+        (rough_duration(37), "40 s"),
+        (rough_duration(94.9), "90 s"),
+        (rough_duration(47 * 60 + 1), "47 min"),
+        (rough_duration(8500), "2 h 20 min"),
+        (rough_duration(7170), "2 h"),
+        (rough_duration(60_000), "17 h"),
         (duration(7500), "2 h 5 min"),
         (file_size(999), "999 bytes"),
         (file_size(6_480_079), "6.5 MB"),

@@ -117,9 +117,9 @@ def test_a_rate_that_an_optimizer_finds_itself_is_not_judged() -> None:
 
 def test_steps_and_time_far_from_the_usual_are_reported() -> None:
     told = notes({}, steps=300_000, images=2000, epochs=300, sizes=REAL)
-    assert "300 epochs of 2,000 images are 300,000 steps, roughly 20 h 50 min to 83 h 20 min on one GPU" in told
+    assert "300 epochs of 2,000 images are 300,000 steps, roughly 21 h to 83 h on one GPU" in told
     settings, length = Settings(), RunLength(300_000, 2000, 300, images_per_second=10.0)
-    assert "about 16 h 40 min at the speed of the last run like it" in str(unsuitable(settings, REAL, length)[0])
+    assert "about 17 h at the speed of the last run like it" in str(unsuitable(settings, REAL, length)[0])
     assert "hardly enough" in notes({}, steps=5, images=10, epochs=1, sizes=REAL)
 
 
@@ -127,14 +127,12 @@ def test_the_time_that_many_samples_take_is_reported(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n" * 300)
     told = notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL)
-    assert (
-        "256 samples take roughly 10 min 40 s to 42 min 40 s on one GPU, and are drawn 5 times in this run. Use" in told
-    )
+    assert "256 samples take roughly 11 min to 43 min on one GPU, and are drawn 5 times in this run. Use" in told
     assert notes({"sample_prompts": str(prompts)}, steps=1000) == ""
     prompts.write_text("a cat\n" * 8)
     assert notes({"sample_prompts": str(prompts)}, steps=1000, sizes=REAL) == ""
     often = {"sample_prompts": str(prompts), "sample_steps": 5}
-    assert "8 samples take roughly 20 s to 1 min 20 s" in notes(often, steps=1000, sizes=REAL)
+    assert "8 samples take roughly 20 s to 80 s on" in notes(often, steps=1000, sizes=REAL)
     assert "16 samples" in notes(
         {**often, "ema_decay_rate": 0.99, "ema_sample_nonema_model": True, "ema_sample_ema_model": True},
         steps=1000,

@@ -20,7 +20,7 @@ from ed2.errors import Problem
 from ed2.models.families.facts import FACTS, PartFacts
 from ed2.sampling.prompts import PromptFile
 from ed2.settings.schema import DEFAULT_LR, SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
-from ed2.text import counted, duration
+from ed2.text import counted, rough_duration
 from ed2.training.schedules import Schedule
 
 PROBES = 1000
@@ -211,7 +211,8 @@ def _of_samples(settings: Settings, length: RunLength) -> Iterator[Problem]:
     longest, shortest = (work / speed for speed in SAMPLE_SPEEDS)
     training = length.visits / _rough_speeds(settings)[0]
     if longest >= LONG_SECONDS or times * longest >= max(LONG_SECONDS, training / FAR_LESS):
-        what = f"{counted(sets * len(prompts), 'sample')} take roughly {duration(shortest)} to {duration(longest)} on "
+        time = f"{rough_duration(shortest)} to {rough_duration(longest)}"
+        what = f"{counted(sets * len(prompts), 'sample')} take roughly {time} on "
         fix = "Use fewer prompts or denoising steps, or raise sample_steps."
         yield Problem(None, f"{what}one GPU, and are drawn {counted(times, 'time')} in this run.", fix)
 
@@ -229,7 +230,7 @@ def _rough_speeds(settings: Settings) -> tuple[float, float]:
 
 def _time_in_words(settings: Settings, length: RunLength) -> str:
     if length.images_per_second:
-        return f"about {duration(length.visits / length.images_per_second)} at the speed of the last run like it"
+        return f"about {rough_duration(length.visits / length.images_per_second)} at the speed of the last run like it"
     slow, fast = _rough_speeds(settings)
-    shortest, longest = duration(length.visits / fast), duration(length.visits / slow)
+    shortest, longest = rough_duration(length.visits / fast), rough_duration(length.visits / slow)
     return f"roughly {shortest} to {longest} on one GPU"

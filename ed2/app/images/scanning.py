@@ -14,7 +14,7 @@ from ed2.data.reading import Outline
 from ed2.events import EventBus, Warned
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
-from ed2.text import duration
+from ed2.text import rough_duration
 
 INDEX_FILE = PROGRAM_DIR / "user" / "index.json"
 MAX_THREADS = 8
@@ -86,17 +86,17 @@ class TimeLeft:
         self._first: tuple[int, float] | None = None
 
     def images(self, done: int, total: int) -> str:
-        """Return "image 1,200 of 20,000, about 3 min 20 s left"."""
+        """Return "image 1,200 of 20,000, about 3 min left"."""
         return f"image {done:,} of {total:,}{self.suffix(done, total)}"
 
     def suffix(self, done: int, total: int) -> str:
-        """Return ", about 3 min 20 s left"; nothing while that is unknown, and at the end."""
+        """Return ", about 3 min left"; nothing while that is unknown, and at the end."""
         if self._first is None:
             self._first = (done, self._clock())
         first, start = self._first
         if done in (first, total):
             return ""
-        return f", about {duration((total - done) * (self._clock() - start) / (done - first))} left"
+        return f", about {rough_duration((total - done) * (self._clock() - start) / (done - first))} left"
 
 
 @dataclass

@@ -29,7 +29,7 @@ from ed2.sampling.sheet import SHEET_NAME
 from ed2.settings.files import PROGRAM_DIR, TRAIN_COMMAND
 from ed2.settings.schema import LoggingSettings
 from ed2.terminal import raw_stream
-from ed2.text import as_record, duration, shown_path
+from ed2.text import as_record, rough_duration, shown_path
 
 LINE_SECONDS = 10.0
 """The longest time between two lines where there is no progress bar."""
@@ -171,7 +171,7 @@ class ConsoleReporter:
         if self._first is None or step <= self._first[0] or step >= total:
             return ""
         seconds_per_step = (self.clock() - self._first[1]) / (step - self._first[0])
-        return f"about {duration(max(10.0, seconds_per_step * (total - step)))} left"
+        return f"about {rough_duration(seconds_per_step * (total - step))} left"
 
     def _write(self, text: str) -> None:
         encoding = self.stream.encoding or "utf-8"

@@ -70,7 +70,7 @@ def _(event: RunStarted) -> str:
 
 @describe.register
 def _(event: PhaseChanged) -> str:
-    if event.phase == "validating":  # its result follows on a separate line
+    if event.phase in ("validating", "training"):  # what comes of them follows on lines of its own
         return ""
     text = event.phase.replace("sampling", "drawing samples")
     if event.detail:
@@ -98,7 +98,7 @@ def _(event: ImagesMeasured) -> str:
 
 @describe.register
 def _(event: EpochEnded) -> str:
-    return f"Epoch {event.epoch + 1} done: loss {event.loss:.4f}, {event.minutes:.2f} minutes."
+    return f"Epoch {event.epoch + 1} done in {duration(60 * event.minutes)}: loss {event.loss:.4f}."
 
 
 @describe.register
