@@ -144,10 +144,11 @@ window.edCharts = (() => {
       `<text class="tick" x="${x}" y="${height - 5}" text-anchor="${anchor}">${anchor === 'start' ? 'step ' : ''}${steps(step)}</text>`);
     return rows.join('') + names.join('');
   };
+  const markedRun = (chart, panel) => (chart.data.runs.length === 1 && panel.main ? chart.data.runs[0] : {});
+  const markNames = (chart, panel) => [['samples', '▲ samples'], ['saves', '▼ checkpoints']]
+    .filter(([name]) => markedRun(chart, panel)[name]?.length).map(([, text]) => `<span class="ed-mark-name">${text}</span>`).join('');
   const marksHtml = (chart, panel, scale) => {
-    const run = chart.data.runs.length === 1 ? chart.data.runs[0] : null;
-    if (!run || !panel.main) return '';
-    const bottom = panel.size.height - EDGE.bottom;
+    const run = markedRun(chart, panel), bottom = panel.size.height - EDGE.bottom;
     const kinds = [['samples', 'Samples', bottom], ['saves', 'Checkpoint', EDGE.top]];
     return kinds.map(([name, text, y]) => {
       let before = -Infinity;
@@ -171,8 +172,8 @@ window.edCharts = (() => {
     const value = (line.average ?? line.points.mean)[at];
     const range = chart.cursor !== null && line.points.high ? ` (${shown(line.points.low[at])} to ${shown(line.points.high[at])})` : '';
     return `<button type="button" class="ed-line" data-line="${escape(line.key)}" aria-pressed="${!isHidden(chart, line)}">` +
-      `<i class="ed-key-line look-${line.look}${line.dashed ? ' dashed' : ''}"></i>${escape(line.label)} <b>${shown(value)}</b>${range}</button>`;
-  }).join('');
+      `<i class="ed-key-line look-${line.look}${line.dashed ? ' dashed' : ''}"></i>${escape(line.label)}${line.average ? ', smoothed' : ''} <b>${shown(value)}</b>${range}</button>`;
+  }).join('') + markNames(chart, panel);
   const cursorHtml = (chart, panel, scale) => {
     if (chart.cursor === null) return '';
     const x = scale.x(chart.cursor), isRight = x > panel.size.width / 2;

@@ -15,7 +15,7 @@ from ed2.events import MemoryMeasured
 from ed2.settings.fields import fields, label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
-from ed2.text import counted, duration, listed, visible
+from ed2.text import counted, listed, rough_duration, visible
 from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 
@@ -142,7 +142,7 @@ def _progress(shown: RunSnapshot) -> list[str]:
     if shown.total:
         parts.append(f"step {shown.step:,} of {shown.total:,}")
     if shown.seconds_left is not None and shown.state != "stopping":
-        parts.append(f"about {duration(max(1.0, shown.seconds_left))} left")
+        parts.append(f"about {rough_duration(shown.seconds_left)} of training left")
     return parts
 
 
@@ -229,10 +229,10 @@ def figures_html(shown: RunSnapshot) -> str:
         "Step": f"{shown.step:,} of {shown.total:,}" if shown.total else NO_VALUE,
         "Epoch": f"{shown.epoch:,} of {shown.max_epochs:,}" if shown.epoch else NO_VALUE,
         "Speed": _formatted(shown.images_per_second, ".1f", " images/s"),
-        "Time left": NO_VALUE if shown.seconds_left is None else duration(shown.seconds_left),
-        "Loss": _formatted(shown.loss, ".4f"),
+        "Training time left": NO_VALUE if shown.seconds_left is None else rough_duration(shown.seconds_left),
+        "Last loss": _formatted(shown.loss, ".4f"),
         "Learning rate": _formatted(shown.lr, ".3g"),
-        "Images": _formatted(shown.images or None, ","),
+        "Training images": _formatted(shown.images or None, ","),
         "Device": escape(shown.device) or NO_VALUE,
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items())

@@ -158,13 +158,13 @@ def key_figures(run: RunFacts) -> dict[str, str]:
     figures = {
         "Steps": f"{record.step:,} of {record.total:,}",
         "Epochs": f"{shown.epoch or 0:,} of {record.max_epochs:,}",
-        "Images": f"{run.num_images:,}",
+        "Training images": f"{run.num_images:,}",
         "Base model": last_name(str(run.manifest.get("base_model") or run.settings.get("resume_ckpt") or "")),
         "Method": shown_value("method", run.settings.get("method", "full")),
         "Device": str(run.manifest.get("device") or shown.device or "–"),
     }
     if record.loss is not None:
-        figures["Loss"] = f"{record.loss:.4f}"
+        figures["Last loss"] = f"{record.loss:.4f}"
     if record.best:
         figures["Best validation"] = f"{record.best[1]:.4f} at step {record.best[0]:,}"
     return {name: without_paths(text) for name, text in figures.items()}

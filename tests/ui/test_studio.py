@@ -124,6 +124,15 @@ def test_the_smoothed_line_begins_at_the_first_value_and_follows_the_slider(page
     assert chart.locator(".line.look-0").get_attribute("points").split()[-1] == raw[-1]
 
 
+def test_the_legend_says_what_is_smoothed_and_what_the_marks_are(page) -> None:
+    legend, panels = main_chart(page).locator(".ed-chart-legend"), page.locator("#loss-chart .ed-panel")
+    expect(legend).to_contain_text("training, smoothed 0.")
+    expect(legend).to_contain_text("▲ samples▼ checkpoints")
+    expect(panels.filter(has_text="▲")).to_have_count(1)
+    page.locator("#loss-chart .ed-smooth input").fill("0")
+    expect(legend).not_to_contain_text("smoothed")
+
+
 def test_a_logarithmic_scale_and_lines_that_are_hidden(page) -> None:
     chart = main_chart(page)
     before = chart.locator(".line.look-1").get_attribute("points")

@@ -18,7 +18,7 @@ from ed2.settings.schema import Settings
 from ed2.vram.card import Card, card_for
 from ed2.vram.shapes import shape_of
 
-LIKE_IT = "at the speed of the last run like it"
+LIKE_IT = "without samples, at the speed of the last run like it"
 CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 
 

@@ -19,7 +19,7 @@ from ed2.models.files.base_model import PUBLIC_NAME, locate
 from ed2.models.files.found import describe, public_name
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.settings.schema import Settings
-from ed2.text import counted, duration, file_size, plural
+from ed2.text import counted, file_size, plural, rough_duration
 from ed2.vram.card import Card, card_for, count_cards
 
 BASE = "resume_ckpt"
@@ -237,7 +237,7 @@ def _sentence(found: Forecast, num_images: int | None, family: str, memory: Memo
         return CHECK_FIRST
     time = UNKNOWN_TIME
     if found.seconds:
-        time = f"about {duration(found.seconds)} at the speed measured on this computer"
+        time = f"about {rough_duration(found.seconds)} without samples, at the speed measured on this computer"
     what = f"{counted(num_images, 'image')}, {family}, {_gpu(memory)}"
     return f"{what}: {counted(found.steps, 'step')}, {_gigabytes(memory)}, {time}."
 
