@@ -249,8 +249,7 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
     notes = [_model_note(spec, run)]
     notes += optimizer_notes(network_plans(settings, run.model.facts, device))
-    if settings.memory.amp and device.type == "cpu":
-        notes.append("Mixed precision (amp) is off: it is for GPUs, and slower on a CPU.")
+    notes += spec.machine.notes(settings.memory)
     data = settings.data
     planner = EpochPlanner(
         examples, seed=settings.run.seed, batch_size=data.batch_size, grad_accum=settings.batches_per_step

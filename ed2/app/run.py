@@ -25,7 +25,7 @@ from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk import plain_reason, rename
 from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded, SamplesMade, Warned
-from ed2.models.compute import deterministic, quiet_libraries
+from ed2.models.compute import quiet_libraries
 from ed2.models.memory import release_memory
 from ed2.ranks.base import OneRank, Ranks
 from ed2.sampling.images import SAMPLES_LIST
@@ -66,8 +66,7 @@ def run_training(
         failures = FailedUpdates()
         continued = spec.continued.state if spec.continued else None
         while True:
-            exact = deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic)
-            with recording(bus, folder.path, continued), exact:
+            with recording(bus, folder.path, continued), spec.machine.computing(spec.settings.memory):
                 context = MainContext.of(spec, folder.path, saver, bus, controls, ranks=ranks)
                 outcome = _train(spec, context, failures, started)
                 if isinstance(outcome, RunEnded):

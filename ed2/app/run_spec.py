@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import platform
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,22 @@ from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.errors import Problem, SettingsError
 from ed2.models.base import ModelSource
-from ed2.models.compute import choose_device, choose_dtype
+from ed2.models.compute import choose_device, choose_dtype, computing
 from ed2.models.files.description import ZERO_SNR_CHANGES
 from ed2.models.files.lora_base import LoraBase, model_behind
 from ed2.models.files.source import open_base
 from ed2.ranks.base import OneRank, Ranks
-from ed2.settings.schema import Settings
+from ed2.settings.schema import MemorySettings, Settings
 from ed2.text import counted
 
+AMP_IS_FOR_GPUS = "Mixed precision (amp) is off: it is for GPUs, and slower on a CPU."
+TF32_IS_OFF = (
+    "TF32 is off, since mixed precision (amp) is: everything is computed in fp32. To compute faster, with fewer bits, "
+    "use --tf32 on."
+)
+BENCHMARK_IS_NOT_EXACT = (
+    "cudnn_benchmark chooses by measurement, each time anew: after a resume the result is not the same byte for byte."
+)
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "bitsandbytes", "pillow", "numpy")
 
 
@@ -33,6 +42,7 @@ class Machine:
 
     device: torch.device
     dtype: torch.dtype | None
+    has_tf32: bool = False
 
     @classmethod
     def of(cls, settings: Settings, ranks: Ranks | None = None) -> "Machine":
@@ -53,7 +63,24 @@ class Machine:
             name = "fused_backward" if memory.fused_backward else "weights_dtype"
             what = f"{torch.cuda.get_device_name(device)} does not support bf16, and fp16 needs all gradients at once."
             raise SettingsError("1 setting is wrong:", [Problem(name, what, "Leave it out on this GPU.")])
-        return cls(device, dtype)
+        return cls(device, dtype, has_tf32=device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
+
+    def computing(self, memory: MemorySettings) -> AbstractContextManager[None]:
+        """How the device computes while a run with these settings trains."""
+        return computing(
+            self.device, exact=memory.deterministic, tf32=memory.uses_tf32, benchmark=memory.cudnn_benchmark
+        )
+
+    def notes(self, memory: MemorySettings) -> list[str]:
+        """What was chosen about that for the user, and what follows from it, in sentences."""
+        if self.device.type == "cpu":
+            return [AMP_IS_FOR_GPUS] if memory.amp else []
+        notes = []
+        if self.has_tf32 and self.dtype is None and memory.tf32 is None:
+            notes.append(TF32_IS_OFF)
+        if memory.cudnn_benchmark and not memory.deterministic:
+            notes.append(BENCHMARK_IS_NOT_EXACT)
+        return notes
 
     @property
     def frozen_dtype(self) -> torch.dtype:

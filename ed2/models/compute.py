@@ -117,18 +117,27 @@ def choose_dtype(device: torch.device, *, amp: bool, amp_dtype: str | None) -> t
 
 
 @contextmanager
-def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
-    """Make a repeated computation give the same bytes, at some cost in speed; a CPU always does.
+def computing(device: torch.device, *, exact: bool, tf32: bool, benchmark: bool) -> Iterator[None]:
+    """Set how a GPU computes, and restore it afterwards; nothing for a CPU.
 
-    PyTorch warns of each operation that has no deterministic form.
-    Source: PyTorch, notes on randomness.
+    Source: PyTorch, notes on randomness and on CUDA semantics.
+
+    Args:
+        device: what computes.
+        exact: whether a repeated computation gives the same bytes, at some cost in speed; a CPU always does. PyTorch
+            warns of each operation that has no deterministic form.
+        tf32: whether products and convolutions in fp32 use 10 bits of each factor.
+        benchmark: whether cuDNN tries its algorithms for each new shape of tensors; not if it is exact.
     """
     os.environ.setdefault(*CUBLAS_WORKSPACE)  # even if not needed now: the next run of this program may need it
-    if not is_wanted or device.type != "cuda":
+    if device.type != "cuda":
         yield
         return
-    cudnn, attention = torch.backends.cudnn, torch.backends.cuda
+    cudnn, attention, products = torch.backends.cudnn, torch.backends.cuda, torch.backends.cuda.matmul
+    # By the older names: torch.compile reads them, and PyTorch refuses to mix them with `fp32_precision`.
     before = (
+        products.allow_tf32,
+        cudnn.allow_tf32,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn.deterministic,
@@ -136,14 +145,18 @@ def deterministic(device: torch.device, *, is_wanted: bool) -> Iterator[None]:
         attention.mem_efficient_sdp_enabled(),
         attention.cudnn_sdp_enabled(),
     )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    cudnn.deterministic, cudnn.benchmark = True, False
-    attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
-    attention.enable_cudnn_sdp(False)
+    products.allow_tf32 = cudnn.allow_tf32 = tf32
+    cudnn.benchmark = benchmark and not exact
+    if exact:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        cudnn.deterministic = True
+        attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
+        attention.enable_cudnn_sdp(False)
     try:
         yield
     finally:
-        is_on, is_mild, cudnn.deterministic, cudnn.benchmark, memory_efficient, by_cudnn = before
+        products.allow_tf32, cudnn.allow_tf32, is_on, is_mild, *others = before
+        cudnn.deterministic, cudnn.benchmark, memory_efficient, by_cudnn = others
         torch.use_deterministic_algorithms(is_on, warn_only=is_mild)
         attention.enable_mem_efficient_sdp(memory_efficient)
         attention.enable_cudnn_sdp(by_cudnn)

@@ -142,6 +142,11 @@ def _of_caches(settings: Settings, family: FamilyFacts) -> Idle:
         yield "cache_dir", "nothing is cached"
 
 
+def _of_speed(settings: Settings, family: FamilyFacts) -> Idle:
+    if settings.memory.deterministic:
+        yield "cudnn_benchmark", "deterministic is on"
+
+
 RULES = (
     _by_method,
     _of_data,
@@ -151,6 +156,7 @@ RULES = (
     _of_average,
     _of_validation,
     _of_caches,
+    _of_speed,
 )
 """Each gives settings without effect, from the other settings and the family."""
 

@@ -40,6 +40,8 @@ LABELS = {
     "grad_accum": "Gradient accumulation (batches)",
     "attn_type": "Attention",
     "channels_last": "Channels-last memory format",
+    "tf32": "TF32",
+    "cudnn_benchmark": "Try cuDNN algorithms",
     "torch_compile": "Compile the UNet (torch.compile)",
     "deterministic": "Deterministic results",
     "useadam8bit": "8-bit Adam",

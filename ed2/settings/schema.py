@@ -257,11 +257,22 @@ class MemorySettings(Group):
     """Folder of the caches, which runs share. It can be deleted at any time; what is missing is made again."""
     channels_last: bool = False
     """Store convolution tensors in channels-last order. Slightly faster on some GPUs."""
+    tf32: Literal["on", "off"] | None = None
+    """Multiply numbers in fp32 with 10 of their 23 bits (TF32), on an RTX 30 or newer: faster. Empty turns it on with
+    mixed precision, and off without, which asks for fp32."""
+    cudnn_benchmark: bool = False
+    """Try the algorithms of cuDNN at each new image size, and use the fastest: the first step at each size takes
+    seconds longer and more memory, later ones may be faster. Results differ from run to run. Not with deterministic."""
     torch_compile: bool = False
     """Compile the UNet's transformer blocks: the first step at each image size is slow, later ones are faster."""
     deterministic: bool = False
     """Make a GPU give identical bytes when a run is repeated or resumed, as a CPU always does. Slower, and without
     mixed precision attention uses more memory. Not with xformers or torch_compile."""
+
+    @property
+    def uses_tf32(self) -> bool:
+        """Whether a GPU may use TF32 for what it computes in fp32."""
+        return self.tf32 == "on" or (self.tf32 is None and self.amp)
 
 
 class OptimizerSettings(Group):

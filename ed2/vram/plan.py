@@ -149,8 +149,9 @@ def _notes(model: MemoryModel) -> tuple[str, ...]:
         notes.append("xformers is planned like PyTorch's own attention, which uses about as much.")
     if model.settings.data.caption_chunks > 1 and model.settings.memory.attn_type == "slice":
         notes.append("Sliced attention is planned for captions of up to 75 tokens; longer ones take a little more.")
-    if model.settings.memory.torch_compile:
-        notes.append("The plan does not include torch_compile.")
+    for name in ("torch_compile", "cudnn_benchmark"):
+        if getattr(model.settings.memory, name):
+            notes.append(f"The plan does not include {name}.")
     return tuple(notes)
 
 

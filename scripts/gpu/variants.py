@@ -43,6 +43,7 @@ def variants() -> Iterator[Variant]:
     yield Variant("sd1", 512, "full, 8-bit Adam", UNET_ONLY | ADAM_8BIT, does=("save", "sample"))
     yield Variant("sdxl", 1024, "LoRA, cached", LORA | CACHED | UNET_ONLY)
     yield from _caps()
+    yield from _ways_to_compute()
     for resolution in (512, 768, 1024):
         yield Variant("sd1", resolution, "LoRA", LORA | UNET_ONLY)
         yield Variant("sd1", resolution, "LoRA, cached", LORA | CACHED | UNET_ONLY)
@@ -51,8 +52,17 @@ def variants() -> Iterator[Variant]:
         yield Variant("sd1", resolution, "full, xformers", UNET_ONLY | ADAM_8BIT | {"attn_type": "xformers"})
         yield Variant("sdxl", resolution, "LoRA", LORA | UNET_ONLY)
         yield Variant("sdxl", resolution, "full, bf16 and fused", LOW_MEMORY | UNET_ONLY | CHECKPOINTING)
-    yield Variant("sd1", 512, "full, AdamW in fp32", UNET_ONLY | {"optimizer": "adamw", "amp": False})
     yield Variant("sd1", 512, "full, AdamW", UNET_ONLY | {"optimizer": "adamw"})
+
+
+def _ways_to_compute() -> Iterator[Variant]:
+    """Switches whose use depends on the GPU; the same without the first two is measured before."""
+    plain = UNET_ONLY | ADAM_8BIT
+    yield Variant("sd1", 512, "full, 8-bit Adam, channels last", plain | {"channels_last": True})
+    yield Variant("sd1", 512, "full, 8-bit Adam, cuDNN tried", plain | {"cudnn_benchmark": True})
+    fp32 = UNET_ONLY | {"optimizer": "adamw", "amp": False}
+    yield Variant("sd1", 512, "full, AdamW in fp32", fp32)
+    yield Variant("sd1", 512, "full, AdamW in fp32, TF32", fp32 | {"tf32": "on"})
 
 
 def _caps() -> Iterator[Variant]:

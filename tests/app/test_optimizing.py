@@ -140,6 +140,7 @@ def test_an_empty_range_of_timesteps_is_an_error() -> None:
         ({"ema_sample_ema_model": True}, "ema_sample_ema_model"),
         ({"ema_decay_rate": 0.9, "ema_strength_target": 0.1}, "ema_decay_rate"),
         ({"no_save_ckpt": True, "save_full_precision": True}, "save_full_precision"),
+        ({"deterministic": True, "cudnn_benchmark": True}, "cudnn_benchmark"),
     ],
 )
 def test_a_setting_without_effect_is_reported(values: dict[str, object], name: str) -> None:

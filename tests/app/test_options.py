@@ -134,7 +134,14 @@ def test_xformers_is_either_used_or_its_failure_is_named() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{"torch_compile": True}, {"channels_last": True, "attn_type": "slice"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"torch_compile": True},
+        {"channels_last": True, "attn_type": "slice"},
+        {"amp": False, "tf32": "on", "cudnn_benchmark": True},
+    ],
+)
 def test_every_way_to_compute_trains_on_a_gpu(values: Values, options: Values) -> None:
     trained = train({**values, **options, "device": "cuda"})
     assert trained.ended.phase == "done"

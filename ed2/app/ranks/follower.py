@@ -16,7 +16,7 @@ from ed2.app.signals import stopping_on_signals
 from ed2.checkpoint.optimizer_state import OPTIMIZER_STATE, own_state
 from ed2.errors import RankError, RunLeft
 from ed2.events import Event, EventBus, Warned
-from ed2.models.compute import deterministic, quiet_libraries
+from ed2.models.compute import quiet_libraries
 from ed2.models.memory import release_memory
 from ed2.ranks.base import Message, RankAnswer
 from ed2.ranks.group import Follower
@@ -128,7 +128,7 @@ def _train(ranks: Follower, message: Message) -> None:
 
     bus.subscribe(say_warnings)
     release_memory(spec.machine.device)
-    with deterministic(spec.machine.device, is_wanted=spec.settings.memory.deterministic):
+    with spec.machine.computing(spec.settings.memory):
         run = build(spec, context)
         ranks.on_ask = Answers(run, spec, context, AdaptiveSampler(run.model.size_multiple))
         with run.data:
