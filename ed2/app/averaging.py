@@ -13,8 +13,9 @@ from ed2.app.run_settings import FIND_LAST
 from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
 from ed2.errors import ModelError, Problem
-from ed2.models.base import DiffusionModel, Part, trained_parts
+from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.families.facts import FamilyFacts
+from ed2.models.parts import Part
 from ed2.settings.schema import Settings
 from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.state import Average, Run

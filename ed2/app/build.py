@@ -21,12 +21,13 @@ from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.errors import RankError
 from ed2.events import Warned
-from ed2.models.base import BatchVisits, DiffusionModel, ModelSource, trained_parts
+from ed2.models.base import DiffusionModel, ModelSource, trained_parameters
 from ed2.models.compute import DTYPES, Precision, choose_attention, compile_denoiser
 from ed2.models.families.facts import FACTS
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.models.memory import RoomForSizes, enable_checkpointing
+from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
 from ed2.training.ema import NoEma
@@ -121,7 +122,7 @@ def require_alike(run: Run, checkpoint: Checkpoint | None) -> None:
 
 def _checksum(run: Run) -> str:
     """A number that differs if trained weights do, or the optimizer state that all keep, read once from the device."""
-    tensors = [p.detach() for part in trained_parts(run.model).values() for p in part.parameters().values()]
+    tensors = [parameter.detach() for parameter in trained_parameters(run.model)]
     for optimizer in run.optimizers:
         for parameter, state in optimizer.state.items():
             if parameter in run.optimizers.shards.owners:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ed2.app.checks.rates import rate_of
-from ed2.models.base import DiffusionModel, Part, trained_parts
+from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.families.clip import freeze_text_encoder
 from ed2.models.families.facts import FamilyFacts, PartFacts
+from ed2.models.parts import Part
 from ed2.ranks.base import Ranks
 from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import SHARDED_OPTIMIZERS

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ed2.checkpoint.optimizer_state import changed_options, flatten_state, states_elsewhere
-from ed2.models.base import Part, saved_parts, trained_parts
+from ed2.models.base import saved_parts, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder_problems import EXTRA_FILE
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.files.tensor_file import bytes_of
+from ed2.models.parts import Part
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run

@@ -83,5 +83,8 @@ def _checkpoints(network: Any) -> bool:
 
 def _with_gradients(model: DiffusionModel) -> list[Any]:
     """The trained networks and the denoiser, through which the gradient of a text encoder comes."""
-    trained = [part.module for part in trained_parts(model).values()]
-    return [model.denoiser, *(network for network in trained if network is not model.denoiser)]
+    networks = [model.denoiser]
+    for part in trained_parts(model).values():
+        if part.module is not model.denoiser:
+            networks.append(part.module)
+    return networks

@@ -99,7 +99,7 @@ def _draw_batch(model: DiffusionModel, batch: Sequence[Prompt], options: SampleO
     noises = [starting_noise(p, latent_channels=model.facts.latent_channels, downscale=model.downscale) for p in batch]
     noise = torch.stack(noises).to(model.device)
     columns: list[list[Image.Image]] = []
-    with evaluating(*(part.module for part in model.parts.values())):
+    with evaluating(model):
         with options.autocast():
             guidance = guidance_of(model, batch)
         cfgs = batch[0].cfgs

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ed2.models.base import Part
+from ed2.models.parts import Part
 from ed2.training.optimizers import overwrite
 
 NetworkTensors = dict[str, dict[str, Tensor]]
@@ -91,8 +91,10 @@ class Ema:
         Meanwhile the trained weights are kept on the CPU. On a GPU they would take more memory than the gradients of a
         step, and sampling would be the peak of the run.
         """
-        parameters = [p for part in self.parts.values() for p in part.parameters().values()]
-        averages = [tensor for tensors in self._averages.values() for tensor in tensors.values()]
+        parameters, averages = list[Tensor](), list[Tensor]()
+        for name, part in self.parts.items():
+            parameters += part.parameters().values()
+            averages += self._averages[name].values()
         kept = [parameter.detach().to("cpu", copy=True) for parameter in parameters]
         try:
             overwrite(parameters, averages)

@@ -16,7 +16,7 @@ from ed2.data.example import Example
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Event, ImagesMeasured
-from ed2.models.base import evaluating, trained_parts
+from ed2.models.base import evaluating
 from ed2.training.measuring import Measuring, OnProblem, Sums
 from ed2.training.objective import Objective, gaussian
 from ed2.training.recovery import split_batches
@@ -50,11 +50,10 @@ class ImageLossMeter:
 
     def __call__(self, at_once: int | None, on_problem: OnProblem) -> Sums | None:
         """Return the loss of each image by its key; None if a stop interrupted it."""
-        networks = [part.module for part in trained_parts(self.objective.model).values()]
         found: Sums = {}
         with (
             torch.no_grad(),
-            evaluating(*networks),
+            evaluating(self.objective.model),
             Loader(self.examples, self.options, on_problem=on_problem) as loader,
         ):
             # Always epoch 0: another epoch would draw other noise.

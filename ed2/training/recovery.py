@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from ed2.data.batch import Batch, split_batch
 from ed2.errors import DivergedError, MemoryFullError, RankError, UnusableWeightsError, UpdateFailedError
 from ed2.events import Warned
-from ed2.models.base import trained_parts
+from ed2.models.base import trained_parameters
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
 from ed2.text import counted
 from ed2.training.shared import OutOfMemoryElsewhereError, tell_out_of_memory
@@ -70,7 +71,9 @@ def losses_of_all(run: Run, batches: Sequence[Batch], losses: Tensor) -> Tensor:
     if run.ranks.size == 1:
         return losses
     own = iter(losses.tolist())
-    mine = [[next(own) for _ in batch.names] if not batch.is_elsewhere else [] for batch in batches]
+    mine: list[list[float]] = []
+    for batch in batches:
+        mine.append([] if batch.is_elsewhere else list(islice(own, len(batch.names))))
     try:
         said = run.ranks.exchange("losses", {"batches": mine})
     except RankError as error:
@@ -86,7 +89,10 @@ def split_batches(batches: Iterable[Batch], at_once: int | None) -> list[Batch]:
     """Cut batches into parts of at most `at_once` images, in the same order; None leaves them whole."""
     if at_once is None:
         return list(batches)
-    return [part for batch in batches for part in split_batch(batch, -(-len(batch) // at_once))]
+    parts: list[Batch] = []
+    for batch in batches:
+        parts += split_batch(batch, -(-len(batch) // at_once))
+    return parts
 
 
 def reduce_memory(run: Run, largest: int) -> None:
@@ -169,7 +175,7 @@ def require_savable(run: Run) -> None:
     """
     step = run.state.step
     # Only what is trained can have changed; checking frozen parts would read gigabytes for nothing.
-    parameters = [p for part in trained_parts(run.model).values() for p in part.parameters().values()]
+    parameters = trained_parameters(run.model)
     # A sum takes a thirtieth of the time. One that is not finite may have overflowed, so that each number is looked at.
     sums = torch.stack([p.detach().sum(dtype=torch.float32) for p in parameters])
     if bool(torch.isfinite(sums).all()):

@@ -15,7 +15,7 @@ from ed2.data.example import Example
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.events import Event, ValidationDone
-from ed2.models.base import evaluating, trained_parts
+from ed2.models.base import evaluating
 from ed2.text import counted
 from ed2.training.measuring import Measuring, OnProblem, Sums
 from ed2.training.metrics import Mean
@@ -47,10 +47,9 @@ class Validator:
 
     def __call__(self, at_once: int | None, on_problem: OnProblem) -> Sums | None:
         """Return the sum of the losses of each curve; None if a stop interrupted it."""
-        networks = [part.module for part in trained_parts(self.objective.model).values()]
         found: Sums = {}
         before, total = 0, sum(map(len, self.curves.values()))
-        with torch.no_grad(), evaluating(*networks):
+        with torch.no_grad(), evaluating(self.objective.model):
             # Each image counts once, whatever its batch, so curves of different folders can be compared.
             for tag, examples in self.curves.items():
                 mean = Mean()

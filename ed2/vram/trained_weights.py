@@ -70,17 +70,16 @@ def adapter_weights(shape: ModelShape, name: str, settings: LoraSettings, share:
 
     Exact for a traced model; another one's are taken to be in proportion to its weights.
     """
-    counted: list[tuple[tuple[int, ...], int]] = []
+    numbers = small = largest = factored = 0
     for alike in shape.traced.adapters[name][settings.lora_layers]:
-        counted += [(tensor, alike.copies) for tensor in _tensors(alike, settings)]
-    sizes = [(math.prod(tensor), count) for tensor, count in counted]
-    found = TrainedWeights(
-        numbers=sum(size * count for size, count in sizes),
-        small=sum(size * count for size, count in sizes if size < SMALL),
-        largest=max(size for size, _ in sizes),
-        factored=sum(_factored(tensor) * count for tensor, count in counted),
-    )
-    return found.times(share * shape.scale(name))
+        for tensor in _tensors(alike, settings):
+            size = math.prod(tensor)
+            numbers += alike.copies * size
+            if size < SMALL:
+                small += alike.copies * size
+            largest = max(largest, size)
+            factored += alike.copies * _factored(tensor)
+    return TrainedWeights(numbers, small, largest, factored).times(share * shape.scale(name))
 
 
 def _tensors(layers: AdaptedLayers, settings: LoraSettings) -> list[tuple[int, ...]]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ed2.data.loader import Batch
-from ed2.models.base import BatchVisits, DiffusionModel, evaluating, trained_parts
+from ed2.models.base import DiffusionModel, evaluating, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder import open_folder
 from ed2.models.lora.adapter import CHUNK, AdapterOptions, VisitDropout, add_adapter
 from ed2.models.memory import enable_checkpointing
+from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES
 from ed2.training.objective import Objective, mse
 from tests.training.steps import CPU, batch_of
@@ -126,7 +127,7 @@ def test_validation_drops_nothing(sd1: Path) -> None:
     plain = lora(sd1, AdapterOptions(2, 2.0, "all", 1))
     losses = []
     for each in (model, plain):
-        with torch.no_grad(), evaluating(*(part.module for part in trained_parts(each).values())):
+        with torch.no_grad(), evaluating(each):
             losses.append(Objective(each, mse, 1, CPU)(batch(0, 1)))
     assert torch.equal(*losses)
 

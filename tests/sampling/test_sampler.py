@@ -44,7 +44,7 @@ def guidance_of(model: StableDiffusion, prompt: Prompt) -> Guidance:
 
 def latents_of(model: StableDiffusion, prompt: Prompt, cfg: float) -> torch.Tensor:
     noise = starting_noise(prompt, latent_channels=4, downscale=model.downscale)[None]
-    with torch.no_grad(), evaluating(model.unet, model.parts["text_encoder"].module):
+    with torch.no_grad(), evaluating(model):
         latents = denoise(model, noise, guidance_of(model, prompt), cfg, options())
     assert latents is not None
     return latents
@@ -73,7 +73,7 @@ def model(request: pytest.FixtureRequest) -> StableDiffusion:
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_latents_equal_those_of_the_diffusers_pipeline(model: StableDiffusion, cfg: float) -> None:
     asked = prompt(size=(24, 16), negative_prompt="blurred")
-    with evaluating(model.unet, model.vae.module, model.parts["text_encoder"].module):
+    with evaluating(model):
         expected = pipeline_of(model)(
             asked.prompt,
             negative_prompt=asked.negative_prompt,
@@ -89,7 +89,7 @@ def test_latents_equal_those_of_the_diffusers_pipeline(model: StableDiffusion, c
 
 def test_tiles_equal_the_images_of_the_diffusers_pipeline(velocity_model: StableDiffusion) -> None:
     asked = prompt(cfgs=(4.0,))
-    with evaluating(velocity_model.unet, velocity_model.vae.module, velocity_model.parts["text_encoder"].module):
+    with evaluating(velocity_model):
         noise = starting_noise(asked, latent_channels=4, downscale=4)[None]
         expected = pipeline_of(velocity_model)(
             asked.prompt, latents=noise, width=16, height=16, guidance_scale=4.0, num_inference_steps=STEPS

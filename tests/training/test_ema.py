@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ed2.models.base import Part
+from ed2.models.parts import Part
 from ed2.training.ema import Ema, decay_for_strength
 
 CPU = torch.device("cpu")

@@ -20,8 +20,9 @@ from ed2.data.images import PIXELS_VERSION
 from ed2.data.loader import POSTERIOR
 from ed2.disk import plain_reason
 from ed2.events import Event, Warned
-from ed2.models.base import DiffusionModel, Part, Posterior
+from ed2.models.base import DiffusionModel, Posterior
 from ed2.models.families.facts import VAE
+from ed2.models.parts import Part
 from ed2.training.state import Job, Run, TrainState
 
 LATENTS, TEXT = "latents", "text"

@@ -12,7 +12,8 @@ from transformers import CLIPTokenizer
 
 from ed2.data.cache import TensorCache
 from ed2.data.variants import cache_key
-from ed2.models.base import Part, TextEmbeds, joined_embeddings
+from ed2.models.base import TextEmbeds, joined_embeddings
+from ed2.models.parts import Part
 
 MAX_CACHE_BYTES = 256 << 20
 """About 2,000 captions of SD 1.x in half precision, or 850 of SDXL."""

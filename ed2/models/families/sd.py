@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ed2.data.cache import TensorCache
-from ed2.models.base import BatchVisits, Conditioning, ImageSizes, ModelSource, Part, Posterior, TextEmbeds
+from ed2.models.base import Conditioning, ImageSizes, ModelSource, Posterior, TextEmbeds
 from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
+from ed2.models.parts import BatchVisits, Part
 from ed2.models.process import Discrete
 
 Adapt = Callable[[str, nn.Module], None]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ed2.draws import key_of, rng
-from ed2.models.base import ADAPTER, BatchVisits, RowKey
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.lora.names import carrying
+from ed2.models.parts import ADAPTER, BatchVisits, RowKey
 
 PER_WORD = 4
 """Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
