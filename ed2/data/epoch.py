@@ -39,6 +39,10 @@ class _Span(NamedTuple):
     first: int
     last: int
 
+    @property
+    def pixels(self) -> int:
+        return self.bucket[0] * self.bucket[1] * (self.last - self.first)
+
 
 class EpochPlan(Sequence[tuple[PlannedBatch, ...]]):
     """For each optimizer step its batches, which are made when they are taken: most of a plan's objects never are."""
@@ -107,7 +111,8 @@ class EpochPlanner:
 
         Every image is used exactly as often as its multiplier says. Images are shuffled within their bucket, batches
         across all buckets. Images with a batch id get batches of their own, and the batches of one id share as few
-        optimizer steps as possible. No image is repeated to fill a batch, and none is left out.
+        optimizer steps as possible. No image is repeated to fill a batch, and none is left out. Where a step has
+        several batches, those of two steps are parted by size: processes that share a step wait for its largest batch.
         """
         visits, borders = self._shuffled_groups(epoch)
         spans: list[_Span] = []
@@ -117,7 +122,7 @@ class EpochPlanner:
             spans += [_Span(bucket, start, min(start + self.batch_size, last)) for start in starts]
             ids += [batch_id] * len(starts)
         order = rng(self._seed, "batch order", epoch).permutation(len(spans)).tolist()
-        steps = _group_into_steps(order, ids, self._grad_accum)
+        steps = _group_into_steps(order, ids, [span.pixels for span in spans], self._grad_accum)
         if any(ids):  # the steps with a batch id come first: mix them with the others
             mixed = rng(self._seed, "group order", epoch).permutation(len(steps)).tolist()
             steps = [steps[index] for index in mixed]
@@ -225,7 +230,9 @@ class _Step:
     batches: list[int] = field(default_factory=list)
 
 
-def _group_into_steps(order: Sequence[int], ids: Sequence[str], grad_accum: int) -> list[list[int]]:
+def _group_into_steps(
+    order: Sequence[int], ids: Sequence[str], pixels: Sequence[int], grad_accum: int
+) -> list[list[int]]:
     """Return the batches of each optimizer step.
 
     Batches without an id fill up the steps of those that have one, then make steps of their own. A step other than
@@ -234,6 +241,7 @@ def _group_into_steps(order: Sequence[int], ids: Sequence[str], grad_accum: int)
     Args:
         order: batch numbers in the order in which they are used.
         ids: the batch id of each batch number, empty for none.
+        pixels: of each batch number.
         grad_accum: most batches in a step.
     """
     by_id: dict[str, list[int]] = {}
@@ -246,7 +254,17 @@ def _group_into_steps(order: Sequence[int], ids: Sequence[str], grad_accum: int)
     steps = _pack(parts, grad_accum)
     for step in steps:
         step.batches += islice(unnamed, step.room)
-    return [*(step.batches for step in steps), *_chunks(list(unnamed), grad_accum)]
+    return [*(step.batches for step in steps), *_chunks(_in_pairs(list(unnamed), pixels, grad_accum), grad_accum)]
+
+
+def _in_pairs(order: list[int], pixels: Sequence[int], grad_accum: int) -> list[int]:
+    """Of every two full steps, give the first the largest batches; two only, so that images still mix."""
+    if grad_accum == 1:
+        return order
+    rest = len(order) % (2 * grad_accum)  # with few batches, a short step would always have those of the same bucket
+    pairs = _chunks(order[: len(order) - rest], 2 * grad_accum)
+    sorted_pairs = [sorted(pair, key=lambda batch: -pixels[batch]) for pair in pairs]
+    return [batch for pair in sorted_pairs for batch in pair] + order[len(order) - rest :]
 
 
 def _count_steps(batches: Mapping[str, int], grad_accum: int) -> int:

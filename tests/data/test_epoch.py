@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ed2.data.buckets import nearest_bucket
-from ed2.data.epoch import EpochPlanner, Visit
+from ed2.data.epoch import EpochPlan, EpochPlanner, PlannedBatch, Visit
 from ed2.data.example import Example
 from tests.data.planning import plan_epoch
 
@@ -182,6 +182,28 @@ def test_images_of_one_batch_id_share_batches_and_as_few_steps_as_possible(
 def test_batches_without_an_id_fill_the_steps_of_those_with_one() -> None:
     planner = EpochPlanner(examples_of([(0, 1.0)] * 12, ["x"] * 4 + [""] * 8), seed=1, batch_size=2, grad_accum=3)
     assert sorted(len(group) for group in planner.plan(0)) == [3, 3]
+
+
+@settings(max_examples=50)
+@given(many, numbers, st.integers(2, 5))
+def test_of_two_steps_of_several_batches_the_first_has_the_largest_and_both_the_same_as_without_accumulation(
+    picks: list[tuple[int, float]], seed: int, grad_accum: int
+) -> None:
+    def plan(accumulated: int) -> EpochPlan:
+        return plan_epoch(examples_of(picks), seed=seed, epoch=1, batch_size=2, grad_accum=accumulated)
+
+    def pixels(batch: PlannedBatch) -> int:
+        return batch.bucket[0] * batch.bucket[1] * len(batch.visits)
+
+    alone, together = [batch for (batch,) in plan(1)], plan(grad_accum)
+    for first in range(0, len(together), 2):
+        pair = [batch for step in together[first : first + 2] for batch in step]
+        begin = first * grad_accum
+        assert sorted(pair) == sorted(alone[begin : begin + 2 * grad_accum])
+        if len(pair) == 2 * grad_accum:
+            assert min(map(pixels, together[first])) >= max(map(pixels, together[first + 1]))
+        else:
+            assert pair == alone[begin:]
 
 
 def test_an_epoch_may_show_nothing() -> None:
