@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk
-from ed2.errors import ModelError, Problem
+from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import SINGLE_FILES, locate, pickle_problem
@@ -89,12 +89,24 @@ def convert(
 def require_free(target: Path) -> None:
     """Raise ModelError unless a file or folder can be made there."""
     if target.exists():
-        raise _error(target, "it already exists.", "Choose another name, or remove it.")
+        raise not_written(target, "it already exists.", "Choose another name, or remove it.")
     if not target.parent.is_dir():
-        raise _error(target, f"the folder {target.parent} does not exist.", "Create it first.")
+        raise not_written(target, f"the folder {target.parent} does not exist.", "Create it first.")
     if target.suffix.lower() in OTHER_FORMATS:
         fix = "Use .safetensors or .ckpt, or a folder name."
-        raise _error(target, f"{target.suffix} is not a supported format.", fix)
+        raise not_written(target, f"{target.suffix} is not a supported format.", fix)
+
+
+def placed(temporary: Path, target: Path) -> Path:
+    """Give a finished file its name. Raises ModelError if another one has it by now."""
+    if not rename_if_free(temporary, target):
+        raise not_written(target, "another program has written it in the meantime.", "Choose another name.")
+    return target
+
+
+def not_written(target: Path, what: str, fix: str) -> ModelError:
+    """The error of a file or folder that cannot be written."""
+    return ModelError(f"{printable(str(target), 1000)} cannot be written:", [Problem(None, what, fix)])
 
 
 @contextmanager
@@ -134,8 +146,7 @@ def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None, cha
     description = Description.of_scheduler(model.config(SCHEDULER_CONFIG))
 
     def place(temporary: Path, target: Path) -> Path:
-        if not rename_if_free(temporary, target):
-            raise _error(target, "another program has written it in the meantime.", "Choose another name.")
+        placed(temporary, target)
         if not description.add_yaml(target, model.family):
             target.unlink()
             raise _yaml_error(target)
@@ -176,7 +187,7 @@ def _resolution_of(model: ModelFolder) -> str:
 
 def _yaml_error(target: Path) -> ModelError:
     what = f"{target.with_suffix('.yaml').name} is there already and describes another model, which this file would be "
-    return _error(target, f"{what}taken for.", "Choose another name.")
+    return not_written(target, f"{what}taken for.", "Choose another name.")
 
 
 def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None, change: Change | None) -> None:
@@ -213,7 +224,7 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _error(target, f"{plain_reason(error)}.", "Choose another folder.") from error
+        raise not_written(target, f"{plain_reason(error)}.", "Choose another folder.") from error
 
 
 def _parts(model: ModelSource, change: Change | None) -> Weights:
@@ -232,7 +243,3 @@ def _loaded(*files: Path) -> dict[str, Tensor]:
         for name, tensor in load_file(file).items():
             tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
     return tensors
-
-
-def _error(target: Path, what: str, fix: str) -> ModelError:
-    return ModelError(f"{target} cannot be written:", [Problem(None, what, fix)])

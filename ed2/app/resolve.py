@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.checks.base_model import ChosenBase, not_here, require_base
-from ed2.app.checks.cache_space import require_cache_room
-from ed2.app.checks.space import require_room
+from ed2.app.checks.space import require_cache_room, require_room
 from ed2.app.checks.start_checks import ON_COMMAND_LINE
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation

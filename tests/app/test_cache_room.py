@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ed2.__main__ import main
-from ed2.app.checks.cache_space import cache_bytes, cache_lines, require_cache_room
+from ed2.app.checks.space import cache_bytes, cache_lines, require_cache_room
 from ed2.app.preflight import ModelSizes
 from ed2.data.example import Example
 from ed2.errors import SettingsError

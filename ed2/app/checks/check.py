@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.base_model import ChosenBase, base_problems
-from ed2.app.checks.cache_space import cache_bytes, cache_lines, cache_notes
 from ed2.app.checks.rates import rate_lines
-from ed2.app.checks.space import disk_forecast, disk_lines
+from ed2.app.checks.space import cache_bytes, cache_lines, cache_notes, disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, unsuitable
 from ed2.app.images.captions import LongCaptions, TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset

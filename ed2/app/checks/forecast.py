@@ -3,10 +3,9 @@
 from dataclasses import dataclass, replace
 
 from ed2.app import speeds
-from ed2.app.checks.cache_space import cache_lines
 from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
 from ed2.app.checks.rates import RateCurve, rate_curves
-from ed2.app.checks.space import disk_forecast, disk_lines
+from ed2.app.checks.space import cache_lines, disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, unsuitable
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.data.buckets import nearest_bucket

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ed2.app.convert import convert, require_free
+from ed2.app.convert import convert, not_written, placed, require_free
 from ed2.disk import rename_if_free
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
@@ -86,7 +86,7 @@ def extract_lora(base: Path, tuned: Path, target: LoraTarget, options: RankOptio
     if not target.is_numbered:
         require_free(target.path)
     if target.path.suffix.lower() != SUFFIX:
-        raise _error(target.path, f"a LoRA is a {SUFFIX} file.", f"Give it a name that ends in {SUFFIX}.")
+        raise not_written(target.path, f"a LoRA is a {SUFFIX} file.", f"Give it a name that ends in {SUFFIX}.")
     before, after = _opened(base), _opened(tuned)
     family = FACTS[before.family]
     if after.family != before.family:
@@ -102,7 +102,7 @@ def extract_lora(base: Path, tuned: Path, target: LoraTarget, options: RankOptio
         raise _unlike(tuned, "no layer of it differs from the base.")
     prediction_type = Description.of_scheduler(after.config(SCHEDULER_CONFIG)).prediction_type
     about = ModelSpec(target.path.stem).metadata(family.name, prediction_type)
-    place = _numbered if target.is_numbered else _exactly
+    place = _numbered if target.is_numbered else placed
     path = write_lora(target.path, found.layers, family, about, dtype=target.dtype, place=place)
     return LoraWritten(path, {family.part(name).title: share for name, share in found.shares.items()})
 
@@ -130,13 +130,6 @@ def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: 
 
     convert(base, target, dtype=dtype, change=add)
     return done[0]
-
-
-def _exactly(temporary: Path, target: Path) -> Path:
-    """Give a finished file its name. Raises ModelError if another one has it by now."""
-    if not rename_if_free(temporary, target):
-        raise _error(target, "another program has written it in the meantime.", "Choose another name.")
-    return target
 
 
 def _numbered(temporary: Path, target: Path) -> Path:
@@ -179,7 +172,3 @@ def _require_alike(path: Path, part: str, before: Mapping[str, Tensor], after: M
 def _unlike(path: Path, what: str) -> ModelError:
     problem = Problem(None, what, "Choose the model that the training began with as BASE.")
     return ModelError(f"{printable(str(path), 1000)} did not come from this base:", [problem])
-
-
-def _error(target: Path, what: str, fix: str) -> ModelError:
-    return ModelError(f"{printable(str(target), 1000)} cannot be written:", [Problem(None, what, fix)])

@@ -23,7 +23,7 @@ from ed2.app.checks.start_checks import start_problems
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
-from ed2.app.runs.leftovers import resume_test_folder, sweep_resume_tests
+from ed2.app.runs.removing import resume_test_folder, sweep_resume_tests
 from ed2.checkpoint.identity import CKPTS
 from ed2.disk import plain_reason
 from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested

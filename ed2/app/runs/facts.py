@@ -9,7 +9,7 @@ from typing import Any
 
 from ed2.app.run_settings import SETTINGS_FILE
 from ed2.app.runs.records import RunRecord, checkpoints_of, replay_run
-from ed2.app.runs.removal import checkpoint_size
+from ed2.app.runs.removing import checkpoint_size
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import INVALID, MANIFEST, TRAINING_STATE, age, is_pinned, read_manifest
 from ed2.errors import SettingsError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ed2.app.run_settings import SETTINGS_FILE, run_settings
 from ed2.app.run_spec import RunSpec, versions
-from ed2.app.runs.leftovers import remove_half_files, sweep_resume_tests, sweep_runs
+from ed2.app.runs.removing import remove_half_files, sweep_resume_tests, sweep_runs
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.checkpoint.identity import CKPTS, IMAGES_FILE
 from ed2.data.example import Dataset

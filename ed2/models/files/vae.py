@@ -1,7 +1,6 @@
 """A VAE in place of a base model's, which may have none."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
@@ -74,32 +72,15 @@ class Vae:
         return tensors
 
 
-@dataclass(frozen=True)
 class WithVae:
     """A base model whose VAE is another one's."""
 
-    base: ModelSource
-    vae: Vae
-
-    @property
-    def path(self) -> Path:
-        """File or folder of the base model."""
-        return self.base.path
-
-    @property
-    def family(self) -> str:
-        """Name of the family."""
-        return self.base.family
-
-    @property
-    def small_files(self) -> Mapping[str, bytes]:
-        """Those of the base model, with the configuration of the VAE."""
-        return {**self.base.small_files, FACTS[self.family].part(VAE).config: self.vae.config}
-
-    @property
-    def dtypes(self) -> Mapping[str, torch.dtype]:
-        """How each part's weights are stored."""
-        return {**self.base.dtypes, VAE: self.vae.dtype}
+    def __init__(self, base: ModelSource, vae: Vae) -> None:
+        self._read, self._vae = base.read, vae
+        self.path, self.family = base.path, base.family
+        self.small_files = {**base.small_files, FACTS[base.family].part(VAE).config: vae.config}
+        self.dtypes = {**base.dtypes, VAE: vae.dtype}
+        self.tokenizer, self.extra = base.tokenizer, base.extra
 
     def config(self, name: str) -> dict[str, Any]:
         """The content of one of the small JSON files."""
@@ -107,15 +88,7 @@ class WithVae:
 
     def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Read one part, a VAE always in fp32. Raises ModelError."""
-        return self.vae.read() if part == VAE else self.base.read(part, dtype)
-
-    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
-        """A tokenizer of the base model."""
-        return self.base.tokenizer(name)
-
-    def extra(self) -> dict[str, Tensor]:
-        """The base model's tensors that have no place in a diffusers folder."""
-        return self.base.extra()
+        return self._vae.read() if part == VAE else self._read(part, dtype)
 
 
 def open_vae(path: Path, family: str, config: bytes) -> Vae:
