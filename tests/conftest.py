@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_model
 
     return make_model(tmp_path_factory.mktemp("models") / "sdxl", family="sdxl")
+
+
+@pytest.fixture
+def tiny_configs(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, while single files are read by the configurations of the tiny models, not by the full-size ones."""
+    for family, folder in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
+        shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setattr("ed2.models.files.source.CONFIGS", tmp_path / "configs")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from ed2.__main__ import main
 from ed2.app.checks.base_model import ChosenBase, base_problems
 from ed2.app.found_models import models_here
 from ed2.models.families.facts import FACTS
-from ed2.models.files import source as source_module
 from ed2.models.files.source import open_base
 from ed2.settings.files import PROGRAM_DIR
 from tests.hub import LocalHub, download, files_of, serving
@@ -25,13 +24,9 @@ NAME = "owner/tiny"
 
 
 @pytest.fixture
-def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tiny_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own for the cache of the hub; single files are of the tiny size."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    for family in FAMILIES:
-        folder: Path = request.getfixturevalue(family)
-        shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     return tmp_path / "home"
 
 

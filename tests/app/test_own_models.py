@@ -15,7 +15,6 @@ from ed2.app.command import main as train_main
 from ed2.app.own_models import converted
 from ed2.app.preflight import model_sizes
 from ed2.errors import ModelError
-from ed2.models.files import source as source_module
 from ed2.settings.files import with_defaults
 from tests.hostile.models import UNET, Bomb
 from tests.models.test_folders_of_others import PICKLED, pickle_part
@@ -23,10 +22,8 @@ from tests.runs import Values, differing, train
 
 
 @pytest.fixture
-def ckpt(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ckpt(sd1: Path, tiny_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model as a `.ckpt`, and a folder of its own for what is converted."""
-    shutil.copytree(sd1, tmp_path / "configs" / "sd1", ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
     assert main(["convert", str(sd1), str(tmp_path / "old.ckpt")]) == 0
     return tmp_path / "old.ckpt"

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from ed2.app.checks.check import run_check
-from ed2.models.files import source as source_module
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import read_header
 from ed2.models.files.source import open_base
@@ -25,10 +24,8 @@ SCHEDULER = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 
 
 @pytest.fixture
-def values(tmp_path: Path, sdxl: Path, monkeypatch: pytest.MonkeyPatch) -> Values:
+def values(tmp_path: Path, tiny_configs: Path) -> Values:
     """A run of one step with samples; single files are of the tiny size."""
-    shutil.copytree(sdxl, tmp_path / "configs" / "sdxl", ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     prompts = {"cfgs": [4], "num_inference_steps": 2, "samples": [{"prompt": "a cat"}]}
     (tmp_path / "prompts.json").write_text(json.dumps(prompts))
     return {

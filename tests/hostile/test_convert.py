@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from ed2.__main__ import main
 from ed2.app import convert
 from ed2.errors import ModelError
-from ed2.models.files import source as source_module
 from ed2.models.files import tensor_file
 from ed2.models.files.folder import open_folder
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
@@ -25,12 +24,9 @@ from tests.hostile.models import Bomb
 
 
 @pytest.fixture
-def tiny(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Configurations of the tiny models in place of those of the full-size ones."""
-    for family, folder in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
-        shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
-    return tmp_path
+def tiny(tiny_configs: Path) -> Path:
+    """A folder beside the configurations of the tiny models."""
+    return tiny_configs
 
 
 def same_weights(one: Path, other: Path) -> bool:

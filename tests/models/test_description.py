@@ -1,6 +1,5 @@
 """What a single file says of itself, in every place where other programs look."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -119,10 +118,8 @@ def test_zero_terminal_snr_is_read_from_files_of_other_programs(
 
 
 def test_a_prediction_given_to_convert_replaces_the_mark_of_the_file(
-    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd1: Path, tiny_configs: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(sd1, tmp_path / "configs" / "sd1")
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     source = write(tmp_path / "v.safetensors", tensors_of(sd1, v_pred=torch.empty(0)))
     target = tmp_path / "noise.safetensors"
     assert main(["convert", str(source), str(target), "--prediction_type", "epsilon"]) == 0

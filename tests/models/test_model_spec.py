@@ -1,7 +1,6 @@
 """The metadata of single files by the SAI model spec."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from ed2.__main__ import main
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import read_manifest
 from ed2.models.families.facts import FACTS
-from ed2.models.files import source as source_module
 from ed2.models.files.header import read_header
 from ed2.models.files.model_spec import ModelSpec
 from tests.models.test_single_file import tensors_of, write
@@ -96,10 +94,8 @@ def test_the_single_files_of_a_run_describe_themselves(sd2: Path, tmp_path: Path
 
 
 def test_convert_keeps_what_a_file_says_of_its_model_and_renews_what_it_says_of_itself(
-    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sd1: Path, tiny_configs: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(sd1, tmp_path / "configs" / "sd1")
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
     given = {"title": "Of a stranger", "author": "Zoë", "hash_sha256": "0x12", "architecture": "other"}
     metadata = {f"modelspec.{name}": text for name, text in given.items()}
     source = write(tmp_path / "source.safetensors", tensors_of(sd1), metadata)

@@ -13,7 +13,6 @@ from torch import Tensor
 from ed2.errors import ModelError, SettingsError
 from ed2.models.families.facts import FACTS
 from ed2.models.families.sd import load
-from ed2.models.files import source as source_module
 from ed2.models.files.base_model import in_hub_cache
 from ed2.models.files.folder import open_folder
 from ed2.models.files.layout import single_file_tensors
@@ -36,15 +35,6 @@ def tensors_of(folder: Path, **extra: Tensor) -> dict[str, Tensor]:
     model = open_folder(folder)
     parts = {part: model.read(part).state_dict() for part in model.weights}
     return single_file_tensors(model.family, parts, extra=extra)
-
-
-@pytest.fixture
-def tiny_configs(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Configurations of the tiny models in place of those of the full-size ones."""
-    for family, folder in (("sd1", sd1), ("sd2", sd2), ("sdxl", sdxl)):
-        shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
-    return tmp_path
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:

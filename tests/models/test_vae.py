@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ed2.errors import ModelError
 from ed2.models.families.facts import VAE_PREFIX
-from ed2.models.files import source as source_module
 from ed2.models.files.base_model import base_model_problems
 from ed2.models.files.folder import open_folder
 from ed2.models.files.source import open_base
@@ -26,12 +25,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_model(tmp_path_factory.mktemp("other") / "model", seed=5)
     save_file({key: t.half() for key, t in load_file(folder / VAE).items()}, folder / VAE, {"format": "pt"})
     return folder
-
-
-@pytest.fixture
-def tiny_configs(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(sd1, tmp_path / "configs" / "sd1", ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.setattr(source_module, "CONFIGS", tmp_path / "configs")
 
 
 def single_file_vae(model: Path, prefix: str) -> dict[str, Tensor]:
@@ -69,7 +62,7 @@ def test_a_vae_of_any_layout_takes_the_place_of_the_models(sd1: Path, other: Pat
 
 
 def test_a_vae_completes_a_pruned_file_and_a_folder_without_one(
-    sd1: Path, other: Path, tmp_path: Path, tiny_configs: None
+    sd1: Path, other: Path, tmp_path: Path, tiny_configs: Path
 ) -> None:
     pruned = {name: tensor for name, tensor in tensors_of(sd1).items() if not name.startswith(VAE_PREFIX)}
     file = write(tmp_path / "pruned.safetensors", pruned)
