@@ -17,6 +17,17 @@ from ed2.models.families.facts import FamilyFacts
 from ed2.models.parts import BatchVisits, Part
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`: on the CPU complete; a GPU copies it when it comes to that, and nothing waits for it.
+
+    `non_blocking` to the CPU would give memory that the GPU has not written yet, and from memory that is not pinned the
+    copy would wait for all that the GPU computes. Source: PyTorch tutorials, "pin_memory and non_blocking".
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Posterior:
     """The distribution of latents that an encoder predicts from pixels; (B,C,h,w) each, fp32, not scaled."""
@@ -46,10 +57,10 @@ class TextEmbeds:
 
     def to(self, device: torch.device) -> "TextEmbeds":
         """The same on `device`."""
-        hidden = self.hidden.to(device, non_blocking=True)
+        hidden = on_device(self.hidden, device)
         if self.pooled is None:
             return TextEmbeds(hidden)
-        return TextEmbeds(hidden, self.pooled.to(device, non_blocking=True))
+        return TextEmbeds(hidden, on_device(self.pooled, device))
 
     def as_row(self) -> dict[str, Tensor]:
         """Those of a single caption, as a row of a cache."""

@@ -1,8 +1,12 @@
-"""Memory that PyTorch keeps on a GPU."""
+"""Memory that PyTorch keeps on a GPU, and what is copied to it and back."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
+from ed2.models.families.sd import load
+from ed2.models.files.folder import open_folder
 from ed2.models.memory import NEARLY_FULL, RoomForSizes
 
 LANDSCAPE, PORTRAIT = (576, 448), (448, 576)
@@ -38,3 +42,16 @@ def test_a_gpu_gets_back_what_is_kept_for_another_size() -> None:
     assert torch.cuda.memory_reserved() >= before + 2**28
     make_room(PORTRAIT)
     assert torch.cuda.memory_reserved() == before
+
+
+@pytest.mark.gpu
+def test_captions_of_frozen_encoders_are_complete_before_they_are_used(sd1: Path) -> None:
+    card = torch.device("cuda:0")
+    model = load(open_folder(sd1), trained=["unet"], device=card, frozen_dtype=torch.float32)
+    captions = [f"caption number {number}" for number in range(8)]
+    busy = torch.rand(8192, 8192, device=card)
+    for _ in range(20):
+        busy = (busy @ busy).clamp(0, 1)
+    first = model.encode_captions(captions).hidden
+    torch.cuda.synchronize(card)
+    assert torch.equal(first, model.encode_captions(captions).hidden)
