@@ -61,17 +61,26 @@ class Precision:
         """Backpropagate; scales under fp16."""
         self.scaler.scale(loss).backward()
 
-    def clip(self, optimizers: Iterable[torch.optim.Optimizer], max_norm: float | None) -> Tensor:
-        """Unscale the gradients, clip their common norm to `max_norm`, and return the unclipped norm, a tensor."""
+    def clip(
+        self, optimizers: Iterable[torch.optim.Optimizer], max_norm: float | None, norm: Tensor | None = None
+    ) -> Tensor:
+        """Unscale the gradients, clip their common norm to `max_norm`, and return the unclipped norm, a tensor.
+
+        Args:
+            optimizers: of all parameters.
+            max_norm: None for no clipping.
+            norm: of these gradients and others, where it is known.
+        """
         parameters = []
         self._is_unscaled = True
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
             for group in optimizer.param_groups:
                 parameters += [p for p in group["params"] if p.grad is not None]
-        if any(parameter.dtype is torch.bfloat16 for parameter in parameters):
+        if norm is None and any(parameter.dtype is torch.bfloat16 for parameter in parameters):
             norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # bf16 has two digits
             norm = torch.linalg.vector_norm(torch.stack(norms))
+        if norm is not None:
             if max_norm is not None:
                 nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
             return norm

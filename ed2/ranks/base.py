@@ -72,6 +72,14 @@ class Ranks(Protocol):
         """
         ...
 
+    def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Replace the tensors of each rank by their sums over all, in that process; elsewhere they hold anything.
+
+        Raises:
+            RankError: another process was lost; all hold anything.
+        """
+        ...
+
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Give all processes the bytes of the tensors of each rank, in place of their own.
 
@@ -124,6 +132,9 @@ class OneRank:
         return [own]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing to add."""
+
+    def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Nothing to add."""
 
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:

@@ -62,17 +62,24 @@ class Adding:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Sum over all processes. Raises RankError."""
-        assert self._sums is not None
-        with self._naming_the_lost():
-            self._sums.add_up(tensors)
-        if not self.is_whole:  # the sum was abandoned
-            raise lost_error(self._lifelines.first_lost(0.0))
+        with self._collective() as sums:
+            sums.add_up(tensors)
+
+    def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Sum over all processes, each tensor for one of them. Raises RankError."""
+        with self._collective() as sums:
+            sums.add_up_for(tensors)
 
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Give all processes the tensors of each. Raises RankError."""
+        with self._collective() as sums:
+            sums.hand_out(tensors)
+
+    @contextmanager
+    def _collective(self) -> Iterator[Sums]:
         assert self._sums is not None
         with self._naming_the_lost():
-            self._sums.hand_out(tensors)
+            yield self._sums
         if not self.is_whole:  # it was abandoned
             raise lost_error(self._lifelines.first_lost(0.0))
 

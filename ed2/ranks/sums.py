@@ -54,13 +54,16 @@ class Sums:
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum, computed in fp32 in the order given; returns when that is done."""
         for bucket in _buckets(tensors, SUM_NUMBERS):
-            numbers = sum(tensor.numel() for tensor in bucket)
-            buffer = self._buffer
-            if numbers > SUM_NUMBERS:  # a single large one
-                buffer = torch.empty(numbers, dtype=torch.float32, device=self._device)
-            self._add_up(bucket, buffer[:numbers])
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            self._add_up(bucket, None)
+        self._wait()
+
+    @torch.no_grad()
+    def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
+        """Replace the tensors of each process by their sums in that process alone; returns when that is done."""
+        for owner in sorted(tensors):
+            for bucket in _buckets(tensors[owner], SUM_NUMBERS):
+                self._add_up(bucket, owner)
+        self._wait()
 
     @torch.no_grad()
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
@@ -68,8 +71,7 @@ class Sums:
         for owner in sorted(tensors):
             for bucket in _buckets(tensors[owner], SUM_NUMBERS):
                 self._hand_out(bucket, owner)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        self._wait()
 
     def _hand_out(self, tensors: Sequence[Tensor], owner: int) -> None:
         numbers = sum(tensor.numel() for tensor in tensors)
@@ -91,18 +93,30 @@ class Sums:
             for tensor, place in zip(tensors, places, strict=True):
                 tensor.copy_(place)
 
-    def _add_up(self, tensors: Sequence[Tensor], buffer: Tensor) -> None:
+    def _add_up(self, tensors: Sequence[Tensor], owner: int | None) -> None:
+        """Sum for one process, or for all."""
+        numbers = sum(tensor.numel() for tensor in tensors)
+        buffer = self._buffer[:numbers]
+        if numbers > SUM_NUMBERS:  # a single large one
+            buffer = torch.empty(numbers, dtype=torch.float32, device=self._device)
         places = _places(buffer, tensors)
         for tensor, place in zip(tensors, places, strict=True):
             place.copy_(tensor)
-        if self.is_staged:
-            staged = buffer.cpu()
-            dist.all_reduce(staged)
-            buffer.copy_(staged)
+        summed = buffer.cpu() if self.is_staged else buffer
+        if owner is None:
+            dist.all_reduce(summed)
         else:
-            dist.all_reduce(buffer)
+            dist.reduce(summed, owner)
+        if owner not in (None, dist.get_rank()):
+            return
+        if self.is_staged:
+            buffer.copy_(summed)
         for tensor, place in zip(tensors, places, strict=True):
             tensor.copy_(place)
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def abandon(self) -> None:
         """End a sum that waits for a process that is gone; it then holds anything. Called from another thread."""

@@ -30,7 +30,8 @@ def tell_out_of_memory(ranks: Ranks) -> None:
 class Shared(Whole):
     """Sums the gradients of all processes at the end of the step, and then does as `Whole`, in each of them.
 
-    All see the same sums, bit for bit, and so clip alike. Each updates the parameters that it owns, and hands them out.
+    Each gets the sums of the parameters that it owns, updates these, and hands them out. All know the norms of all, and
+    so clip and decide alike. Where parameters have no owner, or fp16 needs its scale adjusted, all get all sums.
     Until all have their gradients nothing has changed; from then on an error in one of them leaves the others ahead of
     it, and the run goes back to its last checkpoint.
 
@@ -39,6 +40,7 @@ class Shared(Whole):
     """
 
     ranks: Ranks = field(default_factory=OneRank)
+    _changed: list[Tensor] = field(default_factory=list)
 
     def finish(self) -> tuple[Tensor, bool]:
         """Wait until all have their gradients, add them up, and update the weights.
@@ -48,17 +50,43 @@ class Shared(Whole):
             UpdateFailedError: this process has failed, and the others have not.
             RankError: another process has failed or was lost.
         """
-        parameters = self._complete()
+        self._changed = self._complete()
         is_bad = (~torch.stack(self._finite).all()).float()
         with changing_weights():
-            self.ranks.add_up([*[p.grad for p in parameters if p.grad is not None], is_bad])
+            self._add_up(is_bad)
             self._finite[:] = [is_bad == 0]
             return super().finish()
 
+    def _add_up(self, is_bad: Tensor) -> None:
+        if not self._is_shared_out:
+            self.ranks.add_up([*gradients_of(self._changed), is_bad])
+            return
+        shards = self.optimizers.shards
+        by_owner = shards.by_owner(self._changed)
+        self.ranks.add_up_for({owner: gradients_of(own) for owner, own in by_owner.items()})
+        self.ranks.add_up([*gradients_of([p for p in self._changed if p not in shards.owners]), is_bad])
+        for parameter in self._changed:
+            if not shards.is_here(parameter):
+                parameter.grad = None
+
+    @property
+    def _is_shared_out(self) -> bool:
+        return bool(self.optimizers.shards.owners) and not self.precision.scaler.is_enabled()
+
+    def _clip(self) -> Tensor:
+        if not self._is_shared_out:
+            return super()._clip()
+        owners = self.optimizers.shards.owners
+        norms = torch.zeros(len(self._changed), device=self._changed[0].device)
+        for place, parameter in enumerate(self._changed):
+            if parameter.grad is not None and owners.get(parameter, 0) == self.ranks.rank:
+                norms[place] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        self.ranks.add_up([norms])  # zeros besides the one of the owner, so the sum has its bits
+        return self.precision.clip(self.optimizers, self.max_norm, torch.linalg.vector_norm(norms))
+
     def _step(self) -> None:
-        changed = [p for optimizer in self.optimizers for p in parameters_of(optimizer) if p.grad is not None]
         super()._step()
-        hand_out(changed, self.optimizers, self.ranks)
+        hand_out(self._changed, self.optimizers, self.ranks)
 
     def _complete(self) -> list[Tensor]:
         """Return the parameters that have a gradient in any process, in a fixed order; here they all have one then."""
@@ -141,11 +169,16 @@ class SharedFused(Fused):
 
     def _add_up_and_step(self, parameters: Sequence[Tensor]) -> None:
         is_bad = (~torch.stack(self._losses_are_finite).all()).float()
-        self.ranks.add_up([*[p.grad for p in parameters if p.grad is not None], is_bad])
+        self.ranks.add_up([*gradients_of(parameters), is_bad])
         self._losses_are_finite[:] = [is_bad == 0]
         for parameter in parameters:
             self._step(self._networks[parameter], parameter)
         self._waiting -= set(parameters)
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of those that have one."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def hand_out(changed: Sequence[Tensor], optimizers: Optimizers, ranks: Ranks) -> None:

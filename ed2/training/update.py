@@ -67,7 +67,7 @@ class Whole:
     def finish(self) -> tuple[Tensor, bool]:
         """Clip, read the one flag of the step from the device, and step every optimizer if it is set."""
         # Over all networks together, as one vector: clipping each alone would change its direction.
-        norm = self.precision.clip(self.optimizers, self.max_norm)
+        norm = self._clip()
         is_finite = self.precision.step_or_skip(torch.stack([torch.isfinite(norm), *self._finite]).all())
         if is_finite:
             with changing_weights():
@@ -76,6 +76,9 @@ class Whole:
         self._finite.clear()
         self.optimizers.zero_grad()
         return norm, is_finite
+
+    def _clip(self) -> Tensor:
+        return self.precision.clip(self.optimizers, self.max_norm)
 
     def _step(self) -> None:
         self.optimizers.step()
