@@ -118,11 +118,6 @@ def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
     return notes
 
 
-def chosen_optimizer(settings: Settings, device: torch.device) -> str:
-    """The common optimizer's name: the one set, else adamw8bit on a GPU and adamw on a CPU."""
-    return settings.optimizer.chosen(on_card=device.type == "cuda")
-
-
 def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkPlan:
     common = settings.optimizer
     own = settings.text_encoder.model_dump() if part.is_text_encoder else {}
@@ -131,7 +126,7 @@ def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkP
         value = own.get(OWN + name)
         return value if value is not None else getattr(common, name)
 
-    optimizer = own.get("text_encoder_optimizer") or chosen_optimizer(settings, device)
+    optimizer = own.get("text_encoder_optimizer") or common.chosen(on_card=device.type == "cuda")
     lr = rate_of(settings, part)
     options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
     return NetworkPlan(part.title, optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))

@@ -50,12 +50,7 @@ from ed2.training.controls import Controls
 
 
 def resolve(
-    flags: Mapping[str, object],
-    config: Path | None,
-    *,
-    bus: EventBus,
-    controls: Controls,
-    ranks: Ranks | None = None,
+    flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls, ranks: Ranks | None = None
 ) -> RunSpec:
     """Decide what the run will be: its settings, model, images, machine, and whether it resumes another.
 

@@ -37,12 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_training(
-    flags: Mapping[str, object],
-    config: Path | None,
-    *,
-    bus: EventBus,
-    controls: Controls,
-    ranks: Ranks | None = None,
+    flags: Mapping[str, object], config: Path | None, *, bus: EventBus, controls: Controls, ranks: Ranks | None = None
 ) -> RunEnded:
     """Train to the end, a stop, or a failure; returns the last event, which was emitted.
 
