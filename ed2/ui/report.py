@@ -3,6 +3,7 @@
 python -m ed2 report RUN
 """
 
+import argparse
 import base64
 import io
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from ed2.app.command_line import CommandSyntax
 from ed2.app.curve import ThinnedCurve
 from ed2.app.page.folders import paths_of
 from ed2.app.runs.facts import RunFacts, last_name, shown_value
@@ -32,13 +34,17 @@ from ed2.ui.html import escape, figure_list_html
 from ed2.ui.matrix import images_of, step_name
 
 REPORT_FILE = "report.html"
-USE = f"{LAUNCHER} report RUN"
-HELP = f"""\
-{USE}
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} report RUN",
+    help="""\
+[-h]
 
 Write report.html into the folder of a run: settings, images, curves, samples, checkpoints, memory and versions in one
 file that opens without a network. RUN is the folder of a run; no other file is changed, and no folder of this computer
-is named in it."""
+is named in it.""",
+    needs="one run",
+    count=[1],
+)
 MAX_STEPS, MAX_PROMPTS = 8, 24
 """Columns and rows of the samples: more would not fit on paper."""
 SIDE = 256
@@ -61,29 +67,17 @@ edCharts.mountAll();"""
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 done, 1 failed, 2 wrong command line."""
-    if {"-h", "--help"} & set(argv) or not argv:
-        sys.stdout.write(f"{HELP}\n")
-        return 0
-    try:
-        path = write_report(_run_of(argv))
-    except Ed2Error as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    sys.stdout.write(f"Wrote {shown_path(path)}\n")
-    return 0
+    return COMMAND.run(argv or ["--help"], _write)
 
 
-def _run_of(argv: Sequence[str]) -> RunRecord:
-    """The run that a command line names. Raises SettingsError."""
-    if len(argv) != 1:
-        what = f"one run is needed, not {len(argv)}."
-        raise SettingsError("Invalid command line:", [Problem(None, what, f"Usage: {USE}")])
-    folder = run_at(Path(argv[0]).absolute())
+def _write(given: argparse.Namespace) -> None:
+    """Raises Ed2Error."""
+    folder = run_at(Path(given.words[0]).absolute())
     record = find_run(folder.parent, folder.name) if folder else None
     if record is None:
         what, fix = "there is no run.", "Give the folder of a run, such as logs/NAME_20260101-120000."
-        raise SettingsError("Invalid command line:", [Problem(printable(argv[0], 200), what, fix)])
-    return record
+        raise SettingsError("Invalid command line:", [Problem(printable(given.words[0], 200), what, fix)])
+    sys.stdout.write(f"Wrote {shown_path(write_report(record))}\n")
 
 
 def write_report(record: RunRecord) -> Path:
