@@ -9,10 +9,8 @@ from pathlib import Path
 from ed2.app.checks.check import CheckResult
 from ed2.app.images.edits import Edits
 from ed2.app.page.dataset_desk import DatasetDesk
-from ed2.app.page.demo import DEMO, DemoSettings
-from ed2.app.page.folders import Roots
-from ed2.app.page.open_folder import open_folder
-from ed2.app.page.start import MissingChoice, missing_things
+from ed2.app.page.folders import Roots, open_folder
+from ed2.app.page.start import DEMO, DemoSettings, MissingChoice, missing_things
 from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.image_losses import ImageLosses, losses_of_images
 from ed2.app.reporters.jsonl import EVENTS_NAME

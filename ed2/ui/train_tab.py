@@ -1,21 +1,27 @@
-"""The Train tab: the current run, Save now and Sample now, TensorBoard, sharing."""
+"""The Train tab: the current run, where its model is, Save now and Sample now, TensorBoard, sharing."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork
 from ed2.app.page.tensorboard import TensorBoard
+from ed2.app.phases import RefusedError
+from ed2.app.runs.records import checkpoints_of
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
+from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
 from ed2.ui.form import Form, to_control
+from ed2.ui.html import escape, link_html, note_html
 from ed2.ui.live import LiveData, LivePanel
 from ed2.ui.lora_panel import LoraPanel, has_extractable
-from ed2.ui.model_card import ModelCard
 from ed2.ui.page_state import PageState
+from ed2.ui.run_html import work_html
 from ed2.ui.strip import request
 from ed2.ui.use_step import UseStepPanel
 from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
@@ -25,6 +31,11 @@ VALIDATES = (
     "The next run holds out part of the images for validation, and measures part of the others with the same fixed "
     "noise. See Validation in the Settings tab."
 )
+FILES = ("Single file for web UIs", "Checkpoint")
+LORA_FILES = ("LoRA for web UIs", "Checkpoint, which diffusers loads too")
+NO_SINGLE_FILE = "Web UIs load a single file, which this run did not write."
+AFTER_THE_RUN = "You can export one when the run has ended."
+GONE = "This checkpoint is no longer there."
 
 
 class TrainTab:
@@ -103,3 +114,99 @@ class TrainTab:
         except Ed2Error as error:
             raise refusal(str(error)) from None
         return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'
+
+
+class ModelCard:
+    """Where the model is; create it inside a `gr.Blocks`. The checkpoint is looked up again, never trusted."""
+
+    def __init__(self, context: Context, work: CheckpointWork) -> None:
+        self._context, self._work = context, work
+        with gr.Column(visible=False, elem_classes="ed-card", elem_id="model-card") as self.card:
+            self.places = gr.HTML("", js_on_load="ed.watchLinks(element)", elem_id="your-model")
+            with gr.Row(elem_classes="ed-actions"):
+                self.export = gr.Button("Export single file", elem_id="export-model-button", min_width=160)
+                self.folder = gr.Button("Open folder", elem_id="model-folder-button", min_width=120)
+            self.result = gr.HTML("", js_on_load=None, elem_id="model-result")
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `updates` may change."""
+        return [self.card, self.places, self.export, self.result]
+
+    def seen(self) -> object:
+        """Changes with the export, on whichever page it was pressed."""
+        return self._work.shown
+
+    def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
+        """Updates if the page shows an older run or export."""
+        if page.is_outdated("status", shown) or page.seen.get("work") != self.seen():
+            return self._shown(shown)
+        return {}
+
+    def wire(self) -> None:
+        """Connect the buttons."""
+        self.export.click(self.export_file, None, self.outputs, **SPOKEN)
+        self.folder.click(self.open_folder, None, None, **SPOKEN)
+
+    def export_file(self) -> Updates:
+        """Write the single file of the run's newest checkpoint."""
+        shown = self._context.service.snapshot()
+        if shown.run_dir is None or shown.checkpoint not in checkpoints_of(shown.run_dir):
+            raise refusal(GONE)
+        try:
+            self._work.export(shown.checkpoint)
+        except RefusedError as error:
+            raise refusal(str(error)) from None
+        return self._shown(shown)
+
+    def open_folder(self) -> None:
+        """Show the folder of the single file, else that of the checkpoint, in the file manager of this computer."""
+        shown = self._context.service.snapshot()
+        path = self._single_file(shown) or shown.checkpoint
+        if path is None or not path.parent.is_dir():
+            raise refusal(GONE)
+        try:
+            self._context.open_folder(path.parent)
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
+
+    def _shown(self, shown: RunSnapshot) -> Updates:
+        single, work = self._single_file(shown), self._work.shown
+        html = model_html(shown, single)
+        result = ""
+        if work.exported and work.exported == shown.checkpoint:
+            result = work_html(replace(work, path=None), "")  # the file stands above
+        return {
+            self.card: gr.update(visible=bool(html)),
+            self.places: html,
+            self.export: gr.update(visible=not single and not shown.is_active, interactive=work.state != "running"),
+            self.result: result,
+        }
+
+    def _single_file(self, shown: RunSnapshot) -> Path | None:
+        """The single file of the newest checkpoint: the run's own, or what was exported since."""
+        work, found = self._work.shown, shown.single_file
+        if not found and work.exported and work.exported == shown.checkpoint:
+            found = work.path
+        return found if found and found.exists() else None
+
+
+def model_html(shown: RunSnapshot, single: Path | None) -> str:
+    """Where the model of a run is, as far as it was saved; empty if nothing was, and for a run of another program."""
+    checkpoint = shown.checkpoint
+    if shown.elsewhere or checkpoint is None:
+        return ""
+    names = LORA_FILES if is_lora_checkpoint(checkpoint) else FILES
+    rows = ""
+    for name, path in zip(names, (single, checkpoint), strict=True):
+        if path and path.exists():
+            rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
+    if not rows:
+        return ""
+    title, note, others = "Your model", NO_SINGLE_FILE, ""
+    if shown.is_active:
+        title, note = "Saved so far", f"{NO_SINGLE_FILE} {AFTER_THE_RUN}"
+    elif len(shown.saves) > 1:
+        others = f'<p class="ed-note">Other checkpoints of this run: {link_html("Resume tab", "Resume")}</p>'
+    html = f"<h3>{title}</h3><dl>{rows}</dl>{'' if single else note_html(note)}{others}"
+    return f'<section class="ed-model" aria-label="{title}">{html}</section>'

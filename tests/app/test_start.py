@@ -8,9 +8,8 @@ import pytest
 
 from ed2.app.checks.check import check_dataset
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.page.demo import DEMO, DemoSettings
 from ed2.app.page.folders import Roots
-from ed2.app.page.start import MissingChoice, StartStep, missing_things, start_state
+from ed2.app.page.start import DEMO, DemoSettings, MissingChoice, StartStep, missing_things, start_state
 from ed2.app.user_files import UserFiles
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.ui.form import defaults

@@ -26,8 +26,8 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form, control_of, defaults, form_of_preset, from_control, to_control, with_one_optimizer
 from ed2.ui.html import figures_html, log_html, on_page, problems_html, status_html, task_html
 from ed2.ui.lora_panel import has_extractable
-from ed2.ui.model_card import AFTER_THE_RUN, NO_SINGLE_FILE, model_html
 from ed2.ui.settings_tab import command_of
+from ed2.ui.train_tab import AFTER_THE_RUN, NO_SINGLE_FILE, model_html
 from tests.tiny import make_images
 
 REQUEST = gr.Request(session_hash="1")

@@ -9,7 +9,7 @@ import pytest
 from ed2.__main__ import main
 from ed2.app import own_models
 from ed2.models.files import source
-from ed2.ui.model_card import NO_SINGLE_FILE
+from ed2.ui.train_tab import NO_SINGLE_FILE
 from tests.elsewhere import trained_elsewhere
 from tests.tiny import make_images
 from tests.ui.conftest import Server, serving

@@ -1,8 +1,10 @@
-"""Which folders the page may open, where a folder browser starts, and what is in a folder."""
+"""Which folders the page may open, where a folder browser starts, what is in a folder, and showing one."""
 
 import contextlib
 import errno
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ import psutil
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import checkpoints_of
 from ed2.data.file_kinds import EXTENSIONS
-from ed2.errors import Problem, SettingsError
+from ed2.disk import plain_reason
+from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.models.files.base_model import is_file
 from ed2.models.files.folder_problems import INDEX
 from ed2.settings.fields import fields
@@ -24,6 +27,7 @@ MAX_WALKED = 20_000
 """Files and folders of a tree that are looked at to count its images."""
 MOUNTED_BELOW = ("/media/", "/run/media/", "/mnt/", "/Volumes/")
 """Where Linux and macOS mount other drives."""
+OPENERS = {"darwin": "open", "linux": "xdg-open"}
 
 
 @dataclass(frozen=True)
@@ -203,3 +207,26 @@ def _name_of(folder: Path) -> str:
     if folder == PROGRAM_DIR:
         return "This program's folder"
     return folder.name or str(folder)
+
+
+def open_folder(folder: Path) -> None:
+    """Show a folder in the file manager. Raises Ed2Error where there is none."""
+    try:
+        if sys.platform == "win32":
+            os.startfile(folder)
+            return
+        opener = shutil.which(OPENERS.get(sys.platform, "xdg-open"))
+        has_screen = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+        if opener and has_screen:
+            subprocess.Popen(
+                [opener, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            return
+        why = "this computer has no file manager or no screen"
+    except OSError as error:
+        why = plain_reason(error)
+    raise Ed2Error("The folder cannot be opened", f"{why}.", f"It is {folder}.")

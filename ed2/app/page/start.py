@@ -1,7 +1,12 @@
-"""What the first screen says: the four steps to a run of one's own, what is missing, and the run in one sentence."""
+"""What the first screen says: the four steps to a run of one's own, what is missing, and the run in one sentence.
 
+Also the demo's settings: a run of one's own does not begin with them unless the user says so.
+"""
+
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ed2.app.checks.check import CheckResult
@@ -13,12 +18,14 @@ from ed2.app.preflight import model_sizes
 from ed2.app.run_settings import FIND_LAST
 from ed2.app.suggest.rules import Suggestions, suggest_values
 from ed2.app.suggest.situation import situation_of
+from ed2.app.user_files import SHIPPED, UserFiles, preset_values
 from ed2.errors import ProblemsError, printable
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import PUBLIC_NAME, locate
 from ed2.models.files.found import describe, public_name
-from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, with_defaults
 from ed2.settings.schema import Settings
+from ed2.small_files import read_object
 from ed2.text import counted, file_size, plural, rough_duration
 from ed2.vram.card import Card, card_for, count_cards
 
@@ -27,6 +34,11 @@ DEFAULT_FOLDERS = [str(PROGRAM_DIR / folder) for folder in Settings().data.data_
 UNKNOWN_TIME = "time known after the first steps"
 NO_GPU = "No NVIDIA GPU was found here, and a real model takes days without one. Plan for one in the Settings tab."
 INVALID = "Some values in the form are not valid; press Train to see which."
+DEMO = SHIPPED / "demo.json"
+MARK = "demo.json"
+OPEN, WANTED = "open", "demo"
+OF_A_RUN = ("data_root", "resume_ckpt", "project_name", "sample_prompts")
+"""What a preset names that belongs to its run alone, and would not suit another one."""
 
 
 @dataclass(frozen=True)
@@ -256,3 +268,65 @@ def _gigabytes(memory: MemoryReport) -> str:
     verdict = memory.plan.verdict(memory.card)
     end = "" if verdict == "fits" else f" ({verdict})"
     return f"{expected:.1f} of {free:.1f} GB{end}"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo is trained with.
+
+    Attributes:
+        preset: its file.
+        user: where the answer to the question is kept.
+    """
+
+    preset: Path
+    user: UserFiles
+
+    @cached_property
+    def named(self) -> Mapping[str, object]:
+        """The settings of its preset, absolute. Raises SettingsError."""
+        return preset_values(self.preset)
+
+    @property
+    def tuned(self) -> dict[str, object]:
+        """Its settings that another run could begin with."""
+        return {name: value for name, value in self.named.items() if name not in OF_A_RUN}
+
+    def leaked_into(self, values: Mapping[str, object]) -> bool:
+        """Whether a form has other images or another base than the demo, and still all its settings, unasked."""
+        if self._answer() == WANTED:
+            return False
+        given = absolute_paths(values, PROGRAM_DIR)
+        return self._is_other(given) and all(given.get(name) == value for name, value in self.tuned.items())
+
+    def asks_about(self, values: Mapping[str, object]) -> bool:
+        """Whether to ask if a form with other images or another base should have the demo's settings."""
+        return self._answer() == OPEN and self._is_other(absolute_paths(values, PROGRAM_DIR))
+
+    def trained(self) -> None:
+        """The demo was trained: ask at the next images or base. Raises OSError."""
+        if not (self.user.folder / MARK).exists():
+            self._keep(OPEN)
+
+    def answered(self, *, is_wanted: bool) -> None:
+        """Ask no more. Raises OSError."""
+        self._keep(WANTED if is_wanted else "fresh")
+
+    def _is_other(self, given: Mapping[str, object]) -> bool:
+        for name in ("data_root", "resume_ckpt"):
+            value = given.get(name)
+            if isinstance(value, tuple):
+                value = list(value)
+            if value and value not in (DEFAULT_FOLDERS, self.named.get(name)):
+                return True
+        return False
+
+    def _answer(self) -> object:
+        """The answer that is kept; `OPEN` before there is one, None where nothing was asked."""
+        try:
+            return read_object(self.user.folder / MARK).get("answer")
+        except (OSError, ValueError):
+            return None
+
+    def _keep(self, answer: str) -> None:
+        self.user.write(MARK, json.dumps({"answer": answer}))
