@@ -232,7 +232,6 @@ def test_a_checkpoint_of_a_newer_version_is_skipped_and_keeps_its_name(run_dir: 
 
 DEEP = b"[" * 200_000
 ENDLESS = b'{"step": 1e999, "saved_at": 3, "state": {"step": 1e999}}'
-OF_ANOTHER_KIND = b'{"step": 1, "files": {"a": {"bytes": "x", "sha256": "y"}}}'
 
 
 @pytest.mark.parametrize(
