@@ -17,9 +17,8 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from ed2.errors import printable
-from ed2.ui.calls import call_problem
 from ed2.ui.connections import REQUEST_SECONDS, Client, Connections
-from ed2.ui.logins import DocumentLimit, LoginLimit
+from ed2.ui.limits import DocumentLimit, LoginLimit, call_problem
 
 CLOSED: tuple[str, ...] = ("file=", "file/", "upload", "upload_progress", "proxy=", "stream", "component_server")
 CLOSED += ("process_recording", "deep_link", "runs", "mcp", "vibe", "custom_component", "call", "dev/", "profiling")

@@ -12,7 +12,7 @@ import pytest
 
 from ed2.app.on_end import FILE_NAME, OnEnd
 from ed2.events import EventBus, RunEnded
-from ed2.ui.logins import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES, WAIT_SECONDS, LoginLimit
+from ed2.ui.limits import DOCUMENTS_AT_ONCE, DOCUMENTS_PER_SECOND, FREE_TRIES, WAIT_SECONDS, LoginLimit
 from tests.ui.conftest import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]

@@ -1,10 +1,14 @@
-"""Slows down those who try passwords, a second after five wrong ones, and those who fetch the login again and again."""
+"""Limits: a password a second after five wrong ones, how often strangers fetch the login, and what a call may hold."""
 
 import asyncio
+import json
 import logging
+import math
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +21,8 @@ TRIES_IN_ALL = 4
 """All addresses together may try as often as so many alone."""
 DOCUMENTS_PER_SECOND, DOCUMENTS_AT_ONCE = 10.0, 40
 """How often strangers get the document with the login."""
+MAX_NAME = 100
+"""Characters of the name of a page."""
 
 
 @dataclass
@@ -112,3 +118,36 @@ class DocumentLimit:
             return False
         self._left -= 1
         return True
+
+
+def call_problem(body: bytes, functions: Mapping[int, Any], max_text: int) -> str:
+    """Why a call is refused; empty if it is not.
+
+    Args:
+        body: as it was sent.
+        functions: Gradio's, by number.
+        max_text: characters that one value may have, if it is a text.
+    """
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        return "The request is not valid JSON."
+    match call:
+        case {"fn_index": int(number), "data": list(data), "session_hash": str(name)} if len(name) <= MAX_NAME:
+            function = functions.get(number)
+        case _:
+            return "The request is incomplete."
+    if function is None or function.fn is None:
+        return "The page has no such function."
+    if call.get("batched") or len(data) != len(function.inputs):
+        return "The request has the wrong number of values."
+    is_whole = all(_is_allowed(value, max_text) for value in data)
+    return "" if is_whole else "A value of the request is too long."
+
+
+def _is_allowed(value: object, max_text: int) -> bool:
+    if isinstance(value, str):
+        return len(value) <= max_text
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int) or len(json.dumps(value)) <= max_text
