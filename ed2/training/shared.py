@@ -58,16 +58,10 @@ class Shared(Whole):
             return super().finish()
 
     def _add_up(self, is_bad: Tensor) -> None:
-        if not self._is_shared_out:
+        if self._is_shared_out:
+            add_up(self._changed, is_bad, self.optimizers, self.ranks)
+        else:
             self.ranks.add_up([*gradients_of(self._changed), is_bad])
-            return
-        shards = self.optimizers.shards
-        by_owner = shards.by_owner(self._changed)
-        self.ranks.add_up_for({owner: gradients_of(own) for owner, own in by_owner.items()})
-        self.ranks.add_up([*gradients_of([p for p in self._changed if p not in shards.owners]), is_bad])
-        for parameter in self._changed:
-            if not shards.is_here(parameter):
-                parameter.grad = None
 
     @property
     def _is_shared_out(self) -> bool:
@@ -81,7 +75,7 @@ class Shared(Whole):
         for place, parameter in enumerate(self._changed):
             if parameter.grad is not None and owners.get(parameter, 0) == self.ranks.rank:
                 norms[place] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-        self.ranks.add_up([norms])  # zeros besides the one of the owner, so the sum has its bits
+        share_norms(norms, self.ranks)
         return self.precision.clip(self.optimizers, self.max_norm, torch.linalg.vector_norm(norms))
 
     def _step(self) -> None:
@@ -103,8 +97,8 @@ class Shared(Whole):
 class SharedFused(Fused):
     """Adds up the gradients of all processes within the backward pass, and updates as `Fused` does.
 
-    Gradients wait until there are as many as are summed at once, and are summed where all processes have them. Their
-    order need not be the same in all, only mostly, or more of them wait.
+    Gradients wait until there are as many as are summed at once, and are summed where all processes have them, each for
+    its owner. Their order need not be the same in all, only mostly, or more of them wait.
 
     Attributes:
         ranks: the processes, each with one batch.
@@ -132,6 +126,7 @@ class SharedFused(Fused):
         while not self._update_common(is_done=True):
             continue
         with _completing():
+            self._tell_norms()
             hand_out(
                 [parameter for parameter in self._networks if parameter in self._stepped], self.optimizers, self.ranks
             )
@@ -169,16 +164,46 @@ class SharedFused(Fused):
 
     def _add_up_and_step(self, parameters: Sequence[Tensor]) -> None:
         is_bad = (~torch.stack(self._losses_are_finite).all()).float()
-        self.ranks.add_up([*gradients_of(parameters), is_bad])
+        add_up(parameters, is_bad, self.optimizers, self.ranks)
         self._losses_are_finite[:] = [is_bad == 0]
         for parameter in parameters:
             self._step(self._networks[parameter], parameter)
         self._waiting -= set(parameters)
 
+    def _step(self, network: str, parameter: Tensor) -> None:
+        if self.optimizers.shards.is_here(parameter):
+            super()._step(network, parameter)
+            return
+        self._norms.append(torch.zeros((), device=parameter.device))
+        self._stepped.add(parameter)
+
+    def _tell_norms(self) -> None:
+        """Tell all the norms that only the owners know, so that all log and decide alike."""
+        norms = torch.stack(self._norms)
+        share_norms(norms, self.ranks)
+        self._norms[:] = norms.unbind()
+        self._are_good[:] = [torch.stack([torch.isfinite(norms).all(), *self._losses_are_finite]).all()]
+
 
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The gradients of those that have one."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def add_up(parameters: Sequence[Tensor], is_bad: Tensor, optimizers: Optimizers, ranks: Ranks) -> None:
+    """Give each process the sums of the gradients that it owns, and all the flag; the other gradients are dropped."""
+    shards = optimizers.shards
+    ranks.add_up_for({owner: gradients_of(own) for owner, own in shards.by_owner(parameters).items()})
+    ranks.add_up([*gradients_of([p for p in parameters if p not in shards.owners]), is_bad])
+    for parameter in parameters:
+        if not shards.is_here(parameter):
+            parameter.grad = None
+
+
+def share_norms(norms: Tensor, ranks: Ranks) -> None:
+    """Put in the norms of other processes, where this one has zeros."""
+    ranks.exchange("norms", {})  # a process that has failed since takes part in nothing
+    ranks.add_up([norms])
 
 
 def hand_out(changed: Sequence[Tensor], optimizers: Optimizers, ranks: Ranks) -> None:

@@ -167,16 +167,13 @@ class Fused:
 
     @torch.no_grad()
     def _step(self, network: str, parameter: Tensor) -> None:
-        """Clip and update one parameter, unless another process does; nothing is read from the device."""
+        """Clip and update one parameter; nothing is read from the device."""
         assert parameter.grad is not None
         norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
         is_good = torch.stack([torch.isfinite(norm), *self._losses_are_finite]).all()
         self._norms.append(norm)
         self._are_good.append(is_good)
         self._stepped.add(parameter)
-        if not self.optimizers.shards.is_here(parameter):
-            parameter.grad = None
-            return
         gradient = parameter.grad.float()
         if self.max_norm is not None:
             gradient.mul_((self.max_norm / (norm + CLIP_EPSILON)).clamp(max=1.0))

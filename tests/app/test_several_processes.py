@@ -188,6 +188,14 @@ def test_updates_in_the_backward_pass_change_no_byte(warm: Warm, values: Values)
     assert not differing(whole.checkpoint, fused.checkpoint)
 
 
+def test_an_update_that_fails_in_one_process_at_the_end_of_the_backward_pass_keeps_none_waiting(
+    warm: Warm, values: Values
+) -> None:
+    run = warm.train(2, {**values, "max_epochs": 1, "fused_backward": True}, {1: "tensor"})
+    assert run.codes == (0, 0), run.output
+    assert "Training again from step 0" in run.output
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", ["memory", "error", "kill", "nan"])
 def test_faults_of_one_process_during_updates_in_the_backward_pass(warm: Warm, values: Values, fault: str) -> None:
