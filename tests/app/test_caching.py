@@ -46,6 +46,13 @@ def test_one_variant_gives_the_losses_of_a_run_without_a_cache(values: Values) -
     assert not differing(plain.checkpoint, cached.checkpoint)
 
 
+@pytest.mark.gpu
+def test_what_a_gpu_encoded_with_tf32_is_not_used_without_it(values: Values, tmp_path: Path) -> None:
+    for number, tf32 in enumerate(("on", "off"), 1):
+        train({**values, "cache_latents": True, "device": "cuda", "amp": False, "tf32": tf32})
+        assert len(list((tmp_path / "cache").glob("latents-*"))) == number
+
+
 def test_a_pass_can_be_paused_and_stopped_and_what_is_done_is_kept(values: Values, tmp_path: Path) -> None:
     phases, controls = list[str](), Controls()
 

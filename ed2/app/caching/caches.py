@@ -146,11 +146,12 @@ def _not_written(what: str, reason: str) -> str:
 
 def _about_latents(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
     """What the latents of a crop depend on besides the image and the crop."""
+    dtype = next(model.parts[VAE].module.parameters()).dtype
     return {
         "vae": _part_hash(model, VAE),
-        "dtype": str(next(model.parts[VAE].module.parameters()).dtype),
+        "dtype": str(dtype),
         "encode": ENCODE_MODE,
-        "device": _device_name(spec.machine.device),
+        "device": _device_name(spec, dtype),
         "pixels": PIXELS_VERSION,
         "pillow": PIL.__version__,
         "background": spec.settings.data.alpha_background,
@@ -164,7 +165,7 @@ def _about_text(model: DiffusionModel, spec: RunSpec) -> dict[str, Any]:
         "family": model.facts.name,
         "dtype": str(spec.machine.frozen_dtype),
         "autocast": str(spec.machine.dtype),
-        "device": _device_name(spec.machine.device),
+        "device": _device_name(spec, spec.machine.frozen_dtype),
     }
     if spec.machine.device.type == "cuda":
         about["rows"] = 2  # the first ones may have been read before the GPU had written them
@@ -179,11 +180,13 @@ def _open(what: str, about: dict[str, Any], spec: RunSpec, context: RunContext) 
     return TensorCache(folder, about, report)
 
 
-def _device_name(device: torch.device) -> str:
-    """The kind of processor, since others round differently."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return device.type
+def _device_name(spec: RunSpec, dtype: torch.dtype) -> str:
+    """The kind of processor, since others round differently, and whether a GPU rounds what it computes in fp32."""
+    device = spec.machine.device
+    if device.type != "cuda":
+        return device.type
+    uses_tf32 = dtype is torch.float32 and spec.settings.memory.uses_tf32
+    return f"{torch.cuda.get_device_name(device)}{' with TF32' if uses_tf32 else ''}"
 
 
 def _part_hash(model: DiffusionModel, name: str) -> str:
