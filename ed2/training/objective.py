@@ -16,7 +16,7 @@ from ed2.data.batch import Batch, as_numbers
 from ed2.data.buckets import Size
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
-from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting, on_device
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """loss(prediction, target, position): one number per image, shape (B,), in fp32.
@@ -95,14 +95,14 @@ class Objective:
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
         noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options.noise)
-        noise = noise.to(self.device, non_blocking=True)
+        noise = on_device(noise, self.device)
         noisy_latents = process.add_noise(latents, noise, timesteps)
         # The target depends on what the model predicts: the noise, or the velocity.
         target = process.target(latents, noise, timesteps)
         prediction = self.model.predict(noisy_latents, timesteps, self.conditioning(batch))
         losses = self.loss(prediction, target, process.position(timesteps))
         # Weights and loss scale multiply the loss of each image, never the mean, so a batch can be split.
-        return losses * self.timestep_weights(timesteps) * batch.loss_scale.to(self.device)
+        return losses * self.timestep_weights(timesteps) * on_device(batch.loss_scale, self.device)
 
     def latents(self, batch: Batch) -> Tensor:
         """Draw the latents of a batch: (B,C,h,w)."""
@@ -116,7 +116,7 @@ class Objective:
     def posterior(self, batch: Batch) -> Posterior:
         """The distribution of the latents of a batch: cached, or encoded from its pixels."""
         if batch.posterior is not None:
-            mean, std = batch.posterior.to(self.device, non_blocking=True).unbind(1)
+            mean, std = on_device(batch.posterior, self.device).unbind(1)
             # In the memory format of what the VAE gives, which decides the last bits of what follows.
             as_encoded = torch.channels_last
             return Posterior(mean.contiguous(memory_format=as_encoded), std.contiguous(memory_format=as_encoded))
@@ -130,7 +130,7 @@ class Objective:
         # One generator per image rather than one per batch: the timestep survives another batch size.
         generators = [rng(self.seed, "timestep", *visit) for visit in visits]
         steps = self.model.process.draw_timesteps(generators, self.options.timestep_start, self.options.timestep_end)
-        return steps.to(self.device)
+        return on_device(steps, self.device)
 
     def conditioning(self, batch: Batch) -> Conditioning:
         """What guides the prediction: embeddings of the captions, perturbed by noise of deviation strength / sqrt(D).
@@ -156,7 +156,7 @@ class Objective:
 
     def gaussian(self, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers of `shape` for each visit: (B, *shape), fp32, on the device."""
-        return gaussian(self.seed, what, visits, shape).to(self.device, non_blocking=True)
+        return on_device(gaussian(self.seed, what, visits, shape), self.device)
 
 
 def gaussian(seed: int, what: str, visits: Sequence[VisitKey], shape: Sequence[int]) -> Tensor:

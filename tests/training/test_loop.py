@@ -1,6 +1,7 @@
 """One optimizer step: averaging, clipping, numbers that are not finite, and precision."""
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ed2.training.loop import optimizer_step
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective, mse
 from ed2.training.schedules import cosine
-from ed2.training.state import TrainState
+from ed2.training.state import Run, TrainState
 from ed2.training.update import Whole
 from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
 
@@ -184,19 +185,37 @@ def test_without_a_gpu_auto_is_the_cpu_with_mixed_precision_off() -> None:
         choose_device("cuda:3")
 
 
-@pytest.mark.gpu
-def test_a_gpu_trains_in_mixed_precision(sd1: Path) -> None:
+def on_card(sd1: Path, trained: list[str]) -> Run:
     device = torch.device("cuda:0")
-    model = load(open_folder(sd1), trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.bfloat16)
+    model = load(open_folder(sd1), trained=trained, device=device, frozen_dtype=torch.bfloat16)
     precision, optimizers = Precision(device, torch.bfloat16), optimizers_of(model)
-    run = replace(
+    return replace(
         run_on(sd1, images_per_step=2),
         model=model,
         objective=Objective(model, mse, 1, device),
         precision=precision,
         optimizers=optimizers,
-        update=Whole(optimizers, precision, None),
+        update=Whole(optimizers, precision, 1.0),
     )
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_mixed_precision(sd1: Path) -> None:
+    run = on_card(sd1, ["unet", "text_encoder"])
     before = parameters(run)
     optimizer_step(run, [batch_of(0, 1)])
     assert not all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
+
+
+@pytest.mark.gpu
+def test_the_cpu_waits_for_a_gpu_once_a_step(sd1: Path) -> None:
+    run = on_card(sd1, ["unet"])
+    optimizer_step(run, [batch_of(0, 1), batch_of(2)])  # encodes the captions, and makes the optimizer's state
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            optimizer_step(run, [batch_of(0, 1), batch_of(2)])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([warning for warning in told if "synchronizing" in str(warning.message)]) == 1

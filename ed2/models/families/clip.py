@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from ed2.data.cache import TensorCache
 from ed2.data.variants import cache_key
-from ed2.models.base import TextEmbeds, joined_embeddings
+from ed2.models.base import TextEmbeds, joined_embeddings, on_device
 from ed2.models.parts import Part
 
 MAX_CACHE_BYTES = 256 << 20
@@ -79,7 +79,7 @@ class ClipEncoder:
                 counts[owner] += 1
                 kept.append(tokens)  # the tokenizer gives them caption by caption
         self.part.come_back()
-        return Chunks(torch.stack(kept).to(self.device), counts)
+        return Chunks(on_device(torch.stack(kept), self.device), counts)
 
     def last_states(self, tokens: Tensor, clip_skip: int) -> Tensor:
         """Hidden states (N, 77, D) through the final norm, `clip_skip` layers before the end; 0 and 1 are the end."""

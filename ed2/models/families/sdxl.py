@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ed2.models.base import Conditioning, ImageSizes, TextEmbeds
+from ed2.models.base import Conditioning, ImageSizes, TextEmbeds, on_device
 from ed2.models.families.sd import StableDiffusion
 
 
@@ -22,7 +22,7 @@ class StableDiffusionXL(StableDiffusion):
         """The embeddings, and six numbers of each image: original height and width, crop top and left, target sides."""
         # In fp32 whatever the networks compute in: bf16 has only the numbers 1216 and 1224, for example, near 1220.
         time_ids = torch.cat([sizes.original, sizes.crop, sizes.target], dim=1).float()
-        added = {"time_ids": time_ids.to(self.device)}
+        added = {"time_ids": on_device(time_ids, self.device)}
         if embeds.pooled is not None:
             added["text_embeds"] = embeds.pooled
         return Conditioning(embeds.hidden, added)
@@ -45,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
         # Its own tokens: the same ones, with another number behind the end.
         tokens = second.chunks(captions, self.caption_chunks).tokens
         more_states = second.all_states(tokens)
-        is_empty = torch.tensor([not caption.strip() for caption in captions], device=self.device)
+        is_empty = on_device(torch.tensor([not caption.strip() for caption in captions]), self.device)
         layer = -max(self.facts.text_layer, self.clip_skip)
         hidden = torch.cat([states.hidden_states[layer], more_states.hidden_states[layer]], dim=-1)
         return TextEmbeds(
