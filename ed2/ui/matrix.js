@@ -82,8 +82,8 @@ window.edMatrix = (() => {
     lightbox.follow(board);
   };
   const drawHint = ({ root }) => {
-    const scroller = root.querySelector('.ed-matrix-scroll');
-    root.querySelector('.ed-matrix-hint').hidden = scroller.scrollWidth <= scroller.clientWidth + 1;
+    const scroller = root.querySelector('.ed-matrix-scroll'); // it may have been replaced
+    if (scroller) root.querySelector('.ed-matrix-hint').hidden = scroller.scrollWidth <= scroller.clientWidth + 1;
   };
   const drawTools = board => {
     const all = [...new Set(board.data.rows.flatMap(row => row.cfgs))].sort((a, b) => a - b);
