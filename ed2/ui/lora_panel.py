@@ -19,8 +19,8 @@ from ed2.ui.html import escape, list_html, task_html
 from ed2.ui.page_state import PageState
 from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
 
+TITLE = "Extract a LoRA"
 EXPLANATION = (
-    "### Extract a LoRA\n"
     "Writes what the training changed as a LoRA: a small file for web UIs, to use with the base model of the selected "
     "run. A higher rank keeps more and makes a larger file. Starting a run ends the extraction."
 )
@@ -42,7 +42,7 @@ class LoraPanel:
         self._context = context
         service = context.service
         self.extractor = LoraExtractor(self._is_training, service.read_libraries)
-        with gr.Column(elem_classes="ed-card", elem_id="lora-card"):
+        with gr.Accordion(TITLE, open=False, elem_id="lora-card") as self.fold:
             gr.Markdown(EXPLANATION)
             with gr.Row():
                 self.checkpoint = gr.Dropdown(
@@ -58,7 +58,7 @@ class LoraPanel:
                     min_width=120,
                 )
             with gr.Row(elem_classes="ed-actions"):
-                self.start = gr.Button("Extract a LoRA", elem_id="extract-lora-button", min_width=140)
+                self.start = gr.Button(TITLE, elem_id="extract-lora-button", min_width=140)
                 self.stop = gr.Button("Stop extraction", elem_id="stop-extraction-button", min_width=140, visible=False)
             self.result = gr.HTML(result_html(ExtractionStatus()), js_on_load=None)
         self._timer = gr.Timer(TICK_SECONDS, active=False)
@@ -66,7 +66,7 @@ class LoraPanel:
     @property
     def outputs(self) -> list[Any]:
         """What `describe` and `show` may change."""
-        return [self.checkpoint, self.start, self.stop, self.result, self._timer]
+        return [self.fold, self.checkpoint, self.start, self.stop, self.result, self._timer]
 
     def wire(self, tab: gr.Tab, phase: gr.HTML, find: FindRun, selected: Sequence[Any]) -> None:
         """Connect the buttons; a page that is opened later sees the extraction too.
@@ -110,7 +110,8 @@ class LoraPanel:
         shown = self._context.service.snapshot()
         if not has_extractable(shown) or shown.checkpoint is None:
             raise refusal(self._why_not_now() or NO_CHECKPOINT)
-        return self._start(request, shown.checkpoint, DEFAULT_RANK)
+        started = self._start(request, shown.checkpoint, DEFAULT_RANK)
+        return {**started, self.fold: gr.update(open=True)}
 
     def _start(self, request: gr.Request, checkpoint: Path, rank: int) -> Updates:
         try:

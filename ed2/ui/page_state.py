@@ -38,7 +38,6 @@ class PageState:
         seen: what it shows of the run: the revision of each section, the state, and its own choices.
         prompt_file: the file that its prompt table shows.
         listed_run: the run of this program that its list of runs shows, and whether that was active.
-        kept: the checkpoints whose boxes were ticked when they were last shown.
         lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
         before_fit: the settings that *Make it fit* changed, as they were.
         after_fit: the same settings as it set them.
@@ -57,7 +56,6 @@ class PageState:
     seen: Mapping[str, object] = field(default_factory=dict)
     prompt_file: str = ""
     listed_run: str = ""
-    kept: tuple[str, ...] = ()
     lora_problem: str = ""
     before_fit: Mapping[str, object] = field(default_factory=dict)
     after_fit: Mapping[str, object] = field(default_factory=dict)

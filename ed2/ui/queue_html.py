@@ -5,9 +5,9 @@ from pathlib import Path
 from ed2.app.queue.store import QueuedRun, RunQueue
 from ed2.text import counted
 from ed2.ui.hiding import Hide
-from ed2.ui.html import empty_html, escape, link_html, on_page
+from ed2.ui.html import empty_html, escape, link_html, note_html, on_page
 
-EMPTY = "The queue is empty. “Add to queue”, beside Train, adds a run with the settings of the form."
+EMPTY = "The queue is empty. “Add to queue” adds a run with the settings in the form."
 LOOKS = {
     "waiting": ("", "Waiting"),
     "running": ("busy", "Running"),
@@ -37,7 +37,7 @@ def queue_html(
         is_owner: whether the page may change it.
     """
     if not runs:
-        return empty_html(EMPTY if is_owner else "The queue is empty.")
+        return note_html(EMPTY) if is_owner else empty_html("The queue is empty.")
     items = []
     for run in runs:
         state = "interrupted" if run.state == "running" and not is_run else run.state

@@ -11,7 +11,7 @@ from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, SettingsError
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
-from ed2.ui.html import empty_html, problems_html
+from ed2.ui.html import note_html, problems_html
 from ed2.ui.page_state import PageState
 from ed2.ui.queue_html import EMPTY, is_being_run, queue_html, queue_line_html
 from ed2.ui.strip import Strip
@@ -27,16 +27,17 @@ class QueuePanel:
 
     def __init__(self, context: Context) -> None:
         self._context, self._queue = context, context.queue
-        gr.Markdown("### Queue")
-        self.list = gr.HTML(empty_html(EMPTY), elem_id="queue", js_on_load="ed.watchQueue(element, trigger)")
-        with gr.Row(elem_classes="ed-actions"):
+        self.heading = gr.Markdown("### Queue", visible=False, elem_id="queue-heading")
+        self.list = gr.HTML(note_html(EMPTY), elem_id="queue", js_on_load="ed.watchQueue(element, trigger)")
+        with gr.Row(elem_classes="ed-actions", visible=False) as self.actions:
             self.run = gr.Button("Run queue", elem_id="run-queue-button", min_width=140)
             self.clear = gr.Button("Remove done runs", elem_id="clear-queue-button", min_width=140)
 
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change, once it is wired."""
-        return [self.list, self.run, self.clear, self._strip.queue, self._strip.queue_line]
+        parts = [self.heading, self.list, self.actions, self.run, self.clear]
+        return [*parts, self._strip.queue, self._strip.queue_line]
 
     def wire(self, form: Form, strip: Strip, tabs: gr.Tabs) -> Any:
         """Connect the buttons; returns the events that change the form."""
@@ -138,6 +139,8 @@ class QueuePanel:
         waiting = [run for run in runs if run.state in ("waiting", "stopped", "running")]
         label = SAVE.format(page.edited_run) if page.edited_run else ADD
         return {
+            self.heading: gr.update(visible=bool(runs)),
+            self.actions: gr.update(visible=bool(runs)),
             self.list: queue_html(runs, is_run=is_run, edited=page.edited_run),
             self.run: gr.update(interactive=bool(waiting) and not is_run and not wanted),
             self.clear: gr.update(interactive=any(run.state == "done" for run in runs)),

@@ -6,10 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.runs.records import RunRecord, checkpoints_of, find_run, find_runs
+from ed2.app.runs.records import RunRecord, find_run, find_runs
 from ed2.app.snapshot import RunSnapshot
-from ed2.checkpoint.identity import is_pinned, pin
-from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.settings.fields import label_of
 from ed2.ui.compare_panel import ComparePanel
@@ -43,7 +41,6 @@ FILTER = (
     '<label class="ed-filter">Filter runs <input type="search" id="runs-filter" '
     'placeholder="name, folder, state or note"></label>'
 )
-KEEP_INFO = "Protected checkpoints are never deleted or thinned, whatever keep_last says. Each gets a file named KEEP."
 
 
 class ResumeTab:
@@ -68,13 +65,13 @@ class ResumeTab:
             self.resume = gr.Button("Resume", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.note = gr.HTML("", elem_id="resume-note", js_on_load=None)
-        self.page = RunPanel(context)
-        label = "Protected checkpoints"
-        self.kept = gr.CheckboxGroup([], label=label, info=KEEP_INFO, elem_id="keep-checkpoints", visible=False)
-        self.lora = LoraPanel(context)
+        self.page = RunPanel(context, above_page=self._make_lora)
         self.test = ResumeTestPanel(context)
         # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).
         self._phase = gr.HTML(_phase_html(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
+
+    def _make_lora(self) -> None:
+        self.lora = LoraPanel(self._context)
 
     @property
     def outputs(self) -> list[Any]:
@@ -95,7 +92,7 @@ class ResumeTab:
         selected = [form.controls["logdir"], self.choice]
         self.lora.wire(tab, self._phase, self._selected, selected)
         to_describe = [*selected, self.lora.checkpoint]
-        described = [self.resume, self.as_base, self.last_epoch, self.note, self.kept, *self.lora.outputs]
+        described = [self.resume, self.as_base, self.last_epoch, self.note, *self.lora.outputs]
         described += self.page.outputs
 
         def show_again(event: Any) -> None:
@@ -113,7 +110,6 @@ class ResumeTab:
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")
         self.choice.change(self.describe, to_describe, described, **SPOKEN)
-        self.kept.input(self.keep_checkpoints, [*selected, self.kept], self.kept, **SPOKEN)
         self.resume.click(self.resume_run, [*selected, self.last_epoch], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self.use_as_base, selected, base, **SPOKEN)
@@ -136,24 +132,18 @@ class ResumeTab:
         return {self.choice: gr.update(choices=names), self.list: self._list_html(runs, chosen or "", offered or "")}
 
     def describe(self, request: gr.Request, logdir: str, name: str | None, checkpoint: str | None = None) -> Updates:
-        """What can be done with the selected run, why the rest cannot, and which of its checkpoints are protected.
+        """What can be done with the selected run, why the rest cannot, and its page.
 
         `checkpoint` is the one that is selected to extract a LoRA from.
         """
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)
-        boxes = {**self._kept(page, run), **self.lora.describe(page, run, checkpoint), **self.page.describe(page, run)}
+        parts = {**self.lora.describe(page, run, checkpoint), **self.page.describe(page, run)}
         if run is None:
             off = gr.update(interactive=False)
             hidden = gr.update(value=None, visible=False)
-            return {
-                self.resume: off,
-                self.as_base: off,
-                self.last_epoch: hidden,
-                self.note: "",
-                **boxes,
-            }
+            return {self.resume: off, self.as_base: off, self.last_epoch: hidden, self.note: "", **parts}
         note = reason = self._why_not_resume(run)
         last_epoch = gr.update(value=None, visible=False)
         if run.state == "done" and not reason:
@@ -164,23 +154,8 @@ class ResumeTab:
             self.as_base: gr.update(interactive=run.checkpoint is not None),
             self.last_epoch: last_epoch,
             self.note: note_html(note),
-            **boxes,
+            **parts,
         }
-
-    def keep_checkpoints(self, request: gr.Request, logdir: str, name: str | None, wanted: list[str]) -> Updates:
-        """Mark the checkpoints that were checked since they were shown, and unmark those that were unchecked.
-
-        A mark that was made elsewhere meanwhile stays.
-        """
-        run, page = self._selected(logdir, name), self._context.pages.of(request)
-        changed = set(page.kept) ^ set(wanted)
-        try:
-            for checkpoint in checkpoints_of(run.folder):
-                if checkpoint.name in changed:
-                    pin(checkpoint, checkpoint.name in wanted)
-        except OSError as error:
-            raise refusal(f"The checkpoint could not be marked: {plain_reason(error)}.") from None
-        return self._kept(page, run)
 
     def resume_run(self, logdir: str, name: str | None, last_epoch: float | None) -> Updates:
         """Resume the selected run, up to a later epoch if it is done."""
@@ -231,13 +206,6 @@ class ResumeTab:
         if run.resume_step is None:
             return ONLY_WEIGHTS
         return ""
-
-    def _kept(self, page: PageState, run: RunRecord | None) -> Updates:
-        """A box for each checkpoint of a run, newest first; none without checkpoints."""
-        found = checkpoints_of(run.folder) if run else []
-        page.kept = tuple(checkpoint.name for checkpoint in found if is_pinned(checkpoint))
-        names = [checkpoint.name for checkpoint in reversed(found)]
-        return {self.kept: gr.update(choices=names, value=list(page.kept), visible=bool(found))}
 
     def _list_html(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
         if not runs:

@@ -18,9 +18,12 @@ ACTS = {
     "export": "Export single file",
     "try": "Try a prompt",
     "continue": "Continue from it",
+    "protect": "Protect",
+    "unprotect": "Unprotect",
     "delete": "Delete",
 }
 """What can be done with a checkpoint."""
+HINTS = {"protect": "Never delete it, whatever keep_last says", "unprotect": "Let keep_last delete it again"}
 WORK_LOOKS = {"running": ("busy", "Working"), "done": ("good", "Done"), "failed": ("wait", "No result")}
 """The style and label of each state of an export or an image."""
 LOOKS = {"done": "good", "running": "busy", "failed": "bad"}
@@ -115,12 +118,17 @@ def _checkpoint(one: CheckpointFacts) -> str:
         facts.append(f"validation {one.validation:.4f}")
     facts += ["can be resumed"] if one.can_resume else ["weights only"]
     facts += ["protected"] if one.is_kept else []
-    buttons = "".join(
-        f'<button type="button" data-act="{act}" data-checkpoint="{name}" aria-label="{words} {name}">{words}</button>'
-        for act, words in ACTS.items()
-    )
+    without = "protect" if one.is_kept else "unprotect"
+    buttons = "".join(_act(act, words, name) for act, words in ACTS.items() if act != without)
     return (
         f'<li><p><strong>{name}</strong><small>{" · ".join(facts)}</small></p><div class="ed-does">{buttons}</div></li>'
+    )
+
+
+def _act(act: str, words: str, checkpoint: str) -> str:
+    return (
+        f'<button type="button" data-act="{act}" data-checkpoint="{checkpoint}" title="{HINTS.get(act, "")}" '
+        f'aria-label="{words} {checkpoint}">{words}</button>'
     )
 
 

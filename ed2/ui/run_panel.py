@@ -11,6 +11,7 @@ from ed2.app.phases import RefusedError
 from ed2.app.runs.facts import RunFacts
 from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, checkpoints_of, nearest_checkpoint, replay_run
 from ed2.app.runs.removing import checkpoint_size, is_last_checkpoint, remove_checkpoint, remove_run
+from ed2.checkpoint.identity import pin
 from ed2.disk import plain_reason
 from ed2.errors import Ed2Error
 from ed2.text import counted, file_size
@@ -30,12 +31,15 @@ NO_PROMPT = "Type a prompt first."
 NO_SAMPLE = "The run has no samples of this step."
 TICK_SECONDS = 1.0
 DEFAULT_CFG = 7.0
+PINS = {"protect": True, "unprotect": False}
+"""What these acts make of a checkpoint's protection."""
 
 
 class RunPanel:
     """What is shown of the selected run, and what can be done with it; it is looked up again, never trusted."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, above_page: Callable[[], object] = lambda: None) -> None:
+        """Show it; `above_page` creates what stands between the buttons and the curves."""
         self._context, service = context, context.service
         self.work = CheckpointWork(lambda: service.snapshot().is_active, service.read_libraries)
         with gr.Row(elem_id="run-actions", elem_classes="ed-actions"):
@@ -52,6 +56,7 @@ class RunPanel:
             self.name = gr.Textbox(label="Shown name", max_length=MAX_NAME, max_lines=1, elem_id="run-name")
             self.text = gr.Textbox(label="Notes", max_length=MAX_TEXT, lines=3, max_lines=12, elem_id="run-text")
             self.save = gr.Button("Save name and notes", elem_id="save-notes-button", min_width=160)
+        above_page()
         self.view = gr.HTML("", elem_id="run-page", js_on_load="ed.watchRunPage(element, trigger)")
         with gr.Column(visible=False, elem_classes="ed-card", elem_id="try-card") as self.card:
             self.chosen = gr.Dropdown([], label="Checkpoint to try", elem_id="try-checkpoint", interactive=True)
@@ -183,9 +188,19 @@ class RunPanel:
             return {self.card: gr.update(visible=True), self.chosen: gr.update(value=checkpoint.name)}
         if act == "continue":
             return continuing(checkpoint, self._controls, self._tabs)
+        if act in PINS:
+            return self._pin(run, checkpoint, is_wanted=PINS[act])
         if act == "export":
             _refusing(lambda: self.work.export(checkpoint))
         return self.show_work()
+
+    def _pin(self, run: RunRecord, checkpoint: Path, *, is_wanted: bool) -> Updates:
+        """Protect a checkpoint, or no longer."""
+        try:
+            pin(checkpoint, is_wanted=is_wanted)
+        except OSError as error:
+            raise refusal(f"The checkpoint could not be marked: {plain_reason(error)}.") from None
+        return {self.view: self._page_of(run)}
 
     def _use(self, run: RunRecord, step: object) -> Updates:
         """Protect the checkpoint nearest to the step of a sample; what can be done with it stands in the list."""

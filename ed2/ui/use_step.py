@@ -23,7 +23,7 @@ NOT_SHOWN = "These samples are no longer shown. Choose one of the present run."
 GONE = "This checkpoint is no longer there. Press Use this step again."
 NONE_YET = "This run has no checkpoint yet. Save now makes one at the present step; then press Use this step again."
 NO_CHECKPOINT = "This run has no checkpoint."
-PROTECTED = "It is now protected: keep_last never removes it. The Resume tab lists the protected checkpoints of a run."
+PROTECTED = "It is now protected: keep_last never removes it. Unprotect it in the Resume tab."
 CONTINUES = (
     "Press Train to continue from step {step:,} with the settings in the form. If the run has a newer checkpoint, or "
     "images or settings differ, the rest is trained in a new folder."

@@ -30,28 +30,30 @@ def tab(tmp_path: Path) -> ResumeTab:
     return OwnerPage(Context(user=UserFiles(tmp_path / "user"), roots=Roots((tmp_path,)))).resume
 
 
-def test_a_box_pins_a_checkpoint_of_the_selected_run_and_nothing_else(tab: ResumeTab, tmp_path: Path) -> None:
+def press(tab: ResumeTab, run: Path, act: str, checkpoint: str) -> str:
+    event = gr.EventData(None, {"act": act, "checkpoint": checkpoint})
+    return str(tab.page.press(REQUEST, event, str(run.parent), run.name)[tab.page.view])
+
+
+def test_a_press_protects_a_checkpoint_of_the_selected_run_and_nothing_else(tab: ResumeTab, tmp_path: Path) -> None:
     run = a_run(tmp_path, (2, 4))
     first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
-    place = (REQUEST, str(tmp_path))
-    assert tab.describe(*place, "another")[tab.kept]["visible"] is False
-    shown = tab.describe(*place, run.name)[tab.kept]
-    assert (sorted(shown["choices"]), shown["value"], shown["visible"]) == ([first, second], [], True)
-    assert tab.keep_checkpoints(*place, run.name, [first, "../../elsewhere"])[tab.kept]["value"] == [first]
+    html = press(tab, run, "protect", first)
+    assert f"Unprotect {first}" in html and f"Protect {second}" in html and f"Protect {first}" not in html
     assert [path.parent.name for path in tmp_path.rglob("KEEP")] == [first]
-    assert tab.keep_checkpoints(*place, run.name, [])[tab.kept]["value"] == []
-    assert not list(tmp_path.rglob("KEEP"))
+    for name in ("../../elsewhere", f"{first}_ema", ".damaged-1-tiny-ep00-gs00009"):
+        with pytest.raises(gr.Error, match="no longer there"):
+            press(tab, run, "protect", name)
     with pytest.raises(gr.Error, match="Select a run"):
-        tab.keep_checkpoints(*place, "another", [first])
+        press(tab, tmp_path / "another", "protect", first)
+    assert f"Protect {first}" in press(tab, run, "unprotect", first)
+    assert not list(tmp_path.rglob("KEEP"))
 
 
-def test_a_pin_set_elsewhere_since_the_boxes_were_shown_stays(tab: ResumeTab, tmp_path: Path) -> None:
-    run = a_run(tmp_path, (2, 4, 6))
-    first, second, third = (f"tiny-ep00-gs{step:05d}" for step in (2, 4, 6))
-    place = (REQUEST, str(tmp_path), run.name)
-    (run / "ckpts" / first / "KEEP").touch()
-    tab.describe(*place)
+def test_a_protection_that_was_set_elsewhere_stays(tab: ResumeTab, tmp_path: Path) -> None:
+    run = a_run(tmp_path, (2, 4))
+    first, second = (f"tiny-ep00-gs{step:05d}" for step in (2, 4))
     (run / "ckpts" / second / "KEEP").touch()  # by hand, or on another page
-    assert tab.keep_checkpoints(*place, [first, third])[tab.kept]["value"] == [first, second, third]
-    (run / "ckpts" / first / "KEEP").unlink()
-    assert tab.keep_checkpoints(*place, [first, second])[tab.kept]["value"] == [second]
+    press(tab, run, "protect", second)
+    html = press(tab, run, "protect", first)
+    assert f"Unprotect {first}" in html and f"Unprotect {second}" in html

@@ -25,6 +25,7 @@ def test_one_press_on_a_finished_run_writes_a_lora_and_says_what_it_keeps(open_p
     state(page, "done")
     tab(page, "Resume")
     result, button = page.locator("#lora-result"), page.locator("#extract-lora-button")
+    page.locator("#lora-card .label-wrap").click()
     checkpoint = Path(service.snapshot().checkpoint).name
     expect(page.locator("#lora-checkpoint input")).to_have_value(checkpoint)
     expect(page.locator("#lora-rank input")).to_have_value("32")
@@ -43,8 +44,9 @@ def test_one_press_on_a_finished_run_writes_a_lora_and_says_what_it_keeps(open_p
     expect(page.get_by_text("a whole number from 1 to 1,024")).to_be_visible()
     other = open_page()
     tab(other, "Resume")
+    other.locator("#lora-card .label-wrap").click()
     expect(other.locator("#lora-result")).to_contain_text(str(lora))
     tab(other, "Train")
     other.locator("#extract-from-run-button").click()
     expect(other.locator("#lora-result")).to_contain_text("-lora-r32 (2).safetensors", timeout=120_000)
-    expect(other.locator("#lora-card")).to_be_visible()
+    expect(other.locator("#lora-result")).to_be_visible()

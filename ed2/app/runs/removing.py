@@ -112,7 +112,7 @@ def remove_checkpoint(run: RunRecord, checkpoint: Path) -> int:
     """
     _require_at_rest(run)
     if is_pinned(checkpoint):
-        fix = "Uncheck it under Protected checkpoints first."
+        fix = "Press Unprotect beside it first."
         raise RefusedError(f"{checkpoint.name} cannot be deleted", "it is protected", fix)
     freed = checkpoint_size(checkpoint)
     for folder in (average_of(checkpoint), checkpoint):
