@@ -227,14 +227,17 @@ def report_html(bench: Workbench) -> str:
     checked, counts = bench.checked, bench.counts
     found = checked.dataset
     facts = [f"{len(checked.buckets)} buckets" if len(checked.buckets) > 1 else "1 bucket"]
-    facts.append(f"{counts.get('uncaptioned', 0):,} without caption")
+    if number := counts.get("uncaptioned", 0):
+        facts.append(f"{number:,} without caption")
     words = [len(example.caption.split()) for example in found.examples]
     facts.append(f"captions of {median(words):g} words (median)")
     per_epoch, total = checked.steps
     facts.append(f"{counted(per_epoch, 'step')} per epoch, {total:,} in {counted(checked.plan.max_epochs, 'epoch')}")
     if found.num_unread:
         facts.append(f"{found.num_unread:,} still to be read in full")
-    used = f"{counted(len(found.examples), 'image')} can be used, {counted(len(found.problems), 'file')} cannot"
+    used = f"{counted(len(found.examples), 'image')} can be used"
+    if found.problems:
+        used += f", {counted(len(found.problems), 'file')} cannot"
     mark = f'data-round="{found.num_unread} {bench.is_compared}"'
     return f'<p class="ed-summary" {mark}><strong>{used}</strong> · {" · ".join(facts)}</p>'
 

@@ -19,6 +19,7 @@ from ed2.ui.html import button_html, buttons_html, escape, list_html, note_html,
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, fill, refusal
 
 TICK_SECONDS = 1.0
+EXAMPLE = "for example stable-diffusion-v1-5/stable-diffusion-v1-5"
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
 ONLY_HERE = (
     "This page may use some folders only, so it cannot download. On the computer that runs it, use: "
@@ -51,7 +52,13 @@ class DownloadControls:
         gr.HTML(note_html(explanation if self.is_allowed else ONLY_HERE), js_on_load=None)
         with gr.Row(visible=self.is_allowed):
             self.name = gr.Textbox(
-                value, label=label, max_lines=1, elem_id=f"{prefix}download-name", interactive=True, scale=3
+                value,
+                label=label,
+                placeholder=EXAMPLE,
+                max_lines=1,
+                elem_id=f"{prefix}download-name",
+                interactive=True,
+                scale=3,
             )
             self.look_up = gr.Button("Look up", elem_id=f"{prefix}look-up-button", min_width=120, scale=0)
         watch = "ed.watchFolders(element, trigger)"

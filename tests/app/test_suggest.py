@@ -1,5 +1,6 @@
 """Which values are suggested for a GPU, a model, a method and a number of images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def test_what_is_suggested_fits_or_says_what_would_be_needed(family: str, method
     situation = situation_of(values, vram_gb=vram_gb, num_images=300)
     found = suggest_values(situation)
     assert situation.search.fits(found.settings) == (not found.notes), found.notes
+
+
+def test_no_learning_rate_is_suggested_for_a_model_of_another_size_and_the_notes_say_so() -> None:
+    usual = situation_of(with_defaults({"model_family": "sd1"}), vram_gb=24, num_images=40)
+    assert value(suggest_values(usual), "lr") != "nothing"
+    found = suggest_values(replace(usual, has_real_unet=False))
+    assert value(found, "lr") == "nothing"
+    assert [note for note in found.notes if note.startswith("No learning rate is suggested")]
 
 
 def test_steps_are_within_the_usual_range_for_so_many_images_which_is_stated() -> None:

@@ -235,7 +235,7 @@ def test_after_a_restart_the_plan_of_the_form_that_was_kept_is_known_without_a_p
     page = OwnerPage(context)
     page.dataset.check_kept()
     report = page.dataset.results()[page.dataset.report]
-    assert "4 images can be used" in report and "2 steps per epoch, 6 in 3 epochs" in report
+    assert "4 images can be used</strong>" in report and "2 steps per epoch, 6 in 3 epochs" in report
     shown = page.settings.memory.updates(REQUEST, {**defaults(), **context.form_values()}, 12)
     assert "6 steps in 3 epochs" in shown[page.settings.memory.forecast]
     assert "Learning rate over the run" in shown[page.settings.memory.forecast]

@@ -19,6 +19,7 @@ USUAL_EPOCHS = ((20, 100), (50, 60), (200, 40), (1000, 20), (5000, 10), (20_000,
 LEAST_EPOCHS = 3
 USUAL_RANGE = (0.5, 2.0)
 """The usual number of steps, relative to the one that is suggested."""
+NO_RATE = "No learning rate is suggested: this base model has another size than usual, so the usual values do not hold."
 REFERENCE_BATCH = 2
 """Images per step that the default learning rate is for."""
 MAX_LR = {"full": 3e-6, "lora": 3e-4}
@@ -85,6 +86,8 @@ def suggest_values(situation: Situation) -> Suggestions:
         for name, value in allowed.items():
             values[name] = Suggested(name, value, answer[1])
     notes += [*_unfitting(situation, now), *repeats_notes(now.data.data_root)]
+    if not situation.has_real_unet:
+        notes.append(NO_RATE)
     if note := large_batch_note(now):
         notes.append(str(note))
     return Suggestions(tuple(values.values()), now, tuple(notes))
