@@ -4,8 +4,9 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -41,6 +42,9 @@ _SHRINKING = ("JPEG", "MPO")
 and hide an error in it."""
 JPEG_SHRINKS = (1, 2, 4, 8)
 """Factors by which a JPEG can be decoded smaller; each side is rounded up to a whole pixel."""
+
+_WEBP_FLAGS, _WEBP_TEXTS = 20, 0x0C
+"""Where an extended WebP says what it holds, and the bits for EXIF and XMP. Source: RFC 9649, section 2.7."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -94,13 +98,31 @@ def header_size(path: Path) -> Size | None:
         if size := jpeg_header_size(path):
             return size
         _require_file(path)
+        if _may_be_turned(path):
+            with suppress(Exception):
+                return _size_as_opened(path)
         width, height = imagesize.get(path)
         if width > 0 and height > 0:
             return width, height
-        with Image.open(path, formats=FORMATS) as image:
-            return _upright(image.size, _orientation(image))
+        return _size_as_opened(path)
     except Exception:  # neither library documents what it raises for a broken header
         return None
+
+
+def _may_be_turned(path: Path) -> bool:
+    """Whether a file may have an orientation that imagesize does not know: a JPEG, PNG or WebP with EXIF or XMP."""
+    with path.open("rb") as file:
+        head = file.read(_WEBP_FLAGS + 1)
+    if head[8:16] == b"WEBPVP8X":
+        return bool(head[_WEBP_FLAGS] & _WEBP_TEXTS)
+    return head.startswith((b"\xff\xd8\xff", PNG_SIGNATURE))
+
+
+def _size_as_opened(path: Path) -> Size:
+    """Return the upright size as Pillow knows it before it loads the pixels."""
+    with Image.open(path, formats=FORMATS) as image:
+        # Not the method of a PNG, which would load all of it to find what stands behind its pixels.
+        return _upright(image.size, _orientation_in(partial(Image.Image.getexif, image)))
 
 
 def decode(path: Path, at_least: Size | None = None, background: str = WHITE) -> Image.Image:
@@ -289,8 +311,12 @@ def _decoded(path: Path, image: ImageFile, at_least: Size | None, background: st
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 if there is none or it cannot be read."""
+    return _orientation_in(image.getexif)
+
+
+def _orientation_in(exif: Callable[[], Image.Exif]) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(exif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
         return 1
 

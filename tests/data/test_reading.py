@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.images import check_image, header_size
 from ed2.data.reading import Outline
 from ed2.errors import StopRequested
 from tests.data.planning import plan_epoch
@@ -95,3 +97,33 @@ def test_an_image_takes_less_than_a_kilobyte_of_memory(paint: Painter, tmp_path:
         tracemalloc.stop()
     assert len(dataset.examples) == 400
     assert taken / 400 < 1024
+
+
+def turned_png(path: Path, exif: bytes, xmp: str) -> None:
+    texts = PngInfo()
+    texts.add_text("parameters", "a cat " * 2000)
+    if xmp:
+        texts.add_itxt("XML:com.adobe.xmp", xmp)
+    Image.new("RGB", (96, 64), "teal").save(path, pnginfo=texts, exif=exif or None)
+
+
+def turned_webp(path: Path, exif: bytes, xmp: str) -> None:
+    Image.new("RGB", (96, 64), "teal").save(path, exif=exif, xmp=xmp.encode())
+
+
+def turned_jpeg(path: Path, exif: bytes, xmp: str) -> None:
+    Image.new("RGB", (96, 64), "teal").save(path, exif=exif, xmp=xmp.encode())
+
+
+@pytest.mark.parametrize("by", ["exif", "xmp", "neither"])
+@pytest.mark.parametrize("write", [turned_png, turned_webp, turned_jpeg])
+def test_a_header_tells_how_any_image_is_turned(
+    write: Callable[[Path, bytes, str], None], by: str, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6 if by == "exif" else 1
+    xmp = '<rdf:Description tiff:Orientation="6"/>' if by == "xmp" else ""
+    path = tmp_path / f"image.{write.__name__.removeprefix('turned_')}"
+    write(path, b"" if by == "xmp" else exif.tobytes(), xmp)
+    size = (96, 64) if by == "neither" else (64, 96)
+    assert header_size(path) == check_image(path).size == size
