@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ed2.app.images.scanning import scan_dataset
+from ed2.app.images.scanning import scan_to_start
+from ed2.app.images.validating import TRAINING
 from ed2.app.resolve import resolve_settings
-from ed2.app.resuming import resolve_resume
+from ed2.app.resuming import LEFT_OUT, resolve_resume
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset
 from ed2.settings.schema import Settings
@@ -33,5 +34,7 @@ def resolved(
     found = resolve_settings(values, None)
     checkpoint = Checkpoint.open(found.checkpoint) if found.checkpoint else None
     now = circumstances or (checkpoint.values if checkpoint else {})
-    resume = resolve_resume(checkpoint, found.settings, dataset or scan_dataset(found.settings), now)
+    if dataset is None:
+        dataset = scan_to_start(found.settings, checkpoint.values[LEFT_OUT][TRAINING] if checkpoint else None)
+    resume = resolve_resume(checkpoint, found.settings, dataset, now)
     return Resolved(found.settings, found.base, resume.checkpoint, resume.same_folder, (*found.notes, *resume.notes))

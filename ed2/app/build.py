@@ -254,8 +254,6 @@ def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objectiv
 
 def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
     settings = spec.settings
-    if not spec.same_folder:  # other images, or repaired ones
-        context.state.lost.clear()
     threads, batch_size = decode_threads(settings, context.ranks.local_size), settings.data.batch_size
     options = LoaderOptions(
         seed=settings.run.seed,
@@ -268,6 +266,7 @@ def _loader(spec: RunSpec, context: RunContext, caches: Caches) -> Loader:
         keep_tags=settings.data.keep_tags,
         background=settings.data.alpha_background,
         pinned=spec.machine.device.type == "cuda",
+        reads=context.reads,
     )
     return Loader(
         spec.dataset.examples,

@@ -20,7 +20,7 @@ from ed2.app.run_spec import RunSpec
 from ed2.app.speeds import SpeedWatch
 from ed2.checkpoint.saver import Kind
 from ed2.data.epoch import EpochPlanner
-from ed2.data.example import Finding
+from ed2.data.example import Dataset, Finding
 from ed2.data.report import batch_notes, start_lines
 from ed2.disk import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
@@ -155,7 +155,7 @@ class Execution:
         run.state.seconds += time.monotonic() - self.started
         notes = [*spec.notes, *_start_notes(spec, run)]
         notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
-        notes += start_lines(dataset)
+        notes += [*start_lines(dataset), *_unread_note(dataset)]
         for text in space_notes(spec.settings, spec.sizes):
             run.bus.emit(Warned(run.state.step, text))
         run.bus.emit(
@@ -271,6 +271,16 @@ def _lost_note(run: Run) -> list[str]:
     if not count:
         return []
     return [f"{counted(count, 'image')} {plural(count, 'was', 'were')} found damaged earlier in this run and left out."]
+
+
+def _unread_note(dataset: Dataset) -> list[str]:
+    """Which images may still turn out to be damaged."""
+    count = dataset.num_unread
+    if not count:
+        return []
+    read = f"{plural(count, 'header')} of {counted(count, 'image')} {plural(count, 'was', 'were')} read so far"
+    found = "one that is damaged is found when it is first decoded, and left out from then on"
+    return [f"Only the {read}: {found}. --check decodes all."]
 
 
 def _model_note(spec: RunSpec, run: Run) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +12,7 @@ from ed2.app.averaging import sample_weights
 from ed2.app.images.captions import tag_frequency, trigger_phrase
 from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.images.validating import for_validation
+from ed2.app.resuming import LEFT_OUT
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
 from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
@@ -22,6 +23,7 @@ from ed2.checkpoint.saver import Saver
 from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, VRAM, lr_curve
 from ed2.data.epoch import EpochPlan
 from ed2.data.example import Example
+from ed2.data.full_reads import FullReads
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
@@ -56,6 +58,7 @@ class RunContext:
         state: its progress, which counts up while it runs.
         faults: counts and reports images that are lost or changed during the run.
         ranks: the processes that train it.
+        reads: decodes its images, and remembers what that shows.
     """
 
     run_dir: Path
@@ -64,6 +67,7 @@ class RunContext:
     state: TrainState
     faults: ImageFaults
     ranks: Ranks
+    reads: FullReads = field(default_factory=FullReads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
             TEXT_ENCODER_LR: spec.settings.optimizer.lr_of("text_encoder", spec.settings.model.method),
             "settings": recorded_settings(spec).flat(),
             **circumstances(spec.machine),
+            **({} if spec.images.left_out is None else {LEFT_OUT: spec.images.left_out}),
         },
         beside={IMAGES_FILE: image_names(spec.dataset)},
         run_name=run_name,
@@ -168,7 +173,7 @@ def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     validator = Validator(
         objective=Objective(run.model, mse, spec.settings.validation.val_seed, spec.machine.device),
         curves={tag: share_of(examples, context.ranks) for tag, examples in spec.images.curves.items()},
-        options=_validation_options(spec),
+        options=_validation_options(spec, context),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
         on_progress=_progress(run, context, "validating"),
@@ -184,7 +189,7 @@ def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     meter = ImageLossMeter(
         objective=Objective(run.model, mse, settings.validation.val_seed, spec.machine.device),
         examples=share_of(examples, context.ranks),
-        options=_validation_options(spec),
+        options=_validation_options(spec, context),
         timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
@@ -224,7 +229,7 @@ def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJo
     return ImageLossJob(run, measuring, spec.settings.validation.image_loss_every_n_epochs)
 
 
-def _validation_options(spec: RunSpec) -> LoaderOptions:
+def _validation_options(spec: RunSpec, context: RunContext) -> LoaderOptions:
     """How images are loaded to measure them: each as a whole, alike every time."""
     settings = spec.settings
     return LoaderOptions(
@@ -234,6 +239,7 @@ def _validation_options(spec: RunSpec) -> LoaderOptions:
         jitter=False,
         background=settings.data.alpha_background,
         pinned=spec.machine.device.type == "cuda",
+        reads=context.reads,
     )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from ed2.app.checks.base_model import ChosenBase, not_here, require_base
 from ed2.app.checks.space import require_cache_room, require_room
 from ed2.app.checks.start_checks import ON_COMMAND_LINE
-from ed2.app.images.scanning import TimeLeft, scan_dataset
-from ed2.app.images.validating import ValidationSplit, split_off_validation
+from ed2.app.images.scanning import TimeLeft, scan_dataset, scan_to_start
+from ed2.app.images.validating import TRAINING, LeftOut, ValidationSplit, split_off_validation
 from ed2.app.own_models import converted
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts, require_writable
-from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
+from ed2.app.resuming import LEFT_OUT, REPORT_SECONDS, VerifyProgress, resolve_resume
 from ed2.app.run_settings import (
     FIND_LAST,
     EffectiveSettings,
@@ -76,7 +76,7 @@ def resolve(
     machine = Machine.of(settings, ranks)
     source = open_model(settings, found.base, found.vae)
     lora_base = _lora_base(settings, source, progress.say)
-    images = _read_images(settings, bus, controls)
+    images = _read_images(settings, bus, controls, _left_out(checkpoint))
     require_cache_room(settings, sizes, images.training.examples)
     resume = resolve_resume(checkpoint, settings, images.training, circumstances(machine))
     return RunSpec(
@@ -278,8 +278,19 @@ def _no_model() -> SettingsError:
     return SettingsError("1 setting is missing:", [problem])
 
 
-def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> ValidationSplit:
-    """Read the images and choose those to validate on; reports the progress every few seconds."""
+def _left_out(checkpoint: Checkpoint | None) -> LeftOut | None:
+    """The files that a resumed run leaves out, none for a new run; None if it began with a full read of all images."""
+    if checkpoint is None:
+        return {}
+    left_out: LeftOut | None = checkpoint.values.get(LEFT_OUT)
+    return left_out
+
+
+def _read_images(settings: Settings, bus: EventBus, controls: Controls, left_out: LeftOut | None) -> ValidationSplit:
+    """Read the headers of the images and choose those to validate on; reports the progress every few seconds.
+
+    Where `left_out` is None, as in runs of earlier versions, images that are not remembered are read in full.
+    """
     bus.emit(PhaseChanged(0, "preparing", "reading the images"))
     reported_at, time_left = time.monotonic(), TimeLeft()
 
@@ -297,7 +308,10 @@ def _read_images(settings: Settings, bus: EventBus, controls: Controls) -> Valid
         controls.raise_if_stopping()  # with the signal that requested it
         return False
 
-    dataset = scan_dataset(settings, progress=report, should_stop=stopping, on_outline=outline)
-    images = split_off_validation(settings, dataset, should_stop=stopping)
+    if left_out is None:
+        dataset = scan_dataset(settings, progress=report, should_stop=stopping, on_outline=outline)
+    else:
+        dataset = scan_to_start(settings, left_out.get(TRAINING), progress=report, should_stop=stopping)
+    images = split_off_validation(settings, dataset, should_stop=stopping, left_out=left_out)
     controls.raise_if_stopping()
     return images

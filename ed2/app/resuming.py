@@ -25,6 +25,8 @@ from ed2.text import counted, file_size
 from ed2.training.controls import Controls
 from ed2.training.state import SAMPLES, VALIDATION
 
+LEFT_OUT = "left_out"
+"""Among the values of a checkpoint: the files that its run leaves out since its start, if it began with headers."""
 REPORT_SECONDS = 5.0
 """Interval of progress reports during a long preparation."""
 RESUMABLE_SETTINGS = {
@@ -147,7 +149,7 @@ def resolve_resume(
     if changes:
         listed = "; ".join(changes)
         notes.append(f"Continuing in a new folder; results will not be bit-identical: {listed}.")
-        return Resume(checkpoint, notes=tuple(notes))
+        return Resume(_without_lost(checkpoint), notes=tuple(notes))
     return _choose_folder(checkpoint, settings, notes, _exactness_notes(checkpoint, settings, circumstances))
 
 
@@ -227,6 +229,13 @@ def _schedule_moves(checkpoint: Checkpoint, settings: Settings) -> bool:
     is_longer = _settings_then(checkpoint).get("max_epochs") != settings.run.max_epochs
     curves = {settings.optimizer.lr_scheduler, settings.text_encoder.text_encoder_lr_scheduler}
     return is_longer and (curves - {"constant", None} != set() or settings.ema.ema_strength_target is not None)
+
+
+def _without_lost(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the images that were found damaged: others may have taken their place."""
+    state = checkpoint.state
+    state.lost = {}
+    return replace(checkpoint, values={**checkpoint.values, "state": state.as_dict()})
 
 
 def _without_finished_jobs(checkpoint: Checkpoint) -> Checkpoint:

@@ -5,11 +5,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.build import build
 from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import FailedUpdates
+from ed2.app.images.scanning import full_reads
 from ed2.app.jobs import MainContext, make_saver
 from ed2.app.ranks.message import as_message
 from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
@@ -63,6 +65,7 @@ def run_training(
         while True:
             with recording(bus, folder.path, continued), spec.machine.computing(spec.settings.memory):
                 context = MainContext.of(spec, folder.path, saver, bus, controls, ranks=ranks)
+                context = replace(context, reads=full_reads())
                 outcome = _train(spec, context, failures, started)
                 if isinstance(outcome, RunEnded):
                     bus.emit(outcome)

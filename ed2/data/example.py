@@ -115,6 +115,12 @@ class Dataset:
     notes: tuple[Finding, ...]
     """Worth knowing; no image is left out for it."""
     fingerprint: str
-    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; empty unless all were read."""
+    """SHA-256, hex, over the names, contents, captions and buckets of `examples`; empty unless all were read in full.
+    That of a run that began with headers alone is a `quick_fingerprint`."""
     num_unread: int = 0
     """Images of which only the header was read: some may turn out to be damaged."""
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The files that cannot be used, by root and name."""
+        return frozenset(f"{problem.root}/{problem.path}" for problem in self.problems)

@@ -1,7 +1,6 @@
 """Folders and manifests of images and captions, read into a dataset. Nothing is ever written into them."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from ed2.data.buckets import Size, crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
 from ed2.data.duplicates import find_duplicates, summary
 from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
+from ed2.data.fingerprint import fingerprint_line
 from ed2.data.image_config import caption_in_order, tag_shuffle
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
@@ -41,7 +41,10 @@ class ScanOptions:
     follow_links: bool = False
     """Search folders outside the roots too if a link leads there."""
     headers_only: bool = False
-    """Read only the headers of files that are not remembered: a quick look, not enough to train."""
+    """Read only the headers of files that are not remembered, as for a quick look and for the start of a run."""
+    left_out: frozenset[str] | None = None
+    """For a resumed run: the files that it has left out since its start, by root and name, and no others. None leaves
+    out every file that is known to be damaged. Only with `headers_only`."""
 
 
 def scan(
@@ -52,7 +55,7 @@ def scan(
     should_stop: Callable[[], bool] | None = None,
     on_outline: Callable[[Outline], None] | None = None,
 ) -> Dataset:
-    """Read every image below `roots` in full, with its caption, and assign each to its bucket.
+    """Read every image below `roots`, in full unless the options say otherwise, and assign each to its bucket.
 
     Args:
         roots: folders, searched with all their subfolders, and manifests.
@@ -69,11 +72,12 @@ def scan(
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
     memory, state = _memory(paths, options, callbacks)
-    if memory and state and (known := memory.find(state)):
+    known = memory.find(state) if memory and state else None
+    if known and options.left_out in (None, known.left_out):
         callbacks.report(len(known.examples), len(known.examples))
         return known
     dataset, is_lasting = _search(paths, options, callbacks)
-    if memory and state and is_lasting:
+    if memory and state and is_lasting and options.left_out is None:
         memory.keep(state, dataset)
     return dataset
 
@@ -89,7 +93,10 @@ def _search(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallba
     for found in contents:
         files += found.images
     reader = ImageReader(options.index_path, options.threads, callbacks)
-    read = reader.read_headers(files) if options.headers_only else reader.read_in_full(files, paths, options.resolution)
+    if options.headers_only:
+        read = reader.read_headers(files, options.left_out)
+    else:
+        read = reader.read_in_full(files, paths, options.resolution)
     builder = _DatasetBuilder(read.num_unread, notes=list(read.notes))
     for found in contents:
         builder.notes += found.notes
@@ -112,7 +119,7 @@ def _memory(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallba
         return None, ""
     given = (options.resolution, options.flip_p, options.cond_dropout, options.shuffle_tags, options.follow_links)
     memory = ScanMemory(options.index_path.with_name("scans"), paths, given)
-    if options.headers_only and not memory.exists():  # such a scan keeps nothing
+    if options.headers_only and not options.index_path.exists():  # then no image is known in full
         return None, ""
     return memory, state_of(paths, callbacks.raise_if_stopped, reading_versions())
 
@@ -145,7 +152,8 @@ class _DatasetBuilder:
         self.examples.append(example)
         self.notes += _notes(example, facts, description, options.resolution)
         if not self.num_unread:
-            self.digest.update(_fingerprint_line(example, facts).encode())
+            more = ["sRGB"] if "converted" in facts.marks else []  # a version without colour profiles had other pixels
+            self.digest.update(fingerprint_line(example, facts.digest, *more))
 
     def add_duplicates(self, num_roots: int) -> None:
         """Add a note for each image that is there more than once, and one with counts."""
@@ -260,17 +268,6 @@ def _notes(example: Example, facts: ImageFacts, description: ImageDescription, r
         caption = f"{caption[: MAX_QUOTED - 3]}..."
     notes += [(kind, what, f'The caption is "{caption}".') for kind, what in description.notes]
     return [Finding(example.name, f"{what}.", fix, kind=kind, root=example.root) for kind, what, fix in notes]
-
-
-def _fingerprint_line(example: Example, facts: ImageFacts) -> str:
-    """Return what the fingerprint covers of one image; not its time, which differs in a copy."""
-    values: list[object] = [example.key, facts.digest, example.caption, example.bucket]
-    values += [example.multiply, example.batch_id, example.loss_scale, example.flip_p, example.cond_dropout]
-    shuffle = example.shuffle
-    values.append(shuffle and (shuffle.tags, shuffle.max_length))
-    if "converted" in facts.marks:  # a version without colour profiles had other pixels
-        values.append("sRGB")
-    return json.dumps(values) + "\n"
 
 
 def _nothing_usable(

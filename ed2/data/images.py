@@ -142,6 +142,23 @@ def decode(path: Path, at_least: Size | None = None, background: str = WHITE) ->
     return _read(path, lambda image: _decoded(path, image, at_least, background))
 
 
+def decode_and_check(path: Path, at_least: Size, background: str) -> tuple[Image.Image, ImageFacts]:
+    """Return what `decode` returns, and what `check_image` does but for the hash, by reading the file once.
+
+    Raises:
+        ImageError: as `decode` does, and where the image shows nothing.
+    """
+
+    def use(image: ImageFile) -> tuple[Image.Image, ImageFacts]:
+        size = image.size
+        decoded = _decoded(path, image, at_least, background)
+        if image.format not in _SHRINKING:
+            size = image.size
+        return decoded, _facts(path, image, size)
+
+    return _read(path, use)
+
+
 def check_image(path: Path) -> ImageFacts:
     """Return the upright size of an image by reading all of it, or what is wrong with it.
 
@@ -247,10 +264,15 @@ def _pixels(size: Size) -> int:
 
 def _inspect(path: Path, image: ImageFile) -> ImageFacts:
     """Return the facts of an image by reading all of it."""
-    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     size = _load_small(image)
     if image.mode not in _PLAIN_MODES:
         _as_rgb(image, WHITE, None)
+    return _facts(path, image, size)
+
+
+def _facts(path: Path, image: ImageFile, size: Size) -> ImageFacts:
+    """Return the facts of an image that has been loaded, maybe smaller than its `size`."""
+    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
     if is_transparent(image):
         where = "its first frame" if animated else "it"
         raise ImageError(f"{where} shows nothing: it is transparent throughout.", "Replace it, or delete it.")

@@ -80,10 +80,12 @@ class _News:
     """Keys of damaged images."""
     findings: list[tuple[str, str, str, FindingKind]] = field(default_factory=list)
     """Key, what and fix of each report, and its kind."""
+    read: list[tuple[str, list[object]]] = field(default_factory=list)
+    """Keys of images that were read in full for the first time, and what that showed."""
 
     def as_message(self) -> Message:
         """For JSON; empty if there is nothing new."""
-        return asdict(self) if self.unread or self.lost or self.findings else {}
+        return asdict(self) if self.unread or self.lost or self.findings or self.read else {}
 
 
 class Loader:
@@ -145,6 +147,8 @@ class Loader:
         self._next = None
         if self._latents:
             self._latents.close()
+        if self._options.reads:
+            self._options.reads.save()
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the plan of an epoch, without images that were found damaged before it."""
@@ -283,6 +287,7 @@ class Loader:
     def _tell_and_hear(self, loaded: Sequence[list[_Visit | None]], epoch: int) -> None:
         """Tell the others what was found in the batches of a step, and take out and report what they have found."""
         own, self._news = self._news, _News()
+        own.read = self._newly_read()
         for rank, message in enumerate(self._ranks.exchange("images", own.as_message())):
             if rank == self._ranks.rank or not message:
                 continue
@@ -292,6 +297,19 @@ class Loader:
                 self._lost.setdefault(key, epoch)
             for key, what, fix, kind in message["findings"]:
                 self._report(key, what, fix, kind)
+            self._hear_read(message["read"])
+
+    def _newly_read(self) -> list[tuple[str, list[object]]]:
+        """The images of this loader that were read in full since the last step, and what that showed."""
+        found = self._options.reads.news() if self._options.reads else []
+        own = self._example_of  # others belong to a validation
+        return [(one.key, values) for one, values in found if one.key in own and own[one.key].path == one.path]
+
+    def _hear_read(self, found: Sequence[tuple[str, list[object]]]) -> None:
+        """Remember what another process has read in full."""
+        if self._options.reads:
+            for key, values in found:
+                self._options.reads.hear(self._example_of[key], values)
 
     def _batch(self, images: Sequence[_Visit], bucket: Size) -> Batch:
         pixels, posterior = _stacked(images, pinned=self._options.pinned)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ed2.data.buckets import Box, Size, crop_box
 from ed2.data.example import Example, file_stamp
+from ed2.data.full_reads import FullReads
 from ed2.data.images import JPEG_SHRINKS, WHITE, check_image, decode
 from ed2.data.variants import Crop, chosen_crop, drawn_crop
 from ed2.data.variants import VisitKey as VisitKey
@@ -45,6 +46,8 @@ class LoaderOptions:
     """Colour behind transparent images."""
     pinned: bool = False
     """Whether a GPU copies the pixels while it computes, which takes memory that is never swapped out."""
+    reads: FullReads | None = None
+    """Checks and remembers each image at its first full read; None decodes only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,20 @@ def load_image(example: Example, visit: VisitKey, options: LoaderOptions) -> Loa
     Raises:
         ImageError: the image can no longer be read.
     """
-    [image] = load_crops(example, [crop_of(example, visit, options)], options.background)
+    [image] = load_crops(example, [crop_of(example, visit, options)], options.background, options.reads)
     return image
 
 
-def load_crops(example: Example, crops: Sequence[Crop], background: str) -> list[LoadedImage]:
+def load_crops(
+    example: Example, crops: Sequence[Crop], background: str, reads: FullReads | None = None
+) -> list[LoadedImage]:
     """Return crops of an image, each resized to its bucket. The file is decoded once for all that need the same size.
+
+    Args:
+        example: the image.
+        crops: the parts of it.
+        background: colour behind a transparent image.
+        reads: checks and remembers it at its first full read; None decodes only.
 
     Raises:
         ImageError: the image can no longer be read.
@@ -90,7 +101,10 @@ def load_crops(example: Example, crops: Sequence[Crop], background: str) -> list
         needed = _size_needed(example, crop.box)
         shrink = _shrink_for(example.size, needed)
         if shrink not in decoded:
-            decoded[shrink] = decode(example.path, needed, background)
+            if reads:
+                decoded[shrink] = reads.decode(example, needed, background)
+            else:
+                decoded[shrink] = decode(example.path, needed, background)
         loaded.append(_cropped(decoded[shrink], example, crop))
     return loaded
 

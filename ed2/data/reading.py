@@ -1,15 +1,15 @@
-"""Reads image files: sizes from their headers at once, then each file in full, which is remembered.
+"""Reads image files: sizes from their headers at once, and for a check each file in full, which is remembered.
 
-A full read decides whether an image is trained or reported as unusable. It takes a hundred times as long as the
-header, but is done only once: the result is valid until the file changes. Training never starts from headers alone:
-the number of images and their sizes decide the plan of every epoch, and a header may be wrong about both.
+A full read finds damage. It takes a hundred times as long as the header, but is done only once: the result is valid
+until the file changes. A run starts from the headers and from what is remembered, and reads each image in full when it
+decodes it anyway; see `full_reads`.
 """
 
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,25 +58,15 @@ class ImageIndex:
     def find(self, path: Path | str, stat: os.stat_result) -> ImageFacts | None:
         """Return what is known of the file in its current state."""
         match self._entries.get(str(path)):
-            case [stat.st_size, stat.st_mtime_ns, int(w), int(h), bool(animated), str(digest), str(what), str(fix), *m]:
-                marks = _marks(m)
-                if not digest.isascii() or not (what or min(w, h) > 0) or marks is None:  # not written by this program
-                    return None
-                problem = None
-                if what:
-                    problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT))
-                return ImageFacts((w, h), problem, animated, marks, digest)
+            case [stat.st_size, stat.st_mtime_ns, *values]:
+                return facts_of(path, values)
         return None
 
     def remember(self, path: Path | str, stat: os.stat_result, facts: ImageFacts) -> None:
         """Keep the facts, unless they may change while the file does not."""
         if not facts.lasting:
             return
-        what = fix = ""
-        if facts.problem:
-            what, fix = facts.problem.what, facts.problem.fix
-        known = (*facts.size, facts.animated, facts.digest, what, fix, *sorted(facts.marks))
-        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *known)
+        self._entries[str(path)] = (stat.st_size, stat.st_mtime_ns, *values_of(facts))
         self._is_changed = True
 
     def forget_missing(self, roots: Sequence[Path], present: set[str]) -> None:
@@ -101,6 +91,28 @@ class ImageIndex:
 
     def _head(self) -> dict[str, object]:
         return {"version": self.VERSION, **reading_versions()}
+
+
+def values_of(facts: ImageFacts) -> list[object]:
+    """Return lasting facts as values for JSON: width, height, animated, digest, problem, fix, marks."""
+    what = fix = ""
+    if facts.problem:
+        what, fix = facts.problem.what, facts.problem.fix
+    return [*facts.size, facts.animated, facts.digest, what, fix, *sorted(facts.marks)]
+
+
+def facts_of(path: Path | str, values: Sequence[object]) -> ImageFacts | None:
+    """Return the facts in such values; None if this program has not written them."""
+    match values:
+        case [int(width), int(height), bool(animated), str(digest), str(what), str(fix), *own]:
+            marks = _marks(own)
+            if not digest.isascii() or not (what or min(width, height) > 0) or marks is None:
+                return None
+            problem = None
+            if what:
+                problem = Problem(str(path), printable(what, MAX_TEXT), printable(fix, MAX_TEXT))
+            return ImageFacts((width, height), problem, animated, marks, digest)
+    return None
 
 
 def reading_versions() -> dict[str, object]:
@@ -184,10 +196,30 @@ class ImageReader:
     threads: int
     callbacks: ScanCallbacks
 
-    def read_headers(self, files: Sequence[ImageEntry]) -> ReadResult:
-        """Return what is remembered of each file, or else what its header says."""
-        known = _known(files, ImageIndex(self.index_path))
-        return ReadResult(self._add_headers(files, known), [], known.count(None))
+    def read_headers(self, files: Sequence[ImageEntry], left_out: Collection[str] | None = None) -> ReadResult:
+        """Return what is remembered of each file, or else what its header says.
+
+        Args:
+            files: the images.
+            left_out: files, by root and name, that a run has left out since its start: these are read in full if
+                nothing is remembered, and no other is left out for damage that was found since. None for a new run.
+        """
+        index = ImageIndex(self.index_path)
+        known = _known(files, index)
+        if left_out is not None:
+            known = [_as_at_start(file, fact, left_out) for file, fact in zip(files, known, strict=True)]
+        found = self._add_headers(files, known, self.callbacks.report)
+        num_unread = 0
+        for file, before, fact in zip(files, known, found, strict=True):
+            if not fact.digest and not fact.problem:
+                num_unread += 1
+            elif before is None:  # its header made no sense, so it was read in full
+                index.remember(file.path, file.stat, fact)
+        try:
+            index.save()
+        except OSError as error:
+            logger.info("The index %s cannot be written (%s).", self.index_path, error)
+        return ReadResult(found, [], num_unread)
 
     def read_in_full(self, files: Sequence[ImageEntry], roots: Sequence[Path], resolution: int) -> ReadResult:
         """Return what is remembered of each file, or else what a full read shows, and remember that.
@@ -200,7 +232,7 @@ class ImageReader:
         index = ImageIndex(self.index_path)
         known = _known(files, index)
         if self.callbacks.on_outline and None in known:
-            headers = self._add_headers(files, known)
+            headers = self._add_headers(files, known, lambda done, total: self.callbacks.raise_if_stopped())
             buckets = Counter(nearest_bucket(fact.size, resolution) for fact in headers if not fact.problem)
             self.callbacks.on_outline(Outline(len(files), known.count(None), buckets))
         notes: list[Finding] = []
@@ -215,14 +247,17 @@ class ImageReader:
                 notes.append(Finding(None, what, "The next check will read every image again.", kind="index"))
         return ReadResult(_fill_in(known, fresh), notes, 0)
 
-    def _add_headers(self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageFacts]:
+    def _add_headers(
+        self, files: Sequence[ImageEntry], known: Sequence[ImageFacts | None], report: Callable[[int, int], object]
+    ) -> list[ImageFacts]:
         unknown = [file.path for file in _unknown(files, known)]
         some = [unknown[start : start + HEADERS_AT_ONCE] for start in range(0, len(unknown), HEADERS_AT_ONCE)]
         headers: list[ImageFacts] = []
+        num_known = len(files) - len(unknown)
         for facts in self._map(_read_headers, some):
             for fact in facts:
-                self.callbacks.raise_if_stopped()
                 headers.append(fact)
+                report(num_known + len(headers), len(files))
         return _fill_in(known, headers)
 
     def _read(self, files: Sequence[ImageEntry], total: int, index: ImageIndex) -> list[ImageFacts]:
@@ -252,6 +287,16 @@ def _read_headers(paths: Sequence[str]) -> list[ImageFacts]:
 
 def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:
     return [index.find(file.path, file.stat) for file in files]
+
+
+def _as_at_start(file: ImageEntry, fact: ImageFacts | None, left_out: Collection[str]) -> ImageFacts | None:
+    """Return what is remembered of a file, as far as it was known when its run started."""
+    is_left_out = f"{file.root}/{file.name}" in left_out
+    if is_left_out and fact is None:
+        return check_image(Path(file.path))
+    if not is_left_out and fact and fact.problem:
+        return None
+    return fact
 
 
 def _unknown(files: Sequence[ImageEntry], known: Sequence[ImageFacts | None]) -> list[ImageEntry]:

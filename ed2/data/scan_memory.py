@@ -50,10 +50,6 @@ class ScanMemory:
         self._path = folder / f"{name[:32]}.json"
         self._roots = tuple(roots)
 
-    def exists(self) -> bool:
-        """Whether there is anything to find."""
-        return self._path.is_file()
-
     def find(self, state: str) -> Dataset | None:
         """Return the dataset if it was kept in this state of the files; see `state_of`."""
         try:

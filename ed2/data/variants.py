@@ -76,7 +76,7 @@ def chosen_crop(example: Example, visit: VisitKey, *, seed: int, count: int) -> 
 
 def latent_key(example: Example, crop: Crop) -> bytes:
     """Return the key of a crop's latents among those of one VAE. Raises OSError as `fixed_crops` does."""
-    return cache_key(_digest_of(example), *crop.box, crop.is_mirrored, *example.bucket)
+    return cache_key(digest_of(example), *crop.box, crop.is_mirrored, *example.bucket)
 
 
 def cache_key(*values: object) -> bytes:
@@ -85,10 +85,11 @@ def cache_key(*values: object) -> bytes:
 
 
 def _generator_of(example: Example) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=key_of(0, "fixed crops", _digest_of(example), *example.bucket)))
+    return np.random.Generator(np.random.Philox(key=key_of(0, "fixed crops", digest_of(example), *example.bucket)))
 
 
-def _digest_of(example: Example) -> str:
+def digest_of(example: Example) -> str:
+    """Return the hash of an image's file. Raises OSError where it is not known and cannot be read."""
     return example.digest or _digest_of_file(example.path, example.stamp)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from PIL import ExifTags, Image
 from ed2.data.buckets import crop_box
 from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Example
+from ed2.data.fingerprint import quick_fingerprint
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.full_reads import FullReads
 from ed2.data.pixels import LoaderOptions, VisitKey, load_image
 from ed2.data.scan_memory import SETTLED_NS
 from scripts.benchmark.fixtures import PHOTOGRAPHS, make_small_images, photograph
@@ -26,11 +29,12 @@ ORIGINAL_SCAN = 3.04
 ORIGINAL_DECODE = {"JPEG": 1.15, "PNG": 1.15}
 """The original's images per CPU second in bare decodes, likewise."""
 BUCKET = (512, 512)
+NUM_DIFFERENT = 8
 
 
 def data_rows(folder: Path, size: Size) -> list[Row]:
     """Everything but the training."""
-    return [*_scan_rows(folder, size), _plan_row(size), *_decode_rows(folder, size)]
+    return [*_scan_rows(folder, size), *_start_rows(folder, size), _plan_row(size), *_decode_rows(folder, size)]
 
 
 def _scan_rows(folder: Path, size: Size) -> list[Row]:
@@ -56,6 +60,51 @@ def _scan_rows(folder: Path, size: Size) -> list[Row]:
         Row.of(f"{name} again, with the index / bare", unit, again, bare, goal=_share(0.10)),
         Row.of("memory of a scanned image", "bytes", [memory]),
     ]
+
+
+def _start_rows(folder: Path, size: Size) -> list[Row]:
+    """What a run reads of new photographs before its first step, and what their first decoding then takes more."""
+    root = _make_photographs(folder / "new", size.started_images)
+    index = folder / "new.json"
+    options = ScanOptions(resolution=512, index_path=index, threads=1)
+    starts, full, first, later = [], [], [], []
+    for _ in range(size.rounds):
+        index.unlink(missing_ok=True)
+        shutil.rmtree(folder / "scans", ignore_errors=True)
+        starts.append(cpu_seconds(lambda: _start(root, options)))
+        examples = scan([root], replace(options, headers_only=True)).examples[: size.photographs * 4]
+        later.append(cpu_seconds(lambda own=examples: _load_all(own, None)))
+        first.append(cpu_seconds(lambda own=examples: _load_all(own, FullReads(index))))
+        full.append(cpu_seconds(lambda: scan([root], options)))
+    shutil.rmtree(root)
+    name = f"{size.started_images:,} new photographs of 2 megapixels"
+    return [
+        Row.of(f"start with {name} / a full read of them", "CPU s", starts, full),
+        Row.of("first decode of such a photograph, checked and hashed / decode", "CPU s", first, later),
+    ]
+
+
+def _start(root: Path, options: ScanOptions) -> None:
+    quick_fingerprint(scan([root], replace(options, headers_only=True)).examples, options.threads)
+
+
+def _load_all(examples: Sequence[Example], reads: FullReads | None) -> None:
+    options = LoaderOptions(seed=1, batch_size=1, reads=reads)
+    for example in examples:
+        load_image(example, VisitKey(0, example.key, 0), options)
+
+
+def _make_photographs(folder: Path, count: int) -> Path:
+    """Write JPEGs of 2 megapixels, no two of them alike: a few, with another end each."""
+    folder.mkdir()
+    some = []
+    for seed in range(min(count, NUM_DIFFERENT)):
+        content = io.BytesIO()
+        photograph((1600, 1250), seed).save(content, "JPEG", quality=90)
+        some.append(content.getvalue())
+    for number in range(count):
+        (folder / f"{number:04}.jpg").write_bytes(some[number % len(some)] + number.to_bytes(4, "big"))
+    return folder
 
 
 def _share(of_original: float) -> float:

@@ -21,6 +21,8 @@ class Size:
     resolution: int = 256
     training_images: int = 40
     scanned_images: int = 20_000
+    started_images: int = 1_000
+    """Photographs that a run starts with."""
     planned_images: int = 100_000
     photographs: int = 8
     width: int = 64
@@ -39,6 +41,7 @@ SHORT = Size(
     resolution=64,
     training_images=4,
     scanned_images=20,
+    started_images=2,
     planned_images=20,
     photographs=1,
     points=20,

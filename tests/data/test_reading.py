@@ -52,10 +52,16 @@ def test_a_header_does_not_reveal_damage_but_a_remembered_result_does(folder: Pa
     assert [problem.path for problem in again.problems] == ["cut.jpg"] and again.num_unread == 0
 
 
-def test_a_nonsensical_header_is_reported_even_by_a_quick_look(folder: Path) -> None:
+def test_a_nonsensical_header_is_reported_even_by_a_quick_look(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "page.jpg").write_text("<!doctype html><html>")
-    found = scan([folder], replace(OPTIONS, headers_only=True))
+    quick = replace(OPTIONS, headers_only=True, index_path=tmp_path / "user/index.json")
+    found = scan([folder], quick)
     assert [(problem.path, "HTML" in problem.what) for problem in found.problems] == [("page.jpg", True)]
+    assert found.num_unread == 6
+    monkeypatch.setattr("ed2.data.images.check_image", pytest.fail)  # what was read in full is remembered
+    assert scan([folder], quick) == found
 
 
 def test_an_outline_comes_before_images_are_read_in_full_and_only_then(folder: Path, tmp_path: Path) -> None:

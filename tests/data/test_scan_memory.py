@@ -63,6 +63,22 @@ def test_an_unchanged_folder_gives_the_same_dataset_without_reading_a_caption(ro
     assert {note.kind for note in first.notes} >= {"duplicate", "enlarged", "wide", "file name"}
 
 
+def test_a_look_at_headers_is_remembered_once_all_images_are_known(root: Path, options: ScanOptions) -> None:
+    first, headers = scan([root], options), replace(options, headers_only=True)
+    shutil.rmtree(options.index_path.with_name("scans"))  # type: ignore[union-attr]
+    assert read_again(root, headers) == (first, False)
+    assert read_again(root, headers) == (first, True)
+
+
+def test_a_resumed_run_takes_only_what_it_has_left_out_itself(root: Path, options: ScanOptions) -> None:
+    first, headers = scan([root], options), replace(options, headers_only=True)
+    assert first.left_out == {f"0/{problem.path}" for problem in first.problems} and len(first.left_out) == 2
+    assert read_again(root, replace(headers, left_out=first.left_out)) == (first, True)
+    found, was_known = read_again(root, replace(headers, left_out=frozenset()))
+    assert not was_known and "cut.jpg" in [example.name for example in found.examples]
+    assert read_again(root, headers) == (first, True)  # what was kept stays as it was
+
+
 def edit_in_place(root: Path) -> None:
     """Change a caption, but neither its size nor its time."""
     before = (root / "0.txt").stat()

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from ed2.data.batch import Batch
-from ed2.data.example import Example, Finding
+from ed2.data.example import Example, Finding, file_stamp
+from ed2.data.full_reads import FullReads
+from ed2.data.images import check_image
 from ed2.data.loader import Loader
 from ed2.data.pixels import LoaderOptions
+from ed2.data.reading import ImageIndex
 from ed2.ranks.group import Follower, Leader
 from tests.data.planning import plan_epoch
 from tests.ranks.threads import in_each
@@ -92,3 +95,21 @@ def test_an_image_that_is_lost_to_one_process_is_lost_to_all(examples: tuple[Exa
     epoch = len(plan_epoch(examples, seed=555, epoch=0, batch_size=3, grad_accum=3))
     later = {name for step in results[0][0][epoch:] for batch in step for name in batch.names}
     assert later == {example.name for example in examples} - {gone.name, broken.name}
+
+
+def test_the_first_process_remembers_what_all_have_read_in_full(examples: tuple[Example, ...], tmp_path: Path) -> None:
+    unread = [replace(example, digest="") for example in examples]
+    unread[4].path.write_bytes(unread[4].path.read_bytes()[:-200])
+    unread[4] = replace(unread[4], stamp=file_stamp(unread[4].path.stat()))
+    index = tmp_path / "user" / "index.json"
+
+    def work(ranks: Leader | Follower) -> None:
+        options = replace(OPTIONS, reads=FullReads(None if ranks.rank else index))
+        with Loader(unread, options, on_problem=lambda finding: None, ranks=ranks) as loader:
+            list(loader.groups(0))
+
+    in_each(3, work)
+    known = ImageIndex(index)
+    for example in unread:
+        assert known.find(example.path, example.path.stat()) == check_image(example.path)
+    assert check_image(unread[4].path).problem

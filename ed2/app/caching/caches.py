@@ -128,12 +128,15 @@ class CacheJob(Job):
         """Tell the others which images cannot be used, and report what they have found."""
         lost, ranks = self.training.state.lost, self.context.ranks
         example_of = {example.key: example for example in self.spec.dataset.examples}
-        for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports}):
+        read = [(example.key, values) for example, values in self.context.reads.news()]
+        for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports, "read": read}):
             for key, epoch in message["lost"].items():
                 lost.setdefault(key, epoch)
             for key, what, fix, kind in message["reports"]:
                 one = example_of[key]
                 self.context.faults(Finding(one.name, what, fix, kind=kind, root=one.root, file=one.path))
+            for key, values in message["read"]:
+                self.context.reads.hear(example_of[key], values)
         filler.reports.clear()
 
 

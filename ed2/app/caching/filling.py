@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, starmap
 from typing import NamedTuple
 from zlib import crc32
 
@@ -89,8 +89,8 @@ class Missing(NamedTuple):
     """What a cache does not have of one image."""
 
     example: Example
-    crops: list[Crop]
-    keys: list[bytes]
+    crops: dict[bytes, Crop] | None
+    """By their keys; None until the file is read, since a key is made of its content."""
 
 
 @dataclass(frozen=True)
@@ -118,28 +118,26 @@ class LatentFiller:
             OSError: the cache cannot be written.
             StopRequested: a stop was requested. What is done by then is kept.
         """
-        wanted, is_complete = self._wanted()
-        missing = [one for one in self._missing(wanted) if share.has(one.example.key.encode())]
-        num_crops = sum(len(one.crops) for one in missing)
+        trained = list(filter(self._is_trained, self.spec.dataset.examples))
+        missing = [*self._missing([one for one in trained if one.digest]), *self._unread(trained)]
+        missing = [one for one in missing if share.has(one.example.key.encode())]
         if not missing:
-            return is_complete
+            return True
         progress = FillProgress(self.training, "caching image", len(missing))
-        num_bytes = sum(self._row_bytes(one.example) * len(one.crops) for one in missing)
-        what = f"{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {file_size(num_bytes)}"
-        progress.announce(f"{what} in {self.spec.settings.memory.cache_dir}")
-        if num_bytes > shutil.disk_usage(existing(self.cache.folder)).free:
-            raise OSError(errno.ENOSPC, f"{file_size(num_bytes)} are needed")
+        progress.announce(self._size(missing))
         # Images of one size after another, so that a shard holds many rows.
         missing.sort(key=lambda one: one.example.bucket)
+        is_complete = True
         try:
             for one, images in self._decoded(missing):
                 progress.advance()
-                if images:
-                    self._encode(one, images)
-                else:
+                if images is None:
                     is_complete = is_complete and one.example.key in self.training.state.lost
+                else:
+                    self._encode(images)
         finally:
             self.cache.flush()
+            self.context.reads.save()
         return is_complete
 
     def _is_trained(self, example: Example) -> bool:
@@ -147,32 +145,48 @@ class LatentFiller:
 
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
-        wanted, is_complete = self._wanted()
-        return is_complete and not any(self.cache.missing(list(wanted)))
+        try:
+            return not self._missing(filter(self._is_trained, self.spec.dataset.examples))
+        except OSError:  # the content of an image is unknown, which is reported at its first visit
+            return False
 
-    def _wanted(self) -> tuple[dict[bytes, tuple[Example, Crop]], bool]:
-        """The crops of all images by their keys, and whether none is left out because its content is unknown."""
-        count, is_complete = self.spec.settings.memory.cache_variants, True
+    def _crops(self, example: Example) -> dict[bytes, Crop]:
+        """The crops of an image by their keys. Raises OSError if its content is neither known nor readable."""
+        crops = fixed_crops(example, self.spec.settings.memory.cache_variants)
+        return {latent_key(example, crop): crop for crop in crops}
+
+    def _missing(self, examples: Iterable[Example]) -> list[Missing]:
+        """What is missing of each image whose content is known; the shards with the rest count as used now."""
         wanted: dict[bytes, tuple[Example, Crop]] = {}  # a copy of an image has the same keys
-        for example in filter(self._is_trained, self.spec.dataset.examples):
-            try:
-                for crop in fixed_crops(example, count):
-                    wanted.setdefault(latent_key(example, crop), (example, crop))
-            except OSError:  # reported at its first visit
-                is_complete = False
-        return wanted, is_complete
-
-    def _missing(self, wanted: Mapping[bytes, tuple[Example, Crop]]) -> list[Missing]:
-        """What is missing of each image; the shards with the rest count as used now."""
+        for example in examples:
+            for key, crop in self._crops(example).items():
+                wanted.setdefault(key, (example, crop))
         keys = list(wanted)
         self.cache.touch(keys)
-        by_image: dict[str, Missing] = {}
+        by_image: dict[str, tuple[Example, dict[bytes, Crop]]] = {}
         for key in compress(keys, self.cache.missing(keys)):
             example, crop = wanted[key]
-            one = by_image.setdefault(example.key, Missing(example, [], []))
-            one.crops.append(crop)
-            one.keys.append(key)
-        return list(by_image.values())
+            by_image.setdefault(example.key, (example, {}))[1][key] = crop
+        return list(starmap(Missing, by_image.values()))
+
+    def _unread(self, examples: Iterable[Example]) -> list[Missing]:
+        """The images whose content is not known yet: what is missing of them shows once they are read."""
+        return [Missing(example, None) for example in examples if not example.digest]
+
+    def _size(self, missing: Sequence[Missing]) -> str:
+        """How much is added, at most, and where. Raises OSError if there is no room for it."""
+        count = self.spec.settings.memory.cache_variants
+        num_crops = num_bytes = num_required = 0
+        for one in missing:
+            own = count if one.crops is None else len(one.crops)
+            num_crops += own
+            num_bytes += self._row_bytes(one.example) * own
+            num_required += self._row_bytes(one.example) * len(one.crops or {})
+        if num_required > shutil.disk_usage(existing(self.cache.folder)).free:
+            raise OSError(errno.ENOSPC, f"{file_size(num_required)} are needed")
+        at_most = "up to " if any(one.crops is None for one in missing) else ""
+        what = f"{at_most}{counted(num_crops, 'crop')} of {counted(len(missing), 'image')}, {file_size(num_bytes)}"
+        return f"{what} in {self.spec.settings.memory.cache_dir}"
 
     def _row_bytes(self, example: Example) -> int:
         """Bytes of one crop in the cache."""
@@ -180,10 +194,10 @@ class LatentFiller:
         width, height = (side // model.downscale for side in example.bucket)
         return 2 * 4 * model.facts.latent_channels * width * height
 
-    def _decoded(self, missing: Iterable[Missing]) -> Iterator[tuple[Missing, list[LoadedImage]]]:
-        """Yield each image with its crops, decoded ahead in threads; none if it cannot be used."""
+    def _decoded(self, missing: Iterable[Missing]) -> Iterator[tuple[Missing, dict[bytes, LoadedImage] | None]]:
+        """Yield each image with its missing crops, decoded ahead in threads; None if it cannot be used."""
         threads = decode_threads(self.spec.settings, self.context.ranks.local_size)
-        waiting: deque[tuple[Missing, Future[list[LoadedImage]]]] = deque()
+        waiting: deque[tuple[Missing, Future[dict[bytes, LoadedImage]]]] = deque()
         todo = iter(missing)
         with ThreadPoolExecutor(threads, thread_name_prefix="image") as pool:
             try:
@@ -197,30 +211,43 @@ class LatentFiller:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, one: Missing) -> list[LoadedImage]:
-        background = self.spec.settings.data.alpha_background
-        return wait_for_handles(lambda: load_crops(one.example, one.crops, background))
+    def _load(self, one: Missing) -> dict[bytes, LoadedImage]:
+        """Decode the missing crops of an image. Raises ImageError, and OSError if its content cannot be read."""
+        crops = one.crops
+        if crops is None:
+            found = self._crops(one.example)
+            self.cache.touch(list(found))
+            crops = {key: found[key] for key in compress(found, self.cache.missing(list(found)))}
+        own, background, reads = list(crops.values()), self.spec.settings.data.alpha_background, self.context.reads
+        images = wait_for_handles(lambda: load_crops(one.example, own, background, reads))
+        return dict(zip(crops, images, strict=True))
 
-    def _outcome(self, example: Example, future: "Future[list[LoadedImage]]") -> list[LoadedImage]:
-        """The crops of an image; none if it is damaged, which is recorded, or has changed since the run started."""
+    def _outcome(self, example: Example, future: "Future[dict[bytes, LoadedImage]]") -> dict[bytes, LoadedImage] | None:
+        """The crops of an image; None if it is damaged, which is recorded, or has changed since the run started."""
         try:
             images = future.result()
         except ImageError as error:
             if error.lasting:
                 self.training.state.lost.setdefault(example.key, self.training.state.epoch)
             self._report(example, error.what, error.fix)
-            return []
+            return None
+        except OSError:  # reported at its first visit
+            return None
         if is_changed(example):  # its rows would be kept as those of what it was
             self._report(example, *CHANGED, kind="changed")
-            return []
+            return None
         return images
 
-    def _encode(self, one: Missing, images: Sequence[LoadedImage]) -> None:
+    def _encode(self, images: Mapping[bytes, LoadedImage]) -> None:
+        """Add crops to the cache, unless those of a copy of the image were added meanwhile."""
+        keys = list(compress(images, self.cache.missing(list(images))))
+        if not keys:
+            return
         run = self.training
-        pixels = as_numbers(stacked([image.pixels for image in images]), run.objective.device)
+        pixels = as_numbers(stacked([images[key].pixels for key in keys]), run.objective.device)
         posterior = run.model.encode_pixels(pixels)
         rows = torch.stack([posterior.mean, posterior.std], dim=1).to("cpu")
-        for key, row in zip(one.keys, rows, strict=True):
+        for key, row in zip(keys, rows, strict=True):
             self.cache.add(key, {POSTERIOR: row})
 
     def _report(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:

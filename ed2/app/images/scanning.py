@@ -4,12 +4,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.data.example import Dataset, Finding, FindingKind
+from ed2.data.fingerprint import quick_fingerprint
 from ed2.data.folder import ScanOptions, scan
+from ed2.data.full_reads import FullReads
 from ed2.data.reading import Outline
 from ed2.events import EventBus, Warned
 from ed2.settings.files import PROGRAM_DIR
@@ -31,6 +33,11 @@ def fingerprints_file() -> Path:
     return INDEX_FILE.with_name("fingerprints.json")
 
 
+def full_reads() -> FullReads:
+    """What a run finds out about its images when it decodes them, for the index."""
+    return FullReads(INDEX_FILE)
+
+
 def decode_threads(settings: Settings, processes: int = 1) -> int:
     """Return the number of threads that decode images: the setting, or else one per core, at most eight.
 
@@ -49,15 +56,17 @@ def scan_dataset(
     should_stop: Callable[[], bool] | None = None,
     on_outline: Callable[[Outline], None] | None = None,
     headers_only: bool = False,
+    left_out: Iterable[str] | None = None,
 ) -> Dataset:
-    """Read every image in full; results are remembered in the user's folder.
+    """Read every image, in full unless only headers are wanted; results are remembered in the user's folder.
 
     Args:
         settings: which images, and how they are trained.
         progress: called with the number of images done and the total.
         should_stop: called for each folder and image.
         on_outline: called with what headers say, before new or changed images are read in full.
-        headers_only: read only the headers of new or changed images: enough to count and to plan.
+        headers_only: read only the headers of new or changed images: enough to count, to plan and to start.
+        left_out: with headers only, the files that a resumed run leaves out; see `ScanOptions`.
 
     Raises:
         DatasetError: there are no images to train on.
@@ -72,9 +81,33 @@ def scan_dataset(
         threads=decode_threads(settings),
         follow_links=settings.data.follow_links,
         headers_only=headers_only,
+        left_out=None if left_out is None else frozenset(left_out),
     )
     roots = [Path(root) for root in settings.data.data_root]
     return scan(roots, options, progress=progress, should_stop=should_stop, on_outline=on_outline)
+
+
+def scan_to_start(
+    settings: Settings,
+    left_out: Iterable[str] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Dataset:
+    """Read the headers of the images that a run starts with; its fingerprint is a `quick_fingerprint`.
+
+    Args:
+        settings: of the run.
+        left_out: of a resumed run, as for `scan_dataset`.
+        progress: as for `scan_dataset`.
+        should_stop: as for `scan_dataset`.
+
+    Raises:
+        DatasetError: there are no images to train on.
+        StopRequested: `should_stop` returned True.
+    """
+    dataset = scan_dataset(settings, progress=progress, should_stop=should_stop, headers_only=True, left_out=left_out)
+    return replace(dataset, fingerprint=quick_fingerprint(dataset.examples, decode_threads(settings)))
 
 
 class TimeLeft:

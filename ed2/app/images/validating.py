@@ -14,6 +14,9 @@ from ed2.errors import DatasetError
 from ed2.settings.schema import Settings
 from ed2.text import counted, first_of, plural
 
+LeftOut = Mapping[str, Sequence[str]]
+"""The files that a run leaves out, by root and name, for each set of images."""
+TRAINING = "training"
 MAX_NAMES = 20
 """How many images a note names."""
 MAX_PROBLEMS = 3
@@ -29,18 +32,31 @@ class ValidationSplit:
         curves: the images of each curve, by TensorBoard tag.
         keys: the keys of the images that are held out for validation.
         notes: sentences to report about it.
+        left_out: the files that cannot be used, for the images to train on under `TRAINING` and those of each
+            validation folder under its tag. None if all were read in full, so that the files themselves tell.
     """
 
     training: Dataset
     curves: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    left_out: LeftOut | None = None
 
 
 def split_off_validation(
-    settings: Settings, dataset: Dataset, *, should_stop: Callable[[], bool] | None = None
+    settings: Settings,
+    dataset: Dataset,
+    *,
+    should_stop: Callable[[], bool] | None = None,
+    left_out: LeftOut | None = None,
 ) -> ValidationSplit:
     """Choose the images to validate on, and read the validation folders.
+
+    Args:
+        settings: of the run.
+        dataset: the images before any are held out.
+        should_stop: called for each folder and image.
+        left_out: reads only headers: the files that a resumed run leaves out, empty for a new one. None reads in full.
 
     Raises:
         DatasetError: such a folder has no usable images.
@@ -55,8 +71,10 @@ def split_off_validation(
         curves[LOSS_VAL] = _with_keys(dataset.examples, keys)
         notes.append(_split_note(len(keys), len(dataset.examples)))
     training = replace(dataset, examples=tuple(e for e in dataset.examples if e.key not in keys))
+    unusable = {TRAINING: sorted(dataset.left_out)}
     for tag, folder in _folders(settings).items():
-        found = _read(settings.replaced(data_root=(folder,)), should_stop)
+        found = _read(settings.replaced(data_root=(folder,)), should_stop, tag, left_out)
+        unusable[tag] = sorted(found.left_out)
         curves[tag] = found.examples
         notes += [f"Left out of {tag}: {problem}" for problem in found.problems[:MAX_PROBLEMS]]
     for tag, examples in curves.items():
@@ -65,7 +83,7 @@ def split_off_validation(
         stable = sample_keys(training.examples, wanted.stabilize_split_proportion, wanted.val_seed)
         curves[LOSS_STABILIZED] = _with_keys(training.examples, stable)
     validated = {tag: for_validation(examples) for tag, examples in curves.items() if examples}
-    return ValidationSplit(training, validated, keys, tuple(notes))
+    return ValidationSplit(training, validated, keys, tuple(notes), None if left_out is None else unusable)
 
 
 def sample_keys(examples: Sequence[Example], share: float, seed: int) -> frozenset[str]:
@@ -93,10 +111,12 @@ def _with_keys(examples: Sequence[Example], keys: frozenset[str]) -> list[Exampl
     return [example for example in examples if example.key in keys]
 
 
-def _read(settings: Settings, should_stop: Callable[[], bool] | None) -> Dataset:
+def _read(settings: Settings, should_stop: Callable[[], bool] | None, tag: str, left_out: LeftOut | None) -> Dataset:
     """Read a validation folder. Raises DatasetError, which says that it is one."""
     try:
-        return scan_dataset(settings, should_stop=should_stop)
+        if left_out is None:
+            return scan_dataset(settings, should_stop=should_stop)
+        return scan_dataset(settings, should_stop=should_stop, headers_only=True, left_out=left_out.get(tag))
     except DatasetError as error:
         raise DatasetError("There are no images to validate with.", error.problems) from None
 

@@ -20,6 +20,8 @@ from typing import Any
 from ed2.app.background import BackgroundTask, TaskStatus
 from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
+from ed2.app.images.scanning import scan_dataset
+from ed2.app.images.validating import split_off_validation
 from ed2.app.preflight import model_sizes, require_parts, require_writable
 from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
@@ -55,6 +57,7 @@ class ResumeTest:
     def run(self) -> ResumeTestResult:
         """Run the three parts and compare. Raises Ed2Error, StopRequested."""
         began = time.monotonic()
+        self._read_images()
         straight, steps = self._to_the_end("1 of 3: in one go", self._values("straight"), self.steps)
         if steps < 2:
             raise SettingsError(
@@ -67,6 +70,12 @@ class ResumeTest:
         ended, _ = self._to_the_end("3 of 3: the other half", values, steps)
         self.tell("Comparing.")
         return ResumeTestResult(steps, half, tuple(differences(straight, ended)), time.monotonic() - began)
+
+    def _read_images(self) -> None:
+        """Read all images in full, so that no part knows more of them than another. Raises Ed2Error, StopRequested."""
+        self.tell("Reading every image in full.")
+        dataset = scan_dataset(self.settings, should_stop=self.should_stop)
+        split_off_validation(self.settings, dataset, should_stop=self.should_stop)
 
     def _values(self, name: str) -> dict[str, object]:
         """The user's settings for a part: in a folder of the test, with saving controlled by the test."""
