@@ -62,9 +62,8 @@ CONTROLS = {
   - button "Refresh"
   - button "Resume"
   - button "Use as base model"
-  - combobox "Checkpoint"
-  - spinbutton "Rank"
-  - button "Extract a LoRA"
+  - button /Name and notes/
+  - button /Extract a LoRA/
 """,
     "Train": """
 - tabpanel:
