@@ -8,8 +8,8 @@ from typing import Any
 from ed2.app.images.scanning import scan_to_start
 from ed2.app.images.validating import TRAINING
 from ed2.app.resolve import resolve_settings
-from ed2.app.resuming import LEFT_OUT, resolve_resume
-from ed2.checkpoint.resume import Checkpoint
+from ed2.app.resuming import resolve_resume
+from ed2.checkpoint.resume import LEFT_OUT, Checkpoint
 from ed2.data.example import Dataset
 from ed2.settings.schema import Settings
 

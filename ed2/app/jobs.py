@@ -12,12 +12,12 @@ from ed2.app.averaging import sample_weights
 from ed2.app.images.captions import tag_frequency, trigger_phrase
 from ed2.app.images.scanning import ImageFaults, decode_threads
 from ed2.app.images.validating import for_validation
-from ed2.app.resuming import LEFT_OUT
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
 from ed2.checkpoint.background import BackgroundSaver, CheckpointJob
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import IMAGES_FILE, name_of_run
+from ed2.checkpoint.resume import LEFT_OUT
 from ed2.checkpoint.retention import LatestValidation
 from ed2.checkpoint.saver import Saver
 from ed2.curve_names import GRAD_NORM, GRAD_SCALE, IMAGES_PER_SECOND, LOSS, VRAM, lr_curve

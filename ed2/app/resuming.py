@@ -25,8 +25,6 @@ from ed2.text import counted, file_size
 from ed2.training.controls import Controls
 from ed2.training.state import SAMPLES, VALIDATION
 
-LEFT_OUT = "left_out"
-"""Among the values of a checkpoint: the files that its run leaves out since its start, if it began with headers."""
 REPORT_SECONDS = 5.0
 """Interval of progress reports during a long preparation."""
 RESUMABLE_SETTINGS = {

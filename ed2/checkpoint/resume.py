@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ from ed2.training.state import Run, TrainState
 
 _TYPES = {"steps_per_epoch": int, "metrics": dict, "scaler": dict, "optimizers": dict, "versions": dict}
 """Entries of a training state's description, and their types."""
+LEFT_OUT = "left_out"
+"""Another: the files that the run leaves out since its start, by set of images, if it began with headers."""
 LOST_STATE_NOTE = (
     "A process of this run was lost, and with it part of the optimizer state, which starts from scratch: the result "
     "will not be bit-identical."
@@ -150,6 +153,15 @@ def _require_valid(values: Mapping[str, Any]) -> None:
     for name, kind in _TYPES.items():
         if not isinstance(values.get(name, kind()), kind):
             raise TypeError(f"{name} is {shown(values[name])}")
+    if not _names_files(values.get(LEFT_OUT, {})):
+        raise TypeError(f"{LEFT_OUT} is {shown(values[LEFT_OUT])}")
+
+
+def _names_files(left_out: object) -> bool:
+    """Whether this is a list of names for each set of images."""
+    if not isinstance(left_out, dict) or not all(isinstance(names, list) for names in left_out.values()):
+        return False
+    return all(isinstance(name, str) for name in chain(*left_out.values()))
 
 
 def open_or_none(path: Path) -> Checkpoint | None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ed2.app.images import scanning
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.resuming import LEFT_OUT
 from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, oldest_first, state_of
+from ed2.checkpoint.resume import LEFT_OUT
 from ed2.data.images import check_image
 from ed2.events import Event, RunStarted, StepDone, ValidationDone
 from ed2.settings.files import with_defaults

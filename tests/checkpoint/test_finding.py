@@ -21,6 +21,7 @@ from ed2.app.runs.records import find_runs
 from ed2.app.snapshot import RunView
 from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.folder import HASHING_THREADS
+from ed2.checkpoint.resume import Checkpoint
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import CheckpointError, StopRequested
 from ed2.events import Event, EventBus, PhaseChanged
@@ -228,6 +229,15 @@ def test_a_checkpoint_of_a_newer_version_is_skipped_and_keeps_its_name(run_dir: 
     assert found.checkpoint and found.checkpoint.path == older
     assert "was written by another version of this program" in found.notes[0]
     assert newest.exists()
+
+
+@pytest.mark.parametrize("left_out", [["0/a.png"], {"training": "0/a.png"}, {"training": [3]}])
+def test_a_list_of_left_out_images_of_another_kind_is_damage(run_dir: Path, left_out: object) -> None:
+    _, newest = checkpoints_of(run_dir)
+    state = newest / "training_state" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "left_out": left_out}))
+    with pytest.raises(CheckpointError, match="left_out is"):
+        Checkpoint.open(newest)
 
 
 DEEP = b"[" * 200_000
