@@ -31,7 +31,7 @@ class FullReads:
     Its methods may be called from several threads.
 
     Attributes:
-        index_path: the index that is told; None for none, in a process that only tells another.
+        index_path: the index that is told; None in a process that tells another instead, as `news`.
     """
 
     index_path: Path | None = None
@@ -108,7 +108,7 @@ class FullReads:
             if not facts.problem and facts.size != example.size:
                 return
             self._unsaved[example.path] = (example, facts)
-            if is_news:
+            if is_news and self.index_path is None:
                 self._news.append((example, values_of(facts)))
             is_due = time.monotonic() - self._saved_at > SAVE_SECONDS
         if is_due:

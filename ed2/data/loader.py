@@ -301,7 +301,9 @@ class Loader:
 
     def _newly_read(self) -> list[tuple[str, list[object]]]:
         """The images of this loader that were read in full since the last step, and what that showed."""
-        found = self._options.reads.news() if self._options.reads else []
+        if self._options.reads is None or self._ranks.size == 1:  # as one that measures images between two steps
+            return []
+        found = self._options.reads.news()
         own = self._example_of  # others belong to a validation
         return [(one.key, values) for one, values in found if one.key in own and own[one.key].path == one.path]
 

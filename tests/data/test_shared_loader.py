@@ -113,3 +113,24 @@ def test_the_first_process_remembers_what_all_have_read_in_full(examples: tuple[
     for example in unread:
         assert known.find(example.path, example.path.stat()) == check_image(example.path)
     assert check_image(unread[4].path).problem
+
+
+def test_what_is_decoded_ahead_during_a_measurement_is_told_to_the_first_process(
+    examples: tuple[Example, ...], tmp_path: Path
+) -> None:
+    unread = [replace(example, digest="") for example in examples]
+    index = tmp_path / "user" / "index.json"
+
+    def work(ranks: Leader | Follower) -> None:
+        reads = FullReads(None if ranks.rank else index)
+        for example in unread if ranks.rank else ():
+            reads.decode(example, example.bucket, "white")
+        options = replace(OPTIONS, reads=reads)
+        with Loader(unread[:1], options, on_problem=lambda finding: None) as measured:
+            list(measured.groups(0))
+        with Loader(unread, options, on_problem=lambda finding: None, ranks=ranks) as loader:
+            list(loader.groups(0))
+
+    in_each(2, work)
+    known = ImageIndex(index)
+    assert all(known.find(example.path, example.path.stat()) for example in unread)
