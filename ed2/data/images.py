@@ -22,7 +22,7 @@ from ed2.data.diagnosis import diagnose, is_plain, is_transparent
 from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
 from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
 from ed2.data.jpeg import header_size as jpeg_header_size
-from ed2.data.side_data import PNG_SIGNATURE, embedded_profile, png_without_texts
+from ed2.data.side_data import PNG_SIGNATURE, behind_pixels, embedded_profile, png_without_texts
 from ed2.disk import sha256_of, wait_for_handles
 from ed2.errors import Ed2Error, Problem
 
@@ -121,6 +121,9 @@ def _may_be_turned(path: Path) -> bool:
 def _size_as_opened(path: Path) -> Size:
     """Return the upright size as Pillow knows it before it loads the pixels."""
     with Image.open(path, formats=FORMATS) as image:
+        if image.format == "PNG":
+            for kind, content in behind_pixels(path).items():
+                image.info.setdefault(kind, content)
         # Not the method of a PNG, which would load all of it to find what stands behind its pixels.
         return _upright(image.size, _orientation_in(partial(Image.Image.getexif, image)))
 

@@ -14,6 +14,9 @@ from ed2.data.colour import MAX_PROFILE_BYTES, Primaries, profile_of_adobe_rgb, 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp\0\0"
 _MAX_XMP_BYTES = 1 << 20
+_AT_THE_END = {"exif": b"eXIf", "xmp": b"iTXt" + _XMP + b"\0\0\0"}
+"""How the chunks begin that say how a PNG is turned, by Pillow's name for their content; an XMP text as plain."""
+_END_BYTES = 1 << 14
 _MAX_CHUNKS = 100_000
 _MAX_CHUNK_READ = 64 << 20
 """No compressed profile of a useful size is larger."""
@@ -65,6 +68,21 @@ def png_without_texts(path: Path) -> io.BytesIO:
             kept.write(struct.pack(">I", length) + name + content)
     kept.seek(0)
     return kept
+
+
+def behind_pixels(path: Path) -> dict[str, bytes]:
+    """Return EXIF and XMP that stand near the end of a PNG, which Pillow finds only by loading all pixels."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+        end = file.read()
+    found = {}
+    for kind, start in _AT_THE_END.items():
+        place = end.find(start)
+        length = int.from_bytes(end[max(0, place - 4) : max(0, place)], "big")
+        content = end[place + 4 : place + 4 + length + 4]  # with its check sum
+        if place >= 4 and _is_sound(start[:4], content):
+            found[kind] = content[len(start) - 4 : -4]
+    return found
 
 
 def _is_sound(name: bytes, content: bytes) -> bool:

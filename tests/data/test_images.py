@@ -159,6 +159,29 @@ def test_every_header_of_a_jpeg_gives_the_size_of_a_full_read(
     assert header_size(path) == check_image(path).size
 
 
+@pytest.mark.parametrize("kind", ["exif", "xmp", "both"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_png_that_says_behind_its_pixels_how_it_is_turned_has_the_size_of_a_full_read(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif, path = Image.Exif(), tmp_path / "turned.png"
+    exif[0x0112] = orientation
+    chunks = []
+    if kind != "xmp":
+        chunks.append(chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    if kind != "exif":
+        chunks.append(chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp_with_orientation(orientation)))
+    gradient().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-12] + b"".join(chunks) + content[-12:])
+    assert header_size(path) == check_image(path).size == (SIZE if orientation == 1 else (SIZE[1], SIZE[0]))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def test_headers_that_are_cut_anywhere_are_never_taken_for_another_size(tmp_path: Path) -> None:
     exif, path = Image.Exif(), tmp_path / "cut.jpg"
     exif[0x0112] = 6
