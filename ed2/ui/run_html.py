@@ -1,7 +1,6 @@
 """A run as HTML: its row in the list, and its page with figures, curves, samples, checkpoints and settings."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ed2.app.page.checkpoint_work import WorkStatus
 from ed2.app.runs.facts import CheckpointFacts, RunFacts
@@ -144,8 +143,3 @@ def work_html(shown: WorkStatus, image: str) -> str:
     if shown.path:
         html += f'<div class="ed-model"><dl><dt>File</dt><dd>{escape(str(shown.path))}</dd></dl></div>'
     return f'<div data-state="{shown.state}" role="status">{html}</div>'
-
-
-def folder_note(folder: Path) -> str:
-    """Where a folder is, where it cannot be opened."""
-    return f"This computer shows no folders. It is {folder}."
