@@ -43,19 +43,16 @@ COMMANDS = {
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 done, 1 failed, 2 wrong command line."""
-    if argv and argv[0] in COMMANDS:
-        return int(import_module(COMMANDS[argv[0]]).main(argv[1:]))
-    if not argv or {"-h", "--help"} & set(argv):
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", ())
+    if command == "convert":
+        return CONVERT.run(rest, _convert)
+    if command in COMMANDS:
+        return int(import_module(COMMANDS[command]).main(rest))
+    if command in ("-h", "--help"):
         sys.stdout.write(f"{CONVERT.use} {CONVERT.help}\n{OTHERS}\n")
         return 0
-    words = list(argv)
-    if "convert" in words:
-        words.remove("convert")
-        return CONVERT.run(words, _convert)
-    command = next((word for word in words if not word.startswith("-")), "")
-    what = f"unknown command {printable(command)!r}." if command else "the command convert is missing."
     fix = f"Usage: {CONVERT.use}. Other commands: {', '.join(COMMANDS)}"
-    error = SettingsError("Invalid command line:", [Problem(None, what, fix)])
+    error = SettingsError("Invalid command line:", [Problem(None, f"unknown command {printable(command)!r}.", fix)])
     sys.stderr.write(f"{error}\n")
     return error.exit_code
 

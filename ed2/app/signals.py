@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from ed2.events import EventBus
+from ed2.events import Event, EventBus
 
 STOPPING = "Stopping: the run will be saved after this step. Press again to quit at once without saving."
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -107,9 +107,14 @@ def end_when_silent(bus: EventBus) -> None:
 
     It may wait for another of its processes without end, and nobody is left to end it.
     """
-    heard = [time.monotonic()]
-    bus.subscribe(lambda event: heard.append(time.monotonic()))
-    while (left := heard[-1] + SILENT_SECONDS - time.monotonic()) > 0:
+    heard_at = time.monotonic()
+
+    def listen(event: Event) -> None:
+        nonlocal heard_at
+        heard_at = time.monotonic()
+
+    bus.subscribe(listen)
+    while (left := heard_at + SILENT_SECONDS - time.monotonic()) > 0:
         time.sleep(left)
     with suppress(OSError):
         os.write(2, f"{ENDED_UNSAVED}\n".encode())
