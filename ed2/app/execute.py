@@ -278,9 +278,8 @@ def _unread_note(dataset: Dataset) -> list[str]:
     count = dataset.num_unread
     if not count:
         return []
-    read = f"{plural(count, 'header')} of {counted(count, 'image')} {plural(count, 'was', 'were')} read so far"
-    found = "one that is damaged is found when it is first decoded, and left out from then on"
-    return [f"Only the {read}: {found}. --check decodes all."]
+    new = f"{counted(count, 'image')} {plural(count, 'is', 'are')} new or changed, and not yet read in full"
+    return [f"{new}: what is damaged is left out when its turn comes. --check reads every image."]
 
 
 def _model_note(spec: RunSpec, run: Run) -> str:

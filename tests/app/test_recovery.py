@@ -10,7 +10,7 @@ import torch
 
 from ed2.app.reporters.jsonl import read_events
 from ed2.checkpoint import snapshot
-from ed2.data import pixels
+from ed2.data import full_reads
 from ed2.data.loader import Batch
 from ed2.events import (
     CheckpointSaved,
@@ -186,14 +186,14 @@ def test_state_that_does_not_fit_ends_the_run_before_its_first_step_with_setting
 def test_an_image_that_crashes_a_library_is_named_and_the_run_continues(
     values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = pixels.decode
+    decode = full_reads.decode_and_check
 
     def fails_on_one(path: Path, *options: object) -> object:
         if path.name == "03.png":
             raise ZeroDivisionError("a fault of the library")
         return decode(path, *options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pixels, "decode", fails_on_one)
+    monkeypatch.setattr(full_reads, "decode_and_check", fails_on_one)
     trained = train({**values, "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "03.png" in texts(trained) and "a fault of the library" in texts(trained)

@@ -227,4 +227,4 @@ def test_prompts_that_take_long_are_said_once_with_their_time(
     for step in (0, 4):
         job.perform(TrainState(step=step))
     (told,) = warnings(events)
-    assert told.startswith("2 samples take about ") and "s each time, every 4 steps" in told
+    assert told.startswith("2 samples take about ") and "min each time, every 4 steps" in told
