@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
-from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunStarted, SamplesMade, StepDone
+from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone
 from ed2.training.state import Run
 from tests.runs import Trained, Values, differing, said, train, weights
 
