@@ -92,7 +92,7 @@ def test_damage_is_told_once_and_leaves_the_next_epoch_and_the_next_run(values: 
     told = said(trained)
     for name, what in ((CUT, "cut"), (EMPTY, "transparent throughout")):
         assert sum(name in line and what in line for line in told.splitlines()) == 1
-    assert "Only the headers of 8 images were read so far" in told
+    assert "8 images are new or changed, and not yet read in full" in told
     assert lost_of(trained.checkpoint) == {f"0/{CUT}": 0, f"0/{EMPTY}": 0}
     images = [event.images for event in trained.of(StepDone)]
     assert sum(images[:STEPS]) == 6 and images[STEPS:] == [2, 2, 2] * 2
