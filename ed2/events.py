@@ -209,7 +209,7 @@ class RunEnded(Event):
     signal_number: int = 0
     """The signal that stopped it, 0 for none."""
     left_out: int = 0
-    """Images that could no longer be read during the run."""
+    """Images that could not be read during the run."""
     changed: int = 0
     """Images whose files changed during the run."""
 
