@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ed2.app.reporters.describe import describe_end
 from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
 from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone
@@ -230,7 +231,7 @@ def test_a_broken_image_is_named_and_left_out(values: Values, images: Path, tmp_
     trained = train({**values, "data_root": [str(copied)], "max_epochs": 1})
     assert trained.ended.phase == "done"
     assert "An image was left out. broken.png: the file is cut short at 500 bytes." in said(trained)
-    assert describe_end(trained.ended).endswith("1 image was left out because it could not be read.")
+    assert describe_end(trained.ended).endswith("1 image could not be read and was left out.")
 
 
 def test_a_single_file_of_another_run_is_never_replaced(values: Values, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_each_is_reported_once_and_the_bytes_do_not_depend_on_the_threads(tmp_pa
         assert [text.split(": ")[0] for text in told(trained, CHANGED)] == [f"{CHANGED} 02.png", f"{CHANGED} 06.png"]
         assert (trained.ended.left_out, trained.ended.changed) == (5, 2)
         log = (trained.run_dir / "run.log").read_text()
-        assert "5 images were left out because they could not be read. 2 images were changed during the run." in log
+        assert "5 images could not be read and were left out. 2 images were changed during the run." in log
     assert differing(runs[0].checkpoint, runs[1].checkpoint) == []
 
 

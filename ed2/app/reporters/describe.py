@@ -150,8 +150,8 @@ def describe_end(event: RunEnded) -> str:
     """Why a run ended, and how many of its images were lost or changed while it ran."""
     notes = []
     if event.left_out:
-        they = plural(event.left_out, "it", "they")
-        notes.append(f"{_were(event.left_out)} left out because {they} could not be read.")
+        were = plural(event.left_out, "was", "were")
+        notes.append(f"{counted(event.left_out, 'image')} could not be read and {were} left out.")
     if event.changed:
         notes.append(f"{_were(event.changed)} changed during the run.")
     reason = f"{event.reason.rstrip('.')}." if event.reason and notes else event.reason
