@@ -13,6 +13,7 @@ from ed2.data.example import Example
 EDGE_BYTES = 4096
 """How much of the beginning and of the end of a file is compared."""
 _AT_ONCE = 64
+"""Files that a thread takes at once: handing out each alone would take longer than reading it."""
 
 
 def fingerprint_line(example: Example, content: str, *more: str) -> bytes:
