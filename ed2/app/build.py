@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ed2.app.averaging import build_ema
 from ed2.app.caching.caches import CacheJob, Caches, open_caches
 from ed2.app.images.scanning import decode_threads
 from ed2.app.jobs import MainContext, RunContext, job_makers
-from ed2.app.optimizing import build_optimizers
+from ed2.app.optimizing import build_ema, build_optimizers
 from ed2.app.run_spec import Machine, RunSpec, versions
 from ed2.checkpoint.resume import Checkpoint, restore_adapters
 from ed2.checkpoint.snapshot import state_bytes

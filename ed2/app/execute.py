@@ -14,7 +14,7 @@ from ed2.app.faults import Fault, Rollback, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
 from ed2.app.jobs import MainContext, planned_shape
 from ed2.app.memory.watch import watch_card
-from ed2.app.optimizing import network_plans, optimizer_notes
+from ed2.app.optimizing import optimizer_notes
 from ed2.app.resuming import VerifyProgress, is_logged
 from ed2.app.run_spec import RunSpec
 from ed2.app.speeds import SpeedWatch
@@ -248,7 +248,7 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     """What was chosen for the user, and what is worth knowing of settings, captions and batches, in sentences."""
     settings, device, examples = spec.settings, spec.machine.device, spec.dataset.examples
     notes = [_model_note(spec, run)]
-    notes += optimizer_notes(network_plans(settings, run.model.facts, device))
+    notes += optimizer_notes(settings, run.model.facts, device)
     notes += spec.machine.notes(settings.memory)
     data = settings.data
     planner = EpochPlanner(

@@ -1,13 +1,20 @@
-"""Which optimizer trains each network, and at what rate: from the settings, or chosen automatically."""
+"""What updates the weights of a run, from its settings: the optimizer of each network, and the EMA."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.checks.rates import rate_of
+from ed2.app.checks.rates import rate_of, schedule_of, setting_for, trained_networks
+from ed2.app.run_settings import FIND_LAST
+from ed2.app.run_spec import RunSpec
+from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
+from ed2.errors import ModelError, Problem
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.families.clip import freeze_text_encoder
 from ed2.models.families.facts import FamilyFacts, PartFacts
@@ -16,45 +23,11 @@ from ed2.ranks.base import Ranks
 from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import PRODIGY_LR, Settings
+from ed2.training.ema import Ema, NoEma, decay_for_strength
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
-from ed2.training.schedules import Schedule, make_schedule
 from ed2.training.shards import Shards
-
-OWN = "text_encoder_"
-"""Prefix of the text encoders' own settings; the common setting applies if one is not set."""
-
-
-@dataclass(frozen=True)
-class NetworkPlan:
-    """How one network is trained.
-
-    Attributes:
-        title: of the network, in sentences.
-        optimizer: a name in `OPTIMIZERS`.
-        scheduler: a name in `SCHEDULES`.
-        warmup_steps: None chooses automatically.
-        decay_steps: None ends where training ends.
-    """
-
-    title: str
-    optimizer: str
-    options: OptimizerOptions
-    scheduler: str
-    warmup_steps: int | None
-    decay_steps: int | None
-
-    def schedule(self, total_steps: int) -> Schedule:
-        """The learning rate schedule of a run of `total_steps` updates."""
-        return make_schedule(self.scheduler, self.warmup_steps, self.decay_steps, total_steps)
-
-    def __str__(self) -> str:
-        return f"{self.optimizer}, learning rate {self.options.lr:g}, {self.scheduler}"
-
-
-def network_plans(settings: Settings, family: FamilyFacts, device: torch.device) -> dict[str, NetworkPlan]:
-    """The plan of each trained network of a model of `family`."""
-    return {name: _plan(family.part(name), settings, device) for name in settings.model.trained_parts(family)}
+from ed2.training.state import Average, Run
 
 
 def build_optimizers(
@@ -72,8 +45,7 @@ def build_optimizers(
     Raises:
         SettingsError: an optional part is not installed.
     """
-    own, plans = settings.text_encoder, network_plans(settings, model.facts, device)
-    trained = trained_parts(model)
+    own, trained = settings.text_encoder, trained_parts(model)
     for text_encoder in model.facts.text_encoders:
         if text_encoder.name in trained:
             freeze_text_encoder(
@@ -83,17 +55,28 @@ def build_optimizers(
                 final_layer_norm=own.freeze_final_layer_norm,
             )
     by_network, shared_out = {}, list[Tensor]()
+    facts = {name: model.facts.part(name) for name in trained}
     for name, part in trained.items():
         parameters = list(part.parameters().values())
-        by_network[name] = OPTIMIZERS.load(plans[name].optimizer)(parameters, plans[name].options)
-        if plans[name].optimizer in SHARDED_OPTIMIZERS:
+        optimizer = settings.optimizer_of(facts[name], on_card=device.type == "cuda")
+        by_network[name] = OPTIMIZERS.load(optimizer)(parameters, options_of(settings, facts[name]))
+        if optimizer in SHARDED_OPTIMIZERS:
             shared_out += parameters
     return Optimizers(
         by_network,
-        base_lrs={name: plans[name].options.lr for name in by_network},
-        schedules={name: plans[name].schedule(steps) for name in by_network},
+        base_lrs={name: rate_of(settings, part) for name, part in facts.items()},
+        schedules={name: schedule_of(settings, part, steps) for name, part in facts.items()},
         rounding=_rounding(trained, settings),
         shards=Shards.deal(shared_out, ranks.rank, ranks.size),
+    )
+
+
+def options_of(settings: Settings, part: PartFacts) -> OptimizerOptions:
+    """How the optimizer of a network updates it."""
+    values: dict[str, Any] = settings.flat()
+    betas, epsilon, decay = (values[setting_for(settings, part, name)] for name in ("betas", "epsilon", "weight_decay"))
+    return OptimizerOptions(
+        rate_of(settings, part), betas=tuple(betas) if betas else None, epsilon=epsilon, weight_decay=decay
     )
 
 
@@ -107,26 +90,72 @@ def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | Non
     return Rounding(settings.run.seed, names)
 
 
-def optimizer_notes(plans: Mapping[str, NetworkPlan]) -> list[str]:
+def optimizer_notes(settings: Settings, family: FamilyFacts, device: torch.device) -> list[str]:
     """Notes on which optimizer trains which network, with warnings about unwise choices."""
-    notes = [f"Optimizer for the {plan.title}: {plan}." for plan in plans.values()]
-    for plan in plans.values():
-        if plan.optimizer == "prodigy" and plan.options.lr < PRODIGY_LR / 10:
-            notes.append(f"Prodigy finds the rate of the {plan.title} itself: lr is a factor on it, best left at 1.")
-        if plan.optimizer == "schedulefree" and plan.scheduler != "constant":
-            notes.append(f"The {plan.title}'s optimizer is made for a constant learning rate.")
-    return notes
+    notes, warnings = [], []
+    for part in trained_networks(settings, family):
+        optimizer, rate = settings.optimizer_of(part, on_card=device.type == "cuda"), rate_of(settings, part)
+        scheduler = settings.flat()[setting_for(settings, part, "lr_scheduler")]
+        notes.append(f"Optimizer for the {part.title}: {optimizer}, learning rate {rate:g}, {scheduler}.")
+        if optimizer == "prodigy" and rate < PRODIGY_LR / 10:
+            warnings.append(f"Prodigy finds the rate of the {part.title} itself: lr is a factor on it, best left at 1.")
+        if optimizer == "schedulefree" and scheduler != "constant":
+            warnings.append(f"The {part.title}'s optimizer is made for a constant learning rate.")
+    return notes + warnings
 
 
-def _plan(part: PartFacts, settings: Settings, device: torch.device) -> NetworkPlan:
-    common = settings.optimizer
-    own = settings.text_encoder.model_dump() if part.is_text_encoder else {}
+def build_ema(model: DiffusionModel, spec: RunSpec, *, total_steps: int) -> Average:
+    """The average that the settings ask for, or a null object.
 
-    def of(name: str) -> Any:
-        value = own.get(OWN + name)
-        return value if value is not None else getattr(common, name)
+    A resumed run restores its average later instead of starting it from these weights.
 
-    optimizer = own.get("text_encoder_optimizer") or common.chosen(on_card=device.type == "cuda")
-    lr = rate_of(settings, part)
-    options = OptimizerOptions(lr, betas=of("betas"), epsilon=of("epsilon"), weight_decay=of("weight_decay"))
-    return NetworkPlan(part.title, optimizer, options, of("lr_scheduler"), of("lr_warmup_steps"), of("lr_decay_steps"))
+    Raises:
+        ModelError: the initial weights cannot be read.
+    """
+    own, checkpoint, device = spec.settings.ema, spec.checkpoint, spec.machine.device
+    if not own.is_on:
+        return NoEma()
+    decay = own.ema_decay_rate or 0.0
+    if own.ema_strength_target is not None:
+        decay = decay_for_strength(own.ema_strength_target, total_steps=total_steps, interval=own.ema_update_interval)
+    place = device if own.ema_device == "cuda" else torch.device("cpu")
+    ema = Ema(trained_parts(model), decay, own.ema_update_interval, place)
+    if own.ema_resume_model and not (checkpoint and any((checkpoint.path / TRAINING_STATE).glob("ema-*"))):
+        folder = Path(own.ema_resume_model)
+        if own.ema_resume_model == FIND_LAST:
+            folder = _newest_average(Path(spec.settings.logging.logdir))
+        _start_from(ema, folder, model.facts)
+    return ema
+
+
+def sample_weights(run: Run, settings: Settings) -> list[Callable[[], AbstractContextManager[None]]]:
+    """What samples are drawn with, the average first."""
+    chosen: list[Callable[[], AbstractContextManager[None]]] = []
+    if isinstance(run.ema, Ema) and settings.ema.samples_average:
+        chosen.append(run.ema.in_place)
+    if settings.ema.samples_trained or not chosen:
+        chosen.append(run.optimizers.averaged)
+    return chosen
+
+
+def _start_from(ema: Ema, folder: Path, facts: FamilyFacts) -> None:
+    try:
+        ema.restore({name: _weights(folder / facts.part(name).file, part) for name, part in ema.parts.items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = f"the average in {folder} cannot be used ({str(error).splitlines()[0][:200]})."
+        problem = Problem("ema_resume_model", what, "Give a diffusers folder of the same model.")
+        raise ModelError("The EMA cannot start:", [problem]) from error
+
+
+def _weights(file: Path, part: Part) -> dict[str, Tensor]:
+    """A part's weights by the names of its module, which for the text encoder depend on the version of transformers."""
+    tensors = load_file(file)
+    return {**tensors, **{name.removeprefix(part.saved_prefix): tensor for name, tensor in tensors.items()}}
+
+
+def _newest_average(logdir: Path) -> Path:
+    found = [folder for folder in logdir.glob(f"*/ckpts/[!.]*{EMA_SUFFIX}") if folder.is_dir()]
+    if not found:
+        problem = Problem("ema_resume_model", f"there is no average in {logdir}.", "Give its folder, or leave it out.")
+        raise ModelError("The EMA cannot start:", [problem])
+    return oldest_first(found)[-1]

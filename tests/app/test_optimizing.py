@@ -7,25 +7,28 @@ import torch
 from safetensors.torch import save_file
 
 from ed2.app import preflight
+from ed2.app.checks.rates import rate_of, schedule_of, trained_networks
 from ed2.app.checks.space import disk_forecast
-from ed2.app.optimizing import network_plans, optimizer_notes
+from ed2.app.optimizing import optimizer_notes, options_of
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts
 from ed2.app.run_settings import saved_settings
 from ed2.errors import SettingsError
-from ed2.models.families.facts import FACTS
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.checks import settings_from
 from ed2.settings.cli import parse
 from ed2.settings.effect import without_effect
 from ed2.settings.gather import gather
+from ed2.training.schedules import Schedule
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda")
 SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
 
-def plans(**values: object) -> dict[str, tuple[str, float]]:
-    found = network_plans(settings_from(values), SD1, CPU)
-    return {name: (plan.optimizer, plan.options.lr) for name, plan in found.items()}
+def plans(family: FamilyFacts = SD1, **values: object) -> dict[str, tuple[str, float]]:
+    settings = settings_from(values)
+    parts = trained_networks(settings, family)
+    return {part.name: (settings.optimizer_of(part, on_card=False), rate_of(settings, part)) for part in parts}
 
 
 @pytest.mark.parametrize(
@@ -60,10 +63,9 @@ def test_each_network_gets_its_optimizer_and_rate(
 def test_a_second_text_encoder_is_trained_like_the_first_except_for_its_own_rate(
     values: dict[str, object], unet: object, first: object, second: object
 ) -> None:
-    found = network_plans(settings_from(values), SDXL, CPU)
-    rates = {name: (plan.optimizer, plan.options.lr) for name, plan in found.items()}
-    assert rates == {"unet": unet, "text_encoder": first, "text_encoder_2": second}
-    assert "Optimizer for the second text encoder: " in " ".join(optimizer_notes(found))
+    assert plans(SDXL, **values) == {"unet": unet, "text_encoder": first, "text_encoder_2": second}
+    notes = optimizer_notes(settings_from(values), SDXL, CPU)
+    assert "Optimizer for the second text encoder: " in " ".join(notes)
 
 
 def test_scale_lr_scales_the_rate_of_the_second_text_encoder_too() -> None:
@@ -87,28 +89,31 @@ def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
         "text_encoder_lr_scheduler": "linear",
         "text_encoder_lr_warmup_steps": 7,
     }
-    found = network_plans(settings_from(values), SD1, CPU)
-    unet, text = found["unet"], found["text_encoder"]
-    assert (unet.options.betas, unet.options.weight_decay, unet.scheduler) == ((0.8, 0.9), 0.1, "cosine")
-    assert (text.options.betas, text.options.weight_decay, text.scheduler) == ((0.8, 0.9), 0.0, "linear")
-    assert (unet.schedule(100).warmup_steps, text.schedule(100).warmup_steps) == (2, 7)
+    settings = settings_from(values)
+    unet, text = (options_of(settings, part) for part in trained_networks(settings, SD1))
+    assert (unet.betas, unet.weight_decay) == ((0.8, 0.9), 0.1)
+    assert (text.betas, text.weight_decay) == ((0.8, 0.9), 0.0)
+    first, second = (schedule_of(settings, part, 100) for part in trained_networks(settings, SD1))
+    assert (first.warmup_steps, second.warmup_steps) == (2, 7)
+    assert (first.curve(0.5), second.curve(0.25)) == pytest.approx((0.5, 0.75))
+    assert [note.split(", ")[-1] for note in optimizer_notes(settings, SD1, CPU)] == ["cosine.", "linear."]
 
 
 def test_a_schedule_ends_where_training_ends_unless_set_otherwise() -> None:
-    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_warmup_steps": 0}), SD1, CPU).values()
-    assert plan.schedule(40).decay_steps == 40
-    (plan, _) = network_plans(settings_from({"lr_scheduler": "cosine", "lr_decay_steps": 90}), SD1, CPU).values()
-    assert plan.schedule(40).decay_steps == 90
-    (plan, _) = network_plans(settings_from({}), SD1, CPU).values()
-    assert plan.schedule(1000).warmup_steps == 0
+    def unet_schedule(steps: int, **values: object) -> Schedule:
+        return schedule_of(settings_from(values), SD1.part("unet"), steps)
+
+    assert unet_schedule(40, lr_scheduler="cosine", lr_warmup_steps=0).decay_steps == 40
+    assert unet_schedule(40, lr_scheduler="cosine", lr_decay_steps=90).decay_steps == 90
+    assert unet_schedule(1000).warmup_steps == 0
 
 
 def test_the_default_optimizer_on_a_gpu_is_eight_bit() -> None:
-    assert network_plans(settings_from({}), SD1, CARD)["unet"].optimizer == "adamw8bit"
+    assert "Optimizer for the UNet: adamw8bit," in " ".join(optimizer_notes(settings_from({}), SD1, CARD))
 
 
 def test_a_rate_that_holds_prodigy_back_is_reported() -> None:
-    notes = optimizer_notes(network_plans(settings_from({"optimizer": "prodigy", "lr": 1e-6}), SD1, CPU))
+    notes = optimizer_notes(settings_from({"optimizer": "prodigy", "lr": 1e-6}), SD1, CPU)
     assert any("Prodigy finds the rate of the UNet itself" in note for note in notes)
 
 
