@@ -3,10 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ed2.app.phases import RefusedError
+from ed2.disk import plain_reason
 from ed2.errors import Ed2Error, StopRequested
 
 FIX = "Stop it first, or wait until it ends."
@@ -33,29 +34,30 @@ S = TypeVar("S", bound=TaskStatus)
 class BackgroundTask(Generic[S]):
     """Holds the work of one kind; every method may be called from any thread. A run that starts ends it."""
 
-    def __init__(self, name: str, status: type[S], is_training: Callable[[], bool], *, at_stop: str = "") -> None:
+    def __init__(self, name: str, idle: S, is_training: Callable[[], bool], *, at_stop: str = "") -> None:
         """Hold it.
 
         Args:
             name: of the work, with its article: "a test".
-            status: what the page is shown.
+            idle: what the page is shown before the first one.
             is_training: whether a run is in progress.
             at_stop: a sentence on what becomes of work that is stopped.
         """
-        self._name, self._status, self._is_training, self._at_stop = name, status, is_training, at_stop
+        self._name, self._idle, self._is_training, self._at_stop = name, idle, is_training, at_stop
         noun = name.rpartition(" ")[2]
         self._subject = f"The {noun}" if noun != name else noun.capitalize()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.shown: S = status()
+        self.shown = idle
 
-    def begin(self, what: str, work: Callable[[], S]) -> None:
+    def begin(self, what: str, work: Callable[[], S], begun: S | None = None) -> None:
         """Begin; what the work returns is shown at its end.
 
         Args:
             what: is refused, such as "Cannot test now".
             work: calls `tell` often.
+            begun: what is known of it already.
 
         Raises:
             RefusedError: a run or such work is in progress.
@@ -65,7 +67,7 @@ class BackgroundTask(Generic[S]):
                 if is_busy:
                     raise RefusedError(what, f"{name} is in progress", FIX)
             self._stop.clear()
-            self.shown = self._status("running", "Starting.")
+            self._show("running", "Starting.", begun or self._idle)
             self._thread = threading.Thread(target=self._run, args=(work,), name=self._name)
             self._thread.start()
 
@@ -73,7 +75,7 @@ class BackgroundTask(Generic[S]):
         """Show the progress. Raises StopRequested."""
         if self.should_stop():
             raise StopRequested
-        self.shown = self._status("running", text)
+        self._show("running", text)
 
     def should_stop(self) -> bool:
         """Whether the work is to end without a result."""
@@ -93,14 +95,20 @@ class BackgroundTask(Generic[S]):
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(1.0)  # without a limit, Windows would not react to Ctrl-C
 
+    def _show(self, state: str, text: str, before: S | None = None) -> None:
+        self.shown = replace(before or self.shown, state=state, text=text)
+
     def _run(self, work: Callable[[], S]) -> None:
         try:
             self.shown = work()
         except StopRequested:
             reason = "was stopped" if self._stop.is_set() else "ended because a run was started"
-            self.shown = self._status("failed", f"{self._subject} {reason}. {self._at_stop}".strip())
+            self._show("failed", f"{self._subject} {reason}. {self._at_stop}".strip())
         except Ed2Error as error:
-            self.shown = self._status("failed", str(error))
+            self._show("failed", str(error))
+        except (OSError, MemoryError, RuntimeError) as error:
+            logger.info("%s failed.", self._subject, exc_info=True)
+            self._show("failed", f"{self._subject} failed: {plain_reason(error)[:300]}.")
         except Exception as error:  # in a thread nobody else would see it, and the button would stay disabled
             logger.exception("%s failed.", self._subject)
-            self.shown = self._status("failed", f"{self._subject} itself failed: {type(error).__name__}: {error}.")
+            self._show("failed", f"{self._subject} itself failed: {type(error).__name__}: {error}.")

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ed2.app.build import read_model
-from ed2.app.run_settings import run_settings
+from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_spec import Machine, open_model
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import require_sound
-from ed2.checkpoint.identity import name_of_run, state_of
+from ed2.checkpoint.identity import name_of_run
 from ed2.errors import StopRequested
 from ed2.models.compute import DTYPES, Precision
 from ed2.models.files.description import Description
@@ -20,17 +20,11 @@ from ed2.models.memory import release_memory
 from ed2.sampling.prompt import Prompt, rounded_size
 from ed2.sampling.sampler import SampleOptions, draw_samples
 from ed2.settings.files import PROGRAM_DIR, with_defaults
-from ed2.settings.schema import Settings
 
 TRIES_DIR = "tries"
 """Folder of a run for images that were drawn by hand."""
 Tell = Callable[[str], None]
 """Shows the progress; raises StopRequested where it should stop."""
-
-
-def settings_of(checkpoint: Path) -> Settings:
-    """The settings of the run that wrote a checkpoint. Raises SettingsError."""
-    return with_defaults(run_settings(checkpoint, state_of(checkpoint)).values)
 
 
 def export_single_file(checkpoint: Path, tell: Tell) -> Path:
@@ -40,7 +34,7 @@ def export_single_file(checkpoint: Path, tell: Tell) -> Path:
         Ed2Error: the checkpoint is damaged.
         OSError: the file cannot be written.
     """
-    settings = settings_of(checkpoint)
+    settings = with_defaults(settings_of_checkpoint(checkpoint))
     own, resolution = settings.checkpoint, settings.data.resolution
     exporter = Exporter(
         folder=Path(own.save_ckpt_dir or PROGRAM_DIR),
@@ -74,7 +68,7 @@ def draw_prompt(checkpoint: Path, text: str, seed: int, cfg: float, tell: Tell) 
         OSError: the image cannot be written.
         RuntimeError: out of memory, among others.
     """
-    settings = settings_of(checkpoint)
+    settings = with_defaults(settings_of_checkpoint(checkpoint))
     _require_sound(checkpoint, tell)
     tell("Reading the model.")
     machine = Machine.of(settings)

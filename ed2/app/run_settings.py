@@ -172,6 +172,13 @@ def run_settings(checkpoint: Path, values: Mapping[str, Any]) -> RecordedSetting
     return RecordedSettings(saved, (note,) if saved else ())
 
 
+def settings_of_checkpoint(checkpoint: Path) -> Mapping[str, object]:
+    """The settings of a checkpoint's run, from its folder, else from the checkpoint; empty if they are lost."""
+    with suppress(SettingsError, OSError):
+        return read_preset(checkpoint.parent.parent / SETTINGS_FILE).values
+    return saved_settings(state_of(checkpoint))
+
+
 def saved_settings(values: Mapping[str, Any]) -> dict[str, object]:
     """The settings in a training state, without names that this version does not know."""
     saved = values.get("settings")

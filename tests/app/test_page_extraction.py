@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ed2.app.page.extraction import ExtractionStatus, LoraExtractor, LoraSource
+from ed2.app.page.checkpoint_work import ExtractionStatus, LoraExtractor, LoraSource
 from ed2.app.phases import RefusedError
 from ed2.errors import ModelError, SettingsError
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE

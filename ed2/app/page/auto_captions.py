@@ -48,7 +48,7 @@ class AutoCaptioner(BackgroundTask[TaskStatus]):
     """Makes captions for images of the desk, one image after the other."""
 
     def __init__(self, desk: DatasetDesk, is_training: Callable[[], bool], read_libraries: Callable[[], None]) -> None:
-        super().__init__("captioning", TaskStatus, is_training, at_stop=KEPT)
+        super().__init__("captioning", TaskStatus(), is_training, at_stop=KEPT)
         self._desk, self._read_libraries = desk, read_libraries
 
     def start(self, numbers: Iterable[int], model: Path, *, replaces: bool) -> None:

@@ -235,7 +235,7 @@ class ResumeTester(BackgroundTask[TaskStatus]):
     """Holds the test of this program; it ends as "same" or "different"."""
 
     def __init__(self, is_training: Callable[[], bool]) -> None:
-        super().__init__("a test", TaskStatus, is_training)
+        super().__init__("a test", TaskStatus(), is_training)
 
     def start(self, values: Mapping[str, object]) -> None:
         """Begin a test with these flat settings.
@@ -247,8 +247,5 @@ class ResumeTester(BackgroundTask[TaskStatus]):
 
     def _work(self, values: Mapping[str, object]) -> TaskStatus:
         """Raises Ed2Error, StopRequested."""
-        try:
-            result = run_resume_test(values, None, tell=self.tell, should_stop=self.should_stop)
-        except OSError as error:
-            raise Ed2Error(str(error)) from error
+        result = run_resume_test(values, None, tell=self.tell, should_stop=self.should_stop)
         return TaskStatus("same" if result.is_same else "different", result.as_text())
