@@ -6,6 +6,7 @@ from pathlib import Path
 from ed2.app.build import read_model
 from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_spec import Machine, open_model
+from ed2.app.runs.records import single_file_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import require_sound
 from ed2.checkpoint.identity import name_of_run
@@ -34,6 +35,8 @@ def export_single_file(checkpoint: Path, tell: Tell) -> Path:
         Ed2Error: the checkpoint is damaged.
         OSError: the file cannot be written.
     """
+    if found := single_file_of(checkpoint):
+        return found
     settings = with_defaults(settings_of_checkpoint(checkpoint))
     own, resolution = settings.checkpoint, settings.data.resolution
     exporter = Exporter(
@@ -48,8 +51,6 @@ def export_single_file(checkpoint: Path, tell: Tell) -> Path:
             license=own.license or "",
         ),
     )
-    if found := exporter.find_file(checkpoint.name):
-        return found
     _require_sound(checkpoint, tell)
     tell("Writing the single file.")
     if is_lora_checkpoint(checkpoint):

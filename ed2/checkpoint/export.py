@@ -1,7 +1,6 @@
 """Single files for web UIs, made from a checkpoint that is already on the disk."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ed2 import disk
 from ed2.checkpoint.identity import read_manifest
+from ed2.checkpoint.single_files import RUN_KEY, find_single_file, writer_of
 from ed2.disk import rename_if_free, sweep_half_files
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
@@ -27,10 +26,6 @@ from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.self_check import SavedModel
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 from ed2.models.lora.file import checkpoint_layers, write_lora
-
-RUN_KEY = "run"
-"""Metadata key in a single file for the run that wrote it."""
-_NUMBERED = re.compile(r" \(\d+\)$")
 
 
 @dataclass(frozen=True)
@@ -95,11 +90,7 @@ class Exporter:
 
     def find_file(self, name: str) -> Path | None:
         """The single file that this run wrote for the checkpoint `name`, if it exists."""
-        with suppress(OSError):
-            for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.ckpt")]:
-                if checkpoint_of(path) == name and writer_of(path) in (self.run_name, None):
-                    return path
-        return None
+        return find_single_file(self.folder, self.run_name, name)
 
     def require_place(self, model: DiffusionModel) -> None:
         """Raise ModelError unless all tensors of `model` have a name in a single file; takes no memory."""
@@ -137,22 +128,6 @@ def opened_as(checkpoint: Path, family: str, prediction_type: str) -> str:
     if is_lora_checkpoint(checkpoint):
         return f"a LoRA for {FACTS[family].title}"
     return f"{FACTS[family].title}, {prediction_type.replace('_', '-')}"
-
-
-def checkpoint_of(single_file: Path) -> str:
-    """The name of the checkpoint that a single file was made from, without the number that made its name unique."""
-    return _NUMBERED.sub("", single_file.stem)
-
-
-def writer_of(single_file: Path) -> str | None:
-    """The run that wrote a single file; None if the file does not say."""
-    if single_file.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(single_file, framework="pt") as tensors:
-            return (tensors.metadata() or {}).get(RUN_KEY)
-    except (SafetensorError, OSError):
-        return None
 
 
 def _numbered(path: Path) -> Iterator[Path]:

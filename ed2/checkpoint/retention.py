@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.checkpoint.export import Exporter, checkpoint_of, writer_of
+from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import (
     EMA_SUFFIX,
     TRAINING_STATE,
@@ -15,6 +15,7 @@ from ed2.checkpoint.identity import (
     oldest_first,
     read_manifest,
 )
+from ed2.checkpoint.single_files import checkpoint_of, writer_of
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import plain_reason, remove_tree
 from ed2.events import Event, ValidationDone

@@ -42,7 +42,7 @@ class LoraPanel:
         self._context = context
         service = context.service
         self.extractor = LoraExtractor(self._is_training, service.read_libraries)
-        with gr.Accordion(TITLE, open=False, elem_id="lora-card") as self.fold:
+        with gr.Accordion(TITLE, open=False, elem_id="lora-card"):
             gr.Markdown(EXPLANATION)
             with gr.Row():
                 self.checkpoint = gr.Dropdown(
@@ -66,7 +66,7 @@ class LoraPanel:
     @property
     def outputs(self) -> list[Any]:
         """What `describe` and `show` may change."""
-        return [self.fold, self.checkpoint, self.start, self.stop, self.result, self._timer]
+        return [self.checkpoint, self.start, self.stop, self.result, self._timer]
 
     def wire(self, tab: gr.Tab, phase: gr.HTML, find: FindRun, selected: Sequence[Any]) -> None:
         """Connect the buttons; a page that is opened later sees the extraction too.
@@ -110,8 +110,7 @@ class LoraPanel:
         shown = self._context.service.snapshot()
         if not has_extractable(shown) or shown.checkpoint is None:
             raise refusal(self._why_not_now() or NO_CHECKPOINT)
-        started = self._start(request, shown.checkpoint, DEFAULT_RANK)
-        return {**started, self.fold: gr.update(open=True)}
+        return self._start(request, shown.checkpoint, DEFAULT_RANK)
 
     def _start(self, request: gr.Request, checkpoint: Path, rank: int) -> Updates:
         try:

@@ -81,7 +81,7 @@ window.ed = (() => {
     const input = byId(field)?.querySelector('input, textarea, button');
     openPanel(input?.closest('#memory-panel'));
     if (!input?.checkVisibility({ visibilityProperty: true })) return tries && setTimeout(focusField, 50, field, tries - 1);
-    openChoice(field);
+    if (field === 'resume_ckpt') openFold('choose-model');
     input.scrollIntoView({ block: 'center' });
     input.focus({ preventScroll: true });
   };
@@ -89,9 +89,11 @@ window.ed = (() => {
     panel?.classList.add('ed-open');
     panel?.querySelector('#panel-button')?.setAttribute('aria-expanded', 'true');
   };
-  const openChoice = field => {
-    const fold = field === 'resume_ckpt' && document.querySelector('#choose-model button.label-wrap:not(.open)');
-    if (fold) fold.click();
+  const openFold = (id, tries = 40) => { // in the browser, since the program does not know what was closed by hand
+    const button = byId(id)?.querySelector('button.label-wrap');
+    if (!button) return tries && setTimeout(openFold, 50, id, tries - 1);
+    if (!button.classList.contains('open')) button.click();
+    button.scrollIntoView({ block: 'center' });
   };
   const watchLinks = element => element.addEventListener('click', event => {
     const link = event.target.closest('[data-tab]');
@@ -176,6 +178,6 @@ window.ed = (() => {
   return {
     store, ask, take, lockForm, unlockForm, formFilled, numberForm, followForm, sendJson, jsonApplied, copy, answered,
     watchProgram, watchLinks, goToMissing, watchFolders, showStale, watchRuns, markRun, pressedRun, offeredRun,
-    openTensorBoard, showTensorBoard, closeTensorBoard,
+    openFold, openTensorBoard, showTensorBoard, closeTensorBoard,
   };
 })();

@@ -1,6 +1,7 @@
 """The Train tab: the current run, where its model is, Save now and Sample now, TensorBoard, sharing."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gradio as gr
 from ed2.app.page.checkpoint_work import CheckpointWork
 from ed2.app.page.tensorboard import TensorBoard
 from ed2.app.phases import RefusedError
-from ed2.app.runs.records import checkpoints_of
+from ed2.app.runs.records import checkpoints_of, single_file_of
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error
 from ed2.models.files.lora_base import is_lora_checkpoint
@@ -78,7 +79,8 @@ class TrainTab:
         """Connect the buttons; an extraction is followed where all of them are."""
         self._tabs, self._lora = tabs, lora
         self.model.wire()
-        self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
+        extracted = self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
+        extracted.success(None, None, None, js="() => ed.openFold('lora-card')")
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
         self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
         self.share.click(self.start_sharing, None, self.share_answer, **SLOW)
@@ -184,10 +186,11 @@ class ModelCard:
         }
 
     def _single_file(self, shown: RunSnapshot) -> Path | None:
-        """The single file of the newest checkpoint: the run's own, or what was exported since."""
-        work, found = self._work.shown, shown.single_file
-        if not found and work.exported and work.exported == shown.checkpoint:
-            found = work.path
+        """The single file of the newest checkpoint: the run's own, or one that was exported since."""
+        found = shown.single_file
+        if not found and shown.checkpoint and not shown.is_active:
+            with suppress(Ed2Error):
+                found = single_file_of(shown.checkpoint)
         return found if found and found.exists() else None
 
 

@@ -10,11 +10,23 @@ from pathlib import Path
 
 from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.snapshot import RunSnapshot, RunView
-from ed2.checkpoint.identity import CKPTS, EMA_SUFFIX, STATE_FILE, TRAINING_STATE, age, complete_in, oldest_first
+from ed2.checkpoint.identity import (
+    CKPTS,
+    EMA_SUFFIX,
+    STATE_FILE,
+    TRAINING_STATE,
+    age,
+    complete_in,
+    name_of_run,
+    oldest_first,
+)
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
+from ed2.checkpoint.single_files import find_single_file
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import write_whole
+from ed2.settings.files import PROGRAM_DIR, with_defaults
 from ed2.small_files import read_object
 
 SCAN_SECONDS = 5.0
@@ -150,6 +162,12 @@ def resume_step(folder: Path) -> int | None:
         if (checkpoint / TRAINING_STATE / STATE_FILE).is_file():
             return age(checkpoint)[0]
     return None
+
+
+def single_file_of(checkpoint: Path) -> Path | None:
+    """The single file that its run, or somebody later, made of a checkpoint; None without one. Raises SettingsError."""
+    folder = Path(with_defaults(settings_of_checkpoint(checkpoint)).checkpoint.save_ckpt_dir or PROGRAM_DIR)
+    return find_single_file(folder, name_of_run(checkpoint.parent.parent), checkpoint.name)
 
 
 def replay_run(folder: Path) -> RunSnapshot:
