@@ -55,6 +55,8 @@ class Problem:
     """The file, folder or setting; None if it is about all of them."""
     what: str
     fix: str = ""
+    is_warning: bool = False
+    """Whether the run continues in spite of it."""
 
     def __str__(self) -> str:
         text = self.what

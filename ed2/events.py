@@ -194,7 +194,9 @@ class Warned(Event):
 
     text: str
     ends: str = ""
-    """The text of the earlier warning that this one resolves; empty for a new problem."""
+    """The text of the earlier warning whose place this one takes; empty for a new problem."""
+    is_resolved: bool = False
+    """Whether it only says that the earlier problem is over, so that nothing is left to do."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class EventBus:
             if failing and kind in failing.kinds:  # not for kinds of events that it ignores
                 del self._failing[id(observer)]
                 if failing.reason:
-                    return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warning)
+                    return Warned(event.step, f"Resolved: {failing.reason}.", ends=failing.warning, is_resolved=True)
         return None
 
 

@@ -122,8 +122,10 @@ class Execution:
         else:
             return self._end("done", self.run.ended_early or "all epochs are done")
         self._saved = fault.rollback_to or self._saved
-        lost = self._save_at_end(fault.kind)  # only here: the error holds on to the memory of its step
-        return self._end("failed", f"{fault.reason} {lost}".strip())
+        what_then = self._save_at_end(fault.kind)  # only here: the error holds on to the memory of its step
+        if not what_then and self._saved and not fault.rollback_to:
+            what_then = f"Saved as {self._saved.path.name}, which can be resumed."
+        return self._end("failed", f"{fault.reason} {what_then}".strip())
 
     def _work(self) -> None:
         run, bus = self.run, self.run.bus

@@ -78,7 +78,9 @@ class Rollback:
 
 def fault_of(error: Exception, settings: Settings, device: torch.device, back: Rollback) -> Fault:
     """What `error` means for a run."""
-    text = str(error) if isinstance(error, Ed2Error) else f"{type(error).__name__}: {error}"
+    text = str(error)
+    if not isinstance(error, Ed2Error):
+        text = f"Unexpected error: {type(error).__name__}: {text.rstrip('.')}. The run's run.log shows where."
     if isinstance(error, ModelError):
         text = f"{text} {_settings_of(error)}"
     if isinstance(error, DivergedError):

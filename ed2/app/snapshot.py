@@ -369,10 +369,11 @@ class RunView:
 
     @_fold.register
     def _(self, event: Warned) -> None:
-        problem, before = Problem(None, event.text), self._shown.problems
+        problem, before = Problem(None, event.text, is_warning=True), self._shown.problems
         if event.ends or problem not in before:
-            others = tuple(p for p in before if p not in (problem, Problem(None, event.ends)))
-            self.change("problems", problems=(*others[-9:], problem))
+            others = tuple(p for p in before if not p.is_warning or p.what not in (event.text, event.ends))
+            new = () if event.is_resolved else (problem,)
+            self.change("problems", problems=(*others[-9:], *new))
 
     @_fold.register
     def _(self, event: RunEnded) -> None:

@@ -108,7 +108,7 @@ class BackgroundSaver:
         self._check.start(saved, self.bus)
         if self._warned:
             text = f"Resolved: checkpoints can be written again; {saved.path.name} is saved."
-            self.bus.emit(Warned(saved.step, text, ends=self._warned))
+            self.bus.emit(Warned(saved.step, text, ends=self._warned, is_resolved=True))
             self._warned = ""
 
     def _give_up(self, step: int, error: Exception) -> None:

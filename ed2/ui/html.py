@@ -187,10 +187,14 @@ def problems_html(
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
     items = list_html(_problem(problem, hide, is_form=is_form) for problem in problems)
+    are_warnings = all(problem.is_warning for problem in problems)
     heading = "1 problem needs your attention:"
-    if len(problems) > 1:
+    if are_warnings:
+        heading = f"{counted(len(problems), 'warning')} from this run:"
+    elif len(problems) > 1:
         heading = f"{len(problems)} problems need your attention:"
-    return f'<div id="{box_id}" class="ed-problems" role="alert"><p>{heading}</p>{items}</div>'
+    kind = "ed-problems ed-warnings" if are_warnings else "ed-problems"
+    return f'<div id="{box_id}" class="{kind}" role="alert"><p>{heading}</p>{items}</div>'
 
 
 def tab_of(setting: str) -> str:

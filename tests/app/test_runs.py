@@ -211,7 +211,10 @@ def test_a_run_that_fails_saves_what_it_has_and_says_why(values: Values, monkeyp
     monkeypatch.setattr(loop, "optimizer_step", failing)
     trained = train(values)
     assert (trained.ended.phase, trained.ended.step) == ("failed", 3)
-    assert trained.ended.reason == "RuntimeError: the card fell out"
+    assert trained.ended.reason == (
+        "Unexpected error: RuntimeError: the card fell out. The run's run.log shows where. "
+        "Saved as errored-tiny-ep00-gs00003, which can be resumed."
+    )
     assert trained.checkpoint.name == "errored-tiny-ep00-gs00003"
     assert "the card fell out" in (trained.run_dir / "run.log").read_text()
 

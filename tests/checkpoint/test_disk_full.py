@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from ed2.app.runs.records import replay_run
 from ed2.checkpoint import room, saver
 from ed2.checkpoint.finding import newest_of_run
 from ed2.checkpoint.run_lock import only_trainer
@@ -145,6 +146,7 @@ def test_a_save_without_room_is_skipped_and_retried(values: Values, monkeypatch:
     assert " MB, but only 1.0 MB is free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
     assert over.ends == told and over.step == 6 and over.text.startswith("Resolved: checkpoints can be")
+    assert not replay_run(trained.run_dir).problems  # nothing is left that needs attention
     assert [e.step for e in trained.of(CheckpointSaved)] == [6, 9]
 
 
