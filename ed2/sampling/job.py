@@ -127,7 +127,7 @@ class SampleJob(Job):
         total, began = len(prompts) * len(self.weights), time.monotonic()
 
         def report(at_once: int, place: int, steps: int) -> None:
-            doing = f"drawing {_which(len(written), at_once, total)}: step"
+            doing = f"drawing {_which(len(written), at_once, total)}: denoising step"
             self.bus.emit(Progressed(step, doing, place, steps))
 
         options = SampleOptions(

@@ -11,10 +11,10 @@ window.edCharts = (() => {
   const roots = new WeakMap();
 
   const escape = text => String(text).replace(/[&<>"']/g, sign => `&#${sign.charCodeAt(0)};`);
-  const shown = value => {
+  const shown = (value, digits = 3) => {
     if (value === undefined || value === null) return '–';
     const size = Math.abs(value);
-    if (size && (size < 1e-3 || size >= 1e6)) return Number(value.toPrecision(3)).toExponential();
+    if (size && (size < 1e-3 || size >= 1e6)) return Number(value.toPrecision(digits)).toExponential();
     return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
   };
   const steps = step => Math.round(step).toLocaleString('en');
@@ -81,8 +81,9 @@ window.edCharts = (() => {
       }
     }
     if (low > high) return [isLog ? 0.1 : 0, 1];
-    if (low < high) return [low, high];
-    return isLog ? [low / 2, high * 2] : [low - (Math.abs(low) / 10 || 1e-6), high + (Math.abs(high) / 10 || 1e-6)];
+    if (isLog) return low < high ? [low, high] : [low / 2, high * 2];
+    const middle = (low + high) / 2, half = Math.max((high - low) / 2, Math.abs(middle) / 100 || 1e-6); // else ticks would read alike
+    return [middle - half, middle + half];
   };
   const ticksOf = (low, high, isLog) => {
     if (isLog && high / low >= 10) {
@@ -137,7 +138,7 @@ window.edCharts = (() => {
     const rows = scale.ticks.map(tick => {
       const y = scale.y(tick).toFixed(1);
       return `<line class="grid" x1="${EDGE.left}" x2="${width - EDGE.right}" y1="${y}" y2="${y}"/>` +
-        `<text class="tick" x="${EDGE.left - 6}" y="${y}" dy="0.32em" text-anchor="end">${shown(tick)}</text>`;
+        `<text class="tick" x="${EDGE.left - 6}" y="${y}" dy="0.32em" text-anchor="end">${shown(tick, 4)}</text>`;
     });
     const ends = [['start', scale.range[0], EDGE.left], ['end', scale.range[1], width - EDGE.right]];
     const names = ends.map(([anchor, step, x]) =>

@@ -3,7 +3,6 @@ Object.assign(window.ed, (() => {
   const nothing = () => ({ key: '', revisions: {}, panels: [], curves: {}, marks: {}, matrix: { rows: [], columns: [], layout: '' } });
   let held = nothing();
   const byId = id => document.getElementById(id);
-  const charts = () => document.querySelector('#loss-chart .ed-charts');
   const isSeen = () => Boolean(byId('loss-chart')?.checkVisibility()) && !document.hidden;
 
   // The question of each tick: the answer brings what is missing, so nothing that got lost stays missing.
@@ -34,14 +33,21 @@ Object.assign(window.ed, (() => {
     new MutationObserver(() => takeNews(element)).observe(element, { childList: true, subtree: true, attributes: true });
     takeNews(element);
   };
+  // The element to draw in. A run that has nothing to draw yet shows what stood there first, not the run before it.
+  const placeholders = new Map();
+  const placeOf = (selector, isEmpty) => {
+    const root = document.querySelector(selector);
+    if (root && !placeholders.has(selector)) placeholders.set(selector, root.cloneNode(true));
+    if (root && isEmpty) root.replaceWith(placeholders.get(selector).cloneNode(true));
+    return isEmpty ? null : root;
+  };
   const showCharts = () => {
-    const root = charts();
-    if (!root || !Object.keys(held.curves).length) return;
-    edCharts.show(root, { panels: held.panels, runs: [{ label: '', curves: held.curves, ...held.marks }] });
+    const root = placeOf('#loss-chart .ed-charts', !Object.keys(held.curves).length);
+    if (root) edCharts.show(root, { panels: held.panels, runs: [{ label: '', curves: held.curves, ...held.marks }] });
   };
   const showSamples = () => {
-    const root = byId('samples-matrix');
-    if (root && held.matrix.columns.length) edMatrix.show(root, held.matrix);
+    const root = placeOf('#samples-matrix', !held.matrix.columns.length);
+    if (root) edMatrix.show(root, held.matrix);
   };
   const watchLive = (element, trigger) => {
     showCharts();

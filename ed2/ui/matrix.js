@@ -83,7 +83,12 @@ window.edMatrix = (() => {
   };
   const drawHint = ({ root }) => {
     const scroller = root.querySelector('.ed-matrix-scroll'); // it may have been replaced
-    if (scroller) root.querySelector('.ed-matrix-hint').hidden = scroller.scrollWidth <= scroller.clientWidth + 1;
+    if (!scroller) return;
+    scroller.style.setProperty('--bar', `${scroller.offsetHeight - scroller.clientHeight}px`); // its borders, and a scroll bar if there is one
+    const hidden = [['rows', scroller.scrollHeight > scroller.clientHeight + 1], ['columns', scroller.scrollWidth > scroller.clientWidth + 1]];
+    const names = hidden.filter(([, isCut]) => isCut).map(([name]) => name), hint = root.querySelector('.ed-matrix-hint');
+    hint.hidden = !names.length;
+    hint.textContent = `Scroll to see all ${names.join(' and ')}.`;
   };
   const drawTools = board => {
     const all = [...new Set(board.data.rows.flatMap(row => row.cfgs))].sort((a, b) => a - b);
@@ -96,7 +101,7 @@ window.edMatrix = (() => {
     `<label>Size <input type="range" min="72" max="320" step="8" value="${SIZE}"></label></div>` +
     '<div class="ed-matrix-scroll" tabindex="0" role="group" aria-label="Samples: prompts down, steps across">' +
     '<div class="ed-row-heads"><div class="ed-step-name"></div><div class="ed-row-names"></div></div><div class="ed-columns"></div></div>' +
-    '<p class="ed-note ed-matrix-hint" hidden>Scroll sideways to see all columns.</p>';
+    '<p class="ed-note ed-matrix-hint" hidden></p>';
   const make = root => {
     root.innerHTML = frame;
     const board = { root, data: null, cfg: null, found: new Map(), lines: [] };

@@ -1,5 +1,6 @@
 """The queue as HTML: the list of its owner, the same to read only, and the line in the strip."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ed2.app.queue.store import QueuedRun, RunQueue
@@ -43,7 +44,8 @@ def queue_html(
         state = "interrupted" if run.state == "running" and not is_run else run.state
         look, name = LOOKS[state]
         about = " · ".join(filter(None, [f"run {run.number}", _folder(run), hide(on_page(run.text))]))
-        does = f'<div class="ed-does">{_buttons(run, state, edited)}</div>' if is_owner else ""
+        ends = {"up": run is runs[0], "down": run is runs[-1]}
+        does = f'<div class="ed-does">{_buttons(run, state, edited, ends)}</div>' if is_owner else ""
         is_edited = str(bool(edited) and run.number == edited).lower()
         items.append(
             f'<li data-run-number="{run.number}" data-state="{state}" data-edited="{is_edited}">'
@@ -65,7 +67,7 @@ def queue_line_html(runs: tuple[QueuedRun, ...], *, is_run: bool, is_wanted: boo
     if parts:
         then = " Starts when the run in progress has ended." if is_wanted and not is_run and waiting else ""
         link = link_html("Queue", "Resume", "", f"Queue: {counted(len(runs), 'run')}")
-        text = f"{link} {escape(', '.join(parts))}.{then}"
+        text = f"{link} <span>{escape(', '.join(parts))}.{then}</span>"
     return f'<p id="queue-line" class="ed-missing">{text}</p>'
 
 
@@ -73,7 +75,8 @@ def _folder(run: QueuedRun) -> str:
     return Path(run.folder).name if run.folder else f"added {run.added_at}"
 
 
-def _buttons(run: QueuedRun, state: str, edited: int) -> str:
+def _buttons(run: QueuedRun, state: str, edited: int, ends: Mapping[str, bool]) -> str:
+    """What can be done with a run; `ends` says where it cannot be moved to."""
     actions = [("up", "↑"), ("down", "↓")]
     if run.number == edited:
         actions.append(("cancel", "Cancel editing"))
@@ -84,8 +87,12 @@ def _buttons(run: QueuedRun, state: str, edited: int) -> str:
     if state != "running":
         actions.append(("remove", "Remove"))
     words = {"up": "Move up", "down": "Move down"}
-    return "".join(
-        f'<button type="button" data-queued="{run.number}" data-action="{action}" '
-        f'aria-label="{words.get(action, text)}: run {run.number}">{text}</button>'
-        for action, text in actions
-    )
+    html = ""
+    for action, text in actions:
+        off = " disabled" if ends.get(action) else ""
+        label = f"{words.get(action, text)}: run {run.number}"
+        html += (
+            f'<button type="button" data-queued="{run.number}" data-action="{action}" '
+            f'aria-label="{label}"{off}>{text}</button>'
+        )
+    return html

@@ -1,6 +1,7 @@
 """The Resume tab: every run in the runs folder, to resume or to start from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.run_html import runs_html
 from ed2.ui.run_panel import RunPanel
 from ed2.ui.strip import Strip, start_run
-from ed2.ui.wiring import SPOKEN, Updates, refusal
+from ed2.ui.wiring import FOLLOWING, SPOKEN, Updates, refusal
 
 MAX_SHOWN = 100
 NOT_SELECTED = "Select a run first."
@@ -97,10 +98,10 @@ class ResumeTab:
 
         def show_again(event: Any) -> None:
             """List the runs and describe the selected one, as an event or after one."""
-            listed = event(self.list_runs, selected, [self.choice, self.list], **SPOKEN)
+            listed = event(self.list_runs, selected, [self.choice, self.list], **FOLLOWING)
             offered = listed.then(None, self.choice, self.choice, js="ed.offeredRun")
             offered.then(None, self.choice, None, js="ed.markRun")
-            offered.then(self.describe, to_describe, described, **SPOKEN)
+            offered.then(self.describe, to_describe, described, **FOLLOWING)
 
         for event in (self.refresh.click, tab.select, self._phase.change):
             show_again(event)
@@ -109,7 +110,7 @@ class ResumeTab:
         self.compare.wire(form.controls["logdir"], self._place)
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")
-        self.choice.change(self.describe, to_describe, described, **SPOKEN)
+        self.choice.change(self.describe, to_describe, described, **FOLLOWING)
         self.resume.click(self.resume_run, [*selected, self.last_epoch], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self.use_as_base, selected, base, **SPOKEN)
@@ -139,7 +140,7 @@ class ResumeTab:
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)
-        parts = {**self.lora.describe(page, run, checkpoint), **self.page.describe(page, run)}
+        parts = {**self.lora.describe(page, run, checkpoint), **self.page.describe(page, run and self._now(run))}
         if run is None:
             off = gr.update(interactive=False)
             hidden = gr.update(value=None, visible=False)
@@ -210,14 +211,15 @@ class ResumeTab:
     def _list_html(self, runs: Sequence[RunRecord], asked: str, offered: str) -> str:
         if not runs:
             return empty_html(NO_RUNS)
-        return runs_html(runs, [self._state_of(run) for run in runs], self._context.thumbs, asked, offered)
+        return runs_html([self._now(run) for run in runs], self._context.thumbs, asked, offered)
 
-    def _state_of(self, run: RunRecord) -> str:
-        """The state of a run in a word; a paused run of this program is stored as running."""
+    def _now(self, run: RunRecord) -> RunRecord:
+        """The run in progress as it is now: its folder tells neither a pause nor steps that were not logged."""
         shown = self._context.service.snapshot()
-        if run.state == "running" and not run.trainer and shown.state == "paused":
-            return "paused"
-        return run.state
+        if not shown.is_active or run.folder != shown.run_dir:
+            return run
+        state = "paused" if shown.state == "paused" else run.state
+        return replace(run, state=state, step=max(run.step, shown.step))
 
 
 def _phase_html(shown: RunSnapshot) -> str:

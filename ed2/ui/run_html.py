@@ -29,9 +29,9 @@ LOOKS = {"done": "good", "running": "busy", "failed": "bad"}
 """The style of a state; all others wait for somebody."""
 
 
-def runs_html(runs: Sequence[RunRecord], states: Sequence[str], thumbs: ImageCopies, asked: str, offered: str) -> str:
+def runs_html(runs: Sequence[RunRecord], thumbs: ImageCopies, asked: str, offered: str) -> str:
     """The list, with the run that was selected when it was asked for and the one that it offers."""
-    rows = "".join(_row(run, state, thumbs) for run, state in zip(runs, states, strict=True))
+    rows = "".join(_row(run, thumbs) for run in runs)
     head = "".join(f"<span>{name}</span>" for name in ("Run", "State", "Steps", "Best validation", "Size"))
     return (
         f'<div class="ed-runs-head" aria-hidden="true"><span></span>{head}<span>Compare</span></div>'
@@ -40,7 +40,7 @@ def runs_html(runs: Sequence[RunRecord], states: Sequence[str], thumbs: ImageCop
     )
 
 
-def _row(run: RunRecord, state: str, thumbs: ImageCopies) -> str:
+def _row(run: RunRecord, thumbs: ImageCopies) -> str:
     folder, where, image = escape(run.folder.name), "", '<i class="ed-cover"></i>'
     if run.last_sample and (address := thumbs.offer(run.last_sample)):
         image = f'<img class="ed-cover" src="{address}" alt="" loading="lazy">'
@@ -50,13 +50,13 @@ def _row(run: RunRecord, state: str, thumbs: ImageCopies) -> str:
     at = f"<small>step {run.best[0]:,}</small>" if run.best else ""
     loss = "" if run.loss is None else f"<small>loss {run.loss:.4f}</small>"
     own = f"<small>{folder}</small>" if run.notes.name else ""
-    pill = f'<b class="ed-pill" data-look="{LOOKS.get(state, "wait")}">{state}</b>'
+    pill = f'<b class="ed-pill" data-look="{LOOKS.get(run.state, "wait")}">{run.state}</b>'
     box = f'<input type="checkbox" data-pick="{folder}" aria-label="Compare {folder}">'
     noted = escape(run.notes.text.partition("\n")[0][:160])
     about = f'<small class="ed-noted">{noted}</small>' if noted else ""
     return (
-        f'<li data-run="{folder}" data-state="{state}"><button type="button" aria-label="Select {folder}">{image}'
-        f'<span class="ed-run-name"><strong>{escape(run.name)}</strong>{own}'
+        f'<li data-run="{folder}" data-state="{run.state}"><button type="button" aria-label="Select {folder}">{image}'
+        f'<span class="ed-run-name"><strong>{_breakable(run.name)}</strong>{own}'
         f"<small>{run.begun_at:%Y-%m-%d %H:%M} · {_resumable(run)}</small>{about}</span>"
         f'<span class="ed-run-state">{pill}{where} </span>'
         f"<span>step {run.step:,} of {run.total:,}{loss}</span><span>{best}{at}</span>"
@@ -65,11 +65,16 @@ def _row(run: RunRecord, state: str, thumbs: ImageCopies) -> str:
     )
 
 
+def _breakable(name: str) -> str:
+    """A name that is broken behind its underscores, and only then within a word."""
+    return escape(name).replace("_", "_<wbr>")
+
+
 def _resumable(run: RunRecord) -> str:
     """Whether a run can be resumed, and from where if its last steps are in no checkpoint."""
     if run.resume_step is None:
         return "no checkpoint to resume from"
-    if run.state == "running" or run.resume_step >= run.step:
+    if run.state in ("running", "paused") or run.resume_step >= run.step:
         return "can be resumed"
     return f"resumes from step {run.resume_step:,}, its last checkpoint"
 

@@ -136,7 +136,7 @@ class RunPanel:
         names = [path.name for path in reversed(checkpoints_of(run.folder))]
         updates: Updates = {
             self.view: self._page_of(run),
-            self.delete: gr.update(interactive=run.state != "running"),
+            self.delete: gr.update(interactive=run.state not in ("running", "paused")),
             self.chosen: gr.update(choices=names),
         }
         updates |= dict.fromkeys((self.report, self.folder, self.copy, self.save), gr.update(interactive=True))

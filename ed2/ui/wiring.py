@@ -24,6 +24,8 @@ TICK: Mapping[str, Any] = {**QUIET, "trigger_mode": "once", "concurrency_limit":
 """A tick costs next to nothing and waits for nothing; it looks itself at what the browser sent."""
 SPOKEN: Mapping[str, Any] = {**HIDDEN, "concurrency_id": "control"}
 """User actions, one after the other; they may be refused with a message."""
+FOLLOWING: Mapping[str, Any] = {**SPOKEN, "preprocess": False}
+"""Follows a change by the program, when a page may still hold a choice that Gradio no longer lists and would refuse."""
 SLOW: Mapping[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "concurrency_id": "slow"}
 """Actions that take seconds, in their own queue, with a progress indicator."""
 

@@ -90,7 +90,7 @@ def test_each_denoising_step_of_a_batch_is_counted(
     replace(job, batch_size=at_once, num_steps=2).perform(TrainState(step=4))
     counted = [(event.doing, event.place, event.total) for event in events if isinstance(event, Progressed)]
     steps = 2 * 3  # of each of three CFG values
-    assert counted == [(f"{text}: step", place, steps) for text in told for place in range(1, steps + 1)]
+    assert counted == [(f"{text}: denoising step", place, steps) for text in told for place in range(1, steps + 1)]
 
 
 def test_samples_before_the_first_step_are_drawn_only_in_a_new_run(job: SampleJob) -> None:
