@@ -21,7 +21,7 @@ SHOWN, SELECTED = "All images that the filters show", "Selected images"
 NO_PREVIEW = "Press Preview first."
 OTHER_FILES = "The folder has changed since these images were selected. Select them again."
 BULK_HINT = (
-    "A trigger word at the front, a tag to remove, a text to replace. Nothing is written before you have seen it."
+    "Add a trigger word, remove a tag, or caption images that have none. Nothing is written before you have seen it."
 )
 WEIGHT_HINT = (
     "multiply 2 shows each image of a folder twice per epoch, 0.5 every second epoch. It is saved as multiply.txt."
@@ -43,7 +43,7 @@ def numbers_of(desk: DatasetDesk, asked: Asked, scope: str) -> Sequence[int]:
 
 
 class BulkPanel:
-    """Adds to, replaces in, or removes from the captions of many images; create it inside a `gr.Blocks`."""
+    """Adds to, replaces, or removes from the captions of many images; create it inside a `gr.Blocks`."""
 
     def __init__(self, context: Context, grid: ImageGrid) -> None:
         self._context, self._grid = context, grid

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ed2.app.images import scanning
-from ed2.app.images.bulk import ADD_FIRST, ADD_LAST, REMOVE, REPLACE, BulkEdit
+from ed2.app.images.bulk import ADD_FIRST, ADD_LAST, REMOVE, REPLACE, REWRITE, BulkEdit
 from ed2.app.images.captions import MAX_CHARACTERS
 from ed2.app.images.edits import Edits
 from ed2.app.images.likeness import alike, fingerprint
@@ -133,6 +133,7 @@ def test_copies_of_the_demo_images_are_alike_and_the_images_themselves_are_not(t
         (BulkEdit(REPLACE, "red"), "a,b", "a,b"),
         (BulkEdit(REMOVE, "Night"), "a cat, night, 1,000 stars", "a cat, 1,000 stars"),
         (BulkEdit(REMOVE, "cat"), "a cat,night", "a cat,night"),
+        (BulkEdit(REWRITE, " photo of  sks dog"), "IMG", "photo of sks dog"),
     ],
 )
 def test_a_change_of_a_caption(edit: BulkEdit, before: str, after: str) -> None:

@@ -10,6 +10,7 @@ from ed2.errors import Ed2Error
 from ed2.text import counted
 
 ADD_FIRST, ADD_LAST, REPLACE, REMOVE = "Add at the front", "Add at the end", "Find and replace", "Remove a tag"
+REWRITE = "Replace the caption"
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class BulkEdit:
     """What is done to each caption.
 
     Attributes:
-        kind: one of the four kinds.
-        text: is added, searched for, or removed.
+        kind: one of `KINDS`.
+        text: is added, searched for, removed, or the new caption.
         replacement: takes the place of `text` where it is found.
     """
 
@@ -35,7 +36,8 @@ class BulkEdit:
         quoted = f'"{self.text}"'
         if self.kind == REPLACE:
             return f'{quoted} replaced by "{self.replacement}"'
-        return f"{quoted} removed" if self.kind == REMOVE else f"{quoted} added"
+        verbs = {REMOVE: "removed", REWRITE: "written"}
+        return f"{quoted} {verbs.get(self.kind, 'added')}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def plan_bulk_edit(captions: Iterable[tuple[str, OwnCaption]], edit: BulkEdit) -
     """Find out what an edit does to these captions, given with the names of their images.
 
     Raises:
-        Ed2Error: there is no text to add, find or remove.
+        Ed2Error: there is no text to add, find, remove or write.
     """
     if not edit.text.strip():
         raise Ed2Error("There is nothing to do", "the text is empty.", "Type a text first.")
@@ -116,6 +118,10 @@ def _remove(edit: BulkEdit, caption: str) -> str:
     return _without_gaps(TAG_SEPARATOR.join(kept))
 
 
+def _rewrite(edit: BulkEdit, _: str) -> str:
+    return " ".join(edit.text.split())
+
+
 def _without_gaps(caption: str) -> str:
     return TAG_SEPARATOR.join(filter(None, split_tags(" ".join(caption.split()))))
 
@@ -134,4 +140,5 @@ KINDS: Mapping[str, Callable[[BulkEdit, str], str]] = {
     ADD_LAST: _add_last,
     REPLACE: _replace,
     REMOVE: _remove,
+    REWRITE: _rewrite,
 }
