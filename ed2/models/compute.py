@@ -162,7 +162,9 @@ def computing(device: torch.device, *, exact: bool, tf32: bool, benchmark: bool)
         attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
         attention.enable_cudnn_sdp(False)
     try:
-        yield
+        # bitsandbytes and NCCL wait for the current GPU, and so would take memory on the first one in each process.
+        with torch.cuda.device(-1 if device.index is None else device.index):
+            yield
     finally:
         products.allow_tf32, cudnn.allow_tf32, is_on, is_mild, *others = before
         cudnn.deterministic, cudnn.benchmark, memory_efficient, by_cudnn = others

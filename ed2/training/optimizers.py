@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ed2.errors import MemoryFullError, Problem, SettingsError
 from ed2.models.memory import is_out_of_memory
-from ed2.training.rounding import Rounding
+from ed2.training.rounding import Rounding, is_dense
 from ed2.training.schedules import Schedule
 from ed2.training.shards import Shards
 
@@ -22,6 +22,8 @@ Parameters = Iterable[nn.Parameter]
 
 BETAS = (0.9, 0.999)
 LION_BETAS = (0.9, 0.99)
+CHANNELS_LAST = (0, 2, 3, 1)
+"""The dimensions of a convolution's weights in the order of their memory."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def adamw8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
 
     Source: Dettmers et al. 2022, arXiv:2110.02861.
     """
-    optimizer: torch.optim.Optimizer = _bitsandbytes().AdamW8bit(parameters, **_adam_options(options))
+    optimizer: torch.optim.Optimizer = _bitsandbytes("AdamW8bit")(parameters, **_adam_options(options))
     return optimizer
 
 
@@ -57,13 +59,13 @@ def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optim
 
     Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2.
     """
-    optimizer: torch.optim.Optimizer = _bitsandbytes().Lion(parameters, **_lion_options(options))
+    optimizer: torch.optim.Optimizer = _bitsandbytes("Lion")(parameters, **_lion_options(options))
     return optimizer
 
 
 def lion8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
     """Lion with one byte per number of its state; tensors under 4096 numbers stay in fp32."""
-    optimizer: torch.optim.Optimizer = _bitsandbytes().Lion8bit(parameters, **_lion_options(options))
+    optimizer: torch.optim.Optimizer = _bitsandbytes("Lion8bit")(parameters, **_lion_options(options))
     return optimizer
 
 
@@ -131,11 +133,45 @@ def _lion_options(options: OptimizerOptions) -> dict[str, Any]:
     return {"lr": options.lr, "betas": options.betas or LION_BETAS, "weight_decay": options.weight_decay}
 
 
-def _bitsandbytes() -> Any:
+def _bitsandbytes(name: str) -> Any:
+    """A class of its optimizers, for weights in any memory layout.
+
+    Its kernels go through memory in order. So it makes weights contiguous first and leaves them so: `channels_last`
+    would end with the first step, and the order of the state would not be the one that its strides say.
+    """
     # At import it may warn about GPU libraries that it does not find; a CPU needs none.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _optional("bitsandbytes", "").optim
+        kind: Any = getattr(_optional("bitsandbytes", "").optim, name)
+
+    def update_step(self: Any, group: dict[str, Any], parameter: Tensor, *place: int) -> None:
+        with _in_order_of_memory(parameter, self.state[parameter]):
+            kind.update_step(self, group, parameter, *place)
+
+    return type(name, (kind,), {"update_step": update_step})
+
+
+@contextlib.contextmanager
+def _in_order_of_memory(parameter: Tensor, state: dict[str, Any]) -> Iterator[None]:
+    """Let a parameter whose channels are last look contiguous, with its gradient and state, without moving a number."""
+    own, gradient = parameter.data, parameter.grad
+    if own.is_contiguous() or gradient is None or not is_dense(own):
+        yield
+        return
+    named = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.shape == own.shape}
+    _replace(parameter, own.permute(CHANNELS_LAST), gradient.permute(CHANNELS_LAST))
+    state.update({name: value.permute(CHANNELS_LAST) for name, value in named.items()})
+    try:
+        yield
+    finally:
+        _replace(parameter, own, gradient)
+        state.update(named)
+
+
+def _replace(parameter: Tensor, weights: Tensor, gradient: Tensor) -> None:
+    parameter.grad = None  # one of another shape would be refused
+    parameter.data = weights
+    parameter.grad = gradient
 
 
 def _optional(module: str, part: str) -> Any:

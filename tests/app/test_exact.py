@@ -54,6 +54,14 @@ def test_what_is_chosen_about_tf32_and_algorithms_is_said_with_the_reason() -> N
 
 
 @pytest.mark.gpu
+def test_the_gpu_that_trains_is_the_current_one() -> None:
+    last = torch.cuda.device_count() - 1
+    with computing(torch.device("cuda", last), exact=False, tf32=True, benchmark=False):
+        assert torch.cuda.current_device() == last
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.gpu
 def test_tf32_rounds_products_on_a_gpu_that_has_it() -> None:
     card = torch.device("cuda:0")
     if torch.cuda.get_device_capability(card) < (8, 0):

@@ -163,6 +163,23 @@ def test_state_made_before_the_first_step_gives_the_same_bytes(name: str, layout
         assert same_state(made, lazy), step
 
 
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_weights_and_state_keep_their_memory_layout(name: str) -> None:
+    shape, moved = (16, 8, 4, 4), list[Tensor]()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        parameter = nn.Parameter(start(shape).detach().to(memory_format=layout))
+        optimizer = OPTIMIZERS.load(name)([parameter], OptimizerOptions(lr=1e-2))
+        for step in range(STEPS):
+            parameter.grad = gradient(step, shape).to(memory_format=layout)
+            optimizer.step()
+            assert parameter.is_contiguous(memory_format=layout)
+            assert parameter.grad.is_contiguous(memory_format=layout)
+        state = [v for v in optimizer.state[parameter].values() if isinstance(v, Tensor) and v.shape == shape]
+        assert all(value.stride() == parameter.stride() for value in state)
+        moved.append((parameter.detach() - start(shape)).flatten())
+    assert torch.cosine_similarity(*moved, dim=0) > 0.95
+
+
 def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
     (tensors, numbers), (expected, expected_numbers) = (flatten_state(o, to_host) for o in (one, other))
     assert tensors.keys() == expected.keys()
