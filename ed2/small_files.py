@@ -20,6 +20,8 @@ MAX_DIGITS = 60
 """Of an integer; one of over 308 digits does not fit into a float."""
 MAX_LINE_BYTES = 16 << 20
 """Longer than any line that this program writes."""
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""To open a file that may turn out to be a named pipe or a device, which could block forever."""
 NO_FILE = "it is not a file"
 TOO_DEEP = "its brackets are nested too deeply"
 _HOLDERS = (dict, list)
@@ -50,8 +52,7 @@ def read_beginning(path: Path | str, most: int) -> bytes:
 
 def _open(path: Path | str) -> int:
     try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = wait_for_handles(lambda: os.open(path, flags))
+        handle = wait_for_handles(lambda: os.open(path, READ_FLAGS))
     except OSError:
         if Path(path).is_dir():  # Windows reports this as denied permission
             raise OSError(errno.EINVAL, NO_FILE, str(path)) from None

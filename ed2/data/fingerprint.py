@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from ed2.data.example import Example
+from ed2.small_files import READ_FLAGS
 
 EDGE_BYTES = 4096
 """How much of the beginning and of the end of a file is compared."""
@@ -54,7 +55,7 @@ def _edges(paths: Iterable[Path]) -> list[str]:
 def _edges_of(path: Path) -> str:
     """Return the length of a file and a hash of its first and last bytes; empty if it cannot be read any more."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, READ_FLAGS)
         try:
             size, head = os.fstat(handle).st_size, os.read(handle, EDGE_BYTES)
             os.lseek(handle, max(0, size - EDGE_BYTES), os.SEEK_SET)

@@ -92,11 +92,12 @@ class ImageFacts:
     """Whether this is true until the file changes."""
 
 
-def header_size(path: Path) -> Size | None:
+def header_size(path: Path | str) -> Size | None:
     """Return the upright size in a file's header, without reading its pixels; None if there is none."""
     try:
         if size := jpeg_header_size(path):
             return size
+        path = Path(path)  # only for others: making it takes half as long as that look at a JPEG
         _require_file(path)
         if _may_be_turned(path):
             with suppress(Exception):
@@ -177,11 +178,11 @@ def check_image(path: Path) -> ImageFacts:
         return ImageFacts((0, 0), Problem(str(path), error.what, error.fix), lasting=error.lasting)
 
 
-def read_header_facts(path: Path) -> ImageFacts:
+def read_header_facts(path: str) -> ImageFacts:
     """Return the upright size in an image's header; reads all of an image whose header makes no sense."""
     size = header_size(path)
     if size is None or _pixels(size) > MAX_PIXELS:
-        return check_image(path)
+        return check_image(Path(path))
     return ImageFacts(size)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ed2.small_files import READ_FLAGS
+
 MAX_JPEG_PIXELS = 400_000_000
 """At half the size in each direction, these are as many as other formats may have."""
 _MAX_COEFFICIENT_BYTES = 620 << 20
@@ -31,12 +33,12 @@ def starts_like_jpeg(path: Path) -> bool:
         return file.read(3) == b"\xff\xd8\xff"
 
 
-def header_size(path: Path) -> tuple[int, int] | None:
+def header_size(path: Path | str) -> tuple[int, int] | None:
     """Return the upright width and height by one read of the first bytes; None if they do not say for sure.
 
     A file in which anything is unusual is left to the libraries, which take ten times as long.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = os.open(path, READ_FLAGS)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return None

@@ -282,7 +282,7 @@ class ImageReader:
 
 
 def _read_headers(paths: Sequence[str]) -> list[ImageFacts]:
-    return [read_header_facts(Path(path)) for path in paths]
+    return list(map(read_header_facts, paths))
 
 
 def _known(files: Sequence[ImageEntry], index: ImageIndex) -> list[ImageFacts | None]:
