@@ -15,6 +15,8 @@ from ed2.models.base import DiffusionModel
 from ed2.text import counted
 
 FIRST_SCALE = 2.0**16
+CLIP_EPSILON = 1e-6
+"""Added to a norm that gradients are divided by, as `clip_grad_norm_` does."""
 GROWTH_STEPS = 500
 """Steps without overflow after which the fp16 scaler doubles its scale."""
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -77,14 +79,12 @@ class Precision:
             self.scaler.unscale_(optimizer)
             for group in optimizer.param_groups:
                 parameters += [p for p in group["params"] if p.grad is not None]
-        if norm is None and any(parameter.dtype is torch.bfloat16 for parameter in parameters):
-            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for p in parameters]  # bf16 has two digits
-            norm = torch.linalg.vector_norm(torch.stack(norms))
-        if norm is not None:
-            if max_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-            return norm
-        return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else torch.inf)
+        if norm is None:
+            norm = _norm_of([p.grad for p in parameters if p.grad is not None])
+        # Rather than a pass over all gradients that multiplies them by 1 at most steps; a GPU is waited for anyway.
+        if max_norm is not None and max_norm / (norm + CLIP_EPSILON) < 1:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     def forget(self) -> None:
         """Forget that gradients were unscaled: they are dropped, and the step is retried at the same scale."""
@@ -97,6 +97,14 @@ class Precision:
         self.scaler.update()
         self._is_unscaled = False
         return bool(is_finite)
+
+
+def _norm_of(gradients: list[Tensor]) -> Tensor:
+    """The norm of all of them as one vector."""
+    if any(gradient.dtype is torch.bfloat16 for gradient in gradients):  # which has two digits
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+        return torch.linalg.vector_norm(torch.stack(norms))
+    return nn.utils.get_total_norm(gradients)
 
 
 def choose_device(setting: str) -> torch.device:

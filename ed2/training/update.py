@@ -10,11 +10,8 @@ import torch
 from torch import Tensor
 
 from ed2.errors import TrainingError, UpdateFailedError
-from ed2.models.compute import Precision
+from ed2.models.compute import CLIP_EPSILON, Precision
 from ed2.training.optimizers import Optimizers, parameters_of
-
-CLIP_EPSILON = 1e-6
-"""Added to a norm that gradients are divided by, as `clip_grad_norm_` does."""
 
 
 class Update(Protocol):
