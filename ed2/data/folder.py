@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from ed2.data.scan_memory import ScanMemory, state_of
 from ed2.data.sidecars import ImageDescription, describe_image
 from ed2.data.walk import ImageEntry, RootContents, find_images
 from ed2.errors import DatasetError, Problem
+from ed2.garbage import without_collection
 
 MAX_LISTED = 20
 """How many files an error names if nothing can be used; the rest are counted."""
@@ -71,12 +73,14 @@ def scan(
     ignore_pillow_warnings()
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
-    memory, state = _memory(paths, options, callbacks)
-    known = memory.find(state) if memory and state else None
+    with without_collection():
+        memory, state = _memory(paths, options, callbacks)
+        known = memory.find(state) if memory and state else None
     if known and options.left_out in (None, known.left_out):
         callbacks.report(len(known.examples), len(known.examples))
         return known
-    dataset, is_lasting = _search(paths, options, callbacks)
+    with without_collection() if options.headers_only else nullcontext():  # a full read may take hours
+        dataset, is_lasting = _search(paths, options, callbacks)
     if memory and state and is_lasting and options.left_out is None:
         memory.keep(state, dataset)
     return dataset

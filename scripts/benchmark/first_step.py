@@ -29,9 +29,9 @@ def limit(folder: Path, resolution: int, steps: int) -> float:
 
 def ours(folder: Path, resolution: int, steps: int) -> float:
     """Train as `train.py` does; gives the CPU seconds at the first step."""
-    from ed2.models.compute import quiet_libraries
+    from ed2.app.libraries import read_libraries
 
-    quiet_libraries()
+    read_libraries()
     from ed2.app.run import run_training
     from ed2.events import Event, EventBus, StepDone
     from ed2.training.controls import Controls

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -308,6 +309,7 @@ def test_a_stopped_scan_remembers_what_it_has_read(paint: Painter, tmp_path: Pat
             should_stop=lambda: len(done) > 4,
         )
     assert index_path.exists()
+    assert gc.isenabled()
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="rights do not bind this user")
