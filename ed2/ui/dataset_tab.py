@@ -156,6 +156,7 @@ class DatasetTab:
         desk = self._context.desk
         for work, what in ((desk.read_all, "Reading images"), (desk.compare, "Looking for near duplicates")):
             if not work(_now_and_then(progress, what)):
+                yield gr.skip()  # where nothing is yielded, Gradio 6.31 empties the outputs
                 return
             results = self.results()
             yield {self.report: results[self.report], self.details: results[self.details]}
@@ -251,10 +252,7 @@ def details_html(checked: CheckResult) -> str:
     problems = [Problem(p["path"], p["what"], p["fix"]) for p in found["problems"] if p["what"] not in of_model]
     if not problems:
         return html
-    more = len(problems) - MAX_PROBLEMS
-    if more > 0:
-        problems = [*problems[:MAX_PROBLEMS], Problem(None, f"and {more:,} more.")]
-    return html + problems_html(problems, box_id="dataset-problems")
+    return html + problems_html(problems, box_id="dataset-problems", most=MAX_PROBLEMS)
 
 
 def _notes_html(checked: CheckResult) -> str:

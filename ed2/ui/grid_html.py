@@ -21,7 +21,7 @@ BADGES: Mapping[str, str] = {
     "small": "small",
     "cropped": "cropped",
     "copies": "copy",
-    "alike": "look-alike",
+    "alike": "near duplicate",
     "unusable": "unusable",
     "unlearned": "not learned yet",
     "memorised": "memorised",

@@ -174,7 +174,12 @@ def _status(shown: RunSnapshot, state: str, text: str) -> str:
 
 
 def problems_html(
-    problems: Sequence[Problem], *, box_id: str = "problems", hide: Hide = str, is_form: bool = True
+    problems: Sequence[Problem],
+    *,
+    box_id: str = "problems",
+    hide: Hide = str,
+    is_form: bool = True,
+    most: int | None = None,
 ) -> str:
     """What is wrong and what to do, in a box that screen readers announce; an empty box without problems.
 
@@ -183,16 +188,20 @@ def problems_html(
         box_id: of the box.
         hide: removes paths.
         is_form: whether the page has the form, so that the problem of a setting is a button that leads to its field.
+        most: so many are listed, and the rest is counted; None lists all.
     """
     if not problems:
         return f'<div id="{box_id}" class="ed-problems" role="alert"></div>'
-    items = list_html(_problem(problem, hide, is_form=is_form) for problem in problems)
+    lines = [_problem(problem, hide, is_form=is_form) for problem in problems[:most]]
+    if more := len(problems) - len(lines):
+        lines.append(f"and {more:,} more.")
+    items = list_html(lines)
     are_warnings = all(problem.is_warning for problem in problems)
     heading = "1 problem needs your attention:"
     if are_warnings:
         heading = f"{counted(len(problems), 'warning')} from this run:"
     elif len(problems) > 1:
-        heading = f"{len(problems)} problems need your attention:"
+        heading = f"{len(problems):,} problems need your attention:"
     kind = "ed-problems ed-warnings" if are_warnings else "ed-problems"
     return f'<div id="{box_id}" class="{kind}" role="alert"><p>{heading}</p>{items}</div>'
 
