@@ -49,7 +49,7 @@ window.edMatrix = (() => {
   });
   const empty = part => { part.querySelector('.ed-cells').replaceChildren(); part.html = ''; };
   const columnHtml = (column, place) =>
-    `<div class="ed-column" data-column="${place}"><div class="ed-step-name">${escape(column.label)}</div><div class="ed-cells"></div></div>`;
+    `<div class="ed-column" data-column="${place}"><div class="ed-step-name" title="${escape(column.label)}">${escape(column.label)}</div><div class="ed-cells"></div></div>`;
   const labelHtml = line => `<div class="ed-row-name" title="${escape(line.row.prompt)}"><div class="ed-row-text">` +
     `<strong>${escape(cfgName(line.cfg))}</strong> <p>${escape(line.row.prompt)}</p>` +
     `${line.row.negative ? ` <small>not: ${escape(line.row.negative)}</small>` : ''}</div></div>`;
@@ -71,7 +71,7 @@ window.edMatrix = (() => {
         board.watcher.observe(made);
       } else {
         const name = part.firstChild;
-        if (name.textContent !== column.label) name.textContent = column.label;
+        if (name.textContent !== column.label) name.textContent = name.title = column.label;
         if (part.isNear) fill(board, part);
       }
     });
