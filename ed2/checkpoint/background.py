@@ -71,9 +71,10 @@ class BackgroundSaver:
         self._thread = None
 
     def join_all(self) -> None:
-        """Wait until no save is in progress, and no single file is being checked."""
+        """Wait until no save is in progress, and no single file is being checked; free what saves have used."""
         self.join()
         self._check.join()
+        self._buffers.clear()
 
     def disable_single_files(self) -> None:
         """Write no single files from now on."""
@@ -82,15 +83,14 @@ class BackgroundSaver:
     def copy(self, run: Run) -> Snapshot | None:
         """A copy of all that training changes; None if there is not enough memory for one."""
         self._buffers.reuse()  # no save is in progress
-        if not has_memory_for(max(0, bytes_to_copy(run) - self._buffers.num_bytes)):
-            self._buffers.clear()
-            return None
-        try:
-            return self.saver.snapshot(run, copied=True, buffers=self._buffers)
-        except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
-            self._buffers.clear()
-            logger.exception("Not enough memory to copy the weights; training waits until the checkpoint is written.")
-            return None
+        if has_memory_for(max(0, bytes_to_copy(run) - self._buffers.num_bytes)):
+            try:
+                return self.saver.snapshot(run, copied=True, buffers=self._buffers)
+            except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
+                what = "Not enough memory to copy the weights; training waits until the checkpoint is written."
+                logger.exception(what)
+        self._buffers.clear()  # only here: the error holds on to the copies
+        return None
 
     def _write(self, snapshot: Snapshot, name: str, kind: Kind) -> None:
         try:

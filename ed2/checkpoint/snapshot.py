@@ -16,6 +16,7 @@ from ed2.models.families.facts import FACTS
 from ed2.models.files.folder_problems import EXTRA_FILE
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.files.tensor_file import bytes_of
+from ed2.models.memory import release_pinned_memory
 from ed2.models.parts import Part
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
@@ -116,10 +117,11 @@ class HostBuffers:
         self._free.clear()
 
     def clear(self) -> None:
-        """Free everything; the snapshot that uses it must not be needed any more."""
+        """Free everything, for other programs too; the snapshot that uses it must not be needed any more."""
         self._free.clear()
         self._used.clear()
         self.num_bytes = 0
+        release_pinned_memory()
 
 
 def take_snapshot(

@@ -35,6 +35,13 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        release_pinned_memory()
+
+
+def release_pinned_memory() -> None:
+    """Give main memory that was pinned for a GPU back to the system; PyTorch keeps what is freed of it."""
+    if torch.cuda.is_initialized() and hasattr(torch.accelerator, "empty_host_cache"):  # older versions lack it
+        torch.accelerator.empty_host_cache()
 
 
 @dataclass

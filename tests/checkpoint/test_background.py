@@ -95,6 +95,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
     from ed2.models.base import trained_parts
 
     taken: list[tuple[Snapshot, set[int]]] = []
+    buffers: list[HostBuffers] = []
 
     def watch(run: Any, *given: Any, copied: bool, **options: Any) -> Snapshot:
         snapshot = real(run, *given, copied=copied, **options)
@@ -107,6 +108,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
         live |= {t.untyped_storage().data_ptr() for named in run.ema.state().values() for t in named.values()}
         if copied:
             taken.append((snapshot, live))
+            buffers.append(options["buffers"])
         return snapshot
 
     real = saver.take_snapshot
@@ -114,6 +116,7 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
         patch.setattr(saver, "take_snapshot", watch)
         train({**short_values, "logdir": str(quick_path / "logs"), "disable_textenc_training": False})
     assert taken
+    assert all(kept.num_bytes == 0 for kept in buffers), "the page would hold that memory until it is closed"
     for snapshot, live in taken:
         groups = [*snapshot.state_tensors.values(), *snapshot.averages.values()]
         groups += [snapshot.weights["unet"], snapshot.weights["text_encoder"]]
