@@ -83,7 +83,7 @@ class BackgroundSaver:
     def copy(self, run: Run) -> Snapshot | None:
         """A copy of all that training changes; None if there is not enough memory for one."""
         self._buffers.reuse()  # no save is in progress
-        if has_memory_for(max(0, bytes_to_copy(run) - self._buffers.num_bytes)):
+        if has_memory_for(self._buffers.missing(bytes_to_copy(run), run.objective.device)):
             try:
                 return self.saver.snapshot(run, copied=True, buffers=self._buffers)
             except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory

@@ -132,6 +132,9 @@ def test_the_memory_of_a_copy_is_used_again_and_holds_the_new_numbers() -> None:
     assert torch.equal(first, tensor) and first.is_contiguous() and first.data_ptr() != other.data_ptr()
     buffers.finish(torch.device("cpu"))
     assert buffers.num_bytes == 2 * tensor.nbytes
+    size = 2 * tensor.nbytes + 1000
+    assert buffers.missing(size, torch.device("cpu")) == 1000
+    assert buffers.missing(size, torch.device("cuda")) >= 1310, "PyTorch rounds up to powers of two: SDXL takes 1.31"
     places = {first.data_ptr(), other.data_ptr()}
     buffers.reuse()
     again = buffers.take(tensor + 1)
