@@ -1,11 +1,10 @@
-"""Writing files completely or not at all, and disk errors in plain words."""
+"""Writing, renaming and removing files completely or not at all."""
 
 import contextlib
 import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -14,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error
 
 RENAME_TRIES = 10
@@ -27,38 +27,8 @@ TRASH = ".trash-"
 SWEPT_AFTER_SECONDS = 120
 """Age at which a half-written file is removed if its program is dead; otherwise it is removed after a day."""
 READ_BYTES = 1 << 20
-HANDLES_SECONDS, HANDLES_WAIT_SECONDS = 120.0, 0.5
-_TELLING, _NEXT_TOLD = threading.Lock(), [0.0]
-_T = TypeVar("_T")
-
-FULL = "the disk is full"
-GONE = "its folder is gone or the drive does not answer"
-DENIED = "permission to write there is denied"
-_BY_NUMBER = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: "this user's disk quota is used up",
-    errno.EFBIG: "the disk is full or does not support files of this size",
-    errno.EACCES: DENIED,
-    errno.EPERM: DENIED,
-    errno.EROFS: "the drive is read-only",
-    errno.ENOENT: GONE,
-    errno.ENOTDIR: "there is a file where its folder should be",
-    errno.EEXIST: "there is a file where its folder should be",
-    errno.EISDIR: "there is a folder where its file should be",
-    errno.EIO: "the drive reports an error",
-    errno.EMFILE: "this program has too many files open",
-    errno.ENFILE: "this computer has too many files open",
-    errno.ENODEV: GONE,
-    errno.ENXIO: GONE,
-    errno.ESTALE: GONE,
-    errno.ENOTCONN: GONE,
-    errno.EHOSTDOWN: GONE,
-}
 _NO_CALL_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 """Errors of network and FUSE drives that can sync files but not folders."""
-_NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)")
-_TORCH_WRITER = re.compile(r"PytorchStreamWriter|unexpected pos|file write failed|iostream error")
-
 
 logger = logging.getLogger(__name__)
 
@@ -132,27 +102,19 @@ def write_whole(target: Path, content: bytes) -> None:
 
 def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
     """Write a file piece by piece under a temporary name, then rename it."""
-    temporary = temporary_name(target)
-    try:
+    with temporary_file(target) as temporary:
         with temporary.open("wb") as file:
             file.writelines(pieces)
         to_disk(temporary)
         replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_if_free(target: Path, content: bytes) -> bool:
     """Write a small file unless there is a file of that name; false if there is one. Raises OSError."""
-    temporary = temporary_name(target)
-    try:
+    with temporary_file(target) as temporary:
         temporary.write_bytes(content)
         to_disk(temporary)
         return rename_if_free(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def append_whole(file: FileIO, content: bytes) -> None:
@@ -191,6 +153,17 @@ def require_temporary_folder() -> None:
         raise Ed2Error("No folder for temporary files is writable", why, fix) from None
 
 
+@contextlib.contextmanager
+def temporary_file(target: Path) -> Iterator[Path]:
+    """Yield where the new `target` is written before it gets its name; a file that is still there is removed."""
+    temporary = temporary_name(target)
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def temporary_name(target: Path) -> Path:
     """Where this thread writes the new `target`: next to it, so that a rename is enough."""
     return target.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_native_id()}-{target.name}")
@@ -198,10 +171,12 @@ def temporary_name(target: Path) -> Path:
 
 def sweep_half_files(folder: Path) -> None:
     """Remove half-written files of killed programs from a folder that several programs may write to."""
+    import psutil
+
     for leftover in _listed(folder, f"{TEMPORARY}*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             seconds = time.time() - leftover.stat().st_mtime
-            is_alive = _is_alive(int(leftover.name.split("-")[1]))
+            is_alive = psutil.pid_exists(int(leftover.name.split("-")[1]))
             if leftover.is_file() and seconds > (86_400 if is_alive else SWEPT_AFTER_SECONDS):
                 leftover.unlink()
 
@@ -211,12 +186,6 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
         return list(folder.glob(pattern))
     except OSError:
         return []
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid)
 
 
 def remove_tree(folder: Path) -> None:
@@ -235,15 +204,8 @@ def finish_folder(temporary: Path, target: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename, with retries for two seconds, since a virus scanner on Windows may hold a file that was just written."""
-    for _ in range(RENAME_TRIES - 1):
-        try:
-            old.rename(new)
-        except PermissionError:
-            time.sleep(RENAME_WAIT_SECONDS)
-        else:
-            return
-    old.rename(new)
+    """Rename a file or folder."""
+    _retried(old.rename, new)
 
 
 def replace(temporary: Path, target: Path) -> None:
@@ -254,14 +216,19 @@ def replace(temporary: Path, target: Path) -> None:
 
 def rename_over(temporary: Path, target: Path) -> None:
     """Rename a finished file, replacing an older one of that name; its folder still has to be synced."""
+    _retried(temporary.replace, target)
+
+
+def _retried(move: Callable[[Path], object], target: Path) -> None:
+    """Retry for two seconds, since a virus scanner on Windows may hold a file that was just written."""
     for _ in range(RENAME_TRIES - 1):
         try:
-            temporary.replace(target)
+            move(target)
         except PermissionError:
             time.sleep(RENAME_WAIT_SECONDS)
         else:
             return
-    temporary.replace(target)
+    move(target)
 
 
 def rename_if_free(temporary: Path, target: Path) -> bool:
@@ -333,65 +300,3 @@ def _drop_from_cache(handle: int) -> None:
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def plain_reason(error: BaseException) -> str:
-    """Why a file could not be written, in plain words, even if a library has wrapped the system's error.
-
-    safetensors has the number of the error in its text only; torch.save reports a full disk as an unexpected position
-    in the file.
-    """
-    number = next((n for e in _chain(error) if (n := _number(e)) is not None), None)
-    if number is not None:
-        return _BY_NUMBER.get(number, os.strerror(number))
-    if any(isinstance(e, RuntimeError) and _TORCH_WRITER.search(str(e)) for e in _chain(error)):
-        return FULL
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def is_out_of_handles(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is that no more files can be opened, which passes."""
-    return any(_number(e) in (errno.EMFILE, errno.ENFILE) for e in _chain(error))
-
-
-def wait_for_handles(work: Callable[[], _T]) -> _T:
-    """Do `work`; while no file can be opened for it, do it again, for up to two minutes, and say so in the log."""
-    end = time.monotonic() + HANDLES_SECONDS
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            if time.monotonic() >= end or not is_out_of_handles(error):
-                raise
-            if _may_tell_handles():
-                logger.warning("Waiting: %s. Nothing is lost.", plain_reason(error))
-        time.sleep(HANDLES_WAIT_SECONDS)
-
-
-def _may_tell_handles() -> bool:
-    """Once a minute, whichever thread it is."""
-    now = time.monotonic()
-    with _TELLING:
-        is_due = now >= _NEXT_TOLD[0]
-        if is_due:
-            _NEXT_TOLD[0] = now + 60
-    return is_due
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _number(error: BaseException) -> int | None:
-    """The system's number of an error; None for other errors."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    found = _NUMBER_IN_TEXT.search(str(error))
-    if not found:
-        return None
-    return int(found[1])

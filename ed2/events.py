@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import LogWriteError
 
 logger = logging.getLogger(__name__)

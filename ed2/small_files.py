@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ed2.disk import wait_for_handles
+from ed2.disk_errors import wait_for_handles
 
 MAX_JSON_BYTES = 256 << 20
 """Larger than any JSON file of this program."""

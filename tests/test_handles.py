@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ed2 import disk
+from ed2 import disk_errors
 from ed2.app.service import Survived
 from ed2.data.images import ImageError
-from ed2.disk import is_out_of_handles, plain_reason, wait_for_handles
+from ed2.disk_errors import is_out_of_handles, plain_reason, wait_for_handles
 from ed2.settings.files import PROGRAM_DIR
 
 
@@ -43,8 +43,8 @@ OUT = [OSError(errno.EMFILE, "x"), caused_by(OSError(errno.ENFILE, "x")), Runtim
 def test_work_is_done_again_until_files_can_be_opened(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk, "HANDLES_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(disk, "_NEXT_TOLD", [0.0])
+    monkeypatch.setattr(disk_errors, "HANDLES_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(disk_errors, "_NEXT_TOLD", [0.0])
     work = Failing(error, 3)
     with caplog.at_level(logging.WARNING):
         assert wait_for_handles(work) == "done"
@@ -56,7 +56,7 @@ def test_work_is_done_again_until_files_can_be_opened(
 def test_other_errors_and_an_end_of_patience_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         wait_for_handles((tmp_path / "gone").read_bytes)
-    monkeypatch.setattr(disk, "HANDLES_SECONDS", -1.0)
+    monkeypatch.setattr(disk_errors, "HANDLES_SECONDS", -1.0)
     work = Failing(OSError(errno.EMFILE, "x"), 3)
     with pytest.raises(OSError) as caught:
         wait_for_handles(work)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk
+from ed2.disk import HashingFile, finish_folder, rename_if_free, temporary_name, to_disk
+from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS

@@ -22,7 +22,7 @@ from ed2.checkpoint.saver import Kind
 from ed2.data.epoch import EpochPlanner
 from ed2.data.example import Dataset, Finding
 from ed2.data.report import batch_notes, start_lines
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
 from ed2.models.files.base_model import is_file

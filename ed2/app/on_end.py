@@ -24,7 +24,7 @@ from ed2.app.ranks.launcher import LIFELINE
 from ed2.app.reporters.describe import describe_end
 from ed2.app.reporters.log import LogReporter
 from ed2.app.user_files import UserFiles
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, FinishedError, Problem, SettingsError, StopRequested, printable
 from ed2.events import Event, EventBus, RunEnded, RunStarted, Warned
 from ed2.ranks.place import LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ed2.checkpoint.folder import Progress, no_progress
-from ed2.disk import finish_folder, plain_reason, sha256_of, temporary_name, to_disk, write_whole
+from ed2.disk import finish_folder, sha256_of, temporary_name, to_disk, write_whole
+from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem
 from ed2.models.files.folder_problems import family_in, small_names
 from ed2.models.files.header import HeaderError, read_header

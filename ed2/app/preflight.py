@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.run_settings import checkpoint_at
-from ed2.disk import plain_reason, why_not_writable
+from ed2.disk import why_not_writable
+from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, SettingsError
 from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config
 from ed2.models.families.kinds import described, kind_of

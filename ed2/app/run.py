@@ -24,7 +24,8 @@ from ed2.app.run_spec import RunSpec
 from ed2.app.runs.folder import RunFolder, make_run_folder, writable
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
-from ed2.disk import plain_reason, rename
+from ed2.disk import rename
+from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded, SamplesMade, Warned
 from ed2.models.compute import quiet_libraries

@@ -20,7 +20,7 @@ from ed2.app.run_settings import effective_settings
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths

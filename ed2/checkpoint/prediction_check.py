@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 
 from ed2.checkpoint.folder import damaged_name
 from ed2.checkpoint.room import MEMORY_MARGIN, free_memory_bytes
-from ed2.disk import plain_reason, rename
+from ed2.disk import rename
+from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError
 from ed2.events import CheckpointSaved, EventBus, SingleFileChecked, Warned
 from ed2.models.base import ModelSource

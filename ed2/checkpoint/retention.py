@@ -17,7 +17,8 @@ from ed2.checkpoint.identity import (
 )
 from ed2.checkpoint.single_files import checkpoint_of, writer_of
 from ed2.curve_names import LOSS_VAL
-from ed2.disk import plain_reason, remove_tree
+from ed2.disk import remove_tree
+from ed2.disk_errors import plain_reason
 from ed2.events import Event, ValidationDone
 from ed2.models.files.description import is_shipped_yaml
 

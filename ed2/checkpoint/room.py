@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError
 from ed2.text import file_size
 

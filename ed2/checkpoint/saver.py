@@ -15,7 +15,8 @@ from ed2.checkpoint.identity import CKPTS, STATE_FILE, TRAINING_STATE, average_o
 from ed2.checkpoint.retention import LatestValidation, Retention
 from ed2.checkpoint.room import require_space
 from ed2.checkpoint.snapshot import HostBuffers, Snapshot, state_bytes, take_snapshot
-from ed2.disk import drop_from_cache, plain_reason, rename, wait_for_handles
+from ed2.disk import drop_from_cache, rename
+from ed2.disk_errors import plain_reason, wait_for_handles
 from ed2.errors import CheckpointError, Ed2Error
 from ed2.events import CheckpointSaved, EventBus, Warned
 from ed2.models.base import DiffusionModel, saved_parts

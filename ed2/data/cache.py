@@ -23,7 +23,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ed2.data.variants import KEY_BYTES
-from ed2.disk import plain_reason, sweep_half_files, write_whole
+from ed2.disk import sweep_half_files, write_whole
+from ed2.disk_errors import plain_reason
 from ed2.small_files import open_file, parse_json
 from ed2.text import first_of
 

@@ -15,7 +15,7 @@ from ed2.data.example import Example, file_stamp
 from ed2.data.images import ImageError, ImageFacts, decode, decode_and_check
 from ed2.data.reading import ImageIndex, facts_of, values_of
 from ed2.data.variants import digest_of
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Problem
 
 SAVE_SECONDS = 60.0

@@ -23,7 +23,8 @@ from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_he
 from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
 from ed2.data.jpeg import header_size as jpeg_header_size
 from ed2.data.side_data import PNG_SIGNATURE, behind_pixels, embedded_profile, png_without_texts
-from ed2.disk import sha256_of, wait_for_handles
+from ed2.disk import sha256_of
+from ed2.disk_errors import wait_for_handles
 from ed2.errors import Ed2Error, Problem
 
 _T = TypeVar("_T")

@@ -28,7 +28,7 @@ from ed2.data.example import Example, Finding, FindingKind
 from ed2.data.images import ImageError, ignore_pillow_warnings
 from ed2.data.pixels import LoaderOptions, crop_of, crop_offset, is_changed, load_image, require_readable
 from ed2.data.variants import VisitKey, happens, latent_key
-from ed2.disk import wait_for_handles
+from ed2.disk_errors import wait_for_handles
 from ed2.draws import rng
 from ed2.ranks.base import Message, OneRank, Ranks
 

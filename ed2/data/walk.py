@@ -20,7 +20,7 @@ from ed2.data.file_kinds import (
 )
 from ed2.data.image_config import ImageConfig, merge_configs
 from ed2.data.sidecars import GLOBAL_NAMES, LOCAL_NAMES, SidecarNote, read_folder_file
-from ed2.disk import wait_for_handles
+from ed2.disk_errors import wait_for_handles
 from ed2.small_files import open_file
 from ed2.text import visible_line
 

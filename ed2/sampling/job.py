@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SampleDrawn, SamplesMade, Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.memory import is_out_of_memory

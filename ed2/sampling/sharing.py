@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.models.base import DiffusionModel
 from ed2.ranks.base import Message, RankAnswer, Ranks
 from ed2.sampling.adaptive import AdaptiveSampler

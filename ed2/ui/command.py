@@ -17,7 +17,7 @@ from ed2.app.service import TrainerService
 from ed2.app.signals import STOPPING, stopping_on_signals
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.user_files import preset_values
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.small_files import open_file

@@ -22,7 +22,8 @@ from ed2.app.runs.records import RunRecord, find_run
 from ed2.app.snapshot import ShownSample
 from ed2.checkpoint.identity import run_at
 from ed2.data.images import ImageError, decode
-from ed2.disk import plain_reason, write_whole
+from ed2.disk import write_whole
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR

@@ -18,7 +18,7 @@ from ed2.data.cache import TensorCache, cache_folder
 from ed2.data.example import Finding
 from ed2.data.images import PIXELS_VERSION
 from ed2.data.loader import POSTERIOR
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.events import Event, Warned
 from ed2.models.base import DiffusionModel, Posterior
 from ed2.models.families.facts import VAE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ed2.app.command_line import SWITCH, CommandSyntax
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import MemorySettings

@@ -24,7 +24,7 @@ from ed2.data.images import ImageError
 from ed2.data.loader import CHANGED, POSTERIOR
 from ed2.data.pixels import LoadedImage, is_changed, load_crops
 from ed2.data.variants import Crop, cache_key, fixed_crops, latent_key
-from ed2.disk import wait_for_handles
+from ed2.disk_errors import wait_for_handles
 from ed2.events import PhaseChanged, Progressed
 from ed2.text import counted, file_size
 from ed2.training.loop import handle_requests

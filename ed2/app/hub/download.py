@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ed2.app.hub.destination import SHA256, Destination, is_right
 from ed2.app.hub.selection import MAX_FILES, HubFile, Offer, needed_files
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, printable, shown
 from ed2.models.files.base_model import PUBLIC_NAME, is_file
 

@@ -13,7 +13,7 @@ from ed2.app.lora.extract import MAX_RANK
 from ed2.app.phases import RefusedError
 from ed2.app.run_settings import checkpoint_at, settings_of_checkpoint
 from ed2.checkpoint.identity import is_ours
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, printable
 from ed2.models.files.base_model import locate
 from ed2.models.files.lora_base import is_lora_checkpoint

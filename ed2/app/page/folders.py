@@ -15,7 +15,7 @@ import psutil
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.runs.records import checkpoints_of
 from ed2.data.file_kinds import EXTENSIONS
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.models.files.base_model import is_file
 from ed2.models.files.folder_problems import INDEX

@@ -14,7 +14,8 @@ from ed2.app.remote.parent import RelayedControls, train_as_child
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import stopping_on_signals
 from ed2.app.user_files import UserFiles
-from ed2.disk import plain_reason, require_temporary_folder
+from ed2.disk import require_temporary_folder
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.events import EventBus, RunEnded
 from ed2.settings import cli

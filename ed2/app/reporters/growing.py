@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from ed2.disk import append_whole, plain_reason
+from ed2.disk import append_whole
+from ed2.disk_errors import plain_reason
 from ed2.errors import LogWriteError
 from ed2.text import counted
 

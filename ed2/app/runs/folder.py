@@ -14,7 +14,8 @@ from ed2.app.runs.removing import remove_half_files, sweep_resume_tests, sweep_r
 from ed2.checkpoint.folder import remove_leftovers
 from ed2.checkpoint.identity import CKPTS, IMAGES_FILE
 from ed2.data.example import Dataset
-from ed2.disk import TEMPORARY, plain_reason, write_whole
+from ed2.disk import TEMPORARY, write_whole
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error
 from ed2.events import EventBus, Warned
 from ed2.settings.files import write_settings

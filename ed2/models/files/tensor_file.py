@@ -8,7 +8,6 @@ The format is eight bytes of length, a JSON header, and the tensors' bytes in th
 Source: https://github.com/huggingface/safetensors#format
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ed2.disk import HashingFile, plain_reason, replace, temporary_name, to_disk
+from ed2.disk import HashingFile, replace, temporary_file, to_disk
+from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError
 from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.model_spec import HASH_KEY, NO_HASH
@@ -186,20 +186,17 @@ def write_single_file(
     if path.suffix.lower() not in FORMATS:
         raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", "Use .safetensors or .ckpt.")
     write, read = FORMATS[path.suffix.lower()]
-    temporary = temporary_name(path)
     try:
-        write(tensors, temporary, dict(metadata or {}), dtype)
-        to_disk(temporary)
-        written = read(temporary)
-        fault = find_fault(written) if find_fault else difference(by_name(written.tensors, tensors), dtype)
-        if fault is None:
-            return place(temporary, path)
+        with temporary_file(path) as temporary:
+            write(tensors, temporary, dict(metadata or {}), dtype)
+            to_disk(temporary)
+            written = read(temporary)
+            fault = find_fault(written) if find_fault else difference(by_name(written.tensors, tensors), dtype)
+            if fault is None:
+                return place(temporary, path)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         why = plain_reason(error)
         raise CheckpointError(f"Cannot write {path}", f"{why}.", "The previous file is unchanged.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     raise CheckpointError(f"{path.name} was not written", fault, "The previous file is unchanged.")
 
 
