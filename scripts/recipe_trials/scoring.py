@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ed2.demo.checker import share_right
-from ed2.demo.sampling import test_prompts
-from ed2.demo.score import background_colour, concept_score
+from ed2.demo.build_base import test_prompts
+from ed2.demo.checker import background_colour, concept_score, share_right
 from ed2.demo.shapes import COLOURS, Scene, draw_image, jitter, with_article
 from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, POSES, SHOWN_BACKGROUNDS, Zorg, draw_zorg
 from ed2.models.base import DiffusionModel

@@ -125,7 +125,7 @@ def write_images(images: Images, folder: Path) -> Path:
 
     from PIL import Image
 
-    from ed2.demo.sampling import test_prompts
+    from ed2.demo.build_base import test_prompts
     from ed2.demo.shapes import BUCKETS, draw_image
     from ed2.demo.zorg import NUM_IMAGES, draw_image_set
 

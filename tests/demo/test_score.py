@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from ed2.demo.build_base import BASE_DIR
-from ed2.demo.checker import share_right
-from ed2.demo.score import background_colour, concept_score
+from ed2.demo.checker import background_colour, concept_score, share_right
 from ed2.demo.shapes import BUCKETS, COLOURS, SHAPES, Placement, draw_image, draw_shape
 from ed2.demo.zorg import HELD_OUT_BACKGROUNDS, IMAGES_DIR, SIZES, CaptionedImage, Zorg, draw_image_set, draw_zorg
 

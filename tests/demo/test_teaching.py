@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ed2.__main__ import main
-from ed2.demo.score import background_colour, concept_score
+from ed2.demo.checker import background_colour, concept_score
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.sampling.prompt import Prompt
