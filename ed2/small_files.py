@@ -27,6 +27,16 @@ TOO_DEEP = "its brackets are nested too deeply"
 _HOLDERS = (dict, list)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; false for a name that no file can have, and where it may not be looked for."""
+    return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it never raises
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name; false in the same cases."""
+    return os.path.exists(path)  # noqa: PTH110 -- unlike Path.exists it never raises
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file to read it; a named pipe or a device could block forever.
 

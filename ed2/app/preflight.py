@@ -15,7 +15,7 @@ from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, SettingsError
 from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config
 from ed2.models.families.kinds import described, kind_of
-from ed2.models.files.base_model import is_file, locate, needs_conversion
+from ed2.models.files.base_model import locate, needs_conversion
 from ed2.models.files.header import HeaderError, is_pickle, read_header
 from ed2.models.files.lora_base import model_behind
 from ed2.models.files.pickled import any_header, header_in_pickle
@@ -25,7 +25,7 @@ from ed2.models.files.vae_files import find_vae
 from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
-from ed2.small_files import read_object
+from ed2.small_files import is_file, read_object
 from ed2.text import file_size
 from ed2.vram.shapes import shape_of
 

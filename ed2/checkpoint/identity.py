@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ed2.small_files import read_json, read_object
+from ed2.small_files import exists, is_file, read_json, read_object
 
 CKPTS = "ckpts"
 MANIFEST = "manifest.json"
@@ -107,10 +107,7 @@ def state_of(checkpoint: Path) -> dict[str, Any]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run of this program, damaged or not; false if no folder can have such a name."""
-    try:
-        return (folder / CKPTS).is_dir() and any((folder / name).is_file() for name in RUN_FILES)
-    except OSError:
-        return False
+    return exists(folder / CKPTS) and any(is_file(folder / name) for name in RUN_FILES)
 
 
 def run_at(path: Path) -> Path | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ed2.data.file_kinds import CONVERT, is_heif
+from ed2.data.file_kinds import CONVERT, starts_like_image, unsupported_format
 
 _REPLACE = "Replace it with a good copy, or delete it."
 _REPLACE_OR_CONVERT = "Replace it with a PNG, JPEG or WebP, or delete it."
@@ -13,42 +13,8 @@ _HEAD_BYTES = 1024
 _PROBE = (16, 16)
 """A sample of pixels, which is enough to tell that an image does show something."""
 
-_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"8BPS", "Photoshop (PSD)"),
-    (0, b"%!PS", "EPS"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"%PDF", "PDF"),
-    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"PK\x03\x04", "ZIP"),
-    (0, b"Rar!", "RAR"),
-    (0, b"7z\xbc\xaf", "7z"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"\x1aE\xdf\xa3", "WebM video"),
-    (8, b"AVI ", "AVI video"),
-    (0, b"qoif", "QOI"),
-    (0, b"#?RADIANCE", "HDR"),
-    (0, b"v/1\x01", "OpenEXR"),
-)
-"""Offset of a signature, the signature, and the common name of the format."""
-
-_IMAGE_SIGNATURES = (
-    b"\x89PNG",
-    b"\xff\xd8",
-    b"RIFF",
-    b"BM",
-    b"GIF8",
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
-    b"\0\0\1\0",
-    b"DDS ",
-    b"P5\n",
-    b"P6\n",
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-)
+_NO_IMAGES = {b"%PDF": "PDF", b"PK\x03\x04": "ZIP", b"Rar!": "RAR", b"7z\xbc\xaf": "7z", b"\x1f\x8b": "gzip"}
+"""Signatures of files that only their name can make an image, with the format's common name."""
 
 _BOMB_LIMITS = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY")
 """Names of Pillow's limits, as they appear in its errors."""
@@ -96,15 +62,15 @@ def _by_content(head: bytes) -> tuple[str, str] | None:
     return _by_text(head)
 
 
-def _other_format(head: bytes) -> str | None:
-    for offset, mark, name in _OTHER_FORMATS:
-        if head[offset : offset + len(mark)] == mark:
+def _other_format(head: bytes) -> str:
+    for mark, name in _NO_IMAGES.items():
+        if head.startswith(mark):
             return name
-    if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis"):
-        if is_heif(head):
-            return None
+    if head[8:12] == b"AVI ":
+        return "AVI video"
+    if head[4:8] == b"ftyp" and not starts_like_image(head):
         return "MP4 video"
-    return None
+    return unsupported_format(head)
 
 
 def _by_text(head: bytes) -> tuple[str, str] | None:
@@ -116,7 +82,7 @@ def _by_text(head: bytes) -> tuple[str, str] | None:
         return "this is a web page (HTML), not an image", "The download failed: download it again, or delete the file."
     if start.startswith(b"version https://git-lfs"):
         return "this is a Git LFS pointer, not an image", "Run 'git lfs pull' in its repository."
-    if not start.startswith(tuple(mark.lower() for mark in _IMAGE_SIGNATURES)) and _is_text(head):
+    if not starts_like_image(head) and _is_text(head):
         return "this is text, not an image", "Replace it with the image, or delete it."
     return None
 
@@ -136,7 +102,7 @@ def _by_damage(head: bytes, tail: bytes, size: int, error: Exception) -> tuple[s
     """Describe the damage to a file that starts like an image."""
     if _is_cut_short(head, tail, size, error):
         return f"the file is cut short at {size:,} bytes", _REPLACE
-    if not head.startswith(_IMAGE_SIGNATURES) and head[4:8] != b"ftyp":
+    if not starts_like_image(head):
         return "this is not an image in a supported format", _REPLACE_OR_CONVERT
     if isinstance(error, UnidentifiedImageError):
         return "the file is damaged (its header makes no sense)", _REPLACE

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -31,7 +30,8 @@ CONVERT = "Save it as PNG, JPEG or WebP."
 NO_HEIF = "reading HEIC needs the optional package pillow-heif, which is not installed"
 ADD_HEIF = "Run './launch.sh add heif', or save it as PNG, JPEG or WebP."
 
-_HEAD_BYTES = 32
+HEAD_BYTES = 32
+"""As many of a file as the functions below need."""
 _SIGNATURES = (
     b"\x89PNG\r\n",
     b"\xff\xd8\xff",
@@ -100,11 +100,6 @@ def why_unsupported(extension: str) -> tuple[str, str] | None:
 def may_be_image(extension: str) -> bool:
     """Tell whether it is worth looking at the first bytes of a file with an extension that is not one of images."""
     return extension not in _NEITHER
-
-
-def read_head(file: BinaryIO) -> bytes:
-    """Return the first bytes of a file, as the functions below take them."""
-    return file.read(_HEAD_BYTES)
 
 
 def unsupported_format(head: bytes) -> str:

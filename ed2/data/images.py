@@ -19,13 +19,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from ed2.data.buckets import Size
 from ed2.data.colour import conversion_for, in_mode, scale_grey, to_srgb
 from ed2.data.diagnosis import diagnose, is_plain, is_transparent
-from ed2.data.file_kinds import ADD_HEIF, FORMATS, NO_HEIF, can_read_heif, is_heif, open_heif
-from ed2.data.jpeg import MAX_JPEG_PIXELS, has_bounded_memory, starts_like_jpeg
+from ed2.data.file_kinds import ADD_HEIF, FORMATS, HEAD_BYTES, NO_HEIF, can_read_heif, is_heif, open_heif
+from ed2.data.jpeg import JPEG_MARK, MAX_JPEG_PIXELS, has_bounded_memory
 from ed2.data.jpeg import header_size as jpeg_header_size
 from ed2.data.side_data import PNG_SIGNATURE, behind_pixels, embedded_profile, png_without_texts
 from ed2.disk import sha256_of
 from ed2.disk_errors import wait_for_handles
 from ed2.errors import Ed2Error, Problem
+from ed2.small_files import read_beginning
 
 _T = TypeVar("_T")
 
@@ -113,11 +114,10 @@ def header_size(path: Path | str) -> Size | None:
 
 def _may_be_turned(path: Path) -> bool:
     """Whether a file may have an orientation that imagesize does not know: a JPEG, PNG or WebP with EXIF or XMP."""
-    with path.open("rb") as file:
-        head = file.read(_WEBP_FLAGS + 1)
+    head = read_beginning(path, _WEBP_FLAGS + 1)
     if head[8:16] == b"WEBPVP8X":
         return bool(head[_WEBP_FLAGS] & _WEBP_TEXTS)
-    return head.startswith((b"\xff\xd8\xff", PNG_SIGNATURE))
+    return head.startswith((JPEG_MARK, PNG_SIGNATURE))
 
 
 def _size_as_opened(path: Path) -> Size:
@@ -199,7 +199,8 @@ def _read(path: Path, use: Callable[[ImageFile], _T]) -> _T:
     try:
         _require_file(path)
         size = header_size(path)
-        is_large_jpeg = size is not None and _pixels(size) > MAX_PIXELS and starts_like_jpeg(path)
+        is_large = size is not None and _pixels(size) > MAX_PIXELS
+        is_large_jpeg = is_large and read_beginning(path, len(JPEG_MARK)) == JPEG_MARK
         if not is_large_jpeg:
             _require_small_enough(size)
         with _alone_if_large(size):
@@ -223,8 +224,7 @@ def _use(path: Path, use: Callable[[ImageFile], _T]) -> _T:
     except (ImageError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
-        with path.open("rb") as file:
-            head = file.read(len(PNG_SIGNATURE) + 4)
+        head = read_beginning(path, HEAD_BYTES)
         if head.startswith(PNG_SIGNATURE):
             again: ImageFile = Image.open(png_without_texts(path), formats=("PNG",))
         elif is_heif(head):

@@ -11,6 +11,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from ed2.small_files import READ_FLAGS
 
+JPEG_MARK = b"\xff\xd8\xff"
+"""The first bytes of every JPEG."""
 MAX_JPEG_PIXELS = 400_000_000
 """At half the size in each direction, these are as many as other formats may have."""
 _MAX_COEFFICIENT_BYTES = 620 << 20
@@ -27,12 +29,6 @@ _ORIENTATION = (0x0112, 3, 1)
 """Its tag, type (a whole number of two bytes) and count. Source: Exif 2.32, section 4.6.4."""
 
 
-def starts_like_jpeg(path: Path) -> bool:
-    """Tell whether a file begins as a JPEG does."""
-    with path.open("rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
-
-
 def header_size(path: Path | str) -> tuple[int, int] | None:
     """Return the upright width and height by one read of the first bytes; None if they do not say for sure.
 
@@ -45,7 +41,7 @@ def header_size(path: Path | str) -> tuple[int, int] | None:
         head = os.read(handle, _HEADER_BYTES)
     finally:
         os.close(handle)
-    if not head.startswith(b"\xff\xd8\xff"):
+    if not head.startswith(JPEG_MARK):
         return None
     return _size_in(head)
 

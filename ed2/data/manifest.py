@@ -1,6 +1,5 @@
 """Manifests: a JSON file that lists images and how each is trained, used in place of a folder."""
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,9 +9,8 @@ from ed2.data.image_config import ParsedConfig, config_from_mapping, config_from
 from ed2.data.sidecars import CAPTION_EXTENSIONS, SidecarNote, read_caption_file
 from ed2.data.walk import ImageEntry, RootContents, escape_undecodable, sidecar_finding
 from ed2.errors import DatasetError, Problem
-from ed2.small_files import open_file
-
-MAX_BYTES = 256 << 20
+from ed2.settings.files import at_home
+from ed2.small_files import is_file, read_json
 
 
 def is_manifest(path: Path) -> bool:
@@ -41,7 +39,7 @@ def read_manifest(path: Path, number: int) -> RootContents:
             what = f"entry {place} has no image path."
             found.problems.append(Finding(path.name, what, 'Write it as {"image": "cat.jpg", ...}.', root=number))
             continue
-        file = Path(os.path.normpath(path.parent / _expand_home(entry.pop("image"))))
+        file = Path(os.path.normpath(path.parent / at_home(entry.pop("image"))))
         name = escape_undecodable(Path(os.path.relpath(file, path.parent)).as_posix())
         try:
             status = _file_status(file)
@@ -67,13 +65,6 @@ def _file_status(path: Path) -> os.stat_result:
     return status
 
 
-def _expand_home(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # ~name of a user without a home here
-        return Path(text)
-
-
 def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:
     """Return what an entry says besides its image; the names beside the caption win over it."""
     caption = entry.get("caption")
@@ -84,7 +75,9 @@ def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:
     values = config_from_mapping(entry)
     file = folder / caption
     problems: list[str] = []
-    if file.suffix.lower().removeprefix(".") in CAPTION_EXTENSIONS and _is_file(file):
+    if file.suffix.lower().removeprefix(".") in CAPTION_EXTENSIONS and is_file(
+        file
+    ):  # a caption may be longer than a path can be
         config, notes = read_caption_file(file)
         problems = [note.what for note in notes]
     else:
@@ -92,21 +85,10 @@ def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:
     return ParsedConfig(merge_configs([config, values.config]), (*problems, *values.problems))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a caption may be longer than a path can be
-        return False
-
-
 def _entries(path: Path) -> list[object]:
     try:
-        with open_file(path) as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
-        entries = json.loads(content.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        entries = read_json(path)
+    except (OSError, ValueError) as error:
         raise _invalid(path, f"it is not valid JSON ({error}).") from None
     if not isinstance(entries, list):
         raise _invalid(path, "it is not a list of images.")

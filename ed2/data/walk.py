@@ -12,8 +12,8 @@ from ed2.data.example import Finding, FindingKind
 from ed2.data.file_kinds import (
     CONVERT,
     EXTENSIONS,
+    HEAD_BYTES,
     may_be_image,
-    read_head,
     starts_like_image,
     unsupported_format,
     why_unsupported,
@@ -21,7 +21,7 @@ from ed2.data.file_kinds import (
 from ed2.data.image_config import ImageConfig, merge_configs
 from ed2.data.sidecars import GLOBAL_NAMES, LOCAL_NAMES, SidecarNote, read_folder_file
 from ed2.disk_errors import wait_for_handles
-from ed2.small_files import open_file
+from ed2.small_files import read_beginning
 from ed2.text import visible_line
 
 NOTE_FIXES: Mapping[FindingKind, str] = {
@@ -213,8 +213,7 @@ class _Walk:
         fault = why_unsupported(extension)
         if fault is None and may_be_image(extension) and _is_file(entry):
             try:
-                with open_file(Path(entry.path)) as file:
-                    head = read_head(file)
+                head = read_beginning(entry.path, HEAD_BYTES)
             except OSError:
                 return False
             if starts_like_image(head):

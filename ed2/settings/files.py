@@ -14,6 +14,7 @@ from ed2.settings.checks import is_plain, settings_from
 from ed2.settings.fields import fields
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
+from ed2.small_files import exists, open_file
 from ed2.terminal import LAUNCHER
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
@@ -149,11 +150,11 @@ def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
     if not is_plain(text):
         return text  # the checks reject it
     text = unquoted(text) or text
-    path = (base / _at_home(text)).absolute()
-    if text != text.strip() and text.strip() and not _exists(path):  # blanks that were copied along
+    path = (base / at_home(text)).absolute()
+    if text != text.strip() and text.strip() and not exists(path):  # blanks that were copied along
         text = text.strip()
-        path = (base / _at_home(text)).absolute()
-    return text if must_exist and not _exists(path) else os.path.normpath(path)
+        path = (base / at_home(text)).absolute()
+    return text if must_exist and not exists(path) else os.path.normpath(path)
 
 
 def unquoted(path: str) -> str:
@@ -163,14 +164,8 @@ def unquoted(path: str) -> str:
     return inner[1:-1] if is_quoted else path
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # its name is too long, or its folder may not be read
-        return False
-
-
-def _at_home(text: str) -> Path:
+def at_home(text: str) -> Path:
+    """A path in which ~ stands for the home of a user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # ~name of a user without a home here: it may be a folder of that name
@@ -179,11 +174,11 @@ def _at_home(text: str) -> Path:
 
 def _text_of(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with open_file(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise _file_error(path, "it is larger than 1 MB.", "A settings file is a few kilobytes of JSON.")
-        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait
-            raise OSError("it is not a file")
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise _file_error(path, "the file does not exist.", "Give the path of a settings file.") from None
     except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from ed2.settings.legacy import (
     translated,
 )
 from ed2.settings.schema import DEFAULT_LR, TEXT_ENCODER_SHARE, Settings
+from ed2.small_files import is_file
 
 SETTINGS_IN_FILES: Mapping[str, Callable[[Mapping[str, object]], Translated]] = {
     "optimizer_config": from_optimizer_file,
@@ -78,11 +79,8 @@ def _place_of(name: str, file: object, config: Path | None) -> Path:
         fix = f"Put it next to {config.name}, or remove the setting."
     places = [folder / unquoted(str(file)) for folder in folders]
     for place in places:
-        try:
-            if place.is_file():
-                return place
-        except (OSError, ValueError):  # not a valid file name
-            break
+        if is_file(place):
+            return place
     raise SettingsError("1 setting is wrong:", [Problem(name, f"the file {printable(str(file))} does not exist.", fix)])
 
 

@@ -12,10 +12,10 @@ from ed2.app.checks.base_model import SETTING, ChosenBase, base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError
-from ed2.models.files.base_model import is_file
 from ed2.models.files.found import public_name
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, unquoted
+from ed2.small_files import is_file
 from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.download_panel import DownloadPanel

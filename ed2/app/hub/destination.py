@@ -14,7 +14,8 @@ from ed2.app.hub.selection import HubFile, Offer
 from ed2.checkpoint.room import existing
 from ed2.disk import sha256_of, write_whole
 from ed2.errors import ModelError, Problem
-from ed2.models.files.base_model import HUB_FOLDER, SNAPSHOTS, is_file
+from ed2.models.files.base_model import HUB_FOLDER, SNAPSHOTS
+from ed2.small_files import is_file
 from ed2.text import file_size
 
 SPARE_BYTES = 256 << 20

@@ -19,7 +19,8 @@ from ed2.app.hub.destination import SHA256, Destination, is_right
 from ed2.app.hub.selection import MAX_FILES, HubFile, Offer, needed_files
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, printable, shown
-from ed2.models.files.base_model import PUBLIC_NAME, is_file
+from ed2.models.files.base_model import PUBLIC_NAME
+from ed2.small_files import is_file
 
 NOT_STATED = "not stated"
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -17,10 +17,10 @@ from ed2.app.runs.records import checkpoints_of
 from ed2.data.file_kinds import EXTENSIONS
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError
-from ed2.models.files.base_model import is_file
 from ed2.models.files.folder_problems import INDEX
 from ed2.settings.fields import fields
 from ed2.settings.files import NAMED_FOLDERS, PROGRAM_DIR
+from ed2.small_files import is_file
 
 MAX_SHOWN = 500
 MAX_WALKED = 20_000

@@ -12,10 +12,10 @@ from ed2.app.checks.suitability import REAL_UNET
 from ed2.app.memory.report import report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts
-from ed2.models.files.base_model import is_file, locate
+from ed2.models.files.base_model import locate
 from ed2.models.files.found import describe
 from ed2.settings.schema import RESOLUTIONS, SMALL_RESOLUTIONS, Settings
-from ed2.small_files import read_object
+from ed2.small_files import is_file, read_object
 from ed2.vram.advice import Search
 
 MAX_FOLDERS = 1000

@@ -1,6 +1,5 @@
 """Finds a base model, and what keeps it from being trained, before any of it is loaded. Needs no torch."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ed2.models.files.pickled import any_header, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
 from ed2.models.files.prediction import find_prediction
 from ed2.models.files.vae_files import CONFIG, vae_problems
+from ed2.small_files import is_file
 from ed2.terminal import LAUNCHER
 from ed2.text import listed
 
@@ -86,11 +86,6 @@ def needs_conversion(path: Path) -> bool:
     if is_file(path):
         return is_pickle(path)
     return is_file(path / INDEX) and bool(pickled_parts(path))
-
-
-def is_file(path: Path) -> bool:
-    """Whether this is a single file; false if it cannot be accessed or no file can have such a name."""
-    return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it never raises
 
 
 def file_problems(

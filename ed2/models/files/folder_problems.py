@@ -22,6 +22,7 @@ from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.pickled import header_in_pickle
 from ed2.models.files.weight_files import find_pickled_weights, find_weights, index_problem, joined
 from ed2.models.scheduler_config import scheduler_problem
+from ed2.small_files import exists
 from ed2.terminal import LAUNCHER
 
 INDEX = "model_index.json"
@@ -57,7 +58,7 @@ def folder_problems(
         has_vae: whether a VAE comes from elsewhere, so that this folder needs none.
         may_convert: whether weights in PyTorch's own format are converted first.
     """
-    if not _exists(path):
+    if not exists(path):
         fix = "Choose a diffusers folder (one that contains model_index.json) or a .safetensors or .ckpt file."
         return [Problem(None, "there is no such file or folder.", fix)]
     if not (path / INDEX).is_file():
@@ -135,13 +136,6 @@ def asks_for_code(config: Mapping[str, Any]) -> str:
 def impossible_number(config: Mapping[str, Any]) -> str:
     """What in a configuration no network has, without the full stop; empty if there is nothing."""
     return next(_impossible(config), "")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the name is too long, or a folder above it may not be read
-        return False
 
 
 def _no_index(path: Path) -> Problem:

@@ -11,12 +11,12 @@ from pathlib import Path
 from ed2.errors import ModelError
 from ed2.models.families.facts import FACTS, FamilyFacts, family_of_config, is_trainable_pipeline
 from ed2.models.families.kinds import kind_of
-from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, is_file, locate, pickle_problem
+from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, locate, pickle_problem
 from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
 from ed2.models.files.prediction import stated_prediction
 from ed2.models.scheduler_config import scheduler_problem
-from ed2.small_files import open_file, read_object
+from ed2.small_files import is_file, open_file, read_object
 
 MAX_DEPTH = 4
 """Folders within folders that are searched."""

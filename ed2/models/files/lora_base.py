@@ -9,7 +9,7 @@ from typing import Self
 
 from ed2.disk import sha256_of
 from ed2.errors import ModelError, Problem, printable
-from ed2.small_files import read_object
+from ed2.small_files import is_file, read_object
 
 BASE_FILE = "base.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -91,10 +91,7 @@ def adapter_metadata(record: bytes, names: Iterable[str]) -> dict[str, str]:
 
 def is_lora_checkpoint(path: Path) -> bool:
     """Whether a folder is the checkpoint of a LoRA."""
-    try:
-        return (path / BASE_FILE).is_file() and (path / LORA_FILE).is_file()
-    except (OSError, ValueError):  # no file can have such a name
-        return False
+    return is_file(path / BASE_FILE) and is_file(path / LORA_FILE)
 
 
 def model_behind(path: Path, moved_to: str | None = None) -> Path:

@@ -22,7 +22,7 @@ from ed2.errors import ModelError, Problem
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, VAE, PartFacts
 from ed2.models.families.kinds import kind_of
-from ed2.models.files.base_model import file_problems, is_file
+from ed2.models.files.base_model import file_problems
 from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, without_marks
 from ed2.models.files.folder import (
     build_network,
@@ -40,6 +40,7 @@ from ed2.models.files.layout import DiffusersTensors, diffusers_tensors
 from ed2.models.files.prediction import find_prediction, says_zero_snr
 from ed2.models.files.vae import WithVae, open_vae
 from ed2.models.process import Discrete
+from ed2.small_files import is_file
 
 GET_AGAIN = "Get this file again, or choose another one."
 
