@@ -12,10 +12,9 @@ from ed2.checkpoint.finding import require_sound
 from ed2.checkpoint.identity import name_of_run
 from ed2.errors import StopRequested
 from ed2.models.compute import DTYPES, Precision
-from ed2.models.files.description import Description
+from ed2.models.files.description import Description, ModelSpec
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.lora_base import LoraBase, is_lora_checkpoint, model_behind
-from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.source import open_base
 from ed2.models.memory import release_memory
 from ed2.sampling.prompt import Prompt, rounded_size

@@ -16,16 +16,14 @@ from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import SINGLE_FILES, locate, pickle_problem
-from ed2.models.files.description import Description, without_marks
+from ed2.models.files.description import PREDICTION_KEY, Description, ModelSpec, kept_metadata, without_marks
 from ed2.models.files.folder import ModelFolder
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle, read_header
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.lora_base import is_lora_checkpoint
-from ed2.models.files.model_spec import ModelSpec, kept_metadata
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
-from ed2.models.files.prediction import PREDICTION_KEY
 from ed2.models.files.self_check import SavedModel
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import (

@@ -25,8 +25,8 @@ from ed2.data.report import batch_notes, start_lines
 from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError, Ed2Error, ModelError, StopRequested, UpdateFailedError
 from ed2.events import CheckpointSaved, PhaseChanged, RunEnded, RunStarted, Warned
+from ed2.models.files.description import assumed_prediction
 from ed2.models.files.header import read_header
-from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.tokens import MAX_TOKENS
 from ed2.models.memory import release_memory
 from ed2.sampling.sheet import contact_sheet

@@ -29,7 +29,7 @@ from ed2.data.pixels import LoaderOptions
 from ed2.disk import write_whole
 from ed2.events import EpochEnded, EventBus, MetricsLogged, Progressed
 from ed2.models.compute import DTYPES
-from ed2.models.files.model_spec import ModelSpec
+from ed2.models.files.description import ModelSpec
 from ed2.ranks.base import OneRank, Ranks
 from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob

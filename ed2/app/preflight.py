@@ -16,11 +16,11 @@ from ed2.errors import ModelError, Problem, SettingsError
 from ed2.models.families.facts import DEFAULT, FACTS, VAE, FamilyFacts, PartFacts, family_of_config
 from ed2.models.families.kinds import described, kind_of
 from ed2.models.files.base_model import locate, needs_conversion
+from ed2.models.files.description import assumed_prediction
 from ed2.models.files.header import HeaderError, is_pickle, read_header
 from ed2.models.files.lora_base import model_behind
 from ed2.models.files.pickled import any_header, header_in_pickle
 from ed2.models.files.pickled_folder import pickled_parts
-from ed2.models.files.prediction import assumed_prediction
 from ed2.models.files.vae_files import find_vae
 from ed2.models.files.weight_files import find_pickled_weights, find_weights
 from ed2.settings.files import PROGRAM_DIR

@@ -18,11 +18,10 @@ from ed2.checkpoint.single_files import RUN_KEY, find_single_file, writer_of
 from ed2.disk import rename_if_free, sweep_half_files
 from ed2.models.base import DiffusionModel
 from ed2.models.families.facts import FACTS
-from ed2.models.files.description import Description
+from ed2.models.files.description import Description, ModelSpec
 from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.lora_base import LoraBase, is_lora_checkpoint
-from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.self_check import SavedModel
 from ed2.models.files.tensor_file import mapped_tensors, write_single_file
 from ed2.models.lora.file import checkpoint_layers, write_lora

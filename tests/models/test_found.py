@@ -25,7 +25,9 @@ from tests.models.test_single_file import tensors_of, write
 def models(sd1: Path, sd2: Path, sdxl: Path, tmp_path: Path) -> Path:
     """A folder of models of every kind, and of what is none."""
     folder = tmp_path / "my models"
-    shutil.copytree(sd2, folder / "deep" / "sd2 folder")
+    scheduler = shutil.copytree(sd2, folder / "deep" / "sd2 folder") / "scheduler/scheduler_config.json"
+    own = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps({**own, "lambda_min_clipped": float("-inf")}))  # as diffusers' DPM-Solver does
     write(folder / "a.safetensors", tensors_of(sd1))
     write(folder / "b.sft", {**tensors_of(sd1), "v_pred": torch.empty(0)})
     write(folder / "deep" / "c.safetensors", tensors_of(sd2))

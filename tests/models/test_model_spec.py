@@ -11,8 +11,8 @@ from ed2.__main__ import main
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.identity import read_manifest
 from ed2.models.families.facts import FACTS
+from ed2.models.files.description import ModelSpec
 from ed2.models.files.header import read_header
-from ed2.models.files.model_spec import ModelSpec
 from tests.models.test_single_file import tensors_of, write
 from tests.runs import train
 from tests.tiny import make_images

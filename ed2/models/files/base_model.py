@@ -7,11 +7,11 @@ from pathlib import Path
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.families.facts import FACTS, UNET_PREFIX, VAE, FamilyFacts, trainable_titles
 from ed2.models.families.kinds import described, kind_of
+from ed2.models.files.description import find_prediction
 from ed2.models.files.folder_problems import INDEX, family_in, folder_problems
 from ed2.models.files.header import Header, HeaderError, is_pickle
 from ed2.models.files.pickled import any_header, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
-from ed2.models.files.prediction import find_prediction
 from ed2.models.files.vae_files import CONFIG, vae_problems
 from ed2.small_files import is_file
 from ed2.terminal import LAUNCHER

@@ -95,7 +95,7 @@ def _scheduler_problems(contents: Mapping[str, Any], prediction_type: str | None
 def family_in(path: Path) -> FamilyFacts:
     """The family of a diffusers folder, `DEFAULT` if its UNet does not say."""
     try:
-        return family_of_config(_object(path / UNET_CONFIG))
+        return family_of_config(read_config(path / UNET_CONFIG))
     except (OSError, ValueError):
         return DEFAULT
 
@@ -163,7 +163,7 @@ def _no_index(path: Path) -> Problem:
 
 def _class_in(config: Path) -> object:
     try:
-        values = _object(config)
+        values = read_config(config)
     except (OSError, ValueError):
         return None
     return values.get("_class_name") or values.get("architectures")
@@ -178,7 +178,7 @@ def _read_small_files(path: Path, family: FamilyFacts) -> tuple[dict[str, Any], 
             if (path / name).stat().st_size > MAX_SMALL_BYTES:
                 problems.append(Problem(name, f"it is larger than {MAX_SMALL_BYTES >> 20} MB.", WHOLE_FOLDER))
             elif name.endswith(".json"):
-                contents[name] = _object(path / name)
+                contents[name] = read_config(path / name)
         except OSError as error:
             what = f"it cannot be read ({error.strerror or error})."
             problems.append(Problem(name, what, "Check the permissions of the file."))
@@ -187,7 +187,8 @@ def _read_small_files(path: Path, family: FamilyFacts) -> tuple[dict[str, Any], 
     return contents, problems
 
 
-def _object(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """The content of a JSON file of a folder; some schedulers' contain infinite numbers. Raises OSError, ValueError."""
     try:
         values = json.loads(file.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:

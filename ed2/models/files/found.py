@@ -12,11 +12,11 @@ from ed2.errors import ModelError
 from ed2.models.families.facts import FACTS, FamilyFacts, family_of_config, is_trainable_pipeline
 from ed2.models.families.kinds import kind_of
 from ed2.models.files.base_model import HUB_FOLDER, SINGLE_FILES, in_hub_cache, locate, pickle_problem
-from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG
+from ed2.models.files.description import stated_prediction
+from ed2.models.files.folder_problems import INDEX, SCHEDULER_CONFIG, UNET_CONFIG, read_config
 from ed2.models.files.header import Header, HeaderError, is_pickle, read_header
-from ed2.models.files.prediction import stated_prediction
 from ed2.models.scheduler_config import scheduler_problem
-from ed2.small_files import is_file, open_file, read_object
+from ed2.small_files import is_file, open_file
 
 MAX_DEPTH = 4
 """Folders within folders that are searched."""
@@ -111,13 +111,13 @@ def public_name(path: Path) -> str | None:
 
 
 def _of_folder(path: Path) -> FoundModel | None:
-    if not is_trainable_pipeline(str(read_object(path / INDEX).get("_class_name", ""))):
+    if not is_trainable_pipeline(str(read_config(path / INDEX).get("_class_name", ""))):
         return None
-    unet = read_object(path / UNET_CONFIG)
+    unet = read_config(path / UNET_CONFIG)
     family = family_of_config(unet)
     if unet.get("in_channels", family.latent_channels) != family.latent_channels:
         return None
-    scheduler = read_object(path / SCHEDULER_CONFIG)
+    scheduler = read_config(path / SCHEDULER_CONFIG)
     if scheduler_problem(scheduler):
         return None
     size = sum(file.stat().st_size for file in path.glob("*/*") if file.suffix in WEIGHTS)

@@ -109,24 +109,14 @@ def read_header(path: Path) -> Header:
         raise HeaderError(f"it cannot be read ({error.strerror or error})", "Check the file and the disk.") from None
     values = _parsed(content)
     metadata = values.pop(METADATA, {})
-    entries = {name: _entry(name, value) for name, value in values.items()}
-    _require_whole(entries, size - 8 - length)
     header = Header({}, {}, {}, {})
-    for name, entry in entries.items():
-        header.shapes[name], header.dtypes[name] = entry.shape, entry.dtype
-        header.places[name] = 8 + length + entry.start, 8 + length + entry.end
+    for name, value in values.items():
+        _add_tensor(header, name, value, 8 + length)
+    _require_whole(header.places, 8 + length, size)
     for key, text in metadata.items() if isinstance(metadata, dict) else ():
         if isinstance(text, str):
             header.metadata[str(key)] = text
     return header
-
-
-@dataclass(frozen=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 def _refuse_other_files(begin: bytes, size: int) -> None:
@@ -182,7 +172,8 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _entry(name: str, value: object) -> _Entry:
+def _add_tensor(header: Header, name: str, value: object, base: int) -> None:
+    """Check the entry of a tensor and add it to the header; its offsets count from `base`."""
     match value:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass
@@ -194,18 +185,20 @@ def _entry(name: str, value: object) -> _Entry:
         raise HeaderError(f"the file is damaged: {printable(name)} has the shape {shown(shape)}")
     if not 0 <= start <= end or (end - start) * 8 != math.prod(shape) * NUM_BITS[dtype]:
         raise HeaderError(f"the file is damaged: the offsets of {printable(name)} do not fit its shape")
-    return _Entry(dtype, tuple(shape), start, end)
+    header.shapes[name], header.dtypes[name] = tuple(shape), dtype
+    header.places[name] = base + start, base + end
 
 
-def _require_whole(entries: Mapping[str, _Entry], num_bytes: int) -> None:
-    """Check that the tensors follow each other without gaps, up to the end of the file."""
-    place = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
-        if entry.start != place:
-            how = "overlaps another tensor" if entry.start < place else "has a gap before it"
+def _require_whole(places: Mapping[str, tuple[int, int]], base: int, size: int) -> None:
+    """Check that the tensors follow each other without gaps, from `base` up to the end of the file."""
+    place = base
+    for name, (start, end) in sorted(places.items(), key=lambda item: item[1]):
+        if start != place:
+            how = "overlaps another tensor" if start < place else "has a gap before it"
             raise HeaderError(f"the file is damaged: {printable(name)} {how}")
-        place = entry.end
-    if place > num_bytes:
-        raise HeaderError(f"the file is cut short: {place - num_bytes:,} of {place:,} bytes of its tensors are missing")
-    if place < num_bytes:
-        raise HeaderError(f"the file is damaged: it is {num_bytes - place:,} bytes longer than its header says")
+        place = end
+    if place > size:
+        missing, whole = place - size, place - base
+        raise HeaderError(f"the file is cut short: {missing:,} of {whole:,} bytes of its tensors are missing")
+    if place < size:
+        raise HeaderError(f"the file is damaged: it is {size - place:,} bytes longer than its header says")

@@ -14,9 +14,9 @@ from torch import Tensor
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, POSITION_IDS, VAE, FamilyFacts, PartFacts
 from ed2.models.families.kinds import described, kind_of
+from ed2.models.files.description import said_prediction
 from ed2.models.files.header import Header, read_header
 from ed2.models.files.layout import diffusers_tensors, vae_tensors
-from ed2.models.files.prediction import said_prediction
 from ed2.models.files.tensor_file import Content, Pair, Tensors, difference
 
 LATENT = 16

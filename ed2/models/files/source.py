@@ -14,16 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ed2.errors import ModelError, Problem
+from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, VAE, PartFacts
 from ed2.models.families.kinds import kind_of
 from ed2.models.files.base_model import file_problems
-from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, without_marks
+from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, find_prediction, says_zero_snr, without_marks
 from ed2.models.files.folder import (
     build_network,
     first_line,
@@ -36,13 +36,13 @@ from ed2.models.files.folder import (
 )
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.header import read_header
-from ed2.models.files.layout import DiffusersTensors, diffusers_tensors
-from ed2.models.files.prediction import find_prediction, says_zero_snr
-from ed2.models.files.vae import WithVae, open_vae
+from ed2.models.files.layout import DiffusersTensors, diffusers_tensors, vae_tensors
+from ed2.models.files.vae_files import VaeFiles, find_vae
 from ed2.models.process import Discrete
 from ed2.small_files import is_file
 
 GET_AGAIN = "Get this file again, or choose another one."
+VAE_AGAIN = "Get this VAE again, or choose another one."
 
 
 def open_base(path: Path, scheduler_changes: Mapping[str, Any], vae: Path | None = None) -> ModelSource:
@@ -63,8 +63,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any], vae: Path | None
         folder = open_folder(path, prediction_type=given, has_vae=vae is not None)
         source = replace(folder, small_files=with_scheduler(folder.small_files, scheduler_changes))
     if vae is not None:
-        config = {**shipped_files(source.family), **source.small_files}[FACTS[source.family].part(VAE).config]
-        source = WithVae(source, open_vae(vae, source.family, config))
+        source = WithVae(source, _open_vae(vae, source.family))
     try:
         Discrete.from_config(source.config(SCHEDULER_CONFIG))
     except Exception as error:  # a wrong config can fail in many ways
@@ -238,3 +237,64 @@ def _load_text_encoder(source: ModelFile, part: PartFacts, tensors: Mapping[str,
         raise ValueError(", ".join(wrong))
     text_encoder: nn.Module = module
     return text_encoder
+
+
+class WithVae:
+    """A base model whose VAE is another one's."""
+
+    def __init__(self, base: ModelSource, vae: VaeFiles) -> None:
+        self._read, self._vae = base.read, vae
+        self.path, self.family = base.path, base.family
+        self._facts = FACTS[base.family].part(VAE)
+        own_config = {**shipped_files(base.family), **base.small_files}[self._facts.config]
+        self.small_files = {**base.small_files, self._facts.config: vae.config or own_config}
+        self.dtypes = {**base.dtypes, VAE: stored_dtype(vae.header, vae.prefix)}
+        self.tokenizer, self.extra = base.tokenizer, base.extra
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The content of one of the small JSON files."""
+        return dict(json.loads(self.small_files[name]))
+
+    def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Read one part, a VAE always in fp32. Raises ModelError."""
+        if part != VAE:
+            return self._read(part, dtype)
+        try:
+            with torch.device("meta"):
+                module = build_network(self._facts, self.config(self._facts.config))
+            given = vae_tensors(self._vae_tensors())
+        except (ModelError, SafetensorError, OSError):
+            raise
+        except Exception as error:  # a wrong config can fail in many ways
+            raise _vae_error(self._vae.path, Problem(None, f"{first_line(error)}.", VAE_AGAIN)) from error
+        wanted = module.state_dict()
+        for name, tensor in wanted.items():
+            if name not in given:
+                raise _vae_error(self._vae.path, Problem(None, f"{name} is missing.", VAE_AGAIN))
+            if given[name].shape != tensor.shape:
+                raise _vae_error(self._vae.path, Problem(None, f"{name} is of another size.", VAE_AGAIN))
+        module.load_state_dict({name: given[name] for name in wanted}, strict=True, assign=True)
+        if problem := weights_problem(module.float().state_dict()):
+            raise _vae_error(self._vae.path, Problem(None, f"{problem}.", VAE_AGAIN))
+        return module
+
+    def _vae_tensors(self) -> dict[str, Tensor]:
+        tensors, prefix = {}, self._vae.prefix
+        for path in self._vae.weights.files:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name.startswith(prefix):
+                        tensors[name.removeprefix(prefix)] = file.get_tensor(name).clone()
+        return tensors
+
+
+def _open_vae(path: Path, family: str) -> VaeFiles:
+    """Find a VAE for a model of this family, without reading its weights. Raises ModelError."""
+    try:
+        return find_vae(path, FACTS[family])
+    except ModelError as error:
+        raise _vae_error(path, *error.problems) from None
+
+
+def _vae_error(path: Path, *problems: Problem) -> ModelError:
+    return ModelError(f"The VAE {printable(str(path), 1000)} cannot be used:", problems)

@@ -20,8 +20,8 @@ from torch import Tensor
 from ed2.disk import HashingFile, replace, temporary_file, to_disk
 from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError
+from ed2.models.files.description import HASH_KEY, NO_HASH
 from ed2.models.files.header import HeaderError, read_header
-from ed2.models.files.model_spec import HASH_KEY, NO_HASH
 
 Tensors = Mapping[str, Tensor]
 Pair = tuple[str, Tensor | None, Tensor | None]
