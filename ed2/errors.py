@@ -39,6 +39,12 @@ def shown(value: object) -> str:
     return printable(_Shortened().repr(value))
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text, for a sentence."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" If you want")[0]
+    return printable(" ".join(line.split()).rstrip("."), 200)
+
+
 class _Shortened(reprlib.Repr):
     """`repr` of the first part of a value only."""
 

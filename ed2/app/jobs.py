@@ -30,7 +30,7 @@ from ed2.disk import write_whole
 from ed2.events import EpochEnded, EventBus, MetricsLogged, Progressed
 from ed2.models.compute import DTYPES
 from ed2.models.files.description import ModelSpec
-from ed2.ranks.base import OneRank, Ranks
+from ed2.ranks.base import Ranks
 from ed2.registry import JOBS
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
@@ -99,7 +99,7 @@ class MainContext(RunContext):
             controls=controls,
             state=state,
             faults=ImageFaults(bus, step=lambda: state.step),
-            ranks=ranks or OneRank(),
+            ranks=ranks or Ranks(),
             saver=saver,
         )
 

@@ -30,7 +30,7 @@ from ed2.errors import CheckpointError, FinishedError, Problem, UpdateFailedErro
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged, RunEnded, SamplesMade, Warned
 from ed2.models.compute import quiet_libraries
 from ed2.models.memory import release_memory
-from ed2.ranks.base import OneRank, Ranks
+from ed2.ranks.base import Ranks
 from ed2.sampling.images import SAMPLES_LIST
 from ed2.text import counted
 from ed2.training.controls import Controls
@@ -57,7 +57,7 @@ def run_training(
     """
     started = time.monotonic()
     quiet_libraries()
-    ranks = ranks or OneRank()
+    ranks = ranks or Ranks()
     flags = {**flags, "num_processes": ranks.size}
     spec = resolve(flags, config, bus=bus, controls=controls, ranks=ranks)
     with _opened_folder(spec, bus) as (folder, saver):

@@ -21,7 +21,7 @@ from ed2.models.compute import choose_device, choose_dtype, computing
 from ed2.models.files.description import ZERO_SNR_CHANGES
 from ed2.models.files.lora_base import LoraBase, model_behind
 from ed2.models.files.source import open_base
-from ed2.ranks.base import OneRank, Ranks
+from ed2.ranks.base import Ranks
 from ed2.settings.schema import MemorySettings, Settings
 from ed2.text import counted
 
@@ -52,7 +52,7 @@ class Machine:
             SettingsError: the device does not exist, or there are fewer GPUs than processes.
         """
         try:
-            device = choose_device(_own_device(settings.run.device, ranks or OneRank()))
+            device = choose_device(_own_device(settings.run.device, ranks or Ranks()))
         except ValueError as error:
             raise SettingsError("1 setting is wrong:", [Problem("device", f"{error}.", "Use auto or cpu.")]) from None
         memory = settings.memory

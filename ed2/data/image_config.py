@@ -12,6 +12,7 @@ import numpy as np
 
 from ed2.data.text_files import remove_unprintable
 from ed2.errors import printable, shown
+from ed2.text import SWITCH_WORDS
 
 MAX_MULTIPLY = 10_000
 """More visits of one image per epoch than this are considered a typo."""
@@ -23,7 +24,6 @@ TAG_SEPARATOR = ", "
 
 _COMMA = re.compile(r",(?!(?<=\d,)\d)")
 """A comma that separates tags; one between two digits belongs to a number."""
-_SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _EMPTY = (None, "", "null", "~")
 _T = TypeVar("_T")
 
@@ -225,8 +225,8 @@ def _whole_number(value: object) -> int:
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in _SWITCHES:
-        return _SWITCHES[value.lower()]
+    if isinstance(value, str) and value.lower() in SWITCH_WORDS:
+        return SWITCH_WORDS[value.lower()]
     raise ValueError("true or false")
 
 

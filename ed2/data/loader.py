@@ -30,7 +30,7 @@ from ed2.data.pixels import LoaderOptions, crop_of, crop_offset, is_changed, loa
 from ed2.data.variants import VisitKey, happens, latent_key
 from ed2.disk_errors import wait_for_handles
 from ed2.draws import rng
-from ed2.ranks.base import Message, OneRank, Ranks
+from ed2.ranks.base import Message, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Loader:
         self._on_problem = on_problem
         self._lost = {} if lost is None else lost
         self._latents = latents
-        self._ranks = ranks or OneRank()
+        self._ranks = ranks or Ranks()
         self._news = _News()
         self._reported: set[tuple[str, FindingKind]] = set()
         self._is_missing_images = False

@@ -47,17 +47,12 @@ def fixed_crops(example: Example, count: int) -> list[Crop]:
     Raises:
         OSError: the content of the image is unknown, and its file cannot be read.
     """
-    num_mirrored = num_mirrored_of(count, example.flip_p)
+    num_mirrored = round(count * example.flip_p)
     boxes = [crop_box(example.size, example.bucket)]
     if count > 1:
         generator = _generator_of(example)
         boxes += [jittered_crop_box(example.size, example.bucket, generator) for _ in range(count - 1)]
     return [Crop(box, place >= count - num_mirrored) for place, box in enumerate(boxes)]
-
-
-def num_mirrored_of(count: int, flip_p: float) -> int:
-    """How many of `count` fixed crops are mirrored."""
-    return round(count * flip_p)
 
 
 def drawn_crop(example: Example, visit: VisitKey, *, seed: int, jitter: bool) -> Crop:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ed2.errors import first_line
 from ed2.models.base import DiffusionModel
 from ed2.text import counted
 
@@ -212,7 +213,7 @@ def xformers_problem(device: torch.device) -> str:
         query = torch.ones(1, 16, 2, 40, device=device, dtype=torch.float16, requires_grad=True)
         memory_efficient_attention(query, query, query).sum().backward()
     except Exception as error:  # a library of another build may raise anything
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -225,7 +226,7 @@ def compile_denoiser(model: DiffusionModel, device: torch.device) -> str:
         probe = torch.compile(lambda numbers: numbers * 2 + 1)
         probe(torch.ones(8, device=device))
     except Exception as error:  # no compiler on this machine, or one that does not work
-        return f"torch_compile cannot be used here ({_first_line(error)}). The UNet is not compiled."
+        return f"torch_compile cannot be used here ({first_line(error)}). The UNet is not compiled."
     model.denoiser.compile_repeated_blocks(dynamic=True)
     return ""
 
@@ -262,7 +263,3 @@ def _hidden(packages: Iterable[str]) -> Iterator[None]:
     finally:
         for name in names:
             del sys.modules[name]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,9 +1,9 @@
-"""What a run asks of its processes, and the null object of a run that has one."""
+"""What a run asks of its processes, and how one that has a single process answers itself."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,10 @@ Answering = Callable[[str, Message], RankAnswer]
 """Does what rank 0 asks for, given what and the details."""
 
 
-class Ranks(Protocol):
+class Ranks:
     """The processes of a run. Rank 0 decides, saves, samples and reports; the others train as it does.
+
+    This class is the null object of a run in one process. `ed2.ranks.group` has those of several.
 
     Attributes:
         rank: the number of this process, from 0.
@@ -36,24 +38,23 @@ class Ranks(Protocol):
         local_size: how many there are on this machine.
     """
 
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
 
     @property
     def is_whole(self) -> bool:
         """Whether no process has been lost."""
-        ...
+        return True
 
     @property
     def is_slow(self) -> bool:
         """Whether sums of what is on a GPU are computed in main memory."""
-        ...
+        return False
 
     def prepare(self, device: torch.device) -> None:
         """Make sums on `device` possible. Raises RankError."""
-        ...
 
     def exchange(self, what: str, own: Message) -> list[Message]:
         """Tell all what this process has to say of `what`, and return what each says, by rank.
@@ -62,7 +63,7 @@ class Ranks(Protocol):
             RankError: another process has failed, or was lost.
             RunLeft: rank 0 has left the run, in every other process.
         """
-        ...
+        return [own]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, which gives every process the same bytes.
@@ -70,7 +71,6 @@ class Ranks(Protocol):
         Raises:
             RankError: another process was lost; the tensors hold anything.
         """
-        ...
 
     def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Replace the tensors of each rank by their sums over all, in that process; elsewhere they hold anything.
@@ -78,7 +78,6 @@ class Ranks(Protocol):
         Raises:
             RankError: another process was lost; all hold anything.
         """
-        ...
 
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Give all processes the bytes of the tensors of each rank, in place of their own.
@@ -86,14 +85,12 @@ class Ranks(Protocol):
         Raises:
             RankError: another process was lost; the tensors hold anything.
         """
-        ...
 
     def ask(self, what: str, say: Message) -> None:
         """Ask the others to do something, which they do as soon as they wait for rank 0. Only for rank 0.
 
         Raises RankError.
         """
-        ...
 
     def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Wait for what the others answer to the last `ask`, in the order of their ranks. Only for rank 0.
@@ -103,7 +100,7 @@ class Ranks(Protocol):
         Raises:
             RankError: one of them could not do it, or was lost.
         """
-        ...
+        return []
 
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
@@ -111,43 +108,4 @@ class Ranks(Protocol):
 
         Only for rank 0. Raises RankError.
         """
-        ...
-
-
-class OneRank:
-    """The null object of a run in one process."""
-
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-    is_whole = True
-    is_slow = False
-
-    def prepare(self, device: torch.device) -> None:
-        """There are no sums."""
-
-    def exchange(self, what: str, own: Message) -> list[Message]:
-        """What this process says."""
-        return [own]
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing to add."""
-
-    def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
-        """Nothing to add."""
-
-    def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
-        """There is nobody to give anything to."""
-
-    def ask(self, what: str, say: Message) -> None:
-        """There is nobody to ask."""
-
-    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
-        """Nobody answers."""
-        return []
-
-    @contextmanager
-    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
-        """There are no others."""
         yield

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ed2.errors import RankError, RunLeft, UpdateFailedError
-from ed2.ranks.base import Answering, Message, RankAnswer
+from ed2.ranks.base import Answering, Message, RankAnswer, Ranks
 from ed2.ranks.place import RankPlace
 from ed2.ranks.sums import Store, Sums, open_store
 from ed2.ranks.wire import Invitation, Lifelines, MainWire, RankWire, Reception, lost_error
@@ -35,7 +35,7 @@ ABANDONED_SECONDS = 15.0
 """How long another process may take to end by itself after rank 0 has ended."""
 
 
-class Adding:
+class Adding(Ranks):
     """What rank 0 and the others have in common: their place, and sums over all of them."""
 
     def __init__(self, place: RankPlace, lifelines: Lifelines, store: Store) -> None:
@@ -245,8 +245,7 @@ class Follower(Adding):
                 return None
             if order.get("order") == "begin":
                 self._run = order["run"]
-                spec: Message = order["spec"]
-                return spec
+                return order["spec"]
 
     def say_aside(self, message: Message) -> None:
         """Say something to rank 0 that nobody waits for, from any thread. Raises RankError."""

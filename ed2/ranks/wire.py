@@ -283,5 +283,4 @@ def _encoded(message: Message) -> bytes:
 
 
 def _decoded(content: bytes) -> Message:
-    message: Message = json.loads(content)
-    return message
+    return json.loads(content)

@@ -14,7 +14,7 @@ from ed2.disk_errors import plain_reason
 from ed2.events import EventBus, PhaseChanged, Progressed, Sample, SampleDrawn, SamplesMade, Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.memory import is_out_of_memory
-from ed2.ranks.base import OneRank, Ranks
+from ed2.ranks.base import Ranks
 from ed2.sampling.adaptive import AdaptiveSampler
 from ed2.sampling.images import list_sample, write_image
 from ed2.sampling.prompt import NUM_STEPS, Prompt
@@ -67,7 +67,7 @@ class SampleJob(Job):
     num_steps: int = NUM_STEPS
     weights: Sequence[Weights] = (nullcontext,)
     own_weights: int = 0
-    ranks: Ranks = field(default_factory=OneRank)
+    ranks: Ranks = field(default_factory=Ranks)
     name = SAMPLES
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ from ed2.settings.checks import ON_END, unknown_setting
 from ed2.settings.fields import FieldSpec, fields, groups
 from ed2.settings.files import TRAIN_COMMAND, absolute_paths, typed_path
 from ed2.settings.legacy import LEGACY_FLAGS
+from ed2.text import SWITCH_WORDS
 
-SWITCH_WORDS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 MAX_CARD_GB = 1024
 MAX_DIGITS = 9
 TEST_STEPS = 8

@@ -12,7 +12,7 @@ from ed2.errors import DivergedError, MemoryFullError, RankError, UnusableWeight
 from ed2.events import Warned
 from ed2.models.base import trained_parameters
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
-from ed2.text import counted
+from ed2.text import counted, first_of
 from ed2.training.shared import OutOfMemoryElsewhereError, tell_out_of_memory
 from ed2.training.state import Run
 
@@ -187,10 +187,5 @@ def require_savable(run: Run) -> None:
 
 def _describe(names: Sequence[str], culprits: Sequence[str]) -> str:
     if culprits:
-        return f"the loss of {_list_names(culprits)} is not finite."
-    return f"its gradient is not finite. Its images: {_list_names(names)}."
-
-
-def _list_names(names: Sequence[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return f"the loss of {first_of(culprits, NAMES_SHOWN)} is not finite."
+    return f"its gradient is not finite. Its images: {first_of(names, NAMES_SHOWN)}."

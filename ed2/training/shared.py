@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ed2.errors import RankError, UpdateFailedError
 from ed2.models.memory import is_out_of_memory
-from ed2.ranks.base import SUM_NUMBERS, Message, OneRank, Ranks
+from ed2.ranks.base import SUM_NUMBERS, Message, Ranks
 from ed2.training.optimizers import Optimizers, parameters_of
 from ed2.training.update import Fused, Whole, changing_weights
 
@@ -39,7 +39,7 @@ class Shared(Whole):
         ranks: the processes.
     """
 
-    ranks: Ranks = field(default_factory=OneRank)
+    ranks: Ranks = field(default_factory=Ranks)
     _changed: list[Tensor] = field(default_factory=list)
 
     def finish(self) -> tuple[Tensor, bool]:
@@ -104,7 +104,7 @@ class SharedFused(Fused):
         ranks: the processes, each with one batch.
     """
 
-    ranks: Ranks = field(default_factory=OneRank)
+    ranks: Ranks = field(default_factory=Ranks)
     _waiting: set[Tensor] = field(default_factory=set)
 
     def __post_init__(self) -> None:

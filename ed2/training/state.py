@@ -13,7 +13,7 @@ from ed2.errors import shown
 from ed2.events import Event, EventBus
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import Precision
-from ed2.ranks.base import OneRank, Ranks
+from ed2.ranks.base import Ranks
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
 from ed2.training.ema import NoEma
@@ -179,7 +179,7 @@ class Run:
     images_per_step: int
     make_jobs: InitVar[Sequence[Callable[["Run"], Job]]] = ()
     ema: Average = field(default_factory=NoEma)
-    ranks: Ranks = field(default_factory=OneRank)
+    ranks: Ranks = field(default_factory=Ranks)
     jobs: tuple[Job, ...] = field(init=False)
     ended_early: str = ""
 

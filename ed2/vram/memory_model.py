@@ -70,9 +70,7 @@ class MemoryModel:
     @property
     def frozen_bytes(self) -> int:
         """Bytes of a frozen weight, but for the VAE's."""
-        if self.precision == "half":
-            return 2
-        return 4
+        return 2 if self.precision == "half" else 4
 
     @property
     def vae_precision(self) -> str:
@@ -85,16 +83,12 @@ class MemoryModel:
     @property
     def vae_bytes(self) -> int:
         """Bytes of a weight of the VAE."""
-        if self.vae_precision == "half":
-            return 2
-        return 4
+        return 2 if self.vae_precision == "half" else 4
 
     @property
     def trained_bytes(self) -> int:
         """Bytes of a trained weight, and of its gradient."""
-        if self.has_half_weights:
-            return 2
-        return 4
+        return 2 if self.has_half_weights else 4
 
     @property
     def has_half_weights(self) -> bool:

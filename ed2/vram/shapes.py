@@ -109,8 +109,7 @@ def traced(name: str) -> Traced:
 
 @cache
 def _content() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return content
+    return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

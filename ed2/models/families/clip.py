@@ -84,12 +84,10 @@ class ClipEncoder:
     def last_states(self, tokens: Tensor, clip_skip: int) -> Tensor:
         """Hidden states (N, 77, D) through the final norm, `clip_skip` layers before the end; 0 and 1 are the end."""
         if clip_skip < 2:
-            hidden: Tensor = self.module(tokens).last_hidden_state
-            return hidden
+            return self.module(tokens).last_hidden_state
         states = self.all_states(tokens).hidden_states
         inner = getattr(self.module, "text_model", self.module)  # transformers 5.6 has no inner one
-        hidden = inner.final_layer_norm(states[-clip_skip])
-        return hidden
+        return inner.final_layer_norm(states[-clip_skip])
 
     def all_states(self, tokens: Tensor) -> Any:
         """The encoder's whole output for tokens (N, 77), hidden states of every layer included."""

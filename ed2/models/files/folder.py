@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ed2.errors import ModelError, Problem, printable
+from ed2.errors import ModelError, Problem, first_line, printable
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.models.files.folder_problems import (
     EXTRA_FILE,
@@ -197,9 +197,7 @@ def part_class(part: PartFacts) -> Any:
 def build_network(part: PartFacts, config: Mapping[str, Any]) -> nn.Module:
     """The network of a part from its config.json, with initial weights."""
     kind = part_class(part)
-    network: nn.Module
-    network = kind(kind.config_class(**config)) if part.library == "transformers" else kind.from_config(config)
-    return network
+    return kind(kind.config_class(**config)) if part.library == "transformers" else kind.from_config(config)
 
 
 def weights_problem(tensors: Mapping[str, Tensor]) -> str:
@@ -251,12 +249,6 @@ def _own_index(index: bytes, family: FamilyFacts) -> bytes:
     values |= {"scheduler": known, **family.index}
     values |= {name: given[name] for name in family.kept_switches if isinstance(given.get(name), bool)}
     return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of an error's text, for a sentence."""
-    line = (str(error).splitlines() or [type(error).__name__])[0].partition(" If you want")[0]
-    return printable(" ".join(line.split()).rstrip("."), 200)
 
 
 def model_error(path: Path, *problems: Problem) -> ModelError:

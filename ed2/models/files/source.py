@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from ed2.errors import ModelError, Problem, printable
+from ed2.errors import ModelError, Problem, first_line, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS, VAE, PartFacts
 from ed2.models.families.kinds import kind_of
@@ -26,7 +26,6 @@ from ed2.models.files.base_model import file_problems
 from ed2.models.files.description import CONFIGS, ZERO_SNR_CHANGES, find_prediction, says_zero_snr, without_marks
 from ed2.models.files.folder import (
     build_network,
-    first_line,
     model_error,
     open_folder,
     part_class,
@@ -235,8 +234,7 @@ def _load_text_encoder(source: ModelFile, part: PartFacts, tensors: Mapping[str,
             wrong.append(f"{problem.replace('_', ' ')}: {names[0]}")
     if wrong:
         raise ValueError(", ".join(wrong))
-    text_encoder: nn.Module = module
-    return text_encoder
+    return module
 
 
 class WithVae:

@@ -114,8 +114,7 @@ class VisitDropout(nn.Module):
         def draw() -> Tensor:
             return torch.stack([self._mask(key, shape, device) for key in keys])
 
-        kept: Tensor = _Dropped.apply(inputs, draw, 1 - self.probability)
-        return kept
+        return _Dropped.apply(inputs, draw, 1 - self.probability)
 
     def _mask(self, key: RowKey, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """What is zeroed of a row."""
