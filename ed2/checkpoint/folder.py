@@ -15,10 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ed2.checkpoint.identity import MANIFEST, STATE_FILE, TRAINING_STATE, read_manifest
+from ed2.checkpoint.identity import MANIFEST, TRAINING_STATE, read_manifest, state_of
 from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, holds, sha256_of, temporary_name, to_disk
 from ed2.models.files.tensor_file import pieces_of
-from ed2.small_files import read_object
 
 MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
@@ -178,11 +177,8 @@ def find_damage(
 
 def _had_manifest(checkpoint: Path) -> bool:
     """Whether a checkpoint was written by a version with manifests."""
-    try:
-        values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
-        return bool(values["format"] >= FORMAT_WITH_MANIFEST)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    written_as = state_of(checkpoint).get("format")
+    return isinstance(written_as, int) and written_as >= FORMAT_WITH_MANIFEST
 
 
 def _record(values: Mapping[str, Any]) -> FileRecord:

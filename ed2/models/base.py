@@ -248,18 +248,6 @@ def saved_parts(model: DiffusionModel) -> dict[str, Part]:
     return adapted or dict(model.parts)
 
 
-@dataclass
-class Resting:
-    """The parts that training does not need, since all that they would compute is cached."""
-
-    parts: tuple[Part, ...] = ()
-
-    def leave(self) -> None:
-        """Free the device of those that have come back for something else."""
-        for part in self.parts:
-            part.leave()
-
-
 def trained_parts(model: DiffusionModel) -> dict[str, Part]:
     """The parts that training changes, by name."""
     return {name: part for name, part in model.parts.items() if part.is_trained}

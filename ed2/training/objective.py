@@ -16,7 +16,8 @@ from ed2.data.batch import Batch, as_numbers
 from ed2.data.buckets import Size
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
-from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, Resting, on_device
+from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, on_device
+from ed2.models.parts import Part
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """loss(prediction, target, position): one number per image, shape (B,), in fp32.
@@ -70,7 +71,8 @@ class Objective:
 
     Attributes:
         encoded: called with what the VAE made of a batch of pixels.
-        resting: what leaves the device before a loss is computed.
+        resting: the parts that training does not need, since all that they would compute is cached: they leave the
+            device before a loss is computed, if they have come back for something else.
         make_room: called with the size of the images before a loss is computed.
     """
 
@@ -80,7 +82,7 @@ class Objective:
     device: torch.device
     options: ObjectiveOptions = ObjectiveOptions()
     encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
-    resting: Resting = field(default_factory=Resting)
+    resting: list[Part] = field(default_factory=list)
     make_room: Callable[[Size], object] = lambda bucket: None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -88,7 +90,8 @@ class Objective:
         if not len(batch):
             return torch.zeros(0, device=self.device, requires_grad=True)
         process = self.model.process
-        self.resting.leave()
+        for part in self.resting:
+            part.leave()
         self.make_room(batch.bucket)
         self.model.visits.visits = batch.visits
         # Every draw below is made per image from its own key; the order of these lines changes no number.

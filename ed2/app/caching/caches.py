@@ -86,7 +86,7 @@ class CacheJob(Job):
         if self.caches.text and self._fill_text(self.caches.text):
             model = self.training.model
             resting += [model.parts[part.name] for part in model.facts.text_encoders]
-        self.training.objective.resting.parts = tuple(resting)
+        self.training.objective.resting[:] = resting
         return None
 
     def _fill_latents(self, cache: TensorCache) -> bool:
