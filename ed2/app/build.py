@@ -29,13 +29,13 @@ from ed2.models.memory import RoomForSizes, enable_checkpointing
 from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
-from ed2.training.ema import NoEma
+from ed2.training.ema import Average, NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
 from ed2.training.shared import Shared, SharedFused
-from ed2.training.state import Average, Job, Run
+from ed2.training.state import Job, Run
 from ed2.training.update import Fused, Update, Whole
 from ed2.vram.sampler import CardPeaks
 

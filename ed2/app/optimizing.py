@@ -23,11 +23,11 @@ from ed2.ranks.base import Ranks
 from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import PRODIGY_LR, Settings
-from ed2.training.ema import Ema, NoEma, decay_for_strength
+from ed2.training.ema import Average, Ema, NoEma, decay_for_strength
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.shards import Shards
-from ed2.training.state import Average, Run
+from ed2.training.state import Run
 
 
 def build_optimizers(

@@ -101,3 +101,6 @@ class Ema:
             yield
         finally:
             overwrite(parameters, kept)
+
+
+Average = NoEma | Ema

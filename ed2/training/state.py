@@ -5,8 +5,6 @@ from dataclasses import InitVar, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol, Self
 
-from torch import Tensor
-
 from ed2.data.batch import Batch
 from ed2.data.loader import Loader
 from ed2.errors import shown
@@ -16,7 +14,7 @@ from ed2.models.compute import Precision
 from ed2.ranks.base import Ranks
 from ed2.training.controls import Controls as Controls
 from ed2.training.controls import Request
-from ed2.training.ema import NoEma
+from ed2.training.ema import Average, NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
@@ -112,22 +110,6 @@ class TrainState:
         if not all(isinstance(epoch, int) for epoch in state.lost.values()):
             raise TypeError(f"lost is {shown(state.lost)}")
         return state
-
-
-class Average(Protocol):
-    """A moving average of the weights, or a null object."""
-
-    def update(self, step: int) -> None:
-        """Update the averages after optimizer step number `step`, if an update is due."""
-        ...
-
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """The averages by network and parameter name: the tensors themselves."""
-        ...
-
-    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Load averages."""
-        ...
 
 
 class Job(Protocol):

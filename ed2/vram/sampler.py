@@ -13,10 +13,9 @@ from typing import Any
 
 import psutil
 
-from ed2.vram.card import text_of, visible_cards
+from ed2.vram.card import BYTES_PER_GB, text_of, visible_cards
 from ed2.vram.overhead import Reading
 
-BYTES_PER_GB = 2**30
 BUSY_STEP = 5
 """Percent; rounded, so that the page is not redrawn for every small change."""
 
