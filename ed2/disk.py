@@ -195,11 +195,26 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(trash)
 
 
-def finish_folder(temporary: Path, target: Path) -> None:
-    """Sync a folder, whose files are synced already, and rename it. Raises OSError, and then it is not renamed."""
-    for inner, _, _ in os.walk(temporary, topdown=False):
-        to_disk(Path(inner))
-    rename(temporary, target)
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `target` at the end of the block; if anything fails, it is removed.
+
+    All of it is synced before the rename: a power cut leaves the whole folder or nothing.
+
+    Raises:
+        OSError: it cannot be written, or there is a folder of that name.
+    """
+    temporary = temporary_name(target)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for inner, _, files in os.walk(temporary, topdown=False):
+            for name in (*files, ""):
+                to_disk(Path(inner, name))
+        rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _name_to_disk(target)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, finish_folder, rename_if_free, temporary_name, to_disk
+from ed2.disk import HashingFile, new_folder, rename_if_free, temporary_name, to_disk
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
@@ -190,15 +190,10 @@ def _yaml_error(target: Path) -> ModelError:
 
 
 def _write_folder(model: ModelSource, target: Path, dtype: torch.dtype | None, change: Change | None) -> None:
-    folder = temporary_name(target)
-    try:
-        with _writing(target):
-            _fill(folder, model, dtype, change)
-            for part in model.dtypes:
-                open_base(folder, {}).read(part)
-            finish_folder(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _writing(target), new_folder(target) as folder:
+        _fill(folder, model, dtype, change)
+        for part in model.dtypes:
+            open_base(folder, {}).read(part)
 
 
 def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None, change: Change | None) -> None:

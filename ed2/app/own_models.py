@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ed2.checkpoint.folder import Progress, no_progress
-from ed2.disk import finish_folder, sha256_of, temporary_name, to_disk, write_whole
+from ed2.disk import new_folder, sha256_of, write_whole
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem
 from ed2.models.files.folder_problems import family_in, small_names
@@ -104,24 +104,13 @@ def _convert(model: Path, target: Path, say: Callable[[str], object]) -> str:
         raise _error(model, Problem(None, what, f"Free some space, or convert it elsewhere: {LAUNCHER} convert."))
     say(f"converting {model.name} ({file_size(size)}) to {target}")
     if model.is_dir():
-        _convert_folder(model, target)
+        with new_folder(target) as folder:
+            write_without_pickles(model, folder)
     else:
         if text := _yaml_beside(model):
             write_whole(target.with_suffix(".yaml"), text)
         write_tensors_of(model, target)
     return f"{model.name} was converted to {target} ({file_size(size)}), which this run trains."
-
-
-def _convert_folder(model: Path, target: Path) -> None:
-    folder = temporary_name(target)
-    try:
-        write_without_pickles(model, folder)
-        for file in folder.rglob("*.*"):
-            if file.is_file():
-                to_disk(file)
-        finish_folder(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _error(pickle: Path, problem: Problem) -> ModelError:

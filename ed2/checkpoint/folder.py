@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ed2.checkpoint.identity import MANIFEST, TRAINING_STATE, read_manifest, state_of
-from ed2.disk import TEMPORARY, TRASH, HashingFile, finish_folder, holds, sha256_of, temporary_name, to_disk
+from ed2.disk import TEMPORARY, TRASH, HashingFile, holds, new_folder, sha256_of
 from ed2.models.files.tensor_file import pieces_of
 
 MANIFEST_FORMAT = 1
@@ -108,26 +108,17 @@ class NewFolder:
 def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[NewFolder]:
     """Yield a folder to fill, which becomes `target` at the end of the block; `about` is added to its manifest.
 
-    Files and folders are synced before the rename, which alone makes it a checkpoint; the manifest is written last. A
-    power cut leaves all of it or nothing. If the block fails, the temporary folder is removed; `target` is unchanged.
+    The manifest is written last, and the rename alone makes it a checkpoint. If the block fails, `target` is unchanged.
 
     Raises:
         FileExistsError: `target` exists; it is never overwritten.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists")
-    folder = NewFolder(temporary_name(target))
-    shutil.rmtree(folder.path, ignore_errors=True)
-    folder.path.mkdir(parents=True)
-    try:
+    with new_folder(target) as path:
+        folder = NewFolder(path)
         yield folder
-        for name in folder.files:
-            to_disk(folder.path / name)
         _write_manifest(folder, about or {})
-        finish_folder(folder.path, target)
-    except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        raise
 
 
 def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
@@ -135,7 +126,6 @@ def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:
     content = {"format": MANIFEST_FORMAT, **about, "files": files}
     path = folder.path / MANIFEST
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    to_disk(path)
 
 
 def find_damage(

@@ -10,7 +10,7 @@ from ed2.data.sidecars import CAPTION_EXTENSIONS, SidecarNote, read_caption_file
 from ed2.data.walk import ImageEntry, RootContents, escape_undecodable, sidecar_finding
 from ed2.errors import DatasetError, Problem
 from ed2.settings.files import at_home
-from ed2.small_files import is_file, read_json
+from ed2.small_files import NO_FILE, is_file, read_json
 
 
 def is_manifest(path: Path) -> bool:
@@ -42,7 +42,9 @@ def read_manifest(path: Path, number: int) -> RootContents:
         file = Path(os.path.normpath(path.parent / at_home(entry.pop("image"))))
         name = escape_undecodable(Path(os.path.relpath(file, path.parent)).as_posix())
         try:
-            status = _file_status(file)
+            status = file.stat()
+            if not is_file(file):
+                raise OSError(NO_FILE)
         except (OSError, ValueError) as error:
             what = f"it cannot be read ({error})."
             if isinstance(error, FileNotFoundError):
@@ -56,13 +58,6 @@ def read_manifest(path: Path, number: int) -> RootContents:
         found.images.append(ImageEntry(str(file), number, name, status, config, entry=times[name]))
         times[name] += 1
     return found
-
-
-def _file_status(path: Path) -> os.stat_result:
-    status = path.stat()
-    if not path.is_file():
-        raise OSError("it is not a file")
-    return status
 
 
 def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:

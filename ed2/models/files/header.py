@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.errors import Ed2Error, printable, shown
-from ed2.small_files import open_file
+from ed2.small_files import open_file, read_beginning
 from ed2.text import counted
 
 MAX_HEADER_BYTES = 16 << 20
@@ -79,8 +79,7 @@ class Header:
 def is_pickle(path: Path) -> bool:
     """Whether a file is one of PyTorch's, a ZIP or a pickle, by its first bytes; false if it cannot be read."""
     try:
-        with open_file(path) as file:
-            begin = file.read(9)
+        begin = read_beginning(path, 9)
     except OSError:
         return False
     return begin[8:9] != b"{" and begin.startswith(_PICKLE_MARKS)
