@@ -42,6 +42,7 @@ LAUNCHED_WITH: Mapping[str, Any] = {
     "pwa": False,
     "strict_cors": True,
     "max_file_size": "1kb",
+    "auth_message": "EveryDream with a face. User and password were shown with its address.",
 }
 """How Gradio starts, most of it without what this page does not need."""
 
