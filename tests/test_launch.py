@@ -39,7 +39,7 @@ def test_usage_lists_the_commands_that_exist_and_makes_no_environment(bare: Prog
     assert re.findall(r"^  (\w+)", usage, re.M) == ["add", "doctor"]
     for name in ("train.py", "webui.py", "presets/demo.json", "scripts/check"):
         bare.write(name, "")
-    words = re.findall(r"^  (\w+)", bare.run("-h")[1], re.M)
+    words = re.findall(r"^  (\w+)", bare.run("help")[1], re.M)
     assert words == ["webui", "train", "demo", "check", "test", "add", "doctor"]
     assert not (bare.root / ".venv").exists()
 

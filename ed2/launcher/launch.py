@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
 
 def launch(argv: Sequence[str]) -> int:
     """Run the command in `argv` and return its exit code. Raises LaunchError."""
-    if argv[:1] in (["-h"], ["--help"]):
+    if argv[:1] in (["-h"], ["--help"], ["help"]):
         print(usage())
         return 0
     name = chosen_command(argv)
