@@ -27,9 +27,9 @@ SHARE, LEAST = 0.1, 0.005
 """The margin, as a share of the fall of V and of its lowest value."""
 FLAT_COUNT, FLAT = 5, 0.005
 
-UNVALIDATED = "Without validation nothing can tell learning from memorising: the training loss falls in both."
+UNVALIDATED = "Without validation, learning and memorising look alike: the training loss falls either way."
 HEADLINES: dict[Verdict, tuple[str, str]] = {
-    "off": ("Nothing is validated", "Nothing was validated"),
+    "off": ("No validation", "No validation"),
     "early": ("Too early to tell", "Too few validations to tell"),
     "learning": ("Learning", "No sign of memorising"),
     "flat": ("Flat: hardly anything changes any more", "Flat: hardly anything changed at the end"),
@@ -41,7 +41,7 @@ ADVICE: dict[Verdict, tuple[str, str]] = {
     "off": (UNVALIDATED, UNVALIDATED),
     "early": ("It takes {needed} in all to say more.", "It takes {needed}; in the next run, validate more often."),
     "learning": (
-        "The loss on images that are not trained on has just reached a new lowest.",
+        "The loss on images that are not trained on has just reached a new low.",
         "The loss on images that are not trained on fell until the end: more epochs may still improve the model.",
     ),
     "flat": (

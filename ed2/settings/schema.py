@@ -179,9 +179,9 @@ class ModelSettings(Group):
     model_dirs: tuple[Annotated[str, IsPath()], ...] = ()
     """Folders to look for base models in, besides those of the Hugging Face cache and of web UIs near the program."""
     disable_unet_training: bool = False
-    """Freeze the UNet and train only the text encoder, of SDXL both."""
+    """Freeze the UNet and train only the text encoder (both of an SDXL model)."""
     disable_textenc_training: bool = False
-    """Freeze the text encoder, of SDXL both, and train only the UNet. Saves memory."""
+    """Freeze the text encoder (both of an SDXL model) and train only the UNet. Saves memory."""
     disable_textenc_2_training: bool | None = None
     """Freeze SDXL's second text encoder (true), or train it even if the first is frozen (false). Empty freezes it
     together with the first."""
@@ -483,7 +483,7 @@ class CheckpointSettings(Group):
 
     ckpt_every_n_minutes: Annotated[float, Field(ge=0)] | None = None
     """Minutes between checkpoints; 0 turns this off. Empty uses 30, or 0 if save_every_n_epochs is set. At most this
-    often, a validation with a new lowest loss saves a checkpoint best-..., of which one is kept."""
+    often, a new lowest validation loss saves a checkpoint best-..., which replaces the one before."""
     save_every_n_epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs between checkpoints. Empty or 0 turns this off. With thousands of images, save by minutes instead."""
     save_ckpts_from_n_epochs: Annotated[int, Field(ge=0)] = 0

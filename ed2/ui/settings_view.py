@@ -93,7 +93,7 @@ def in_force(settings: Settings, family: FamilyFacts, *, on_gpu: bool) -> Mappin
     default = ""
     if settings.optimizer.optimizer is None and not settings.optimizer.useadam8bit:
         default = f", the default on a {'GPU' if on_gpu else 'CPU'}"
-    return {"optimizer": f"In force: {_by_network(names)}{default}.", "lr": f"In force: {_by_network(rates)}."}
+    return {"optimizer": f"In use: {_by_network(names)}{default}.", "lr": f"In use: {_by_network(rates)}."}
 
 
 def _by_network(values: Mapping[str, str]) -> str:

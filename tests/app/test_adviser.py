@@ -64,7 +64,7 @@ def test_made_up_curves_are_told_apart(validation, stable, verdict: str, since: 
 @pytest.mark.parametrize(
     ("validation", "while_it_runs", "once_over"),
     [
-        (FALLING, "has just reached a new lowest", "fell until the end: more epochs may still"),
+        (FALLING, "has just reached a new low", "fell until the end: more epochs may still"),
         (TURNING[:6], "was lowest 2 validations ago", "was lowest 2 validations before the end"),
         (TURNING[:5], "was lowest 1 validation ago", "was lowest 1 validation before the end"),
         (LEVEL, "otherwise you can stop", "of the next run"),

@@ -137,13 +137,13 @@ def test_the_facts_of_a_form_follow_method_family_and_what_is_wrong(filled: Fill
     usual = facts()
     assert {"lora_rank", "text_encoder_2_lr", "useadam8bit", "ema_device"} <= usual.hidden.keys()
     assert usual.changed == () and usual.problems == {}
-    assert usual.notes["lr"] == "In force: 1e-06 for the UNet and 5e-07 for the text encoder."
+    assert usual.notes["lr"] == "In use: 1e-06 for the UNet and 5e-07 for the text encoder."
     assert usual.notes["optimizer"].endswith("PU.")
     lora = facts(method="lora", model_family="sdxl", lr="fast", optimizer="adafactor")
     assert {"betas", "freeze_embeddings", "weights_dtype"} <= lora.hidden.keys()
     assert not {"lora_rank", "text_encoder_2_lr"} & lora.hidden.keys()
     assert set(lora.changed) == {"method", "model_family", "lr", "optimizer"} and "lr" in lora.problems
-    assert lora.notes["optimizer"] == "In force: adafactor."
+    assert lora.notes["optimizer"] == "In use: adafactor."
     assert "useadam8bit" not in facts(useadam8bit=True, optimizer="lion").hidden, "where the problem is"
     assert json.loads(lora.as_json())["hidden"]["ema_device"].startswith("the EMA is off without “EMA decay rate”")
 

@@ -75,9 +75,9 @@ def test_settings_are_found_viewed_and_hidden_where_they_do_not_apply(open_page,
 def the_optimizer_in_force_is_said(page) -> None:
     look(page, "Basic")
     note = "getComputedStyle(document.getElementById('optimizer'), '::after').content"
-    page.wait_for_function(f"{note}.includes('In force: adamw')")
+    page.wait_for_function(f"{note}.includes('In use: adamw')")
     choose(page, "optimizer", "lion")
-    page.wait_for_function(f"{note}.includes('In force: lion.')")
+    page.wait_for_function(f"{note}.includes('In use: lion.')")
     choose(page, "optimizer", "automatic")
 
 
