@@ -85,13 +85,15 @@ class LoraPanel:
             event(self.show, None, self.outputs, **QUIET)
         self._timer.tick(self.show, None, self.outputs, **TICK)
 
-    def describe(self, page: PageState, run: RunRecord | None, chosen: str | None) -> Updates:
+    def describe(self, page: PageState, run: RunRecord | None) -> Updates:
         """The checkpoints of a run, and why no LoRA can be extracted from it if that is so."""
-        names = [path.name for path in _checkpoints(run)]
+        names = tuple(path.name for path in _checkpoints(run))
         page.lora_problem = _problem_of(run)
-        if chosen not in names:
-            chosen = names[0] if names else None
-        return {self.checkpoint: gr.update(choices=names, value=chosen), **self._shown(page)}
+        updates = self._shown(page)
+        if names != page.lora_checkpoints:  # else what is chosen stays
+            page.lora_checkpoints = names
+            updates[self.checkpoint] = gr.update(choices=names, value=next(iter(names), None))
+        return updates
 
     def extract(
         self, request: gr.Request, logdir: str, name: str | None, checkpoint: str | None, rank: float | None

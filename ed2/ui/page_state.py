@@ -38,6 +38,7 @@ class PageState:
         seen: what it shows of the run: the revision of each section, the state, and its own choices.
         prompt_file: the file that its prompt table shows.
         listed_run: the run of this program that its list of runs shows, and whether that was active.
+        lora_checkpoints: names of the checkpoints that it offers to extract a LoRA from.
         lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
         before_fit: the settings that *Make it fit* changed, as they were.
         after_fit: the same settings as it set them.
@@ -56,6 +57,7 @@ class PageState:
     seen: Mapping[str, object] = field(default_factory=dict)
     prompt_file: str = ""
     listed_run: str = ""
+    lora_checkpoints: tuple[str, ...] = ()
     lora_problem: str = ""
     before_fit: Mapping[str, object] = field(default_factory=dict)
     after_fit: Mapping[str, object] = field(default_factory=dict)

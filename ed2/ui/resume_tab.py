@@ -92,7 +92,6 @@ class ResumeTab:
         self.test.wire(form, tab, self._phase)
         selected = [form.controls["logdir"], self.choice]
         self.lora.wire(tab, self._phase, self._selected, selected)
-        to_describe = [*selected, self.lora.checkpoint]
         described = [self.resume, self.as_base, self.last_epoch, self.note, *self.lora.outputs]
         described += self.page.outputs
 
@@ -101,7 +100,7 @@ class ResumeTab:
             listed = event(self.list_runs, selected, [self.choice, self.list], **FOLLOWING)
             offered = listed.then(None, self.choice, self.choice, js="ed.offeredRun")
             offered.then(None, self.choice, None, js="ed.markRun")
-            offered.then(self.describe, to_describe, described, **FOLLOWING)
+            offered.then(self.describe, selected, described, **FOLLOWING)
 
         for event in (self.refresh.click, tab.select, self._phase.change):
             show_again(event)
@@ -110,7 +109,7 @@ class ResumeTab:
         self.compare.wire(form.controls["logdir"], self._place)
         self.list.click(None, self.choice, self.choice, js="ed.pressedRun")
         self.choice.change(None, self.choice, None, js="ed.markRun")
-        self.choice.change(self.describe, to_describe, described, **FOLLOWING)
+        self.choice.change(self.describe, selected, described, **FOLLOWING)
         self.resume.click(self.resume_run, [*selected, self.last_epoch], [tabs, strip.problems], **SPOKEN)
         base = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         self.used = self.as_base.click(self.use_as_base, selected, base, **SPOKEN)
@@ -132,15 +131,12 @@ class ResumeTab:
         offered = next((name for name in wanted if name in names), "")
         return {self.choice: gr.update(choices=names), self.list: self._list_html(runs, chosen or "", offered or "")}
 
-    def describe(self, request: gr.Request, logdir: str, name: str | None, checkpoint: str | None = None) -> Updates:
-        """What can be done with the selected run, why the rest cannot, and its page.
-
-        `checkpoint` is the one that is selected to extract a LoRA from.
-        """
+    def describe(self, request: gr.Request, logdir: str, name: str | None) -> Updates:
+        """What can be done with the selected run, why the rest cannot, and its page."""
         folder, active = self._place(logdir)
         run = find_run(folder, name or "", active)
         page = self._context.pages.of(request)
-        parts = {**self.lora.describe(page, run, checkpoint), **self.page.describe(page, run and self._now(run))}
+        parts = {**self.lora.describe(page, run), **self.page.describe(page, run and self._now(run))}
         if run is None:
             off = gr.update(interactive=False)
             hidden = gr.update(value=None, visible=False)

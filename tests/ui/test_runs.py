@@ -249,10 +249,11 @@ def test_a_comparison_of_what_is_not_there_is_refused(tab: ResumeTab, tmp_path: 
         tab.compare.compare(str(tmp_path), picked)
 
 
-def test_what_was_typed_stays_while_the_same_run_is_described_again(tab: ResumeTab, tmp_path: Path) -> None:
+def test_what_was_typed_or_chosen_stays_while_the_same_run_is_described_again(tab: ResumeTab, tmp_path: Path) -> None:
     run = recorded_run(tmp_path, "cat")
-    assert tab.page.name in tab.describe(REQUEST, str(tmp_path), run.name)
-    assert tab.page.name not in tab.describe(REQUEST, str(tmp_path), run.name)
+    chosen = {tab.page.name, tab.lora.checkpoint}
+    assert chosen <= tab.describe(REQUEST, str(tmp_path), run.name).keys()
+    assert not chosen & tab.describe(REQUEST, str(tmp_path), run.name).keys()
     other = recorded_run(tmp_path, "dog")
     assert tab.page.name in tab.describe(REQUEST, str(tmp_path), other.name)
 
