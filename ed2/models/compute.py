@@ -82,8 +82,9 @@ class Precision:
                 parameters += [p for p in group["params"] if p.grad is not None]
         if norm is None:
             norm = _norm_of([p.grad for p in parameters if p.grad is not None])
-        # Rather than a pass over all gradients that multiplies them by 1 at most steps; a GPU is waited for anyway.
-        if max_norm is not None and max_norm / (norm + CLIP_EPSILON) < 1:
+        # Rather than a pass over all gradients that multiplies them by 1 at most steps. Not on a GPU: reading the norm
+        # would wait for it a second time in the step.
+        if max_norm is not None and (norm.is_cuda or max_norm / (norm + CLIP_EPSILON) < 1):
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         return norm
 
