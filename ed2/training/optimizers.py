@@ -50,8 +50,7 @@ def adamw8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
 
     Source: Dettmers et al. 2022, arXiv:2110.02861.
     """
-    optimizer: torch.optim.Optimizer = _bitsandbytes("AdamW8bit")(parameters, **_adam_options(options))
-    return optimizer
+    return _bitsandbytes("AdamW8bit")(parameters, **_adam_options(options))
 
 
 def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -59,14 +58,12 @@ def lion(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optim
 
     Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2.
     """
-    optimizer: torch.optim.Optimizer = _bitsandbytes("Lion")(parameters, **_lion_options(options))
-    return optimizer
+    return _bitsandbytes("Lion")(parameters, **_lion_options(options))
 
 
 def lion8bit(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
     """Lion with one byte per number of its state; tensors under 4096 numbers stay in fp32."""
-    optimizer: torch.optim.Optimizer = _bitsandbytes("Lion8bit")(parameters, **_lion_options(options))
-    return optimizer
+    return _bitsandbytes("Lion8bit")(parameters, **_lion_options(options))
 
 
 def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -79,10 +76,7 @@ def adafactor(parameters: Parameters, options: OptimizerOptions) -> torch.optim.
 
     # By default it computes its own rate, and takes neither a learning rate nor a schedule.
     own = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-    optimizer: torch.optim.Optimizer = Adafactor(
-        list(parameters), lr=options.lr, weight_decay=options.weight_decay, **own
-    )
-    return optimizer
+    return Adafactor(list(parameters), lr=options.lr, weight_decay=options.weight_decay, **own)
 
 
 def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -95,14 +89,13 @@ def prodigy(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Op
     """
     build = _optional("prodigyopt", "prodigy").Prodigy
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its weight decay is decoupled
-        optimizer: torch.optim.Optimizer = build(
+        return build(
             # As its authors advise for diffusion models: a warm-up would otherwise inflate its estimate of the rate.
             parameters,
             use_bias_correction=True,
             safeguard_warmup=True,
             **_adam_options(options),
         )
-    return optimizer
 
 
 def schedulefree(parameters: Parameters, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -116,8 +109,7 @@ def schedulefree(parameters: Parameters, options: OptimizerOptions) -> torch.opt
     optimizer = _optional("schedulefree", "schedulefree").AdamWScheduleFree(parameters, **_adam_options(options))
     # It starts out in evaluation mode, in which a step raises an error.
     optimizer.train()
-    made: torch.optim.Optimizer = optimizer
-    return made
+    return optimizer
 
 
 def _adam_options(options: OptimizerOptions) -> dict[str, Any]:
