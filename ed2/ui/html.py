@@ -228,11 +228,16 @@ def _problem(problem: Problem, hide: Hide, *, is_form: bool) -> str:
 
 
 def missing_html(missing: Sequence[MissingChoice]) -> str:
-    """What has to be chosen before Train can be pressed, each with a link to its field; an empty line for nothing."""
+    """What has to be chosen before Train can be pressed, each with a link to its field; an empty line for nothing.
+
+    Of what was chosen and is not there it says so.
+    """
     text = ""
     if missing:
         links = listed([link_html(thing.name, thing.tab, thing.setting) for thing in missing])
         text = f"<strong>{counted(len(missing), 'thing')} missing:</strong> {links}"
+        if wrong := [escape(thing.what) for thing in missing if thing.is_chosen]:
+            text += f". {' '.join(wrong)}"
     return f'<p id="missing" role="status" class="ed-missing">{text}</p>'
 
 

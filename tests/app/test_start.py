@@ -32,7 +32,9 @@ def test_what_is_missing_is_named_with_its_tab(images: Path, sd1: Path) -> None:
         ("a base model", "Settings", "resume_ckpt"),
     ]
     gone, nowhere = "/gone", "/nowhere"
-    texts = [thing.what for thing in missing(form(data_root=[str(images), gone], resume_ckpt=nowhere))]
+    wrong = missing(form(data_root=[str(images), gone], resume_ckpt=nowhere))
+    assert [thing.is_chosen for thing in (*both, *wrong)] == [False, False, True, True]
+    texts = [thing.what for thing in wrong]
     assert texts == [f"There is no folder {gone}.", f"{nowhere} is not on this computer."]
     assert not missing(form(data_root=[str(images)], resume_ckpt=str(sd1)))
     assert not missing(form(data_root=[str(images)], resume_ckpt="findlast"))

@@ -50,12 +50,14 @@ class MissingChoice:
         what: why it is missing, as a sentence.
         tab: where it is chosen.
         setting: that names it.
+        is_chosen: whether one is chosen that is not there.
     """
 
     name: str
     what: str
     tab: str
     setting: str
+    is_chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,10 @@ def _missing_images(folders: object, roots: Roots) -> MissingChoice | None:
     what = "Choose the folder with your images."
     if texts and not absent:
         return None
-    if absent and absent != DEFAULT_FOLDERS:
+    is_chosen = bool(absent) and absent != DEFAULT_FOLDERS
+    if is_chosen:
         what = f"There is no folder {printable(absent[0])}."
-    return MissingChoice("images", what, "Dataset", "data_root")
+    return MissingChoice("images", what, "Dataset", "data_root", is_chosen)
 
 
 def _missing_base(base: str, roots: Roots) -> MissingChoice | None:
@@ -132,7 +135,7 @@ def _missing_base(base: str, roots: Roots) -> MissingChoice | None:
             return None
         fix = " Download it in the Settings tab." if PUBLIC_NAME.fullmatch(base) else ""
         what = f"{printable(base)} is not on this computer.{fix}"
-    return MissingChoice("a base model", what, "Settings", BASE)
+    return MissingChoice("a base model", what, "Settings", BASE, bool(base))
 
 
 def start_state(
