@@ -237,7 +237,7 @@ def missing_html(missing: Sequence[MissingChoice]) -> str:
         links = listed([link_html(thing.name, thing.tab, thing.setting) for thing in missing])
         text = f"<strong>{counted(len(missing), 'thing')} missing:</strong> {links}"
         if wrong := [escape(thing.what) for thing in missing if thing.is_chosen]:
-            text += f". {' '.join(wrong)}"
+            text += f" · {' '.join(wrong)}"
     return f'<p id="missing" role="status" class="ed-missing">{text}</p>'
 
 

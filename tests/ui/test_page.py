@@ -188,7 +188,7 @@ def test_all_problems_are_listed_at_once_with_the_names_of_their_fields(open_pag
     fill(page, "resume_ckpt", "/nowhere/model")
     expect(page.locator("#train-button")).to_be_disabled()
     expect(page.locator("#missing")).to_have_text(
-        "1 thing missing: a base model. /nowhere/model is not on this computer."
+        "1 thing missing: a base model · /nowhere/model is not on this computer."
     )
     fill(page, "resume_ckpt", server.folder / "images")  # it is there, and no model
     page.locator("#train-button").click()
