@@ -112,9 +112,9 @@ def test_a_run_that_is_done_is_trained_up_to_a_later_epoch(tab: ResumeTab, tmp_p
             tab.resume_run(str(tmp_path), run.name, last_epoch)
 
 
-def extraction(tab: ResumeTab, run: Path, chosen: str | None = None) -> tuple[bool, str]:
+def extraction(tab: ResumeTab, run: Path) -> tuple[bool, str]:
     """Whether a LoRA can be extracted from a run, and what is said of it."""
-    shown = tab.describe(REQUEST, str(run.parent), run.name, chosen)
+    shown = tab.describe(REQUEST, str(run.parent), run.name)
     return shown[tab.lora.start]["interactive"], re.sub("<.*?>", "", shown[tab.lora.result])
 
 
@@ -143,9 +143,12 @@ def test_an_average_is_offered_too_and_the_selected_checkpoint_stays(tab: Resume
     run = past_run(tmp_path, "done", "whole")
     name = "last-tiny-ep03-gs00040"
     shutil.copytree(run / "ckpts" / name, run / "ckpts" / f"{name}_ema")
-    for chosen, expected in ((None, name), ("of another run", name), (f"{name}_ema", f"{name}_ema")):
-        shown = tab.describe(REQUEST, str(tmp_path), run.name, chosen)[tab.lora.checkpoint]
-        assert (shown["choices"], shown["value"]) == ([name, f"{name}_ema"], expected)
+    other = past_run(tmp_path, "stopped")
+    for described in (run, other, run):
+        shown = tab.describe(REQUEST, str(tmp_path), described.name)[tab.lora.checkpoint]
+        names = [name, f"{name}_ema"] if described == run else []
+        assert (list(shown["choices"]), shown["value"]) == (names, next(iter(names), None))
+    assert tab.lora.checkpoint not in tab.describe(REQUEST, str(tmp_path), run.name), "what is selected stays"
 
 
 @pytest.mark.parametrize(
