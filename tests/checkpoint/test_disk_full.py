@@ -141,7 +141,7 @@ def test_a_save_without_room_is_skipped_and_retried(values: Values, monkeypatch:
         return real._replace(free=answers.pop()) if answers else real
 
     monkeypatch.setattr(room.shutil, "disk_usage", nearly_full)
-    trained = train({**values, "max_epochs": 3}, observer=fill_up)
+    trained = train({**values, "max_epochs": 3, "sample_prompts": ""}, observer=fill_up)
     (told,) = (e.text for e in trained.of(Warned) if "was not saved" in e.text)
     assert " MB, but only 1.0 MB is free in" in told and "try again at the next interval" in told
     (over,) = (e for e in trained.of(Warned) if e.ends)
