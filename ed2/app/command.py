@@ -161,7 +161,7 @@ def _follow(place: RankPlace) -> int:
 def _train_for_parent(place: RankPlace) -> int:
     require_temporary_folder()
     read_libraries()
-    from ed2.app.remote.child import train_for_parent
+    from ed2.app.ranks.leader import train_for_parent
 
     return train_for_parent(place)
 
@@ -204,7 +204,7 @@ def _ranks(place: RankPlace, bus: "EventBus", controls: "Controls") -> "Iterator
     if place.size == 1:
         yield None
         return
-    from ed2.app.ranks.leading import led_ranks
+    from ed2.app.ranks.leader import led_ranks
 
     with led_ranks(place, bus, controls) as ranks:
         yield ranks

@@ -13,14 +13,13 @@ from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import FailedUpdates
 from ed2.app.images.scanning import full_reads
 from ed2.app.jobs import MainContext, make_saver
-from ed2.app.ranks.message import as_message
 from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
 from ed2.app.reporters.jsonl import EVENTS_NAME, JsonlReporter, cut_back
 from ed2.app.reporters.log import LOG_NAME, LogReporter
 from ed2.app.reporters.tensorboard import TensorBoardReporter
 from ed2.app.resolve import resolve
 from ed2.app.resuming import complete_save
-from ed2.app.run_spec import RunSpec
+from ed2.app.run_spec import RunSpec, as_message
 from ed2.app.runs.folder import RunFolder, make_run_folder, writable
 from ed2.checkpoint.background import BackgroundSaver
 from ed2.checkpoint.run_lock import only_trainer
@@ -104,7 +103,7 @@ def _train(spec: RunSpec, context: MainContext, failures: FailedUpdates, started
     """The end of the run, or the spec to train again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
-        with context.ranks.leading(lambda: as_message(spec, context)):
+        with context.ranks.leading(lambda: as_message(spec, context.run_dir, context.state)):
             run = build(spec, context)
             return execute(run, spec, context, started)
     except UpdateFailedError as error:

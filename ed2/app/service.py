@@ -14,7 +14,7 @@ from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.store import Observer, RunQueue, run_next
-from ed2.app.remote.parent import RelayedControls, train_as_child
+from ed2.app.ranks.parent import RelayedControls, train_as_child
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_settings import effective_settings
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step

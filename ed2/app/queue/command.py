@@ -10,7 +10,7 @@ from ed2.app.checks.start_checks import require_valid
 from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, QueuedRun, RunQueue, run_next
-from ed2.app.remote.parent import RelayedControls, train_as_child
+from ed2.app.ranks.parent import RelayedControls, train_as_child
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import stopping_on_signals
 from ed2.app.user_files import UserFiles

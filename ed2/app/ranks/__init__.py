@@ -1,1 +1,1 @@
-"""A run in several processes: starting them, what rank 0 tells the others, and what they do."""
+"""A run in several processes: starting them, what each does, and the page or queue that has started them."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from ed2.app.build import build
 from ed2.app.images.scanning import ImageFaults
 from ed2.app.jobs import METERS, RunContext
-from ed2.app.ranks.message import spec_of, state_of
-from ed2.app.run_spec import RunSpec
+from ed2.app.run_spec import RunSpec, spec_of
 from ed2.app.signals import stopping_on_signals
 from ed2.checkpoint.optimizer_state import OPTIMIZER_STATE, own_state
 from ed2.errors import RankError, RunLeft
@@ -25,7 +24,7 @@ from ed2.sampling.sampler import SampleOptions
 from ed2.sampling.sharing import SHARED_SAMPLES, drawn_samples
 from ed2.training.controls import Controls
 from ed2.training.loop import train
-from ed2.training.state import Run
+from ed2.training.state import Run, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +110,12 @@ class Answers:
 
 
 def _train(ranks: Follower, message: Message) -> None:
-    spec, state = spec_of(message, ranks), state_of(message)
-    bus = EventBus()
+    spec, bus = spec_of(message, ranks), EventBus()
     context = RunContext(
         run_dir=Path(message["run_dir"]),
         bus=bus,
         controls=FollowerControls(ranks),
-        state=state,
+        state=TrainState.from_dict(message["state"]),
         faults=ImageFaults(EventBus()),  # rank 0 hears of them in another way, and counts them
         ranks=ranks,
     )

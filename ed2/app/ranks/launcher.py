@@ -22,7 +22,7 @@ THREADS = "OMP_NUM_THREADS"
 LIFELINE = "EVERYDREAM_LIFELINE"
 """Set in rank 0, whose standard input ends when the process that started it does."""
 BARE, ORDERS = "1", "orders"
-"""Its values: nothing comes through that input before its end, or what another program wants; see `ed2.app.remote`."""
+"""Its values: nothing comes through that input before its end, or what another program wants, see `ranks.leader`."""
 END_SECONDS = 30.0
 """How long the others may take to end after rank 0 has."""
 Child = subprocess.Popen[bytes]

@@ -1,24 +1,60 @@
-"""A run whose first process is the child of another program: it takes orders from there and sends what happens."""
+"""What rank 0 does besides training: listens to the other processes, and to the program that has started it."""
 
 import logging
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from signal import SIGTERM
 from typing import BinaryIO
 
-from ed2.app.ranks.leading import led_ranks
-from ed2.app.remote.messages import Message, decoded, encoded, error_message, event_message
+from ed2.app.ranks.messages import Message, decoded, encoded, error_message, event_message
 from ed2.app.run import run_training
 from ed2.app.signals import end_when_silent, stopping_on_signals
 from ed2.errors import StopRequested
-from ed2.events import Event, EventBus
+from ed2.events import Event, EventBus, Warned
 from ed2.models.compute import quiet_libraries
+from ed2.ranks.group import Leader, join
 from ed2.ranks.place import RankPlace
 from ed2.training.controls import Controls
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Asides:
+    """Reports the warnings of the other processes, but what this one has warned of, and stops when one is asked to."""
+
+    bus: EventBus
+    controls: Controls
+    _step: int = 0
+    _texts: set[str] = field(default_factory=set)
+
+    def watch(self, event: Event) -> None:
+        """Remember what was reported, and the step."""
+        self._step = event.step
+        if isinstance(event, Warned):
+            self._texts.add(event.text)
+
+    def __call__(self, message: Message) -> None:
+        """Act on what another process has said."""
+        if "stop" in message:
+            self.controls.stop(message["stop"])
+        text = message.get("warned")
+        if text and text not in self._texts:
+            self.bus.emit(Warned(self._step, text))
+
+
+@contextmanager
+def led_ranks(place: RankPlace, bus: EventBus, controls: Controls) -> Iterator[Leader]:
+    """The processes of the run, of which this is the first. Raises RankError."""
+    ranks, asides = join(place), Asides(bus, controls)
+    assert isinstance(ranks, Leader)
+    bus.subscribe(asides.watch)
+    ranks.on_aside = asides
+    with closing(ranks):
+        yield ranks
 
 
 class Sender:

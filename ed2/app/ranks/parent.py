@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ed2.app.ranks.launcher import ORDERS, Child, how_ended, started_ranks, wait_for_ranks
-from ed2.app.remote.messages import Message, decoded, encoded, error_of, event_of
+from ed2.app.ranks.messages import Message, decoded, encoded, error_of, event_of
 from ed2.app.runs.records import checkpoints_of
 from ed2.errors import printable
 from ed2.events import Event, EventBus, RunEnded, RunStarted
