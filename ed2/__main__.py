@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 if not __package__:  # started by its path, as the launcher does
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -29,16 +29,16 @@ OTHERS = f"""
 
 
 COMMANDS = {
-    "cache": "ed2.app.caching.command",
-    "doctor": "ed2.app.doctor",
-    "download": "ed2.app.hub.command",
-    "models": "ed2.app.found_models",
-    "queue": "ed2.app.queue.command",
-    "report": "ed2.ui.report",
-    "extract-lora": "ed2.app.lora.extract",
-    "merge": "ed2.app.lora.merge",
+    "cache": "ed2.app.caching.command:main",
+    "doctor": "ed2.app.doctor:main",
+    "download": "ed2.app.hub.command:main",
+    "models": "ed2.app.found_models:main",
+    "queue": "ed2.app.queue.command:main",
+    "report": "ed2.ui.report:main",
+    "extract-lora": "ed2.app.lora_commands:extract",
+    "merge": "ed2.app.lora_commands:merge",
 }
-"""The other commands, each with the module whose `main` gets the rest of the command line."""
+"""The other commands, each with the function that gets the rest of the command line."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if command == "convert":
         return CONVERT.run(rest, _convert)
     if command in COMMANDS:
-        return int(import_module(COMMANDS[command]).main(rest))
+        return int(resolve_name(COMMANDS[command])(rest))
     if command in ("-h", "--help"):
         sys.stdout.write(f"{CONVERT.use} {CONVERT.help}\n{OTHERS}\n")
         return 0

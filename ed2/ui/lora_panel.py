@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.lora.extract import DEFAULT_RANK
+from ed2.app.lora_commands import DEFAULT_RANK
 from ed2.app.page.checkpoint_work import ExtractionStatus, LoraExtractor, LoraSource
 from ed2.app.phases import RefusedError
 from ed2.app.runs.records import RunRecord, checkpoints_of

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.lora.tools import LoraTarget, extract_lora
+from ed2.app.lora import LoraTarget, extract_lora
 from ed2.models.families.facts import FACTS
 from ed2.models.lora.arithmetic import RankOptions
 from ed2.models.lora.file import read_lora

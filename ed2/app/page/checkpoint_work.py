@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ed2.app.background import BackgroundTask, TaskStatus
-from ed2.app.lora.extract import MAX_RANK
+from ed2.app.lora_commands import MAX_RANK
 from ed2.app.phases import RefusedError
 from ed2.app.run_settings import checkpoint_at, settings_of_checkpoint
 from ed2.checkpoint.identity import is_ours
@@ -134,7 +134,7 @@ class LoraExtractor(BackgroundTask[ExtractionStatus]):
         self._read_libraries()
         import torch
 
-        from ed2.app.lora.tools import LoraTarget, extract_lora
+        from ed2.app.lora import LoraTarget, extract_lora
         from ed2.checkpoint.finding import require_sound
         from ed2.models.compute import DTYPES
         from ed2.models.lora.arithmetic import RankOptions
