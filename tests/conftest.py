@@ -92,9 +92,9 @@ def _own_image_index(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _own_speeds(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What runs remember of their speed stays out of the user's folder."""
-    from ed2.app import speeds
+    from ed2.app import measured
 
-    speeds.SPEEDS_FILE = tmp_path_factory.mktemp("user") / "speeds.json"
+    measured.SPEEDS_FILE = tmp_path_factory.mktemp("user") / "speeds.json"
 
 
 @pytest.fixture(scope="session", autouse=True)

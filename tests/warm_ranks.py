@@ -58,12 +58,12 @@ def _run(place: dict[str, str], argv: list[str], fault: str, output: str) -> Non
         for stream in (1, 2):
             os.dup2(file, stream)
         os.environ.update(place)
-        from ed2.app import speeds
+        from ed2.app import measured
         from ed2.app.command import main
         from ed2.app.images import scanning
         from tests.faulty_rank import arrange
 
-        scanning.INDEX_FILE, speeds.SPEEDS_FILE = Path(f"{output}.index"), Path(f"{output}.speeds")
+        scanning.INDEX_FILE, measured.SPEEDS_FILE = Path(f"{output}.index"), Path(f"{output}.speeds")
         arrange(fault)
         code = main(argv)
     except BaseException:

@@ -168,7 +168,7 @@ def _served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 def serve_page(folder: Path) -> int:
     """Serve the page as someone gets it who starts the program for the first time; returns the port."""
-    from ed2.app import speeds
+    from ed2.app import measured
     from ed2.app.images import scanning
     from ed2.app.user_files import UserFiles
     from ed2.ui.app import OwnerPage
@@ -177,7 +177,7 @@ def serve_page(folder: Path) -> int:
     from ed2.ui.serving import LOOPBACK_NAMES, serve
 
     user = folder / "user"
-    speeds.SPEEDS_FILE, scanning.INDEX_FILE = user / "speeds.json", user / "index.json"
+    measured.SPEEDS_FILE, scanning.INDEX_FILE = user / "speeds.json", user / "index.json"
     context = Context(user=UserFiles(user), begin={"logdir": str(folder / "logs")})
     return serve(OwnerPage(context).blocks, port=7990, hosts=Hosts(LOOPBACK_NAMES), images=context.images)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app import speeds
+from ed2.app import measured
 from ed2.app.checks.forecast import forecast, measured_speed
+from ed2.app.measured import Speeds, SpeedWatch
 from ed2.app.preflight import model_sizes
-from ed2.app.speeds import Speeds, SpeedWatch
 from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.events import MetricsLogged, RunEnded
 from ed2.settings.files import with_defaults
@@ -32,7 +32,7 @@ def test_an_existing_folder_that_is_not_a_model_is_not_called_missing(tmp_path: 
 def test_the_speed_of_a_run_is_told_for_runs_of_its_kind_on_its_device_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speeds, "SPEEDS_FILE", tmp_path / "speeds.json")
+    monkeypatch.setattr(measured, "SPEEDS_FILE", tmp_path / "speeds.json")
     settings = with_defaults({"resume_ckpt": ""})
     sizes = model_sizes(settings)
     shape = shape_of(sizes.family, sizes.parameters)

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ed2.app.checks.check import check_dataset
-from ed2.app.memory.corrections import Corrections
+from ed2.app.measured import Corrections
 from ed2.app.reporters.jsonl import cut_back, read_events
 from ed2.app.run_settings import newest_state
 from ed2.app.runs.records import find_runs

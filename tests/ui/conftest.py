@@ -61,14 +61,14 @@ class Server:
 @contextmanager
 def serving(folder: Path, values: Values, **options: object) -> Iterator[Server]:
     """The page with this form, as the program serves it: with the last run of the logs; `options` of its context."""
-    from ed2.app import speeds
+    from ed2.app import measured
     from ed2.app.user_files import UserFiles
     from ed2.ui.app import OwnerPage
     from ed2.ui.context import Context
     from ed2.ui.guard import Hosts
     from ed2.ui.serving import LOOPBACK_NAMES, serve
 
-    speeds.SPEEDS_FILE = folder / "user" / "speeds.json"
+    measured.SPEEDS_FILE = folder / "user" / "speeds.json"
     context = Context(user=UserFiles(folder / "user"), begin=values, **options)
     page = OwnerPage(context)
     context.service.show_last_run(Path(str(values["logdir"])))

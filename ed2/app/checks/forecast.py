@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ed2.app import speeds
+from ed2.app import measured
 from ed2.app.checks.check import CheckResult, check_dataset, with_planned_optimizer
 from ed2.app.checks.rates import RateCurve, rate_curves
 from ed2.app.checks.space import cache_lines, disk_forecast, disk_lines
@@ -94,4 +94,4 @@ def _with_steps(found: Forecast, settings: Settings, checked: CheckResult, card:
 
 def measured_speed(settings: Settings, sizes: ModelSizes, card: Card) -> float | None:
     """Images per second of the newest run of this kind on the same device; None if there was none."""
-    return speeds.Speeds(speeds.SPEEDS_FILE).of(settings, shape_of(sizes.family, sizes.parameters), card.name)
+    return measured.Speeds(measured.SPEEDS_FILE).of(settings, shape_of(sizes.family, sizes.parameters), card.name)

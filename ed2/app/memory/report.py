@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ed2.app.memory.corrections import CARDS_FILE, Corrections
+from ed2.app.measured import CARDS_FILE, Corrections
 from ed2.app.preflight import ModelSizes
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card, card_for

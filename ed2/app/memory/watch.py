@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from ed2.app.memory.corrections import CARDS_FILE, Corrections
+from ed2.app.measured import CARDS_FILE, Corrections
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
 from ed2.settings.schema import Settings
 from ed2.training.state import Run

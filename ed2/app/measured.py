@@ -1,10 +1,14 @@
-"""How fast runs were on this computer, kept in the user's folder, so that the time of a run like them can be told."""
+"""What runs measure on this computer, kept in the user's folder: GPU memory, for plans, and speed, for forecasts."""
 
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+from pydantic import TypeAdapter
 
 from ed2.app.user_files import UserFiles
 from ed2.curve_names import IMAGES_PER_SECOND
@@ -12,12 +16,14 @@ from ed2.events import Event, MetricsLogged, RunEnded
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
+from ed2.vram.overhead import KEPT, Overhead, Reading, overhead_from
 from ed2.vram.shapes import ModelShape
 
 logger = logging.getLogger(__name__)
 
+CARDS_FILE = PROGRAM_DIR / "user" / "cards.json"
 SPEEDS_FILE = PROGRAM_DIR / "user" / "speeds.json"
-KEPT = 200
+MAX_SPEEDS = 200
 """Kinds of run whose speed is kept, the newest ones."""
 ENOUGH = 3
 """Measurements after which a speed is kept, in case the run does not reach its end."""
@@ -39,6 +45,34 @@ SAME_SPEED = (
     "cache_latents",
 )
 """Settings that must be equal for the speed of an earlier run to be comparable."""
+_READINGS: TypeAdapter[dict[str, list[Reading]]] = TypeAdapter(dict[str, list[Reading]])
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Memory readings of each GPU, by its name and the version of PyTorch, so that the next plans learn from them."""
+
+    file: Path
+
+    def overhead(self, card: str) -> Overhead | None:
+        """The overhead that the readings of a GPU give; None without any."""
+        return overhead_from(self._readings().get(_card_key(card), []))
+
+    def add(self, card: str, reading: Reading) -> None:
+        """Keep a reading; log one that cannot be written."""
+        readings, key = self._readings(), _card_key(card)
+        readings[key] = [*readings.get(key, []), reading][-KEPT:]
+        _write(self.file, {name: list(map(asdict, found)) for name, found in readings.items()}, "GPU memory")
+
+    def _readings(self) -> dict[str, list[Reading]]:
+        try:
+            return _READINGS.validate_python(read_object(self.file))
+        except (OSError, ValueError):
+            return {}
+
+
+def _card_key(card: str) -> str:
+    return f"{card}, PyTorch {version('torch')}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +97,7 @@ class Speeds:
         speeds, key = self._speeds(), _key(settings, shape, device)
         speeds.pop(key, None)
         speeds[key] = float(f"{images_per_second:.4g}")
-        content = dict(list(speeds.items())[-KEPT:])
-        try:
-            UserFiles(self.file.parent).write(self.file.name, json.dumps(content, indent=1))
-        except OSError as error:
-            logger.warning("Could not save the measured speed: %s.", error)
+        _write(self.file, dict(list(speeds.items())[-MAX_SPEEDS:]), "speed")
 
     def _speeds(self) -> dict[str, object]:
         try:
@@ -102,3 +132,10 @@ def _key(settings: Settings, shape: ModelShape, device: str) -> str:
     """A kind of run: device, family, size of the denoiser, and settings."""
     values = settings.flat()
     return json.dumps([device, shape.family, shape.numbers("unet"), *(values[name] for name in SAME_SPEED)])
+
+
+def _write(file: Path, content: Mapping[str, object], what: str) -> None:
+    try:
+        UserFiles(file.parent).write(file.name, json.dumps(content, indent=1))
+    except OSError as error:
+        logger.warning("Could not save the measured %s: %s.", what, error)
