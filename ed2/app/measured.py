@@ -10,14 +10,16 @@ from statistics import median
 
 from pydantic import TypeAdapter
 
+from ed2.app.preflight import ModelSizes
 from ed2.app.user_files import UserFiles
 from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.events import Event, MetricsLogged, RunEnded
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
+from ed2.vram.card import Card
 from ed2.vram.overhead import KEPT, Overhead, Reading, overhead_from
-from ed2.vram.shapes import ModelShape
+from ed2.vram.shapes import ModelShape, shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,11 @@ class Speeds:
             return dict(read_object(self.file))
         except (OSError, ValueError):
             return {}
+
+
+def measured_speed(settings: Settings, sizes: ModelSizes, card: Card) -> float | None:
+    """Images per second of the newest run of this kind on the same device; None if there was none."""
+    return Speeds(SPEEDS_FILE).of(settings, shape_of(sizes.family, sizes.parameters), card.name)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.forecast import LIKE_IT, Forecast, forecast
+from ed2.app.checks.check import LIKE_IT, Forecast, forecast
 from ed2.app.checks.rates import RateCurve
 from ed2.app.memory.report import (
     SMALLEST_SHOWN_GB,

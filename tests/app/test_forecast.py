@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ed2.app import measured
-from ed2.app.checks.forecast import forecast, measured_speed
-from ed2.app.measured import Speeds, SpeedWatch
+from ed2.app.checks.check import forecast
+from ed2.app.measured import Speeds, SpeedWatch, measured_speed
 from ed2.app.preflight import model_sizes
 from ed2.curve_names import IMAGES_PER_SECOND
 from ed2.events import MetricsLogged, RunEnded

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.check import check_dataset, run_check
-from ed2.app.checks.forecast import forecast
-from ed2.app.checks.rates import rate_curves, rate_lines
+from ed2.app.checks.check import check_dataset, forecast, run_check
+from ed2.app.checks.rates import rate_curves
 from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
@@ -83,16 +82,14 @@ def test_the_fix_names_the_setting_that_holds() -> None:
 
 def test_the_rate_over_the_run_is_reported_in_words() -> None:
     def told(steps: int = 1000, **values: object) -> str:
-        return rate_lines(settings_from({"lr": 2e-6, **values}), SD1, steps)[0].removeprefix(
-            "Learning rate of the UNet: "
-        )
+        return rate_curves(settings_from({"lr": 2e-6, **values}), SD1, steps)[0].course
 
-    assert told() == "2e-06 throughout."
-    assert told(lr_warmup_steps=10) == "rises to 2e-06 at step 10, then stays at 2e-06."
-    assert told(lr_scheduler="cosine") == "rises to 2e-06 at step 20, then falls to 0 at the end."
-    assert told(lr_scheduler="linear", lr_warmup_steps=0, lr_decay_steps=4000).endswith("to 1.5e-06 at the last step.")
+    assert told() == "2e-06 throughout"
+    assert told(lr_warmup_steps=10) == "rises to 2e-06 at step 10, then stays at 2e-06"
+    assert told(lr_scheduler="cosine") == "rises to 2e-06 at step 20, then falls to 0 at the end"
+    assert told(lr_scheduler="linear", lr_warmup_steps=0, lr_decay_steps=4000).endswith("to 1.5e-06 at the last step")
     assert "is 0 from step 501 on" in told(lr_scheduler="linear", lr_decay_steps=500)
-    assert len(rate_lines(Settings().replaced(disable_unet_training=True), SD1, 9)) == 1
+    assert len(rate_curves(Settings().replaced(disable_unet_training=True), SD1, 9)) == 1
 
 
 @pytest.mark.parametrize(
@@ -186,8 +183,8 @@ def test_each_text_encoder_is_named_with_the_setting_of_its_rate() -> None:
     found = notes({"resolution": 1024, "text_encoder_2_lr": 1e-3}, sizes=sdxl)
     assert "A learning rate of 0.001 for the second text encoder is far above" in found
     assert "Set text_encoder_2_lr to 5e-07" in found
-    lines = rate_lines(settings_from({"text_encoder_2_lr": 1e-7}), FACTS["sdxl"], 9)
-    assert lines[-1] == "Learning rate of the second text encoder: 1e-07 throughout."
+    curve = rate_curves(settings_from({"text_encoder_2_lr": 1e-7}), FACTS["sdxl"], 9)[-1]
+    assert (curve.title, curve.course) == ("second text encoder", "1e-07 throughout")
 
 
 def test_the_rate_over_the_run_is_drawn_for_each_network_from_its_own_schedule() -> None:

@@ -1,4 +1,7 @@
-"""`train.py --check`: what a run would do, without torch and without writing anything but the image index."""
+"""What a run would do, without torch and without writing anything but the image index.
+
+In full for `train.py --check`; as a forecast from the last check of the images for the page.
+"""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -8,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.base_model import ChosenBase, base_problems
-from ed2.app.checks.rates import rate_lines
+from ed2.app.checks.rates import RateCurve, rate_curves
 from ed2.app.checks.space import cache_bytes, cache_lines, cache_notes, disk_forecast, disk_lines
 from ed2.app.checks.suitability import RunLength, prompt_notes, unsuitable
 from ed2.app.images.captions import LongCaptions, TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, scan_dataset
 from ed2.app.images.validating import ValidationSplit, split_off_validation
+from ed2.app.measured import measured_speed
 from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.app.run_settings import settings_for_check
-from ed2.data.buckets import Size
+from ed2.data.buckets import Size, nearest_bucket
 from ed2.data.example import Dataset
 from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
@@ -28,6 +32,10 @@ from ed2.models.files.tokens import MAX_TOKENS, token_counter
 from ed2.settings.checks import nothing_trained
 from ed2.settings.effect import without_effect
 from ed2.settings.schema import Settings
+from ed2.vram.card import Card, card_for
+
+LIKE_IT = "without samples, at the speed of the last run like it"
+CHECK_FIRST = "Press Check in the Dataset tab to see the number of steps."
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,9 @@ class CheckResult:
         """The same for people."""
         lines = [*self.memory.lines(), *disk_lines(self._planned_settings, self.sizes)]
         lines += cache_lines(self.settings, self.sizes, self.split.training.examples)
-        lines += [*rate_lines(self.settings, self._family, self._length.steps), *map(str, self.model_problems)]
+        curves = rate_curves(self.settings, self._family, self.steps[1])
+        lines += [f"Learning rate of the {curve.title}: {curve.course}." for curve in curves]
+        lines += map(str, self.model_problems)
         lines += [*map(str, self._findings()), *self.caption_notes()]
         return as_text(self.dataset, self.plan) + "\n" + "\n".join(lines)
 
@@ -127,18 +137,20 @@ class CheckResult:
         """The buckets that hold images."""
         return {example.bucket for example in self.dataset.examples}
 
-    @property
-    def _length(self) -> RunLength:
+    def length(self, images_per_second: float | None = None) -> RunLength:
+        """How long the run is, at a speed if that is known."""
         num_images = len(self.dataset.examples) - len(self.split.keys)
-        return RunLength(self.steps[1], num_images, self.plan.max_epochs)
+        return RunLength(self.steps[1], num_images, self.plan.max_epochs, images_per_second)
+
+    def run_notes(self) -> list[str]:
+        """Sentences on the batches and on the sample prompts."""
+        return [*batch_notes(self.plan.planner(self.dataset.examples)), *prompt_notes(self.settings)]
 
     def _findings(self) -> list[Problem]:
         """Warnings on the settings, the validation split, the batches and the run that stop nothing."""
-        batches = batch_notes(self.plan.planner(self.dataset.examples))
-        sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *batches]
-        sentences += [*without_effect(self.settings, self._family), *prompt_notes(self.settings)]
-        found = [Problem(None, sentence) for sentence in sentences]
-        return found + unsuitable(self.settings, self.sizes, self._length)
+        sentences = [*self.notes, *self.sizes.notes, *self.split.notes, *self.run_notes()]
+        found = [Problem(None, one) for one in [*sentences, *without_effect(self.settings, self._family)]]
+        return found + unsuitable(self.settings, self.sizes, self.length())
 
 
 def with_planned_optimizer(settings: Settings, vram_gb: float | None) -> Settings:
@@ -200,3 +212,68 @@ def outline_line(write: Callable[[str], object]) -> Callable[[Outline], None]:
             write(f"{found}.\n")
 
     return outline
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run comes to.
+
+    Attributes:
+        steps: of the whole run; None until its images were checked.
+        course: a sentence on the steps, or on how to get to know them.
+        seconds: of training; None if no run like it was measured on this GPU.
+        checkpoint_bytes: on the disk, of one checkpoint.
+        free_bytes: on that disk.
+        rates: the learning rate of each network over the run; empty without steps.
+        notes: sentences on disk space, and on settings that are probably not meant.
+    """
+
+    course: str
+    steps: int | None = None
+    seconds: float | None = None
+    checkpoint_bytes: int = 0
+    free_bytes: int = 0
+    rates: tuple[RateCurve, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | None = None) -> Forecast:
+    """Estimate a run; its steps are known once these images were checked.
+
+    Args:
+        settings: of the run.
+        checked: the last check of the images.
+        vram_gb: memory of the GPU to plan for; None plans for the one in this computer.
+    """
+    sizes = model_sizes(settings)
+    family, planned = FACTS[sizes.family], with_planned_optimizer(settings, vram_gb)
+    disk, (_, *of_disk) = disk_forecast(planned, sizes), disk_lines(planned, sizes)
+    of_cache = cache_lines(settings, sizes, checked.dataset.examples if checked else ())
+    notes = [*of_disk, *of_cache, *map(str, [*nothing_trained(settings, family), *sizes.problems])]
+    found = Forecast(
+        CHECK_FIRST,
+        checkpoint_bytes=disk["checkpoint_bytes"],
+        free_bytes=disk["free_bytes"],
+        notes=(*notes, *without_effect(settings, family)),
+    )
+    if checked is None or checked.settings.data.data_root != settings.data.data_root:
+        return found
+    resolution = settings.data.resolution
+    moved = tuple(replace(e, bucket=nearest_bucket(e.size, resolution)) for e in checked.dataset.examples)
+    now = check_dataset(settings, replace(checked.dataset, examples=moved))
+    return _with_steps(found, now, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
+
+
+def _with_steps(found: Forecast, checked: CheckResult, card: Card) -> Forecast:
+    """The forecast with what follows from the images."""
+    settings, sizes, (one, total) = checked.settings, checked.sizes, checked.steps
+    speed = measured_speed(settings, sizes, card)
+    num_images, length = len(checked.dataset.examples), checked.length(speed)
+    return replace(
+        found,
+        course=f"{num_images:,} images: {one:,} steps per epoch, {total:,} steps in {length.epochs:,} epochs.",
+        steps=total,
+        seconds=length.visits / speed if speed else None,
+        rates=tuple(rate_curves(settings, FACTS[sizes.family], total)),
+        notes=(*map(str, unsuitable(settings, sizes, length)), *checked.run_notes(), *found.notes),
+    )

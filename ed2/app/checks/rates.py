@@ -28,12 +28,6 @@ class RateCurve:
     points: tuple[tuple[int, float], ...]
 
 
-def rate_lines(settings: Settings, family: FamilyFacts, total_steps: int) -> list[str]:
-    """How the learning rate of each trained network goes over the run, a sentence each."""
-    curves = rate_curves(settings, family, total_steps)
-    return [f"Learning rate of the {curve.title}: {curve.course}." for curve in curves]
-
-
 def rate_curves(settings: Settings, family: FamilyFacts, total_steps: int) -> list[RateCurve]:
     """The learning rate of each trained network, at about a hundred steps and where its course changes."""
     curves = []

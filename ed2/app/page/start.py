@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ed2.app.checks.check import CheckResult
-from ed2.app.checks.forecast import CHECK_FIRST, Forecast, forecast
+from ed2.app.checks.check import CHECK_FIRST, CheckResult, Forecast, forecast
 from ed2.app.checks.start_checks import is_root
 from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.page.folders import Roots
