@@ -119,7 +119,7 @@ def _check(command: cli.CommandLine) -> int:
 
 
 def _suggest(command: cli.CommandLine) -> int:
-    from ed2.app.suggest.command import suggest_for_command
+    from ed2.app.suggest.answer import suggest_for_command
 
     answer = suggest_for_command(command.values, command.config, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())

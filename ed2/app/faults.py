@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ed2.app.memory.suggestion import out_of_memory_fix
 from ed2.app.run_settings import restart_advice
 from ed2.app.run_spec import RunSpec
+from ed2.app.suggest.answer import out_of_memory_fix
 from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
 from ed2.checkpoint.identity import oldest_first

@@ -16,8 +16,8 @@ from ed2.app.memory.report import (
     parts_line,
     report_memory,
 )
-from ed2.app.memory.suggestion import Suggestion, change_lines, suggest_for
 from ed2.app.preflight import model_sizes
+from ed2.app.suggest.answer import Suggestion, change_lines, suggest_for
 from ed2.errors import Problem, ProblemsError
 from ed2.settings.fields import label_of
 from ed2.settings.files import with_defaults

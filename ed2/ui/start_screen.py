@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.memory.suggestion import value_text
 from ed2.app.page.start import MissingChoice, StartState, start_state
 from ed2.app.snapshot import RunSnapshot
+from ed2.app.suggest.answer import value_text
 from ed2.app.suggest.rules import Suggestions
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from ed2.app.command import main
-from ed2.app.memory.suggestion import out_of_memory_fix
 from ed2.app.preflight import model_sizes
+from ed2.app.suggest.answer import out_of_memory_fix
 from ed2.settings.checks import settings_from
 from ed2.vram.card import NO_CARD, Card, card_for
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.checks.suitability import large_batch_note
-from ed2.app.suggest.command import suggest_for_command
+from ed2.app.suggest.answer import suggest_for_command
 from ed2.app.suggest.rules import Suggestions, repeats_notes, suggest_values
 from ed2.app.suggest.situation import repeats_in, situation_of, subject_of
 from ed2.settings.files import with_defaults

@@ -1,1 +1,1 @@
-"""Values to begin with: what they are suggested for, the rules, and the answer to `--suggest`."""
+"""Values to begin with, and what to change so that a run fits: the situation, the rules, and the answer."""
