@@ -12,9 +12,11 @@ from filelock import FileLock
 
 from ed2.app.command import main
 from ed2.app.phases import RefusedError
+from ed2.app.ranks.messages import encoded, event_message
 from ed2.app.resume_test.run import ResumeTest, ResumeTester, run_resume_test
 from ed2.app.runs.removing import sweep_resume_tests
 from ed2.errors import Ed2Error, SettingsError
+from ed2.events import StepDone
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from tests.runs import Values
 
@@ -92,9 +94,11 @@ def resume_test(values: Values, folder: Path) -> ResumeTest:
 
 
 def test_output_of_a_library_is_not_mistaken_for_progress(values: Values, tmp_path: Path) -> None:
-    code = """print('1\\n[]\\n"failed"\\nnull\\n{"step": 3}\\nhello')"""
+    step = StepDone(3, 0, 1)
+    lines = ["1", "[]", '"failed"', "null", encoded(event_message(step)).decode().strip(), "hello"]
+    code = f"print({chr(10).join(lines)!r})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert list(resume_test(values, tmp_path)._lines("1 of 3", process, 4)) == [{"step": 3}]
+        assert list(resume_test(values, tmp_path)._events("1 of 3", process, 4)) == [step]
 
 
 def test_a_part_ends_with_its_killed_test_and_the_next_run_removes_the_leftovers(

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ed2.app.background import BackgroundTask, TaskStatus
 from ed2.app.checks.space import disk_forecast
@@ -23,12 +22,14 @@ from ed2.app.checks.start_checks import start_problems
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.images.validating import split_off_validation
 from ed2.app.preflight import model_sizes, require_parts, require_writable
+from ed2.app.ranks.messages import decoded, error_of, event_of
 from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.removing import resume_test_folder, sweep_resume_tests
 from ed2.checkpoint.identity import CKPTS
-from ed2.disk_errors import plain_reason
-from ed2.errors import DatasetError, Ed2Error, Problem, SettingsError, StopRequested
+from ed2.disk import plain_reason
+from ed2.errors import Ed2Error, Problem, SettingsError, StopRequested
+from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
 from ed2.settings.cli import TEST_STEPS
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
@@ -44,7 +45,7 @@ class ResumeTest:
 
     Attributes:
         tell: called with a sentence whenever there is news.
-        should_stop: polled at each line from a part, and while waiting.
+        should_stop: polled at each event of a part, and while waiting.
     """
 
     settings: Settings
@@ -86,27 +87,37 @@ class ResumeTest:
     def _to_the_end(self, name: str, values: Mapping[str, object], until: int) -> tuple[Path, int]:
         """Run a part and return its run's folder and last step."""
         run_dir, step = Path(), 0
-        with self._part(name, values, until=until) as lines:
-            for line in lines:
-                run_dir, step = Path(line.get("run_dir", run_dir)), int(line.get("step", step))
+        with self._part(name, values, until=until) as events:
+            for event in events:
+                if isinstance(event, RunStarted):
+                    run_dir = event.run_dir
+                elif isinstance(event, StepDone):
+                    step = event.step
         return run_dir, step
 
     def _killed(self, name: str, values: Mapping[str, object], half: int, until: int) -> Path:
         """Run a part until a step after the saved one, kill it, and return its run's folder."""
-        run_dir, warning, awaited = Path(), "", {"step": half + 1, "saved": half}
-        with self._part(name, values, until=until, save_at=half) as lines:
-            for line in lines:
-                run_dir, warning = Path(line.get("run_dir", run_dir)), line.get("warning", warning)
-                awaited = {key: step for key, step in awaited.items() if line.get(key) != step}
-                if not awaited:  # the background save has finished too
+        run_dir, warning, is_saved, is_beyond = Path(), "", False, False
+        with self._part(name, values, until=until, save_at=half) as events:
+            for event in events:
+                match event:
+                    case RunStarted():
+                        run_dir = event.run_dir
+                    case Warned():
+                        warning = event.text
+                    case SavingChanged(step=step, is_saving=False):
+                        is_saved = is_saved or step == half
+                    case StepDone(step=step):
+                        is_beyond = is_beyond or step > half
+                if is_saved and is_beyond:  # the background save has finished too
                     break
         if not any((run_dir / CKPTS).glob(f"[!.]*-gs{half:05d}")):
             raise Ed2Error("The resume test cannot continue", warning or f"no checkpoint of step {half} was written")
         return run_dir
 
     @contextmanager
-    def _part(self, name: str, values: Mapping[str, object], **limits: int) -> Iterator[Iterator[dict[str, Any]]]:
-        """Start a part and give the lines it prints; at the end of the block it is killed if it still runs."""
+    def _part(self, name: str, values: Mapping[str, object], **limits: int) -> Iterator[Iterator[Event]]:
+        """Start a part and give its events; at the end of the block it is killed if it still runs."""
         file = self.folder / f"part{next(self._parts)}.json"
         file.write_text(json.dumps({"values": dict(values), **limits}), encoding="utf-8")
         command = [sys.executable, "-m", "ed2.app.resume_test.part", str(file)]
@@ -123,7 +134,7 @@ class ResumeTest:
             done = threading.Event()
             threading.Thread(target=self._kill_on_stop, args=(process, done), name="resume test").start()
             try:
-                yield self._lines(name, process, limits["until"])
+                yield self._events(name, process, limits["until"])
             finally:
                 done.set()
                 process.kill()
@@ -138,20 +149,21 @@ class ResumeTest:
                 process.kill()
                 return
 
-    def _lines(self, name: str, process: "subprocess.Popen[bytes]", until: int) -> Iterator[dict[str, Any]]:
+    def _events(self, name: str, process: "subprocess.Popen[bytes]", until: int) -> Iterator[Event]:
         assert process.stdout
-        for raw in process.stdout:
+        for line in process.stdout:
             try:
-                line = json.loads(raw)
-            except ValueError:
-                line = None
-            if not isinstance(line, dict):  # printed by a library
+                message = decoded(line)
+            except ValueError:  # printed by a library
                 continue
-            if "failed" in line:
-                raise _failure(line["failed"], line["code"])
-            if text := _describe_line(line, until):
-                self.tell(f"Part {name}{text}")
-            yield line
+            if "error" in message:
+                raise error_of(message)
+            event = event_of(message)
+            if isinstance(event, StepDone):
+                self.tell(f"Part {name}, step {event.step} of {until}.")
+            elif isinstance(event, PhaseChanged) and event.phase == "preparing":
+                self.tell(f"Part {name}: {event.detail}.")
+            yield event
         if self.should_stop():
             raise StopRequested
         if process.wait():
@@ -214,21 +226,6 @@ def _require_space(settings: Settings) -> None:
         raise SettingsError(
             "Not enough disk space for the test:", [Problem("logdir", what, "Free some space, or choose another.")]
         )
-
-
-def _describe_line(line: Mapping[str, Any], until: int) -> str:
-    """A line of a part in words, to follow the part's name."""
-    if "preparing" in line:
-        return f": {line['preparing']}."
-    return f", step {line['step']} of {until}." if "step" in line else ""
-
-
-def _failure(text: str, code: int) -> Ed2Error:
-    kinds: dict[int, Callable[[str], Ed2Error]] = {
-        2: lambda text: SettingsError(text, []),
-        3: lambda text: DatasetError(text, []),
-    }
-    return kinds.get(code, Ed2Error)(text)
 
 
 class ResumeTester(BackgroundTask[TaskStatus]):
