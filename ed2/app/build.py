@@ -67,6 +67,11 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     _fit_position(spec, context, loader.steps_in(context.state.epoch))
     optimizers = build_optimizers(model, settings, device, total_updates, context.ranks)
     precision = Precision(device, spec.machine.dtype)
+    make_jobs: list[Callable[[Run], Job]] = []
+    if caches.latents or caches.text:
+        make_jobs.append(lambda run: CacheJob(run, caches, spec, context))
+    if isinstance(context, MainContext):
+        make_jobs += job_makers(spec, context, loader)
     run = Run(
         model=model,
         data=loader,
@@ -74,7 +79,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         precision=precision,
         optimizers=optimizers,
         update=_update(spec, context, optimizers, precision),
-        ema=_ema(model, spec, context, total_updates),
+        ema=build_ema(model, spec, total_steps=total_updates) if context.ranks.rank == 0 else NoEma(),
         metrics=Metrics(),
         bus=context.bus,
         controls=context.controls,
@@ -82,7 +87,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         max_epochs=settings.run.max_epochs,
         steps_in=loader.steps_in,
         images_per_step=settings.images_per_step,
-        make_jobs=[*_cache_jobs(caches, spec, context), *_main_jobs(spec, context, loader)],
+        make_jobs=make_jobs,
         ranks=context.ranks,
     )
     _restore(run, spec)
@@ -130,21 +135,6 @@ def _checksum(run: Run) -> str:
     flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
     sums = [numbers.sum(dtype=torch.int64).cpu() for numbers in flat]
     return hashlib.blake2b(torch.stack(sums).numpy().tobytes(), digest_size=16).hexdigest()
-
-
-def _main_jobs(spec: RunSpec, context: RunContext, loader: Loader) -> list[Callable[[Run], Job]]:
-    """The factories of the jobs that only the first process does."""
-    return job_makers(spec, context, loader) if isinstance(context, MainContext) else []
-
-
-def _ema(model: DiffusionModel, spec: RunSpec, context: RunContext, total_steps: int) -> Average:
-    """The average of the weights, which only the first process uses."""
-    return build_ema(model, spec, total_steps=total_steps) if context.ranks.rank == 0 else NoEma()
-
-
-def _cache_jobs(caches: Caches, spec: RunSpec, context: RunContext) -> list[Callable[[Run], Job]]:
-    """The factory of the job that fills the caches, if there are any."""
-    return [lambda run: CacheJob(run, caches, spec, context)] if caches.latents or caches.text else []
 
 
 def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precision: Precision) -> Update:

@@ -4,22 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ed2.app.build import read_model
+from ed2.app.jobs import exporter_of
 from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_spec import Machine, open_model
 from ed2.app.runs.records import single_file_of
-from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.finding import require_sound
 from ed2.checkpoint.identity import name_of_run
 from ed2.errors import StopRequested
-from ed2.models.compute import DTYPES, Precision
-from ed2.models.files.description import Description, ModelSpec
+from ed2.models.compute import Precision
+from ed2.models.files.description import Description
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.lora_base import LoraBase, is_lora_checkpoint, model_behind
 from ed2.models.files.source import open_base
 from ed2.models.memory import release_memory
 from ed2.sampling.prompt import Prompt, rounded_size
 from ed2.sampling.sampler import SampleOptions, draw_samples
-from ed2.settings.files import PROGRAM_DIR, with_defaults
+from ed2.settings.files import with_defaults
 
 TRIES_DIR = "tries"
 """Folder of a run for images that were drawn by hand."""
@@ -37,19 +37,7 @@ def export_single_file(checkpoint: Path, tell: Tell) -> Path:
     if found := single_file_of(checkpoint):
         return found
     settings = with_defaults(settings_of_checkpoint(checkpoint))
-    own, resolution = settings.checkpoint, settings.data.resolution
-    exporter = Exporter(
-        folder=Path(own.save_ckpt_dir or PROGRAM_DIR),
-        run_name=name_of_run(checkpoint.parent.parent),
-        container=own.ckpt_format,
-        dtype=DTYPES[own.single_file_dtype],
-        about=ModelSpec(
-            title=settings.run.project_name,
-            resolution=f"{resolution}x{resolution}",
-            author=own.author or "",
-            license=own.license or "",
-        ),
-    )
+    exporter = exporter_of(settings, name_of_run(checkpoint.parent.parent))
     _require_sound(checkpoint, tell)
     tell("Writing the single file.")
     if is_lora_checkpoint(checkpoint):

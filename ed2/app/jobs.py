@@ -123,21 +123,7 @@ def job_makers(spec: RunSpec, context: MainContext, loader: Loader) -> list[Call
 def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callable[[int], object]) -> Saver:
     """The saver of a run's checkpoints. It listens to the bus for the last validation, so make one per run."""
     settings, run_name = spec.settings.checkpoint, name_of_run(run_dir)
-    captions = [example.caption for example in spec.dataset.examples]
-    exporter = Exporter(
-        folder=Path(settings.save_ckpt_dir or PROGRAM_DIR),
-        run_name=run_name,
-        container=settings.ckpt_format,
-        dtype=DTYPES[settings.single_file_dtype],
-        about=ModelSpec(
-            title=spec.settings.run.project_name,
-            resolution=f"{spec.settings.data.resolution}x{spec.settings.data.resolution}",
-            trigger_phrase=trigger_phrase(captions),
-            author=settings.author or "",
-            license=settings.license or "",
-        ),
-        tag_frequency=tag_frequency(captions, spec.settings.run.project_name),
-    )
+    exporter = exporter_of(spec.settings, run_name, [example.caption for example in spec.dataset.examples])
     validation = LatestValidation(spec.checkpoint.manifest.get("validation") if spec.checkpoint else None)
     bus.subscribe(validation)
     return Saver(
@@ -163,6 +149,25 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
     )
 
 
+def exporter_of(settings: Settings, run_name: str, captions: Sequence[str] = ()) -> Exporter:
+    """What writes the single files of a run with these settings; the captions are described in their metadata."""
+    own, resolution, project = settings.checkpoint, settings.data.resolution, settings.run.project_name
+    return Exporter(
+        folder=Path(own.save_ckpt_dir or PROGRAM_DIR),
+        run_name=run_name,
+        container=own.ckpt_format,
+        dtype=DTYPES[own.single_file_dtype],
+        about=ModelSpec(
+            title=project,
+            resolution=f"{resolution}x{resolution}",
+            trigger_phrase=trigger_phrase(captions),
+            author=own.author or "",
+            license=own.license or "",
+        ),
+        tag_frequency=tag_frequency(captions, project) if captions else "",
+    )
+
+
 def planned_shape(spec: RunSpec) -> ModelShape:
     """The base model's shape for the memory plan."""
     return shape_of(spec.sizes.family, spec.sizes.parameters)
@@ -178,7 +183,7 @@ def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
         should_stop=lambda: context.controls.stopping,
         on_progress=_progress(run, context, "validating"),
     )
-    return _shared(VALIDATION, validator, validator.options, context)
+    return _shared(VALIDATION, validator, validator.options.batch_size, context)
 
 
 def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMeter:
@@ -195,18 +200,18 @@ def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
         should_stop=lambda: context.controls.stopping,
         on_progress=_progress(run, context, "measuring image"),
     )
-    return _shared(IMAGE_LOSSES, meter, meter.options, context)
+    return _shared(IMAGE_LOSSES, meter, meter.options.batch_size, context)
 
 
 METERS = {VALIDATION: validation_meter, IMAGE_LOSSES: image_loss_meter}
 """What the processes of a run measure together, by the name of its job."""
 
 
-def _shared(name: str, measure: Measure, options: LoaderOptions, context: RunContext) -> SharedMeter:
+def _shared(name: str, measure: Measure, batch_size: int, context: RunContext) -> SharedMeter:
     return SharedMeter(
         name=name,
         measure=measure,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         ranks=context.ranks,
         should_stop=lambda: context.controls.stopping,
         on_problem=context.faults,

@@ -35,15 +35,6 @@ STEP_BYTES = 4 << 20
 """Progress is reported after this many bytes."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    name: str
-    target: Path | None
-    is_agreed: bool
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the command; 0 downloaded, 1 failed or declined, 2 wrong command line."""
     return COMMAND.run(argv or ["--help"], _perform)
@@ -51,13 +42,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _perform(given: argparse.Namespace) -> int:
     """Raises Ed2Error."""
-    name, *target = given.words
-    request = Request(name, Path(target[0]) if target else None, given.yes)
+    given.name, *target = given.words
+    given.target = Path(target[0]) if target else None
     try:
         if given.json:
             exit_with_parent()
-            return _answer_json(request)
-        return _answer(request)
+            return _answer_json(given)
+        return _answer(given)
     except Ed2Error as error:
         if not given.json:
             raise
@@ -68,18 +59,18 @@ def _perform(given: argparse.Namespace) -> int:
         return 130
 
 
-def _answer(request: Request) -> int:
+def _answer(given: argparse.Namespace) -> int:
     """Show the offer, ask, and download."""
     hub = Hub()
-    offer = hub.look_up(request.name)
-    place = request.target or hub.cache
+    offer = hub.look_up(given.name)
+    place = given.target or hub.cache
     sys.stdout.write(f"{offer.name}\n  size     {listed_size(offer.files)}\n")
     sys.stdout.write(f"  licence  {offer.licence} (as its model card says)\n  to       {place}\n")
-    if not request.is_agreed and not _agrees():
+    if not given.yes and not _agrees():
         sys.stdout.write("Nothing was downloaded.\n")
         return 1
-    path = hub.download(offer, request.target, Bar())
-    sys.stdout.write(f"\nDownloaded: {path}\n{_advice(request, offer, path)[0]}\n")
+    path = hub.download(offer, given.target, Bar())
+    sys.stdout.write(f"\nDownloaded: {path}\n{_advice(given, offer, path)[0]}\n")
     return 0
 
 
@@ -94,9 +85,9 @@ def _agrees() -> bool:
         return False
 
 
-def _advice(request: Request, offer: Offer, path: Path) -> tuple[str, bool]:
+def _advice(given: argparse.Namespace, offer: Offer, path: Path) -> tuple[str, bool]:
     """How to use what was downloaded, or why it cannot be trained; and whether it can be."""
-    name = str(path) if request.target else request.name
+    name = str(path) if given.target else given.name
     if any(file.name == VOCABULARY for file in offer.files):
         CaptionerFiles.of(path)
         return "This model captions images. Use it in the Dataset tab, under “Caption images automatically”.", False
@@ -130,13 +121,13 @@ class Bar:
         self._name, self._shown = name, done
 
 
-def _answer_json(request: Request) -> int:
+def _answer_json(given: argparse.Namespace) -> int:
     """For the page: a line of JSON for the offer, with --yes for the progress and the result too."""
     hub = Hub()
-    offer = hub.look_up(request.name)
+    offer = hub.look_up(given.name)
     size = {"bytes": offer.num_bytes, "size": listed_size(offer.files)}
     _say({"offer": {"name": offer.name, **size, "licence": offer.licence, "is_gated": offer.is_gated}})
-    if not request.is_agreed:
+    if not given.yes:
         return 0
     shown = -STEP_BYTES
 
@@ -146,8 +137,8 @@ def _answer_json(request: Request) -> int:
             shown = done
             _say({"done": done, "total": total, "file": name})
 
-    path = hub.download(offer, request.target, report)
-    advice, is_model = _advice(request, offer, path)
+    path = hub.download(offer, given.target, report)
+    advice, is_model = _advice(given, offer, path)
     _say({"path": str(path), "advice": advice, "is_model": is_model})
     return 0
 
