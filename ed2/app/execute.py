@@ -13,8 +13,7 @@ from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.faults import Fault, Rollback, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
 from ed2.app.jobs import MainContext, planned_shape
-from ed2.app.measured import SpeedWatch
-from ed2.app.memory.watch import watch_card
+from ed2.app.measured import SpeedWatch, watch_card
 from ed2.app.optimizing import optimizer_notes
 from ed2.app.resuming import VerifyProgress, is_logged
 from ed2.app.run_spec import RunSpec

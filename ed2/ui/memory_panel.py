@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.check import LIKE_IT, Forecast, forecast
-from ed2.app.checks.rates import RateCurve
-from ed2.app.memory.report import (
+from ed2.app.checks.memory import (
     SMALLEST_SHOWN_GB,
     MemoryReport,
     amount_line,
@@ -16,6 +15,7 @@ from ed2.app.memory.report import (
     parts_line,
     report_memory,
 )
+from ed2.app.checks.rates import RateCurve
 from ed2.app.preflight import model_sizes
 from ed2.app.suggest.answer import Suggestion, change_lines, suggest_for
 from ed2.errors import Problem, ProblemsError

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.app.measured import Corrections
-from ed2.app.memory.watch import PeakWatch, SpillWatch
+from ed2.app.measured import Corrections, PeakWatch, SpillWatch
 from ed2.app.reporters.describe import describe
 from ed2.app.snapshot import RunView
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.app.memory.watch import StepReading, spill_slowdown, spill_text
+from ed2.app.measured import StepReading, spill_slowdown, spill_text
 
 
 def series(*parts: tuple[int, float, float]) -> list[StepReading]:

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ed2.app.checks.check import CHECK_FIRST, CheckResult, Forecast, forecast
+from ed2.app.checks.memory import MemoryReport, report_memory
 from ed2.app.checks.start_checks import is_root
-from ed2.app.memory.report import MemoryReport, report_memory
 from ed2.app.page.folders import Roots
 from ed2.app.preflight import model_sizes
 from ed2.app.run_settings import FIND_LAST

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from ed2.app.checks.memory import SMALLEST_SHOWN_GB, MemoryReport, report_memory, verdict_line
 from ed2.app.images.scanning import scan_dataset
-from ed2.app.memory.report import SMALLEST_SHOWN_GB, MemoryReport, report_memory, verdict_line
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.app.suggest.rules import Suggestions, suggest_values
 from ed2.app.suggest.situation import Situation, situation_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from ed2.app.checks.memory import report_memory
 from ed2.app.checks.suitability import REAL_UNET
-from ed2.app.memory.report import report_memory
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts
 from ed2.models.files.base_model import locate
