@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.disk import HashingFile, new_folder, rename_if_free, temporary_name, to_disk
-from ed2.disk_errors import plain_reason
+from ed2.app.own_models import write_readable
+from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
@@ -22,8 +22,9 @@ from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle, read_header
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.lora_base import is_lora_checkpoint
-from ed2.models.files.pickled import write_tensors_of
-from ed2.models.files.pickled_folder import pickled_parts, write_without_pickles
+from ed2.models.files.model_spec import ModelSpec, kept_metadata
+from ed2.models.files.pickled_folder import pickled_parts
+from ed2.models.files.prediction import PREDICTION_KEY
 from ed2.models.files.self_check import SavedModel
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import (
@@ -118,10 +119,9 @@ def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
     readable = temporary_name(target.with_name(f"{target.stem}-weights{'.safetensors' if is_file else ''}"))
     try:
         with _writing(target):
-            if is_file:
-                _write_weights(source, readable)
-            else:
-                write_without_pickles(source, readable)
+            if is_file and (problem := pickle_problem(source)):
+                raise ModelError(str(source), [problem])
+            write_readable(source, readable)
         yield readable
     except ModelError as error:
         raise ModelError(f"{source} cannot be converted:", error.problems) from None
@@ -130,15 +130,6 @@ def _without_pickle(source: Path, target: Path) -> Iterator[Path]:
         for file in (readable, readable.with_suffix(".yaml")):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
-
-
-def _write_weights(pickle: Path, weights: Path) -> None:
-    """Write the weights of a single file, and the .yaml that is beside it. Raises ModelError, OSError."""
-    if problem := pickle_problem(pickle):
-        raise ModelError(str(pickle), [problem])
-    write_tensors_of(pickle, weights)
-    if pickle.with_suffix(".yaml").is_file():
-        shutil.copyfile(pickle.with_suffix(".yaml"), weights.with_suffix(".yaml"))
 
 
 def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None, change: Change | None) -> None:
@@ -159,7 +150,7 @@ def _write_file(model: ModelSource, target: Path, dtype: torch.dtype | None, cha
         tensors = without_marks(_loaded(model.path)) | description.tensors()
         write_single_file(target, tensors, metadata, dtype=dtype, place=place)
         return
-    parts = _parts(model, change)
+    parts = _changed_parts(model, change)
     tensors = single_file_tensors(model.family, parts, model.extra()) | description.tensors()
     saved = SavedModel(model.family, description.prediction_type, parts, tensors, dtype)
     write_single_file(target, tensors, metadata, dtype=dtype, place=place, find_fault=saved.fault_in)
@@ -202,7 +193,7 @@ def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None, change: C
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         to_disk(folder / name)
-    files = {FACTS[model.family].part(part).file: tensors for part, tensors in _parts(model, change).items()}
+    files = {FACTS[model.family].part(part).file: tensors for part, tensors in _changed_parts(model, change).items()}
     if extra := model.extra():
         files[EXTRA_FILE] = extra
     for name, tensors in files.items():
@@ -221,19 +212,27 @@ def _writing(target: Path) -> Iterator[None]:
         raise not_written(target, f"{plain_reason(error)}.", "Choose another folder.") from error
 
 
-def _parts(model: ModelSource, change: Change | None) -> Weights:
+def _changed_parts(model: ModelSource, change: Change | None) -> Weights:
     """The weights to write, in the stored precision or, where that is 8 bits, in fp16."""
-    if isinstance(model, ModelFolder):
-        parts: Weights = {part: _loaded(*found.files) for part, found in model.weights.items()}
-    else:
-        parts = diffusers_tensors(_loaded(model.path), num_text_layers=num_text_layers(model)).parts
+    parts = parts_of(model, _loaded)
     return change(model, parts) if change else parts
 
 
-def _loaded(*files: Path) -> dict[str, Tensor]:
-    """The tensors of some files; 8-bit numbers as fp16, which every program reads and which holds all of them."""
+def parts_of(model: ModelSource, read: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part of a model, as `read` gives those of a file, by their diffusers names."""
+    if not isinstance(model, ModelFolder):
+        return diffusers_tensors(dict(read(model.path)), num_text_layers=num_text_layers(model)).parts
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, found in model.weights.items():
+        parts[name] = {}
+        for file in found.files:
+            parts[name].update(read(file))
+    return parts
+
+
+def _loaded(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file; 8-bit numbers as fp16, which every program reads and which holds all of them."""
     tensors = {}
-    for file in files:
-        for name, tensor in load_file(file).items():
-            tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
+    for name, tensor in load_file(file).items():
+        tensors[name] = tensor.half() if tensor.dtype in EIGHT_BITS else tensor
     return tensors

@@ -7,17 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ed2.app.convert import convert, not_written, placed, require_free
+from ed2.app.convert import convert, not_written, parts_of, placed, require_free
 from ed2.disk import rename_if_free
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import locate
-from ed2.models.files.description import Description, ModelSpec
-from ed2.models.files.folder import ModelFolder
+from ed2.models.files.description import Description
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
-from ed2.models.files.layout import diffusers_tensors
-from ed2.models.files.source import num_text_layers, open_base
+from ed2.models.files.model_spec import ModelSpec
+from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import mapped_tensors
 from ed2.models.lora.arithmetic import Kept, Merged, RankOptions, Report, Weights, extract, merged
 from ed2.models.lora.file import read_lora, write_lora
@@ -147,14 +146,7 @@ def _opened(path: Path) -> ModelSource:
 
 def _weights(model: ModelSource) -> dict[str, dict[str, Tensor]]:
     """The weights of a model, read from the disk as they are used; text encoders by the shorter of their names."""
-    if isinstance(model, ModelFolder):
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, found in model.weights.items():
-            parts[name] = {}
-            for file in found.files:
-                parts[name] |= mapped_tensors(file)
-    else:
-        parts = diffusers_tensors(mapped_tensors(model.path), num_text_layers=num_text_layers(model)).parts
+    parts = parts_of(model, mapped_tensors)
     for encoder in FACTS[model.family].text_encoders:
         parts[encoder.name] = {key.removeprefix(TEXT_MODEL): tensor for key, tensor in parts[encoder.name].items()}
     return parts

@@ -107,10 +107,35 @@ def _convert(model: Path, target: Path, say: Callable[[str], object]) -> str:
         with new_folder(target) as folder:
             write_without_pickles(model, folder)
     else:
-        if text := _yaml_beside(model):
-            write_whole(target.with_suffix(".yaml"), text)
-        write_tensors_of(model, target)
+        write_readable(model, target)
     return f"{model.name} was converted to {target} ({file_size(size)}), which this run trains."
+
+
+def write_readable(model: Path, target: Path) -> None:
+    """Write a model in PyTorch's own format as safetensors: a folder as a folder, a file with the .yaml beside it.
+
+    Raises:
+        ModelError: it contains code.
+        OSError: it cannot be written.
+    """
+    if model.is_dir():
+        write_without_pickles(model, target)
+        return
+    if text := _yaml_beside(model):
+        write_whole(target.with_suffix(".yaml"), text)
+    write_tensors_of(model, target)
+
+
+def _convert_folder(model: Path, target: Path) -> None:
+    folder = temporary_name(target)
+    try:
+        write_readable(model, folder)
+        for file in folder.rglob("*.*"):
+            if file.is_file():
+                to_disk(file)
+        finish_folder(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _error(pickle: Path, problem: Problem) -> ModelError:

@@ -153,10 +153,8 @@ def describe_end(event: RunEnded) -> str:
         were = plural(event.left_out, "was", "were")
         notes.append(f"{counted(event.left_out, 'image')} could not be read and {were} left out.")
     if event.changed:
-        notes.append(f"{_were(event.changed)} changed during the run.")
+        notes.append(
+            f"{counted(event.changed, 'image')} {plural(event.changed, 'was', 'were')} changed during the run."
+        )
     reason = f"{event.reason.rstrip('.')}." if event.reason and notes else event.reason
     return " ".join([reason, *notes]).strip()
-
-
-def _were(num_images: int) -> str:
-    return f"{counted(num_images, 'image')} {plural(num_images, 'was', 'were')}"
