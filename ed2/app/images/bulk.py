@@ -92,14 +92,15 @@ def plan_bulk_edit(captions: Iterable[tuple[str, OwnCaption]], edit: BulkEdit) -
 
 
 def _add_first(edit: BulkEdit, caption: str) -> str:
-    if _starts_with(edit, caption):
+    added = edit.text.strip().casefold()
+    if f"{caption.casefold()}{TAG_SEPARATOR}".startswith(f"{added}{TAG_SEPARATOR}"):
         return caption
     return _joined(edit.text, caption)
 
 
 def _add_last(edit: BulkEdit, caption: str) -> str:
     added = edit.text.strip().casefold()
-    if caption.casefold() == added or caption.casefold().endswith(f"{TAG_SEPARATOR}{added}"):
+    if f"{TAG_SEPARATOR}{caption.casefold()}".endswith(f"{TAG_SEPARATOR}{added}"):
         return caption
     return _joined(caption, edit.text)
 
@@ -124,11 +125,6 @@ def _rewrite(edit: BulkEdit, _: str) -> str:
 
 def _without_gaps(caption: str) -> str:
     return TAG_SEPARATOR.join(filter(None, split_tags(" ".join(caption.split()))))
-
-
-def _starts_with(edit: BulkEdit, caption: str) -> bool:
-    added = edit.text.strip().casefold()
-    return caption.casefold() == added or caption.casefold().startswith(f"{added}{TAG_SEPARATOR}")
 
 
 def _joined(*parts: str) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,13 +158,28 @@ class OwnCaption:
         return FileChange(self.file, self.content, (" ".join(text.split()) + "\n").encode())
 
 
+class CaptionListing:
+    """The caption files of images, the strongest last; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, tuple[Path, ...]]] = {}
+
+    def of(self, image: Path) -> tuple[Path, ...]:
+        """Those of an image; none in a folder that cannot be read, which writing would report."""
+        if image.parent not in self._folders:
+            self._folders[image.parent] = {}
+            with suppress(OSError):
+                self._folders[image.parent] = caption_files_in(image.parent)
+        return self._folders[image.parent].get(image.name, ())
+
+
 class CaptionReader:
-    """Reads the captions beside images; each folder is listed once."""
+    """Reads the captions beside images."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         """Read images of these data roots."""
         self._manifests = [is_manifest(root) for root in roots]
-        self._folders: dict[Path, dict[str, tuple[Path, ...]]] = {}
+        self._listing = CaptionListing()
 
     def read(self, example: Example) -> OwnCaption:
         """Read the caption of an image as its file is now."""
@@ -171,21 +187,13 @@ class CaptionReader:
         if self._manifests[example.root]:
             locked = f"the caption of {name} is in a manifest; edit that file."
             return OwnCaption(image, image, None, example.caption, locked)
-        found = self._files_of(image)
+        found = self._listing.of(image)
         texts = [path for path in found if path.suffix.lower() in EXTENSIONS]
         if found and found[-1] not in texts:
             locked = f"the caption of {name} is in {escape_undecodable(found[-1].name)}; edit that file."
             return OwnCaption(image, found[-1], None, example.caption, locked)
         file = texts[-1] if texts else image.with_name(f"{split_extension(image.name)[0]}{EXTENSIONS[0]}")
         return _read_caption(image, file)
-
-    def _files_of(self, image: Path) -> tuple[Path, ...]:
-        if image.parent not in self._folders:
-            try:
-                self._folders[image.parent] = caption_files_in(image.parent)
-            except OSError:  # the folder cannot be read, which writing will report
-                self._folders[image.parent] = {}
-        return self._folders[image.parent].get(image.name, ())
 
 
 def _read_caption(image: Path, file: Path) -> OwnCaption:

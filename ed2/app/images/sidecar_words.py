@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ed2.app.images.captions import CaptionListing
 from ed2.app.images.edits import FileChange, content_of
-from ed2.data.caption_files import caption_files_in
 from ed2.data.example import Example
 from ed2.data.image_config import MAX_MULTIPLY, ImageConfig
 from ed2.data.manifest import is_manifest
@@ -33,7 +33,7 @@ class SidecarWords:
         """Images of these data roots."""
         self._roots = roots
         self._of_folder: dict[tuple[Path, bool], list[_Source]] = {}
-        self._caption_files: dict[Path, dict[str, tuple[Path, ...]]] = {}
+        self._listing = CaptionListing()
 
     def of(self, example: Example) -> list[str]:
         """Such as "multiply 2 from multiply.txt", for each value that a file gives."""
@@ -45,7 +45,9 @@ class SidecarWords:
             above = [folder, *folder.parents]
             for one in reversed(above[: above.index(root) + 1]):
                 sources += self._read(root, one, is_inner=one == folder)
-        sources += [_Source(path.name, read_caption_file(path).config) for path in self._yaml_files(example.path)]
+        for path in self._listing.of(example.path):
+            if path.suffix.lower() in (".yml", ".yaml"):
+                sources.append(_Source(path.name, read_caption_file(path).config))
         said = []
         for value in VALUES:
             giving = [source for source in sources if getattr(source.config, value) is not None]
@@ -64,15 +66,6 @@ class SidecarWords:
                 found.append(_Source(name, read_folder_file(path).config))
             self._of_folder[mark] = found
         return self._of_folder[mark]
-
-    def _yaml_files(self, image: Path) -> list[Path]:
-        if image.parent not in self._caption_files:
-            try:
-                self._caption_files[image.parent] = caption_files_in(image.parent)
-            except OSError:
-                self._caption_files[image.parent] = {}
-        beside = self._caption_files[image.parent].get(image.name, ())
-        return [path for path in beside if path.suffix.lower() in (".yml", ".yaml")]
 
 
 def folders_of(examples: Iterable[Example], roots: Sequence[Path]) -> list[tuple[Path, str, int, float]]:
