@@ -92,13 +92,7 @@ def advise(shown: RunSnapshot) -> Judgement:
 
 
 def advise_on(validation: Sequence[Point], stable: Sequence[Point] = (), *, is_over: bool = False) -> Judgement:
-    """What two curves say.
-
-    Args:
-        validation: V by step.
-        stable: T by step; empty if it is not measured.
-        is_over: whether the run has ended.
-    """
+    """What two curves say: V, and T unless that is not measured."""
     verdict, since, best = _verdict(validation, stable), None, None
     headline, advice = HEADLINES[verdict][is_over], ADVICE[verdict][is_over]
     if validation:

@@ -163,13 +163,7 @@ def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> No
 
 
 def read_model(settings: Settings, source: ModelSource, machine: Machine, start: Path | None) -> DiffusionModel:
-    """Read a model for training, or to draw with it.
-
-    Args:
-        settings: of the run.
-        source: the weights.
-        machine: device and precision.
-        start: if it is a checkpoint of a LoRA, its adapters are read too.
+    """Read a model for training, or to draw with it; if `start` is a checkpoint of a LoRA, its adapters too.
 
     Raises:
         ModelError: a part cannot be read.

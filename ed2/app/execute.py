@@ -53,11 +53,7 @@ ONE_BY_ACCELERATE = (
 def execute(run: Run, spec: RunSpec, context: MainContext, started: float) -> RunEnded:
     """Train `run` to its end, a stop, or a failure, and save what can be saved.
 
-    Args:
-        run: as built.
-        spec: what it was built from.
-        context: what it was built into.
-        started: when its preparation began, by the monotonic clock.
+    Its preparation began at `started`, by the monotonic clock.
 
     Raises:
         UpdateFailedError: the weights in memory are no longer usable. Nothing was saved.

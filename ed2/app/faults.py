@@ -62,11 +62,7 @@ class Rollback:
         return Fault(f"{why} {went} {advice}", None, _saved_before(last))
 
     def last_good(self, *, include_after_skipped: bool = False) -> Checkpoint | None:
-        """The last sound checkpoint of the run, if there is one.
-
-        Args:
-            include_after_skipped: also one that was saved right after a step that was skipped.
-        """
+        """The last sound checkpoint of the run, if there is one; on demand also one after a skipped step."""
         opened = [c for c in map(open_or_none, candidates(self.run_dir)) if c]
         for checkpoint in sorted(opened, key=lambda found: found.state.step, reverse=True):
             if checkpoint.state.bad_steps and not include_after_skipped:
@@ -105,13 +101,9 @@ def _settings_of(error: ModelError) -> str:
 
 
 def unsaved_fault(error: Exception, run_dir: Path, step: int, required: Mapping[Path, int]) -> Fault:
-    """The fault of a run whose last step could not be saved: why, what is lost, and what to do.
+    """The fault of a run whose last `step` could not be saved: why, what is lost, and what to do.
 
-    Args:
-        error: why.
-        run_dir: the run's folder.
-        step: the last one that was trained.
-        required: bytes that a checkpoint takes, by folder.
+    `required` are the bytes that a checkpoint takes, by folder.
     """
     last = last_saved(run_dir)
     if isinstance(error, UnusableWeightsError):  # training the same steps again would end the same way
@@ -165,11 +157,7 @@ class FailedUpdates:
     def retry(self, error: UpdateFailedError, spec: RunSpec, back: Rollback, step: int) -> RunSpec | None:
         """The spec to train again with, from the last checkpoint or from where the run started; None ends the run.
 
-        Args:
-            error: of an update.
-            spec: of the run.
-            back: finds the checkpoint.
-            step: what the run had done before the update.
+        `step` is the last one before the update that failed.
         """
         if spec.settings.memory.fused_backward and error.__cause__ and is_out_of_memory(error.__cause__):
             return None  # a retry would need as much memory again

@@ -28,12 +28,7 @@ program ({" and ".join(WEB_UI_FOLDERS)}), and in the given folders. Only headers
 
 
 def models_here(model_dirs: Iterable[str], allow: Callable[[Path], bool] = lambda path: True) -> list[FoundModel]:
-    """The base models on this computer.
-
-    Args:
-        model_dirs: more folders to look in.
-        allow: asked for each path before it is opened.
-    """
+    """The base models on this computer, also in `model_dirs`; `allow` is asked for each path before it is opened."""
     from huggingface_hub import constants
 
     folders = [*map(Path, model_dirs), *_web_ui_folders(allow)]

@@ -68,14 +68,9 @@ class LoraWritten:
 
 
 def extract_lora(base: Path, tuned: Path, target: LoraTarget, options: RankOptions, report: Report) -> LoraWritten:
-    """Write what training changed in a model as a LoRA; nothing is overwritten.
+    """Write what training made of `base` in `tuned` as a LoRA; nothing is overwritten.
 
-    Args:
-        base: the model that it began as.
-        tuned: what training made of it.
-        target: where it goes.
-        options: how large the LoRA is to be.
-        report: is called after each layer with the network's title; what it raises ends the extraction.
+    `report` is called after each layer with the network's title; what it raises ends the extraction.
 
     Raises:
         ModelError: a model cannot be read, they do not belong together, or nothing differs.
@@ -106,14 +101,9 @@ def extract_lora(base: Path, tuned: Path, target: LoraTarget, options: RankOptio
 
 
 def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: torch.dtype | None = None) -> Merged:
-    """Write a model with a LoRA added to its weights; nothing is overwritten.
+    """Write a model with a LoRA times `strength` added to its weights; nothing is overwritten.
 
-    Args:
-        base: the model.
-        lora: the file of the LoRA.
-        target: a new folder or, by its ending, a single file.
-        strength: what the LoRA is multiplied by.
-        dtype: of the numbers in the target; None leaves each as it is.
+    The target is a new folder or, by its ending, a single file; its numbers are of `dtype`, or as they are.
 
     Raises:
         ModelError: the model or the LoRA cannot be read, or the LoRA is for another family.

@@ -121,13 +121,7 @@ class Speeds:
     file: Path
 
     def of(self, settings: Settings, shape: ModelShape, device: str) -> float | None:
-        """The speed of the newest run of this kind, in images per second; None if there was none.
-
-        Args:
-            settings: of the run.
-            shape: of its model.
-            device: name of the GPU, or of the CPU.
-        """
+        """The speed of the newest run of this kind, in images per second; None if there was none."""
         speed = self._speeds().get(_key(settings, shape, device))
         return float(speed) if isinstance(speed, int | float) and 0 < speed < float("inf") else None
 

@@ -35,12 +35,7 @@ def build_optimizers(
 ) -> Optimizers:
     """Freeze the layers that are not trained, and create an optimizer for the rest of each trained network.
 
-    Args:
-        model: with its trained parts.
-        settings: what the user wants.
-        device: that trains.
-        steps: updates of the whole run.
-        ranks: the processes that share the state out.
+    The whole run has `steps` updates; its `ranks` share the state out.
 
     Raises:
         SettingsError: an optional part is not installed.

@@ -54,12 +54,7 @@ def resolve(
 ) -> RunSpec:
     """Decide what the run will be: its settings, model, images, machine, and whether it resumes another.
 
-    Args:
-        flags: flat settings of the command line or the page; they win.
-        config: a preset, or the settings of an earlier run.
-        bus: gets the progress.
-        controls: may request a stop.
-        ranks: the processes that will train it; None for this one.
+    The arguments are those of `run_training`.
 
     Raises:
         Ed2Error: the run cannot start.
@@ -165,13 +160,8 @@ def resolve_settings(
 ) -> EffectiveSettings:
     """The effective settings of a run that is about to start, its seed drawn, its checkpoint verified.
 
-    A base model in PyTorch's own format is converted, unless it was before.
-
-    Args:
-        flags: flat settings; they win.
-        config: a preset, or the settings of an earlier run.
-        progress: called while the bytes of a checkpoint are compared.
-        say: called with what is about to be done, if it takes long.
+    A base model in PyTorch's own format is converted, unless it was before. `progress` is called while the bytes of a
+    checkpoint are compared, `say` with what else takes long.
 
     Raises:
         SettingsError: wrong settings, or no model is named.

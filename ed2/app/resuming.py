@@ -127,11 +127,7 @@ def resolve_resume(
 ) -> Resume:
     """Decide, knowing the images, whether a run continues in its folder, in a new one, or starts at step 0.
 
-    Args:
-        checkpoint: as chosen by the settings.
-        settings: of the run.
-        dataset: the images as they are now.
-        circumstances: what else the bytes of a result depend on, as recorded in checkpoints.
+    `circumstances` are what else the bytes of a result depend on, as recorded in checkpoints.
     """
     if checkpoint is None:
         return Resume()

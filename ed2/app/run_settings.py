@@ -144,11 +144,7 @@ def merge_run_settings(before: Mapping[str, object], given: Mapping[str, object]
 
 
 def run_settings(checkpoint: Path, values: Mapping[str, Any]) -> RecordedSettings:
-    """The settings of the run that wrote a checkpoint, from its folder, else from the checkpoint.
-
-    Args:
-        checkpoint: its folder.
-        values: the content of its training state.
+    """The settings of the run that wrote a checkpoint, from its folder, else from the checkpoint's training state.
 
     Raises:
         SettingsError: the file in the run's folder is damaged, and the checkpoint is too old to hold settings.

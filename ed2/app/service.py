@@ -14,9 +14,8 @@ from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.store import Observer, RunQueue, run_next
-from ed2.app.ranks.parent import RelayedControls, train_as_child
+from ed2.app.ranks.parent import RelayedControls, train_by_settings
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.run_settings import effective_settings
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
 from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
 from ed2.checkpoint.run_lock import Holder, other_trainer
@@ -273,13 +272,7 @@ class TrainerService:
 
     def _train_on(self, bus: EventBus, values: Mapping[str, object], controls: RelayedControls) -> RunEnded:
         try:
-            size = effective_settings(values, None).settings.run.num_processes
-            if size > 1:
-                return train_as_child(values, size, bus=bus, controls=controls)
-            self.read_libraries()
-            from ed2.app.run import run_training
-
-            return run_training(values, None, bus=bus, controls=controls)
+            return train_by_settings(values, bus=bus, controls=controls, read_libraries=self.read_libraries)
         except StopRequested:
             bus.emit(RunEnded(0, "stopped", "stopped before the first step", 0.0))
             raise

@@ -4,7 +4,7 @@ In full for `train.py --check`; as a forecast from the last check of the images 
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,12 +171,18 @@ def run_check(
     """
     known = settings_for_check(flags, config)
     settings = known.settings
-    write = sys.stderr.write
-    dataset = scan_dataset(
-        settings,
-        progress=None if quiet else progress_line(write),
-        on_outline=None if quiet else outline_line(write),
-    )
+    time_left = TimeLeft()
+
+    def progress(done: int, total: int) -> None:
+        text = time_left.images(done, total) if total else ""
+        if text and (done % 20 == 0 or done == total):
+            sys.stderr.write(f"\rreading {text:<70}" + ("\n" if done == total else ""))
+
+    def outline(found: Outline) -> None:
+        sys.stderr.write(f"{found}.\n")
+
+    is_shown = not quiet and sys.stderr.isatty()
+    dataset = scan_dataset(settings, progress=progress if is_shown else None, on_outline=outline if is_shown else None)
     return replace(check_dataset(settings, dataset, notes=known.notes), vram_gb=vram_gb)
 
 
@@ -189,29 +195,6 @@ def check_dataset(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...
     problems = tuple(base_problems(ChosenBase.of(settings.flat())))
     split = split_off_validation(settings, dataset)
     return CheckResult(settings, dataset, model_sizes(settings), split, problems, notes)
-
-
-def progress_line(write: Callable[[str], object]) -> Callable[[int, int], None]:
-    """A callback that shows the progress on a terminal, in one line."""
-    time_left = TimeLeft()
-
-    def progress(done: int, total: int) -> None:
-        if total and sys.stderr.isatty():
-            text = time_left.images(done, total)
-            if done % 20 == 0 or done == total:
-                write(f"\rreading {text:<70}" + ("\n" if done == total else ""))
-
-    return progress
-
-
-def outline_line(write: Callable[[str], object]) -> Callable[[Outline], None]:
-    """A callback that prints on a terminal what the headers say, while the full read continues."""
-
-    def outline(found: Outline) -> None:
-        if sys.stderr.isatty():
-            write(f"{found}.\n")
-
-    return outline
 
 
 @dataclass(frozen=True)
@@ -238,13 +221,7 @@ class Forecast:
 
 
 def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | None = None) -> Forecast:
-    """Estimate a run; its steps are known once these images were checked.
-
-    Args:
-        settings: of the run.
-        checked: the last check of the images.
-        vram_gb: memory of the GPU to plan for; None plans for the one in this computer.
-    """
+    """Estimate a run on a GPU of `vram_gb`, or the one in this computer; a check of its images tells the steps."""
     sizes = model_sizes(settings)
     family, planned = FACTS[sizes.family], with_planned_optimizer(settings, vram_gb)
     disk, (_, *of_disk) = disk_forecast(planned, sizes), disk_lines(planned, sizes)

@@ -62,12 +62,7 @@ class Offer:
 
 
 def needed_files(name: str, inside: str, files: Collection[HubFile]) -> list[HubFile]:
-    """The files of a model that training needs.
-
-    Args:
-        name: of the model, owner/name.
-        inside: the file that was named; empty for a whole model.
-        files: all files of the repository.
+    """Those of the `files` of a model that training needs; or what belongs to the one that was named, `inside`.
 
     Raises:
         ModelError: it holds no model to train, or several.

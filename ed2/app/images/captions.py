@@ -96,12 +96,7 @@ def trigger_phrase(captions: Iterable[str]) -> str:
 
 
 def tag_frequency(captions: Iterable[str], name: str) -> str:
-    """The number of captions that each tag is in, the most frequent first, as sd-scripts writes it into a LoRA: JSON.
-
-    Args:
-        captions: whose parts between commas are tags.
-        name: of the dataset.
-    """
+    """How many captions each tag between commas is in, most frequent first: JSON, as sd-scripts has it in a LoRA."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(list(dict.fromkeys(filter(None, map(str.strip, caption.split(","))))))  # each tag once

@@ -39,12 +39,7 @@ def full_reads() -> FullReads:
 
 
 def decode_threads(settings: Settings, processes: int = 1) -> int:
-    """Return the number of threads that decode images: the setting, or else one per core, at most eight.
-
-    Args:
-        settings: of the run.
-        processes: how many decode images on this machine, and share its cores.
-    """
+    """The threads that decode images: the setting, or else one per core that this process has, at most eight."""
     cores = (os.cpu_count() or 2) // processes
     return settings.data.decode_threads or max(1, min(MAX_THREADS, cores))
 
@@ -94,18 +89,7 @@ def scan_to_start(
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Dataset:
-    """Read the headers of the images that a run starts with; its fingerprint is a `quick_fingerprint`.
-
-    Args:
-        settings: of the run.
-        left_out: of a resumed run, as for `scan_dataset`.
-        progress: as for `scan_dataset`.
-        should_stop: as for `scan_dataset`.
-
-    Raises:
-        DatasetError: there are no images to train on.
-        StopRequested: `should_stop` returned True.
-    """
+    """Read the headers of the images that a run starts with, as `scan_dataset`; the fingerprint is a quick one."""
     dataset = scan_dataset(settings, progress=progress, should_stop=should_stop, headers_only=True, left_out=left_out)
     return replace(dataset, fingerprint=quick_fingerprint(dataset.examples, decode_threads(settings)))
 

@@ -52,11 +52,7 @@ def split_off_validation(
 ) -> ValidationSplit:
     """Choose the images to validate on, and read the validation folders.
 
-    Args:
-        settings: of the run.
-        dataset: the images before any are held out.
-        should_stop: called for each folder and image.
-        left_out: reads only headers: the files that a resumed run leaves out, empty for a new one. None reads in full.
+    With `left_out`, the files that a resumed run leaves out or none, only headers are read; in full without.
 
     Raises:
         DatasetError: such a folder has no usable images.

@@ -144,14 +144,9 @@ def start_state(
     planned_gb: float | None,
     roots: Roots = Roots(),  # noqa: B008 -- frozen
 ) -> StartState:
-    """What the first screen shows for a form.
+    """What the first screen shows for a form of flat, absolute values, and what `missing_things` found in them.
 
-    Args:
-        values: flat and absolute.
-        missing: what `missing_things` found in them.
-        checked: the last check of the images.
-        planned_gb: memory of the GPU to plan for; None plans for the one in this computer.
-        roots: the folders that may be opened.
+    It is planned for a GPU of `planned_gb`, or the one in this computer.
     """
     gpu = _gpu_step(Card.of_size(planned_gb) if planned_gb else card_for(str(values.get("device", "auto"))), values)
     absent = {thing.setting: thing for thing in missing}

@@ -67,13 +67,7 @@ class Query:
 
     @classmethod
     def of(cls, values: Mapping[str, object], search: object = "", sort: object = "") -> "Query":
-        """What a browser asks for, which is not trusted: what is not valid is left out.
-
-        Args:
-            values: `marks`, `tag`, `page`.
-            search: the text in the search box.
-            sort: the chosen order.
-        """
+        """What a browser asks for, which is not trusted: what is not valid is left out."""
         marks, tag, page = values.get("marks"), values.get("tag"), values.get("page")
         return cls(
             marks=frozenset(mark for mark in FILTERS if isinstance(marks, list) and mark in marks),

@@ -10,8 +10,7 @@ from ed2.app.checks.start_checks import require_valid
 from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, QueuedRun, RunQueue, run_next
-from ed2.app.ranks.parent import RelayedControls, train_as_child
-from ed2.app.run_settings import effective_settings
+from ed2.app.ranks.parent import RelayedControls, train_by_settings
 from ed2.app.signals import stopping_on_signals
 from ed2.app.user_files import UserFiles
 from ed2.disk import require_temporary_folder
@@ -181,20 +180,10 @@ def _train(values: Mapping[str, object], watch: Observer, controls: RelayedContr
     """Train one run with everything that a start by the command line shows."""
     from ed2.app.reporters.console import ConsoleReporter
 
-    size = effective_settings(values, None).settings.run.num_processes
     with closing(ConsoleReporter()) as console:
         bus = EventBus([watch, console])
         with on_end.following(bus):
-            if size > 1:
-                return train_as_child(values, size, bus=bus, controls=controls)
-            return _train_here(values, bus, controls)
-
-
-def _train_here(values: Mapping[str, object], bus: EventBus, controls: RelayedControls) -> RunEnded:
-    read_libraries()
-    from ed2.app.run import run_training
-
-    return run_training(values, None, bus=bus, controls=controls)
+            return train_by_settings(values, bus=bus, controls=controls, read_libraries=read_libraries)
 
 
 def _numbers(words: Sequence[str], count: int) -> list[int]:

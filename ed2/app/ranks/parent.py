@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from ed2.app.ranks.launcher import ORDERS, Child, how_ended, started_ranks, wait_for_ranks
 from ed2.app.ranks.messages import Message, decoded, encoded, error_of, event_of
+from ed2.app.run_settings import effective_settings
 from ed2.app.runs.records import checkpoints_of
 from ed2.errors import printable
 from ed2.events import Event, EventBus, RunEnded, RunStarted
@@ -92,16 +93,23 @@ class RelayedControls(Controls):
             self._send(order)
 
 
+def train_by_settings(
+    values: Mapping[str, object], *, bus: EventBus, controls: RelayedControls, read_libraries: Callable[[], None]
+) -> RunEnded:
+    """Train with flat settings in this process, or in as many others as they ask for; as `run_training`."""
+    size = effective_settings(values, None).settings.run.num_processes
+    if size > 1:
+        return train_as_child(values, size, bus=bus, controls=controls)
+    read_libraries()
+    from ed2.app.run import run_training
+
+    return run_training(values, None, bus=bus, controls=controls)
+
+
 def train_as_child(values: Mapping[str, object], size: int, *, bus: EventBus, controls: RelayedControls) -> RunEnded:
-    """Train to the end, a stop, or a failure with `size` processes; returns the last event, which was emitted.
+    """Train in `size` processes, otherwise as `run_training`; the last event, which was emitted, is returned.
 
     It is emitted when the first process has ended, so that the run's folder is free.
-
-    Args:
-        values: flat settings.
-        size: how many processes train.
-        bus: gets everything that happens.
-        controls: may request a stop, a pause, a checkpoint or samples.
 
     Raises:
         Ed2Error: the run cannot start.

@@ -100,10 +100,7 @@ def _as_json(value: object, run_dir: Path) -> Json:
 def cut_back(path: Path, step: int, *, without: str | None = None) -> None:
     """Remove the lines after `step`, and torn ones, from a JSONL file, if there is one.
 
-    Args:
-        path: the file.
-        step: the last one that stays.
-        without: a kind of event of which the lines of `step` itself are removed too.
+    Of the kind of event `without`, the lines of `step` itself are removed too.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -130,10 +127,7 @@ def _is_until(line: bytes, step: int, without: str | None) -> bool:
 def read_events(run_dir: Path, *, has_curves: bool = True) -> Iterator[tuple[datetime, Event]]:
     """Yield a run's events with their times; lines that are torn or from another version are skipped.
 
-    Args:
-        run_dir: the run's folder.
-        has_curves: whether to read every measurement, or of those between two other events only the last, which takes
-            a fifth of the time.
+    Without curves, only the last of the measurements between two other events is read, in a fifth of the time.
     """
     with suppress(OSError):
         lines = lines_of(run_dir / EVENTS_NAME)

@@ -61,15 +61,7 @@ def situation_of(
     num_images: int | None = None,
     given: Iterable[str] = (),
 ) -> Situation:
-    """The situation of a run on a GPU of `vram_gb`, or the one in this computer.
-
-    Args:
-        settings: as they are now.
-        sizes: of the base model, if they were looked up already.
-        vram_gb: memory of the GPU to plan for; None plans for the one in this computer.
-        num_images: that are trained; None if unknown.
-        given: settings to leave as they are.
-    """
+    """The situation of a run on a GPU of `vram_gb`, or the one in this computer; settings that are `given` stay."""
     sizes = sizes or model_sizes(settings)
     report, family = report_memory(settings, sizes, vram_gb), FACTS[sizes.family]
     predicted = settings.model.prediction_type or family.prediction_type
