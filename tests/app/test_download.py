@@ -382,11 +382,11 @@ def test_for_the_page_each_step_is_a_line_of_json(hub: LocalHub, tmp_path: Path)
             return [json.loads(line) for line in child.stdout]
 
     (offer,) = told()
-    assert offer["offer"]["licence"] == "creativeml-openrail-m"  # type: ignore[index]
+    assert (offer["state"], offer["licence"]) == ("offered", "creativeml-openrail-m")
     assert not hub.fetched()
-    first, *progress, last = told("--yes")
-    assert first == offer and progress[-1]["done"] == progress[-1]["total"]
-    assert last["path"] == str(tmp_path / SNAPSHOT)
+    *progress, last = told("--yes")
+    assert progress[-1]["done"] == progress[-1]["total"]
+    assert (last["state"], last["path"]) == ("done", str(tmp_path / SNAPSHOT))
 
 
 @pytest.mark.parametrize("words", [[], ["a/b", "c", "d"], ["a/b", "--no-such-flag"]])

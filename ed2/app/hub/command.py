@@ -52,7 +52,7 @@ def _perform(given: argparse.Namespace) -> int:
     except Ed2Error as error:
         if not given.json:
             raise
-        _say({"error": str(error)})
+        _say({"state": "failed", "text": str(error)})
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Run the same command again to continue.\n")
@@ -122,12 +122,12 @@ class Bar:
 
 
 def _answer_json(given: argparse.Namespace) -> int:
-    """For the page: a line of JSON for the offer, with --yes for the progress and the result too."""
+    """For the page: the offer or, with --yes, the progress and the result, as lines of what changes in its status."""
     hub = Hub()
     offer = hub.look_up(given.name)
-    size = {"bytes": offer.num_bytes, "size": listed_size(offer.files)}
-    _say({"offer": {"name": offer.name, **size, "licence": offer.licence, "is_gated": offer.is_gated}})
     if not given.yes:
+        offered = {"size": listed_size(offer.files), "licence": offer.licence, "is_gated": offer.is_gated}
+        _say({"state": "offered", **offered})
         return 0
     shown = -STEP_BYTES
 
@@ -139,7 +139,7 @@ def _answer_json(given: argparse.Namespace) -> int:
 
     path = hub.download(offer, given.target, report)
     advice, is_model = _advice(given, offer, path)
-    _say({"path": str(path), "advice": advice, "is_model": is_model})
+    _say({"state": "done", "path": str(path), "text": advice, "is_model": is_model})
     return 0
 
 

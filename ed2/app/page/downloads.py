@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ed2.app.phases import RefusedError
 from ed2.errors import printable
@@ -139,21 +139,4 @@ class Downloader:
     def _follow(self, child: "subprocess.Popen[str]") -> None:
         with child:
             for line in child.stdout or ():
-                self._shown = after(self._shown, json.loads(line))
-
-
-def after(shown: DownloadStatus, line: Mapping[str, Any]) -> DownloadStatus:
-    """The status after a line of the child."""
-    if "error" in line:
-        return replace(shown, state="failed", text=str(line["error"]))
-    if "path" in line:
-        shown = replace(shown, state="done", path=str(line["path"]), is_model=bool(line["is_model"]))
-        return replace(shown, text=str(line["advice"]))
-    if "done" in line:
-        return replace(shown, done=int(line["done"]), total=int(line["total"]), file=str(line["file"]))
-    if shown.state == "running":
-        return shown
-    offer = line["offer"]
-    return DownloadStatus(
-        "offered", shown.name, "", str(offer["size"]), str(offer["licence"]), is_gated=bool(offer["is_gated"])
-    )
+                self._shown = replace(self._shown, **json.loads(line))
