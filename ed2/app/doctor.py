@@ -36,12 +36,7 @@ CHECKPOINT_GB = 8.2
 
 @dataclass
 class Findings:
-    """What was found.
-
-    Attributes:
-        facts: by name, as text.
-        problems: lines, each problem followed by what to do.
-    """
+    """Facts by name, and lines on problems, each followed by what to do."""
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

@@ -43,12 +43,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Rollback:
-    """Finds the last good checkpoint of a run, to roll it back to.
-
-    Attributes:
-        run_dir: the run's folder.
-        progress: called as the bytes of a checkpoint are compared.
-    """
+    """Finds the last good checkpoint of a run, to roll it back to; reports how far the comparison of its bytes is."""
 
     run_dir: Path
     progress: Progress = no_progress

@@ -44,12 +44,7 @@ class LoraTarget:
 
 @dataclass(frozen=True)
 class LoraWritten:
-    """A LoRA that was extracted.
-
-    Attributes:
-        path: where it is.
-        shares: how much of the change of each network it holds, by the network's title.
-    """
+    """A LoRA that was extracted, and how much of the change of each network it holds, by the network's title."""
 
     path: Path
     shares: Mapping[str, Kept]

@@ -107,14 +107,7 @@ class VerifyProgress:
 
 @dataclass(frozen=True)
 class Resume:
-    """How a run starts from its checkpoint.
-
-    Attributes:
-        checkpoint: the one to resume; None starts at step 0.
-        same_folder: whether the run continues in its own folder.
-        needs_finishing: whether it stopped after its last step, before its samples and files were finished.
-        notes: sentences for the user.
-    """
+    """How a run starts from its checkpoint, as in a `RunSpec`."""
 
     checkpoint: Checkpoint | None = None
     same_folder: bool = False

@@ -95,15 +95,7 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentFiller:
-    """Adds the latents of a run's images to a cache.
-
-    Attributes:
-        training: the run, as built.
-        cache: what is filled.
-        spec: which images, and how they are cut.
-        context: where damaged images are reported.
-        reports: key, what, fix and kind of each report.
-    """
+    """Adds the latents of a run's images to a cache; `reports` has key, what, fix and kind of each damaged image."""
 
     training: Run
     cache: TensorCache
@@ -257,13 +249,7 @@ class LatentFiller:
 
 @dataclass(frozen=True)
 class TextFiller:
-    """Adds embeddings to a cache: of every caption that is the same at each visit, encoded by itself as in training.
-
-    Attributes:
-        training: the run, as built.
-        cache: what is filled.
-        spec: which images have the captions.
-    """
+    """Adds embeddings to a cache: of every caption that is the same at each visit, encoded by itself as in training."""
 
     training: Run
     cache: TensorCache

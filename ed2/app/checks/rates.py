@@ -15,13 +15,7 @@ CURVE_POINTS = 100
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The learning rate of a network over a run.
-
-    Attributes:
-        title: of the network.
-        course: in words.
-        points: pairs of step and rate.
-    """
+    """The learning rate of a network over a run: its course in words, and as pairs of step and rate."""
 
     title: str
     course: str

@@ -53,14 +53,7 @@ FAR_LESS = 0.25
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is.
-
-    Attributes:
-        steps: of the whole run.
-        images: per epoch.
-        epochs: of the whole run.
-        images_per_second: measured in a run like it; None if unknown.
-    """
+    """How long a run is: all steps, images per epoch, and the speed of a run like it, None if unknown."""
 
     steps: int
     images: int

@@ -118,13 +118,7 @@ class TimeLeft:
 
 @dataclass
 class ImageFaults:
-    """The problems of a run's loaders. A validation opens its images each time and reports them again.
-
-    Attributes:
-        bus: where they are reported.
-        step: returns the step that the run is at.
-        count: the number of images with a problem, by its kind.
-    """
+    """Reports and counts, by kind, the images with a problem. A validation opens its images again each time."""
 
     bus: EventBus
     step: Callable[[], int] = lambda: 0

@@ -42,15 +42,7 @@ OF_A_RUN = ("data_root", "resume_ckpt", "project_name", "sample_prompts")
 
 @dataclass(frozen=True)
 class MissingChoice:
-    """Something that a run cannot start without.
-
-    Attributes:
-        name: in a list.
-        what: why it is missing, as a sentence.
-        tab: where it is chosen.
-        setting: that names it.
-        is_chosen: whether one is chosen that is not there.
-    """
+    """Something that a run cannot start without, why it is missing, and where it is chosen: tab and setting."""
 
     name: str
     what: str
@@ -269,12 +261,7 @@ def _gigabytes(memory: MemoryReport) -> str:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo is trained with.
-
-    Attributes:
-        preset: its file.
-        user: where the answer to the question is kept.
-    """
+    """What the demo is trained with, by its preset, and whether another run may begin with it."""
 
     preset: Path
     user: UserFiles

@@ -109,13 +109,7 @@ class ImageLoss:
 
 @dataclass(frozen=True)
 class ImageLosses:
-    """What a run measured of its images.
-
-    Attributes:
-        run: the name of its folder.
-        step: of the last measurement.
-        of: by the image's key.
-    """
+    """What a run measured of its images, by their keys, up to the step of the last measurement."""
 
     run: str
     step: int

@@ -25,14 +25,7 @@ WHY = (
 
 @dataclass(frozen=True)
 class ResumeTestResult:
-    """The outcome of a test.
-
-    Attributes:
-        steps: of the whole test.
-        half: the step that was saved before the kill.
-        found: what differs; empty where everything is identical.
-        seconds: duration of the test.
-    """
+    """What a test of so many steps found to differ, half of which were saved before the kill."""
 
     steps: int
     half: int

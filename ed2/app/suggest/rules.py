@@ -41,13 +41,7 @@ Answer = tuple[Values, str]
 
 @dataclass(frozen=True)
 class Suggested:
-    """One suggested value.
-
-    Attributes:
-        setting: its name.
-        value: what it is set to.
-        why: the reason, as a sentence.
-    """
+    """One suggested value, and the reason as a sentence."""
 
     setting: str
     value: object
@@ -56,13 +50,7 @@ class Suggested:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """All suggested values.
-
-    Attributes:
-        values: in the order of the rules.
-        settings: with these values.
-        notes: what the values do not solve, as sentences.
-    """
+    """All suggested values in the order of the rules, the settings with them, and what they do not solve."""
 
     values: tuple[Suggested, ...]
     settings: Settings
