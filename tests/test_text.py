@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.reporters.log import PlainFormatter
+from ed2.app.reporters.log import LogHandler
 from ed2.errors import Problem, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.text import as_record, visible
@@ -30,9 +30,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_control_characters_are_spelled_out_wherever_text_is_shown(text: str) -> None:
-    record = logging.LogRecord("ed2", logging.INFO, "", 0, "%s", (text,), None)
-    for shown in (visible(text), printable(text), PlainFormatter().format(record), escape(text), on_page(text)):
+def test_control_characters_are_spelled_out_wherever_text_is_shown(text: str, tmp_path: Path) -> None:
+    log, record = LogHandler(tmp_path / "run.log"), logging.LogRecord("ed2", logging.INFO, "", 0, "%s", (text,), None)
+    log.handle(record)
+    assert not log.finish()
+    logged = (tmp_path / "run.log").read_text(encoding="utf-8").removesuffix("\n")
+    for shown in (visible(text), printable(text), logged, escape(text), on_page(text)):
         assert shown.isprintable(), ascii(shown)
     assert visible(visible(text)) == visible(text)
 

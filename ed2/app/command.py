@@ -20,6 +20,8 @@ from ed2.settings import cli
 from ed2.settings.files import TRAIN_COMMAND
 
 if TYPE_CHECKING:
+    from ed2.app.checks.check import CheckResult
+    from ed2.app.suggest.answer import Answer
     from ed2.events import EventBus
     from ed2.ranks.base import Ranks
     from ed2.training.controls import Controls
@@ -87,12 +89,10 @@ def _require_valid(command: cli.CommandLine) -> None:
 
 
 def _done(command: cli.CommandLine, argv: Sequence[str], place: RankPlace) -> int:
-    if command.suggest:
-        return _suggest(command)
+    if command.suggest or (command.check and not command.test_steps):
+        return _answer(command)
     if command.test_steps:
         return _test_resume(command, command.test_steps)
-    if command.check:
-        return _check(command)
     if WORLD_SIZE not in os.environ:
         size = effective_settings(command.values, command.config).settings.run.num_processes
         if size > 1:
@@ -110,18 +110,17 @@ def _how_to_start() -> int:
     return 0
 
 
-def _check(command: cli.CommandLine) -> int:
-    from ed2.app.checks.check import run_check
+def _answer(command: cli.CommandLine) -> int:
+    """Print what a run would do, or what is suggested for it."""
+    answer: CheckResult | Answer
+    if command.suggest:
+        from ed2.app.suggest.answer import suggest_for_command
 
-    answer = run_check(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
-    print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
-    return 0
+        answer = suggest_for_command(command.values, command.config, vram_gb=command.vram_gb)
+    else:
+        from ed2.app.checks.check import run_check
 
-
-def _suggest(command: cli.CommandLine) -> int:
-    from ed2.app.suggest.answer import suggest_for_command
-
-    answer = suggest_for_command(command.values, command.config, vram_gb=command.vram_gb)
+        answer = run_check(command.values, command.config, quiet=command.as_json, vram_gb=command.vram_gb)
     print(json.dumps(answer.as_object()) if command.as_json else answer.as_text())
     return 0
 

@@ -4,10 +4,9 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from ed2.app.command_line import SWITCH, CommandSyntax
 from ed2.disk_errors import plain_reason
@@ -22,29 +21,23 @@ SHARDS = "[!.]*.safetensors"
 KINDS = ("latents", "text")
 
 
-class Shard(NamedTuple):
-    """A file of a cache, and its size."""
-
-    path: Path
-    num_bytes: int
-
-
-def find_shards(cache_dir: Path, older_than_days: float) -> list[Shard]:
-    """The files of all caches in a folder that no run has used for so many days."""
-    limit = time.time() - older_than_days * DAY_SECONDS
-    found, paths = [], chain(*(cache_dir.glob(f"{kind}-*/{SHARDS}") for kind in KINDS))
-    for path in sorted(paths):
+def find_shards(cache_dir: Path, older_than_days: float) -> dict[Path, int]:
+    """The files of all caches in a folder that no run has used for so many days, with their sizes."""
+    limit, found = time.time() - older_than_days * DAY_SECONDS, {}
+    for path in sorted(chain(*(cache_dir.glob(f"{kind}-*/{SHARDS}") for kind in KINDS))):
         status = path.stat()
         if status.st_mtime <= limit:
-            found.append(Shard(path, status.st_size))
+            found[path] = status.st_size
     return found
 
 
-def remove(shards: Sequence[Shard]) -> None:
+def remove(shards: Iterable[Path]) -> None:
     """Remove files, and the folders that are then without any. Raises OSError."""
-    for shard in shards:
-        shard.path.unlink(missing_ok=True)
-    for folder in {shard.path.parent for shard in shards}:
+    folders = set()
+    for path in shards:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
         if not any(folder.glob(SHARDS)):
             for file in folder.glob("*.json"):
                 file.unlink(missing_ok=True)
@@ -52,9 +45,9 @@ def remove(shards: Sequence[Shard]) -> None:
                 folder.rmdir()
 
 
-def _amount(shards: Sequence[Shard]) -> str:
+def _amount(sizes: Collection[int]) -> str:
     """How many files there are, and their size."""
-    return f"{counted(len(shards), 'file')}, {file_size(sum(shard.num_bytes for shard in shards))}"
+    return f"{counted(len(sizes), 'file')}, {file_size(sum(sizes))}"
 
 
 def _problems(given: argparse.Namespace) -> list[Problem]:
@@ -82,10 +75,10 @@ def _perform(given: argparse.Namespace) -> None:
         raise Ed2Error(f"The cache {folder} cannot be {failed}", f"{plain_reason(error)}.") from None
     age = f" not used for {given.older_than:g} days" if given.older_than else ""
     if given.delete:
-        sys.stdout.write(f"Removed the files{age} in {folder}: {_amount(shards)}.\n")
+        sys.stdout.write(f"Removed the files{age} in {folder}: {_amount(shards.values())}.\n")
         return
     for kind in KINDS:
-        own = [shard for shard in shards if shard.path.parent.name.startswith(kind)]
+        own = [size for path, size in shards.items() if path.parent.name.startswith(kind)]
         sys.stdout.write(f"{kind:<8} {_amount(own)}{age}\n")
     if shards:
         sys.stdout.write("Remove them with --delete; --older_than DAYS keeps what was used since.\n")

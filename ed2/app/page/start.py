@@ -155,7 +155,7 @@ def start_state(
     if not missing:
         memory = report_memory(settings, sizes, planned_gb)
         sentence = _sentence(found, num_images, FACTS[sizes.family].title, memory)
-    known = _missing_text(missing) or sentence
+    known = f"{counted(len(missing), 'thing')} missing." if missing else sentence
     steps = _steps(
         absent,
         _images(settings, checked if num_images else None),
@@ -194,11 +194,6 @@ def _gpu_step(card: Card, values: Mapping[str, object]) -> StartStep:
     is_there = card.total_gb is not None
     offered = "num_processes" if offer else ""
     return StartStep("GPU", known, "Settings", "card-choice", is_there, "Plan for a GPU", offer, offered)
-
-
-def _missing_text(missing: tuple[MissingChoice, ...]) -> str:
-    """How many things are missing, as a sentence."""
-    return f"{counted(len(missing), 'thing')} missing." if missing else ""
 
 
 def _images(settings: Settings, checked: CheckResult | None) -> str:

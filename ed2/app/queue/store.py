@@ -105,7 +105,7 @@ class RunQueue:
             SettingsError: the file is damaged, or names something that may not be in it.
         """
         values = dict(read_preset(self._file(number)).values)
-        require_queueable(values)
+        with_defaults(values)
         return values
 
     def add(self, values: Mapping[str, object]) -> QueuedRun:
@@ -115,7 +115,7 @@ class RunQueue:
             SettingsError: the settings are invalid.
             OSError: they cannot be written.
         """
-        project = require_queueable(values)
+        project = with_defaults(values).run.project_name
         with self._edited() as runs:
             if len(runs) >= MAX_QUEUED:
                 raise RefusedError("The queue is full", f"it has {MAX_QUEUED:,} runs", "Remove some first.")
@@ -126,7 +126,7 @@ class RunQueue:
 
     def change(self, number: int, values: Mapping[str, object]) -> QueuedRun:
         """Give a run that has not started other settings. Raises as `add`, and RefusedError."""
-        project = require_queueable(values)
+        project = with_defaults(values).run.project_name
         with self._edited() as runs:
             place = _place(runs, number)
             if runs[place].state != "waiting" or runs[place].folder:
@@ -262,15 +262,6 @@ class RunQueue:
         for number in self._numbers():
             with suppress(SettingsError):
                 yield QueuedRun(number, str(self.settings_of(number).get("project_name", "")))
-
-
-def require_queueable(values: Mapping[str, object]) -> str:
-    """Check that settings may wait in a file; returns the project name.
-
-    Raises:
-        SettingsError: lists everything that is wrong.
-    """
-    return with_defaults(values).run.project_name
 
 
 def _place(runs: list[QueuedRun], number: int) -> int:

@@ -1,12 +1,10 @@
 """Starts a run in several processes on this machine, each a `train.py` of its own. Needs no torch."""
 
 import os
-import queue
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ BARE, ORDERS = "1", "orders"
 """Its values: nothing comes through that input before its end, or what another program wants, see `ranks.leader`."""
 END_SECONDS = 30.0
 """How long the others may take to end after rank 0 has."""
+POLL_SECONDS = 0.1
 Child = subprocess.Popen[bytes]
 
 
@@ -97,27 +96,18 @@ def _free_port() -> int:
 
 def wait_for_ranks(children: Sequence[Child]) -> int:
     """Wait for the first process, and say if another ends before it; returns its exit code."""
-    ended: queue.Queue[int] = queue.Queue()
-    for rank, child in enumerate(children):
-        threading.Thread(target=_report, args=(rank, child, ended), daemon=True).start()
-    while True:
-        with suppress(queue.Empty):
-            rank = ended.get(timeout=1.0)  # without a limit, Windows would not react to Ctrl-C
-            if rank == 0:
-                break
-            if children[rank].returncode:
+    running = dict(enumerate(children))
+    while children[0].poll() is None:
+        for rank in [rank for rank, child in running.items() if child.poll() is not None]:
+            if running.pop(rank).returncode:
                 print(f"{how_ended(rank, children[rank])}.", file=sys.stderr, flush=True)
+        time.sleep(POLL_SECONDS)
     end = time.monotonic() + END_SECONDS
     for child in children[1:]:
         with suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, end - time.monotonic()))
     code = children[0].returncode
     return code if code >= 0 else 128 - code
-
-
-def _report(rank: int, child: Child, ended: "queue.Queue[int]") -> None:
-    child.wait()
-    ended.put(rank)
 
 
 def how_ended(rank: int, child: Child) -> str:

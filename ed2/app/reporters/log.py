@@ -14,6 +14,7 @@ from ed2.text import as_record
 LOG_NAME = "run.log"
 PROGRAM = "ed2"
 PYTHON_WARNINGS = "py.warnings"
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +29,12 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; one that cannot be written now is written later, one that cannot be formatted is dropped."""
         with suppress(LogWriteError, TypeError, ValueError):
-            self._file.write(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+            self._file.write(f"{as_record(self.format(record))}\n".encode(errors="backslashreplace"))
 
     def finish(self) -> str:
         """Close the file; says what was lost."""
         super().close()
         return self._file.close()
-
-
-class PlainFormatter(logging.Formatter):
-    """ISO time with zone, level, text; without colours."""
-
-    default_time_format = "%Y-%m-%dT%H:%M:%S%z"
-    default_msec_format = None
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The text of a record."""
-        return as_record(super().format(record))
 
 
 @dataclass
@@ -60,7 +47,7 @@ class LogReporter:
 
     def __post_init__(self) -> None:
         self._handler = LogHandler(self.run_dir / LOG_NAME)
-        self._handler.setFormatter(PlainFormatter())
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", TIME))
         program = logging.getLogger(PROGRAM)
         self._level = program.level
         program.setLevel(logging.INFO)
