@@ -1,7 +1,7 @@
 """The images of a check as the Dataset tab shows them: what is remarkable about each, filtered, sorted, by the page."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -286,69 +286,50 @@ def _by_loss(item: Item, sign: int) -> tuple[bool, float]:
 
 
 def _usable(checked: CheckResult, alike: Sequence[Sequence[Example]]) -> Iterable[Item]:
-    marks, likenesses, remarks = _marks(checked), _Likenesses.of(checked.dataset, alike), _remarks(checked.dataset)
-    for example in checked.dataset.examples:
-        key = example.key
+    dataset, marks = checked.dataset, _marks(checked)
+    groups, remarks = dict[str, int](), defaultdict[str, list[str]](list)
+    for number, (group, mark, relation) in enumerate(_groups(dataset, alike)):
+        for example in group:
+            others = [other.name for other in group if other.key != example.key]
+            groups.setdefault(example.key, number)
+            marks[example.key].add(mark)
+            remarks[example.key].append(f"{relation} {first_of(others, MAX_NAMES)}.")
+    for note in dataset.notes:
+        if note.path is not None and note.kind not in ("duplicate", "sidecar"):
+            remarks[f"{note.root}/{note.path}"].append(f"{note.what} {note.fix}".strip())
+    for example in dataset.examples:
         yield Item(
             key=key_of(example.path),
             path=example.path,
             name=example.name,
             example=example,
-            marks=frozenset(marks[key] | likenesses.marks.get(key, set())),
-            remarks=(*likenesses.remarks.get(key, ()), *remarks.get(key, ())),
+            marks=frozenset(marks[example.key]),
+            remarks=tuple(remarks[example.key]),
             tags=tuple(dict.fromkeys(filter(None, split_tags(example.caption)))),
-            group=likenesses.groups.get(key, -1),
+            group=groups.get(example.key, -1),
         )
 
 
-@dataclass(frozen=True)
-class _Likenesses:
-    """Which images are the same or almost, by their keys."""
-
-    marks: dict[str, set[str]] = field(default_factory=dict)
-    remarks: dict[str, list[str]] = field(default_factory=dict)
-    groups: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, dataset: Dataset, alike: Sequence[Sequence[Example]]) -> "_Likenesses":
-        """Read the groups of both kinds; those of the same content are no near duplicates too."""
-        found = cls()
-        copies = [group.examples for group in find_duplicates(dataset.examples, len(dataset.roots))]
-        for number, group in enumerate(copies):
-            found._add(group, number, "copies", "The same image as")
-        for number, near in enumerate(alike, start=len(copies)):
-            if len({example.digest or example.key for example in near}) > 1:
-                found._add(near, number, "alike", "Looks like")
-        return found
-
-    def _add(self, group: Sequence[Example], number: int, mark: str, relation: str) -> None:
-        for example in group:
-            key, others = example.key, [other.name for other in group if other.key != example.key]
-            self.groups.setdefault(key, number)
-            self.marks.setdefault(key, set()).add(mark)
-            self.remarks.setdefault(key, []).append(f"{relation} {first_of(others, MAX_NAMES)}.")
+def _groups(dataset: Dataset, alike: Sequence[Sequence[Example]]) -> Iterable[tuple[Sequence[Example], str, str]]:
+    """The images that are the same, then those that are almost, each group with its mark and what relates them."""
+    for group in find_duplicates(dataset.examples, len(dataset.roots)):
+        yield group.examples, "copies", "The same image as"
+    for near in alike:
+        if len({example.digest or example.key for example in near}) > 1:  # else they are copies
+            yield near, "alike", "Looks like"
 
 
-def _remarks(dataset: Dataset) -> dict[str, list[str]]:
-    """What the check says of each image, by its key."""
-    remarks: dict[str, list[str]] = {}
-    for note in dataset.notes:
-        if note.path is not None and note.kind not in ("duplicate", "sidecar"):
-            remarks.setdefault(f"{note.root}/{note.path}", []).append(f"{note.what} {note.fix}".strip())
-    return remarks
-
-
-def _marks(checked: CheckResult) -> dict[str, set[str]]:
+def _marks(checked: CheckResult) -> defaultdict[str, set[str]]:
     """The marks of each image, by its key, except those of duplicates."""
-    marks: dict[str, set[str]] = {}
+    marks: defaultdict[str, set[str]] = defaultdict(set)
     for note in checked.dataset.notes:
         if note.path is not None and note.kind in _MARK_OF_NOTE:
-            marks.setdefault(f"{note.root}/{note.path}", set()).add(_MARK_OF_NOTE[note.kind])
+            marks[f"{note.root}/{note.path}"].add(_MARK_OF_NOTE[note.kind])
     for example, _ in checked.captions_too_long.found:
-        marks.setdefault(example.key, set()).add("long")
+        marks[example.key].add("long")
     per_bucket = Counter(example.bucket for example in checked.dataset.examples)
     for example in checked.dataset.examples:
-        found = marks.setdefault(example.key, set())
+        found = marks[example.key]
         if needs_enlarging(example.size, example.bucket):
             found.add("small")
         if cropped_share(example.size, example.bucket) > MUCH_CROPPED:
