@@ -219,7 +219,8 @@ def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: 
         given = {**given, "resume_ckpt": preset_base}
     settings = with_defaults(given)
     if not settings.model.resume_ckpt:
-        raise _no_model()
+        problem = Problem("resume_ckpt", "no model to start from.", ON_COMMAND_LINE.model)
+        raise SettingsError("1 setting is missing:", [problem])
     path, more = _find_sound_base(settings, progress)
     if not settings.model.weights_only:
         Checkpoint.open(path)  # raises if it is from another version
@@ -261,11 +262,6 @@ def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list
         raise CheckpointError(f"The run {run_dir.name} has no checkpoint to continue", why, "Choose another run.")
     what, why = f"The run {run_dir.name} cannot be continued", "it ended before its first checkpoint."
     raise CheckpointError(what, why, restart_advice(run_dir))
-
-
-def _no_model() -> SettingsError:
-    problem = Problem("resume_ckpt", "no model to start from.", ON_COMMAND_LINE.model)
-    return SettingsError("1 setting is missing:", [problem])
 
 
 def _left_out(checkpoint: Checkpoint | None) -> LeftOut | None:

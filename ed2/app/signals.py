@@ -123,9 +123,9 @@ def end_when_silent(bus: EventBus) -> None:
 
 def exit_with_parent() -> None:
     """End this program when the one that holds the other end of its standard input exits, however it does."""
-    threading.Thread(target=_exit_at_end_of_input, name="parent", daemon=True).start()
 
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(1)
 
-def _exit_at_end_of_input() -> None:
-    os.read(0, 1)
-    os._exit(1)
+    threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -111,7 +111,8 @@ class LatentFiller:
             StopRequested: a stop was requested. What is done by then is kept.
         """
         trained = list(filter(self._is_trained, self.spec.dataset.examples))
-        missing = [*self._missing([one for one in trained if one.digest]), *self._unread(trained)]
+        missing = self._missing([one for one in trained if one.digest])
+        missing += [Missing(one, None) for one in trained if not one.digest]
         missing = [one for one in missing if share.has(one.example.key.encode())]
         if not missing:
             return True
@@ -160,10 +161,6 @@ class LatentFiller:
             example, crop = wanted[key]
             by_image.setdefault(example.key, (example, {}))[1][key] = crop
         return list(starmap(Missing, by_image.values()))
-
-    def _unread(self, examples: Iterable[Example]) -> list[Missing]:
-        """The images whose content is not known yet: what is missing of them shows once they are read."""
-        return [Missing(example, None) for example in examples if not example.digest]
 
     def _size(self, missing: Sequence[Missing]) -> str:
         """How much is added, at most, and where. Raises OSError if there is no room for it."""

@@ -67,14 +67,14 @@ def needed_files(name: str, inside: str, files: Collection[HubFile]) -> list[Hub
     Raises:
         ModelError: it holds no model to train, or several.
     """
-    by_name = {file.name: file for file in files}
+    by_name, family = {file.name: file for file in files}, next(iter(FACTS.values()))
     if inside:
         wanted = _with_yaml([_named(name, inside, by_name)], by_name)
     elif INDEX in by_name:
         wanted = _of_folder(name, by_name)
-    elif CONFIG in by_name and (weights := _weights(_vae(), "", by_name)):
+    elif CONFIG in by_name and (weights := _weights(family.part(VAE), "", by_name)):
         wanted = [CONFIG, *weights]
-    elif VOCABULARY in by_name and (weights := _weights(_text_encoder(), "", by_name)):
+    elif VOCABULARY in by_name and (weights := _weights(family.text_encoders[0], "", by_name)):
         wanted = [CONFIG, VOCABULARY, *weights]  # a model for captions, which transformers lays out as a text encoder
     else:
         wanted = _with_yaml([_only_file(name, by_name)], by_name)
@@ -131,14 +131,6 @@ def _weights(part: PartFacts, folder: str, files: Collection[str], variants: Col
             if index in files and found:
                 return [index, *found]
     return []
-
-
-def _vae() -> PartFacts:
-    return next(iter(FACTS.values())).part(VAE)
-
-
-def _text_encoder() -> PartFacts:
-    return next(iter(FACTS.values())).text_encoders[0]
 
 
 def _named(name: str, inside: str, files: Collection[str]) -> str:

@@ -113,9 +113,7 @@ class Edits:
     def last(self, roots: Sequence[Path]) -> str:
         """What `undo` would undo; empty if there is nothing."""
         record = self._last(roots)
-        if record is None:
-            return ""
-        return record.what
+        return record.what if record else ""
 
     def _last(self, roots: Sequence[Path]) -> _Record | None:
         for record in self._records(DONE):

@@ -52,7 +52,7 @@ class RunNotes:
             found = read_object(run_dir / NOTES_FILE)
         except (OSError, ValueError):
             return cls()
-        return cls(*(str(found.get(part) or "")[:most] for part, most in (("name", MAX_NAME), ("text", MAX_TEXT))))
+        return cls(str(found.get("name") or "")[:MAX_NAME], str(found.get("text") or "")[:MAX_TEXT])
 
     def write(self, run_dir: Path) -> None:
         """Keep them in the run's folder. Raises OSError."""
