@@ -29,14 +29,14 @@ OTHERS = f"""
 
 
 COMMANDS = {
-    "cache": "ed2.app.caching.command:main",
-    "doctor": "ed2.app.doctor:main",
-    "download": "ed2.app.hub.command:main",
-    "models": "ed2.app.found_models:main",
+    "cache": "ed2.app.caching.command:COMMAND.run",
+    "doctor": "ed2.app.doctor:COMMAND.run",
+    "download": "ed2.app.hub.command:COMMAND.run",
+    "models": "ed2.app.found_models:COMMAND.run",
     "queue": "ed2.app.queue.command:main",
-    "report": "ed2.ui.report:main",
-    "extract-lora": "ed2.app.lora_commands:extract",
-    "merge": "ed2.app.lora_commands:merge",
+    "report": "ed2.ui.report:COMMAND.run",
+    "extract-lora": "ed2.app.lora_commands:EXTRACT.run",
+    "merge": "ed2.app.lora_commands:MERGE.run",
 }
 """The other commands, each with the function that gets the rest of the command line."""
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; 0 done, 1 failed, 2 wrong command line."""
     command, rest = (argv[0], argv[1:]) if argv else ("--help", ())
     if command == "convert":
-        return CONVERT.run(rest, _convert)
+        return CONVERT.run(rest)
     if command in COMMANDS:
         return int(resolve_name(COMMANDS[command])(rest))
     if command in ("-h", "--help"):
@@ -92,6 +92,7 @@ numbers stay as they are.""",
     count=[2],
     flags={option: {"nargs": "?", "const": ""} for option in OPTIONS},
     check=_problems,
+    perform=_convert,
 )
 
 

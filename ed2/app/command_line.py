@@ -12,13 +12,14 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 SWITCH = {"action": "store_true"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CommandSyntax:
-    """What a command takes; what is typed arrives as attributes with the names of the flags, and as `words`.
+    """What a command takes and does; what is typed arrives as attributes with the names of the flags, and as `words`.
 
     Attributes:
         use: what to type, without flags.
         help: the flags, and what the command does.
+        perform: does it; returns the exit code if that is not 0, and may raise Ed2Error.
         needs: the words that it takes besides flags, for messages: "three paths".
         count: how many of these.
         flags: what argparse is told of each, by name.
@@ -27,18 +28,19 @@ class CommandSyntax:
 
     use: str
     help: str
+    perform: Callable[[argparse.Namespace], int | None]
     needs: str = ""
     count: Sequence[int] = (0,)
     flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[[argparse.Namespace], Iterable[Problem]] = lambda given: ()
 
-    def run(self, argv: Sequence[str], perform: Callable[[argparse.Namespace], int | None]) -> int:
+    def run(self, argv: Sequence[str]) -> int:
         """Read the command line and perform the command; 0 done, 1 failed, 2 wrong command line."""
-        if {"-h", "--help"} & set(argv):
+        if {"-h", "--help"} & set(argv) or (self.needs and not argv):
             sys.stdout.write(f"{self.use} {self.help}\n")
             return 0
         try:
-            return perform(self.read(argv)) or 0
+            return self.perform(self.read(argv)) or 0
         except Ed2Error as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +21,6 @@ from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
 
-COMMAND = CommandSyntax(
-    use=f"{LAUNCHER} doctor",
-    help="[--json]\n\nTry attention, 8-bit Adam, a training step and the disk on this computer.",
-    flags={"json": SWITCH},
-)
 PRESET = PROGRAM_DIR / "presets" / "demo.json"
 WRITTEN_MB = 256
 SLOW_MB_PER_SECOND = 50
@@ -156,11 +150,6 @@ def examine() -> Findings:
     return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 nothing is wrong, 1 something does not work, 2 wrong command line."""
-    return COMMAND.run(argv, _report)
-
-
 def _report(given: argparse.Namespace) -> int:
     found = examine()
     if given.json:
@@ -169,3 +158,11 @@ def _report(given: argparse.Namespace) -> int:
         lines = [f"{name:<11}{fact}" for name, fact in found.facts.items()] + found.problems
         sys.stdout.write("\n".join(lines) + "\n")
     return int(bool(found.problems))
+
+
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} doctor",
+    help="[--json]\n\nTry attention, 8-bit Adam, a training step and the disk on this computer.",
+    flags={"json": SWITCH},
+    perform=_report,
+)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice, product
 from pathlib import Path
 
@@ -16,15 +16,6 @@ WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
 LEVELS_ABOVE = 2
 """Folders above the program's that may be, or hold, a web UI."""
 MAX_NEIGHBOURS = 200
-COMMAND = CommandSyntax(
-    use=f"{LAUNCHER} models",
-    help=f"""\
-[--model_dirs FOLDER ...]
-
-List the base models on this computer: in the cache of the Hugging Face hub, in the folders of web UIs near this
-program ({" and ".join(WEB_UI_FOLDERS)}), and in the given folders. Only headers are read.""",
-    flags={"model_dirs": {"nargs": "*", "default": []}},
-)
 
 
 def models_here(model_dirs: Iterable[str], allow: Callable[[Path], bool] = lambda path: True) -> list[FoundModel]:
@@ -44,14 +35,21 @@ def _web_ui_folders(allow: Callable[[Path], bool]) -> list[Path]:
     return list(filter(Path.is_dir, folders))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 done, 2 wrong command line."""
-    return COMMAND.run(argv, _list)
-
-
 def _list(given: argparse.Namespace) -> None:
     found = models_here(given.model_dirs)
     for model in found:
         sys.stdout.write(f"{model.name}  ({model.about})\n")
     if not found:
         sys.stdout.write(f"No models were found. Download one: {LAUNCHER} download NAME\n")
+
+
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} models",
+    help=f"""\
+[--model_dirs FOLDER ...]
+
+List the base models on this computer: in the cache of the Hugging Face hub, in the folders of web UIs near this
+program ({" and ".join(WEB_UI_FOLDERS)}), and in the given folders. Only headers are read.""",
+    flags={"model_dirs": {"nargs": "*", "default": []}},
+    perform=_list,
+)

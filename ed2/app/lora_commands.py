@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ed2.app.command_line import PRECISIONS, CommandSyntax, number
@@ -16,47 +15,6 @@ from ed2.text import counted, first_of
 DEFAULT_RANK, MAX_RANK = 32, 1024
 MAX_WEIGHT = 10
 MAX_NAMES = 3
-EXTRACT = CommandSyntax(
-    use=f"{LAUNCHER} extract-lora BASE MODEL TARGET",
-    help="""\
-[--rank 32] [--keep 0.9] [--lora_layers all|linear|attention] [--export_dtype fp16|bf16|fp32]
-
-Write what training changed in MODEL, which began as BASE, as a LoRA: a .safetensors file that web UIs add to BASE. Each
-is a diffusers folder, a checkpoint of a run or a single file. A higher --rank keeps more and makes a larger file;
---keep gives each layer the lowest rank, up to --rank, that keeps this part of its change.""",
-    needs="three paths",
-    count=[3],
-    flags={
-        "rank": {"type": number(1, MAX_RANK, int), "default": DEFAULT_RANK},
-        "keep": {"type": number(0, 1, float), "default": 1.0},
-        "lora_layers": {"choices": tuple(LAYERS), "default": "all"},
-        "export_dtype": {"choices": PRECISIONS, "default": "fp16"},
-    },
-)
-MERGE = CommandSyntax(
-    use=f"{LAUNCHER} merge BASE LORA TARGET",
-    help="""\
-[--weight 1.0] [--export_dtype fp16|bf16|fp32]
-
-Add a LoRA to the model BASE and write the sum as TARGET, a .safetensors, .sft or .ckpt file if it ends that way, else a
-diffusers folder. LORA may come from this program, kohya's scripts or diffusers. --weight multiplies it.""",
-    needs="three paths",
-    count=[3],
-    flags={
-        "weight": {"type": number(-MAX_WEIGHT, MAX_WEIGHT, float), "default": 1.0},
-        "export_dtype": {"choices": PRECISIONS},
-    },
-)
-
-
-def extract(argv: Sequence[str]) -> int:
-    """Run `extract-lora`; 0 done, 1 failed, 2 wrong command line."""
-    return EXTRACT.run(argv, _extract)
-
-
-def merge(argv: Sequence[str]) -> int:
-    """Run `merge`; 0 done, 1 failed, 2 wrong command line."""
-    return MERGE.run(argv, _merge)
 
 
 def _extract(given: argparse.Namespace) -> None:
@@ -97,3 +55,40 @@ def _merge(given: argparse.Namespace) -> None:
         names = first_of(list(map(printable, done.left_out)), MAX_NAMES)
         sys.stdout.write(f"Left out, since the model has no such layer: {names}\n")
     sys.stdout.write(f"Added {counted(done.num_layers, 'layer')}. Wrote {target}\n")
+
+
+EXTRACT = CommandSyntax(
+    use=f"{LAUNCHER} extract-lora BASE MODEL TARGET",
+    help="""\
+[--rank 32] [--keep 0.9] [--lora_layers all|linear|attention] [--export_dtype fp16|bf16|fp32]
+
+Write what training changed in MODEL, which began as BASE, as a LoRA: a .safetensors file that web UIs add to BASE. Each
+is a diffusers folder, a checkpoint of a run or a single file. A higher --rank keeps more and makes a larger file;
+--keep gives each layer the lowest rank, up to --rank, that keeps this part of its change.""",
+    needs="three paths",
+    count=[3],
+    flags={
+        "rank": {"type": number(1, MAX_RANK, int), "default": DEFAULT_RANK},
+        "keep": {"type": number(0, 1, float), "default": 1.0},
+        "lora_layers": {"choices": tuple(LAYERS), "default": "all"},
+        "export_dtype": {"choices": PRECISIONS, "default": "fp16"},
+    },
+    perform=_extract,
+)
+
+
+MERGE = CommandSyntax(
+    use=f"{LAUNCHER} merge BASE LORA TARGET",
+    help="""\
+[--weight 1.0] [--export_dtype fp16|bf16|fp32]
+
+Add a LoRA to the model BASE and write the sum as TARGET, a .safetensors, .sft or .ckpt file if it ends that way, else a
+diffusers folder. LORA may come from this program, kohya's scripts or diffusers. --weight multiplies it.""",
+    needs="three paths",
+    count=[3],
+    flags={
+        "weight": {"type": number(-MAX_WEIGHT, MAX_WEIGHT, float), "default": 1.0},
+        "export_dtype": {"choices": PRECISIONS},
+    },
+    perform=_merge,
+)

@@ -35,17 +35,6 @@ from ed2.ui.html import escape, figure_list_html
 from ed2.ui.matrix import images_of, step_name
 
 REPORT_FILE = "report.html"
-COMMAND = CommandSyntax(
-    use=f"{LAUNCHER} report RUN",
-    help="""\
-[-h]
-
-Write report.html into the folder of a run: settings, images, curves, samples, checkpoints, memory and versions in one
-file that opens without a network. RUN is the folder of a run; no other file is changed, and no folder of this computer
-is named in it.""",
-    needs="one run",
-    count=[1],
-)
 MAX_STEPS, MAX_PROMPTS = 8, 24
 """Columns and rows of the samples: more would not fit on paper."""
 SIDE = 256
@@ -64,11 +53,6 @@ addEventListener('beforeprint', () => {
 addEventListener('afterprint', follow);
 follow();
 edCharts.mountAll();"""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 done, 1 failed, 2 wrong command line."""
-    return COMMAND.run(argv or ["--help"], _write)
 
 
 def _write(given: argparse.Namespace) -> None:
@@ -292,3 +276,17 @@ def _memory(run: RunFacts) -> str:
 
 def _versions(run: RunFacts) -> str:
     return figure_list_html(run.versions, "figures") if run.versions else ""
+
+
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} report RUN",
+    help="""\
+[-h]
+
+Write report.html into the folder of a run: settings, images, curves, samples, checkpoints, memory and versions in one
+file that opens without a network. RUN is the folder of a run; no other file is changed, and no folder of this computer
+is named in it.""",
+    needs="one run",
+    count=[1],
+    perform=_write,
+)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.doctor import Findings, main, try_adam, try_attention, try_disk, try_training
+from ed2.app.doctor import COMMAND, Findings, try_adam, try_attention, try_disk, try_training
 
 
 def test_what_works_is_said_with_the_device() -> None:
@@ -44,15 +44,15 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--fast", "now"]) == 2
+    assert COMMAND.run(["--fast", "now"]) == 2
     told = capsys.readouterr().err
     assert "--fast: there is no such flag" in told and "now: this is not expected here" in told
-    assert main(["--help"]) == 0
+    assert COMMAND.run(["--help"]) == 0
 
 
 @pytest.mark.slow
 def test_the_launcher_gets_facts_and_problems_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["--json"])
+    code = COMMAND.run(["--json"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(found["facts"]) >= {"attention", "8-bit Adam", "training", "disk"}
     assert code == int(bool(found["problems"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.runs.records import RunNotes, find_run
-from ed2.ui.report import main, spread, write_report
+from ed2.ui.report import COMMAND, spread, write_report
 from tests.runs import Values, train
 from tests.ui.test_runs import recorded_run
 
@@ -33,7 +33,7 @@ def test_a_report_of_a_real_run_holds_everything_and_names_no_folder(
     }
     run = train(values).run_dir
     RunNotes("My <run>", f"from {images} and with </script> in it").write(run)
-    assert main([str(run)]) == 0
+    assert COMMAND.run([str(run)]) == 0
     assert "report.html" in capsys.readouterr().out
     html = (run / "report.html").read_text()
     for words in ("My &lt;run&gt;", "a cat and/or a dog", "max_epochs", "Fingerprint", "last-tiny-ep01", "torch"):
@@ -50,7 +50,7 @@ def test_a_report_of_a_real_run_holds_everything_and_names_no_folder(
 
 @pytest.mark.parametrize("argv", [["/nowhere"], ["."], ["a", "b"], [""]])
 def test_what_is_no_run_is_told(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == 2
+    assert COMMAND.run(argv) == 2
     assert "Invalid command line" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -97,9 +97,5 @@ used for so many days. Nothing is lost: what a run needs is made again.""",
         "delete": SWITCH,
     },
     check=_problems,
+    perform=_perform,
 )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 done, 1 failed, 2 wrong command line."""
-    return COMMAND.run(argv, _perform)

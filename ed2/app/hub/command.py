@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +17,8 @@ from ed2.models.files.vae_files import CONFIG
 from ed2.terminal import LAUNCHER, raw_stream
 from ed2.text import file_size, visible
 
-COMMAND = CommandSyntax(
-    use=f"{LAUNCHER} download NAME [TARGET]",
-    help="""\
-[--yes]
-
-Download a model of huggingface.co for training: only the weights, configs and tokenizer that training needs, into the
-cache of the hub or into the folder TARGET. NAME is owner/name, or owner/name/FILE. Size and licence are shown first,
-and nothing is downloaded without a yes (--yes for scripts). A download that was interrupted continues where it stopped.
-A model whose owner asks for a login needs a token: log in with .venv/bin/hf auth login, or set HF_TOKEN.""",
-    needs="a name and at most a folder",
-    count=[1, 2],
-    flags={"yes": SWITCH, "json": SWITCH},
-)
 STEP_BYTES = 4 << 20
 """Progress is reported after this many bytes."""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command; 0 downloaded, 1 failed or declined, 2 wrong command line."""
-    return COMMAND.run(argv or ["--help"], _perform)
 
 
 def _perform(given: argparse.Namespace) -> int:
@@ -146,3 +127,19 @@ def _answer_json(given: argparse.Namespace) -> int:
 def _say(line: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
+
+
+COMMAND = CommandSyntax(
+    use=f"{LAUNCHER} download NAME [TARGET]",
+    help="""\
+[--yes]
+
+Download a model of huggingface.co for training: only the weights, configs and tokenizer that training needs, into the
+cache of the hub or into the folder TARGET. NAME is owner/name, or owner/name/FILE. Size and licence are shown first,
+and nothing is downloaded without a yes (--yes for scripts). A download that was interrupted continues where it stopped.
+A model whose owner asks for a login needs a token: log in with .venv/bin/hf auth login, or set HF_TOKEN.""",
+    needs="a name and at most a folder",
+    count=[1, 2],
+    flags={"yes": SWITCH, "json": SWITCH},
+    perform=_perform,
+)
