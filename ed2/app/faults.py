@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -143,27 +143,23 @@ def _saved_before(checkpoint: Checkpoint) -> CheckpointSaved:
     return CheckpointSaved(checkpoint.state.step, checkpoint.state.epoch, "", checkpoint.path, None, 0, 0.0)
 
 
-@dataclass
-class FailedUpdates:
-    """The failed updates of a run. It goes back after each, and ends when the same one fails again."""
+def spec_to_retry(
+    error: UpdateFailedError, spec: RunSpec, back: Rollback, step: int, seen: set[tuple[str, int]]
+) -> RunSpec | None:
+    """The spec to train again with after a failed update, from the last checkpoint or from where the run started.
 
-    _seen: set[tuple[str, int]] = field(default_factory=set)
-
-    def retry(self, error: UpdateFailedError, spec: RunSpec, back: Rollback, step: int) -> RunSpec | None:
-        """The spec to train again with, from the last checkpoint or from where the run started; None ends the run.
-
-        `step` is the last one before the update that failed.
-        """
-        if spec.settings.memory.fused_backward and error.__cause__ and is_out_of_memory(error.__cause__):
-            return None  # a retry would need as much memory again
-        checkpoint = back.last_good(include_after_skipped=True)
-        origin = checkpoint or spec.checkpoint
-        origin_step = origin.state.step if origin else 0
-        failure = (type(error.__cause__).__name__, origin_step)
-        if failure in self._seen:
-            return None
-        self._seen.add(failure)
-        place = f"step {origin_step}, where the run started"
-        if checkpoint:
-            place = f"checkpoint {checkpoint.path.name}"
-        return spec.retried_from(checkpoint, f"Step {step + 1} failed. {error} Training again from {place}.")
+    None ends the run: the same failure is among those `seen` before, to which this one is added.
+    """
+    if spec.settings.memory.fused_backward and error.__cause__ and is_out_of_memory(error.__cause__):
+        return None  # a retry would need as much memory again
+    checkpoint = back.last_good(include_after_skipped=True)
+    origin = checkpoint or spec.checkpoint
+    origin_step = origin.state.step if origin else 0
+    failure = (type(error.__cause__).__name__, origin_step)
+    if failure in seen:
+        return None
+    seen.add(failure)
+    place = f"step {origin_step}, where the run started"
+    if checkpoint:
+        place = f"checkpoint {checkpoint.path.name}"
+    return spec.retried_from(checkpoint, f"Step {step + 1} failed. {error} Training again from {place}.")

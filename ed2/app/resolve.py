@@ -3,10 +3,9 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from ed2.app.checks.base_model import ChosenBase, not_here, require_base
+from ed2.app.checks.base_model import SETTING, not_here, require_base
 from ed2.app.checks.space import require_cache_room, require_room
 from ed2.app.checks.start_checks import ON_COMMAND_LINE
 from ed2.app.images.scanning import TimeLeft, scan_dataset, scan_to_start
@@ -171,7 +170,7 @@ def resolve_settings(
 
     def find_sound(given: Mapping[str, object], preset_base: str) -> Origin:
         origin = _find_sound_origin(given, preset_base, progress)
-        require_base(replace(ChosenBase.of(given), name=origin.name))
+        require_base({**given, SETTING: origin.name})
         if not needs_conversion(Path(origin.name)):
             return origin
         weights, note = converted(Path(origin.name), progress, say)

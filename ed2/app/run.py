@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ed2.app.build import build
 from ed2.app.execute import execute, failed, make_rollback
-from ed2.app.faults import FailedUpdates
+from ed2.app.faults import spec_to_retry
 from ed2.app.images.scanning import full_reads
 from ed2.app.jobs import MainContext, make_saver
 from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
@@ -60,7 +60,7 @@ def run_training(
     flags = {**flags, "num_processes": ranks.size}
     spec = resolve(flags, config, bus=bus, controls=controls, ranks=ranks)
     with _opened_folder(spec, bus) as (folder, saver):
-        failures = FailedUpdates()
+        failures: set[tuple[str, int]] = set()
         continued = spec.continued.state if spec.continued else None
         while True:
             with recording(bus, folder.path, continued), spec.machine.computing(spec.settings.memory):
@@ -99,7 +99,7 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, Ba
         yield folder, BackgroundSaver(saver, bus)
 
 
-def _train(spec: RunSpec, context: MainContext, failures: FailedUpdates, started: float) -> RunEnded | RunSpec:
+def _train(spec: RunSpec, context: MainContext, failures: set[tuple[str, int]], started: float) -> RunEnded | RunSpec:
     """The end of the run, or the spec to train again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
@@ -109,7 +109,7 @@ def _train(spec: RunSpec, context: MainContext, failures: FailedUpdates, started
     except UpdateFailedError as error:
         retry = None
         if context.ranks.is_whole:
-            retry = failures.retry(error, spec, make_rollback(context), context.state.step)
+            retry = spec_to_retry(error, spec, make_rollback(context), context.state.step, failures)
         return retry or failed(error, spec, context, started)
     except Exception as error:  # the folder exists, so this end is reported like any other
         return failed(error, spec, context, started)

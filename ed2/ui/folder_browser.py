@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.base_model import SETTING, ChosenBase, base_problems
+from ed2.app.checks.base_model import SETTING, base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError
@@ -131,7 +131,7 @@ class ModelBrowser:
         if not self._context.roots.allow(path) or not is_model(path):
             return self.browser.open(str(path)) or gr.skip()
         values = {**self._context.form_values(), SETTING: str(path)}
-        problems = [problem for problem in base_problems(ChosenBase.of(values)) if problem.path == SETTING]
+        problems = [problem for problem in base_problems(values) if problem.path == SETTING]
         if problems:
             raise refusal(" ".join(map(str, problems)))
         updates: Updates = {self._base: short_path(public_name(path) or str(path)), self.fold: gr.update(open=False)}

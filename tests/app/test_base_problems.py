@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.check import run_check
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.command import main as train_main
@@ -57,7 +57,7 @@ def test_check_page_and_start_refuse_the_same_base_models_with_the_same_words(
 ) -> None:
     for name in REFUSED:
         base = made(CASES[name], sd1, tmp_path)
-        if not base_problems(ChosenBase(str(base))):
+        if not base_problems({"resume_ckpt": str(base)}):
             assert FOUND_WHILE_READING.fullmatch(name), name
             continue
         check, page, start = told(values_for(base, images, tmp_path))
@@ -102,7 +102,7 @@ def test_an_sd2_file_that_does_not_say_what_it_predicts_is_a_problem_of_that_set
     values = values_for(write(tmp_path / "sd2.safetensors", tensors_of(sd2)), images, tmp_path)
     check, page, start = told(values)
     assert check == page == start and [problem.path for problem in start] == ["prediction_type"]
-    assert not base_problems(ChosenBase.of({**values, "prediction_type": "epsilon"}))
+    assert not base_problems({**values, "prediction_type": "epsilon"})
 
 
 def test_a_wrong_vae_is_a_problem_of_that_setting(sd1: Path, images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ed2.__main__ import main
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.found_models import models_here
 from ed2.models.families.facts import FACTS
 from ed2.models.files.source import open_base
@@ -56,13 +56,13 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
     published: Path = request.getfixturevalue(family)
 
     # It is not here yet: the run says how to get it. It is downloaded, and found from then on.
-    (problem,) = base_problems(ChosenBase(NAME))
+    (problem,) = base_problems({"resume_ckpt": NAME})
     assert f"./launch.sh download {NAME}" in problem.fix
     with serving(LocalHub(name=NAME, files=files_of(published))) as hub:
         assert download(hub, home, NAME, answer="yes\n").returncode == 0
     (found,) = models_here([], lambda path: path.is_relative_to(home))
     assert (found.name, found.family) == (NAME, FACTS[family].title)
-    assert not base_problems(ChosenBase(NAME))
+    assert not base_problems({"resume_ckpt": NAME})
 
     # As one file for a web UI, which can be trained as well.
     single = tmp_path / "base.safetensors"
@@ -76,7 +76,7 @@ def test_a_base_is_downloaded_converted_trained_exported_and_opened_again(
 
     # What came out is a single file that opens as the model that was trained, and can be trained on.
     exported = tmp_path / "files" / f"{runs[0].checkpoint.name}.safetensors"
-    assert not base_problems(ChosenBase(str(exported)))
+    assert not base_problems({"resume_ckpt": str(exported)})
     opened, trained = open_base(exported, {}), open_base(runs[0].checkpoint, {})
     for part in trained.dtypes:
         ours, theirs = (source.read(part).state_dict() for source in (opened, trained))
@@ -92,7 +92,7 @@ def test_a_download_without_a_file_says_how_to_get_what_is_missing(home: Path, s
         assert download(hub, home, NAME, "--yes").returncode == 0
     (model,) = models_here([], lambda path: path.is_relative_to(home))
     (model.path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    (problem,) = base_problems(ChosenBase(NAME))
+    (problem,) = base_problems({"resume_ckpt": NAME})
     assert "the weights are missing" in problem.what
     assert problem.fix == f"Download what is missing: ./launch.sh download {NAME}"
 

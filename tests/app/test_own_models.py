@@ -10,7 +10,7 @@ import torch
 
 from ed2.__main__ import main
 from ed2.app import own_models
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.command import main as train_main
 from ed2.app.own_models import converted
 from ed2.app.preflight import model_sizes
@@ -67,7 +67,7 @@ def test_converted_files_are_named_by_content(ckpt: Path) -> None:
 def test_a_check_says_what_a_start_would_convert_and_writes_nothing(
     ckpt: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not base_problems(ChosenBase(str(ckpt)))
+    assert not base_problems({"resume_ckpt": str(ckpt)})
     argv = ["--check", "--json", "--data_root", str(images), "--resume_ckpt", str(ckpt), "--resolution", "64"]
     assert train_main(argv) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -88,14 +88,14 @@ def test_other_files_in_that_format_are_reported_before_a_start(ckpt: Path, tmp_
         "page.ckpt": "a web page (HTML)",
     }
     for name, words in expected.items():
-        (problem,) = base_problems(ChosenBase(str(tmp_path / name)))
+        (problem,) = base_problems({"resume_ckpt": str(tmp_path / name)})
         assert words in str(problem) and "ed2 convert" not in str(problem)
 
 
 def test_a_ckpt_that_asks_for_code_is_refused_by_the_check_and_by_a_start(ckpt: Path) -> None:
     content = torch.load(ckpt, weights_only=True)
     torch.save({**content, "hook": Bomb()}, ckpt)
-    assert "treat it as an attack" in str(base_problems(ChosenBase(str(ckpt))))
+    assert "treat it as an attack" in str(base_problems({"resume_ckpt": str(ckpt)}))
     with pytest.raises(ModelError, match="treat it as an attack"):
         converted(ckpt)
     assert not Path("pwned").exists()
@@ -106,7 +106,7 @@ def test_a_start_converts_a_folder_of_bin_files_once_and_says_so(ckpt: Path, sd1
     folder = shutil.copytree(sd1, ckpt.parent / "bins")
     for name, file in PICKLED.items():
         pickle_part(folder, name, file)
-    assert not base_problems(ChosenBase(str(folder)))
+    assert not base_problems({"resume_ckpt": str(folder)})
     sizes = model_sizes(with_defaults({"resume_ckpt": str(folder)}))
     assert "bins is an SD 1.x model of" in str(sizes.notes) and "converts it once" in str(sizes.notes)
     assert sizes.parameters == model_sizes(with_defaults({"resume_ckpt": str(sd1)})).parameters
@@ -124,7 +124,7 @@ def test_a_bin_file_that_asks_for_code_is_refused_by_the_check_and_by_a_start(ck
     folder = shutil.copytree(sd1, ckpt.parent / "bins")
     pickle_part(folder, UNET, PICKLED[UNET])
     torch.save({"conv_in.weight": torch.zeros(2), "hook": Bomb()}, folder / PICKLED[UNET])
-    (problem,) = base_problems(ChosenBase(str(folder)))
+    (problem,) = base_problems({"resume_ckpt": str(folder)})
     assert "treat it as an attack" in problem.what and "diffusion_pytorch_model.bin" in problem.what
     with pytest.raises(ModelError, match="treat it as an attack"):
         converted(folder)
@@ -135,6 +135,6 @@ def test_a_bin_file_that_asks_for_code_is_refused_by_the_check_and_by_a_start(ck
 def test_a_safetensors_file_is_used_whatever_its_name(name: str, ckpt: Path, sd1: Path) -> None:
     assert main(["convert", str(sd1), str(ckpt.parent / "plain.safetensors")]) == 0
     file = (ckpt.parent / "plain.safetensors").rename(ckpt.parent / name)
-    assert not base_problems(ChosenBase(str(file)))
+    assert not base_problems({"resume_ckpt": str(file)})
     assert main(["convert", str(file), str(ckpt.parent / "again.safetensors")]) == 0
     assert not model_sizes(with_defaults({"resume_ckpt": str(file)})).problems

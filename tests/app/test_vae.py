@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ed2.app import own_models
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.preflight import model_sizes
 from ed2.models.families.facts import VAE_PREFIX
 from ed2.settings.files import with_defaults
@@ -73,7 +73,7 @@ def test_a_vae_in_pytorchs_own_format_is_converted_once_and_resumes_in_place(
     monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
     torch.save(load_file(vae / "diffusion_pytorch_model.safetensors"), tmp_path / "vae.pt")
     values = {**values, "vae": str(tmp_path / "vae.pt")}
-    assert not base_problems(ChosenBase.of(values))
+    assert not base_problems(values)
     stopped = train(values, stop_at=3)
     assert "vae.pt was converted to" in said(stopped)
     given = {name: values[name] for name in ("vae", "logdir")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles
 from ed2.ui.app import OwnerPage
@@ -81,5 +81,5 @@ def test_a_page_that_may_open_only_some_folders_downloads_nothing_and_finds_only
 
 
 def test_what_a_message_says_of_the_command_is_the_place_on_the_page() -> None:
-    (problem,) = base_problems(ChosenBase("owner/none"))
+    (problem,) = base_problems({"resume_ckpt": "owner/none"})
     assert "or download it first: “Choose a base model” in the Settings tab" in on_page(str(problem))

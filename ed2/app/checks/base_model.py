@@ -4,7 +4,6 @@ Needs no torch.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.run_settings import FIND_LAST
@@ -20,45 +19,34 @@ SETTING = "resume_ckpt"
 DOWNLOAD = f"{LAUNCHER} download"
 
 
-@dataclass(frozen=True)
-class ChosenBase:
-    """The settings that a base model is read by."""
+def base_problems(values: Mapping[str, object]) -> list[Problem]:
+    """Why the base model of flat settings cannot be trained; of a run or checkpoint, only whether it exists.
 
-    name: str
-    prediction_type: str | None = None
-    vae: str | None = None
-
-    @classmethod
-    def of(cls, values: Mapping[str, object]) -> "ChosenBase":
-        """From flat settings, which need not be complete or valid."""
-        name, predicted, vae = (str(values.get(key) or "") for key in (SETTING, "prediction_type", VAE))
-        return cls(name, predicted or None, vae or None)
-
-
-def base_problems(base: ChosenBase) -> list[Problem]:
-    """Why a base model cannot be trained; of a run or checkpoint, only whether it exists."""
-    if base.name in ("", FIND_LAST):
+    The settings need not be complete or valid.
+    """
+    name, predicted, vae = (str(values.get(key) or "") for key in (SETTING, "prediction_type", VAE))
+    if name in ("", FIND_LAST):
         return []
-    place = locate(base.name)
+    place = locate(name)
     if place is None:
-        return [not_here(SETTING, "model", base.name)]
+        return [not_here(SETTING, "model", name)]
     if _is_run_of_ours(place.path):
         return []
-    vae = None
-    if base.vae:
-        found = locate(base.vae)
+    other = None
+    if vae:
+        found = locate(vae)
         if found is None:
-            return [not_here(VAE, "VAE", base.vae)]
-        vae = found.path
-    problems = base_model_problems(place.path, prediction_type=base.prediction_type, vae=vae, may_convert=True)
-    if not Path(base.name).exists():
-        problems = [_of_download(base.name, problem) for problem in problems]
-    return as_setting_problems(base.name, problems)
+            return [not_here(VAE, "VAE", vae)]
+        other = found.path
+    problems = base_model_problems(place.path, prediction_type=predicted or None, vae=other, may_convert=True)
+    if not Path(name).exists():
+        problems = [_of_download(name, problem) for problem in problems]
+    return as_setting_problems(name, problems)
 
 
-def require_base(base: ChosenBase) -> None:
+def require_base(values: Mapping[str, object]) -> None:
     """Raise ModelError, with the problems that a check lists, unless the base model can be trained."""
-    if problems := base_problems(base):
+    if problems := base_problems(values):
         raise ModelError("The base model cannot be used:", problems)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.memory import MemoryReport, report_memory
 from ed2.app.checks.rates import RateCurve, rate_curves
 from ed2.app.checks.space import cache_bytes, cache_lines, cache_notes, disk_forecast, disk_lines
@@ -192,7 +192,7 @@ def check_dataset(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...
     Raises:
         DatasetError: a validation folder contains no usable images.
     """
-    problems = tuple(base_problems(ChosenBase.of(settings.flat())))
+    problems = tuple(base_problems(settings.flat()))
     split = split_off_validation(settings, dataset)
     return CheckResult(settings, dataset, model_sizes(settings), split, problems, notes)
 

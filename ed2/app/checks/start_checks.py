@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.checks.base_model import ChosenBase, base_problems
+from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.space import require_room
 from ed2.app.preflight import OTHER_FOLDER, model_sizes, not_writable, require_writable, written_to
 from ed2.app.run_settings import FIND_LAST
@@ -180,4 +180,4 @@ def _model(values: Mapping[str, object], fixes: Fixes) -> list[Problem]:
     name = str(values.get("resume_ckpt") or "")
     if not name:
         return [Problem("resume_ckpt", "no base model is given.", fixes.model)]
-    return base_problems(ChosenBase.of(values))
+    return base_problems(values)
