@@ -96,10 +96,10 @@ def _free_port() -> int:
 
 def wait_for_ranks(children: Sequence[Child]) -> int:
     """Wait for the first process, and say if another ends before it; returns its exit code."""
-    running = dict(enumerate(children))
+    others = dict(enumerate(children[1:], start=1))
     while children[0].poll() is None:
-        for rank in [rank for rank, child in running.items() if child.poll() is not None]:
-            if running.pop(rank).returncode:
+        for rank in [rank for rank, child in others.items() if child.poll() is not None]:
+            if others.pop(rank).returncode:
                 print(f"{how_ended(rank, children[rank])}.", file=sys.stderr, flush=True)
         time.sleep(POLL_SECONDS)
     end = time.monotonic() + END_SECONDS
