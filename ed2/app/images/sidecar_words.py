@@ -1,7 +1,6 @@
 """Which file says what about an image, in words, and the weight of a folder."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.images.captions import CaptionListing
@@ -16,14 +15,8 @@ from ed2.errors import Ed2Error
 VALUES = (*VALUE_NAMES.values(), "max_caption_length")
 MULTIPLY_FILE = "multiply.txt"
 _NOT_SET = "The weight was not set"
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What one file says; its name is relative to the data root."""
-
-    name: str
-    config: ImageConfig
+Source = tuple[str, ImageConfig]
+"""The name of a file below the data root, and what it says."""
 
 
 class SidecarWords:
@@ -32,7 +25,7 @@ class SidecarWords:
     def __init__(self, roots: Sequence[Path]) -> None:
         """Images of these data roots."""
         self._roots = roots
-        self._of_folder: dict[tuple[Path, bool], list[_Source]] = {}
+        self._of_folder: dict[tuple[Path, bool], list[Source]] = {}
         self._listing = CaptionListing()
 
     def of(self, example: Example) -> list[str]:
@@ -40,30 +33,33 @@ class SidecarWords:
         root = self._roots[example.root]
         if is_manifest(root):
             return []
-        folder, sources = example.path.parent, []
+        said, sources = [], self._sources(root, example.path)
+        for value in VALUES:
+            for name, config in reversed(sources):
+                if (given := getattr(config, value)) is not None:
+                    said.append(f"{value} {_plain(given)} from {escape_undecodable(name)}")
+                    break
+        return said
+
+    def _sources(self, root: Path, image: Path) -> list[Source]:
+        """What the files above and beside an image say, the strongest last."""
+        folder, sources = image.parent, []
         if folder.is_relative_to(root):
             above = [folder, *folder.parents]
             for one in reversed(above[: above.index(root) + 1]):
                 sources += self._read(root, one, is_inner=one == folder)
-        for path in self._listing.of(example.path):
+        for path in self._listing.of(image):
             if path.suffix.lower() in (".yml", ".yaml"):
-                sources.append(_Source(path.name, read_caption_file(path).config))
-        said = []
-        for value in VALUES:
-            giving = [source for source in sources if getattr(source.config, value) is not None]
-            if giving:
-                name = escape_undecodable(giving[-1].name)
-                said.append(f"{value} {_plain(getattr(giving[-1].config, value))} from {name}")
-        return said
+                sources.append((path.name, read_caption_file(path).config))
+        return sources
 
-    def _read(self, root: Path, folder: Path, is_inner: bool) -> list[_Source]:
+    def _read(self, root: Path, folder: Path, is_inner: bool) -> list[Source]:
         mark = (folder, is_inner)
         if mark not in self._of_folder:
             names = (*GLOBAL_NAMES, *LOCAL_NAMES) if is_inner else GLOBAL_NAMES
             found = []
             for path in _named(folder, names):
-                name = path.relative_to(root).as_posix()
-                found.append(_Source(name, read_folder_file(path).config))
+                found.append((path.relative_to(root).as_posix(), read_folder_file(path).config))
             self._of_folder[mark] = found
         return self._of_folder[mark]
 
