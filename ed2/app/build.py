@@ -29,7 +29,7 @@ from ed2.models.memory import RoomForSizes, enable_checkpointing
 from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
-from ed2.training.ema import Average, NoEma
+from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers

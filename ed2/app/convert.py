@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.app.own_models import write_readable
-from ed2.disk import HashingFile, finish_folder, plain_reason, rename_if_free, temporary_name, to_disk
+from ed2.disk import HashingFile, new_folder, rename_if_free, temporary_name, to_disk
+from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
@@ -22,9 +23,7 @@ from ed2.models.files.folder_problems import EXTRA_FILE, SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle, read_header
 from ed2.models.files.layout import diffusers_tensors, single_file_tensors
 from ed2.models.files.lora_base import is_lora_checkpoint
-from ed2.models.files.model_spec import ModelSpec, kept_metadata
 from ed2.models.files.pickled_folder import pickled_parts
-from ed2.models.files.prediction import PREDICTION_KEY
 from ed2.models.files.self_check import SavedModel
 from ed2.models.files.source import num_text_layers, open_base
 from ed2.models.files.tensor_file import (

@@ -13,9 +13,8 @@ from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
 from ed2.models.families.facts import FACTS
 from ed2.models.files.base_model import locate
-from ed2.models.files.description import Description
+from ed2.models.files.description import Description, ModelSpec
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
-from ed2.models.files.model_spec import ModelSpec
 from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import mapped_tensors
 from ed2.models.lora.arithmetic import Kept, Merged, RankOptions, Report, Weights, extract, merged

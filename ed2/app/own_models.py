@@ -126,17 +126,5 @@ def write_readable(model: Path, target: Path) -> None:
     write_tensors_of(model, target)
 
 
-def _convert_folder(model: Path, target: Path) -> None:
-    folder = temporary_name(target)
-    try:
-        write_readable(model, folder)
-        for file in folder.rglob("*.*"):
-            if file.is_file():
-                to_disk(file)
-        finish_folder(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _error(pickle: Path, problem: Problem) -> ModelError:
     return ModelError(f"The base model {pickle} cannot be used:", [problem])

@@ -27,7 +27,7 @@ from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.removing import resume_test_folder, sweep_resume_tests
 from ed2.checkpoint.identity import CKPTS
-from ed2.disk import plain_reason
+from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, StopRequested
 from ed2.events import Event, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
 from ed2.settings.cli import TEST_STEPS
