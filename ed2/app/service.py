@@ -16,8 +16,9 @@ from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.store import Observer, RunQueue, run_next
 from ed2.app.ranks.parent import RelayedControls, train_by_settings
 from ed2.app.reporters.jsonl import EVENTS_NAME
+from ed2.app.run_view import PAUSING, RunView
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
-from ed2.app.snapshot import PAUSING, RunSnapshot, RunView
+from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested

@@ -8,7 +8,7 @@ import torch
 
 from ed2.app.measured import Corrections, PeakWatch, SpillWatch
 from ed2.app.reporters.describe import describe
-from ed2.app.snapshot import RunView
+from ed2.app.run_view import RunView
 from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, SamplesMade, StepDone, Warned
 from ed2.settings.schema import Settings
 from ed2.training.state import Run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ed2.app.reporters.console import ConsoleReporter
-from ed2.app.snapshot import RunView
+from ed2.app.run_view import RunView
 from ed2.events import EpochEnded, Event, StepDone
 from tests.runs import Values, train
 from tests.tiny import make_images

@@ -14,7 +14,7 @@ from ed2.app.reporters import growing
 from ed2.app.reporters.growing import GrowingFile
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.run import recording
-from ed2.app.snapshot import RunView
+from ed2.app.run_view import RunView
 from ed2.errors import LogWriteError
 from ed2.events import Event, EventBus, MetricsLogged, StepDone, Warned
 from tests.app.events import samples, started

@@ -15,8 +15,8 @@ from ed2.app.checks.check import run_check
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.resume_test.comparison import differences
 from ed2.app.run_spec import RunSpec
+from ed2.app.run_view import RunView
 from ed2.app.runs import folder as run_folder
-from ed2.app.snapshot import RunView
 from ed2.errors import CheckpointError, Ed2Error, FinishedError, SettingsError
 from ed2.events import CheckpointSaved, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.sampling import job

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ed2.app.snapshot import RunView
+from ed2.app.run_view import RunView
 from ed2.checkpoint import background
 from ed2.checkpoint.folder import NewFolder, find_damage
 from ed2.checkpoint.snapshot import HostBuffers

@@ -17,8 +17,8 @@ from ed2.app.reporters.jsonl import cut_back
 from ed2.app.resolve import resolve_settings
 from ed2.app.resuming import VerifyProgress
 from ed2.app.run_settings import settings_for_check
+from ed2.app.run_view import RunView
 from ed2.app.runs.records import find_runs
-from ed2.app.snapshot import RunView
 from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.folder import HASHING_THREADS
 from ed2.checkpoint.resume import Checkpoint

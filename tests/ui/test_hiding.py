@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ed2.app.reporters.describe import describe
+from ed2.app.run_view import RunView
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot, RunView
+from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import CheckpointSaved, MetricsLogged, PhaseChanged, RunEnded, Sample, SamplesMade, ValidationDone
 from ed2.settings.files import PROGRAM_DIR

@@ -9,8 +9,8 @@ import gradio as gr
 import pytest
 
 from ed2.app.page.folders import Roots
+from ed2.app.run_view import RunView
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunView
 from ed2.app.user_files import UserFiles
 from ed2.events import PhaseChanged, RunEnded
 from ed2.ui.app import OwnerPage

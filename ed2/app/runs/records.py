@@ -11,7 +11,8 @@ from pathlib import Path
 from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_settings import settings_of_checkpoint
-from ed2.app.snapshot import RunSnapshot, RunView
+from ed2.app.run_view import RunView
+from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import (
     CKPTS,
     EMA_SUFFIX,
