@@ -36,6 +36,7 @@ FILES = ("Single file for web UIs", "Checkpoint")
 LORA_FILES = ("LoRA for web UIs", "Checkpoint, which diffusers loads too")
 NO_SINGLE_FILE = "Web UIs load a single file, which this run did not write."
 AFTER_THE_RUN = "You can export one when the run has ended."
+CONTINUE = "Train begins a new run. To continue this one from its checkpoint, press Resume in the"
 GONE = "This checkpoint is no longer there."
 
 
@@ -206,10 +207,19 @@ def model_html(shown: RunSnapshot, single: Path | None) -> str:
             rows += f"<dt>{name}</dt><dd>{escape(str(path))}</dd>"
     if not rows:
         return ""
-    title, note, others = "Your model", NO_SINGLE_FILE, ""
+    title, note = "Your model", NO_SINGLE_FILE
     if shown.is_active:
         title, note = "Saved so far", f"{NO_SINGLE_FILE} {AFTER_THE_RUN}"
-    elif len(shown.saves) > 1:
-        others = f'<p class="ed-note">Other checkpoints of this run: {link_html("Resume tab", "Resume")}</p>'
-    html = f"<h3>{title}</h3><dl>{rows}</dl>{'' if single else note_html(note)}{others}"
+    html = f"<h3>{title}</h3><dl>{rows}</dl>{'' if single else note_html(note)}{_elsewhere_html(shown)}"
     return f'<section class="ed-model" aria-label="{title}">{html}</section>'
+
+
+def _elsewhere_html(shown: RunSnapshot) -> str:
+    """What is in the Resume tab for a run that has ended."""
+    if shown.state in ("stopped", "failed"):
+        what = CONTINUE
+    elif shown.state == "done" and len(shown.saves) > 1:
+        what = "Other checkpoints of this run:"
+    else:
+        return ""
+    return f'<p class="ed-note">{what} {link_html("Resume tab", "Resume")}</p>'
