@@ -246,7 +246,7 @@ def test_same_bytes_names_the_option_sets_when_one_is_unknown() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 def test_torture_soaks() -> None:
     """That it kills is tried in tests/torture/test_kills.py."""
-    assert "20 steps" in run("torture", "soak", "--steps", 20)
+    assert "10 steps" in run("torture", "soak", "--steps", 10)
 
 
 @pytest.mark.browser
