@@ -5,14 +5,12 @@ import json
 import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ed2.disk_errors import wait_for_handles
-from ed2.errors import printable
 
 MAX_JSON_BYTES = 256 << 20
 """Larger than any JSON file of this program."""
@@ -90,21 +88,14 @@ def lines_of(path: Path) -> Iterator[bytes]:
             is_rest = not is_end
 
 
-def parse_json(content: bytes | str, *, is_unique: bool = False) -> Any:
+def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text.
-
-    Args:
-        content: the text.
-        is_unique: whether no object may have two values of one name; otherwise the last one counts.
 
     Raises:
         ValueError: it is invalid, nested too deeply, or has a number that is not finite or too large.
     """
     try:
-        as_object = _unique_names if is_unique else None
-        value = json.loads(
-            content, parse_constant=_no_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=as_object
-        )
+        value = json.loads(content, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     _require_shallow(value)
@@ -167,15 +158,6 @@ def _held(value: object) -> Iterable[object]:
     if not isinstance(value, list):
         return ()
     return value
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        raise ValueError(f"duplicate keys: {', '.join(map(printable, twice[:5]))}")
-    return values
 
 
 def _no_number(text: str) -> object:

@@ -249,12 +249,13 @@ def _use_large_jpeg(path: Path, use: Callable[[ImageFile], _T]) -> _T:
 def _require_file(path: Path) -> None:
     """Refuse pipes and devices, which would block, and files that are too large to read."""
     status = path.stat()
-    if stat.S_ISREG(status.st_mode):
-        if status.st_size > MAX_FILE_BYTES:
-            what = f"the file is too large ({status.st_size >> 20:,} MB; the limit is {MAX_FILE_BYTES >> 20} MB)."
-            raise ImageError(what, "Save it smaller.")
-    elif not stat.S_ISDIR(status.st_mode):  # for a folder the system raises its own error
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(status.st_mode):
         raise ImageError("this is not a file.", "Delete or rename it.", lasting=False)
+    if status.st_size > MAX_FILE_BYTES:
+        what = f"the file is too large ({status.st_size >> 20:,} MB; the limit is {MAX_FILE_BYTES >> 20} MB)."
+        raise ImageError(what, "Save it smaller.")
 
 
 def _alone_if_large(size: Size | None) -> AbstractContextManager[object]:

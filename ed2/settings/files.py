@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from ed2.settings.checks import is_plain, settings_from
 from ed2.settings.fields import fields
 from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
-from ed2.small_files import exists, open_file, parse_json
+from ed2.small_files import exists, open_file
 from ed2.terminal import LAUNCHER
 
 PROGRAM_DIR = Path(__file__).resolve().parents[2]
@@ -35,6 +36,8 @@ MAY_BE_NONE = "sample_prompts"
 MAX_BYTES = 1 << 20
 SCRIPTS = (".bat", ".cmd", ".ps1", ".sh")
 """File types of EveryDream 2's chains of runs."""
+MAX_DIGITS = 300
+"""Most digits of a whole number; with more than 308 it cannot become a float."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,10 @@ def read_object(path: Path) -> dict[str, object]:
         raise _chain_error(path)
     text = _text_of(path)
     try:
-        values = parse_json(text, is_unique=True)
-    except ValueError as error:
+        values = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_int=_whole)
+    except (ValueError, RecursionError) as error:
         fix = "Fix it in a text editor, or use an undamaged copy."
-        reason = error if text.strip() else "it is empty"
-        raise _file_error(path, f"it is not valid JSON ({reason}).", fix) from None
+        raise _file_error(path, f"it is not valid JSON ({_reason(text, error)}).", fix) from None
     if isinstance(values, list) and values and all(isinstance(value, dict | str) for value in values):
         raise _chain_error(path)
     if not isinstance(values, dict):
@@ -187,9 +189,36 @@ def _text_of(path: Path) -> str:
         raise _file_error(path, f"it cannot be read ({reason}).", "Give the path of a settings file.") from None
 
 
+def _reason(text: str, error: Exception) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deeply"
+    return str(error)
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        raise ValueError(f"duplicate keys: {', '.join(map(printable, twice[:5]))}")
+    return values
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not a number")
+
+
 def _chain_error(path: Path) -> SettingsError:
     fix = "Start one of its files at a time; each continues with --resume_ckpt findlast."
     return _file_error(path, "it is a chain of several runs, which is not supported yet.", fix)
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number with {len(text):,} digits is too long")
+    return int(text)
 
 
 def _file_error(path: Path, what: str, fix: str) -> SettingsError:
