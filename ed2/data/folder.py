@@ -24,7 +24,9 @@ from ed2.garbage import without_collection
 
 MAX_LISTED = 20
 """How many files an error names if nothing can be used; the rest are counted."""
-FOLDER_WANTED = "Check the spelling (a path with blanks needs quotes), or choose another folder with --data_root."
+FOLDER_WANTED = (
+    "Check the spelling (in a terminal, a path with spaces needs quotes), or choose another folder with --data_root."
+)
 MAX_QUOTED = 60
 
 

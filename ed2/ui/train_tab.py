@@ -210,12 +210,12 @@ def model_html(shown: RunSnapshot, single: Path | None) -> str:
     title, note = "Your model", NO_SINGLE_FILE
     if shown.is_active:
         title, note = "Saved so far", f"{NO_SINGLE_FILE} {AFTER_THE_RUN}"
-    html = f"<h3>{title}</h3><dl>{rows}</dl>{'' if single else note_html(note)}{_elsewhere_html(shown)}"
+    html = f"<h3>{title}</h3><dl>{rows}</dl>{'' if single else note_html(note)}{_continued_html(shown)}"
     return f'<section class="ed-model" aria-label="{title}">{html}</section>'
 
 
-def _elsewhere_html(shown: RunSnapshot) -> str:
-    """What is in the Resume tab for a run that has ended."""
+def _continued_html(shown: RunSnapshot) -> str:
+    """What the Resume tab has for a run that has ended, with a link to it."""
     if shown.state in ("stopped", "failed"):
         what = CONTINUE
     elif shown.state == "done" and len(shown.saves) > 1:

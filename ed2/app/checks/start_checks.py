@@ -38,7 +38,7 @@ ON_PAGE = Fixes(
 )
 ON_COMMAND_LINE = Fixes(
     folder="Give it with --data_root.",
-    missing_folder="Check it for typos; a path with blanks needs quotes.",
+    missing_folder="Check it for typos; a path with spaces needs quotes.",
     model=f"Set --resume_ckpt to a diffusers folder, .safetensors or .ckpt of an {trainable_titles()} model, or to a "
     f"checkpoint of a run. The models on this computer are listed by: {LAUNCHER} models",
 )
