@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ed2.data.buckets import Size
 from ed2.data.example import Example
 from ed2.draws import rng
+from ed2.garbage import without_collection
 
 _T = TypeVar("_T")
 
@@ -106,6 +107,7 @@ class EpochPlanner:
         """Whether every epoch has the same number of steps."""
         return self._visit_counts.is_same_every_epoch
 
+    @without_collection()
     def plan(self, epoch: int) -> EpochPlan:
         """Split an epoch into batches of one bucket each, and the batches into optimizer steps.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import resource
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from ed2.models.files.source import open_base
 from ed2.settings.files import with_defaults
 from tests.hostile.model_folders import folder_models
 from tests.hostile.models import Model, all_models
+from tests.hostile.scanned import peak_bytes
 
 MAX_GROWTH_BYTES = 1 << 30
 
@@ -42,10 +42,6 @@ def told(path: Path) -> str:
 class Results(NamedTuple):
     said: list[tuple[Model, str]]
     grown_bytes: int
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.fixture(scope="module")
