@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error
 
 RENAME_TRIES = 10
 RENAME_WAIT_SECONDS = 0.2
@@ -136,21 +135,6 @@ def why_not_writable(folder: Path) -> str:
             return ""
     except OSError as error:
         return plain_reason(error)
-
-
-def require_temporary_folder() -> None:
-    """Check that temporary files can be written, since loading the libraries would otherwise end in a traceback.
-
-    Raises:
-        Ed2Error: no folder for them is writable, as on a full disk; names those that were tried.
-    """
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError as error:
-        tried = (error.strerror or "").partition("found in ")[2].strip("[]").replace("'", "")
-        why = f"the disk is full, or none of these is writable: {tried}."
-        fix = "Free some space, or set TMPDIR (on Windows TEMP) to a folder on another drive."
-        raise Ed2Error("No folder for temporary files is writable", why, fix) from None
 
 
 @contextlib.contextmanager

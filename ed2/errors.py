@@ -7,6 +7,7 @@
     ├── ModelError                the base model is missing, incomplete or not supported
     ├── CheckpointError           a checkpoint cannot be saved or resumed
     │   └── UnusableWeightsError  the current weights are not worth saving
+    ├── RefusedError              a command of the user that cannot be carried out now
     ├── LogWriteError             a log cannot be written at the moment; the run continues
     └── TrainingError             the run cannot continue
         ├── ImagesLostError       none of its images can be read any more
@@ -154,6 +155,10 @@ class UpdateFailedError(TrainingError):
 
 class RankError(TrainingError):
     """Another process of the run has failed or was lost."""
+
+
+class RefusedError(Ed2Error):
+    """A command of the user that cannot be carried out now."""
 
 
 class StopRequested(BaseException):

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Phase = Literal[
     "preparing", "caching", "training", "validating", "sampling", "paused", "stopping", "done", "stopped", "failed"
 ]
-"""States of a run; `ed2.app.phases` says which the page's `data-state` shows as another."""
+"""States of a run; `ed2.app.snapshot` says which the page's `data-state` shows as another."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LAUNCHER = ["__init__.py", "launch.py", "environment.py", "gpus.py", "install.py", "doctor.py"]
+LAUNCHER = ["__init__.py", "launch.py", "environment.py", "install.py", "doctor.py"]
 TOOLS = ["bash", "cat", "dirname", "readlink", "sh"]
 PIP = """
 import json, os, pathlib, re, sys, time

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ed2.app.images.scanning import scan_to_start
-from ed2.app.images.validating import TRAINING
+from ed2.app.images.scanning import TRAINING, scan_to_start
 from ed2.app.resolve import resolve_settings
 from ed2.app.resuming import resolve_resume
 from ed2.checkpoint.resume import LEFT_OUT, Checkpoint

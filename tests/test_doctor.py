@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.launcher.gpus import amd_gpus, torch_backend
-from ed2.launcher.install import Torch, torch_arguments, unused_gpu
+from ed2.launcher.install import Torch, amd_gpus, torch_arguments, torch_backend, unused_gpu
 from tests.launcher import PROGRAM, Program
 
 

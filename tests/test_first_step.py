@@ -24,7 +24,8 @@ def module_of(entry: str) -> str:
     return ".".join(parts)
 
 
-COLUMN = [module_of(entry) for entry in re.findall(r"^    ([\w.]+)", SECTION, flags=re.MULTILINE)]
+ENTRIES = re.findall(r"^    ([\w.]+)", SECTION, flags=re.MULTILINE)
+COLUMN = list(map(module_of, ENTRIES))
 
 
 def faults(calls: Iterable[Call], column: list[str]) -> list[str]:
@@ -55,6 +56,14 @@ def test_calls_to_the_first_step_go_down_the_column_only(tmp_path: Path) -> None
     assert ("ed2.app.run", "ed2.app.resolve") in calls and ("ed2.app.execute", "ed2.training.loop") in calls
     assert not faults(calls, COLUMN)
     assert {f"ed2.{module}" for module in COLUMN} == {module for call in calls for module in call}
+
+
+def test_the_column_lists_each_module_once_with_functions_that_it_has() -> None:
+    assert len(set(COLUMN)) == len(COLUMN)
+    for entry, module in zip(ENTRIES, COLUMN, strict=True):
+        code = (PROGRAM_DIR / "ed2" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        for name in filter(None, entry.removeprefix(module).split(".")):
+            assert re.search(rf"(?:def|class) {name}\b", code), entry
 
 
 def test_a_call_up_and_an_unlisted_module_are_found() -> None:

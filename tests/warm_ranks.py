@@ -29,7 +29,7 @@ def warm_up() -> None:
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    import ed2.app.ranks.follower
+    import ed2.app.ranks.members
     import ed2.app.run
     import ed2.ranks.group  # noqa: F401
 

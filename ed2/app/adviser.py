@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ed2.app.curve import Point
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import Point, RunSnapshot
 from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
 from ed2.text import counted
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from ed2.app.phases import RefusedError
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error, StopRequested
+from ed2.errors import Ed2Error, RefusedError, StopRequested
 
 FIX = "Stop it first, or wait until it ends."
 

@@ -8,8 +8,8 @@ from ed2.app.jobs import exporter_of
 from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_spec import Machine, open_model
 from ed2.app.runs.records import single_file_of
-from ed2.checkpoint.finding import require_sound
 from ed2.checkpoint.identity import name_of_run
+from ed2.checkpoint.resume import require_sound
 from ed2.errors import StopRequested
 from ed2.models.compute import Precision
 from ed2.models.files.description import Description

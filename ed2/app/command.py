@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ed2.app.libraries import read_libraries
+from ed2.app.command_line import read_libraries, require_temporary_folder
 from ed2.app.ranks.launcher import BARE, LIFELINE, ORDERS, launch_ranks
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import STOPPING, stop_with_parent, stopping_on_signals
-from ed2.disk import require_temporary_folder
 from ed2.errors import Ed2Error, StopRequested
 from ed2.models.families.facts import trainable_titles
 from ed2.ranks.place import WORLD_SIZE, RankPlace
@@ -147,9 +146,8 @@ def _test_resume(command: cli.CommandLine, steps: int) -> int:
 
 
 def _follow(place: RankPlace) -> int:
-    require_temporary_folder()
     read_libraries()
-    from ed2.app.ranks.follower import follow
+    from ed2.app.ranks.members import follow
     from ed2.ranks.group import Follower, join
 
     ranks = join(place)
@@ -158,9 +156,8 @@ def _follow(place: RankPlace) -> int:
 
 
 def _train_for_parent(place: RankPlace) -> int:
-    require_temporary_folder()
     read_libraries()
-    from ed2.app.ranks.leader import train_for_parent
+    from ed2.app.ranks.members import train_for_parent
 
     return train_for_parent(place)
 
@@ -169,7 +166,6 @@ def _train(command: cli.CommandLine, place: RankPlace) -> int:
     from ed2.app.on_end import OnEnd
 
     on_end = OnEnd(command.on_end)
-    require_temporary_folder()
     print("Starting: loading libraries ...", flush=True)
     read_libraries()
     from ed2.app.reporters.console import ConsoleReporter
@@ -203,7 +199,7 @@ def _ranks(place: RankPlace, bus: "EventBus", controls: "Controls") -> "Iterator
     if place.size == 1:
         yield None
         return
-    from ed2.app.ranks.leader import led_ranks
+    from ed2.app.ranks.members import led_ranks
 
     with led_ranks(place, bus, controls) as ranks:
         yield ranks

@@ -1,12 +1,18 @@
-"""The commands besides training: their help, flags and words, and all that is wrong with them. Needs no torch."""
+"""What the commands share: help, flags and words, all that is wrong with them, and reading the libraries they need.
+
+Needs no torch until then.
+"""
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
+from ed2.garbage import without_collection
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 SWITCH = {"action": "store_true"}
@@ -88,3 +94,33 @@ def number(low: float, high: float, kind: type[int] | type[float]) -> Callable[[
         return value
 
     return read
+
+
+def read_libraries() -> None:
+    """Load what models need, which takes seconds, as fast as it loads: quiet, and without asking the hub for anything.
+
+    Raises:
+        Ed2Error: no temporary file can be written.
+    """
+    require_temporary_folder()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with without_collection():  # which would take a third of the time
+        from ed2.models.compute import quiet_libraries
+
+        quiet_libraries()
+
+
+def require_temporary_folder() -> None:
+    """Check that temporary files can be written, since loading the libraries would otherwise end in a traceback.
+
+    Raises:
+        Ed2Error: no folder for them is writable, as on a full disk; names those that were tried.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        tried = (error.strerror or "").partition("found in ")[2].strip("[]").replace("'", "")
+        why = f"the disk is full, or none of these is writable: {tried}."
+        fix = "Free some space, or set TMPDIR (on Windows TEMP) to a folder on another drive."
+        raise Ed2Error("No folder for temporary files is writable", why, fix) from None

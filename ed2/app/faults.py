@@ -10,10 +10,9 @@ import torch
 from ed2.app.run_settings import restart_advice
 from ed2.app.run_spec import RunSpec
 from ed2.app.suggest.answer import out_of_memory_fix
-from ed2.checkpoint.finding import candidates
 from ed2.checkpoint.folder import Progress, find_damage, no_progress
 from ed2.checkpoint.identity import oldest_first
-from ed2.checkpoint.resume import Checkpoint, open_or_none
+from ed2.checkpoint.resume import Checkpoint, candidates, open_or_none
 from ed2.checkpoint.room import shortage
 from ed2.checkpoint.saver import Kind
 from ed2.errors import DivergedError, Ed2Error, MemoryFullError, ModelError, UnusableWeightsError, UpdateFailedError

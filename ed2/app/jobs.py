@@ -9,8 +9,7 @@ from typing import Self
 import torch
 
 from ed2.app.images.captions import tag_frequency, trigger_phrase
-from ed2.app.images.scanning import ImageFaults, decode_threads
-from ed2.app.images.validating import for_validation
+from ed2.app.images.scanning import ImageFaults, decode_threads, for_validation
 from ed2.app.optimizing import sample_weights
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings

@@ -21,8 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ed2.app.ranks.launcher import LIFELINE
-from ed2.app.reporters.describe import describe_end
-from ed2.app.reporters.log import LogReporter
+from ed2.app.reporters.log import LogReporter, describe_end
 from ed2.app.user_files import UserFiles
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, FinishedError, Problem, SettingsError, StopRequested, printable

@@ -5,11 +5,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ed2.app.checks.base_model import SETTING, not_here, require_base
 from ed2.app.checks.space import require_cache_room, require_room
-from ed2.app.checks.start_checks import ON_COMMAND_LINE
-from ed2.app.images.scanning import TimeLeft, scan_dataset, scan_to_start
-from ed2.app.images.validating import TRAINING, LeftOut, ValidationSplit, split_off_validation
+from ed2.app.checks.start_checks import ON_COMMAND_LINE, SETTING, not_here, require_base
+from ed2.app.images.scanning import (
+    TRAINING,
+    LeftOut,
+    TimeLeft,
+    ValidationSplit,
+    scan_dataset,
+    scan_to_start,
+    split_off_validation,
+)
 from ed2.app.own_models import converted
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts, require_writable
 from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
@@ -25,10 +31,9 @@ from ed2.app.run_settings import (
     saved_settings,
 )
 from ed2.app.run_spec import Machine, RunSpec, circumstances, open_model
-from ed2.checkpoint.finding import newest_below, newest_of_run, require_sound
 from ed2.checkpoint.folder import Progress, no_progress
 from ed2.checkpoint.identity import run_at, state_of
-from ed2.checkpoint.resume import LEFT_OUT, Checkpoint
+from ed2.checkpoint.resume import LEFT_OUT, Checkpoint, newest_below, newest_of_run, require_sound
 from ed2.data.reading import Outline
 from ed2.errors import CheckpointError, ModelError, Problem, SettingsError
 from ed2.events import CheckpointChosen, EventBus, PhaseChanged

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import ed2
-from ed2.app.images.validating import ValidationSplit
+from ed2.app.images.scanning import ValidationSplit
 from ed2.app.preflight import ModelSizes
 from ed2.checkpoint.resume import Checkpoint
 from ed2.data.example import Dataset, Example, file_stamp

@@ -11,11 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ed2.app.curve import Curve
-from ed2.app.phases import RUNNING, Command, State, next_state, require_legal
-from ed2.app.reporters.describe import describe_end, lines_of
 from ed2.app.reporters.jsonl import read_events
-from ed2.app.snapshot import SECTIONS, RunSnapshot, Section, ShownSample
+from ed2.app.reporters.log import describe_end, lines_of
+from ed2.app.snapshot import (
+    RUNNING,
+    SECTIONS,
+    Command,
+    Curve,
+    RunSnapshot,
+    Section,
+    ShownSample,
+    State,
+    next_state,
+    require_legal,
+)
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, LOSS_EPOCH, main_lr
 from ed2.errors import Problem
 from ed2.events import (

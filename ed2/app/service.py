@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ed2.app.checks.base_model import SETTING, as_setting_problems
-from ed2.app.checks.start_checks import start_problems
-from ed2.app.libraries import read_libraries
+from ed2.app.checks.start_checks import SETTING, as_setting_problems, start_problems
+from ed2.app.command_line import read_libraries
 from ed2.app.on_end import OnEnd
-from ed2.app.phases import Command, RefusedError
 from ed2.app.queue.store import Observer, RunQueue, run_next
 from ed2.app.ranks.parent import RelayedControls, train_by_settings
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_view import PAUSING, RunView
 from ed2.app.runs.records import SCAN_REST, SCAN_SECONDS, ExternalRuns, replay_run, resume_step
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import Command, RunSnapshot
 from ed2.checkpoint.run_lock import Holder, other_trainer
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, StopRequested
+from ed2.errors import Ed2Error, ModelError, Problem, RefusedError, SettingsError, StopRequested
 from ed2.events import EventBus, PhaseChanged, RunEnded
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.training.controls import Request

@@ -1,13 +1,15 @@
-"""Facts about a checkpoint: its file names, its age, the run it belongs to, whether it is pinned. Needs no torch."""
+"""Facts about a checkpoint: its file names, age, run and single file, and whether it is pinned. Needs no torch."""
 
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ed2.models.files.header import HeaderError, read_header
 from ed2.small_files import exists, is_file, read_json, read_object
 
 CKPTS = "ckpts"
@@ -27,6 +29,10 @@ RUN_FILES = ("settings.json", "events.jsonl", IMAGES_FILE)
 INVALID = (OSError, ValueError, KeyError, TypeError)
 """Errors from reading a small file that is missing, damaged or foreign."""
 _STEP_IN_NAME = re.compile(r"-gs(\d+)")
+
+RUN_KEY = "run"
+"""Metadata key in a single file for the run that wrote it."""
+_NUMBERED = re.compile(r" \(\d+\)$")
 
 
 def average_of(checkpoint: Path) -> Path:
@@ -184,3 +190,27 @@ def pin(checkpoint: Path, is_wanted: bool) -> None:
     else:
         for folder in (checkpoint, average_of(checkpoint)):
             (folder / KEEP_FILE).unlink(missing_ok=True)
+
+
+def find_single_file(folder: Path, run_name: str, name: str) -> Path | None:
+    """The single file in `folder` that a run wrote for its checkpoint `name`, if it exists."""
+    with suppress(OSError):
+        for path in [*folder.glob("*.safetensors"), *folder.glob("*.ckpt")]:
+            if checkpoint_of(path) == name and writer_of(path) in (run_name, None):
+                return path
+    return None
+
+
+def checkpoint_of(single_file: Path) -> str:
+    """The name of the checkpoint that a single file was made from, without the number that made its name unique."""
+    return _NUMBERED.sub("", single_file.stem)
+
+
+def writer_of(single_file: Path) -> str | None:
+    """The run that wrote a single file; None if the file does not say."""
+    if single_file.suffix != ".safetensors":
+        return None
+    try:
+        return read_header(single_file).metadata.get(RUN_KEY)
+    except (HeaderError, OSError):
+        return None

@@ -10,12 +10,13 @@ from ed2.checkpoint.identity import (
     EMA_SUFFIX,
     TRAINING_STATE,
     average_of,
+    checkpoint_of,
     complete_in,
     is_pinned,
     oldest_first,
     read_manifest,
+    writer_of,
 )
-from ed2.checkpoint.single_files import checkpoint_of, writer_of
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import remove_tree
 from ed2.disk_errors import plain_reason

@@ -19,15 +19,18 @@ from urllib.request import getproxies
 
 import ed2
 from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, say
-from ed2.launcher.gpus import UNTESTED, Gpu, find_gpus, torch_backend
 from ed2.launcher.install import (
+    UNTESTED,
+    Gpu,
     Torch,
+    find_gpus,
     free_disk_gb,
     install,
     install_torch,
     installed_torch,
     is_installed,
     require_space,
+    torch_backend,
     unused_gpu,
 )
 from ed2.terminal import LAUNCHER

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ed2.app.curve import ThinnedCurve
+from ed2.app.snapshot import ThinnedCurve
 from ed2.curve_names import (
     GRAD_NORM,
     GRAD_SCALE,

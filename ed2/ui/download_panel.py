@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.found_models import models_here
+from ed2.app.model_commands import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
-from ed2.app.phases import RefusedError
+from ed2.errors import RefusedError
 from ed2.models.files.base_model import PUBLIC_NAME, locate
 from ed2.models.files.found import FoundModel
 from ed2.settings.files import PROGRAM_DIR, absolute_paths

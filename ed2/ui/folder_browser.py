@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.base_model import SETTING, base_problems
+from ed2.app.checks.start_checks import SETTING, base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError

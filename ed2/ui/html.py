@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ed2.app.background import TaskStatus
 from ed2.app.page.start import MissingChoice
-from ed2.app.reporters.describe import describe
+from ed2.app.reporters.log import describe
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Problem
 from ed2.events import MemoryMeasured

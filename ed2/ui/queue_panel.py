@@ -6,9 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.checks.start_checks import start_problems
-from ed2.app.phases import RefusedError
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error, SettingsError
+from ed2.errors import Ed2Error, RefusedError, SettingsError
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.html import note_html, problems_html

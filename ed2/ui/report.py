@@ -15,11 +15,10 @@ from typing import Any
 from PIL import Image
 
 from ed2.app.command_line import CommandSyntax
-from ed2.app.curve import ThinnedCurve
 from ed2.app.page.folders import paths_of
 from ed2.app.runs.facts import RunFacts, last_name, shown_value
 from ed2.app.runs.records import RunRecord, find_run
-from ed2.app.snapshot import ShownSample
+from ed2.app.snapshot import ShownSample, ThinnedCurve
 from ed2.checkpoint.identity import run_at
 from ed2.data.images import ImageError, decode
 from ed2.disk import write_whole

@@ -5,9 +5,8 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.background import TaskStatus
-from ed2.app.phases import RefusedError
 from ed2.app.resume_test.run import ResumeTester
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, RefusedError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import task_html

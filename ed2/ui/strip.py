@@ -6,9 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.page.start import MissingChoice
-from ed2.app.phases import RefusedError
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, RefusedError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import missing_html, problems_html, status_html

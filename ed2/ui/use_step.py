@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork
-from ed2.app.phases import RefusedError
 from ed2.app.runs.records import checkpoints_of, nearest_checkpoint
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import TRAINING_STATE, age, pin
 from ed2.disk_errors import plain_reason
+from ed2.errors import RefusedError
 from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.form import Form

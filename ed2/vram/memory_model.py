@@ -10,8 +10,7 @@ from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card
-from ed2.vram.shapes import ModelShape, TracedRow
-from ed2.vram.trained_weights import TrainedWeights, adapter_weights, state_bytes, update_bytes
+from ed2.vram.shapes import ModelShape, TracedRow, TrainedWeights, adapter_weights, state_bytes, update_bytes
 
 SUM_BYTES = 2**26
 """Of the buffer in which several processes add up their gradients."""

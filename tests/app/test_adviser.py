@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ed2.app.adviser import advise, advise_on
-from ed2.app.curve import Point
 from ed2.app.reporters.image_losses import losses_of_images
 from ed2.app.run_view import RunView
 from ed2.app.runs.records import replay_run
+from ed2.app.snapshot import Point
 from ed2.app.user_files import preset_values
 from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
 from ed2.events import ValidationDone

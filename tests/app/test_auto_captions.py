@@ -13,8 +13,7 @@ from ed2.app.images.edits import Edits
 from ed2.app.page.auto_captions import AutoCaptioner
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.workbench import Query
-from ed2.app.phases import RefusedError
-from ed2.errors import ModelError
+from ed2.errors import ModelError, RefusedError
 from ed2.settings.files import with_defaults
 from tests.hub import LocalHub, download, files_of, serving
 from tests.tiny import WORDS, make_captioner, make_images

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ed2.app.checks.base_model import base_problems
 from ed2.app.checks.check import run_check
-from ed2.app.checks.start_checks import start_problems
+from ed2.app.checks.start_checks import base_problems, start_problems
 from ed2.app.command import main as train_main
 from ed2.errors import Problem, ProblemsError
 from tests.hostile.model_folders import folder_models

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from ed2.app.checkpoint_use import draw_prompt, export_single_file
 from ed2.app.page.checkpoint_work import CheckpointWork
-from ed2.app.phases import RefusedError
+from ed2.errors import RefusedError
 from tests.runs import Values, raw, train
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 
-from ed2.app.curve import MAX_BUCKETS, Curve
+from ed2.app.snapshot import MAX_BUCKETS, Curve
 
 
 def test_a_short_curve_is_kept_as_it_is() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ed2.__main__ import main
 from ed2.app import own_models
-from ed2.app.checks.base_model import base_problems
+from ed2.app.checks.start_checks import base_problems
 from ed2.app.command import main as train_main
 from ed2.app.own_models import converted
 from ed2.app.preflight import model_sizes

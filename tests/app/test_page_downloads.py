@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.page.downloads import Downloader
-from ed2.app.phases import RefusedError
+from ed2.errors import RefusedError
 from tests.hub import COMMIT, LocalHub, environment, files_of, serving
 
 

@@ -11,8 +11,7 @@ import torch
 from safetensors import safe_open
 
 from ed2.app.page.checkpoint_work import ExtractionStatus, LoraExtractor, LoraSource
-from ed2.app.phases import RefusedError
-from ed2.errors import ModelError, SettingsError
+from ed2.errors import ModelError, RefusedError, SettingsError
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.lora.file import read_lora
 from tests.runs import train

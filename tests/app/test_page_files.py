@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.base_model import as_setting_problems
-from ed2.app.checks.start_checks import start_problems
+from ed2.app.checks.start_checks import as_setting_problems, start_problems
 from ed2.app.page import folders
 from ed2.app.page.folders import Roots, images_below
 from ed2.app.user_files import UserFiles, preset_values

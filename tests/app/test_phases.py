@@ -2,7 +2,8 @@
 
 import pytest
 
-from ed2.app.phases import ACTIVE, AT_REST, COMMANDS, RefusedError, next_state, require_legal
+from ed2.app.snapshot import ACTIVE, AT_REST, COMMANDS, next_state, require_legal
+from ed2.errors import RefusedError
 
 
 def test_a_stopping_run_only_ends() -> None:

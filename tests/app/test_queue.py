@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.phases import RefusedError
 from ed2.app.queue import command
 from ed2.app.queue.store import RunQueue
 from ed2.app.service import TrainerService
-from ed2.errors import SettingsError
+from ed2.errors import RefusedError, SettingsError
 from tests.app.test_service import wait_for
 from tests.past_runs import past_run
 from tests.runs import Values, differing, train

@@ -11,11 +11,10 @@ import pytest
 from filelock import FileLock
 
 from ed2.app.command import main
-from ed2.app.phases import RefusedError
-from ed2.app.ranks.messages import encoded, event_message
+from ed2.app.ranks.launcher import encoded, event_message
 from ed2.app.resume_test.run import ResumeTest, ResumeTester, run_resume_test
 from ed2.app.runs.removing import sweep_resume_tests
-from ed2.errors import Ed2Error, SettingsError
+from ed2.errors import Ed2Error, RefusedError, SettingsError
 from ed2.events import StepDone
 from ed2.settings.files import PROGRAM_DIR, with_defaults
 from tests.runs import Values

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ed2.app.reporters.describe import describe_end
+from ed2.app.reporters.log import describe_end
 from ed2.data.loader import Batch
 from ed2.errors import DatasetError, ModelError, SettingsError
 from ed2.events import CheckpointSaved, MetricsLogged, RunStarted, SamplesMade, StepDone

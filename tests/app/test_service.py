@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.phases import RefusedError
 from ed2.app.run_view import RunView
 from ed2.app.runs.records import find_run, find_runs
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.run_lock import only_trainer
-from ed2.errors import SettingsError
+from ed2.errors import RefusedError, SettingsError
 from ed2.events import PhaseChanged, SavingChanged
 from ed2.training.controls import Controls
 from tests.elsewhere import trained_elsewhere

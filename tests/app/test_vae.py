@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ed2.app import own_models
-from ed2.app.checks.base_model import base_problems
+from ed2.app.checks.start_checks import base_problems
 from ed2.app.preflight import model_sizes
 from ed2.models.families.facts import VAE_PREFIX
 from ed2.settings.files import with_defaults

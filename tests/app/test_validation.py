@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.checks.check import run_check
-from ed2.app.images.validating import for_validation, sample_keys
+from ed2.app.images.scanning import for_validation, sample_keys
 from ed2.app.run import run_training
 from ed2.checkpoint.identity import pin
 from ed2.checkpoint.retention import LatestValidation

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from ed2.app.resume_test.comparison import differences
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.finding import newest_of_run
 from ed2.checkpoint.folder import find_damage, remove_leftovers
+from ed2.checkpoint.resume import newest_of_run
 from ed2.checkpoint.saver import Saver
 from ed2.checkpoint.snapshot import Snapshot
 from ed2.events import EventBus

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from ed2.app.runs.records import replay_run
 from ed2.checkpoint import room, saver
-from ed2.checkpoint.finding import newest_of_run
+from ed2.checkpoint.resume import newest_of_run
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError

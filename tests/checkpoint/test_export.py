@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ed2.__main__ import main
 from ed2.checkpoint import export
 from ed2.checkpoint.export import Exporter
-from ed2.checkpoint.single_files import RUN_KEY, writer_of
+from ed2.checkpoint.identity import RUN_KEY, writer_of
 from ed2.disk import sweep_half_files, write_whole
 from ed2.errors import CheckpointError
 from ed2.models.compute import DTYPES

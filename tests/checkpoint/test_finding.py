@@ -19,9 +19,8 @@ from ed2.app.resuming import VerifyProgress
 from ed2.app.run_settings import settings_for_check
 from ed2.app.run_view import RunView
 from ed2.app.runs.records import find_runs
-from ed2.checkpoint.finding import newest_below, newest_of_run
 from ed2.checkpoint.folder import HASHING_THREADS
-from ed2.checkpoint.resume import Checkpoint
+from ed2.checkpoint.resume import Checkpoint, newest_below, newest_of_run
 from ed2.checkpoint.run_lock import only_trainer
 from ed2.errors import CheckpointError, StopRequested
 from ed2.events import Event, EventBus, PhaseChanged

@@ -11,7 +11,7 @@ from ed2.app.resolve import resolve_settings
 from ed2.app.resume_test.comparison import differences
 from ed2.app.run_settings import newest_state, settings_for_check
 from ed2.app.run_spec import open_model
-from ed2.checkpoint.finding import newest_below, newest_of_run
+from ed2.checkpoint.resume import newest_below, newest_of_run
 from ed2.errors import ModelError, SettingsError
 from ed2.events import RunStarted
 from tests.resolved import Resolved, resolved

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.images.validating import split_off_validation
+from ed2.app.images.scanning import split_off_validation
 from ed2.data.example import Dataset
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.report import ReportOptions, as_json, as_text, start_lines

@@ -15,7 +15,7 @@ from ed2.app.reporters.jsonl import cut_back, read_events
 from ed2.app.run_settings import newest_state
 from ed2.app.runs.records import find_runs
 from ed2.app.user_files import UserFiles
-from ed2.checkpoint.finding import newest_below
+from ed2.checkpoint.resume import newest_below
 from ed2.checkpoint.run_lock import HOLDER_FILE, _holder, only_trainer
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.image_config import ImageConfig
@@ -33,7 +33,7 @@ from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
-from ed2.vram.overhead import Reading
+from ed2.vram.card import Reading
 from tests.hostile.painting import FORMATS, noise, saved
 from tests.past_runs import write_sample
 from tests.resolved import resolved

@@ -145,7 +145,7 @@ def _run_and_leave(preset: Path, log: Path, writing: int, work: Work) -> None:
 
 def run_in_two(preset: Path, tell: Tell) -> None:
     """Do so in two processes, of which this is the first; the other ends by itself when this one is killed."""
-    from ed2.app.ranks.follower import follow
+    from ed2.app.ranks.members import follow
     from ed2.ranks.group import Follower, Leader, join
     from ed2.ranks.place import RankPlace
 
@@ -210,7 +210,7 @@ def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
     from ed2.models.compute import quiet_libraries
 
     quiet_libraries()
-    import ed2.app.ranks.follower
+    import ed2.app.ranks.members
     import ed2.app.run
     import ed2.ranks.group  # noqa: F401
     from ed2.models.files.source import open_base

@@ -10,10 +10,9 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from ed2.app.curve import Curve, ThinnedCurve
 from ed2.app.page.folders import Roots
 from ed2.app.runs.facts import image_of
-from ed2.app.snapshot import RunSnapshot, ShownSample
+from ed2.app.snapshot import Curve, RunSnapshot, ShownSample, ThinnedCurve
 from ed2.app.user_files import UserFiles
 from ed2.events import Sample
 from ed2.ui.charts import ChartRun, chart_news, charts_json

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ed2.app.checks.base_model import base_problems
+from ed2.app.checks.start_checks import base_problems
 from ed2.app.page.folders import Roots
 from ed2.app.user_files import UserFiles
 from ed2.ui.app import OwnerPage

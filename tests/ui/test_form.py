@@ -8,11 +8,10 @@ import gradio as gr
 import pytest
 
 from ed2.app.background import TaskStatus
-from ed2.app.phases import State
 from ed2.app.preflight import model_sizes
 from ed2.app.run_view import RunView
 from ed2.app.service import TrainerService
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import RunSnapshot, State
 from ed2.app.user_files import UserFiles
 from ed2.data.folder import ScanOptions, scan
 from ed2.errors import Problem, ProblemsError

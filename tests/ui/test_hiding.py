@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ed2.app.reporters.describe import describe
+from ed2.app.reporters.log import describe
 from ed2.app.run_view import RunView
 from ed2.app.service import TrainerService
 from ed2.app.snapshot import RunSnapshot

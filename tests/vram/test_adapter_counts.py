@@ -9,8 +9,7 @@ from torch import nn
 from ed2.models.files.folder import open_folder
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.settings.schema import Settings
-from ed2.vram.shapes import AdaptedLayers, ModelShape, Traced, shape_of
-from ed2.vram.trained_weights import TrainedWeights, adapter_weights
+from ed2.vram.shapes import AdaptedLayers, ModelShape, Traced, TrainedWeights, adapter_weights, shape_of
 from scripts.memory_trace.networks import Blueprint, adapted, blueprint, counts, made
 
 CASES = [("sd1", "all", 3, True), ("sd2", "attention", 16, False), ("sdxl", "linear", 8, True)]

@@ -14,8 +14,7 @@ from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import counted, file_size
-from ed2.vram.shapes import shape_of
-from ed2.vram.trained_weights import TrainedWeights, adapter_weights, state_bytes
+from ed2.vram.shapes import TrainedWeights, adapter_weights, shape_of, state_bytes
 
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 KEPT_ASIDE = {"schedulefree": 4}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ed2.app.command_line import SWITCH, CommandSyntax
 from ed2.app.hub.download import Hub
-from ed2.app.hub.selection import Offer, listed_size
+from ed2.app.hub.files import Offer, listed_size
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error
 from ed2.models.captioner import VOCABULARY, CaptionerFiles

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ed2.app.hub.destination import SHA256, Destination, is_right
-from ed2.app.hub.selection import MAX_FILES, HubFile, Offer, needed_files
+from ed2.app.hub.files import MAX_FILES, SHA256, Destination, HubFile, Offer, is_right, needed_files
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, printable, shown
 from ed2.models.files.base_model import PUBLIC_NAME

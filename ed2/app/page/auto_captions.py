@@ -13,9 +13,8 @@ from ed2.app.images.scanning import TimeLeft
 from ed2.app.own_models import converted
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.workbench import Item
-from ed2.app.phases import RefusedError
 from ed2.data.images import ImageError, decode
-from ed2.errors import Ed2Error
+from ed2.errors import Ed2Error, RefusedError
 from ed2.models.captioner import CaptionerFiles, load_captioner
 from ed2.text import counted, plural
 

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from ed2.app.background import BackgroundTask, TaskStatus
-from ed2.app.lora_commands import MAX_RANK
-from ed2.app.phases import RefusedError
+from ed2.app.model_commands import MAX_RANK
 from ed2.app.run_settings import checkpoint_at, settings_of_checkpoint
 from ed2.checkpoint.identity import is_ours
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error, ModelError, Problem, SettingsError, printable
+from ed2.errors import Ed2Error, ModelError, Problem, RefusedError, SettingsError, printable
 from ed2.models.files.base_model import locate
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.files import PROGRAM_DIR, with_defaults
@@ -135,7 +134,7 @@ class LoraExtractor(BackgroundTask[ExtractionStatus]):
         import torch
 
         from ed2.app.lora import LoraTarget, extract_lora
-        from ed2.checkpoint.finding import require_sound
+        from ed2.checkpoint.resume import require_sound
         from ed2.models.compute import DTYPES
         from ed2.models.lora.arithmetic import RankOptions
         from ed2.models.memory import release_memory

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ed2.app.phases import RefusedError
-from ed2.errors import printable
+from ed2.errors import RefusedError, printable
 from ed2.models.files.base_model import PUBLIC_NAME
 from ed2.settings.files import PROGRAM_DIR
 

@@ -16,11 +16,10 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from ed2.app.phases import RefusedError
-from ed2.app.reporters.describe import describe_end
+from ed2.app.reporters.log import describe_end
 from ed2.app.runs.records import resume_step
 from ed2.disk import write_whole
-from ed2.errors import Ed2Error, FinishedError, SettingsError, StopRequested
+from ed2.errors import Ed2Error, FinishedError, RefusedError, SettingsError, StopRequested
 from ed2.events import Event, RunEnded, RunStarted
 from ed2.settings.files import read_preset, with_defaults
 from ed2.small_files import read_json

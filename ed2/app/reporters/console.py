@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from ed2.app.reporters.describe import describe, lines_of
+from ed2.app.reporters.log import describe, lines_of
 from ed2.curve_names import IMAGES_PER_SECOND, LOSS, main_lr
 from ed2.events import (
     CheckpointSaved,

@@ -8,11 +8,10 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-from ed2.app.phases import ACTIVE
 from ed2.app.reporters.jsonl import EVENTS_NAME
 from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_view import RunView
-from ed2.app.snapshot import RunSnapshot
+from ed2.app.snapshot import ACTIVE, RunSnapshot
 from ed2.checkpoint.identity import (
     CKPTS,
     EMA_SUFFIX,
@@ -20,11 +19,11 @@ from ed2.checkpoint.identity import (
     TRAINING_STATE,
     age,
     complete_in,
+    find_single_file,
     name_of_run,
     oldest_first,
 )
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
-from ed2.checkpoint.single_files import find_single_file
 from ed2.curve_names import LOSS_VAL
 from ed2.disk import write_whole
 from ed2.settings.files import PROGRAM_DIR, with_defaults
