@@ -35,7 +35,7 @@ from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.gather import TEXT_ENCODER_LR
-from ed2.settings.schema import Settings
+from ed2.settings.schema import DEFAULT_LR, Settings
 from ed2.training.controls import Controls
 from ed2.training.ema import Ema
 from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
@@ -137,7 +137,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         about={
             "fingerprint": spec.dataset.fingerprint,
             "seed": spec.settings.run.seed,
-            TEXT_ENCODER_LR: spec.settings.optimizer.lr_of("text_encoder", spec.settings.model.method),
+            TEXT_ENCODER_LR: spec.settings.optimizer.lr_of("text_encoder", DEFAULT_LR[spec.settings.model.method]),
             "settings": recorded_settings(spec).flat(),
             **circumstances(spec.machine),
             **({} if spec.images.left_out is None else {LEFT_OUT: spec.images.left_out}),

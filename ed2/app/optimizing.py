@@ -10,7 +10,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.checks.rates import rate_of, schedule_of, setting_for, trained_networks
 from ed2.app.run_settings import FIND_LAST
 from ed2.app.run_spec import RunSpec
 from ed2.checkpoint.identity import EMA_SUFFIX, TRAINING_STATE, oldest_first
@@ -26,6 +25,7 @@ from ed2.settings.schema import PRODIGY_LR, Settings
 from ed2.training.ema import Average, Ema, NoEma, decay_for_strength
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
+from ed2.training.schedules import schedule_of
 from ed2.training.shards import Shards
 from ed2.training.state import Run
 
@@ -59,7 +59,7 @@ def build_optimizers(
             shared_out += parameters
     return Optimizers(
         by_network,
-        base_lrs={name: rate_of(settings, part) for name, part in facts.items()},
+        base_lrs={name: settings.rate_of(part) for name, part in facts.items()},
         schedules={name: schedule_of(settings, part, steps) for name, part in facts.items()},
         rounding=_rounding(trained, settings),
         shards=Shards.deal(shared_out, ranks.rank, ranks.size),
@@ -69,9 +69,9 @@ def build_optimizers(
 def options_of(settings: Settings, part: PartFacts) -> OptimizerOptions:
     """How the optimizer of a network updates it."""
     values: dict[str, Any] = settings.flat()
-    betas, epsilon, decay = (values[setting_for(settings, part, name)] for name in ("betas", "epsilon", "weight_decay"))
+    betas, epsilon, decay = (values[settings.setting_for(part, name)] for name in ("betas", "epsilon", "weight_decay"))
     return OptimizerOptions(
-        rate_of(settings, part), betas=tuple(betas) if betas else None, epsilon=epsilon, weight_decay=decay
+        settings.rate_of(part), betas=tuple(betas) if betas else None, epsilon=epsilon, weight_decay=decay
     )
 
 
@@ -88,9 +88,9 @@ def _rounding(trained: Mapping[str, Part], settings: Settings) -> Rounding | Non
 def optimizer_notes(settings: Settings, family: FamilyFacts, device: torch.device) -> list[str]:
     """Notes on which optimizer trains which network, with warnings about unwise choices."""
     notes, warnings = [], []
-    for part in trained_networks(settings, family):
-        optimizer, rate = settings.optimizer_of(part, on_card=device.type == "cuda"), rate_of(settings, part)
-        scheduler = settings.flat()[setting_for(settings, part, "lr_scheduler")]
+    for part in settings.trained_networks(family):
+        optimizer, rate = settings.optimizer_of(part, on_card=device.type == "cuda"), settings.rate_of(part)
+        scheduler = settings.flat()[settings.setting_for(part, "lr_scheduler")]
         notes.append(f"Optimizer for the {part.title}: {optimizer}, learning rate {rate:g}, {scheduler}.")
         if optimizer == "prodigy" and rate < PRODIGY_LR / 10:
             warnings.append(f"Prodigy finds the rate of the {part.title} itself: lr is a factor on it, best left at 1.")

@@ -312,25 +312,19 @@ class OptimizerSettings(Group):
             return "adamw8bit"
         return self.optimizer or ("adamw8bit" if on_card else "adamw")
 
-    def lr_of(self, part: str, method: str) -> float:
-        """The learning rate of a trained part: its own, else by the method; text encoders get half of the UNet's."""
+    def lr_of(self, part: str, usual: float) -> float:
+        """The learning rate of a trained part: its own, else the UNet's, of which text encoders get half.
+
+        Where none is set, the UNet has the `usual` one.
+        """
         unet, first, second = self.lr, self.text_encoder_lr, self.text_encoder_2_lr
         if unet is None:
-            unet = DEFAULT_LR[method]
+            unet = usual
         if first is None:
             first = unet * TEXT_ENCODER_SHARE
         if second is None:
             second = first
         return {"unet": unet, "text_encoder": first, "text_encoder_2": second}[part]
-
-    def has_lr_for(self, part: str) -> bool:
-        """Whether the learning rate of a part follows from a setting, not from the defaults alone."""
-        deciding = {
-            "unet": (self.lr,),
-            "text_encoder": (self.lr, self.text_encoder_lr),
-            "text_encoder_2": (self.lr, self.text_encoder_lr, self.text_encoder_2_lr),
-        }
-        return any(rate is not None for rate in deciding[part])
 
 
 class TextEncoderSettings(Group):
@@ -559,6 +553,22 @@ class Settings(Group):
         if own and part.is_text_encoder:
             return own
         return self.optimizer.chosen(on_card=on_card)
+
+    def rate_of(self, part: PartFacts) -> float:
+        """The learning rate of a network: as set, else the usual one for the method and the optimizer."""
+        has_prodigy = self.optimizer_of(part, on_card=False) == "prodigy"
+        return self.optimizer.lr_of(part.name, PRODIGY_LR if has_prodigy else DEFAULT_LR[self.model.method])
+
+    def setting_for(self, part: PartFacts, name: str) -> str:
+        """The setting that holds for a network: that of text encoders if it is one and this is set, else `name`."""
+        own = f"text_encoder_{name}"
+        if not part.is_text_encoder or getattr(self.text_encoder, own) is None:
+            return name
+        return own
+
+    def trained_networks(self, family: FamilyFacts) -> list[PartFacts]:
+        """The networks of a model of `family` that are trained."""
+        return [family.part(name) for name in self.model.trained_parts(family)]
 
     @property
     def keeps_best(self) -> bool:

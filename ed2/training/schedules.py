@@ -7,11 +7,16 @@ that is made longer follows the longer curve from there on.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from ed2.models.families.facts import PartFacts
 from ed2.registry import SCHEDULES
+from ed2.settings.schema import Settings
 
 Curve = Callable[[float], float]
 
+CURVE, WARMUP, DECAY = "lr_scheduler", "lr_warmup_steps", "lr_decay_steps"
+"""Settings of a schedule, by which `Settings.setting_for` finds those of a network."""
 POLYNOMIAL_POWER = 0.9
 AUTO_WARMUP = 50
 """A falling schedule without a number of warm-up steps warms up for 1 / 50 of its steps."""
@@ -70,15 +75,12 @@ class Schedule:
         return self.curve(min(1.0, (update - self.warmup_steps) / left) if left > 0 else 1.0)
 
 
-def make_schedule(name: str, warmup_steps: int | None, decay_steps: int | None, total_steps: int) -> Schedule:
-    """The schedule of a run of `total_steps` updates.
-
-    Args:
-        name: in `SCHEDULES`.
-        warmup_steps: None chooses automatically.
-        decay_steps: None or 0 ends where training ends.
-        total_steps: of the whole run.
-    """
+def schedule_of(settings: Settings, part: PartFacts, total_steps: int) -> Schedule:
+    """The learning rate schedule of a network, in a run of `total_steps` updates."""
+    values: dict[str, Any] = settings.flat()
+    name, warmup_steps, decay_steps = (
+        values[settings.setting_for(part, setting)] for setting in (CURVE, WARMUP, DECAY)
+    )
     end = decay_steps or total_steps
     if warmup_steps is None:
         warmup_steps = 0 if name == "constant" else end // AUTO_WARMUP

@@ -15,7 +15,7 @@ from ed2.app.checks.memory import (
     parts_line,
     report_memory,
 )
-from ed2.app.checks.rates import RateCurve
+from ed2.app.checks.suitability import RateCurve
 from ed2.app.preflight import model_sizes
 from ed2.app.suggest.answer import Suggestion, change_lines, suggest_for
 from ed2.errors import Problem, ProblemsError

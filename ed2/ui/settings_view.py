@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ed2.app.checks.rates import rate_of, trained_networks
 from ed2.errors import Problem
 from ed2.models.families.facts import FamilyFacts
 from ed2.settings.effect import idle
@@ -85,11 +84,11 @@ def in_force(settings: Settings, family: FamilyFacts, *, on_gpu: bool) -> Mappin
         family: of the base model.
         on_gpu: whether it trains on a GPU, which decides the default.
     """
-    networks = trained_networks(settings, family)
+    networks = settings.trained_networks(family)
     if not networks:
         return {}
     names = {part.title: settings.optimizer_of(part, on_card=on_gpu) for part in networks}
-    rates = {part.title: f"{rate_of(settings, part):g}" for part in networks}
+    rates = {part.title: f"{settings.rate_of(part):g}" for part in networks}
     default = ""
     if settings.optimizer.optimizer is None and not settings.optimizer.useadam8bit:
         default = f", the default on a {'GPU' if on_gpu else 'CPU'}"

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 from ed2.app import preflight
-from ed2.app.checks.rates import rate_of, schedule_of, trained_networks
 from ed2.app.checks.space import disk_forecast
 from ed2.app.optimizing import optimizer_notes, options_of
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts
@@ -18,7 +17,7 @@ from ed2.settings.checks import settings_from
 from ed2.settings.cli import parse
 from ed2.settings.effect import without_effect
 from ed2.settings.gather import gather
-from ed2.training.schedules import Schedule
+from ed2.training.schedules import Schedule, schedule_of
 
 CPU = torch.device("cpu")
 CARD = torch.device("cuda")
@@ -27,8 +26,8 @@ SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
 def plans(family: FamilyFacts = SD1, **values: object) -> dict[str, tuple[str, float]]:
     settings = settings_from(values)
-    parts = trained_networks(settings, family)
-    return {part.name: (settings.optimizer_of(part, on_card=False), rate_of(settings, part)) for part in parts}
+    parts = settings.trained_networks(family)
+    return {part.name: (settings.optimizer_of(part, on_card=False), settings.rate_of(part)) for part in parts}
 
 
 @pytest.mark.parametrize(
@@ -90,10 +89,10 @@ def test_the_text_encoders_own_settings_win_over_the_common_ones() -> None:
         "text_encoder_lr_warmup_steps": 7,
     }
     settings = settings_from(values)
-    unet, text = (options_of(settings, part) for part in trained_networks(settings, SD1))
+    unet, text = (options_of(settings, part) for part in settings.trained_networks(SD1))
     assert (unet.betas, unet.weight_decay) == ((0.8, 0.9), 0.1)
     assert (text.betas, text.weight_decay) == ((0.8, 0.9), 0.0)
-    first, second = (schedule_of(settings, part, 100) for part in trained_networks(settings, SD1))
+    first, second = (schedule_of(settings, part, 100) for part in settings.trained_networks(SD1))
     assert (first.warmup_steps, second.warmup_steps) == (2, 7)
     assert (first.curve(0.5), second.curve(0.25)) == pytest.approx((0.5, 0.75))
     assert [note.split(", ")[-1] for note in optimizer_notes(settings, SD1, CPU)] == ["cosine.", "linear."]

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.checks.check import check_dataset, forecast, run_check
-from ed2.app.checks.rates import rate_curves
-from ed2.app.checks.suitability import RunLength, unsuitable
+from ed2.app.checks.suitability import RunLength, rate_curves, unsuitable
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
 from ed2.models.families.facts import FACTS

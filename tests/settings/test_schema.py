@@ -10,7 +10,7 @@ from ed2.settings.checks import nothing_trained, settings_from
 from ed2.settings.effect import without_effect
 from ed2.settings.fields import fields, groups
 from ed2.settings.files import PROGRAM_DIR
-from ed2.settings.schema import Settings
+from ed2.settings.schema import DEFAULT_LR, Settings
 from scripts.settings_page import settings_page
 
 SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
@@ -49,7 +49,7 @@ def test_the_text_encoder_gets_half_of_lr_unless_it_has_its_own(
     values: dict[str, object], unet: float, text_encoder: float
 ) -> None:
     optimizer = settings_from(values).optimizer
-    rates = [optimizer.lr_of(part, "full") for part in ("unet", "text_encoder")]
+    rates = [optimizer.lr_of(part, DEFAULT_LR["full"]) for part in ("unet", "text_encoder")]
     assert rates == [unet, text_encoder]
 
 
@@ -118,7 +118,7 @@ def test_settings_that_train_only_a_part_that_the_model_lacks_are_a_problem_of_t
 
 def test_the_second_text_encoder_has_the_rate_of_the_first_unless_it_has_its_own() -> None:
     def rates(**values: object) -> list[float]:
-        return [settings_from(values).optimizer.lr_of(part, "full") for part in ("unet", *BOTH)]
+        return [settings_from(values).optimizer.lr_of(part, DEFAULT_LR["full"]) for part in ("unet", *BOTH)]
 
     assert rates(lr=2e-6) == [2e-6, 1e-6, 1e-6]
     assert rates(text_encoder_lr=3e-7) == [1e-6, 3e-7, 3e-7]
@@ -165,6 +165,6 @@ def test_the_settings_page_of_the_docs_is_up_to_date() -> None:
 
 def test_a_lora_has_a_default_rate_of_its_own() -> None:
     given, empty = settings_from({"method": "lora", "lr": 3e-5}), settings_from({"method": "lora"})
-    assert [settings.optimizer.lr_of("unet", "lora") for settings in (given, empty)] == [3e-5, 1e-4]
-    assert empty.optimizer.lr_of("text_encoder", "lora") == 5e-5
+    assert [settings.optimizer.lr_of("unet", DEFAULT_LR["lora"]) for settings in (given, empty)] == [3e-5, 1e-4]
+    assert empty.optimizer.lr_of("text_encoder", DEFAULT_LR["lora"]) == 5e-5
     assert (empty.lora.lora_rank, empty.lora.alpha) == (16, 16)

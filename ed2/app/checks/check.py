@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.checks.memory import MemoryReport, report_memory
-from ed2.app.checks.rates import RateCurve, rate_curves
 from ed2.app.checks.space import cache_bytes, cache_lines, cache_notes, disk_forecast, disk_lines
 from ed2.app.checks.start_checks import base_problems
-from ed2.app.checks.suitability import RunLength, prompt_notes, unsuitable
+from ed2.app.checks.suitability import RateCurve, RunLength, prompt_notes, rate_curves, unsuitable
 from ed2.app.images.captions import LongCaptions, TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, ValidationSplit, scan_dataset, split_off_validation
 from ed2.app.measured import measured_speed

@@ -1,28 +1,24 @@
-"""Settings that stop nothing but are probably mistakes: schedules without effect, values that do not suit the model."""
+"""What is worth a second thought before a run: the course of its learning rates, and what is probably a mistake.
+
+None of it stops the run. Needs no torch.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
-from ed2.app.checks.rates import (
-    DECAY,
-    LEAST_FACTOR,
-    WARMUP,
-    in_words,
-    rate_of,
-    schedule_of,
-    setting_for,
-    trained_networks,
-)
 from ed2.app.preflight import ModelSizes
 from ed2.errors import Problem
-from ed2.models.families.facts import FACTS, PartFacts
+from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
 from ed2.sampling.prompts import PromptFile
 from ed2.settings.schema import DEFAULT_LR, SMALL_RESOLUTIONS, TEXT_ENCODER_SHARE, Settings
 from ed2.text import counted, rough_duration
-from ed2.training.schedules import Schedule
+from ed2.training.schedules import DECAY, WARMUP, Schedule, schedule_of
 
+LEAST_FACTOR = 0.05
+"""An update below this share of the learning rate changes next to nothing."""
+CURVE_POINTS = 100
 PROBES = 1000
 """Updates at which a schedule is looked at, spread over the run."""
 LOW_SHARE = 0.5
@@ -52,6 +48,46 @@ FAR_LESS = 0.25
 
 
 @dataclass(frozen=True)
+class RateCurve:
+    """The learning rate of a network over a run: its course in words, and as pairs of step and rate."""
+
+    title: str
+    course: str
+    points: tuple[tuple[int, float], ...]
+
+
+def rate_curves(settings: Settings, family: FamilyFacts, total_steps: int) -> list[RateCurve]:
+    """The learning rate of each trained network, at about a hundred steps and where its course changes."""
+    curves = []
+    for part in settings.trained_networks(family):
+        schedule, rate = schedule_of(settings, part, total_steps), settings.rate_of(part)
+        steps = {round(place * (total_steps - 1) / CURVE_POINTS) for place in range(CURVE_POINTS + 1)}
+        steps |= {step for step in (schedule.warmup_steps, schedule.decay_steps) if 0 <= step < total_steps}
+        course = in_words(schedule, rate, total_steps)
+        curves.append(RateCurve(part.title, course, tuple((step, rate * schedule(step)) for step in sorted(steps))))
+    return curves
+
+
+def in_words(schedule: Schedule, rate: float, total_steps: int) -> str:
+    """The course of a learning rate over a run: "rises to 1e-06 at step 20, then falls to 0 at step 1,000"."""
+    warmup, end = schedule.warmup_steps, schedule.decay_steps
+    falls = schedule.curve(1.0) < LEAST_FACTOR
+    if warmup >= total_steps and warmup > 1:
+        return f"rises from {rate / warmup:.2g} to {rate * total_steps / warmup:.2g} at the last step"
+    start = f"rises to {rate:g} at step {warmup:,}, then " if warmup > 1 else ""
+    if not falls:
+        return f"{start}stays at {rate:g}" if start else f"{rate:g} throughout"
+    if end <= warmup:
+        return f"{start}is 0 from step {warmup + 1:,} on"
+    if end < total_steps:
+        return f"{start or f'{rate:g} at first, '}falls, and is 0 from step {end + 1:,} on"
+    if end > total_steps:
+        last = rate * schedule(total_steps - 1)
+        return f"{start or f'{rate:g} at first, '}falls to {last:.2g} at the last step"
+    return f"{start or f'{rate:g} at first, '}falls to 0 at the end"
+
+
+@dataclass(frozen=True)
 class RunLength:
     """How long a run is: all steps, images per epoch, and the speed of a run like it, None if unknown."""
 
@@ -68,7 +104,7 @@ class RunLength:
 
 def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
     """What is worth a second thought before the run starts; nothing of it stops the run."""
-    trained = trained_networks(settings, FACTS[sizes.family])
+    trained = settings.trained_networks(FACTS[sizes.family])
     found: list[Problem] = []
     for part in trained:
         found += _of_schedule(settings, part, length.steps)
@@ -111,8 +147,8 @@ def _of_schedule(settings: Settings, part: PartFacts, total_steps: int) -> Itera
     """A schedule that leaves out most of the run: a warm-up without end, a decay that ends early."""
     if total_steps < 2:
         return
-    schedule, rate = schedule_of(settings, part, total_steps), rate_of(settings, part)
-    warmup_setting, decay_setting = (setting_for(settings, part, name) for name in (WARMUP, DECAY))
+    schedule, rate = schedule_of(settings, part, total_steps), settings.rate_of(part)
+    warmup_setting, decay_setting = (settings.setting_for(part, name) for name in (WARMUP, DECAY))
     course = f"the learning rate of the {part.title} {in_words(schedule, rate, total_steps)}"
     warmup, total = schedule.warmup_steps, counted(total_steps, "step")
     if warmup >= total_steps:
@@ -145,7 +181,7 @@ def _low_share(schedule: Schedule, total_steps: int) -> float:
 def _of_rates(settings: Settings, trained: Iterable[PartFacts]) -> Iterator[Problem]:
     """Rates far from those that real models are fine-tuned at."""
     for part in trained:
-        name, rate = settings.optimizer_of(part, on_card=True), rate_of(settings, part)
+        name, rate = settings.optimizer_of(part, on_card=True), settings.rate_of(part)
         if name == "prodigy":  # it finds the rate itself
             continue
         method = settings.model.method
