@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,19 +49,17 @@ ONE_BY_ACCELERATE = (
 )
 
 
-def execute(run: Run, spec: RunSpec, context: MainContext, started: float) -> RunEnded:
+def execute(run: Run, spec: RunSpec, context: MainContext) -> RunEnded:
     """Train `run` to its end, a stop, or a failure, and save what can be saved.
-
-    Its preparation began at `started`, by the monotonic clock.
 
     Raises:
         UpdateFailedError: the weights in memory are no longer usable. Nothing was saved.
     """
     with run.data:
-        return Execution(run, spec, context, started).run_to_end()
+        return Execution(run, spec, context).run_to_end()
 
 
-def failed(error: Exception, spec: RunSpec, context: MainContext, started: float) -> RunEnded:
+def failed(error: Exception, spec: RunSpec, context: MainContext) -> RunEnded:
     """The end of a run that could not be built, or of which an update failed: nothing is saved."""
     log_error(error, "The run failed")
     step = context.state.step
@@ -70,7 +67,7 @@ def failed(error: Exception, spec: RunSpec, context: MainContext, started: float
     fault = fault_of(error, spec.settings, spec.machine.device, make_rollback(context))
     draw_contact_sheet(context, step)
     checkpoint = fault.rollback_to.path if fault.rollback_to else None
-    return RunEnded(step, "failed", fault.reason, time.monotonic() - started, checkpoint)
+    return RunEnded(step, "failed", fault.reason, context.seconds, checkpoint)
 
 
 def make_rollback(context: MainContext) -> Rollback:
@@ -85,7 +82,6 @@ class Execution:
     run: Run
     spec: RunSpec
     context: MainContext
-    started: float
     _saved: CheckpointSaved | None = None
 
     def run_to_end(self) -> RunEnded:
@@ -149,7 +145,7 @@ class Execution:
     def _announce(self) -> None:
         """Emit the run's first event, with everything that the user should know."""
         run, spec, dataset = self.run, self.spec, self.spec.dataset
-        run.state.seconds += time.monotonic() - self.started
+        run.state.seconds += self.context.seconds
         notes = [*spec.notes, *_start_notes(spec, run)]
         notes += _left_out(dataset.problems, shown=0 if run.state.step else PROBLEMS_SHOWN)
         notes += [*start_lines(dataset), *_unread_note(dataset)]
@@ -205,9 +201,8 @@ class Execution:
             logger.error("The run failed while it was ending: %s.", reason)
             last = last_saved(self.context.run_dir)
         on_disk = f"Its newest checkpoint is {last.path.name}." if last else "It has no checkpoint."
-        seconds = time.monotonic() - self.started
         reason = f"The run failed while it was ending: {reason}. {on_disk}"
-        return RunEnded(state.step, "failed", reason, seconds, checkpoint=last.path if last else None)
+        return RunEnded(state.step, "failed", reason, self.context.seconds, last.path if last else None)
 
     def _how_saved(self) -> str:
         if self._saved:
@@ -232,7 +227,7 @@ class Execution:
             step=self.run.state.step,
             phase=phase,
             reason=reason,
-            seconds=time.monotonic() - self.started,
+            seconds=self.context.seconds,
             checkpoint=self._saved.path if self._saved else None,
             single_file=single_file if single_file and single_file.exists() else None,  # its check may rename it
             signal_number=signal_number,

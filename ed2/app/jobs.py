@@ -1,6 +1,7 @@
 """The jobs and the saver of a run, made from its spec."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 import torch
 
 from ed2.app.images.captions import tag_frequency, trigger_phrase
-from ed2.app.images.scanning import ImageFaults, decode_threads, for_validation
+from ed2.app.images.scanning import ImageFaults, decode_threads, for_validation, full_reads
 from ed2.app.optimizing import sample_weights
 from ed2.app.run_spec import RunSpec, circumstances
 from ed2.app.runs.folder import image_names, recorded_settings
@@ -75,32 +76,32 @@ class MainContext(RunContext):
 
     Attributes:
         saver: writes its checkpoints.
+        started: when its preparation began, by the monotonic clock.
     """
 
     saver: BackgroundSaver
+    started: float
 
     @classmethod
-    def of(
-        cls,
-        spec: RunSpec,
-        run_dir: Path,
-        saver: BackgroundSaver,
-        bus: EventBus,
-        controls: Controls,
-        *,
-        ranks: Ranks | None = None,
-    ) -> Self:
+    def of(cls, spec: RunSpec, saver: BackgroundSaver, controls: Controls, ranks: Ranks, started: float) -> Self:
         """The context of a run that is about to be built."""
         state = spec.checkpoint.state if spec.checkpoint else TrainState()
         return cls(
-            run_dir=run_dir,
-            bus=bus,
+            run_dir=saver.saver.run_dir,
+            bus=saver.bus,
             controls=controls,
             state=state,
-            faults=ImageFaults(bus, step=lambda: state.step),
-            ranks=ranks or Ranks(),
+            faults=ImageFaults(saver.bus, step=lambda: state.step),
+            ranks=ranks,
+            reads=full_reads(),
             saver=saver,
+            started=started,
         )
+
+    @property
+    def seconds(self) -> float:
+        """Since its preparation began."""
+        return time.monotonic() - self.started
 
 
 def job_makers(spec: RunSpec, context: MainContext, loader: Loader) -> list[Callable[[Run], Job]]:

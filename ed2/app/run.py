@@ -5,13 +5,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.build import build
 from ed2.app.execute import execute, failed, make_rollback
 from ed2.app.faults import spec_to_retry
-from ed2.app.images.scanning import full_reads
 from ed2.app.jobs import MainContext, make_saver
 from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLossReporter
 from ed2.app.reporters.jsonl import EVENTS_NAME, JsonlReporter, cut_back
@@ -59,26 +57,26 @@ def run_training(
     ranks = ranks or Ranks()
     flags = {**flags, "num_processes": ranks.size}
     spec = resolve(flags, config, bus=bus, controls=controls, ranks=ranks)
-    with _opened_folder(spec, bus) as (folder, saver):
+    with _opened_folder(spec, bus) as saver:
+        run_dir = saver.saver.run_dir
         failures: set[tuple[str, int]] = set()
         continued = spec.continued.state if spec.continued else None
         while True:
-            with recording(bus, folder.path, continued), spec.machine.computing(spec.settings.memory):
-                context = MainContext.of(spec, folder.path, saver, bus, controls, ranks=ranks)
-                context = replace(context, reads=full_reads())
-                outcome = _train(spec, context, failures, started)
+            with recording(bus, run_dir, continued), spec.machine.computing(spec.settings.memory):
+                context = MainContext.of(spec, saver, controls, ranks, started)
+                outcome = _train(spec, context, failures)
                 if isinstance(outcome, RunEnded):
                     bus.emit(outcome)
                     return outcome
             spec = outcome
             continued = spec.checkpoint.state if spec.checkpoint else TrainState(cut_short=[SAMPLES])
-            bus.emit(CheckpointChosen(continued.step, folder.path))
+            bus.emit(CheckpointChosen(continued.step, run_dir))
             release_memory(spec.machine.device)
 
 
 @contextmanager
-def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, BackgroundSaver]]:
-    """The locked folder of the run, with the files that describe the run, and its saver.
+def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[BackgroundSaver]:
+    """Open and lock the folder of the run, and describe the run there; yields what saves the run into it.
 
     Raises:
         Ed2Error: it cannot be written, another program trains there, or nothing is left to train.
@@ -96,23 +94,23 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[tuple[RunFolder, Ba
         if spec.is_finished and not spec.needs_finishing:
             raise _finished(spec)
         folder.describe(spec)
-        yield folder, BackgroundSaver(saver, bus)
+        yield BackgroundSaver(saver)
 
 
-def _train(spec: RunSpec, context: MainContext, failures: set[tuple[str, int]], started: float) -> RunEnded | RunSpec:
+def _train(spec: RunSpec, context: MainContext, failures: set[tuple[str, int]]) -> RunEnded | RunSpec:
     """The end of the run, or the spec to train again with after a failed update."""
     context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
     try:
         with context.ranks.leading(lambda: as_message(spec, context.run_dir, context.state)):
             run = build(spec, context)
-            return execute(run, spec, context, started)
+            return execute(run, spec, context)
     except UpdateFailedError as error:
         retry = None
         if context.ranks.is_whole:
             retry = spec_to_retry(error, spec, make_rollback(context), context.state.step, failures)
-        return retry or failed(error, spec, context, started)
+        return retry or failed(error, spec, context)
     except Exception as error:  # the folder exists, so this end is reported like any other
-        return failed(error, spec, context, started)
+        return failed(error, spec, context)
 
 
 def _require_still_newest(spec: RunSpec) -> None:

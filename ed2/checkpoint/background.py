@@ -27,11 +27,15 @@ class BackgroundSaver:
     """
 
     saver: Saver
-    bus: EventBus
     _thread: threading.Thread | None = field(default=None, repr=False)
     _buffers: HostBuffers = field(default_factory=HostBuffers, repr=False)
     _warned: str = ""
     _check: PredictionCheck = field(default_factory=PredictionCheck, repr=False)
+
+    @property
+    def bus(self) -> EventBus:
+        """The bus of the run."""
+        return self.saver.bus
 
     def start(self, run: Run, kind: Kind = "") -> None:
         """Save `run` as it is now. Waits for the previous save, and for this one too where memory is short."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from ed2.checkpoint.optimizer_state import flatten_state
 from ed2.checkpoint.snapshot import bytes_to_copy
 from ed2.events import CheckpointSaved, Event, EventBus, Warned
 from ed2.models.base import trained_parts
+from ed2.ranks.base import Ranks
 from ed2.training.controls import Controls
 from ed2.training.loop import optimizer_step
 from ed2.training.state import Run
@@ -65,8 +67,8 @@ def _built(folder: Path, width: int, bus: EventBus) -> tuple[Run, BackgroundSave
     )
     run_dir = make_run_folder(spec)
     RunFolder(run_dir, bus, renew_lock=lambda: None).describe(spec)
-    saver = BackgroundSaver(make_saver(spec, run_dir, bus, before_save=lambda step: None), bus)
-    run = build(spec, MainContext.of(spec, run_dir, saver, EventBus(), Controls()))
+    saver = BackgroundSaver(make_saver(spec, run_dir, bus, before_save=lambda step: None))
+    run = build(spec, MainContext.of(spec, saver, Controls(), Ranks(), time.monotonic()))
     optimizer_step(run, next(iter(run.data.groups(0))))
     run.state.step = 1
     return run, saver
