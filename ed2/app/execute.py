@@ -11,7 +11,7 @@ from ed2.app.checks.space import space_notes
 from ed2.app.checks.suitability import RunLength, unsuitable
 from ed2.app.faults import Fault, Rollback, fault_of, last_saved, unsaved_fault
 from ed2.app.images.captions import long_captions
-from ed2.app.jobs import MainContext, planned_shape
+from ed2.app.jobs import MainContext
 from ed2.app.measured import SpeedWatch, watch_card
 from ed2.app.optimizing import optimizer_notes
 from ed2.app.resuming import VerifyProgress, is_logged
@@ -122,7 +122,7 @@ class Execution:
         run, bus = self.run, self.run.bus
         self._require_export()
         self._announce()
-        shape = planned_shape(self.spec)
+        shape = self.spec.sizes.shape
         watch_card(run, self.spec.settings, shape)
         bus.subscribe(SpeedWatch(self.spec.settings, shape, self.spec.machine.name))
         for job in run.jobs:

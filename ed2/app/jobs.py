@@ -46,7 +46,6 @@ from ed2.training.state import IMAGE_LOSSES, VALIDATION, Job, Run, TrainState
 from ed2.training.validation import ValidationJob, Validator
 from ed2.vram.card import BYTES_PER_GB, Card
 from ed2.vram.plan import sampling_batch
-from ed2.vram.shapes import ModelShape, shape_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +167,6 @@ def exporter_of(settings: Settings, run_name: str, captions: Sequence[str] = ())
     )
 
 
-def planned_shape(spec: RunSpec) -> ModelShape:
-    """The base model's shape for the memory plan."""
-    return shape_of(spec.sizes.family, spec.sizes.parameters)
-
-
 def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMeter:
     """What measures the validation images of a run, in each of its processes."""
     validator = Validator(
@@ -267,7 +261,7 @@ def _sample_job(run: Run, spec: RunSpec, context: RunContext) -> SampleJob:
         controls=context.controls,
         is_over=lambda state: run.finished,
         sample_steps=settings.sampling.sample_steps,
-        batch_size=sampling_batch(settings, planned_shape(spec), card=card),  # samples are never the peak of a run
+        batch_size=sampling_batch(settings, spec.sizes.shape, card=card),  # samples are never the peak of a run
         autocast=run.precision.autocast,
         weights=sample_weights(run, settings),
         own_weights=int(isinstance(run.ema, Ema) and settings.ema.samples_average),

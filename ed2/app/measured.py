@@ -32,7 +32,7 @@ from ed2.small_files import read_object
 from ed2.vram.card import KEPT, ON_CARD, Card, Overhead, Reading, overhead_from
 from ed2.vram.plan import plan_memory
 from ed2.vram.sampler import CardPeaks
-from ed2.vram.shapes import ModelShape, shape_of
+from ed2.vram.shapes import ModelShape
 
 if TYPE_CHECKING:
     from ed2.training.state import Run
@@ -140,7 +140,7 @@ class Speeds:
 
 def measured_speed(settings: Settings, sizes: ModelSizes, card: Card) -> float | None:
     """Images per second of the newest run of this kind on the same device; None if there was none."""
-    return Speeds(SPEEDS_FILE).of(settings, shape_of(sizes.family, sizes.parameters), card.name)
+    return Speeds(SPEEDS_FILE).of(settings, sizes.shape, card.name)
 
 
 @dataclass

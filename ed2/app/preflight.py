@@ -27,7 +27,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import is_file, read_object
 from ed2.text import file_size
-from ed2.vram.shapes import shape_of
+from ed2.vram.shapes import ModelShape, shape_of
 
 OTHER_FOLDER = "Choose another folder, or change its permissions."
 MODULES = {
@@ -48,6 +48,11 @@ class ModelSizes:
     parameters: Mapping[str, int]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape, for the memory plan."""
+        return shape_of(self.family, self.parameters)
 
 
 def written_to(settings: Settings) -> dict[str, Path]:

@@ -286,7 +286,7 @@ def _read_images(settings: Settings, bus: EventBus, controls: Controls, left_out
 
     def report(done: int, total: int) -> None:
         nonlocal reported_at
-        text = time_left.images(done, total) if total else ""
+        text = time_left.images(done, total)
         if text and time.monotonic() - reported_at > REPORT_SECONDS:
             reported_at = time.monotonic()
             bus.emit(PhaseChanged(0, "preparing", text))

@@ -56,8 +56,10 @@ class Card:
 NO_CARD = Card(kind="cpu", name="the CPU")
 
 
-def card_for(device: str) -> Card:
-    """The GPU of the setting `device`, without initialising it; `NO_CARD` if there is none."""
+def card_for(device: str, vram_gb: float | None = None) -> Card:
+    """A GPU of `vram_gb`, else that of the setting `device`, without initialising it; `NO_CARD` if there is none."""
+    if vram_gb:
+        return Card.of_size(vram_gb)
     if device == "cpu":
         return NO_CARD
     numbered = re.fullmatch(r"cuda:(\d+)", device)

@@ -35,7 +35,7 @@ def test_the_speed_of_a_run_is_told_for_runs_of_its_kind_on_its_device_only(
     monkeypatch.setattr(measured, "SPEEDS_FILE", tmp_path / "speeds.json")
     settings = with_defaults({"resume_ckpt": ""})
     sizes = model_sizes(settings)
-    shape = shape_of(sizes.family, sizes.parameters)
+    shape = sizes.shape
     old, new = Card(name="An old card"), Card(name="A new card")
     watch = SpeedWatch(settings, shape, old.name)
     watch(MetricsLogged(1, {IMAGES_PER_SECOND: 0.5}))  # the first steps are slow

@@ -1,7 +1,5 @@
 """The schema: names, defaults, meanings."""
 
-from pathlib import Path
-
 import pytest
 
 from ed2.errors import SettingsError
@@ -9,9 +7,7 @@ from ed2.models.families.facts import FACTS
 from ed2.settings.checks import nothing_trained, settings_from
 from ed2.settings.effect import without_effect
 from ed2.settings.fields import fields, groups
-from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import DEFAULT_LR, Settings
-from scripts.settings_page import settings_page
 
 SD1, SDXL = FACTS["sd1"], FACTS["sdxl"]
 
@@ -156,11 +152,6 @@ def test_settings_of_a_second_text_encoder_that_is_not_there_or_frozen_are_repor
 def test_replaced_changes_settings_by_their_flat_names() -> None:
     changed = Settings().replaced(seed=7, batch_size=5)
     assert (changed.run.seed, changed.data.batch_size, changed.run.max_epochs) == (7, 5, 300)
-
-
-def test_the_settings_page_of_the_docs_is_up_to_date() -> None:
-    page: Path = PROGRAM_DIR / "docs" / "settings.md"
-    assert page.read_text(encoding="utf-8") == settings_page(), "run: python scripts/make_docs"
 
 
 def test_a_lora_has_a_default_rate_of_its_own() -> None:

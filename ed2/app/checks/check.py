@@ -172,7 +172,7 @@ def run_check(
     time_left = TimeLeft()
 
     def progress(done: int, total: int) -> None:
-        text = time_left.images(done, total) if total else ""
+        text = time_left.images(done, total)
         if text and (done % 20 == 0 or done == total):
             sys.stderr.write(f"\rreading {text:<70}" + ("\n" if done == total else ""))
 
@@ -236,7 +236,7 @@ def forecast(settings: Settings, checked: CheckResult | None, vram_gb: float | N
     resolution = settings.data.resolution
     moved = tuple(replace(e, bucket=nearest_bucket(e.size, resolution)) for e in checked.dataset.examples)
     now = check_dataset(settings, replace(checked.dataset, examples=moved))
-    return _with_steps(found, now, Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device))
+    return _with_steps(found, now, card_for(settings.run.device, vram_gb))
 
 
 def _with_steps(found: Forecast, checked: CheckResult, card: Card) -> Forecast:

@@ -7,7 +7,7 @@ from ed2.app.preflight import ModelSizes
 from ed2.settings.schema import Settings
 from ed2.vram.card import Card, Overhead, card_for
 from ed2.vram.plan import MemoryPlan, plan_memory
-from ed2.vram.shapes import ModelShape, shape_of
+from ed2.vram.shapes import ModelShape
 
 PART_NAMES = {
     "weights": "weights",
@@ -59,8 +59,8 @@ class MemoryReport:
 
 def report_memory(settings: Settings, sizes: ModelSizes, vram_gb: float | None = None) -> MemoryReport:
     """Plan for a GPU of `vram_gb`, else for the one in this computer, else for the CPU."""
-    card = Card.of_size(vram_gb) if vram_gb else card_for(settings.run.device)
-    shape = shape_of(sizes.family, sizes.parameters)
+    card = card_for(settings.run.device, vram_gb)
+    shape = sizes.shape
     learned = Corrections(CARDS_FILE).overhead(card.name) if card.kind == "cuda" else None
     return MemoryReport(plan_memory(settings, shape, card=card, overhead=learned), card, shape, learned)
 

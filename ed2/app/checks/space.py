@@ -68,7 +68,7 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
 
 def _lora_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     """That of a LoRA: adapters in fp32, their optimizer's state, and a single file."""
-    family, shape = FACTS[sizes.family], shape_of(sizes.family, sizes.parameters)
+    family, shape = FACTS[sizes.family], sizes.shape
     trained = settings.model.trained_parts(family)
     numbers = round(sum(adapter_weights(shape, name, settings.lora).numbers for name in trained))
     copies = 1 + settings.ema.is_on

@@ -116,7 +116,9 @@ class TimeLeft:
         self._first: tuple[int, float] | None = None
 
     def images(self, done: int, total: int) -> str:
-        """Return "image 1,200 of 20,000, about 3 min left"."""
+        """Return "image 1,200 of 20,000, about 3 min left"; empty where there are none."""
+        if not total:
+            return ""
         return f"image {done:,} of {total:,}{self.suffix(done, total)}"
 
     def suffix(self, done: int, total: int) -> str:

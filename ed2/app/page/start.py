@@ -140,7 +140,7 @@ def start_state(
 
     It is planned for a GPU of `planned_gb`, or the one in this computer.
     """
-    gpu = _gpu_step(Card.of_size(planned_gb) if planned_gb else card_for(str(values.get("device", "auto"))), values)
+    gpu = _gpu_step(card_for(str(values.get("device", "auto")), planned_gb), values)
     absent = {thing.setting: thing for thing in missing}
     try:
         roots.require(values)

@@ -17,7 +17,6 @@ from ed2.settings.schema import Settings
 from ed2.text import counted
 from ed2.vram.advice import Advice, Change, Search, changes_that_save, suggest
 from ed2.vram.card import NO_CARD, Card, card_for
-from ed2.vram.shapes import shape_of
 
 NO_IMAGES = "With --data_root IMAGES, epochs, samples, saves and the project name are suggested too."
 MAX_FIXES = 3
@@ -113,7 +112,7 @@ def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:
     sizes = model_sizes(settings)
     # Batches of one image are the least; num_images keeps a larger one from being suggested in place of accumulation.
     card = Card(has_bf16=card_for(settings.run.device).has_bf16) if on_gpu else NO_CARD
-    search = Search(shape_of(sizes.family, sizes.parameters), card, num_images=1)
+    search = Search(sizes.shape, card, num_images=1)
     images = settings.data.batch_size * settings.data.grad_accum
     reduced = settings.replaced(batch_size=1, grad_accum=images, gradient_checkpointing=True)
     if settings.memory.fused_backward:  # it may run out before a batch was cut, and does not accumulate
