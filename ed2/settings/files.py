@@ -52,7 +52,7 @@ class Preset:
     """What became of names of EveryDream 2 that are not settings here."""
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_settings_file(path: Path) -> dict[str, object]:
     """Read a JSON file with one object, such as the optimizer file of EveryDream 2.
 
     Raises:
@@ -79,7 +79,7 @@ def read_preset(path: Path) -> Preset:
     Raises:
         SettingsError: the file is missing or not a JSON object, or has a duplicate key or an invalid number.
     """
-    values = read_object(path)
+    values = read_settings_file(path)
     about = values.pop(ABOUT, {})
     if not isinstance(about, dict):
         raise _file_error(path, "about is not an object of texts.", "Give it texts: title, for, source.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.errors import Problem, SettingsError, printable
-from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_object, read_preset, unquoted
+from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_preset, read_settings_file, unquoted
 from ed2.settings.legacy import (
     LOWVRAM,
     LOWVRAM_RESOLUTION,
@@ -62,7 +62,7 @@ def gather(flags: Mapping[str, object], config: Path | None) -> Gathered:
         file = values.pop(name, None)
         if file:
             place = _place_of(name, file, config if name not in typed.values else None)
-            found = read(read_object(place))
+            found = read(read_settings_file(place))
             merged |= absolute_paths(found.values, PROGRAM_DIR)
             notes += found.notes_for(place.name)
     values = _common_lr(merged, values) | values

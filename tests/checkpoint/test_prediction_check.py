@@ -10,7 +10,7 @@ from ed2.app.reporters.log import describe
 from ed2.checkpoint import export
 from ed2.events import CheckpointSaved, RunEnded, SingleFileChecked, Warned
 from ed2.models.files import source as source_module
-from ed2.settings.files import read_object
+from ed2.small_files import read_object
 from tests.runs import Trained, Values, differing, train
 
 

@@ -10,10 +10,11 @@ from ed2.app.preflight import ModelSizes
 from ed2.checkpoint.room import DISK_MARGIN, existing, shortage
 from ed2.data.example import Example
 from ed2.errors import Problem, SettingsError
-from ed2.models.families.facts import FACTS, FamilyFacts, PartFacts
+from ed2.models.families.facts import FACTS, FamilyFacts
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.text import counted, file_size
+from ed2.vram.card import card_for
 from ed2.vram.shapes import TrainedWeights, adapter_weights, shape_of, state_bytes
 
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -58,7 +59,10 @@ def checkpoint_size(settings: Settings, sizes: ModelSizes) -> CheckpointSize:
     trained = {name: parameters[name] for name in settings.model.trained_parts(family)}
     frozen = 2 * sum(n for part, n in parameters.items() if part not in trained)
     weights = frozen + WEIGHT_BYTES[settings.memory.weights_dtype] * sum(trained.values())
-    state = sum(_state_bytes(family, family.part(name), settings, count) for name, count in trained.items())
+    on_card = card_for(settings.run.device).kind == "cuda"
+    state = 0.0
+    for name, count in trained.items():
+        state += _state_bytes(family, name, settings.optimizer_of(family.part(name), on_card=on_card), count)
     single = _single_bytes(settings, sum(parameters.values()))
     if settings.ema.is_on:
         state += 4 * sum(trained.values())
@@ -154,11 +158,9 @@ def _required_bytes(settings: Settings, sizes: ModelSizes, count: int) -> dict[P
     return wanted
 
 
-def _state_bytes(family: FamilyFacts, part: PartFacts, settings: Settings, count: int) -> float:
-    """Bytes of optimizer state of a network in a checkpoint."""
-    on_card = settings.run.device != "cpu" and shutil.which("nvidia-smi") is not None
-    optimizer = settings.optimizer_of(part, on_card=on_card)
-    trained = TrainedWeights.share_of(shape_of(family.name).traced.parameters[part.name], count)
+def _state_bytes(family: FamilyFacts, name: str, optimizer: str, count: int) -> float:
+    """Bytes in a checkpoint of what the optimizer of a network with so many weights keeps."""
+    trained = TrainedWeights.share_of(shape_of(family.name).traced.parameters[name], count)
     return state_bytes(optimizer, trained) + KEPT_ASIDE.get(optimizer, 0) * count
 
 
