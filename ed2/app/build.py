@@ -67,11 +67,6 @@ def build(spec: RunSpec, context: RunContext) -> Run:
     _fit_position(spec, context, loader.steps_in(context.state.epoch))
     optimizers = build_optimizers(model, settings, device, total_updates, context.ranks)
     precision = Precision(device, spec.machine.dtype)
-    make_jobs: list[Callable[[Run], Job]] = []
-    if caches.latents or caches.text:
-        make_jobs.append(lambda run: CacheJob(run, caches, spec, context))
-    if isinstance(context, MainContext):
-        make_jobs += job_makers(spec, context, loader)
     run = Run(
         model=model,
         data=loader,
@@ -87,12 +82,22 @@ def build(spec: RunSpec, context: RunContext) -> Run:
         max_epochs=settings.run.max_epochs,
         steps_in=loader.steps_in,
         images_per_step=settings.images_per_step,
-        make_jobs=make_jobs,
+        make_jobs=_job_makers(spec, context, loader, caches),
         ranks=context.ranks,
     )
     _restore(run, spec)
     require_alike(run, spec.checkpoint)
     return run
+
+
+def _job_makers(spec: RunSpec, context: RunContext, loader: Loader, caches: Caches) -> list[Callable[[Run], Job]]:
+    """The factories of the run's jobs; processes besides the first only fill caches."""
+    makers: list[Callable[[Run], Job]] = []
+    if caches.latents or caches.text:
+        makers.append(lambda run: CacheJob(run, caches, spec, context))
+    if isinstance(context, MainContext):
+        makers += job_makers(spec, context, loader)
+    return makers
 
 
 def _restore(run: Run, spec: RunSpec) -> None:

@@ -46,7 +46,7 @@ class BackgroundSaver:
             self.saver.require_space(run, name)
             copy = self.copy(run)
             if copy is None:
-                self._write(self.saver.snapshot(run, copied=False), name, kind)
+                self._write(self.saver.snapshot(run), name, kind)
                 return
             self._thread = threading.Thread(target=self._write, args=(copy, name, kind), name="saving")
             self._thread.start()
@@ -89,7 +89,7 @@ class BackgroundSaver:
         self._buffers.reuse()  # no save is in progress
         if has_memory_for(self._buffers.missing(bytes_to_copy(run), run.objective.device)):
             try:
-                return self.saver.snapshot(run, copied=True, buffers=self._buffers)
+                return self.saver.snapshot(run, self._buffers)
             except (MemoryError, RuntimeError):  # PyTorch raises the latter for main memory
                 what = "Not enough memory to copy the weights; training waits until the checkpoint is written."
                 logger.exception(what)

@@ -76,16 +76,16 @@ class Saver:
         """
         name = self.name(run.state, kind)
         try:
-            snapshot = self.snapshot(run, copied=False)
+            snapshot = self.snapshot(run)
         except NOT_WRITTEN as error:
             raise self._not_written(self.run_dir / CKPTS / name, error) from error
         return wait_for_handles(lambda: self.write(snapshot, name, kind))
 
-    def snapshot(self, run: Run, *, copied: bool, buffers: HostBuffers | None = None) -> Snapshot:
-        """Capture `run` as it is now; without `copied` it has to be written before the next step."""
+    def snapshot(self, run: Run, buffers: HostBuffers | None = None) -> Snapshot:
+        """Capture `run` as it is now; without buffers for a copy it has to be written before the next step."""
         about = {**self.about, "validation": self.validation.measured}
         name = self.run_name or self.run_dir.name
-        return take_snapshot(run, name, about, copied=copied, buffers=buffers, lora_base=self.lora_base)
+        return take_snapshot(run, name, about, buffers, self.lora_base)
 
     def require_space(self, run: Run, name: str) -> None:
         """Raise CheckpointError unless the disks have space for a checkpoint of `run`."""

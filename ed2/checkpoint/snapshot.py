@@ -136,8 +136,6 @@ def take_snapshot(
     run: Run,
     run_name: str,
     about: Mapping[str, Any],
-    *,
-    copied: bool,
     buffers: HostBuffers | None = None,
     lora_base: bytes | None = None,
 ) -> Snapshot:
@@ -147,17 +145,15 @@ def take_snapshot(
         run: between two steps.
         run_name: goes into the training state.
         about: goes there too.
-        copied: copy all that training changes to main memory, so that it can continue. Otherwise the snapshot holds
-            the tensors themselves and has to be written before the next step.
-        buffers: where the copies go; None makes new ones.
+        buffers: where all that training changes is copied to, so that it can continue. None copies nothing: the
+            snapshot has to be written before the next step.
         lora_base: the record of the base model, if a LoRA is trained.
 
     Raises:
         CheckpointError: the weights are not worth saving: not finite, or from an incomplete update.
     """
     require_savable(run)
-    copy: Take = buffers.take if buffers else to_host
-    content = _content(run, copy if copied else _uncopied)
+    content = _content(run, buffers.take if buffers else torch.detach)
     if buffers:
         buffers.finish(run.objective.device)
     model, step = run.model, run.state.step
@@ -212,10 +208,6 @@ def trained_stem(network: str) -> str:
 def ema_stem(network: str) -> str:
     """Stem of the file with the moving average of a network's weights."""
     return f"ema-{network}"
-
-
-def _uncopied(tensor: Tensor) -> Tensor:
-    return tensor.detach()
 
 
 @dataclass(frozen=True)

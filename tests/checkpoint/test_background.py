@@ -97,8 +97,8 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
     taken: list[tuple[Snapshot, set[int]]] = []
     buffers: list[HostBuffers] = []
 
-    def watch(run: Any, *given: Any, copied: bool, **options: Any) -> Snapshot:
-        snapshot = real(run, *given, copied=copied, **options)
+    def watch(run: Any, name: str, about: Any, copies: HostBuffers | None, lora_base: bytes | None) -> Snapshot:
+        snapshot = real(run, name, about, copies, lora_base)
         live: set[int] = set()
         for part in trained_parts(run.model).values():
             live |= {tensor.untyped_storage().data_ptr() for tensor in part.saved().values()}
@@ -106,9 +106,9 @@ def test_a_copy_shares_no_memory_with_the_run(short_values: Values, quick_path: 
             for values in optimizer.state.values():
                 live |= {v.untyped_storage().data_ptr() for v in values.values() if hasattr(v, "untyped_storage")}
         live |= {t.untyped_storage().data_ptr() for named in run.ema.state().values() for t in named.values()}
-        if copied:
+        if copies:
             taken.append((snapshot, live))
-            buffers.append(options["buffers"])
+            buffers.append(copies)
         return snapshot
 
     real = saver.take_snapshot

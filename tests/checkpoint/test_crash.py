@@ -16,7 +16,7 @@ from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import find_damage, remove_leftovers
 from ed2.checkpoint.resume import newest_of_run
 from ed2.checkpoint.saver import Saver
-from ed2.checkpoint.snapshot import Snapshot
+from ed2.checkpoint.snapshot import HostBuffers, Snapshot
 from ed2.events import EventBus
 from tests.checkpoint.crashing import CRASHED, calls_of, crash_at, in_child
 from tests.runs import train
@@ -61,8 +61,8 @@ def scene(short_values: Values, quick_disk: Path) -> Scene:
     taken: list[Snapshot] = []
     real = saver.take_snapshot
 
-    def keep(run, *given, copied, **options):  # type: ignore[no-untyped-def]
-        taken.append(real(run, *given, copied=True, **options))
+    def keep(run, name, about, buffers, lora_base):  # type: ignore[no-untyped-def]
+        taken.append(real(run, name, about, buffers or HostBuffers(), lora_base))
         return taken[-1]
 
     values = {"logdir": str(folder / "logs"), "save_ckpt_dir": str(folder / "single"), "max_epochs": 3}
