@@ -229,7 +229,7 @@ def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJo
 
 
 def _validation_options(spec: RunSpec, context: RunContext) -> LoaderOptions:
-    """How images are loaded to measure them: each as a whole, alike every time."""
+    """How images are loaded to measure them: the whole image, the same each time."""
     settings = spec.settings
     return LoaderOptions(
         seed=settings.validation.val_seed,

@@ -66,7 +66,7 @@ class OnEnd:
 
     @contextmanager
     def following(self, bus: EventBus) -> Iterator[None]:
-        """Tell how the run ends that is trained within; afterwards, when its files are closed and its folder is free.
+        """Tell how the run within this block ends, once its files are closed and its folder is free.
 
         A run that fails before it has started counts; one that was stopped before that, or was done already, does not.
         """

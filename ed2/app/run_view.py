@@ -165,7 +165,7 @@ class RunView:
         return self._shown.epoch if step <= self._shown.step else self._epochs_done + 1
 
     def _asked_later(self) -> str:
-        """What is still to come of what was asked for: a pause, which has a phase of its own; the rest is done now."""
+        """The request that is still pending: a pause, which has a phase of its own; any other has been carried out."""
         return self._shown.asked if self._shown.asked.startswith(PAUSING) else ""
 
     def _say(self, event: Event, moment: datetime) -> None:

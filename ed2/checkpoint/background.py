@@ -164,7 +164,7 @@ class CheckpointJob(Job):
     def perform(self, state: TrainState) -> None:
         """Save; a failure is a warning, and the next interval tries again.
 
-        The best checkpoint does for the one that is due by time too; that of an epoch is kept besides it.
+        The best checkpoint counts as the one that is due by time too; that of an epoch is saved in addition.
         """
         is_best = self._is_best_due(state)
         self._saved_at = time.monotonic()

@@ -74,7 +74,7 @@ def restore_state(
 ) -> None:
     """Load what `flatten_state` and `changed_options` returned into a new `optimizer` of the same parameters.
 
-    Only of the parameters that are `here`: there may not be enough memory for all.
+    Parameters that are not `here` are left out, since there may not be enough memory for all.
 
     Raises:
         ValueError: the state belongs to other parameters.

@@ -197,7 +197,7 @@ def check_dataset(settings: Settings, dataset: Dataset, *, notes: tuple[str, ...
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run comes to.
+    """What a run would take, and what speaks against it.
 
     Attributes:
         steps: of the whole run; None until its images were checked.

@@ -103,7 +103,7 @@ class RunLength:
 
 
 def unsuitable(settings: Settings, sizes: ModelSizes, length: RunLength) -> list[Problem]:
-    """What is worth a second thought before the run starts; nothing of it stops the run."""
+    """What is worth a second thought before the run starts; none of it stops the run."""
     trained = settings.trained_networks(FACTS[sizes.family])
     found: list[Problem] = []
     for part in trained:

@@ -51,7 +51,7 @@ def launch_ranks(argv: Sequence[str], size: int) -> int:
 
     Signals are passed on to the first, which saves and stops all. However this process ends, the others do too.
     """
-    with started_ranks(argv, size) as children, _Passing(children[0]):
+    with started_ranks(argv, size) as children, _SignalRelay(children[0]):
         return wait_for_ranks(children)
 
 
@@ -59,7 +59,7 @@ def launch_ranks(argv: Sequence[str], size: int) -> int:
 def started_ranks(
     argv: Sequence[str], size: int, *, lifeline: str = BARE, stdout: int | None = None, stderr: int | None = None
 ) -> Iterator[list[Child]]:
-    """Start `size` processes, and end with the block all that are left.
+    """Start `size` processes; those that still run at the end of the block are ended.
 
     Args:
         argv: the command line of each.
@@ -130,13 +130,13 @@ def wait_for_ranks(children: Sequence[Child]) -> int:
 
 
 def how_ended(rank: int, child: Child) -> str:
-    """That a process has ended and how, as the beginning of a sentence."""
+    """How a process has ended, as the beginning of a sentence."""
     code = child.returncode
     return f"Process {rank} has ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
-class _Passing:
-    """Passes signals on to a child; on Windows it gets those of the console by itself."""
+class _SignalRelay:
+    """Passes signals on to a child, which on Windows gets those of the console by itself."""
 
     def __init__(self, child: Child) -> None:
         self._child = child

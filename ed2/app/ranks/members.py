@@ -25,7 +25,6 @@ from ed2.app.signals import end_when_silent, stopping_on_signals
 from ed2.checkpoint.optimizer_state import OPTIMIZER_STATE, own_state
 from ed2.errors import RankError, RunLeft, StopRequested
 from ed2.events import Event, EventBus, Warned
-from ed2.models.compute import quiet_libraries
 from ed2.models.memory import release_memory
 from ed2.ranks.base import Message, RankAnswer
 from ed2.ranks.group import Follower, Leader, join
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Asides:
-    """Reports the warnings of the other processes, but what this one has warned of, and stops when one is asked to."""
+    """Reports warnings of the other processes that this one has not given, and stops when one of them is asked to."""
 
     bus: EventBus
     controls: Controls
@@ -104,19 +103,18 @@ class Sender:
 
 
 def train_for_parent(place: RankPlace) -> int:
-    """Train with the settings that come first, and do as is ordered; returns the exit code."""
+    """Train with the settings that come first, and follow the orders that come then; returns the exit code."""
     sender, controls = Sender(), Controls()
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 -- a buffer would hold a lock at the exit
     try:
         values = decoded(orders.readline())
         bus = EventBus([sender])
 
-        def obey() -> None:
+        def take_orders() -> None:
             follow_orders(orders.readline, controls)
             end_when_silent(bus)
 
-        threading.Thread(target=obey, name="orders", daemon=True).start()
-        quiet_libraries()
+        threading.Thread(target=take_orders, name="orders", daemon=True).start()
         with stopping_on_signals(controls.stop, ""), led_ranks(place, bus, controls) as ranks:
             ended = run_training(values, None, bus=bus, controls=controls, ranks=ranks)
     except (Exception, StopRequested) as error:
@@ -129,7 +127,7 @@ def train_for_parent(place: RankPlace) -> int:
 
 
 def follow_orders(read_line: Callable[[], bytes], controls: Controls) -> None:
-    """Pass orders on to the run; when there can be none any more, stop and save it: the other program has ended."""
+    """Pass orders on to the run until there can be no more; the other program has ended then, and the run stops."""
     while line := read_line():
         with suppress(ValueError, KeyError, TypeError):
             follow_order(decoded(line), controls)
@@ -170,7 +168,6 @@ class FollowerControls(Controls):
 
 def follow(ranks: Follower) -> int:
     """Train what rank 0 trains until there is nothing more; returns the exit code."""
-    quiet_libraries()
     with closing(ranks), stopping_on_signals(lambda number: _ask_to_stop(ranks, number), ""):
         try:
             while (message := ranks.next_run()) is not None:
