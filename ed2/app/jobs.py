@@ -273,7 +273,7 @@ def _checkpoint_job(run: Run, settings: Settings, saver: BackgroundSaver) -> Che
     own = settings.checkpoint
     return CheckpointJob(
         saver=saver,
-        training=run,
+        run=run,
         minutes=own.minutes,
         epochs=own.save_every_n_epochs or 0,
         first_epoch=own.save_ckpts_from_n_epochs,
@@ -285,17 +285,17 @@ def _checkpoint_job(run: Run, settings: Settings, saver: BackgroundSaver) -> Che
 class MetricsJob(Job):
     """Logs the curves at the first step, every `log_step` steps and at the last."""
 
-    training: Run
+    run: Run
     log_step: int
     name = "metrics"
 
     def due(self, state: TrainState) -> bool:
         """Whether this step is logged."""
-        return state.step == 1 or state.step % self.log_step == 0 or self.training.finished
+        return state.step == 1 or state.step % self.log_step == 0 or self.run.finished
 
     def perform(self, state: TrainState) -> MetricsLogged:
         """Read the sums from the device. Values that are not finite are left off the curves."""
-        run = self.training
+        run = self.run
         values = {LOSS: run.metrics.window.take()}
         values |= {lr_curve(name): lr for name, lr in run.optimizers.lrs().items()}
         if run.precision.scaler.is_enabled():
@@ -312,7 +312,7 @@ class MetricsJob(Job):
 class EpochJob(Job):
     """Reports the end of each epoch, with its mean loss."""
 
-    training: Run
+    run: Run
     name = "epoch"
 
     def due(self, state: TrainState) -> bool:
@@ -321,7 +321,7 @@ class EpochJob(Job):
 
     def perform(self, state: TrainState) -> EpochEnded | None:
         """Read the sum of the epoch from the device; None if all its steps were skipped."""
-        metrics = self.training.metrics
+        metrics = self.run.metrics
         loss, minutes = metrics.epoch.take(), metrics.epoch_minutes()
         return EpochEnded(state.step, state.epoch - 1, loss, minutes) if math.isfinite(loss) else None
 
@@ -331,14 +331,14 @@ class ScheduleJob(Job):
     """Writes `ep00_batch_schedule.txt` and so on as each epoch begins."""
 
     run_dir: Path
-    training: Run
+    run: Run
     plan: Callable[[int], EpochPlan]
     examples: Sequence[Example]
     name = "schedule"
 
     def due(self, state: TrainState) -> bool:
         """Whether an epoch has ended and another follows."""
-        return state.epoch_ended and not self.training.finished
+        return state.epoch_ended and not self.run.finished
 
     def at_start(self, state: TrainState) -> None:
         """Write the epoch that a new or resumed run begins in."""

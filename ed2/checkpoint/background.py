@@ -135,7 +135,7 @@ class CheckpointJob(Job):
     """
 
     saver: BackgroundSaver
-    training: Run
+    run: Run
     minutes: float
     epochs: int
     first_epoch: int = 0
@@ -146,7 +146,7 @@ class CheckpointJob(Job):
 
     def due(self, state: TrainState) -> bool:
         """Whether an interval has passed; the last step of a run is never due."""
-        if self.training.finished:
+        if self.run.finished:
             return False
         by_clock = self.minutes > 0 and time.monotonic() - self._saved_at >= self.minutes * 60
         return by_clock or self._is_epoch_due(state) or self._is_best_due(state)
@@ -170,6 +170,6 @@ class CheckpointJob(Job):
         self._saved_at = time.monotonic()
         if is_best:
             self._best_at = self._saved_at
-            self.saver.start(self.training, "best")
+            self.saver.start(self.run, "best")
         if not is_best or self._is_epoch_due(state):
-            self.saver.start(self.training)
+            self.saver.start(self.run)

@@ -88,14 +88,14 @@ class ImageLossMeter:
 class ImageLossJob(Job):
     """Measures each image before the first step, at the end of every n-th epoch, and at the end."""
 
-    training: Run
+    run: Run
     measuring: Measuring
     every_n_epochs: int
     name = IMAGE_LOSSES
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
-        return self.training.finished or (state.epoch_ended and state.epoch % self.every_n_epochs == 0)
+        return self.run.finished or (state.epoch_ended and state.epoch % self.every_n_epochs == 0)
 
     def at_start(self, state: TrainState) -> Event | None:
         """Measure the untrained model; in a resumed run only if a stop interrupted it."""

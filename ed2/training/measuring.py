@@ -92,7 +92,7 @@ class Measuring:
         what: is measured, for messages.
     """
 
-    training: Run
+    run: Run
     bus: EventBus
     meter: SharedMeter
     what: str
@@ -103,7 +103,7 @@ class Measuring:
         self.bus.emit(PhaseChanged(state.step, "validating"))
         while True:
             try:
-                with self.training.optimizers.averaged():  # schedule-free optimizers do not train these weights
+                with self.run.optimizers.averaged():  # schedule-free optimizers do not train these weights
                     values = self.meter.losses(self._at_once)
                 if values is None:
                     # So that a resumed run measures it before its next step and the curve has no gap.
@@ -113,7 +113,7 @@ class Measuring:
                 if not is_out_of_memory(error):
                     raise
                 logger.info("Out of memory during %s.", self.what, exc_info=True)
-            release_memory(self.training.objective.device)
+            release_memory(self.run.objective.device)
             # Its own limit: there are no gradients, so what training can afford says little.
             largest = self._at_once or self.meter.batch_size
             problem = f"Out of memory during {self.what} of step {state.step}."

@@ -76,7 +76,7 @@ class ValidationJob(Job):
         patience: validations without a new lowest loss after which the run ends, at the end of an epoch; 0 for never.
     """
 
-    training: Run
+    run: Run
     measuring: Measuring
     every_n_epochs: float
     patience: int = 0
@@ -84,13 +84,13 @@ class ValidationJob(Job):
 
     def due(self, state: TrainState) -> bool:
         """Whether to measure after this step."""
-        if self.training.finished:
+        if self.run.finished:
             return True
         if self.every_n_epochs >= 1:
             return state.epoch_ended and state.epoch % round(self.every_n_epochs) == 0
         if state.epoch_ended:
             return True
-        times, steps = round(1 / self.every_n_epochs), self.training.steps_in(state.epoch)
+        times, steps = round(1 / self.every_n_epochs), self.run.steps_in(state.epoch)
         return state.position * times // steps > (state.position - 1) * times // steps
 
     def at_start(self, state: TrainState) -> Event | None:
@@ -108,9 +108,9 @@ class ValidationJob(Job):
         if math.isfinite(loss):
             state.validated(loss)
         is_enough = self.patience and state.without_improvement >= self.patience
-        if is_enough and state.epoch_ended and not self.training.finished:
+        if is_enough and state.epoch_ended and not self.run.finished:
             validations = counted(state.without_improvement, "validation")
-            self.training.ended_early = (
+            self.run.ended_early = (
                 f"stopped early: {validations} without improvement since step {state.best_step}, where the validation "
                 f"loss was {state.best_loss:.4f}"
             )

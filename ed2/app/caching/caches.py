@@ -64,7 +64,7 @@ def open_caches(model: DiffusionModel, spec: RunSpec, context: RunContext) -> Ca
 class CacheJob(Job):
     """Adds what is missing in the caches before the first step of a new or resumed run."""
 
-    training: Run
+    run: Run
     caches: Caches
     spec: RunSpec
     context: RunContext
@@ -82,16 +82,16 @@ class CacheJob(Job):
         """Fill the caches; training goes on without what cannot be written. Raises StopRequested."""
         resting: list[Part] = []
         if self.caches.latents and self._fill_latents(self.caches.latents):
-            resting.append(self.training.model.parts[VAE])
+            resting.append(self.run.model.parts[VAE])
         if self.caches.text and self._fill_text(self.caches.text):
-            model = self.training.model
+            model = self.run.model
             resting += [model.parts[part.name] for part in model.facts.text_encoders]
-        self.training.objective.resting[:] = resting
+        self.run.objective.resting[:] = resting
         return None
 
     def _fill_latents(self, cache: TensorCache) -> bool:
         """Whether the cache of latents is complete after filling it."""
-        filler = LatentFiller(self.training, cache, self.spec, self.context)
+        filler = LatentFiller(self.run, cache, self.spec, self.context)
         if self.context.ranks.size == 1:
             return self._fill("latent", filler.fill)
         for share in self._shares():
@@ -102,7 +102,7 @@ class CacheJob(Job):
 
     def _fill_text(self, cache: TensorCache) -> bool:
         """Whether training needs no text encoder after filling the cache of captions."""
-        filler = TextFiller(self.training, cache, self.spec)
+        filler = TextFiller(self.run, cache, self.spec)
         if self.context.ranks.size == 1:
             return self._fill("text", filler.fill)
         for share in self._shares():
@@ -121,12 +121,12 @@ class CacheJob(Job):
         try:
             return fill(share)
         except OSError as error:
-            self.training.bus.emit(Warned(self.training.state.step, _not_written(what, plain_reason(error))))
+            self.run.bus.emit(Warned(self.run.state.step, _not_written(what, plain_reason(error))))
         return False
 
     def _tell_and_hear(self, filler: LatentFiller) -> None:
         """Tell the others which images cannot be used, and report what they have found."""
-        lost, ranks = self.training.state.lost, self.context.ranks
+        lost, ranks = self.run.state.lost, self.context.ranks
         example_of = {example.key: example for example in self.spec.dataset.examples}
         read = [(example.key, values) for example, values in self.context.reads.news()]
         for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports, "read": read}):

@@ -57,7 +57,7 @@ class FillProgress:
         total: how many times `advance` is called.
     """
 
-    training: Run
+    run: Run
     doing: str
     total: int
     done: int = 0
@@ -69,11 +69,11 @@ class FillProgress:
 
     def announce(self, detail: str) -> None:
         """Enter the phase; `detail` is for people."""
-        self.training.bus.emit(PhaseChanged(self.training.state.step, "caching", detail))
+        self.run.bus.emit(PhaseChanged(self.run.state.step, "caching", detail))
 
     def advance(self) -> None:
         """Count one more. Raises StopRequested."""
-        run = self.training
+        run = self.run
         was_pausing = run.controls.pausing
         handle_requests(run)
         self.done += 1
@@ -97,7 +97,7 @@ class Missing(NamedTuple):
 class LatentFiller:
     """Adds the latents of a run's images to a cache; `reports` has key, what, fix and kind of each damaged image."""
 
-    training: Run
+    run: Run
     cache: TensorCache
     spec: RunSpec
     context: RunContext
@@ -116,7 +116,7 @@ class LatentFiller:
         missing = [one for one in missing if share.has(one.example.key.encode())]
         if not missing:
             return True
-        progress = FillProgress(self.training, "caching image", len(missing))
+        progress = FillProgress(self.run, "caching image", len(missing))
         progress.announce(self._size(missing))
         # Images of one size after another, so that a shard holds many rows.
         missing.sort(key=lambda one: one.example.bucket)
@@ -125,7 +125,7 @@ class LatentFiller:
             for one, images in self._decoded(missing):
                 progress.advance()
                 if images is None:
-                    is_complete = is_complete and one.example.key in self.training.state.lost
+                    is_complete = is_complete and one.example.key in self.run.state.lost
                 else:
                     self._encode(images)
         finally:
@@ -134,7 +134,7 @@ class LatentFiller:
         return is_complete
 
     def _is_trained(self, example: Example) -> bool:
-        return example.multiply > 0 and example.key not in self.training.state.lost
+        return example.multiply > 0 and example.key not in self.run.state.lost
 
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
@@ -179,7 +179,7 @@ class LatentFiller:
 
     def _row_bytes(self, example: Example) -> int:
         """Bytes of one crop in the cache."""
-        model = self.training.model
+        model = self.run.model
         width, height = (side // model.downscale for side in example.bucket)
         return 2 * 4 * model.facts.latent_channels * width * height
 
@@ -217,7 +217,7 @@ class LatentFiller:
             images = future.result()
         except ImageError as error:
             if error.lasting:
-                self.training.state.lost.setdefault(example.key, self.training.state.epoch)
+                self.run.state.lost.setdefault(example.key, self.run.state.epoch)
             self._report(example, error.what, error.fix)
             return None
         except OSError:  # reported at its first visit
@@ -232,7 +232,7 @@ class LatentFiller:
         keys = list(compress(images, self.cache.missing(list(images))))
         if not keys:
             return
-        run = self.training
+        run = self.run
         pixels = as_numbers(stacked([images[key].pixels for key in keys]), run.objective.device)
         posterior = run.model.encode_pixels(pixels)
         rows = torch.stack([posterior.mean, posterior.std], dim=1).to("cpu")
@@ -248,7 +248,7 @@ class LatentFiller:
 class TextFiller:
     """Adds embeddings to a cache: of every caption that is the same at each visit, encoded by itself as in training."""
 
-    training: Run
+    run: Run
     cache: TensorCache
     spec: RunSpec
 
@@ -259,7 +259,7 @@ class TextFiller:
             OSError: the cache cannot be written.
             StopRequested: a stop was requested. What is done by then is kept.
         """
-        with self.training.precision.autocast():
+        with self.run.precision.autocast():
             keys = self._keys()
             self.cache.touch(list(keys.values()))
             is_missing = self.cache.missing(list(keys.values()))
@@ -269,14 +269,14 @@ class TextFiller:
 
     def is_complete(self) -> bool:
         """Whether nothing is missing, and training needs no text encoder."""
-        with self.training.precision.autocast():
+        with self.run.precision.autocast():
             keys = self._keys()
         return not self._are_shuffled() and not any(self.cache.missing(list(keys.values())))
 
     def _keys(self) -> dict[str, bytes]:
         """The key of each caption that is the same at each visit, and of the empty one."""
         captions = sorted({"", *(example.caption for example in self._examples() if not example.shuffle)})
-        return {caption: cache_key(*self.training.model.caption_key(caption)) for caption in captions}
+        return {caption: cache_key(*self.run.model.caption_key(caption)) for caption in captions}
 
     def _are_shuffled(self) -> bool:
         return any(example.shuffle for example in self._examples())
@@ -289,11 +289,11 @@ class TextFiller:
     def _encode(self, missing: dict[str, bytes]) -> None:
         if not missing:
             return
-        progress = FillProgress(self.training, "caching caption", len(missing))
+        progress = FillProgress(self.run, "caching caption", len(missing))
         progress.announce(counted(len(missing), "caption"))
         try:
             for caption, key in missing.items():
                 progress.advance()
-                self.cache.add(key, self.training.model.encode_captions([caption]).as_row())
+                self.cache.add(key, self.run.model.encode_captions([caption]).as_row())
         finally:
             self.cache.flush()
