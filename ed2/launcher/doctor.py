@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import ed2
-from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, say
+from ed2.launcher.environment import ROOT, VENV, LaunchError, locked, program_environment, say
 from ed2.launcher.install import (
     UNTESTED,
     Gpu,
@@ -203,13 +203,12 @@ def _is_address(proxy: str) -> bool:
 def self_test() -> tuple[dict[str, str], list[str]]:
     """What `python -m ed2 doctor` finds: facts by name, and lines on problems."""
     say("Testing attention, 8-bit Adam, a training step and the disk ...")
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     command = [sys.executable, "-X", "utf8", "-m", "ed2", "doctor", "--json"]
     try:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=environment,
+            env=program_environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -39,6 +39,12 @@ def venv_python() -> Path:
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def program_environment() -> dict[str, str]:
+    """The environment for a program of `.venv`: without what would make Python read other modules, or compile anew."""
+    others = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if name not in others}
+
+
 def in_venv() -> bool:
     """Whether this is the Python of a finished `.venv`."""
     return VENV.is_dir() and Path(sys.prefix).samefile(VENV) and not PARTIAL.exists()

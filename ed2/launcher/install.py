@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 TORCH = "2.13.0"
 WHEELS = "https://download.pytorch.org/whl/"
 OFFLINE = "If you are offline, connect and start again: finished downloads are kept."
-PIP = ("-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
+PIP = ("-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile")
+"""Python compiles what is used when it is first used; all of it would take more than half of the installation's CPU."""
 
 ROCM = "rocm7.2"
 """The build for AMD: that of PyTorch 2.13 on PyTorch's index, for Linux. It was not tested with this program."""

@@ -17,7 +17,16 @@ if __name__ == "__main__":  # python -I leaves the program's folder out of the p
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ed2.launcher.doctor import doctor
-from ed2.launcher.environment import ROOT, LaunchError, in_venv, make_venv, require_python, say, venv_python
+from ed2.launcher.environment import (
+    ROOT,
+    LaunchError,
+    in_venv,
+    make_venv,
+    program_environment,
+    require_python,
+    say,
+    venv_python,
+)
 from ed2.launcher.install import add, install
 from ed2.terminal import LAUNCHER, exit_with
 
@@ -86,8 +95,7 @@ def run(argv: Sequence[str]) -> int:
 
     Ctrl-C is left to the program, which saves and exits by itself.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
-    environment["PYTHONUTF8"] = "1"
+    environment = {**program_environment(), "PYTHONUTF8": "1"}
     sys.stderr.flush()
     if os.name != "nt":
         os.execve(argv[0], list(argv), environment)

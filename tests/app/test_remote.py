@@ -49,7 +49,7 @@ from tests.faulty_rank import HANGING
 from tests.runs import Values, differing
 from tests.tiny import make_images
 
-STEPS = 100
+STEPS = 50
 PARENT = """
 import json, sys
 from ed2.app.service import TrainerService
@@ -80,7 +80,7 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def values(sd1: Path, tmp_path: Path) -> Values:
-    """Twenty epochs of five steps of two processes."""
+    """Ten epochs of five steps of two processes."""
     return {
         "project_name": "tiny",
         "data_root": [str(make_images(tmp_path / "images", [(64, 64)] * 10))],
