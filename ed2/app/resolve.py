@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ed2.app.checks.space import require_cache_room, require_room
-from ed2.app.checks.start_checks import ON_COMMAND_LINE, SETTING, not_here, require_base
+from ed2.app.checks.start_checks import ON_COMMAND_LINE, not_here, require_base
 from ed2.app.images.scanning import (
     TRAINING,
     LeftOut,
@@ -175,7 +175,7 @@ def resolve_settings(
 
     def find_sound(given: Mapping[str, object], preset_base: str) -> Origin:
         origin = _find_sound_origin(given, preset_base, progress)
-        require_base({**given, SETTING: origin.name})
+        require_base({**given, "resume_ckpt": origin.name})
         if not needs_conversion(Path(origin.name)):
             return origin
         weights, note = converted(Path(origin.name), progress, say)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ed2.app.checks.start_checks import SETTING, as_setting_problems, start_problems
+from ed2.app.checks.start_checks import as_setting_problems, start_problems
 from ed2.app.command_line import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, RunQueue, run_next
@@ -278,7 +278,7 @@ class TrainerService:
         except Ed2Error as error:
             problems = error.problems
             if isinstance(error, ModelError):
-                problems = tuple(as_setting_problems(str(values.get(SETTING)), problems))
+                problems = tuple(as_setting_problems(str(values.get("resume_ckpt")), problems))
             bus.emit(PhaseChanged(0, "failed", error.what))
             self._view.change("problems", problems=problems)
             raise

@@ -40,12 +40,17 @@ def average_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}{EMA_SUFFIX}")
 
 
-def complete_in(ckpts: Path) -> list[Path]:
-    """The checkpoints in a run's folder of them, EMAs too: models and LoRAs."""
+def checkpoints_of(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, without the averages that belong to them."""
+    return checkpoints_in(run_dir / CKPTS)
+
+
+def checkpoints_in(ckpts: Path) -> list[Path]:
+    """The same for a run's folder of checkpoints: models and LoRAs."""
     found: list[Path] = []
     for name in MODEL_FILES:
         found += [file.parent for file in ckpts.glob(f"[!.]*/{name}")]
-    return found
+    return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 
 def oldest_first(checkpoints: Iterable[Path]) -> list[Path]:
@@ -196,12 +201,12 @@ def find_single_file(folder: Path, run_name: str, name: str) -> Path | None:
     """The single file in `folder` that a run wrote for its checkpoint `name`, if it exists."""
     with suppress(OSError):
         for path in [*folder.glob("*.safetensors"), *folder.glob("*.ckpt")]:
-            if checkpoint_of(path) == name and writer_of(path) in (run_name, None):
+            if checkpoint_name_of(path) == name and writer_of(path) in (run_name, None):
                 return path
     return None
 
 
-def checkpoint_of(single_file: Path) -> str:
+def checkpoint_name_of(single_file: Path) -> str:
     """The name of the checkpoint that a single file was made from, without the number that made its name unique."""
     return _NUMBERED.sub("", single_file.stem)
 

@@ -10,10 +10,9 @@ from ed2.checkpoint.identity import (
     EMA_SUFFIX,
     TRAINING_STATE,
     average_of,
-    checkpoint_of,
-    complete_in,
+    checkpoint_name_of,
+    checkpoints_in,
     is_pinned,
-    oldest_first,
     read_manifest,
     writer_of,
 )
@@ -68,7 +67,7 @@ class Retention:
             What could not be removed, in sentences.
         """
         ckpts, failed = just_saved.parent, []
-        checkpoints = _checkpoints_in(ckpts)
+        checkpoints = checkpoints_in(ckpts)
         for checkpoint in self._outdated_best(checkpoints, just_saved):
             failed += self._remove(checkpoint)
             checkpoints.remove(checkpoint)
@@ -108,7 +107,7 @@ class Retention:
             return []
         found = []
         for file in self.exporter.folder.glob("*.safetensors"):
-            if checkpoint_of(file) == name and writer_of(file) == self.exporter.run_name:
+            if checkpoint_name_of(file) == name and writer_of(file) == self.exporter.run_name:
                 found.append(file)
                 found += _own_yaml(file)
         return found
@@ -143,11 +142,6 @@ def _validation_loss(checkpoint: Path) -> float:
         return float(measured["loss"]) if measured else math.inf
     except (OSError, ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _checkpoints_in(ckpts: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, without EMAs."""
-    return oldest_first(folder for folder in complete_in(ckpts) if not folder.name.endswith(EMA_SUFFIX))
 
 
 def _orphans(ckpts: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.checks.start_checks import SETTING, base_problems
+from ed2.app.checks.start_checks import base_problems
 from ed2.app.page.folders import Place, Roots, contents, is_folder, is_model, models, places
 from ed2.checkpoint.identity import is_ours
 from ed2.errors import SettingsError
@@ -130,8 +130,8 @@ class ModelBrowser:
         path = pressed_path(event)
         if not self._context.roots.allow(path) or not is_model(path):
             return self.browser.open(str(path)) or gr.skip()
-        values = {**self._context.form_values(), SETTING: str(path)}
-        problems = [problem for problem in base_problems(values) if problem.path == SETTING]
+        values = {**self._context.form_values(), "resume_ckpt": str(path)}
+        problems = [problem for problem in base_problems(values) if problem.path == "resume_ckpt"]
         if problems:
             raise refusal(" ".join(map(str, problems)))
         updates: Updates = {self._base: short_path(public_name(path) or str(path)), self.fold: gr.update(open=False)}

@@ -8,9 +8,9 @@ import gradio as gr
 
 from ed2.app.model_commands import DEFAULT_RANK
 from ed2.app.page.checkpoint_work import ExtractionStatus, LoraExtractor, LoraSource
-from ed2.app.runs.records import RunRecord, checkpoints_of
+from ed2.app.runs.records import RunRecord
 from ed2.app.snapshot import RunSnapshot
-from ed2.checkpoint.identity import average_of
+from ed2.checkpoint.identity import average_of, checkpoints_of
 from ed2.errors import Ed2Error, RefusedError
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.ui.context import Context

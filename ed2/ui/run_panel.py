@@ -8,9 +8,9 @@ import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork, WorkStatus
 from ed2.app.runs.facts import RunFacts
-from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, checkpoints_of, nearest_checkpoint, replay_run
+from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, nearest_checkpoint, replay_run
 from ed2.app.runs.removing import checkpoint_size, is_last_checkpoint, remove_checkpoint, remove_run
-from ed2.checkpoint.identity import pin
+from ed2.checkpoint.identity import checkpoints_of, pin
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, RefusedError
 from ed2.text import counted, file_size

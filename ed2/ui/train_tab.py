@@ -10,8 +10,9 @@ import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork
 from ed2.app.page.tensorboard import TensorBoard
-from ed2.app.runs.records import checkpoints_of, single_file_of
+from ed2.app.runs.records import single_file_of
 from ed2.app.snapshot import RunSnapshot
+from ed2.checkpoint.identity import checkpoints_of
 from ed2.errors import Ed2Error, RefusedError
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields

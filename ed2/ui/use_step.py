@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork
-from ed2.app.runs.records import checkpoints_of, nearest_checkpoint
+from ed2.app.runs.records import nearest_checkpoint
 from ed2.app.snapshot import RunSnapshot
-from ed2.checkpoint.identity import TRAINING_STATE, age, pin
+from ed2.checkpoint.identity import TRAINING_STATE, age, checkpoints_of, pin
 from ed2.disk_errors import plain_reason
 from ed2.errors import RefusedError
 from ed2.text import counted

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from ed2.app.run_settings import newest_state
-from ed2.app.runs.records import checkpoints_of
 from ed2.checkpoint.export import Exporter
 from ed2.checkpoint.folder import Damage, find_damage, whole_folder
-from ed2.checkpoint.identity import KEEP_FILE, average_of, pin
+from ed2.checkpoint.identity import KEEP_FILE, average_of, checkpoints_of, pin
 from ed2.checkpoint.retention import Retention
 from ed2.events import CheckpointSaved, Warned
 from tests.runs import Trained, train

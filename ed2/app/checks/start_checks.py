@@ -24,7 +24,6 @@ from ed2.settings.legacy import translated
 from ed2.settings.schema import Settings
 from ed2.terminal import LAUNCHER
 
-SETTING = "resume_ckpt"
 DOWNLOAD = f"{LAUNCHER} download"
 
 
@@ -194,12 +193,12 @@ def base_problems(values: Mapping[str, object]) -> list[Problem]:
 
     The settings need not be complete or valid.
     """
-    name, predicted, vae = (str(values.get(key) or "") for key in (SETTING, "prediction_type", VAE))
+    name, predicted, vae = (str(values.get(key) or "") for key in ("resume_ckpt", "prediction_type", VAE))
     if name in ("", FIND_LAST):
         return []
     place = locate(name)
     if place is None:
-        return [not_here(SETTING, "model", name)]
+        return [not_here("resume_ckpt", "model", name)]
     if _is_run_of_ours(place.path):
         return []
     other = None
@@ -226,7 +225,7 @@ def as_setting_problems(name: str, faults: Iterable[Problem]) -> list[Problem]:
     for fault in faults:
         if fault.path not in fields():
             places = filter(None, (printable(name, 1000), fault.path, fault.what))
-            fault = Problem(SETTING, ": ".join(places), fault.fix)
+            fault = Problem("resume_ckpt", ": ".join(places), fault.fix)
         problems.append(fault)
     return problems
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from ed2.app.reporters.jsonl import EVENTS_NAME
-from ed2.app.runs.records import checkpoints_of
+from ed2.checkpoint.identity import checkpoints_of
 from ed2.data.file_kinds import EXTENSIONS
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError

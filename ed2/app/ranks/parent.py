@@ -26,7 +26,7 @@ from ed2.app.ranks.launcher import (
     wait_for_ranks,
 )
 from ed2.app.run_settings import effective_settings
-from ed2.app.runs.records import checkpoints_of
+from ed2.checkpoint.identity import checkpoints_of
 from ed2.errors import printable
 from ed2.events import Event, EventBus, RunEnded, RunStarted
 from ed2.training.controls import Controls, Request

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.run_settings import SETTINGS_FILE
-from ed2.app.runs.records import RunRecord, checkpoints_of, replay_run
+from ed2.app.runs.records import RunRecord, replay_run
 from ed2.app.runs.removing import checkpoint_size
 from ed2.app.snapshot import RunSnapshot
-from ed2.checkpoint.identity import INVALID, MANIFEST, TRAINING_STATE, age, is_pinned, read_manifest
+from ed2.checkpoint.identity import INVALID, MANIFEST, TRAINING_STATE, age, checkpoints_of, is_pinned, read_manifest
 from ed2.errors import SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset

@@ -13,15 +13,12 @@ from ed2.app.run_settings import settings_of_checkpoint
 from ed2.app.run_view import RunView
 from ed2.app.snapshot import ACTIVE, RunSnapshot
 from ed2.checkpoint.identity import (
-    CKPTS,
-    EMA_SUFFIX,
     STATE_FILE,
     TRAINING_STATE,
     age,
-    complete_in,
+    checkpoints_of,
     find_single_file,
     name_of_run,
-    oldest_first,
 )
 from ed2.checkpoint.run_lock import HOLDER_FILE, Holder, other_trainer
 from ed2.curve_names import LOSS_VAL
@@ -135,12 +132,6 @@ def find_run(logdir: Path, name: str, live: Path | None = None) -> RunRecord | N
         if file.parent.name == name:
             return _record(file.parent, is_live=file.parent == live)
     return None
-
-
-def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, without the averages that belong to them."""
-    found = complete_in(folder / CKPTS)
-    return oldest_first(checkpoint for checkpoint in found if not checkpoint.name.endswith(EMA_SUFFIX))
 
 
 def nearest_checkpoint(folder: Path, step: int) -> Path | None:

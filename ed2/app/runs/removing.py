@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from ed2.app.runs.records import RunRecord, checkpoints_of, folder_size
+from ed2.app.runs.records import RunRecord, folder_size
 from ed2.checkpoint.folder import leftovers_in, remove_leftovers
-from ed2.checkpoint.identity import CKPTS, average_of, is_pinned, is_run
+from ed2.checkpoint.identity import CKPTS, average_of, checkpoints_of, is_pinned, is_run
 from ed2.checkpoint.run_lock import LOCK_FILE
 from ed2.disk import remove_tree
 from ed2.errors import RefusedError
