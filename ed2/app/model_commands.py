@@ -24,7 +24,6 @@ DEFAULT_RANK, MAX_RANK = 32, 1024
 MAX_WEIGHT = 10
 MAX_NAMES = 3
 
-
 WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
 """Where the usual web UIs keep their models, from their own folder."""
 LEVELS_ABOVE = 2
@@ -43,7 +42,7 @@ def _convert(given: argparse.Namespace) -> None:
     sys.stdout.write(f"Wrote {target}\n")
 
 
-def _problems(given: argparse.Namespace) -> Iterator[Problem]:
+def _convert_problems(given: argparse.Namespace) -> Iterator[Problem]:
     for option, choices in OPTIONS.items():
         value = getattr(given, option)
         if value not in (None, *choices):
@@ -64,7 +63,7 @@ numbers stay as they are.""",
     needs="two paths",
     count=[2],
     flags={option: {"nargs": "?", "const": ""} for option in OPTIONS},
-    check=_problems,
+    check=_convert_problems,
     perform=_convert,
 )
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -83,15 +82,9 @@ class NewFolder:
         """Write a small file."""
         self._write(name, lambda: [content])
 
-    def add_tensors(
-        self,
-        name: str,
-        tensors: Mapping[str, Tensor],
-        dtype: torch.dtype | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def add_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file; `metadata` is added to its header."""
-        self._write(name, lambda: pieces_of(tensors, {"format": "pt", **(metadata or {})}, dtype=dtype))
+        self._write(name, lambda: pieces_of(tensors, {"format": "pt", **(metadata or {})}))
 
     def _write(self, name: str, content: Pieces) -> None:
         path = self.path / name

@@ -55,7 +55,7 @@ def fingerprint(path: Path) -> Fingerprints | None:
     return np.packbits(bits).view(np.uint64)
 
 
-def alike(prints: Fingerprints, most_differing: int = MOST_DIFFERING) -> list[list[int]]:
+def alike(prints: Fingerprints) -> list[list[int]]:
     """Groups of the images whose fingerprints, (n, 3), differ in few bits: indices, each group sorted.
 
     An image belongs to a group if it is near to one of its members.
@@ -71,7 +71,7 @@ def alike(prints: Fingerprints, most_differing: int = MOST_DIFFERING) -> list[li
     for start in range(0, len(prints), BLOCK):
         block = prints[start : start + BLOCK]
         differing = np.bitwise_count(block[:, None, :] ^ prints[None, start:, :]).sum(axis=2, dtype=np.uint16)
-        for first, second in np.argwhere(differing <= most_differing).tolist():
+        for first, second in np.argwhere(differing <= MOST_DIFFERING).tolist():
             leader[find(start + second)] = find(start + first)
     groups: dict[int, list[int]] = {}
     for number in range(len(prints)):
