@@ -101,8 +101,7 @@ class Checkpoint:
     @property
     def is_newest(self) -> bool:
         """Whether its run has no checkpoint of a later step; the content of the files is not compared."""
-        paths = (self.run_dir / CKPTS).glob(f"[!.]*/{TRAINING_STATE}")
-        for checkpoint in [path.parent for path in paths]:
+        for checkpoint in candidates(self.run_dir):
             damage = find_damage(checkpoint, is_quick=True)
             if damage and not damage.is_unreadable:
                 continue
@@ -125,17 +124,7 @@ class Checkpoint:
         try:
             if is_lora_checkpoint(self.path):
                 restore_adapters(run.model, self.path)
-            for name, optimizer in run.optimizers.by_network.items():
-                saved = self.values["optimizers"].get(name, {"class": "no optimizer"})
-                if saved["class"] != type(optimizer).__name__:
-                    now = type(optimizer).__name__
-                    notes.append(f"The {name} was trained with {saved['class']}; {now} starts from scratch.")
-                    continue
-                tensors = load_file(state_dir / f"optimizer-{name}.safetensors")
-                options, is_here = saved.get("options", ()), run.optimizers.shards.is_here
-                restore_state(optimizer, tensors, saved["numbers"], options, is_here)
-                if averages(optimizer):
-                    run.model.parts[name].restore(load_file(state_dir / f"{trained_stem(name)}.safetensors"))
+            notes += filter(None, [self._restore_optimizer(run, network) for network in run.optimizers.by_network])
             files = {name: state_dir / f"{ema_stem(name)}.safetensors" for name in run.optimizers.by_network}
             run.ema.restore({name: load_file(file) for name, file in files.items() if file.is_file()})
             if run.precision.scaler.is_enabled() and self.values["scaler"]:
@@ -145,6 +134,19 @@ class Checkpoint:
             fix = "Choose an earlier checkpoint, or add --weights_only."
             raise CheckpointError(f"The training state of {self.path.name} is damaged", f"{error}.", fix) from None
         return notes
+
+    def _restore_optimizer(self, run: Run, network: str) -> str:
+        """Restore a network's optimizer; a sentence if it was of another kind, so that this one starts from scratch."""
+        optimizer, state_dir = run.optimizers.by_network[network], self.path / TRAINING_STATE
+        saved, now = self.values["optimizers"].get(network, {"class": "no optimizer"}), type(optimizer).__name__
+        if saved["class"] != now:
+            return f"The {network} was trained with {saved['class']}; {now} starts from scratch."
+        tensors = load_file(state_dir / f"optimizer-{network}.safetensors")
+        options, is_here = saved.get("options", ()), run.optimizers.shards.is_here
+        restore_state(optimizer, tensors, saved["numbers"], options, is_here)
+        if averages(optimizer):
+            run.model.parts[network].restore(load_file(state_dir / f"{trained_stem(network)}.safetensors"))
+        return ""
 
 
 def restore_adapters(model: DiffusionModel, checkpoint: Path) -> None:
