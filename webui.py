@@ -15,9 +15,9 @@ def main(argv: Sequence[str]) -> int:
     except Ed2Error as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
-    from ed2.ui.command import main
+    from ed2.ui.command import main as serve
 
-    return main(argv)
+    return serve(argv)
 
 
 if __name__ == "__main__":
