@@ -17,7 +17,7 @@ from ed2.app.checks.memory import (
 )
 from ed2.app.checks.suitability import RateCurve
 from ed2.app.preflight import model_sizes
-from ed2.app.suggest.answer import Suggestion, change_lines, suggest_for
+from ed2.app.suggest.answer import MemorySuggestion, change_lines, suggest_for
 from ed2.errors import Problem, ProblemsError
 from ed2.settings.fields import label_of
 from ed2.settings.files import with_defaults
@@ -169,7 +169,7 @@ def _gpu_here() -> str:
     return f"This GPU: {card.name}, {card.total_gb:.0f} GB"
 
 
-def _advice_lines(found: Suggestion) -> list[str]:
+def _advice_lines(found: MemorySuggestion) -> list[str]:
     advice = found.advice
     lines = [*advice.needed, *change_lines(advice.changes, label_of)]
     if advice.fits:

@@ -10,7 +10,7 @@ import gradio as gr
 from ed2.app.page.start import MissingChoice, StartState, start_state
 from ed2.app.snapshot import RunSnapshot
 from ed2.app.suggest.answer import value_text
-from ed2.app.suggest.rules import Suggestions
+from ed2.app.suggest.rules import SuggestedValues
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.ui.context import Context
@@ -197,7 +197,7 @@ def values_html(state: StartState) -> str:
     return f"{html}{notes}{_why_html(found)}"
 
 
-def _why_html(found: Suggestions) -> str:
+def _why_html(found: SuggestedValues) -> str:
     reasons = []
     for why, values in groupby(found.values, lambda value: value.why):
         parts = [f"{label_of(value.setting)} {value_text(value.value)}" for value in values]

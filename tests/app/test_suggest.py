@@ -7,7 +7,7 @@ import pytest
 
 from ed2.app.checks.suitability import large_batch_note
 from ed2.app.suggest.answer import suggest_for_command
-from ed2.app.suggest.rules import Suggestions, repeats_notes, suggest_values
+from ed2.app.suggest.rules import SuggestedValues, repeats_notes, suggest_values
 from ed2.app.suggest.situation import repeats_in, situation_of, subject_of
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
@@ -20,12 +20,12 @@ def suggested(
     num_images: int | None = 40,
     given: tuple[str, ...] = (),
     **settings: object,
-) -> Suggestions:
+) -> SuggestedValues:
     values = with_defaults({"model_family": family, **settings})
     return suggest_values(situation_of(values, vram_gb=vram_gb, num_images=num_images, given=given))
 
 
-def value(found: Suggestions, setting: str) -> object:
+def value(found: SuggestedValues, setting: str) -> object:
     return {suggestion.setting: suggestion.value for suggestion in found.values}.get(setting, "nothing")
 
 

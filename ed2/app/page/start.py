@@ -15,7 +15,7 @@ from ed2.app.checks.start_checks import is_root
 from ed2.app.page.folders import Roots
 from ed2.app.preflight import model_sizes
 from ed2.app.run_settings import FIND_LAST
-from ed2.app.suggest.rules import Suggestions, suggest_values
+from ed2.app.suggest.rules import SuggestedValues, suggest_values
 from ed2.app.suggest.situation import situation_of
 from ed2.app.user_files import SHIPPED, UserFiles, preset_values
 from ed2.errors import ProblemsError, printable
@@ -91,7 +91,7 @@ class StartState:
     steps: tuple[StartStep, ...]
     missing: tuple[MissingChoice, ...]
     sentence: str = ""
-    suggestions: Suggestions | None = None
+    suggestions: SuggestedValues | None = None
     changes: Mapping[str, object] | None = None
 
 

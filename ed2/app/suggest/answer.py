@@ -8,7 +8,7 @@ from pathlib import Path
 from ed2.app.checks.memory import SMALLEST_SHOWN_GB, MemoryReport, report_memory, verdict_line
 from ed2.app.images.scanning import scan_dataset
 from ed2.app.preflight import ModelSizes, model_sizes
-from ed2.app.suggest.rules import Suggestions, suggest_values
+from ed2.app.suggest.rules import SuggestedValues, suggest_values
 from ed2.app.suggest.situation import Situation, situation_of
 from ed2.errors import DatasetError, Problem, SettingsError
 from ed2.settings.files import with_defaults
@@ -23,7 +23,7 @@ MAX_FIXES = 3
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class MemorySuggestion:
     """Advice, and the report that it is about: the part of the answer to `--suggest` on memory."""
 
     report: MemoryReport
@@ -93,7 +93,7 @@ def suggest_for(
     vram_gb: float | None,
     num_images: int | None = None,
     notes: tuple[str, ...] = (),
-) -> Suggestion:
+) -> MemorySuggestion:
     """Suggest changes so that a run fits a GPU of `vram_gb`, or the one in this computer.
 
     Raises:
@@ -104,7 +104,7 @@ def suggest_for(
         problem = Problem("--vram_gb", "no NVIDIA GPU was found here.", "Give a GPU's memory in GB: --vram_gb 12.")
         raise SettingsError("There is no GPU to plan for:", [problem])
     search = Search(report.shape, report.card, num_images, report.overhead)
-    return Suggestion(report, suggest(search, settings), notes)
+    return MemorySuggestion(report, suggest(search, settings), notes)
 
 
 def out_of_memory_fix(settings: Settings, *, on_gpu: bool) -> str:
@@ -142,9 +142,9 @@ def _flag(name: str, value: object) -> str:
 class Answer:
     """What to change so that the settings fit, and values for those that were not given."""
 
-    memory: Suggestion
+    memory: MemorySuggestion
     situation: Situation
-    values: Suggestions
+    values: SuggestedValues
 
     def as_object(self) -> dict[str, object]:
         """The answer to `--suggest --json`."""

@@ -35,12 +35,12 @@ SAVE_MINUTES = 60.0
 SAVES_PER_RUN = 4
 
 Values = Mapping[str, object]
-Answer = tuple[Values, str]
+Proposal = tuple[Values, str]
 """Settings with their values, and the reason."""
 
 
 @dataclass(frozen=True)
-class Suggested:
+class SuggestedValue:
     """One suggested value, and the reason as a sentence."""
 
     setting: str
@@ -49,10 +49,10 @@ class Suggested:
 
 
 @dataclass(frozen=True)
-class Suggestions:
+class SuggestedValues:
     """All suggested values in the order of the rules, the settings with them, and what they do not solve."""
 
-    values: tuple[Suggested, ...]
+    values: tuple[SuggestedValue, ...]
     settings: Settings
     notes: tuple[str, ...] = ()
 
@@ -62,23 +62,23 @@ class Suggestions:
         return {found.setting: found.value for found in self.values if now[found.setting] != found.value}
 
 
-def suggest_values(situation: Situation) -> Suggestions:
+def suggest_values(situation: Situation) -> SuggestedValues:
     """Apply the rules one after the other; settings that were given stay as they are."""
     now, values, notes = situation.settings, {}, []
     for rule in RULES:
-        answer = rule(situation, now)
-        if answer is None:
+        proposal = rule(situation, now)
+        if proposal is None:
             continue
-        allowed = {name: value for name, value in answer[0].items() if name not in situation.given}
+        allowed = {name: value for name, value in proposal[0].items() if name not in situation.given}
         now = now.replaced(**allowed)
         for name, value in allowed.items():
-            values[name] = Suggested(name, value, answer[1])
+            values[name] = SuggestedValue(name, value, proposal[1])
     notes += [*_unfitting(situation, now), *repeats_notes(now.data.data_root)]
     if not situation.has_real_unet:
         notes.append(NO_RATE)
     if note := large_batch_note(now):
         notes.append(str(note))
-    return Suggestions(tuple(values.values()), now, tuple(notes))
+    return SuggestedValues(tuple(values.values()), now, tuple(notes))
 
 
 def _unfitting(situation: Situation, settings: Settings) -> list[str]:
@@ -124,11 +124,11 @@ def _usual_epochs(num_images: int) -> int:
     return next((epochs for most, epochs in USUAL_EPOCHS if num_images <= most), LEAST_EPOCHS)
 
 
-def _resolution(situation: Situation, settings: Settings) -> Answer:
+def _resolution(situation: Situation, settings: Settings) -> Proposal:
     return {"resolution": situation.resolution}, "the resolution that the base model was made at"
 
 
-def _checkpointing(situation: Situation, settings: Settings) -> Answer | None:
+def _checkpointing(situation: Situation, settings: Settings) -> Proposal | None:
     search, resolution = situation.search, settings.data.resolution
     if not situation.has_card:
         return None
@@ -145,7 +145,7 @@ def _checkpointing(situation: Situation, settings: Settings) -> Answer | None:
     return {name: True}, "the batch does not fit without it"
 
 
-def _batch_size(situation: Situation, settings: Settings) -> Answer | None:
+def _batch_size(situation: Situation, settings: Settings) -> Proposal | None:
     search, most = situation.search, situation.search.max_batch
     tenth = "larger ones learn no better"
     if situation.num_images is not None and situation.num_images // 10 <= most:
@@ -160,7 +160,7 @@ def _batch_size(situation: Situation, settings: Settings) -> Answer | None:
     return {"batch_size": max(1, found)}, tenth
 
 
-def _what_fits(situation: Situation, settings: Settings) -> Answer | None:
+def _what_fits(situation: Situation, settings: Settings) -> Proposal | None:
     """What else has to change so that one image at a time fits."""
     if not situation.has_card or situation.search.fits(settings):
         return None
@@ -171,7 +171,7 @@ def _what_fits(situation: Situation, settings: Settings) -> Answer | None:
     return (values, "does not fit the GPU otherwise") if values else None
 
 
-def _learning_rate(situation: Situation, settings: Settings) -> Answer | None:
+def _learning_rate(situation: Situation, settings: Settings) -> Proposal | None:
     chosen = settings.optimizer.chosen(on_card=True)
     if chosen in OWN_RATES or not situation.has_real_unet:
         return None
@@ -186,7 +186,7 @@ def _learning_rate(situation: Situation, settings: Settings) -> Answer | None:
     return {"lr": float(f"{rate:.1e}")}, why
 
 
-def _epochs(situation: Situation, settings: Settings) -> Answer | None:
+def _epochs(situation: Situation, settings: Settings) -> Proposal | None:
     if not situation.num_images:
         return None
     epochs = _usual_epochs(situation.num_images)
@@ -195,7 +195,7 @@ def _epochs(situation: Situation, settings: Settings) -> Answer | None:
     return {"max_epochs": epochs}, why
 
 
-def _samples(situation: Situation, settings: Settings) -> Answer | None:
+def _samples(situation: Situation, settings: Settings) -> Proposal | None:
     if not situation.num_images:
         return None
     images = settings.images_per_step
@@ -205,7 +205,7 @@ def _samples(situation: Situation, settings: Settings) -> Answer | None:
     return {"sample_steps": round(rarer / 10) * 10}, why
 
 
-def _saves(situation: Situation, settings: Settings) -> Answer | None:
+def _saves(situation: Situation, settings: Settings) -> Proposal | None:
     if not situation.num_images:
         return None
     if situation.num_images >= TIMED_SAVES_FROM:
@@ -216,7 +216,7 @@ def _saves(situation: Situation, settings: Settings) -> Answer | None:
     return values, f"{SAVES_PER_RUN} checkpoints to choose from"
 
 
-def _project_name(situation: Situation, settings: Settings) -> Answer | None:
+def _project_name(situation: Situation, settings: Settings) -> Proposal | None:
     subject = subject_of(settings.data.data_root)
     is_named = settings.run.project_name != RunSettings().project_name
     if is_named or not subject or not situation.num_images:
@@ -225,7 +225,7 @@ def _project_name(situation: Situation, settings: Settings) -> Answer | None:
     return {"project_name": f"{subject}_{tag}"}, "the images and the base model, which you will want to know later"
 
 
-RULES: tuple[Callable[[Situation, Settings], Answer | None], ...] = (
+RULES: tuple[Callable[[Situation, Settings], Proposal | None], ...] = (
     _resolution,
     _checkpointing,
     _batch_size,
