@@ -19,7 +19,7 @@ from ed2.app.snapshot import Point, RunSnapshot
 from ed2.curve_names import LOSS_STABILIZED, LOSS_VAL
 from ed2.text import counted
 
-Verdict = Literal["off", "early", "learning", "flat", "unstable", "memorising"]
+RunVerdict = Literal["off", "early", "learning", "flat", "unstable", "memorising"]
 MIN_VALIDATIONS = 3
 UNSTABLE = 1.1
 SHARE, LEAST = 0.1, 0.005
@@ -27,7 +27,7 @@ SHARE, LEAST = 0.1, 0.005
 FLAT_COUNT, FLAT = 5, 0.005
 
 UNVALIDATED = "Without validation, learning and memorising look alike: the training loss falls either way."
-HEADLINES: dict[Verdict, tuple[str, str]] = {
+HEADLINES: dict[RunVerdict, tuple[str, str]] = {
     "off": ("No validation", "No validation"),
     "early": ("Too early to tell", "Too few validations to tell"),
     "learning": ("Learning", "No sign of memorising"),
@@ -36,7 +36,7 @@ HEADLINES: dict[Verdict, tuple[str, str]] = {
     "memorising": ("Starting to memorise since step {since:,}", "Began to memorise at step {since:,}"),
 }
 """While the run is in progress, and once it is over."""
-ADVICE: dict[Verdict, tuple[str, str]] = {
+ADVICE: dict[RunVerdict, tuple[str, str]] = {
     "off": (UNVALIDATED, UNVALIDATED),
     "early": ("It takes {needed} in all to say more.", "It takes {needed}; in the next run, validate more often."),
     "learning": (
@@ -76,7 +76,7 @@ class Judgement:
         best: the step and loss of the best validation; None without one.
     """
 
-    verdict: Verdict
+    verdict: RunVerdict
     headline: str
     text: str
     since: int | None = None
@@ -108,7 +108,7 @@ def advise_on(validation: Sequence[Point], stable: Sequence[Point] = (), *, is_o
     return Judgement(verdict, headline.format(since=since), text, since, best)
 
 
-def _verdict(validation: Sequence[Point], stable: Sequence[Point]) -> Verdict:
+def _verdict(validation: Sequence[Point], stable: Sequence[Point]) -> RunVerdict:
     if not validation:
         return "off"
     if len(validation) < MIN_VALIDATIONS:

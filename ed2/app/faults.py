@@ -10,7 +10,7 @@ import torch
 from ed2.app.run_settings import restart_advice
 from ed2.app.run_spec import RunSpec
 from ed2.app.suggest.answer import out_of_memory_fix
-from ed2.checkpoint.folder import Progress, find_damage, no_progress
+from ed2.checkpoint.folder import ByteProgress, find_damage, no_progress
 from ed2.checkpoint.identity import oldest_first
 from ed2.checkpoint.resume import Checkpoint, candidates, open_or_none
 from ed2.checkpoint.room import shortage
@@ -45,7 +45,7 @@ class Rollback:
     """Finds the last good checkpoint of a run, to roll it back to; reports how far the comparison of its bytes is."""
 
     run_dir: Path
-    progress: Progress = no_progress
+    progress: ByteProgress = no_progress
 
     def fault(self, why: str, advice: str, without: str) -> Fault:
         """End with the last good checkpoint and its `advice`, or with the advice for a run `without` one."""

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ed2.checkpoint.folder import Progress, no_progress
+from ed2.checkpoint.folder import ByteProgress, no_progress
 from ed2.disk import new_folder, sha256_of, write_whole
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem
@@ -24,7 +24,7 @@ KEY_LETTERS = 16
 
 
 def converted(
-    model: Path, progress: Progress = no_progress, say: Callable[[str], object] = lambda text: None
+    model: Path, progress: ByteProgress = no_progress, say: Callable[[str], object] = lambda text: None
 ) -> tuple[Path, str]:
     """The `.safetensors` with the weights of a `.ckpt`, or a folder of them for a folder of `.bin` files.
 
@@ -53,7 +53,7 @@ def converted(
         raise _error(model, Problem(None, f"{plain_reason(error)}.", fix)) from error
 
 
-def _key(model: Path, progress: Progress) -> str:
+def _key(model: Path, progress: ByteProgress) -> str:
     """A hash of the content, and of the .yaml beside a file, which says what it predicts. Raises OSError."""
     files = _files_of(model)
     done, total = 0, sum(file.stat().st_size for file in files)

@@ -31,7 +31,7 @@ from ed2.app.run_settings import (
     saved_settings,
 )
 from ed2.app.run_spec import Machine, RunSpec, circumstances, open_model
-from ed2.checkpoint.folder import Progress, no_progress
+from ed2.checkpoint.folder import ByteProgress, no_progress
 from ed2.checkpoint.identity import run_at, state_of
 from ed2.checkpoint.resume import LEFT_OUT, Checkpoint, newest_below, newest_of_run, require_sound
 from ed2.data.reading import Outline
@@ -159,7 +159,7 @@ def _require_same_shape(settings: Settings, before: LoraBase) -> None:
 def resolve_settings(
     flags: Mapping[str, object],
     config: Path | None,
-    progress: Progress = no_progress,
+    progress: ByteProgress = no_progress,
     say: Callable[[str], object] = lambda text: None,
 ) -> EffectiveSettings:
     """The effective settings of a run that is about to start, its seed drawn, its checkpoint verified.
@@ -194,7 +194,7 @@ def resolve_settings(
     return EffectiveSettings(settings, found.checkpoint, notes, None if str(vae) == before else vae)
 
 
-def _readable_vae(name: str, progress: Progress, say: Callable[[str], object]) -> tuple[Path, str]:
+def _readable_vae(name: str, progress: ByteProgress, say: Callable[[str], object]) -> tuple[Path, str]:
     """The file or folder of a VAE, converted if it is in PyTorch's own format, and a note for the user.
 
     Raises:
@@ -208,7 +208,7 @@ def _readable_vae(name: str, progress: Progress, say: Callable[[str], object]) -
     return converted(place.path, progress, say)
 
 
-def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: Progress) -> Origin:
+def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: ByteProgress) -> Origin:
     """What a run starts from, every byte of a checkpoint compared.
 
     Raises:
@@ -231,7 +231,7 @@ def _find_sound_origin(given: Mapping[str, object], preset_base: str, progress: 
     return Origin(str(path), checkpoint_at(path), (*notes, *more))
 
 
-def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tuple[Path | None, list[str]]:
+def _find_last(settings: Settings, preset_base: str, progress: ByteProgress) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint, or None if the preset's base model is used instead; and notes for the user."""
     logdir = Path(settings.logging.logdir)
     found, begun = newest_below(logdir, progress), newest_run_without_checkpoint(logdir)
@@ -246,7 +246,7 @@ def _find_last(settings: Settings, preset_base: str, progress: Progress) -> tupl
     raise SettingsError("There is nothing to continue:", problems)
 
 
-def _find_sound_base(settings: Settings, progress: Progress) -> tuple[Path, list[str]]:
+def _find_sound_base(settings: Settings, progress: ByteProgress) -> tuple[Path, list[str]]:
     """The model to start from, or the newest sound checkpoint if a run is named; and notes for the user."""
     name = settings.model.resume_ckpt
     place = locate(name)

@@ -28,7 +28,7 @@ WAIT_SECONDS = 1.0
 Pieces = Callable[[], Iterable[bytes | memoryview]]
 """Gives the bytes of a file, piece by piece, as often as it is called."""
 NOT_KNOWN: Mapping[str, Pieces] = {}
-Progress = Callable[[str, int, int], None]
+ByteProgress = Callable[[str, int, int], None]
 """Called with a checkpoint's name, how many of its bytes have been compared, and how many there are.
 
 It is called from one thread at a time, first with 0 bytes and then after each block. It may raise `StopRequested` to
@@ -37,7 +37,7 @@ end the comparison.
 
 
 def no_progress(name: str, done: int, total: int) -> None:
-    """A `Progress` that does nothing."""
+    """A `ByteProgress` that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def find_damage(
     *,
     with_state: bool = True,
     is_quick: bool = False,
-    progress: Progress = no_progress,
+    progress: ByteProgress = no_progress,
     contents: Mapping[str, Pieces] = NOT_KNOWN,
 ) -> Damage | None:
     """What is wrong with the files of a checkpoint; None if they are unchanged since they were written.
@@ -211,7 +211,7 @@ def _wrong_size(checkpoint: Path, records: Mapping[str, FileRecord]) -> Damage |
 class _ByteCounter:
     """Reports the bytes that several threads compare; `is_over` is set once a report has ended the comparison."""
 
-    def __init__(self, name: str, total: int, progress: Progress) -> None:
+    def __init__(self, name: str, total: int, progress: ByteProgress) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._done, self._lock, self.is_over = 0, threading.Lock(), False
         progress(name, 0, total)
@@ -227,7 +227,7 @@ class _ByteCounter:
 
 
 def _wrong_content(
-    checkpoint: Path, records: Mapping[str, FileRecord], progress: Progress, contents: Mapping[str, Pieces]
+    checkpoint: Path, records: Mapping[str, FileRecord], progress: ByteProgress, contents: Mapping[str, Pieces]
 ) -> Damage | None:
     counter = _ByteCounter(checkpoint.name, sum(record.bytes for record in records.values()), progress)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ed2.checkpoint.folder import Progress, damaged_name, find_damage, no_progress
+from ed2.checkpoint.folder import ByteProgress, damaged_name, find_damage, no_progress
 from ed2.checkpoint.identity import (
     CKPTS,
     MANIFEST,
@@ -200,7 +200,7 @@ class Found:
         return [f"{sentence}{instead}" for sentence in self.damaged]
 
 
-def newest_of_run(run_dir: Path, progress: Progress = no_progress) -> Found:
+def newest_of_run(run_dir: Path, progress: ByteProgress = no_progress) -> Found:
     """The newest sound checkpoint of a run.
 
     Damaged ones that are newer are renamed, so that their names are free, unless the run is being trained right now.
@@ -209,7 +209,7 @@ def newest_of_run(run_dir: Path, progress: Progress = no_progress) -> Found:
     return _newest_sound(candidates(run_dir), progress)
 
 
-def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
+def newest_below(logdir: Path, progress: ByteProgress = no_progress) -> Found:
     """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
     found: list[Path] = []
     for ckpts in logdir.glob(f"*/{CKPTS}"):
@@ -218,7 +218,7 @@ def newest_below(logdir: Path, progress: Progress = no_progress) -> Found:
     return _newest_sound(found, progress)
 
 
-def require_sound(path: Path, *, with_state: bool, progress: Progress = no_progress) -> None:
+def require_sound(path: Path, *, with_state: bool, progress: ByteProgress = no_progress) -> None:
     """Compare every byte of a checkpoint that the user named; it is never renamed.
 
     Args:
@@ -242,7 +242,7 @@ def require_sound(path: Path, *, with_state: bool, progress: Progress = no_progr
     raise CheckpointError(f"{path.name} {what}", f"{damage}.", fix)
 
 
-def _last_sound_before(path: Path, progress: Progress) -> Path | None:
+def _last_sound_before(path: Path, progress: ByteProgress) -> Path | None:
     own_age = age(path)
     for other in reversed(oldest_first(candidates(path.parent.parent))):
         if age(other) < own_age and not find_damage(other, progress=progress) and open_or_none(other):
@@ -257,7 +257,7 @@ def candidates(run_dir: Path) -> list[Path]:
     return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
 
 
-def _newest_sound(paths: Sequence[Path], progress: Progress) -> Found:
+def _newest_sound(paths: Sequence[Path], progress: ByteProgress) -> Found:
     damaged: list[str] = []
     for path in reversed(oldest_first(paths)):
         if not is_ours(path):
@@ -277,7 +277,7 @@ def _newest_sound(paths: Sequence[Path], progress: Progress) -> Found:
     return Found(None, tuple(damaged))
 
 
-def _rename_damaged(checkpoint: Path, progress: Progress) -> Path | None:
+def _rename_damaged(checkpoint: Path, progress: ByteProgress) -> Path | None:
     """Its new name; None if it keeps the old one: the run is being trained, or the drive is read-only."""
     new = damaged_name(checkpoint)
     try:

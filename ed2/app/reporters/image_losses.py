@@ -28,7 +28,7 @@ MEMORISED, UNLEARNED = 0.5, 0.97
 MAX_RUNS = 20
 """How many of the newest runs that measured images are searched for one of the same folders."""
 
-Progress = Literal["", "unlearned", "memorised"]
+ImageProgress = Literal["", "unlearned", "memorised"]
 
 
 @dataclass
@@ -98,7 +98,7 @@ class ImageLoss:
         return self.total / self.count
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> ImageProgress:
         """What became of the image, by the rule above; empty for nothing remarkable, or too early to say."""
         if self.count < MIN_MEASURED:
             return ""
