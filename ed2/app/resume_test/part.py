@@ -56,11 +56,11 @@ def main(argv: list[str]) -> int:
     exit_with_parent()  # first, since loading libraries takes seconds
     part = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     values = part.pop("values")
-    read_libraries()
-    from ed2.app.run import run_training
-
     controls = Controls()
     try:
+        read_libraries()
+        from ed2.app.run import run_training
+
         ended = run_training(values, None, bus=EventBus([PartObserver(controls, **part)]), controls=controls)
     except (Ed2Error, StopRequested) as error:
         send(error_message(error))
