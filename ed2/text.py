@@ -37,6 +37,15 @@ def first_of(items: Sequence[str], limit: int) -> str:
     return f"{shown} and {len(items) - limit:,} more"
 
 
+def value_text(value: object) -> str:
+    """A setting's value in a sentence: "on", "off", "empty", "1e-06", "768"."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def duration(seconds: float) -> str:
     """A time that was measured, in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
     if seconds < 10:

@@ -11,7 +11,7 @@ import pytest
 from ed2.app.reporters.log import LogHandler
 from ed2.errors import Problem, printable
 from ed2.settings.files import PROGRAM_DIR
-from ed2.text import as_record, visible
+from ed2.text import as_record, value_text, visible
 from ed2.ui.html import escape, on_page
 from tests.tiny import make_images
 
@@ -69,3 +69,9 @@ def test_names_of_files_and_settings_reach_the_terminal_spelled_out(tmp_path: Pa
         told = (done.stdout + done.stderr).decode()
         assert "\\x1b" in told
         assert all(letter.isprintable() or letter in "\n\t" for letter in told), ascii(told)
+
+
+def test_a_value_reads_as_people_write_it() -> None:
+    assert list(map(value_text, (True, False, None, 60.0, 1e-6, 768, "cosine"))) == [
+        *("on", "off", "empty", "60", "1e-06", "768", "cosine")
+    ]

@@ -9,10 +9,10 @@ import gradio as gr
 
 from ed2.app.page.start import MissingChoice, StartState, start_state
 from ed2.app.snapshot import RunSnapshot
-from ed2.app.suggest.answer import value_text
 from ed2.app.suggest.rules import SuggestedValues
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
+from ed2.text import value_text
 from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.html import escape, jump_html, link_html, list_html, note_html, on_page

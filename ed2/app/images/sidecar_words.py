@@ -11,6 +11,7 @@ from ed2.data.manifest import is_manifest
 from ed2.data.sidecars import GLOBAL_NAMES, LOCAL_NAMES, VALUE_NAMES, read_caption_file, read_folder_file
 from ed2.data.walk import escape_undecodable
 from ed2.errors import Ed2Error
+from ed2.text import value_text
 
 VALUES = (*VALUE_NAMES.values(), "max_caption_length")
 MULTIPLY_FILE = "multiply.txt"
@@ -37,7 +38,7 @@ class SidecarWords:
         for value in VALUES:
             for name, config in reversed(sources):
                 if (given := getattr(config, value)) is not None:
-                    said.append(f"{value} {_plain(given)} from {escape_undecodable(name)}")
+                    said.append(f"{value} {value_text(given)} from {escape_undecodable(name)}")
                     break
         return said
 
@@ -107,9 +108,3 @@ def _named(folder: Path, names: Sequence[str]) -> list[Path]:
     except OSError:
         return []
     return [found[name] for name in names if name in found]
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)

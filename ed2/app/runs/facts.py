@@ -16,6 +16,7 @@ from ed2.errors import SettingsError
 from ed2.settings.fields import fields
 from ed2.settings.files import read_preset
 from ed2.small_files import read_object
+from ed2.text import value_text
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,11 @@ def is_default(name: str, value: object) -> bool:
 
 def shown_value(name: str, value: object) -> str:
     """A setting's value for people, without the folders of a path."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
     if isinstance(value, list | tuple):
         return ", ".join(shown_value(name, item) for item in value) or "–"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if fields()[name].is_path and value:
-        return _shown_path(str(value))
-    return "–" if value in (None, "") else str(value)
+    if value in (None, ""):
+        return "–"
+    return _shown_path(str(value)) if fields()[name].is_path else value_text(value)
 
 
 def _shown_path(path: str) -> str:

@@ -14,7 +14,7 @@ from ed2.errors import DatasetError, Problem, SettingsError
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
-from ed2.text import counted
+from ed2.text import counted, value_text
 from ed2.vram.advice import Advice, Change, Search, changes_that_save, suggest
 from ed2.vram.card import NO_CARD, Card, card_for
 
@@ -75,15 +75,6 @@ def change_lines(changes: tuple[Change, ...], label: Callable[[str], str] = str)
         verb = "saves" if change.saves_gb >= 0 else "needs"
         lines.append(f"  {' and '.join(parts)}: {verb} {abs(change.saves_gb):.1f} GB; {change.why}.")
     return lines
-
-
-def value_text(value: object) -> str:
-    """A setting's value in a sentence."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value is None:
-        return "empty"
-    return str(value)
 
 
 def suggest_for(
