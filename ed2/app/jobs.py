@@ -39,11 +39,10 @@ from ed2.settings.gather import TEXT_ENCODER_LR
 from ed2.settings.schema import DEFAULT_LR, Settings
 from ed2.training.controls import Controls
 from ed2.training.ema import Ema
-from ed2.training.image_losses import NUM_LEVELS, ImageLossJob, ImageLossMeter
-from ed2.training.measuring import Measure, Measuring, SharedMeter, share_of
+from ed2.training.measuring import SharedMeter, share_of
 from ed2.training.objective import Objective, mse
 from ed2.training.state import IMAGE_LOSSES, VALIDATION, Job, Run, TrainState
-from ed2.training.validation import ValidationJob, Validator
+from ed2.training.validation import NUM_LEVELS, ImageLossJob, ImageLossMeter, Meter, ValidationJob, Validator
 from ed2.vram.card import BYTES_PER_GB, Card
 from ed2.vram.plan import sampling_batch
 
@@ -171,13 +170,13 @@ def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     """What measures the validation images of a run, in each of its processes."""
     validator = Validator(
         objective=Objective(run.model, mse, spec.settings.validation.val_seed, spec.machine.device),
-        curves={tag: share_of(examples, context.ranks) for tag, examples in spec.images.curves.items()},
+        sets={tag: share_of(examples, context.ranks) for tag, examples in spec.images.curves.items()},
         options=_validation_options(spec, context),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
         on_progress=_progress(run, context, "validating"),
     )
-    return _shared(VALIDATION, validator, validator.options.batch_size, context)
+    return _shared(VALIDATION, validator, context)
 
 
 def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMeter:
@@ -187,27 +186,27 @@ def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     examples = for_validation([example for example in spec.dataset.examples if example.multiply > 0])
     meter = ImageLossMeter(
         objective=Objective(run.model, mse, settings.validation.val_seed, spec.machine.device),
-        examples=share_of(examples, context.ranks),
+        sets={IMAGE_LOSSES: share_of(examples, context.ranks)},
         options=_validation_options(spec, context),
         timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
         on_progress=_progress(run, context, "measuring image"),
     )
-    return _shared(IMAGE_LOSSES, meter, meter.options.batch_size, context)
+    return _shared(IMAGE_LOSSES, meter, context)
 
 
 METERS = {VALIDATION: validation_meter, IMAGE_LOSSES: image_loss_meter}
 """What the processes of a run measure together, by the name of its job."""
 
 
-def _shared(name: str, measure: Measure, batch_size: int, context: RunContext) -> SharedMeter:
+def _shared(name: str, meter: Meter, context: RunContext) -> SharedMeter:
     return SharedMeter(
         name=name,
-        measure=measure,
-        batch_size=batch_size,
+        measure=meter,
+        batch_size=meter.options.batch_size,
         ranks=context.ranks,
-        should_stop=lambda: context.controls.stopping,
+        should_stop=meter.should_stop,
         on_problem=context.faults,
     )
 
@@ -218,14 +217,12 @@ def _progress(run: Run, context: RunContext, doing: str) -> Callable[[int, int],
 
 def _validation_job(run: Run, spec: RunSpec, context: RunContext) -> ValidationJob:
     wanted = spec.settings.validation
-    measuring = Measuring(run, context.bus, validation_meter(run, spec, context), "the validation")
-    return ValidationJob(run, measuring, wanted.every_n_epochs, wanted.early_stop)
+    return ValidationJob(run, validation_meter(run, spec, context), wanted.every_n_epochs, wanted.early_stop)
 
 
 def _image_loss_job(run: Run, spec: RunSpec, context: RunContext) -> ImageLossJob:
     meter = image_loss_meter(run, spec, context)
-    measuring = Measuring(run, context.bus, meter, "the measurement of each image")
-    return ImageLossJob(run, measuring, spec.settings.validation.image_loss_every_n_epochs)
+    return ImageLossJob(run, meter, spec.settings.validation.image_loss_every_n_epochs)
 
 
 def _validation_options(spec: RunSpec, context: RunContext) -> LoaderOptions:

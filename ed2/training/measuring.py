@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ed2.data.example import Example, Finding
-from ed2.events import EventBus, PhaseChanged, Warned
+from ed2.events import Event, PhaseChanged, Warned
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.ranks.base import Message, RankAnswer, Ranks
 from ed2.text import counted
 from ed2.training.shared import OUT_OF_MEMORY, OutOfMemoryElsewhereError
-from ed2.training.state import Run, TrainState
+from ed2.training.state import Job, Run, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -85,29 +85,33 @@ class SharedMeter:
 
 
 @dataclass
-class Measuring:
-    """Measures for a job, in smaller batches if memory runs out; training continues in any case.
+class MeasuringJob(Job):
+    """Measures images, in smaller batches if memory runs out; training continues in any case.
 
     Attributes:
         what: is measured, for messages.
     """
 
     run: Run
-    bus: EventBus
     meter: SharedMeter
-    what: str
-    _at_once: int | None = None
+    _at_once: int | None = field(default=None, init=False)
+    what = ""
+
+    def at_start(self, state: TrainState) -> Event | None:
+        """Measure the untrained model; in a resumed run only if a stop interrupted it."""
+        return self.perform(state) if state.due_at_start(self.name) else None
 
     def losses(self, state: TrainState) -> dict[str, float]:
         """Return the mean losses by name; nothing where it was interrupted."""
-        self.bus.emit(PhaseChanged(state.step, "validating"))
+        bus = self.run.bus
+        bus.emit(PhaseChanged(state.step, "validating"))
         while True:
             try:
                 with self.run.optimizers.averaged():  # schedule-free optimizers do not train these weights
                     values = self.meter.losses(self._at_once)
                 if values is None:
                     # So that a resumed run measures it before its next step and the curve has no gap.
-                    state.cut_short.append(self.meter.name)
+                    state.cut_short.append(self.name)
                 return values or {}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -119,8 +123,8 @@ class Measuring:
             problem = f"Out of memory during {self.what} of step {state.step}."
             # A curve with a gap is better than a run that ends for the sake of a measurement.
             if largest == 1:
-                self.bus.emit(Warned(state.step, f"{problem} It was skipped; training continues."))
+                bus.emit(Warned(state.step, f"{problem} It was skipped; training continues."))
                 return {}
             self._at_once = largest // 2
             images = counted(self._at_once, "image")
-            self.bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))
+            bus.emit(Warned(state.step, f"{problem} Retrying with {images} at a time, as in all later ones."))
