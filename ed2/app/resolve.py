@@ -43,7 +43,7 @@ from ed2.models.files.base_model import PUBLIC_NAME, locate, needs_conversion
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.header import is_pickle
 from ed2.models.files.lora_base import LoraBase, content_hash, is_lora_checkpoint, require_base_hash
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from ed2.ranks.base import Ranks
 from ed2.settings.checks import nothing_trained, wrong_settings
 from ed2.settings.effect import without_effect
@@ -126,7 +126,7 @@ def _lora_base(settings: Settings, source: ModelSource, say: Callable[[str], obj
         path=str(source.path.absolute()),
         sha256=found,
         family=source.family,
-        prediction_type=Discrete.from_config(source.config(SCHEDULER_CONFIG)).prediction_type,
+        prediction_type=DiffusionProcess.from_config(source.config(SCHEDULER_CONFIG)).prediction_type,
         rank=settings.lora.lora_rank,
         alpha=settings.lora.alpha,
         layers=settings.lora.lora_layers,

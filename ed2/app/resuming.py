@@ -18,7 +18,7 @@ from ed2.disk import why_not_writable
 from ed2.errors import printable
 from ed2.events import CheckpointSaved, EventBus, Phase, PhaseChanged, RunEnded, SamplesMade, ValidationDone
 from ed2.models.base import ModelSource
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from ed2.settings.schema import Settings
 from ed2.small_files import lines_of, objects_in
 from ed2.text import counted, file_size
@@ -257,7 +257,7 @@ def complete_save(checkpoint: Checkpoint, saver: Saver, source: ModelSource) -> 
     """
     if is_logged(checkpoint.path):
         return
-    process = Discrete.from_config(source.config("scheduler/scheduler_config.json"))
+    process = DiffusionProcess.from_config(source.config("scheduler/scheduler_config.json"))
     saver.complete(checkpoint.path, checkpoint.state.step, source.family, process.prediction_type)
 
 

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -15,6 +14,9 @@ from transformers import CLIPTokenizer
 from ed2.data.cache import TensorCache
 from ed2.models.families.facts import FamilyFacts
 from ed2.models.parts import BatchVisits, Part
+
+if TYPE_CHECKING:
+    from ed2.models.process import DiffusionProcess  # which loads diffusers
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -111,41 +113,6 @@ class Conditioning:
         return Conditioning(joined_embeddings([self.hidden, other.hidden]), added)
 
 
-class Process(Protocol):
-    """How noise is added to latents, and what the network has to predict.
-
-    Attributes:
-        config: of the diffusers scheduler used for sampling.
-        prediction_type: what the network predicts, as diffusers call it.
-        is_zero_snr: whether no signal is left at the last timestep (arXiv:2305.08891).
-    """
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def prediction_type(self) -> str: ...  # noqa: D102
-    @property
-    def is_zero_snr(self) -> bool: ...  # noqa: D102
-
-    def draw_timesteps(self, generators: Sequence[np.random.Generator], start: int, end: int | None) -> Tensor:
-        """A timestep from each generator, from `start` up to but not including `end`, (B,), on the CPU."""
-
-    def spread_timesteps(self, count: int, start: int, end: int | None) -> Tensor:
-        """The middles of `count` equal parts of the timesteps from `start` to `end`, (count,), on the CPU."""
-
-    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noisy latents of the shape of `latents` (B,C,h,w); timesteps (B,)."""
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The target of the network's prediction, in the shape of `latents`."""
-
-    def position(self, timesteps: Tensor) -> Tensor:
-        """0 for the timestep of least noise, 1 for that of most, (B,)."""
-
-    def weight(self, timesteps: Tensor, min_snr_gamma: float) -> Tensor:
-        """The weight of the loss at each timestep, (B,), with the signal-to-noise ratio limited to `min_snr_gamma`."""
-
-
 class ModelSource(Protocol):
     """A base model on the disk: a diffusers folder or a single file."""
 
@@ -203,7 +170,7 @@ class DiffusionModel(Protocol):
     facts: FamilyFacts
     source: ModelSource
     parts: Mapping[str, Part]
-    process: Process
+    process: "DiffusionProcess"
     extra: Mapping[str, Tensor]
     downscale: int
     latent_scale: float

@@ -1,4 +1,4 @@
-"""The discrete forward process: how noise is added to latents, and what the network has to predict.
+"""The forward diffusion process: how noise is added to latents, and what the network has to predict.
 
 Source: Ho et al. 2020, arXiv:2006.11239, equation 4; v-prediction: Salimans and Ho 2022, arXiv:2202.00512, appendix D.
 """
@@ -12,26 +12,19 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ed2.models.scheduler_config import NO_SCHEDULE, scheduler_problem
+from ed2.models.scheduler_config import BETAS, NO_SCHEDULE, scheduler_problem
 
 PredictionType = Literal["epsilon", "v_prediction"]
-_BETAS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
 
 
 @dataclass(frozen=True)
-class Discrete:
+class DiffusionProcess:
     """A process of T timesteps, each with a share of the signal that is left.
 
     Attributes:
         alphas_cumprod: share of the signal's variance left, shape (T,), fp32, falling from nearly 1.
-        prediction_type: what the network predicts.
+        prediction_type: what the network predicts, as diffusers call it.
+        is_zero_snr: whether no signal is left at the last timestep (arXiv:2305.08891).
         config: of the diffusers scheduler that it was read from.
     """
 
@@ -50,7 +43,7 @@ class Discrete:
         if problem := scheduler_problem(config):
             raise ValueError(problem)
         prediction_type = config.get("prediction_type", "epsilon")
-        betas = {name: config[name] for name in _BETAS if config.get(name) is not None}
+        betas = {name: config[name] for name in BETAS if config.get(name) is not None}
         alphas_cumprod = DDPMScheduler(**betas).alphas_cumprod
         if not bool(((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all()):
             raise ValueError(NO_SCHEDULE)

@@ -7,6 +7,15 @@ from ed2.errors import printable, shown
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 MAX_TIMESTEPS = 100_000
+BETAS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""The entries that decide how much noise each timestep has."""
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 """Those of diffusers' DDPMScheduler."""
 NO_SCHEDULE = "its betas do not form a noise schedule"

@@ -21,15 +21,9 @@ from numpy.polynomial import Polynomial
 from numpy.polynomial.polynomial import polyfromroots
 from torch import Tensor
 
-SCHEDULE = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
+from ed2.models.scheduler_config import BETAS
+
+SCHEDULE = (*BETAS, "prediction_type")
 """The entries of a saved scheduler that samplers other than DDIM use."""
 # Saved schedulers mostly say "leading", which never asks the model about full noise, and may clip latents.
 OVERRIDES = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False, "thresholding": False}

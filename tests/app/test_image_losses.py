@@ -8,7 +8,7 @@ import pytest
 from ed2.app.reporters.image_losses import IMAGE_LOSSES_FILE, ImageLoss, ImageLossReporter, losses_of_images
 from ed2.app.run_settings import SETTINGS_FILE
 from ed2.events import Event, ImagesMeasured, Progressed
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from ed2.training.controls import Controls
 from tests.runs import Values, differing, train
 
@@ -59,10 +59,10 @@ def test_a_measurement_that_a_stop_interrupts_is_made_when_the_run_resumes(value
 
 
 def test_the_noise_levels_are_spread_evenly_over_what_is_trained() -> None:
-    process = Discrete.from_config({"num_train_timesteps": 1000})
+    process = DiffusionProcess.from_config({"num_train_timesteps": 1000})
     assert process.spread_timesteps(4, 0, 1000).tolist() == [125, 375, 625, 875]
     assert process.spread_timesteps(4, 500, None).tolist() == [562, 687, 812, 937]
-    few = Discrete.from_config({"num_train_timesteps": 20})
+    few = DiffusionProcess.from_config({"num_train_timesteps": 20})
     assert few.spread_timesteps(4, 990, 1000).tolist() == [19, 19, 19, 19]
 
 

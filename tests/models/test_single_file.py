@@ -17,7 +17,7 @@ from ed2.models.files.base_model import in_hub_cache
 from ed2.models.files.folder import open_folder
 from ed2.models.files.layout import single_file_tensors
 from ed2.models.files.source import ModelFile, open_base, open_single_file, shipped_files
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from tests.runs import train, weights
 from tests.tiny import make_images
 
@@ -179,7 +179,7 @@ def test_empty_tensors_say_what_an_sdxl_file_predicts(
 ) -> None:
     path = write(tiny_configs / "model.safetensors", tensors_of(sdxl, **{mark: torch.empty(0) for mark in marks}))
     source = open_single_file(path, {})
-    process = Discrete.from_config(source.config("scheduler/scheduler_config.json"))
+    process = DiffusionProcess.from_config(source.config("scheduler/scheduler_config.json"))
     assert (process.prediction_type, process.is_zero_snr) == expected
     assert not source.extra().keys() & set(marks), "what a trained model says of itself depends on how it was trained"
 

@@ -14,7 +14,7 @@ from ed2.models.families.clip import EmbedsCache, freeze_text_encoder
 from ed2.models.families.sd import StableDiffusion, load
 from ed2.models.files.source import open_base
 from ed2.models.memory import enable_checkpointing
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from ed2.sampling.sampler import rescaled
 from ed2.sampling.schedulers import ddim
 from ed2.training.objective import Objective, ObjectiveOptions, huber, mse
@@ -116,8 +116,8 @@ def test_frozen_parts_of_a_text_encoder_get_no_gradient_and_the_rest_do(sd1: Pat
 
 def test_a_schedule_of_zero_terminal_snr_has_the_values_of_the_paper() -> None:
     """Lin et al. 2023, algorithm 1: the roots are shifted by the last and scaled so that the first stays."""
-    plain = Discrete.from_config(BETAS)
-    zero = Discrete.from_config({**BETAS, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
+    plain = DiffusionProcess.from_config(BETAS)
+    zero = DiffusionProcess.from_config({**BETAS, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
     roots = plain.alphas_cumprod.sqrt()
     expected = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
     assert torch.allclose(zero.alphas_cumprod.sqrt(), expected, atol=1e-4)

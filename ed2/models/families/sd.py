@@ -13,7 +13,7 @@ from ed2.models.base import Conditioning, ImageSizes, ModelSource, Posterior, Te
 from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.models.parts import BatchVisits, Part
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 
 Adapt = Callable[[str, nn.Module], None]
 """Adds adapters to the network of this name."""
@@ -70,7 +70,7 @@ class StableDiffusion:
     facts: FamilyFacts
     source: ModelSource
     parts: Mapping[str, Part]
-    process: Discrete
+    process: DiffusionProcess
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     clip_skip: int = 0
     caption_chunks: int = 1
@@ -122,7 +122,7 @@ class StableDiffusion:
             parts[part.name] = _load_part(source, part, is_trained=is_trained, device=device, dtype=dtype, adapt=adapt)
         # A third less time to encode on a CPU, no loss on a GPU.
         parts[VAE].module.to(memory_format=torch.channels_last)
-        process = Discrete.from_config(source.config("scheduler/scheduler_config.json")).to(device)
+        process = DiffusionProcess.from_config(source.config("scheduler/scheduler_config.json")).to(device)
         return cls(facts, source, parts, process, source.extra())
 
     @property

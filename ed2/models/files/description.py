@@ -60,9 +60,9 @@ class Description:
     @classmethod
     def of_scheduler(cls, config: Mapping[str, Any]) -> Description:
         """The description of a diffusers folder, from its scheduler's configuration. Raises ValueError."""
-        from ed2.models.process import Discrete
+        from ed2.models.process import DiffusionProcess
 
-        process = Discrete.from_config(config)
+        process = DiffusionProcess.from_config(config)
         return cls(process.prediction_type, process.is_zero_snr)
 
     def tensors(self) -> dict[str, Tensor]:

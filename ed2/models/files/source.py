@@ -37,7 +37,7 @@ from ed2.models.files.folder_problems import SCHEDULER_CONFIG, TOKENIZER_FILES
 from ed2.models.files.header import read_header
 from ed2.models.files.layout import DiffusersTensors, diffusers_tensors, vae_tensors
 from ed2.models.files.vae_files import VaeFiles, find_vae
-from ed2.models.process import Discrete
+from ed2.models.process import DiffusionProcess
 from ed2.small_files import is_file
 
 GET_AGAIN = "Get this file again, or choose another one."
@@ -64,7 +64,7 @@ def open_base(path: Path, scheduler_changes: Mapping[str, Any], vae: Path | None
     if vae is not None:
         source = WithVae(source, _open_vae(vae, source.family))
     try:
-        Discrete.from_config(source.config(SCHEDULER_CONFIG))
+        DiffusionProcess.from_config(source.config(SCHEDULER_CONFIG))
     except Exception as error:  # a wrong config can fail in many ways
         what = first_line(error)
         if not isinstance(error, ValueError):
