@@ -31,7 +31,7 @@ from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
 from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
-from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
+from ed2.training.objective import Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
 from ed2.training.shared import Shared, SharedFused
@@ -231,7 +231,8 @@ def _objective(model: DiffusionModel, spec: RunSpec, caches: Caches) -> Objectiv
         timestep_end=settings.loss.timestep_end,
         min_snr_gamma=settings.loss.min_snr_gamma,
         embedding_perturbation=settings.noise.embedding_perturbation,
-        noise=NoiseOptions(settings.noise.pyramid_noise_discount or 0.0, settings.noise.zero_frequency_noise_ratio),
+        pyramid_discount=settings.noise.pyramid_noise_discount or 0.0,
+        noise_offset=settings.noise.zero_frequency_noise_ratio,
     )
     loss = LOSSES.load(settings.loss.loss_type)
     objective = Objective(model, loss, settings.run.seed, device, options, caches.mend)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.app.own_models import write_readable
-from ed2.disk import HashingFile, new_folder, rename_if_free, temporary_name, to_disk
+from ed2.disk import new_folder, rename_if_free, temporary_name, to_disk
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, printable
 from ed2.models.base import ModelSource
@@ -31,8 +31,8 @@ from ed2.models.files.tensor_file import (
     by_name,
     difference,
     mapped_tensors,
+    pieces_of,
     write_single_file,
-    write_tensors,
 )
 from ed2.terminal import LAUNCHER
 
@@ -197,7 +197,7 @@ def _fill(folder: Path, model: ModelSource, dtype: torch.dtype | None, change: C
         files[EXTRA_FILE] = extra
     for name, tensors in files.items():
         with (folder / name).open("wb") as stream:
-            write_tensors(HashingFile(stream), tensors, {"format": "pt"}, dtype=dtype)
+            stream.writelines(pieces_of(tensors, {"format": "pt"}, dtype=dtype))
         to_disk(folder / name)
         if wrong := difference(by_name(mapped_tensors(folder / name), tensors), dtype):
             raise ModelError(f"{folder.name} was not written:", [Problem(name, wrong)])

@@ -21,15 +21,13 @@ JITTER = 0.02
 
 
 def side_step(resolution: int) -> int:
-    """Return the number that both sides of every bucket of `resolution` are multiples of."""
+    """Return the number that both sides of every bucket of `resolution` are multiples of.
+
+    A crop whose short side has fewer pixels has too little detail to train on.
+    """
     if resolution < RESOLUTIONS[0]:
         return 16
     return 64
-
-
-def min_crop_side(resolution: int) -> int:
-    """Return the short side in pixels below which a crop has too little detail to train on."""
-    return side_step(resolution)
 
 
 @cache

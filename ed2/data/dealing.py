@@ -52,12 +52,6 @@ def cost(batch: PlannedBatch) -> int:
     return batch.bucket[0] * batch.bucket[1] * len(batch.visits)
 
 
-def idle_share(dealt: Sequence[Dealt], size: int) -> float:
-    """The share of a step's time that its processes spend waiting for the busiest, on average."""
-    busiest = _busiest(dealt, size)
-    return 1 - sum(cost(batch) for batch, _ in dealt) / (size * busiest) if busiest else 0.0
-
-
 def _shared_out(parts: Sequence[PlannedBatch], size: int) -> list[Dealt]:
     """Give each part, the largest first, to the process that has the least to do.
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ed2.data.buckets import Size, crop_box, is_beyond_widest_bucket, min_crop_side, nearest_bucket, needs_enlarging
+from ed2.data.buckets import Size, crop_box, is_beyond_widest_bucket, nearest_bucket, needs_enlarging, side_step
 from ed2.data.duplicates import find_duplicates, summary
 from ed2.data.example import Dataset, Example, Finding, FindingKind, file_stamp
 from ed2.data.fingerprint import fingerprint_line
@@ -216,7 +216,7 @@ def _fit(size: Size, resolution: int) -> _Fit:
     """Choose the bucket; a crop of too little detail is a problem."""
     bucket = nearest_bucket(size, resolution)
     left, top, right, bottom = crop_box(size, bucket)
-    needed = min_crop_side(resolution)
+    needed = side_step(resolution)
     if min(right - left, bottom - top) < needed:
         what = (
             f"only {right - left} x {bottom - top} of its {size[0]} x {size[1]} pixels would be used, and the short "

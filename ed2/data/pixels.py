@@ -16,8 +16,7 @@ from ed2.data.buckets import Box, Size, crop_box
 from ed2.data.example import Example, file_stamp
 from ed2.data.full_reads import FullReads
 from ed2.data.images import JPEG_SHRINKS, WHITE, check_image, decode
-from ed2.data.variants import Crop, chosen_crop, drawn_crop
-from ed2.data.variants import VisitKey as VisitKey
+from ed2.data.variants import Crop, VisitKey, chosen_crop, drawn_crop
 from ed2.errors import ImagesLostError, Problem
 
 MAX_CHECKED = 200

@@ -31,19 +31,6 @@ HUBER_DELTA = 1.0
 
 
 @dataclass(frozen=True)
-class NoiseOptions:
-    """What is mixed into the noise.
-
-    Attributes:
-        pyramid_discount: factor from one level of the pyramid to the next coarser one; 0 for no pyramid.
-        offset: standard deviation of a constant that is added to each channel; 0 for none.
-    """
-
-    pyramid_discount: float = 0.0
-    offset: float = 0.0
-
-
-@dataclass(frozen=True)
 class ObjectiveOptions:
     """What the user may change about the objective.
 
@@ -52,14 +39,16 @@ class ObjectiveOptions:
         timestep_end: one past the highest timestep that is drawn; None, or one beyond the schedule, for its end.
         min_snr_gamma: upper bound on the SNR weight of a timestep; None for equal weights.
         embedding_perturbation: strength of the noise on prompt embeddings.
-        noise: what is mixed into the noise on latents.
+        pyramid_discount: factor from one level of pyramid noise to the next coarser one; 0 for no pyramid.
+        noise_offset: standard deviation of a constant that is added to the noise of each channel; 0 for none.
     """
 
     timestep_start: int = 0
     timestep_end: int | None = None
     min_snr_gamma: float | None = None
     embedding_perturbation: float = 0.0
-    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    pyramid_discount: float = 0.0
+    noise_offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,7 @@ class Objective:
         # Every draw below is made per image from its own key; the order of these lines changes no number.
         latents = self.latents(batch)
         timesteps = self.timesteps(batch.visits)
-        noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options.noise)
+        noise = training_noise(self.seed, batch.visits, latents.shape[1:], self.options)
         noise = on_device(noise, self.device)
         noisy_latents = process.add_noise(latents, noise, timesteps)
         # The target depends on what the model predicts: the noise, or the velocity.
@@ -169,7 +158,7 @@ def gaussian(seed: int, what: str, visits: Sequence[VisitKey], shape: Sequence[i
     return torch.from_numpy(np.stack(draws))
 
 
-def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], options: NoiseOptions) -> Tensor:
+def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], options: ObjectiveOptions) -> Tensor:
     """The noise of a batch: (B, *shape) for latents of `shape` (C,h,w).
 
     The offset is added last, because scaling the pyramid to unit deviation would shrink it.
@@ -184,8 +173,8 @@ def training_noise(seed: int, visits: Sequence[VisitKey], shape: Sequence[int], 
             for image, visit in zip(noise, visits, strict=True)
         ]
         noise = torch.stack(images)
-    if options.offset > 0:
-        noise = noise + options.offset * gaussian(seed, "offset", visits, (shape[0], 1, 1))
+    if options.noise_offset > 0:
+        noise = noise + options.noise_offset * gaussian(seed, "offset", visits, (shape[0], 1, 1))
     return noise
 
 

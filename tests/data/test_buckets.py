@@ -13,9 +13,9 @@ from ed2.data.buckets import (
     cropped_share,
     is_beyond_widest_bucket,
     jittered_crop_box,
-    min_crop_side,
     nearest_bucket,
     needs_enlarging,
+    side_step,
 )
 
 ALL = RESOLUTIONS + SMALL_RESOLUTIONS
@@ -137,5 +137,5 @@ def test_only_an_image_smaller_than_its_bucket_is_enlarged() -> None:
     assert needs_enlarging((511, 900), (512, 512))
 
 
-def test_the_smallest_side_is_16_below_resolution_256_and_64_from_there() -> None:
-    assert [min_crop_side(resolution) for resolution in (64, 192, 256, 1536)] == [16, 16, 64, 64]
+def test_the_step_of_sides_is_16_below_resolution_256_and_64_from_there() -> None:
+    assert [side_step(resolution) for resolution in (64, 192, 256, 1536)] == [16, 16, 64, 64]

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, ImageCms
 from ed2.data.colour import Primaries, matrix_profile
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image, decode
-from ed2.data.pixels import LoaderOptions, VisitKey, load_image
+from ed2.data.pixels import LoaderOptions, load_image
+from ed2.data.variants import VisitKey
 from tests.hostile.painting import chunk
 
 STORED = (200, 40, 40)

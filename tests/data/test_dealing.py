@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from ed2.data.buckets import bucket_sizes
-from ed2.data.dealing import cost, deal, idle_share
+from ed2.data.dealing import cost, deal
 from ed2.data.epoch import PlannedBatch, Visit
 from scripts.rank_plan import idle_of_epoch, photos
 
@@ -42,7 +42,6 @@ def test_a_full_step_stays_as_planned_and_a_short_one_is_cut() -> None:
     assert sorted(rank for _, rank in deal(full, 3)) == [0, 1, 2]
     short = deal(batches_of([((512, 512), 4)]), 4)
     assert [(len(batch.visits), rank) for batch, rank in short] == [(1, 0), (1, 1), (1, 2), (1, 3)]
-    assert idle_share(short, 4) == 0
 
 
 def test_one_process_gets_everything_as_it_is() -> None:

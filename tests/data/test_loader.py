@@ -13,8 +13,8 @@ from ed2.data.buckets import crop_box
 from ed2.data.example import Example
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.loader import Loader
-from ed2.data.pixels import LoadedImage, LoaderOptions, VisitKey, crop_offset, load_image
-from ed2.data.variants import Crop
+from ed2.data.pixels import LoadedImage, LoaderOptions, crop_offset, load_image
+from ed2.data.variants import Crop, VisitKey
 from ed2.errors import Problem
 from tests.data.planning import plan_epoch
 

@@ -10,7 +10,8 @@ from PIL import Image, PngImagePlugin
 
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.images import check_image, decode
-from ed2.data.pixels import LoaderOptions, VisitKey, load_image
+from ed2.data.pixels import LoaderOptions, load_image
+from ed2.data.variants import VisitKey
 from tests.data.test_colour import profile
 from tests.hostile.painting import chunk
 

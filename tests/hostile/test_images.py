@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ed2.data.example import Example
-from ed2.data.pixels import LoaderOptions, VisitKey, load_image
+from ed2.data.pixels import LoaderOptions, load_image
+from ed2.data.variants import VisitKey
 from ed2.settings.files import PROGRAM_DIR
 from tests.hostile.cases import Case, write
 from tests.hostile.images import all_images

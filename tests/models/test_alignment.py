@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ed2.data.batch import Batch, stacked
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder
 from ed2.settings.files import PROGRAM_DIR

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from torch import Tensor
 
 from ed2.data.batch import Batch, as_numbers, stacked
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.base import ImageSizes, TextEmbeds
 from ed2.models.families.sdxl import StableDiffusionXL, load

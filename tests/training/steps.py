@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ed2.data.batch import Batch, stacked
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.events import EventBus
 from ed2.models.base import DiffusionModel, trained_parts
 from ed2.models.compute import Precision

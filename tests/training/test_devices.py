@@ -13,11 +13,11 @@ from ed2.models.files.folder import open_folder
 from ed2.registry import FAMILIES, LOSSES
 from ed2.training.ema import Ema
 from ed2.training.metrics import Metrics
-from ed2.training.objective import NoiseOptions, Objective, ObjectiveOptions
+from ed2.training.objective import Objective, ObjectiveOptions
 from tests.training.steps import batch_of, optimizers_of
 
 META = torch.device("meta")
-EVERYTHING = ObjectiveOptions(min_snr_gamma=5.0, embedding_perturbation=0.1, noise=NoiseOptions(0.3, 0.05))
+EVERYTHING = ObjectiveOptions(min_snr_gamma=5.0, embedding_perturbation=0.1, pyramid_discount=0.3, noise_offset=0.05)
 
 
 @pytest.mark.parametrize("loss", ["mse", "mse_huber"])

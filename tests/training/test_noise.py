@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.draws import rng
-from ed2.training.objective import NoiseOptions, training_noise
+from ed2.training.objective import ObjectiveOptions, training_noise
 
 SHAPE = (4, 12, 16)
 SEED = 7
@@ -18,7 +18,7 @@ def visits(count: int) -> list[VisitKey]:
 
 
 def noise(count: int = 3, **options: float) -> Tensor:
-    return training_noise(SEED, visits(count), SHAPE, NoiseOptions(**options))
+    return training_noise(SEED, visits(count), SHAPE, ObjectiveOptions(**options))
 
 
 def plain(visit: VisitKey) -> Tensor:
@@ -30,11 +30,11 @@ def test_without_options_it_is_plain_noise() -> None:
 
 
 def test_offset_noise_shifts_each_channel_by_its_own_number() -> None:
-    shift = noise(offset=0.1) - noise()
+    shift = noise(noise_offset=0.1) - noise()
     assert torch.allclose(shift, shift[..., :1, :1].expand_as(shift), atol=1e-6)
     assert len(set(shift[..., 0, 0].flatten().tolist())) == 12
-    many = training_noise(SEED, visits(400), (4, 1, 1), NoiseOptions(offset=0.1)) - training_noise(
-        SEED, visits(400), (4, 1, 1), NoiseOptions()
+    many = training_noise(SEED, visits(400), (4, 1, 1), ObjectiveOptions(noise_offset=0.1)) - training_noise(
+        SEED, visits(400), (4, 1, 1), ObjectiveOptions()
     )
     assert abs(float(many.std()) - 0.1) < 0.01
 

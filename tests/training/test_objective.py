@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ed2.data.batch import Batch, as_numbers, stacked
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.families.sd import load
 from ed2.models.files.folder import open_folder

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ed2.data.loader import Batch
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.models.base import ModelSource
 from ed2.models.families.clip import EmbedsCache, freeze_text_encoder
 from ed2.models.families.sd import StableDiffusion, load

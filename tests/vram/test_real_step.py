@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ed2.data.batch import Batch, stacked
-from ed2.data.pixels import VisitKey
+from ed2.data.variants import VisitKey
 from ed2.models.families.facts import FACTS
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.models.memory import enable_checkpointing

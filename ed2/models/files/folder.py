@@ -32,12 +32,11 @@ from ed2.models.files.folder_problems import (
     small_names,
 )
 from ed2.models.files.header import Header
+from ed2.models.files.tokens import CONTEXT_LENGTH
 from ed2.models.files.weight_files import WeightFiles, find_weights
 
 TOKENIZER_CLASS = ["transformers", "CLIPTokenizer"]
 DEFAULT_SCHEDULER = ["diffusers", "DDIMScheduler"]
-MAX_TOKENS = 77
-"""Of a caption, including the start and end tokens."""
 MAX_CONFIG_WEIGHTS = 4
 """The most weights that a config may call for, as a multiple of those in the file."""
 MAX_ZERO_SHARE = 0.05
@@ -103,7 +102,7 @@ class ModelFolder:
         config = self.config(encoders[name].config)
         try:
             tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(self.path / name, local_files_only=True)
-            tokenizer(["a cat"], padding="max_length", truncation=True, max_length=MAX_TOKENS)
+            tokenizer(["a cat"], padding="max_length", truncation=True, max_length=CONTEXT_LENGTH)
         except Exception as error:  # of many types, some of them from the Rust library
             what = f"it cannot be used ({first_line(error)})."
             raise model_error(self.path, Problem(name, what, WHOLE_FOLDER)) from error
@@ -111,7 +110,7 @@ class ModelFolder:
         if len(tokenizer) > known:
             what = f"it has {len(tokenizer):,} tokens, but the text encoder knows {known:,}: different models."
             raise model_error(self.path, Problem(name, what, WHOLE_FOLDER))
-        tokenizer.model_max_length = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
+        tokenizer.model_max_length = min(config.get("max_position_embeddings", CONTEXT_LENGTH), CONTEXT_LENGTH)
         return tokenizer
 
     def config_problem(self, part: str) -> str:

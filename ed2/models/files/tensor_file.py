@@ -52,23 +52,14 @@ _MAY_BE_INFINITE = "attn_mask"
 """Suffix of tensors that contain minus infinity by design."""
 
 
-def write_tensors(
-    file: HashingFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype | None = None
-) -> None:
-    """Write `tensors` as a safetensors file; floating-point ones in `dtype`, if given.
-
-    Raises:
-        OSError: it cannot be written.
-        ValueError: the format does not support the type of a tensor.
-    """
-    for piece in pieces_of(tensors, metadata, dtype=dtype):
-        file.write(piece)
-
-
 def pieces_of(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype | None = None
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of such a file, tensor by tensor. Raises ValueError as `write_tensors` does."""
+    """Yield the bytes of a safetensors file, tensor by tensor; floating-point ones in `dtype`, if given.
+
+    Raises:
+        ValueError: the format does not support the type of a tensor.
+    """
     entries = _in_order(tensors, dtype)
     yield _header_of(entries, metadata)
     for entry in entries:
@@ -117,7 +108,7 @@ class Content:
 
 
 def mapped_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `write_tensors` wrote, by name; their bytes are read when they are used.
+    """The tensors of a safetensors file by name; their bytes are read when they are used.
 
     Raises:
         OSError: it cannot be read.

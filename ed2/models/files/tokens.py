@@ -7,8 +7,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-MAX_TOKENS = 75
-"""Of a chunk of a caption, in every family: the text encoders read 77, of which two mark the begin and the end."""
+CONTEXT_LENGTH = 77
+"""Tokens that the text encoders of every family read at once, with a start and an end token."""
+MAX_TOKENS = CONTEXT_LENGTH - 2
+"""Of a chunk of a caption."""
 SHIPPED = Path(__file__).parent / "configs" / "tokenizer"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP splits a text into. Source: openai/CLIP, simple_tokenizer.py."""
@@ -17,7 +19,7 @@ MARKS = ("<|startoftext|>", END)
 
 
 def token_counter(base: Path) -> Callable[[Sequence[str]], list[int]]:
-    """What counts the tokens of captions, without begin and end, for the base model in a folder or file.
+    """What counts the tokens of captions, without start and end tokens, for the base model in a folder or file.
 
     A model without vocabulary files of its own is taken to use CLIP's.
     """

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ed2.draws import key_of, rng
-from ed2.models.files.tokens import MAX_TOKENS
+from ed2.models.files.tokens import CONTEXT_LENGTH
 from ed2.models.lora.names import carrying
 from ed2.models.parts import ADAPTER, BatchVisits, RowKey
 
 PER_WORD = 4
 """Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
 RANGE = 2**16
-CHUNK = MAX_TOKENS + 2
 READS_CAPTIONS = (".attn2.to_k", ".attn2.to_v")
 """Ends of the names of layers whose inputs are captions. A short one is repeated beside a longer one, so the chunks of
 a caption share a mask: then all copies stay the same, and whatever is beside it makes no difference."""
@@ -120,9 +119,9 @@ class VisitDropout(nn.Module):
         """What is zeroed of a row."""
         generator = torch.Generator(device)
         generator.manual_seed(key_of(self._seed, "lora dropout", self._layer, *key) % 2**63)
-        if self._layer.endswith(READS_CAPTIONS) and shape[0] % CHUNK == 0:
-            one = _mask(self.probability, (CHUNK, *shape[1:]), generator)
-            return one.repeat(shape[0] // CHUNK, *(1 for _ in shape[1:]))
+        if self._layer.endswith(READS_CAPTIONS) and shape[0] % CONTEXT_LENGTH == 0:
+            one = _mask(self.probability, (CONTEXT_LENGTH, *shape[1:]), generator)
+            return one.repeat(shape[0] // CONTEXT_LENGTH, *(1 for _ in shape[1:]))
         return _mask(self.probability, shape, generator)
 
 
