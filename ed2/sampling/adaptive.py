@@ -31,7 +31,7 @@ class AdaptiveSampler:
     is_halved: bool = False
     left_out: list[int] = field(default_factory=list)
     _is_reduced: bool = False
-    _heard: str = ""
+    _news_elsewhere: str = ""
 
     def draw(self, model: DiffusionModel, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
         """Draw the prompts in their order; those drawn before memory ran out are not drawn again."""
@@ -59,14 +59,14 @@ class AdaptiveSampler:
                 news.append("images of half the size from now on")
         if self.left_out:
             news.append(f"prompt {', '.join(str(index + 1) for index in self.left_out)} left out")
-        if self._heard:
-            news.append(self._heard)
-        self._is_reduced, self.left_out, self._heard = False, [], ""
+        if self._news_elsewhere:
+            news.append(self._news_elsewhere)
+        self._is_reduced, self.left_out, self._news_elsewhere = False, [], ""
         return ", ".join(news)
 
-    def hear(self, news: str) -> None:
+    def add_news(self, news: str) -> None:
         """Add the news of another process, if it has some."""
-        self._heard = self._heard or news
+        self._news_elsewhere = self._news_elsewhere or news
 
     def _reduce(self, left: list[Prompt], at_once: int) -> None:
         if at_once > 1:

@@ -144,7 +144,7 @@ class SampleJob(Job):
             draw = self._draw_shared if self.ranks.size > 1 and turn >= self.own_weights else self._draw
             with weights():
                 for drawn in draw(prompts, own):
-                    self._tell_time(step, len(written) + 1, total, time.monotonic() - began)
+                    self._warn_if_long(step, len(written) + 1, total, time.monotonic() - began)
                     yield list_sample(self.run_dir, step=step, prompt=named(drawn.prompt))
 
     def _draw(self, prompts: Sequence[Prompt], options: SampleOptions) -> Iterator[Drawn]:
@@ -171,7 +171,7 @@ class SampleJob(Job):
             yield from self._draw(batch, options)
         by_index = {prompt.index: prompt for batch in batches for prompt in batch}
         for answer in self.ranks.answers(options.should_stop):
-            self._adaptive.hear(answer.say[NEWS])
+            self._adaptive.add_news(answer.say[NEWS])
             for drawn in samples_of(answer, by_index):
                 for place, image in enumerate(drawn.tiles):
                     options.on_image(drawn.prompt, place, image)
@@ -184,7 +184,7 @@ class SampleJob(Job):
         sample = write_image(self.run_dir, step=step, prompt=named(prompt), place=place, image=image)
         self.bus.emit(SampleDrawn(step, sample))
 
-    def _tell_time(self, step: int, done: int, total: int, seconds: float) -> None:
+    def _warn_if_long(self, step: int, done: int, total: int, seconds: float) -> None:
         """Say once of a number of prompts how long they take, where that is long: at step 0 before any training."""
         needed = seconds / done * total
         if needed >= LONG_SECONDS and total != self._timed:

@@ -1,5 +1,6 @@
 """Sample prompts, and the options of a file of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_PROMPTS = 256
@@ -45,11 +46,19 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptDefaults:
-    """Values for prompts that do not set their own; sides are multiples of `multiple`, in pixels."""
+    """Values for prompts that do not set their own.
+
+    Attributes:
+        multiple: sides must be a multiple of this, in pixels.
+        captions: of the training images, for random captions.
+        step: keys random captions and seeds.
+    """
 
     seed: int
     size: tuple[int, int]
     multiple: int = 64
+    captions: Sequence[str] = ()
+    step: int = 0
 
 
 @dataclass(frozen=True)

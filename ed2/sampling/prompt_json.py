@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,20 +20,7 @@ WIDEST = 8
 _IGNORED = ("show_progress_bars", "doc", "about")
 
 
-@dataclass(frozen=True)
-class RandomSource:
-    """The source of random prompts and seeds: the training captions, and the step."""
-
-    captions: Sequence[str] = ()
-    step: int = 0
-
-
-NO_SOURCE = RandomSource()
-
-
-def prompts_from_json(
-    content: bytes, defaults: PromptDefaults, source: RandomSource
-) -> tuple[list[Prompt], FileOptions, list[str]]:
+def prompts_from_json(content: bytes, defaults: PromptDefaults) -> tuple[list[Prompt], FileOptions, list[str]]:
     """The prompts of a JSON file, its options, and what was ignored, in sentences.
 
     Raises:
@@ -46,7 +32,7 @@ def prompts_from_json(
         raise ValueError(f"it is invalid JSON ({error})") from None
     if not isinstance(values, dict):
         raise ValueError('it must be an object such as {"samples": [{"prompt": "a cat"}]}')
-    samples = values.pop("samples", None) or [{"random_caption": True}] * min(NUM_RANDOM, len(source.captions))
+    samples = values.pop("samples", None) or [{"random_caption": True}] * min(NUM_RANDOM, len(defaults.captions))
     if not isinstance(samples, list):
         raise ValueError("samples must be a list")
     common, faults = read_values(values, "")
@@ -63,7 +49,7 @@ def prompts_from_json(
             faults += more
         else:
             faults.append(f"sample {index + 1} must be an object.")
-        prompts.append(make_prompt(index, {**common, **own}, defaults, source))
+        prompts.append(make_prompt(index, {**common, **own}, defaults))
     return prompts, options, faults
 
 
@@ -87,17 +73,15 @@ def read_values(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
     return found, faults
 
 
-def make_prompt(
-    index: int, values: Mapping[str, Any], defaults: PromptDefaults, source: RandomSource = NO_SOURCE
-) -> Prompt:
+def make_prompt(index: int, values: Mapping[str, Any], defaults: PromptDefaults) -> Prompt:
     """A prompt of these values, which `read_values` has read."""
     seed = values.get("seed", defaults.seed)
     if seed < 0:
-        seed = int(rng(defaults.seed, "sample seed", index, source.step).integers(2**31))
+        seed = int(rng(defaults.seed, "sample seed", index, defaults.step).integers(2**31))
     text = values.get("prompt", "")
-    if values.get("random_caption") and source.captions:
-        place = rng(defaults.seed, "random caption", index, source.step).integers(len(source.captions))
-        text = source.captions[int(place)]
+    if values.get("random_caption") and defaults.captions:
+        place = rng(defaults.seed, "random caption", index, defaults.step).integers(len(defaults.captions))
+        text = defaults.captions[int(place)]
     return Prompt(
         index,
         text,

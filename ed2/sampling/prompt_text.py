@@ -65,10 +65,10 @@ class TextPrompts:
         return [make_prompt(index, sample, defaults) for index, sample in enumerate(self.samples)]
 
 
-def parse_lines(text: str) -> TextPrompts:
-    """Read a text: a prompt per line; blank lines and lines that begin with # are skipped."""
+def prompts_in_text(content: bytes) -> TextPrompts:
+    """The prompts of a text file, one per line; blank lines and lines that begin with # are skipped."""
     found = TextPrompts()
-    for line in map(cleaned, text.split("\n")):
+    for line in map(cleaned, _decoded(content).split("\n")):
         if not line or line.startswith("#"):
             continue
         if found.samples and NEGATIVE.match(line):
@@ -78,6 +78,18 @@ def parse_lines(text: str) -> TextPrompts:
         else:
             found.samples.append(_parse_prompt(line, found))
     return found
+
+
+def _decoded(content: bytes) -> str:
+    """Text from UTF-8, UTF-16 with a byte order mark, or else Windows-1252; lines end in LF."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _parse_prompt(line: str, found: TextPrompts) -> Values:

@@ -5,20 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ed2.sampling.prompt import MAX_PROMPTS, MAX_WORK, FileOptions, Prompt, PromptDefaults, rounded_size
-from ed2.sampling.prompt_json import RandomSource, prompts_from_json
-from ed2.sampling.prompt_text import TextPrompts, parse_lines
-from ed2.small_files import open_file
+from ed2.sampling.prompt_json import prompts_from_json
+from ed2.sampling.prompt_text import prompts_in_text
+from ed2.small_files import read_beginning
 
 MAX_CHARACTERS = 1000
 """Longest prompt; the text encoder reads 75 tokens, about 400 characters of English."""
 MAX_FILE_BYTES = 1 << 20
 MAX_FAULTS = 5
 """How many faults of a file are reported."""
-
-
-def prompts_in_text(content: bytes) -> TextPrompts:
-    """The prompts of a text file, one per line; blank lines and lines that begin with # are skipped."""
-    return parse_lines(_decoded(content))
 
 
 @dataclass
@@ -70,11 +65,11 @@ class PromptFile:
     def _parsed(self, path: Path, step: int) -> tuple[list[Prompt], list[str]]:
         content = _content(path)
         size = rounded_size(self.resolution, self.resolution, self.multiple)
-        defaults = PromptDefaults(self.seed, size, self.multiple)
+        defaults = PromptDefaults(self.seed, size, self.multiple, self.captions, step)
         if path.suffix.lower() != ".json":
             found = prompts_in_text(content)
             return found.prompts(defaults), found.notes
-        prompts, self.options, faults = prompts_from_json(content, defaults, RandomSource(self.captions, step))
+        prompts, self.options, faults = prompts_from_json(content, defaults)
         return prompts, faults
 
     def _trained(self, prompt: Prompt) -> str:
@@ -101,21 +96,8 @@ def _content(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    with open_file(path) as file:
-        content = file.read(MAX_FILE_BYTES + 1)
+    content = read_beginning(path, MAX_FILE_BYTES + 1)
     return content if len(content) <= MAX_FILE_BYTES else content[:MAX_FILE_BYTES].rpartition(b"\n")[0]
-
-
-def _decoded(content: bytes) -> str:
-    """Text from UTF-8, UTF-16 with a byte order mark, or else Windows-1252; lines end in LF."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", errors="replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _limited(prompts: Iterable[Prompt]) -> tuple[tuple[Prompt, ...], list[str]]:

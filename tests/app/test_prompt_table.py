@@ -6,15 +6,15 @@ import pytest
 
 from ed2.app.page.prompt_table import PromptTable, file_of, table_of
 from ed2.errors import SettingsError
-from ed2.sampling.prompt import PromptDefaults
-from ed2.sampling.prompt_json import RandomSource, prompts_from_json
+from ed2.sampling.prompt import NUM_STEPS, PromptDefaults
+from ed2.sampling.prompt_json import prompts_from_json
 
 ROWS = [("a cat", "blurry", "7", "512", "768", "1 4.5"), ("a dög", "", "", "", "", ""), ("", "", "", "", "", "")]
 
 
 def test_the_sampler_reads_what_the_table_says(tmp_path: Path) -> None:
     text = file_of(PromptTable(ROWS, "euler", 20))
-    prompts, _, faults = prompts_from_json(text.encode(), PromptDefaults(555, (512, 512)), RandomSource())
+    prompts, _, faults = prompts_from_json(text.encode(), PromptDefaults(555, (512, 512)))
     assert not faults
     cat, dog = prompts
     told = (cat.prompt, cat.negative_prompt, cat.seed, cat.size, cat.cfgs)
@@ -38,6 +38,7 @@ def test_every_invalid_cell_is_reported_with_its_row() -> None:
         file_of(PromptTable(rows, num_steps=0))
     places = [problem.path for problem in caught.value.problems]
     assert places == [None] + ["row 1"] * 3 + ["row 2"] * 3
+    assert caught.value.problems[0].fix == f"The default is {NUM_STEPS}."
 
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from ed2.errors import Problem, SettingsError
 from ed2.registry import SAMPLERS
-from ed2.sampling.prompt import MAX_PROMPTS
-from ed2.sampling.prompt_json import MAX_STEPS
-from ed2.sampling.prompts import MAX_FILE_BYTES, prompts_in_text
-from ed2.small_files import open_file, parse_json
+from ed2.sampling.prompt import MAX_PROMPTS, NUM_STEPS
+from ed2.sampling.prompt_json import MAX_CFGS, MAX_STEPS
+from ed2.sampling.prompt_text import prompts_in_text
+from ed2.sampling.prompts import MAX_FILE_BYTES
+from ed2.small_files import parse_json, read_beginning
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
 EMPTY = ("", "", "", "", "", "")
-MAX_CFGS = 12
 
 Row = tuple[str, ...]
 
@@ -42,8 +42,7 @@ def table_of(path: Path) -> PromptTable:
         OSError: the file cannot be read.
         ValueError: it is not a prompt file.
     """
-    with open_file(path) as stream:
-        content = stream.read(MAX_FILE_BYTES)
+    content = read_beginning(path, MAX_FILE_BYTES)
     if path.suffix.lower() != ".json":
         return PromptTable(list(map(_row, prompts_in_text(content).samples)))
     values = parse_json(content)
@@ -70,7 +69,7 @@ def file_of(table: PromptTable) -> str:
         values["num_inference_steps"] = table.num_steps
         if not 1 <= table.num_steps <= MAX_STEPS:
             what = f"the number of denoising steps must be from 1 to {MAX_STEPS:,}, not {table.num_steps}."
-            problems.append(Problem(None, what, "The default is 30."))
+            problems.append(Problem(None, what, f"The default is {NUM_STEPS}."))
     samples = []
     for number, row in enumerate(table.rows[:MAX_PROMPTS], 1):
         cells = [_text(cell) for cell in [*row, *EMPTY][: len(HEADERS)]]
