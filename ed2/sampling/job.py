@@ -27,8 +27,9 @@ from ed2.training.state import SAMPLES, Controls, Job, TrainState
 Weights = Callable[[], AbstractContextManager[None]]
 """A context in which a network has other weights than those in training."""
 Naming = Callable[[Prompt], Prompt]
-AS_TRAINED = 100
-"""Added to a prompt's index for the image drawn with the trained weights, besides the one drawn with the EMA."""
+AS_TRAINED = 1000
+"""Added to a prompt's index for the image drawn with the trained weights, besides the one drawn with the EMA: more than
+any file has prompts."""
 
 LONG_SECONDS = 300.0
 """Samples that take longer are worth a warning."""

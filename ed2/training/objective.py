@@ -17,6 +17,7 @@ from ed2.data.buckets import Size
 from ed2.data.variants import VisitKey
 from ed2.draws import rng
 from ed2.models.base import Conditioning, DiffusionModel, ImageSizes, Posterior, on_device
+from ed2.models.files.tokens import CONTEXT_LENGTH
 from ed2.models.parts import Part
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -134,7 +135,9 @@ class Objective:
             hidden = embeds.hidden
             # By the dimension, so that the strength means the same for encoders of different width.
             deviation = self.options.embedding_perturbation / math.sqrt(hidden.shape[-1])
-            noise = self.gaussian("embedding", batch.visits, hidden.shape[1:]).to(hidden.dtype)
+            noise = self.gaussian("embedding", batch.visits, (CONTEXT_LENGTH, hidden.shape[-1])).to(hidden.dtype)
+            # The same for each chunk: a caption that is repeated beside a longer one must stay the same throughout.
+            noise = noise.repeat(1, -(-hidden.shape[1] // CONTEXT_LENGTH), 1)[:, : hidden.shape[1]]
             embeds = replace(embeds, hidden=hidden + deviation * noise)
         width, height = batch.bucket
         target = torch.tensor([[height, width]]).expand(len(batch), 2)

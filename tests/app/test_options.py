@@ -86,7 +86,7 @@ def test_the_ema_is_saved_next_to_the_weights_and_sampled_by_default(values: Val
     average = both.checkpoint.with_name(f"{both.checkpoint.name}_ema")
     assert (tmp_path / "files" / f"{average.name}.safetensors").is_file()
     first, last = (event.samples for event in both.of(SamplesMade))
-    assert [sample.index for sample in last] == [0, 100]
+    assert [sample.index for sample in last] == [0, 1000]
     assert {sample.trained for sample in (*first, *last)} == {"0/03.png"}, "the image with this caption"
     assert first[0].path.read_bytes() == first[1].path.read_bytes()
     assert last[0].path.read_bytes() != last[1].path.read_bytes()

@@ -60,6 +60,10 @@ def test_perturbed_embeddings_have_the_deviation_of_the_paper(sd1: Path) -> None
     shift = noisy.conditioning(batch).hidden - plain.conditioning(batch).hidden
     assert float(shift.std()) == pytest.approx(2.0 / 32**0.5, rel=0.02)
     assert torch.equal(noisy.conditioning(batch.part(1, 2)).hidden[0], noisy.conditioning(batch).hidden[1])
+    model.caption_chunks = 2
+    beside_long = replace(batch, captions=("a cat " * 60, *batch.captions[1:]))
+    alone = noisy.conditioning(batch.part(1, 2)).hidden[0]
+    assert torch.equal(noisy.conditioning(beside_long).hidden[1], alone.repeat(2, 1))
 
 
 @pytest.mark.parametrize("trained", [(), ("text_encoder",)], ids=["frozen", "trained"])
