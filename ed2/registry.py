@@ -5,7 +5,7 @@ inherited from.
 """
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 
@@ -47,8 +47,7 @@ class Registry(Mapping[str, str]):
         Raises:
             KeyError: no such name.
         """
-        module, attribute = self._places[name].split(":")
-        return getattr(import_module(module), attribute)
+        return resolve_name(self._places[name])
 
 
 FAMILIES = Registry(

@@ -52,6 +52,12 @@ class TextEmbeds:
     hidden: Tensor
     pooled: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["TextEmbeds"]) -> "TextEmbeds":
+        """Those of several captions as one batch."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(joined_embeddings([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
@@ -175,12 +181,11 @@ class DiffusionModel(Protocol):
     downscale: int
     latent_scale: float
     size_multiple: int
+    denoiser: Any
     clip_skip: int
     caption_chunks: int
     visits: BatchVisits
 
-    @property
-    def denoiser(self) -> Any: ...  # noqa: D102
     @property
     def device(self) -> torch.device: ...  # noqa: D102
 

@@ -37,7 +37,7 @@ def test_a_checkpoint_gives_the_gradients_of_the_base_byte_for_byte(tmp_path: Pa
     checkpoint = tmp_path / "fp32"  # the demo's base is in fp16: what is trained of it is saved in fp32, and mapped
     shutil.copytree(BASE, checkpoint)
     model = load(open_folder(BASE), trained=["unet", "text_encoder"], device=CPU, frozen_dtype=torch.float32)
-    model.unet.save_pretrained(checkpoint / "unet")
+    model.denoiser.save_pretrained(checkpoint / "unet")
     model.parts["text_encoder"].module.save_pretrained(checkpoint / "text_encoder")
     of_base, of_checkpoint = gradients_from(BASE), gradients_from(checkpoint)
     assert [name for name in of_base if of_base[name] != of_checkpoint[name]] == []

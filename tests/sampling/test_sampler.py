@@ -52,10 +52,10 @@ def latents_of(model: StableDiffusion, prompt: Prompt, cfg: float) -> torch.Tens
 
 def pipeline_of(model: StableDiffusion) -> StableDiffusionPipeline:
     pipeline = StableDiffusionPipeline(
-        vae=model.vae.module,
+        vae=model.parts["vae"].module,
         text_encoder=model.parts["text_encoder"].module,
         tokenizer=model.encoders[0].tokenizer,
-        unet=model.unet,
+        unet=model.denoiser,
         scheduler=ddim(model.process.config),
         safety_checker=None,
         feature_extractor=None,
@@ -191,24 +191,24 @@ def test_global_generators_are_neither_read_nor_moved(velocity_model: StableDiff
 
 
 def test_modes_and_gradients_are_as_before_even_between_two_results(velocity_model: StableDiffusion) -> None:
-    networks = velocity_model.unet, velocity_model.vae.module, velocity_model.parts["text_encoder"].module
-    velocity_model.unet.mid_block.eval()  # a mode that a plain train() would lose
+    networks = velocity_model.denoiser, velocity_model.parts["vae"].module, velocity_model.parts["text_encoder"].module
+    velocity_model.denoiser.mid_block.eval()  # a mode that a plain train() would lose
     modes = [module.training for network in networks for module in network.modules()]
     assert True in modes
     assert False in modes
     seen = []
     original = velocity_model.predict
-    velocity_model.predict = lambda *args: seen.append(velocity_model.unet.training) or original(*args)
+    velocity_model.predict = lambda *args: seen.append(velocity_model.denoiser.training) or original(*args)
     try:
         for _ in draw_samples(velocity_model, [prompt(0), prompt(1)], options()):
             assert torch.is_grad_enabled()
             assert modes == [module.training for network in networks for module in network.modules()]
     finally:
         del velocity_model.predict
-        velocity_model.unet.mid_block.train()
+        velocity_model.denoiser.mid_block.train()
     assert seen
     assert not any(seen)
-    assert all(parameter.grad is None for parameter in velocity_model.unet.parameters())
+    assert all(parameter.grad is None for parameter in velocity_model.denoiser.parameters())
 
 
 def test_modes_are_restored_after_a_failure(velocity_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,8 +218,8 @@ def test_modes_are_restored_after_a_failure(velocity_model: StableDiffusion, mon
     monkeypatch.setattr(velocity_model, "decode", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         tiles(velocity_model, [prompt()])
-    assert velocity_model.unet.training
-    assert not velocity_model.vae.module.training
+    assert velocity_model.denoiser.training
+    assert not velocity_model.parts["vae"].module.training
 
 
 def calls(answers: list[bool]) -> Callable[[], bool]:
@@ -236,7 +236,7 @@ def test_a_stop_between_denoising_steps_ends_the_drawing(epsilon_model: StableDi
 
 def test_gradient_checkpointing_changes_nothing(sd1: Path, epsilon_model: StableDiffusion) -> None:
     model = load(open_folder(sd1), trained=("unet",), device=torch.device("cpu"), frozen_dtype=torch.float32)
-    model.unet.enable_gradient_checkpointing()
+    model.denoiser.enable_gradient_checkpointing()
     assert tiles(model, [prompt()]) == tiles(epsilon_model, [prompt()])
 
 

@@ -112,7 +112,7 @@ def test_a_frozen_text_encoder_gets_no_graph_and_a_frozen_unet_no_gradient(sd1: 
     model = load(open_folder(sd1), trained=["text_encoder"], device=CPU, frozen_dtype=torch.float32)
     Objective(model, mse, SEED, CPU)(batch_of(1)).sum().backward()
     assert gradients(model.parts["text_encoder"].module)
-    assert not gradients(model.unet)
+    assert not gradients(model.denoiser)
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
     assert not model.encode_captions(["a cat"]).hidden.requires_grad
 

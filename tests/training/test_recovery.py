@@ -96,7 +96,7 @@ def test_checkpointing_comes_first_then_half_the_images_and_both_stay(sd1: Path)
     run = run_on(sd1, images_per_step=4)
     told: list[Event] = []
     run.bus.subscribe(told.append)
-    hook = at_most(run.model.unet, 1)
+    hook = at_most(run.model.denoiser, 1)
     step(run)
     assert (run.state.checkpointing, run.state.at_once, run.state.is_exact) == (True, 1, False)
     texts = [event.text for event in told if isinstance(event, Warned)]
@@ -117,12 +117,12 @@ def test_checkpointing_comes_first_then_half_the_images_and_both_stay(sd1: Path)
 def test_a_single_image_that_does_not_fit_ends_the_run_with_nothing_changed(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
     before = parameters(run)
-    at_most(run.model.unet, 0)
+    at_most(run.model.denoiser, 0)
     with pytest.raises(MemoryFullError, match="even with one image at a time"):
         step(run)
     assert run.metrics.epoch.count == 0
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(run), strict=True))
-    assert all(p.grad is None for p in run.model.unet.parameters())
+    assert all(p.grad is None for p in run.model.denoiser.parameters())
 
 
 @pytest.mark.parametrize("network", [0, 1], ids=["first network", "second network"])
@@ -211,7 +211,7 @@ def test_out_of_memory_is_recognised_by_its_message(error: Exception, is_oom: bo
 
 def test_weights_are_worth_saving_where_only_their_sum_overflows(sd1: Path) -> None:
     run = run_on(sd1, images_per_step=4)
-    weight = next(iter(run.model.unet.parameters())).data
+    weight = next(iter(run.model.denoiser.parameters())).data
     weight.fill_(torch.finfo(torch.float32).max)
     require_savable(run)
     for bad in (torch.inf, -torch.inf, torch.nan):

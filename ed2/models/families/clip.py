@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -135,35 +134,6 @@ class EmbedsCache:
             self.store.mend(row_key, embeds.as_row())
             self.store.close()
         return embeds
-
-
-def encode_frozen(
-    captions: Sequence[str],
-    encode: Callable[[Sequence[str]], TextEmbeds],
-    cache: EmbedsCache,
-    key_of: Callable[[str], tuple[str | int, ...]],
-) -> TextEmbeds:
-    """Embeddings from frozen encoders, on the CPU: each caption alone and cached.
-
-    So the numbers do not depend on which captions came before, or together.
-
-    Args:
-        captions: what to encode.
-        encode: the encoders.
-        cache: what they gave before.
-        key_of: returns all that the numbers for a caption depend on.
-    """
-    hidden, pooled = [], []
-    for caption in captions:
-        with torch.no_grad():
-            embeds = cache.get(key_of(caption), partial(encode, [caption]))
-        hidden.append(embeds.hidden)
-        if embeds.pooled is not None:
-            pooled.append(embeds.pooled)
-    joined = joined_embeddings(hidden)
-    if not pooled:
-        return TextEmbeds(joined)
-    return TextEmbeds(joined, torch.cat(pooled))
 
 
 def freeze_text_encoder(

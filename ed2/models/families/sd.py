@@ -1,8 +1,8 @@
 """Stable Diffusion 1.x and 2.x: UNet, VAE and text encoder as one model to train."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ed2.data.cache import TensorCache
 from ed2.models.base import Conditioning, ImageSizes, ModelSource, Posterior, TextEmbeds
-from ed2.models.families.clip import ClipEncoder, EmbedsCache, encode_frozen
+from ed2.models.families.clip import ClipEncoder, EmbedsCache
 from ed2.models.families.facts import FACTS, VAE, FamilyFacts, PartFacts
 from ed2.models.parts import BatchVisits, Part
 from ed2.models.process import DiffusionProcess
@@ -19,44 +19,6 @@ Adapt = Callable[[str, nn.Module], None]
 """Adds adapters to the network of this name."""
 ALIGNMENT = 64
 """Alignment in bytes of every tensor that PyTorch allocates; MKL's matrix products depend on it."""
-
-
-class Autoencoder:
-    """The VAE of a model; it works image by image, which bounds its memory.
-
-    Attributes:
-        downscale: pixels per latent along one side.
-        latent_scale: factor that brings latents to about unit variance.
-    """
-
-    def __init__(self, part: Part, source: ModelSource) -> None:
-        facts = FACTS[source.family]
-        config = source.config(facts.part(VAE).config)
-        self.part = part
-        self.module: Any = part.module
-        self.downscale: int = 2 ** (len(config["block_out_channels"]) - 1)
-        self.latent_scale: float = config.get("scaling_factor", facts.latent_scale)
-
-    def encode(self, pixels: Tensor) -> Posterior:
-        """The distribution of latents, in fp32, for pixels (B,3,H,W) in [-1, 1]; without gradients."""
-        self.part.come_back()
-        dtype = next(self.module.parameters()).dtype
-        with torch.no_grad(), self._own_precision(pixels):
-            posteriors = [self.module.encode(image.to(dtype)).latent_dist for image in pixels.split(1)]
-            mean = torch.cat([p.mean for p in posteriors]).float()
-            return Posterior(mean, torch.cat([p.std for p in posteriors]).float())
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W) in [-1, 1], fp32, of scaled latents."""
-        self.part.come_back()
-        dtype = next(self.module.parameters()).dtype
-        with self._own_precision(latents):
-            images = [self.module.decode(x.to(dtype)).sample for x in (latents / self.latent_scale).split(1)]
-        return torch.cat(images).float().clamp(-1, 1)
-
-    @staticmethod
-    def _own_precision(images: Tensor) -> AbstractContextManager[object]:
-        return torch.autocast(images.device.type, enabled=False)
 
 
 @dataclass
@@ -78,10 +40,10 @@ class StableDiffusion:
     visits: BatchVisits = field(default_factory=BatchVisits)
 
     def __post_init__(self) -> None:
-        self.unet: Any = self.parts["unet"].module
-        self.vae = Autoencoder(self.parts["vae"], self.source)
-        self.downscale = self.vae.downscale
-        self.latent_scale = self.vae.latent_scale
+        self.denoiser: Any = self.parts["unet"].module
+        vae_config = self.source.config(self.facts.part(VAE).config)
+        self.downscale: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
+        self.latent_scale: float = vae_config.get("scaling_factor", self.facts.latent_scale)
         num_levels = len(self.source.config("unet/config.json")["block_out_channels"])
         self.size_multiple: int = self.downscale * 2 ** (num_levels - 1)
         self.encoders = [
@@ -126,24 +88,28 @@ class StableDiffusion:
         return cls(facts, source, parts, process, source.extra())
 
     @property
-    def denoiser(self) -> Any:
-        """The UNet."""
-        return self.unet
-
-    @property
     def device(self) -> torch.device:
         """The UNet's device."""
-        return next(self.unet.parameters()).device
+        return next(self.denoiser.parameters()).device
 
     def encode_pixels(self, pixels: Tensor) -> Posterior:
-        """The distribution of latents."""
-        return self.vae.encode(pixels)
+        """The distribution of latents, in the VAE's own precision, image by image, which bounds its memory."""
+        vae = self._vae()
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            posteriors = [vae.encode(image.to(vae.dtype)).latent_dist for image in pixels.split(1)]
+            mean = torch.cat([p.mean for p in posteriors]).float()
+            return Posterior(mean, torch.cat([p.std for p in posteriors]).float())
 
     def encode_captions(self, captions: Sequence[str]) -> TextEmbeds:
         """What guides the UNet, from all text encoders."""
         if any(encoder.is_trained for encoder in self.encoders):
             return self._encode(captions)
-        return encode_frozen(captions, self._encode, self.cache, self.caption_key).to(self.device)
+        # Each alone and cached, so that the numbers do not depend on which captions came before, or together.
+        with torch.no_grad():
+            found = [
+                self.cache.get(self.caption_key(caption), partial(self._encode, [caption])) for caption in captions
+            ]
+        return TextEmbeds.joined(found).to(self.device)
 
     def caption_key(self, caption: str) -> tuple[str | int, ...]:
         """The caption, what is read of it, and whether mixed precision is on."""
@@ -163,11 +129,19 @@ class StableDiffusion:
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's prediction."""
-        return self.unet(noisy_latents, timesteps, conditioning.hidden).sample
+        return self.denoiser(noisy_latents, timesteps, conditioning.hidden).sample
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels."""
-        return self.vae.decode(latents)
+        """Pixels, in the VAE's own precision, image by image."""
+        vae = self._vae()
+        with torch.autocast(latents.device.type, enabled=False):
+            images = [vae.decode(x.to(vae.dtype)).sample for x in (latents / self.latent_scale).split(1)]
+        return torch.cat(images).float().clamp(-1, 1)
+
+    def _vae(self) -> Any:
+        """The VAE, with its weights on the device."""
+        self.parts[VAE].come_back()
+        return self.parts[VAE].module
 
     def _encode(self, captions: Sequence[str]) -> TextEmbeds:
         [encoder] = self.encoders

@@ -30,7 +30,7 @@ class StableDiffusionXL(StableDiffusion):
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         """The UNet's prediction."""
         added = dict(conditioning.added)
-        return self.unet(noisy_latents, timesteps, conditioning.hidden, added_cond_kwargs=added).sample
+        return self.denoiser(noisy_latents, timesteps, conditioning.hidden, added_cond_kwargs=added).sample
 
     def _encode(self, captions: Sequence[str]) -> TextEmbeds:
         """Both encoders' inner states side by side, and the second one's pooled vector; zeros for an empty caption.
