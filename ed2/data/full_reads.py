@@ -31,7 +31,7 @@ class FullReads:
     Its methods may be called from several threads.
 
     Attributes:
-        index_path: the index that is told; None in a process that tells another instead, as `news`.
+        index_path: the index that is told; None in a process that tells another instead, by `take_news`.
     """
 
     index_path: Path | None = None
@@ -57,25 +57,25 @@ class FullReads:
             facts = replace(facts, digest=digest_of(example))
         except ImageError as error:
             problem = Problem(str(example.path), error.what, error.fix)
-            self._add(example, ImageFacts((0, 0), problem, lasting=error.lasting))
+            self._keep(example, ImageFacts((0, 0), problem, lasting=error.lasting))
             raise
         except OSError as error:  # from the hash alone: the file is gone since it was decoded
             logger.info("%s cannot be hashed: %s.", example.name, plain_reason(error))
             return image
-        self._add(example, facts)
+        self._keep(example, facts)
         return image
 
-    def news(self) -> list[tuple[Example, list[object]]]:
+    def take_news(self) -> list[tuple[Example, list[object]]]:
         """Return what this process has found since the last call: each image, and its facts as values for JSON."""
         with self._lock:
             found, self._news = self._news, []
         return found
 
-    def hear(self, example: Example, values: list[object]) -> None:
+    def add(self, example: Example, values: list[object]) -> None:
         """Remember what another process has found."""
         facts = facts_of(example.path, values)
         if facts and example.path not in self._seen:
-            self._add(example, facts, is_news=False)
+            self._keep(example, facts, is_news=False)
 
     def save(self) -> None:
         """Add what was found to the index, as it is by now; if it cannot be written, that is a line in the log."""
@@ -99,7 +99,7 @@ class FullReads:
         except OSError as error:
             logger.info("The index %s cannot be written: %s.", index_path, plain_reason(error))
 
-    def _add(self, example: Example, facts: ImageFacts, *, is_news: bool = True) -> None:
+    def _keep(self, example: Example, facts: ImageFacts, *, is_news: bool = True) -> None:
         """Keep facts that last, unless they give another size than the header, which the plan of a run rests on."""
         if not facts.lasting:
             return

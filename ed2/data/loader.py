@@ -231,7 +231,7 @@ class Loader:
             loading = self._pending.popleft()
             loaded.append((loading.dealt, self._finish(loading, len(loaded))))
             self._work_ahead()
-        self._tell_and_hear([images for _, images in loaded], epoch)
+        self._exchange_news([images for _, images in loaded], epoch)
         batches = self._batches(loaded)
         self._is_missing_images = self._is_missing_images or not batches
         upcoming = (epoch, step + 1) if step + 1 < len(self.plan(epoch)) else (epoch + 1, 0)
@@ -284,7 +284,7 @@ class Loader:
         self._news.unread += [(number, place) for place, image in enumerate(images) if image is None]
         return images
 
-    def _tell_and_hear(self, loaded: Sequence[list[_Visit | None]], epoch: int) -> None:
+    def _exchange_news(self, loaded: Sequence[list[_Visit | None]], epoch: int) -> None:
         """Tell the others what was found in the batches of a step, and take out and report what they have found."""
         own, self._news = self._news, _News()
         own.read = self._newly_read()
@@ -297,21 +297,21 @@ class Loader:
                 self._lost.setdefault(key, epoch)
             for key, what, fix, kind in message["findings"]:
                 self._report(key, what, fix, kind)
-            self._hear_read(message["read"])
+            self._add_read(message["read"])
 
     def _newly_read(self) -> list[tuple[str, list[object]]]:
         """The images of this loader that were read in full since the last step, and what that showed."""
         if self._options.reads is None or self._ranks.size == 1:  # as one that measures images between two steps
             return []
-        found = self._options.reads.news()
+        found = self._options.reads.take_news()
         own = self._example_of  # others belong to a validation
         return [(one.key, values) for one, values in found if one.key in own and own[one.key].path == one.path]
 
-    def _hear_read(self, found: Sequence[tuple[str, list[object]]]) -> None:
+    def _add_read(self, found: Sequence[tuple[str, list[object]]]) -> None:
         """Remember what another process has read in full."""
         if self._options.reads:
             for key, values in found:
-                self._options.reads.hear(self._example_of[key], values)
+                self._options.reads.add(self._example_of[key], values)
 
     def _batch(self, images: Sequence[_Visit], bucket: Size) -> Batch:
         pixels, posterior = _stacked(images, pinned=self._options.pinned)

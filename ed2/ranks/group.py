@@ -220,7 +220,7 @@ class Follower(Adding):
             reply = self._wire.receive()
             if reply.get("re") == what:
                 return list(reply["all"])
-            self._obey(reply)
+            self._handle(reply)
 
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
@@ -251,22 +251,22 @@ class Follower(Adding):
         """Say something to rank 0 that nobody waits for, from any thread. Raises RankError."""
         self._wire.send({"aside": message})
 
-    def look(self) -> None:
+    def raise_if_left(self) -> None:
         """Return at once, unless rank 0 has left the run. Raises RunLeft, RankError."""
         while self.has_message():
-            self._obey(self._wire.receive())
+            self._handle(self._wire.receive())
 
     def wait_until_left(self) -> None:
         """Wait until rank 0 leaves the run. Raises RankError."""
         with suppress(RunLeft):
             while True:
-                self._obey(self._wire.receive())
+                self._handle(self._wire.receive())
 
     def has_message(self) -> bool:
         """Whether rank 0 has said something new: it waits for nothing that it asked for before."""
         return self._wire.has_message()
 
-    def _obey(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         if message.get("order") == "leave":
             raise RunLeft
         if "ask" not in message:

@@ -53,36 +53,31 @@ class Sums:
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum, computed in fp32 in the order given; returns when that is done."""
-        for bucket in _buckets(tensors, SUM_NUMBERS):
-            self._add_up(bucket, None)
+        for portion in _portions(tensors, SUM_NUMBERS):
+            self._add_up(portion, None)
         self._wait()
 
     @torch.no_grad()
     def add_up_for(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Replace the tensors of each process by their sums in that process alone; returns when that is done."""
         for owner in sorted(tensors):
-            for bucket in _buckets(tensors[owner], SUM_NUMBERS):
-                self._add_up(bucket, owner)
+            for portion in _portions(tensors[owner], SUM_NUMBERS):
+                self._add_up(portion, owner)
         self._wait()
 
     @torch.no_grad()
     def hand_out(self, tensors: Mapping[int, Sequence[Tensor]]) -> None:
         """Give all processes the bytes of these tensors of each process; returns when that is done."""
         for owner in sorted(tensors):
-            for bucket in _buckets(tensors[owner], SUM_NUMBERS):
-                self._hand_out(bucket, owner)
+            for portion in _portions(tensors[owner], SUM_NUMBERS):
+                self._hand_out(portion, owner)
         self._wait()
 
     def _hand_out(self, tensors: Sequence[Tensor], owner: int) -> None:
-        numbers = sum(tensor.numel() for tensor in tensors)
-        buffer = self._buffer.view(tensors[0].dtype)[:numbers]
-        if numbers > SUM_NUMBERS:
-            buffer = torch.empty(numbers, dtype=tensors[0].dtype, device=self._device)
-        places = _places(buffer, tensors)
+        buffer, places = self._room_for(tensors, tensors[0].dtype)
         is_own = dist.get_rank() == owner
         if is_own:
-            for tensor, place in zip(tensors, places, strict=True):
-                place.copy_(tensor)
+            _copy(tensors, places)
         if self.is_staged:
             staged = buffer.cpu()
             dist.broadcast(staged, owner)
@@ -90,18 +85,12 @@ class Sums:
         else:
             dist.broadcast(buffer, owner)
         if not is_own:
-            for tensor, place in zip(tensors, places, strict=True):
-                tensor.copy_(place)
+            _copy(places, tensors)
 
     def _add_up(self, tensors: Sequence[Tensor], owner: int | None) -> None:
         """Sum for one process, or for all."""
-        numbers = sum(tensor.numel() for tensor in tensors)
-        buffer = self._buffer[:numbers]
-        if numbers > SUM_NUMBERS:  # a single large one
-            buffer = torch.empty(numbers, dtype=torch.float32, device=self._device)
-        places = _places(buffer, tensors)
-        for tensor, place in zip(tensors, places, strict=True):
-            place.copy_(tensor)
+        buffer, places = self._room_for(tensors, torch.float32)
+        _copy(tensors, places)
         summed = buffer.cpu() if self.is_staged else buffer
         if owner is None:
             dist.all_reduce(summed)
@@ -111,8 +100,16 @@ class Sums:
             return
         if self.is_staged:
             buffer.copy_(summed)
-        for tensor, place in zip(tensors, places, strict=True):
-            tensor.copy_(place)
+        _copy(places, tensors)
+
+    def _room_for(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """As much of the buffer as these tensors need, one after the other, and the place of each in its shape."""
+        sizes = [tensor.numel() for tensor in tensors]
+        buffer = self._buffer.view(dtype)[: sum(sizes)]
+        if sum(sizes) > SUM_NUMBERS:  # a single large one
+            buffer = torch.empty(sum(sizes), dtype=dtype, device=self._device)
+        pieces = buffer.split(sizes)
+        return buffer, [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -130,21 +127,20 @@ class Sums:
             dist.destroy_process_group()
 
 
-def _places(buffer: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Parts of a buffer, one after the other, in the shapes of these tensors."""
-    pieces = buffer.split([tensor.numel() for tensor in tensors])
-    return [piece.view(tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
+def _copy(given: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for tensor, target in zip(given, targets, strict=True):
+        target.copy_(tensor)
 
 
-def _buckets(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
+def _portions(tensors: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
     """The tensors, as many at a time as are of one type and have at most `limit` numbers together."""
-    bucket: list[Tensor] = []
+    portion: list[Tensor] = []
     numbers = 0
     for tensor in tensors:
-        if bucket and (numbers + tensor.numel() > limit or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, numbers = [], 0
-        bucket.append(tensor)
+        if portion and (numbers + tensor.numel() > limit or tensor.dtype != portion[0].dtype):
+            yield portion
+            portion, numbers = [], 0
+        portion.append(tensor)
         numbers += tensor.numel()
-    if bucket:
-        yield bucket
+    if portion:
+        yield portion

@@ -15,10 +15,10 @@ from ed2.training.state import Job, Run, TrainState
 
 logger = logging.getLogger(__name__)
 
-Sums = dict[str, tuple[float, int]]
+LossSums = dict[str, tuple[float, int]]
 """What was measured, by name: the sum of the losses, and how many there are."""
 OnProblem = Callable[[Finding], None]
-Measure = Callable[[int | None, OnProblem], Sums | None]
+Measure = Callable[[int | None, OnProblem], LossSums | None]
 """Measures the images of this process, given how many to measure at once (None for whole batches), and what is told of
 images that can no longer be read or were changed. Returns None if a stop interrupted it."""
 

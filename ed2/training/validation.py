@@ -22,7 +22,7 @@ from ed2.data.pixels import LoaderOptions
 from ed2.events import ImagesMeasured, ValidationDone
 from ed2.models.base import evaluating
 from ed2.text import counted
-from ed2.training.measuring import MeasuringJob, OnProblem, Sums
+from ed2.training.measuring import LossSums, MeasuringJob, OnProblem
 from ed2.training.metrics import Mean
 from ed2.training.objective import Objective, gaussian
 from ed2.training.recovery import split_batches
@@ -52,7 +52,7 @@ class Meter(ABC):
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[int, int], None] = lambda measured, total: None
 
-    def __call__(self, at_once: int | None, on_problem: OnProblem) -> Sums | None:
+    def __call__(self, at_once: int | None, on_problem: OnProblem) -> LossSums | None:
         """Return the sums of the losses, and how many there are, by name; None if a stop interrupted it."""
         means: defaultdict[str, Mean] = defaultdict(Mean)
         done, total = 0, sum(map(len, self.sets.values()))

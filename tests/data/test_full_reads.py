@@ -96,12 +96,12 @@ def test_what_another_process_has_read_is_remembered_and_not_told_again(folder: 
     example = scan([folder], HEADERS).examples[0]
     follower, first = FullReads(), FullReads(tmp_path / "index.json")
     follower.decode(example, (40, 40), "white")
-    [(told, values)] = follower.news()
-    first.hear(told, values)
-    first.hear(told, ["nonsense"])
+    [(told, values)] = follower.take_news()
+    first.add(told, values)
+    first.add(told, ["nonsense"])
     first.save()
     assert ImageIndex(tmp_path / "index.json").find(example.path, example.path.stat()) == check_image(example.path)
-    assert not follower.news() and not first.news()
+    assert not follower.take_news() and not first.take_news()
 
 
 def test_the_fingerprint_of_a_start_needs_no_full_read_and_shows_what_the_edges_of_files_do(

@@ -8,7 +8,7 @@ import torch
 
 from ed2.data.example import Example, Finding
 from ed2.ranks.group import Follower, Leader
-from ed2.training.measuring import OnProblem, SharedMeter, Sums, share_of
+from ed2.training.measuring import LossSums, OnProblem, SharedMeter, share_of
 from ed2.training.shared import OutOfMemoryElsewhereError
 from tests.ranks.threads import in_each
 
@@ -16,7 +16,7 @@ Losses = dict[str, float] | None
 BROKEN = Finding("b.png", "it cannot be read", file=Path("b.png"))
 
 
-def measured(work: Callable[[int, OnProblem], Sums | None]) -> tuple[Losses, list[Finding]]:
+def measured(work: Callable[[int, OnProblem], LossSums | None]) -> tuple[Losses, list[Finding]]:
     """What rank 0 of three learns if each measures its own."""
     found: list[Finding] = []
 
@@ -39,7 +39,7 @@ def measured(work: Callable[[int, OnProblem], Sums | None]) -> tuple[Losses, lis
 
 
 def test_losses_of_all_processes_are_added_up_and_their_findings_told() -> None:
-    def work(rank: int, on_problem: OnProblem) -> Sums:
+    def work(rank: int, on_problem: OnProblem) -> LossSums:
         if rank == 2:
             on_problem(BROKEN)
         return {"curve": (1.0 + rank, 1 + rank), f"image {rank}": (0.5 * rank, 1), "nothing": (0.0, 0)}
@@ -50,7 +50,7 @@ def test_losses_of_all_processes_are_added_up_and_their_findings_told() -> None:
 
 
 def test_one_process_out_of_memory_is_known_to_the_first() -> None:
-    def work(rank: int, on_problem: OnProblem) -> Sums:
+    def work(rank: int, on_problem: OnProblem) -> LossSums:
         if rank == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return {}

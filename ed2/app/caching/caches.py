@@ -96,7 +96,7 @@ class CacheJob(Job):
             return self._fill("latent", filler.fill)
         for share in self._shares():
             self._fill("latent", filler.fill, share)
-            self._tell_and_hear(filler)
+            self._exchange_news(filler)
             cache.refresh()
         return filler.is_complete()
 
@@ -124,11 +124,11 @@ class CacheJob(Job):
             self.run.bus.emit(Warned(self.run.state.step, _not_written(what, plain_reason(error))))
         return False
 
-    def _tell_and_hear(self, filler: LatentFiller) -> None:
+    def _exchange_news(self, filler: LatentFiller) -> None:
         """Tell the others which images cannot be used, and report what they have found."""
         lost, ranks = self.run.state.lost, self.context.ranks
         example_of = {example.key: example for example in self.spec.dataset.examples}
-        read = [(example.key, values) for example, values in self.context.reads.news()]
+        read = [(example.key, values) for example, values in self.context.reads.take_news()]
         for message in ranks.exchange("latent cache", {"lost": lost, "reports": filler.reports, "read": read}):
             for key, epoch in message["lost"].items():
                 lost.setdefault(key, epoch)
@@ -136,7 +136,7 @@ class CacheJob(Job):
                 one = example_of[key]
                 self.context.faults(Finding(one.name, what, fix, kind=kind, root=one.root, file=one.path))
             for key, values in message["read"]:
-                self.context.reads.hear(example_of[key], values)
+                self.context.reads.add(example_of[key], values)
         filler.reports.clear()
 
 

@@ -163,7 +163,7 @@ class FollowerControls(Controls):
 
     def raise_if_stopping(self) -> None:
         """Leave the run if rank 0 has left it. Raises RunLeft, RankError."""
-        self._ranks.look()
+        self._ranks.raise_if_left()
 
 
 def follow(ranks: Follower) -> int:
