@@ -277,7 +277,9 @@ def _unknown(name: str) -> str:
     return f"{printable(name)} is not a known name" + (f"; did you mean {near[0]}?" if near else ".")
 
 
-_VALUE_READERS: Mapping[str, Callable[[Any], Any]] = {
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "main_prompt": _texts,
+    "tags": _tags,
     "multiply": partial(_number, 0, MAX_MULTIPLY),
     "cond_dropout": partial(_number, 0, 1),
     "flip_p": partial(_number, 0, 1),
@@ -286,4 +288,3 @@ _VALUE_READERS: Mapping[str, Callable[[Any], Any]] = {
     "shuffle_tags": _switch,
     "max_caption_length": _whole_number,
 }
-_READERS: Mapping[str, Callable[[Any], Any]] = {"main_prompt": _texts, "tags": _tags, **_VALUE_READERS}

@@ -49,13 +49,14 @@ class Absence:
         """Bring the weights back, if they are away."""
         if self._home is None:
             return
-        if not stored:
+        if stored:
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                # The memory layout decides the last bits of sums, so it is restored too.
+                layout = self._layouts[name]
+                weights = torch.empty_strided(layout.shape, layout.stride, dtype=tensor.dtype, device=self._home)
+                tensor.data = weights.copy_(stored[name])
+        else:
             module.to(self._home)
-        for name, tensor in module.state_dict(keep_vars=True).items() if stored else ():
-            # The memory layout decides the last bits of sums, so it is restored too.
-            layout = self._layouts[name]
-            weights = torch.empty_strided(layout.shape, layout.stride, dtype=tensor.dtype, device=self._home)
-            tensor.data = weights.copy_(stored[name])
         self._home = None
 
 

@@ -35,7 +35,7 @@ ABANDONED_SECONDS = 15.0
 """How long another process may take to end by itself after rank 0 has ended."""
 
 
-class Adding(Ranks):
+class Member(Ranks):
     """What rank 0 and the others have in common: their place, and sums over all of them."""
 
     def __init__(self, place: RankPlace, lifelines: Lifelines, store: Store) -> None:
@@ -101,7 +101,7 @@ class Adding(Ranks):
             self._sums.close()
 
 
-class Leader(Adding):
+class Leader(Member):
     """Rank 0 of several processes.
 
     Attributes:
@@ -200,7 +200,7 @@ class Leader(Adding):
         self._wire.close()
 
 
-class Follower(Adding):
+class Follower(Member):
     """Any other process: it does what rank 0 does.
 
     Attributes:
@@ -221,20 +221,6 @@ class Follower(Adding):
             if reply.get("re") == what:
                 return list(reply["all"])
             self._handle(reply)
-
-    @contextmanager
-    def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
-        """Only rank 0 leads."""
-        raise AssertionError("only rank 0 leads a run")
-        yield
-
-    def ask(self, what: str, say: Message) -> None:
-        """Only rank 0 asks."""
-        raise AssertionError("only rank 0 asks")
-
-    def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
-        """Only rank 0 asks."""
-        raise AssertionError("only rank 0 asks")
 
     def next_run(self) -> Message | None:
         """Wait for the next run of rank 0; None when there will be none. Raises RankError."""

@@ -15,7 +15,13 @@ from ed2.training.optimizers import Optimizers, parameters_of
 
 
 class Update(Protocol):
-    """Turns the losses of a step into an update of the weights."""
+    """Turns the losses of a step into an update of the weights.
+
+    Attributes:
+        is_partial: whether a gradient that is not finite stops only the update of its own parameter.
+    """
+
+    is_partial: bool
 
     def accumulate(self, loss: Tensor) -> None:
         """Backpropagate a loss, a tensor of one number; gradients add up until `finish`."""
@@ -36,11 +42,6 @@ class Update(Protocol):
         """Drop what was accumulated; the step is retried."""
         ...
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether a gradient that is not finite stops only the update of its own parameter."""
-        ...
-
 
 @dataclass
 class Whole:
@@ -54,6 +55,7 @@ class Whole:
     precision: Precision
     max_norm: float | None
     _finite: list[Tensor] = field(default_factory=list)
+    is_partial = False
 
     def accumulate(self, loss: Tensor) -> None:
         """Backpropagate a loss into the gradients of the parameters."""
@@ -87,11 +89,6 @@ class Whole:
         # The scaler refuses to unscale twice in a step unless it is told that the first one does not count.
         self.precision.forget()
 
-    @property
-    def is_partial(self) -> bool:
-        """The whole step is skipped."""
-        return False
-
 
 @dataclass
 class Fused:
@@ -114,6 +111,7 @@ class Fused:
     _norms: list[Tensor] = field(default_factory=list)
     _are_good: list[Tensor] = field(default_factory=list)
     _stepped: set[Tensor] = field(default_factory=set)
+    is_partial = True
 
     def __post_init__(self) -> None:
         for network, optimizer in self.optimizers.by_network.items():
@@ -152,11 +150,6 @@ class Fused:
         """Drop the gradients that were held."""
         self._forget()
         self.optimizers.zero_grad()
-
-    @property
-    def is_partial(self) -> bool:
-        """Each parameter is updated, or left as it was, by itself."""
-        return True
 
     def _take(self, network: str, parameter: Tensor) -> None:
         if not self.holds_gradients():

@@ -77,7 +77,7 @@ class _Entry:
 
 def _in_order(tensors: Tensors, dtype: torch.dtype | None) -> list[_Entry]:
     """The tensors in the order in which the library would write them. Raises ValueError."""
-    entries = [_Entry(name, tensor, stored_dtype(tensor, dtype)) for name, tensor in tensors.items()]
+    entries = [_Entry(name, tensor, _written_dtype(tensor, dtype)) for name, tensor in tensors.items()]
     for entry in entries:
         if entry.dtype not in _DTYPES:
             raise ValueError(f"{entry.name} has a type that safetensors does not support ({entry.dtype})")
@@ -128,7 +128,7 @@ def mapped_tensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def stored_dtype(tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:
+def _written_dtype(tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:
     """The type of a tensor in a file whose floating-point tensors are `wanted`; None leaves them as they are."""
     if wanted is None or not tensor.is_floating_point():
         return tensor.dtype
@@ -137,7 +137,7 @@ def stored_dtype(tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:
 
 def bytes_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
     """The size of these tensors in a file, in bytes."""
-    return sum(tensor.numel() * stored_dtype(tensor, dtype).itemsize for tensor in tensors.values())
+    return sum(tensor.numel() * _written_dtype(tensor, dtype).itemsize for tensor in tensors.values())
 
 
 def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
@@ -209,7 +209,7 @@ def difference(pairs: Iterable[Pair], dtype: torch.dtype | None) -> str | None:
         if found is None:
             return f"{name} is missing from the file."
         differs = f"{name} did not read back as it was written."
-        if wanted is None or (found.shape, found.dtype) != (wanted.shape, stored_dtype(wanted, dtype)):
+        if wanted is None or (found.shape, found.dtype) != (wanted.shape, _written_dtype(wanted, dtype)):
             return differs
         if not _is_finite(found) and not name.endswith(_MAY_BE_INFINITE):
             if not _is_finite(wanted):
@@ -269,7 +269,7 @@ def _ready_to_pickle(tensors: Tensors, dtype: torch.dtype | None) -> dict[str, T
     ready: dict[str, Tensor] = {}
     used: set[int] = set()
     for name, given in tensors.items():
-        tensor = given.detach().to("cpu", stored_dtype(given, dtype)).contiguous()
+        tensor = given.detach().to("cpu", _written_dtype(given, dtype)).contiguous()
         storage = tensor.untyped_storage()
         # torch.save writes all of the memory that a view is part of.
         is_view = storage.nbytes() != tensor.nbytes or storage.data_ptr() in used

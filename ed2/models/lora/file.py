@@ -27,7 +27,6 @@ _KIND = re.compile("|".join(f"(?P<{kind}>({pattern})$)" for kind, pattern in _KI
 _OLD_PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
 """Of diffusers before 0.20: `attn1.processor.to_q_lora.down.weight`."""
 _OTHER_METHODS = re.compile(r"\.(hada_\w+|lokr_\w+|oft_\w+|lora_mid\.weight|a[12]\.weight|b[12]\.weight|diff)$")
-_UNITS = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,11 @@ class LoraLayer:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Its tensors by kohya's names."""
-        values = {"down": self.down, "up": self.up, "alpha": torch.tensor(self.alpha)}
-        found = {f"{name}.{_UNITS[kind]}": tensor for kind, tensor in values.items()}
+        found = {
+            f"{name}.lora_down.weight": self.down,
+            f"{name}.lora_up.weight": self.up,
+            f"{name}.alpha": torch.tensor(self.alpha),
+        }
         if self.dora_scale is not None:
             found[f"{name}.dora_scale"] = self.dora_scale
         return found
