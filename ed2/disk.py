@@ -85,7 +85,7 @@ def holds(path: Path, pieces: Iterable[bytes | memoryview], was_read: Callable[[
             while place < len(piece):
                 size = min(READ_BYTES, len(piece) - place)
                 read = file.readinto(memoryview(block)[:size])
-                # Compared as a whole where possible: that of a part is copied first.
+                # A whole block is compared without the copy that a slice of it takes.
                 found = block if read == READ_BYTES else block[:read]
                 if not read or found != piece[place : place + read]:
                     return False
@@ -139,7 +139,7 @@ def why_not_writable(folder: Path) -> str:
 
 @contextlib.contextmanager
 def temporary_file(target: Path) -> Iterator[Path]:
-    """Yield where the new `target` is written before it gets its name; a file that is still there is removed."""
+    """Yield the path to write the new `target` to before it is renamed; a file left there is removed."""
     temporary = temporary_name(target)
     try:
         yield temporary

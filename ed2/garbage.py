@@ -1,4 +1,4 @@
-"""Python's search for unused cycles of objects, which is of no use where many objects are made that all stay."""
+"""Python's garbage collector, which only costs time while many objects are created that all stay."""
 
 import gc
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Make many objects in less time: Python would go through those that there are again and again.
+    """Pause the garbage collector, which would scan all objects again and again while more are created.
 
-    In several threads at once, it may begin again before the last of them is done.
+    With several threads in such blocks, it may resume before the last of them is done.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -28,12 +28,12 @@ _HOLDERS = (dict, list)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; false for a name that no file can have, and where it may not be looked for."""
+    """Whether the path is a file; false as well for an impossible name, and in a folder that may not be read."""
     return os.path.isfile(path)  # noqa: PTH113 -- unlike Path.is_file it never raises
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of this name; false in the same cases."""
+    """Whether the path exists; false in the same cases."""
     return os.path.exists(path)  # noqa: PTH110 -- unlike Path.exists it never raises
 
 
@@ -49,7 +49,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_beginning(path: Path | str, most: int) -> bytes:
-    """The first bytes of a regular file, at most so many. Raises OSError as `open_file` does."""
+    """The first bytes of a regular file, at most `most`. Raises OSError as `open_file` does."""
     handle = _open(path)
     try:
         content = os.read(handle, most)

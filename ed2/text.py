@@ -30,7 +30,7 @@ def listed(items: Sequence[str], word: str = "and") -> str:
 
 
 def first_of(items: Sequence[str], limit: int) -> str:
-    """At most so many things, and how many there are besides: "a, b and 5 more"."""
+    """The first things of a list, at most `limit`, and how many more there are: "a, b and 5 more"."""
     shown = ", ".join(items[:limit])
     if len(items) <= limit:
         return shown

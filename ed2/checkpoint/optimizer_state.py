@@ -132,7 +132,7 @@ def states_elsewhere(optimizers: Optimizers, ranks: Ranks) -> dict[str, dict[str
     ranks.ask(OPTIMIZER_STATE, {})
     for answer in ranks.answers():
         tensors = iter(answer.tensors)
-        for network, about in answer.say.items():
+        for network, about in answer.values.items():
             found[network] |= about["numbers"]
             found[network] |= {name: next(tensors) for name in about["tensors"]}
     return found

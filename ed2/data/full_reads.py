@@ -1,4 +1,4 @@
-"""What the first full read of each image shows while a run trains: for the index, so that no start has to read it."""
+"""Records what the first full read of each image shows while a run trains, so that no start has to read all of it."""
 
 import logging
 import threading

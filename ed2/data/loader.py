@@ -222,7 +222,7 @@ class Loader:
 
     def _take(self, epoch: int, step: int) -> list[Batch]:
         """Return the batches of a step, and keep the threads busy with the next ones."""
-        self._next = None  # repeated until the step is complete, so that after an error the next call starts over
+        self._next = None  # until the step is complete, so that after an error the next call starts over
         self._is_missing_images = False
         num_lost = len(self._lost)
         self._work_ahead()

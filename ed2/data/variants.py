@@ -56,7 +56,7 @@ def fixed_crops(example: Example, count: int) -> list[Crop]:
 
 
 def drawn_crop(example: Example, visit: VisitKey, *, seed: int, jitter: bool) -> Crop:
-    """Draw the crop of one visit, whatever others were."""
+    """Draw the crop of one visit, independent of all others."""
     box = crop_box(example.size, example.bucket)
     if jitter:
         box = jittered_crop_box(example.size, example.bucket, rng(seed, "crop", *visit))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`: on the CPU complete; a GPU copies it when it comes to that, and nothing waits for it.
+    """The tensor on `device`. A copy to a GPU is only queued, and nothing waits for it; one to the CPU is complete.
 
     `non_blocking` to the CPU would give memory that the GPU has not written yet, and from memory that is not pinned the
     copy would wait for all that the GPU computes. Source: PyTorch tutorials, "pin_memory and non_blocking".

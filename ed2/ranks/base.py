@@ -1,4 +1,4 @@
-"""What a run asks of its processes, and how one that has a single process answers itself."""
+"""What the processes of a run do together, and its null object for a run in one process."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ Message = Mapping[str, Any]
 class RankAnswer:
     """What a process answers to a request of rank 0: values for JSON, and tensors, which arrive in main memory."""
 
-    say: Message
+    values: Message
     tensors: Sequence[Tensor] = ()
 
 
 Answering = Callable[[str, Message], RankAnswer]
-"""Does what rank 0 asks for, given what and the details."""
+"""Does what rank 0 asks for, given its name and the request."""
 
 
 class Ranks:
@@ -57,7 +57,7 @@ class Ranks:
         """Make sums on `device` possible. Raises RankError."""
 
     def exchange(self, what: str, own: Message) -> list[Message]:
-        """Tell all what this process has to say of `what`, and return what each says, by rank.
+        """Send `own` to all processes under the name `what`, and return what each has sent, by rank.
 
         Raises:
             RankError: another process has failed, or was lost.
@@ -86,7 +86,7 @@ class Ranks:
             RankError: another process was lost; the tensors hold anything.
         """
 
-    def ask(self, what: str, say: Message) -> None:
+    def ask(self, what: str, request: Message) -> None:
         """Ask the others to do something, which they do as soon as they wait for rank 0. Only for rank 0.
 
         Raises RankError.
@@ -95,7 +95,7 @@ class Ranks:
     def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Wait for what the others answer to the last `ask`, in the order of their ranks. Only for rank 0.
 
-        Once it is to `give_up`, nothing is returned, and the others give up as soon as rank 0 says anything else.
+        Returns nothing once `give_up` is true; the others give up as soon as rank 0 sends anything else.
 
         Raises:
             RankError: one of them could not do it, or was lost.

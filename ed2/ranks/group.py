@@ -124,15 +124,15 @@ class Leader(Member):
                 raise self._failure(rank, message)
             if message["what"] != what:
                 raise RankError(f"Process {rank} is out of step", f"it is at {message['what']}, the others at {what}.")
-            said[rank] = message["say"]
+            said[rank] = message["values"]
         everything = [said[rank] for rank in range(self.size)]
         self._wire.send_all({"re": what, "all": everything})
         return everything
 
-    def ask(self, what: str, say: Message) -> None:
+    def ask(self, what: str, request: Message) -> None:
         """Ask the others to do something. Raises RankError."""
         self._asked += 1
-        self._wire.send_all({"ask": what, "number": self._asked, "say": say})
+        self._wire.send_all({"ask": what, "number": self._asked, "request": request})
 
     def answers(self, give_up: Callable[[], bool] = lambda: False) -> list[RankAnswer]:
         """Wait for the answers of the others; what they say besides that is kept. Raises RankError."""
@@ -146,10 +146,10 @@ class Leader(Member):
             if "answer" not in message:
                 self._early.setdefault(rank, []).append(message)
             elif message["answer"] == self._asked:
-                answers[rank] = RankAnswer(message["say"], tensors)
+                answers[rank] = RankAnswer(message["values"], tensors)
         for rank, answer in answers.items():
-            if FAILED in answer.say:
-                raise RankError(f"Process {rank} failed", answer.say[FAILED])
+            if FAILED in answer.values:
+                raise RankError(f"Process {rank} failed", answer.values[FAILED])
         return [answers[rank] for rank in sorted(answers)]
 
     def _next_of(self, ranks: list[int]) -> tuple[int, Message]:
@@ -215,7 +215,7 @@ class Follower(Member):
 
     def exchange(self, what: str, own: Message) -> list[Message]:
         """Say something, and wait for what all say. Raises RankError, RunLeft."""
-        self._wire.send({"run": self._run, "what": what, "say": own})
+        self._wire.send({"run": self._run, "what": what, "values": own})
         while True:
             reply = self._wire.receive()
             if reply.get("re") == what:
@@ -249,7 +249,7 @@ class Follower(Member):
                 self._handle(self._wire.receive())
 
     def has_message(self) -> bool:
-        """Whether rank 0 has said something new: it waits for nothing that it asked for before."""
+        """Whether rank 0 has sent something new, and so waits for no answer to what it asked before."""
         return self._wire.has_message()
 
     def _handle(self, message: Message) -> None:
@@ -258,11 +258,11 @@ class Follower(Member):
         if "ask" not in message:
             return
         try:
-            answer = self.on_ask(message["ask"], message["say"])
+            answer = self.on_ask(message["ask"], message["request"])
         except Exception as error:  # told like any other answer, so that rank 0 does not wait for one
             logger.error("Process %d could not answer.", self.rank, exc_info=error)
             answer = RankAnswer({FAILED: str(error) or type(error).__name__})
-        own = {"run": self._run, "answer": message["number"], "say": answer.say}
+        own = {"run": self._run, "answer": message["number"], "values": answer.values}
         self._wire.send({**own, "tensors": list(map(_about, answer.tensors))}, map(_bytes_of, answer.tensors))
 
     def fail(self, error: Exception) -> None:
@@ -306,7 +306,7 @@ def _tensor(about: Sequence[Any], content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)
 
 
-def _unable(what: str, say: Message) -> RankAnswer:
+def _unable(what: str, request: Message) -> RankAnswer:
     raise AssertionError(f"asked for {what} while nothing is trained")
 
 

@@ -172,7 +172,7 @@ class SampleJob(Job):
             yield from self._draw(batch, options)
         by_index = {prompt.index: prompt for batch in batches for prompt in batch}
         for answer in self.ranks.answers(options.should_stop):
-            self._adaptive.add_news(answer.say[NEWS])
+            self._adaptive.add_news(answer.values[NEWS])
             for drawn in samples_of(answer, by_index):
                 for place, image in enumerate(drawn.tiles):
                     options.on_image(drawn.prompt, place, image)

@@ -18,13 +18,14 @@ from ed2.sampling.sampler import Drawn, SampleOptions
 SHARED_SAMPLES = "samples"
 """What rank 0 asks for."""
 DRAWN, NEWS, FAILURE = "drawn", "news", "failure"
+SENT_OPTIONS = ("batch_size", "sampler", "num_steps")
+"""The fields of `SampleOptions` that rank 0 tells the others."""
 
 
 def ask_for_samples(ranks: Ranks, batches: Sequence[Sequence[Prompt]], options: SampleOptions) -> None:
     """Ask the other processes to draw their batches. Raises RankError."""
     values = [[asdict(prompt) for prompt in batch] for batch in batches]
-    about = {"batch_size": options.batch_size, "sampler": options.sampler, "num_steps": options.num_steps}
-    ranks.ask(SHARED_SAMPLES, {"batches": values, **about})
+    ranks.ask(SHARED_SAMPLES, {"batches": values, **{name: getattr(options, name) for name in SENT_OPTIONS}})
 
 
 def share_of(batches: Sequence[Sequence[Prompt]], ranks: Ranks) -> list[Sequence[Prompt]]:
@@ -33,13 +34,15 @@ def share_of(batches: Sequence[Sequence[Prompt]], ranks: Ranks) -> list[Sequence
 
 
 def drawn_samples(
-    model: DiffusionModel, ranks: Ranks, adaptive: AdaptiveSampler, options: SampleOptions, say: Message
+    model: DiffusionModel, ranks: Ranks, adaptive: AdaptiveSampler, options: SampleOptions, request: Message
 ) -> RankAnswer:
     """The images of the share of this process, for rank 0."""
-    options = replace(options, batch_size=say["batch_size"], sampler=say["sampler"], num_steps=say["num_steps"])
+    options = replace(
+        options, batch_size=request["batch_size"], sampler=request["sampler"], num_steps=request["num_steps"]
+    )
     drawn: list[Drawn] = []
     failure = ""
-    for batch in share_of([[_prompt(values) for values in batch] for batch in say["batches"]], ranks):
+    for batch in share_of([[_prompt(values) for values in batch] for batch in request["batches"]], ranks):
         try:
             drawn += adaptive.draw(model, batch, options)
         except (RuntimeError, OSError, ValueError, MemoryError) as error:  # no reason for a run to end
@@ -53,12 +56,12 @@ def drawn_samples(
 def samples_of(answer: RankAnswer, prompts: Mapping[int, Prompt]) -> Iterator[Drawn]:
     """What another process has drawn. Raises RuntimeError if it could not draw the rest."""
     tiles = iter(answer.tensors)
-    for index in answer.say[DRAWN]:
+    for index in answer.values[DRAWN]:
         prompt = prompts[index]
         images = tuple(Image.fromarray(next(tiles).numpy()) for _ in prompt.cfgs)
         yield Drawn(replace(prompt, size=images[0].size), images)
-    if answer.say[FAILURE]:
-        raise RuntimeError(answer.say[FAILURE])
+    if answer.values[FAILURE]:
+        raise RuntimeError(answer.values[FAILURE])
 
 
 def _prompt(values: Mapping[str, Any]) -> Prompt:

@@ -24,7 +24,7 @@ images that can no longer be read or were changed. Returns None if a stop interr
 
 
 def share_of(examples: Sequence[Example], ranks: Ranks) -> Sequence[Example]:
-    """The images that this process measures: of each bucket about as many as the others do."""
+    """The images that this process measures: about as many of each bucket as every other process."""
     if ranks.size == 1:
         return examples
     return sorted(examples, key=lambda example: example.bucket)[ranks.rank :: ranks.size]
@@ -62,20 +62,20 @@ class SharedMeter:
         if sums is None or len(answers) < self.ranks.size - 1:
             return None
         for answer in answers:
-            if OUT_OF_MEMORY in answer.say:
+            if OUT_OF_MEMORY in answer.values:
                 raise OutOfMemoryElsewhereError
-            for values in answer.say["found"]:
+            for values in answer.values["found"]:
                 self.on_problem(Finding(**{**values, "file": values["file"] and Path(values["file"])}))
-            for name, (total, count) in answer.say["sums"].items():
+            for name, (total, count) in answer.values["sums"].items():
                 before, number = sums.get(name, (0.0, 0))
                 sums[name] = before + total, number + count
         return {name: total / count for name, (total, count) in sums.items() if count}
 
-    def answer(self, say: Message) -> RankAnswer:
+    def answer(self, request: Message) -> RankAnswer:
         """The share of this process, for rank 0."""
         found: list[Finding] = []
         try:
-            sums = self.measure(say["at_once"], found.append)
+            sums = self.measure(request["at_once"], found.append)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

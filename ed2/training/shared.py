@@ -97,8 +97,8 @@ class Shared(Whole):
 class SharedFused(Fused):
     """Adds up the gradients of all processes within the backward pass, and updates as `Fused` does.
 
-    Gradients wait until there are as many as are summed at once, and are summed where all processes have them, each for
-    its owner. Their order need not be the same in all, only mostly, or more of them wait.
+    Gradients wait until they fill the buffer of a sum; those that all processes have are then summed, each for its
+    owner. The more their order differs between processes, the more of them wait.
 
     Attributes:
         ranks: the processes, each with one batch.
@@ -234,7 +234,7 @@ def _agree(ranks: Ranks, own: Message) -> list[Message]:
 
 
 def _fill(parameters: Sequence[Tensor]) -> Message:
-    """Give each parameter without a gradient one of zeros; says if there is no memory for that."""
+    """Give each parameter without a gradient one of zeros; the message says so if there is no memory for that."""
     try:
         for parameter in parameters:
             if parameter.grad is None:

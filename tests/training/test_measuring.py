@@ -30,7 +30,7 @@ def measured(work: Callable[[int, OnProblem], LossSums | None]) -> tuple[Losses,
             on_problem=found.append,
         )
         if isinstance(ranks, Follower):
-            ranks.on_ask = lambda what, say: meter.answer(say)
+            ranks.on_ask = lambda what, request: meter.answer(request)
         losses = meter.losses() if isinstance(ranks, Leader) else None
         ranks.exchange("next", {})
         return losses

@@ -58,7 +58,7 @@ def gathered(every: list[Optimizers]) -> State:
     def work(ranks: Leader | Follower) -> State | None:
         own = every[ranks.rank]
         if isinstance(ranks, Follower):
-            ranks.on_ask = lambda what, say: own_state(own)
+            ranks.on_ask = lambda what, request: own_state(own)
             ranks.exchange("next step", {})
             return None
         elsewhere = states_elsewhere(own, ranks)["unet"]

@@ -211,21 +211,21 @@ class Answers:
     context: RunContext
     adaptive: AdaptiveSampler
 
-    def __call__(self, what: str, say: Message) -> RankAnswer:
+    def __call__(self, what: str, request: Message) -> RankAnswer:
         """Return what it needs."""
         if what == OPTIMIZER_STATE:
             return own_state(self.run.optimizers)
         with self.run.optimizers.averaged():
             if what in METERS:
-                return METERS[what](self.run, self.spec, self.context).answer(say)
+                return METERS[what](self.run, self.spec, self.context).answer(request)
             assert what == SHARED_SAMPLES
-            return self._samples(say)
+            return self._samples(request)
 
-    def _samples(self, say: Message) -> RankAnswer:
+    def _samples(self, request: Message) -> RankAnswer:
         options = SampleOptions(
             autocast=self.run.precision.autocast, should_stop=lambda: self.context.controls.stopping
         )
-        return drawn_samples(self.run.model, self.context.ranks, self.adaptive, options, say)
+        return drawn_samples(self.run.model, self.context.ranks, self.adaptive, options, request)
 
 
 def _train(ranks: Follower, message: Message) -> None:
