@@ -80,9 +80,7 @@ def load_image(example: Example, visit: VisitKey, options: LoaderOptions) -> Loa
     return image
 
 
-def load_crops(
-    example: Example, crops: Sequence[Crop], background: str, reads: FullReads | None = None
-) -> list[LoadedImage]:
+def load_crops(example: Example, crops: Sequence[Crop], background: str, reads: FullReads | None) -> list[LoadedImage]:
     """Return crops of an image, each resized to its bucket. The file is decoded once for all that need the same size.
 
     Args:

@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ed2.demo.checker import share_right
 from ed2.demo.models import NOISE_SCHEDULE, SCALING_FACTOR, sampling_scheduler, tokenize
-from ed2.demo.shapes import COLOURS, SHAPES, Scene, Size, with_article
+from ed2.demo.shapes import COLOURS, SHAPES, Scene, with_article
 from ed2.demo.text import build_text_encoder, build_tokenizer
 from ed2.demo.train_unet import UnetSettings, build_unet
 from ed2.demo.train_vae import VaeSettings, build_vae, polish_decoder, to_pixels
@@ -30,6 +30,8 @@ VAE = VaeSettings(num_steps=1900, learning_rate=1e-3, crop_share=0.87)
 DECODER = VaeSettings(num_steps=2500, learning_rate=1e-3, crop_share=0.78, decoder_only=True, seed=2)
 UNET = UnetSettings(num_steps=2773)
 MIN_SHARE_RIGHT = 0.8
+PROMPT_SEED = 5
+CFG, NUM_SAMPLING_STEPS = 4.0, 20
 CLASSES = {
     "scheduler": ["diffusers", "PNDMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -100,9 +102,9 @@ class Models:
     vae: AutoencoderKL
 
 
-def test_prompts(num_prompts: int = 60, seed: int = 5) -> tuple[list[str], list[Scene]]:
+def test_prompts(num_prompts: int = 60) -> tuple[list[str], list[Scene]]:
     """Return prompts for the checker, shapes and colours taken in turn, with what they ask for."""
-    rng, scenes = random.Random(seed), []
+    rng, scenes = random.Random(PROMPT_SEED), []
     for index in range(num_prompts):
         colour = list(COLOURS)[index % len(COLOURS)]
         background = rng.choice([name for name in COLOURS if name != colour])
@@ -114,31 +116,29 @@ def test_prompts(num_prompts: int = 60, seed: int = 5) -> tuple[list[str], list[
 
 
 @torch.no_grad()
-def sample(
-    models: Models, prompts: list[str], *, size: Size = (64, 64), cfg: float = 4.0, seed: int = 0, num_steps: int = 20
-) -> NDArray[np.uint8]:
-    """Sample one image per prompt with DDIM; returns uint8 (prompts, height, width, 3)."""
+def sample(models: Models, prompts: list[str]) -> NDArray[np.uint8]:
+    """Sample one image of 64 x 64 pixels per prompt with DDIM; returns uint8 (prompts, height, width, 3)."""
     scheduler = sampling_scheduler()
-    scheduler.set_timesteps(num_steps)
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(prompts), 4, size[1] // 4, size[0] // 4, generator=generator)
+    scheduler.set_timesteps(NUM_SAMPLING_STEPS)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(len(prompts), 4, 16, 16, generator=generator)
     prompt_embeds = models.text_encoder(tokenize(models.tokenizer, [""] * len(prompts) + prompts))[0]
     for timestep in scheduler.timesteps:
         both = models.unet(torch.cat([latents, latents]), timestep, prompt_embeds).sample
         plain, guided = both.chunk(2)
-        latents = scheduler.step(plain + cfg * (guided - plain), timestep, latents).prev_sample
+        latents = scheduler.step(plain + CFG * (guided - plain), timestep, latents).prev_sample
     return to_pixels(models.vae.decode(latents / SCALING_FACTOR).sample)
 
 
-def contact_sheet(images: NDArray[np.uint8], *, columns: int = 10, enlargement: int = 2) -> Image.Image:
-    """Return the images, all of one size, in rows on white."""
-    height, width = images.shape[1:3]
+def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
+    """Return the images, all of one size, in rows of ten on white, twice as large."""
+    columns, (height, width) = 10, images.shape[1:3]
     num_rows = -(-len(images) // columns)
     sheet = np.full((num_rows * (height + 2), columns * (width + 2), 3), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * (height + 2), index % columns * (width + 2)
         sheet[top : top + height, left : left + width] = image
-    large = (sheet.shape[1] * enlargement, sheet.shape[0] * enlargement)
+    large = (2 * sheet.shape[1], 2 * sheet.shape[0])
     return Image.fromarray(sheet).resize(large, Image.Resampling.NEAREST)
 
 

@@ -90,7 +90,8 @@ def _heart() -> list[Point]:
     return points
 
 
-def _cross(arm: float = 0.33) -> list[Point]:
+def _cross() -> list[Point]:
+    arm = 0.33
     quarter = [(-arm, -1.0), (arm, -1.0), (arm, -arm)]
     turns = [(1, 0), (0, 1), (-1, 0), (0, -1)]
     return [(x * cos - y * sin, x * sin + y * cos) for cos, sin in turns for x, y in quarter]
@@ -168,8 +169,9 @@ def random_scene(rng: random.Random) -> Scene:
     return Scene(rng.choice(SHAPES), colour, rng.choice([name for name in COLOURS if name != colour]))
 
 
-def draw_image(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Drawing:
-    """Draw a random scene of (width, height) `size`, anti-aliased by drawing at `scale` times that."""
+def draw_image(rng: random.Random, size: Size = (64, 64)) -> Drawing:
+    """Draw a random scene of (width, height) `size`, anti-aliased by drawing it four times as large."""
+    scale = 4
     scene, placement = random_scene(rng), _random_placement(rng, size)
     background = jitter(COLOURS[scene.background], rng)
     image = Image.new("RGB", (size[0] * scale, size[1] * scale), background)
@@ -179,10 +181,10 @@ def draw_image(rng: random.Random, size: Size = (64, 64), scale: int = 4) -> Dra
     return Drawing(pixels, describe(scene, placement, rng), scene)
 
 
-def caption_and_scene(rng: random.Random, size: Size = (80, 48)) -> tuple[str, Scene]:
+def caption_and_scene(rng: random.Random) -> tuple[str, Scene]:
     """Return a caption with its scene, without drawing it."""
     scene = random_scene(rng)
-    return describe(scene, _random_placement(rng, size), rng), scene
+    return describe(scene, _random_placement(rng, (80, 48)), rng), scene
 
 
 def _random_colour(rng: random.Random) -> Colour:
@@ -232,8 +234,9 @@ def _draw_stroke(canvas: ImageDraw.ImageDraw, rng: random.Random, centre: Point,
     canvas.arc(box, start, start + rng.uniform(60, 300), fill=_random_colour(rng), width=rng.randint(2, 8))
 
 
-def draw_clutter(rng: random.Random, size: Size = (64, 64), scale: int = 2) -> NDArray[np.uint8]:
-    """Draw many overlapping shapes, nested ellipses and strokes: images without a caption."""
+def draw_clutter(rng: random.Random) -> NDArray[np.uint8]:
+    """Draw many overlapping shapes, nested ellipses and strokes on 64 x 64 pixels: images without a caption."""
+    size, scale = (64, 64), 2
     large = (size[0] * scale, size[1] * scale)
     image = _random_ground(rng, large)
     canvas = ImageDraw.Draw(image)

@@ -32,6 +32,7 @@ Merge = tuple[str, str]
 NUM_CAPTIONS = 6000
 NUM_HELD_OUT = 400
 UNKNOWN = -100
+SEED = 21
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NOUNS = "cat dog man woman house tree flower car boat sun moon bird fish face toy robot monster creature".split()
 VERBS = ("", "", "jumping ", "waving ", "standing ", "flying ")
@@ -138,10 +139,10 @@ def _accuracy(text_encoder: CLIPTextModel, heads: torch.nn.ModuleList, data: lis
     return [round(matches.float().mean().item(), 3) for matches in right]
 
 
-def train_text_encoder(tokenizer: CLIPTokenizer, num_steps: int, seed: int = 21) -> CLIPTextModel:
+def train_text_encoder(tokenizer: CLIPTokenizer, num_steps: int) -> CLIPTextModel:
     """Return a text encoder from whose mean hidden state linear heads predict shape, colour and background."""
-    torch.manual_seed(seed)
-    captions, labels = labelled_captions(seed)
+    torch.manual_seed(SEED)
+    captions, labels = labelled_captions(SEED)
     token_ids = tokenize(tokenizer, captions)
     num_trained = NUM_CAPTIONS - NUM_HELD_OUT
     text_encoder = new_text_encoder(tokenizer)

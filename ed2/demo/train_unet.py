@@ -19,7 +19,7 @@ from ed2.demo.train_vae import cosine, encode_moments, update_average
 
 CAPTION_DROPOUT = 0.1
 BUCKET_SHARES = (6, 2, 2)
-MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+MUON_COEFFICIENTS, NUM_ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def stratified_timesteps(batch_size: int) -> torch.Tensor:
     return (positions * 1000).long().clamp(max=999)[torch.randperm(batch_size)]
 
 
-def orthogonalize(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tensor:
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Return the matrices, (count, rows, columns), with all singular values near 1.
 
     Each iteration multiplies x by a polynomial of x @ x.mT; so the polynomials' product is found from that small
@@ -85,10 +85,10 @@ def orthogonalize(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tens
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     identity = torch.eye(x.shape[-2])
     square, product = x @ x.mT, identity
-    for iteration in range(num_iterations):
+    for iteration in range(NUM_ITERATIONS):
         factor = torch.baddbmm(a * identity + b * square, square, square, alpha=c)
         product = factor @ product if iteration else factor
-        if iteration + 1 < num_iterations:
+        if iteration + 1 < NUM_ITERATIONS:
             square = factor @ square @ factor
     x = product @ x
     return x.mT if tall else x

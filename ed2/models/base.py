@@ -144,7 +144,7 @@ class ModelSource(Protocol):
     def read(self, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Read one part; in half precision it takes half the memory."""
 
-    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+    def tokenizer(self, name: str) -> CLIPTokenizer:
         """One of its tokenizers, by the name of its folder."""
 
     def extra(self) -> dict[str, Tensor]:

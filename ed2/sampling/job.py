@@ -178,9 +178,7 @@ class SampleJob(Job):
                     options.on_image(drawn.prompt, place, image)
                 yield drawn
 
-    def _write(
-        self, step: int, named: Callable[[Prompt], Prompt], prompt: Prompt, place: int, image: Image.Image
-    ) -> None:
+    def _write(self, step: int, named: Naming, prompt: Prompt, place: int, image: Image.Image) -> None:
         """Write an image that was just drawn, and show it."""
         sample = write_image(self.run_dir, step=step, prompt=named(prompt), place=place, image=image)
         self.bus.emit(SampleDrawn(step, sample))

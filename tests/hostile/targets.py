@@ -167,7 +167,9 @@ def _models(folder: Path, model: Path) -> Iterator[Target]:
     names = ("model_index.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
     for name in names:
         yield _target(f"model {name}", copy / name, lambda: _opened(copy))
-    yield _target("tokenizer", copy / "tokenizer" / "tokenizer_config.json", lambda: open_base(copy, {}).tokenizer())
+    yield _target(
+        "tokenizer", copy / "tokenizer" / "tokenizer_config.json", lambda: open_base(copy, {}).tokenizer("tokenizer")
+    )
     vae = copy / "vae" / "diffusion_pytorch_model.safetensors"
     yield _target("model vae", vae, lambda: open_base(copy, {}))
 

@@ -13,7 +13,8 @@ from ed2.data.loader import Batch
 from ed2.models.base import DiffusionModel, evaluating, trained_parts
 from ed2.models.families.facts import FACTS
 from ed2.models.files.folder import open_folder
-from ed2.models.lora.adapter import CHUNK, AdapterOptions, VisitDropout, add_adapter
+from ed2.models.files.tokens import CONTEXT_LENGTH
+from ed2.models.lora.adapter import AdapterOptions, VisitDropout, add_adapter
 from ed2.models.memory import enable_checkpointing
 from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES
@@ -64,8 +65,8 @@ def test_the_gradient_has_the_mask_of_the_forward_pass() -> None:
 
 def test_copies_of_a_caption_beside_a_longer_one_share_a_mask() -> None:
     layer = dropout(layer="unet.x.attn2.to_k", visits=VISITS[:1])
-    short = layer(torch.ones(1, CHUNK, 8))
-    assert torch.equal(layer(torch.ones(1, 2 * CHUNK, 8)), short.repeat(1, 2, 1))
+    short = layer(torch.ones(1, CONTEXT_LENGTH, 8))
+    assert torch.equal(layer(torch.ones(1, 2 * CONTEXT_LENGTH, 8)), short.repeat(1, 2, 1))
 
 
 def lora(folder: Path, options: AdapterOptions, dtype: torch.dtype = torch.float32) -> DiffusionModel:
@@ -160,7 +161,7 @@ def test_a_dora_on_a_base_in_half_precision_begins_as_the_base_and_trains_in_fp3
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_new_adapters_change_nothing(sd1: Path, dora: bool) -> None:
     source = open_folder(sd1)
-    inputs = torch.randn(1, 4, 8, 8), 500, torch.randn(1, CHUNK, 32)
+    inputs = torch.randn(1, 4, 8, 8), 500, torch.randn(1, CONTEXT_LENGTH, 32)
     for dtype in (torch.float32, torch.bfloat16):
         network = source.read("unet").to(dtype)
         inputs = (inputs[0].to(dtype), 500, inputs[2].to(dtype))

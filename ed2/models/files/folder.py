@@ -92,7 +92,7 @@ class ModelFolder:
             raise model_error(self.path, Problem(part, f"{problem}.", WHOLE_FOLDER))
         return module
 
-    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+    def tokenizer(self, name: str) -> CLIPTokenizer:
         """One of the folder's tokenizers, by the name of its own folder.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -114,16 +114,16 @@ def model_behind(path: Path, moved_to: str | None = None) -> Path:
     raise ModelError(_subject(path), [Problem("lora_base", what, fix)])
 
 
-def content_hash(model: Path, report: Callable[[int], object] = lambda num_bytes: None) -> str:
+def content_hash(model: Path) -> str:
     """The SHA-256 of a model's weights: of a single file, or of the names and hashes of all files of a folder."""
     if model.is_file():
-        return sha256_of(model, report)
+        return sha256_of(model)
     total = hashlib.sha256()
     files: list[Path] = []
     for pattern in WEIGHTS:
         files += model.glob(f"*/{pattern}")
     for file in sorted(set(files)):
-        total.update(f"{file.relative_to(model).as_posix()} {sha256_of(file, report)}\n".encode())
+        total.update(f"{file.relative_to(model).as_posix()} {sha256_of(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -115,7 +115,7 @@ class ModelFile:
             raise model_error(self.path, Problem(part, f"{problem}.", GET_AGAIN))
         return module
 
-    def tokenizer(self, name: str = "tokenizer") -> CLIPTokenizer:
+    def tokenizer(self, name: str) -> CLIPTokenizer:
         """A tokenizer of the family, by the name of its folder."""
         with TemporaryDirectory() as folder:
             for file in (file for file in self.small_files if file.startswith(f"{name}/")):
