@@ -207,7 +207,7 @@ class LoraSettings(Group):
     convolutions."""
     lora_dora: bool = False
     """Train the length of each row of a weight apart from its direction (DoRA). Closer to a full fine-tune at low
-    ranks, but slower and with more memory; diffusers cannot load its single file."""
+    ranks, but slower and with more memory; diffusers and AUTOMATIC1111's web UI cannot use its single file."""
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of a layer's inputs that a LoRA does not see in training, drawn anew for each image. 0.1 or less helps
     against memorisation of a small dataset."""
