@@ -61,5 +61,5 @@ def test_pyramid_noise_has_a_deviation_of_one_in_every_image_and_more_of_it_in_l
 
 
 def test_an_image_gets_the_same_noise_alone_and_in_a_batch() -> None:
-    options = {"pyramid_discount": 0.3, "offset": 0.05}
+    options = {"pyramid_discount": 0.3, "noise_offset": 0.05}
     assert torch.equal(noise(4, **options)[:1], noise(1, **options))
