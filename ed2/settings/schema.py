@@ -381,7 +381,7 @@ class NoiseSettings(Group):
     """Noise on the caption embedding (arXiv:2405.20494), for less memorisation. 1 is usual."""
     clip_skip: Annotated[int, Field(ge=0, le=4)] = 0
     """Take the text encoder's output this many layers before the end, as web UIs count. 0 and 1 both use the last
-    layer; SDXL uses the last but one for 0, 1 and 2."""
+    layer; SDXL uses the last but one for 0, 1 and 2. SD 2.x never uses the last layer, and counts without it."""
 
 
 class EmaSettings(Group):
