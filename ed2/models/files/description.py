@@ -79,15 +79,7 @@ class Description:
         return {PREDICTION_KEY: self.prediction_type, ZERO_SNR_KEY: "true"}
 
     def yaml_text(self, family: str) -> str:
-        """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none.
-
-        Raises:
-            ModelError: web UIs know no such prediction.
-        """
-        if self.prediction_type not in _PARAMETERIZATIONS:
-            known = " or ".join(_PARAMETERIZATIONS)
-            problem = Problem(PREDICTION_KEY, f"It is {self.prediction_type!r}.", f"It must be {known}.")
-            raise ModelError("Cannot describe this model to web UIs.", [problem])
+        """The text of the .yaml that web UIs need beside a file of `family`; empty if they need none."""
         file = CONFIGS / f"{family}.yaml"
         if self.prediction_type == FACTS[family].prediction_type or not file.is_file():
             return ""  # it is what everyone takes for granted
@@ -101,7 +93,7 @@ class Description:
             False if that one says something else, so that it belongs to another model.
 
         Raises:
-            OSError, ModelError: it cannot be written, or web UIs know no such prediction.
+            OSError: it cannot be written.
         """
         text = self.yaml_text(family)
         if text and write_if_free(single_file.with_suffix(".yaml"), text.encode()):
