@@ -64,15 +64,13 @@ def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:
     """Return what an entry says besides its image; the names beside the caption win over it."""
     caption = entry.get("caption")
     if not isinstance(caption, str):
-        values = config_from_mapping(entry)
-        return ParsedConfig(merge_configs([values.config]), values.problems)
+        return config_from_mapping(entry)
     del entry["caption"]
     values = config_from_mapping(entry)
     file = folder / caption
     problems: list[str] = []
-    if file.suffix.lower().removeprefix(".") in CAPTION_EXTENSIONS and is_file(
-        file
-    ):  # a caption may be longer than a path can be
+    may_be_file = file.suffix.lower().removeprefix(".") in CAPTION_EXTENSIONS
+    if may_be_file and is_file(file):  # which is false for a caption that is longer than a path can be
         config, notes = read_caption_file(file)
         problems = [note.what for note in notes]
     else:
