@@ -5,8 +5,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -152,35 +153,31 @@ def computing(device: torch.device, *, exact: bool, tf32: bool, benchmark: bool)
     if device.type != "cuda":
         yield
         return
-    cudnn, attention, products = torch.backends.cudnn, torch.backends.cuda, torch.backends.cuda.matmul
-    # By the older names: torch.compile reads them, and PyTorch refuses to mix them with `fp32_precision`.
-    before = (
-        products.allow_tf32,
-        cudnn.allow_tf32,
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        cudnn.deterministic,
-        cudnn.benchmark,
-        attention.mem_efficient_sdp_enabled(),
-        attention.cudnn_sdp_enabled(),
-    )
-    products.allow_tf32 = cudnn.allow_tf32 = tf32
-    cudnn.benchmark = benchmark and not exact
-    if exact:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        cudnn.deterministic = True
-        attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
-        attention.enable_cudnn_sdp(False)
-    try:
+    cudnn, attention = torch.backends.cudnn, torch.backends.cuda
+    with ExitStack() as stack:
+        # By the older names: torch.compile reads them, and PyTorch refuses to mix them with `fp32_precision`.
+        _set(stack, attention.matmul, allow_tf32=tf32)
+        _set(stack, cudnn, allow_tf32=tf32, benchmark=benchmark and not exact)
+        stack.callback(attention.enable_mem_efficient_sdp, attention.mem_efficient_sdp_enabled())
+        stack.callback(attention.enable_cudnn_sdp, attention.cudnn_sdp_enabled())
+        only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        is_on = torch.are_deterministic_algorithms_enabled()
+        stack.callback(torch.use_deterministic_algorithms, is_on, warn_only=only_warns)
+        if exact:
+            _set(stack, cudnn, deterministic=True)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            attention.enable_mem_efficient_sdp(False)  # sums its gradients in any order; flash has a deterministic mode
+            attention.enable_cudnn_sdp(False)
         # bitsandbytes and NCCL wait for the current GPU, and so would take memory on the first one in each process.
-        with torch.cuda.device(-1 if device.index is None else device.index):
-            yield
-    finally:
-        products.allow_tf32, cudnn.allow_tf32, is_on, is_mild, *others = before
-        cudnn.deterministic, cudnn.benchmark, memory_efficient, by_cudnn = others
-        torch.use_deterministic_algorithms(is_on, warn_only=is_mild)
-        attention.enable_mem_efficient_sdp(memory_efficient)
-        attention.enable_cudnn_sdp(by_cudnn)
+        stack.enter_context(torch.cuda.device(-1 if device.index is None else device.index))
+        yield
+
+
+def _set(stack: ExitStack, owner: Any, **values: bool) -> None:
+    """Set attributes until the stack is left."""
+    for name, value in values.items():
+        stack.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
 
 
 def choose_attention(model: DiffusionModel, kind: str, device: torch.device) -> str:
