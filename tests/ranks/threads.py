@@ -32,9 +32,11 @@ def connected(size: int) -> Iterator[tuple[Leader, list[Follower]]]:
     try:
         yield leader, followers
     finally:
-        leader.close()
+        closing = threading.Thread(target=leader.close)  # which waits for the others to close their ends
+        closing.start()
         for follower in followers:
             follower.close()
+        closing.join()
 
 
 def in_each(size: int, work: "Callable[[Leader | Follower], T]") -> list[T]:
