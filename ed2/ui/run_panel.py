@@ -8,8 +8,8 @@ import gradio as gr
 
 from ed2.app.page.checkpoint_work import CheckpointWork, WorkStatus
 from ed2.app.runs.facts import RunFacts
-from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, nearest_checkpoint, replay_run
-from ed2.app.runs.removing import checkpoint_size, is_last_checkpoint, remove_checkpoint, remove_run
+from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, nearest_checkpoint, replay_run, saved_size
+from ed2.app.runs.removing import is_last_checkpoint, remove_checkpoint, remove_run
 from ed2.checkpoint.identity import checkpoints_of, pin
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, RefusedError
@@ -284,7 +284,7 @@ def question(run: RunRecord, checkpoint: Path | None, *, is_second: bool) -> str
         kept = counted(len(checkpoints_of(run.folder)), "checkpoint")
         return f"The run has {kept}: what it learned is lost, except single files elsewhere. Delete all of it?"
     if checkpoint:
-        return f"Delete {checkpoint.name}? This frees {file_size(checkpoint_size(checkpoint))}."
+        return f"Delete {checkpoint.name}? This frees {file_size(saved_size(checkpoint))}."
     return f"Delete the folder {run.folder.name} with all that is in it? This frees {file_size(run.size_bytes)}."
 
 

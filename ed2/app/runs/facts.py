@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ed2.app.run_settings import SETTINGS_FILE
-from ed2.app.runs.records import RunRecord, replay_run
-from ed2.app.runs.removing import checkpoint_size
+from ed2.app.runs.records import RunRecord, replay_run, saved_size
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import INVALID, MANIFEST, TRAINING_STATE, age, checkpoints_of, is_pinned, read_manifest
 from ed2.errors import SettingsError
@@ -141,7 +140,7 @@ def _facts_of(checkpoint: Path) -> CheckpointFacts:
         path=checkpoint,
         step=step,
         saved_at=saved_at[:16].replace("T", " "),
-        size_bytes=checkpoint_size(checkpoint),
+        size_bytes=saved_size(checkpoint),
         can_resume=(checkpoint / TRAINING_STATE).is_dir(),
         is_kept=is_pinned(checkpoint),
         validation=validation,

@@ -16,6 +16,7 @@ from ed2.checkpoint.identity import (
     STATE_FILE,
     TRAINING_STATE,
     age,
+    average_of,
     checkpoints_of,
     find_single_file,
     name_of_run,
@@ -236,6 +237,11 @@ def folder_size(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(inner) / name).stat().st_size
     return total
+
+
+def saved_size(checkpoint: Path) -> int:
+    """Bytes of a checkpoint, with its EMA."""
+    return sum(folder_size(folder) for folder in (checkpoint, average_of(checkpoint)) if folder.is_dir())
 
 
 def _modified_at(path: Path) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from ed2.app.runs.records import RunRecord, folder_size
+from ed2.app.runs.records import RunRecord, saved_size
 from ed2.checkpoint.folder import leftovers_in, remove_leftovers
 from ed2.checkpoint.identity import CKPTS, average_of, checkpoints_of, is_pinned, is_run
 from ed2.checkpoint.run_lock import LOCK_FILE
@@ -93,11 +93,6 @@ def _last_written(folder: Path) -> float:
     return time.time()
 
 
-def checkpoint_size(checkpoint: Path) -> int:
-    """Bytes of a checkpoint, with its EMA."""
-    return sum(folder_size(folder) for folder in (checkpoint, average_of(checkpoint)) if folder.is_dir())
-
-
 def is_last_checkpoint(run: RunRecord, checkpoint: Path) -> bool:
     """Whether the run would have no checkpoint without this one."""
     return checkpoints_of(run.folder) == [checkpoint]
@@ -114,7 +109,7 @@ def remove_checkpoint(run: RunRecord, checkpoint: Path) -> int:
     if is_pinned(checkpoint):
         fix = "Press Unprotect beside it first."
         raise RefusedError(f"{checkpoint.name} cannot be deleted", "it is protected", fix)
-    freed = checkpoint_size(checkpoint)
+    freed = saved_size(checkpoint)
     for folder in (average_of(checkpoint), checkpoint):
         if folder.is_dir():
             remove_tree(folder)
