@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -206,23 +207,33 @@ def test_the_extension_of_another_format_is_refused(
     assert "is not a supported format. Use .safetensors or .ckpt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+KINDS = {"unet": torch.float8_e4m3fn, "vae": torch.float8_e5m2, "text_encoder": torch.bfloat16}
+
+
+@pytest.mark.parametrize("kinds", [KINDS, dict.fromkeys(KINDS, torch.float64)], ids=["few bits", "64 bits"])
 def test_every_number_type_is_converted_in_both_directions(
-    sd1: Path, tiny: Path, kind: torch.dtype, capsys: pytest.CaptureFixture[str]
+    sd1: Path, tiny: Path, kinds: dict[str, torch.dtype], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(sd1, tiny / "model")
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    stored = {name: tensor.to(kind) for name, tensor in load_file(file).items()}
-    save_file(stored, file, {"format": "pt"})
-    written = torch.float16 if kind.itemsize == 1 else kind
+    files = {part: f"{part}/{'model' if 'text' in part else 'diffusion_pytorch_model'}.safetensors" for part in kinds}
+    stored = {}
+    for part, kind in kinds.items():
+        given = load_file(folder / files[part])
+        stored[part] = {name: t.to(kind) if t.is_floating_point() else t for name, t in given.items()}
+        save_file(stored[part], folder / files[part], {"format": "pt"})
     for source, target in (("model", "one.safetensors"), ("one.safetensors", "back"), ("back", "two.ckpt")):
         assert main(["convert", str(tiny / source), str(tiny / target)]) == 0, capsys.readouterr().err
     assert main(["convert", str(tiny / "two.ckpt"), str(tiny / "again")]) == 0, capsys.readouterr().err
-    for name in ("back", "again"):
-        found = load_file(tiny / name / "unet" / "diffusion_pytorch_model.safetensors")
-        assert all(torch.equal(found[key], tensor.to(written)) for key, tensor in stored.items())
+    for name, part in product(("back", "again"), kinds):
+        found = load_file(tiny / name / files[part])
+        written = torch.float16 if kinds[part].itemsize == 1 else kinds[part]
+        for key, tensor in stored[part].items():
+            if tensor.is_floating_point():
+                same = found.get(key, found.get(f"text_model.{key}"))
+                assert torch.equal(same, tensor.to(written)), key
     single = load_file(tiny / "one.safetensors")
-    eight = {key: t.to(kind) if key.startswith("model.diffusion_model.") else t for key, t in single.items()}
+    unet = "model.diffusion_model."
+    eight = {key: t.to(kinds["unet"]) if key.startswith(unet) else t for key, t in single.items()}
     save_file(eight, tiny / "eight.safetensors", {"format": "pt"})
     torch.save({"state_dict": eight}, tiny / "eight.ckpt")
     for source, target in (("eight.safetensors", "third.safetensors"), ("eight.ckpt", "fourth.safetensors")):
