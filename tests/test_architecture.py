@@ -1,7 +1,8 @@
 """docs/architecture.md against the program: its examples run, and the types that it names exist."""
 
+import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,29 @@ def test_every_type_and_function_is_where_the_page_says() -> None:
         assert re.search(rf"^(?:class|def) {name}\b", (PROGRAM_DIR / path).read_text(encoding="utf-8"), re.MULTILINE), (
             name
         )
+
+
+def imports_of(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """What a module imports when it is imported itself: modules, and names in them."""
+    for statement in statements:
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            yield str(statement.module)
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.Try):
+            yield from imports_of(statement.body)
+
+
+def test_the_page_is_served_before_the_libraries_of_models_are_read() -> None:
+    """They take seconds; a thread reads them once the page is there."""
+    waiting, seen = ["ed2.ui.command"], set[str]()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        path = PROGRAM_DIR / f"{name.replace('.', '/')}.py"
+        if path.is_file():
+            found = set(imports_of(ast.parse(path.read_text(encoding="utf-8")).body))
+            assert not {one.partition(".")[0] for one in found} & {"torch", "diffusers", "transformers"}, name
+            waiting += [one for one in found if one.startswith("ed2.") and one not in seen]
+    assert "ed2.checkpoint.identity" in seen and "ed2.checkpoint.export" not in seen

@@ -1,4 +1,7 @@
-"""A checkpoint's folder: written completely or not at all, with a manifest to verify its bytes."""
+"""A checkpoint's folder: written completely or not at all, with a manifest to verify its bytes.
+
+Needs torch only to write tensors.
+"""
 
 import json
 import shutil
@@ -9,14 +12,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ed2.checkpoint.identity import MANIFEST, TRAINING_STATE, read_manifest, state_of
 from ed2.disk import TEMPORARY, TRASH, HashingFile, holds, new_folder, sha256_of
-from ed2.models.files.tensor_file import pieces_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST_FORMAT = 1
 FORMAT_WITH_MANIFEST = 2
@@ -82,8 +86,12 @@ class NewFolder:
         """Write a small file."""
         self._write(name, lambda: [content])
 
-    def add_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    def add_tensors(
+        self, name: str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
+    ) -> None:
         """Write a safetensors file; `metadata` is added to its header."""
+        from ed2.models.files.tensor_file import pieces_of
+
         self._write(name, lambda: pieces_of(tensors, {"format": "pt", **(metadata or {})}))
 
     def _write(self, name: str, content: Pieces) -> None:

@@ -1,6 +1,7 @@
 """Facts about a checkpoint: its file names, age, run and single file, and whether it is pinned. Needs no torch."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -219,3 +220,22 @@ def writer_of(single_file: Path) -> str | None:
         return read_header(single_file).metadata.get(RUN_KEY)
     except (HeaderError, OSError):
         return None
+
+
+def best_validated(checkpoints: Iterable[Path]) -> Path | None:
+    """The checkpoint with the lowest validation loss, the earliest of equals; None if nothing was measured."""
+    best, lowest = None, math.inf
+    for checkpoint in checkpoints:
+        loss = _validation_loss(checkpoint)
+        if loss < lowest:
+            best, lowest = checkpoint, loss
+    return best
+
+
+def _validation_loss(checkpoint: Path) -> float:
+    """What its manifest says; infinite if nothing was measured."""
+    try:
+        measured = read_manifest(checkpoint).get("validation")
+        return float(measured["loss"]) if measured else math.inf
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf

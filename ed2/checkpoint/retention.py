@@ -10,10 +10,10 @@ from ed2.checkpoint.identity import (
     EMA_SUFFIX,
     TRAINING_STATE,
     average_of,
+    best_validated,
     checkpoint_name_of,
     checkpoints_in,
     is_pinned,
-    read_manifest,
     writer_of,
 )
 from ed2.curve_names import LOSS_VAL
@@ -123,25 +123,6 @@ def _own_yaml(single_file: Path) -> list[Path]:
         return []
     except OSError:
         return []
-
-
-def best_validated(checkpoints: Iterable[Path]) -> Path | None:
-    """The checkpoint with the lowest validation loss, the earliest of equals; None if nothing was measured."""
-    best, lowest = None, math.inf
-    for checkpoint in checkpoints:
-        loss = _validation_loss(checkpoint)
-        if loss < lowest:
-            best, lowest = checkpoint, loss
-    return best
-
-
-def _validation_loss(checkpoint: Path) -> float:
-    """What its manifest says; infinite if nothing was measured."""
-    try:
-        measured = read_manifest(checkpoint).get("validation")
-        return float(measured["loss"]) if measured else math.inf
-    except (OSError, ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _orphans(ckpts: Path) -> list[Path]:

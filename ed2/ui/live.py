@@ -11,8 +11,7 @@ import gradio as gr
 
 from ed2.app.adviser import Judgement, advise
 from ed2.app.snapshot import RunSnapshot, Section
-from ed2.checkpoint.identity import checkpoints_of
-from ed2.checkpoint.retention import best_validated
+from ed2.checkpoint.identity import best_validated, checkpoints_of
 from ed2.small_files import parse_object
 from ed2.ui.charts import EMPTY_SVG, ChartRun, chart_news
 from ed2.ui.hiding import Hide
