@@ -103,7 +103,7 @@ class TrainerService:
     def resume(self) -> None:
         """Continue after a pause. Raises RefusedError."""
         with self._lock:
-            self._view.command("resume", asked="")
+            self._view.command("continue", asked="")
             self._controls.resume()
 
     def stop(self, signal_number: int = 0) -> None:

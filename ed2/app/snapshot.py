@@ -12,7 +12,7 @@ from ed2.vram.sampler import MemoryUse
 
 State = Literal["idle", "preparing", "training", "sampling", "paused", "stopping", "done", "stopped", "failed"]
 """A phase as the page's `data-state` names it; `idle` before the first run."""
-Command = Literal["start", "pause", "resume", "stop", "stop without saving", "save now", "sample now"]
+Command = Literal["start", "pause", "continue", "stop", "stop without saving", "save now", "sample now"]
 
 RUNNING: tuple[State, ...] = ("training", "sampling")
 ACTIVE: frozenset[State] = frozenset(("preparing", *RUNNING, "paused", "stopping"))
@@ -23,7 +23,7 @@ SHOWN_AS: Mapping[Phase, State] = {"caching": "preparing", "validating": "traini
 COMMANDS: Mapping[Command, frozenset[State]] = {
     "start": AT_REST,
     "pause": frozenset(("preparing", *RUNNING)),
-    "resume": frozenset(("preparing", "paused", *RUNNING)),
+    "continue": frozenset(("preparing", "paused", *RUNNING)),
     "stop": frozenset(("preparing", "paused", *RUNNING)),
     "stop without saving": ACTIVE,
     "save now": frozenset(("paused", *RUNNING)),

@@ -64,11 +64,11 @@ class OwnerPage:
         return "start" if self._context.is_first_time else "dataset"
 
     def _wire(self) -> None:
-        self.strip.wire(self.form, self.tabs)
+        self.strip.wire(self.form, self.tabs, self.sampling)
         self.dataset.wire()
         self.settings.wire()
         self.sampling.wire(self.settings.filled)
-        self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab)
+        self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab, self.sampling)
         self.train.wire(self.form, self.tabs, self.resume.lora)
         outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
@@ -76,7 +76,9 @@ class OwnerPage:
         opened.failure(None, None, None, js="ed.unlockForm")
         filled = opened.success(None, None, None, js="ed.formFilled")
         self.dataset.show_after(filled)
-        changed = [*self.resume.queued, *self.start.wire(self.strip.problems, self.tabs), *self.question.wire()]
+        self.dataset.grid.follow(self.strip.starter.saved)
+        first = self.start.wire(self.strip.starter, self.strip.problems, self.tabs)
+        changed = [*self.resume.queued, *first, *self.question.wire(), *self.strip.started]
         for event in (
             filled,
             *self.dataset.checks,
@@ -84,7 +86,6 @@ class OwnerPage:
             self.resume.page.pressed,
             self.train.validated,
             self.train.continued,
-            self.strip.started,
             *changed,
         ):
             self.settings.follow(event.then)
@@ -122,11 +123,11 @@ class OwnerPage:
         now = {**panel.seen_with(shown), "missing": missing, "demo": self.question.seen()}
         now["work"] = self.train.model.seen()
         now["start"] = self.start.seen_with(missing, page)
-        now["queue"] = self.resume.queue.seen(missing)
+        now["queue"], now["unsaved"] = self.resume.queue.seen(missing), self.strip.seen()
         updates = panel.data.updates(shown, Held.of(held))
         if page.seen == now:
             return updates or gr.skip()
-        updates |= self.strip.updates(shown, page, missing) | self.question.updates(page, now["demo"])
+        updates |= self.strip.updates(shown, page, now) | self.question.updates(page, now["demo"])
         updates |= self.start.updates(shown, page, now) | self.resume.queue.updates(page, now["queue"])
         for part in (self.train, self.resume):
             updates |= part.updates(shown, page)

@@ -167,12 +167,22 @@ class Context:
         """Whether to open the page with the first screen: nothing was given, and at most the demo was trained."""
         if self.is_preset_given or not self.begin.keys() <= {"logdir"}:
             return False
+        are_of_demo = self._are_of_demo()
+        return are_of_demo is not None and all(are_of_demo)
+
+    @property
+    def has_tried_demo(self) -> bool:
+        """Whether the demo is among the runs."""
+        return any(self._are_of_demo() or ())
+
+    def _are_of_demo(self) -> list[bool] | None:
+        """Of each run whether it is one of the demo; None where the page may not open the runs folder."""
         try:
             runs = self.logdir(self._form)
         except SettingsError:
-            return False
+            return None
         of_demo = f"{self.demo_settings.named.get('project_name')}_"
-        return all(file.parent.name.startswith(of_demo) for file in runs.glob(f"*/{EVENTS_NAME}"))
+        return [file.parent.name.startswith(of_demo) for file in runs.glob(f"*/{EVENTS_NAME}")]
 
     def require_allowed(self, values: Mapping[str, object]) -> dict[str, object]:
         """The values with absolute paths. Raises SettingsError where one of these is not in an allowed folder."""

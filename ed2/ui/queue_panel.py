@@ -1,6 +1,6 @@
 """The queue: adding a run to it beside Train, and the list in the Resume tab."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -13,6 +13,7 @@ from ed2.ui.form import Form, defaults
 from ed2.ui.html import note_html, problems_html
 from ed2.ui.page_state import PageState
 from ed2.ui.queue_html import EMPTY, is_being_run, queue_html, queue_line_html
+from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.strip import Strip
 from ed2.ui.wiring import SPOKEN, Updates, refusal
 
@@ -38,11 +39,12 @@ class QueuePanel:
         parts = [self.heading, self.list, self.actions, self.run, self.clear]
         return [*parts, self._strip.queue, self._strip.queue_line]
 
-    def wire(self, form: Form, strip: Strip, tabs: gr.Tabs) -> Any:
+    def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, sampling: SamplingTab) -> Any:
         """Connect the buttons; returns the events that change the form."""
-        self._form, self._strip, self._tabs = form, strip, tabs
+        self._form, self._strip, self._tabs, self._sampling = form, strip, tabs, sampling
         changed = [*self.outputs, *form.inputs, tabs]
-        added = strip.queue.click(self.add, form.inputs, [*changed, strip.problems], **SPOKEN)
+        of_add = [*changed, strip.problems, sampling.unsaved]
+        added = strip.queue.click(self.add, {*form.inputs, *sampling.inputs}, of_add, **SPOKEN)
         pressed = self.list.click(self.press, form.inputs, changed, **SPOKEN)
         self.run.click(self.run_queue, None, self.outputs, **SPOKEN)
         self.clear.click(self.remove_done, None, self.outputs, **SPOKEN)
@@ -56,16 +58,17 @@ class QueuePanel:
         """Updates if the page shows an older queue."""
         return {} if page.seen.get("queue") == seen else self._shown(page)
 
-    def add(self, request: gr.Request, *raw: Any) -> Updates:
+    def add(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
         """Add a run with the settings of the form, or save the run that is edited; all its problems are shown."""
-        page, values = self._context.pages.of(request), self._form.read(raw)
+        page = self._context.pages.of(request)
         try:
-            allowed = self._context.require_allowed(values)
+            saved = self._sampling.save_edited(request, held)
+            allowed = self._context.require_allowed(self._form.values_of({**held, **saved}))
             if problems := start_problems(allowed):
                 raise SettingsError("The run cannot be queued:", problems)
             if page.edited_run:
                 self._queue.change(page.edited_run, allowed)
-                return {**self._leave_edit(page), self._strip.problems: problems_html(())}
+                return {**saved, **self._leave_edit(page), self._strip.problems: problems_html(())}
             self._queue.add(allowed)
             if self._context.service.snapshot().is_active:
                 self._context.service.run_queue(self._queue)
@@ -75,7 +78,7 @@ class QueuePanel:
             return {self._strip.problems: problems_html(error.problems)}
         except OSError as error:
             raise _unwritten(error) from None
-        return {**self._shown(page), self._strip.problems: problems_html(())}
+        return {**saved, **self._shown(page), self._strip.problems: problems_html(())}
 
     def press(self, request: gr.Request, event: gr.EventData, *raw: Any) -> Updates:
         """Do what was pressed beside a run."""

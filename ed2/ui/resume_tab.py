@@ -21,7 +21,9 @@ from ed2.ui.queue_panel import QueuePanel
 from ed2.ui.resume_test import ResumeTestPanel
 from ed2.ui.run_html import runs_html
 from ed2.ui.run_panel import RunPanel
-from ed2.ui.strip import Strip, start_run
+from ed2.ui.run_starter import start_run
+from ed2.ui.sampling_tab import SamplingTab
+from ed2.ui.strip import Strip
 from ed2.ui.wiring import FOLLOWING, SPOKEN, Updates, refusal
 
 MAX_SHOWN = 100
@@ -85,10 +87,10 @@ class ResumeTab:
             return {}
         return {self._phase: _phase_html(shown)}
 
-    def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab) -> None:
+    def wire(self, form: Form, strip: Strip, tabs: gr.Tabs, tab: gr.Tab, sampling: SamplingTab) -> None:
         """Connect the buttons, and fill the list whenever the tab is opened."""
         self._form, self._tabs, self._problems = form, tabs, strip.problems
-        self.queued = self.queue.wire(form, strip, tabs)
+        self.queued = self.queue.wire(form, strip, tabs, sampling)
         self.test.wire(form, tab, self._phase)
         selected = [form.controls["logdir"], self.choice]
         self.lora.wire(tab, self._phase, self._selected, selected)

@@ -1,14 +1,15 @@
 """The Sampling tab: what is sampled while training, and how often."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ed2.app.page.prompt_table import EMPTY, HEADERS, PromptTable, file_of, table_of
-from ed2.errors import Ed2Error
+from ed2.app.page.prompt_table import EMPTY, HEADERS, NOT_SAVED, PromptTable, file_of, table_of
+from ed2.disk_errors import plain_reason
+from ed2.errors import Ed2Error, Problem, SettingsError
 from ed2.registry import SAMPLERS
 from ed2.sampling.prompt import NUM_STEPS, SAMPLER
 from ed2.settings.fields import fields
@@ -22,8 +23,9 @@ SPARE_ROWS = 3
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
 STEPS_INFO = "More steps take longer and show finer detail. Saved with the prompts."
 TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, CFG 1 4 7"
-UNSAVED = "These prompts are not saved: runs draw those in the file. Press Save prompts to use these."
+UNSAVED = "Not saved yet. Train and Add to queue save these prompts first; for a run in progress, press Save prompts."
 UNSAVED_HTML = f'<p class="ed-warn" role="status">{UNSAVED}</p>'
+SETTING = "sample_prompts"
 COLUMN_WIDTHS = ["326px", "290px", "130px", "130px", "130px", "168px"]
 
 
@@ -35,6 +37,7 @@ class SamplingTab:
         with gr.Row():
             with gr.Column(min_width=300):
                 form.add(name for name, spec in fields().items() if spec.group == "sampling")
+                self._path = form.controls[SETTING]
             with gr.Column(min_width=300):
                 samplers = [(f"default ({SAMPLER})", ""), *SAMPLERS]
                 self.sampler = gr.Dropdown(
@@ -72,10 +75,19 @@ class SamplingTab:
         """What `prompts_of` changes."""
         return [self.prompts, self.sampler, self.steps]
 
+    @property
+    def inputs(self) -> list[Any]:
+        """What `save_edited` needs, besides the form."""
+        return [self.unsaved, *self.outputs]
+
+    @property
+    def saved(self) -> list[Any]:
+        """What `save_edited` changes."""
+        return [self._path, self.unsaved]
+
     def wire(self, filled: Sequence[Any]) -> None:
         """Connect the buttons; `filled` are the events that may set another file."""
-        self._path = path = self._form.controls["sample_prompts"]
-        given = [path, *self.outputs]
+        path, given = self._path, [self._path, *self.outputs]
         for event in (self.read.click, path.submit):
             fill(event, self.reload, given, self.outputs, [self.unsaved], is_whole=True, **SPOKEN)
         for event in (path.blur, *(event.then for event in filled)):
@@ -89,7 +101,7 @@ class SamplingTab:
 
         Focusing the file field and leaving it unchanged does not lose what was typed in the table.
         """
-        name = short_path(unquoted(str(path or "").strip()))
+        name = _name_of(path)
         if name == page.prompt_file:
             return {}
         try:
@@ -110,20 +122,40 @@ class SamplingTab:
             table = self._read(path)
         except (OSError, ValueError, Ed2Error) as error:
             raise refusal(f"Cannot read the prompts: {error}") from None
-        self._context.pages.of(request).prompt_file = short_path(unquoted(path.strip()))
+        self._context.pages.of(request).prompt_file = _name_of(path)
         return {**self._show(table), self.unsaved: ""}
 
-    def save_prompts(
-        self, request: gr.Request, _: str, rows: list[list[object]], sampler: str, steps: float | None
-    ) -> Updates:
+    def save_prompts(self, request: gr.Request, _: str, *table: Any) -> Updates:
         """Write the table into the user's own file, and set that file."""
+        try:
+            saved = self._save(request, *table)
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
+        gr.Info("Saved. Runs with this prompt file draw them from the next samples on.", duration=4)
+        return saved
+
+    def save_edited(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+        """The same for a run that is about to start, if a person has changed the table.
+
+        Raises:
+            SettingsError: lists what is wrong with the table.
+        """
+        shown = self._context.pages.of(request).prompt_file
+        if not held[self.unsaved] or _name_of(held[self._path]) != shown:
+            return {}
+        try:
+            return self._save(request, *(held[control] for control in self.outputs))
+        except SettingsError as error:
+            raise SettingsError(NOT_SAVED, [_in_table(problem) for problem in error.problems]) from None
+
+    def _save(self, request: gr.Request, rows: list[list[object]], sampler: str, steps: float | None) -> Updates:
         num_steps = None if steps in (None, NUM_STEPS) else int(steps or 0)
         try:
             text = file_of(PromptTable(rows, sampler, num_steps))
             file = self._context.user.write(self._context.user.prompts.name, text)
-        except (OSError, Ed2Error) as error:
-            raise refusal(f"Cannot save the prompts: {error}") from None
-        gr.Info("Saved. Runs with this prompt file draw them from the next samples on.", duration=4)
+        except OSError as error:
+            what = f"the file cannot be written: {plain_reason(error)}."
+            raise SettingsError(NOT_SAVED, [Problem(str(self._context.user.prompts), what)]) from None
         self._context.pages.of(request).prompt_file = short_path(str(file))
         return {self._path: str(file), self.unsaved: ""}
 
@@ -133,6 +165,16 @@ class SamplingTab:
     def _show(self, table: PromptTable) -> Updates:
         steps = table.num_steps or NUM_STEPS
         return {self.prompts: _with_spare_rows(table), self.sampler: table.sampler, self.steps: steps}
+
+
+def _in_table(problem: Problem) -> Problem:
+    """The same problem as one of the setting, so that it leads to the tab."""
+    place = f"{problem.path}: " if problem.path else ""
+    return Problem(SETTING, f"{place}{problem.what}", problem.fix)
+
+
+def _name_of(path: object) -> str:
+    return short_path(unquoted(str(path or "").strip()))
 
 
 def _with_spare_rows(table: PromptTable) -> list[list[object]]:

@@ -17,7 +17,7 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.html import escape, jump_html, link_html, list_html, note_html, on_page
 from ed2.ui.page_state import PageState
-from ed2.ui.strip import start_run, start_values
+from ed2.ui.run_starter import RunStarter, start_values
 from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill
 
 NAME = "EveryDream with a face"
@@ -76,7 +76,7 @@ class StartScreen:
             updates[self.demo_done] = _demo_html(shown)
         return updates
 
-    def wire(self, strip_problems: gr.HTML, tabs: gr.Tabs) -> list[Any]:
+    def wire(self, starter: RunStarter, strip_problems: gr.HTML, tabs: gr.Tabs) -> list[Any]:
         """Connect the buttons, once every control of the form is made.
 
         Returns:
@@ -87,13 +87,13 @@ class StartScreen:
         def start_demo(*raw: Any) -> Updates:
             return self.start_demo(self._form.read(raw), tabs, strip_problems)
 
-        def start(*raw: Any) -> Updates:
+        def start(request: gr.Request, held: Mapping[Any, Any]) -> Updates:
             if self._context.missing():
                 return gr.skip()  # the browser goes to what is missing
-            return start_run(self._context, self._form.read(raw), tabs, strip_problems)
+            return starter.start(request, held)
 
         self.demo.click(start_demo, inputs, [tabs, strip_problems], **SPOKEN)
-        self.go.click(start, inputs, [tabs, strip_problems], js="ed.goToMissing", **SPOKEN)
+        self.go.click(start, starter.inputs, starter.outputs, js="ed.goToMissing", **SPOKEN)
         return [
             fill(self.apply.click, self.use_values, inputs, inputs, others, **QUIET),
             fill(self.undo.click, self.undo_values, inputs, inputs, others, **QUIET),
@@ -123,13 +123,14 @@ class StartScreen:
 
     def _steps(self, shown: RunSnapshot, page: PageState, key: object) -> Updates:
         state = self._state(page, key)
+        is_demo_next = bool(state.missing) and not self._context.has_tried_demo
         return {
             self.steps: steps_html(state),
             self.values: values_html(state),
             self.suggested: gr.update(visible=not state.missing and bool(state.changes or page.before_suggested)),
             self.apply: gr.update(interactive=bool(state.changes)),
-            self.go: gr.update(value=_next(state), variant=_look(not state.missing), interactive=not shown.is_active),
-            self.demo: gr.update(variant=_look(bool(state.missing)), interactive=not shown.is_active),
+            self.go: gr.update(value=_next(state), variant=_look(not is_demo_next), interactive=not shown.is_active),
+            self.demo: gr.update(variant=_look(is_demo_next), interactive=not shown.is_active),
         }
 
     def _state(self, page: PageState, key: object) -> StartState:

@@ -1,20 +1,21 @@
 """The status strip above the tabs: the state, Train, Pause and Stop, and what needs attention."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
-from ed2.app.page.start import MissingChoice
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Ed2Error, RefusedError
+from ed2.errors import RefusedError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import missing_html, problems_html, status_html
 from ed2.ui.page_state import PageState
+from ed2.ui.run_starter import RunStarter
+from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.wiring import SPOKEN, Updates
 
-PAUSE, RESUME = "Pause", "Resume"
+PAUSE, CONTINUE = "Pause", "Continue"
 STOP, STOPPING = "Stop", "Stopping"
 
 
@@ -33,16 +34,23 @@ class Strip:
                 self.leave = gr.Button("Stop without saving", variant="stop", visible=False, elem_id="leave-button")
             self.queue_line = gr.HTML("", js_on_load="ed.watchLinks(element)")
             self.missing = gr.HTML(missing_html(()), js_on_load="ed.watchLinks(element)")
+            self.starter = RunStarter(context)
             self.problems = gr.HTML(problems_html(()), js_on_load=None)
 
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.status, self.missing, self.problems, self.train, self.pause, self.stop, self.leave]
+        buttons = [self.train, self.pause, self.stop, self.leave]
+        return [self.status, self.missing, self.problems, self.starter.row, *buttons]
 
-    def updates(self, shown: RunSnapshot, page: PageState, missing: Sequence[MissingChoice]) -> Updates:
+    def seen(self) -> bool:
+        """Whether there are captions to ask about at the start of a run."""
+        return bool(self._context.desk.unsaved)
+
+    def updates(self, shown: RunSnapshot, page: PageState, now: Mapping[str, Any]) -> Updates:
         """Updates for what the page shows outdated; buttons change only with the state and with what is missing."""
         updates: Updates = {}
+        missing = now["missing"]
         if page.is_outdated("status", shown):
             updates[self.status] = status_html(shown)
         if page.is_outdated("problems", shown):
@@ -50,6 +58,8 @@ class Strip:
         is_other = page.shows_other_state(shown)
         if is_other:
             updates |= self._buttons(shown)
+        if is_other or (page.seen.get("unsaved") and not now["unsaved"]):
+            updates[self.starter.row] = gr.update(visible=False)
         if is_other or page.seen.get("missing") != missing:
             updates[self.train] = gr.update(interactive=not shown.is_active and not missing)
             updates[self.missing] = missing_html(() if shown.is_active else missing)
@@ -57,22 +67,21 @@ class Strip:
 
     def _buttons(self, shown: RunSnapshot) -> Updates:
         is_paused, is_stopping = shown.state == "paused", shown.state == "stopping"
-        can_pause = shown.allows("resume")
+        can_pause = shown.allows("continue")
         updates = {
-            self.pause: gr.update(value=RESUME if is_paused else PAUSE, interactive=can_pause),
+            self.pause: gr.update(value=CONTINUE if is_paused else PAUSE, interactive=can_pause),
             self.stop: gr.update(value=STOPPING if is_stopping else STOP, interactive=shown.is_active),
         }
         if not is_stopping:
             updates[self.leave] = gr.update(visible=False)
         return updates
 
-    def wire(self, form: Form, tabs: gr.Tabs) -> None:
+    def wire(self, form: Form, tabs: gr.Tabs, sampling: SamplingTab) -> None:
         """Connect the buttons, once every control of the form is made."""
-
-        def start(*raw: Any) -> Updates:
-            return start_run(self._context, form.read(raw), tabs, self.problems)
-
-        self.started = self.train.click(start, form.inputs, [tabs, self.problems], **SPOKEN)
+        starter = self.starter
+        starter.wire(form, tabs, self.problems, sampling)
+        pressed = self.train.click(starter.start, starter.inputs, starter.outputs, **SPOKEN)
+        self.started = [pressed, *starter.started]
         self.pause.click(self.pause_or_resume, self.pause, None, **SPOKEN)
         self.stop.click(self.stop_run, None, [self.leave, self.stop], **SPOKEN)
         self.leave.click(lambda: request(self._service.stop_without_saving), None, None, **SPOKEN)
@@ -80,7 +89,7 @@ class Strip:
     def pause_or_resume(self, label: str) -> None:
         """Do what the button's label said when it was pressed: a second press before the label changes does nothing."""
         is_paused = self._service.snapshot().state == "paused"
-        if is_paused and label == RESUME:
+        if is_paused and label == CONTINUE:
             request(self._service.resume)
         elif not is_paused and label == PAUSE:
             request(self._service.pause)
@@ -93,23 +102,6 @@ class Strip:
         if self._service.snapshot().state == "stopping":
             return {self.stop: gr.update(value=STOPPING)}
         return gr.skip()
-
-
-def start_run(context: Context, values: dict[str, object], tabs: gr.Tabs, problems: gr.HTML) -> Updates:
-    """Start a run and open the Train tab; what is wrong goes into the box of problems."""
-    return start_values(lambda: context.start(values), tabs, problems, context)
-
-
-def start_values(begin: Callable[[], None], tabs: gr.Tabs, problems: gr.HTML, context: Context) -> Updates:
-    """Begin something that shows in the Train tab, and open that; what is wrong goes into the box of problems."""
-    try:
-        begin()
-    except RefusedError as error:
-        gr.Warning(str(error), duration=6)
-        return {tabs: gr.Tabs(selected="train"), problems: problems_html(context.service.snapshot().problems)}
-    except Ed2Error as error:
-        return {problems: problems_html(error.problems)}
-    return {tabs: gr.Tabs(selected="train"), problems: problems_html(())}
 
 
 def request(command: Callable[[], None]) -> None:

@@ -33,9 +33,10 @@ class Opened:
             make_images(self.folder, [SIZE] * number)
         begin = {"data_root": [str(self.folder)], "resolution": 64, "seed": 1}
         self.context = Context(user=UserFiles(folder / "user"), begin=begin, roots=roots or Roots())
-        page = OwnerPage(self.context)
-        self.tab, self.grid = page.dataset, page.dataset.grid
+        self.page = page = OwnerPage(self.context)
+        self.tab, self.grid, self.starter = page.dataset, page.dataset.grid, page.strip.starter
         self.raw = [control.value for control in page.form.inputs]
+        self.held = {control: control.value for control in self.starter.inputs}
         self.check()
 
     def check(self) -> None:
@@ -91,6 +92,21 @@ def test_typed_captions_are_kept_and_counted_until_they_are_saved_together(opene
     assert "Unsaved" not in opened.show()[opened.grid.unsaved]
     with pytest.raises(gr.Error, match="no caption was changed"):
         opened.save()
+
+
+def test_train_asks_about_captions_of_its_images_that_are_not_saved(opened: Opened) -> None:
+    starter, problems = opened.starter, opened.page.strip.problems
+    opened.type("00.png", "mine")
+    asked = starter.start(REQUEST, opened.held)
+    assert asked[starter.row]["visible"] and "1 caption is not saved: 00.png." in asked[starter.text]
+    other = {**opened.held, opened.page.form.controls["data_root"]: str(opened.folder.parent)}
+    assert "(resume_ckpt)" in starter.start(REQUEST, other)[problems], "not asked: the start says what is missing"
+    assert "(resume_ckpt)" in starter.start_anyway(REQUEST, opened.held)[problems]
+    assert opened.drawn()["00.png"] == "mine" and not opened.told, "it is still a draft"
+    assert not starter.save_and_start(REQUEST, opened.held)[starter.row]["visible"]
+    assert opened.told == ["Saved the caption of 00.png."]
+    assert (opened.folder / "00.txt").read_text() == "mine\n"
+    assert not starter.start(REQUEST, opened.held)[starter.row]["visible"]
 
 
 def test_what_is_typed_after_the_press_is_not_saved_even_if_it_arrives_first(opened: Opened) -> None:

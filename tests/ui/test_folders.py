@@ -11,7 +11,7 @@ from ed2.settings.files import PROGRAM_DIR
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.form import defaults
-from ed2.ui.strip import start_run
+from ed2.ui.run_starter import start_run
 from tests.past_runs import past_run
 
 REQUEST = gr.Request(session_hash="1")

@@ -16,6 +16,7 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form, defaults
 from ed2.ui.memory_panel import LISTED_IN_STRIP
 from ed2.ui.page_state import PageState
+from ed2.ui.sampling_tab import UNSAVED_HTML
 from ed2.ui.settings_tab import SettingsTab
 from ed2.ui.settings_view import FormFacts
 from ed2.ui.wiring import Updates
@@ -181,6 +182,25 @@ def test_the_prompt_table_follows_the_file_that_is_set_and_keeps_what_is_typed(t
     assert shown[sampling.prompts][0][0] == "", "not the prompts of the file before"
     saved = sampling.save_prompts(REQUEST, "", [["a dog", "", "", "", "", ""]], "", 20)
     assert sampling.follow(REQUEST, saved[page.form.controls["sample_prompts"]]) == {}
+
+
+def test_a_run_draws_the_prompts_in_the_table_whether_they_were_saved_or_not(tmp_path: Path) -> None:
+    context = Context(user=UserFiles(tmp_path / "user"))
+    page = OwnerPage(context)
+    sampling, path = page.sampling, page.form.controls["sample_prompts"]
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    shown = sampling.follow(REQUEST, str(tmp_path / "prompts.txt"))
+    held = {path: str(tmp_path / "prompts.txt"), sampling.unsaved: "", **{c: shown[c] for c in sampling.outputs}}
+    assert sampling.save_edited(REQUEST, held) == {}, "nothing was changed: the file that is set is used"
+    held |= {sampling.unsaved: UNSAVED_HTML, sampling.prompts: [["a dog", "", "x", "", "", ""]]}
+    with pytest.raises(SettingsError) as wrong:
+        sampling.save_edited(REQUEST, held)
+    assert [problem.path for problem in wrong.value.problems] == ["sample_prompts"]
+    assert "row 1: Seed must be a whole number" in str(wrong.value)
+    saved = sampling.save_edited(REQUEST, {**held, sampling.prompts: [["a dog", "", "3", "", "", ""]]})
+    assert json.loads(Path(saved[path]).read_text())["samples"] == [{"prompt": "a dog", "seed": 3}]
+    assert saved[sampling.unsaved] == ""
+    assert sampling.save_edited(REQUEST, {**held, path: "another.txt"}) == {}, "the table is of another file"
 
 
 def test_a_problem_is_listed_once(filled: Filled) -> None:

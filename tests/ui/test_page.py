@@ -162,7 +162,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     page.keyboard.type("blurry")
     expect(cell.locator("textarea, input")).to_have_value("blurry")
     page.keyboard.press("Enter")
-    expect(page.locator("#prompts-unsaved")).to_contain_text("not saved")
+    expect(page.locator("#prompts-unsaved")).to_contain_text("Not saved yet")
     page.locator("#save-prompts-button").click()
     own = server.folder / "user" / "sample_prompts.json"
     expect(page.locator("#sample_prompts input, #sample_prompts textarea").first).to_have_value(str(own))
@@ -171,7 +171,7 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
         "num_inference_steps": 7,
         "samples": [{"prompt": "a cat", "negative_prompt": "blurry"}],
     }
-    expect(page.locator("#prompts-unsaved")).not_to_contain_text("not saved")
+    expect(page.locator("#prompts-unsaved")).not_to_contain_text("Not saved yet")
     fill(page, "sample_prompts", server.values["sample_prompts"])
     page.locator("#read-prompts-button").click()
     expect(page.locator("#prompts-steps input")).to_have_value("2")

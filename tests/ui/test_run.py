@@ -184,7 +184,7 @@ def test_two_browsers_see_one_run_and_can_stop_it(open_page, server: Server) -> 
     state(page, "training")
     page.locator("#pause-button").click()
     state(phone, "paused")
-    expect(phone.locator("#pause-button")).to_have_text("Resume")
+    expect(phone.locator("#pause-button")).to_have_text("Continue")
     tab(phone, "Resume")
     expect(phone.locator("#runs-list li").first).to_have_attribute("data-state", "paused")
     expect(phone.locator("#continue-button")).to_be_disabled()

@@ -56,6 +56,8 @@ def test_from_the_first_start_to_a_trained_demo_by_presses_alone(open_page, serv
     expect(page.locator("#log-tail")).to_contain_text("all epochs are done")
     page.get_by_role("button", name="EveryDream with a face").click()
     expect(page.locator("#start-demo-done")).to_contain_text("The demo is trained.")
+    expect(page.locator("#start-demo-button")).to_have_class(re.compile("secondary"))
+    expect(page.locator("#start-train-button")).to_have_class(re.compile("primary"))
     tab(page, "Settings")
     expect(field(page, "project_name")).to_have_value("myproj")
     assert server.context.form_values().get("resolution", 512) == 512

@@ -183,6 +183,12 @@ class DatasetDesk:
             return []
         return list(filter(None, map(self.bench.find, list(self._drafts))))
 
+    def unsaved_in(self, folders: object) -> list[Item]:
+        """The same, if these absolute folders are those that were checked."""
+        if self.checked is None or list(self.checked.settings.data.data_root) != folders:
+            return []
+        return self.unsaved
+
     def unsaved_when_asked(self, asked: Asked) -> list[Item]:
         """Those of a browser's question: what it typed itself, and the drafts that it was shown.
 

@@ -16,6 +16,7 @@ from ed2.small_files import parse_json, read_beginning
 
 HEADERS = ("Prompt", "Negative prompt", "Seed", "Width", "Height", "CFG")
 EMPTY = ("", "", "", "", "", "")
+NOT_SAVED = "The prompts were not saved:"
 
 Row = tuple[str, ...]
 
@@ -76,7 +77,7 @@ def file_of(table: PromptTable) -> str:
         if cells[0]:
             samples.append(_sample(number, cells, problems))
     if problems:
-        raise SettingsError("The prompts were not saved:", problems)
+        raise SettingsError(NOT_SAVED, problems)
     return json.dumps({**values, "samples": samples}, indent=2, ensure_ascii=False) + "\n"
 
 
