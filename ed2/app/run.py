@@ -99,7 +99,7 @@ def _opened_folder(spec: RunSpec, bus: EventBus) -> Iterator[BackgroundSaver]:
 
 def _train(spec: RunSpec, context: MainContext, failures: set[tuple[str, int]]) -> RunEnded | RunSpec:
     """The end of the run, or the spec to train again with after a failed update."""
-    context.bus.emit(PhaseChanged(0, "preparing", f"reading the model {spec.base.name}"))
+    context.bus.emit(PhaseChanged(0, "preparing", "reading the base model"))
     try:
         with context.ranks.leading(lambda: as_message(spec, context.run_dir, context.state)):
             run = build(spec, context)

@@ -276,6 +276,8 @@ class RunView:
     def _(self, event: SavingChanged) -> None:
         self._step_at = None
         self.change("status", is_saving=event.is_saving, asked=self._asked_later())
+        if self._shown.state == "stopping" and not event.is_saving:  # its detail was about the step before the save
+            self.change(detail="ending the run")
 
     @_fold.register
     def _(self, event: CheckpointSaved) -> None:

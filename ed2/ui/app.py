@@ -69,7 +69,7 @@ class OwnerPage:
         self.settings.wire()
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab, self.sampling)
-        self.train.wire(self.form, self.tabs, self.resume.lora)
+        self.train.wire(self.form, self.tabs, self.strip.problems, self.resume.lora, self.resume.resume_run)
         outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,7 @@ from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
 FOLDERS = "data_root"
 NEEDED_GROUPS = ("data", "run", "model", "validation")
 REPORT_SECONDS = 0.3
+FINDING = "Finding images"
 MAX_PROBLEMS = 20
 MAX_NAMES = 3
 NOT_CHECKED = "Choose a folder, or type one, to see its images. Nothing is changed."
@@ -66,8 +67,8 @@ class DatasetTab:
 
     def wire(self) -> None:
         """Connect everything, once every control of the form is made."""
-        inputs = self._form.inputs
-        slow = {**SLOW, "concurrency_id": "check"}
+        inputs = set(self._form.inputs)
+        slow = {**SLOW, "concurrency_id": "check", "show_progress_on": self.report}
         self.grid.wire()
         self.bulk.wire()
         self.captions.wire()
@@ -134,10 +135,11 @@ class DatasetTab:
             return {self.wrong_folder: ""}
         return {self.wrong_folder: "", self._typed: str(time.monotonic_ns())}  # a new text each time: it is an event
 
-    def check_images(self, *raw: Any) -> Updates:
+    def check_images(self, held: Mapping[Any, Any], progress: gr.Progress = gr.Progress()) -> Updates:  # noqa: B008
         """Find the images and show the first results; `read_rest` goes on from there."""
+        progress(0, desc=FINDING)
         try:
-            self._context.desk.look(self._settings(raw))
+            self._context.desk.look(self._settings(held), _now_and_then(progress, FINDING))
         except Ed2Error as error:
             html = problems_html(error.problems, box_id="dataset-problems")
             hidden = gr.update(visible=False)
@@ -149,7 +151,7 @@ class DatasetTab:
         values = {**defaults(), **self._context.form_values()}
         shown = self._form.show(values)
         with contextlib.suppress(Ed2Error):  # a person who presses Check is told
-            self._context.desk.look(self._settings([shown[control] for control in self._form.inputs]))
+            self._context.desk.look(self._settings(shown))
 
     def read_rest(self, progress: gr.Progress = gr.Progress()) -> Iterator[Updates]:  # noqa: B008
         """Read every image in full, then look for near duplicates."""
@@ -174,14 +176,12 @@ class DatasetTab:
             self.details: details_html(bench.checked),
         }
 
-    def _settings(self, raw: Sequence[Any]) -> Settings:
-        values = self._form.read(raw)
+    def _settings(self, held: Mapping[Any, Any]) -> Settings:
+        values = self._form.values_of(held)
         needed = {name: value for name, value in values.items() if _is_needed(name)}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
         after_reload = self._form.show(values)
-        held = zip(self._form.inputs, raw, strict=True)
-        of_images = set(self._image_settings)
-        self._accepted = [[value, after_reload[control]] for control, value in held if control in of_images]
+        self._accepted = [[held[control], after_reload[control]] for control in self._image_settings]
         return settings
 
 

@@ -19,6 +19,7 @@ from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal
 
 SHOWN, SELECTED = "All images that the filters show", "Selected images"
 NO_PREVIEW = "Press Preview first."
+SAVED_SINCE = "Something else was saved since. Undo below the caption takes back one change after another."
 OTHER_FILES = "The folder has changed since these images were selected. Select them again."
 BULK_HINT = (
     "Add a trigger word, remove a tag, or caption images that have none. Nothing is written before you have seen it."
@@ -61,18 +62,20 @@ class BulkPanel:
                 self.apply = gr.Button(
                     "Change captions", variant="primary", elem_id="bulk-apply-button", min_width=180, interactive=False
                 )
+                self.undo = gr.Button("Undo", elem_id="bulk-undo-button", min_width=100, visible=False)
             self.preview = gr.HTML("", elem_id="bulk-preview", js_on_load=None)
 
     def wire(self) -> None:
         """Connect everything."""
         fields = [self.kind, self.scope, self.text, self.replacement]
-        shown = [self.preview, self.apply]
+        shown = [self.preview, self.apply, self.undo]
         self.kind.change(lambda kind: gr.update(visible=kind == REPLACE), self.kind, self.replacement, **QUIET)
         gr.on([field.change for field in fields], self.forget, None, shown, trigger_mode="always_last", **QUIET)
         for event in (self.ask.click, self.text.submit, self.replacement.submit):
             event(self.plan, [*self._grid.inputs, *fields], shown, js=ASK, **SPOKEN)
-        progress = {"show_progress": "minimal", "show_progress_on": shown}
-        self._grid.follow(self.apply.click(self.change, None, shown, **{**SPOKEN, **progress}))
+        progress = {"show_progress": "minimal", "show_progress_on": self.preview}
+        for button, work in ((self.apply, self.change), (self.undo, self.undo_change)):
+            self._grid.follow(button.click(work, None, shown, **{**SPOKEN, **progress}))
 
     def plan(self, request: gr.Request, *held: Any) -> Updates:
         """Show what the change would do to each caption."""
@@ -98,10 +101,21 @@ class BulkPanel:
         if plan is None:
             raise refusal(NO_PREVIEW)
         try:
-            gr.Info(f"{self._context.desk.apply(plan)} Undo restores them all.", duration=8)
+            done = self._context.desk.apply(plan)
         except Ed2Error as error:
             raise refusal(str(error)) from None
-        return self._empty()
+        page.bulk_done = plan.what
+        return {**self._empty(), self.preview: note_html(done), self.undo: gr.update(visible=True)}
+
+    def undo_change(self, request: gr.Request) -> Updates:
+        """Undo the change that was made here last, unless something else was saved since."""
+        desk = self._context.desk
+        if desk.edits.last(desk.roots) != self._context.pages.of(request).bulk_done:
+            raise refusal(SAVED_SINCE)
+        try:
+            return {**self._empty(), self.preview: note_html(desk.undo(""))}
+        except Ed2Error as error:
+            raise refusal(str(error)) from None
 
     def forget(self, request: gr.Request) -> Updates:
         """Remove a preview that is about another change than the fields."""
@@ -109,7 +123,8 @@ class BulkPanel:
         return self._empty()
 
     def _empty(self) -> Updates:
-        return {self.preview: "", self.apply: gr.update(value="Change captions", interactive=False)}
+        apply = gr.update(value="Change captions", interactive=False)
+        return {self.preview: "", self.apply: apply, self.undo: gr.update(visible=False)}
 
 
 class WeightPanel:

@@ -101,7 +101,8 @@ class ModelBrowser:
         with gr.Accordion("Choose a base model", open=False, elem_id="choose-model") as self.fold:
             self.downloads = DownloadPanel(context)
             self.browser = FolderBrowser(context.roots, "model", self._places, self.describe)
-            self.browser.up.render()
+            with gr.Row(elem_classes="ed-actions"):
+                self.browser.up.render()
 
     def wire(self, form: Form) -> list[Any]:
         """Connect everything.

@@ -108,7 +108,7 @@ Object.assign(window.ed, (() => {
   };
   const watchProgress = () => {
     progress.title = document.title;
-    for (const name of ['train-button', 'continue-button', 'start-demo-button']) document.addEventListener('click', event => {
+    for (const name of ['train-button', 'continue-button', 'resume-model-button', 'start-demo-button']) document.addEventListener('click', event => {
       if (event.target.closest(`#${name}`)) askToNotify();
     }, true);
     const watched = byId('status').closest('.block') ?? byId('strip');

@@ -1,6 +1,6 @@
 """The Train tab: the current run, where its model is, Save now and Sample now, TensorBoard, sharing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +36,13 @@ FILES = ("Single file for web UIs", "Checkpoint")
 LORA_FILES = ("LoRA for web UIs", "Checkpoint, which diffusers loads too")
 NO_SINGLE_FILE = "Web UIs load a single file, which this run did not write."
 AFTER_THE_RUN = "You can export one when the run has ended."
-CONTINUE = "Train begins a new run. To continue this one from its checkpoint, press Resume in the"
+CONTINUE = "Train begins a new run. Resume continues this one from its checkpoint."
+ENDED_EARLY = ("stopped", "failed")
 GONE = "This checkpoint is no longer there."
+
+
+Resume = Callable[[str, str, float | None], Updates]
+"""Resumes a run: the folder of runs, its name, and the new last epoch if all of its epochs are done."""
 
 
 class TrainTab:
@@ -76,10 +81,10 @@ class TrainTab:
             updates |= {self.save: can_ask, self.sample: can_ask}
         return updates
 
-    def wire(self, form: Form, tabs: gr.Tabs, lora: LoraPanel) -> None:
-        """Connect the buttons; an extraction is followed where all of them are."""
+    def wire(self, form: Form, tabs: gr.Tabs, problems: gr.HTML, lora: LoraPanel, resume: Resume) -> None:
+        """Connect the buttons; an extraction is followed where all of them are. `resume` resumes a run."""
         self._tabs, self._lora = tabs, lora
-        self.model.wire()
+        self.model.wire(resume, [tabs, problems])
         extracted = self.extract.click(self.extract_lora, None, [tabs, *lora.outputs], **SPOKEN)
         extracted.success(None, None, None, js="() => ed.openFold('lora-card')")
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
@@ -127,6 +132,7 @@ class ModelCard:
         with gr.Column(visible=False, elem_classes="ed-card", elem_id="model-card") as self.card:
             self.places = gr.HTML("", js_on_load="ed.watchLinks(element)", elem_id="your-model")
             with gr.Row(elem_classes="ed-actions"):
+                self.resume = gr.Button("Resume this run", elem_id="resume-model-button", min_width=160)
                 self.export = gr.Button("Export single file", elem_id="export-model-button", min_width=160)
                 self.folder = gr.Button("Open folder", elem_id="model-folder-button", min_width=120)
             self.result = gr.HTML("", js_on_load=None, elem_id="model-result")
@@ -134,7 +140,7 @@ class ModelCard:
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [self.card, self.places, self.export, self.result]
+        return [self.card, self.places, self.resume, self.export, self.result]
 
     def seen(self) -> object:
         """Changes with the export, on whichever page it was pressed."""
@@ -146,8 +152,16 @@ class ModelCard:
             return self._shown(shown)
         return {}
 
-    def wire(self) -> None:
-        """Connect the buttons."""
+    def wire(self, resume: Resume, started: list[Any]) -> None:
+        """Connect the buttons; `resume` changes `started`."""
+
+        def resume_run() -> Updates:
+            shown = self._context.service.snapshot()
+            if shown.run_dir is None:
+                raise refusal(GONE)
+            return resume(str(shown.run_dir.parent), shown.run_dir.name, None)
+
+        self.resume.click(resume_run, None, started, **SPOKEN)
         self.export.click(self.export_file, None, self.outputs, **SPOKEN)
         self.folder.click(self.open_folder, None, None, **SPOKEN)
 
@@ -182,6 +196,7 @@ class ModelCard:
         return {
             self.card: gr.update(visible=bool(html)),
             self.places: html,
+            self.resume: gr.update(visible=shown.state in ENDED_EARLY),
             self.export: gr.update(visible=not single and not shown.is_active, interactive=work.state != "running"),
             self.result: result,
         }
@@ -215,11 +230,9 @@ def model_html(shown: RunSnapshot, single: Path | None) -> str:
 
 
 def _continued_html(shown: RunSnapshot) -> str:
-    """What the Resume tab has for a run that has ended, with a link to it."""
-    if shown.state in ("stopped", "failed"):
-        what = CONTINUE
-    elif shown.state == "done" and len(shown.saves) > 1:
-        what = "Other checkpoints of this run:"
-    else:
-        return ""
-    return f'<p class="ed-note">{what} {link_html("Resume tab", "Resume")}</p>'
+    """How a run that has ended can be continued, or where its other checkpoints are."""
+    if shown.state in ENDED_EARLY:
+        return note_html(CONTINUE)
+    if shown.state == "done" and len(shown.saves) > 1:
+        return f'<p class="ed-note">Other checkpoints of this run: {link_html("Resume tab", "Resume")}</p>'
+    return ""

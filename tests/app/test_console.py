@@ -5,6 +5,7 @@ import pytest
 
 from ed2.app.reporters.console import ConsoleReporter
 from ed2.events import (
+    MetricsLogged,
     PhaseChanged,
     Progressed,
     RunEnded,
@@ -70,8 +71,10 @@ def test_a_line_about_every_ten_seconds(run_dir: Path) -> None:
     reporter(started(run_dir))
     for step in range(1, 21):
         reporter(StepDone(step, 0, 4))
-    lines = [line for line in stream.getvalue().splitlines() if line.startswith("Step")]
-    assert 1 <= len(lines) <= 4
+        if step % 5 == 0:
+            reporter(MetricsLogged(step, {"loss/log_step": step}))
+    steps = [line.split("/")[0] for line in stream.getvalue().splitlines() if line.startswith("Step")]
+    assert 4 <= len(steps) <= 8 and len(steps) == len(set(steps)), "a step has one line"
 
 
 def test_long_work_before_the_first_step_says_how_far_it_is_and_the_time_left(run_dir: Path) -> None:

@@ -35,12 +35,11 @@ class Opened:
         self.context = Context(user=UserFiles(folder / "user"), begin=begin, roots=roots or Roots())
         self.page = page = OwnerPage(self.context)
         self.tab, self.grid, self.starter = page.dataset, page.dataset.grid, page.strip.starter
-        self.raw = [control.value for control in page.form.inputs]
         self.held = {control: control.value for control in self.starter.inputs}
         self.check()
 
     def check(self) -> None:
-        self.tab.check_images(*self.raw)
+        self.tab.check_images(self.held, progress=lambda *_, **__: None)
 
     def key(self, name: str) -> str:
         return str(self.folder / name)
@@ -217,8 +216,13 @@ def test_a_change_of_many_captions_is_shown_before_it_is_made_and_undone_as_one(
     bulk.change(REQUEST)
     assert opened.drawn()["01.png"] == "sks, an image of number 1"
     bulk.plan(REQUEST, ticked, "", "Name", ADD_FIRST, SELECTED, "sks", "")
-    bulk.change(REQUEST)
+    assert bulk.change(REQUEST)[bulk.undo]["visible"]
+    opened.type("01.png", "mine")
+    opened.save()
+    with pytest.raises(gr.Error, match="Something else was saved since"):
+        bulk.undo_change(REQUEST)
     opened.grid.undo_last("{}", "", "Name")
+    assert "added in 2 captions." in bulk.undo_change(REQUEST)[bulk.preview]
     assert list(opened.drawn().values()) == [
         "an image of number 0",
         "sks, an image of number 1",

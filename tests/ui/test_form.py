@@ -136,14 +136,14 @@ def test_a_run_says_where_its_model_is(tmp_path: Path) -> None:
     assert "Saved so far" in told and str(checkpoint) in told
     view(RunEnded(8, "done", "all epochs are done", 1.0, checkpoint, single))
     told = shown_model(view)
-    assert "Your model" in told and "continue" not in told
+    assert "Your model" in told and "continues" not in told
     assert str(checkpoint) in told and f"{tmp_path}/&lt;b&gt;.safetensors" in told
     assert has_extractable(view.snapshot())
     single.unlink()
     assert "safetensors" not in shown_model(view)
     view(RunEnded(8, "stopped", "stopped and saved", 1.0, checkpoint, None))
     told = shown_model(view)
-    assert NO_SINGLE_FILE in told and AFTER_THE_RUN not in told and "To continue this one" in told
+    assert NO_SINGLE_FILE in told and AFTER_THE_RUN not in told and "Resume continues this one" in told
     for name in (BASE_FILE, LORA_FILE):
         (checkpoint / name).touch()
     told = shown_model(view)

@@ -205,7 +205,7 @@ def test_two_browsers_see_one_run_and_can_stop_it(open_page, server: Server) -> 
     assert any(path.name.startswith("interrupted-") for path in (run_dir_of(server) / "ckpts").iterdir())
 
 
-def test_a_stopped_run_is_resumed_or_used_as_base_model_in_the_resume_tab(open_page, server: Server) -> None:
+def test_a_stopped_run_is_resumed_in_the_train_tab_or_used_as_base_model(open_page, server: Server) -> None:
     page = open_page()
     state(page, "stopped")
     tab(page, "Resume")
@@ -219,7 +219,9 @@ def test_a_stopped_run_is_resumed_or_used_as_base_model_in_the_resume_tab(open_p
         expect(page.get_by_text(f"This run is being trained in another program (process {pid})").first).to_be_visible()
     server.context.service.check_other_programs()
     state(page, "stopped")
-    page.locator("#continue-button").click()
+    expect(page.locator("#continue-button")).to_be_enabled()
+    tab(page, "Train")
+    page.locator("#resume-model-button").click()
     state(page, "training")
     expect(page.locator("#tab-train")).to_be_visible()
     page.locator("#stop-button").click()

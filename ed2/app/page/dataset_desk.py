@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ed2.app.checks.check import CheckResult, check_dataset
 from ed2.app.images.bulk import BulkEdit, BulkPlan, plan_bulk_edit
@@ -64,7 +64,7 @@ class DatasetDesk:
             return ()
         return [root if root.is_dir() else root.parent for root in self.bench.checked.dataset.roots]
 
-    def look(self, settings: Settings) -> None:
+    def look(self, settings: Settings, progress: Progress | None = None) -> None:
         """The first answer of a check: names, captions, and sizes by what the headers of new images say.
 
         Raises:
@@ -75,7 +75,7 @@ class DatasetDesk:
             self._settings, self._alike = settings, None
             round_ = self._round
         try:
-            found = self._scan(settings, headers_only=True)
+            found = self._scan(settings, headers_only=True, progress=progress)
         except Ed2Error:
             self.bench = None
             raise
@@ -125,8 +125,8 @@ class DatasetDesk:
                 self._alike = alike
                 self.bench = self._workbench(self.bench.checked)
 
-    def _scan(self, settings: Settings, headers_only: bool = False, **callbacks: Callable[..., object]) -> CheckResult:
-        dataset = scan_dataset(settings, headers_only=headers_only, **callbacks)  # type: ignore[arg-type]
+    def _scan(self, settings: Settings, headers_only: bool = False, **callbacks: Any) -> CheckResult:
+        dataset = scan_dataset(settings, headers_only=headers_only, **callbacks)
         return check_dataset(settings, dataset)
 
     def _take(self, found: CheckResult, round_: int) -> None:

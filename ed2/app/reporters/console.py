@@ -48,11 +48,15 @@ class ConsoleReporter:
     _run: RunStarted | None = None
     _bar: "tqdm[Any] | None" = None
     _figures: str = ""
+    _held: str = ""  # the line about a step, whose figures may be the next event
     _line_at: float = 0.0
     _first: tuple[int, float] | None = None  # step and time after the first step, for the time left
 
     def __call__(self, event: Event) -> None:
         """Print an event, if it is worth a line."""
+        if self._held and not isinstance(event, MetricsLogged):
+            self._write(self._held)
+        self._held = ""
         self._print(event)
 
     def close(self) -> None:
@@ -90,7 +94,7 @@ class ConsoleReporter:
             self._bar.set_description_str(self._epoch_text(event.epoch), refresh=False)
             self._bar.update(event.step - self._bar.n)
         elif self.clock() - self._line_at >= LINE_SECONDS:
-            self._progress_line(event.step)
+            self._held = self._progress_line(event.step)
 
     @_print.register
     def _(self, event: MetricsLogged) -> None:
@@ -98,7 +102,7 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures)
         else:
-            self._progress_line(event.step)
+            self._write(self._progress_line(event.step))
 
     @_print.register
     def _(self, event: PhaseChanged) -> None:
@@ -161,11 +165,11 @@ class ConsoleReporter:
         max_epochs = self._run.max_epochs if self._run else 0
         return f"Epoch {min(epoch + 1, max_epochs)}/{max_epochs}"
 
-    def _progress_line(self, step: int) -> None:
+    def _progress_line(self, step: int) -> str:
         self._line_at = self.clock()
         total = self._run.total_steps if self._run else 0
         parts = [f"Step {step}/{total}", self._figures, self._time_left(step, total)]
-        self._write(", ".join(part for part in parts if part) + ".")
+        return ", ".join(part for part in parts if part) + "."
 
     def _time_left(self, step: int, total: int) -> str:
         if self._first is None or step <= self._first[0] or step >= total:

@@ -65,7 +65,7 @@ class ResumeTest:
                 [Problem("max_epochs", "the run has only one step.", "Raise it, or add images.")],
             )
         half = steps // 2
-        killed = self._killed("2 of 3: half, a save, one more step, then a kill", self._values("killed"), half, steps)
+        killed = self._killed("2 of 3: the first half, then a kill", self._values("killed"), half, steps)
         values = {"resume_ckpt": str(killed), "weights_only": False, "logdir": str(killed.parent)}
         ended, _ = self._to_the_end("3 of 3: the other half", values, steps)
         self.tell("Comparing.")
