@@ -54,7 +54,7 @@ class ImageGrid:
                     with gr.Row(elem_classes="ed-actions"):
                         self.save = gr.Button("Save captions", elem_id="save-caption-button", min_width=140)
                         self.undo = gr.Button("Undo", elem_id="undo-caption-button", min_width=100)
-                    self.unsaved = gr.HTML("", elem_id="caption-unsaved", js_on_load=None)
+                    self.unsaved = gr.HTML("", elem_id="caption-unsaved", js_on_load="ed.watchUnsaved(element)")
                     gr.HTML(f'<p class="ed-note ed-keys">{KEYS}</p>', js_on_load=None)
             with gr.Accordion("Tags", open=False, elem_id="tag-fold"):
                 self.tags = gr.HTML("", elem_id="tag-table", js_on_load="ed.watchChips(element, trigger)")
@@ -111,7 +111,7 @@ class ImageGrid:
         self.desk.take_losses(self._context.image_losses())
         bench = self.desk.bench
         if bench is None:
-            return {self.chips: "", self.grid: "", self.tags: "", self.unsaved: unsaved_html(())}
+            return {self.chips: "", self.grid: "", self.tags: "", self.unsaved: self._unsaved()}
         page, num_drafts = bench.page(question.query), self.desk.num_drafts
         return {
             self.chips: chips_html(bench, question),
@@ -131,7 +131,7 @@ class ImageGrid:
         self.take(asked, search, sort)
         checked = self.desk.checked
         if checked is None:
-            return {self.unsaved: unsaved_html(()), self.tokens: ""}
+            return {self.unsaved: self._unsaved(), self.tokens: ""}
         count = checked.count_tokens([text or ""])[0]
         return {self.unsaved: self._unsaved(), self.tokens: tokens_html(count, checked.token_limit)}
 
@@ -153,7 +153,7 @@ class ImageGrid:
         return {self.unsaved: self._unsaved()}
 
     def _unsaved(self) -> str:
-        return unsaved_html([item.name for item in self.desk.unsaved])
+        return unsaved_html([item.name for item in self.desk.unsaved], can_undo=self.desk.can_undo)
 
     def _viewer(self, bench: Workbench) -> Callable[[Item], TileView]:
         """What the tiles show; an image outside of what may be opened, to which a link may lead, is not shown."""

@@ -38,10 +38,23 @@ Object.assign(window.ed, (() => {
 
   // What was typed. The browser's own event tells of it at once, before any key can choose another image.
   const textOf = tile => state.typed.get(tile.dataset.image)?.text ?? tile.dataset.text;
+  const enableButtons = (canSave, canUndo) => {
+    byId('save-caption-button')?.toggleAttribute('disabled', !canSave);
+    byId('undo-caption-button')?.toggleAttribute('disabled', !canUndo);
+  };
+  const followUnsaved = () => {
+    const { canSave, canUndo } = document.querySelector('#caption-unsaved [data-can-save]')?.dataset ?? {};
+    enableButtons(canSave === 'true', canUndo === 'true');
+  };
+  const watchUnsaved = element => {
+    new MutationObserver(followUnsaved).observe(element, { childList: true, subtree: true, attributes: true });
+    requestAnimationFrame(followUnsaved); // Gradio 6.31 draws the buttons after this
+  };
   const textOfChosen = held => { const tile = chosenTile(); return tile ? textOf(tile) : held; };
   const keepTyped = text => {
     const tile = chosenTile();
     if (!tile) return;
+    enableButtons(true, true);
     state.typed.set(state.chosen, { text, turn: ++state.turn });
     tile.querySelector('.ed-tile-text').textContent = text || 'no caption';
     tile.classList.toggle('ed-unsaved', text !== tile.dataset.text);
@@ -195,7 +208,10 @@ Object.assign(window.ed, (() => {
     if (!isSave && !step && event.key !== 'Escape') return;
     event.preventDefault();
     event.stopPropagation();
-    if (isSave) byId('save-caption-button').click();
+    if (isSave) {
+      enableButtons(true, true); // a late answer may be about the caption before the last key
+      byId('save-caption-button').click();
+    }
     else if (step) go(step);
     else chosenTile()?.querySelector('button').focus();
   };
@@ -205,5 +221,5 @@ Object.assign(window.ed, (() => {
   }, true);
   document.addEventListener('focusin', event => { state.isInside = Boolean(event.target.closest('#dataset-grid')); });
 
-  return { askGrid, askFirstPage, askUndo, textOfChosen, watchGrid, watchSelected, watchChips };
+  return { askGrid, askFirstPage, askUndo, textOfChosen, watchUnsaved, watchGrid, watchSelected, watchChips };
 })());

@@ -250,6 +250,8 @@ def test_captions_are_edited_by_keys_saved_together_and_restored(open_page, serv
     expect(page.locator("#dataset-grid")).to_contain_text("an image of number 3")
     expect(caption).to_have_value("an image of number 2")
     assert [file.read_text() for file in files] == ["an image of number 2", "an image of number 3"]
+    for button in ("save-caption-button", "undo-caption-button"):
+        expect(page.locator(f"#{button}")).to_be_disabled()
     reload(page)
     expect(page.locator("#dataset-grid img")).to_have_count(4)
     expect(chosen).to_have_count(1)

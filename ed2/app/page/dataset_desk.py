@@ -49,6 +49,7 @@ class DatasetDesk:
         self._near = NearDuplicates()
         self._alike: Sequence[Sequence[Example]] | None = None
         self._settings: Settings | None = None
+        self._undoable: tuple[object, bool] | None = None
         self._round = self._num_edits = self._num_seen = self.num_drafts = 0
         self._lock = threading.RLock()
 
@@ -291,6 +292,14 @@ class DatasetDesk:
             return "There is nothing to undo."
         self._num_edits += 1
         return f"Undone: {what}."
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether `undo` has anything to undo; asked at each key, so the records are read once for each change."""
+        asked = (self._num_edits, tuple(self.roots))
+        if self._undoable is None or self._undoable[0] != asked:
+            self._undoable = asked, bool(self.edits.last(self.roots))
+        return bool(self._drafts) or self._undoable[1]
 
     def plan(self, numbers: Iterable[int], edit: BulkEdit) -> BulkPlan:
         """What an edit would do to the captions of these images.
