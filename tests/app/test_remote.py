@@ -159,16 +159,6 @@ def test_every_button_acts_on_two_processes_and_the_run_ends_with_the_bytes_of_a
     assert (done.state, done.step, done.run_dir) == ("done", STEPS, stopped.run_dir), done.problems
     checkpoint = trained_by_the_queue({**values, "logdir": str(tmp_path / "queued")}, tmp_path / "queue")
     assert done.checkpoint and not differing(checkpoint, done.checkpoint)
-    the_other_process_killed(service, {**resumed(done, values), "max_epochs": 10_000})
-
-
-def the_other_process_killed(service: TrainerService, values: Values) -> None:
-    service.start(values)
-    wait_for(service, lambda shown: shown.state == "training" and shown.step > STEPS, 200)
-    process_of(1).kill()
-    killed = ended(service)
-    assert killed.state == "failed" and "process 1 was lost" in killed.detail, killed.detail
-    assert killed.checkpoint and killed.checkpoint.name.startswith("errored-") and killed.step > STEPS
 
 
 def trained_by_the_queue(values: Values, folder: Path) -> Path:

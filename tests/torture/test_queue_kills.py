@@ -10,8 +10,8 @@ from tests.torture.test_kills import torture
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="forks")]
 
 
-def test_a_queue_killed_six_times_ends_as_its_runs_alone() -> None:
-    queue_killed(6)
+def test_a_queue_killed_four_times_ends_as_its_runs_alone() -> None:
+    queue_killed(4)
 
 
 @pytest.mark.soak
