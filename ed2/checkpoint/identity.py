@@ -1,4 +1,4 @@
-"""Facts about a checkpoint: its file names, age, run and single file, and whether it is pinned. Needs no torch."""
+"""Facts about a checkpoint: its files, age, run, single file, validation, and whether it is pinned. Needs no torch."""
 
 import contextlib
 import math
