@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ed2.app.own_models import write_readable
+from ed2.app.local_models import write_readable
 from ed2.disk import new_folder, rename_if_free, temporary_name, to_disk
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem, printable

@@ -1,20 +1,15 @@
-"""`python -m ed2` convert, extract-lora, merge and models: commands for base models, which need no torch to be read.
-
-The list of models on this computer is shown on the page too.
-"""
+"""`python -m ed2` convert, extract-lora, merge and models: commands for base models, which need no torch to be read."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, product
+from collections.abc import Iterator
 from pathlib import Path
 
 from ed2.app.command_line import PRECISIONS, CommandSyntax, number, read_libraries
+from ed2.app.local_models import WEB_UI_FOLDERS, models_here
 from ed2.errors import Problem, printable
 from ed2.models.families.facts import trainable_titles
-from ed2.models.files.found import FoundModel, find_models
 from ed2.models.lora.names import LAYERS
-from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
 from ed2.text import counted, first_of
 
@@ -23,12 +18,6 @@ OPTIONS = {"prediction_type": ("epsilon", "v_prediction"), "export_dtype": PRECI
 DEFAULT_RANK, MAX_RANK = 32, 1024
 MAX_WEIGHT = 10
 MAX_NAMES = 3
-
-WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
-"""Where the usual web UIs keep their models, from their own folder."""
-LEVELS_ABOVE = 2
-"""Folders above the program's that may be, or hold, a web UI."""
-MAX_NEIGHBOURS = 200
 
 
 def _convert(given: argparse.Namespace) -> None:
@@ -141,23 +130,6 @@ diffusers folder. LORA may come from this program, kohya's scripts or diffusers.
     },
     perform=_merge,
 )
-
-
-def models_here(model_dirs: Iterable[str], allow: Callable[[Path], bool] = lambda path: True) -> list[FoundModel]:
-    """The base models on this computer, also in `model_dirs`; `allow` is asked for each path before it is opened."""
-    from huggingface_hub import constants
-
-    folders = [*map(Path, model_dirs), *_web_ui_folders(allow)]
-    return find_models(dict.fromkeys(folders), Path(constants.HF_HUB_CACHE), allow)
-
-
-def _web_ui_folders(allow: Callable[[Path], bool]) -> list[Path]:
-    """The folders of models of the web UIs that are above the program's folder, or beside it."""
-    homes = [PROGRAM_DIR, *PROGRAM_DIR.parents[:LEVELS_ABOVE]]
-    if allow(PROGRAM_DIR.parent):
-        homes += sorted(islice((path for path in PROGRAM_DIR.parent.iterdir() if path.is_dir()), MAX_NEIGHBOURS))
-    folders = [home / name for home, name in product(homes, WEB_UI_FOLDERS)]
-    return list(filter(Path.is_dir, folders))
 
 
 def _list(given: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from ed2.app.images.scanning import (
     scan_to_start,
     split_off_validation,
 )
-from ed2.app.own_models import converted
+from ed2.app.local_models import converted
 from ed2.app.preflight import ModelSizes, model_sizes, require_parts, require_writable
 from ed2.app.resuming import REPORT_SECONDS, VerifyProgress, resolve_resume
 from ed2.app.run_settings import (

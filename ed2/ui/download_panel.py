@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ed2.app.model_commands import models_here
+from ed2.app.local_models import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
 from ed2.errors import RefusedError
 from ed2.models.files.base_model import PUBLIC_NAME, locate

@@ -134,7 +134,7 @@ def test_an_image_that_cannot_be_read_is_counted_and_the_others_are_captioned(
 def test_weights_in_the_old_format_are_converted_once_and_say_the_same(
     work: AutoCaptioner, desk: DatasetDesk, captioner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ed2.app.own_models.MODELS_DIR", tmp_path / "converted")
+    monkeypatch.setattr("ed2.app.local_models.MODELS_DIR", tmp_path / "converted")
     caption(work, desk, captioner)
     found = drafts(desk)
     desk.discard_proposed()

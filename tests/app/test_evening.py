@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ed2.__main__ import main
 from ed2.app.checks.start_checks import base_problems
-from ed2.app.model_commands import models_here
+from ed2.app.local_models import models_here
 from ed2.models.families.facts import FACTS
 from ed2.models.files.source import open_base
 from ed2.settings.files import PROGRAM_DIR

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ed2.app import own_models
+from ed2.app import local_models
 from ed2.app.checks.start_checks import base_problems
 from ed2.app.preflight import model_sizes
 from ed2.models.families.facts import VAE_PREFIX
@@ -70,7 +70,7 @@ def test_another_vae_for_a_resumed_run_is_used_in_a_new_folder(values: Values, v
 def test_a_vae_in_pytorchs_own_format_is_converted_once_and_resumes_in_place(
     values: Values, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
+    monkeypatch.setattr(local_models, "MODELS_DIR", tmp_path / "user" / "models")
     torch.save(load_file(vae / "diffusion_pytorch_model.safetensors"), tmp_path / "vae.pt")
     values = {**values, "vae": str(tmp_path / "vae.pt")}
     assert not base_problems(values)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ed2.__main__ import main
-from ed2.app import convert, own_models
+from ed2.app import convert, local_models
 from ed2.errors import ModelError
 from ed2.models.files import tensor_file
 from ed2.models.files.folder import open_folder
@@ -91,7 +91,7 @@ def test_every_file_of_a_folder_is_synced_and_one_that_cannot_be_copied_is_repor
     def refuse(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(own_models, "write_whole", refuse)  # the .yaml beside the weights
+    monkeypatch.setattr(local_models, "write_whole", refuse)  # the .yaml beside the weights
     assert main(["convert", str(tiny / "one.ckpt"), str(tiny / "two.safetensors")]) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert not (tiny / "two.safetensors").exists()

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ed2.app import model_commands
-from ed2.app.model_commands import models_here
+from ed2.app import local_models
+from ed2.app.local_models import models_here
 from ed2.models.files.found import MAX_DEPTH, MAX_FOUND, describe, find_models
 from ed2.settings.files import PROGRAM_DIR
 from tests.hub import environment
@@ -141,7 +141,7 @@ def test_web_uis_near_the_program_are_searched(
 ) -> None:
     program = tmp_path / "apps" / "everydream"
     program.mkdir(parents=True)
-    monkeypatch.setattr(model_commands, "PROGRAM_DIR", program)
+    monkeypatch.setattr(local_models, "PROGRAM_DIR", program)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
     folder = Path(os.path.normpath(program / home)) / "models/Stable-diffusion"
     folder.mkdir(parents=True)

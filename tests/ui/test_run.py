@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ed2.__main__ import main
-from ed2.app import own_models
+from ed2.app import local_models
 from ed2.models.files import source
 from ed2.ui.train_tab import NO_SINGLE_FILE
 from tests.elsewhere import trained_elsewhere
@@ -326,7 +326,7 @@ def test_a_ckpt_as_base_model_is_converted_by_the_first_start_and_used_again_by_
     folder = Path(str(server.values["resume_ckpt"]))
     shutil.copytree(folder, tmp_path / "configs" / "sd1", ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setattr(source, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
+    monkeypatch.setattr(local_models, "MODELS_DIR", tmp_path / "user" / "models")
     assert main(["convert", str(folder), str(tmp_path / "old.ckpt")]) == 0
     server.begin_with(max_epochs=1)
     page = open_page()

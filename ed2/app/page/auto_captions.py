@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ed2.app.background import BackgroundTask, TaskStatus
 from ed2.app.images.scanning import TimeLeft
-from ed2.app.own_models import converted
+from ed2.app.local_models import converted
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.workbench import Item
 from ed2.data.images import ImageError, decode

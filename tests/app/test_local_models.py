@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ed2.__main__ import main
-from ed2.app import own_models
+from ed2.app import local_models
 from ed2.app.checks.start_checks import base_problems
 from ed2.app.command import main as train_main
-from ed2.app.own_models import converted
+from ed2.app.local_models import converted
 from ed2.app.preflight import model_sizes
 from ed2.errors import ModelError
 from ed2.settings.files import with_defaults
@@ -24,7 +24,7 @@ from tests.runs import Values, differing, train
 @pytest.fixture
 def ckpt(sd1: Path, tiny_configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model as a `.ckpt`, and a folder of its own for what is converted."""
-    monkeypatch.setattr(own_models, "MODELS_DIR", tmp_path / "user" / "models")
+    monkeypatch.setattr(local_models, "MODELS_DIR", tmp_path / "user" / "models")
     assert main(["convert", str(sd1), str(tmp_path / "old.ckpt")]) == 0
     return tmp_path / "old.ckpt"
 

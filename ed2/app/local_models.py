@@ -1,8 +1,12 @@
-"""Base models in PyTorch's own format: converted once into the user's folder, since such a file can run code."""
+"""The base models on this computer: found in the usual folders, and converted where they are in PyTorch's own format.
+
+A file in that format can run code, so a model is converted once into the user's folder. Needs no torch until then.
+"""
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice, product
 from pathlib import Path
 
 from ed2.checkpoint.folder import ByteProgress, no_progress
@@ -10,6 +14,7 @@ from ed2.disk import new_folder, sha256_of, write_whole
 from ed2.disk_errors import plain_reason
 from ed2.errors import ModelError, Problem
 from ed2.models.files.folder_problems import family_in, small_names
+from ed2.models.files.found import FoundModel, find_models
 from ed2.models.files.header import HeaderError, read_header
 from ed2.models.files.pickled import write_tensors_of
 from ed2.models.files.pickled_folder import write_without_pickles
@@ -21,6 +26,28 @@ from ed2.text import file_size
 MODELS_DIR = PROGRAM_DIR / "user" / "models"
 KEY_LETTERS = 16
 """Of the hash of the content, in the name of the converted file."""
+WEB_UI_FOLDERS = ("models/Stable-diffusion", "models/checkpoints")
+"""Where the usual web UIs keep their models, from their own folder."""
+LEVELS_ABOVE = 2
+"""Folders above the program's that may be, or hold, a web UI."""
+MAX_NEIGHBOURS = 200
+
+
+def models_here(model_dirs: Iterable[str], allow: Callable[[Path], bool] = lambda path: True) -> list[FoundModel]:
+    """The base models on this computer, also in `model_dirs`; `allow` is asked for each path before it is opened."""
+    from huggingface_hub import constants
+
+    folders = [*map(Path, model_dirs), *_web_ui_folders(allow)]
+    return find_models(dict.fromkeys(folders), Path(constants.HF_HUB_CACHE), allow)
+
+
+def _web_ui_folders(allow: Callable[[Path], bool]) -> list[Path]:
+    """The folders of models of the web UIs that are above the program's folder, or beside it."""
+    homes = [PROGRAM_DIR, *PROGRAM_DIR.parents[:LEVELS_ABOVE]]
+    if allow(PROGRAM_DIR.parent):
+        homes += sorted(islice((path for path in PROGRAM_DIR.parent.iterdir() if path.is_dir()), MAX_NEIGHBOURS))
+    folders = [home / name for home, name in product(homes, WEB_UI_FOLDERS)]
+    return list(filter(Path.is_dir, folders))
 
 
 def converted(
