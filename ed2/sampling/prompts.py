@@ -51,25 +51,25 @@ class PromptFile:
             return (), ""
         try:
             prompts, faults = self._parsed(self.path, step)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return self._prompts, self._once(self._unusable(self.path, _reason(error)))
-        except ValueError as error:
-            return self._prompts, self._once(self._unusable(self.path, str(error)))
-        if not prompts:
-            return self._prompts, self._once(self._unusable(self.path, "it contains no prompts"))
         limited, notes = _limited(prompts)
         self._prompts = tuple(replace(prompt, trained=self._trained(prompt)) for prompt in limited)
         notes = [*faults[:MAX_FAULTS], *notes]
         return self._prompts, self._once(f"{self.path.name}: {' '.join(notes)}" if notes else "")
 
     def _parsed(self, path: Path, step: int) -> tuple[list[Prompt], list[str]]:
+        """The prompts of the file, and what is wrong with it, in sentences. Raises OSError, ValueError."""
         content = _content(path)
         size = rounded_size(self.resolution, self.resolution, self.multiple)
         defaults = PromptDefaults(self.seed, size, self.multiple, self.captions, step)
-        if path.suffix.lower() != ".json":
+        if path.suffix.lower() == ".json":
+            prompts, self.options, faults = prompts_from_json(content, defaults)
+        else:
             found = prompts_in_text(content)
-            return found.prompts(defaults), found.notes
-        prompts, self.options, faults = prompts_from_json(content, defaults)
+            prompts, faults = found.prompts(defaults), found.notes
+        if not prompts:
+            raise ValueError("it contains no prompts")
         return prompts, faults
 
     def _trained(self, prompt: Prompt) -> str:
@@ -83,11 +83,8 @@ class PromptFile:
 
     def _once(self, text: str) -> str:
         """`text`, or nothing if it was the last one returned."""
-        is_new = text != self._reported
-        self._reported = text
-        if not is_new:
-            return ""
-        return text
+        is_new, self._reported = text != self._reported, text
+        return text if is_new else ""
 
 
 def _content(path: Path) -> bytes:
@@ -127,7 +124,7 @@ def _cut(prompt: Prompt) -> Prompt:
     return replace(prompt, prompt=text, negative_prompt=negative)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)
