@@ -1,4 +1,4 @@
-"""What tells whether a run goes on with the same images, captions and ways to train them."""
+"""Fingerprints, by which a resumed run notices other images, captions or ways to train them."""
 
 import hashlib
 import json

@@ -31,7 +31,7 @@ class FullReads:
     Its methods may be called from several threads.
 
     Attributes:
-        index_path: the index that is told; None in a process that tells another instead, by `take_news`.
+        index_path: the index to add to; None in a process that sends its results to another instead, by `take_news`.
     """
 
     index_path: Path | None = None

@@ -40,7 +40,7 @@ def release_memory(device: torch.device) -> None:
 
 def release_pinned_memory() -> None:
     """Give main memory that was pinned for a GPU back to the system; PyTorch keeps what is freed of it."""
-    if torch.cuda.is_initialized() and hasattr(torch.accelerator, "empty_host_cache"):  # older versions lack it
+    if torch.cuda.is_initialized() and hasattr(torch.accelerator, "empty_host_cache"):  # not in older versions
         torch.accelerator.empty_host_cache()
 
 

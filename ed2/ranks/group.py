@@ -259,7 +259,7 @@ class Follower(Member):
             return
         try:
             answer = self.on_ask(message["ask"], message["request"])
-        except Exception as error:  # told like any other answer, so that rank 0 does not wait for one
+        except Exception as error:  # sent as an answer, since rank 0 waits for one
             logger.error("Process %d could not answer.", self.rank, exc_info=error)
             answer = RankAnswer({FAILED: str(error) or type(error).__name__})
         own = {"run": self._run, "answer": message["number"], "values": answer.values}

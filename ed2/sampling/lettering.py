@@ -1,4 +1,4 @@
-r"""Text drawn into images: Latin, Greek, Cyrillic and more by a font that comes along, the rest by the system's fonts.
+r"""Text drawn into images: Latin, Greek, Cyrillic and more by a shipped font, the rest by the system's fonts.
 
 What no font has is drawn as its escape, such as `\u732b`, never as a box.
 """
@@ -102,7 +102,7 @@ def _drawn(font: str, letter: str) -> tuple[tuple[int, int], bytes]:
 
 @cache
 def _system_fonts() -> tuple[str, ...]:
-    """Those of the list that this computer has; looked for at the first letter that the own font lacks."""
+    """Those of the list that this computer has; looked up for the first letter that is not in the shipped font."""
     found = []
     for name in SYSTEM_FONTS:
         try:

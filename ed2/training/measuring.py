@@ -19,8 +19,8 @@ LossSums = dict[str, tuple[float, int]]
 """What was measured, by name: the sum of the losses, and how many there are."""
 OnProblem = Callable[[Finding], None]
 Measure = Callable[[int | None, OnProblem], LossSums | None]
-"""Measures the images of this process, given how many to measure at once (None for whole batches), and what is told of
-images that can no longer be read or were changed. Returns None if a stop interrupted it."""
+"""measure(at_once, on_problem): measures the images of this process, at most `at_once` at a time (None for whole
+batches); reports those that can no longer be read or were changed. Returns None if a stop interrupted it."""
 
 
 def share_of(examples: Sequence[Example], ranks: Ranks) -> Sequence[Example]:

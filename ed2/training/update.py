@@ -86,7 +86,7 @@ class Whole:
         """Drop the gradients, and forget that they were unscaled."""
         self._finite.clear()
         self.optimizers.zero_grad()
-        # The scaler refuses to unscale twice in a step unless it is told that the first one does not count.
+        # Or the scaler refuses to unscale a second time in this step.
         self.precision.forget()
 
 

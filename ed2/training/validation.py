@@ -29,7 +29,7 @@ from ed2.training.recovery import split_batches
 from ed2.training.state import IMAGE_LOSSES, VALIDATION, TrainState
 
 NUM_LEVELS = 4
-"""Noise levels at which the loss of each training image is measured: so many forward passes per image."""
+"""Noise levels, and so forward passes, with which the loss of each training image is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ def _require_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], odd: l
 
 
 def _parsed(name: str) -> tuple[str, str]:
-    """The module and the kind of a tensor; an empty kind if it is none of a layer."""
+    """The module of a tensor and which of its tensors this is; empty if it belongs to no layer."""
     if old := _OLD_PROCESSOR.search(name):
         module = old[1].replace("to_out", "to_out.0")
         return f"{name[: old.start()]}.{module}", old[2]
