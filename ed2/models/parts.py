@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,55 +12,7 @@ ADAPTER = "default"
 """Name of the adapter in peft, which stands within its tensors' names."""
 
 
-class _Layout(NamedTuple):
-    shape: torch.Size
-    stride: tuple[int, ...]
-
-
-@dataclass
-class Absence:
-    """Whether the weights of a frozen module are away, and what brings them back bit by bit."""
-
-    _home: torch.device | None = None
-    _layouts: dict[str, _Layout] = field(default_factory=dict)
-
-    def leave(self, module: nn.Module, stored: Mapping[str, Tensor]) -> None:
-        """Free the device of the weights.
-
-        Args:
-            module: computes nothing until its weights come back.
-            stored: the same weights in main memory. Without them they wait there; on a CPU they then stay.
-        """
-        home = next(module.parameters()).device
-        if self._home is not None or (home.type == "cpu" and not stored):
-            return
-        if stored:
-            named = module.state_dict(keep_vars=True)
-            self._layouts = {name: _Layout(tensor.shape, tensor.stride()) for name, tensor in named.items()}
-            for tensor in named.values():
-                tensor.data = torch.empty(0, dtype=tensor.dtype, device=home)
-        else:
-            module.to("cpu")
-        self._home = home
-        if home.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def come_back(self, module: nn.Module, stored: Mapping[str, Tensor]) -> None:
-        """Bring the weights back, if they are away."""
-        if self._home is None:
-            return
-        if stored:
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                # The memory layout decides the last bits of sums, so it is restored too.
-                layout = self._layouts[name]
-                weights = torch.empty_strided(layout.shape, layout.stride, dtype=tensor.dtype, device=self._home)
-                tensor.data = weights.copy_(stored[name])
-        else:
-            module.to(self._home)
-        self._home = None
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Part:
     """A network of a model, and how it is trained.
 
@@ -77,7 +29,8 @@ class Part:
     mode: Mode = "full"
     saved_prefix: str = ""
     stored: Mapping[str, Tensor] = field(default_factory=dict)
-    _absence: Absence = field(default_factory=Absence, repr=False, compare=False)
+    _home: torch.device | None = field(default=None, init=False, repr=False)
+    _layouts: dict[str, tuple[torch.Size, tuple[int, ...]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_trained(self) -> bool:
@@ -118,13 +71,37 @@ class Part:
             parameter.copy_(found)
 
     def leave(self) -> None:
-        """Free the device of a frozen part's weights until `come_back`; what is saved of it stays in main memory."""
-        if not self.is_trained:
-            self._absence.leave(self.module, self.stored)
+        """Free the device of a frozen part's weights until `come_back`.
+
+        What is saved of it is in main memory anyway. Of other parts the weights wait there, so on a CPU they stay.
+        """
+        home = next(self.module.parameters()).device
+        if self.is_trained or self._home is not None or (home.type == "cpu" and not self.stored):
+            return
+        if self.stored:
+            named = self.module.state_dict(keep_vars=True)
+            self._layouts = {name: (tensor.shape, tensor.stride()) for name, tensor in named.items()}
+            for tensor in named.values():
+                tensor.data = torch.empty(0, dtype=tensor.dtype, device=home)
+        else:
+            self.module.to("cpu")
+        self._home = home
+        if home.type == "cuda":
+            torch.cuda.empty_cache()
 
     def come_back(self) -> None:
-        """Bring the weights back to where they were, if they are away. Whatever computes with the part does this."""
-        self._absence.come_back(self.module, self.stored)
+        """Bring the weights back bit by bit, if they are away. Whatever computes with the part does this."""
+        if self._home is None:
+            return
+        if self.stored:
+            for name, tensor in self.module.state_dict(keep_vars=True).items():
+                # The memory layout decides the last bits of sums, so it is restored too.
+                shape, stride = self._layouts[name]
+                weights = torch.empty_strided(shape, stride, dtype=tensor.dtype, device=self._home)
+                tensor.data = weights.copy_(self.stored[name])
+        else:
+            self.module.to(self._home)
+        self._home = None
 
     def saved_name(self, name: str) -> str:
         """The name in a checkpoint of a tensor of the module."""
