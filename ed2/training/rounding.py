@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ed2.draws import key_of
+from ed2.models.parts import sixteen_bits
 
-PER_WORD = 4
-"""Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
 HALF_RANGE = 2**15
 
 
@@ -56,11 +55,9 @@ def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
         exact = exact.contiguous()
     count = exact.numel()
     flat = exact.as_strided((count,), (1,))
-    words = torch.empty(-(-count // PER_WORD), dtype=torch.int64, device=exact.device)
-    draws = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
     # The lower 16 bits of an fp32 number are what bf16 drops. Adding a draw from 0 to 65535 carries over in exactly
     # their share of all cases; the upper 16 bits are then the rounded number.
-    flat.view(torch.int32).add_(draws).add_(HALF_RANGE)
+    flat.view(torch.int32).add_(sixteen_bits(count, generator)).add_(HALF_RANGE)
     upper = flat.view(torch.bfloat16)[1::2]  # the second half of each number on little-endian machines
     return upper.clone().as_strided(exact.shape, exact.stride())
 

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from ed2.draws import key_of, rng
 from ed2.models.files.tokens import CONTEXT_LENGTH
 from ed2.models.lora.names import carrying
-from ed2.models.parts import ADAPTER, BatchVisits, RowKey
+from ed2.models.parts import ADAPTER, BatchVisits, RowKey, sixteen_bits
 
-PER_WORD = 4
-"""Draws of 16 bits in a word of 64, which costs as much to draw as a shorter one."""
 RANGE = 2**16
 READS_CAPTIONS = (".attn2.to_k", ".attn2.to_v")
 """Ends of the names of layers whose inputs are captions. A short one is repeated beside a longer one, so the chunks of
@@ -144,8 +142,6 @@ def _zeroed(numbers: Tensor, mask: Tensor, kept: float) -> Tensor:
 
 def _mask(probability: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """True with this probability, rounded to 16 bits."""
-    count = torch.Size(shape).numel()
-    words = torch.empty(-(-count // PER_WORD), dtype=torch.int64, device=generator.device)
-    draws = words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    draws = sixteen_bits(torch.Size(shape).numel(), generator)
     highest = max(1, round(probability * RANGE)) - RANGE // 2 - 1
     return (draws <= highest).view(shape)
