@@ -115,8 +115,8 @@ class Sample:
     """One prompt's images, one for each of its CFG values.
 
     Attributes:
-        path: the image at the middle CFG value; of an older run all of them side by side.
-        paths: the images in the order of `cfgs`, as far as they are drawn; empty in an older run.
+        path: the image at the middle CFG value.
+        paths: the images in the order of `cfgs`, as far as they are drawn.
         trained: the key of the training image whose caption the prompt is; empty if it is of none.
     """
 

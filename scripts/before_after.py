@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -49,11 +50,10 @@ def samples(run: Path) -> tuple[list[str], list[list[Image.Image]]]:
     return prompts, rows
 
 
-def tile(run: Path, line: dict[str, object]) -> Image.Image:
+def tile(run: Path, line: dict[str, Any]) -> Image.Image:
     """The image of a prompt at CFG 4, enlarged without smoothing."""
-    with Image.open(run / str(line["path"])) as sheet:
-        box = line["tiles"][line["cfgs"].index(CFG)]  # type: ignore[attr-defined, index]
-        return sheet.convert("RGB").crop(tuple(box)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    with Image.open(run / line["paths"][line["cfgs"].index(CFG)]) as drawn:
+        return drawn.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
 def picture(run: Path) -> Image.Image:

@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from ed2.models.files.header import read_header
+from ed2.sampling.prompt import Prompt
 from ed2.settings.files import PROGRAM_DIR
 from scripts.audit import told
 from scripts.recipe_trials.table import CEILING, UNTRAINED
 from scripts.recipe_trials.trials import RECIPES, VERSION
+from tests.past_runs import write_sample
 
 SCRIPTS = PROGRAM_DIR / "scripts"
 NOT_RUN_HERE = {"check", "attack"}
@@ -193,14 +195,9 @@ def test_full_size_writes_a_network_as_published(tmp_path: Path) -> None:
 
 def test_before_after_shows_the_samples_of_a_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    lines = []
     for step, colour in ((0, "red"), (600, "blue")):
-        path = run_dir / f"samples/{step}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (130, 64), colour).save(path)
-        tiles = {"cfgs": [1.0, 4.0], "tiles": [[0, 0, 64, 64], [66, 0, 130, 64]]}
-        lines.append(json.dumps({"step": step, "index": 0, "path": f"samples/{step}.png", "prompt": "a zorg", **tiles}))
-    (run_dir / "samples.jsonl").write_text("\n".join(lines))
+        prompt = Prompt(0, "a zorg", 5, (64, 64))
+        write_sample(run_dir, step=step, prompt=prompt, tiles=[Image.new("RGB", (64, 64), colour)] * 3)
     run("before_after.py", tmp_path / "made.png", "--run", run_dir)
     with Image.open(tmp_path / "made.png") as made:
         colours = made.convert("RGB").getcolors(1 << 20)

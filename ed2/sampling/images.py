@@ -17,9 +17,6 @@ from ed2.small_files import lines_of, objects_in
 SAMPLES_DIR = "samples"
 SAMPLES_LIST = "samples.jsonl"
 
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels, the last two outside."""
-
 
 def image_name(index: int, place: int, cfgs: Sequence[float]) -> str:
     """The name of an image: `03.png`, or with several CFG values `03-cfg4.png`, or by place where two are alike."""
@@ -79,13 +76,6 @@ def list_sample(run_dir: Path, *, step: int, prompt: Prompt) -> Sample:
     with (run_dir / SAMPLES_LIST).open("ab", buffering=0) as file:
         append_whole(file, (json.dumps(line, ensure_ascii=False) + "\n").encode())
     return sample
-
-
-def old_boxes(size: tuple[int, int], count: int) -> list[Box]:
-    """Where the images are in a strip as runs of version 1.0 and before wrote it: side by side, each below its CFG."""
-    width, height = size
-    top, gap = min(28, max(12, width // 18)) + 6, max(2, width // 64)
-    return [(left, top, left + width, top + height) for left in range(0, count * (width + gap), width + gap)]
 
 
 def save_png(image: Image.Image, path: Path) -> None:

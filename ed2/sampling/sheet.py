@@ -18,8 +18,6 @@ MIN_WIDTH, MAX_WIDTH = 560, 1600
 """Pixels of the whole sheet."""
 MIN_CELL, MAX_CELL = 192, 320
 """Pixels of a cell's longer side, if the width allows it."""
-MAX_SIDE = 1 << 16
-"""Pixels; no strip is longer."""
 TEXT_WIDTH = 200
 MARGIN, GAP = 36, 14
 HEADER = 34
@@ -114,19 +112,10 @@ def _rows(entries: list[Entry]) -> list[SheetRow]:
 
 
 def _is_drawn(entry: Entry) -> bool:
-    """Whether an entry names its image, in an older run with valid boxes; a run's folder may come from someone else."""
+    """Whether an entry names its image and CFG values; a run's folder may come from someone else."""
     match entry:
         case {"path": str(), "cfgs": [_, *_] as cfgs}:
-            boxes = entry.get("tiles", [])
-            is_valid = isinstance(boxes, list) and all(map(_is_box, boxes))
-            return is_valid and all(isinstance(cfg, float | int) for cfg in cfgs)
-    return False
-
-
-def _is_box(box: object) -> bool:
-    match box:
-        case [int(left), int(top), int(right), int(bottom)]:
-            return 0 <= left < right <= MAX_SIDE and 0 <= top < bottom <= MAX_SIDE
+            return all(isinstance(cfg, float | int) for cfg in cfgs)
     return False
 
 
@@ -136,12 +125,10 @@ def _tiles(run_dir: Path, row: SheetRow, steps: Sequence[int]) -> Iterator[tuple
         if step not in row.entries:
             continue
         try:
-            entry = row.entries[step]
-            boxes, path = entry.get("tiles"), (run_dir / entry["path"]).resolve()
+            path = (run_dir / row.entries[step]["path"]).resolve()
             if path.is_relative_to(run_dir.resolve()):
                 with Image.open(path) as image:
-                    whole = image.convert("RGB")
-                    yield column, whole.crop(tuple(boxes[len(boxes) // 2])) if boxes else whole
+                    yield column, image.convert("RGB")
         except (OSError, ValueError, TypeError, LookupError, Image.DecompressionBombError):
             continue
 

@@ -48,7 +48,7 @@ class ImageCopies:
         self._outdated: set[Path] = set()
         self._clear_at = 0.0
         self._offered: dict[str, tuple[Path, int]] = {}
-        self._entered: dict[str, tuple[Path, Box | None]] = {}
+        self._entered: dict[str, Path] = {}
         self._makers = threading.Semaphore(MAKERS)
 
     @property
@@ -98,26 +98,20 @@ class ImageCopies:
                 del self._offered[next(iter(self._offered))]
         return f"{self.route}/{name}"
 
-    def enter(self, path: Path, box: Box | None = None) -> str:
+    def enter(self, path: Path) -> str:
         """A key of an image, of which the browser may then ask for `<route>/<key>-s.webp`, `.webp` and `.png`.
 
-        The first two have at most `small_side` and `side` pixels, the last is the whole image without loss.
-
-        Args:
-            path: the image.
-            box: the part of it that is meant, if not all; left, top, right, bottom in pixels.
-
-        Returns:
-            The key; empty without the file.
+        The first two have at most `small_side` and `side` pixels, the last is the whole image without loss. The key is
+        empty without the file.
         """
         try:
             status = path.stat()
         except OSError:
             return ""
-        key = _key_of(f"{path}|{status.st_mtime_ns}|{status.st_size}|{box}")
+        key = _key_of(f"{path}|{status.st_mtime_ns}|{status.st_size}")
         with self._lock:
             self._entered.pop(key, None)
-            self._entered[key] = (path, box)
+            self._entered[key] = path
             while len(self._entered) > MAX_ENTERED:
                 del self._entered[next(iter(self._entered))]
         return key
@@ -144,7 +138,7 @@ class ImageCopies:
             sides = {f"{key}.webp": self.small_side}
         if entered is None or name not in sides:
             return None
-        return lambda copy: _write_part(entered[0], copy, sides[name], entered[1])
+        return lambda copy: _write_whole(entered, copy, sides[name])
 
     def keep_only(self, owner: str) -> None:
         """Delete the copies of the previous owner, such as another run, when the owner changes.
@@ -195,11 +189,9 @@ def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
     _save(image, copy)
 
 
-def _write_part(path: Path, copy: Path, side: int | None, box: Box | None) -> None:
-    """Write a copy of an image or a part of it, without loss if no side is given."""
+def _write_whole(path: Path, copy: Path, side: int | None) -> None:
+    """Write a copy of an image that is decoded in full, without loss if no side is given."""
     image = decode(path)
-    if box:
-        image = image.crop(box)
     if side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     _save(image, copy)

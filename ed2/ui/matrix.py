@@ -8,7 +8,6 @@ from typing import Any
 
 from ed2.app.snapshot import ShownSample
 from ed2.events import Sample
-from ed2.sampling.images import Box, old_boxes
 from ed2.ui.html import escape
 from ed2.ui.image_copies import ImageCopies
 
@@ -128,8 +127,8 @@ class Matrix:
         for sample in column.samples:
             row = self._row_of(sample)
             text = [] if row[1] else [sample.prompt]
-            for turn, (path, box) in enumerate(images_of(sample)):
-                if self._is_inside(path) and (key := self._copies.enter(path, box)):
+            for turn, path in enumerate(sample.paths):
+                if self._is_inside(path) and (key := self._copies.enter(path)):
                     pictures.append([self._places[row], turn, key, *text])
         found: dict[str, Any] = {"label": column.label, "pictures": pictures}
         if column.step is not None:
@@ -148,13 +147,6 @@ class Matrix:
 
     def _is_inside(self, path: Path) -> bool:
         return ".." not in path.parts and any(path.is_relative_to(folder) for folder in self._folders)
-
-
-def images_of(sample: Sample) -> list[tuple[Path, Box | None]]:
-    """The images of a sample by CFG: files of their own, or parts of the strip of an older run."""
-    if sample.paths:
-        return [(path, None) for path in sample.paths]
-    return [(sample.path, box) for box in old_boxes(sample.size, len(sample.cfgs))]
 
 
 def _changing(samples: Sequence[Sample]) -> set[int]:

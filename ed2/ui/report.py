@@ -31,7 +31,7 @@ from ed2.text import counted, file_size, shown_path
 from ed2.ui.charts import ChartRun, charts_html
 from ed2.ui.hiding import without_paths
 from ed2.ui.html import escape, figure_list_html
-from ed2.ui.matrix import images_of, step_name
+from ed2.ui.matrix import step_name
 
 REPORT_FILE = "report.html"
 MAX_STEPS, MAX_PROMPTS = 8, 24
@@ -120,7 +120,7 @@ def _clean(run: RunFacts, text: str) -> str:
 def _top(run: RunFacts) -> str:
     record, shown = run.record, run.shown
     cover = ""
-    if record.last_sample and (address := _data_address(record.last_sample, None)):
+    if record.last_sample and (address := _data_address(record.last_sample)):
         cover = f'<img src="{address}" alt="Last sample">'
     detail = without_paths(shown.detail, [record.folder]) if shown.detail else ""
     lines = [f"{record.folder.name} · written {datetime.now():%Y-%m-%d %H:%M}", detail]
@@ -188,24 +188,19 @@ def _sample_row(prompt: str, row: Mapping[int, ShownSample], steps: Sequence[int
     cells = ""
     for step in steps:
         image = ""
-        if step in row:
-            images = images_of(row[step].sample)
-            path, box = images[len(images) // 2] if images else (row[step].sample.path, None)
-            if address := _data_address(path, box):
-                words = escape(f"{step_name(step)}: {prompt}")
-                image = f'<img src="{address}" alt="{words}">'
+        if step in row and (address := _data_address(row[step].sample.path)):
+            words = escape(f"{step_name(step)}: {prompt}")
+            image = f'<img src="{address}" alt="{words}">'
         cells += f"<td>{image}</td>"
     return f'<tr><th scope="row">{escape(prompt)}</th>{cells}</tr>'
 
 
-def _data_address(path: Path, box: tuple[int, int, int, int] | None) -> str:
+def _data_address(path: Path) -> str:
     """A small copy of an image as an address that holds it; empty if it cannot be read."""
     try:
         image = decode(path)
     except (OSError, ImageError):
         return ""
-    if box:
-        image = image.crop(box)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80)

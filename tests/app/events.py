@@ -35,7 +35,7 @@ def samples(run_dir: Path, step: int) -> SamplesMade:
         path = run_dir / "samples" / f"gs{step:05d}" / f"{index:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (30 + index, 20), (step, 50, 90)).save(path)
-        made.append(Sample(index, path, "a cat", "", 5, (1.0, 4.0, 7.0), (64, 64)))
+        made.append(Sample(index, path, "a cat", "", 5, (1.0, 4.0, 7.0), (64, 64), (path,)))
     return SamplesMade(step, tuple(made), 1.5)
 
 

@@ -1,11 +1,10 @@
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ed2.sampling.images import image_name, old_boxes, read_samples, save_png
+from ed2.sampling.images import image_name, read_samples, save_png
 from ed2.sampling.prompt import Prompt
 from tests.past_runs import write_sample
 
@@ -42,14 +41,6 @@ def test_a_single_cfg_needs_no_name_and_two_alike_have_a_place() -> None:
         "00-cfg4-2.png",
         "00-cfg7.png",
     ]
-
-
-@pytest.mark.parametrize("size", [(64, 64), (32, 128), (512, 384)])
-def test_the_images_of_an_older_run_are_found_in_its_strip(size: tuple[int, int]) -> None:
-    boxes = old_boxes(size, 3)
-    assert {(right - left, bottom - top) for left, top, right, bottom in boxes} == {size}
-    assert all(before[2] < after[0] for before, after in pairwise(boxes))
-    assert boxes[0][1] >= 18, "the labels are above"
 
 
 def test_the_same_image_has_the_same_bytes(tmp_path: Path) -> None:

@@ -69,7 +69,6 @@ def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -
         "index": 0,
         "prompt": "a cat",
         "path": "../foreign.png",
-        "tiles": [[0, 0, 9, 9]],
         "cfgs": [1.0],
     }
     with (run_dir / "samples.jsonl").open("a") as file:
@@ -77,17 +76,6 @@ def test_damaged_missing_and_foreign_images_leave_a_pale_field(tmp_path: Path) -
     sheet = pixels(contact_sheet(run_dir))
     assert (sheet == PALE).all(axis=2).sum() >= 3 * 192 * 192
     assert not has(sheet, (1, 2, 3))
-
-
-def test_a_strip_of_an_older_run_is_cut(tmp_path: Path) -> None:
-    strip = Image.new("RGB", (64 * 2 + 2, 64 + 18), (255, 255, 255))
-    strip.paste((9, 8, 7), (66, 18, 130, 82))
-    (tmp_path / "samples/gs00100").mkdir(parents=True)
-    strip.save(tmp_path / "samples/gs00100/00.png")
-    boxes = [[0, 18, 64, 82], [66, 18, 130, 82]]
-    line = {"step": 100, "index": 0, "prompt": "a", "path": "samples/gs00100/00.png", "tiles": boxes, "cfgs": [1, 4]}
-    (tmp_path / "samples.jsonl").write_text(json.dumps(line))
-    assert (pixels(contact_sheet(tmp_path)) == (9, 8, 7)).all(axis=2).sum() == 192 * 192
 
 
 def test_a_changed_prompt_starts_a_new_row(tmp_path: Path) -> None:

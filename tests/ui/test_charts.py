@@ -81,20 +81,6 @@ def test_the_matrix_has_a_column_for_each_step_and_an_image_for_each_cfg(tmp_pat
         assert client.get(f"{copies.route}/{pictures[0][2]}-x.webp").status_code == 404
 
 
-def test_the_strip_of_an_older_run_is_cut_into_its_images(tmp_path: Path) -> None:
-    strip = Image.new("RGB", (64 * 2 + 2, 48 + 18), "white")
-    strip.paste((1, 2, 3), (66, 18, 130, 66))
-    strip.save(tmp_path / "00.png")
-    old = Sample(0, tmp_path / "00.png", "a", "", 5, (1.0, 4.0), (64, 48))
-    copies = ImageCopies(64)
-    (column,) = Matrix([Column("step 1", [old])], copies, [tmp_path]).columns_json()
-    key = column["pictures"][1][2]
-    copies.make(f"{key}.png")
-    with Image.open(copies.folder / f"{key}.png") as copy:
-        assert copy.size == (64, 48)
-        assert copy.getcolors() == [(64 * 48, (1, 2, 3))]
-
-
 def test_nothing_outside_the_folder_of_the_run_is_shown(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -42,7 +42,8 @@ def recorded_run(logdir: Path, name: str, *, checkpoints: int = 2, **settings: o
             image = run / "samples" / f"gs{step:05d}" / "00.png"
             image.parent.mkdir(parents=True)
             Image.new("RGB", (64, 64), (step, 9, 9)).save(image)
-            reporter(SamplesMade(step, (Sample(0, image, f"a {name} cat", "", 1, (7.0,), (64, 64)),), 1.0))
+            sample = Sample(0, image, f"a {name} cat", "", 1, (7.0,), (64, 64), (image,))
+            reporter(SamplesMade(step, (sample,), 1.0))
     reporter(RunEnded(20, "done", "all epochs are done", 1.0))
     reporter.close()
     (run / "settings.json").write_text(json.dumps({"project_name": name, "data_root": [str(logdir)], **settings}))

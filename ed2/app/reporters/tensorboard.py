@@ -101,7 +101,7 @@ class TensorBoardReporter:
         if not event.is_whole:  # they are drawn again after a resume, and points can be hidden by step only
             return
         for sample in event.samples:
-            yield image(f"sample/{sample.index}", _side_by_side(sample.paths or (sample.path,)), dataformats="HWC")
+            yield image(f"sample/{sample.index}", _side_by_side(sample.paths), dataformats="HWC")
 
 
 def _side_by_side(paths: Sequence[Path]) -> np.ndarray[Any, Any]:
