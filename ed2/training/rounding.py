@@ -64,8 +64,6 @@ def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor fill their memory, in whatever order."""
-    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=_layout_of(tensor))
-
-
-def _layout_of(tensor: Tensor) -> torch.memory_format:
-    return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+    if tensor.is_contiguous():
+        return True
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
