@@ -69,7 +69,7 @@ class TrainerService:
                 self.show_problems(problems)
                 raise SettingsError("The run cannot start:", problems)
             self._controls = RelayedControls()
-            self._view.clear("preparing", "reading the program's libraries")
+            self._view.clear("preparing", "loading libraries")
             work = (values, self._controls, self._thread)
             self._thread = threading.Thread(target=self._work, args=work, name="trainer")
             self._thread.start()
@@ -260,7 +260,7 @@ class TrainerService:
             if self._queue is None:
                 raise StopRequested
             self._controls = RelayedControls()
-            self._view.clear("preparing", "reading the program's libraries")
+            self._view.clear("preparing", "loading libraries")
         return self._train(values, self._controls, watch)
 
     def _train(self, values: Mapping[str, object], controls: RelayedControls, *observers: Observer) -> RunEnded:

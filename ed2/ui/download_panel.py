@@ -174,10 +174,12 @@ def status_html(shown: DownloadStatus, box_id: str) -> str:
         amount = f"{share}{file_size(shown.done)} of {file_size(shown.total)}"
         html = f"<p>Downloading {escape(shown.name)}. {amount}</p>{note_html(shown.file)}"
     elif shown.state == "done":
-        advice = escape(on_page(shown.text)).replace("\n", "<br>")
-        html = f"<p>Downloaded {escape(shown.name)}. {advice}</p>"
-        if shown.is_model:
-            html += buttons_html("Use it", [button_html(shown.name, Path(shown.path))])
+        if shown.is_model:  # the text names the flag of the command
+            html = f"<p>Downloaded {escape(shown.name)}.</p>"
+            html += buttons_html("Use it as the base model", [button_html(shown.name, Path(shown.path))])
+        else:
+            advice = escape(on_page(shown.text)).replace("\n", "<br>")
+            html = f"<p>Downloaded {escape(shown.name)}. {advice}</p>"
     elif shown.state == "failed":
         html = f'<p class="ed-error">{escape(on_page(shown.text)).replace(chr(10), "<br>")}</p>'
     return f'<div id="{box_id}" data-state="{shown.state}" role="status">{html}</div>'
