@@ -214,4 +214,6 @@ def _demo_html(shown: RunSnapshot) -> str:
         return f'<p class="ed-note">The demo is being trained. {link_html("Watch it", "Train")}</p>'
     if shown.state == "done":
         return f'<p class="ed-note">✓ The demo is trained. {link_html("See what it learned", "Train")}</p>'
+    if shown.state == "stopped":
+        return f'<p class="ed-note">The demo was stopped. {link_html("See it, or resume it", "Train")}</p>'
     return ""
