@@ -104,6 +104,21 @@ def test_a_drawn_seed_is_drawn_once(queue: RunQueue, values: Values) -> None:
     assert queue.start_values(run)["seed"] == queue.start_values(run)["seed"] != -1
 
 
+def test_a_run_draws_the_prompts_that_it_was_added_with(queue: RunQueue, values: Values, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    own = []
+    for text in ("[1]", "[2]"):
+        file.write_text(text)
+        queue.add({**values, "sample_prompts": str(file)})
+        own.append(Path(str(queue.settings_of(len(own) + 1)["sample_prompts"])))
+    assert [path.read_text() for path in own] == ["[1]", "[2]"]
+    queue.change(1, {**values, "sample_prompts": str(file)})
+    queue.change(2, queue.settings_of(2))
+    assert [path.read_text() for path in own] == ["[2]", "[2]"]
+    queue.remove(1)
+    assert [path.exists() for path in own] == [False, True]
+
+
 def test_runs_that_were_killed_or_stopped_come_first_and_resume(
     queue: RunQueue, values: Values, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ class RunQueue:
         return values
 
     def add(self, values: Mapping[str, object]) -> QueuedRun:
-        """Append a run with these flat settings, with absolute paths.
+        """Append a run with these flat settings, with absolute paths; its sample prompts are kept as they are now.
 
         Raises:
             SettingsError: the settings are invalid.
@@ -142,6 +142,9 @@ class RunQueue:
                 raise RefusedError(f"Run {number} cannot be removed", "it is running", "Stop it first.")
             runs.remove(run)
             self._file(number).unlink(missing_ok=True)
+            if not run.folder:
+                for prompts in self.folder.glob(f"{number}-prompts*"):
+                    prompts.unlink()
 
     def remove_done(self) -> None:
         """Take every run that is done out of the queue. Raises OSError."""
@@ -249,7 +252,17 @@ class RunQueue:
                 write_whole(self.folder / LIST_FILE, _LIST.dump_json(runs, indent=1))
 
     def _write(self, number: int, values: Mapping[str, object]) -> None:
+        values = {**values, **self._own_prompts(number, values)}
         write_whole(self._file(number), json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+    def _own_prompts(self, number: int, values: Mapping[str, object]) -> dict[str, object]:
+        """Copy the prompt file of a run, which the page would change for its next run; a resume needs it too."""
+        given = Path(with_defaults(values).sampling.sample_prompts)
+        own = self.folder / f"{number}-prompts{given.suffix}"
+        if not given.is_absolute() or not given.is_file() or given == own:
+            return {}
+        write_whole(own, given.read_bytes())
+        return {"sample_prompts": str(own)}
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number}.json"
