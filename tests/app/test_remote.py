@@ -20,18 +20,9 @@ import pytest
 from ed2 import errors
 from ed2.app.queue import command
 from ed2.app.queue.store import RunQueue
-from ed2.app.ranks.launcher import (
-    EVENTS,
-    LIFELINE,
-    ORDERS,
-    decoded,
-    encoded,
-    error_message,
-    error_of,
-    event_message,
-    event_of,
-)
+from ed2.app.ranks.launcher import LIFELINE, ORDERS
 from ed2.app.ranks.members import follow_orders
+from ed2.app.ranks.messages import EVENTS, decoded, encoded, error_message, error_of, event_message, event_of
 from ed2.app.ranks.parent import RelayedControls
 from ed2.app.reporters.jsonl import read_events
 from ed2.app.runs.records import find_runs

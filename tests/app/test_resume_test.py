@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from ed2.app.command import main
-from ed2.app.ranks.launcher import encoded, event_message
+from ed2.app.ranks.messages import encoded, event_message
 from ed2.app.resume_test.run import ResumeTest, ResumeTester, run_resume_test
 from ed2.app.runs.removing import sweep_resume_tests
 from ed2.errors import Ed2Error, RefusedError, SettingsError

@@ -1,29 +1,16 @@
-"""Starts a run in several processes on this machine, each a `train.py` of its own. Needs no torch.
+"""Starts a run in several processes on this machine, each a `train.py` of its own. Needs no torch."""
 
-What the first of them and the program that has started it tell each other is a JSON object a line, so nothing received
-is code: settings once, then orders; back come the events of the run, and at its end what kept it from starting.
-"""
-
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import cache
 from types import FrameType
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from ed2 import errors
 from ed2.app.signals import STOP_SIGNALS
-from ed2.errors import Ed2Error, Problem, StopRequested
-from ed2.events import Event
 from ed2.ranks.place import LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE
 from ed2.settings.files import PROGRAM_DIR
 
@@ -38,12 +25,6 @@ END_SECONDS = 30.0
 """How long the others may take to end after rank 0 has."""
 POLL_SECONDS = 0.1
 Child = subprocess.Popen[bytes]
-
-Message = Mapping[str, Any]
-EVENTS = {kind.__name__: kind for kind in Event.__subclasses__()}
-ERRORS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Ed2Error)}
-STOPPED, UNEXPECTED = "stopped", "unexpected"
-"""What ends a run, besides errors of `ed2.errors`."""
 
 
 def launch_ranks(argv: Sequence[str], size: int) -> int:
@@ -156,55 +137,3 @@ class _SignalRelay:
         if os.name != "nt":
             with suppress(ProcessLookupError):
                 self._child.send_signal(number)
-
-
-def encoded(message: Message) -> bytes:
-    """A message as a line; numbers that are not finite and file names that are not valid text pass unchanged."""
-    return json.dumps(message, default=str).encode() + b"\n"
-
-
-def decoded(line: bytes) -> Message:
-    """The message of a line. Raises ValueError where it is torn, as by a process that was killed."""
-    message = json.loads(line)
-    if not isinstance(message, dict):
-        raise ValueError("it is not a JSON object")
-    return message
-
-
-def event_message(event: Event) -> Message:
-    """An event to send."""
-    return {"event": type(event).__name__, "values": asdict(event)}
-
-
-def event_of(message: Message) -> Event:
-    """The event that was sent, the same in all its fields. Raises ValueError."""
-    event: Event = _validator(message["event"]).validate_python(message["values"])
-    return event
-
-
-@cache
-def _validator(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(EVENTS[name])
-
-
-def error_message(error: BaseException) -> Message:
-    """What kept a run from starting, to send."""
-    if isinstance(error, StopRequested):
-        return {"error": STOPPED, "signal": error.signal_number}
-    if not isinstance(error, Ed2Error):
-        return {"error": UNEXPECTED, "what": f"{type(error).__name__}: {error}"}
-    own = {"what": error.what, "why": error.why, "fix": error.fix}
-    return {"error": type(error).__name__, **own, "problems": [asdict(problem) for problem in error.problems]}
-
-
-def error_of(message: Message) -> BaseException:
-    """The error that was sent; one that this program does not know is a plain `Ed2Error`."""
-    if message["error"] == STOPPED:
-        return StopRequested(message["signal"])
-    if message["error"] == UNEXPECTED:
-        return Ed2Error(message["what"])
-    kind = ERRORS.get(message["error"], Ed2Error)
-    error = kind.__new__(kind)
-    Ed2Error.__init__(error, message["what"], message["why"], message["fix"])
-    error.problems = tuple(Problem(**problem) for problem in message["problems"])
-    return error

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ed2.app.build import build
 from ed2.app.images.scanning import ImageFaults
 from ed2.app.jobs import METERS, RunContext
-from ed2.app.ranks.launcher import decoded, encoded, error_message, event_message
+from ed2.app.ranks.messages import decoded, encoded, error_message, event_message
 from ed2.app.run import run_training
 from ed2.app.run_spec import RunSpec, spec_of
 from ed2.app.signals import end_when_silent, stopping_on_signals
@@ -103,7 +103,7 @@ class Sender:
 
 
 def train_for_parent(place: RankPlace) -> int:
-    """Train with the settings that come first, and follow the orders that come then; returns the exit code."""
+    """Train with the settings that come first, and follow the orders that come after them; returns the exit code."""
     sender, controls = Sender(), Controls()
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 -- a buffer would hold a lock at the exit
     try:

@@ -13,18 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ed2.app.ranks.launcher import (
-    ORDERS,
-    Child,
-    Message,
-    decoded,
-    encoded,
-    error_of,
-    event_of,
-    how_ended,
-    started_ranks,
-    wait_for_ranks,
-)
+from ed2.app.ranks.launcher import ORDERS, Child, how_ended, started_ranks, wait_for_ranks
+from ed2.app.ranks.messages import Message, decoded, encoded, error_of, event_of
 from ed2.app.run_settings import effective_settings
 from ed2.checkpoint.identity import checkpoints_of
 from ed2.errors import printable

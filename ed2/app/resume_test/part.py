@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.command_line import read_libraries
-from ed2.app.ranks.launcher import Message, encoded, error_message, event_message
+from ed2.app.ranks.messages import Message, encoded, error_message, event_message
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, EventBus, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned

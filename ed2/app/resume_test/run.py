@@ -21,7 +21,7 @@ from ed2.app.checks.space import disk_forecast
 from ed2.app.checks.start_checks import start_problems
 from ed2.app.images.scanning import scan_dataset, split_off_validation
 from ed2.app.preflight import model_sizes, require_parts, require_writable
-from ed2.app.ranks.launcher import decoded, error_of, event_of
+from ed2.app.ranks.messages import decoded, error_of, event_of
 from ed2.app.resume_test.comparison import ResumeTestResult, differences
 from ed2.app.run_settings import settings_for_check
 from ed2.app.runs.removing import resume_test_folder, sweep_resume_tests
