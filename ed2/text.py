@@ -46,6 +46,11 @@ def value_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def step_name(step: int) -> str:
+    """The step that samples were drawn at: "step 1,200", or "before training"."""
+    return f"step {step:,}" if step else "before training"
+
+
 def duration(seconds: float) -> str:
     """A time that was measured, in its two largest units: "2 h 5 min", "3 min 20 s", "4.2 s"."""
     if seconds < 10:

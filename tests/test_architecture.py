@@ -83,15 +83,28 @@ def imports_of(statements: Sequence[ast.stmt]) -> Iterator[str]:
             yield from imports_of(statement.body)
 
 
-def test_the_page_is_served_before_the_libraries_of_models_are_read() -> None:
-    """They take seconds; a thread reads them once the page is there."""
-    waiting, seen = ["ed2.ui.command"], set[str]()
+def imported_with(module: str) -> dict[str, set[str]]:
+    """The packages that each module imports that is imported with `module`, by its name."""
+    waiting, packages = [module], dict[str, set[str]]()
     while waiting:
         name = waiting.pop()
-        seen.add(name)
         path = PROGRAM_DIR / f"{name.replace('.', '/')}.py"
         if path.is_file():
             found = set(imports_of(ast.parse(path.read_text(encoding="utf-8")).body))
-            assert not {one.partition(".")[0] for one in found} & {"torch", "diffusers", "transformers"}, name
-            waiting += [one for one in found if one.startswith("ed2.") and one not in seen]
-    assert "ed2.checkpoint.identity" in seen and "ed2.checkpoint.export" not in seen
+            packages[name] = {one.partition(".")[0] for one in found}
+            waiting += [one for one in found if one.startswith("ed2.") and one not in packages]
+    return packages
+
+
+def test_the_page_is_served_before_the_libraries_of_models_are_read() -> None:
+    """They take seconds; a thread reads them once the page is there."""
+    packages = imported_with("ed2.ui.command")
+    assert not [name for name, own in packages.items() if own & {"torch", "diffusers", "transformers"}]
+    assert "ed2.checkpoint.identity" in packages and "ed2.checkpoint.export" not in packages
+
+
+def test_a_report_is_written_without_the_libraries_of_the_page() -> None:
+    """They take seconds, and the report is a file."""
+    packages = imported_with("ed2.ui.report")
+    assert not [name for name, own in packages.items() if own & {"gradio", "starlette", "uvicorn", "torch"}]
+    assert "ed2.ui.charts" in packages

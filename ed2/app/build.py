@@ -91,7 +91,7 @@ def build(spec: RunSpec, context: RunContext) -> Run:
 
 
 def _job_makers(spec: RunSpec, context: RunContext, loader: Loader, caches: Caches) -> list[Callable[[Run], Job]]:
-    """The factories of the run's jobs; processes besides the first only fill caches."""
+    """The factories of the run's jobs; processes other than the first only fill caches."""
     makers: list[Callable[[Run], Job]] = []
     if caches.latents or caches.text:
         makers.append(lambda run: CacheJob(run, caches, spec, context))

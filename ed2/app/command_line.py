@@ -98,7 +98,7 @@ def number(low: float, high: float, kind: type[int] | type[float]) -> Callable[[
 
 
 def read_libraries() -> None:
-    """Load what models need, which takes seconds, as fast as it loads: quiet, and without asking the hub for anything.
+    """Load the libraries that models need, which takes seconds: quietly, and without asking the hub for anything.
 
     Raises:
         Ed2Error: no temporary file can be written.
@@ -112,7 +112,7 @@ def read_libraries() -> None:
 
         quiet_libraries()
     if is_first:
-        gc.freeze()  # or each later search for unused objects would take 0.3 s, to go through what always stays
+        gc.freeze()  # or each later collection would take 0.3 s to scan what always stays
 
 
 def require_temporary_folder() -> None:

@@ -40,7 +40,7 @@ def venv_python() -> Path:
 
 
 def program_environment() -> dict[str, str]:
-    """The environment for a program of `.venv`: without what would make Python read other modules, or compile anew."""
+    """The environment for a program of `.venv`: Python uses its own modules, and keeps what it has compiled."""
     others = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if name not in others}
 

@@ -27,7 +27,7 @@ TORCH = "2.13.0"
 WHEELS = "https://download.pytorch.org/whl/"
 OFFLINE = "If you are offline, connect and start again: finished downloads are kept."
 PIP = ("-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile")
-"""Python compiles what is used when it is first used; all of it would take more than half of the installation's CPU."""
+"""Python compiles a module at its first use; to compile all would be more than half of the installation's computing."""
 
 
 class Gpu(NamedTuple):

@@ -11,12 +11,12 @@ from ed2.app.runs.facts import RunFacts, differing_settings, shown_value
 from ed2.app.runs.records import RunRecord, find_run
 from ed2.settings.fields import label_of
 from ed2.small_files import parse_json
-from ed2.text import listed
+from ed2.text import listed, step_name
 from ed2.ui.charts import charts_html
 from ed2.ui.context import Context
 from ed2.ui.html import escape, note_html
 from ed2.ui.live import chart_run
-from ed2.ui.matrix import Column, Matrix, step_name
+from ed2.ui.matrix import Column, Matrix
 from ed2.ui.wiring import SPOKEN, Updates, refusal
 
 FEWEST, MOST = 2, 4

@@ -19,7 +19,7 @@ from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal
 
 SHOWN, SELECTED = "All images that the filters show", "Selected images"
 NO_PREVIEW = "Press Preview first."
-SAVED_SINCE = "Something else was saved since. Undo below the caption takes back one change after another."
+SAVED_SINCE = "Something else has been saved since. Undo below the caption takes back one change at a time."
 OTHER_FILES = "The folder has changed since these images were selected. Select them again."
 BULK_HINT = (
     "Add a trigger word, remove a tag, or caption images that have none. Nothing is written before you have seen it."

@@ -8,6 +8,7 @@ from typing import Any
 
 from ed2.app.snapshot import ShownSample
 from ed2.events import Sample
+from ed2.text import step_name
 from ed2.ui.html import escape
 from ed2.ui.image_copies import ImageCopies
 
@@ -31,11 +32,6 @@ class Column:
     label: str
     samples: Sequence[Sample]
     step: int | None = None
-
-
-def step_name(step: int) -> str:
-    """What a step of samples is called."""
-    return f"step {step:,}" if step else "before training"
 
 
 def columns_of(shown: Sequence[ShownSample]) -> list[Column]:

@@ -27,11 +27,10 @@ from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR
 from ed2.terminal import LAUNCHER
-from ed2.text import counted, file_size, shown_path
+from ed2.text import counted, file_size, shown_path, step_name
 from ed2.ui.charts import ChartRun, charts_html
 from ed2.ui.hiding import without_paths
 from ed2.ui.html import escape, figure_list_html
-from ed2.ui.matrix import step_name
 
 REPORT_FILE = "report.html"
 MAX_STEPS, MAX_PROMPTS = 8, 24

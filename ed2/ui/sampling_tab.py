@@ -135,7 +135,7 @@ class SamplingTab:
         return saved
 
     def save_edited(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
-        """The same for a run that is about to start, if a person has changed the table.
+        """Do the same for a run that is about to start, if the table was edited.
 
         Raises:
             SettingsError: lists what is wrong with the table.

@@ -40,7 +40,6 @@ CONTINUE = "Train begins a new run. Resume continues this one from its checkpoin
 ENDED_EARLY = ("stopped", "failed")
 GONE = "This checkpoint is no longer there."
 
-
 Resume = Callable[[str, str, float | None], Updates]
 """Resumes a run: the folder of runs, its name, and the new last epoch if all of its epochs are done."""
 

@@ -219,7 +219,7 @@ def test_a_change_of_many_captions_is_shown_before_it_is_made_and_undone_as_one(
     assert bulk.change(REQUEST)[bulk.undo]["visible"]
     opened.type("01.png", "mine")
     opened.save()
-    with pytest.raises(gr.Error, match="Something else was saved since"):
+    with pytest.raises(gr.Error, match="Something else has been saved since"):
         bulk.undo_change(REQUEST)
     opened.grid.undo_last("{}", "", "Name")
     assert "added in 2 captions." in bulk.undo_change(REQUEST)[bulk.preview]
