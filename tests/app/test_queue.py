@@ -117,6 +117,10 @@ def test_a_run_draws_the_prompts_that_it_was_added_with(queue: RunQueue, values:
     assert [path.read_text() for path in own] == ["[2]", "[2]"]
     queue.remove(1)
     assert [path.exists() for path in own] == [False, True]
+    queue.began(2, tmp_path)
+    queue.ended(2, "done", "")
+    queue.remove_done()
+    assert queue.add(values).number == 3, "or it would replace the prompts of the run that is done"
 
 
 def test_runs_that_were_killed_or_stopped_come_first_and_resume(

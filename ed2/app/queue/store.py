@@ -118,7 +118,7 @@ class RunQueue:
         with self._edited() as runs:
             if len(runs) >= MAX_QUEUED:
                 raise RefusedError("The queue is full", f"it has {MAX_QUEUED:,} runs", "Remove some first.")
-            number = 1 + max([run.number for run in runs] + self._numbers(), default=0)
+            number = 1 + max([run.number for run in runs] + self._used_numbers(), default=0)
             self._write(number, values)
             runs.append(QueuedRun(number, project, added_at=f"{datetime.now():%Y-%m-%d %H:%M}"))
             return runs[-1]
@@ -269,6 +269,11 @@ class RunQueue:
 
     def _numbers(self) -> list[int]:
         return sorted(int(file.stem) for file in self.folder.glob("*.json") if file.stem.isdecimal())
+
+    def _used_numbers(self) -> list[int]:
+        """Those of runs and of prompts, which a run that is resumed outside the queue still draws."""
+        begins = [file.name.partition("-prompts")[0] for file in self.folder.glob("*-prompts*")]
+        return [*self._numbers(), *(int(number) for number in begins if number.isdecimal())]
 
     def _rebuilt(self) -> Iterator[QueuedRun]:
         for number in self._numbers():
