@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from ed2.app.command_line import require_temporary_folder
+from ed2.app.libraries import require_temporary_folder
 from ed2.errors import Ed2Error
 from ed2.terminal import exit_with
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from ed2.app.command_line import read_libraries, require_temporary_folder
+from ed2.app.libraries import read_libraries, require_temporary_folder
 from ed2.app.ranks.launcher import BARE, LIFELINE, ORDERS, launch_ranks
 from ed2.app.run_settings import effective_settings
 from ed2.app.signals import STOPPING, stop_with_parent, stopping_on_signals

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from ed2.app.command_line import SWITCH, CommandSyntax, read_libraries
+from ed2.app.command_line import SWITCH, CommandSyntax
+from ed2.app.libraries import read_libraries
 from ed2.curve_names import LOSS
 from ed2.errors import Ed2Error, printable
 from ed2.settings.files import PROGRAM_DIR

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ed2.app.command_line import PRECISIONS, CommandSyntax, number, read_libraries
+from ed2.app.command_line import PRECISIONS, CommandSyntax, number
+from ed2.app.libraries import read_libraries
 from ed2.app.local_models import WEB_UI_FOLDERS, models_here
 from ed2.errors import Problem, printable
 from ed2.models.families.facts import trainable_titles

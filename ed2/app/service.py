@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ed2.app.checks.start_checks import as_setting_problems, start_problems
-from ed2.app.command_line import read_libraries
+from ed2.app.libraries import read_libraries
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, RunQueue, run_next
 from ed2.app.ranks.parent import RelayedControls, train_by_settings

@@ -28,7 +28,7 @@ def limit(folder: Path, resolution: int, steps: int) -> float:
 
 def ours(folder: Path, resolution: int, steps: int) -> float:
     """Train as `train.py` does; gives the CPU seconds at the first step."""
-    from ed2.app.command_line import read_libraries
+    from ed2.app.libraries import read_libraries
 
     read_libraries()
     from ed2.app.run import run_training

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ed2.app.checks.start_checks import require_valid
-from ed2.app.command_line import read_libraries, require_temporary_folder
+from ed2.app.libraries import read_libraries, require_temporary_folder
 from ed2.app.on_end import OnEnd
 from ed2.app.queue.store import Observer, QueuedRun, RunQueue, run_next
 from ed2.app.ranks.parent import RelayedControls, train_by_settings

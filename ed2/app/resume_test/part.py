@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ed2.app.command_line import read_libraries
+from ed2.app.libraries import read_libraries
 from ed2.app.ranks.messages import Message, encoded, error_message, event_message
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, StopRequested
