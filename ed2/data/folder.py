@@ -281,7 +281,7 @@ def _nothing_usable(
 ) -> DatasetError:
     listed: list[Problem] = []
     for root, found in zip(roots, contents, strict=True):
-        what = "the folder is empty."
+        what = "the folder is empty." if root.is_dir() else "it lists no images."
         if found.num_files:
             what = f"none of its {found.num_files} files can be used; {len(found.images)} look like an image."
         listed.append(Problem(str(root), what, "Add PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC images."))

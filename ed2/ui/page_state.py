@@ -37,6 +37,7 @@ class PageState:
         turn: number of the form that it sent last; forms may arrive in another order.
         seen: what it shows of the run: the revision of each section, the state, and its own choices.
         prompt_file: the file that its prompt table shows.
+        offered_epochs: the finished run for which it offers a later last epoch, and its own.
         listed_run: the run of this program that its list of runs shows, and whether that was active.
         lora_checkpoints: names of the checkpoints that it offers to extract a LoRA from.
         lora_problem: why no LoRA can be extracted from the run that it shows as selected; empty if one can.
@@ -57,6 +58,7 @@ class PageState:
     turn: int = 0
     seen: Mapping[str, object] = field(default_factory=dict)
     prompt_file: str = ""
+    offered_epochs: tuple[str, int] = ("", 0)
     listed_run: str = ""
     lora_checkpoints: tuple[str, ...] = ()
     lora_problem: str = ""

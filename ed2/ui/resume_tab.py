@@ -141,17 +141,21 @@ class ResumeTab:
         parts = {**self.lora.describe(page, run), **self.page.describe(page, run and self._now(run))}
         if run is None:
             off = gr.update(interactive=False)
-            hidden = gr.update(value=None, visible=False)
-            return {self.resume: off, self.as_base: off, self.last_epoch: hidden, self.note: "", **parts}
+            return {
+                self.resume: off,
+                self.as_base: off,
+                self.last_epoch: _last_epoch(page, None),
+                self.note: "",
+                **parts,
+            }
         note = reason = self._why_not_resume(run)
-        last_epoch = gr.update(value=None, visible=False)
-        if run.state == "done" and not reason:
+        is_done = run.state == "done" and not reason
+        if is_done:
             note = IS_DONE
-            last_epoch = gr.update(value=run.max_epochs + max(1, run.max_epochs // 2), visible=True)
         return {
             self.resume: gr.update(interactive=not reason),
             self.as_base: gr.update(interactive=run.checkpoint is not None),
-            self.last_epoch: last_epoch,
+            self.last_epoch: _last_epoch(page, run if is_done else None),
             self.note: note_html(note),
             **parts,
         }
@@ -218,6 +222,17 @@ class ResumeTab:
             return run
         state = "paused" if shown.state == "paused" else run.state
         return replace(run, state=state, step=max(run.step, shown.step))
+
+
+def _last_epoch(page: PageState, finished: RunRecord | None) -> Any:
+    """The field for a later last epoch of a finished run; what was typed stays while that run is described again."""
+    offered = (str(finished.folder), finished.max_epochs) if finished else ("", 0)
+    is_same, page.offered_epochs = page.offered_epochs == offered, offered
+    if finished is None:
+        return gr.update(value=None, visible=False)
+    if is_same:
+        return gr.update(visible=True)
+    return gr.update(value=finished.max_epochs + max(1, finished.max_epochs // 2), visible=True)
 
 
 def _phase_html(shown: RunSnapshot) -> str:
