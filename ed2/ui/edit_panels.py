@@ -101,16 +101,16 @@ class BulkPanel:
         if plan is None:
             raise refusal(NO_PREVIEW)
         try:
-            done = self._context.desk.apply(plan)
+            page.bulk_record = self._context.desk.apply(plan)
         except Ed2Error as error:
             raise refusal(str(error)) from None
-        page.bulk_done = plan.what
-        return {**self._empty(), self.preview: note_html(done), self.undo: gr.update(visible=True)}
+        done = note_html(f"Done: {plan.what}.")
+        return {**self._empty(), self.preview: done, self.undo: gr.update(visible=True)}
 
     def undo_change(self, request: gr.Request) -> Updates:
         """Undo the change that was made here last, unless something else was saved since."""
         desk = self._context.desk
-        if desk.edits.last(desk.roots) != self._context.pages.of(request).bulk_done:
+        if desk.edits.last(desk.roots) != self._context.pages.of(request).bulk_record:
             raise refusal(SAVED_SINCE)
         try:
             return {**self._empty(), self.preview: note_html(desk.undo(""))}

@@ -184,12 +184,12 @@ def tokens_html(count: int, limit: int) -> str:
     return f'<p class="ed-tokens ed-too-long" role="status">{text}: the last {count - limit} are ignored</p>'
 
 
-def unsaved_html(names: Sequence[str], *, can_undo: bool) -> str:
-    """Which images have a caption that is not saved, announced by screen readers; and which buttons make sense."""
+def unsaved_html(names: Sequence[str], *, has_saved_change: bool) -> str:
+    """Which images have a caption that is not saved, announced by screen readers; and what can be undone."""
     text = ""
     if names:
         text = f"Unsaved captions: {escape(first_of(names, MAX_UNSAVED))}. They are kept until the program exits."
-    can = f'data-can-save="{str(bool(names)).lower()}" data-can-undo="{str(can_undo).lower()}"'
+    can = f'data-can-save="{str(bool(names)).lower()}" data-saved-change="{str(has_saved_change).lower()}"'
     return f'<p class="ed-note" role="status" {can}>{text}</p>'
 
 

@@ -153,7 +153,7 @@ class ImageGrid:
         return {self.unsaved: self._unsaved()}
 
     def _unsaved(self) -> str:
-        return unsaved_html([item.name for item in self.desk.unsaved], can_undo=self.desk.can_undo)
+        return unsaved_html([item.name for item in self.desk.unsaved], has_saved_change=self.desk.has_saved_change)
 
     def _viewer(self, bench: Workbench) -> Callable[[Item], TileView]:
         """What the tiles show; an image outside of what may be opened, to which a link may lead, is not shown."""

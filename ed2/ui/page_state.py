@@ -44,7 +44,7 @@ class PageState:
         before_fit: the settings that *Make it fit* changed, as they were.
         after_fit: the same settings as it set them.
         bulk_plan: the change of captions that its preview shows.
-        bulk_done: what the last such change did.
+        bulk_record: name of the record of the last such change.
         before_suggested: the settings that the suggested values replaced, as they were.
         described_run: folder of the run whose page it shows.
         asked: what it has asked whether to delete.
@@ -65,7 +65,7 @@ class PageState:
     before_fit: Mapping[str, object] = field(default_factory=dict)
     after_fit: Mapping[str, object] = field(default_factory=dict)
     bulk_plan: BulkPlan | None = None
-    bulk_done: str = ""
+    bulk_record: str = ""
     before_suggested: Mapping[str, object] = field(default_factory=dict)
     planned_gb: float = 0
     described_run: str = ""

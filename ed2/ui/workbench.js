@@ -20,6 +20,7 @@ Object.assign(window.ed, (() => {
   const tiles = () => [...document.querySelectorAll('#dataset-grid [data-image]')];
   const chosenTile = () => tiles().find(tile => tile.dataset.image === state.chosen);
   const drawn = () => document.querySelector('#dataset-grid .ed-workbench');
+  const unsaved = () => document.querySelector('#caption-unsaved [data-can-save]');
   const box = () => document.querySelector('#caption-text textarea');
 
   const question = () => JSON.stringify({
@@ -38,14 +39,17 @@ Object.assign(window.ed, (() => {
 
   // What was typed. The browser's own event tells of it at once, before any key can choose another image.
   const textOf = tile => state.typed.get(tile.dataset.image)?.text ?? tile.dataset.text;
-  const enableButtons = (canSave, canUndo) => {
-    byId('save-caption-button')?.toggleAttribute('disabled', !canSave);
-    byId('undo-caption-button')?.toggleAttribute('disabled', !canUndo);
+  const enable = (button, isEnabled) => byId(button)?.toggleAttribute('disabled', !isEnabled);
+  const enableButtons = (toSave, toUndo) => {
+    enable('save-caption-button', toSave);
+    enable('undo-caption-button', toUndo);
   };
-  const followUnsaved = () => {
-    const { canSave, canUndo } = document.querySelector('#caption-unsaved [data-can-save]')?.dataset ?? {};
-    enableButtons(canSave === 'true', canUndo === 'true');
+  const isUnsaved = tile => tile.querySelector('[data-mark=unsaved]') !== null || textOf(tile) !== tile.dataset.text;
+  const canUndo = () => {
+    const tile = chosenTile();
+    return unsaved()?.dataset.savedChange === 'true' || (tile !== undefined && isUnsaved(tile));
   };
+  const followUnsaved = () => enableButtons(unsaved()?.dataset.canSave === 'true', canUndo());
   const watchUnsaved = element => {
     new MutationObserver(followUnsaved).observe(element, { childList: true, subtree: true, attributes: true });
     requestAnimationFrame(followUnsaved); // Gradio 6.31 draws the buttons after this
@@ -76,6 +80,7 @@ Object.assign(window.ed, (() => {
     for (const other of tiles()) mark(other, other === tile);
     tile.scrollIntoView({ block: 'nearest' });
     showDetails(tile);
+    enable('undo-caption-button', canUndo());
     state.fillBox();
   };
   const go = step => {

@@ -21,12 +21,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_changes_are_undone_one_by_one_byte_for_byte(tmp_path: Path) -> None:
     edits, cat, dog = Edits(tmp_path / "kept"), tmp_path / "cat.txt", tmp_path / "dog.txt"
     cat.write_bytes(b"caf\xe9\r\n")
-    edits.write("two", [change(cat, b"a cat\n"), change(dog, b"a dog\n")])
+    two = edits.write("two", [change(cat, b"a cat\n"), change(dog, b"a dog\n")])
     edits.write("one", [change(cat, None)])
     assert contents(tmp_path) == {"dog.txt": b"a dog\n"}
     assert edits.undo([tmp_path]) == "one"
     assert contents(tmp_path) == {"dog.txt": b"a dog\n", "cat.txt": b"a cat\n"}
-    assert edits.last([tmp_path]) == "two"
+    assert edits.last([tmp_path]) == two
     assert edits.undo([tmp_path]) == "two"
     assert contents(tmp_path) == {"cat.txt": b"caf\xe9\r\n"}
     assert edits.undo([tmp_path]) == ""

@@ -232,6 +232,18 @@ def test_a_change_of_many_captions_is_shown_before_it_is_made_and_undone_as_one(
         bulk.plan(REQUEST, json.dumps({"ticked": [0], "revision": "older"}), "", "Name", ADD_FIRST, SELECTED, "sks", "")
 
 
+def test_a_later_change_in_the_same_words_is_not_undone_in_the_place_of_the_first(opened: Opened) -> None:
+    bulk, other_page = opened.tab.bulk, gr.Request(session_hash="2")
+    for request, number in ((REQUEST, 0), (other_page, 1)):
+        bulk.plan(request, "{}", f"number {number}", "Name", ADD_FIRST, SHOWN, "sks", "")
+        bulk.change(request)
+    with pytest.raises(gr.Error, match="Something else has been saved since"):
+        bulk.undo_change(REQUEST)
+    bulk.undo_change(other_page)
+    assert "added in 1 caption." in bulk.undo_change(REQUEST)[bulk.preview]
+    assert not any("sks" in text for text in opened.drawn().values())
+
+
 def test_a_folder_gets_a_weight_that_is_shown_with_its_images(opened: Opened) -> None:
     weights = opened.tab.weights
     weights.set_weight("images", "2")

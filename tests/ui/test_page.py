@@ -232,8 +232,11 @@ def test_captions_are_edited_by_keys_saved_together_and_restored(open_page, serv
     expect(page.locator("#caption-unsaved")).not_to_contain_text("02.png")
     expect(caption).to_have_value("an image of number 2")
     caption.fill("typed for two")
+    expect(page.locator("#undo-caption-button")).to_be_enabled()
     page.keyboard.press("Enter")
     expect(caption).to_have_value("an image of number 3")
+    expect(page.locator("#caption-unsaved")).to_contain_text("02.png")
+    expect(page.locator("#undo-caption-button")).to_be_disabled()  # nothing was typed for this image
     caption.fill("a <b>new</b> caption " * 20)
     expect(page.locator("#token-count")).to_contain_text("are ignored")
     caption.fill("a <b>new</b> caption")

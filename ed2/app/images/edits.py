@@ -62,8 +62,8 @@ class Edits:
         self.folder, self._allow = folder, allow
         self._lock = threading.Lock()
 
-    def write(self, what: str, changes: Sequence[FileChange]) -> None:
-        """Make all of these changes, or none.
+    def write(self, what: str, changes: Sequence[FileChange]) -> str:
+        """Make all of these changes, or none, and return the name of their record.
 
         Args:
             what: was done, as in `"sks dog" added to 40 captions`.
@@ -84,7 +84,7 @@ class Edits:
                     _restore(changes)
                     record.unlink(missing_ok=True)
                 raise Ed2Error(NOTHING_CHANGED, f"{error.strerror or error}.") from None
-            record.rename(record.with_suffix(DONE))
+            return record.rename(record.with_suffix(DONE)).name
 
     def undo(self, roots: Sequence[Path]) -> str:
         """Undo the last change of files below these folders and return what it was; empty if there is none.
@@ -111,9 +111,9 @@ class Edits:
             return record.what
 
     def last(self, roots: Sequence[Path]) -> str:
-        """What `undo` would undo; empty if there is nothing."""
+        """The name of the record that `undo` would undo; empty if there is none."""
         record = self._last(roots)
-        return record.what if record else ""
+        return record.file.name if record else ""
 
     def _last(self, roots: Sequence[Path]) -> _Record | None:
         for record in self._records(DONE):

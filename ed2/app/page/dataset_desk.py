@@ -294,12 +294,12 @@ class DatasetDesk:
         return f"Undone: {what}."
 
     @property
-    def can_undo(self) -> bool:
-        """Whether `undo` has anything to undo; asked at each key, so the records are read once for each change."""
+    def has_saved_change(self) -> bool:
+        """Whether a saved change can be undone; asked at each key, so the records are read once for each change."""
         asked = (self._num_edits, tuple(self.roots))
         if self._undoable is None or self._undoable[0] != asked:
             self._undoable = asked, bool(self.edits.last(self.roots))
-        return bool(self._drafts) or self._undoable[1]
+        return self._undoable[1]
 
     def plan(self, numbers: Iterable[int], edit: BulkEdit) -> BulkPlan:
         """What an edit would do to the captions of these images.
@@ -317,9 +317,8 @@ class DatasetDesk:
         return plan_bulk_edit([(item.name, own) for item, own in self._own_captions(items)], edit)
 
     def apply(self, plan: BulkPlan) -> str:
-        """Make the changes of a plan, or none; returns what was done. Raises Ed2Error."""
-        self._write(plan.what, plan.files)
-        return f"Done: {plan.what}."
+        """Make the changes of a plan, or none; returns the name of their record. Raises Ed2Error."""
+        return self._write(plan.what, plan.files)
 
     def folders(self) -> list[tuple[Path, str, int, float]]:
         """The folders with images: path, name, number of images, `multiply`."""
@@ -346,8 +345,9 @@ class DatasetDesk:
             if item.example and self._allow(item.path):
                 yield item, reader.read(item.example)
 
-    def _write(self, what: str, changes: Sequence[FileChange]) -> None:
+    def _write(self, what: str, changes: Sequence[FileChange]) -> str:
         if not changes:
             raise Ed2Error("Nothing was changed", "no caption would change.")
-        self.edits.write(what, changes)
+        record = self.edits.write(what, changes)
         self._num_edits += 1
+        return record
