@@ -143,12 +143,3 @@ class BatchVisits:
         if len(keys) != num_rows:
             raise ValueError(f"{num_rows} rows for {len(keys)} images or chunks of captions")
         return keys
-
-
-def sixteen_bits(count: int, generator: torch.Generator) -> Tensor:
-    """Random numbers from all of int16, (count,), on the device of the generator.
-
-    Four at a time: a word of 64 bits takes as long to draw as a shorter one.
-    """
-    words = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
-    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ed2.draws import key_of
-from ed2.models.parts import sixteen_bits
+from ed2.models.device_draws import device_rng, random_int16
 
 HALF_RANGE = 2**15
 
@@ -37,8 +36,7 @@ class Rounding:
             exact: the new value in fp32; its memory is overwritten.
             update: number of the update.
         """
-        generator = torch.Generator(exact.device)
-        generator.manual_seed(key_of(self.seed, "rounding", update, self.names[parameter]) % 2**63)
+        generator = device_rng(exact.device, self.seed, "rounding", update, self.names[parameter])
         return round_stochastically(exact, generator)
 
 
@@ -57,7 +55,7 @@ def round_stochastically(exact: Tensor, generator: torch.Generator) -> Tensor:
     flat = exact.as_strided((count,), (1,))
     # The lower 16 bits of an fp32 number are what bf16 drops. Adding a draw from 0 to 65535 carries over in exactly
     # their share of all cases; the upper 16 bits are then the rounded number.
-    flat.view(torch.int32).add_(sixteen_bits(count, generator)).add_(HALF_RANGE)
+    flat.view(torch.int32).add_(random_int16(count, generator)).add_(HALF_RANGE)
     upper = flat.view(torch.bfloat16)[1::2]  # the second half of each number on little-endian machines
     return upper.clone().as_strided(exact.shape, exact.stride())
 

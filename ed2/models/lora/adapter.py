@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ed2.draws import key_of, rng
+from ed2.draws import rng
+from ed2.models.device_draws import device_rng, random_int16
 from ed2.models.files.tokens import CONTEXT_LENGTH
 from ed2.models.lora.names import carrying
-from ed2.models.parts import ADAPTER, BatchVisits, RowKey, sixteen_bits
+from ed2.models.parts import ADAPTER, BatchVisits, RowKey
 
 RANGE = 2**16
 READS_CAPTIONS = (".attn2.to_k", ".attn2.to_v")
@@ -109,18 +110,17 @@ class VisitDropout(nn.Module):
         shape = tuple(inputs.shape[1:])
 
         def draw() -> Tensor:
-            return torch.stack([self._mask(key, shape, device) for key in keys])
+            return torch.stack([self._mask_of(key, shape, device) for key in keys])
 
         return _Dropped.apply(inputs, draw, 1 - self.probability)
 
-    def _mask(self, key: RowKey, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """What is zeroed of a row."""
-        generator = torch.Generator(device)
-        generator.manual_seed(key_of(self._seed, "lora dropout", self._layer, *key) % 2**63)
+    def _mask_of(self, key: RowKey, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """What is zeroed of one row, which has this shape."""
+        generator = device_rng(device, self._seed, "lora dropout", self._layer, *key)
         if self._layer.endswith(READS_CAPTIONS) and shape[0] % CONTEXT_LENGTH == 0:
-            one = _mask(self.probability, (CONTEXT_LENGTH, *shape[1:]), generator)
-            return one.repeat(shape[0] // CONTEXT_LENGTH, *(1 for _ in shape[1:]))
-        return _mask(self.probability, shape, generator)
+            chunk = _random_mask(self.probability, (CONTEXT_LENGTH, *shape[1:]), generator)
+            return chunk.repeat(shape[0] // CONTEXT_LENGTH, *(1 for _ in shape[1:]))
+        return _random_mask(self.probability, shape, generator)
 
 
 class _Dropped(torch.autograd.Function):
@@ -140,8 +140,8 @@ def _zeroed(numbers: Tensor, mask: Tensor, kept: float) -> Tensor:
     return numbers.masked_fill(mask, 0).mul_(1 / kept if kept else 0.0)
 
 
-def _mask(probability: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _random_mask(probability: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """True with this probability, rounded to 16 bits."""
-    draws = sixteen_bits(torch.Size(shape).numel(), generator)
+    draws = random_int16(torch.Size(shape).numel(), generator)
     highest = max(1, round(probability * RANGE)) - RANGE // 2 - 1
     return (draws <= highest).view(shape)
