@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 INVITATION = "everydream/invitation"
 FAILED = "failed"
+"""Entry of a message or an answer: why a process could not do something."""
 UPDATE, LOST, OTHER = "update", "lost", "other"
 """What has failed in another process: an update of the weights, contact with a process, or anything else."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool)
@@ -120,7 +121,7 @@ class Leader(Member):
         said: dict[int, Message] = {0: own}
         while len(said) < self.size:
             rank, message = self._next_of([rank for rank in range(1, self.size) if rank not in said])
-            if "failed" in message:
+            if FAILED in message:
                 raise self._failure(rank, message)
             if message["what"] != what:
                 raise RankError(f"Process {rank} is out of step", f"it is at {message['what']}, the others at {what}.")
@@ -176,8 +177,8 @@ class Leader(Member):
         if message["kind"] == LOST:
             return lost_error(self._lifelines.first_lost(NEWS_SECONDS))
         if message["kind"] == UPDATE:
-            return UpdateFailedError(f"Process {rank} failed", message["failed"])
-        return RankError(f"Process {rank} failed", message["failed"])
+            return UpdateFailedError(f"Process {rank} failed", message[FAILED])
+        return RankError(f"Process {rank} failed", message[FAILED])
 
     @contextmanager
     def leading(self, describe: Callable[[], Message]) -> Iterator[None]:
@@ -272,7 +273,7 @@ class Follower(Member):
             kind = UPDATE
         elif isinstance(error, RankError):
             kind = LOST
-        self._wire.send({"run": self._run, "failed": str(error) or type(error).__name__, "kind": kind})
+        self._wire.send({"run": self._run, FAILED: str(error) or type(error).__name__, "kind": kind})
         self.wait_until_left()
 
     def _end_soon(self) -> None:

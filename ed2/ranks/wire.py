@@ -1,4 +1,4 @@
-"""Messages between rank 0 and each other process, and prompt news of a process that has ended. Needs no torch.
+"""Messages between rank 0 and each other process, and prompt news of a process that has ended.
 
 Each other process has two connections with rank 0: one carries messages, the other nothing. When a process ends,
 however it does, the system closes both; the second one tells so even while the first is in the middle of something.
@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge, wait
 from queue import Empty, Queue
-from typing import Any
 
 from ed2.errors import RankError
-
-Message = Mapping[str, Any]
+from ed2.ranks.base import Message
 
 JOIN_SECONDS = 300.0
 """How long rank 0 waits for the others to connect; all of them have started by then."""

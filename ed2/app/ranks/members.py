@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ed2.app.build import build
 from ed2.app.images.scanning import ImageFaults
 from ed2.app.jobs import METERS, RunContext
-from ed2.app.ranks.messages import decoded, encoded, error_message, event_message
+from ed2.app.ranks.messages import PipeMessage, decoded, encoded, error_message, event_message
 from ed2.app.run import run_training
 from ed2.app.run_spec import RunSpec, spec_of
 from ed2.app.signals import end_when_silent, stopping_on_signals
@@ -89,7 +89,7 @@ class Sender:
         """Send an event, from any thread."""
         self.send(event_message(event))
 
-    def send(self, message: Message) -> None:
+    def send(self, message: PipeMessage) -> None:
         """Send a message, from any thread."""
         line = encoded(message)
         with self._lock:
@@ -134,7 +134,7 @@ def follow_orders(read_line: Callable[[], bytes], controls: Controls) -> None:
     controls.stop(SIGTERM)
 
 
-def follow_order(order: Message, controls: Controls) -> None:
+def follow_order(order: PipeMessage, controls: Controls) -> None:
     """Do what is ordered. Raises ValueError, KeyError or TypeError for anything else."""
     match order["order"]:
         case "stop":

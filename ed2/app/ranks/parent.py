@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ed2.app.ranks.launcher import ORDERS, Child, how_ended, started_ranks, wait_for_ranks
-from ed2.app.ranks.messages import Message, decoded, encoded, error_of, event_of
+from ed2.app.ranks.messages import PipeMessage, decoded, encoded, error_of, event_of
 from ed2.app.run_settings import effective_settings
 from ed2.checkpoint.identity import checkpoints_of
 from ed2.errors import printable
@@ -27,7 +27,7 @@ MAX_WORDS = 600
 WORDS_SECONDS = 5.0
 """How long to wait for the last of that."""
 
-Send = Callable[[Message], object]
+Send = Callable[[PipeMessage], object]
 
 
 class RelayedControls(Controls):
@@ -88,7 +88,7 @@ class RelayedControls(Controls):
     def _send_stop(self) -> None:
         self._pass_on({"order": "stop", "signal": self._signal, "save": self._save})
 
-    def _pass_on(self, order: Message) -> None:
+    def _pass_on(self, order: PipeMessage) -> None:
         if self._send is not None:
             self._send(order)
 
@@ -150,7 +150,7 @@ def _sender_to(child: Child) -> Send:
     assert child.stdin
     pipe = child.stdin.fileno()
 
-    def send(message: Message) -> None:
+    def send(message: PipeMessage) -> None:
         line = encoded(message)
         with contextlib.suppress(OSError):  # it has ended, which is noticed elsewhere
             while line:
@@ -189,7 +189,7 @@ class RemoteRun:
                 self._take(decoded(line))
         first.wait()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: PipeMessage) -> None:
         if "error" in message:
             self.error = error_of(message)
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ed2.app.libraries import read_libraries
-from ed2.app.ranks.messages import Message, encoded, error_message, event_message
+from ed2.app.ranks.messages import PipeMessage, encoded, error_message, event_message
 from ed2.app.signals import exit_with_parent
 from ed2.errors import Ed2Error, StopRequested
 from ed2.events import Event, EventBus, PhaseChanged, RunStarted, SavingChanged, StepDone, Warned
@@ -45,7 +45,7 @@ class PartObserver:
             self.controls.pause()
 
 
-def send(message: Message) -> None:
+def send(message: PipeMessage) -> None:
     """Send a line."""
     sys.stdout.buffer.write(encoded(message))
     sys.stdout.buffer.flush()
