@@ -29,7 +29,8 @@ from ed2.events import (
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
 from ed2.small_files import read_object
-from ed2.vram.card import KEPT, ON_CARD, Card, Overhead, Reading, overhead_from
+from ed2.vram.card import Card
+from ed2.vram.overhead import KEPT, ON_CARD, Overhead, Reading, overhead_from
 from ed2.vram.plan import plan_memory
 from ed2.vram.sampler import CardPeaks
 from ed2.vram.shapes import ModelShape

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from ed2.models.families.facts import FACTS
 from ed2.settings.checks import LOW_MEMORY_OPTIMIZERS
 from ed2.settings.schema import RESOLUTIONS, Settings
-from ed2.vram.card import Card, Overhead
+from ed2.vram.card import Card
 from ed2.vram.memory_model import PlannedFeatures
+from ed2.vram.overhead import Overhead
 from ed2.vram.plan import MemoryPlan, plan_memory
 from ed2.vram.shapes import ModelShape
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields, replace
 
 from ed2.models.families.facts import FACTS
 from ed2.settings.schema import Settings
-from ed2.vram.card import BYTES_PER_GB, ON_CARD, ON_CPU, Card, Overhead, Verdict
+from ed2.vram.card import BYTES_PER_GB, Card, Verdict
 from ed2.vram.memory_model import MemoryModel, PlannedFeatures
+from ed2.vram.overhead import ON_CARD, ON_CPU, Overhead
 from ed2.vram.shapes import ModelShape, TracedRow
 
 BYTES_PER_PIXEL = 12

@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from ed2.vram.card import BYTES_PER_GB, Reading, text_of, visible_cards
+from ed2.vram.card import BYTES_PER_GB, text_of, visible_cards
+from ed2.vram.overhead import Reading
 
 BUSY_STEP = 5
 """Percent; rounded, so that the page is not redrawn for every small change."""

@@ -13,7 +13,7 @@ from ed2.events import Event, MemoryMeasured, MetricsLogged, PhaseChanged, Sampl
 from ed2.settings.schema import Settings
 from ed2.training.state import Run
 from ed2.ui.html import memory_html
-from ed2.vram.card import Reading
+from ed2.vram.overhead import Reading
 from ed2.vram.plan import plan_memory
 from ed2.vram.sampler import CardPeaks, MemorySampler, MemoryUse, Share
 from ed2.vram.shapes import shape_of

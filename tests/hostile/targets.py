@@ -33,7 +33,7 @@ from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sheet import contact_sheet
 from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
-from ed2.vram.card import Reading
+from ed2.vram.overhead import Reading
 from tests.hostile.painting import FORMATS, noise, saved
 from tests.past_runs import write_sample
 from tests.resolved import resolved

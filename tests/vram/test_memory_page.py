@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.vram.card import ON_CARD
+from ed2.vram.overhead import ON_CARD
 from scripts.memory_table import PAGE, ROWS, Published, page_with_tables
 
 OTHER_READING = [row for row in ROWS if "as 'caches' says" in row.assumed]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ed2.vram.card import KEPT, Reading, overhead_from
+from ed2.vram.overhead import KEPT, Reading, overhead_from
 
 
 def test_one_reading_gives_its_own_figures_and_a_narrow_range() -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from ed2.app.measured import CARDS_FILE, Corrections
 from ed2.app.preflight import ModelSizes
 from ed2.settings.schema import Settings
-from ed2.vram.card import Card, Overhead, card_for
+from ed2.vram.card import Card, card_for
+from ed2.vram.overhead import Overhead
 from ed2.vram.plan import MemoryPlan, plan_memory
 from ed2.vram.shapes import ModelShape
 
