@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from ed2.__main__ import main
 from ed2.models.families.sd import load
-from ed2.models.files.base_model import base_model_problems, locate
+from ed2.models.files.base_model import locate
 from ed2.models.files.folder import open_folder
+from ed2.models.files.folder_problems import folder_problems
 from ed2.models.files.source import open_base
 from tests.hostile.models import TEXT, UNET, VAE
 from tests.tiny import with_old_attention_names
@@ -42,7 +43,7 @@ def pickle_part(folder: Path, name: str, file: str) -> None:
 
 
 def told(folder: Path) -> str:
-    return "\n".join(map(str, base_model_problems(folder)))
+    return "\n".join(map(str, folder_problems(folder)))
 
 
 @pytest.mark.parametrize("parts", [[UNET, VAE, TEXT], [TEXT]], ids=["all", "text encoder"])

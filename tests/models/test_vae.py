@@ -135,9 +135,9 @@ def test_a_folder_with_only_a_pickled_vae_names_the_file_that_can_be_given(
     file = folder / "diffusion_pytorch_model.bin"
     torch.save(load_file(other / VAE), file)
     (folder / "diffusion_pytorch_model.safetensors").unlink()
-    (problem,) = base_model_problems(sd1, vae=folder, may_convert=True)
+    (problem,) = base_model_problems(sd1, vae=folder)
     assert "only diffusion_pytorch_model.bin is there" in problem.what and str(file) in problem.fix
-    assert not base_model_problems(sd1, vae=file, may_convert=True)
+    assert not base_model_problems(sd1, vae=file)
 
 
 def test_other_files_and_folders_are_refused(sd1: Path, other: Path, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def base_problems(values: Mapping[str, object]) -> list[Problem]:
         if found is None:
             return [not_here(VAE, "VAE", vae)]
         other = found.path
-    problems = base_model_problems(place.path, prediction_type=predicted or None, vae=other, may_convert=True)
+    problems = base_model_problems(place.path, prediction_type=predicted or None, vae=other)
     if not Path(name).exists():
         problems = [_of_download(name, problem) for problem in problems]
     return as_setting_problems(name, problems)

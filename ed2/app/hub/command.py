@@ -74,7 +74,7 @@ def _advice(given: argparse.Namespace, offer: Offer, path: Path) -> tuple[str, b
         return "This model captions images. Use it in the Dataset tab, under “Caption images automatically”.", False
     if offer.files[0].name == CONFIG:
         return f"This is a VAE. Use it with: --vae {name}", False
-    problems = [p for p in base_model_problems(path, may_convert=True) if p.path != "prediction_type"]
+    problems = [p for p in base_model_problems(path) if p.path != "prediction_type"]
     if problems:
         return "\n  ".join(["It cannot be trained here:", *map(str, problems)]), False
     return f"Train it with: --resume_ckpt {name}", True

@@ -12,7 +12,7 @@ from ed2.models.files.folder_problems import INDEX, family_in, folder_problems
 from ed2.models.files.header import Header, HeaderError, is_pickle
 from ed2.models.files.pickled import any_header, texts_in
 from ed2.models.files.pickled_folder import pickled_parts
-from ed2.models.files.vae_files import CONFIG, vae_problems
+from ed2.models.files.vae_files import CONFIG, find_vae
 from ed2.small_files import is_file
 from ed2.terminal import LAUNCHER
 from ed2.text import listed
@@ -61,24 +61,26 @@ def locate(name: str) -> Located | None:
     return Located(_model_in(snapshot), f"Using the newest download in {path.name}: {snapshot}.")
 
 
-def base_model_problems(
-    path: Path, *, prediction_type: str | None = None, vae: Path | None = None, may_convert: bool = False
-) -> list[Problem]:
-    """Everything that keeps a path from being trained on; empty if it can be read.
+def base_model_problems(path: Path, *, prediction_type: str | None = None, vae: Path | None = None) -> list[Problem]:
+    """Everything that keeps a run from starting with this base model; empty if nothing does.
+
+    Weights in PyTorch's own format are not a problem, since the start of a run converts them.
 
     Args:
         path: a file or folder.
         prediction_type: what it predicts, in place of what it says.
         vae: the VAE that takes the place of its own.
-        may_convert: whether weights in PyTorch's own format are converted first.
     """
     find = file_problems if is_file(path) else folder_problems
-    problems = find(path, prediction_type=prediction_type, has_vae=vae is not None, may_convert=may_convert)
+    problems = find(path, prediction_type=prediction_type, has_vae=vae is not None, may_convert=True)
     if problems or vae is None:
         return problems
-    family = _family_of(path)
-    found = vae_problems(vae, family, may_convert=may_convert)
-    return [Problem(VAE, f"{printable(str(vae), 1000)}: {problem.what}", problem.fix) for problem in found]
+    try:
+        find_vae(vae, _family_of(path), may_convert=True)
+    except ModelError as error:
+        name = printable(str(vae), 1000)
+        return [Problem(VAE, f"{name}: {problem.what}", problem.fix) for problem in error.problems]
+    return []
 
 
 def needs_conversion(path: Path) -> bool:
@@ -93,7 +95,7 @@ def file_problems(
 ) -> list[Problem]:
     """What keeps a single file from being trained on; its bytes say what it is, whatever its name.
 
-    The arguments are those of `base_model_problems`.
+    The arguments are those of `folder_problems`.
     """
     if is_pickle(path):
         if problem := pickle_problem(path):

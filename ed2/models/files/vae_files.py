@@ -40,15 +40,6 @@ class VaeFiles:
     config: bytes | None = None
 
 
-def vae_problems(path: Path, family: FamilyFacts, *, may_convert: bool = False) -> list[Problem]:
-    """Why the VAE in `path` cannot take the place of that of a model of `family`; empty if it can."""
-    try:
-        find_vae(path, family, may_convert=may_convert)
-    except ModelError as error:
-        return list(error.problems)
-    return []
-
-
 def find_vae(path: Path, family: FamilyFacts, *, may_convert: bool = False) -> VaeFiles:
     """Find the VAE in a file or folder, which may be that of a whole model.
 
