@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 
-from ed2.checkpoint.export import PredictionCheck
+from ed2.checkpoint.prediction_check import PredictionCheck
 from ed2.checkpoint.room import has_memory_for
 from ed2.checkpoint.saver import Kind, Saver
 from ed2.checkpoint.snapshot import HostBuffers, Snapshot, bytes_to_copy

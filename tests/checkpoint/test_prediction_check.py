@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ed2.app.reporters.log import describe
-from ed2.checkpoint import export
+from ed2.checkpoint import prediction_check
 from ed2.events import CheckpointSaved, RunEnded, SingleFileChecked, Warned
 from ed2.models.files import source as source_module
 from ed2.small_files import read_object
@@ -70,7 +70,7 @@ def test_what_cannot_be_compared_is_said(values: Values, configs: Path, monkeypa
     assert text.endswith(
         "opens as a LoRA for SD 1.x; prediction not compared: a LoRA predicts nothing without its base."
     )
-    monkeypatch.setattr(export, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(prediction_check, "free_memory_bytes", lambda: 1000)
     (text,) = checks(train(values))
     assert "; prediction not compared: it needs " in text and text.endswith(" of free memory, and 1.0 kB is free.")
     monkeypatch.undo()
