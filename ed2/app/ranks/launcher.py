@@ -32,7 +32,7 @@ def launch_ranks(argv: Sequence[str], size: int) -> int:
 
     Signals are passed on to the first, which saves and stops all. However this process ends, the others do too.
     """
-    with started_ranks(argv, size) as children, _SignalRelay(children[0]):
+    with started_ranks(argv, size) as children, _passing_signals_to(children[0]):
         return wait_for_ranks(children)
 
 
@@ -116,24 +116,21 @@ def how_ended(rank: int, child: Child) -> str:
     return f"Process {rank} has ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
 
 
-class _SignalRelay:
-    """Passes signals on to a child, which on Windows gets those of the console by itself."""
+@contextmanager
+def _passing_signals_to(child: Child) -> Iterator[None]:
+    """Pass signals on to a child within the block; on Windows it gets those of the console by itself."""
 
-    def __init__(self, child: Child) -> None:
-        self._child = child
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> None:
-        for name in STOP_SIGNALS:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._pass)
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _pass(self, number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         if os.name != "nt":
             with suppress(ProcessLookupError):
-                self._child.send_signal(number)
+                child.send_signal(number)
+
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
