@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ed2.__main__ import main
+from ed2.errors import ModelError
 from ed2.models.families.facts import FACTS
 from ed2.models.files.source import open_base
 from ed2.models.lora.arithmetic import RankOptions, extract, with_layer
@@ -356,3 +357,22 @@ def test_layers_that_a_model_lacks_are_left_out_and_named(
     said = capsys.readouterr().out
     assert "Left out" in said and "encoder_layers_23_mlp_fc1" in said
     assert f"Added {num_layers} layers." in said
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"down": (2, 4), "up": (4, 2), "alpha": (2,)},
+        {"down": (), "up": (4, 2)},
+        {"down": (2, 4), "up": (4,)},
+        {"down": (0, 4), "up": (4, 0)},
+        {"down": (2, 4), "up": (4, 2), "dora_scale": ()},
+    ],
+    ids=["alpha", "down", "up", "rank 0", "dora"],
+)
+def test_a_layer_of_impossible_shapes_is_refused(shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    ends = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha", "dora_scale": "dora_scale"}
+    tensors = {f"lora_unet_a.{ends[kind]}": torch.ones(shape) for kind, shape in shapes.items()}
+    save_file(tensors, tmp_path / "odd.safetensors")
+    with pytest.raises(ModelError, match="1 of its layers have impossible shapes, such as unet_a"):
+        read_lora(tmp_path / "odd.safetensors")

@@ -98,7 +98,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _require_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], odd: list[str]) -> None:
-    """Raise ModelError unless every layer is complete and there are no tensors of another method."""
+    """Raise ModelError unless every layer is complete and possible, and there are no tensors of another method."""
     if odd:
         what = f"it is of another kind than LoRA and DoRA, with tensors such as {printable(min(odd))}."
         raise _error(path, Problem(None, what, "Use a LoRA, or merge it with the program that made it."))
@@ -108,6 +108,16 @@ def _require_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], odd: l
     if incomplete := [name for name, pieces in layers.items() if not {"down", "up"} <= pieces.keys()]:
         what = f"{len(incomplete)} of its layers are incomplete, such as {printable(min(incomplete))}."
         raise _error(path, Problem(None, what, "Get this file again."))
+    if impossible := [name for name, pieces in layers.items() if not _is_possible(pieces)]:
+        what = f"{len(impossible)} of its layers have impossible shapes, such as {printable(min(impossible))}."
+        raise _error(path, Problem(None, what, "Get this file again."))
+
+
+def _is_possible(pieces: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of a layer have as many dimensions as `LoraLayer` says, and a rank."""
+    down, up, scale = pieces["down"], pieces["up"], pieces.get("dora_scale")
+    has_sides = min(down.ndim, up.ndim) >= 2 and (scale is None or scale.ndim >= 1)
+    return has_sides and len(down) > 0 and ("alpha" not in pieces or pieces["alpha"].numel() == 1)
 
 
 def _parsed(name: str) -> tuple[str, str]:
