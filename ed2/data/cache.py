@@ -178,10 +178,8 @@ class TensorCache:
             shard, row = found
             try:
                 return shard.read(row)
-            except DamagedError as error:
-                self._drop(shard, f"{shard.path.name} ({error})")
-            except OSError as error:  # removed by its owner, or by another run that found it damaged
-                self._drop(shard, f"{shard.path.name} ({plain_reason(error)})")
+            except (DamagedError, OSError) as error:
+                self._drop(shard, error)
 
     def add(self, key: bytes, row: Row) -> None:
         """Add a row, on the CPU; it is written with others once enough are waiting. Raises OSError."""
@@ -231,15 +229,19 @@ class TensorCache:
         logger.warning("The cache %s cannot be written: %s.", self.folder, plain_reason(error))
         self._waiting, self._waiting_bytes = {}, 0
 
-    def _drop(self, shard: _Shard, what: str) -> None:
-        """Forget a shard and remove it, so that its rows are made again."""
+    def _drop(self, shard: _Shard, error: DamagedError | OSError) -> None:
+        """Forget a shard, so that its rows are made again; it is removed only if it is damaged."""
         with self._lock:
             if shard not in self._index.shards:
                 return  # another thread was faster
             self._index = _Index([other for other in self._index.shards if other is not shard])
             self._lost.update(key.tobytes() for key in shard.keys)
-        _remove(shard.path)
-        self._report_damage([what])
+        reason = str(error)
+        if isinstance(error, DamagedError):
+            _remove(shard.path)
+        else:  # removed by its owner, or by another run that found it damaged, or its drive does not answer now
+            reason = plain_reason(error)
+        self._report_damage([f"{shard.path.name} ({reason})"])
 
     def _report_damage(self, shards: Sequence[str]) -> None:
         self.report(

@@ -110,6 +110,21 @@ def test_what_is_lost_while_it_is_in_use_is_added_again_and_nothing_else(folder:
     assert same(TensorCache(folder, {}).read(KEYS[0]), 0)
 
 
+def test_a_shard_that_cannot_be_opened_at_the_moment_is_not_removed(folder: Path, tmp_path: Path) -> None:
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    elsewhere = tmp_path / "drive" / shard.name
+    elsewhere.parent.mkdir()
+    shard.rename(elsewhere)
+    shard.symlink_to(elsewhere)
+    told: list[str] = []
+    store = TensorCache(folder, {}, told.append)
+    elsewhere.parent.rename(tmp_path / "disconnected")
+    lost = [key for key in KEYS if store.read(key) is None]
+    assert lost and all(map(store.is_lost, lost)) and len(told) == 1
+    (tmp_path / "disconnected").rename(elsewhere.parent)
+    assert not any(TensorCache(folder, {}, told.append).missing(KEYS))
+
+
 def test_rows_are_written_when_enough_are_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "SHARD_BYTES", 2 * sum(t.nbytes for t in row(0).values()))
     store = TensorCache(tmp_path / "c", {})
