@@ -34,9 +34,9 @@ from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, ObjectiveOptions
 from ed2.training.optimizers import Optimizers
 from ed2.training.recovery import restore_oom_limits
-from ed2.training.shared import Shared, SharedFused
+from ed2.training.shared_update import SharedFusedUpdate, SharedUpdate
 from ed2.training.state import Job, Run
-from ed2.training.update import Fused, Update, Whole
+from ed2.training.update import FusedUpdate, Update, WholeUpdate
 from ed2.vram.sampler import CardPeaks
 
 NOISE_AT_ZERO_SNR = (
@@ -150,12 +150,12 @@ def _update(spec: RunSpec, context: RunContext, optimizers: Optimizers, precisio
         return context.state.at_once is not None
 
     if ranks.size > 1 and is_fused:
-        return SharedFused(optimizers, precision, max_norm, holds_gradients, ranks=ranks)
+        return SharedFusedUpdate(optimizers, precision, max_norm, holds_gradients, ranks=ranks)
     if ranks.size > 1:
-        return Shared(optimizers, precision, max_norm, ranks=ranks)
+        return SharedUpdate(optimizers, precision, max_norm, ranks=ranks)
     if is_fused:
-        return Fused(optimizers, precision, max_norm, holds_gradients)
-    return Whole(optimizers, precision, max_norm)
+        return FusedUpdate(optimizers, precision, max_norm, holds_gradients)
+    return WholeUpdate(optimizers, precision, max_norm)
 
 
 def _fit_position(spec: RunSpec, context: RunContext, steps_in_epoch: int) -> None:

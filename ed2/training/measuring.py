@@ -10,7 +10,7 @@ from ed2.events import Event, PhaseChanged, Warned
 from ed2.models.memory import is_out_of_memory, release_memory
 from ed2.ranks.base import Message, RankAnswer, Ranks
 from ed2.text import counted
-from ed2.training.shared import OUT_OF_MEMORY, OutOfMemoryElsewhereError
+from ed2.training.shared_update import OUT_OF_MEMORY, OutOfMemoryElsewhereError
 from ed2.training.state import Job, Run, TrainState
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from ed2.events import Warned
 from ed2.models.base import trained_parameters
 from ed2.models.memory import enable_checkpointing, is_out_of_memory, release_memory, uses_checkpointing
 from ed2.text import counted, first_of
-from ed2.training.shared import OutOfMemoryElsewhereError, tell_out_of_memory
+from ed2.training.shared_update import OutOfMemoryElsewhereError, tell_out_of_memory
 from ed2.training.state import Run
 
 logger = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ class Update(Protocol):
 
 
 @dataclass
-class Whole:
+class WholeUpdate:
     """Keeps all gradients until the end of the step, clips them together and steps every optimizer once.
 
     Attributes:
@@ -91,12 +91,12 @@ class Whole:
 
 
 @dataclass
-class Fused:
+class FusedUpdate:
     """Updates each parameter as soon as its gradient is complete, and frees the gradient at once.
 
     There is never more than one gradient in memory, so nothing is known of the others: each is clipped alone, and one
     that is not finite leaves its own parameter as it was. After running out of memory a batch may be cut into parts;
-    their gradients have to be added up first, so they are all held then, as `Whole` does, and give the same update.
+    their gradients have to be added up first, so they are all held then, which gives the update of `WholeUpdate`.
 
     Attributes:
         max_norm: maximum norm of the gradient of each parameter; None for no clipping.

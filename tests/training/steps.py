@@ -20,7 +20,7 @@ from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.state import Controls, Run, TrainState
-from ed2.training.update import Whole
+from ed2.training.update import WholeUpdate
 from tests.tiny import uncropped
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def run_of(model: DiffusionModel, optimizers: Optimizers, precision: Precision, 
         objective=Objective(model, mse, 1, CPU),
         precision=precision,
         optimizers=optimizers,
-        update=Whole(optimizers, precision, None),
+        update=WholeUpdate(optimizers, precision, None),
         metrics=Metrics(),
         bus=EventBus(),
         controls=Controls(),

@@ -18,7 +18,7 @@ from ed2.training.loop import optimizer_step
 from ed2.training.optimizers import parameters_of
 from ed2.training.rounding import Rounding
 from ed2.training.state import Run
-from ed2.training.update import Fused, Whole
+from ed2.training.update import FusedUpdate, WholeUpdate
 from tests.training.memory_faults import OutOfMemoryAt, at_most
 from tests.training.steps import CPU, batch_of, optimizers_of, parameters, run_of
 
@@ -44,8 +44,8 @@ def low_memory_run(
     precision = Precision(CPU, dtype if is_half else None)
     run = run_of(model, optimizers, precision, images_per_step=4)
     if not fused:
-        return replace(run, update=Whole(optimizers, precision, max_norm))
-    return replace(run, update=Fused(optimizers, precision, max_norm, lambda: run.state.at_once is not None))
+        return replace(run, update=WholeUpdate(optimizers, precision, max_norm))
+    return replace(run, update=FusedUpdate(optimizers, precision, max_norm, lambda: run.state.at_once is not None))
 
 
 def step(run: Run, batch: Batch = IMAGES) -> None:

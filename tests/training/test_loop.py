@@ -20,7 +20,7 @@ from ed2.training.metrics import Mean
 from ed2.training.objective import Objective, mse
 from ed2.training.schedules import cosine
 from ed2.training.state import Run, TrainState
-from ed2.training.update import Whole
+from ed2.training.update import WholeUpdate
 from tests.training.steps import CPU, batch_of, gradients, optimizers_of, parameters, run_on
 
 
@@ -195,7 +195,7 @@ def on_card(sd1: Path, trained: list[str]) -> Run:
         objective=Objective(model, mse, 1, device),
         precision=precision,
         optimizers=optimizers,
-        update=Whole(optimizers, precision, 1.0),
+        update=WholeUpdate(optimizers, precision, 1.0),
     )
 
 

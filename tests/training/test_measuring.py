@@ -9,7 +9,7 @@ import torch
 from ed2.data.example import Example, Finding
 from ed2.ranks.group import Follower, Leader
 from ed2.training.measuring import LossSums, OnProblem, SharedMeter, share_of
-from ed2.training.shared import OutOfMemoryElsewhereError
+from ed2.training.shared_update import OutOfMemoryElsewhereError
 from tests.ranks.threads import in_each
 
 Losses = dict[str, float] | None

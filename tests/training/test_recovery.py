@@ -21,7 +21,7 @@ from ed2.training.loop import optimizer_step
 from ed2.training.objective import Objective, mse
 from ed2.training.recovery import require_savable, restore_oom_limits
 from ed2.training.state import Run
-from ed2.training.update import Whole
+from ed2.training.update import WholeUpdate
 from tests.training.memory_faults import TEXT, OutOfMemoryAt, at_most
 from tests.training.steps import batch_of, optimizers_of, parameters, run_on
 
@@ -236,7 +236,7 @@ def test_a_smaller_gpu_gets_the_same_gradient_in_parts(sd1: Path) -> None:
         model = load(run.model.source, trained=["unet", "text_encoder"], device=device, frozen_dtype=torch.float32)
         objective = Objective(model, mse, 1, device)
         precision, optimizers = Precision(device, None), optimizers_of(model)
-        update = Whole(optimizers, precision, None)
+        update = WholeUpdate(optimizers, precision, None)
         run = replace(run, model=model, objective=objective)
         return replace(run, precision=precision, optimizers=optimizers, update=update)
 

@@ -11,7 +11,7 @@ from ed2.errors import RankError, UpdateFailedError
 from ed2.models.memory import is_out_of_memory
 from ed2.ranks.base import SUM_NUMBERS, Message, Ranks
 from ed2.training.optimizers import Optimizers, parameters_of
-from ed2.training.update import Fused, Whole, changing_weights
+from ed2.training.update import FusedUpdate, WholeUpdate, changing_weights
 
 GRADIENTS = "gradients"
 OUT_OF_MEMORY = "out_of_memory"
@@ -27,8 +27,8 @@ def tell_out_of_memory(ranks: Ranks) -> None:
 
 
 @dataclass
-class Shared(Whole):
-    """Sums the gradients of all processes at the end of the step, and then does as `Whole`, in each of them.
+class SharedUpdate(WholeUpdate):
+    """Sums the gradients of all processes at the end of the step, and then does as `WholeUpdate`, in each of them.
 
     Each gets the sums of the parameters that it owns, updates these, and hands them out. All know the norms of all, and
     so clip and decide alike. Where parameters have no owner, or fp16 needs its scale adjusted, all get all sums.
@@ -94,8 +94,8 @@ class Shared(Whole):
 
 
 @dataclass
-class SharedFused(Fused):
-    """Adds up the gradients of all processes within the backward pass, and updates as `Fused` does.
+class SharedFusedUpdate(FusedUpdate):
+    """Adds up the gradients of all processes within the backward pass, and updates as `FusedUpdate` does.
 
     Gradients wait until they fill the buffer of a sum; those that all processes have are then summed, each for its
     owner. The more their order differs between processes, the more of them wait.
