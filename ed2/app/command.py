@@ -171,7 +171,7 @@ def _train(command: cli.CommandLine, place: RankPlace) -> int:
     from ed2.app.reporters.console import ConsoleReporter
     from ed2.app.run import run_training
     from ed2.events import Event, EventBus, RunStarted
-    from ed2.training.state import Controls
+    from ed2.training.controls import Controls
 
     controls, bus = Controls(), EventBus()
     begun: list[RunStarted] = []

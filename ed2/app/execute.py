@@ -248,7 +248,7 @@ def _start_notes(spec: RunSpec, run: Run) -> list[str]:
     )
     notes += [*spec.images.notes, *batch_notes(planner), *_lost_note(run)]
     length = RunLength(run.total_steps, len(examples), run.max_epochs)
-    if run.ranks.is_slow:
+    if run.ranks.is_staged:
         notes.append(SLOW_SUMS)
     if run.ranks.size == 1 and SET_BY_ACCELERATE in os.environ:
         notes.append(ONE_BY_ACCELERATE)

@@ -39,7 +39,7 @@ from ed2.settings.gather import TEXT_ENCODER_LR
 from ed2.settings.schema import DEFAULT_LR, Settings
 from ed2.training.controls import Controls
 from ed2.training.ema import Ema
-from ed2.training.measuring import SharedMeter, share_of
+from ed2.training.measuring import SharedMeter, own_share
 from ed2.training.objective import Objective, mse
 from ed2.training.state import IMAGE_LOSSES, VALIDATION, Job, Run, TrainState
 from ed2.training.validation import NUM_LEVELS, ImageLossJob, ImageLossMeter, Meter, ValidationJob, Validator
@@ -132,7 +132,7 @@ def make_saver(spec: RunSpec, run_dir: Path, bus: EventBus, before_save: Callabl
         keep_last=settings.keep_last,
         prepend_last=not settings.no_prepend_last,
         validation=validation,
-        before=before_save,
+        before_write=before_save,
         about={
             "fingerprint": spec.dataset.fingerprint,
             "seed": spec.settings.run.seed,
@@ -170,7 +170,7 @@ def validation_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     """What measures the validation images of a run, in each of its processes."""
     validator = Validator(
         objective=Objective(run.model, mse, spec.settings.validation.val_seed, spec.machine.device),
-        sets={tag: share_of(examples, context.ranks) for tag, examples in spec.images.curves.items()},
+        sets={tag: own_share(examples, context.ranks) for tag, examples in spec.images.curves.items()},
         options=_validation_options(spec, context),
         autocast=run.precision.autocast,
         should_stop=lambda: context.controls.stopping,
@@ -186,7 +186,7 @@ def image_loss_meter(run: Run, spec: RunSpec, context: RunContext) -> SharedMete
     examples = for_validation([example for example in spec.dataset.examples if example.multiply > 0])
     meter = ImageLossMeter(
         objective=Objective(run.model, mse, settings.validation.val_seed, spec.machine.device),
-        sets={IMAGE_LOSSES: share_of(examples, context.ranks)},
+        sets={IMAGE_LOSSES: own_share(examples, context.ranks)},
         options=_validation_options(spec, context),
         timesteps=run.model.process.spread_timesteps(NUM_LEVELS, start, end),
         autocast=run.precision.autocast,

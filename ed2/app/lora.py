@@ -17,7 +17,7 @@ from ed2.models.files.description import Description, ModelSpec
 from ed2.models.files.folder_problems import SCHEDULER_CONFIG
 from ed2.models.files.source import open_base
 from ed2.models.files.tensor_file import mapped_tensors
-from ed2.models.lora.arithmetic import Kept, Merged, RankOptions, Report, Weights, extract, merged
+from ed2.models.lora.arithmetic import KeptChange, Merged, RankOptions, Report, Weights, extract, merge
 from ed2.models.lora.file import read_lora, write_lora
 from ed2.models.lora.names import TEXT_MODEL
 
@@ -46,7 +46,7 @@ class LoraWritten:
     """A LoRA that was extracted, and how much of the change of each network it holds, by the network's title."""
 
     path: Path
-    shares: Mapping[str, Kept]
+    shares: Mapping[str, KeptChange]
 
     def sentences(self) -> list[str]:
         """What it keeps and cannot hold: one for each network."""
@@ -107,7 +107,7 @@ def merge_lora(base: Path, lora: Path, target: Path, strength: float, *, dtype: 
     done: list[Merged] = []
 
     def add(model: ModelSource, weights: Weights) -> Weights:
-        done.append(merged(FACTS[model.family], weights, layers, strength, lora))
+        done.append(merge(FACTS[model.family], weights, layers, strength, lora))
         return done[0].weights
 
     convert(base, target, dtype=dtype, change=add)

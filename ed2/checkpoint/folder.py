@@ -106,7 +106,7 @@ class NewFolder:
 
 
 @contextmanager
-def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterator[NewFolder]:
+def whole_folder(target: Path, about: Mapping[str, Any]) -> Iterator[NewFolder]:
     """Yield a folder to fill, which becomes `target` at the end of the block; `about` is added to its manifest.
 
     The manifest is written last, and the rename alone makes it a checkpoint. If the block fails, `target` is unchanged.
@@ -119,7 +119,7 @@ def whole_folder(target: Path, about: Mapping[str, Any] | None = None) -> Iterat
     with new_folder(target) as path:
         folder = NewFolder(path)
         yield folder
-        _write_manifest(folder, about or {})
+        _write_manifest(folder, about)
 
 
 def _write_manifest(folder: NewFolder, about: Mapping[str, Any]) -> None:

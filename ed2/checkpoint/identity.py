@@ -1,6 +1,5 @@
 """Facts about a checkpoint: its files, age, run, single file, validation, and whether it is pinned. Needs no torch."""
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,9 +79,9 @@ def age(checkpoint: Path) -> tuple[int, str]:
 
 
 def _ages_in_files(checkpoint: Path) -> Iterator[tuple[int, str]]:
-    with contextlib.suppress(*INVALID):
+    with suppress(*INVALID):
         yield _step_and_time(read_manifest(checkpoint))
-    with contextlib.suppress(*INVALID):
+    with suppress(*INVALID):
         values = read_object(checkpoint / TRAINING_STATE / STATE_FILE)
         yield _step_and_time({**values, **values["state"]})
 
@@ -112,7 +111,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 def state_of(checkpoint: Path) -> dict[str, Any]:
     """The description of a checkpoint's training state; empty where it is missing or invalid."""
-    with contextlib.suppress(*INVALID):
+    with suppress(*INVALID):
         return read_object(checkpoint / TRAINING_STATE / STATE_FILE)
     return {}
 
@@ -152,7 +151,7 @@ def _is_written_by_us(file: Path, key: str) -> bool:
 
 def name_of_run(run_dir: Path) -> str:
     """The name of a run when it started; its folder may have been renamed since."""
-    with contextlib.suppress(*INVALID):
+    with suppress(*INVALID):
         name = read_manifest(run_dir)["run"]
         if isinstance(name, str):
             return name
@@ -179,7 +178,7 @@ def images_of(checkpoint: Path, values: Mapping[str, Any]) -> set[str]:
 
 
 def _image_names_in(folder: Path) -> set[str]:
-    with contextlib.suppress(*INVALID):
+    with suppress(*INVALID):
         return set(read_json(folder / IMAGES_FILE))
     return set()
 
@@ -237,5 +236,5 @@ def _validation_loss(checkpoint: Path) -> float:
     try:
         measured = read_manifest(checkpoint).get("validation")
         return float(measured["loss"]) if measured else math.inf
-    except (OSError, ValueError, KeyError, TypeError):
+    except INVALID:
         return math.inf

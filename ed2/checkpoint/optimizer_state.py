@@ -14,10 +14,9 @@ SEPARATOR = "/"
 SAME = "same as"
 MAX_COMPARED = 4096
 """Largest number of elements of a tensor that is compared with others."""
-
-
 OPTIMIZER_STATE = "optimizer state"
 """What rank 0 asks for to save the state that other processes keep."""
+
 Leaves = Mapping[str, Any]
 """Tensors and numbers of an optimizer's state, named by place: "0/exp_avg"."""
 NOTHING: Leaves = {}
@@ -74,7 +73,7 @@ def restore_state(
 ) -> None:
     """Load what `flatten_state` and `changed_options` returned into a new `optimizer` of the same parameters.
 
-    Parameters that are not `here` are left out, since there may not be enough memory for all.
+    Only the state of parameters that are here is loaded, since there may not be enough memory for all.
 
     Raises:
         ValueError: the state belongs to other parameters.

@@ -187,7 +187,7 @@ def open_or_none(path: Path) -> Checkpoint | None:
 
 
 @dataclass(frozen=True)
-class Found:
+class NewestCheckpoint:
     """The newest sound checkpoint, if there is one, and sentences on the damaged ones that are newer."""
 
     checkpoint: Checkpoint | None
@@ -200,7 +200,7 @@ class Found:
         return [f"{sentence}{instead}" for sentence in self.damaged]
 
 
-def newest_of_run(run_dir: Path, progress: ByteProgress = no_progress) -> Found:
+def newest_of_run(run_dir: Path, progress: ByteProgress = no_progress) -> NewestCheckpoint:
     """The newest sound checkpoint of a run.
 
     Damaged ones that are newer are renamed, so that their names are free, unless the run is being trained right now.
@@ -209,7 +209,7 @@ def newest_of_run(run_dir: Path, progress: ByteProgress = no_progress) -> Found:
     return _newest_sound(candidates(run_dir), progress)
 
 
-def newest_below(logdir: Path, progress: ByteProgress = no_progress) -> Found:
+def newest_below(logdir: Path, progress: ByteProgress = no_progress) -> NewestCheckpoint:
     """The checkpoint that was saved last under `logdir`, if it is sound, else the one before, and so on."""
     found: list[Path] = []
     for ckpts in logdir.glob(f"*/{CKPTS}"):
@@ -257,7 +257,7 @@ def candidates(run_dir: Path) -> list[Path]:
     return [f for f in folders if (f / MANIFEST).exists() or (f / TRAINING_STATE / STATE_FILE).exists()]
 
 
-def _newest_sound(paths: Sequence[Path], progress: ByteProgress) -> Found:
+def _newest_sound(paths: Sequence[Path], progress: ByteProgress) -> NewestCheckpoint:
     damaged: list[str] = []
     for path in reversed(oldest_first(paths)):
         if not is_ours(path):
@@ -266,7 +266,7 @@ def _newest_sound(paths: Sequence[Path], progress: ByteProgress) -> Found:
         damage = find_damage(path, progress=progress)
         if damage is None:
             if checkpoint := open_or_none(path):
-                return Found(checkpoint, tuple(damaged))
+                return NewestCheckpoint(checkpoint, tuple(damaged))
             damaged.append(f"{path.name} was written by another version of this program")
         elif damage.is_unreadable:
             damaged.append(f"{path.name} cannot be read at the moment ({damage})")
@@ -274,7 +274,7 @@ def _newest_sound(paths: Sequence[Path], progress: ByteProgress) -> Found:
             damaged.append(f"{path.name} is damaged ({damage}) and was renamed to {renamed.name}")
         else:
             damaged.append(f"{path.name} is damaged ({damage})")
-    return Found(None, tuple(damaged))
+    return NewestCheckpoint(None, tuple(damaged))
 
 
 def _rename_damaged(checkpoint: Path, progress: ByteProgress) -> Path | None:

@@ -42,7 +42,7 @@ class Saver:
         keep_last: how many of the newest checkpoints to keep; None keeps all.
         prepend_last: whether the last checkpoint's name begins with `last-`.
         validation: the last validation, which decides the best checkpoint.
-        before: called with the step before each checkpoint is written; restores the run's folder if it was deleted.
+        before_write: called with the step before a checkpoint is written; restores the run's folder if it is gone.
         about: added to the training state: seed, fingerprint of the dataset.
         beside: small files to add to the folder of the training state, by name.
         run_name: the name of the run when it started; None for the name of its folder.
@@ -56,7 +56,7 @@ class Saver:
     keep_last: int | None = None
     prepend_last: bool = True
     validation: LatestValidation = field(default_factory=LatestValidation)
-    before: Callable[[int], object] = lambda step: None
+    before_write: Callable[[int], object] = lambda step: None
     about: Mapping[str, Any]
     beside: Mapping[str, bytes] = field(default_factory=dict)
     run_name: str | None = None
@@ -78,7 +78,7 @@ class Saver:
         try:
             snapshot = self.snapshot(run)
         except NOT_WRITTEN as error:
-            raise self._not_written(self.run_dir / CKPTS / name, error) from error
+            raise _not_written(self.run_dir / CKPTS / name, error) from error
         return wait_for_handles(lambda: self.write(snapshot, name, kind))
 
     def snapshot(self, run: Run, buffers: HostBuffers | None = None) -> Snapshot:
@@ -112,10 +112,10 @@ class Saver:
         average = average_of(target)
         has_average = bool(snapshot.averages) and self._write_average(average, snapshot)
         try:  # after the average: a run killed from here on does not return to this step
-            self.before(snapshot.step)
+            self.before_write(snapshot.step)
             written = self._write_folder(target, snapshot)
         except NOT_WRITTEN as error:
-            raise self._not_written(target, error) from error
+            raise _not_written(target, error) from error
         single = self._export(target, snapshot.step, snapshot.family, snapshot.prediction_type)
         if has_average:
             single_of_average = self._export(average, snapshot.step, snapshot.family, snapshot.prediction_type)
@@ -189,7 +189,7 @@ class Saver:
                 with whole_folder(target, snapshot.about) as folder:
                     _add_model(folder, snapshot, averaged=True)
         except NOT_WRITTEN as error:
-            self.bus.emit(Warned(snapshot.step, str(self._not_written(target, error))))
+            self.bus.emit(Warned(snapshot.step, str(_not_written(target, error))))
             return False
         return True
 
@@ -214,14 +214,15 @@ class Saver:
         self.bus.emit(Warned(step, text))
         return None
 
-    def _not_written(self, target: Path, error: BaseException) -> CheckpointError:
-        reason = plain_reason(error)
-        fix = f"Check that {target.parent} exists and is writable."
-        if "disk" in reason:
-            fix = "Free some space."
-        elif isinstance(error, MemoryError):
-            fix = "Close other programs."
-        return CheckpointError(f"The checkpoint {target.name} could not be written", f"{reason}.", fix)
+
+def _not_written(target: Path, error: BaseException) -> CheckpointError:
+    reason = plain_reason(error)
+    fix = f"Check that {target.parent} exists and is writable."
+    if "disk" in reason:
+        fix = "Free some space."
+    elif isinstance(error, MemoryError):
+        fix = "Close other programs."
+    return CheckpointError(f"The checkpoint {target.name} could not be written", f"{reason}.", fix)
 
 
 def _add_model(folder: NewFolder, snapshot: Snapshot, *, averaged: bool = False) -> None:

@@ -17,7 +17,6 @@ from ed2.models.files.folder_problems import EXTRA_FILE
 from ed2.models.files.lora_base import BASE_FILE, LORA_FILE
 from ed2.models.files.tensor_file import bytes_of
 from ed2.models.memory import release_pinned_memory
-from ed2.models.parts import Part
 from ed2.training.optimizers import averages
 from ed2.training.recovery import require_savable
 from ed2.training.state import Run
@@ -226,7 +225,8 @@ def _content(run: Run, take: Take) -> _Content:
     for network, named in run.ema.state().items():
         own = {name: take(tensor) for name, tensor in named.items()}
         state[ema_stem(network)] = own
-        average[network] = _saved_names(run.model.parts[network], own)
+        part = run.model.parts[network]
+        average[network] = {part.saved_name(name): tensor for name, tensor in own.items()}
     return _Content(_weights(run, take), average, state, numbers)
 
 
@@ -244,10 +244,6 @@ def _weights(run: Run, take: Take) -> dict[str, Tensors]:
     return weights
 
 
-def _saved_names(part: Part, named: Tensors) -> Tensors:
-    return {part.saved_name(name): tensor for name, tensor in named.items()}
-
-
 def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """The tensors of the optimizers by the stem of their file, and their numbers by network."""
     tensors: dict[str, Tensors] = {}
@@ -259,12 +255,9 @@ def _optimizer_states(run: Run, take: Take) -> tuple[dict[str, Tensors], dict[st
         own = flatten_state(optimizer, take, elsewhere.get(network, {}))
         tensors[f"optimizer-{network}"], numbers[network] = own
         if averages(optimizer):
-            tensors[trained_stem(network)] = _trained(run.model.parts[network], take)
+            parameters = run.model.parts[network].parameters()
+            tensors[trained_stem(network)] = {name: take(parameter) for name, parameter in parameters.items()}
     return tensors, numbers
-
-
-def _trained(part: Part, take: Take) -> dict[str, Tensor]:
-    return {name: take(parameter) for name, parameter in part.parameters().items()}
 
 
 def _state_values(run: Run, numbers: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from ed2.small_files import open_file, parse_json
 from ed2.text import first_of
 
 Row = Mapping[str, Tensor]
-Bytes2 = NDArray[np.uint8]
-"""Bytes, (N, 16)."""
+ByteRows = NDArray[np.uint8]
+"""Keys or hashes, (N, 16)."""
 
 SHARD_BYTES = 32 << 20
 """A shard is written when this much is waiting, so a killed pass loses no more."""
@@ -62,8 +62,8 @@ class _Column:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
     path: Path
-    keys: Bytes2
-    hashes: Bytes2
+    keys: ByteRows
+    hashes: ByteRows
     columns: Mapping[str, _Column]
 
     def read(self, row: int) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ class TensorCache:
                 groups.setdefault(shapes, {})[key] = row
             if not groups:
                 return
-            _describe(self.folder, self.about)
+            _write_about(self.folder, self.about)
             shards = [_write_shard(self.folder, rows) for rows in groups.values()]
             self._waiting, self._waiting_bytes = {}, 0
             self._index = _Index([*self._index.shards, *shards])
@@ -255,7 +255,7 @@ def cache_folder(cache_dir: Path, what: str, about: Mapping[str, object]) -> Pat
     return cache_dir / f"{what}-{name}"
 
 
-def _describe(folder: Path, about: Mapping[str, object]) -> None:
+def _write_about(folder: Path, about: Mapping[str, object]) -> None:
     """Make the folder of a cache, and write into it what its rows depend on, for people. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ABOUT).exists():
@@ -310,7 +310,7 @@ def _column(entry: Mapping[str, Any], start: int) -> _Column:
     return _Column(start + first, row_bytes, dtype, tuple(shape))
 
 
-def _read_bytes(file: BinaryIO, column: _Column, count: int) -> Bytes2:
+def _read_bytes(file: BinaryIO, column: _Column, count: int) -> ByteRows:
     if column.row_bytes != KEY_BYTES:
         raise DamagedError("its header is damaged")
     file.seek(column.start)
@@ -327,11 +327,11 @@ def _hash_of(key: bytes, parts: Sequence[bytearray | memoryview]) -> bytes:
     return digest.digest()[:KEY_BYTES]
 
 
-def _as_array(keys: Sequence[bytes]) -> Bytes2:
+def _as_array(keys: Sequence[bytes]) -> ByteRows:
     return np.frombuffer(bytearray().join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
 
 
-def _starts(keys: Bytes2) -> NDArray[np.uint64]:
+def _starts(keys: ByteRows) -> NDArray[np.uint64]:
     """The first 8 bytes of each key as a number."""
     starts: NDArray[np.uint64] = np.ascontiguousarray(keys[:, :8]).view("<u8")[:, 0]
     return starts

@@ -242,11 +242,11 @@ def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription,
         caption=caption_in_order(config, prompt),
         size=facts.size,
         bucket=_fit(facts.size, options.resolution).bucket,
-        flip_p=_first(config.flip_p, options.flip_p),
-        cond_dropout=_first(config.cond_dropout, options.cond_dropout),
-        multiply=_first(config.multiply, 1.0),
+        flip_p=_or_default(config.flip_p, options.flip_p),
+        cond_dropout=_or_default(config.cond_dropout, options.cond_dropout),
+        multiply=_or_default(config.multiply, 1.0),
         batch_id=config.batch_id or "",
-        loss_scale=_first(config.loss_scale, 1.0),
+        loss_scale=_or_default(config.loss_scale, 1.0),
         shuffle=tag_shuffle(config, prompt, default=options.shuffle_tags),
         entry=file.entry,
         stamp=file_stamp(file.stat),
@@ -254,7 +254,7 @@ def _example(file: ImageEntry, facts: ImageFacts, description: ImageDescription,
     )
 
 
-def _first(value: float | None, default: float) -> float:
+def _or_default(value: float | None, default: float) -> float:
     return default if value is None else value
 
 

@@ -340,14 +340,14 @@ class Loader:
                 if error.lasting:
                     self._lost.setdefault(example.key, epoch)
                     self._news.lost.append(example.key)
-                self._find(example, error.what, error.fix)
+                self._report_own(example, error.what, error.fix)
             except Exception as error:  # a library bug: the run continues with the other images
                 logger.info("Reading %s failed.", example.name, exc_info=True)
                 what = f"it cannot be decoded ({type(error).__name__}: {error})."
-                self._find(example, what, "Save it again, or replace it.")
+                self._report_own(example, what, "Save it again, or replace it.")
             else:
                 if image.has_changed:
-                    self._find(example, *CHANGED, kind="changed")
+                    self._report_own(example, *CHANGED, kind="changed")
             loaded.append(image)
         return loaded
 
@@ -356,7 +356,7 @@ class Loader:
             return ""
         return example.caption_at(lambda: rng(self._options.seed, "tags", *visit), self._options.keep_tags)
 
-    def _find(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
+    def _report_own(self, example: Example, what: str, fix: str, *, kind: FindingKind = "unusable") -> None:
         self._news.findings.append((example.key, what, fix, kind))
         self._report(example.key, what, fix, kind)
 

@@ -81,10 +81,10 @@ def enable_checkpointing(model: DiffusionModel) -> None:
 
 def uses_checkpointing(model: DiffusionModel) -> bool:
     """Whether gradient checkpointing is already on everywhere."""
-    return all(map(_checkpoints, _with_gradients(model)))
+    return all(map(_is_checkpointed, _with_gradients(model)))
 
 
-def _checkpoints(network: Any) -> bool:
+def _is_checkpointed(network: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
 
 

@@ -49,7 +49,7 @@ class Ranks:
         return True
 
     @property
-    def is_slow(self) -> bool:
+    def is_staged(self) -> bool:
         """Whether sums of what is on a GPU are computed in main memory."""
         return False
 

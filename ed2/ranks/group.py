@@ -51,7 +51,7 @@ class Member(Ranks):
         return not self._lifelines.lost
 
     @property
-    def is_slow(self) -> bool:
+    def is_staged(self) -> bool:
         """Whether sums of what is on a GPU are computed in main memory."""
         return self._sums is not None and self._sums.is_staged
 

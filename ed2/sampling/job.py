@@ -20,9 +20,10 @@ from ed2.sampling.images import list_sample, write_image
 from ed2.sampling.prompt import NUM_STEPS, Prompt
 from ed2.sampling.prompts import PromptFile
 from ed2.sampling.sampler import Drawn, SampleOptions, batches_of
-from ed2.sampling.sharing import NEWS, ask_for_samples, samples_of, share_of
+from ed2.sampling.sharing import NEWS, ask_for_samples, own_batches, samples_of
 from ed2.text import counted, plural, rough_duration
-from ed2.training.state import SAMPLES, Controls, Job, TrainState
+from ed2.training.controls import Controls
+from ed2.training.state import SAMPLES, Job, TrainState
 
 Weights = Callable[[], AbstractContextManager[None]]
 """A context in which a network has other weights than those in training."""
@@ -168,7 +169,7 @@ class SampleJob(Job):
             raise failure
 
     def _all_drawn(self, batches: Sequence[Sequence[Prompt]], options: SampleOptions) -> Iterator[Drawn]:
-        for batch in share_of(batches, self.ranks):
+        for batch in own_batches(batches, self.ranks):
             yield from self._draw(batch, options)
         by_index = {prompt.index: prompt for batch in batches for prompt in batch}
         for answer in self.ranks.answers(options.should_stop):

@@ -28,7 +28,7 @@ def ask_for_samples(ranks: Ranks, batches: Sequence[Sequence[Prompt]], options: 
     ranks.ask(SHARED_SAMPLES, {"batches": values, **{name: getattr(options, name) for name in SENT_OPTIONS}})
 
 
-def share_of(batches: Sequence[Sequence[Prompt]], ranks: Ranks) -> list[Sequence[Prompt]]:
+def own_batches(batches: Sequence[Sequence[Prompt]], ranks: Ranks) -> list[Sequence[Prompt]]:
     """The batches that this process draws: whole ones, so that each image is the same as if one process drew all."""
     return list(batches[ranks.rank :: ranks.size])
 
@@ -42,7 +42,7 @@ def drawn_samples(
     )
     drawn: list[Drawn] = []
     failure = ""
-    for batch in share_of([[_prompt(values) for values in batch] for batch in request["batches"]], ranks):
+    for batch in own_batches([[_prompt(values) for values in batch] for batch in request["batches"]], ranks):
         try:
             drawn += adaptive.draw(model, batch, options)
         except (RuntimeError, OSError, ValueError, MemoryError) as error:  # no reason for a run to end

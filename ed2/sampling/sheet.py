@@ -76,15 +76,15 @@ def contact_sheet(run_dir: Path) -> Path | None:
     layout = _layout(list(tiles.values()), num_columns=len(steps), num_rows=len(rows))
     sheet = Image.new("RGB", layout.size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    _title(draw, run_dir.name, _subtitle(rows))
+    _draw_title(draw, run_dir.name, _subtitle(rows))
     for column, step in enumerate(steps):
         left, top = layout.corner(0, column)
         text = "before training" if step == 0 else f"step {step}"
         Lettering(17).draw(draw, (left + layout.cell[0] / 2, top - 12), text, INK, anchor="ms")
     for index, row in enumerate(rows):
-        _prompt(draw, row.prompt, layout, index)
+        _draw_prompt(draw, row.prompt, layout, index)
         for column in range(len(steps)):
-            _place(sheet, tiles.get((index, column)), layout.corner(index, column), layout.cell)
+            _paste(sheet, tiles.get((index, column)), layout.corner(index, column), layout.cell)
     save_png(sheet, run_dir / SAMPLES_DIR / SHEET_NAME)
     return run_dir / SAMPLES_DIR / SHEET_NAME
 
@@ -142,7 +142,7 @@ def _layout(tiles: Sequence[Image.Image], *, num_columns: int, num_rows: int) ->
     return Layout((round(width * scale), round(height * scale)), num_columns, num_rows, top=MARGIN + 62 + HEADER)
 
 
-def _title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
+def _draw_title(draw: ImageDraw.ImageDraw, title: str, subtitle: str) -> None:
     Lettering(26).draw(draw, (MARGIN, MARGIN), title[:100], INK)
     Lettering(15).draw(draw, (MARGIN, MARGIN + 36), subtitle, GREY)
 
@@ -153,7 +153,7 @@ def _subtitle(rows: Sequence[SheetRow]) -> str:
     return f"One row per prompt, always from the same noise. CFG {', '.join(sorted(cfgs))}."
 
 
-def _prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) -> None:
+def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: str, layout: Layout, row: int) -> None:
     """Draw the prompt left of its row, vertically centred, in as many lines as fit."""
     font = Lettering(16)
     max_lines = max(1, layout.cell[1] // 22)
@@ -180,7 +180,7 @@ def wrapped(text: str, font: Lettering, width: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def _place(sheet: Image.Image, tile: Image.Image | None, corner: tuple[int, int], cell: Size) -> None:
+def _paste(sheet: Image.Image, tile: Image.Image | None, corner: tuple[int, int], cell: Size) -> None:
     """Paste a tile into the middle of a cell, scaled to fit; a missing one becomes a pale field."""
     if tile is None:
         sheet.paste(PALE, (*corner, corner[0] + cell[0], corner[1] + cell[1]))

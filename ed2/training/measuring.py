@@ -23,7 +23,7 @@ Measure = Callable[[int | None, OnProblem], LossSums | None]
 batches); reports those that can no longer be read or were changed. Returns None if a stop interrupted it."""
 
 
-def share_of(examples: Sequence[Example], ranks: Ranks) -> Sequence[Example]:
+def own_share(examples: Sequence[Example], ranks: Ranks) -> Sequence[Example]:
     """The images that this process measures: about as many of each bucket as every other process."""
     if ranks.size == 1:
         return examples

@@ -61,7 +61,7 @@ class Metrics:
     _epoch_since: float = field(default_factory=time.monotonic)
 
     def add(self, losses: Tensor) -> None:
-        """Add the losses (B,) of a batch."""
+        """Add the loss of each image of a step, (N,)."""
         self.window.add(losses)
         self.epoch.add(losses)
         self.images += losses.numel()

@@ -12,8 +12,7 @@ from ed2.events import Event, EventBus
 from ed2.models.base import DiffusionModel
 from ed2.models.compute import Precision
 from ed2.ranks.base import Ranks
-from ed2.training.controls import Controls as Controls
-from ed2.training.controls import Request
+from ed2.training.controls import Controls, Request
 from ed2.training.ema import Average, NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective

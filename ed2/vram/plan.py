@@ -225,7 +225,7 @@ def _worst_moment(model: MemoryModel, base: PhaseUsage, variant: str, phase: str
     rows = (row for row in model.shape.traced.training[variant] if row.phase == phase)
     usages = []
     for row in rows:
-        usage = _at(model, base, row, model.batch, _gradients(model, row, variant, held))
+        usage = _usage_at(model, base, row, model.batch, _gradients(model, row, variant, held))
         longer = model.batch * model.longer_captions(row, variant)
         usages.append(replace(usage, activations=usage.activations + longer))
     if model.borrows_trace(variant):  # of weights in fp32, with copies that weights in bf16 do not need
@@ -246,7 +246,7 @@ def _gradients(model: MemoryModel, row: TracedRow, variant: str, held: float) ->
     return held or model.gradient_share(variant) * traced
 
 
-def _at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradients: float) -> PhaseUsage:
+def _usage_at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradients: float) -> PhaseUsage:
     activations, workspace = row.bytes_at(batch, model.cells)
     return replace(
         base,
@@ -260,7 +260,7 @@ def _at(model: MemoryModel, base: PhaseUsage, row: TracedRow, batch: int, gradie
 def _vae(model: MemoryModel, base: PhaseUsage, direction: str) -> PhaseUsage:
     """The VAE at its worst moment: one image at a time, whatever the batch."""
     rows = getattr(model.shape.traced, direction)[model.vae_precision]
-    usage = _largest(_at(model, base, row, 1, base.gradients) for row in rows)
+    usage = _largest(_usage_at(model, base, row, 1, base.gradients) for row in rows)
     pixels = model.batch * model.settings.data.resolution**2 * BYTES_PER_PIXEL
     return replace(usage, activations=usage.activations + pixels)
 
@@ -293,7 +293,7 @@ def _returned_weights(model: MemoryModel) -> float:
 def _without_gradients(model: MemoryModel, base: PhaseUsage, batch: int) -> PhaseUsage:
     """A forward pass of the UNet alone."""
     rows = model.shape.traced.denoising[model.precision]
-    usages = [_at(model, base, row, batch, 0.0) for row in rows]
+    usages = [_usage_at(model, base, row, batch, 0.0) for row in rows]
     if not model.casts_unet:
         usages = [replace(usage, autocast_copies=0.0) for usage in usages]
     return _largest(usages)

@@ -33,7 +33,7 @@ def test_the_folder_appears_with_all_its_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", [0, READ_BYTES - 1, READ_BYTES, 5 * READ_BYTES // 2 - 1])
 def test_a_byte_that_differs_from_what_was_written_is_found_without_hashes(tmp_path: Path, place: int) -> None:
     content = os.urandom(5 * READ_BYTES // 2)
-    with whole_folder(tmp_path / "whole") as new:
+    with whole_folder(tmp_path / "whole", {}) as new:
         new.add("large", content)
     assert find_damage(tmp_path / "whole", contents=new.contents) is None
     broken = bytearray(content)
@@ -44,7 +44,7 @@ def test_a_byte_that_differs_from_what_was_written_is_found_without_hashes(tmp_p
 
 
 def test_the_comparison_reports_progress_from_zero_to_all_bytes(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "whole") as new:
+    with whole_folder(tmp_path / "whole", {}) as new:
         new.add("large", bytes(5 * READ_BYTES // 2))
         new.add("small", b"a" * 1000)
         new.add("none", b"")

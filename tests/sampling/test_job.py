@@ -11,7 +11,8 @@ from ed2.sampling import job as job_module
 from ed2.sampling.images import read_samples
 from ed2.sampling.job import SampleJob
 from ed2.sampling.prompts import PromptFile
-from ed2.training.state import Controls, TrainState
+from ed2.training.controls import Controls
+from ed2.training.state import TrainState
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from ed2.models.compute import Precision
 from ed2.models.families.sd import Adapt
 from ed2.models.files.folder import open_folder
 from ed2.registry import FAMILIES, OPTIMIZERS
+from ed2.training.controls import Controls
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, mse
 from ed2.training.optimizers import OptimizerOptions, Optimizers
 from ed2.training.rounding import Rounding
-from ed2.training.state import Controls, Run, TrainState
+from ed2.training.state import Run, TrainState
 from ed2.training.update import WholeUpdate
 from tests.tiny import uncropped
 

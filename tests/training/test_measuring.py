@@ -8,7 +8,7 @@ import torch
 
 from ed2.data.example import Example, Finding
 from ed2.ranks.group import Follower, Leader
-from ed2.training.measuring import LossSums, OnProblem, SharedMeter, share_of
+from ed2.training.measuring import LossSums, OnProblem, SharedMeter, own_share
 from ed2.training.shared_update import OutOfMemoryElsewhereError
 from tests.ranks.threads import in_each
 
@@ -64,7 +64,7 @@ def test_each_image_is_in_one_share_and_the_buckets_in_all() -> None:
     examples = [Example(Path(f"{n}.png"), 0, f"{n}.png", "", (9, 9), bucket) for n, bucket in enumerate(buckets)]
 
     def share(ranks: Leader | Follower) -> list[Example]:
-        return list(share_of(examples, ranks))
+        return list(own_share(examples, ranks))
 
     shares = in_each(3, share)
     assert sorted(example.name for own in shares for example in own) == sorted(example.name for example in examples)

@@ -18,6 +18,7 @@ from ed2.models.files.description import said_prediction
 from ed2.models.files.header import Header, read_header
 from ed2.models.files.layout import diffusers_tensors, vae_tensors
 from ed2.models.files.tensor_file import Content, Pair, Tensors, difference
+from ed2.models.files.tokens import CONTEXT_LENGTH
 
 LATENT = 16
 """Width and height of the latents."""
@@ -83,7 +84,7 @@ class SavedModel:
 def as_read(facts: FamilyFacts, part: str, tensors: Tensors) -> dict[str, Tensor]:
     """The tensors of a part's folder by the names, and in the shapes, in which those of a single file are read."""
     encoders = {encoder.name: encoder for encoder in facts.text_encoders}
-    if part == "vae":
+    if part == VAE:
         return vae_tensors(tensors)
     if part not in encoders:
         return dict(tensors)
@@ -195,5 +196,5 @@ def _predict(part: PartFacts, source: ModelSource) -> list[Tensor]:
         time_ids = torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]])
         width = config.projection_class_embeddings_input_dim - time_ids.shape[1] * config.addition_time_embed_dim
         added = {"time_ids": time_ids, "text_embeds": noise(1, width)}
-    hidden = noise(1, 77, config.cross_attention_dim)
+    hidden = noise(1, CONTEXT_LENGTH, config.cross_attention_dim)
     return [module(latents, TIMESTEP, hidden, added_cond_kwargs=added).sample]

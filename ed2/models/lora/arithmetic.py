@@ -21,7 +21,7 @@ EPSILON = 1e-12
 
 
 @dataclass
-class Kept:
+class KeptChange:
     """How much of the change of a network a LoRA holds; all are sums of squares.
 
     Attributes:
@@ -60,7 +60,7 @@ class Extracted:
     """
 
     layers: dict[str, LoraLayer] = field(default_factory=dict)
-    shares: dict[str, Kept] = field(default_factory=dict)
+    shares: dict[str, KeptChange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def extract(family: FamilyFacts, base: Weights, tuned: Weights, options: RankOpt
         modules = [name.removesuffix(".weight") for name in before if name.endswith(".weight")]
         names = kohya_names(family, part, modules)
         carried = carrying({name: tuple(tensor.shape) for name, tensor in before.items()}, options.layers)
-        share = found.shares[part.name] = Kept()
+        share = found.shares[part.name] = KeptChange()
         share.elsewhere = sum(_square(before[name], after[name]) for name in _others(before, carried))
         for number, module in enumerate(carried, 1):
             difference = _difference(before[f"{module}.weight"], after[f"{module}.weight"])
@@ -156,7 +156,7 @@ class Merged:
     left_out: tuple[str, ...]
 
 
-def merged(
+def merge(
     family: FamilyFacts, weights: Weights, layers: Mapping[str, LoraLayer], strength: float, path: Path
 ) -> Merged:
     """The weights of a model with a LoRA added; each is computed in fp32 and keeps its type.
