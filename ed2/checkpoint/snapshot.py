@@ -28,7 +28,7 @@ PINNED_ROUNDING = 1.32
 """What PyTorch takes of memory that is pinned for a GPU, as a multiple of what it is asked for: it rounds the memory of
 each tensor up to a power of two. For the UNet of SD 1.x that is 1.21, for that of SDXL 1.31."""
 LOST_STATE = "lost_optimizer_state"
-"""Entry of a training state that lacks what a process kept that was lost."""
+"""Entry of a training state without the optimizer state of a process that was lost."""
 
 Tensors = Mapping[str, Tensor]
 Take = Callable[[Tensor], Tensor]
@@ -100,7 +100,7 @@ class HostBuffers:
         self._used.clear()
 
     def missing(self, num_bytes: int, device: torch.device) -> int:
-        """How much main memory a copy of so many bytes from a device takes beyond what there is."""
+        """Main memory, in bytes, that a copy of `num_bytes` from a device takes beyond these buffers."""
         more = max(0, num_bytes - self.num_bytes)
         return round(PINNED_ROUNDING * more) if device.type == "cuda" else more
 

@@ -106,14 +106,14 @@ class Leader(Member):
     """Rank 0 of several processes.
 
     Attributes:
-        on_aside: called with what another process has said aside, while rank 0 waits for it.
+        on_notice: called with each notice of another process, while rank 0 waits for a message of it.
     """
 
     def __init__(self, place: RankPlace, wire: MainWire, store: Store) -> None:
         super().__init__(place, wire.lifelines, store)
         self._wire, self._run = wire, 0
         self._asked, self._early = 0, dict[int, list[Message]]()
-        self.on_aside: Callable[[Message], object] = lambda message: None
+        self.on_notice: Callable[[Message], object] = lambda message: None
         wire.lifelines.on_loss = lambda rank: self._abandon()
 
     def exchange(self, what: str, own: Message) -> list[Message]:
@@ -164,12 +164,12 @@ class Leader(Member):
                 return rank, message
 
     def _receive(self, ranks: list[int]) -> tuple[int, Message, list[Tensor]]:
-        """The next message of any of these ranks that was said in this run, with the tensors that follow it."""
+        """The next message of any of these ranks that belongs to this run, with the tensors that follow it."""
         while True:
             rank, message = self._wire.receive(ranks)
             tensors = [_tensor(about, self._wire.receive_bytes(rank)) for about in message.get("tensors", ())]
-            if "aside" in message:
-                self.on_aside(message["aside"])
+            if "notice" in message:
+                self.on_notice(message["notice"])
             elif message["run"] == self._run:  # else said before it knew that rank 0 had left that run
                 return rank, message, tensors
 
@@ -234,9 +234,9 @@ class Follower(Member):
                 self._run = order["run"]
                 return order["spec"]
 
-    def say_aside(self, message: Message) -> None:
-        """Say something to rank 0 that nobody waits for, from any thread. Raises RankError."""
-        self._wire.send({"aside": message})
+    def notify(self, notice: Message) -> None:
+        """Tell rank 0 something that it does not wait for, from any thread. Raises RankError."""
+        self._wire.send({"notice": notice})
 
     def raise_if_left(self) -> None:
         """Return at once, unless rank 0 has left the run. Raises RunLeft, RankError."""
@@ -267,7 +267,7 @@ class Follower(Member):
         self._wire.send({**own, "tensors": list(map(_about, answer.tensors))}, map(_bytes_of, answer.tensors))
 
     def fail(self, error: Exception) -> None:
-        """Tell rank 0 why this process cannot go on, and wait until it leaves the run. Raises RankError."""
+        """Tell rank 0 why this process cannot continue, and wait until it leaves the run. Raises RankError."""
         kind = OTHER
         if isinstance(error, UpdateFailedError):
             kind = UPDATE

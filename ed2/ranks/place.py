@@ -38,10 +38,10 @@ class RankPlace:
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Read the environment; where nothing is said, the run has this one process.
+        """Read the environment; without its variables the run has this one process.
 
         Raises:
-            SettingsError: what is said contradicts itself.
+            SettingsError: the variables contradict each other, or one is missing.
         """
         size = _number(environment, WORLD_SIZE, 1, 1, MAX_PROCESSES)
         if size == 1:

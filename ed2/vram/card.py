@@ -74,8 +74,8 @@ def count_cards() -> int:
 def visible_cards(nvml: Any) -> list[Any]:
     """The handles of the GPUs that programs started from here may use, in their order, from NVIDIA's library.
 
-    `CUDA_VISIBLE_DEVICES` names them by number or by the beginning of their UUID, and ends at a name that is none. Of
-    parts of a GPU (MIG), a program can use one.
+    `CUDA_VISIBLE_DEVICES` names them by number or by the beginning of their UUID, and ends at the first name that no
+    GPU has. Of the parts of a GPU (MIG), a program can use only one.
     Sources: NVIDIA, CUDA Programming Guide, "CUDA Environment Variables"; MIG User Guide, "CUDA Visible Devices".
     """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -94,7 +94,7 @@ def visible_cards(nvml: Any) -> list[Any]:
 
 
 def _card_named(nvml: Any, handles: list[Any], name: str) -> Any:
-    """The GPU of a number or the beginning of a UUID; None if there is none, or several begin so."""
+    """The GPU with this number, or whose UUID begins like this; None if no GPU has it, or several."""
     if name.isdecimal():
         return handles[int(name)] if int(name) < len(handles) else None
     named = [handle for handle in handles if name and text_of(nvml.nvmlDeviceGetUUID(handle)).startswith(name)]
@@ -119,9 +119,9 @@ def _max_parts(nvml: Any, handle: Any) -> int:
         return 0
 
 
-def text_of(told: str | bytes) -> str:
-    """What the driver says; older versions say it in bytes."""
-    return told if isinstance(told, str) else told.decode()
+def text_of(answer: str | bytes) -> str:
+    """An answer of the driver as text; older versions answer in bytes."""
+    return answer if isinstance(answer, str) else answer.decode()
 
 
 def _by_driver(nvml: Any, index: int) -> Card:

@@ -245,7 +245,7 @@ class MemoryModel:
         return next(name for name in nearest if name in known)
 
     def _variant_of_adapters(self, *, with_text: bool) -> str:
-        """The nearest traced step of a LoRA: what a trace leaves out is told by `plan`."""
+        """The name of the nearest traced step of a LoRA; the notes of the plan say what it leaves out."""
         times = "twice" if self.settings.memory.gradient_checkpointing else "once"
         text, kinds = [""], [""]
         if with_text and self.trains_text:

@@ -85,9 +85,9 @@ def test_what_is_said_aside_reaches_rank_0_while_it_waits() -> None:
 
     def work(ranks: Leader | Follower) -> object:
         if isinstance(ranks, Leader):
-            ranks.on_aside = heard.append
+            ranks.on_notice = heard.append
         else:
-            ranks.say_aside({"warned": f"by {ranks.rank}"})
+            ranks.notify({"warned": f"by {ranks.rank}"})
         return ranks.exchange("step", {})
 
     in_each(2, work)

@@ -79,7 +79,7 @@ class CacheJob(Job):
         return None
 
     def at_start(self, state: TrainState) -> Event | None:
-        """Fill the caches; training goes on without what cannot be written. Raises StopRequested."""
+        """Fill the caches; training continues without what cannot be written. Raises StopRequested."""
         resting: list[Part] = []
         if self.caches.latents and self._fill_latents(self.caches.latents):
             resting.append(self.run.model.parts[VAE])

@@ -22,7 +22,7 @@ KINDS = ("latents", "text")
 
 
 def find_shards(cache_dir: Path, older_than_days: float) -> dict[Path, int]:
-    """The files of all caches in a folder that no run has used for so many days, with their sizes."""
+    """The files of all caches in a folder that no run has used for this many days, with their sizes."""
     limit, found = time.time() - older_than_days * DAY_SECONDS, {}
     for path in sorted(chain(*(cache_dir.glob(f"{kind}-*/{SHARDS}") for kind in KINDS))):
         status = path.stat()

@@ -1,7 +1,7 @@
 """What the processes of a run do besides training.
 
-Rank 0 listens to the others, and to the program that has started it. The others train what it trains, do what it asks
-for, and tell it what it should know.
+Rank 0 listens to the others, and to the program that started it. The others train what it trains, do what it asks for,
+and report warnings and signals to it.
 """
 
 import logging
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Asides:
-    """Reports warnings of the other processes that this one has not given, and stops when one of them is asked to."""
+class Notices:
+    """Acts on what other processes report: repeats warnings that this one has not given, and stops if one has to."""
 
     bus: EventBus
     controls: Controls
@@ -54,11 +54,11 @@ class Asides:
         if isinstance(event, Warned):
             self._texts.add(event.text)
 
-    def __call__(self, message: Message) -> None:
-        """Act on what another process has said."""
-        if "stop" in message:
-            self.controls.stop(message["stop"])
-        text = message.get("warned")
+    def __call__(self, notice: Message) -> None:
+        """Act on a notice of another process."""
+        if "stop" in notice:
+            self.controls.stop(notice["stop"])
+        text = notice.get("warned")
         if text and text not in self._texts:
             self.bus.emit(Warned(self._step, text))
 
@@ -66,10 +66,10 @@ class Asides:
 @contextmanager
 def led_ranks(place: RankPlace, bus: EventBus, controls: Controls) -> Iterator[Leader]:
     """The processes of the run, of which this is the first. Raises RankError."""
-    ranks, asides = join(place), Asides(bus, controls)
+    ranks, notices = join(place), Notices(bus, controls)
     assert isinstance(ranks, Leader)
-    bus.subscribe(asides.watch)
-    ranks.on_aside = asides
+    bus.subscribe(notices.watch)
+    ranks.on_notice = notices
     with closing(ranks):
         yield ranks
 
@@ -158,7 +158,7 @@ class FollowerControls(Controls):
 
     @property
     def stopping(self) -> bool:
-        """Whether rank 0 no longer waits for what it has asked for."""
+        """Whether rank 0 no longer waits for its last request."""
         return self._ranks.has_message()
 
     def raise_if_stopping(self) -> None:
@@ -183,7 +183,7 @@ def _ask_to_stop(ranks: Follower, signal_number: int) -> None:
 
     def ask() -> None:
         with suppress(RankError):
-            ranks.say_aside({"stop": signal_number})
+            ranks.notify({"stop": signal_number})
 
     threading.Thread(target=ask, name="stop").start()
 
@@ -239,11 +239,11 @@ def _train(ranks: Follower, message: Message) -> None:
         ranks=ranks,
     )
 
-    def say_warnings(event: Event) -> None:
+    def pass_on_warning(event: Event) -> None:
         if isinstance(event, Warned):
-            ranks.say_aside({"warned": event.text})
+            ranks.notify({"warned": event.text})
 
-    bus.subscribe(say_warnings)
+    bus.subscribe(pass_on_warning)
     release_memory(spec.machine.device)
     with spec.machine.computing(spec.settings.memory):
         run = build(spec, context)

@@ -22,19 +22,19 @@ from ed2.events import Event, EventBus, RunEnded, RunStarted
 from ed2.training.controls import Controls, Request
 
 LAST_LINES = 3
-"""How much of what a process has printed is told when it dies."""
+"""How many of the last lines that it printed are reported when a process dies."""
 MAX_WORDS = 600
 WORDS_SECONDS = 5.0
-"""How long to wait for the last of that."""
+"""How long to wait for the last of these lines."""
 
 Send = Callable[[PipeMessage], object]
 
 
 class RelayedControls(Controls):
-    """Requests to a run that may be trained by other processes; what they are not ready for yet is sent later.
+    """Requests to a run that other processes may train; until they are ready for requests, these are kept.
 
     Attributes:
-        processes: the numbers that the system gave them; none for a run of this process.
+        processes: their process ids; none for a run of this process.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class RelayedControls(Controls):
 
     @contextlib.contextmanager
     def relayed(self, send: Send, processes: Sequence[int]) -> Iterator[None]:
-        """Pass on what was asked for, and what will be within the block."""
+        """Pass on the requests so far, and those that come within the block."""
         with self._order:
             self._send, self.processes = send, tuple(processes)
             if self.pausing:
@@ -146,7 +146,7 @@ def _free_gpus() -> None:
 
 
 def _sender_to(child: Child) -> Send:
-    """What writes to the standard input of a process; without a lock, since a signal handler may call it too."""
+    """A function that writes to the standard input of a process; without a lock, since a signal handler may call it."""
     assert child.stdin
     pipe = child.stdin.fileno()
 

@@ -1,6 +1,6 @@
 """What a single file says of itself: what its UNet predicts, with which noise, and what is shown of the model.
 
-Programs look in different places, so it is said in all of them: empty tensors (ComfyUI, Forge, training programs), the
+Programs look in different places, so all of them say it: empty tensors (ComfyUI, Forge, training programs), the
 metadata of a `.safetensors`, and the `.yaml` beside it (the original web UIs). Needs no torch before it makes tensors.
 """
 
