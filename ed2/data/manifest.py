@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from ed2.data.example import Finding
@@ -40,7 +41,7 @@ def read_manifest(path: Path, number: int) -> RootContents:
             found.problems.append(Finding(path.name, what, 'Write it as {"image": "cat.jpg", ...}.', root=number))
             continue
         file = Path(os.path.normpath(path.parent / at_home(entry.pop("image"))))
-        name = escape_undecodable(Path(os.path.relpath(file, path.parent)).as_posix())
+        name = _name_of(file, path.parent)
         try:
             status = file.stat()
             if not is_file(file):
@@ -58,6 +59,13 @@ def read_manifest(path: Path, number: int) -> RootContents:
         found.images.append(ImageEntry(str(file), number, name, status, config, entry=times[name]))
         times[name] += 1
     return found
+
+
+def _name_of(image: Path, folder: Path) -> str:
+    """The path of an image as seen from the manifest's folder; the whole path if it is on another drive."""
+    with suppress(ValueError):  # on Windows no relative path leads to another drive
+        image = Path(os.path.relpath(image, folder))
+    return escape_undecodable(image.as_posix())
 
 
 def _config(entry: dict[str, object], folder: Path) -> ParsedConfig:

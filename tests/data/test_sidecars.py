@@ -1,6 +1,7 @@
 """A tree with every sidecar at every level, and what it means, written by hand."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +215,20 @@ def test_a_manifest_lists_images_in_its_order_and_one_may_come_twice(paint: Pain
         "duplicates",
         *["duplicate"] * 2,
     ]
+
+
+def test_a_manifest_may_list_images_on_another_drive(
+    paint: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = paint("one.png")
+
+    def as_on_windows(path: object, start: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", as_on_windows)
+    (tmp_path / "list.json").write_text(json.dumps([{"image": str(image)}]))
+    (example,) = read(tmp_path / "list.json").examples
+    assert example.path == image and example.name == image.as_posix()
 
 
 @pytest.mark.parametrize(
