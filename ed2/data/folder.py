@@ -16,7 +16,7 @@ from ed2.data.image_config import caption_in_order, tag_shuffle
 from ed2.data.images import ImageFacts, ignore_pillow_warnings
 from ed2.data.manifest import is_manifest, read_manifest
 from ed2.data.reading import ImageReader, Outline, ReadResult, ScanCallbacks, reading_versions
-from ed2.data.scan_memory import ScanMemory, state_of
+from ed2.data.scan_cache import ScanCache, state_of
 from ed2.data.sidecars import ImageDescription, describe_image
 from ed2.data.walk import ImageEntry, RootContents, find_images
 from ed2.errors import DatasetError, Problem
@@ -76,15 +76,15 @@ def scan(
     callbacks = ScanCallbacks(progress, should_stop, on_outline)
     paths = _absolute(roots)
     with without_collection():
-        memory, state = _memory(paths, options, callbacks)
-        known = memory.find(state) if memory and state else None
+        cache, state = _cache_of(paths, options, callbacks)
+        known = cache.find(state) if cache and state else None
     if known and options.left_out in (None, known.left_out):
         callbacks.report(len(known.examples), len(known.examples))
         return known
     with without_collection() if options.headers_only else nullcontext():  # a full read may take hours
         dataset, is_lasting = _search(paths, options, callbacks)
-    if memory and state and is_lasting and options.left_out is None:
-        memory.keep(state, dataset)
+    if cache and state and is_lasting and options.left_out is None:
+        cache.keep(state, dataset)
     return dataset
 
 
@@ -119,15 +119,15 @@ def _search(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallba
     return dataset, _is_lasting(read, dataset)
 
 
-def _memory(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallbacks) -> tuple[ScanMemory | None, str]:
+def _cache_of(paths: tuple[Path, ...], options: ScanOptions, callbacks: ScanCallbacks) -> tuple[ScanCache | None, str]:
     """Return where the dataset of such a scan is kept, and the state that the files are in; empty if neither helps."""
     if options.index_path is None or any(map(is_manifest, paths)):
         return None, ""
-    given = (options.resolution, options.flip_p, options.cond_dropout, options.shuffle_tags, options.follow_links)
-    memory = ScanMemory(options.index_path.with_name("scans"), paths, given)
     if options.headers_only and not options.index_path.exists():  # then no image is known in full
         return None, ""
-    return memory, state_of(paths, callbacks.raise_if_stopped, reading_versions())
+    given = (options.resolution, options.flip_p, options.cond_dropout, options.shuffle_tags, options.follow_links)
+    cache = ScanCache(options.index_path.with_name("scans"), paths, given)
+    return cache, state_of(paths, callbacks.raise_if_stopped, reading_versions())
 
 
 def _is_lasting(read: ReadResult, dataset: Dataset) -> bool:

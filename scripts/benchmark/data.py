@@ -20,7 +20,7 @@ from ed2.data.fingerprint import quick_fingerprint
 from ed2.data.folder import ScanOptions, scan
 from ed2.data.full_reads import FullReads
 from ed2.data.pixels import LoaderOptions, load_image
-from ed2.data.scan_memory import SETTLED_NS
+from ed2.data.scan_cache import SETTLED_NS
 from ed2.data.variants import VisitKey
 from scripts.benchmark.fixtures import PHOTOGRAPHS, make_small_images, photograph
 from scripts.benchmark.rows import Row, Size, cpu_seconds

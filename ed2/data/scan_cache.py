@@ -35,7 +35,7 @@ _OF_FINDING = attrgetter(*_FINDING)
 logger = logging.getLogger(__name__)
 
 
-class ScanMemory:
+class ScanCache:
     """The dataset that a scan of certain folders with certain options had, in a file of its own."""
 
     def __init__(self, folder: Path, roots: Sequence[Path], options: Sequence[object]) -> None:

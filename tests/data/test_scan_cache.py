@@ -151,7 +151,7 @@ def test_a_link_to_a_file_is_followed_to_its_target_and_one_to_a_folder_is_alway
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"null\n{}", b"\xff" * 200])
-def test_a_damaged_memory_is_written_again(root: Path, options: ScanOptions, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_cache_is_written_again(root: Path, options: ScanOptions, tmp_path: Path, damage: bytes) -> None:
     first = scan([root], options)
     (file,) = (tmp_path / "user/scans").iterdir()
     content = file.read_bytes()
