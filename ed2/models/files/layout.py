@@ -58,14 +58,14 @@ def single_file_tensors(family: str, parts: Mapping[str, Tensors], extra: Tensor
     """Return the tensors of a single file, by the names and in the shapes that web UIs read.
 
     Args:
-        family: Its name.
-        parts: The state dict of each part: the UNet by diffusers names, the VAE by diffusers names of any age, text
+        family: its name.
+        parts: the state dict of each part: the UNet by diffusers names, the VAE by diffusers names of any age, text
             encoders by transformers names with or without `text_model.` in front.
-        extra: More tensors by their single-file names, e.g. what the base model's file contained beyond a diffusers
+        extra: more tensors by their single-file names, e.g. what the base model's file contained beyond a diffusers
             folder (of SD2 the 24th layer and `text_projection`). The parts win if both have a name.
 
     Raises:
-        ModelError: The family is unknown, or a tensor has no place in its single file.
+        ModelError: the family is unknown, or a tensor has no place in its single file.
     """
     facts = _facts_of(family)
     unet = parts["unet"]
@@ -92,11 +92,11 @@ def diffusers_tensors(tensors: Tensors, *, num_text_layers: Mapping[str, int] | 
     The projections of the UNet keep their shape: 4-D ones belong to a config without `use_linear_projection`.
 
     Args:
-        tensors: The file's tensors, without an outer level such as `state_dict`.
-        num_text_layers: How many layers of each OpenCLIP text encoder to take; by default as many as its family has.
+        tensors: the file's tensors, without an outer level such as `state_dict`.
+        num_text_layers: how many layers of each OpenCLIP text encoder to take; by default as many as its family has.
 
     Raises:
-        ModelError: The file is of no family that can be trained, or its UNet is incomplete.
+        ModelError: the file is of no family that can be trained, or its UNet is incomplete.
     """
     facts = _facts_of(kind_of({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
     num_layers = {encoder.name: encoder.num_layers for encoder in facts.text_encoders} | dict(num_text_layers or {})
@@ -118,7 +118,7 @@ def vae_tensors(tensors: Tensors) -> dict[str, Tensor]:
     """Return the tensors of a VAE by their current diffusers names.
 
     Args:
-        tensors: By the names of a single file without their prefix, or by diffusers names of any age. Others, such as
+        tensors: by the names of a single file without their prefix, or by diffusers names of any age. Others, such as
             those of a discriminator, are left out.
     """
     names = _new_names(tensors, "", inverse(vae_modules(tensors)))

@@ -163,16 +163,16 @@ def write_single_file(
     An existing file is replaced once the new one was read back, unless `place` decides otherwise.
 
     Args:
-        path: Ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
-        tensors: By their names in the file.
-        metadata: Goes into the header of a .safetensors, and next to `state_dict` in a .ckpt. Only a header has a hash.
-        dtype: Of the floating-point tensors; None leaves them as they are.
-        place: Renames the finished file, given where it is and `path`; gives the name that it chose.
-        find_fault: Compares what was read back with what was to be written, and says how it differs; None compares the
+        path: ends in `.safetensors`, or in `.ckpt` for PyTorch's own format.
+        tensors: by their names in the file.
+        metadata: goes into the header of a .safetensors, and next to `state_dict` in a .ckpt. Only a header has a hash.
+        dtype: of the floating-point tensors; None leaves them as they are.
+        place: renames the finished file, given where it is and `path`; gives the name that it chose.
+        find_fault: compares what was read back with what was to be written, and says how it differs; None compares the
             tensors by their names.
 
     Raises:
-        CheckpointError: The suffix is unknown, the file cannot be written, or it does not read back the same.
+        CheckpointError: the suffix is unknown, the file cannot be written, or it does not read back the same.
     """
     if path.suffix.lower() not in FORMATS:
         raise CheckpointError(f"Cannot write {path.name}", "its format is unknown.", "Use .safetensors or .ckpt.")
