@@ -279,24 +279,29 @@ def _write_shard(folder: Path, rows: Mapping[bytes, Row]) -> _Shard:
 def _open_shard(path: Path) -> _Shard:
     """Read the keys and the places of a shard's rows. Raises DamagedError, OSError."""
     with open_file(path) as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 0 < size <= MAX_HEADER_BYTES:
-            raise DamagedError("its header is damaged")
-        start = 8 + size
-        try:
-            header = parse_json(file.read(size))
-            columns = {name: _column(entry, start) for name, entry in header.items() if name != "__metadata__"}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise DamagedError("its header is damaged") from error
-        num_rows = {int(entry["shape"][0]) for name, entry in header.items() if name != "__metadata__"}
-        if len(num_rows) != 1 or not columns.keys() > {KEYS, HASHES}:
-            raise DamagedError("its header is damaged")
-        [count] = num_rows
+        count, columns = _columns_in(file)
         ends = [column.start + count * column.row_bytes for column in columns.values()]
         if max(ends) != os.fstat(file.fileno()).st_size:
             raise DamagedError("it is cut short")
         keys, hashes = (_read_bytes(file, columns.pop(name), count) for name in (KEYS, HASHES))
     return _Shard(path, keys, hashes, dict(sorted(columns.items())))
+
+
+def _columns_in(file: BinaryIO) -> tuple[int, dict[str, _Column]]:
+    """Return how many rows a shard has, and its columns by name, from its header. Raises DamagedError, OSError."""
+    size = int.from_bytes(file.read(8), "little")
+    if not 0 < size <= MAX_HEADER_BYTES:
+        raise DamagedError("its header is damaged")
+    try:
+        header = parse_json(file.read(size))
+        header.pop("__metadata__", None)
+        columns = {name: _column(entry, 8 + size) for name, entry in header.items()}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DamagedError("its header is damaged") from error
+    num_rows = {int(entry["shape"][0]) for entry in header.values()}
+    if len(num_rows) != 1 or not columns.keys() > {KEYS, HASHES}:
+        raise DamagedError("its header is damaged")
+    return num_rows.pop(), columns
 
 
 def _column(entry: Mapping[str, Any], start: int) -> _Column:

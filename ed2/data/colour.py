@@ -5,7 +5,7 @@ A file without a profile, or with one that is sRGB, is returned as it is.
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -199,6 +199,19 @@ def matrix_profile(primaries: Primaries, curve: np.ndarray) -> bytes | None:
         primaries: the xy coordinates of red, green, blue and white.
         curve: the light for each signal, both from 0 to 1.
     """
+    colorants = _colorants(primaries)
+    if colorants is None:
+        return None
+    levels = np.rint(curve * 65535).astype(">u2").tobytes()
+    shared = b"curv\0\0\0\0" + struct.pack(">I", len(curve)) + levels
+    parts = [(b"wtpt", _number_tag(_D50))]
+    parts += [(name, _number_tag(values)) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)]
+    parts += [(name, shared) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    return _profile_of(parts)
+
+
+def _colorants(primaries: Primaries) -> np.ndarray | None:
+    """Return the XYZ of red, green and blue for white at D50, a row each; None if they make no colour space."""
     red, green, blue, white = (_xyz(point) for point in primaries)
     if red is None or green is None or blue is None or white is None:
         return None
@@ -208,14 +221,14 @@ def matrix_profile(primaries: Primaries, curve: np.ndarray) -> bytes | None:
     except np.linalg.LinAlgError:
         return None
     adaptation = np.linalg.inv(_BRADFORD) @ np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white)) @ _BRADFORD
-    colorants = (adaptation @ scaled).T
+    colorants: np.ndarray = (adaptation @ scaled).T
     if not np.isfinite(colorants).all() or np.abs(colorants).max() > 100:
         return None
-    levels = np.rint(curve * 65535).astype(">u2").tobytes()
-    shared = b"curv\0\0\0\0" + struct.pack(">I", len(curve)) + levels
-    parts = [(b"wtpt", _number_tag(_D50))]
-    parts += [(name, _number_tag(values)) for name, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)]
-    parts += [(name, shared) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    return colorants
+
+
+def _profile_of(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the ICC profile of an RGB screen that has these tags, each a name and its content."""
     place = 132 + 12 * len(parts)
     table = struct.pack(">I", len(parts))
     body = b""

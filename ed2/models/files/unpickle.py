@@ -48,11 +48,21 @@ class Ignored:
 
 def main(source: Path, target: Path | None) -> None:
     """Convert or list, or print why not and exit with `REFUSED`."""
-    import torch
-
     from ed2.models.files.tensor_file import write_single_file
 
     _limit_memory(4 * source.stat().st_size + EXTRA_BYTES)
+    content = _loaded(source, is_listed=target is None)
+    if target is None:
+        shapes = {name: list(tensor.shape) for name, tensor in _tensors(content).items()}
+        sys.stdout.write(json.dumps({"shapes": shapes, "metadata": _metadata(content)}))
+        return
+    write_single_file(target, _tensors(content), {**_metadata(content), "format": "pt"})
+
+
+def _loaded(source: Path, *, is_listed: bool) -> Any:
+    """What is in a file, without running anything; to be listed only, its tensors are not read. May refuse it."""
+    import torch
+
     given: Any = source.open("rb") if source.suffix.lower() == SAFETENSORS else source
     strange = torch.serialization.get_unsafe_globals_in_checkpoint(given)
     if given is not source:
@@ -64,18 +74,13 @@ def main(source: Path, target: Path | None) -> None:
     sys.addaudithook(hook)
     with torch.serialization.safe_globals([(Ignored, name) for name in strange]):
         try:
-            mapped = target is None and given is source
-            content = torch.load(given, weights_only=True, map_location="cpu", mmap=mapped)
+            content = torch.load(given, weights_only=True, map_location="cpu", mmap=is_listed and given is source)
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail in many ways
             _refuse(f"PyTorch cannot read it ({' '.join(str(error).split())[:200]})")
     hook.is_on = False
-    if target is None:
-        shapes = {name: list(tensor.shape) for name, tensor in _tensors(content).items()}
-        sys.stdout.write(json.dumps({"shapes": shapes, "metadata": _metadata(content)}))
-        return
-    write_single_file(target, _tensors(content), {**_metadata(content), "format": "pt"})
+    return content
 
 
 def _metadata(content: Any) -> dict[str, str]:
