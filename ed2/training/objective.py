@@ -60,7 +60,7 @@ class Objective:
     alone or in a batch, with or without a resume.
 
     Attributes:
-        encoded: called with what the VAE made of a batch of pixels.
+        on_encoded: called with what the VAE made of a batch of pixels.
         resting: the parts that training does not need, since all that they would compute is cached: they leave the
             device before a loss is computed, if they have come back for something else.
         make_room: called with the size of the images before a loss is computed.
@@ -71,7 +71,7 @@ class Objective:
     seed: int
     device: torch.device
     options: ObjectiveOptions = ObjectiveOptions()
-    encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
+    on_encoded: Callable[[Batch, Posterior], object] = lambda batch, posterior: None
     resting: list[Part] = field(default_factory=list)
     make_room: Callable[[Size], object] = lambda bucket: None
 
@@ -115,7 +115,7 @@ class Objective:
             return Posterior(mean.contiguous(memory_format=as_encoded), std.contiguous(memory_format=as_encoded))
         assert batch.pixels is not None
         posterior = self.model.encode_pixels(as_numbers(batch.pixels, self.device))
-        self.encoded(batch, posterior)
+        self.on_encoded(batch, posterior)
         return posterior
 
     def timesteps(self, visits: Sequence[VisitKey]) -> Tensor:

@@ -80,7 +80,7 @@ def test_a_process_that_is_gone_is_named_at_once_and_by_the_others_too() -> None
         assert not leader.is_whole
 
 
-def test_what_is_said_aside_reaches_rank_0_while_it_waits() -> None:
+def test_a_notice_reaches_rank_0_while_it_waits() -> None:
     heard: list[object] = []
 
     def work(ranks: Leader | Follower) -> object:

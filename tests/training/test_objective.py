@@ -36,7 +36,7 @@ def batch_of(count: int, size: tuple[int, int] = (64, 48)) -> Batch:
 def test_the_size_of_the_images_is_told_before_they_are_encoded(sd1: Path) -> None:
     told: list[tuple[int, int]] = []
     model = load(open_folder(sd1), trained=["unet"], device=CPU, frozen_dtype=torch.float32)
-    objective = Objective(model, mse, SEED, CPU, make_room=told.append, encoded=lambda *_: told.append((0, 0)))
+    objective = Objective(model, mse, SEED, CPU, make_room=told.append, on_encoded=lambda *_: told.append((0, 0)))
     objective(batch_of(1, (64, 48)))
     objective(batch_of(2, (32, 64)))
     assert told == [(64, 48), (0, 0), (32, 64), (0, 0)]
