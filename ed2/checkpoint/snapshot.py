@@ -63,7 +63,7 @@ class Snapshot:
     about: Mapping[str, Any]
     is_lora: bool = False
 
-    def model_files(self, *, averaged: bool = False) -> dict[str, Tensors]:
+    def model_files(self, *, averaged: bool) -> dict[str, Tensors]:
         """The tensor files of the model, by their path in its folder."""
         weights = dict(self.weights)
         if averaged:
@@ -135,8 +135,8 @@ def take_snapshot(
     run: Run,
     run_name: str,
     about: Mapping[str, Any],
-    buffers: HostBuffers | None = None,
-    lora_base: bytes | None = None,
+    buffers: HostBuffers | None,
+    lora_base: bytes | None,
 ) -> Snapshot:
     """Capture `run` as it is now.
 

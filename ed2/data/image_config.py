@@ -89,7 +89,7 @@ class TagShuffle:
         return join_tags(self.prompt, [*kept, *(rest[index] for index in order)], self.max_length)
 
 
-def join_tags(prompt: str, tags: Sequence[Tag], max_length: int | None = None) -> str:
+def join_tags(prompt: str, tags: Sequence[Tag], max_length: int | None) -> str:
     """Return the main prompt followed by the tags that fit; the main prompt is never cut."""
     parts = list(filter(None, [prompt]))
     if max_length is None:

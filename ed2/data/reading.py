@@ -196,7 +196,7 @@ class ImageReader:
     threads: int
     callbacks: ScanCallbacks
 
-    def read_headers(self, files: Sequence[ImageEntry], left_out: Collection[str] | None = None) -> ReadResult:
+    def read_headers(self, files: Sequence[ImageEntry], left_out: Collection[str] | None) -> ReadResult:
         """Return what is remembered of each file, or else what its header says.
 
         Args:

@@ -82,9 +82,7 @@ class RootContents:
     num_files: int = 0
 
 
-def find_images(
-    root: Path, number: int, on_folder: Callable[[int], None], *, follow_links: bool = False
-) -> RootContents:
+def find_images(root: Path, number: int, on_folder: Callable[[int], None], *, follow_links: bool) -> RootContents:
     """Find the images below `root`, sorted by name, without hidden files and folders.
 
     Links to files are followed, and links to folders below `root`. A folder that has been seen before, as in a loop of

@@ -167,9 +167,9 @@ def _notes_on_adapters(model: MemoryModel) -> Iterator[str]:
         yield "Of DoRA the plan counts the weights, not its intermediate results, which take more than those of a LoRA."
 
 
-def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card | None = None) -> int:
+def sampling_batch(settings: Settings, shape: ModelShape, *, card: Card) -> int:
     """Prompts to sample together: as many as a training batch has images, if that uses no more memory than training."""
-    model = MemoryModel(settings, shape, card or Card(), PlannedFeatures.of(settings))
+    model = MemoryModel(settings, shape, card, PlannedFeatures.of(settings))
     base = _resident(model)
     return _sampling_batch(model, base, _peak_bytes(_training_usage(model, base)))
 

@@ -126,7 +126,7 @@ def _no_classic_unet(why: str) -> ModelError:
     return ModelError("This UNet cannot be converted to the other layout.", [Problem("unet", why)])
 
 
-def unet_modules(shape: UNetShape, *, has_added_embedding: bool = False) -> dict[str, str]:
+def unet_modules(shape: UNetShape, *, has_added_embedding: bool) -> dict[str, str]:
     """Return diffusers module -> single-file module for a UNet of this shape."""
     modules = _UNET_ENDS | _UNET_ADDED if has_added_embedding else dict(_UNET_ENDS)
     for block, attention in enumerate(shape.attention_levels):
@@ -201,7 +201,7 @@ def modern_vae_name(name: str) -> str:
     return name
 
 
-def open_clip_modules(num_layers: int, *, has_projection: bool = False) -> dict[str, str]:
+def open_clip_modules(num_layers: int, *, has_projection: bool) -> dict[str, str]:
     """Return transformers module, without `text_model.`, -> OpenCLIP module.
 
     Both sides have `q_proj`, `k_proj` and `v_proj` here; OpenCLIP itself stacks the three in one tensor.

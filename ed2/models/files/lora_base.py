@@ -94,7 +94,7 @@ def is_lora_checkpoint(path: Path) -> bool:
     return is_file(path / BASE_FILE) and is_file(path / LORA_FILE)
 
 
-def model_behind(path: Path, moved_to: str | None = None) -> Path:
+def model_behind(path: Path, moved_to: str | None) -> Path:
     """The model whose weights a path stands for: itself, or of a LoRA's checkpoint the base model.
 
     Args:
