@@ -63,16 +63,16 @@ FAMILIES = Registry(
 OPTIMIZERS = Registry(
     "optimizer",
     {
-        "adamw": "ed2.training.optimizers:adamw",
-        "adamw8bit": "ed2.training.optimizers:adamw8bit",
-        "lion": "ed2.training.optimizers:lion",
-        "lion8bit": "ed2.training.optimizers:lion8bit",
-        "adafactor": "ed2.training.optimizers:adafactor",
-        "prodigy": "ed2.training.optimizers:prodigy",
-        "schedulefree": "ed2.training.optimizers:schedulefree",
+        "adamw": "ed2.training.optimizer_factories:adamw",
+        "adamw8bit": "ed2.training.optimizer_factories:adamw8bit",
+        "lion": "ed2.training.optimizer_factories:lion",
+        "lion8bit": "ed2.training.optimizer_factories:lion8bit",
+        "adafactor": "ed2.training.optimizer_factories:adafactor",
+        "prodigy": "ed2.training.optimizer_factories:prodigy",
+        "schedulefree": "ed2.training.optimizer_factories:schedulefree",
     },
 )
-"""build(parameters, options: ed2.training.optimizers.OptimizerOptions) -> torch.optim.Optimizer"""
+"""build(parameters, options: ed2.training.optimizer_factories.OptimizerOptions) -> torch.optim.Optimizer"""
 
 SCHEDULES = Registry(
     "schedule",

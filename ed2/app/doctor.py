@@ -75,7 +75,7 @@ def try_adam(found: Findings) -> None:
     import torch
 
     from ed2.models.compute import choose_device
-    from ed2.training.optimizers import OptimizerOptions, adamw8bit
+    from ed2.training.optimizer_factories import OptimizerOptions, adamw8bit
 
     name = "8-bit Adam"
     try:

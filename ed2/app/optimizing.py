@@ -23,7 +23,8 @@ from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import SHARDED_OPTIMIZERS
 from ed2.settings.schema import PRODIGY_LR, Settings
 from ed2.training.ema import Average, Ema, NoEma, decay_for_strength
-from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.optimizer_factories import OptimizerOptions
+from ed2.training.optimizers import Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.schedules import schedule_of
 from ed2.training.shards import Shards

@@ -18,7 +18,8 @@ from ed2.registry import FAMILIES, OPTIMIZERS
 from ed2.training.controls import Controls
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, mse
-from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.optimizer_factories import OptimizerOptions
+from ed2.training.optimizers import Optimizers
 from ed2.training.rounding import Rounding
 from ed2.training.state import Run, TrainState
 from ed2.training.update import WholeUpdate

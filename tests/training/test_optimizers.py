@@ -11,8 +11,9 @@ from ed2.checkpoint.optimizer_state import changed_options, flatten_state, resto
 from ed2.checkpoint.snapshot import to_host
 from ed2.errors import SettingsError
 from ed2.registry import OPTIMIZERS
-from ed2.training import optimizers
-from ed2.training.optimizers import OptimizerOptions, Optimizers, make_state, parameters_of
+from ed2.training import optimizer_factories
+from ed2.training.optimizer_factories import OptimizerOptions
+from ed2.training.optimizers import Optimizers, make_state, parameters_of
 
 OPTIONS = OptimizerOptions(lr=1e-2, betas=(0.9, 0.99), epsilon=1e-8, weight_decay=0.1)
 STEPS = 4
@@ -230,4 +231,4 @@ def test_lion_takes_the_betas_of_its_paper_when_none_are_given() -> None:
 
 def test_an_optional_part_that_is_missing_is_named_with_its_command() -> None:
     with pytest.raises(SettingsError, match=r"needs no_such_module.*\./launch\.sh add prodigy"):
-        optimizers._optional("no_such_module", "prodigy")
+        optimizer_factories._optional("no_such_module", "prodigy")

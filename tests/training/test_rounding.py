@@ -8,7 +8,8 @@ from ed2.checkpoint.optimizer_state import flatten_state, restore_state
 from ed2.checkpoint.snapshot import to_host
 from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import LOW_MEMORY_OPTIMIZERS
-from ed2.training.optimizers import OptimizerOptions, Optimizers
+from ed2.training.optimizer_factories import OptimizerOptions
+from ed2.training.optimizers import Optimizers
 from ed2.training.rounding import Rounding, round_stochastically
 
 SHAPE = (96, 64)

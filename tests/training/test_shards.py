@@ -9,7 +9,8 @@ from ed2.checkpoint.snapshot import to_host
 from ed2.ranks.group import Follower, Leader
 from ed2.registry import OPTIMIZERS
 from ed2.settings.checks import SHARDED_OPTIMIZERS
-from ed2.training.optimizers import OptimizerOptions, Optimizers, parameters_of
+from ed2.training.optimizer_factories import OptimizerOptions
+from ed2.training.optimizers import Optimizers, parameters_of
 from ed2.training.shards import Shards
 from tests.ranks.threads import in_each
 

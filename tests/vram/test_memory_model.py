@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ed2.registry import OPTIMIZERS
-from ed2.training.optimizers import OptimizerOptions
+from ed2.training.optimizer_factories import OptimizerOptions
 from ed2.vram.shapes import TrainedWeights, state_bytes
 
 SHAPES = ((512, 256), (64, 64, 3, 3), (64, 128, 1, 1), (64,))
