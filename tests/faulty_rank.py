@@ -7,7 +7,7 @@ import time
 import torch
 
 from ed2.data.batch import Batch
-from ed2.training import shared
+from ed2.training import shared_update
 from ed2.training.objective import Objective
 from ed2.training.optimizers import Optimizers
 from ed2.training.shards import Shards
@@ -25,7 +25,7 @@ def arrange(fault: str) -> None:
     small parts of the gradients.
     """
     if "often" in fault:
-        shared.SUM_NUMBERS = 5000
+        shared_update.SUM_NUMBERS = 5000
         fault = fault.removeprefix("often").strip()
     if fault == "update":
         _at_third_update()
