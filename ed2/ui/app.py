@@ -101,6 +101,7 @@ class OwnerPage:
         panel.ask_when_seen(tick, outputs)
         timer.tick(tick, panel.inputs, outputs, js=ASK, **TICK).success(None, None, None, js="ed.answered")
         first = filled.then(tick, panel.inputs, outputs, js=ASK, **TICK)
+        first.then(None, None, None, js="ed.unlockForm")
         started = first.then(lambda: gr.Timer(active=True), None, timer, **TICK)
         started.then(None, None, None, js="ed.watchProgram")
 

@@ -20,7 +20,7 @@ from ed2.ui.hiding import Hide
 from ed2.vram.sampler import MemoryUse, Share
 
 STATES = {
-    "connecting": ("", "Connecting"),
+    "connecting": ("", "Loading …"),
     "idle": ("", "Ready"),
     "preparing": ("busy", "Preparing"),
     "training": ("busy", "Training"),

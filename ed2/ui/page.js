@@ -38,10 +38,14 @@ window.ed = (() => {
   }).observe(document.documentElement, { childList: true, subtree: true });
   watchNewBlocks();
 
-  // The form. Until it is filled nobody can type in it: that would be overwritten.
+  // The form. Until it is filled nobody can type in it, since that would be overwritten; and until the program has told the
+  // state, `page.css` hides what depends on it.
   const lockForm = () => { byId('tabs').inert = true; };
-  const unlockForm = () => { byId('tabs').inert = false; };
-  const formFilled = () => { store.isFilled = true; unlockForm(); };
+  const unlockForm = () => {
+    byId('tabs').inert = false;
+    byId('tabs').dataset.known = '';
+  };
+  const formFilled = () => { store.isFilled = true; };
   // Two forms may be on their way at once; the number tells the program which one is newer.
   const numberForm = (_, ...held) => [store.isFilled ? ++store.turn : 0, ...held];
   // The raw JSON follows the form, but what a person typed there and did not apply stays.

@@ -39,6 +39,7 @@ STARTS_OVER = (
     f"The base model is now the newest checkpoint of this run, and “{label_of('weights_only')}” is on: training starts "
     "at step 0. Give the new run its own project name."
 )
+READING = "Reading the runs …"
 NO_RUNS = "No runs yet. They appear here once the first one has started."
 FILTER = (
     '<label class="ed-filter">Filter runs <input type="search" id="runs-filter" '
@@ -55,7 +56,7 @@ class ResumeTab:
         gr.Markdown("### Runs")
         gr.HTML(FILTER, elem_id="runs-filter-box", js_on_load="ed.watchRunFilter(element)")
         js = "ed.watchRuns(element, trigger)"
-        self.list = gr.HTML(empty_html(NO_RUNS), elem_id="runs-list", js_on_load=js)
+        self.list = gr.HTML(empty_html(READING), elem_id="runs-list", js_on_load=js)
         self.compare = ComparePanel(context)
         gr.Markdown("### Selected run")
         with gr.Row():

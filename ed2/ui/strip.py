@@ -27,8 +27,8 @@ class Strip:
         with gr.Column(elem_id="strip"):
             self.status = gr.HTML(status_html(None), js_on_load=None)
             with gr.Row(elem_id="strip-buttons"):
-                self.train = gr.Button("Train", variant="primary", elem_id="train-button")
-                self.queue = gr.Button("Add to queue", elem_id="queue-button")
+                self.train = gr.Button("Train", variant="primary", interactive=False, elem_id="train-button")
+                self.queue = gr.Button("Add to queue", interactive=False, elem_id="queue-button")
                 self.pause = gr.Button(PAUSE, interactive=False, elem_id="pause-button")
                 self.stop = gr.Button(STOP, variant="stop", interactive=False, elem_id="stop-button")
                 self.leave = gr.Button("Stop without saving", variant="stop", visible=False, elem_id="leave-button")

@@ -12,7 +12,7 @@ from tests.tiny import make_images, make_model
 from tests.ui.conftest import Server, serving
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.ui.actions import fill, overflow, state, tab, wait_for_draft
 
@@ -38,6 +38,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def field(page, name: str):
     return page.locator(f"#{name} input, #{name} textarea").first
+
+
+def test_nothing_is_offered_before_the_state_is_known(open_page, server: Server) -> None:
+    page = open_page(url="about:blank")
+    held: list[Route] = []
+    page.route("**", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.goto(server.url)
+    expect(page.locator("#status")).to_contain_text("Loading")
+    for name in ("train", "queue", "pause", "stop"):
+        expect(page.locator(f"#{name}-button")).to_be_disabled()
+    expect(page.locator("#start-demo-button")).to_be_hidden()
+    page.unroute("**")
+    for route in held:
+        route.continue_()
+    state(page, "idle")
+    expect(page.locator("#start-demo-button")).to_be_visible()
 
 
 def test_from_the_first_start_to_a_trained_demo_by_presses_alone(open_page, server: Server) -> None:
