@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ed2.app.libraries import read_libraries
+
 LIMIT_SECONDS = 250
 
 
 def warm_up() -> None:
     """Import everything that a run needs."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    read_libraries()
     import torch
     import torch.utils.tensorboard
     from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
@@ -26,9 +27,6 @@ def warm_up() -> None:
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # or its bars start a thread
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
     import ed2.app.ranks.members
     import ed2.app.run
     import ed2.ranks.group  # noqa: F401

@@ -42,12 +42,12 @@ from tests.tiny import make_images
 
 STEPS = 50
 PARENT = """
-import json, sys
+import json, sys, time
 from ed2.app.service import TrainerService
 service = TrainerService()
 service.start(json.loads(sys.argv[1]))
 while service.snapshot().step < 3:
-    pass
+    time.sleep(0.05)
 print("training", flush=True)
 service.wait()
 """

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -129,7 +130,7 @@ def test_a_part_ends_with_its_killed_test_and_the_next_run_removes_the_leftovers
 def _awaited_children(pid: int) -> list[psutil.Process]:
     """The children of a process that is about to start one."""
     while not (children := psutil.Process(pid).children()):
-        continue
+        time.sleep(0.01)
     return children
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ed2.app.libraries import read_libraries
 from ed2.errors import FinishedError
 from ed2.events import CheckpointSaved, Event, PhaseChanged, RunStarted, SavingChanged
 
@@ -198,8 +199,7 @@ def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
     Returns:
         The model, and the folder of images, one of which has a caption of two chunks.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    read_libraries()
     import torch
     import torch.utils.tensorboard
     from tensorboard.backend.event_processing import event_accumulator  # noqa: F401
@@ -207,9 +207,6 @@ def warm_up(folder: Path, family: str = "sd1") -> tuple[Path, Path]:
 
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # or its bars start a thread
-    from ed2.models.compute import quiet_libraries
-
-    quiet_libraries()
     import ed2.app.ranks.members
     import ed2.app.run
     import ed2.ranks.group  # noqa: F401
