@@ -196,23 +196,6 @@ def stopped_without_saving(service: TrainerService, values: Values, run_dir: Pat
 
 
 @pytest.mark.slow
-def test_the_queue_of_the_page_trains_in_two_processes_and_a_stop_saves_its_run(
-    service: TrainerService, values: Values, tmp_path: Path
-) -> None:
-    queue = RunQueue(tmp_path / "queue")
-    queue.add({**values, "max_epochs": 10_000})
-    service.run_queue(queue)
-    wait_for(service, lambda shown: shown.state == "training" and shown.step > 2, 200)
-    assert len(processes()) == 2
-    service.stop()
-    stopped = ended(service)
-    assert stopped.state == "stopped" and stopped.checkpoint and not service.is_queue_wanted
-    (run,) = queue.runs()
-    assert (run.state, run.folder) == ("stopped", str(stopped.run_dir)), run
-    assert queue.start_values(run)["resume_ckpt"] == run.folder
-
-
-@pytest.mark.slow
 def test_a_run_stops_and_saves_when_the_program_that_started_it_is_killed(values: Values) -> None:
     argv = [sys.executable, "-c", PARENT, json.dumps({**values, "max_epochs": 10_000})]
     with subprocess.Popen(

@@ -27,18 +27,20 @@ from ed2.ui.command import (
     startup_message,
 )
 from ed2.ui.serving import free_port
+from tests.ui.test_proxies import PROXIES, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def test_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_path: Path) -> None:
+def test_behind_proxies_a_busy_port_gives_the_next_one_and_a_termination_ends_the_program(tmp_path: Path) -> None:
+    behind = environment({**PROXIES["http"], **PROXIES["socks"]})
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
         command = [sys.executable, "webui.py", "--port", str(port), "--no_browser", "--logdir", str(tmp_path)]
         quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        program = subprocess.Popen(command, cwd=PROGRAM_DIR, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **quiet)
+        program = subprocess.Popen(command, cwd=PROGRAM_DIR, env={**behind, "PYTHONUNBUFFERED": "1"}, **quiet)
         assert program.stdout
         lines = [program.stdout.readline(), program.stdout.readline()]
         assert lines[0] == f"Port {port} is in use; the page uses another one.\n"

@@ -1,15 +1,13 @@
-"""The program reaches itself whatever proxies are set."""
+"""The program reaches itself whatever proxies are set; that its page opens is tried in test_command.py."""
 
 import json
 import os
 import subprocess
 import sys
 
-import httpx
 import pytest
 
 from ed2.settings.files import PROGRAM_DIR
-from tests.ui.conftest import free_port
 
 NOWHERE = "127.0.0.1:9"
 PROXIES = {
@@ -24,7 +22,7 @@ PROXIES = {
 
 def environment(proxies: dict[str, str]) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return {**clean, **proxies, "PYTHONUNBUFFERED": "1"}
+    return {**clean, **proxies}
 
 
 @pytest.mark.parametrize("proxies", PROXIES.values(), ids=PROXIES)
@@ -42,21 +40,3 @@ def test_exceptions_are_added_and_what_is_not_supported_is_dropped(proxies: dict
             assert after[name].startswith(value.replace(" ", ""))
         else:
             assert after.get(name) == (value if value.startswith((f"http://{NOWHERE}", NOWHERE)) else None)
-
-
-@pytest.mark.slow
-def test_the_page_opens_behind_proxies(tmp_path: object) -> None:
-    proxies = {**PROXIES["http"], **PROXIES["socks"]}
-    command = [sys.executable, "webui.py", "--port", str(free_port()), "--no_browser", "--logdir", str(tmp_path)]
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=PROGRAM_DIR, env=environment(proxies), **quiet) as program:
-        assert program.stdout
-        try:
-            line = program.stdout.readline()
-            assert line.startswith("Page: "), line + program.communicate(timeout=30)[0]
-            with httpx.Client(trust_env=False, timeout=60) as client:
-                assert client.get(line.removeprefix("Page: ").strip()).status_code == 200
-        finally:
-            program.terminate()
-            program.communicate(timeout=100)
-    assert program.returncode == 0
