@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ed2.settings.schema import Settings  # noqa: E402
-from ed2.vram.advice import Search  # noqa: E402
 from ed2.vram.card import Card  # noqa: E402
 from ed2.vram.memory_model import PlannedFeatures  # noqa: E402
+from ed2.vram.memory_options import Search  # noqa: E402
 from ed2.vram.overhead import ON_CARD  # noqa: E402
 from ed2.vram.plan import plan_memory  # noqa: E402
 from ed2.vram.shapes import shape_of  # noqa: E402

@@ -38,8 +38,8 @@ from ed2.data.example import Example
 from ed2.events import MetricsLogged
 from ed2.settings.files import PROGRAM_DIR
 from ed2.settings.schema import Settings
-from ed2.vram.advice import Search
 from ed2.vram.card import Card
+from ed2.vram.memory_options import Search
 from ed2.vram.shapes import shape_of
 
 SHAPES = ((3 / 2, 0.28), (2 / 3, 0.17), (4 / 3, 0.15), (3 / 4, 0.10), (1.0, 0.12), (16 / 9, 0.07), (9 / 16, 0.04))

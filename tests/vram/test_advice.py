@@ -13,8 +13,9 @@ from ed2.models.families.facts import FACTS
 from ed2.settings.checks import contradictions
 from ed2.settings.files import PROGRAM_DIR, read_preset, with_defaults
 from ed2.settings.schema import Settings
-from ed2.vram.advice import Advice, Search, suggest
+from ed2.vram.advice import Advice, suggest
 from ed2.vram.card import Card
+from ed2.vram.memory_options import Search
 from ed2.vram.overhead import Overhead
 from ed2.vram.plan import MemoryPlan, plan_memory
 from ed2.vram.shapes import shape_of

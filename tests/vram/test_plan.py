@@ -254,8 +254,8 @@ def test_a_model_is_recognized_by_the_number_of_its_weights() -> None:
 def test_planning_needs_no_torch() -> None:
     script = (
         "import sys; from ed2.settings.schema import Settings; from ed2.vram.plan import plan_memory\n"
-        "from ed2.vram.shapes import shape_of; from ed2.vram.advice import Search, suggest\n"
-        "from ed2.vram.card import Card\n"
+        "from ed2.vram.shapes import shape_of; from ed2.vram.advice import suggest\n"
+        "from ed2.vram.memory_options import Search; from ed2.vram.card import Card\n"
         "suggest(Search(shape_of('sd1'), Card.of_size(8)), Settings()); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -15,8 +15,9 @@ from ed2.settings.files import with_defaults
 from ed2.settings.gather import gather
 from ed2.settings.schema import Settings
 from ed2.text import counted, value_text
-from ed2.vram.advice import Advice, Change, Search, changes_that_save, suggest
+from ed2.vram.advice import Advice, Change, changes_that_save, suggest
 from ed2.vram.card import NO_CARD, Card, card_for
+from ed2.vram.memory_options import Search
 
 NO_IMAGES = "With --data_root IMAGES, epochs, samples, saves and the project name are suggested too."
 MAX_FIXES = 3

@@ -12,7 +12,8 @@ from ed2.app.checks.suitability import large_batch_note
 from ed2.app.suggest.situation import Situation, repeats_in, subject_of
 from ed2.settings.schema import DEFAULT_LR, RunSettings, Settings
 from ed2.text import counted, listed
-from ed2.vram.advice import LARGE_CARD_GB, LARGE_RESOLUTION, OWN_RATES, SMALL_CARD_GB, SMALL_RESOLUTION, suggest
+from ed2.vram.advice import LARGE_CARD_GB, LARGE_RESOLUTION, SMALL_CARD_GB, suggest
+from ed2.vram.memory_options import OWN_RATES, SMALL_RESOLUTION
 
 USUAL_EPOCHS = ((20, 100), (50, 60), (200, 40), (1000, 20), (5000, 10), (20_000, 5))
 """Epochs for up to so many images: the more there are, the less often each has to be seen."""

@@ -16,7 +16,7 @@ from ed2.models.files.base_model import locate
 from ed2.models.files.found import describe
 from ed2.settings.schema import RESOLUTIONS, SMALL_RESOLUTIONS, Settings
 from ed2.small_files import is_file, read_object
-from ed2.vram.advice import Search
+from ed2.vram.memory_options import Search
 
 MAX_FOLDERS = 1000
 _REPEATS = re.compile(r"(\d{1,4})_(.*\w.*)")
