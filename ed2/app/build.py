@@ -29,6 +29,7 @@ from ed2.models.memory import RoomForSizes, enable_checkpointing
 from ed2.models.parts import BatchVisits
 from ed2.registry import FAMILIES, LOSSES
 from ed2.settings.schema import Settings
+from ed2.tensor_bytes import bytes_in
 from ed2.training.ema import NoEma
 from ed2.training.metrics import Metrics
 from ed2.training.objective import Objective, ObjectiveOptions
@@ -137,7 +138,7 @@ def _checksum(run: Run) -> str:
             if parameter in run.optimizers.shards.owners:
                 continue
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    flat = [bytes_in(tensor) for tensor in tensors]
     sums = [numbers.sum(dtype=torch.int64).cpu() for numbers in flat]
     return hashlib.blake2b(torch.stack(sums).numpy().tobytes(), digest_size=16).hexdigest()
 

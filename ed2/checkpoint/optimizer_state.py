@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ed2.ranks.base import RankAnswer, Ranks
+from ed2.tensor_bytes import bytes_in
 from ed2.training.optimizers import Optimizers, as_fp32, parameters_of
 
 SEPARATOR = "/"
@@ -157,5 +158,5 @@ def _content(tensor: Tensor) -> object:
     return (
         str(tensor.dtype),
         tuple(tensor.shape),
-        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
+        bytes_in(tensor.cpu()).numpy().tobytes(),
     )

@@ -18,6 +18,7 @@ from ed2.ranks.base import Answering, Message, RankAnswer, Ranks
 from ed2.ranks.place import RankPlace
 from ed2.ranks.sums import Store, Sums, open_store
 from ed2.ranks.wire import Invitation, Lifelines, MainWire, RankWire, Reception, lost_error
+from ed2.tensor_bytes import bytes_in
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +296,7 @@ def _about(tensor: Tensor) -> list[Any]:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return bytes_in(tensor.cpu()).numpy().data
 
 
 def _tensor(about: Sequence[Any], content: bytes) -> Tensor:

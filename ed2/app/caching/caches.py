@@ -23,6 +23,7 @@ from ed2.events import Event, Warned
 from ed2.models.base import DiffusionModel, Posterior
 from ed2.models.families.facts import VAE
 from ed2.models.parts import Part
+from ed2.tensor_bytes import bytes_in
 from ed2.training.state import Job, Run, TrainState
 
 LATENTS, TEXT = "latents", "text"
@@ -204,5 +205,5 @@ def _part_hash(model: DiffusionModel, name: str) -> str:
     named = {part.saved_name(key): tensor for key, tensor in part.module.state_dict().items()}
     for key, tensor in sorted(named.items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(bytes_in(tensor.cpu()).numpy().data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from ed2.disk_errors import plain_reason
 from ed2.errors import CheckpointError
 from ed2.models.files.description import HASH_KEY, NO_HASH
 from ed2.models.files.header import HeaderError, read_header
+from ed2.tensor_bytes import bytes_in
 
 Tensors = Mapping[str, Tensor]
 Pair = tuple[str, Tensor | None, Tensor | None]
@@ -141,7 +142,7 @@ def bytes_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) ->
 
 
 def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> memoryview:
-    return _raw(tensor.to("cpu", dtype)).numpy().data
+    return bytes_in(tensor.to("cpu", dtype)).numpy().data
 
 
 def _replacing(temporary: Path, path: Path) -> Path:
@@ -216,14 +217,9 @@ def difference(pairs: Iterable[Pair], dtype: torch.dtype | None) -> str | None:
                 return f"{name} has numbers that are not finite."
             kind = str(found.dtype).removeprefix("torch.")
             return f"{name} has numbers too large for {kind}: set export_dtype to bf16 or fp32."
-        if not torch.equal(_raw(found), _raw(wanted.to("cpu", found.dtype))):
+        if not torch.equal(bytes_in(found), bytes_in(wanted.to("cpu", found.dtype))):
             return differs
     return None
-
-
-def _raw(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _is_finite(tensor: Tensor) -> bool:
