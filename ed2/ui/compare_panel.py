@@ -35,6 +35,7 @@ class ComparePanel:
         self._context = context
         with gr.Row(elem_classes="ed-actions"):
             self.start = gr.Button("Compare selected", elem_id="compare-button", min_width=160)
+            gr.HTML(note_html(HOW_MANY), js_on_load=None)
             self.stop = gr.Button("Close comparison", elem_id="close-compare-button", visible=False, min_width=160)
         self._picked = gr.Textbox(visible=False)
         self.step = gr.Dropdown(

@@ -10,6 +10,7 @@ from ed2.app.checks.check import CheckResult
 from ed2.app.images.edits import Edits
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.folders import Roots, open_folder
+from ed2.app.page.prompt_table import PromptTable
 from ed2.app.page.start import DEMO, DemoSettings, MissingChoice, missing_things
 from ed2.app.queue.store import RunQueue
 from ed2.app.reporters.image_losses import ImageLosses, losses_of_images
@@ -54,6 +55,7 @@ class Context:
         pages: what the program remembers of each open page.
         desk: the images of the last check, and changes of their captions.
         demo: the preset of the demo.
+        prompt_drafts: prompts that were edited and not saved, by the file that they were read from.
         form_revision: increases with every change of the form.
     """
 
@@ -68,6 +70,7 @@ class Context:
     is_preset_given: bool = False
     demo: Path = DEMO
     form_revision: int = 0
+    prompt_drafts: dict[str, PromptTable] = field(default_factory=dict)
     _refused: RefusedForm | None = None
     _keeping: threading.Lock = field(default_factory=threading.Lock)
 

@@ -36,7 +36,7 @@ class PageState:
         form: the settings that it showed or sent last; None before that.
         turn: number of the form that it sent last; forms may arrive in another order.
         seen: what it shows of the run: the revision of each section, the state, and its own choices.
-        prompt_file: the file that its prompt table shows.
+        prompt_file: the file that its prompt table shows; None before it shows any.
         offered_epochs: the finished run for which it offers a later last epoch, and its own.
         listed_run: the run of this program that its list of runs shows, and whether that was active.
         lora_checkpoints: names of the checkpoints that it offers to extract a LoRA from.
@@ -57,7 +57,7 @@ class PageState:
     form: Mapping[str, object] | None = None
     turn: int = 0
     seen: Mapping[str, object] = field(default_factory=dict)
-    prompt_file: str = ""
+    prompt_file: str | None = None
     offered_epochs: tuple[str, int] = ("", 0)
     listed_run: str = ""
     lora_checkpoints: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ class QueuePanel:
         self._form, self._strip, self._tabs, self._sampling = form, strip, tabs, sampling
         changed = [*self.outputs, *form.inputs, tabs]
         of_add = [*changed, strip.problems, sampling.unsaved]
-        added = strip.queue.click(self.add, {*form.inputs, *sampling.inputs}, of_add, **SPOKEN)
+        added = strip.queue.click(self.add, {*form.inputs, *sampling.outputs}, of_add, **SPOKEN)
         pressed = self.list.click(self.press, form.inputs, changed, **SPOKEN)
         self.run.click(self.run_queue, None, self.outputs, **SPOKEN)
         self.clear.click(self.remove_done, None, self.outputs, **SPOKEN)

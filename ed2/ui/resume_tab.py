@@ -40,7 +40,10 @@ STARTS_OVER = (
     "at step 0. Give the new run its own project name."
 )
 READING = "Reading the runs …"
-NO_RUNS = "No runs yet. They appear here once the first one has started."
+NO_RUNS = (
+    "No runs yet. Each run appears here once it has started, so that you can resume it, compare it with others, or use "
+    "its checkpoints."
+)
 FILTER = (
     '<label class="ed-filter">Filter runs <input type="search" id="runs-filter" '
     'placeholder="name, folder, state or note"></label>'
@@ -57,7 +60,14 @@ class ResumeTab:
         gr.HTML(FILTER, elem_id="runs-filter-box", js_on_load="ed.watchRunFilter(element)")
         js = "ed.watchRuns(element, trigger)"
         self.list = gr.HTML(empty_html(READING), elem_id="runs-list", js_on_load=js)
-        self.compare = ComparePanel(context)
+        with gr.Column(elem_id="with-runs"):  # not shown while the list is empty
+            self.compare = ComparePanel(context)
+            self._make_selected()
+        self.test = ResumeTestPanel(context)
+        # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).
+        self._phase = gr.HTML(_phase_html(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
+
+    def _make_selected(self) -> None:
         gr.Markdown("### Selected run")
         with gr.Row():
             self.choice = gr.Dropdown([], label="Run", elem_id="run-choice", interactive=True, scale=3, min_width=240)
@@ -69,10 +79,7 @@ class ResumeTab:
             self.resume = gr.Button("Resume", variant="primary", elem_id="continue-button", min_width=140)
             self.as_base = gr.Button("Use as base model", elem_id="use-as-base-button", min_width=140)
         self.note = gr.HTML("", elem_id="resume-note", js_on_load=None)
-        self.page = RunPanel(context, above_page=self._make_lora)
-        self.test = ResumeTestPanel(context)
-        # Never seen: its change event says that a run has started, paused or ended. gr.State has none (Gradio 6.31).
-        self._phase = gr.HTML(_phase_html(RunSnapshot()), elem_id="resume-phase", js_on_load=None)
+        self.page = RunPanel(self._context, above_page=self._make_lora)
 
     def _make_lora(self) -> None:
         self.lora = LoraPanel(self._context)

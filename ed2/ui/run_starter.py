@@ -31,7 +31,7 @@ class RunStarter:
     def wire(self, form: Form, tabs: gr.Tabs, problems: gr.HTML, sampling: SamplingTab) -> None:
         """Connect the buttons of the question, once every control of the form is made."""
         self._form, self._tabs, self._problems, self._sampling = form, tabs, problems, sampling
-        self.inputs = {*form.inputs, *sampling.inputs}
+        self.inputs = {*form.inputs, *sampling.outputs}
         self.outputs = [tabs, problems, self.row, self.text, *sampling.saved]
         self.saved = self.save.click(self.save_and_start, self.inputs, self.outputs, **SPOKEN)
         self.started = [self.saved, self.without.click(self.start_anyway, self.inputs, self.outputs, **SPOKEN)]

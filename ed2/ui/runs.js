@@ -46,9 +46,17 @@ Object.assign(window.ed, (() => {
     const none = document.querySelector('#runs-list .ed-none-found');
     if (none) none.hidden = rows.some(row => !row.hidden);
   };
+  const FEWEST = 2; // as the program compares
   const picked = new Set();
+  const shownPicks = () => {
+    const names = [...document.querySelectorAll('#runs-list [data-pick]')].map(box => box.dataset.pick);
+    return names.filter(name => picked.has(name));
+  };
+  const offerComparison = () =>
+    document.getElementById('compare-button')?.toggleAttribute('disabled', shownPicks().length < FEWEST);
   const keepPicks = list => {
     for (const box of list.querySelectorAll('[data-pick]')) box.checked = picked.has(box.dataset.pick);
+    offerComparison();
   };
   const watchRunFilter = element => {
     element.addEventListener('input', filterRuns);
@@ -57,6 +65,7 @@ Object.assign(window.ed, (() => {
       const { pick } = event.target.dataset;
       if (!pick) return;
       if (event.target.checked) picked.add(pick); else picked.delete(pick);
+      offerComparison();
     });
     new MutationObserver(() => { keepPicks(list); filterRuns(); }).observe(list, { childList: true, subtree: true });
   };
@@ -67,10 +76,7 @@ Object.assign(window.ed, (() => {
     if (list) keepPicks(list);
     return [];
   };
-  const pickedRuns = logdir => {
-    const shown = [...document.querySelectorAll('#runs-list [data-pick]')].map(box => box.dataset.pick);
-    return [logdir, JSON.stringify(shown.filter(name => picked.has(name)))];
-  };
+  const pickedRuns = logdir => [logdir, JSON.stringify(shownPicks())];
 
   return { watchQueue, watchMounts, watchRunPage, showUsedCheckpoint, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
 })());

@@ -72,13 +72,12 @@ class SamplingTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `prompts_of` changes."""
-        return [self.prompts, self.sampler, self.steps]
+        """What `prompts_of` changes, and what `save_edited` needs besides the form."""
+        return [*self._table, self.unsaved]
 
     @property
-    def inputs(self) -> list[Any]:
-        """What `save_edited` needs, besides the form."""
-        return [self.unsaved, *self.outputs]
+    def _table(self) -> list[Any]:
+        return [self.prompts, self.sampler, self.steps]
 
     @property
     def saved(self) -> list[Any]:
@@ -87,34 +86,43 @@ class SamplingTab:
 
     def wire(self, filled: Sequence[Any]) -> None:
         """Connect the buttons; `filled` are the events that may set another file."""
-        path, given = self._path, [self._path, *self.outputs]
+        path, given = self._path, [self._path, *self._table]
         for event in (self.read.click, path.submit):
-            fill(event, self.reload, given, self.outputs, [self.unsaved], is_whole=True, **SPOKEN)
+            fill(event, self.reload, given, self._table, [self.unsaved], is_whole=True, **SPOKEN)
         for event in (path.blur, *(event.then for event in filled)):
-            fill(event, self.follow, given, self.outputs, [self.unsaved], is_whole=True, **QUIET)
+            fill(event, self.follow, given, self._table, [self.unsaved], is_whole=True, **QUIET)
         fill(self.save.click, self.save_prompts, given, [path], [self.unsaved], **SPOKEN)
-        edited = [control.input for control in self.outputs]
-        gr.on(edited, None, None, self.unsaved, js=f"() => {json.dumps(UNSAVED_HTML)}")
+        edited = [control.input for control in self._table]
+        gr.on(edited, None, None, self.unsaved, js=f"() => {json.dumps(UNSAVED_HTML)}")  # at once: Train may be next
+        gr.on(edited, self.keep, self._table, None, trigger_mode="always_last", **QUIET)
 
     def prompts_of(self, page: PageState, path: object) -> Updates:
-        """The prompts of a file, unless the page shows them already; no prompts if they cannot be read.
+        """The prompts of a file as they were edited last, unless the page shows them already.
 
-        Focusing the file field and leaving it unchanged does not lose what was typed in the table.
+        Focusing the file field and leaving it unchanged does not lose what was typed in the table. A file that cannot
+        be read has no prompts.
         """
         name = _name_of(path)
         if name == page.prompt_file:
             return {}
+        page.prompt_file = name
+        if draft := self._context.prompt_drafts.get(name):
+            return {**self._show(draft), self.unsaved: UNSAVED_HTML}
         try:
             table = self._read(name)
         except (OSError, ValueError, Ed2Error):
             table = PromptTable(())
-        page.prompt_file = name
-        return self._show(table)
+        return {**self._show(table), self.unsaved: ""}
 
     def follow(self, request: gr.Request, path: str, *_: Any) -> Updates:
         """Show the prompts of the file that is set now."""
-        updates = self.prompts_of(self._context.pages.of(request), path)
-        return {**updates, self.unsaved: ""} if updates else {}
+        return self.prompts_of(self._context.pages.of(request), path)
+
+    def keep(self, request: gr.Request, rows: list[list[object]], sampler: str, steps: float | None) -> None:
+        """Remember the table, so that a page that is loaded anew shows it."""
+        filled = [row for row in rows if any(row)]
+        file = self._context.pages.of(request).prompt_file or ""
+        self._context.prompt_drafts[file] = _table_from(filled, sampler, steps)
 
     def reload(self, request: gr.Request, path: str, *_: Any) -> Updates:
         """Show the prompts of the file as it is on the disk."""
@@ -122,7 +130,7 @@ class SamplingTab:
             table = self._read(path)
         except (OSError, ValueError, Ed2Error) as error:
             raise refusal(f"Cannot read the prompts: {error}") from None
-        self._context.pages.of(request).prompt_file = _name_of(path)
+        self._shows_file(request, _name_of(path))
         return {**self._show(table), self.unsaved: ""}
 
     def save_prompts(self, request: gr.Request, _: str, *table: Any) -> Updates:
@@ -144,20 +152,25 @@ class SamplingTab:
         if not held[self.unsaved] or _name_of(held[self._path]) != shown:
             return {}
         try:
-            return self._save(request, *(held[control] for control in self.outputs))
+            return self._save(request, *(held[control] for control in self._table))
         except SettingsError as error:
             raise SettingsError(NOT_SAVED, [_in_table(problem) for problem in error.problems]) from None
 
     def _save(self, request: gr.Request, rows: list[list[object]], sampler: str, steps: float | None) -> Updates:
-        num_steps = None if steps in (None, NUM_STEPS) else int(steps or 0)
         try:
-            text = file_of(PromptTable(rows, sampler, num_steps))
+            text = file_of(_table_from(rows, sampler, steps))
             file = self._context.user.write(self._context.user.prompts.name, text)
         except OSError as error:
             what = f"the file cannot be written: {plain_reason(error)}."
             raise SettingsError(NOT_SAVED, [Problem(str(self._context.user.prompts), what)]) from None
-        self._context.pages.of(request).prompt_file = short_path(str(file))
+        self._context.prompt_drafts.pop(self._context.pages.of(request).prompt_file or "", None)
+        self._shows_file(request, short_path(str(file)))
         return {self._path: str(file), self.unsaved: ""}
+
+    def _shows_file(self, request: gr.Request, name: str) -> None:
+        """The page shows a file as it is on the disk, whatever was typed for it before."""
+        self._context.pages.of(request).prompt_file = name
+        self._context.prompt_drafts.pop(name, None)
 
     def _read(self, path: str) -> PromptTable:
         return table_of(Path(str(self._context.require_allowed({"sample_prompts": path})["sample_prompts"])))
@@ -171,6 +184,12 @@ def _in_table(problem: Problem) -> Problem:
     """The same problem as one of the setting, so that it leads to the tab."""
     place = f"{problem.path}: " if problem.path else ""
     return Problem(SETTING, f"{place}{problem.what}", problem.fix)
+
+
+def _table_from(rows: list[list[object]], sampler: str, steps: float | None) -> PromptTable:
+    """The table that the controls hold."""
+    num_steps = None if steps in (None, NUM_STEPS) else int(steps or 0)
+    return PromptTable(rows, sampler, num_steps)
 
 
 def _name_of(path: object) -> str:

@@ -36,7 +36,7 @@ window.ed.settings = (() => {
 
   const text = string => JSON.stringify(string).replaceAll('\\n', ' ');
   const flags = () => settings.map(({ name }) =>
-    `:is(#${name} [data-testid=block-info], #${name} .label-text)::after { content: "--${name}" / ""; }`);
+    `:is(#${name} .has-info, #${name} .label-text)::after { content: "--${name}" / ""; }`);
   const rulesOf = shown => {
     const rules = flags(), names = shown.map(setting => setting.name);
     for (const { name } of settings.filter(isHere)) {

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,13 +73,17 @@ def overflow(page: Any) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not is_so():
+        time.sleep(0.1)
+    assert is_so()
+
+
 def wait_for_draft(server: Any, name: str, value: object) -> None:
     """Wait until the form is kept with this value."""
-    deadline = time.monotonic() + 20
     draft = server.folder / "user" / "draft.json"
-    while time.monotonic() < deadline and not (draft.exists() and json.loads(draft.read_text())[name] == value):
-        time.sleep(0.1)
-    assert json.loads(draft.read_text())[name] == value
+    wait_until(lambda: draft.exists() and json.loads(draft.read_text())[name] == value)
 
 
 def reset(page) -> None:

@@ -184,6 +184,30 @@ def test_the_prompt_table_follows_the_file_that_is_set_and_keeps_what_is_typed(t
     assert sampling.follow(REQUEST, saved[page.form.controls["sample_prompts"]]) == {}
 
 
+def test_prompts_that_were_not_saved_are_shown_again_until_they_are_saved_or_the_file_is_reloaded(
+    tmp_path: Path,
+) -> None:
+    page = OwnerPage(Context(user=UserFiles(tmp_path / "user")))
+    sampling, file = page.sampling, tmp_path / "prompts.txt"
+    file.write_text("a cat\n")
+    path, typed = page.form.controls["sample_prompts"], [["a dog", "", "x", "", "", ""], ["", "", "", "", "", ""]]
+
+    def loaded_anew(name: object) -> tuple[object, object, object, bool]:
+        shown = sampling.prompts_of(PageState(), name)
+        rows = [row for row in shown[sampling.prompts] if any(row)]
+        return rows[0][0], shown[sampling.sampler], shown[sampling.steps], bool(shown[sampling.unsaved])
+
+    sampling.follow(REQUEST, str(file))
+    sampling.keep(REQUEST, typed, "euler", 7)
+    assert loaded_anew(file) == ("a dog", "euler", 7, True)
+    sampling.reload(REQUEST, str(file))
+    assert loaded_anew(file) == ("a cat", "", 20, False)
+    sampling.keep(REQUEST, typed, "euler", 7)
+    saved = sampling.save_prompts(REQUEST, "", [["a dog", "", "", "", "", ""]], "", 20)
+    assert loaded_anew(saved[path]) == ("a dog", "", 20, False)
+    assert loaded_anew(file) == ("a cat", "", 20, False)
+
+
 def test_a_run_draws_the_prompts_in_the_table_whether_they_were_saved_or_not(tmp_path: Path) -> None:
     context = Context(user=UserFiles(tmp_path / "user"))
     page = OwnerPage(context)

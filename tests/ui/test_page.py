@@ -13,7 +13,7 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import expect
 
 from tests.ui import aria
-from tests.ui.actions import fill, overflow, reload, reset, state, tab, wait_for_draft
+from tests.ui.actions import fill, overflow, reload, reset, state, tab, wait_for_draft, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -163,6 +163,11 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     expect(cell.locator("textarea, input")).to_have_value("blurry")
     page.keyboard.press("Enter")
     expect(page.locator("#prompts-unsaved")).to_contain_text("Not saved yet")
+    wait_until(lambda: any("blurry" in table.rows[0] for table in server.context.prompt_drafts.values()))
+    reload(page)
+    tab(page, "Sampling")
+    expect(page.locator("#prompts")).to_contain_text("blurry")
+    expect(page.locator("#prompts-steps input")).to_have_value("7")
     page.locator("#save-prompts-button").click()
     own = server.folder / "user" / "sample_prompts.json"
     expect(page.locator("#sample_prompts input, #sample_prompts textarea").first).to_have_value(str(own))

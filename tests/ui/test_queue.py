@@ -46,7 +46,7 @@ def test_a_run_that_is_not_in_the_queue_cannot_be_changed(page: OwnerPage, data:
 
 def test_a_form_outside_of_the_allowed_folders_is_not_queued(page: OwnerPage, tmp_path: Path) -> None:
     panel = page.resume.queue
-    held = {control: control.value for control in [*page.form.inputs, *page.sampling.inputs]}
+    held = {control: control.value for control in [*page.form.inputs, *page.sampling.outputs]}
     shown = panel.add(REQUEST, {**held, page.form.controls["data_root"]: "/etc"})
     assert any("cannot be opened from here" in str(text) for text in shown.values())
     assert not (tmp_path / "user" / "queue").exists()
