@@ -18,7 +18,7 @@ from ed2.ui.settings_tab import SettingsTab
 from ed2.ui.start_screen import TITLE, StartScreen
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
-from ed2.ui.wiring import QUIET, TICK, Updates, fill, never_raising
+from ed2.ui.wiring import QUIET, TICK, Updates, Values, fill, never_raising
 
 TICK_SECONDS = 1.0
 QUESTION = (
@@ -110,7 +110,7 @@ class OwnerPage:
         values = {**defaults(), **self._context.form_values()}
         filled = self.form.show(values)
         page = self._context.pages.of(request)
-        page.form = self.form.read([filled[control] for control in self.form.inputs])
+        page.form = self.form.read(filled)
         updates = {**filled, self.settings.presets.choice: self.settings.presets.choices(), **self.dataset.opened()}
         updates |= self.sampling.prompts_of(page, values.get("sample_prompts"))
         updates[self.tabs] = gr.Tabs(selected=self._first_tab())
@@ -198,7 +198,7 @@ class DemoQuestion:
 
         return [*events, fill(change, self.stop_leak, inputs, inputs, **QUIET)]
 
-    def use_demo(self, _: gr.Request, *raw: Any) -> Updates:
+    def use_demo(self, _: gr.Request, __: Values) -> Updates:
         """Put the demo's settings into the form, but not what belongs to its run."""
         return {**self._form.show(self._context.demo_settings.tuned), **self._answer(is_wanted=True)}
 
@@ -211,13 +211,13 @@ class DemoQuestion:
             self._context.demo_settings.answered(is_wanted=is_wanted)
         return {row: gr.update(visible=False) for row in self._rows}
 
-    def stop_leak(self, _: gr.Request, *raw: Any) -> Updates:
+    def stop_leak(self, _: gr.Request, held: Values) -> Updates:
         """Fresh settings where a form that held the demo's names other images or another base now."""
-        demo, held = self._context.demo_settings, self._form.read(raw)
-        if not demo.leaked_into(held):
+        demo, values = self._context.demo_settings, self._form.read(held)
+        if not demo.leaked_into(values):
             return {}
         with contextlib.suppress(OSError):
             demo.trained()
-        names = [*demo.tuned, *(name for name in NAMES if held.get(name) == demo.named.get(name))]
+        names = [*demo.tuned, *(name for name in NAMES if values.get(name) == demo.named.get(name))]
         fresh = defaults()
         return self._form.show({name: fresh[name] for name in names})

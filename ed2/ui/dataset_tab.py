@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +29,7 @@ from ed2.ui.form import Form, defaults, from_control
 from ed2.ui.grid_html import buckets_html
 from ed2.ui.html import button_html, buttons_html, empty_html, escape, list_html, note_html, on_page, problems_html
 from ed2.ui.image_grid import ASK, ImageGrid
-from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, fill, refusal
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, Updates, Values, fill, refusal
 
 FOLDERS = "data_root"
 NEEDED_GROUPS = ("data", "run", "model", "validation")
@@ -115,9 +115,9 @@ class DatasetTab:
         """What a page that opens shows: the first folder to browse, and the results of the last check."""
         return {**self.browser.open(str(places(self._context.roots)[0].folder)), **self.results()}
 
-    def use_folder(self, _: gr.Request, place: str, __: str) -> Updates:
+    def use_folder(self, _: gr.Request, held: Values) -> Updates:
         """Put the folder of the browser into the form, and close the browser."""
-        folder = folder_of(place)
+        folder = folder_of(held[self.browser.place])
         if not self._context.roots.allow(folder) or not is_folder(folder):
             raise refusal(NO_FOLDER)
         return {self._form.controls[FOLDERS]: str(folder), self.chooser: gr.update(open=False)}
@@ -135,7 +135,7 @@ class DatasetTab:
             return {self.wrong_folder: ""}
         return {self.wrong_folder: "", self._typed: str(time.monotonic_ns())}  # a new text each time: it is an event
 
-    def check_images(self, held: Mapping[Any, Any], progress: gr.Progress = gr.Progress()) -> Updates:  # noqa: B008
+    def check_images(self, held: Values, progress: gr.Progress = gr.Progress()) -> Updates:  # noqa: B008
         """Find the images and show the first results; `read_rest` goes on from there."""
         progress(0, desc=FINDING)
         try:
@@ -176,8 +176,8 @@ class DatasetTab:
             self.details: details_html(bench.checked),
         }
 
-    def _settings(self, held: Mapping[Any, Any]) -> Settings:
-        values = self._form.values_of(held)
+    def _settings(self, held: Values) -> Settings:
+        values = self._form.read(held)
         needed = {name: value for name, value in values.items() if _is_needed(name)}
         settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
         after_reload = self._form.show(values)

@@ -16,7 +16,7 @@ from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import short_path
 from ed2.ui.html import button_html, buttons_html, escape, list_html, note_html, on_page
-from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, fill, refusal
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, Values, fill, refusal
 
 TICK_SECONDS = 1.0
 EXAMPLE = "for example stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -127,14 +127,15 @@ class DownloadPanel(DownloadControls):
 
     def wire_base(self, opened: Any, base: Any) -> None:
         """Connect everything; `opened` is the event that opens the choice, `base` the control of the base model."""
+        self._base = base
         fill(opened, self.suggest, [base, self.name], [self.name], **QUIET)
         opened(self.find, None, self.found, **SLOW)
         self.wire(opened)
 
-    def suggest(self, _: gr.Request, base: str, name: str) -> Updates:
+    def suggest(self, _: gr.Request, held: Values) -> Updates:
         """The base model's name where that is a public one that is not here, as in a preset."""
-        wanted = base.strip()
-        if name.strip() or not PUBLIC_NAME.fullmatch(wanted) or locate(wanted):
+        wanted = held[self._base].strip()
+        if held[self.name].strip() or not PUBLIC_NAME.fullmatch(wanted) or locate(wanted):
             return {}
         return {self.name: wanted}
 

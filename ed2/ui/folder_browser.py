@@ -21,7 +21,7 @@ from ed2.ui.context import Context
 from ed2.ui.download_panel import DownloadPanel
 from ed2.ui.form import Form, short_path
 from ed2.ui.html import button_html, buttons_html, note_html
-from ed2.ui.wiring import SPOKEN, Updates, fill, refusal
+from ed2.ui.wiring import SPOKEN, Updates, Values, fill, refusal
 
 NO_FOLDER = "There is no such folder, or it cannot be opened from here."
 NO_MODELS = "No models in this folder. A model is a .safetensors or .ckpt file, or a folder with model_index.json."
@@ -64,8 +64,8 @@ class FolderBrowser:
             inside = self.open(place).get(self.inside, gr.skip())
             return {self.inside: inside}
 
-        def open_parent(_: gr.Request, place: str) -> Updates:
-            return self.open(str(folder_of(place).parent))
+        def open_parent(_: gr.Request, held: Values) -> Updates:
+            return self.open(str(folder_of(held[self.place]).parent))
 
         for event in (self.place.submit, self.place.blur):
             event(open_typed, self.place, self.inside, **SPOKEN)
@@ -119,8 +119,9 @@ class ModelBrowser:
         lists = (inside, self.downloads.found, self.downloads.result)
         return [shown.click(self.press, None, outputs, **SPOKEN) for shown in lists]
 
-    def open(self, _: gr.Request, base: str, place: str) -> Updates:
+    def open(self, _: gr.Request, held: Values) -> Updates:
         """Start where the present model is, if that is on this computer."""
+        base, place = held[self._base], held[self.browser.place]
         present = folder_of(base)
         if base.strip() and self._context.roots.allow(present) and (is_file(present) or is_folder(present)):
             return self.browser.open(str(present.parent))

@@ -1,6 +1,6 @@
 """The form: one control for each setting, made from the schema, and what a preset changes in it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ed2.errors import SettingsError
 from ed2.models.files.base_model import PUBLIC_NAME
 from ed2.settings.fields import FieldSpec, fields, label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, unquoted
-from ed2.ui.wiring import Updates
+from ed2.ui.wiring import Updates, Values
 
 BASE = "resume_ckpt"
 KEPT_BY_PRESETS = ("data_root", BASE, "project_name", "logdir", "save_ckpt_dir", "sample_prompts")
@@ -38,16 +38,12 @@ class Form:
 
     @property
     def inputs(self) -> list[Any]:
-        """Every control, in the order of `read`."""
+        """Every control."""
         return list(self.controls.values())
 
-    def read(self, raw: Sequence[Any]) -> dict[str, object]:
+    def read(self, held: Values) -> dict[str, object]:
         """Flat settings from what the controls hold; what cannot be read stays as it is, for the checks to refuse."""
-        return {name: from_control(fields()[name], value) for name, value in zip(self.controls, raw, strict=True)}
-
-    def values_of(self, held: Mapping[Any, Any]) -> dict[str, object]:
-        """The same as `read`, from values by control."""
-        return self.read([held[control] for control in self.inputs])
+        return {name: from_control(fields()[name], held[control]) for name, control in self.controls.items()}
 
     def show(self, values: Mapping[str, object]) -> Updates:
         """What the controls show for these settings."""

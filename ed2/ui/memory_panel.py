@@ -28,7 +28,7 @@ from ed2.ui.form import Form
 from ed2.ui.html import NO_VALUE, escape, list_html, note_html, on_page, problems_html
 from ed2.ui.preset_panel import as_text
 from ed2.ui.settings_view import with_labels
-from ed2.ui.wiring import QUIET, Updates, fill
+from ed2.ui.wiring import QUIET, Updates, Values, fill
 from ed2.vram.card import card_for
 
 HERE = 0
@@ -77,9 +77,8 @@ class MemoryPanel:
             The events that change the form.
         """
         inputs = self._form.inputs
-        given = [self.card, *inputs]
         return [
-            fill(self.fit.click, self.make_fit, given, inputs, **QUIET),
+            fill(self.fit.click, self.make_fit, [self.card, *inputs], inputs, **QUIET),
             fill(self.undo.click, self.undo_fit, inputs, inputs, **QUIET),
         ]
 
@@ -101,16 +100,16 @@ class MemoryPanel:
             **self._suggested(request, card_gb, values, FIT if report.plan.verdict(report.card) != "fits" else APPLY),
         }
 
-    def make_fit(self, request: gr.Request, card_gb: float, *raw: Any) -> Updates:
+    def make_fit(self, request: gr.Request, held: Values) -> Updates:
         """Change the form so that the run fits."""
-        values = self._form.read(raw)
-        _, changes = self._advice(card_gb, values)
+        values = self._form.read(held)
+        _, changes = self._advice(held[self.card], values)
         page = self._context.pages.of(request)
         page.before_fit = {name: values[name] for name in changes}
         page.after_fit = changes
         return self._form.show(changes)
 
-    def undo_fit(self, request: gr.Request, *_: Any) -> Updates:
+    def undo_fit(self, request: gr.Request, _: Values) -> Updates:
         """Restore what `make_fit` changed."""
         page = self._context.pages.of(request)
         before, page.before_fit, page.after_fit = page.before_fit, {}, {}

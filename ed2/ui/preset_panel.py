@@ -13,7 +13,7 @@ from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.form import BASE, KEPT_BY_RESET, Form, defaults, form_of_preset, short_path
 from ed2.ui.html import escape, list_html, note_html
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal
 
 RESET_QUESTION = "Reset all settings to their defaults? Image folders, base model and the folders to save in stay."
 CHOOSE_FIRST = "Choose a preset first."
@@ -76,11 +76,11 @@ class PresetPanel:
         """The available presets, as an update of the choice."""
         return gr.update(choices=list(self._context.user.presets()), **how)
 
-    def load_preset(self, _: gr.Request, title: str | None, *raw: Any) -> Updates:
+    def load_preset(self, _: gr.Request, held: Values) -> Updates:
         """Fill the form with the chosen preset."""
-        base = str(self._form.read(raw)[BASE] or "")
+        base = str(self._form.read(held)[BASE] or "")
         presets = self._context.user.presets()
-        path = presets.get(title or "")
+        path = presets.get(held[self.choice] or "")
         if path is None:
             raise refusal(CHOOSE_FIRST)
         try:
@@ -88,9 +88,9 @@ class PresetPanel:
         except SettingsError as error:
             raise refusal(str(error)) from None
 
-    def reset_form(self, _: gr.Request, *raw: Any) -> Updates:
+    def reset_form(self, _: gr.Request, held: Values) -> Updates:
         """The defaults, except for the folders and the base model."""
-        kept = {name: value for name, value in self._form.read(raw).items() if name in KEPT_BY_RESET}
+        kept = {name: value for name, value in self._form.read(held).items() if name in KEPT_BY_RESET}
         return {**self._form.show({**defaults(), **kept}), self.question: gr.update(visible=False)}
 
     def allow(self, title: str | None) -> Updates:
@@ -98,27 +98,28 @@ class PresetPanel:
         is_own = gr.update(interactive=title in self._context.user.own_presets())
         return {self.rename: is_own, self.delete: is_own, self.doubt: gr.update(visible=False)}
 
-    def ask_or_save(self, request: gr.Request, title: str | None, name: str, label: str, *raw: Any) -> Updates:
+    def ask_or_save(self, _: gr.Request, held: Values) -> Updates:
         """Save what differs from the defaults as the user's own preset; ask first where that replaces one."""
-        if f"{OWN}{name.strip()}" in self._context.user.own_presets():
-            return self._ask(f"Replace the preset “{name.strip()}” with the settings of the form?", "Replace")
-        return self._saved(name, raw)
+        name = held[self.name].strip()
+        if f"{OWN}{name}" in self._context.user.own_presets():
+            return self._ask(f"Replace the preset “{name}” with the settings of the form?", "Replace")
+        return self._saved(held)
 
-    def replace_or_delete(self, _: gr.Request, title: str | None, name: str, label: str, *raw: Any) -> Updates:
+    def replace_or_delete(self, _: gr.Request, held: Values) -> Updates:
         """Do what was asked before, as the label of the button said."""
-        if label == "Replace":
-            return {**self._saved(name, raw), self.doubt: gr.update(visible=False)}
+        if held[self.go_on] == "Replace":
+            return {**self._saved(held), self.doubt: gr.update(visible=False)}
         try:
-            self._context.user.remove_preset(title or "")
+            self._context.user.remove_preset(held[self.choice] or "")
         except (Ed2Error, OSError) as error:
             raise refusal(str(error)) from None
         gr.Info("Preset deleted.", duration=4)
         return {self.choice: self.choices(value=None), self.doubt: gr.update(visible=False)}
 
-    def rename_own(self, _: gr.Request, title: str | None, name: str) -> Updates:
+    def rename_own(self, _: gr.Request, held: Values) -> Updates:
         """Give the chosen preset the name in the field."""
         try:
-            new = self._context.user.rename_preset(title or "", name)
+            new = self._context.user.rename_preset(held[self.choice] or "", held[self.name])
         except (Ed2Error, OSError) as error:
             raise refusal(str(error)) from None
         gr.Info("Preset renamed.", duration=4)
@@ -132,10 +133,10 @@ class PresetPanel:
         told = note_html(question)
         return {self.doubt: gr.update(visible=True), self.text: told, self.go_on: gr.update(value=label)}
 
-    def _saved(self, name: str, raw: Any) -> Updates:
+    def _saved(self, held: Values) -> Updates:
+        own = differing(absolute_paths(self._form.read(held), PROGRAM_DIR), absolute_paths(defaults(), PROGRAM_DIR))
         try:
-            values = absolute_paths(self._form.read(raw), PROGRAM_DIR)
-            title = self._context.user.keep_preset(name, differing(values, absolute_paths(defaults(), PROGRAM_DIR)))
+            title = self._context.user.keep_preset(held[self.name], own)
         except (Ed2Error, OSError) as error:
             raise refusal(str(error)) from None
         gr.Info("Preset saved.", duration=4)

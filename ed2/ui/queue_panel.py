@@ -1,6 +1,6 @@
 """The queue: adding a run to it beside Train, and the list in the Resume tab."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,7 @@ from ed2.ui.page_state import PageState
 from ed2.ui.queue_html import EMPTY, is_being_run, queue_html, queue_line_html
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.strip import Strip
-from ed2.ui.wiring import SPOKEN, Updates, refusal
+from ed2.ui.wiring import SPOKEN, Updates, Values, refusal
 
 ADD, SAVE = "Add to queue", "Save run {}"
 NOT_A_RUN = "This run is no longer in the queue."
@@ -45,7 +45,7 @@ class QueuePanel:
         changed = [*self.outputs, *form.inputs, tabs]
         of_add = [*changed, strip.problems, sampling.unsaved]
         added = strip.queue.click(self.add, {*form.inputs, *sampling.outputs}, of_add, **SPOKEN)
-        pressed = self.list.click(self.press, form.inputs, changed, **SPOKEN)
+        pressed = self.list.click(self.press, set(form.inputs), changed, **SPOKEN)
         self.run.click(self.run_queue, None, self.outputs, **SPOKEN)
         self.clear.click(self.remove_done, None, self.outputs, **SPOKEN)
         return [added, pressed]
@@ -58,12 +58,12 @@ class QueuePanel:
         """Updates if the page shows an older queue."""
         return {} if page.seen.get("queue") == seen else self._shown(page)
 
-    def add(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+    def add(self, request: gr.Request, held: Values) -> Updates:
         """Add a run with the settings of the form, or save the run that is edited; all its problems are shown."""
         page = self._context.pages.of(request)
         try:
             saved = self._sampling.save_edited(request, held)
-            allowed = self._context.require_allowed(self._form.values_of({**held, **saved}))
+            allowed = self._context.require_allowed(self._form.read({**held, **saved}))
             if problems := start_problems(allowed):
                 raise SettingsError("The run cannot be queued:", problems)
             if page.edited_run:
@@ -80,14 +80,14 @@ class QueuePanel:
             raise _unwritten(error) from None
         return {**saved, **self._shown(page), self._strip.problems: problems_html(())}
 
-    def press(self, request: gr.Request, event: gr.EventData, *raw: Any) -> Updates:
+    def press(self, request: gr.Request, event: gr.EventData, held: Values) -> Updates:
         """Do what was pressed beside a run."""
         page = self._context.pages.of(request)
         number, action = getattr(event, "queued", None), getattr(event, "action", None)
         if not isinstance(number, int) or number not in [run.number for run in self._queue.runs()]:
             raise refusal(NOT_A_RUN)
         if action == "edit":
-            return self._edit(page, number, self._form.read(raw))
+            return self._edit(page, number, self._form.read(held))
         if action == "cancel":
             return self._leave_edit(page)
         actions: dict[str, Callable[[], None]] = {

@@ -1,7 +1,5 @@
 """The part of the Resume tab that tests, with the form's settings and images, whether a killed run resumes exactly."""
 
-from typing import Any
-
 import gradio as gr
 
 from ed2.app.background import TaskStatus
@@ -10,7 +8,7 @@ from ed2.errors import Ed2Error, RefusedError
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import task_html
-from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, Values, refusal
 
 EXPLANATION = (
     "### Would a run survive a crash?\n"
@@ -48,16 +46,16 @@ class ResumeTestPanel:
         """Connect the buttons; a page that is opened later sees the test too. A run changes `phase`."""
         self._form = form
         outputs = [self.result, self.start, self.stop, self._timer]
-        self.start.click(self.start_test, form.inputs, outputs, **SPOKEN)
+        self.start.click(self.start_test, set(form.inputs), outputs, **SPOKEN)
         self.stop.click(lambda: self.tester.stop(), None, None, **QUIET)
         for event in (tab.select, phase.change):
             event(self.show, None, outputs, **QUIET)
         self._timer.tick(self.show, None, outputs, **TICK)
 
-    def start_test(self, *raw: Any) -> Updates:
+    def start_test(self, held: Values) -> Updates:
         """Test the form; settings that cannot be trained with are the result."""
         try:
-            self.tester.start(self._context.require_allowed(self._form.read(raw)))
+            self.tester.start(self._context.require_allowed(self._form.read(held)))
         except RefusedError as error:
             raise refusal(str(error)) from None
         except Ed2Error as error:

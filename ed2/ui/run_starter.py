@@ -1,7 +1,6 @@
 """Starting the run of the form, with the prompts in the table; captions that are not saved are asked about first."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import gradio as gr
 
@@ -13,7 +12,7 @@ from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import note_html, problems_html
 from ed2.ui.sampling_tab import SamplingTab
-from ed2.ui.wiring import SPOKEN, Updates
+from ed2.ui.wiring import SPOKEN, Updates, Values
 
 MAX_NAMES = 3
 
@@ -36,7 +35,7 @@ class RunStarter:
         self.saved = self.save.click(self.save_and_start, self.inputs, self.outputs, **SPOKEN)
         self.started = [self.saved, self.without.click(self.start_anyway, self.inputs, self.outputs, **SPOKEN)]
 
-    def start(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+    def start(self, request: gr.Request, held: Values) -> Updates:
         """Start the run of the form; if captions of its images are not saved, ask what to do with them."""
         unsaved = self._unsaved(held)
         if not unsaved:
@@ -48,7 +47,7 @@ class RunStarter:
         shown = {self.text: note_html(f"{text}: {names}."), self.row: gr.update(visible=True)}
         return {**shown, self._problems: problems_html(())}
 
-    def save_and_start(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+    def save_and_start(self, request: gr.Request, held: Values) -> Updates:
         """Save the captions that are asked about, then start the run."""
         try:
             if unsaved := self._unsaved(held):
@@ -57,18 +56,18 @@ class RunStarter:
             return {self._problems: problems_html(error.problems)}
         return self.start_anyway(request, held)
 
-    def start_anyway(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+    def start_anyway(self, request: gr.Request, held: Values) -> Updates:
         """Start the run of the form, with the prompts in the table."""
         try:
             saved = self._sampling.save_edited(request, held)
         except Ed2Error as error:
             return {self._problems: problems_html(error.problems)}
-        values = self._form.values_of({**held, **saved})
+        values = self._form.read({**held, **saved})
         started = start_run(self._context, values, self._tabs, self._problems)
         return {**saved, **started, self.row: gr.update(visible=False)}
 
-    def _unsaved(self, held: Mapping[Any, Any]) -> list[Item]:
-        values = absolute_paths(self._form.values_of(held), PROGRAM_DIR)
+    def _unsaved(self, held: Values) -> list[Item]:
+        values = absolute_paths(self._form.read(held), PROGRAM_DIR)
         return self._context.desk.unsaved_in(values["data_root"])
 
 

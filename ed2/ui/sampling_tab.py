@@ -1,7 +1,8 @@
 """The Sampling tab: what is sampled while training, and how often."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
 from ed2.ui.page_state import PageState
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal
 
 SPARE_ROWS = 3
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
@@ -94,7 +95,7 @@ class SamplingTab:
         fill(self.save.click, self.save_prompts, given, [path], [self.unsaved], **SPOKEN)
         edited = [control.input for control in self._table]
         gr.on(edited, None, None, self.unsaved, js=f"() => {json.dumps(UNSAVED_HTML)}")  # at once: Train may be next
-        gr.on(edited, self.keep, self._table, None, trigger_mode="always_last", **QUIET)
+        gr.on(edited, self.keep, set(self._table), None, trigger_mode="always_last", **QUIET)
 
     def prompts_of(self, page: PageState, path: object) -> Updates:
         """The prompts of a file as they were edited last, unless the page shows them already.
@@ -114,18 +115,19 @@ class SamplingTab:
             table = PromptTable(())
         return {**self._show(table), self.unsaved: ""}
 
-    def follow(self, request: gr.Request, path: str, *_: Any) -> Updates:
+    def follow(self, request: gr.Request, held: Values) -> Updates:
         """Show the prompts of the file that is set now."""
-        return self.prompts_of(self._context.pages.of(request), path)
+        return self.prompts_of(self._context.pages.of(request), held[self._path])
 
-    def keep(self, request: gr.Request, rows: list[list[object]], sampler: str, steps: float | None) -> None:
+    def keep(self, request: gr.Request, held: Values) -> None:
         """Remember the table, so that a page that is loaded anew shows it."""
-        filled = [row for row in rows if any(row)]
-        file = self._context.pages.of(request).prompt_file or ""
-        self._context.prompt_drafts[file] = _table_from(filled, sampler, steps)
+        table, file = self._typed(held), self._context.pages.of(request).prompt_file
+        filled = [row for row in table.rows if any(row)]
+        self._context.prompt_drafts[file or ""] = replace(table, rows=filled)
 
-    def reload(self, request: gr.Request, path: str, *_: Any) -> Updates:
+    def reload(self, request: gr.Request, held: Values) -> Updates:
         """Show the prompts of the file as it is on the disk."""
+        path = held[self._path]
         try:
             table = self._read(path)
         except (OSError, ValueError, Ed2Error) as error:
@@ -133,16 +135,16 @@ class SamplingTab:
         self._shows_file(request, _name_of(path))
         return {**self._show(table), self.unsaved: ""}
 
-    def save_prompts(self, request: gr.Request, _: str, *table: Any) -> Updates:
+    def save_prompts(self, request: gr.Request, held: Values) -> Updates:
         """Write the table into the user's own file, and set that file."""
         try:
-            saved = self._save(request, *table)
+            saved = self._save(request, held)
         except Ed2Error as error:
             raise refusal(str(error)) from None
         gr.Info("Saved. Runs with this prompt file draw them from the next samples on.", duration=4)
         return saved
 
-    def save_edited(self, request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+    def save_edited(self, request: gr.Request, held: Values) -> Updates:
         """Do the same for a run that is about to start, if the table was edited.
 
         Raises:
@@ -152,13 +154,13 @@ class SamplingTab:
         if not held[self.unsaved] or _name_of(held[self._path]) != shown:
             return {}
         try:
-            return self._save(request, *(held[control] for control in self._table))
+            return self._save(request, held)
         except SettingsError as error:
             raise SettingsError(NOT_SAVED, [_in_table(problem) for problem in error.problems]) from None
 
-    def _save(self, request: gr.Request, rows: list[list[object]], sampler: str, steps: float | None) -> Updates:
+    def _save(self, request: gr.Request, held: Values) -> Updates:
         try:
-            text = file_of(_table_from(rows, sampler, steps))
+            text = file_of(self._typed(held))
             file = self._context.user.write(self._context.user.prompts.name, text)
         except OSError as error:
             what = f"the file cannot be written: {plain_reason(error)}."
@@ -172,6 +174,12 @@ class SamplingTab:
         self._context.pages.of(request).prompt_file = name
         self._context.prompt_drafts.pop(name, None)
 
+    def _typed(self, held: Values) -> PromptTable:
+        """The table that the controls hold."""
+        steps = held[self.steps]
+        num_steps = None if steps in (None, NUM_STEPS) else int(steps)
+        return PromptTable(held[self.prompts], held[self.sampler], num_steps)
+
     def _read(self, path: str) -> PromptTable:
         return table_of(Path(str(self._context.require_allowed({"sample_prompts": path})["sample_prompts"])))
 
@@ -184,12 +192,6 @@ def _in_table(problem: Problem) -> Problem:
     """The same problem as one of the setting, so that it leads to the tab."""
     place = f"{problem.path}: " if problem.path else ""
     return Problem(SETTING, f"{place}{problem.what}", problem.fix)
-
-
-def _table_from(rows: list[list[object]], sampler: str, steps: float | None) -> PromptTable:
-    """The table that the controls hold."""
-    num_steps = None if steps in (None, NUM_STEPS) else int(steps or 0)
-    return PromptTable(rows, sampler, num_steps)
 
 
 def _name_of(path: object) -> str:

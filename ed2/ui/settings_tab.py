@@ -31,7 +31,7 @@ from ed2.ui.settings_view import (
     settings_of,
     toolbar_html,
 )
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal
 from ed2.vram.card import card_for
 
 MODEL_FILES = (BASE, "vae", "lora_base")
@@ -106,14 +106,18 @@ class SettingsTab:
         """At this event save the draft and show what the form comes to."""
         inputs = [self._turn, self.presets.choice, self.memory.card, *self._form.inputs]
         outputs = [*self.memory.outputs, self.presets.preview, self.command, self._current, self._facts]
-        followed = event(self.describe_form, inputs, outputs, js="ed.numberForm", **QUIET)
+
+        def describe(request: gr.Request, *values: Any) -> Updates:
+            return self.describe_form(request, dict(zip(inputs, values, strict=True)))
+
+        followed = event(describe, inputs, outputs, js="ed.numberForm", **QUIET)
         followed.then(None, [self._current, self.raw], self.raw, js="ed.followForm")
         followed.then(None, self._facts, None, js="ed.settings.show")
 
-    def apply_json(self, _: gr.Request, text: str, *__: Any) -> Updates:
+    def apply_json(self, _: gr.Request, held: Values) -> Updates:
         """Fill the form with settings that were typed as JSON."""
         try:
-            values = parse_json(text or "{}")
+            values = parse_json(held[self.raw] or "{}")
             with_defaults(values)
         except ValueError as error:
             raise refusal(f"Invalid JSON: {error}") from None
@@ -121,16 +125,15 @@ class SettingsTab:
             raise refusal(str(error)) from None
         return self._form.show(changed_form(values))
 
-    def describe_form(
-        self, request: gr.Request, turn: int | None, preset: str | None, card_gb: float, *raw: Any
-    ) -> Updates:
+    def describe_form(self, request: gr.Request, held: Values) -> Updates:
         """Save the draft; what it comes to, what a preset would change, the form as a command and as JSON.
 
         The turn is 0 until the page shows the draft: what its form holds before that is nobody's.
         """
+        turn, preset, card_gb = held[self._turn], held[self.presets.choice], held[self.memory.card]
         if not turn:
             return gr.skip()
-        values, page = self._form.read(raw), self._context.pages.of(request)
+        values, page = self._form.read(held), self._context.pages.of(request)
         with contextlib.suppress(OSError):  # only a convenience: the page still holds the form
             if not self._context.keep_form(values, page, int(turn)):
                 return gr.skip()

@@ -18,7 +18,7 @@ from ed2.ui.form import Form, defaults
 from ed2.ui.html import escape, jump_html, link_html, list_html, note_html, on_page
 from ed2.ui.page_state import PageState
 from ed2.ui.run_starter import RunStarter, start_values
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, fill
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill
 
 NAME = "EveryDream with a face"
 TITLE = f'<h1><button type="button" data-tab="Start">{NAME}</button></h1>'
@@ -84,15 +84,15 @@ class StartScreen:
         """
         inputs, others = self._form.inputs, [self.undo]
 
-        def start_demo(*raw: Any) -> Updates:
-            return self.start_demo(self._form.read(raw), tabs, strip_problems)
+        def start_demo(held: Values) -> Updates:
+            return self.start_demo(self._form.read(held), tabs, strip_problems)
 
-        def start(request: gr.Request, held: Mapping[Any, Any]) -> Updates:
+        def start(request: gr.Request, held: Values) -> Updates:
             if self._context.missing():
                 return gr.skip()  # the browser goes to what is missing
             return starter.start(request, held)
 
-        self.demo.click(start_demo, inputs, [tabs, strip_problems], **SPOKEN)
+        self.demo.click(start_demo, set(inputs), [tabs, strip_problems], **SPOKEN)
         self.go.click(start, starter.inputs, starter.outputs, js="ed.goToMissing", **SPOKEN)
         return [
             fill(self.apply.click, self.use_values, inputs, inputs, others, **QUIET),
@@ -108,14 +108,14 @@ class StartScreen:
 
         return start_values(begin, tabs, problems, self._context)
 
-    def use_values(self, request: gr.Request, *raw: Any) -> Updates:
+    def use_values(self, request: gr.Request, held: Values) -> Updates:
         """Put the suggested values into the form."""
-        page, held = self._context.pages.of(request), self._form.read(raw)
+        page, before = self._context.pages.of(request), self._form.read(held)
         changes = dict(self._state(page, None).changes or {})
-        page.before_suggested = {name: held[name] for name in changes}
+        page.before_suggested = {name: before[name] for name in changes}
         return {**self._form.show(changes), self.undo: gr.update(interactive=bool(changes))}
 
-    def undo_values(self, request: gr.Request, *_: Any) -> Updates:
+    def undo_values(self, request: gr.Request, _: Values) -> Updates:
         """Restore what `use_values` replaced."""
         page = self._context.pages.of(request)
         before, page.before_suggested = page.before_suggested, {}

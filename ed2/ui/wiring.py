@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 """What a handler changes: a value by its component. A component that is not named stays as it is."""
+Values = Mapping[Any, Any]
+"""What a handler is given: the value by its component."""
 
 HIDDEN: Mapping[str, Any] = {"show_progress": "hidden", "show_progress_on": (), "api_visibility": "private"}
 """Shows no progress, and keeps none: at each event Gradio 6.31 looks up and sets every component that ever had some."""
@@ -45,7 +47,7 @@ def fill(
 
     Args:
         event: such as `button.click`.
-        answer: takes the request and the values of `inputs`, and returns updates of `edited` and `others`.
+        answer: takes the request and the values of `inputs` by control, and returns updates of `edited` and `others`.
         inputs: the controls whose values it needs; all of `edited` are among them.
         edited: the controls to fill.
         others: outputs that nobody else changes. Of a control that is in `edited` too, the answer is a `gr.update`: its
@@ -59,8 +61,8 @@ def fill(
     places = [inputs.index(control) for control in edited]
     carrier = gr.Textbox(visible=False)  # Gradio 6.31 gives an answer to a component, never to JavaScript alone
 
-    def offer(request: gr.Request, asked: str, *held: Any) -> Updates:
-        updates = answer(request, *held)
+    def offer(request: gr.Request, asked: str, *values: Any) -> Updates:
+        updates = answer(request, dict(zip(inputs, values, strict=True)))
         offered = [_as_sent(control, updates.get(control, gr.skip())) for control in edited]
         made = {other: updates[other] for other in others if other in updates}
         for control in made.keys() & set(edited):

@@ -52,13 +52,14 @@ def pressed(path: object) -> gr.EventData:
 def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
     page = OwnerPage(context)
     dataset, settings = page.dataset, page.settings
-    folders, unchanged = page.form.controls["data_root"], gr.skip()
+    folders, prompts = page.form.controls["data_root"], page.form.controls["sample_prompts"]
+    unchanged = gr.skip()
     context.service.show_problems(())  # what is listed in the strip is not listed in a tab too
     root = context.roots.folders[0]
     for place in ("/etc", f"{root}/out", f"{root}/../.."):
         assert dataset.browser.open(place) == {}
         with pytest.raises(gr.Error, match="no such folder"):
-            dataset.use_folder(REQUEST, place, "")
+            dataset.use_folder(REQUEST, {dataset.browser.place: place})
         shown = page.form.show({**defaults(), "data_root": [place]})
         told = dataset.check_images(shown, progress=lambda *_, **__: None)
         assert "cannot be opened" in told[dataset.report]
@@ -68,13 +69,13 @@ def test_no_tab_opens_a_folder_or_file_outside(context: Context) -> None:
         for ask in (
             lambda place=place: page.resume.list_runs(REQUEST, place, None),
             lambda place=place: page.train.open_tensorboard(place),
-            lambda place=place: page.sampling.reload(REQUEST, f"{place}/passwd"),
+            lambda place=place: page.sampling.reload(REQUEST, {prompts: f"{place}/passwd"}),
         ):
             with pytest.raises(gr.Error, match="cannot be opened"):
                 ask()
         assert settings.models.press(pressed(str(place))) == unchanged
     assert dataset.browser.open(str(root))[dataset.browser.place] == str(root)
-    taken = dataset.use_folder(REQUEST, f' "{root}" ', "")
+    taken = dataset.use_folder(REQUEST, {dataset.browser.place: f' "{root}" '})
     assert taken[folders] == str(root), "as file managers copy it"
 
 
@@ -85,8 +86,8 @@ def test_a_model_is_chosen_and_a_checkpoint_of_a_run_starts_over(context: Contex
     models, base, weights_only = page.settings.models, *map(page.form.controls.get, ("resume_ckpt", "weights_only"))
     assert models.press(pressed(str(sd1))) == {base: str(sd1), models.fold: gr.update(open=False)}
     place = models.browser.place
-    assert models.open(REQUEST, str(sd1), "/")[place] == str(sd1.parent), "where the present one is"
-    assert models.open(REQUEST, "", "")[place] == str(PROGRAM_DIR), "where nothing is typed"
+    assert models.open(REQUEST, {base: str(sd1), place: "/"})[place] == str(sd1.parent), "where the present one is"
+    assert models.open(REQUEST, {base: "", place: ""})[place] == str(PROGRAM_DIR), "where nothing is typed"
     listing = models.press(pressed(str(tmp_path)))[models.browser.inside]
     assert ">last-tiny-ep03-gs00040<br><small>stoppedweights_20260101-000000<" in listing
     assert ">lora.safetens" in listing

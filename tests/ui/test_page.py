@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
 from ed2.settings.fields import fields
+from tests.past_runs import past_run
 from tests.tiny import make_images
 from tests.ui.conftest import Server
 
@@ -82,6 +84,10 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, serve
     page = open_page()
     state(page, "idle")
     expect(page.locator("#strip")).to_match_aria_snapshot(aria.STRIP)
+    tab(page, "Resume")
+    expect(page.locator("#runs-list")).to_contain_text("No runs yet")
+    expect(page.locator("#continue-button")).to_be_hidden()
+    run = past_run(server.logs, "stopped", "whole")
     for name in TABS:
         tab(page, name)
         expect(page.locator(f"#tab-{name.lower()}")).to_match_aria_snapshot(aria.CONTROLS[name])
@@ -94,6 +100,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(open_page, serve
             page.keyboard.press("Tab")
             found.add(page.evaluate("document.activeElement.dataset.place"))
         assert wanted <= found, [page.locator(f"[data-place='{place}']").aria_snapshot() for place in wanted - found]
+    shutil.rmtree(run)
 
 
 def test_a_folder_is_found_by_browsing(open_page, server: Server) -> None:

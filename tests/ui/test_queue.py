@@ -41,7 +41,7 @@ def pressed(**data: object) -> gr.EventData:
 def test_a_run_that_is_not_in_the_queue_cannot_be_changed(page: OwnerPage, data: dict[str, object]) -> None:
     panel = page.resume.queue
     with pytest.raises(gr.Error, match="no longer in the queue"):
-        panel.press(REQUEST, pressed(**data))
+        panel.press(REQUEST, pressed(**data), {})
 
 
 def test_a_form_outside_of_the_allowed_folders_is_not_queued(page: OwnerPage, tmp_path: Path) -> None:
