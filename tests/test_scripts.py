@@ -23,8 +23,8 @@ from tests.past_runs import write_sample
 
 Run = Callable[..., str]
 SCRIPTS = PROGRAM_DIR / "scripts"
-NOT_RUN_HERE = {"check", "attack"}
-"""`check` runs these tests, so they cannot run it; `attack` is run by tests/ui/test_attack.py."""
+NOT_RUN_HERE = {"check", "sizes.py", "attack"}
+"""`check` runs these tests and sizes.py; `attack` is run by tests/ui/test_attack.py."""
 IN_CHECKOUT = pytest.mark.skipif(not (PROGRAM_DIR / ".git").exists(), reason="compares with a commit of the repository")
 
 
@@ -244,10 +244,6 @@ def test_audit_tells_a_vulnerable_version_from_one_without_data() -> None:
     )
     text, code = told(json.dumps({"dependencies": [fine, bad]}))
     assert code == 1 and text.startswith("c 2: PYSEC-1, mended in 3\nAudited 2 packages: 1 known")
-
-
-def test_sizes_accepts_the_tree(run_here: Run) -> None:
-    run_here("sizes.py")
 
 
 @IN_CHECKOUT
