@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ed2.app.snapshot import ThinnedCurve
+from ed2.app.snapshot import RunSnapshot, ThinnedCurve
 from ed2.curve_names import (
     GRAD_NORM,
     GRAD_SCALE,
@@ -75,6 +75,12 @@ class ChartRun:
     label: str = ""
     samples: Sequence[int] = ()
     saves: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, shown: RunSnapshot, label: str = "") -> "ChartRun":
+        """The run of a snapshot."""
+        steps = sorted({one.step for one in shown.samples})
+        return cls(shown.curves, label, samples=steps, saves=shown.saves)
 
 
 def panels_of(names: Sequence[str]) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ from ed2.app.runs.records import RunRecord, find_run
 from ed2.settings.fields import label_of
 from ed2.small_files import parse_json
 from ed2.text import listed, step_name
-from ed2.ui.charts import charts_html
+from ed2.ui.charts import ChartRun, charts_html
 from ed2.ui.context import Context
 from ed2.ui.html import escape, note_html
-from ed2.ui.live import chart_run
 from ed2.ui.matrix import Column, Matrix
 from ed2.ui.wiring import SPOKEN, Updates, refusal
 
@@ -124,7 +123,7 @@ def names_of(runs: Sequence[RunFacts]) -> list[str]:
 def compare_html(runs: Sequence[RunFacts], samples: str) -> str:
     """The comparison."""
     names = names_of(runs)
-    charts = charts_html([chart_run(run.shown, name) for name, run in zip(names, runs, strict=True)])
+    charts = charts_html([ChartRun.of(run.shown, name) for name, run in zip(names, runs, strict=True)])
     heads = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = ""
     for name, values in differing_settings(runs).items():

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ed2.data.images import ImageError, decode, header_size
+from ed2.data.images import ImageError, decode
 from ed2.ui.guard import has_session
 
 GRACE_SECONDS = 60.0
@@ -27,7 +27,6 @@ MAX_ENTERED = 40_000
 """Images with copies in several sizes; an older one is forgotten."""
 MAKERS = 2
 """How many of them are made at once: the run needs the processor too."""
-Box = tuple[int, int, int, int]
 
 
 class ImageCopies:
@@ -59,24 +58,6 @@ class ImageCopies:
     def mount(self) -> Mount:
         """The route that serves it."""
         return Mount(self.route, _CachedFiles(directory=self.folder, make=self.make))
-
-    def address(self, path: Path, crop: Box | None = None) -> str:
-        """Where the browser finds a copy of an image; empty if it cannot be read.
-
-        The area outside the crop is darkened.
-        """
-        try:
-            status = path.stat()
-            key = f"{path}|{status.st_mtime_ns}|{status.st_size}|{crop}"
-            name = _name_of(key)
-            copy = self.folder / name
-            with self._lock:
-                self._outdated.discard(copy)
-                if not copy.exists():
-                    _write_copy(path, copy, self.side, crop)
-        except (OSError, ImageError):
-            return ""
-        return f"{self.route}/{name}"
 
     def offer(self, path: Path, side: int = 0) -> str:
         """Where the browser finds a copy of an image that is made once it is asked for; empty without the file.
@@ -130,7 +111,7 @@ class ImageCopies:
     def _work_for(self, name: str) -> Callable[[Path], None] | None:
         """What makes the copy of this name; None if it was not offered."""
         if offered := self._offered.get(name):
-            return lambda copy: _write_copy(offered[0], copy, offered[1], None)
+            return lambda copy: _write_copy(offered[0], copy, offered[1])
         key = name.partition(".")[0]
         entered = self._entered.get(key.removesuffix(SMALL))
         sides = {f"{key}.png": None, f"{key}.webp": self.side}
@@ -181,10 +162,8 @@ def _key_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:20]
 
 
-def _write_copy(path: Path, copy: Path, side: int, crop: Box | None) -> None:
+def _write_copy(path: Path, copy: Path, side: int) -> None:
     image = decode(path, (side, side))
-    if crop:
-        image = _with_crop(image, crop, max(image.size) / max(header_size(path) or image.size))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     _save(image, copy)
 
@@ -204,12 +183,3 @@ def _save(image: Image.Image, copy: Path) -> None:
     else:
         image.save(temporary, "WEBP", quality=82)
     temporary.replace(copy)
-
-
-def _with_crop(image: Image.Image, crop: Box, scale: float) -> Image.Image:
-    left, top, right, bottom = (round(number * scale) for number in crop)
-    dark = image.point(lambda level: level // 4)
-    dark.paste(image.crop((left, top, right, bottom)), (left, top))
-    width = max(2, max(image.size) // 100)
-    ImageDraw.Draw(dark).rectangle((left, top, right - 1, bottom - 1), outline=(250, 204, 21), width=width)
-    return dark

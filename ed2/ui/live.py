@@ -82,7 +82,7 @@ class LiveData:
             held = Held(is_away=False)
         news: dict[str, Any] = {}
         if held.revisions.get("loss") != shown.revisions.get("loss", 0):
-            news["charts"] = chart_news(chart_run(shown), held.curves)
+            news["charts"] = chart_news(ChartRun.of(shown), held.curves)
         if held.revisions.get("samples") != shown.revisions.get("samples", 0):
             news["samples"] = self._samples(shown, held)
         if not news:
@@ -99,12 +99,6 @@ class LiveData:
             matrix = Matrix(columns, self._copies, folders, self._trained(shown.run_dir))
         news = matrix.news(held.samples)
         return {**news, "owner": self.is_owner}
-
-
-def chart_run(shown: RunSnapshot, label: str = "") -> ChartRun:
-    """A run in the charts."""
-    steps = sorted({one.step for one in shown.samples})
-    return ChartRun(shown.curves, label, samples=steps, saves=shown.saves)
 
 
 class LivePanel:

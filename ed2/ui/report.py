@@ -18,7 +18,7 @@ from ed2.app.command_line import CommandSyntax
 from ed2.app.page.folders import paths_of
 from ed2.app.runs.facts import RunFacts, last_name, shown_value
 from ed2.app.runs.records import RunRecord, find_run
-from ed2.app.snapshot import ShownSample, ThinnedCurve
+from ed2.app.snapshot import ShownSample
 from ed2.checkpoint.identity import run_at
 from ed2.data.images import ImageError, decode
 from ed2.disk import write_whole
@@ -153,9 +153,7 @@ def _notes(run: RunFacts) -> str:
 
 
 def _curves(run: RunFacts) -> str:
-    steps = sorted({one.step for one in run.shown.samples})
-    curves: Mapping[str, ThinnedCurve] = run.shown.curves
-    return f'<div class="card">{charts_html([ChartRun(curves, samples=steps, saves=run.shown.saves)])}</div>'
+    return f'<div class="card">{charts_html([ChartRun.of(run.shown)])}</div>'
 
 
 def _samples(run: RunFacts) -> str:

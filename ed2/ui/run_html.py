@@ -6,10 +6,9 @@ from ed2.app.page.checkpoint_work import WorkStatus
 from ed2.app.runs.facts import CheckpointFacts, RunFacts
 from ed2.app.runs.records import RunRecord
 from ed2.text import counted, file_size
-from ed2.ui.charts import charts_html
+from ed2.ui.charts import ChartRun, charts_html
 from ed2.ui.html import escape, figure_list_html, on_page
 from ed2.ui.image_copies import ImageCopies
-from ed2.ui.live import chart_run
 from ed2.ui.matrix import Matrix, Trained, columns_of
 from ed2.ui.report import key_figures, settings_table
 
@@ -92,7 +91,7 @@ def run_page_html(run: RunFacts, copies: ImageCopies, trained: Trained) -> str:
     return (
         f'<article class="ed-run-page" data-path="{escape(str(record.folder))}" aria-label="Run {escape(record.name)}">'
         f"<h3>{escape(record.name)}</h3>{own}{notes}{figure_list_html(key_figures(run))}"
-        f"<h4>Curves</h4>{charts_html([chart_run(shown)])}<h4>Samples</h4>{samples}"
+        f"<h4>Curves</h4>{charts_html([ChartRun.of(shown)])}<h4>Samples</h4>{samples}"
         f"<h4>Checkpoints</h4>{_checkpoints(run.checkpoints)}"
         f"<h4>Settings</h4>{_folded(f'{len(run.changed)} changed', settings_table(run.changed), is_open=True)}"
         f"{_folded(f'{len(others)} at the default', settings_table(others))}"

@@ -52,16 +52,16 @@ def test_each_step_says_what_is_known(images: Path, sd1: Path, tmp_path: Path) -
     values = form(data_root=[str(images)], resume_ckpt=str(sd1), resolution=64, max_epochs=10)
     settings = with_defaults(values)
     unchecked = start_state(values, (), None, 12)
-    assert "Press Check" in unchecked.steps[0].known and "Check" in unchecked.sentence
+    assert "Press Check" in unchecked.steps[0].known and "Check" in unchecked.steps[3].known
     checked = check_dataset(settings, scan_dataset(settings))
     found = start_state(values, (), checked, 12)
     known = {step.title: (step.known, step.is_done) for step in found.steps}
     assert known["Images"] == ("8 images.", True)
     assert known["Base model"][0].startswith("sd1: SD 1.x, epsilon, ")
     assert known["GPU"] == ("Planned for a card with 12 GB.", True)
-    assert found.sentence.startswith("8 images, SD 1.x, 12 GB: 50 steps, ")
-    assert found.sentence.endswith(" of 11.7 GB, time known after the first steps.")
-    assert known["Go"] == (found.sentence, True)
+    go, is_ready = known["Go"]
+    assert go.startswith("8 images, SD 1.x, 12 GB: 50 steps, ") and is_ready
+    assert go.endswith(" of 11.7 GB, time known after the first steps.")
     assert found.changes is not None and found.changes["batch_size"] == 1
 
 

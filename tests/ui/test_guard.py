@@ -194,7 +194,7 @@ def test_neither_page_can_set_what_is_run_at_the_end(monitor: str, client: httpx
 
 
 def test_the_monitor_shows_samples_only_after_the_login(monitor: str, client: httpx.Client, server: Server) -> None:
-    address = server.context.samples.address(server.folder / "images" / "00.png")
+    address = server.context.samples.offer(server.folder / "images" / "00.png")
     with httpx.Client(base_url=monitor, timeout=30) as viewer:
         for header in ({}, {"Cookie": "access-token-unsecure-x=y"}):
             assert viewer.get(address, headers=header).status_code == 401

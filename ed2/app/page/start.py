@@ -83,14 +83,12 @@ class StartState:
     Attributes:
         steps: in order.
         missing: what keeps a run from starting.
-        sentence: what the run would be; empty while something is missing.
         suggestions: values for it; None while the form is not valid.
         changes: those that differ from the form, by name.
     """
 
     steps: tuple[StartStep, ...]
     missing: tuple[MissingChoice, ...]
-    sentence: str = ""
     suggestions: SuggestedValues | None = None
     changes: Mapping[str, object] | None = None
 
@@ -151,11 +149,10 @@ def start_state(
     found = forecast(settings, checked, planned_gb)
     num_images = None if checked is None or found.steps is None else len(checked.dataset.examples)
     suggestions = suggest_values(situation_of(settings, sizes, vram_gb=planned_gb, num_images=num_images))
-    sentence = ""
+    known = f"{counted(len(missing), 'thing')} missing."
     if not missing:
         memory = report_memory(settings, sizes, planned_gb)
-        sentence = _sentence(found, num_images, FACTS[sizes.family].title, memory)
-    known = f"{counted(len(missing), 'thing')} missing." if missing else sentence
+        known = _sentence(found, num_images, FACTS[sizes.family].title, memory)
     steps = _steps(
         absent,
         _images(settings, checked if num_images else None),
@@ -164,7 +161,7 @@ def start_state(
         known,
         is_ready=not missing,
     )
-    return StartState(steps, missing, sentence, suggestions, suggestions.changes(settings))
+    return StartState(steps, missing, suggestions, suggestions.changes(settings))
 
 
 def _steps(
