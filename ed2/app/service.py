@@ -147,6 +147,13 @@ class TrainerService:
         if runs:
             self._show(runs[-1].parent, other_trainer(runs[-1].parent))
 
+    def forget(self, run_dir: Path) -> None:
+        """Show no run, if the one that is shown was in this folder, which was deleted."""
+        with self._lock:
+            shown = self.snapshot()
+            if not shown.is_active and shown.run_dir == run_dir:
+                self._view.clear("idle")
+
     def follow(self, logdir: Path) -> None:
         """From now on, while no run is in progress here, show runs that other programs train in this runs folder."""
         with self._lock:

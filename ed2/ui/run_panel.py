@@ -109,9 +109,9 @@ class RunPanel:
         filled = [form.controls["resume_ckpt"], form.controls["weights_only"], tabs]
         changed = [*asked, self.card, self.chosen, self.answer, self.view, *filled, *self._working]
         self.pressed = self.view.click(self.press, selected, changed, **SPOKEN)
-        self.pressed.success(None, None, None, js="ed.showUsedCheckpoint")
+        self.pressed.success(None, None, None, js="ed.showAnswer")
         self.cancel.click(self.keep, None, asked, **SPOKEN)
-        again(self.confirm.click(self.remove, selected, [*asked, self.answer], **SPOKEN))
+        again(self.confirm.click(self.remove, selected, asked, **SPOKEN))
         again(self.save.click(self.save_notes, [*selected, self.name, self.text], self.answer, **SPOKEN))
         inputs = [*selected, self.chosen, self.prompt, self.seed, self.cfg]
         self.draw.click(self.try_prompt, inputs, self._working, **SPOKEN)
@@ -255,9 +255,11 @@ class RunPanel:
             return self._ask(page, run, checkpoint, is_second=True)
         page.asked = None
         freed = _refusing(lambda: remove_checkpoint(run, checkpoint) if checkpoint else remove_run(run))
+        if checkpoint is None:
+            self._context.service.forget(run.folder)
         what = checkpoint.name if checkpoint else run.folder.name
-        text = f"Deleted {what}; {file_size(freed or 0)} are free again."
-        return {self.question: gr.update(visible=False), self.answer: note_html(text)}
+        gr.Info(f"Deleted {what}; {file_size(freed or 0)} are free again.", duration=8)
+        return {self.question: gr.update(visible=False)}
 
     def _ask(self, page: PageState, run: RunRecord, checkpoint: Path | None, *, is_second: bool = False) -> Updates:
         page.asked = DeletionAsked(str(run.folder), checkpoint.name if checkpoint else "", is_second)

@@ -13,23 +13,24 @@ Object.assign(window.ed, (() => {
     mount(element);
   };
 
-  // The page of a run: what was pressed beside which checkpoint, and the step of which sample is to be used.
-  let isUsed = false;
+  // The page of a run: what was pressed beside which checkpoint, and the step of which sample is to be used. It is long, and
+  // the answer stands above or below it.
+  const ANSWERS = { use: 'run-answer', export: 'checkpoint-work', try: 'try-card', delete: 'delete-question' };
+  let answer = '';
   const watchRunPage = (element, trigger) => {
     watchMounts(element);
     element.addEventListener('click', event => {
       const button = event.target.closest('[data-act][data-checkpoint]');
-      if (button) trigger('click', { act: button.dataset.act, checkpoint: button.dataset.checkpoint });
+      if (!button) return;
+      answer = ANSWERS[button.dataset.act];
+      trigger('click', { act: button.dataset.act, checkpoint: button.dataset.checkpoint });
     });
     element.addEventListener('ed-use', event => {
-      isUsed = true;
+      answer = ANSWERS.use;
       trigger('click', { act: 'use', step: event.detail.step });
     });
   };
-  const showUsedCheckpoint = () => {
-    if (isUsed) document.getElementById('run-answer')?.scrollIntoView({ block: 'center' });
-    isUsed = false;
-  };
+  const showAnswer = () => requestAnimationFrame(() => document.getElementById(answer)?.scrollIntoView({ block: 'center' }));
   const copyRunPath = () => {
     const path = document.querySelector('#run-page [data-path]')?.dataset.path;
     if (path) ed.copy(path);
@@ -78,5 +79,5 @@ Object.assign(window.ed, (() => {
   };
   const pickedRuns = logdir => [logdir, JSON.stringify(shownPicks())];
 
-  return { watchQueue, watchMounts, watchRunPage, showUsedCheckpoint, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
+  return { watchQueue, watchMounts, watchRunPage, showAnswer, copyRunPath, watchRunFilter, pickUsedRun, pickedRuns };
 })());
