@@ -39,15 +39,19 @@ NO_LINK = (
 READ_ONLY = "# Training monitor\nThis page is read-only. The run is controlled on the computer that trains it."
 
 
+def _new_password() -> str:
+    return secrets.token_urlsafe(9)
+
+
 @dataclass
 class Sharing:
-    """The monitor page of this program, started when it is first asked for."""
+    """The monitor page of this program, started when it is asked for."""
 
     service: TrainerService
     samples: ImageCopies
     form_values: Callable[[], Mapping[str, object]]
     queue: RunQueue = field(default_factory=lambda: RunQueue(UserFiles().folder / "queue"))
-    password: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+    password: str = field(default_factory=_new_password)
     link: str = ""
     monitor: Any = None
     _hosts: Hosts = field(default_factory=lambda: Hosts(LOOPBACK_NAMES))
@@ -94,7 +98,9 @@ class Sharing:
         return link
 
     def as_html(self) -> str:
-        """Link, user, password and a QR code."""
+        """Link, user, password and a QR code; empty while nothing is shared."""
+        if self.monitor is None:
+            return ""
         address = escape(self.link or f"http://127.0.0.1:{self.monitor.server_port}/")
         note = code = ""
         if self.link:
@@ -105,8 +111,8 @@ class Sharing:
             f'<div class="ed-card ed-share">{note}'
             f'<p><a href="{address}" target="_blank" rel="noopener"><code>{address}</code></a></p>'
             f"<p>User <code>{USER}</code>, password <code>{escape(self.password)}</code></p>{code}"
-            '<p class="ed-note">Anyone with these can watch the run, but cannot change anything. The page closes when '
-            "the program exits.</p></div>"
+            '<p class="ed-note">Anyone with these can watch the run, but cannot change anything, until you press Stop '
+            "sharing or the program exits.</p></div>"
         )
 
     def as_text(self) -> str:
@@ -116,17 +122,19 @@ class Sharing:
         return f"Watch the run at {self.link}  user {USER}  password {self.password}"
 
     def close(self) -> None:
-        """End the link and the monitor page."""
-        if self.monitor is None:
-            return
-        from gradio import tunneling
+        """End the link and the monitor page; the next `start` makes new ones, with another password."""
+        with self._lock:
+            monitor, self.monitor, self.link, self.password = self.monitor, None, "", _new_password()
+            if monitor is None:
+                return
+            from gradio import tunneling
 
-        for tunnel in tunneling.CURRENT_TUNNELS:
-            if tunnel.local_port == self.monitor.server_port and tunnel.proc is not None:
-                tunnel.proc.terminate()
-                tunnel.proc.communicate(timeout=10)
-                tunnel.proc = None
-        self.monitor.close(verbose=False)
+            for tunnel in tunneling.CURRENT_TUNNELS:
+                if tunnel.local_port == monitor.server_port and tunnel.proc is not None:
+                    tunnel.proc.terminate()
+                    tunnel.proc.communicate(timeout=10)
+                    tunnel.proc = None
+            monitor.close(verbose=False)
 
 
 def monitor_page(service: TrainerService, samples: ImageCopies, hide: Hide, queue: RunQueue) -> gr.Blocks:

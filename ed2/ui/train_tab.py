@@ -56,6 +56,7 @@ class TrainTab:
             self.sample = gr.Button("Sample now", interactive=False, elem_id="sample-now-button", min_width=120)
             self.board = gr.Button("Open TensorBoard", elem_id="tensorboard-button", min_width=120)
             self.share = gr.Button("Share", elem_id="share-button", min_width=120)
+            self.unshare = gr.Button("Stop sharing", visible=False, elem_id="stop-sharing-button", min_width=120)
             self.extract = gr.Button("Extract a LoRA", visible=False, elem_id="extract-from-run-button", min_width=140)
         self.board_answer = gr.HTML("", js_on_load=None, elem_id="tensorboard-answer")
         self.share_answer = gr.HTML("", js_on_load=None, elem_id="share-answer")
@@ -68,7 +69,11 @@ class TrainTab:
     @property
     def outputs(self) -> list[Any]:
         """What `updates` may change."""
-        return [*self.model.outputs, self.extract, self.save, self.sample]
+        return [*self.model.outputs, self.extract, self.save, self.sample, *self._shared]
+
+    @property
+    def _shared(self) -> list[Any]:
+        return [self.share_answer, self.unshare]
 
     def updates(self, shown: RunSnapshot, page: PageState) -> Updates:
         """Updates for what the page shows outdated: where the model is, and which buttons are enabled."""
@@ -77,7 +82,7 @@ class TrainTab:
             updates[self.extract] = gr.update(visible=has_extractable(shown))
         if page.shows_other_state(shown):
             can_ask = gr.update(interactive=shown.allows("save now"))
-            updates |= {self.save: can_ask, self.sample: can_ask}
+            updates |= {self.save: can_ask, self.sample: can_ask, **self._sharing()}
         return updates
 
     def wire(self, form: Form, tabs: gr.Tabs, problems: gr.HTML, lora: LoraPanel, resume: Resume) -> None:
@@ -88,7 +93,8 @@ class TrainTab:
         extracted.success(None, None, None, js="() => ed.openFold('lora-card')")
         self.save.click(lambda: request(self._service.save_now), None, None, **SPOKEN)
         self.sample.click(lambda: request(self._service.sample_now), None, None, **SPOKEN)
-        self.share.click(self.start_sharing, None, self.share_answer, **SLOW)
+        self.share.click(self.start_sharing, None, self._shared, **SLOW)
+        self.unshare.click(self.stop_sharing, None, self._shared, **SLOW)
         self._controls = form.controls
         chosen = [form.controls[name] for name in VALIDATED]
         self.validated = self.panel.adviser.click(self.validate_next, None, chosen, **SPOKEN)
@@ -107,12 +113,22 @@ class TrainTab:
         """Extract a LoRA from the run that has ended, and show how far it is."""
         return {**self._lora.extract_newest(request), self._tabs: gr.Tabs(selected="resume")}
 
-    def start_sharing(self) -> str:
+    def start_sharing(self) -> Updates:
         """Start the monitor page and a link to it, and show both."""
         try:
-            return self._context.sharing.start()
+            self._context.sharing.start()
         except Ed2Error as error:
             raise refusal(str(error)) from None
+        return self._sharing()
+
+    def stop_sharing(self) -> Updates:
+        """End the link and the monitor page."""
+        self._context.sharing.close()
+        return self._sharing()
+
+    def _sharing(self) -> Updates:
+        html = self._context.sharing.as_html()
+        return {self.share_answer: html, self.unshare: gr.update(visible=bool(html))}
 
     def open_tensorboard(self, logdir: str) -> str:
         """Start TensorBoard on the runs folder, and show where it is."""

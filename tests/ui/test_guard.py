@@ -24,9 +24,10 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def monitor(server: Server) -> str:
-    server.context.sharing.start()
+    if server.context.sharing.monitor is None:  # tests that ask every handler press Stop sharing too
+        server.context.sharing.start()
     return f"http://127.0.0.1:{server.context.sharing.monitor.server_port}/"
 
 

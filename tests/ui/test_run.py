@@ -15,7 +15,7 @@ from tests.tiny import make_images
 from tests.ui.conftest import Server, serving
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import expect
+from playwright.sync_api import Error, expect
 
 from tests.ui.actions import answered_late, fill, overflow, reload, state, tab, wait_for_draft
 from tests.ui.tunnel import write_program
@@ -144,6 +144,11 @@ def test_the_link_shows_the_run_to_whoever_has_the_password(
     assert overflow(phone) <= 0
     assert str(server.folder) not in phone.content()
     assert phone.locator("#train-button, #stop-button, #share-button, textarea").count() == 0
+    page.locator("#stop-sharing-button").click()
+    expect(page.locator("#stop-sharing-button")).to_be_hidden()
+    expect(answer.get_by_role("link")).to_have_count(0)
+    with pytest.raises(Error):
+        phone.goto(link, timeout=20_000)
     phone.context.close()
 
 
