@@ -27,7 +27,7 @@ BADGES: Mapping[str, str] = {
     "memorised": "memorised",
 }
 """Marks that a tile shows, with the few words that fit on it."""
-NO_MATCH = "No image matches. Press a filter again to remove it."
+NO_MATCH = "No image matches any more. Press Show all to remove the filters."
 NO_LOSSES = "No run in your folder of runs has measured these images. Set “Loss per image, interval (epochs)” first."
 BAR_HEIGHT, BARS_START, WIDEST_BAR = 26, 24, 58
 """Pixels, and percent of the width."""

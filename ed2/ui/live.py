@@ -22,8 +22,8 @@ from ed2.ui.page_state import PageState
 from ed2.ui.wiring import TICK, Updates
 
 LOG_LINES = 120
-NO_SAMPLES = "Samples appear here before the first step, then at the interval set in the Sampling tab."
-NO_CURVES = "The curves start at the first step."
+NO_SAMPLES = "No samples: they are drawn before the first step, then at the interval set in the Sampling tab."
+NO_CURVES = "No curves: they start at the first step."
 ASK = "ed.askLive"
 SEEN: tuple[Section, ...] = ("status", "memory", "log", "problems")
 LOOKS = {"learning": "good", "flat": "wait", "unstable": "bad", "memorising": "wait", "early": "busy", "off": ""}

@@ -70,9 +70,11 @@ def _breakable(name: str) -> str:
 
 
 def _resumable(run: RunRecord) -> str:
-    """Whether a run can be resumed, and from where if its last steps are in no checkpoint."""
+    """Whether a run is done or can be resumed, and from where if its last steps are in no checkpoint."""
     if run.resume_step is None:
         return "no checkpoint to resume from"
+    if run.state == "done":
+        return "all epochs are done"
     if run.state in ("running", "paused") or run.resume_step >= run.step:
         return "can be resumed"
     return f"resumes from step {run.resume_step:,}, its last checkpoint"

@@ -23,7 +23,8 @@ NOT_SHOWN = "These samples are no longer shown. Choose one of the present run."
 GONE = "This checkpoint is no longer there. Press Use this step again."
 NONE_YET = "This run has no checkpoint yet. Save now makes one at the present step; then press Use this step again."
 NO_CHECKPOINT = "This run has no checkpoint."
-PROTECTED = "It is now protected: keep_last never removes it. Unprotect it in the Resume tab."
+PROTECTED = "It is now protected: keep_last never removes it."
+UNPROTECT = " Unprotect it in the Resume tab."
 CONTINUES = (
     "Press Train to continue from step {step:,} with the settings in the form. If the run has a newer checkpoint, or "
     "images or settings differ, the rest is trained in a new folder."
@@ -83,7 +84,7 @@ class UseStepPanel:
         if checkpoint is None:
             html = note_html(NONE_YET if shown.allows("save now") else NO_CHECKPOINT)
         else:
-            html = protected_html(checkpoint, step, shown)
+            html = protected_html(checkpoint, step, shown, UNPROTECT)
         return {
             self.card: gr.update(visible=True),
             self.found: html,
@@ -120,13 +121,13 @@ class UseStepPanel:
         return checkpoint
 
 
-def protected_html(checkpoint: Path, step: int, shown: RunSnapshot) -> str:
-    """Protect the checkpoint nearest to a sample's step, and say which it is."""
+def protected_html(checkpoint: Path, step: int, shown: RunSnapshot, how_undone: str = "") -> str:
+    """Protect the checkpoint nearest to a sample's step, and say which it is, and `how_undone` where that is elsewhere."""
     try:
         pin(checkpoint, is_wanted=True)
     except OSError as error:
         raise refusal(f"The checkpoint could not be protected: {plain_reason(error)}.") from None
-    return used_html(checkpoint, step, shown)
+    return used_html(checkpoint, step, shown, how_undone)
 
 
 def continuing(checkpoint: Path, controls: Mapping[str, Any], tabs: gr.Tabs) -> Updates:
@@ -140,14 +141,14 @@ def continuing(checkpoint: Path, controls: Mapping[str, Any], tabs: gr.Tabs) -> 
     }
 
 
-def used_html(checkpoint: Path, step: int, shown: RunSnapshot) -> str:
+def used_html(checkpoint: Path, step: int, shown: RunSnapshot, how_undone: str) -> str:
     """Which checkpoint it is, and how far from the sample's step."""
     own = age(checkpoint)[0]
     away = f"step {own:,}, the step of the sample"
     if own != step:
         side = "before" if own < step else "after"
         away = f"step {own:,}, {counted(abs(own - step), 'step')} {side} the sample (step {step:,})"
-    note = PROTECTED
+    note = PROTECTED + how_undone
     if shown.allows("save now") and abs(shown.step - step) < abs(own - step):
         note += f" Save now makes one that is nearer, at step {shown.step:,}."
     name, run = escape(checkpoint.name), escape(checkpoint.parent.parent.name)

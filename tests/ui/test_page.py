@@ -309,8 +309,10 @@ def test_many_captions_are_filtered_changed_and_restored_as_one(open_page, serve
     expect(details).to_have_count(1)
     page.locator("#grid-search input, #grid-search textarea").first.fill("no such image")
     expect(details).to_have_count(0)
+    expect(page.locator("#caption-text")).to_be_hidden()
     page.get_by_role("button", name="Show all").click()
     expect(tiles).to_have_count(4)
+    expect(page.locator("#caption-text")).to_be_visible()
     images = server.folder / "images"
     assert sorted(path.suffix for path in images.iterdir()) == [".png"] * 4 + [".txt"] * 4
 

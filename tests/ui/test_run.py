@@ -59,7 +59,7 @@ def test_a_run_from_opening_the_page_to_a_resumable_entry(open_page, server: Ser
     card = page.locator("#runs-list li").first
     expect(card).to_contain_text("creature_")
     expect(card).to_contain_text(re.compile(f"done\\s+step {STEPS} of {STEPS}"))
-    expect(card).to_contain_text("can be resumed")
+    expect(card).to_contain_text("all epochs are done")
     the_time_is_told_of_runs_of_a_kind_that_was_measured(page)
 
 
