@@ -204,6 +204,10 @@ class Context:
             raise Ed2Error("The folder cannot be opened", "the page is used from elsewhere.", f"It is {folder}.")
         open_folder(folder)
 
+    def is_check_outdated(self, settings: Settings) -> bool:
+        """Whether the last check was of another folder, or with other image settings."""
+        return self.checked is not None and self.checked.settings.data != settings.data
+
     def image_losses(self) -> ImageLosses | None:
         """What the newest run on the checked images measured of each; None if none did that may be opened."""
         if self.checked is None:

@@ -1,9 +1,8 @@
 """The Dataset tab: choose a folder, see what is in it and how it will be cropped, edit captions."""
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +37,11 @@ FINDING = "Finding images"
 MAX_PROBLEMS = 20
 MAX_NAMES = 3
 NOT_CHECKED = "Choose a folder, or type one, to see its images. Nothing is changed."
-STALE = "These results are out of date: the folder or an image setting has changed. Press Check again."
+STALE = (
+    '<p class="ed-stale" role="status">These results are out of date: the folder or an image setting has changed. '
+    "Press Check again.</p>"
+)
+"""Hidden by `page.css` until the facts of the form say that it is so."""
 
 
 class DatasetTab:
@@ -46,7 +49,6 @@ class DatasetTab:
 
     def __init__(self, context: Context, form: Form) -> None:
         self._context, self._form = context, form
-        self._accepted: list[list[Any]] = []
         form.add([FOLDERS])
         self.wrong_folder = gr.HTML("", elem_id="wrong-folder", js_on_load=None)
         self._typed = gr.Textbox(visible=False)
@@ -86,8 +88,6 @@ class DatasetTab:
             self.show_after(event)
         for refreshed in self.grid.refreshed:
             refreshed.then(self.results, None, self._results, **QUIET)
-        image_settings = self._image_settings
-        gr.on([control.change for control in image_settings], None, image_settings, None, js="ed.showStale")
         self.report.change(self.grid.show, self.grid.inputs, self.grid.outputs, js=ASK, **QUIET)
 
     @property
@@ -97,14 +97,8 @@ class DatasetTab:
     def show_after(self, event: Any) -> None:
         """Show the checked images once this has ended, then what reading all of them finds."""
         shown = self.grid.show_after(event)
-        shown.then(None, self._image_settings, None, js="ed.showStale")
         reading = {**SLOW, "concurrency_id": "reading", "show_progress_on": self.report}
         shown.then(self.read_rest, None, [self.report, self.details], **reading)
-
-    @property
-    def _image_settings(self) -> list[Any]:
-        """The controls that say which images there are and how they are cropped."""
-        return [control for name, control in self._form.controls.items() if fields()[name].group == "data"]
 
     @property
     def opened_outputs(self) -> list[Any]:
@@ -170,7 +164,7 @@ class DatasetTab:
             return {self.report: gr.skip()}
         shown = gr.update(visible=True)
         return {
-            self.report: stale_html(self._accepted) + report_html(bench),
+            self.report: STALE + report_html(bench),
             self.grid.column: shown,
             self.tools: shown,
             self.details: details_html(bench.checked),
@@ -179,10 +173,7 @@ class DatasetTab:
     def _settings(self, held: Values) -> Settings:
         values = self._form.read(held)
         needed = {name: value for name, value in values.items() if _is_needed(name)}
-        settings = with_defaults({**defaults(), **self._context.require_allowed(needed)})
-        after_reload = self._form.show(values)
-        self._accepted = [[held[control], after_reload[control]] for control in self._image_settings]
-        return settings
+        return with_defaults({**defaults(), **self._context.require_allowed(needed)})
 
 
 def _now_and_then(progress: gr.Progress, what: str) -> Callable[[int, int], None]:
@@ -211,16 +202,6 @@ def describe_folder(folder: Path) -> str:
         text += f", {counted(below, 'image')} with all folders in it" if is_all else f", more than {below:,} below it"
     folders = buttons_html("Folders", [button_html(name, folder / name) for name in found.folders])
     return note_html(text) + folders
-
-
-def stale_html(accepted: Sequence[Sequence[Any]]) -> str:
-    """A note that the results are out of date, hidden until the browser finds that they are.
-
-    Args:
-        accepted: what each image setting may hold for the results to be valid: as checked, or as after a reload.
-    """
-    asked = escape(json.dumps(accepted))
-    return f'<p class="ed-stale" role="status" data-asked="{asked}" hidden>{STALE}</p>'
 
 
 def report_html(bench: Workbench) -> str:

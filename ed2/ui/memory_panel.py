@@ -37,6 +37,7 @@ SIZES_GB = (8, 12, 16, 24)
 LOOKS = {"fits": "good", "tight": "wait", "does not fit": "bad"}
 LISTED_IN_STRIP = "Fix the problems listed under Train to see steps and memory."
 FIT, APPLY = "Make it fit", "Apply"
+OUTDATED = "The images were checked at {} px with other image settings. Press Check again in the Dataset tab."
 NO_TIME = "known after the first steps"
 WIDTH, HEIGHT = 300, 70
 """Of the drawing of the learning rates."""
@@ -96,7 +97,7 @@ class MemoryPanel:
             self.head: head_html([], report, found),
             self.problems: "",
             self.plan: plan_html(report),
-            self.forecast: forecast_html(found),
+            self.forecast: self._outdated_html(settings) + forecast_html(found),
             **self._suggested(request, card_gb, values, FIT if report.plan.verdict(report.card) != "fits" else APPLY),
         }
 
@@ -152,6 +153,13 @@ class MemoryPanel:
         if checked is None or checked.settings.data.data_root != settings.data.data_root:
             return None
         return len(checked.dataset.examples)
+
+    def _outdated_html(self, settings: Settings) -> str:
+        """That the steps are of a check with other image settings, if it was of the same folders."""
+        checked = self._context.checked
+        if checked is None or not self._num_images(settings) or not self._context.is_check_outdated(settings):
+            return ""
+        return note_html(OUTDATED.format(checked.settings.data.resolution))
 
     def _problems_html(self, problems: Sequence[Problem]) -> str:
         in_strip = self._context.service.snapshot().problems

@@ -138,15 +138,6 @@ window.ed = (() => {
     if (button) trigger('click', { location: button.dataset.location });
   });
 
-  // Whether the form still asks for what was checked: found out here, so that typing costs no question.
-  const showStale = (...now) => {
-    const warning = document.querySelector('#dataset-report [data-asked]');
-    if (!warning) return;
-    const plain = value => String(value ?? '').trim();
-    const isAsked = (accepted, n) => accepted.some(value => plain(value) === plain(now[n]));
-    warning.hidden = JSON.parse(warning.dataset.asked).every(isAsked);
-  };
-
   // The list of runs.
   const watchRuns = (element, trigger) => element.addEventListener('click', event => {
     const card = event.target.closest('[data-run]');
@@ -181,7 +172,7 @@ window.ed = (() => {
 
   return {
     store, ask, take, lockForm, unlockForm, formFilled, numberForm, followForm, sendJson, jsonApplied, copy, answered,
-    watchProgram, watchLinks, goToMissing, watchFolders, showStale, watchRuns, markRun, pressedRun, offeredRun,
+    watchProgram, watchLinks, goToMissing, watchFolders, watchRuns, markRun, pressedRun, offeredRun,
     openFold, openTensorBoard, showTensorBoard, closeTensorBoard,
   };
 })();

@@ -149,6 +149,7 @@ window.ed.settings = (() => {
   const showFacts = json => {
     if (!json) return;
     facts = JSON.parse(json);
+    document.body.classList.toggle('ed-outdated', facts.is_check_outdated);
     render();
   };
   const toggleFold = group => {

@@ -164,6 +164,7 @@ class SettingsTab:
             problems_by_setting([*self._context.service.snapshot().problems, *problems]),
             in_force(settings, family, on_gpu=on_gpu),
             f"the preset “{preset}”" if preset in self._context.user.presets() else "the defaults",
+            self._context.is_check_outdated(settings),
         )
 
     def _problems(self, values: Mapping[str, object]) -> tuple[Problem, ...]:

@@ -46,6 +46,7 @@ class FormFacts:
         problems: what is wrong, by the setting.
         notes: a sentence beside a setting.
         compared: what `changed` compares with, in words.
+        is_check_outdated: whether the images were checked with other settings than these.
     """
 
     hidden: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class FormFacts:
     problems: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     compared: str = ""
+    is_check_outdated: bool = False
 
     def as_json(self) -> str:
         """The facts as the browser reads them."""
@@ -64,6 +66,7 @@ class FormFacts:
                 "problems": dict(self.problems),
                 "notes": dict(self.notes),
                 "compared": self.compared,
+                "is_check_outdated": self.is_check_outdated,
             }
         )
 

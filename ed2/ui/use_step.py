@@ -122,7 +122,7 @@ class UseStepPanel:
 
 
 def protected_html(checkpoint: Path, step: int, shown: RunSnapshot, how_undone: str = "") -> str:
-    """Protect the checkpoint nearest to a sample's step, and say which it is, and `how_undone` where that is elsewhere."""
+    """Protect the checkpoint nearest to a sample's step, and say which it is, and `how_undone` if it is elsewhere."""
     try:
         pin(checkpoint, is_wanted=True)
     except OSError as error:

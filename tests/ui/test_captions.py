@@ -17,6 +17,7 @@ from ed2.events import ImagesMeasured
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
 from ed2.ui.edit_panels import SELECTED, SHOWN
+from ed2.ui.form import defaults
 from ed2.ui.wiring import Updates
 from tests.tiny import make_images
 
@@ -73,6 +74,23 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
     opened = Opened(tmp_path, 3)
     opened.told = told
     return opened
+
+
+def test_a_check_with_other_image_settings_is_outdated_and_the_plan_says_so(opened: Opened) -> None:
+    settings = opened.page.settings
+    values = {**defaults(), **opened.context.form_values()}
+
+    def found(**changes: object) -> tuple[bool, str]:
+        now = {**values, **changes}
+        plan = settings.memory.updates(REQUEST, now, 0)[settings.memory.forecast]
+        return settings.facts(now, None, 0).is_check_outdated, str(plan)
+
+    is_outdated, plan = found()
+    assert not is_outdated and "Press Check again" not in plan
+    is_outdated, plan = found(resolution=512)
+    assert is_outdated and "The images were checked at 64 px" in plan
+    assert found(data_root=[str(opened.folder.parent)])[0]
+    assert not found(lr=0.1)[0]
 
 
 def test_typed_captions_are_kept_and_counted_until_they_are_saved_together(opened: Opened) -> None:
