@@ -13,6 +13,7 @@ from ed2.settings.gather import gather
 from ed2.small_files import read_object
 
 SHIPPED = PROGRAM_DIR / "presets"
+PLANNED_GPU = "planned_gpu.json"
 OWN = "My preset: "
 """Begins the title of a preset of the user."""
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,60}")
@@ -39,6 +40,18 @@ class UserFiles:
     def keep_draft(self, values: Mapping[str, object]) -> None:
         """Save the form. Raises OSError."""
         self.write("draft.json", json.dumps(values, indent=1, ensure_ascii=False))
+
+    def planned_gb(self) -> float:
+        """Memory of the GPU that the page plans for; 0, which is the one in this computer, if none was chosen."""
+        try:
+            planned = read_object(self.folder / PLANNED_GPU).get("gb")
+        except (OSError, ValueError):
+            return 0
+        return planned if isinstance(planned, int | float) else 0
+
+    def keep_planned_gb(self, planned_gb: float) -> None:
+        """Save the memory of the GPU that the page plans for. Raises OSError."""
+        self.write(PLANNED_GPU, json.dumps({"gb": planned_gb}))
 
     def presets(self) -> dict[str, Path]:
         """Presets by title: the shipped ones, then the user's own."""

@@ -15,6 +15,7 @@ from ed2.ui.page_state import PageState
 from ed2.ui.resume_tab import ResumeTab
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.settings_tab import SettingsTab
+from ed2.ui.settings_view import catalog_html
 from ed2.ui.start_screen import TITLE, StartScreen
 from ed2.ui.strip import Strip
 from ed2.ui.train_tab import TrainTab
@@ -37,6 +38,8 @@ class OwnerPage:
         self.form = form = Form(context.form_values())
         with gr.Blocks(title="EveryDream trainer", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(TITLE, elem_id="title", js_on_load="ed.watchLinks(element)")
+            # Outside of the tabs: any of them may be the first that is opened, and shows options beside its settings.
+            gr.HTML(catalog_html(), visible="hidden", js_on_load="ed.settings.begin(element)")
             self.strip = Strip(context)
             live = LiveData(context.samples, is_owner=True, trained=context.trained_in)
             self.question = DemoQuestion(context, form)
@@ -70,7 +73,7 @@ class OwnerPage:
         self.sampling.wire(self.settings.filled)
         self.resume.wire(self.form, self.strip, self.tabs, self.resume_tab, self.sampling)
         self.train.wire(self.form, self.tabs, self.strip.problems, self.resume.lora, self.resume.resume_run)
-        outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice]
+        outputs = [*self.form.inputs, self.tabs, self.settings.presets.choice, self.settings.memory.card]
         outputs += [*self.dataset.opened_outputs, *self.sampling.outputs]
         opened = self.blocks.load(self.open, None, outputs, js="ed.lockForm", **QUIET)
         opened.failure(None, None, None, js="ed.unlockForm")
@@ -112,6 +115,7 @@ class OwnerPage:
         page = self._context.pages.of(request)
         page.form = self.form.read(filled)
         updates = {**filled, self.settings.presets.choice: self.settings.presets.choices(), **self.dataset.opened()}
+        updates |= self.settings.memory.opened(page)
         updates |= self.sampling.prompts_of(page, values.get("sample_prompts"))
         updates[self.tabs] = gr.Tabs(selected=self._first_tab())
         return updates

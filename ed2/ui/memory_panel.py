@@ -26,6 +26,7 @@ from ed2.text import file_size, plural, rough_duration
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import NO_VALUE, escape, list_html, note_html, on_page, problems_html
+from ed2.ui.page_state import PageState
 from ed2.ui.preset_panel import as_text
 from ed2.ui.settings_view import with_labels
 from ed2.ui.wiring import QUIET, Updates, Values, fill
@@ -70,6 +71,12 @@ class MemoryPanel:
     def outputs(self) -> list[Any]:
         """What `updates` changes."""
         return [self.head, self.problems, self.plan, self.answer, self.fit, self.undo, self.forecast]
+
+    def opened(self, page: PageState) -> Updates:
+        """Show the GPU that was chosen last."""
+        kept = self._context.user.planned_gb()
+        page.planned_gb = kept if kept in SIZES_GB else HERE
+        return {self.card: gr.update(value=page.planned_gb)}
 
     def wire(self) -> list[Any]:
         """Connect the buttons, once every control is made; the rest follows the form.

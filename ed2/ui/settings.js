@@ -140,7 +140,7 @@ window.ed.settings = (() => {
     requestAnimationFrame(() => field.classList.add('ed-jumped'));
   };
 
-  // Once the tab is drawn. What is pressed is listened for in the document: the fields come and go.
+  // What is pressed is listened for in the document: the fields come and go.
   const begin = element => {
     const catalog = JSON.parse(element.querySelector('[data-catalog]').dataset.catalog);
     ({ settings, basic } = catalog);
@@ -194,5 +194,5 @@ window.ed.settings = (() => {
     if (strip) { watchStrip.observe(strip); observer.disconnect(); }
   }).observe(document.documentElement, { childList: true, subtree: true });
 
-  return { begin, show: showFacts, jump };
+  return { begin, render, show: showFacts, jump };
 })();

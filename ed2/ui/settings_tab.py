@@ -50,7 +50,7 @@ class SettingsTab:
         with gr.Row(elem_id="settings-layout"):
             with gr.Column(elem_id="settings-main"):
                 self.presets = PresetPanel(context, form)
-                gr.HTML(toolbar_html(), js_on_load="ed.settings.begin(element)", elem_id="settings-toolbar")
+                gr.HTML(toolbar_html(), js_on_load="ed.settings.render()", elem_id="settings-toolbar")
                 gr.HTML(FOUND_HTML, js_on_load=None)
                 self._fields()
                 self.presets.place_own()
@@ -137,7 +137,10 @@ class SettingsTab:
         with contextlib.suppress(OSError):  # only a convenience: the page still holds the form
             if not self._context.keep_form(values, page, int(turn)):
                 return gr.skip()
-        page.planned_gb = card_gb
+        if page.planned_gb != card_gb:
+            page.planned_gb = card_gb
+            with contextlib.suppress(OSError):
+                self._context.user.keep_planned_gb(card_gb)
         own = differing(values, defaults())
         updates = self.memory.updates(request, values, card_gb)
         updates[self.presets.preview] = self.presets.preview_html(values, preset)

@@ -125,18 +125,23 @@ FOUND_HTML = '<p id="settings-found" class="ed-note" role="status"></p>'
 """What was found, and what of it has no field below; filled in the browser."""
 
 
-def toolbar_html() -> str:
-    """Search and the choice of a view, with what the browser needs to know of each setting."""
-    catalog, views = [], ""
+def catalog_html() -> str:
+    """What the browser needs to know of each setting."""
+    catalog = []
     for name, spec in fields().items():
         entry = {"name": name, "label": label_of(name), "help": spec.help, "group": spec.group, "tab": tab_of(name)}
         catalog.append(entry)
-    data = escape(json.dumps({"settings": catalog, "basic": BASIC}))
+    return f'<i data-catalog="{escape(json.dumps({"settings": catalog, "basic": BASIC}))}"></i>'
+
+
+def toolbar_html() -> str:
+    """Search and the choice of a view."""
+    views = ""
     for name, title in VIEWS.items():
         checked = " checked" if name == "basic" else ""
         views += f'<label><input type="radio" name="settings-view" value="{name}"{checked}><span>{title}</span></label>'
     return (
-        f'<div class="ed-toolbar" role="search" data-catalog="{data}">'
+        '<div class="ed-toolbar" role="search">'
         '<input type="search" id="settings-search" aria-label="Search settings" aria-describedby="settings-found" '
         'placeholder="Search settings: lr, memory, save" autocomplete="off" spellcheck="false">'
         f'<fieldset class="ed-views"><legend>View</legend>{views}</fieldset>'

@@ -160,6 +160,8 @@ def test_prompts_are_shown_and_saved_as_the_users_own(open_page, server: Server)
     state(page, "idle")
     tab(page, "Sampling")
     expect(page.locator("#prompts")).to_contain_text("a cat")
+    flag = "getComputedStyle(document.querySelector('#sample_prompts [data-testid=block-info]'), '::after').content"
+    assert "--sample_prompts" in page.evaluate(flag)
     fill(page, "prompts-steps", 7)
     page.locator("#prompts-sampler input").click()
     page.get_by_role("option", name="euler", exact=True).click()
@@ -346,6 +348,10 @@ def test_the_memory_follows_the_form_and_is_made_to_fit_and_undone(open_page, se
     expect(plan).to_have_attribute("data-verdict", "fits")
     expect(answer).to_contain_text("No changes needed")
     expect(page.locator("#memory-plan")).to_contain_text("8-bit Adam is counted")
+    reload(page)
+    tab(page, "Settings")
+    expect(page.locator("#card-choice input")).to_have_value("24 GB")
+    expect(plan).to_have_attribute("data-verdict", "fits")
 
 
 def test_a_resolution_that_is_typed_and_is_none_is_reported(open_page, server: Server) -> None:
