@@ -10,6 +10,7 @@ from ed2.app.libraries import read_libraries
 from ed2.app.local_models import WEB_UI_FOLDERS, models_here
 from ed2.errors import Problem, printable
 from ed2.models.families.facts import trainable_titles
+from ed2.models.files.base_model import PUBLIC_EXAMPLE
 from ed2.models.lora.names import LAYERS
 from ed2.terminal import LAUNCHER
 from ed2.text import counted, first_of
@@ -138,7 +139,7 @@ def _list(given: argparse.Namespace) -> None:
     for model in found:
         sys.stdout.write(f"{model.name}  ({model.about})\n")
     if not found:
-        sys.stdout.write(f"No models were found. Download one: {LAUNCHER} download NAME\n")
+        sys.stdout.write(f"No models were found. Download one, such as: {LAUNCHER} download {PUBLIC_EXAMPLE}\n")
 
 
 MODELS = CommandSyntax(

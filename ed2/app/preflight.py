@@ -114,10 +114,9 @@ def model_sizes(settings: Settings) -> ModelSizes:
     if not name:
         what = f"No base model is chosen yet, so {described(family.name)} is planned."
         return _usual(family, Problem(None, what))
-    place = locate(name)
-    path = (checkpoint_at(place.path) or place.path) if place else Path(name)
-    with suppress(ModelError):  # a start refuses it
-        path = model_behind(path, settings.lora.lora_base)
+    path = trained_model(settings)
+    if path is None:
+        return _usual(family, _planned_instead(settings, family, is_here=False))
     if is_file(path):
         return _sizes_of_file(path, settings)
     here = family_of_config(_json_object(path / "unet" / "config.json"))
@@ -125,7 +124,18 @@ def model_sizes(settings: Settings) -> ModelSizes:
     counts[VAE] = _other_vae(settings, here) or counts[VAE]
     if all(counts.values()):
         return ModelSizes(here.name, counts, (), _conversion(path, here))
-    return _usual(family, _planned_instead(settings, family, is_here=place is not None))
+    return _usual(family, _planned_instead(settings, family, is_here=True))
+
+
+def trained_model(settings: Settings) -> Path | None:
+    """Where the base model is: of a run its newest checkpoint, of a LoRA its base; None if it is not on this disk."""
+    place = locate(settings.model.resume_ckpt)
+    if place is None:
+        return None
+    path = checkpoint_at(place.path) or place.path
+    with suppress(ModelError):  # a start refuses it
+        path = model_behind(path, settings.lora.lora_base)
+    return path
 
 
 def _planned_instead(settings: Settings, family: FamilyFacts, *, is_here: bool) -> Problem:

@@ -116,7 +116,7 @@ def _lora_base(settings: Settings, source: ModelSource, say: Callable[[str], obj
             fix = f"Set method to lora, or merge it with its base first: {LAUNCHER} merge BASE LORA TARGET"
             raise ModelError("The base model cannot be used:", [Problem("resume_ckpt", what, fix)])
         return None
-    say(f"reading every byte of {source.path.name}, whose hash is kept with the LoRA")
+    say(f"hashing {source.path.name}, so that the LoRA can recognise its base model")
     found = content_hash(source.path)
     if is_lora_checkpoint(path):
         require_base_hash(path, source.path, found)

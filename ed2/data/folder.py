@@ -218,10 +218,9 @@ def _fit(size: Size, resolution: int) -> _Fit:
     left, top, right, bottom = crop_box(size, bucket)
     needed = side_step(resolution)
     if min(right - left, bottom - top) < needed:
-        what = (
-            f"only {right - left} x {bottom - top} of its {size[0]} x {size[1]} pixels would be used, and the short "
-            f"side must be at least {needed}."
-        )
+        used, whole = f"{right - left} x {bottom - top}", f"{size[0]} x {size[1]}"
+        has = f"it has {whole} pixels" if used == whole else f"only {used} of its {whole} pixels would be used"
+        what = f"{has}, and the short side must be at least {needed}."
         return _Fit(bucket, Problem(None, what, "Use a larger image, or one closer to square."), ())
     notes: list[tuple[FindingKind, str, str]] = []
     if needs_enlarging(size, bucket):

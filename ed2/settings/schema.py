@@ -127,7 +127,8 @@ class DataSettings(Group):
     """Dataset"""
 
     data_root: Annotated[tuple[Annotated[str, IsPath()], ...], Field(min_length=1)] = ("input",)
-    """Folders of captioned images, searched with their subfolders, or JSON manifests; on the page, one per line."""
+    """Folders of captioned images, searched with their subfolders, or JSON manifests; on the page, one
+    per line, in a terminal separated by spaces."""
     resolution: Annotated[int, OneOf(SMALL_RESOLUTIONS + RESOLUTIONS)] = 512
     """Training resolution. Each image keeps its shape and is scaled to about resolution x resolution pixels."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2

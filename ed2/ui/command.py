@@ -21,6 +21,7 @@ from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, Problem, SettingsError, printable
 from ed2.settings.files import PROGRAM_DIR
 from ed2.small_files import open_file
+from ed2.terminal import LAUNCHER
 from ed2.text import shown_path
 from ed2.ui.app import OwnerPage
 from ed2.ui.context import Context
@@ -213,8 +214,9 @@ def _port(text: str) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of `webui.py`."""
-    parser = argparse.ArgumentParser(prog="webui.py", description="Open the trainer in a browser.", allow_abbrev=False)
+    """The command line of `./launch.sh webui`."""
+    about = "Open the trainer in a browser."
+    parser = argparse.ArgumentParser(prog=f"{LAUNCHER} webui", description=about, allow_abbrev=False)
     parser.add_argument("--port", type=_port, default=7860, help="port of the page, or the next free one of 20")
     parser.add_argument("--no_browser", action="store_true", help="do not open a browser")
     parser.add_argument("--preset", metavar="FILE", help="start with these settings")

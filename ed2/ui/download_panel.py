@@ -8,7 +8,7 @@ import gradio as gr
 from ed2.app.local_models import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
 from ed2.errors import RefusedError
-from ed2.models.files.base_model import PUBLIC_NAME, locate
+from ed2.models.files.base_model import PUBLIC_EXAMPLE, PUBLIC_NAME, locate
 from ed2.models.files.found import FoundModel
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
 from ed2.terminal import LAUNCHER
@@ -19,7 +19,6 @@ from ed2.ui.html import button_html, buttons_html, escape, list_html, note_html,
 from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, Values, fill, refusal
 
 TICK_SECONDS = 1.0
-EXAMPLE = "for example stable-diffusion-v1-5/stable-diffusion-v1-5"
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
 ONLY_HERE = (
     "This page may use some folders only, so it cannot download. On the computer that runs it, use: "
@@ -54,7 +53,7 @@ class DownloadControls:
             self.name = gr.Textbox(
                 value,
                 label=label,
-                placeholder=EXAMPLE,
+                placeholder=f"for example {PUBLIC_EXAMPLE}",
                 max_lines=1,
                 elem_id=f"{prefix}download-name",
                 interactive=True,

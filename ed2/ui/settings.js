@@ -10,6 +10,7 @@ window.ed.settings = (() => {
   const byId = id => document.getElementById(id);
   const isHere = setting => setting.tab === 'settings';
   const isHidden = name => name in facts.hidden && !(name in facts.problems) && !state.revealed.has(name);
+  const synonyms = { vram: 'memory', dim: 'rank', network_dim: 'rank', network_alpha: 'alpha', repeats: 'epochs' }; // of other trainers
   const wordsOf = text => text.toLowerCase().split(/[^\p{L}\p{N}.]+/u).filter(Boolean);
 
   // 0 is the name itself, 1 a word of name or label, 2 a part of one, 3 a word of the help; none does not match.
@@ -22,7 +23,7 @@ window.ed.settings = (() => {
   };
   const found = query => {
     const name = query.trim().toLowerCase().replace(/^--/, '');
-    const words = settings.some(setting => setting.name === name) ? [name] : wordsOf(name);
+    const words = settings.some(setting => setting.name === name) ? [name] : wordsOf(synonyms[name] ?? name);
     const ranked = settings.map(setting => [Math.max(...words.map(word => rankOf(setting, word))), setting]);
     return ranked.filter(([rank]) => rank < Infinity).sort(([a], [b]) => a - b).map(([, setting]) => setting);
   };

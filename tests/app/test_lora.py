@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ed2.__main__ import main
+from ed2.app.checks.check import run_check
 from ed2.app.run_settings import effective_settings
 from ed2.checkpoint.resume import restore_adapters
 from ed2.errors import ModelError, SettingsError
@@ -21,6 +22,7 @@ from ed2.events import Warned
 from ed2.models.base import DiffusionModel
 from ed2.models.files.lora_base import LORA_FILE
 from ed2.models.files.source import open_base
+from ed2.models.files.tokens import token_counter
 from ed2.models.lora.adapter import AdapterOptions, add_adapter
 from ed2.registry import FAMILIES
 from tests.runs import Values, differing, train
@@ -99,6 +101,8 @@ def test_diffusers_applies_the_file_as_it_was_trained(
         LORA_FILE,
         "training_state",
     ]
+    check = run_check({"resume_ckpt": str(run.checkpoint)}, None, quiet=True)
+    assert check.count_tokens(["a photo"]) == token_counter(base)(["a photo"]), "by the tokenizer of the base model"
     model = model_with(run.checkpoint, base, layers)
     names = [part for part in model.parts if part != "vae"]
     trained = predictions({name: model.parts[name].module for name in names})

@@ -1,7 +1,9 @@
 """`python webui.py` as a program of its own."""
 
 import argparse
+import inspect
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -10,8 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import gradio
 import httpx
 import pytest
+from gradio.component_meta import create_or_modify_pyi
 
 from ed2.app.snapshot import RunSnapshot
 from ed2.errors import Ed2Error, SettingsError
@@ -28,6 +32,7 @@ from ed2.ui.command import (
 )
 from ed2.ui.serving import free_port
 from tests.ui.test_proxies import PROXIES, environment
+from webui import without_type_stubs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -53,6 +58,16 @@ def test_behind_proxies_a_busy_port_gives_the_next_one_and_a_termination_ends_th
             program.communicate(timeout=100)
     assert program.returncode == 0
     assert time.monotonic() - began < 30
+
+
+def test_gradio_writes_no_type_stubs_at_the_start() -> None:
+    stub = Path(inspect.getfile(gradio.Button)).with_suffix(".pyi")
+    before = stub.stat().st_mtime_ns
+    with without_type_stubs():
+        create_or_modify_pyi(gradio.Button, "Button", [])
+        assert inspect.getfile(Path) == pathlib.__file__, "only Gradio goes without"
+    assert stub.stat().st_mtime_ns == before
+    assert inspect.getfile(gradio.Button).endswith("button.py")
 
 
 def test_exiting_prints_what_was_saved_and_how_to_resume_it() -> None:

@@ -17,7 +17,7 @@ from ed2.app.checks.suitability import RateCurve, RunLength, prompt_notes, rate_
 from ed2.app.images.captions import LongCaptions, TokenCounter, long_captions
 from ed2.app.images.scanning import TimeLeft, ValidationSplit, scan_dataset, split_off_validation
 from ed2.app.measured import measured_speed
-from ed2.app.preflight import ModelSizes, model_sizes
+from ed2.app.preflight import ModelSizes, model_sizes, trained_model
 from ed2.app.run_settings import settings_for_check
 from ed2.data.buckets import Size, nearest_bucket
 from ed2.data.example import Dataset
@@ -25,7 +25,6 @@ from ed2.data.reading import Outline
 from ed2.data.report import ReportOptions, as_json, as_text, batch_notes
 from ed2.errors import Problem
 from ed2.models.families.facts import FACTS, FamilyFacts
-from ed2.models.files.base_model import locate
 from ed2.models.files.tokens import MAX_TOKENS, token_counter
 from ed2.settings.checks import nothing_trained
 from ed2.settings.effect import without_effect
@@ -121,8 +120,7 @@ class CheckResult:
     @cached_property
     def count_tokens(self) -> TokenCounter:
         """Counts tokens as the base model does."""
-        place = locate(self.settings.model.resume_ckpt)
-        return token_counter(place.path if place else Path())
+        return token_counter(trained_model(self.settings) or Path())
 
     @cached_property
     def steps(self) -> tuple[int, int]:

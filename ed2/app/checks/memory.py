@@ -50,7 +50,8 @@ class MemoryReport:
 
     def lines(self) -> list[str]:
         """The report as lines of text."""
-        lines = [f"Memory: {verdict_line(self.plan, self.card)}", parts_line(self.plan, self.card)]
+        lines = [f"Memory: {verdict_line(self.plan, self.card)}"]
+        lines += filter(None, [parts_line(self.plan, self.card)])
         if self.plan.verdict(self.card) not in (None, "fits"):
             lines.append("To find settings that fit, use --suggest.")
         if self.card.kind == "cpu":
@@ -89,8 +90,7 @@ def part_names(card: Card) -> dict[str, str]:
 
 
 def parts_line(plan: MemoryPlan, card: Card) -> str:
-    """Where the peak is and what it consists of; the parts of a tiny model are left out."""
+    """Where the peak is and what it consists of; the parts of a tiny model are left out, and nothing without any."""
     names = part_names(card)
     parts = [f"{names[name]} {size:.1f}" for name, size in plan.parts.items() if size >= SMALLEST_SHOWN_GB]
-    details = f": {', '.join(parts)} GB" if len(parts) > 1 else ""
-    return f"Peak {PHASE_NAMES[plan.peak]}{details}."
+    return f"Peak {PHASE_NAMES[plan.peak]}: {', '.join(parts)} GB." if parts else ""

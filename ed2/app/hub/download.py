@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from ed2.app.hub.files import MAX_FILES, SHA256, Destination, HubFile, Offer, is_right, needed_files
 from ed2.disk_errors import plain_reason
 from ed2.errors import Ed2Error, ModelError, Problem, printable, shown
-from ed2.models.files.base_model import PUBLIC_NAME
+from ed2.models.files.base_model import PUBLIC_EXAMPLE, PUBLIC_NAME
 from ed2.small_files import is_file
 
 NOT_STATED = "not stated"
+HOW_NAMED = f"Write it as owner/name, or owner/name/FILE: {PUBLIC_EXAMPLE}, for example."
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PAGE = (b"<!doctype", b"<html", b"<?xml")
 _T = TypeVar("_T")
@@ -53,7 +54,7 @@ class Hub:
             ModelError: there is no such model, or the hub does not answer.
         """
         if not PUBLIC_NAME.fullmatch(name) or ".." in name.split("/"):
-            problem = Problem(None, "this is not the name of a public model.", "Write it as owner/name.")
+            problem = Problem(None, "this is not the name of a public model.", HOW_NAMED)
             raise ModelError(f"{printable(name, 200)} cannot be downloaded:", [problem])
         owner, model, *inside = name.split("/")
         repository = f"{owner}/{model}"
@@ -243,7 +244,7 @@ def _words(error: Exception, name: str, endpoint: str, *, has_token: bool) -> tu
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, which forbids every download.", "Remove it from the environment."
     if isinstance(error, HFValidationError):
-        return "this is not the name of a public model.", "Write it as owner/name, or owner/name/FILE."
+        return "this is not the name of a public model.", HOW_NAMED
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, name, endpoint, has_token=has_token)
     if isinstance(error, WrongContentError):

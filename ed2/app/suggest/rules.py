@@ -20,7 +20,7 @@ USUAL_EPOCHS = ((20, 100), (50, 60), (200, 40), (1000, 20), (5000, 10), (20_000,
 LEAST_EPOCHS = 3
 USUAL_RANGE = (0.5, 2.0)
 """The usual number of steps, relative to the one that is suggested."""
-NO_RATE = "No learning rate is suggested: this base model has another size than usual, so the usual values do not hold."
+NO_RATE = "No learning rate is suggested: this base model is not of a usual size, so the usual values do not apply."
 REFERENCE_BATCH = 2
 """Images per step that the default learning rate is for."""
 MAX_LR = {"full": 3e-6, "lora": 3e-4}
@@ -202,7 +202,7 @@ def _samples(situation: Situation, settings: Settings) -> Proposal | None:
     images = settings.images_per_step
     steps = next((steps for most, steps in SAMPLE_STEPS if situation.num_images <= most), MOST_SAMPLE_STEPS)
     rarer = steps * max(1.0, sqrt(images / REFERENCE_BATCH))
-    why = "samples take time: rarer with a larger batch, whose steps are longer, and with more images"
+    why = "samples take time, so they are rarer with many images, and with large batches, whose steps are longer"
     return {"sample_steps": round(rarer / 10) * 10}, why
 
 

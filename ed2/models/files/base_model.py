@@ -24,6 +24,7 @@ SINGLE_FILES = (".safetensors", ".sft", ".ckpt")
 _CHOOSE = f"Choose an {trainable_titles()} model, as a file or a diffusers folder."
 PUBLIC_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w. ()+-]+)*")
 """owner/name, or owner/name/FILE for a file of such a model."""
+PUBLIC_EXAMPLE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 HUB_FOLDER = "models--"
 """Beginning of the name of a model's folder in the Hugging Face cache."""
 SNAPSHOTS = "snapshots"
