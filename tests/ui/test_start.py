@@ -43,13 +43,18 @@ def field(page, name: str):
 def test_nothing_is_offered_before_the_state_is_known(open_page, server: Server) -> None:
     page = open_page(url="about:blank")
     held: list[Route] = []
-    page.route("**", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    is_loading = True
+
+    def hold(route: Route) -> None:
+        held.append(route) if is_loading and route.request.method == "POST" else route.continue_()
+
+    page.route("**", hold)
     page.goto(server.url)
     expect(page.locator("#status")).to_contain_text("Loading")
     for name in ("train", "queue", "pause", "stop"):
         expect(page.locator(f"#{name}-button")).to_be_disabled()
     expect(page.locator("#start-demo-button")).to_be_hidden()
-    page.unroute("**")
+    is_loading = False
     for route in held:
         route.continue_()
     state(page, "idle")
