@@ -14,7 +14,7 @@ from ed2.ui.download_panel import DownloadControls
 from ed2.ui.edit_panels import SELECTED, SHOWN, numbers_of
 from ed2.ui.html import note_html, task_html
 from ed2.ui.image_grid import ASK, ImageGrid
-from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusing
 
 HINT = (
     "A model describes each image in a sentence. The sentences are drafts: nothing is written before you save them. "
@@ -69,12 +69,10 @@ class CaptionPanel:
     def begin(self, asked: str, search: str, sort: str, scope: str, replaces: bool, model: str) -> Updates:
         """Caption the images that are meant."""
         question = self._grid.take(asked, search, sort)
-        try:
+        with refusing():
             place = self._model(model.strip())
             numbers = numbers_of(self._context.desk, question, scope)
             self.captioner.start(numbers, place, replaces=bool(replaces))
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return self.show()
 
     def _model(self, name: str) -> Path:
@@ -90,10 +88,8 @@ class CaptionPanel:
         """Save the automatic captions, as they were edited."""
         self._grid.take(asked, search, sort)
         desk = self._context.desk
-        try:
+        with refusing():
             gr.Info(desk.save(desk.proposed), duration=6)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return self.show()
 
     def discard_drafts(self, asked: str, search: str, sort: str) -> Updates:

@@ -7,7 +7,6 @@ import gradio as gr
 
 from ed2.app.local_models import models_here
 from ed2.app.page.downloads import Downloader, DownloadStatus
-from ed2.errors import RefusedError
 from ed2.models.files.base_model import PUBLIC_EXAMPLE, PUBLIC_NAME, locate
 from ed2.models.files.found import FoundModel
 from ed2.settings.files import PROGRAM_DIR, absolute_paths
@@ -16,7 +15,7 @@ from ed2.text import file_size
 from ed2.ui.context import Context
 from ed2.ui.form import short_path
 from ed2.ui.html import button_html, buttons_html, escape, list_html, note_html, on_page
-from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, Values, fill, refusal
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, Values, fill, refusal, refusing
 
 TICK_SECONDS = 1.0
 EXPLANATION = "Download a public model of huggingface.co. Size and licence are shown before anything is downloaded."
@@ -82,19 +81,15 @@ class DownloadControls:
     def ask(self, name: str) -> Updates:
         """Ask the hub for size and licence."""
         self._require_allowed()
-        try:
+        with refusing():
             self.downloader.look_up(name.strip())
-        except RefusedError as error:
-            raise refusal(str(error)) from None
         return self.show()
 
     def begin(self) -> Updates:
         """Download what was offered: the press is the yes."""
         self._require_allowed()
-        try:
+        with refusing():
             self.downloader.start()
-        except RefusedError as error:
-            raise refusal(str(error)) from None
         return self.show()
 
     def show(self) -> Updates:

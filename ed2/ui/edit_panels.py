@@ -15,7 +15,7 @@ from ed2.ui.context import Context
 from ed2.ui.grid_html import preview_html
 from ed2.ui.html import escape, note_html
 from ed2.ui.image_grid import ASK, ImageGrid
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, refusal, refusing
 
 SHOWN, SELECTED = "All images that the filters show", "Selected images"
 NO_PREVIEW = "Press Preview first."
@@ -85,11 +85,9 @@ class BulkPanel:
         page.bulk_plan = None
         if kind not in KINDS:
             raise refusal(NO_PREVIEW)
-        try:
+        with refusing():
             numbers = numbers_of(self._context.desk, question, scope)
             plan = self._context.desk.plan(numbers, BulkEdit(kind, text, new or ""))
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         page.bulk_plan = plan
         label = f"Change {counted(len(plan.changes), 'caption')}"
         return {self.preview: preview_html(plan), self.apply: gr.update(value=label, interactive=bool(plan.changes))}
@@ -100,10 +98,8 @@ class BulkPanel:
         plan, page.bulk_plan = page.bulk_plan, None
         if plan is None:
             raise refusal(NO_PREVIEW)
-        try:
+        with refusing():
             page.bulk_record = self._context.desk.apply(plan)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         done = note_html(f"Done: {plan.what}.")
         return {**self._empty(), self.preview: done, self.undo: gr.update(visible=True)}
 
@@ -112,10 +108,8 @@ class BulkPanel:
         desk = self._context.desk
         if desk.edits.last(desk.roots) != self._context.pages.of(request).bulk_record:
             raise refusal(SAVED_SINCE)
-        try:
+        with refusing():
             return {**self._empty(), self.preview: note_html(desk.undo(""))}
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
 
     def forget(self, request: gr.Request) -> Updates:
         """Remove a preview that is about another change than the fields."""
@@ -170,10 +164,8 @@ class WeightPanel:
             weight = float(text) if text.strip() else None
         except ValueError:
             raise refusal(NO_NUMBER) from None
-        try:
+        with refusing():
             gr.Info(f"{self._context.desk.set_weight(folder, weight)} Undo restores it.", duration=6)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
 
     def _folder_named(self, chosen: str | None) -> Path:
         for path, name, *_ in self._context.desk.folders():

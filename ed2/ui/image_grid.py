@@ -9,10 +9,9 @@ from ed2.app.images.captions import CaptionReader
 from ed2.app.images.sidecar_words import SidecarWords
 from ed2.app.page.dataset_desk import DatasetDesk
 from ed2.app.page.workbench import SORTS, Asked, Item, Workbench
-from ed2.errors import Ed2Error
 from ed2.ui.context import Context
 from ed2.ui.grid_html import TileView, chips_html, grid_html, tags_html, tokens_html, unsaved_html
-from ed2.ui.wiring import HIDDEN, QUIET, SPOKEN, Updates, refusal
+from ed2.ui.wiring import HIDDEN, QUIET, SPOKEN, Updates, refusing
 
 LARGE_SIDE = 1024
 CHOSEN = (
@@ -95,10 +94,8 @@ class ImageGrid:
 
     def refresh(self) -> None:
         """Read the folder again after a change."""
-        try:
+        with refusing():
             self.desk.refresh()
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
 
     @property
     def desk(self) -> DatasetDesk:
@@ -146,10 +143,8 @@ class ImageGrid:
         return self._do(lambda: self.desk.undo(question.chosen))
 
     def _do(self, work: Callable[[], str]) -> Updates:
-        try:
+        with refusing():
             gr.Info(work(), duration=6)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return {self.unsaved: self._unsaved()}
 
     def _unsaved(self) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 import gradio as gr
 
 from ed2.app.user_files import OWN
-from ed2.errors import Ed2Error, SettingsError
+from ed2.errors import SettingsError
 from ed2.settings.fields import label_of
 from ed2.settings.files import PROGRAM_DIR, absolute_paths, read_preset
 from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.form import BASE, KEPT_BY_RESET, Form, defaults, form_of_preset, short_path
 from ed2.ui.html import escape, list_html, note_html
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal, refusing
 
 RESET_QUESTION = "Reset all settings to their defaults? Image folders, base model and the folders to save in stay."
 CHOOSE_FIRST = "Choose a preset first."
@@ -83,10 +83,8 @@ class PresetPanel:
         path = presets.get(held[self.choice] or "")
         if path is None:
             raise refusal(CHOOSE_FIRST)
-        try:
+        with refusing():
             return self._form.show(form_of_preset(path, base, presets.values()))
-        except SettingsError as error:
-            raise refusal(str(error)) from None
 
     def reset_form(self, _: gr.Request, held: Values) -> Updates:
         """The defaults, except for the folders and the base model."""
@@ -109,19 +107,15 @@ class PresetPanel:
         """Do what was asked before, as the label of the button said."""
         if held[self.go_on] == "Replace":
             return {**self._saved(held), self.doubt: gr.update(visible=False)}
-        try:
+        with refusing("The preset cannot be deleted"):
             self._context.user.remove_preset(held[self.choice] or "")
-        except (Ed2Error, OSError) as error:
-            raise refusal(str(error)) from None
         gr.Info("Preset deleted.", duration=4)
         return {self.choice: self.choices(value=None), self.doubt: gr.update(visible=False)}
 
     def rename_own(self, _: gr.Request, held: Values) -> Updates:
         """Give the chosen preset the name in the field."""
-        try:
+        with refusing("The preset cannot be renamed"):
             new = self._context.user.rename_preset(held[self.choice] or "", held[self.name])
-        except (Ed2Error, OSError) as error:
-            raise refusal(str(error)) from None
         gr.Info("Preset renamed.", duration=4)
         return {self.choice: self.choices(value=new)}
 
@@ -135,10 +129,8 @@ class PresetPanel:
 
     def _saved(self, held: Values) -> Updates:
         own = differing(absolute_paths(self._form.read(held), PROGRAM_DIR), absolute_paths(defaults(), PROGRAM_DIR))
-        try:
+        with refusing("The preset cannot be saved"):
             title = self._context.user.keep_preset(held[self.name], own)
-        except (Ed2Error, OSError) as error:
-            raise refusal(str(error)) from None
         gr.Info("Preset saved.", duration=4)
         return {self.choice: self.choices(value=title)}
 

@@ -15,9 +15,10 @@ from ed2.ui.page_state import PageState
 from ed2.ui.queue_html import EMPTY, is_being_run, queue_html, queue_line_html
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.strip import Strip
-from ed2.ui.wiring import SPOKEN, Updates, Values, refusal
+from ed2.ui.wiring import SPOKEN, Updates, Values, refusal, refusing
 
 ADD, SAVE = "Add to queue", "Save run {}"
+NOT_WRITTEN = "Nothing was changed, as the queue cannot be written"
 NOT_A_RUN = "This run is no longer in the queue."
 EDITING = "Editing run {} of the queue. Change its settings, then press “Save run {}”; your form comes back afterwards."
 
@@ -77,7 +78,7 @@ class QueuePanel:
         except Ed2Error as error:
             return {self._strip.problems: problems_html(error.problems)}
         except OSError as error:
-            raise _unwritten(error) from None
+            raise refusal(f"{NOT_WRITTEN}: {plain_reason(error)}.") from None
         return {**saved, **self._shown(page), self._strip.problems: problems_html(())}
 
     def press(self, request: gr.Request, event: gr.EventData, held: Values) -> Updates:
@@ -96,19 +97,22 @@ class QueuePanel:
             "remove": lambda: self._queue.remove(number),
             "retry": lambda: self._queue.retry(number),
         }
-        _do(actions.get(str(action), lambda: None))
+        with refusing(NOT_WRITTEN):
+            actions.get(str(action), lambda: None)()
         if page.edited_run == number and action == "remove":
             return self._leave_edit(page)
         return self._shown(page)
 
     def run_queue(self, request: gr.Request) -> Updates:
         """Train what waits, after the run in progress if there is one."""
-        _do(lambda: self._context.service.run_queue(self._queue))
+        with refusing(NOT_WRITTEN):
+            self._context.service.run_queue(self._queue)
         return self._shown(self._context.pages.of(request))
 
     def remove_done(self, request: gr.Request) -> Updates:
         """Take the runs that are done out of the queue."""
-        _do(self._queue.remove_done)
+        with refusing(NOT_WRITTEN):
+            self._queue.remove_done()
         return self._shown(self._context.pages.of(request))
 
     def _place(self, number: int) -> int:
@@ -119,10 +123,8 @@ class QueuePanel:
         run = next(run for run in self._queue.runs() if run.number == number)
         if run.state != "waiting" or run.folder:
             raise refusal("A run that has started cannot be edited. Add another one to the queue.")
-        try:
+        with refusing():
             values = {**defaults(), **self._context.require_allowed(self._queue.settings_of(number))}
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         if not page.edited_run:
             page.before_edit = form
         page.edited_run = number
@@ -149,17 +151,3 @@ class QueuePanel:
             self._strip.queue: gr.update(value=label, interactive=not self._context.missing()),
             self._strip.queue_line: queue_line_html(runs, is_run=is_run, is_wanted=wanted),
         }
-
-
-def _do(change: Callable[[], None]) -> None:
-    """Change the queue; what is refused is told."""
-    try:
-        change()
-    except Ed2Error as error:
-        raise refusal(str(error)) from None
-    except OSError as error:
-        raise _unwritten(error) from None
-
-
-def _unwritten(error: OSError) -> gr.Error:
-    return refusal(f"The queue cannot be written: {plain_reason(error)}. Nothing was changed.")

@@ -9,7 +9,6 @@ import gradio as gr
 
 from ed2.app.runs.records import RunRecord, find_run, find_runs
 from ed2.app.snapshot import RunSnapshot
-from ed2.errors import Ed2Error
 from ed2.settings.fields import label_of
 from ed2.ui.compare_panel import ComparePanel
 from ed2.ui.context import Context
@@ -24,7 +23,7 @@ from ed2.ui.run_panel import RunPanel
 from ed2.ui.run_starter import start_run
 from ed2.ui.sampling_tab import SamplingTab
 from ed2.ui.strip import Strip
-from ed2.ui.wiring import FOLLOWING, SPOKEN, Updates, refusal
+from ed2.ui.wiring import FOLLOWING, SPOKEN, Updates, refusal, refusing
 
 MAX_SHOWN = 100
 NOT_SELECTED = "Select a run first."
@@ -34,7 +33,7 @@ ONLY_WEIGHTS = (
     "The checkpoints of this run contain only the weights. They can be used as a base model, but the run cannot be "
     "resumed."
 )
-IS_DONE = "All epochs of this run are done. To keep training, enter the last epoch above and press Resume."
+IS_DONE = "All epochs of this run are done. Press Resume to keep training, up to the last epoch above."
 STARTS_OVER = (
     f"The base model is now the newest checkpoint of this run, and “{label_of('weights_only')}” is on: training starts "
     "at step 0. Give the new run its own project name."
@@ -192,10 +191,8 @@ class ResumeTab:
 
     def _place(self, logdir: str) -> tuple[Path, Path | None]:
         """The runs folder, and the folder of the run in progress."""
-        try:
+        with refusing():
             folder = self._context.logdir({"logdir": logdir})
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         shown = self._context.service.snapshot()
         return folder, shown.run_dir if shown.is_active else None
 

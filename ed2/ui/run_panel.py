@@ -12,7 +12,6 @@ from ed2.app.runs.records import MAX_NAME, MAX_TEXT, RunNotes, RunRecord, neares
 from ed2.app.runs.removing import is_last_checkpoint, remove_checkpoint, remove_run
 from ed2.checkpoint.identity import checkpoints_of, pin
 from ed2.disk_errors import plain_reason
-from ed2.errors import Ed2Error, RefusedError
 from ed2.text import counted, file_size
 from ed2.ui.context import Context
 from ed2.ui.form import Form
@@ -21,7 +20,7 @@ from ed2.ui.page_state import DeletionAsked, PageState
 from ed2.ui.report import write_report
 from ed2.ui.run_html import run_page_html, work_html
 from ed2.ui.use_step import NO_CHECKPOINT, continuing, protected_html
-from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, refusal
+from ed2.ui.wiring import QUIET, SLOW, SPOKEN, TICK, Updates, refusal, refusing
 
 FindRun = Callable[[str, str | None], RunRecord]
 NO_SUCH_CHECKPOINT = "This checkpoint is no longer there. Press Refresh."
@@ -153,26 +152,20 @@ class RunPanel:
 
     def write_report(self, logdir: str, name: str | None) -> str:
         """Write report.html into the run's folder, and say where it is."""
-        try:
+        with refusing():
             path = write_report(self._find(logdir, name))
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return f'<div class="ed-model"><dl><dt>Report</dt><dd>{escape(str(path))}</dd></dl></div>'
 
     def open_folder(self, logdir: str, name: str | None) -> None:
         """Show the run's folder in the file manager of this computer."""
         run = self._find(logdir, name)
-        try:
+        with refusing():
             self._context.open_folder(run.folder)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
 
     def save_notes(self, logdir: str, name: str | None, shown: str, text: str) -> str:
         """Keep the shown name and the notes in the run's folder, whose name stays."""
-        try:
+        with refusing("The notes cannot be written"):
             RunNotes(shown or "", text or "").write(self._find(logdir, name).folder)
-        except OSError as error:
-            raise refusal(f"The notes cannot be written: {plain_reason(error)}.") from None
         return note_html("Saved name and notes.")
 
     def press(self, request: gr.Request, event: gr.EventData, logdir: str, name: str | None) -> Updates:
@@ -190,15 +183,14 @@ class RunPanel:
         if act in PINS:
             return self._pin(run, checkpoint, is_wanted=PINS[act])
         if act == "export":
-            _refusing(lambda: self.work.export(checkpoint))
+            with refusing("It cannot be done"):
+                self.work.export(checkpoint)
         return self.show_work()
 
     def _pin(self, run: RunRecord, checkpoint: Path, *, is_wanted: bool) -> Updates:
         """Protect a checkpoint, or no longer."""
-        try:
+        with refusing("The checkpoint could not be marked"):
             pin(checkpoint, is_wanted=is_wanted)
-        except OSError as error:
-            raise refusal(f"The checkpoint could not be marked: {plain_reason(error)}.") from None
         return {self.view: self._page_of(run)}
 
     def _use(self, run: RunRecord, step: object) -> Updates:
@@ -221,7 +213,8 @@ class RunPanel:
             raise refusal(NO_PROMPT)
         number = min(2**31 - 1, max(0, int(seed or 0)))
         strength = min(30.0, max(1.0, float(cfg or DEFAULT_CFG)))
-        _refusing(lambda: self.work.draw(checkpoint, text.strip()[:2000], number, strength))
+        with refusing("It cannot be done"):
+            self.work.draw(checkpoint, text.strip()[:2000], number, strength)
         return self.show_work()
 
     def show_work(self) -> Updates:
@@ -254,11 +247,12 @@ class RunPanel:
         if not asked.is_second and _takes_last(run, checkpoint):
             return self._ask(page, run, checkpoint, is_second=True)
         page.asked = None
-        freed = _refusing(lambda: remove_checkpoint(run, checkpoint) if checkpoint else remove_run(run))
+        with refusing("It cannot be deleted"):
+            freed = remove_checkpoint(run, checkpoint) if checkpoint else remove_run(run)
         if checkpoint is None:
             self._context.service.forget(run.folder)
         what = checkpoint.name if checkpoint else run.folder.name
-        gr.Info(f"Deleted {what}; {file_size(freed or 0)} are free again.", duration=8)
+        gr.Info(f"Deleted {what}; {file_size(freed)} are free again.", duration=8)
         return {self.question: gr.update(visible=False)}
 
     def _ask(self, page: PageState, run: RunRecord, checkpoint: Path | None, *, is_second: bool = False) -> Updates:
@@ -292,13 +286,3 @@ def question(run: RunRecord, checkpoint: Path | None, *, is_second: bool) -> str
 
 def _takes_last(run: RunRecord, checkpoint: Path | None) -> bool:
     return is_last_checkpoint(run, checkpoint) if checkpoint else bool(checkpoints_of(run.folder))
-
-
-def _refusing(work: Callable[[], int | None]) -> int | None:
-    """Do it; what is refused or fails is told."""
-    try:
-        return work()
-    except RefusedError as error:
-        raise refusal(str(error)) from None
-    except OSError as error:
-        raise refusal(f"It cannot be done: {plain_reason(error)}.") from None

@@ -18,7 +18,7 @@ from ed2.settings.files import unquoted
 from ed2.ui.context import Context
 from ed2.ui.form import Form, short_path
 from ed2.ui.page_state import PageState
-from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal, refusing
 
 SPARE_ROWS = 3
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
@@ -137,10 +137,8 @@ class SamplingTab:
 
     def save_prompts(self, request: gr.Request, held: Values) -> Updates:
         """Write the table into the user's own file, and set that file."""
-        try:
+        with refusing():
             saved = self._save(request, held)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         gr.Info("Saved. Runs with this prompt file draw them from the next samples on.", duration=4)
         return saved
 

@@ -13,7 +13,7 @@ from ed2.app.page.tensorboard import TensorBoard
 from ed2.app.runs.records import single_file_of
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import checkpoints_of
-from ed2.errors import Ed2Error, RefusedError
+from ed2.errors import Ed2Error
 from ed2.models.files.lora_base import is_lora_checkpoint
 from ed2.settings.fields import fields
 from ed2.ui.context import Context
@@ -25,7 +25,7 @@ from ed2.ui.page_state import PageState
 from ed2.ui.run_html import work_html
 from ed2.ui.strip import request
 from ed2.ui.use_step import UseStepPanel
-from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal
+from ed2.ui.wiring import SLOW, SPOKEN, Updates, refusal, refusing
 
 VALIDATED: Mapping[str, object] = {"val_split_mode": "automatic", "stabilize_training_loss": True}
 VALIDATES = (
@@ -115,10 +115,8 @@ class TrainTab:
 
     def start_sharing(self) -> Updates:
         """Start the monitor page and a link to it, and show both."""
-        try:
+        with refusing():
             self._context.sharing.start()
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return self._sharing()
 
     def stop_sharing(self) -> Updates:
@@ -132,10 +130,8 @@ class TrainTab:
 
     def open_tensorboard(self, logdir: str) -> str:
         """Start TensorBoard on the runs folder, and show where it is."""
-        try:
+        with refusing():
             address = self.tensorboard.start(self._context.logdir({"logdir": logdir}))
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
         return f'<p>TensorBoard: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'
 
 
@@ -185,10 +181,8 @@ class ModelCard:
         shown = self._context.service.snapshot()
         if shown.run_dir is None or shown.checkpoint not in checkpoints_of(shown.run_dir):
             raise refusal(GONE)
-        try:
+        with refusing():
             self._work.export(shown.checkpoint)
-        except RefusedError as error:
-            raise refusal(str(error)) from None
         return self._shown(shown)
 
     def open_folder(self) -> None:
@@ -197,10 +191,8 @@ class ModelCard:
         path = self._single_file(shown) or shown.checkpoint
         if path is None or not path.parent.is_dir():
             raise refusal(GONE)
-        try:
+        with refusing():
             self._context.open_folder(path.parent)
-        except Ed2Error as error:
-            raise refusal(str(error)) from None
 
     def _shown(self, shown: RunSnapshot) -> Updates:
         single, work = self._single_file(shown), self._work.shown

@@ -10,14 +10,12 @@ from ed2.app.page.checkpoint_work import CheckpointWork
 from ed2.app.runs.records import nearest_checkpoint
 from ed2.app.snapshot import RunSnapshot
 from ed2.checkpoint.identity import TRAINING_STATE, age, checkpoints_of, pin
-from ed2.disk_errors import plain_reason
-from ed2.errors import RefusedError
 from ed2.text import counted
 from ed2.ui.context import Context
 from ed2.ui.form import Form
 from ed2.ui.html import escape, note_html
 from ed2.ui.run_html import work_html
-from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal
+from ed2.ui.wiring import QUIET, SPOKEN, TICK, Updates, refusal, refusing
 
 NOT_SHOWN = "These samples are no longer shown. Choose one of the present run."
 GONE = "This checkpoint is no longer there. Press Use this step again."
@@ -94,10 +92,8 @@ class UseStepPanel:
 
     def export_file(self, request: gr.Request) -> Updates:
         """Write the single file of the checkpoint."""
-        try:
+        with refusing():
             self._work.export(self._used(request))
-        except RefusedError as error:
-            raise refusal(str(error)) from None
         return self.show_work()
 
     def show_work(self) -> Updates:
@@ -123,10 +119,8 @@ class UseStepPanel:
 
 def protected_html(checkpoint: Path, step: int, shown: RunSnapshot, how_undone: str = "") -> str:
     """Protect the checkpoint nearest to a sample's step, and say which it is, and `how_undone` if it is elsewhere."""
-    try:
+    with refusing("The checkpoint could not be protected"):
         pin(checkpoint, is_wanted=True)
-    except OSError as error:
-        raise refusal(f"The checkpoint could not be protected: {plain_reason(error)}.") from None
     return used_html(checkpoint, step, shown, how_undone)
 
 

@@ -1,14 +1,17 @@
 """How the page's controls are connected to the program."""
 
+import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import GradioModel, GradioRootModel
 
+from ed2.disk_errors import plain_reason
+from ed2.errors import Ed2Error
 from ed2.ui.html import on_page
 
 logger = logging.getLogger(__name__)
@@ -94,6 +97,19 @@ def never_raising(tick: Callable[..., Updates]) -> Callable[..., Updates]:
             return gr.skip()
 
     return careful
+
+
+@contextlib.contextmanager
+def refusing(failure: str = "") -> Iterator[None]:
+    """Tell a person why what is done inside was refused, or what the system says; the latter after `failure`."""
+    try:
+        yield
+    except Ed2Error as error:
+        raise refusal(str(error)) from None
+    except OSError as error:
+        if not failure:
+            raise
+        raise refusal(f"{failure}: {plain_reason(error)}.") from None
 
 
 def refusal(text: str) -> gr.Error:

@@ -370,28 +370,6 @@ def test_a_resolution_that_is_typed_and_is_none_is_reported(open_page, server: S
     expect(page.locator("#equivalent-command textarea")).to_have_value(re.compile("--resolution 576"))
 
 
-def test_a_check_that_is_out_of_date_is_said_in_both_tabs(open_page, server: Server) -> None:
-    server.begin_with()
-    page = open_page()
-    state(page, "idle")
-    tab(page, "Dataset")
-    page.locator("#check-button").click()
-    stale = page.locator("#dataset-report .ed-stale")
-    expect(stale).to_have_count(1)
-    expect(stale).to_be_hidden()
-    tab(page, "Settings")
-    field = page.locator("#resolution input")
-    field.fill("128")
-    field.press("Enter")
-    field.press("Tab")
-    expect(page.locator("#forecast")).to_contain_text("checked at 64 px")
-    reload(page)
-    tab(page, "Dataset")
-    expect(stale).to_be_visible()
-    page.locator("#check-button").click()
-    expect(stale).to_be_hidden()
-
-
 def test_at_phone_width_nothing_scrolls_sideways_and_targets_are_large(open_page, server: Server) -> None:
     page = open_page(390, 844, has_touch=True, is_mobile=True)
     state(page, "idle")
