@@ -151,7 +151,7 @@ def _absolute(text: str, base: Path, *, must_exist: bool = False) -> str:
         return text  # the checks reject it
     text = unquoted(text) or text
     path = (base / at_home(text)).absolute()
-    if text != text.strip() and text.strip() and not exists(path):  # blanks that were copied along
+    if text != text.strip() and text.strip() and not exists(path):  # spaces that were copied along
         text = text.strip()
         path = (base / at_home(text)).absolute()
     return text if must_exist and not exists(path) else os.path.normpath(path)

@@ -1,6 +1,6 @@
 """Removes folder names from the texts of the monitor page.
 
-Where a path ends in a sentence is never certain, since names may contain blanks. So known folders are removed by their
+Where a path ends in a sentence is never certain, since names may contain spaces. So known folders are removed by their
 names; of what is left, one path is cut where there can be no doubt; and a text that leaves a doubt is not shown at all.
 """
 
