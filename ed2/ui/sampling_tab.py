@@ -23,7 +23,7 @@ from ed2.ui.wiring import QUIET, SPOKEN, Updates, Values, fill, refusal, refusin
 SPARE_ROWS = 3
 SAMPLER_INFO = "Algorithm that denoises the samples. Saved with the prompts."
 STEPS_INFO = "More steps take longer and show finer detail. Saved with the prompts."
-TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, CFG 1 4 7"
+TABLE_LABEL = "One prompt per row. Empty cells use the defaults: the run's seed and size, and CFG 1 4 7."
 UNSAVED = "Not saved yet. Train and Add to queue save these prompts first; for a run in progress, press Save prompts."
 UNSAVED_HTML = f'<p class="ed-warn" role="status">{UNSAVED}</p>'
 SETTING = "sample_prompts"
