@@ -101,7 +101,7 @@ def never_raising(tick: Callable[..., Updates]) -> Callable[..., Updates]:
 
 @contextlib.contextmanager
 def refusing(failure: str = "") -> Iterator[None]:
-    """Tell a person why what is done inside was refused, or what the system says; the latter after `failure`."""
+    """Show a person why an action failed. `failure` begins the message of an OSError; without it, that is raised."""
     try:
         yield
     except Ed2Error as error:

@@ -142,7 +142,7 @@ def test_an_own_preset_is_replaced_and_deleted_only_after_a_yes(filled: Filled) 
         panel.replace_or_delete(REQUEST, filled.held(preset=filled.title_of(DEMO), answer="Delete"))
 
 
-def test_a_preset_that_the_system_refuses_to_write_is_told_in_plain_words(filled: Filled, tmp_path: Path) -> None:
+def test_the_page_says_in_plain_words_why_a_preset_cannot_be_saved(filled: Filled, tmp_path: Path) -> None:
     (tmp_path / "user").mkdir(exist_ok=True)
     (tmp_path / "user/presets").write_text("a file in the place of the folder")
     with pytest.raises(gr.Error, match="The preset cannot be saved: ") as refused:
